@@ -1,0 +1,55 @@
+# `make site` and `make test` work as the first command in a fresh clone (Python >= 3.11, pip, make).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup site serve test check format types wheel bench clean
+.DEFAULT_GOAL := help
+
+help: ## what one can make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "eelit needs Python 3.11 or newer; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster]' --group dev
+	@touch $@
+
+setup: $(STAMP) ## make .venv and install (nothing to do when up to date)
+
+types: $(STAMP)
+	@mkdir -p build/types/eelit
+	@for room in bib catalog methods site cli; do ln -sfn ../../../$$room build/types/eelit/$$room; done
+
+site: $(STAMP) ## build the catalogue, smoke-test every method on real data, build the site
+	$(BIN)/eelit check
+	$(BIN)/eelit build
+	$(BIN)/eelit smoke
+	$(BIN)/eelit site build
+
+serve: $(STAMP) ## build the site and look at it on http://127.0.0.1:8000
+	$(BIN)/eelit site serve
+
+test: types ## format, lint, types and tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+check: test site ## all that CI checks
+
+format: $(STAMP) ## format and mend what ruff can mend
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+wheel: $(STAMP) ## sdist and wheel in dist/
+	rm -rf build/lib
+	$(BIN)/python -m build
+
+bench: $(STAMP) ## start-up time of the command line, as multiples of `python -c pass`
+	$(BIN)/python tests/bench_startup.py
+
+clean: ## remove what was built (never the sources in site/)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

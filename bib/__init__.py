@@ -1,0 +1,1 @@
+"""The bibliography: title, authors, year, venue and identifiers of each work, and who cites whom."""

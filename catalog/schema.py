@@ -1,0 +1,187 @@
+"""What an entry of the catalogue is: typed, with unknown fields forbidden.
+
+An entry says what *we* say of a work: the idea in our words, where it stands in the taxonomy, how it relates to other
+works, what it reports, and how far all this can be trusted. Title, authors, year, venue and identifiers are not here:
+they live in the bibliography (``eelit.bib``) under the same key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+KEY_PATTERN = r"^[a-z]+(?:19|20)\d\d[a-z0-9]+$"
+Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+Prose = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Term = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$")]
+
+Facet = Literal["placement", "training", "policy", "domain"]
+FACETS: tuple[Facet, ...] = ("placement", "training", "policy", "domain")
+
+Role = Literal["early-exit", "neighbour", "context"]
+Kind = Literal["method", "system", "survey", "analysis"]
+RelationType = Literal[
+    "builds-on", "extends", "compares-with", "same-training", "same-policy", "criticises", "surveys", "superseded-by"
+]
+Evidence = Literal["url", "sheet", "unverified"]
+Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]
+Qualifier = Literal["exact", "about", "at-least", "at-most"]
+
+
+class Strict(BaseModel):
+    """Base of all catalogue types: immutable, unknown fields forbidden."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class External(Strict):
+    """A work outside the catalogue, named well enough to be found."""
+
+    title: Prose
+    year: int | None = Field(default=None, ge=1950, le=2100)
+    id: str | None = Field(default=None, description="doi:…, arXiv:…, or a URL")
+
+
+class ExternalTarget(Strict):
+    """The target of a relation that leaves the catalogue."""
+
+    external: External
+
+
+class Relation(Strict):
+    """A typed edge to another work. Unverified edges are drawn apart and never counted."""
+
+    type: RelationType
+    target: Key | ExternalTarget
+    evidence: Evidence = "unverified"
+    url: str | None = None
+    note: Prose | None = None
+
+    @model_validator(mode="after")
+    def _url_goes_with_its_evidence(self) -> Relation:
+        if (self.evidence == "url") != (self.url is not None):
+            raise ValueError("`url` is given exactly when evidence is `url`")
+        return self
+
+
+class Cost(Strict):
+    """What a reported result cost, e.g. a speed-up of 1.57 (unit ``ratio``) or 40 percent of time saved."""
+
+    metric: Prose = Field(description="speed-up, time saved, FLOPs saved, energy saved, mean layers …")
+    value: float
+    unit: Prose = Field(description="ratio, percent, layers, ms …")
+    qualifier: Qualifier = "exact"
+
+
+class Reported(Strict):
+    """One number that the work (or a named other source) reports; never measured by us."""
+
+    dataset: Prose
+    metric: Prose
+    value: float | None = None
+    unit: Prose | None = Field(default=None, description="percent, points, BLEU, dB …; `points` for a change")
+    qualifier: Qualifier = "exact"
+    baseline: float | None = Field(default=None, description="the full model's value, same unit")
+    cost: Cost | None = None
+    setting: Prose
+    source: Prose
+
+    @model_validator(mode="after")
+    def _says_a_number(self) -> Reported:
+        if self.value is None and self.cost is None:
+            raise ValueError("a reported result needs `value` or `cost`")
+        if (self.value is None) != (self.unit is None):
+            raise ValueError("`unit` is given exactly when `value` is")
+        return self
+
+
+class Code(Strict):
+    """A public implementation by others."""
+
+    repository: Prose = Field(description="owner/name on GitHub, or a URL")
+    official: bool
+    note: Prose | None = None
+
+
+class Unverified(Strict):
+    """A statement of the entry (or of the bibliography) that no source confirmed."""
+
+    field: Prose = Field(description="name of a field of this entry or of the bibliography, e.g. `relations`, `doi`")
+    note: Prose
+
+
+class SeedError(Strict):
+    """Something the seed list got wrong, and what is right."""
+
+    wrong: Prose
+    right: Prose
+
+
+class Seed(Strict):
+    """Where the work stands in the reading list that the catalogue started from."""
+
+    lines: list[int] = Field(min_length=1)
+    errors: list[SeedError] = []
+
+
+class Implementation(Strict):
+    """How far eelit's own implementation of this work can be trusted, and why."""
+
+    fidelity: Fidelity
+    reason: Prose
+
+
+class Entry(Strict):
+    """One work of the catalogue. Facet values come most defining first."""
+
+    key: Key
+    short_name: Prose
+    aliases: list[Prose] = []
+    role: Role
+    kind: Kind = "method"
+    placement: list[Term] = []
+    training: list[Term] = []
+    policy: list[Term] = []
+    domain: list[Term] = Field(min_length=1)
+    idea: Prose
+    exit_rule: Prose | None = Field(default=None, description="when it stops: direction and strictness of the test")
+    skipped: Prose | None = Field(default=None, description="which computation is saved")
+    note: Prose | None = Field(default=None, description="what a reader should know before filing or using it")
+    backbones: list[Prose] = []
+    datasets: list[Prose] = []
+    reported: list[Reported] = []
+    relations: list[Relation] = []
+    code: list[Code] = []
+    sources: list[Prose] = Field(min_length=1)
+    unverified: list[Unverified] = []
+    reconstructed: bool = Field(default=False, description="true if only title or abstract could be read")
+    seed: Seed | None = None
+    implementation: Implementation | None = None
+
+    @model_validator(mode="after")
+    def _facets_hold_each_term_once(self) -> Entry:
+        for facet in FACETS:
+            values = getattr(self, facet)
+            if len(set(values)) != len(values):
+                raise ValueError(f"`{facet}` names a term twice")
+        return self
+
+
+class TaxonomyTerm(Strict):
+    """A term of one facet: what it means, what it is a kind of, and one work that shows it."""
+
+    term: Term
+    label: Prose
+    definition: Prose
+    broader: Term | None = None
+    example: Key | None = None
+
+
+class Taxonomy(Strict):
+    """The vocabulary, facet by facet, in reading order."""
+
+    placement: list[TaxonomyTerm]
+    training: list[TaxonomyTerm]
+    policy: list[TaxonomyTerm]
+    domain: list[TaxonomyTerm]
