@@ -1,1 +1,4 @@
-"""To be described."""
+"""The methods: one file per paper in `papers/`, everything common to them in the parts beside it.
+
+Importing this package loads neither torch nor numpy; `registry.get(KEY)` imports the one method that is asked for.
+"""

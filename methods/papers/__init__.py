@@ -1,1 +1,1 @@
-"""To be described."""
+"""One module per paper, named by its key. Nothing else lives here."""

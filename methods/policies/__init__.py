@@ -1,1 +1,15 @@
-"""To be described."""
+"""Exit policies: pure rules that decide, exit by exit and sample by sample, whether to stop.
+
+A policy takes numpy arrays or torch tensors (through array-api-compat) and imports neither torch nor transformers, so
+that it can be taken to another code base as it is. It holds settings only. Its two operations are
+
+``start() -> state``
+    the state before the first exit: the empty tuple. What is remembered from exit to exit is built from the first
+    exit's output, and so lives in the same library and on the same device.
+``step(state, output) -> (state, stop)``
+    ``output`` is what one exit gives for the samples still running, ``[n, C]`` logits or ``[n]`` values. The new state
+    is a tuple of arrays whose first axis is the sample (so that finished samples can be dropped), and ``stop`` is a
+    boolean array ``[n]``. The same input always gets the same answer.
+
+The last exit always answers; a policy is not asked there.
+"""

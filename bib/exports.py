@@ -1,0 +1,101 @@
+"""Records as BibTeX, RIS and CSL-JSON, for reference managers and citation processors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from eelit.bib.record import Record
+
+RIS_TYPES = {
+    "article": "JOUR",
+    "book": "BOOK",
+    "incollection": "CHAP",
+    "inproceedings": "CPAPER",
+    "mastersthesis": "THES",
+    "misc": "UNPB",
+    "phdthesis": "THES",
+    "techreport": "RPRT",
+}
+CSL_TYPES = {
+    "article": "article-journal",
+    "book": "book",
+    "incollection": "chapter",
+    "inproceedings": "paper-conference",
+    "mastersthesis": "thesis",
+    "misc": "article",
+    "phdthesis": "thesis",
+    "techreport": "report",
+}
+
+
+def to_bibtex(records: Iterable[Record]) -> str:
+    """Return the records as a BibTeX file, fields as our own file has them."""
+    return "\n".join(_bibtex_record(record) for record in records)
+
+
+def _bibtex_record(record: Record) -> str:
+    fields = ",\n".join(f"  {name} = {{{value}}}" for name, value in record.tex)
+    return f"@{record.type}{{{record.key},\n{fields}\n}}\n"
+
+
+def to_ris(records: Iterable[Record]) -> str:
+    """Return the records as RIS; the format asks for CR LF and for two spaces before the dash."""
+    return "\r\n".join(_ris_record(record) for record in records)
+
+
+def _ris_record(record: Record) -> str:
+    first, _, last = record.pages.partition("–")
+    tags = [("TY", RIS_TYPES[record.type]), ("ID", record.key), ("TI", record.title)]
+    tags += [("AU", _ris_name(person.family, person.given, person.suffix)) for person in record.authors]
+    tags += [("PY", str(record.year)), ("T2", record.venue), ("VL", record.volume), ("IS", record.number)]
+    tags += [("SP", first), ("EP", last), ("C7", record.articleno), ("PB", record.publisher), ("DO", record.doi)]
+    tags += [("AN", f"arXiv:{record.arxiv}" if record.arxiv else "")]
+    tags += [("UR", address) for _, address in record.links()[:1]]
+    lines = [f"{tag}  - {value}" for tag, value in tags if value]
+    return "\r\n".join([*lines, "ER  - ", ""])
+
+
+def _ris_name(family: str, given: str, suffix: str) -> str:
+    return ", ".join(part for part in (family, given, suffix) if part)
+
+
+def to_csl(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Return the records as CSL-JSON items, as citeproc, pandoc and Zotero read them."""
+    return [_csl_item(record) for record in records]
+
+
+def to_csl_json(records: Iterable[Record]) -> str:
+    """Return the records as a CSL-JSON document."""
+    return json.dumps(to_csl(records), ensure_ascii=False, indent=2) + "\n"
+
+
+def _csl_item(record: Record) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "id": record.key,
+        "type": CSL_TYPES[record.type],
+        "title": record.title,
+        "author": [
+            {name: value for name, value in vars(person).items() if value} for person in record.authors
+        ],
+        "issued": {"date-parts": [[record.year]]},
+        "container-title": record.venue,
+        "volume": record.volume,
+        "issue": record.number,
+        "page": record.pages.replace("–", "-"),
+        "number": record.articleno,
+        "publisher": record.publisher,
+        "DOI": record.doi,
+        "URL": next((address for _, address in record.links()), ""),
+    }
+    if record.type == "misc" and record.arxiv:
+        item |= {"genre": "preprint", "number": f"arXiv:{record.arxiv}", "publisher": "arXiv", "container-title": ""}
+    return {name: value for name, value in item.items() if value}
+
+
+EXPORTS: dict[str, Callable[[Iterable[Record]], str]] = {
+    "bibtex": to_bibtex,
+    "ris": to_ris,
+    "csl-json": to_csl_json,
+}

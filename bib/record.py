@@ -1,0 +1,70 @@
+"""What the bibliography knows of one work. Standard library only, so that reading a record costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Person:
+    """An author; `family` holds particles too ("van den Berg"), `suffix` such things as "Jr."."""
+
+    family: str
+    given: str = ""
+    suffix: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.given, self.family, self.suffix) if part)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A bibliographic record in plain Unicode; `tex` keeps the fields as they stand in the BibTeX file."""
+
+    key: str
+    type: str
+    title: str
+    authors: tuple[Person, ...]
+    year: int
+    venue: str = ""
+    volume: str = ""
+    number: str = ""
+    pages: str = ""
+    articleno: str = ""
+    publisher: str = ""
+    doi: str = ""
+    arxiv: str = ""
+    acl: str = ""
+    openreview: str = ""
+    url: str = ""
+    tex: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """Return the record that `to_dict` wrote."""
+        authors = tuple(Person(**person) for person in data["authors"])
+        tex = tuple((name, value) for name, value in data["tex"])
+        return cls(**{**data, "authors": authors, "tex": tex})
+
+    def links(self) -> list[tuple[str, str]]:
+        """Return (label, address) of every place where the work can be read, the version of record first."""
+        found = [
+            ("DOI", self.doi and f"https://doi.org/{self.doi}"),
+            ("ACL Anthology", self.acl and f"https://aclanthology.org/{self.acl}/"),
+            ("arXiv", self.arxiv and f"https://arxiv.org/abs/{self.arxiv}"),
+            ("OpenReview", self.openreview and f"https://openreview.net/forum?id={self.openreview}"),
+            ("publisher", self.url),
+        ]
+        return [(label, address) for label, address in found if address]
+
+    def short_authors(self) -> str:
+        """Return the authors as in running text: `Zhou et al.`, `Phuong and Lampert`."""
+        families = [person.family for person in self.authors]
+        if len(families) > 2:
+            return f"{families[0]} et al."
+        return " and ".join(families)

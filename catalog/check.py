@@ -1,0 +1,229 @@
+"""Check the whole catalogue and report all problems at once."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+
+from eelit.bib.problems import Problem, did_you_mean
+from eelit.bib.read import FIELDS
+from eelit.bib.record import Record
+from eelit.catalog.load import Loaded, load
+from eelit.catalog.schema import FACETS, Entry, ExternalTarget, TaxonomyTerm
+from eelit.catalog.sources import Sources
+from eelit.catalog.yaml_lines import Located
+
+DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
+ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
+ACL = re.compile(r"[A-Z]\d\d-\d{4,5}|\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+")
+FIELDS_OF_RECORDS = (*FIELDS, "authors", "venue", "arxiv")  # as people call them in `unverified`
+YEARS_AHEAD = 1  # preprints are cited before they appear, but seldom by more than a year
+
+
+def check(sources: Sources) -> list[Problem]:
+    """Return every problem of the sources, in the order of files and lines."""
+    loaded = load(sources)
+    rules: list[Callable[[Loaded], Iterator[Problem]]] = [
+        _missing_entries,
+        _identifiers,
+        _duplicates,
+        _names,
+        _seed_lines,
+        _unverified_fields,
+        _relations,
+        _citations,
+        _taxonomy,
+        _narrower_with_broader,
+        _implementations,
+    ]
+    found = loaded.problems + [problem for rule in rules for problem in rule(loaded)]
+    return sorted(set(found))
+
+
+def _entries(loaded: Loaded) -> Iterator[tuple[Entry, Located]]:
+    for key, entry in loaded.entries.items():
+        yield entry, loaded.files[key]
+
+
+def _missing_entries(loaded: Loaded) -> Iterator[Problem]:
+    for key in loaded.bibliography.records:
+        if key not in loaded.entries and key not in loaded.unreadable:
+            message = f"`{key}` has no entry; write entries/{key}.yaml (`eelit new {key}` starts it)"
+            yield _in_bibliography(loaded, key, "", message)
+
+
+def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn: bool = False) -> Problem:
+    line = loaded.bibliography.line(key, name)
+    return Problem(str(loaded.bibliography.path), line, message, "warning" if warn else "error")
+
+
+def _identifiers(loaded: Loaded) -> Iterator[Problem]:
+    for key, record in loaded.bibliography.records.items():
+        shapes = [
+            ("doi", "doi", record.doi, DOI, "a DOI starts with `10.`, without https://doi.org/"),
+            ("eprint", "arXiv id", record.arxiv, ARXIV, "an arXiv id is `2006.04152` or `cs/0112017`, without version"),
+            ("acl", "ACL Anthology id", record.acl, ACL, "an ACL Anthology id is `2020.acl-main.204` or `P19-1001`"),
+        ]
+        for field, name, value, shape, hint in shapes:
+            if value and not shape.fullmatch(value):
+                yield _in_bibliography(loaded, key, field, f"`{value}` of `{key}` is not a valid {name}; {hint}")
+
+
+def _duplicates(loaded: Loaded) -> Iterator[Problem]:
+    marks: list[tuple[str, str, Callable[[Record], str]]] = [
+        ("doi", "DOI", lambda record: record.doi.lower()),
+        ("eprint", "arXiv id", lambda record: record.arxiv),
+        ("title", "title", lambda record: normalised(record.title)),
+    ]
+    for field, name, mark in marks:
+        first: dict[str, str] = {}
+        for key, record in loaded.bibliography.records.items():
+            value = mark(record)
+            if value and first.setdefault(value, key) != key:
+                message = f"`{key}` has the same {name} as `{first[value]}`; keep one of the two works"
+                yield _in_bibliography(loaded, key, field, message)
+
+
+def normalised(text: str) -> str:
+    """Return letters and digits only, without accents or case, to compare titles and names."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(letter for letter in plain if letter.isalnum())
+
+
+def _names(loaded: Loaded) -> Iterator[Problem]:
+    """Short names and aliases should lead to one work."""
+    first: dict[str, str] = {}
+    for entry, located in _entries(loaded):
+        for name in [entry.short_name, *entry.aliases]:
+            other = first.setdefault(name.casefold(), entry.key)
+            if other != entry.key:
+                message = f"the name `{name}` also belongs to `{other}`; on the command line neither will answer to it"
+                yield Problem(str(located.path), located.line("short_name"), message, "warning")
+
+
+def _seed_lines(loaded: Loaded) -> Iterator[Problem]:
+    first: dict[int, str] = {}
+    for entry, located in _entries(loaded):
+        for index, line in enumerate(entry.seed.lines if entry.seed else []):
+            if first.setdefault(line, entry.key) != entry.key:
+                message = f"line {line} of the seed list is also claimed by `{first[line]}`; it is one work only"
+                yield located.problem(("seed", "lines", index), message)
+
+
+def _unverified_fields(loaded: Loaded) -> Iterator[Problem]:
+    known = (*Entry.model_fields, *FIELDS_OF_RECORDS)
+    for entry, located in _entries(loaded):
+        for index, item in enumerate(entry.unverified):
+            if item.field not in known:
+                message = f"`{item.field}` is a field of neither entry nor bibliography{did_you_mean(item.field, known)}"
+                yield located.problem(("unverified", index, "field"), message)
+
+
+def _relations(loaded: Loaded) -> Iterator[Problem]:
+    known = loaded.bibliography.records
+    for entry, located in _entries(loaded):
+        for index, relation in enumerate(entry.relations):
+            place = ("relations", index, "target")
+            if isinstance(relation.target, ExternalTarget):
+                yield from _external_in_catalogue(loaded, relation.target, located, place)
+            elif relation.target == entry.key:
+                yield located.problem(place, f"`{entry.key}` is related to itself; mend the target")
+            elif relation.target not in known and relation.target not in loaded.bibliography.broken:
+                hint = did_you_mean(relation.target, tuple(known)) or "; name it as `external: {title, year, id}`"
+                yield located.problem(place, f"the relation leads to `{relation.target}`, which is unknown{hint}")
+
+
+def _external_in_catalogue(
+    loaded: Loaded, target: ExternalTarget, located: Located, place: tuple[str | int, ...]
+) -> Iterator[Problem]:
+    title = normalised(target.external.title)
+    for key, record in loaded.bibliography.records.items():
+        if normalised(record.title) == title:
+            yield located.problem(place, f"this external work is in the catalogue; write `target: {key}`")
+
+
+def _citations(loaded: Loaded) -> Iterator[Problem]:
+    path, records = str(loaded.citations.path), loaded.bibliography.records
+    for line, edge in zip(loaded.citations.lines, loaded.citations.edges, strict=True):
+        unknown = [key for key in (edge.citing, edge.cited) if key not in records]
+        for key in unknown:
+            if key not in loaded.bibliography.broken:
+                yield Problem(path, line, f"unknown key `{key}`{did_you_mean(key, tuple(records)) or '; remove the row'}")
+        if unknown or not edge.is_citation:
+            continue
+        citing, cited = records[edge.citing].year, records[edge.cited].year
+        if cited - citing > YEARS_AHEAD:
+            message = f"`{edge.citing}` ({citing}) cites `{edge.cited}` ({cited}), which is younger; check both years"
+            yield Problem(path, line, message, "warning")
+
+
+def _taxonomy(loaded: Loaded) -> Iterator[Problem]:
+    located = loaded.taxonomy_file
+    if located is None:
+        return
+    for facet in FACETS:
+        terms = loaded.terms(facet)
+        seen: set[str] = set()
+        listed: list[TaxonomyTerm] = getattr(loaded.taxonomy, facet)
+        for index, term in enumerate(listed):
+            for field, message in _faults_of_term(loaded, facet, term, terms, seen):
+                yield located.problem((facet, index, field), message)
+            seen.add(term.term)
+
+
+def _faults_of_term(
+    loaded: Loaded, facet: str, term: TaxonomyTerm, terms: dict[str, TaxonomyTerm], seen: set[str]
+) -> Iterator[tuple[str, str]]:
+    if term.term in seen:
+        yield "term", f"the {facet} term `{term.term}` is defined twice; keep one"
+    if term.broader and term.broader not in terms:
+        yield "broader", f"`{term.term}` has an unknown broader term `{term.broader}`{did_you_mean(term.broader, tuple(terms))}"
+    elif term.term in broader_terms(term.term, terms):
+        yield "broader", f"`{term.term}` is broader than itself; break the circle"
+    if not term.example or term.example in loaded.unreadable:
+        return
+    entry = loaded.entries.get(term.example)
+    if entry is None:
+        if term.example not in loaded.bibliography.records:
+            hint = did_you_mean(term.example, tuple(loaded.entries))
+            yield "example", f"the example `{term.example}` of `{term.term}` is not in the catalogue{hint}"
+    elif not any(term.term in (own, *broader_terms(own, terms)) for own in getattr(entry, facet)):
+        yield "example", f"the example `{term.example}` does not carry `{term.term}` or a narrower {facet} term"
+
+
+def broader_terms(term: str, terms: dict[str, TaxonomyTerm]) -> list[str]:
+    """Return all terms above this one, nearest first; the term itself is among them only if they form a circle."""
+    above: list[str] = []
+    current = terms.get(term)
+    while current and current.broader and current.broader not in above:
+        above.append(current.broader)
+        current = terms.get(current.broader)
+    return above
+
+
+def _narrower_with_broader(loaded: Loaded) -> Iterator[Problem]:
+    for entry, located in _entries(loaded):
+        for facet in FACETS:
+            own: list[str] = getattr(entry, facet)
+            for term in own:
+                for above in broader_terms(term, loaded.terms(facet)):
+                    if above in own:
+                        line = located.line(facet, own.index(above))
+                        message = f"`{above}` is implied by `{term}`; leave it out"
+                        yield Problem(str(located.path), line, message, "warning")
+
+
+def _implementations(loaded: Loaded) -> Iterator[Problem]:
+    """An entry speaks of eelit's own implementation exactly when there is one; those of others are not ours to list."""
+    files = {path.stem for path in loaded.sources.methods.glob("*.py") if not path.stem.startswith("_")}
+    for entry, located in _entries(loaded):
+        if entry.implementation and entry.key not in files:
+            message = f"`implementation` is given, but methods/papers/{entry.key}.py does not exist; remove the field"
+            yield located.problem(("implementation",), message)
+        if entry.key in files and not entry.implementation:
+            message = f"methods/papers/{entry.key}.py exists; say in `implementation` how far it can be trusted"
+            yield located.problem((), message)
+    for key in sorted(files - set(loaded.entries) - loaded.unreadable):
+        path = loaded.sources.methods / f"{key}.py"
+        yield Problem(str(path), 1, f"the method `{key}` has no entry in the catalogue; write entries/{key}.yaml")

@@ -1,0 +1,168 @@
+"""One honest counter: multiply-accumulates (MACs) counted from outside, operation by operation, as torch executes them.
+
+torch's own FLOP counter is silent about operations that it does not know, and on the CPU these include attention, LSTMs
+and matrix-vector products. Here an operation is either counted by a formula below, or named in `FREE` because it does no
+multiply-accumulate worth counting (element-wise work, normalisation, pooling, copies), or it raises `UncountedOperation`.
+One MAC is one multiplication with its addition; FLOPs would be twice that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from eelit.methods.multi_exit import MultiExit
+
+aten = torch.ops.aten
+
+
+class UncountedOperation(RuntimeError):
+    """An operation was executed that has neither a formula nor a place on the free list."""
+
+
+def _mv(args: tuple[Any, ...], out: Any) -> int:
+    return args[0].numel()
+
+
+def _addmv(args: tuple[Any, ...], out: Any) -> int:
+    return args[1].numel()
+
+
+def _attention(args: tuple[Any, ...], out: Any) -> int:
+    query, key, value = args[:3]
+    *batch, length, width = query.shape
+    pairs = length * key.shape[-2]
+    for n in batch:
+        pairs *= n
+    return pairs * (width + value.shape[-1])
+
+
+def _mkldnn_linear(args: tuple[Any, ...], out: Any) -> int:
+    return args[0].numel() * args[1].shape[0]
+
+
+def _rnn_layer(args: tuple[Any, ...], out: Any) -> int:
+    x, input_weight, hidden_weight = args[:3]
+    return x.shape[0] * x.shape[1] * (input_weight.numel() + hidden_weight.numel())
+
+
+def _matmul(args: tuple[Any, ...], out: Any) -> int:
+    return args[0].numel() * args[1].shape[-1]
+
+
+def _convolution(args: tuple[Any, ...], out: Any) -> int:
+    weight, transposed = args[1], bool(args[6]) if len(args) > 6 else False
+    return (args[0].numel() // args[0].shape[1] if transposed else out.numel() // out.shape[1]) * weight.numel()
+
+
+FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
+    aten.mm: _matmul,
+    aten.bmm: _matmul,
+    aten.addmm: lambda args, out: _matmul(args[1:], out),
+    aten.baddbmm: lambda args, out: _matmul(args[1:], out),
+    aten.mv: _mv,
+    aten.addmv: _addmv,
+    aten.dot: lambda args, out: args[0].numel(),
+    aten.vdot: lambda args, out: args[0].numel(),
+    aten.convolution: _convolution,
+    aten._convolution: _convolution,
+    aten.mkldnn_linear: _mkldnn_linear,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention: _attention,
+    aten._scaled_dot_product_efficient_attention: _attention,
+    aten._scaled_dot_product_attention_math: _attention,
+    aten.mkldnn_rnn_layer: _rnn_layer,
+}
+"""Operation → MACs from its arguments and its result. Fused operations that hide their parts (TransformerEncoderLayer's
+and MultiheadAttention's fast paths) have no formula on purpose: they raise, and the slow path counts its parts."""
+
+FREE = frozenset(
+    """
+    _log_softmax _softmax _to_copy _unsafe_view _unsafe_index _local_scalar_dense abs adaptive_avg_pool2d
+    _adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided avg_pool1d avg_pool2d
+    bernoulli bitwise_and bitwise_not bitwise_or bucketize cat ceil clamp clamp_ clamp_min clamp_max clone constant_pad_nd
+    copy_ cos cumsum detach div div_ embedding empty empty_like empty_strided eq erf exp expand fill_ flatten flip floor
+    full full_like gather ge gelu gt hardtanh index index_put index_put_ index_select isfinite isnan le lift_fresh
+    log log1p logical_and logical_not logical_or logsumexp lt masked_fill masked_fill_ max max_pool2d
+    max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial native_batch_norm
+    _native_batch_norm_legit_no_training native_layer_norm _fused_rms_norm native_group_norm ne neg new_empty new_full
+    new_ones new_zeros nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat
+    rms_norm roll rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter
+    softplus sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu
+    unbind unfold unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like _reshape_alias
+    is_same_size cudnn_batch_norm native_dropout batch_norm _assert_async _has_same_storage_numel
+    """.split()
+)
+"""Operations without a multiply-accumulate worth counting."""
+
+
+class MacCounter(TorchDispatchMode):
+    """Context manager that counts the MACs of all that torch executes inside it, in ``macs``.
+
+    Raises `UncountedOperation` for an operation that it knows nothing of.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if packet not in FORMULAS and packet.__name__ not in FREE:
+            with self:  # so that the parts are counted
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
+            raise UncountedOperation(
+                f"{packet} has no formula in eelit.methods.costs and is not on its free list{also}; add it to one of them"
+            )
+        out = func(*args, **kwargs)
+        if packet in FORMULAS:
+            self.macs += FORMULAS[packet](args, out)
+        return out
+
+
+@torch.inference_mode()
+def count(run: Callable[[], Any]) -> int:
+    """Return the MACs that ``run()`` executes."""
+    with MacCounter() as counter:
+        run()
+    return counter.macs
+
+
+@torch.inference_mode()
+def exit_costs(model: MultiExit, example: Tensor) -> list[int]:
+    """Return the MACs of one sample up to and including the head of each exit, all earlier heads included.
+
+    ``example`` is one input with the sample axis, ``[1, ...]``; costs hold for inputs of the same shape.
+    """
+    costs, state, spent = [], example, 0
+    for stage, head in zip(model.stages, model.heads, strict=True):
+        with MacCounter() as counter:
+            state = stage(state)
+            head(state)
+        spent += counter.macs
+        costs.append(spent)
+    return costs
+
+
+@torch.inference_mode()
+def full_cost(model: MultiExit, example: Tensor) -> int:
+    """Return the MACs of the plain network for one sample: all stages and the last head, no other head."""
+    return count(lambda: model.full(example))
+
+
+def by_shape(inputs: Iterable[Tensor], cost: Callable[[Tensor], Any]) -> dict[torch.Size, Any]:
+    """Return ``cost`` of one sample ``[1, ...]`` for each shape that occurs among the inputs (without sample axis)."""
+    table: dict[torch.Size, Any] = {}
+    for x in inputs:
+        if x.shape not in table:
+            table[x.shape] = cost(x[None])
+    return table

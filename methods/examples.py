@@ -1,0 +1,54 @@
+"""Examples: inputs of possibly different length with their targets, and batches that need no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs (one tensor each, without sample axis) and targets ``[N]``.
+
+    Batches hold inputs of one shape only: texts are grouped by their exact length, so that there is no padding, no
+    mask, no work on padding, and no influence of batch mates.
+    """
+
+    inputs: Sequence[Tensor]
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def head(self, n: int | None) -> Examples:
+        """Return the first ``n`` examples (all if None)."""
+        return self if n is None else Examples(self.inputs[:n], self.targets[:n])
+
+    def batches(self, size: int, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(index [n], inputs [n, ...])`` with at most ``size`` inputs of equal shape.
+
+        Without a generator the order is fixed; with one, samples and batches are shuffled.
+        """
+        order = range(len(self)) if shuffle is None else torch.randperm(len(self), generator=shuffle).tolist()
+        groups: dict[torch.Size, list[int]] = {}
+        for i in order:
+            groups.setdefault(self.inputs[i].shape, []).append(i)
+        chunks = [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+        if shuffle is not None:
+            chunks = [chunks[i] for i in torch.randperm(len(chunks), generator=shuffle).tolist()]
+        for chunk in chunks:
+            yield torch.tensor(chunk), torch.stack([self.inputs[i] for i in chunk])
+
+
+@dataclass(frozen=True)
+class Data:
+    """Train, validation and test examples. Knobs are chosen on validation alone; test is looked at once."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    classes: int | None  # None for regression
+    digest: str  # identifies contents and split

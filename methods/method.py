@@ -1,0 +1,86 @@
+"""What a method is: a frozen dataclass of settings that can be prepared, swept, executed and asked for its claims.
+
+`Method` is the contract that `run`, `smoke` and the site rely on; a paper's file derives from one of the families in
+`families/`, which leave it only the paper's own part to write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
+
+Split = Literal["validation", "test"]
+
+
+def silent(message: str, share: float | None) -> None:
+    """Report no progress."""
+
+
+@dataclass
+class Bench:
+    """The conditions of one run: seed, how many test samples, where trained weights are cached, whom to tell.
+
+    ``test`` and ``executed`` are the largest numbers of samples to measure on and to really execute (None: all).
+    """
+
+    seed: int = 0
+    test: int | None = None
+    executed: int = 256
+    cache: Path | None = None  # None: train anew, keep nothing
+    progress: Callable[[str, float | None], None] = silent  # message, share done
+    prepared_seconds: float = 0.0
+    prepared_from_cache: bool = True
+    data: dict[str, str] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """One paper's method. Derived classes are frozen dataclasses whose fields are the settings, all with defaults."""
+
+    data: ClassVar[tuple[str, ...]]  # items of the data manifest that it needs
+    knob: ClassVar[str]  # the name of the one scalar that trades quality for cost
+    knobs: ClassVar[tuple[float, ...]]  # from the most eager to `never`
+    unit: ClassVar[str] = "MACs"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}  # name → settings to replace; the first is the main one
+    tiny: ClassVar[Mapping[str, Any]] = {}  # settings for unit tests: seconds, on digits or made data
+    full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
+    exempt: ClassVar[Mapping[str, str]] = {}  # conformance check → why this method cannot satisfy it
+
+    @property
+    def key(self) -> str:
+        """The paper's key: the name of the module."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def quality(self) -> str:
+        """What quality means here, for tables and axes."""
+        return "accuracy"
+
+    def replace(self, settings: Mapping[str, Any]) -> Self:
+        """Return the method with some settings replaced."""
+        return dataclasses.replace(self, **settings)  # type: ignore[type-var]
+
+    @abstractmethod
+    def prepare(self, bench: Bench) -> Any:
+        """Load data, train (or load trained weights) and return whatever the other operations need."""
+
+    @abstractmethod
+    def sweep(self, prepared: Any, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Measure quality and cost at each knob on the split."""
+
+    @abstractmethod
+    def full_model(self, prepared: Any, bench: Bench) -> tuple[float, float]:
+        """Return quality on the test split and mean cost of the plain full model, without anything added for exits."""
+
+    @abstractmethod
+    def execute(self, prepared: Any, bench: Bench, knob: float) -> Execution:
+        """Run test samples for real at one knob, counting from outside, timed beside the full model."""
+
+    def claims(self, prepared: Any, bench: Bench, curve: Curve) -> list[Outcome]:
+        """Try the paper's own claims on what was measured; those that fail are findings, not faults."""
+        return []

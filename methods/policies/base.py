@@ -1,0 +1,58 @@
+"""What a policy is, and the few array operations that several of them share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+from array_api_compat import array_namespace
+
+Array: TypeAlias = Any
+"""A numpy array or a torch tensor."""
+State: TypeAlias = tuple[Array, ...]
+"""What a policy remembers: arrays with the sample as first axis; empty before the first exit."""
+
+
+class Policy(Protocol):
+    """A rule that decides after each exit which samples stop there (see the package's docstring)."""
+
+    def start(self) -> State:
+        """Return the state before the first exit."""
+        ...
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Take one exit's output ``[n, C]`` or ``[n]``; return the new state and who stops, a boolean ``[n]``."""
+        ...
+
+
+def log_softmax(logits: Array) -> Array:
+    """Logarithm of the softmax over the last axis; finite even where a probability underflows."""
+    xp = array_namespace(logits)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
+def softmax(logits: Array) -> Array:
+    """Class probabilities ``[n, C]`` of logits ``[n, C]``."""
+    xp = array_namespace(logits)
+    return xp.exp(log_softmax(logits))
+
+
+def entropy(logits: Array) -> Array:
+    """Entropy ``[n]`` in nats of the softmax of logits ``[n, C]``; ``[1000, -1000]`` gives 0, not NaN."""
+    xp = array_namespace(logits)
+    log_p = log_softmax(logits)
+    p = xp.exp(log_p)
+    return -xp.sum(xp.where(p > 0, p * log_p, xp.zeros_like(p)), axis=-1)
+
+
+def threshold_at(state: State, threshold: float | tuple[float, ...], like: Array) -> tuple[State, Array]:
+    """Return the state that counts exits, and each sample's threshold ``[n]`` at its present exit.
+
+    A single number holds for all exits; a tuple gives one per exit (the last exit needs none).
+    """
+    xp = array_namespace(like)
+    if isinstance(threshold, int | float):
+        return (), xp.full((like.shape[0],), float(threshold), dtype=like.dtype, device=like.device)
+    index = state[0] if state else xp.zeros((like.shape[0],), dtype=xp.int64, device=like.device)
+    values = xp.asarray(threshold, dtype=like.dtype, device=like.device)
+    return (index + 1,), xp.take(values, index, axis=0)

@@ -1,0 +1,30 @@
+"""Stop when the largest class probability reaches a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from eelit.methods.policies.base import Array, State, softmax, threshold_at
+
+
+@dataclass(frozen=True)
+class MaxConfidence:
+    """Stop when ``max softmax(logits) >= threshold``.
+
+    0 always stops at the first exit; anything above 1 never stops.
+    """
+
+    threshold: float | tuple[float, ...]  # one for all exits, or one per exit
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Compare the top probability of logits ``[n, C]`` with the exit's threshold."""
+        xp = array_namespace(output)
+        confidence = xp.max(softmax(output), axis=-1)
+        state, threshold = threshold_at(state, self.threshold, confidence)
+        return state, confidence >= threshold

@@ -1,0 +1,120 @@
+"""The one training loop, and the cache of what it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from eelit.methods.examples import Examples
+from eelit.methods.method import Bench
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From the index ``[n]`` of the training samples in the batch and their inputs ``[n, ...]`` to the scalar to minimise."""
+
+
+def fit(
+    parameters: Iterable[nn.Parameter],
+    train: Examples,
+    loss: Loss,
+    bench: Bench,
+    *,
+    label: str,
+    epochs: float,
+    batch: int,
+    rate: float,
+    optimiser: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    options: Mapping[str, Any] | None = None,
+    warm_up: float = 0.1,
+) -> None:
+    """Minimise ``loss`` over ``epochs`` passes, the rate rising linearly for a share ``warm_up``, then falling to 0.
+
+    Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1.
+    """
+    chosen = [p for p in parameters if p.requires_grad]
+    steps_each = sum(1 for _ in train.batches(batch))
+    steps = max(1, round(epochs * steps_each))
+    step_rule = optimiser(chosen, lr=rate, **(options or {}))  # type: ignore[call-arg]
+    rise = max(1, round(warm_up * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        step_rule, lambda step: min((step + 1) / rise, (steps - step) / max(1, steps - rise))
+    )
+    shuffle = torch.Generator().manual_seed(bench.seed)
+    torch.manual_seed(bench.seed)
+    done = 0
+    while done < steps:
+        for index, x in train.batches(batch, shuffle):
+            step_rule.zero_grad(set_to_none=True)
+            loss(index, x).backward()
+            nn.utils.clip_grad_norm_(chosen, 1.0)
+            step_rule.step()
+            schedule.step()
+            done += 1
+            bench.progress(label, done / steps)
+            if done == steps:
+                break
+
+
+def trained(model: nn.Module, train: Callable[[], None], bench: Bench, *, data: str, settings: Mapping[str, Any]) -> None:
+    """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
+
+    The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the modules
+    and of the training, the settings, the data's digest, the seed and torch's version. So methods that train alike share
+    one training, and a changed line of code trains anew. Two processes do not train the same thing twice.
+    """
+    start = time.perf_counter()
+    if bench.cache is None:
+        train()
+        bench.prepared_seconds += time.perf_counter() - start
+        bench.prepared_from_cache = False
+        return
+    name = _digest(model, train, bench.seed, data, settings)
+    path = bench.cache / "weights" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            model.load_state_dict(load_file(path))
+        else:
+            train()
+            bench.prepared_from_cache = False
+            _save(model, path)
+    bench.prepared_seconds += time.perf_counter() - start
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    """Write aside, then rename: an interrupted run leaves no half-written weights."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        save_file({name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}, aside)
+        os.replace(aside, path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, settings: Mapping[str, Any]) -> str:
+    h = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        h.update(name.encode())
+        h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    modules = {type(m).__module__ for m in model.modules()} | {__name__}
+    if isinstance(train, FunctionType):
+        modules.add(train.__module__)
+    for module in sorted(m for m in modules if m.startswith("eelit.")):
+        h.update(inspect.getsource(sys.modules[module]).encode())
+    facts = {"seed": seed, "data": data, "settings": settings, "torch": torch.__version__}
+    h.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return h.hexdigest()

@@ -1,0 +1,48 @@
+"""Joint training: backbone and all exit heads on a weighted sum of the exits' losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eelit.methods.examples import Data
+from eelit.methods.method import Bench
+from eelit.methods.multi_exit import MultiExit
+from eelit.methods.recipes.fit import fit, trained
+
+
+def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss of each exit ``[E]``: cross-entropy of logits ``[E, N, C]``, squared error of values ``[E, N]``."""
+    if outputs.dim() == 2:
+        return ((outputs - targets) ** 2).mean(dim=1)
+    exits, n, classes = outputs.shape
+    flat = F.cross_entropy(outputs.reshape(exits * n, classes), targets.repeat(exits), reduction="none")
+    return flat.reshape(exits, n).mean(dim=1)
+
+
+def depth_weights(exits: int) -> list[float]:
+    """Weights ``i / sum(1..E)`` for exits i = 1 … E: deeper exits count more (kaya2019sdn, zhou2020pabee)."""
+    return [i / (exits * (exits + 1) / 2) for i in range(1, exits + 1)]
+
+
+def train_joint(model: MultiExit, data: Data, bench: Bench, *, weights: Sequence[float], **options: Any) -> None:
+    """Minimise ``sum_i weights[i] * loss_i`` over all parameters; ``options`` are those of `fit`."""
+    w = torch.tensor(weights)
+
+    def train() -> None:
+        model.train()
+        fit(
+            model.parameters(),
+            data.train,
+            lambda index, x: (w * exit_losses(model(x), data.train.targets[index])).sum(),
+            bench,
+            label="training all exits together",
+            **options,
+        )
+
+    trained(model, train, bench, data=data.digest, settings={"weights": list(weights), "train": len(data.train), **options})
+    model.eval()

@@ -1,0 +1,153 @@
+"""Which methods there are: the modules in `papers/`, and those that other packages offer as `eelit.methods`.
+
+A third party registers a method by an entry point of the group ``eelit.methods``, its name the paper's key, its value the
+method's class: ``smith2027mine = "their_package.mine:Mine"``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eelit.methods.method import Method
+
+GROUP = "eelit.methods"
+
+
+class UnknownMethod(KeyError):
+    """No method is registered under this key."""
+
+    def __str__(self) -> str:
+        return f"no method is registered under the key {self.args[0]!r}; `eelit methods` lists them"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a method's configuration, as its source says it."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str  # the comment beside it
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What can be told of a method from its source, without importing it."""
+
+    key: str
+    title: str
+    sections: dict[str, str]  # heading → text: Idea, Model, Training, Exit rule, Skipped, Deviations …
+    deviations: list[str]
+    settings: list[Setting]
+    data: list[str]  # names in the data manifest
+    source: str
+    path: Path
+
+
+@cache
+def _own() -> dict[str, Path]:
+    folder = files("eelit.methods.papers")
+    paths = [Path(str(p)) for p in folder.iterdir()]
+    return {p.stem: p for p in sorted(paths) if p.suffix == ".py" and p.stem != "__init__"}
+
+
+@cache
+def _theirs() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def keys() -> list[str]:
+    """Return the keys of all methods, sorted, without importing any."""
+    return sorted({*_own(), *_theirs()})
+
+
+def get(key: str) -> Method:
+    """Return the method with its default settings, importing its one module. Raises `UnknownMethod`."""
+    from eelit.methods.method import Method
+
+    if key in _own():
+        module = importlib.import_module(f"eelit.methods.papers.{key}")
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise TypeError(f"{module.__file__}: one class derived from Method is expected, found {len(found)}")
+        return found[0]()
+    if key in _theirs():
+        method: Method = _theirs()[key].load()()
+        return method
+    raise UnknownMethod(key)
+
+
+def describe(key: str) -> MethodInfo:
+    """Return what the method's source says, read with `ast`: no torch needed. Raises `UnknownMethod`."""
+    if key in _own():
+        path = _own()[key]
+    elif key in _theirs():
+        spec = importlib.util.find_spec(_theirs()[key].module)
+        if spec is None or spec.origin is None:
+            raise UnknownMethod(key)
+        path = Path(spec.origin)
+    else:
+        raise UnknownMethod(key)
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    title, sections = _sections(ast.get_docstring(tree) or "")
+    configuration = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_method(node)]
+    settings, data = _settings(configuration[-1], source) if configuration else ([], [])
+    return MethodInfo(key, title, sections, _numbered(sections.get("Deviations", "")), settings, data, source, path)
+
+
+def _is_method(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id.endswith("Method") for base in node.bases)
+
+
+def _sections(docstring: str) -> tuple[str, dict[str, str]]:
+    """Split a docstring into its first line and its sections: an unindented heading over indented text."""
+    title, _, body = docstring.partition("\n")
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in body.splitlines():
+        if line and not line[0].isspace():
+            lines = sections.setdefault(line.strip(), [])
+        else:
+            lines.append(line.removeprefix("    "))
+    return title.strip(), {heading: "\n".join(text).strip() for heading, text in sections.items()}
+
+
+def _numbered(text: str) -> list[str]:
+    """Split ``1. … 2. …`` into its items."""
+    items: list[list[str]] = []
+    for line in text.splitlines():
+        number, dot, rest = line.strip().partition(". ")
+        if dot and number.isdigit():
+            items.append([rest])
+        elif items and line.strip():
+            items[-1].append(line.strip())
+    return [" ".join(item) for item in items]
+
+
+def _settings(node: ast.ClassDef, source: str) -> tuple[list[Setting], list[str]]:
+    lines, settings, data = source.splitlines(), [], []
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        kind = ast.unparse(item.annotation)
+        if kind.startswith("ClassVar"):
+            if item.target.id == "data" and item.value is not None:
+                data = list(ast.literal_eval(item.value))
+            continue
+        comment = lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]
+        default = ast.unparse(item.value) if item.value is not None else ""
+        settings.append(Setting(item.target.id, kind, default, comment.strip()))
+    return settings, data

@@ -1,0 +1,96 @@
+"""What a run leaves behind, typed: operating points, what was really executed, and how the paper's claims fared.
+
+No torch here: the command line and the site read results without it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Typed(BaseModel):
+    """Base of all result types: immutable, unknown fields forbidden."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OperatingPoint(Typed):
+    """One setting of the knob, measured on one split."""
+
+    knob: float
+    quality: float
+    cost: float = Field(description="mean per sample, in the curve's unit")
+    speed_up: float = Field(description="cost of the plain full model ÷ cost")
+    exits: list[float] = Field(description="share of samples (or tokens, documents) that leave at each exit")
+
+
+class Execution(Typed):
+    """One operating point really executed: finished samples dropped, later stages not run."""
+
+    knob: float
+    samples: int
+    claimed: float = Field(description="total cost according to the cost table and the replayed exits")
+    counted: float = Field(description="total cost counted from outside while it ran")
+    agrees: bool = Field(description="every sample left at the exit, and with the answer, that replay says")
+    seconds: float = Field(description="median wall time of the policy's run")
+    full_seconds: float = Field(description="median wall time of the plain full model in the same run")
+
+
+class Curve(Typed):
+    """Quality against cost for one variant of a method, from the most eager knob to `never`."""
+
+    variant: str
+    knob: str
+    quality: str
+    unit: str
+    full_quality: float = Field(description="the plain full model on the test split")
+    full_cost: float
+    validation: list[OperatingPoint]
+    test: list[OperatingPoint]
+    executions: list[Execution]
+
+
+class Outcome(Typed):
+    """A claim of the paper or a rule of the contract, tried here."""
+
+    name: str
+    statement: str
+    holds: bool
+    measured: str
+
+
+class Machine(Typed):
+    """Where the numbers were measured."""
+
+    system: str
+    processor: str
+    cores: int
+    threads: int
+
+
+class Result(Typed):
+    """A whole run of one method."""
+
+    key: str
+    scale: Literal["smoke", "default", "full"]
+    seed: int
+    settings: dict[str, str]
+    data: dict[str, str] = Field(description="data item → version or digest")
+    curves: list[Curve]
+    claims: list[Outcome]
+    checks: list[Outcome]
+    prepared_seconds: float = Field(description="training or loading of what was prepared")
+    prepared_from_cache: bool
+    seconds: float = Field(description="wall time after the preparation")
+    created: datetime
+    commit: str | None
+    versions: dict[str, str]
+    machine: Machine
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule of the contract holds (a claim of the paper may fail: that is a finding)."""
+        return all(check.holds for check in self.checks)

@@ -1,0 +1,177 @@
+"""Run a method: prepare, sweep the knob, execute some operating points for real, try the paper's claims, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from eelit.methods import conformance, registry
+from eelit.methods.cache import cache_root
+from eelit.methods.data import fetch
+from eelit.methods.method import Bench, Method, silent
+from eelit.methods.results import Curve, Machine, OperatingPoint, Result
+
+Progress = Callable[[str, float | None], None]
+Scale = Literal["smoke", "default", "full"]
+
+SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 64), "default": (2000, 192), "full": (None, 512)}
+"""Scale → most test samples to measure on, most samples to execute for real."""
+
+
+def run(
+    key: str,
+    *,
+    seed: int = 0,
+    knobs: Sequence[float] | None = None,
+    scale: Scale = "default",
+    variant: str | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Run one registered method on its real data; one curve per variant (or the one named).
+
+    Raises `registry.UnknownMethod`, `fetch.DataUnavailable`, and `ValueError` for a variant or knob it does not have.
+    """
+    method = registry.get(key)
+    variants = dict(method.variants)
+    if variant is not None:
+        if variant not in variants:
+            raise ValueError(f"{key} has no variant {variant!r}; it has {', '.join(filter(None, variants)) or 'only one'}")
+        variants = {variant: variants[variant]}
+    for item in method.data:
+        fetch.fetch(item, progress=None)
+    test, executed = SAMPLES[scale]
+    bench = Bench(seed=seed, test=test, executed=executed, cache=cache_root(), progress=progress)
+    start = time.perf_counter()
+    curves, claims, checks = [], [], []
+    for name, settings in variants.items():
+        chosen = method.replace({**(method.full if scale == "full" else {}), **settings})
+        prepared = chosen.prepare(bench)
+        curve = measure(chosen, prepared, bench, name, knobs)
+        curves.append(curve)
+        claims += [o.model_copy(update={"name": _named(name, o.name)}) for o in chosen.claims(prepared, bench, curve)]
+        checks += [o.model_copy(update={"name": _named(name, o.name)}) for o in conformance.of_curve(chosen, curve)]
+    return Result(
+        key=key,
+        scale=scale,
+        seed=seed,
+        settings={f.name: repr(getattr(method, f.name)) for f in dataclasses.fields(method)},  # type: ignore[arg-type]
+        data=bench.data,
+        curves=curves,
+        claims=claims,
+        checks=checks,
+        prepared_seconds=bench.prepared_seconds,
+        prepared_from_cache=bench.prepared_from_cache,
+        seconds=time.perf_counter() - start - bench.prepared_seconds,
+        created=datetime.now(UTC).replace(microsecond=0),
+        commit=commit(),
+        versions=versions(),
+        machine=machine(),
+    )
+
+
+def _named(variant: str, name: str) -> str:
+    return f"{variant}: {name}" if variant else name
+
+
+def measure(method: Method, prepared: object, bench: Bench, variant: str, knobs: Sequence[float] | None = None) -> Curve:
+    """Sweep the knob on validation and test data and execute its two ends and one point between them."""
+    swept = sorted(knobs, key=_order(method)) if knobs else list(method.knobs)
+    validation = method.sweep(prepared, bench, "validation", swept)
+    test = method.sweep(prepared, bench, "test", swept)
+    quality, cost = method.full_model(prepared, bench)
+    executed = swept if knobs else [swept[0], _middle(swept, validation), swept[-1]]
+    executions = []
+    for i, knob in enumerate(dict.fromkeys(executed)):
+        bench.progress(f"executing {method.knob} {knob:g}", i / len(executed))
+        executions.append(method.execute(prepared, bench, knob))
+    return Curve(
+        variant=variant,
+        knob=method.knob,
+        quality=method.quality,
+        unit=method.unit,
+        full_quality=quality,
+        full_cost=cost,
+        validation=validation,
+        test=test,
+        executions=executions,
+    )
+
+
+def _order(method: Method) -> Callable[[float], float]:
+    """Sort knobs from eager to `never`, in whichever direction the method's own go."""
+    rising = method.knobs[-1] >= method.knobs[0]
+    return lambda knob: knob if rising else -knob
+
+
+def _middle(knobs: Sequence[float], points: Sequence[OperatingPoint]) -> float:
+    """Return the knob whose cost is nearest to the middle between the cheapest and the dearest."""
+    costs = [point.cost for point in points]
+    target = (min(costs) + max(costs)) / 2
+    return knobs[min(range(len(costs)), key=lambda i: abs(costs[i] - target))]
+
+
+def within_budget(curve: Curve, budget: float) -> OperatingPoint | None:
+    """Return the test point whose knob is best on validation among those costing at most ``budget`` × the full model.
+
+    None if no knob is that cheap on validation data.
+    """
+    cheap = [i for i, p in enumerate(curve.validation) if p.cost <= budget * curve.full_cost]
+    if not cheap:
+        return None
+    return curve.test[max(cheap, key=lambda i: (curve.validation[i].quality, -curve.validation[i].cost))]
+
+
+def commit() -> str | None:
+    """Return the git commit of the checkout that this code runs from, with ``+`` if files differ; None elsewhere."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return head + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("eelit", "torch", "numpy", "transformers", "scikit-learn", "lightgbm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> Machine:
+    """Return what the numbers were measured on."""
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

@@ -1,0 +1,80 @@
+"""The data of the experiments as tensors: texts as token ids of their own length, images as ``[channels, H, W]``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eelit.methods.examples import Data, Examples
+
+
+def text(corpus: str, *, train: int, length: int = 40) -> Data:
+    """Return texts as int64 token ids of at most ``length`` tokens.
+
+    ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real value
+    in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 64 tokens of 17 grey levels, 10 classes; unit tests only).
+    """
+    if corpus == "digits":
+        return _digit_tokens(train)
+    from eelit.methods.data import sentiment
+    from eelit.methods.data import text as texts
+    from eelit.methods.data.tokens import token_ids
+
+    if corpus == "tweet-sentiment":
+        split = sentiment.tweets(train=train)
+    elif corpus == "rotten-tomatoes":
+        split = texts.rotten_tomatoes(train=train)
+    elif corpus == "imdb":
+        split = texts.imdb(train=train)
+    else:
+        raise ValueError(f"no corpus {corpus!r}; there are rotten-tomatoes, imdb, tweet-sentiment and digits")
+    parts = [
+        examples(token_ids(part.texts, max_length=length), part.targets)
+        for part in (split.train, split.validation, split.test)
+    ]
+    return data(parts, classes=None if corpus == "tweet-sentiment" else 2)
+
+
+def images(source: str, *, train: int) -> Data:
+    """Return images ``[1, H, W]`` in 10 classes: ``fashion-mnist`` (28×28), or ``digits`` (8×8; unit tests only)."""
+    from eelit.methods.data import images as pictures
+
+    if source == "digits":
+        split = pictures.digits()
+    elif source == "fashion-mnist":
+        split = pictures.fashion_mnist(train=train)
+    else:
+        raise ValueError(f"no images {source!r}; there are fashion-mnist and digits")
+    parts = [examples(part.images[:train], part.labels[:train]) for part in (split.train,)]
+    parts += [examples(part.images, part.labels) for part in (split.validation, split.test)]
+    return data(parts, classes=10)
+
+
+def examples(inputs: Sequence[NDArray[np.generic]] | NDArray[np.generic], targets: NDArray[np.generic]) -> Examples:
+    """Turn arrays into `Examples`."""
+    return Examples([torch.as_tensor(x) for x in inputs], torch.as_tensor(targets))
+
+
+def data(parts: Sequence[Examples], classes: int | None) -> Data:
+    """Join train, validation and test with a digest of all that they hold."""
+    h = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        h.update(part.targets.numpy().tobytes())
+        for x in part.inputs:
+            h.update(x.numpy().tobytes())
+    train, validation, test = parts
+    return Data(train, validation, test, classes, h.hexdigest())
+
+
+def _digit_tokens(train: int) -> Data:
+    from sklearn.datasets import load_digits
+
+    pictures = load_digits()
+    ids = np.concatenate([np.full((len(pictures.data), 1), 17), pictures.data], axis=1).astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(ids))
+    cut = (order[:train], order[train : train + 300], order[train + 300 : train + 700])
+    return data([examples(ids[part], pictures.target[part].astype(np.int64)) for part in cut], classes=10)
