@@ -19,7 +19,7 @@ from eelit.bib.record import Person, Record
 TYPES = ("article", "book", "incollection", "inproceedings", "mastersthesis", "misc", "phdthesis", "techreport")
 VENUE_FIELDS = ("journal", "booktitle", "howpublished", "school", "institution")
 OTHER_FIELDS = (
-    *("address", "archiveprefix", "articleno", "author", "doi", "edition", "editor", "eprint", "isbn", "issn", "month", "note"),
+    *("address", "archiveprefix", "articleno", "author", "doi", "edition", "editor", "eprint", "isbn", "issn", "month", "note", "numpages"),
     *("acl", "number", "openreview", "pages", "primaryclass", "publisher", "series", "title", "url", "volume", "year"),
 )
 FIELDS = VENUE_FIELDS + OTHER_FIELDS

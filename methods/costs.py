@@ -94,7 +94,7 @@ FREE = frozenset(
     new_ones new_zeros nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat
     rms_norm roll rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter
     softplus sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu
-    unbind unfold unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like _reshape_alias
+    unbind unfold unsafe_split unsqueeze eye upsample_nearest2d var var_mean view where zero_ zeros zeros_like _reshape_alias
     is_same_size cudnn_batch_norm native_dropout batch_norm _assert_async _has_same_storage_numel
     """.split()
 )

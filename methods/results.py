@@ -94,3 +94,30 @@ class Result(Typed):
     def passed(self) -> bool:
         """Whether every rule of the contract holds (a claim of the paper may fail: that is a finding)."""
         return all(check.holds for check in self.checks)
+
+
+class SmokeReport(Typed):
+    """How the smoke test of one method went."""
+
+    key: str
+    status: Literal["passed", "failed", "not-run"]
+    executed_now: bool = Field(description="False: nothing changed since an earlier run, whose report this is")
+    finished: datetime
+    seconds: float = Field(description="wall time after the preparation")
+    prepared_seconds: float
+    fingerprint: str = Field(description="hash of code, data, versions and seed")
+    log: str
+    error: str | None = None
+    result: Result | None = None
+
+
+class SmokeSession(Typed):
+    """One call of the smoke test over several methods."""
+
+    started: datetime
+    finished: datetime
+    commit: str | None
+    versions: dict[str, str]
+    machine: Machine
+    backend: str
+    keys: list[str]

@@ -1,0 +1,303 @@
+"""Questions to the catalogue database. Standard library only, so that a search does not wait for imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eelit.catalog.faults import CatalogueFault, Unavailable, UnknownName
+
+if TYPE_CHECKING:
+    from eelit.bib.citations import Citation
+    from eelit.bib.record import Record
+
+FORMAT = 1  # raised whenever the tables change; stored as SQLite's user_version
+FACETS = ("placement", "training", "policy", "domain")
+COUNTED = (*FACETS, "role")
+WORK_FIELDS = (
+    *("key", "short_name", "year", "authors", "title", "venue", "role", "kind"),
+    *("placement", "training", "policy", "domain", "implemented", "fidelity", "idea"),
+)
+# Works are numbered in the default order (newest first, then by key), so sorting by `id` costs nothing.
+SORTS = {
+    "year": "work.id",
+    "key": "work.key",
+    "name": "work.short_name COLLATE NOCASE, work.id",
+    "author": "work.sort_author, work.id",
+    "title": "work.sort_title",
+    "venue": "work.venue COLLATE NOCASE, work.id",
+}
+RELEVANCE = "bm25(work_text, 8, 6, 4, 2, 1)"  # names, title, authors, idea, the rest
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: terms are alternatives within a facet and add up across facets."""
+
+    terms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    text: str = ""
+    first_year: int | None = None
+    last_year: int | None = None
+    author: str = ""
+    venue: str = ""
+    runnable: bool = False
+    sort: str = ""
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """How many works match, those shown, and for each facet how many of them carry a term."""
+
+    total: int
+    works: list[dict[str, Any]]
+    counts: dict[str, list[tuple[str, int]]]
+
+
+class Term(NamedTuple):
+    """A term of a facet, with the number of works that carry it or a narrower one."""
+
+    facet: str
+    term: str
+    label: str
+    definition: str
+    broader: str | None
+    example: str | None
+    works: int
+
+
+class Relation(NamedTuple):
+    """A typed edge; a target outside the catalogue has a title instead of a key."""
+
+    source: str
+    type: str
+    target: str | None
+    title: str
+    year: int | None
+    identifier: str | None
+    evidence: str
+    url: str | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything the catalogue says of a work. `entry` is the entry as JSON, with defaults filled in."""
+
+    key: str
+    entry: dict[str, Any]
+    record: Record
+    cites: list[Citation]
+    cited_by: list[Citation]
+    relations: list[Relation]
+    related_from: list[Relation]
+
+
+class Catalogue:
+    """A read-only view of one database file."""
+
+    def __init__(self, path: str, *, immutable: bool = False) -> None:
+        """Open the file; `immutable` promises that nobody writes to it (a database inside an installed package)."""
+        self.path = path
+        if not os.path.isfile(path):
+            raise Unavailable(f"there is no catalogue at {path}; `eelit build` makes one")
+        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        self._connection = sqlite3.connect(f"file:{quoted}?mode=ro{'&immutable=1' if immutable else ''}", uri=True)
+        try:
+            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise CatalogueFault(f"{path} is not a catalogue ({error}); delete it or run `eelit build`") from error
+        if found != FORMAT:
+            raise CatalogueFault(f"{path} was built by another version of eelit; run `eelit build`")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def meta(self, name: str) -> str:
+        """Return what the build noted under this name."""
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def find(self, query: Query) -> Found:
+        """Return the works that match, with counts for the next step."""
+        term_ids = {facet: self._term_ids(facet, terms) for facet, terms in query.terms.items() if terms}
+        where, values = _conditions(query, term_ids)
+        counts = self._counts(where, values, term_ids)
+        total = counts.pop(0)
+        order = SORTS.get(query.sort) or (RELEVANCE if query.text else SORTS["year"])
+        source = "work JOIN work_text ON work_text.rowid = work.id" if query.text else "work"
+        limit = query.limit if query.limit > 0 else -1
+        sql = f"SELECT work.* FROM {source} WHERE {where} ORDER BY {order} LIMIT {limit}"
+        cursor = self._connection.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        works = [_row(dict(zip(names, row, strict=True))) for row in cursor]
+        return Found(total, works, self._by_facet(counts))
+
+    def _term_ids(self, facet: str, terms: tuple[str, ...]) -> list[int]:
+        found = dict(self._connection.execute("SELECT term, id FROM term WHERE facet = ?", (facet,)).fetchall())
+        for term in terms:
+            if term not in found:
+                from eelit.bib.problems import did_you_mean
+
+                hint = did_you_mean(term, tuple(found)) or f"; `eelit taxonomy {facet}` lists them"
+                raise UnknownName(f"`{term}` is not a term of {facet}{hint}")
+        return [found[term] for term in terms]
+
+    def _counts(self, where: str, values: list[Any], term_ids: dict[str, list[int]]) -> dict[int, int]:
+        """Return works per term among the matches, and their total under 0."""
+        asked = [number for numbers in term_ids.values() for number in numbers]
+        if where == "1":
+            (total,) = self._connection.execute("SELECT count(*) FROM work").fetchone()
+            rows = self._connection.execute("SELECT term_b, works FROM term_pair WHERE term_a = term_b")
+        elif len(asked) == 1 and where == _has_one_of(asked):
+            # The commonest question; its counts were worked out by the build.
+            rows = self._connection.execute("SELECT term_b, works FROM term_pair WHERE term_a = ?", asked)
+            counts = dict(rows.fetchall())
+            return {0: counts.get(asked[0], 0)} | counts
+        else:
+            source = "work_text JOIN work ON work.id = work_text.rowid" if "MATCH" in where else "work"
+            matched = f"SELECT work.id FROM {source} WHERE {where}"
+            (total,) = self._connection.execute(f"SELECT count(*) FROM ({matched})", values).fetchone()
+            sql = f"SELECT term_id, count(*) FROM work_term WHERE work_id IN ({matched}) GROUP BY term_id"
+            rows = self._connection.execute(sql, values)
+        return {0: total} | dict(rows.fetchall())
+
+    def _by_facet(self, counts: dict[int, int]) -> dict[str, list[tuple[str, int]]]:
+        by_facet: dict[str, list[tuple[str, int]]] = {facet: [] for facet in COUNTED}
+        for number, facet, term in self._connection.execute("SELECT id, facet, term FROM term ORDER BY id"):
+            if number in counts:
+                by_facet[facet].append((term, counts[number]))
+        return {facet: sorted(terms, key=lambda term: -term[1]) for facet, terms in by_facet.items()}
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return all keys that start so, in alphabetical order."""
+        sql = "SELECT key FROM work WHERE substr(key, 1, ?) = ? ORDER BY key"
+        return [key for (key,) in self._connection.execute(sql, (len(prefix), prefix))]
+
+    def names(self) -> list[str]:
+        """Return every key, short name and alias that a work answers to."""
+        return [name for (name,) in self._connection.execute("SELECT DISTINCT name FROM name ORDER BY name")]
+
+    def resolve(self, name: str) -> str:
+        """Return the key of the work with this key, short name or alias, without regard to case."""
+        sql = "SELECT key FROM name JOIN work ON work.id = work_id WHERE folded = ? ORDER BY is_key DESC, key"
+        keys = [key for (key,) in self._connection.execute(sql, (fold(name),))]
+        if len(keys) == 1 or fold(name) in keys:
+            return str(keys[0])
+        if keys:
+            raise UnknownName(f"`{name}` is the name of several works: {', '.join(keys)}; give the key")
+        import difflib
+
+        folded = {fold(known): known for known in self.names()}
+        close = difflib.get_close_matches(fold(name), folded, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(folded[known] for known in close)}?" if close else ""
+        raise UnknownName(f"no work is called `{name}`{hint}")
+
+    def record(self, key: str) -> Record:
+        """Return the bibliographic record of a work."""
+        from eelit.bib.record import Record
+
+        return Record.from_dict(json.loads(self._document(key)[1]))
+
+    def _document(self, key: str) -> tuple[str, str]:
+        sql = "SELECT entry, record FROM document JOIN work ON work.id = work_id WHERE key = ?"
+        row = self._connection.execute(sql, (key,)).fetchone()
+        if row is None:
+            raise UnknownName(f"no work has the key `{key}`")
+        return row[0], row[1]
+
+    def work(self, key: str) -> Work:
+        """Return everything about one work."""
+        entry = json.loads(self._document(key)[0])
+        return Work(
+            key=key,
+            entry=entry,
+            record=self.record(key),
+            cites=list(self._citations("citing.key = ?", key)),
+            cited_by=list(self._citations("cited.key = ?", key)),
+            relations=list(self._relations("source.key = ?", key)),
+            related_from=list(self._relations("target.key = ?", key)),
+        )
+
+    def works(self) -> Iterator[Work]:
+        """Yield all works, newest first."""
+        for (key,) in self._connection.execute("SELECT key FROM work ORDER BY id").fetchall():
+            yield self.work(key)
+
+    def citations(self) -> list[Citation]:
+        """Return all edges of `citations.csv`, baseline comparisons among them."""
+        return list(self._citations("?", True))
+
+    def _citations(self, where: str, value: object) -> Iterator[Citation]:
+        from eelit.bib.citations import Citation
+
+        sql = f"""SELECT citing.key, cited.key, evidence, citation.kind FROM citation
+            JOIN work AS citing ON citing.id = citing_id JOIN work AS cited ON cited.id = cited_id
+            WHERE {where} ORDER BY citing.key, cited.key"""
+        return (Citation(*row) for row in self._connection.execute(sql, (value,)))
+
+    def relations(self) -> list[Relation]:
+        """Return all relations of all entries."""
+        return list(self._relations("?", True))
+
+    def _relations(self, where: str, value: object) -> Iterator[Relation]:
+        sql = f"""SELECT source.key, type, target.key, coalesce(target.title, relation.title),
+                coalesce(target.year, relation.year), identifier, evidence, url, note
+            FROM relation JOIN work AS source ON source.id = source_id LEFT JOIN work AS target ON target.id = target_id
+            WHERE {where} ORDER BY relation.id"""
+        return (Relation(*row) for row in self._connection.execute(sql, (value,)))
+
+    def taxonomy(self, facet: str = "") -> list[Term]:
+        """Return the terms of a facet, or of all, in reading order."""
+        sql = """SELECT facet, term, label, definition, broader, example,
+                coalesce((SELECT works FROM term_pair WHERE term_a = term.id AND term_b = term.id), 0)
+            FROM term WHERE facet = ?1 OR ?1 = '' ORDER BY id"""
+        return [Term(*row) for row in self._connection.execute(sql, (facet,))]
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    for facet in FACETS:
+        row[facet] = row[facet].split()
+    row["implemented"] = bool(row["implemented"])
+    return {name: row[name] for name in WORK_FIELDS}
+
+
+def _has_one_of(term_ids: list[int]) -> str:
+    return f"work.id IN (SELECT work_id FROM work_term WHERE term_id IN ({', '.join(map(str, sorted(term_ids)))}))"
+
+
+def _conditions(query: Query, term_ids: dict[str, list[int]]) -> tuple[str, list[Any]]:
+    """Return the WHERE clause and its values."""
+    parts = [(_has_one_of(numbers), []) for numbers in term_ids.values()]
+    checks: list[tuple[object, str, list[Any]]] = [
+        (query.text, "work_text MATCH ?", [_match(query.text)]),
+        (query.first_year, "work.year >= ?", [query.first_year]),
+        (query.last_year, "work.year <= ?", [query.last_year]),
+        (query.author, "work.id IN (SELECT work_id FROM author WHERE instr(folded, ?))", [fold(query.author)]),
+        (query.venue, "instr(work.folded_venue, ?)", [fold(query.venue)]),
+        (query.runnable, "work.implemented", []),
+    ]
+    parts += [(sql, values) for asked, sql, values in checks if asked]
+    return " AND ".join(sql for sql, _ in parts) or "1", [value for _, values in parts for value in values]
+
+
+def _match(text: str) -> str:
+    """Return an FTS5 expression for works that hold all words, the ends of which may be left off."""
+    words = "".join(letter if letter.isalnum() else " " for letter in text).split()
+    if text and not words:
+        raise UnknownName(f"`{text}` holds no word to look for")
+    return " ".join(f'"{word}"*' for word in words)
+
+
+def fold(text: str) -> str:
+    """Return the text without case and accents, as names are compared."""
+    if text.isascii():
+        return text.casefold()
+    import unicodedata
+
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(letter))

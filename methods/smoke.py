@@ -1,0 +1,223 @@
+"""The smoke test: every method on its real data, in worker processes of its own, none hiding another's failure.
+
+A report is kept in the cache under a hash of all that it depends on (the code of the methods, versions, seed, and which
+data items with which hashes); while nothing changes, the method is not run again and its report says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from joblib import Parallel, delayed, parallel_config
+
+from eelit.methods import registry
+from eelit.methods.cache import cache_root
+from eelit.methods.data import fetch, manifest
+from eelit.methods.results import SmokeReport, SmokeSession
+
+Backend = Literal["loky", "dask", "ray"]
+Report = Callable[[SmokeReport], None]
+SECONDS = 20.0
+"""The longest that a smoke test may take after its preparation."""
+
+
+def smoke(
+    keys: Sequence[str] | None = None,
+    *,
+    backend: Backend = "loky",
+    jobs: int | None = None,
+    cache: bool = True,
+    seed: int = 0,
+    report: Report = lambda found: None,
+) -> tuple[SmokeSession, list[SmokeReport]]:
+    """Smoke-test the methods (all if None); ``report`` is told each outcome as it arrives.
+
+    With ``cache`` a method is run only if something changed since it last passed. Raises `registry.UnknownMethod` before
+    anything runs; whatever goes wrong in a method ends in its report.
+    """
+    from eelit.methods.runner import commit, machine, versions
+
+    started = _now()
+    chosen = list(keys) if keys else registry.keys()
+    wanted = {key: fingerprint(key, seed) for key in chosen}
+    reports: dict[str, SmokeReport] = {}
+    for key in chosen:
+        known = _remembered(key, wanted[key]) if cache else None
+        if known is not None:
+            reports[key] = known
+            report(known)
+    rest = [key for key in chosen if key not in reports]
+    tasks = [delayed(_run_one)(key, wanted[key], seed, str(cache_root())) for key in _longest_first(rest)]
+    with _workers(backend, jobs or min(len(rest) or 1, os.cpu_count() or 1)):
+        for found in Parallel(return_as="generator_unordered")(tasks):
+            reports[found.key] = found
+            _remember(found)
+            report(found)
+    session = SmokeSession(
+        started=started,
+        finished=_now(),
+        commit=commit(),
+        versions=versions(),
+        machine=machine(),
+        backend=backend,
+        keys=chosen,
+    )
+    return session, [reports[key] for key in chosen]
+
+
+def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
+    """Run one method in this process with one torch thread; every error becomes part of the report."""
+    os.environ["EELIT_CACHE"] = cache
+    import torch
+
+    from eelit.methods import runner
+
+    torch.set_num_threads(1)
+    log: list[str] = []
+
+    def progress(message: str, share: float | None) -> None:
+        if not log or log[-1] != message:
+            log.append(message)
+
+    start = time.perf_counter()
+    try:
+        result = runner.run(key, seed=seed, scale="smoke", progress=progress)
+    except fetch.DataUnavailable as missing:
+        return _report(key, mark, "not-run", time.perf_counter() - start, log, error=f"data unavailable: {missing}")
+    except Exception as error:  # whatever it is, it is this method's outcome and must not hide the others'
+        log.append(traceback.format_exc())
+        said = f"{type(error).__name__}: {error}"
+        return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
+    broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
+    if result.seconds > SECONDS:
+        broken.append(f"took {result.seconds:.1f} s after its preparation; at most {SECONDS:.0f} s are allowed")
+    error_text = "rules broken: " + "; ".join(broken) if broken else None
+    found = _report(key, mark, "failed" if broken else "passed", result.seconds, log, error=error_text)
+    return found.model_copy(update={"result": result, "prepared_seconds": result.prepared_seconds})
+
+
+def _report(
+    key: str, mark: str, status: Literal["passed", "failed", "not-run"], seconds: float, log: list[str], error: str | None
+) -> SmokeReport:
+    return SmokeReport(
+        key=key,
+        status=status,
+        executed_now=True,
+        finished=_now(),
+        seconds=seconds,
+        prepared_seconds=0.0,
+        fingerprint=mark,
+        log="\n".join(log),
+        error=error,
+    )
+
+
+@contextmanager
+def _workers(backend: Backend, jobs: int) -> Iterator[None]:
+    """Choose where joblib runs the tasks: local processes, or a dask or ray cluster that is already connected."""
+    if backend == "loky":
+        with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+            yield
+    elif backend == "dask":
+        from distributed import Client, LocalCluster, get_client
+
+        try:
+            get_client()
+            with parallel_config(backend="dask"):
+                yield
+        except ValueError:  # no cluster is connected: make one on this machine
+            with LocalCluster(n_workers=jobs, threads_per_worker=1) as cluster, Client(cluster):
+                with parallel_config(backend="dask"):
+                    yield
+    else:
+        from ray.util.joblib import register_ray
+
+        register_ray()
+        with parallel_config(backend="ray", n_jobs=jobs):
+            yield
+
+
+def fingerprint(key: str, seed: int) -> str:
+    """Return a hash of the method's own file, the shared parts, the data's hashes, the versions and the seed."""
+    from eelit.methods.runner import versions
+
+    h = hashlib.blake2b(digest_size=16)
+    h.update(json.dumps([key, seed, versions()], sort_keys=True).encode())
+    info = registry.describe(key)
+    h.update(info.source.encode())
+    for path in _shared_sources():
+        h.update(path.read_bytes())
+    for name in info.data:
+        h.update(repr(manifest.get(name)).encode())
+    return h.hexdigest()
+
+
+def _shared_sources() -> list[Path]:
+    """All Python files of the package but the papers', so that one paper's change does not rerun the others."""
+    package = importlib.import_module("eelit.methods")
+    folder = Path(inspect.getfile(package)).parent
+    return sorted(path for path in folder.rglob("*.py") if path.parent.name != "papers")
+
+
+def _longest_first(keys: Sequence[str]) -> list[str]:
+    """Start what took longest last time first, so that the workers end together; new methods go first of all."""
+    took: dict[str, float] = {}
+    for key in keys:
+        path = _memory(key)
+        try:
+            known = SmokeReport.model_validate_json(path.read_text(encoding="utf-8"))
+            took[key] = known.seconds + known.prepared_seconds
+        except (OSError, ValueError):
+            took[key] = float("inf")
+    return sorted(keys, key=lambda key: -took[key])
+
+
+def _memory(key: str) -> Path:
+    return cache_root() / "smoke" / f"{key}.json"
+
+
+def _remembered(key: str, mark: str) -> SmokeReport | None:
+    """Return the last report if it passed and nothing changed since."""
+    try:
+        known = SmokeReport.model_validate_json(_memory(key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # never run, or written by another version: run it
+        return None
+    if known.status != "passed" or known.fingerprint != mark:
+        return None
+    return known.model_copy(update={"executed_now": False})
+
+
+def _remember(found: SmokeReport) -> None:
+    write(_memory(found.key), found.model_dump_json(indent=1))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file aside, then rename it, so that a half-written one is never seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(aside, path)
+
+
+def save(session: SmokeSession, reports: Sequence[SmokeReport], out: Path) -> None:
+    """Write ``session.json`` and one ``KEY.json`` per method into ``out``, where the site looks for them."""
+    for found in reports:
+        write(out / f"{found.key}.json", found.model_dump_json(indent=1))
+    write(out / "session.json", session.model_dump_json(indent=1))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

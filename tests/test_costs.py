@@ -1,0 +1,84 @@
+"""The counter against arithmetic done by hand, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from eelit.methods.costs import FORMULAS, UncountedOperation, count, exit_costs, full_cost
+from eelit.methods.multi_exit import MultiExit
+
+
+def macs(module, *inputs):
+    return count(lambda: module(*inputs))
+
+
+def test_linear():
+    assert macs(nn.Linear(7, 5), torch.zeros(3, 7)) == 3 * 7 * 5
+    assert macs(nn.Linear(7, 5), torch.zeros(2, 3, 7)) == 2 * 3 * 7 * 5
+    assert macs(nn.Linear(7, 5, bias=False), torch.zeros(7)) == 7 * 5
+
+
+def test_convolutions():
+    assert macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(2, 3, 10, 10)) == 2 * 100 * 8 * 3 * 9
+    assert macs(nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), torch.zeros(1, 4, 10, 10)) == 25 * 8 * 2 * 9
+    assert macs(nn.Conv1d(4, 6, 5), torch.zeros(1, 4, 12)) == 8 * 6 * 4 * 5
+    assert macs(nn.ConvTranspose2d(4, 2, 2, stride=2), torch.zeros(1, 4, 5, 5)) == 25 * 4 * 2 * 4
+
+
+def test_matrix_and_vector_products():
+    assert macs(lambda: torch.zeros(4, 5) @ torch.zeros(5)) == 20
+    assert macs(lambda: torch.dot(torch.zeros(9), torch.zeros(9))) == 9
+    assert macs(lambda: torch.zeros(2, 4, 5) @ torch.zeros(2, 5, 6)) == 2 * 4 * 5 * 6
+    assert macs(lambda: torch.einsum("bij,bjk->bik", torch.zeros(2, 4, 5), torch.zeros(2, 5, 6))) == 2 * 4 * 5 * 6
+    assert macs(lambda: torch.addmv(torch.zeros(4), torch.zeros(4, 5), torch.zeros(5))) == 20
+
+
+def test_attention_is_counted():
+    q, k = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8)
+    assert macs(lambda: F.scaled_dot_product_attention(q, k, k)) == 2 * 3 * 5 * 7 * 8 * 2
+    assert macs(lambda: F.scaled_dot_product_attention(q, q, q, is_causal=True)) == 2 * 3 * 5 * 5 * 8 * 2
+
+
+def test_lstm_is_counted():
+    x = torch.zeros(6, 2, 5)  # steps, batch, features
+    per_step = 4 * 3 * (5 + 3)
+    assert macs(nn.LSTM(5, 3), x) == 6 * 2 * per_step
+    assert macs(nn.LSTM(5, 3, num_layers=2), x) == 6 * 2 * (per_step + 4 * 3 * (3 + 3))
+    assert macs(nn.LSTMCell(5, 3), x[0]) == 2 * per_step
+
+
+def test_encoder_layer_of_bert():
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    d, ff, t = 24, 48, 9
+    config = BertConfig(hidden_size=d, intermediate_size=ff, num_attention_heads=3)
+    config._attn_implementation = "sdpa"
+    assert macs(BertLayer(config).eval(), torch.zeros(2, t, d)) == 2 * (4 * t * d * d + 2 * t * t * d + 2 * t * d * ff)
+
+
+def test_modules_of_torch_with_fused_kernels_are_counted_or_refused():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    by_hand = 2 * (4 * 6 * 16 * 16 + 2 * 6 * 6 * 16 + 2 * 6 * 16 * 32)
+    try:
+        assert macs(layer, torch.zeros(2, 6, 16)) == by_hand
+    except UncountedOperation as refused:
+        assert "no formula" in str(refused)
+
+
+def test_unknown_operation_is_an_error():
+    with pytest.raises(UncountedOperation, match="cholesky"):
+        one = torch.eye(3)
+        count(lambda: torch.linalg.cholesky(one))
+
+
+def test_only_what_runs_is_counted():
+    stages = [nn.Linear(4, 4), nn.Linear(4, 4)]
+    model = MultiExit(stages, [nn.Linear(4, 2), nn.Linear(4, 2)])
+    assert exit_costs(model, torch.zeros(1, 4)) == [16 + 8, 16 + 8 + 16 + 8]
+    assert full_cost(model, torch.zeros(1, 4)) == 16 + 16 + 8
+
+
+def test_every_formula_names_an_operation_of_torch():
+    assert all(hasattr(packet, "overloads") for packet in FORMULAS)

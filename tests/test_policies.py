@@ -1,0 +1,103 @@
+"""Policies on numpy and torch: the worked cases, purity, and no torch behind numpy's back."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from eelit.methods.evaluate import replay
+from eelit.methods.policies.base import entropy, softmax
+from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.patience import Patience
+
+LIBRARIES = {"numpy": np.asarray, "torch": torch.as_tensor}
+
+
+@pytest.fixture(params=LIBRARIES)
+def array(request):
+    return LIBRARIES[request.param]
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(0).normal(scale=3, size=(6, 50, 4))
+
+
+def labels_to_logits(*labels):
+    """One sample whose exits predict these labels."""
+    return np.eye(3)[list(labels)][:, None, :] * 5
+
+
+POLICIES = [MaxConfidence(0.9), MaxConfidence((0.9, 0.8, 0.7, 0.6, 0.5)), Entropy(0.4), Entropy((0.1,) * 5), Patience(2)]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_numpy_and_torch_agree(policy, logits):
+    assert (replay(policy, logits) == replay(policy, torch.as_tensor(logits))).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_policy_is_pure(policy, logits, array):
+    state, first = policy.step(policy.start(), array(logits[0]))
+    before = [np.asarray(part).copy() for part in state]
+    _, one = policy.step(state, array(logits[1]))
+    _, again = policy.step(state, array(logits[1]))
+    assert (np.asarray(one) == np.asarray(again)).all()
+    assert all((np.asarray(part) == old).all() for part, old in zip(state, before, strict=True))
+    _, afresh = policy.step(policy.start(), array(logits[0]))
+    assert (np.asarray(first) == np.asarray(afresh)).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_batch_mates_do_not_matter(policy, logits, array):
+    together = replay(policy, array(logits))
+    alone = [replay(policy, array(logits[:, i : i + 1]))[0] for i in range(logits.shape[1])]
+    assert together.tolist() == alone
+
+
+def test_confidence_is_greater_or_equal(array):
+    output = array(np.log([[0.75, 0.25]]))
+    assert bool(MaxConfidence(0.75 - 1e-12).step((), output)[1][0])
+    assert not bool(MaxConfidence(0.75 + 1e-12).step((), output)[1][0])
+    assert bool(MaxConfidence(0.0).step((), output)[1][0])
+
+
+def test_entropy_is_strictly_less(array):
+    output = array(np.zeros((1, 2)))
+    assert not bool(Entropy(0.0).step((), array(np.array([[1000.0, -1000.0]])))[1][0])
+    assert bool(Entropy(float(np.log(2)) + 1e-9).step((), output)[1][0])
+    assert not bool(Entropy(float(np.log(2)) - 1e-9).step((), output)[1][0])
+
+
+def test_entropy_worked_cases(array):
+    assert float(entropy(array(np.zeros((1, 2))))[0]) == pytest.approx(np.log(2))
+    assert float(entropy(array(np.array([[1000.0, -1000.0]])))[0]) == 0.0
+    assert np.asarray(softmax(array(np.array([[0.0, np.log(3)]]))))[0].tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_threshold_per_exit():
+    same = np.tile(np.log([[0.8, 0.2]]), (3, 1, 1))
+    assert replay(MaxConfidence((0.9, 0.7)), same).tolist() == [1]
+    assert replay(MaxConfidence((0.9, 0.9)), same).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "patience", "stops"),
+    [((0, 1, 1, 1), 2, 3), ((0, 0, 1, 1, 1), 2, 4), ((0, 0, 1, 1, 1), 1, 1), ((0, 1, 0, 1), 1, 3), ((2, 2, 2), 0, 0)],
+)
+def test_patience_counts_consecutive_agreements(labels, patience, stops, array):
+    assert replay(Patience(patience), array(labels_to_logits(*labels))).tolist() == [stops]
+
+
+def test_policies_import_neither_torch_nor_transformers():
+    code = (
+        "import sys, numpy as np\n"
+        "from eelit.methods.policies import confidence, entropy, patience\n"
+        "confidence.MaxConfidence(0.5).step((), np.zeros((2, 3)))\n"
+        "patience.Patience(1).step((), np.zeros((2, 3)))\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
