@@ -76,9 +76,7 @@ def _csl_item(record: Record) -> dict[str, Any]:
         "id": record.key,
         "type": CSL_TYPES[record.type],
         "title": record.title,
-        "author": [
-            {name: value for name, value in vars(person).items() if value} for person in record.authors
-        ],
+        "author": [{name: value for name, value in vars(person).items() if value} for person in record.authors],
         "issued": {"date-parts": [[record.year]]},
         "container-title": record.venue,
         "volume": record.volume,

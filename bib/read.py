@@ -19,7 +19,21 @@ from eelit.bib.record import Person, Record
 TYPES = ("article", "book", "incollection", "inproceedings", "mastersthesis", "misc", "phdthesis", "techreport")
 VENUE_FIELDS = ("journal", "booktitle", "howpublished", "school", "institution")
 OTHER_FIELDS = (
-    *("address", "archiveprefix", "articleno", "author", "doi", "edition", "editor", "eprint", "isbn", "issn", "month", "note", "numpages"),
+    *(
+        "address",
+        "archiveprefix",
+        "articleno",
+        "author",
+        "doi",
+        "edition",
+        "editor",
+        "eprint",
+        "isbn",
+        "issn",
+        "month",
+        "note",
+        "numpages",
+    ),
     *("acl", "number", "openreview", "pages", "primaryclass", "publisher", "series", "title", "url", "volume", "year"),
 )
 FIELDS = VENUE_FIELDS + OTHER_FIELDS
@@ -102,7 +116,9 @@ def _syntax_problem(path: Path, line: int, key: str, error: PybtexSyntaxError) -
     if isinstance(error, PrematureEOF):
         return Problem(str(path), line, f"the record `{key}` is never closed; a brace, quote or comma is missing")
     what = str(error).split(": ", 1)[-1]
-    return Problem(str(path), line + error.lineno - 1, f"the record `{key}` is not valid BibTeX ({what}); mend this line")
+    return Problem(
+        str(path), line + error.lineno - 1, f"the record `{key}` is not valid BibTeX ({what}); mend this line"
+    )
 
 
 def _add_record(

@@ -116,7 +116,9 @@ def _unverified_fields(loaded: Loaded) -> Iterator[Problem]:
     for entry, located in _entries(loaded):
         for index, item in enumerate(entry.unverified):
             if item.field not in known:
-                message = f"`{item.field}` is a field of neither entry nor bibliography{did_you_mean(item.field, known)}"
+                message = (
+                    f"`{item.field}` is a field of neither entry nor bibliography{did_you_mean(item.field, known)}"
+                )
                 yield located.problem(("unverified", index, "field"), message)
 
 
@@ -149,7 +151,9 @@ def _citations(loaded: Loaded) -> Iterator[Problem]:
         unknown = [key for key in (edge.citing, edge.cited) if key not in records]
         for key in unknown:
             if key not in loaded.bibliography.broken:
-                yield Problem(path, line, f"unknown key `{key}`{did_you_mean(key, tuple(records)) or '; remove the row'}")
+                yield Problem(
+                    path, line, f"unknown key `{key}`{did_you_mean(key, tuple(records)) or '; remove the row'}"
+                )
         if unknown or not edge.is_citation:
             continue
         citing, cited = records[edge.citing].year, records[edge.cited].year
@@ -178,7 +182,10 @@ def _faults_of_term(
     if term.term in seen:
         yield "term", f"the {facet} term `{term.term}` is defined twice; keep one"
     if term.broader and term.broader not in terms:
-        yield "broader", f"`{term.term}` has an unknown broader term `{term.broader}`{did_you_mean(term.broader, tuple(terms))}"
+        yield (
+            "broader",
+            f"`{term.term}` has an unknown broader term `{term.broader}`{did_you_mean(term.broader, tuple(terms))}",
+        )
     elif term.term in broader_terms(term.term, terms):
         yield "broader", f"`{term.term}` is broader than itself; break the circle"
     if not term.example or term.example in loaded.unreadable:

@@ -101,7 +101,7 @@ class NameRow(SQLModel, table=True):
     """The names a work answers to."""
 
     __tablename__ = "name"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  # SQLAlchemy reads it as it stands
+    __table_args__ = {"sqlite_with_rowid": False}  # SQLAlchemy reads it as it stands
     folded: str = Field(primary_key=True)
     work_id: int = Field(primary_key=True, foreign_key="work.id")
     name: str
@@ -112,7 +112,7 @@ class AuthorRow(SQLModel, table=True):
     """An author of a work."""
 
     __tablename__ = "author"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    __table_args__ = {"sqlite_with_rowid": False}
     work_id: int = Field(primary_key=True, foreign_key="work.id")
     position: int = Field(primary_key=True)
     folded: str
@@ -131,7 +131,7 @@ class TermPairRow(SQLModel, table=True):
     """How many works carry both terms: the counts of the next step for a search by one term."""
 
     __tablename__ = "term_pair"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    __table_args__ = {"sqlite_with_rowid": False}
     term_a: int = Field(primary_key=True, foreign_key="term.id")
     term_b: int = Field(primary_key=True, foreign_key="term.id")
     works: int
@@ -300,7 +300,9 @@ def _write_works(
         for table, batch in rows.items():
             _insert(connection, table, batch)
         if texts:
-            connection.exec_driver_sql("INSERT INTO work_text (rowid, names, title, authors, idea, rest) VALUES (?, ?, ?, ?, ?, ?)", texts)
+            connection.exec_driver_sql(
+                "INSERT INTO work_text (rowid, names, title, authors, idea, rest) VALUES (?, ?, ?, ?, ?, ?)", texts
+            )
         rows.clear()
         texts.clear()
 

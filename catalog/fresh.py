@@ -11,6 +11,7 @@ from eelit.catalog.query import Catalogue
 from eelit.catalog.sources import HERE, checkout
 
 DATABASE_VARIABLE = "EELIT_DB"
+CACHE_VARIABLE = "EELIT_CACHE"
 SHIPPED = os.path.join(HERE, "catalogue.sqlite")
 MOST_FILES = 1_000  # beyond, looking at every file would cost more than the search itself
 
@@ -25,10 +26,12 @@ def database_path(chosen: str | None = None) -> str:
         return SHIPPED
     from zlib import crc32
 
-    from platformdirs import user_cache_dir
+    cache = os.environ.get(CACHE_VARIABLE)
+    if not cache:
+        from platformdirs import user_cache_dir
 
-    name = f"{os.path.basename(root)}-{crc32(root.encode()):08x}.sqlite"
-    return os.path.join(user_cache_dir("eelit", appauthor=False), name)
+        cache = user_cache_dir("eelit", appauthor=False)
+    return os.path.join(os.path.expanduser(cache), f"{os.path.basename(root)}-{crc32(root.encode()):08x}.sqlite")
 
 
 def fingerprint(root: str) -> str:

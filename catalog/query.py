@@ -300,4 +300,6 @@ def fold(text: str) -> str:
         return text.casefold()
     import unicodedata
 
-    return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(letter))
+    return "".join(
+        letter for letter in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(letter)
+    )

@@ -16,7 +16,7 @@ def text(corpus: str, *, train: int, length: int = 40) -> Data:
     """Return texts as int64 token ids of at most ``length`` tokens.
 
     ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real value
-    in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 64 tokens of 17 grey levels, 10 classes; unit tests only).
+    in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10 classes; unit tests only).
     """
     if corpus == "digits":
         return _digit_tokens(train)
@@ -39,18 +39,21 @@ def text(corpus: str, *, train: int, length: int = 40) -> Data:
     return data(parts, classes=None if corpus == "tweet-sentiment" else 2)
 
 
-def images(source: str, *, train: int) -> Data:
-    """Return images ``[1, H, W]`` in 10 classes: ``fashion-mnist`` (28×28), or ``digits`` (8×8; unit tests only)."""
+def images(source: str, *, train: int, validation: int = 2000) -> Data:
+    """Return images ``[1, H, W]`` in 10 classes.
+
+    ``fashion-mnist`` (28×28, mean 0 and deviation 1; 10,000 test images), or ``digits`` (scikit-learn's 8×8 pictures,
+    values 0 to 1, its own 300 for validation; unit tests only).
+    """
     from eelit.methods.data import images as pictures
 
     if source == "digits":
-        split = pictures.digits()
+        split = pictures.digits(train=train)
     elif source == "fashion-mnist":
-        split = pictures.fashion_mnist(train=train)
+        split = pictures.fashion_mnist(train=train, validation=validation)
     else:
         raise ValueError(f"no images {source!r}; there are fashion-mnist and digits")
-    parts = [examples(part.images[:train], part.labels[:train]) for part in (split.train,)]
-    parts += [examples(part.images, part.labels) for part in (split.validation, split.test)]
+    parts = [examples(part.images, part.labels) for part in (split.train, split.validation, split.test)]
     return data(parts, classes=10)
 
 
@@ -71,10 +74,12 @@ def data(parts: Sequence[Examples], classes: int | None) -> Data:
 
 
 def _digit_tokens(train: int) -> Data:
+    """Pictures as 16 tokens, each the mean grey of 2×2 pixels in 32 levels, behind a class token of its own."""
     from sklearn.datasets import load_digits
 
     pictures = load_digits()
-    ids = np.concatenate([np.full((len(pictures.data), 1), 17), pictures.data], axis=1).astype(np.int64)
+    greys = pictures.images.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16) * 2
+    ids = np.concatenate([np.full((len(greys), 1), 33), greys.round()], axis=1).astype(np.int64)
     order = np.random.default_rng(0).permutation(len(ids))
     cut = (order[:train], order[train : train + 300], order[train + 300 : train + 700])
     return data([examples(ids[part], pictures.target[part].astype(np.int64)) for part in cut], classes=10)

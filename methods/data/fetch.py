@@ -18,7 +18,7 @@ from pathlib import Path
 
 import filelock
 
-from eelit.methods.cache import cache_root
+from eelit.methods.cache import cache_root, store
 from eelit.methods.data import manifest
 from eelit.methods.data.manifest import InnerFile, Item, Source
 from eelit.methods.data.sources import Progress, SourceFailed, obtain
@@ -143,10 +143,7 @@ def _write_marker(folder: Path, right: list[InnerFile], known: dict[str, list[in
     with contextlib.suppress(OSError):
         stamps = {file.name: _stamp(folder, file) for file in right}
         if stamps != known:
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=".marker.")
-            with open(handle, "w", encoding="utf-8") as out:
-                json.dump(stamps, out)
-            os.replace(temporary, folder / MARKER)
+            store(folder / MARKER, json.dumps(stamps).encode())
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
@@ -162,7 +159,9 @@ def _alone(item: Item, folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=PATIENCE)
         except filelock.Timeout as error:
-            raise DataUnavailable(f"another process has been fetching {item.name} for too long; end it first") from error
+            raise DataUnavailable(
+                f"another process has been fetching {item.name} for too long; end it first"
+            ) from error
     try:
         yield
     finally:

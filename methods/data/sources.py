@@ -135,7 +135,9 @@ def _apt(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Liter
     _run([apt, "--quiet=2", *options, "download", source.package], source, scratch, progress)
     tar = scratch / "content.tar"
     with tar.open("wb") as out:
-        made = subprocess.run([dpkg, "--fsys-tarfile", _single(scratch, "*.deb")], stdout=out, timeout=STALL, check=False)
+        made = subprocess.run(
+            [dpkg, "--fsys-tarfile", _single(scratch, "*.deb")], stdout=out, timeout=STALL, check=False
+        )
     if made.returncode:
         raise SourceFailed("dpkg-deb cannot read the package")
     return tar, "tar"

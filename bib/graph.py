@@ -1,0 +1,160 @@
+"""The graph of the collection: who cites whom, and whatever typed edges the catalogue adds.
+
+networkx is imported only when a graph is walked, since most commands never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from eelit.bib.citations import Citation, completeness
+
+if TYPE_CHECKING:
+    from networkx import MultiDiGraph
+
+Group = Literal["citation", "comparison", "relation"]
+
+
+class NoPath(Exception):
+    """Two works are not connected by any edge that is known."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A work as the graph shows it."""
+
+    key: str
+    name: str
+    year: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge between works of the collection; only verified ones are counted or walked along."""
+
+    source: str
+    target: str
+    kind: str
+    group: Group
+    evidence: str
+    verified: bool = True
+
+    @property
+    def verb(self) -> str:
+        """Return how the edge reads between the names of its two works."""
+        return {"citation": "cites", "comparison": "compares with"}.get(self.group, self.kind.replace("-", " "))
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A prior or derivative work: linked directly, or through works that both share."""
+
+    node: Node
+    direct: bool
+    shared: tuple[str, ...] = ()
+
+
+class Graph:
+    """Works and typed edges; parts of it are graphs again."""
+
+    def __init__(self, nodes: Iterable[Node], edges: Iterable[Edge], whole: Graph | None = None) -> None:
+        """Keep the edges whose two ends are among the nodes; `whole` is the graph that this is a part of."""
+        self.nodes = {node.key: node for node in nodes}
+        self.edges = [edge for edge in edges if edge.source in self.nodes and edge.target in self.nodes]
+        self.citations: int = whole.citations if whole else sum(edge.group == "citation" for edge in self.edges)
+
+    def to_networkx(self) -> MultiDiGraph[str]:
+        """Return the graph for networkx, with names, years and kinds as attributes."""
+        import networkx
+
+        graph: MultiDiGraph[str] = networkx.MultiDiGraph()
+        for node in self.nodes.values():
+            graph.add_node(node.key, name=node.name, year=node.year, title=node.title)
+        for edge in self.edges:
+            attributes = {"kind": edge.kind, "group": edge.group, "evidence": edge.evidence, "verified": edge.verified}
+            graph.add_edge(edge.source, edge.target, **attributes)
+        return graph
+
+    def verified(self) -> Graph:
+        """Return the graph without the edges that no source confirmed."""
+        return Graph(self.nodes.values(), (edge for edge in self.edges if edge.verified), self)
+
+    def around(self, key: str, depth: int) -> Graph:
+        """Return the works at most so many verified edges away, whichever way these point, and all edges among them."""
+        import networkx
+
+        undirected = self.verified().to_networkx().to_undirected()
+        near = networkx.single_source_shortest_path_length(undirected, key, cutoff=depth)
+        return Graph((self.nodes[found] for found in near), self.edges, self)
+
+    def path(self, start: str, end: str) -> list[Edge]:
+        """Return a shortest chain of verified edges between two works; raises `NoPath`."""
+        import networkx
+
+        graph = self.verified()
+        try:
+            keys = networkx.shortest_path(graph.to_networkx().to_undirected(), start, end)
+        except networkx.NetworkXNoPath as error:
+            raise NoPath(f"no chain of known edges leads from {start} to {end}") from error
+        return [graph._edge_between(one, other) for one, other in zip(keys, keys[1:], strict=False)]
+
+    def _edge_between(self, one: str, other: str) -> Edge:
+        """Return the edge that joins two works; a citation says most."""
+        edges = [edge for edge in self.edges if {edge.source, edge.target} == {one, other}]
+        return min(edges, key=lambda edge: edge.group != "citation")
+
+    def cited_by(self, key: str) -> list[str]:
+        """Return the works of the collection that this one cites."""
+        return [edge.target for edge in self.edges if edge.group == "citation" and edge.source == key]
+
+    def citing(self, key: str) -> list[str]:
+        """Return the works of the collection that cite this one."""
+        return [edge.source for edge in self.edges if edge.group == "citation" and edge.target == key]
+
+    def prior(self, key: str) -> list[Neighbour]:
+        """Return works that came before: cited by this one, or cited together with it by later works (co-citation)."""
+        direct = self.cited_by(key)
+        together = {other: self._common(self.citing(key), self.citing(other)) for other in self.nodes}
+        return self._neighbours(key, direct, together, earlier=True)
+
+    def derivative(self, key: str) -> list[Neighbour]:
+        """Return works that came after: citing this one, or citing the same works as it (bibliographic coupling)."""
+        direct = self.citing(key)
+        coupled = {other: self._common(self.cited_by(key), self.cited_by(other)) for other in self.nodes}
+        return self._neighbours(key, direct, coupled, earlier=False)
+
+    def _common(self, ours: list[str], theirs: list[str]) -> tuple[str, ...]:
+        return tuple(sorted(set(ours) & set(theirs)))
+
+    def _neighbours(
+        self, key: str, direct: list[str], shared: dict[str, tuple[str, ...]], *, earlier: bool
+    ) -> list[Neighbour]:
+        """Put direct works first, then those that share most; one shared work alone says too little."""
+        year = self.nodes[key].year
+        found = [Neighbour(self.nodes[other], True, shared[other]) for other in dict.fromkeys(direct)]
+        for other, common in shared.items():
+            in_time = self.nodes[other].year <= year if earlier else self.nodes[other].year >= year
+            if other != key and other not in direct and len(common) > 1 and in_time:
+                found.append(Neighbour(self.nodes[other], False, common))
+        return sorted(found, key=lambda one: (not one.direct, -len(one.shared), one.node.year, one.node.key))
+
+    def note(self) -> str:
+        """Return what a reader must know of how complete the edges are."""
+        return completeness(self.citations)
+
+
+def citation_edges(citations: Iterable[Citation]) -> list[Edge]:
+    """Return the edges of `citations.csv`; comparisons with a baseline are kept apart from citations."""
+    return [
+        Edge(
+            citation.citing,
+            citation.cited,
+            citation.kind,
+            "citation" if citation.is_citation else "comparison",
+            citation.evidence,
+        )
+        for citation in citations
+    ]

@@ -1,0 +1,111 @@
+"""What all commands share: examples in the help, `--debug`, and how they come by the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eelit.cli.main import debug_option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from eelit.catalog.query import Catalogue
+
+MOST_COMPLETIONS = 200
+
+
+class EelitCommand(click.Command):
+    """A command whose help shows examples before the options."""
+
+    def __init__(self, *args: Any, examples: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.params.append(debug_option())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, then the options."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write_text(f"$ {example}")
+        super().format_options(ctx, formatter)
+
+
+def eelit_command(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], EelitCommand]:
+    """Make a function a command with these examples."""
+    return click.command(cls=EelitCommand, examples=examples, **settings)
+
+
+def format_option(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--format`; the first one is the default."""
+    return click.option(
+        "--format", "style", type=click.Choice(formats), default=formats[0], show_default=True, help="How to print it."
+    )
+
+
+def open_catalogue() -> Catalogue:
+    """Open the catalogue that the user chose."""
+    from eelit.catalog import fresh
+
+    return fresh.open_catalogue(chosen_database())
+
+
+def chosen_database() -> str | None:
+    """Return the value of `--db`."""
+    value: str | None = click.get_current_context().meta.get("eelit.db")
+    return value
+
+
+def nothing_found(message: str) -> None:
+    """Say so and leave with the exit code for it."""
+    click.echo(f"eelit: {message}", err=True)
+    click.get_current_context().exit(1)
+
+
+class WorkName(click.ParamType):
+    """The name of a work; the shell completes keys and short names."""
+
+    name = "work"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that start so."""
+        start = incomplete.casefold()
+        return _items(ctx, lambda catalogue: [name for name in catalogue.names() if name.casefold().startswith(start)])
+
+
+class TermName(click.ParamType):
+    """A term of a facet; the shell completes it."""
+
+    name = "term"
+
+    def __init__(self, facet: str) -> None:
+        self.facet = facet
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the term as it is spelled in the taxonomy."""
+        return str(value).strip().lower().replace(" ", "-").replace("_", "-")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the terms that start so."""
+        start = incomplete.lower()
+        return _items(
+            ctx,
+            lambda catalogue: [term.term for term in catalogue.taxonomy(self.facet) if term.term.startswith(start)],
+        )
+
+
+def _items(ctx: click.Context, ask: Callable[[Catalogue], list[str]]) -> list[CompletionItem]:
+    """Ask the database as it lies there; a shell that waits for a completion must not wait for a build."""
+    from click.shell_completion import CompletionItem
+
+    from eelit.catalog import fresh
+    from eelit.catalog.faults import CatalogueFault
+    from eelit.catalog.query import Catalogue
+
+    try:
+        names = ask(Catalogue(fresh.database_path(ctx.meta.get("eelit.db"))))
+    except CatalogueFault:
+        return []
+    return [CompletionItem(name) for name in names[:MOST_COMPLETIONS] if " " not in name]

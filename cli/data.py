@@ -1,0 +1,92 @@
+"""`eelit data`: the data sets and pretrained models that methods use."""
+
+from __future__ import annotations
+
+import click
+
+from eelit.cli.command import EelitCommand, format_option
+from eelit.cli.main import RUN_FAILED, Failure, debug_option
+from eelit.cli.table import json_text, table, tsv
+
+MEGABYTE = 1_000_000
+FIELDS = ("name", "version", "kind", "megabytes", "licence", "terms", "title", "citation")
+
+
+@click.group()
+def command() -> None:
+    """List, fetch and verify the data sets and models.
+
+    Methods fetch what they need by themselves; EELIT_OFFLINE=1 forbids it, EELIT_CACHE says where files are kept.
+    """
+
+
+command.params.append(debug_option())
+
+
+@command.command("list", cls=EelitCommand, examples=("eelit data list", "eelit data list --format json"))
+@format_option("table", "json", "tsv", "keys")
+def list_items(style: str) -> None:
+    """List everything that can be fetched, with size, licence and terms."""
+    from eelit.methods.data import manifest
+
+    rows = [
+        [
+            item.name,
+            item.version,
+            item.kind,
+            round(item.size / MEGABYTE, 1),
+            item.licence,
+            item.terms,
+            item.title,
+            item.citation,
+        ]
+        for item in manifest.items()
+    ]
+    if style == "json":
+        click.echo(json_text([dict(zip(FIELDS, row, strict=True)) for row in rows]))
+    elif style == "tsv":
+        click.echo(tsv(FIELDS, rows))
+    elif style == "keys":
+        click.echo("\n".join(str(row[0]) for row in rows))
+    else:
+        click.echo(table(["name", "kind", "MB", "licence", "terms"], [[row[0], *row[2:6]] for row in rows]))
+
+
+@command.command(cls=EelitCommand, examples=("eelit data fetch minilm-l6", "eelit data fetch"))
+@click.argument("names", nargs=-1, metavar="[NAME…]")
+def fetch(names: tuple[str, ...]) -> None:
+    """Fetch items into the cache (all, if none is named) and verify them."""
+    from eelit.methods.data.fetch import DataUnavailable
+    from eelit.methods.data.fetch import fetch as fetch_one
+
+    missing = []
+    for name in _known(names):
+        try:
+            click.echo(f"{name}\t{fetch_one(name)}")
+        except DataUnavailable as error:
+            missing.append(str(error))
+    if missing:
+        raise Failure("; ".join(missing), RUN_FAILED)
+
+
+@command.command(cls=EelitCommand, examples=("eelit data verify", "eelit data verify minilm-l6"))
+@click.argument("names", nargs=-1, metavar="[NAME…]")
+def verify(names: tuple[str, ...]) -> None:
+    """Hash everything in the cache again and compare it with the manifest."""
+    from eelit.methods.data.fetch import verify as verify_one
+
+    problems = [problem for name in _known(names) for problem in verify_one(name)]
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise Failure(f"{len(problems)} files are not as they should be", RUN_FAILED)
+    click.echo("eelit: all is as it should be", err=True)
+
+
+def _known(names: tuple[str, ...]) -> list[str]:
+    from eelit.methods.data import manifest
+
+    try:
+        return [manifest.get(name).name for name in names] or [item.name for item in manifest.items()]
+    except manifest.UnknownItem as error:
+        raise click.UsageError(str(error)) from error

@@ -1,0 +1,144 @@
+"""The `eelit` command; each of its commands is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from eelit.catalog.faults import CatalogueFault
+
+# The first sentence of each command stands here too, so that `eelit --help` need not import them all.
+COMMANDS = {
+    "find": "Find works by facet, text, year, author or venue.",
+    "show": "Show everything the catalogue says of one work.",
+    "taxonomy": "Show the terms of the four facets, and how many works carry each.",
+    "cite": "Print references as BibTeX, RIS or CSL-JSON.",
+    "graph": "Explore who cites, extends or criticises whom.",
+    "methods": "List the methods that can be run here.",
+    "run": "Train and measure a method on real data.",
+    "smoke": "Run every method shortly, and say which of them work.",
+    "data": "List, fetch and verify the data sets and models.",
+    "new": "Start a new work: entry, method and test.",
+    "check": "Check the whole catalogue and report all problems.",
+    "build": "Build the catalogue database.",
+    "site": "Build or serve the documentation site.",
+}
+RUN_FAILED = 4
+EXIT_CODES = "0 found, 1 nothing found, 2 wrong usage, 3 invalid data, 4 a run failed"
+
+
+class Failure(click.ClickException):
+    """A fault said in one sentence, with its own exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+    def show(self, file: Any = None) -> None:
+        """Print the sentence on stderr."""
+        click.echo(f"eelit: {self.format_message()}", err=True, file=file)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which one meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"eelit.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may have been meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from eelit.bib.problems import did_you_mean
+
+            ctx.fail(f"no such command `{args[0]}`{did_you_mean(args[0], tuple(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whatever goes wrong is said in one sentence unless --debug is given."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader, e.g. `head`, has seen enough. Python must not try to flush into the closed pipe at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except CatalogueFault as fault:
+            if debugging():
+                raise
+            raise Failure(str(fault), fault.code) from fault
+        except Exception as error:
+            if debugging():
+                raise
+            said = " ".join(str(error).split()) or "no further message"
+            raise Failure(f"{type(error).__name__}: {said} (use --debug to see where)", RUN_FAILED) from error
+
+
+def debugging() -> bool:
+    """Tell whether tracebacks are wanted."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get("eelit.debug"))
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["eelit.debug"] = True  # click shares `meta` between a group and its commands
+
+
+def debug_option() -> click.Option:
+    """Return the option `--debug`, which every command takes."""
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_remember_debug,
+        help="Show the traceback of an error.",
+    )
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Exit codes: {EXIT_CODES}. Names of works are keys, short names or aliases, in any case: zhou2020pabee, pabee.",
+)
+@click.option("--db", metavar="FILE", help="Use this catalogue database (also: EELIT_DB).")
+@click.option("--root", metavar="DIR", hidden=True, help="Read the sources from this checkout (also: EELIT_ROOT).")
+@click.version_option(package_name="eelit", message="eelit %(version)s")
+@click.pass_context
+def eelit(ctx: click.Context, db: str | None, root: str | None) -> None:
+    """The early-exit literature, runnable.
+
+    Start with `eelit find --policy patience`, `eelit show pabee` and `eelit run pabee`.
+    """
+    if db:
+        ctx.meta["eelit.db"] = db
+    if root:
+        os.environ["EELIT_ROOT"] = root  # in the environment, because builds run in a process of their own
+
+
+eelit.params.append(debug_option())
+
+
+def main() -> None:
+    """Run the command line."""
+    eelit(prog_name="eelit")

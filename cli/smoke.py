@@ -1,0 +1,52 @@
+"""`eelit smoke`: does every method still work?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eelit.catalog.sources import checkout
+from eelit.cli.command import WorkName, eelit_command, format_option
+from eelit.cli.main import RUN_FAILED
+from eelit.cli.run import method_key
+from eelit.cli.table import json_text, table
+
+if TYPE_CHECKING:
+    from eelit.methods.results import SmokeReport
+
+
+@eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8")
+@click.argument("methods", nargs=-1, type=WorkName(), metavar="[METHOD…]")
+@click.option("--no-cache", is_flag=True, help="Run even what has not changed since it last passed.")
+@click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)
+@click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: one per core.")
+@format_option("table", "json")
+@click.pass_context
+def command(
+    ctx: click.Context, methods: tuple[str, ...], no_cache: bool, backend: Any, jobs: int | None, style: str
+) -> None:
+    """Run every method shortly, and say which of them work.
+
+    Each runs in a process of its own, so that a failure never hides the others. A method is run again only when its
+    code, its data or a version has changed.
+    """
+    keys = [method_key(name) for name in methods] or None
+    from eelit.methods import smoke
+
+    session, reports = smoke.smoke(keys, backend=backend, jobs=jobs, cache=not no_cache, report=_say)
+    root = checkout()
+    if root is not None:
+        smoke.save(session, reports, Path(root, "build", "smoke"))
+    if style == "json":
+        click.echo(json_text([report.model_dump(mode="json") for report in reports]))
+    else:
+        rows = [[report.key, report.status, f"{report.seconds:.1f} s", report.error] for report in reports]
+        click.echo(table(["method", "outcome", "time", "error"], rows))
+    ctx.exit(0 if all(report.status == "passed" for report in reports) else RUN_FAILED)
+
+
+def _say(report: SmokeReport) -> None:
+    when = "now" if report.executed_now else "earlier; nothing changed since"
+    click.echo(f"eelit: {report.key} {report.status} ({when})", err=True)

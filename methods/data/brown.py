@@ -1,0 +1,160 @@
+"""The Brown corpus: tagged sentences, plain text, and that text as byte-pair tokens for language models.
+
+The 500 texts are divided by file, in order of name: of each ten the ninth is validation, the tenth is test. Files
+follow their genres, so every part holds every genre of ten texts or more.
+"""
+
+import contextlib
+import hashlib
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from eelit.methods.cache import cache_root, store
+from eelit.methods.data import fetch
+from eelit.methods.data.split import Split, labelled, source_digest
+
+ITEM = "brown"
+END = "<|end|>"  # closes each text of the corpus in the token stream; id 0
+Sentence = tuple[tuple[str, str], ...]  # (word, raw tag)
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences as words, and for each the indices of its tags `[length]` in `tagset()`."""
+
+    words: tuple[tuple[str, ...], ...]
+    tags: tuple[NDArray[np.int64], ...]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+def sentences() -> Split[Sentences]:
+    """57,340 sentences with reduced tags (see `reduce_tag`), about 1.16 million words."""
+    index = {tag: i for i, tag in enumerate(tagset())}
+
+    def part(files: list[tuple[Sentence, ...]]) -> Sentences:
+        every = [sentence for file in files for sentence in file]
+        words = tuple(tuple(word for word, _ in sentence) for sentence in every)
+        tags = [np.array([index[reduce_tag(tag)] for _, tag in sentence], dtype=np.int64) for sentence in every]
+        return Sentences(words, tuple(tags))
+
+    train, validation, test = _parts()
+    return Split(part(train), part(validation), part(test), split_digest())
+
+
+@cache
+def tagset() -> tuple[str, ...]:
+    """The reduced tags of the whole corpus, sorted."""
+    return tuple(sorted({reduce_tag(tag) for file in _files() for sentence in file for _, tag in sentence}))
+
+
+def reduce_tag(tag: str) -> str:
+    """The plain part of speech: without foreign, headline, title and citation marks, contractions, negation, genitive."""
+    plain = re.sub(r"(-(hl|tl|nc))+$", "", tag.removeprefix("fw-").split("+")[0])
+    return plain.rstrip("*$") or plain
+
+
+def documents() -> Split[tuple[str, ...]]:
+    """The texts as plain strings, one sentence per line, words and punctuation parted by spaces; 5.9 million characters."""
+    train, validation, test = ([_plain(file) for file in part] for part in _parts())
+    return Split(tuple(train), tuple(validation), tuple(test), split_digest())
+
+
+def tokenizer(vocabulary: int = 2000) -> Tokenizer:
+    """Byte-level byte-pair encoding learnt from the training texts; deterministic, kept in the cache."""
+    kept = _derived("bpe", vocabulary, "json")
+    if kept.exists():
+        with contextlib.suppress(Exception):  # the library raises plain Exception for a damaged file: learn it again
+            return Tokenizer.from_file(str(kept))
+    learnt = _learn(vocabulary)
+    store(kept, learnt.to_str().encode())
+    return learnt
+
+
+def token_stream(vocabulary: int = 2000) -> Split[NDArray[np.int64]]:
+    """Each part as one array of token ids, every text closed by `END` (id 0); kept in the cache."""
+    kept = _derived("ids", vocabulary, "npz")
+    names = ("train", "validation", "test")
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with np.load(kept, allow_pickle=False) as stored:
+            train, validation, test = (stored[name].astype(np.int64) for name in names)
+            return Split(train, validation, test, split_digest())
+    encoder, texts = tokenizer(vocabulary), documents()
+    streams = [_encode(encoder, part) for part in (texts.train, texts.validation, texts.test)]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: s.astype(np.int32) for name, s in zip(names, streams, strict=True)})
+    store(kept, buffer.getvalue())
+    return Split(streams[0], streams[1], streams[2], split_digest())
+
+
+@cache
+def split_digest() -> str:
+    """Identifies the corpus and which files make up each part."""
+    parts = _numbers()
+    return labelled(ITEM, *parts).digest
+
+
+def _numbers() -> tuple[list[int], list[int], list[int]]:
+    every = range(len(_files()))
+    return [i for i in every if i % 10 < 8], [i for i in every if i % 10 == 8], [i for i in every if i % 10 == 9]
+
+
+def _parts() -> list[list[tuple[Sentence, ...]]]:
+    return [[_files()[i] for i in part] for part in _numbers()]
+
+
+@cache
+def _files() -> tuple[tuple[Sentence, ...], ...]:
+    """The 500 texts in order of file name."""
+    files: list[list[Sentence]] = []
+    with (fetch.path(ITEM) / "brown.txt").open(encoding="latin-1") as stream:
+        for line in stream:
+            if line.startswith("== "):
+                files.append([])
+            elif line.strip():
+                files[-1].append(tuple(_pair(token) for token in line.split()))
+    return tuple(tuple(file) for file in files)
+
+
+def _pair(token: str) -> tuple[str, str]:
+    word, _, tag = token.rpartition("/")
+    return word, tag
+
+
+def _plain(file: tuple[Sentence, ...]) -> str:
+    lines = (" ".join(word for word, _ in sentence) for sentence in file)
+    return "\n".join(lines).replace("``", '"').replace("''", '"') + "\n"
+
+
+def _learn(vocabulary: int) -> Tokenizer:
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learnt.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    learnt.train_from_iterator(documents().train, trainer)
+    return learnt
+
+
+def _encode(encoder: Tokenizer, texts: tuple[str, ...]) -> NDArray[np.int64]:
+    end = encoder.token_to_id(END)
+    pieces = [[*encoding.ids, end] for encoding in encoder.encode_batch_fast(list(texts))]
+    return np.concatenate([np.array(piece, dtype=np.int64) for piece in pieces])
+
+
+def _derived(what: str, vocabulary: int, suffix: str) -> Path:
+    """Where a result is kept: named by a hash of all it depends on."""
+    depends = f"{source_digest(ITEM)} {split_digest()} {vocabulary} {END} {tokenizers.__version__} {np.__version__}"
+    return cache_root() / "derived" / f"brown-{what}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.{suffix}"

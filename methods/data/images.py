@@ -1,0 +1,78 @@
+"""Small grey pictures in ten classes: Fashion-MNIST, and scikit-learn's digits for unit tests only."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eelit.methods.data import fetch
+from eelit.methods.data.split import Rows, Split, divide, labelled, shuffled
+
+ITEM = "fashion-mnist"
+CLASSES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures, on a scale of 0 to 1
+OFFICIAL_TRAIN, OFFICIAL_TEST = 60_000, 10_000
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`n` pictures float32 `[n, 1, height, width]`, labels int64 `[n]`, and the rows of the source `[n]`."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def fashion_mnist(
+    train: int = 12_000, validation: int = 5_000, test: int = 10_000, *, seed: int = 0
+) -> Split[Pictures]:
+    """28×28 pictures with mean 0 and deviation 1 over the official training part, from which validation is cut.
+
+    Test pictures are the official ones; their rows are counted on from 60,000. Labels index `CLASSES`.
+    """
+    folder = fetch.path(ITEM)
+    if test > OFFICIAL_TEST:
+        raise ValueError(f"{ITEM} has {OFFICIAL_TEST} test pictures, not {test}")
+    cut = divide(range(OFFICIAL_TRAIN), train, validation, 0, seed=seed, item=ITEM)
+    held_out = shuffled(range(OFFICIAL_TRAIN, OFFICIAL_TRAIN + OFFICIAL_TEST), seed)[:test]
+    rows = labelled(ITEM, cut.train.tolist(), cut.validation.tolist(), held_out)
+    pixels = np.concatenate([_idx(folder / f"{part}-images-idx3-ubyte") for part in ("train", "t10k")])
+    labels = np.concatenate([_idx(folder / f"{part}-labels-idx1-ubyte") for part in ("train", "t10k")])
+    return _pictures(pixels, labels, rows, 255.0, MEAN, STD)
+
+
+def digits(train: int = 1_000, validation: int = 300, test: int = 497, *, seed: int = 0) -> Split[Pictures]:
+    """scikit-learn's 1,797 digits of 8×8 pixels, values 0 to 1. For unit tests only: too easy to show a method on."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    order = shuffled(range(len(source.target)), seed)
+    held = test + validation
+    if held + train > len(order):
+        raise ValueError(f"digits has {len(order)} pictures, not {train} + {validation} + {test}")
+    parts = [np.array(part, dtype=np.int64) for part in (order[held : held + train], order[test:held], order[:test])]
+    return _pictures(source.images, source.target, Rows(parts[0], parts[1], parts[2], f"digits {seed}"), 16.0, 0.0, 1.0)
+
+
+def _pictures(
+    pixels: NDArray, labels: NDArray, rows: Rows, white: float, mean: float, deviation: float
+) -> Split[Pictures]:
+    def part(numbers: NDArray[np.int64]) -> Pictures:
+        scaled = (pixels[numbers].astype(np.float32) / np.float32(white) - np.float32(mean)) / np.float32(deviation)
+        return Pictures(scaled[:, np.newaxis], labels[numbers].astype(np.int64), numbers)
+
+    return Split(part(rows.train), part(rows.validation), part(rows.test), rows.digest)
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    """An IDX file of bytes: two zeros, type 8, number of axes, big-endian lengths, values."""
+    raw = path.read_bytes()
+    shape = np.frombuffer(raw, dtype=">i4", count=raw[3], offset=4).tolist()
+    return np.frombuffer(raw, dtype=np.uint8, count=math.prod(shape), offset=4 + 4 * raw[3]).reshape(shape)

@@ -1,0 +1,25 @@
+"""Stop when a predictor sees no prospect in going on (busolin2021lear)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eelit.methods.policies.base import Array, State
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """Stop when the predicted probability that going on is worth while is at most ``threshold``.
+
+    A threshold of 1 stops everybody; one below the smallest probability (0, for a logistic predictor) stops nobody.
+    """
+
+    threshold: float
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Take the probabilities ``[n]`` of going on."""
+        return (), output <= self.threshold

@@ -1,0 +1,81 @@
+"""Replay on stored outputs and real skipping are the same thing."""
+
+import pytest
+import torch
+from torch import nn
+
+from eelit.methods.costs import MacCounter, exit_costs
+from eelit.methods.evaluate import infer, replay
+from eelit.methods.multi_exit import MultiExit, select
+from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.patience import Patience
+
+POLICIES = [MaxConfidence(0.5), Entropy(0.9), Patience(1), MaxConfidence(2.0), MaxConfidence(0.0), Patience(0)]
+
+
+class Pair(nn.Module):
+    """A stage whose state is a nested structure, as multi-scale networks pass on."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, state):
+        if isinstance(state, torch.Tensor):
+            state = {"coarse": state, "fine": [state, (state,)]}
+        return {"coarse": torch.tanh(self.a(state["coarse"])), "fine": [self.b(state["fine"][0]), state["fine"][1]]}
+
+
+class Head(nn.Linear):
+    def forward(self, state):
+        return super().forward(state["coarse"] + state["fine"][0]) * 3
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return MultiExit([Pair() for _ in range(4)], [Head(6, 3) for _ in range(4)]).eval()
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_replay_equals_infer_and_skipped_work_is_not_done(model, policy):
+    x = torch.randn(40, 6)
+    with torch.inference_mode():
+        outputs = model(x)
+    exits = replay(policy, outputs)
+    ran = [0, 0, 0, 0]
+    hooks = [
+        stage.register_forward_hook(lambda m, args, out, i=i: ran.__setitem__(i, ran[i] + len(out["coarse"])))
+        for i, stage in enumerate(model.stages)
+    ]
+    with MacCounter() as counter:
+        found = infer(model, x, policy)
+    for hook in hooks:
+        hook.remove()
+    assert found.exits.tolist() == exits.tolist()
+    assert torch.allclose(found.outputs, outputs[torch.as_tensor(exits), torch.arange(40)], atol=1e-5)
+    assert ran == [int((exits >= i).sum()) for i in range(4)]
+    assert counter.macs == sum(exit_costs(model, x[:1])[i] for i in exits)
+
+
+def test_batch_mates_do_not_matter(model):
+    x = torch.randn(20, 6)
+    together = infer(model, x, Patience(1))
+    for i in range(20):
+        alone = infer(model, x[i : i + 1], Patience(1))
+        assert alone.exits[0] == together.exits[i]
+
+
+def test_select_keeps_samples_everywhere():
+    state = {"a": torch.arange(4), "b": [torch.arange(8).reshape(4, 2), (torch.arange(4),)], "n": 3}
+    kept = select(state, torch.tensor([2, 0]))
+    assert kept["a"].tolist() == [2, 0]
+    assert kept["b"][0].tolist() == [[4, 5], [0, 1]]
+    assert kept["b"][1][0].tolist() == [2, 0]
+    assert kept["n"] == 3
+
+
+def test_stages_and_heads_must_match():
+    with pytest.raises(ValueError, match="as many heads"):
+        MultiExit([nn.Identity()], [])
