@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from eelit.bib.citations import Citation, completeness
@@ -99,7 +100,7 @@ class Graph:
             keys = networkx.shortest_path(graph.to_networkx().to_undirected(), start, end)
         except networkx.NetworkXNoPath as error:
             raise NoPath(f"no chain of known edges leads from {start} to {end}") from error
-        return [graph._edge_between(one, other) for one, other in zip(keys, keys[1:], strict=False)]
+        return [graph._edge_between(one, other) for one, other in pairwise(keys)]
 
     def _edge_between(self, one: str, other: str) -> Edge:
         """Return the edge that joins two works; a citation says most."""

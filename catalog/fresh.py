@@ -59,7 +59,7 @@ def open_catalogue(chosen: str | None = None) -> Catalogue:
     opened = _open_if_any(path, replaceable=not (chosen or os.environ.get(DATABASE_VARIABLE)))
     if opened is not None and not _is_stale(opened, root):
         return opened
-    code = _rebuild(path)
+    code = _rebuild(path, "the catalogue is older than its sources" if opened else "there is no catalogue yet")
     if code == 0:
         if opened is not None:
             opened.close()
@@ -67,14 +67,14 @@ def open_catalogue(chosen: str | None = None) -> Catalogue:
     if opened is not None:
         print("eelit: going on with the catalogue as it was built before", file=sys.stderr)
         return opened
-    raise RebuildFailed(code)
+    raise RebuildFailed(code) from None
 
 
 class RebuildFailed(CatalogueFault):
-    """There is no catalogue and none could be built; the build has said why."""
+    """There is no catalogue and none could be built. It has no message: the build has said why."""
 
     def __init__(self, code: int) -> None:
-        super().__init__("without a catalogue there is nothing to answer from")
+        super().__init__()
         self.code = code
 
 
@@ -96,10 +96,11 @@ def _is_stale(catalogue: Catalogue, root: str) -> bool:
     return now != "" and catalogue.meta("fingerprint") != now
 
 
-def _rebuild(path: str) -> int:
+def _rebuild(path: str, why: str) -> int:
     """Build in another process, so that a search itself never loads SQLModel."""
     import subprocess
 
-    print("eelit: the sources have changed, building the catalogue", file=sys.stderr)
+    print(f"eelit: {why}, building it", file=sys.stderr)
     sys.stderr.flush()
-    return subprocess.run([sys.executable, "-P", "-m", "eelit.catalog.database", path]).returncode
+    command = [sys.executable, "-P", "-m", "eelit.catalog.database", path]
+    return subprocess.run(command, check=False).returncode

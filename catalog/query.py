@@ -194,7 +194,7 @@ class Catalogue:
         import difflib
 
         folded = {fold(known): known for known in self.names()}
-        close = difflib.get_close_matches(fold(name), folded, n=3, cutoff=0.6)
+        close = difflib.get_close_matches(fold(name), folded, n=3, cutoff=0.65)
         hint = f"; did you mean {' or '.join(folded[known] for known in close)}?" if close else ""
         raise UnknownName(f"no work is called `{name}`{hint}")
 
@@ -273,7 +273,7 @@ def _has_one_of(term_ids: list[int]) -> str:
 
 def _conditions(query: Query, term_ids: dict[str, list[int]]) -> tuple[str, list[Any]]:
     """Return the WHERE clause and its values."""
-    parts = [(_has_one_of(numbers), []) for numbers in term_ids.values()]
+    parts: list[tuple[str, list[Any]]] = [(_has_one_of(numbers), []) for numbers in term_ids.values()]
     checks: list[tuple[object, str, list[Any]]] = [
         (query.text, "work_text MATCH ?", [_match(query.text)]),
         (query.first_year, "work.year >= ?", [query.first_year]),

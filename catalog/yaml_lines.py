@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> tuple[Located | None, list[Problem]]:
         if node is None:
             return None, [Problem(str(path), 1, "the file is empty; restore it or fill it in")]
         problems = [Problem(str(path), line, message) for line, message in _repeated_fields(node)]
-        data = loader.construct_document(node)  # type: ignore[no-untyped-call]
+        data = loader.construct_document(node)
         return Located(path, data, dict(_lines(node, ()))), problems
     except yaml.MarkedYAMLError as error:
         return None, [_syntax_problem(path, text, error)]

@@ -64,7 +64,7 @@ def nothing_found(message: str) -> None:
     click.get_current_context().exit(1)
 
 
-class WorkName(click.ParamType):
+class WorkName(click.ParamType[str]):
     """The name of a work; the shell completes keys and short names."""
 
     name = "work"
@@ -75,7 +75,7 @@ class WorkName(click.ParamType):
         return _items(ctx, lambda catalogue: [name for name in catalogue.names() if name.casefold().startswith(start)])
 
 
-class TermName(click.ParamType):
+class TermName(click.ParamType[str]):
     """A term of a facet; the shell completes it."""
 
     name = "term"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -38,7 +39,7 @@ def parse_fields(_: click.Context, __: click.Parameter, value: str | None) -> tu
     return names
 
 
-def _facet_option(facet: str, text: str) -> Any:
+def _facet_option(facet: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(f"--{facet}", multiple=True, type=TermName(facet), metavar="TERM", help=text)
 
 
@@ -121,7 +122,7 @@ def _next_step(found: Found, query: Query) -> str:
             continue  # a further term of the same facet is an alternative: it would widen the result
         narrowing = [(term, works) for term, works in found.counts[facet] if works < found.total]
         if narrowing:
-            named = ", ".join(f"{term} {works}" for term, works in narrowing[:NEXT_TERMS])
+            named = ", ".join(f"{term}\u00a0{works}" for term, works in narrowing[:NEXT_TERMS])
             more = f", … {len(narrowing) - NEXT_TERMS} more" if len(narrowing) > NEXT_TERMS else ""
             lines.append(paragraph(f"{named}{more}", bold(f"  --{facet}".ljust(14)), " " * 14))
     return "\n".join([". To narrow further:", *lines]) if lines else ""

@@ -36,7 +36,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
-        self.exit_code = code
+        self.exit_code = code  # type: ignore[misc]  # click declares it for the class, but reads it from the instance
 
     def show(self, file: Any = None) -> None:
         """Print the sentence on stderr."""
@@ -85,6 +85,8 @@ class LazyGroup(click.Group):
         except CatalogueFault as fault:
             if debugging():
                 raise
+            if not str(fault):  # a build in another process has already spoken
+                ctx.exit(fault.code)
             raise Failure(str(fault), fault.code) from fault
         except Exception as error:
             if debugging():
@@ -119,7 +121,7 @@ def debug_option() -> click.Option:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Exit codes: {EXIT_CODES}. Names of works are keys, short names or aliases, in any case: zhou2020pabee, pabee.",
+    epilog=f"Exit codes: {EXIT_CODES}. A work goes by key, short name or alias, in any case: zhou2020pabee, pabee.",
 )
 @click.option("--db", metavar="FILE", help="Use this catalogue database (also: EELIT_DB).")
 @click.option("--root", metavar="DIR", hidden=True, help="Read the sources from this checkout (also: EELIT_ROOT).")

@@ -19,7 +19,8 @@ def command(style: str) -> None:
     """
     from eelit.methods import registry
 
-    found = [registry.describe(key) for key in registry.keys()]
+    keys = registry.keys()
+    found = [registry.describe(key) for key in keys]
     rows = [[info.key, info.title, [setting.name for setting in info.settings], info.data] for info in found]
     if style == "json":
         fields = ("key", "title", "sections", "deviations", "data")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,21 +12,34 @@ from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
-    from eelit.methods.results import Curve, Result
+    from eelit.methods.results import Curve, Outcome, Result
 
 
 @eelit_command("eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee")
 @click.argument("method", type=WorkName(), metavar="METHOD")
 @click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
 @click.option("--knob", "knobs", multiple=True, type=float, help="Measure this setting only (repeat for more).")
+@click.option("--variant", metavar="NAME", help="Measure this variant only; default: all.")
 @click.option(
     "--budget", type=click.FloatRange(0, 1, min_open=True), help="Best point within this share of the full cost."
 )
-@click.option("--full", is_flag=True, help="The longer recipe.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write the result there.")
+@click.option("--full", is_flag=True, help="The longer recipe, on all test samples.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the result (JSON) and its plot (PNG, SVG) there; default: a folder in the cache.",
+)
 @format_option("table", "json")
 def command(
-    method: str, seed: int, knobs: tuple[float, ...], budget: float | None, full: bool, out: Path | None, style: str
+    method: str,
+    seed: int,
+    knobs: tuple[float, ...],
+    variant: str | None,
+    budget: float | None,
+    full: bool,
+    out: Path | None,
+    style: str,
 ) -> None:
     """Train and measure a method on real data.
 
@@ -36,21 +49,59 @@ def command(
     from eelit.methods import runner
     from eelit.methods.data.fetch import DataUnavailable
 
+    scale: Literal["full", "default"] = "full" if full else "default"
+    bar = ProgressLine()
     try:
-        result = runner.run(
-            key, seed=seed, knobs=knobs or None, scale="full" if full else "default", progress=_progress
-        )
+        result = runner.run(key, seed=seed, knobs=knobs or None, scale=scale, variant=variant, progress=bar)
     except DataUnavailable as error:
-        raise Failure(f"{key} was not run: {error}", RUN_FAILED) from error
+        raise Failure(f"{key} was not run: data unavailable: {error}", RUN_FAILED) from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{key}.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    finally:
+        bar.clear()
+    paths = _save(result, out)
     click.echo(result.model_dump_json(indent=2) if style == "json" else _report(result, budget))
+    click.echo(f"eelit: wrote {', '.join(map(str, paths))}", err=True)
     if not result.passed:
         broken = "; ".join(f"{check.name} ({check.measured})" for check in result.checks if not check.holds)
         raise Failure(f"{key} breaks rules of the contract: {broken}", RUN_FAILED)
+
+
+def _save(result: Result, out: Path | None) -> list[Path]:
+    from eelit.methods.cache import cache_root
+    from eelit.methods.plot import plot
+    from eelit.methods.smoke import write
+
+    folder = out or cache_root() / "runs" / f"{result.key}-{result.scale}-seed{result.seed}"
+    try:
+        write(folder / f"{result.key}.json", result.model_dump_json(indent=1) + "\n")
+        return [folder / f"{result.key}.json", *plot(result, folder)]
+    except OSError as error:
+        raise Failure(
+            f"{folder} cannot be written ({error.strerror}); choose another with --out", RUN_FAILED
+        ) from error
+
+
+class ProgressLine:
+    """What is being done and how far it is, on stderr: a bar on a terminal, elsewhere one line per step."""
+
+    def __init__(self) -> None:
+        self.stream = click.get_text_stream("stderr")
+        self.message = ""
+
+    def __call__(self, message: str, share: float | None) -> None:
+        if self.stream.isatty():
+            done = round(24 * (share or 0))
+            bar = "" if share is None else f" [{'#' * done}{'-' * (24 - done)}] {share:4.0%}"
+            click.echo(f"\r\033[K{message}{bar}", nl=False, err=True)
+        elif message != self.message:
+            click.echo(f"eelit: {message}", err=True)
+        self.message = message
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self.stream.isatty():
+            click.echo("\r\033[K", nl=False, err=True)
 
 
 def method_key(name: str) -> str:
@@ -66,32 +117,59 @@ def method_key(name: str) -> str:
     return key
 
 
-def _progress(message: str, share: float | None) -> None:
-    done = "" if share is None else f" {share:.0%}"
-    click.echo(f"\r\033[K{message}{done}", nl=False, err=True) if click.get_text_stream("stderr").isatty() else None
-
-
 def _report(result: Result, budget: float | None) -> str:
     parts = [_curve(curve, budget) for curve in result.curves]
-    claims = [["holds" if claim.holds else "fails", claim.statement, claim.measured] for claim in result.claims]
-    if claims:
-        parts.append(f"{bold('CLAIMS OF THE PAPER')}\n{table(['', 'claim', 'measured here'], claims)}")
-    prepared = "from the cache" if result.prepared_from_cache else f"in {result.prepared_seconds:.1f} s"
-    parts.append(paragraph(f"Prepared {prepared}, measured in {result.seconds:.1f} s, seed {result.seed}."))
-    return "\n\n".join(parts)
+    parts += [_outcomes("CLAIMS OF THE PAPER", result.claims), _outcomes("RULES OF THE CONTRACT", result.checks)]
+    prepared = f"{'loaded' if result.prepared_from_cache else 'trained'} in {result.prepared_seconds:.1f} s"
+    where = f"{result.machine.processor}, {result.machine.threads} threads, torch {result.versions.get('torch', '?')}"
+    parts.append(
+        paragraph(f"Prepared ({prepared}), measured in {result.seconds:.1f} s, seed {result.seed}, on {where}.")
+    )
+    return "\n\n".join(filter(None, parts))
+
+
+def _outcomes(title: str, outcomes: list[Outcome]) -> str:
+    rows = [["holds" if outcome.holds else "fails", outcome.statement, outcome.measured] for outcome in outcomes]
+    return f"{bold(title)}\n{table(['', 'statement', 'measured here'], rows)}" if rows else ""
 
 
 def _curve(curve: Curve, budget: float | None) -> str:
+    header = [curve.knob, curve.quality, curve.unit, "speed-up", "exits (share of samples at each)"]
+    rows = [
+        [
+            f"{p.knob:g}",
+            f"{p.quality:.4f}",
+            f"{p.cost:.4g}",
+            f"{p.speed_up:.2f}×",
+            " ".join(f"{e:.2f}" for e in p.exits),
+        ]
+        for p in curve.test
+    ]
+    rows.append(["full model", f"{curve.full_quality:.4f}", f"{curve.full_cost:.4g}", "1.00×", ""])
+    timed = [
+        [
+            f"{e.knob:g}",
+            str(e.samples),
+            f"{e.counted:.6g}",
+            f"{e.claimed:.6g}",
+            f"{e.seconds:.3f}",
+            f"{e.full_seconds / e.seconds:.2f}×",
+        ]
+        for e in curve.executions
+    ]
+    head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
+    text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
+    text += f"\n\n{bold('REALLY EXECUTED, beside the full model')}\n{table(head, timed)}"
+    return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
+
+
+def _within(curve: Curve, budget: float) -> str:
     from eelit.methods import runner
 
-    header = [curve.knob, curve.quality, curve.unit, "speed-up"]
-    rows = [[f"{p.knob:g}", f"{p.quality:.4f}", f"{p.cost:.4g}", f"{p.speed_up:.2f}×"] for p in curve.test]
-    rows.append(["full model", f"{curve.full_quality:.4f}", f"{curve.full_cost:.4g}", "1.00×"])
-    text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
-    if budget is not None:
-        point = runner.within_budget(curve, budget)
-        chosen = (
-            f"{curve.knob} {point.knob:g}: {curve.quality} {point.quality:.4f}" if point else "no setting is that cheap"
-        )
-        text += f"\nWithin {budget:g} of the full cost, chosen on validation data: {chosen}"
-    return text
+    point = runner.within_budget(curve, budget)
+    if point is None:
+        return f"Within {budget:g} of the full cost: no setting is that cheap on validation data."
+    return (
+        f"Within {budget:g} of the full cost: {curve.knob} {point.knob:g}, chosen on validation data; on test data "
+        f"{curve.quality} {point.quality:.4f} at {point.cost:.4g} {curve.unit} ({point.speed_up:.2f}×)."
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 GAP = "  "
+WHOLE = ("key", "work")  # columns that one copies from are never cut
 LEAST = 12  # characters that a column keeps when the table has to be narrowed
 
 
@@ -39,8 +40,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = [[cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     room = width()
-    while room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room and max(widths) > LEAST:
-        widths[widths.index(max(widths))] -= 1
+    cut = [index for index, name in enumerate(header) if name not in WHOLE]
+    while room is not None and cut and sum(widths) + len(GAP) * (len(widths) - 1) > room:
+        widest = max(cut, key=lambda index: widths[index])
+        if widths[widest] <= LEAST:
+            break
+        widths[widest] -= 1
     numeric = [all(isinstance(row[index], int | float) for row in rows) for index in range(len(header))]
     lines = [_line(row, widths, numeric) for row in [list(header), *cells]]
     return "\n".join([bold(lines[0]), *lines[1:]])
@@ -81,11 +86,12 @@ def json_text(data: Any) -> str:
 
 def paragraph(text: str, indent: str = "", hanging: str | None = None) -> str:
     """Return running text broken to the terminal, at most 100 characters wide; `hanging` indents its further lines."""
-    return textwrap.fill(
-        " ".join(text.split()),
+    filled = textwrap.fill(
+        text,
         max(min(width() or 100, 100), len(indent) + LEAST),
         initial_indent=indent,
         subsequent_indent=indent if hanging is None else hanging,
         break_long_words=False,  # addresses stay whole, so that one can follow them
         break_on_hyphens=False,
     )
+    return filled.replace("\u00a0", " ")  # callers put these where a line must not break

@@ -1,6 +1,8 @@
-"""Shared by all tests: each registered method trained once per session in its tiny setting."""
+"""Shared by all tests: methods trained once per session in their tiny setting, and the catalogue to break or to ask."""
 
+import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,3 +26,42 @@ def tiny(key):
 def prepared():
     """Return ``tiny``: key → (method, bench, prepared)."""
     return tiny
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Return a copy of the catalogue's sources, which commands take for the checkout; the database lies beside it."""
+    here = Path(__file__).parent.parent
+    root = tmp_path / "checkout"
+    for room in ("bib", "catalog"):
+        shutil.copytree(here / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    papers = root / "methods" / "papers"
+    papers.mkdir(parents=True)
+    for entry in (root / "catalog" / "entries").glob("*.yaml"):
+        if "\nimplementation:" in entry.read_text(encoding="utf-8"):
+            (papers / entry.name).with_suffix(".py").touch()
+    monkeypatch.setenv("EELIT_ROOT", str(root))
+    monkeypatch.setenv("EELIT_DB", str(tmp_path / "catalogue.sqlite"))
+    return root
+
+
+@pytest.fixture
+def eelit(monkeypatch):
+    """Return a function that runs the command line in this process and returns click's result."""
+    from click.testing import CliRunner
+
+    from eelit.cli.main import eelit as command
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return lambda *words: CliRunner().invoke(command, [str(word) for word in words], prog_name="eelit")
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """Return a database of the real catalogue."""
+    from eelit.catalog.database import build
+    from eelit.catalog.sources import sources
+
+    path = tmp_path_factory.mktemp("database") / "catalogue.sqlite"
+    build(path, sources())
+    return path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import ClassVar
@@ -25,6 +25,8 @@ from eelit.methods.trees import TreeCounter, scores
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Judge = Callable[["Queries", Floats], Floats]
+"""From queries and their partial scores ``[n]`` to what the policy is shown of each document ``[n]``."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,165 @@ def placed(partial: Floats, full: Floats, gone: NDArray[np.bool_]) -> Integers:
     found = np.empty(len(gone), dtype=np.int64)
     found[order] = np.arange(len(gone))
     return found
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The outcome for a batch of queries: who left at the sentinel ``[n]``, and each document's place in its query ``[n]``."""
+
+    gone: NDArray[np.bool_]
+    places: Integers
+
+
+@dataclass(frozen=True)
+class Sentinel:
+    """An ensemble cut in two, with what is asked between the parts at the price of ``price`` trees a document."""
+
+    ranker: lightgbm.Booster
+    tree: int  # trees before the sentinel
+    judge: Judge
+    price: int
+
+    @property
+    def trees(self) -> int:
+        """Number of trees of the whole ensemble."""
+        return self.ranker.num_trees()
+
+    def traverse(self, queries: Queries, policy: Policy) -> Ranking:
+        """Rank for real: the trees behind the sentinel see only the documents that the policy keeps."""
+        partial = scores(self.ranker, queries.features, 0, self.tree)
+        gone = decide(policy, self.judge(queries, partial), queries.sizes)
+        full = partial.copy()
+        full[~gone] += scores(self.ranker, queries.features[~gone], self.tree)
+        return Ranking(gone, place_all(partial, full, gone, queries.sizes))
+
+    def full(self, queries: Queries) -> Integers:
+        """Return the places ``[n]`` that the whole ensemble gives, without a sentinel."""
+        values = scores(self.ranker, queries.features)
+        return place_all(values, values, np.zeros(len(values), dtype=bool), queries.sizes)
+
+
+def decide(policy: Policy, shown: Floats, sizes: Integers) -> NDArray[np.bool_]:
+    """Ask the policy query by query who leaves, ``[n]``."""
+    return np.concatenate([np.asarray(policy.step(policy.start(), shown[rows])[1], dtype=bool) for rows in spans(sizes)])
+
+
+def place_all(partial: Floats, full: Floats, gone: NDArray[np.bool_], sizes: Integers) -> Integers:
+    """Return `placed` for every query, ``[n]``."""
+    return np.concatenate([placed(partial[rows], full[rows], gone[rows]) for rows in spans(sizes)])
+
+
+@dataclass
+class Measured:
+    """A split as replay needs it: partial and full scores and what the policy is shown, each ``[n]``, computed once."""
+
+    queries: Queries
+    partial: Floats
+    full: Floats
+    shown: Floats
+
+    def replay(self, policy: Policy) -> Ranking:
+        """Return what `Sentinel.traverse` would, from the stored scores."""
+        gone = decide(policy, self.shown, self.queries.sizes)
+        return Ranking(gone, place_all(self.partial, self.full, gone, self.queries.sizes))
+
+
+@dataclass
+class Prepared:
+    """The ranker with its sentinel, the data, and the splits seen so far. Knobs see the later part of validation only."""
+
+    sentinel: Sentinel
+    data: RankingData
+    knob_queries: Queries
+    bench: Bench
+    _seen: dict[str, Measured] = field(default_factory=dict)
+
+    def split(self, name: Split) -> Measured:
+        """Return the stored scores of the split (the test split up to the bench's limit)."""
+        if name not in self._seen:
+            queries = self.knob_queries if name == "validation" else self.data.test.head(self.bench.test)
+            self.bench.progress(f"all trees on {len(queries)} {name} queries", None)
+            partial = scores(self.sentinel.ranker, queries.features, 0, self.sentinel.tree)
+            rest = scores(self.sentinel.ranker, queries.features, self.sentinel.tree)
+            self._seen[name] = Measured(queries, partial, partial + rest, self.sentinel.judge(queries, partial))
+        return self._seen[name]
+
+
+class RankingMethod(Method):
+    """A method with one sentinel in an additive ranker; samples are queries, cost is trees per document."""
+
+    unit: ClassVar[str] = "trees"
+
+    @property
+    def quality(self) -> str:
+        """Mean NDCG of the first ten."""
+        return "NDCG@10"
+
+    @abstractmethod
+    def policy(self, knob: float) -> Policy:
+        """Return the policy at one knob."""
+
+    def score(self, places: Integers, queries: Queries) -> float:
+        """Return the mean NDCG@10 of places ``[n]`` in the queries' results."""
+        return ndcg(-places, queries.grades, queries.sizes)
+
+    def cost(self, sentinel: Sentinel, gone: NDArray[np.bool_]) -> float:
+        """Return the trees that documents ``[n]`` traverse in all."""
+        asked = len(gone) * (sentinel.tree + sentinel.price)
+        return float(asked + (~gone).sum() * (sentinel.trees - sentinel.tree))
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Replay every knob on the stored scores of the split."""
+        seen = prepared.split(split)
+        return [self.point(prepared.sentinel, seen, knob, self.policy(knob)) for knob in knobs]
+
+    def point(self, sentinel: Sentinel, seen: Measured, knob: float, policy: Policy) -> OperatingPoint:
+        """Replay one policy."""
+        ranking = seen.replay(policy)
+        cost = self.cost(sentinel, ranking.gone) / len(ranking.gone)
+        left = float(ranking.gone.mean())
+        return OperatingPoint(
+            knob=knob,
+            quality=self.score(ranking.places, seen.queries),
+            cost=cost,
+            speed_up=sentinel.trees / cost,
+            exits=[left, 1 - left],
+        )
+
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return the quality of the whole ensemble on the test split, and its trees."""
+        queries = prepared.split("test").queries
+        return self.score(prepared.sentinel.full(queries), queries), float(prepared.sentinel.trees)
+
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Run test queries: once with trees counted from outside, then timed in turn with the whole ensemble."""
+        sentinel, policy = prepared.sentinel, self.policy(knob)
+        queries = prepared.split("test").queries.head(bench.executed)
+        n = len(queries.grades)
+        expected = prepared.split("test").replay(policy)
+        with TreeCounter() as counter:
+            found = sentinel.traverse(queries, policy)
+        ours, plain = timed(sentinel, queries, policy)
+        return Execution(
+            knob=knob,
+            samples=len(queries),
+            claimed=self.cost(sentinel, expected.gone[:n]),
+            counted=counter.trees,
+            agrees=bool((found.gone == expected.gone[:n]).all() and (found.places == expected.places[:n]).all()),
+            seconds=ours,
+            full_seconds=plain,
+        )
+
+
+def timed(sentinel: Sentinel, queries: Queries, policy: Policy, repeats: int = 3) -> tuple[float, float]:
+    """Return median seconds of `Sentinel.traverse` and of `Sentinel.full`, run in turn in this process."""
+    ours: list[float] = []
+    plain: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        sentinel.traverse(queries, policy)
+        middle = time.perf_counter()
+        sentinel.full(queries)
+        ours.append(middle - start)
+        plain.append(time.perf_counter() - middle)
+    return median(ours), median(plain)

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 SPAN = re.compile(r"`([^`]+)`|(https?://[^\s<>\"'`]+)|\barXiv:(\d{4}\.\d{4,5})\b")
 # y_i, L_{i-1}, sum_i, x^2: a short base and a short or braced index; longer words are names in code.
 INDEXED = re.compile(r"(?<![\w`])([A-Za-zα-ωΑ-Ω]{1,3}|prod|softmax|argmax)([_^])(\{[^{}]+\}|\w{1,2}(?!\w))")
-EQUATION = re.compile(r"^(?!https?:)[\w{}()|^*/+\-.,' ]{1,48}\s(=|<|>|≤|≥|<=|>=)\s\S")
+EQUATION = re.compile(r"^\S{1,30}(?:\s[-+*/|·]\s\S{1,24})*\s(?:=|<|>|≤|≥|<=|>=)\s\S")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 QUALIFIERS = {"exact": "", "about": "≈ ", "at-least": "≥ ", "at-most": "≤ "}
 
@@ -81,7 +81,8 @@ def _paragraphs(text: str) -> Iterator[tuple[bool, str]]:
     for line in [*text.splitlines(), ""]:
         stripped = line.strip()
         starts = bool(EQUATION.match(stripped))
-        if lines and (starts or not stripped or (is_equation and not line.startswith(" "))):
+        ended = bool(lines) and is_equation and lines[-1].endswith((".", ":", ";"))
+        if lines and (starts or ended or not stripped):
             yield is_equation, " ".join(lines)
             lines = []
         if stripped:

@@ -1,0 +1,41 @@
+"""Write an entry as YAML: the one place where the catalogue's files get their looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from eelit.catalog.schema import Entry
+
+WIDTH = 118
+LONGEST_LINE = 80  # longer texts are folded into a block
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as people write it: lists indented under their field, long texts in folded blocks."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indent lists too."""
+        super().increase_indent(flow, False)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = ">" if len(text) > LONGEST_LINE and "\n" not in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.SequenceNode:
+    short = all(isinstance(item, str | int | float) for item in items) and len(str(items)) < LONGEST_LINE
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(list, _list)
+
+
+def to_yaml(entry: Entry) -> str:
+    """Return the entry as YAML: fields in the order of the schema, defaults left out."""
+    data = entry.model_dump(mode="json", exclude_defaults=True)
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return text

@@ -1,0 +1,232 @@
+"""Everything the pages are made from, joined by key: bibliography, catalogue, methods and what ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from eelit.bib.citations import Citation
+from eelit.bib.graph import Edge as GraphEdge
+from eelit.bib.graph import Graph, Node, citation_edges
+from eelit.bib.record import Record
+from eelit.catalog.check import broader_terms
+from eelit.catalog.database import ROLES
+from eelit.catalog.load import load
+from eelit.catalog.schema import FACETS, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
+from eelit.catalog.sources import Sources
+from eelit.methods import registry
+from eelit.methods.data import manifest
+from eelit.methods.registry import MethodInfo
+from eelit.methods.results import SmokeReport
+from eelit.site.generator.faults import SiteFault
+from eelit.site.generator.reports import Badge, Reports
+
+RELATION_TITLES = {
+    "builds-on": ("Builds on", "Built upon by"),
+    "extends": ("Extends", "Extended by"),
+    "compares-with": ("Compares itself with", "Compared with by"),
+    "same-training": ("Trains in the same way as", "Training shared by"),
+    "same-policy": ("Stops by the same rule as", "Rule shared by"),
+    "criticises": ("Criticises", "Criticised by"),
+    "surveys": ("Surveys", "Surveyed in"),
+    "superseded-by": ("Superseded by", "Supersedes"),
+}
+Direction = Literal["out", "in"]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A relation as seen from one of its two works; `other` is a key, or None if the target lies outside."""
+
+    relation: Relation
+    other: str | None
+    direction: Direction
+
+    @property
+    def title(self) -> str:
+        """The relation in words, as seen from this side."""
+        return RELATION_TITLES[self.relation.type][self.direction == "in"]
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether a source confirms the relation."""
+        return self.relation.evidence != "unverified"
+
+
+@dataclass
+class Work:
+    """One work: what the bibliography and the catalogue say of it, and its edges."""
+
+    entry: Entry
+    record: Record
+    cites: list[Citation] = field(default_factory=list)
+    cited_by: list[Citation] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """The key, the same everywhere."""
+        return self.entry.key
+
+    def relations(self, *, verified: bool) -> dict[str, list[Edge]]:
+        """Return the edges by their title, outgoing ones first; verified and recalled ones never mix."""
+        order = list(RELATION_TITLES)
+        chosen = [edge for edge in self.edges if edge.is_verified == verified]
+        chosen.sort(key=lambda edge: (edge.direction == "in", order.index(edge.relation.type)))
+        grouped: dict[str, list[Edge]] = {}
+        for edge in chosen:
+            grouped.setdefault(edge.title, []).append(edge)
+        return grouped
+
+    def doubts(self, *fields: str) -> list[str]:
+        """Return what is unverified about these fields."""
+        return [item.note for item in self.entry.unverified if item.field in fields]
+
+
+@dataclass
+class Term:
+    """A term with its place in the tree and its works, those of narrower terms included."""
+
+    facet: Facet
+    definition: TaxonomyTerm
+    depth: int
+    narrower: list[str]
+    own: list[str]
+    works: list[str]
+
+    @property
+    def name(self) -> str:
+        """The term as it is written in entries."""
+        return self.definition.term
+
+    @property
+    def via_narrower(self) -> list[str]:
+        """The works that carry only a narrower term."""
+        return [key for key in self.works if key not in self.own]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that can be run, what its last smoke test said, and the data it needs."""
+
+    info: MethodInfo
+    report: SmokeReport | None
+    badge: Badge
+    items: list[manifest.Item]
+
+    @property
+    def key(self) -> str:
+        """The key of its paper."""
+        return self.info.key
+
+
+@dataclass
+class Collection:
+    """All of it. `works` come newest first, as everywhere."""
+
+    works: dict[str, Work]
+    terms: dict[Facet, dict[str, Term]]
+    methods: dict[str, Method]
+    reports: Reports
+    citations: list[Citation] = field(default_factory=list)
+
+    @cached_property
+    def roles(self) -> dict[str, TaxonomyTerm]:
+        """The roles a work can have, with what they mean."""
+        return {role.term: role for role in ROLES}
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Works with all citations, comparisons and relations among them."""
+        nodes = [Node(key, work.entry.short_name, work.record.year, work.record.title) for key, work in self.works.items()]
+        related = [
+            GraphEdge(key, edge.other, edge.relation.type, "relation", _evidence(edge.relation), edge.is_verified)
+            for key, work in self.works.items()
+            for edge in work.edges
+            if edge.direction == "out" and edge.other
+        ]
+        return Graph(nodes, [*citation_edges(self.citations), *related])
+
+    @property
+    def passed(self) -> list[str]:
+        """The methods that passed in this build."""
+        return [key for key, method in self.methods.items() if method.badge.state == "passed-now"]
+
+    def expanded(self, work: Work, facet: Facet) -> list[str]:
+        """Return the terms a work carries in a facet, with all broader ones."""
+        terms = {name: term.definition for name, term in self.terms[facet].items()}
+        own: list[str] = getattr(work.entry, facet)
+        return list(dict.fromkeys(name for term in own for name in (term, *broader_terms(term, terms))))
+
+
+def _evidence(relation: Relation) -> str:
+    return relation.url or relation.evidence
+
+
+def gather(sources: Sources, reports: Reports) -> Collection:
+    """Read everything. Raises `SiteFault` if a part cannot be read, since a page would be missing without a word."""
+    loaded = load(sources)
+    if loaded.problems or loaded.taxonomy is None:
+        more = len(loaded.problems) - 1
+        rest = f" (and {more} more)" if more > 0 else ""
+        raise SiteFault(f"the site was not built: {min(loaded.problems)}{rest}; `eelit check` lists all problems")
+    pairs = [(entry, loaded.bibliography.records[key]) for key, entry in loaded.entries.items()]
+    return assemble(loaded.taxonomy, pairs, loaded.citations.edges, methods(reports), reports)
+
+
+def methods(reports: Reports) -> dict[str, Method]:
+    """Return every registered method with its report, read from the sources: nothing is imported."""
+    found = {}
+    for key in registry.keys():
+        info = registry.describe(key)
+        items = [manifest.get(name) for name in info.data]
+        found[key] = Method(info, reports.by_key.get(key), reports.badge(key), items)
+    return found
+
+
+def assemble(
+    taxonomy: Taxonomy,
+    pairs: Iterable[tuple[Entry, Record]],
+    citations: list[Citation],
+    runnable: dict[str, Method],
+    reports: Reports,
+) -> Collection:
+    """Join the parts."""
+    ordered = sorted(pairs, key=lambda pair: (-pair[1].year, pair[0].key))
+    works = {entry.key: Work(entry, record) for entry, record in ordered}
+    for edge in citations:
+        if edge.citing in works and edge.cited in works:
+            works[edge.citing].cites.append(edge)
+            works[edge.cited].cited_by.append(edge)
+    for work in works.values():
+        for relation in work.entry.relations:
+            other = relation.target if isinstance(relation.target, str) else None
+            work.edges.append(Edge(relation, other, "out"))
+            if other in works:
+                works[other].edges.append(Edge(relation, work.key, "in"))
+    terms = {facet: dict(_tree(taxonomy, facet, works)) for facet in FACETS}
+    return Collection(works, terms, runnable, reports, citations)
+
+
+def _tree(taxonomy: Taxonomy, facet: Facet, works: dict[str, Work]) -> Iterator[tuple[str, Term]]:
+    """Yield the terms of a facet depth first, in reading order."""
+    listed: list[TaxonomyTerm] = getattr(taxonomy, facet)
+    by_name = {term.term: term for term in listed}
+    carried = {key: getattr(work.entry, facet) for key, work in works.items()}
+
+    def descend(broader: str | None, depth: int) -> Iterator[tuple[str, Term]]:
+        for term in listed:
+            if term.broader == broader:
+                own = [key for key, names in carried.items() if term.term in names]
+                below = [
+                    key
+                    for key, names in carried.items()
+                    if any(term.term in (name, *broader_terms(name, by_name)) for name in names)
+                ]
+                narrower = [other.term for other in listed if other.broader == term.term]
+                yield term.term, Term(facet, term, depth, narrower, own, below)
+                yield from descend(term.term, depth + 1)
+
+    return descend(None, 0)

@@ -1,0 +1,121 @@
+"""The citation graph: which edges there are, where the works are drawn, and the picture as SVG.
+
+Works stand in columns by year, so that labels cannot overlap and time runs from left to right; within a column they are
+ordered so that edges cross little. The order is computed, not chosen: the same data give the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import networkx as nx
+from markupsafe import Markup
+
+from eelit.bib.graph import Edge, Graph
+from eelit.bib.graph_formats import to_graphml, to_json
+from eelit.site.generator.collection import Collection, Work
+
+COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 168, 30, 118, 22
+MARGIN, HEAD = 12, 34
+SWEEPS = 12
+SEED = 7
+LABEL_LENGTH = 17
+
+KINDS = {
+    "cites": "cites, seen in its reference list or text",
+    "builds": "builds on or extends",
+    "compares": "compares itself with",
+    "other": "another relation: same rule or training, criticises, surveys",
+    "unverified": "recalled, not verified: never counted",
+}
+RELATION_KINDS = {"builds-on": "builds", "extends": "builds", "superseded-by": "builds", "compares-with": "compares"}
+
+
+def kind(edge: Edge) -> str:
+    """Return which of `KINDS` an edge is drawn as."""
+    if not edge.verified:
+        return "unverified"
+    return {"citation": "cites", "comparison": "compares"}.get(edge.group) or RELATION_KINDS.get(edge.kind, "other")
+
+
+def downloads(graph: Graph) -> dict[str, str]:
+    """Return the graph as files by name: GraphML for graph tools, JSON for programs."""
+    return {"graph.json": to_json(graph) + "\n", "graph.graphml": to_graphml(graph) + "\n"}
+
+
+def places(known: Graph) -> dict[str, tuple[float, float]]:
+    """Return the centre of each work: its column by year, its row by the mean height of its neighbours."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(sorted(known.nodes))
+    graph.add_edges_from(sorted((edge.source, edge.target) for edge in known.edges))
+    height = {key: float(place[1]) for key, place in nx.spring_layout(graph, seed=SEED).items()}
+    columns: dict[int, list[str]] = {}
+    for key in graph:
+        columns.setdefault(known.nodes[key].year, []).append(key)
+    for _ in range(SWEEPS):
+        for column in columns.values():
+            column.sort(key=lambda key: _mean([height[other] for other in graph[key]], height[key]))
+            for row, key in enumerate(column):
+                height[key] = row - (len(column) - 1) / 2
+    tallest = max(len(column) for column in columns.values())
+    return {
+        key: (MARGIN + NODE_WIDTH / 2 + COLUMN * index, HEAD + MARGIN + ROW * (height[key] + tallest / 2))
+        for index, year in enumerate(sorted(columns))
+        for key in columns[year]
+    }
+
+
+def _mean(values: list[float], alone: float) -> float:
+    return sum(values) / len(values) if values else alone
+
+
+def draw(collection: Collection) -> Markup:
+    """Return the graph as an SVG element whose works are links to their pages."""
+    where = places(collection.graph)
+    edges = sorted(collection.graph.edges, key=lambda edge: edge.verified)  # the verified ones on top
+    width = max(x for x, _ in where.values()) + NODE_WIDTH / 2 + MARGIN
+    height = max(y for _, y in where.values()) + ROW
+    parts = [
+        Markup('<svg class="ee-graph" width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}" role="img"').format(width, height),
+        Markup('aria-labelledby="graph-title graph-desc">'),
+        Markup('<title id="graph-title">Works by year and how they are connected</title>'),
+        Markup('<desc id="graph-desc">{} {}</desc>').format(collection.graph.note(), "The table below holds the same data."),
+        *_years(collection, where),
+        *(_edge(edge, where) for edge in edges),
+        *(_node(collection, work, *where[work.key]) for work in collection.works.values()),
+        Markup("</svg>"),
+    ]
+    return Markup("\n").join(parts)
+
+
+def _years(collection: Collection, where: dict[str, tuple[float, float]]) -> Iterator[Markup]:
+    columns = {work.record.year: where[key][0] for key, work in collection.works.items()}
+    for year, x in sorted(columns.items()):
+        yield Markup('<text class="year" x="{:g}" y="22" text-anchor="middle">{}</text>').format(x, year)
+
+
+def _edge(edge: Edge, where: dict[str, tuple[float, float]]) -> Markup:
+    (x1, y1), (x2, y2) = where[edge.source], where[edge.target]
+    half = NODE_WIDTH / 2
+    if x1 == x2:  # the same year: a bow on the right side of the column
+        start, end, bend = x1 + half, x2 + half, 24 + abs(y1 - y2) / 12
+        path = f"M{start:g} {y1:g}C{start + bend:g} {y1:g} {end + bend:g} {y2:g} {end:g} {y2:g}"
+    else:
+        sign = 1 if x2 > x1 else -1
+        start, end = x1 + sign * half, x2 - sign * half
+        bend = sign * max(24, abs(end - start) / 2.4)
+        path = f"M{start:g} {y1:g}C{start + bend:g} {y1:g} {end - bend:g} {y2:g} {end:g} {y2:g}"
+    return Markup('<path class="edge {}" data-a="{}" data-b="{}" d="{}"/>').format(kind(edge), edge.source, edge.target, path)
+
+
+def _node(collection: Collection, work: Work, x: float, y: float) -> Markup:
+    name = work.entry.short_name
+    shown = name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1].rstrip() + "…"
+    classes = f"node {work.entry.role}" + (" runs" if work.key in collection.methods else "")
+    return Markup(
+        '<a class="{}" data-key="{}" href="papers/{}.html"><title>{}, {} ({})</title>'
+        '<rect x="{:g}" y="{:g}" width="{}" height="{}" rx="4"/><text x="{:g}" y="{:g}" text-anchor="middle">{}</text></a>'
+    ).format(
+        *(classes, work.key, work.key, work.record.title, work.record.short_authors(), work.record.year),
+        *(x - NODE_WIDTH / 2, y - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT, x, y + 4, shown),
+    )

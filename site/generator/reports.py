@@ -1,0 +1,113 @@
+"""What `eelit smoke` left behind, and what may be said of it on a page: never more than is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from eelit.methods.results import SmokeReport, SmokeSession
+
+State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earlier-failed", "not-run", "never-run"]
+SAME_BUILD = timedelta(minutes=30)
+"""A smoke test belongs to a build of the site that starts at most so long after it ended."""
+
+WORDS: dict[State, str] = {
+    "passed-now": "ran in this build: passed",
+    "failed-now": "ran in this build: failed",
+    "unchanged": "passed earlier, nothing changed since",
+    "earlier-passed": "passed earlier, not run in this build",
+    "earlier-failed": "failed when it last ran",
+    "not-run": "not run: data unavailable",
+    "never-run": "not run in this build",
+}
+TONES: dict[State, str] = {
+    "passed-now": "good",
+    "failed-now": "bad",
+    "unchanged": "calm",
+    "earlier-passed": "calm",
+    "earlier-failed": "bad",
+    "not-run": "grey",
+    "never-run": "grey",
+}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """How a method's last smoke test is shown."""
+
+    state: State
+    report: SmokeReport | None = None
+    commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The state in a few words, for tables."""
+        return WORDS[self.state]
+
+    @property
+    def tone(self) -> str:
+        """The name of the badge's colour; the words carry the meaning."""
+        return TONES[self.state]
+
+
+@dataclass(frozen=True)
+class Reports:
+    """All reports of the last smoke test, and when the site is being built."""
+
+    by_key: dict[str, SmokeReport]
+    session: SmokeSession | None
+    built: datetime
+
+    @property
+    def is_of_this_build(self) -> bool:
+        """Whether the smoke test was part of this build."""
+        return self.session is not None and timedelta(0) <= self.built - self.session.finished <= SAME_BUILD
+
+    def badge(self, key: str) -> Badge:
+        """Return what may be said of the method."""
+        report = self.by_key.get(key)
+        if report is None:
+            return Badge("never-run")
+        result, session = report.result, self.session
+        now = self.is_of_this_build and session is not None and report.finished >= session.started
+        commit = result.commit if result else session.commit if session else None
+        versions = result.versions if result else session.versions if session else {}
+        return Badge(_state(report, now=now and report.executed_now, fresh=now or self._confirmed(key)), report, commit, versions)
+
+    def _confirmed(self, key: str) -> bool:
+        """Whether the smoke test of this build looked at the method, even if it had no reason to run it again."""
+        return self.is_of_this_build and self.session is not None and key in self.session.keys
+
+
+def _state(report: SmokeReport, *, now: bool, fresh: bool) -> State:
+    if report.status == "not-run":
+        return "not-run"
+    if now:
+        return "passed-now" if report.status == "passed" else "failed-now"
+    if report.status == "failed":
+        return "earlier-failed"
+    return "unchanged" if fresh and not report.executed_now else "earlier-passed"
+
+
+def read_reports(folder: Path | None, built: datetime | None = None) -> tuple[Reports, list[str]]:
+    """Read the reports in a folder (none if it does not exist), and say which files could not be read."""
+    moment = built or datetime.now(UTC)
+    reports: dict[str, SmokeReport] = {}
+    unreadable: list[str] = []
+    session = None
+    for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else []:
+        try:
+            text = path.read_text(encoding="utf-8")
+            if path.stem == "session":
+                session = SmokeSession.model_validate_json(text)
+            else:
+                report = SmokeReport.model_validate_json(text)
+                reports[report.key] = report
+        except (OSError, ValidationError):
+            unreadable.append(f"{path} is not a smoke report of this version and was left out; run `eelit smoke` again")
+    return Reports(reports, session, moment), unreadable

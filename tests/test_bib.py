@@ -1,0 +1,208 @@
+"""The bibliography: reading, exports, citations and the graph."""
+
+import json
+import re
+from pathlib import Path
+
+import bibtexparser
+import networkx
+import pybtex.database
+import pytest
+import rispy
+
+from eelit.bib.citations import KINDS, Citation, read_citations
+from eelit.bib.exports import to_bibtex, to_csl, to_csl_json, to_ris
+from eelit.bib.graph import Edge, Graph, Node, NoPath, citation_edges
+from eelit.bib.graph_formats import FORMATS
+from eelit.bib.read import plain_text, read_bibliography
+from eelit.bib.record import Person, Record
+from eelit.catalog.sources import sources
+
+GOOD = """@inproceedings{doe2020fast,
+  author = {van den Berg, Anna and Doe, Jr., John and {\\'E}cole, {\\L}ukasz},
+  title = {{BERT} \\& Friends: 100\\% {\\'e}arly},
+  year = {2020},
+  booktitle = {Proceedings of Things},
+  pages = {1--9},
+  doi = {10.1000/a\\_b},
+  eprint = {2006.00001},
+  archiveprefix = {arXiv}
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def records():
+    bibliography = read_bibliography(sources().bibliography)
+    assert bibliography.problems == []
+    return bibliography.records
+
+
+def read(tmp_path, text):
+    path = tmp_path / "some.bib"
+    path.write_text(text, encoding="utf-8")
+    return read_bibliography(path)
+
+
+def test_tex_becomes_plain_text(tmp_path):
+    record = read(tmp_path, GOOD).records["doe2020fast"]
+    assert record.title == "BERT & Friends: 100% éarly"
+    assert record.authors == (Person("van den Berg", "Anna"), Person("Doe", "John", "Jr."), Person("École", "Łukasz"))
+    assert (record.pages, record.doi, record.arxiv, record.year) == ("1–9", "10.1000/a_b", "2006.00001", 2020)
+    assert record.short_authors() == "van den Berg et al."
+    assert plain_text("a~b -- c") == "a b – c"
+
+
+def test_every_record_is_plain_and_complete(records):
+    for record in records.values():
+        assert record.title, record.key
+        assert record.venue or record.arxiv, record.key
+        assert not re.search(r"[{}\\]", record.title + record.venue + "".join(map(str, record.authors))), record.key
+
+
+def test_a_record_survives_json(records):
+    for record in records.values():
+        assert Record.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+@pytest.mark.parametrize(
+    ("broken", "line", "said"),
+    [
+        (GOOD.replace("year = {2020},", "year = {2020,"), 1, "never closed"),
+        (GOOD.replace("year = {2020},", "year {2020},"), 4, "not valid BibTeX"),
+        (GOOD.replace("year = {2020},", "year = {20},"), 1, "give four digits"),
+        (GOOD.replace("  year = {2020},\n", ""), 1, "has no `year`"),
+        (GOOD.replace("booktitle", "booktitel"), 5, "did you mean `booktitle`"),
+        (GOOD.replace("@inproceedings", "@inproceeding"), 1, "did you mean `inproceedings`"),
+        (GOOD.replace("year = {2020},", "year = {2020},\n  year = {2021},"), 4, "gives `year` twice"),
+        (GOOD + GOOD, 12, "already used in line 1"),
+    ],
+)
+def test_faults_name_their_line_and_keep_the_other_records(tmp_path, broken, line, said):
+    other = GOOD.replace("doe2020fast", "other2020works").replace("2006.00001", "2006.00002")
+    found = read(tmp_path, broken + "\n" + other)
+    assert [problem.line for problem in found.problems] in ([line], [line, line])
+    assert said in found.problems[0].message
+    assert "other2020works" in found.records
+
+
+def test_an_unreadable_file_is_one_sentence(tmp_path):
+    (problem,) = read_bibliography(tmp_path / "missing.bib").problems
+    assert "cannot be read" in problem.message
+
+
+def test_bibtex_round_trip(records):
+    text = to_bibtex(records.values())
+    again = pybtex.database.parse_string(text, "bibtex").entries
+    assert list(again) == list(records)
+    assert all(again[key].fields["title"] == dict(record.tex)["title"] for key, record in records.items())
+    library = bibtexparser.parse_string(text)
+    assert not library.failed_blocks
+    assert [entry.key for entry in library.entries] == list(records)
+
+
+def test_ris_is_read_by_rispy(records):
+    text = to_ris(records.values())
+    found = rispy.loads(text)
+    assert [item["id"] for item in found] == list(records)
+    for item, record in zip(found, records.values(), strict=True):
+        assert item["title"] == record.title
+        assert len(item["authors"]) == len(record.authors)
+        assert item["year"] == str(record.year)
+    assert "\r\nER  - \r\n" in text
+
+
+def test_csl_has_what_citation_processors_need(records):
+    types = {"article", "article-journal", "book", "chapter", "paper-conference", "report", "thesis"}
+    known = {"id", "type", "title", "author", "issued", "container-title", "volume", "issue", "page", "number"}
+    known |= {"publisher", "DOI", "URL", "genre"}
+    items = json.loads(to_csl_json(records.values()))
+    assert items == to_csl(records.values())
+    for item in items:
+        assert set(item) <= known
+        assert item["type"] in types
+        assert item["issued"]["date-parts"][0][0] == records[item["id"]].year
+        assert all(set(author) <= {"family", "given", "suffix"} and author["family"] for author in item["author"])
+
+
+def test_citations_say_what_readers_can_follow():
+    citations = read_citations(sources().citations)
+    assert citations.problems == []
+    assert {edge.kind for edge in citations.edges} == set(KINDS)
+    for edge in citations.edges:
+        assert not re.search(r"\bstored\b|\bfile id\b", edge.evidence), edge
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a,b,somewhere,bibliografy", "did you mean `bibliography`"),
+        ("a,a,somewhere,bibliography", "cannot cite itself"),
+        ("a,b,somewhere", "has 4 columns"),
+        ("a,c,elsewhere,bibliography", "stands here twice"),
+    ],
+)
+def test_faults_of_citations(tmp_path, row, said):
+    path = tmp_path / "citations.csv"
+    path.write_text(f"citing_key,cited_key,evidence,kind\na,c,here,bibliography\n{row}\n", encoding="utf-8")
+    found = read_citations(path)
+    (problem,) = found.problems
+    assert problem.line == 3
+    assert said in problem.message
+    assert len(found.edges) == 1
+
+
+@pytest.fixture
+def graph():
+    """Old is cited by mid and sister, which late and later both cite; one comparison, one unverified relation."""
+    years = {"old": 2015, "mid": 2018, "sister": 2018, "late": 2020, "later": 2021, "lonely": 2020}
+    nodes = [Node(key, key.title(), year, f"On {key}") for key, year in years.items()]
+    pairs = [
+        ("mid", "old"),
+        ("sister", "old"),
+        ("late", "mid"),
+        ("late", "sister"),
+        ("later", "mid"),
+        ("later", "sister"),
+    ]
+    citations = [Citation(citing, cited, "page 1", "bibliography") for citing, cited in pairs]
+    citations.append(Citation("late", "old", "table 2", "baseline-comparison"))
+    return Graph(
+        nodes, [*citation_edges(citations), Edge("lonely", "old", "builds-on", "relation", "unverified", False)]
+    )
+
+
+def test_prior_and_derivative_works(graph):
+    prior = {one.node.key: (one.direct, one.shared) for one in graph.prior("mid")}
+    assert prior == {"old": (True, ()), "sister": (False, ("late", "later"))}
+    derivative = {one.node.key: (one.direct, one.shared) for one in graph.derivative("late")}
+    assert derivative == {"later": (False, ("mid", "sister"))}
+    assert [one.node.key for one in graph.derivative("old")] == ["mid", "sister"]
+
+
+def test_around_and_path_follow_verified_edges_only(graph):
+    assert set(graph.around("old", 1).nodes) == {"old", "mid", "sister", "late"}
+    assert [(edge.source, edge.target) for edge in graph.path("later", "old")] in (
+        [("later", "mid"), ("mid", "old")],
+        [("later", "sister"), ("sister", "old")],
+    )
+    with pytest.raises(NoPath):
+        graph.path("lonely", "old")
+
+
+def test_a_part_still_knows_how_complete_the_whole_is(graph):
+    assert graph.around("later", 1).note() == graph.note()
+    assert graph.note().startswith("6 citations") and "eight works only" in graph.note()
+
+
+def test_formats(graph, tmp_path):
+    assert {edge["kind"] for edge in json.loads(FORMATS["json"](graph))["edges"]} == {
+        "bibliography",
+        "baseline-comparison",
+        "builds-on",
+    }
+    path = Path(tmp_path, "graph.graphml")
+    path.write_text(FORMATS["graphml"](graph), encoding="utf-8")
+    assert set(networkx.read_graphml(path)) == set(graph.nodes)
+    assert "lonely -.->|builds on (unverified)| old" in FORMATS["mermaid"](graph)
+    assert 'lonely -> old [label = "builds on (unverified)", style = dashed' in FORMATS["dot"](graph)

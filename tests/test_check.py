@@ -1,0 +1,162 @@
+"""`eelit check` on broken sources: each fault is one line that says where, what, and what to do; all come at once."""
+
+import re
+
+import pytest
+
+from eelit.catalog.check import check
+from eelit.catalog.sources import sources
+
+ENTRY = "catalog/entries/zhou2020pabee.yaml"
+BIB = "bib/early-exit.bib"
+TAXONOMY = "catalog/taxonomy.yaml"
+CITATIONS = "bib/citations.csv"
+
+
+def edit(tree, file, old, new, count=1):
+    path = tree / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text, f"{old!r} is not in {file}"
+    path.write_text(text.replace(old, new, count), encoding="utf-8")
+
+
+def errors():
+    return [str(problem) for problem in check(sources()) if problem.severity == "error"]
+
+
+def warnings():
+    return [str(problem) for problem in check(sources()) if problem.severity == "warning"]
+
+
+def test_the_copy_is_sound(tree):
+    assert errors() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (ENTRY, "policy: [patience]", "policy: [patence]", r"zhou2020pabee.yaml:7: unknown policy term `patence`; did you mean `patience`"),
+        (ENTRY, "policy: [patience]", "policy: [joint]", r":7: unknown policy term `joint`; it belongs to `training`"),
+        (ENTRY, "policy: [patience]", "polcy: [patience]", r":7: unknown field `polcy`; did you mean `policy`"),
+        (ENTRY, "role: early-exit", "role: early", r":3: `role` cannot be `early` \(allowed: .*did you mean `early-exit`"),
+        (ENTRY, "short_name: PABEE\n", "", r":1: the field `short_name` is missing; add it"),
+        (ENTRY, "value: 93.0", "value: 74.67%", r"`reported\[0\].value` holds `74.67%`, which is str|reported\[0\].value"),
+        (ENTRY, "unit: percent\n", "unit: percent\n    untit: x\n", r"unknown field `reported\[0\].untit`; did you mean `unit`"),
+        (ENTRY, "key: zhou2020pabee", "key: zhou2020pabe", r":1: the key is `zhou2020pabe` but the file is `zhou2020pabee.yaml`"),
+        (ENTRY, "key: zhou2020pabee", "key: Zhou2020", r":1: `Zhou2020` is not a key"),
+        (ENTRY, "target: kaya2019sdn", "target: kaya2019sdm", r"leads to `kaya2019sdm`, which is unknown; did you mean `kaya2019sdn`"),
+        (ENTRY, "target: kaya2019sdn", "target: {titel: x}", r"`target` is a key of the catalogue, or `external"),
+        (ENTRY, "target: kaya2019sdn", "target: zhou2020pabee", r"is related to itself"),
+        (ENTRY, "evidence: sheet", "evidence: url", r"`url` is given exactly when evidence is `url`"),
+        (ENTRY, "{field: relations,", "{field: relation,", r"`relation` is a field of neither entry nor bibliography; did you mean `relations`"),
+        (ENTRY, "kind: method", "kind: method\nkind: system", r":5: the field `kind` is given twice"),
+        (ENTRY, "title: \"FastBERT: a Self-distilling BERT with Adaptive Inference Time\"", "title: Depth-adaptive transformer", r"external work is in the catalogue; write `target: elbayad2020depth`"),
+        (ENTRY, "policy: [patience]", "policy: [patience", r"not valid YAML|breaks off here"),
+        (BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{zhou2020pabeee,", r"zhou2020pabee.yaml:1: `zhou2020pabee` is not in early-exit.bib; add it; did you mean `zhou2020pabeee`"),
+        (BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{kaya2019sdn,", r"early-exit.bib:\d+: the key `kaya2019sdn` is already used in line \d+"),
+        (BIB, "eprint = {2006.04152}", "eprint = {2006.4152x}", r"`2006.4152x` of `zhou2020pabee` is not a valid arXiv id"),
+        (BIB, "eprint = {2006.04152}", "eprint = {2004.12993}", r"has the same arXiv id as `xin2020deebert`|has the same arXiv id as `zhou2020pabee`"),
+        (BIB, "doi = {10.18653/v1/2020.acl-main.204}", "doi = {https://doi.org/10.18653/v1/2020.acl-main.204}", r"is not a valid DOI"),
+        (BIB, "acl = {2020.acl-main.204}", "acl = {acl204}", r"is not a valid ACL Anthology id"),
+        (CITATIONS, "zhou2020pabee,kaya2019sdn", "zhou2020pabe,kaya2019sdn", r"citations.csv:\d+: unknown key `zhou2020pabe`; did you mean `zhou2020pabee`"),
+        (TAXONOMY, "broader: agreement", "broader: agrement", r"unknown broader term `agrement`; did you mean `agreement`"),
+        (TAXONOMY, "example: zhou2020pabee", "example: zhou2021pabee", r"the example `zhou2021pabee` of `every-layer` is not in the catalogue; did you mean `zhou2020pabee`"),
+        (TAXONOMY, "example: zhou2020pabee", "example: wang2018skipnet", r"the example `wang2018skipnet` does not carry `every-layer`"),
+        (TAXONOMY, "- term: every-block", "- term: every-layer", r"placement term `every-layer` is defined twice"),
+        (TAXONOMY, "- term: along-depth", "- term: along-depth\n  broader: every-layer", r"`along-depth` is broader than itself; break the circle"),
+        (TAXONOMY, "definition: ", "defnition: ", r"unknown field .*defnition.*did you mean `definition`"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_said_where_it_stands(tree, file, old, new, said):
+    edit(tree, file, old, new)
+    found = errors()
+    assert any(re.search(said, line) for line in found), "\n".join(found)
+    assert all(re.match(r"\S+:\d+: .+", line) for line in found)
+
+
+def test_all_problems_come_at_once(tree):
+    edit(tree, ENTRY, "policy: [patience]", "policy: [patence]")
+    edit(tree, ENTRY, "{field: relations,", "{field: nonsense,")
+    edit(tree, "catalog/entries/xin2020deebert.yaml", "role: early-exit", "role: earlyexit")
+    edit(tree, CITATIONS, "zhou2020pabee,kaya2019sdn", "zhou2020pabe,kaya2019sdn")
+    edit(tree, TAXONOMY, "broader: agreement", "broader: agrement")
+    said = "\n".join(errors())
+    assert all(word in said for word in ("patence", "nonsense", "earlyexit", "zhou2020pabe`", "agrement"))
+
+
+def test_a_truncated_entry_is_noticed_wherever_it_breaks_off(tree):
+    path = tree / ENTRY
+    whole = path.read_text(encoding="utf-8")
+    for share in range(0, 90, 10):
+        path.write_text(whole[: len(whole) * share // 100], encoding="utf-8")
+        assert any("zhou2020pabee.yaml:" in line for line in errors()), f"cut after {share} %"
+
+
+def test_a_missing_entry_and_a_missing_record(tree):
+    (tree / ENTRY).unlink()
+    (tree / "methods/papers/zhou2020pabee.py").unlink(missing_ok=True)
+    found = [line for line in errors() if "taxonomy" not in line]
+    assert len(found) == 1
+    assert re.search(r"early-exit.bib:\d+: `zhou2020pabee` has no entry; write entries/zhou2020pabee.yaml", found[0])
+
+
+def test_a_broken_record_is_not_also_called_missing(tree):
+    edit(tree, BIB, "@inproceedings{zhou2020pabee,\n  author = {", "@inproceedings{zhou2020pabee,\n  author = ")
+    (line,) = errors()
+    assert re.search(r"early-exit.bib:\d+: the record `zhou2020pabee`", line)
+
+
+def test_two_files_with_one_key(tree):
+    (tree / "catalog/entries/again.yaml").write_text((tree / ENTRY).read_text(encoding="utf-8"), encoding="utf-8")
+    assert any("make them the same" in line for line in errors())
+
+
+def test_two_works_with_one_title(tree):
+    edit(
+        tree,
+        BIB,
+        "{DeeBERT}: Dynamic Early Exiting",
+        "{BERT} Loses Patience: Fast and Robust Inference with Early Exit}, note = {",
+    )
+    assert any("has the same title as" in line for line in errors())
+
+
+def test_implementations_and_files_go_together(tree):
+    (tree / "methods/papers/kaya2019sdn.py").touch()
+    (tree / "methods/papers/zhou2020pabee.py").unlink()
+    (tree / "methods/papers/nobody2020knows.py").touch()
+    said = "\n".join(errors())
+    assert "kaya2019sdn.yaml:1: methods/papers/kaya2019sdn.py exists; say in `implementation`" in said
+    assert "methods/papers/zhou2020pabee.py does not exist" in said
+    assert "the method `nobody2020knows` has no entry" in said
+
+
+def test_a_broader_term_beside_a_narrower_one_is_a_warning(tree):
+    edit(tree, ENTRY, "policy: [patience]", "policy: [patience, agreement]")
+    assert errors() == []
+    assert any("`agreement` is implied by `patience`" in line for line in warnings())
+
+
+def test_citing_a_younger_work_is_a_warning(tree):
+    with (tree / CITATIONS).open("a", encoding="utf-8") as file:
+        file.write("cambazoglu2010early,zhou2020pabee,made up,bibliography\n")
+        file.write("park2015biglittle,zhou2020pabee,made up,baseline-comparison\n")
+    assert errors() == []
+    (line,) = [line for line in warnings() if "citations.csv" in line]
+    assert "`cambazoglu2010early` (2010) cites `zhou2020pabee` (2020), which is younger" in line
+
+
+def test_one_seed_line_belongs_to_one_work(tree):
+    edit(tree, "catalog/entries/xin2020deebert.yaml", "lines: [", "lines: [27, ")
+    assert any("line 27 of the seed list is also claimed by" in line for line in errors())
+
+
+def test_the_command_leaves_with_3_for_errors_only(tree, eelit):
+    assert eelit("check").exit_code == 0
+    edit(tree, ENTRY, "policy: [patience]", "policy: [patience, agreement]")
+    assert eelit("check").exit_code == 0
+    edit(tree, ENTRY, "[patience, agreement]", "[patence]")
+    found = eelit("check")
+    assert found.exit_code == 3
+    assert "zhou2020pabee.yaml:7: unknown policy term `patence`" in found.stdout
+    assert "errors" in found.stderr

@@ -1,0 +1,81 @@
+"""The smoke test: third-party methods, failures that hide nothing, the cache, a real dask cluster."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+THEIRS = Path(__file__).parent / "data" / "third_party"
+SMOKE = """
+import json, sys
+from eelit.methods import registry, smoke
+if __name__ == "__main__":
+    backend, cache, *keys = sys.argv[1:]
+    session, reports = smoke.smoke(keys, backend=backend, jobs=2, cache=cache == "cache")
+    print(json.dumps([json.loads(r.model_dump_json()) for r in reports]))
+"""
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """Install the package of somebody else with pip, into a folder of its own."""
+    folder = tmp_path_factory.mktemp("theirs")
+    source = shutil.copytree(THEIRS, folder / "source")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(folder / "installed"), str(source)], check=True)
+    (folder / "smoke.py").write_text(SMOKE)
+    return folder
+
+
+@pytest.fixture
+def run(theirs, tmp_path):
+    def run_smoke(*arguments, check=True):
+        env = {**os.environ, "PYTHONPATH": str(theirs / "installed"), "EELIT_CACHE": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, str(theirs / "smoke.py"), *arguments], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return json.loads(done.stdout) if check else done
+
+    return run_smoke
+
+
+def test_other_packages_methods_run_and_a_failure_hides_nothing(run):
+    broken, mine = run("loky", "no-cache", "smith2027broken", "smith2027mine")
+    assert broken["status"] == "failed"
+    assert "the gradient went for a walk" in broken["error"]
+    assert "Traceback" in broken["log"]
+    assert mine["status"] == "passed"
+    assert mine["executed_now"]
+    assert all(e["counted"] == e["claimed"] for e in mine["result"]["curves"][0]["executions"])
+
+
+def test_unchanged_methods_are_not_run_again_unless_asked(run):
+    (first,) = run("loky", "cache", "smith2027mine")
+    (second,) = run("loky", "cache", "smith2027mine")
+    (third,) = run("loky", "no-cache", "smith2027mine")
+    assert [first["executed_now"], second["executed_now"], third["executed_now"]] == [True, False, True]
+    assert second["finished"] == first["finished"]
+    assert second["fingerprint"] == first["fingerprint"]
+
+
+def test_a_failed_method_is_run_again(run):
+    assert run("loky", "cache", "smith2027broken")[0]["executed_now"]
+    assert run("loky", "cache", "smith2027broken")[0]["executed_now"]
+
+
+def test_on_a_real_local_dask_cluster(run):
+    broken, mine = run("dask", "no-cache", "smith2027broken", "smith2027mine")
+    assert [broken["status"], mine["status"]] == ["failed", "passed"]
+    local = run("loky", "no-cache", "smith2027mine")[0]
+    assert mine["result"]["curves"][0]["test"] == local["result"]["curves"][0]["test"]
+
+
+def test_unknown_method_is_refused_before_anything_runs(run):
+    done = run("loky", "no-cache", "smith2027mine", "nobody2000nothing", check=False)
+    assert done.returncode != 0
+    assert "no method is registered under the key 'nobody2000nothing'" in done.stderr
