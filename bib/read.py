@@ -39,6 +39,7 @@ OTHER_FIELDS = (
 FIELDS = VENUE_FIELDS + OTHER_FIELDS
 REQUIRED = ("author", "title", "year")
 START = re.compile(r"^@", re.MULTILINE)
+TEX = re.compile(r"[\\{}~$%`]|--|''")
 KEY = re.compile(r"@\s*\w+\s*[{(]\s*([^\s,}]+)")
 
 
@@ -182,6 +183,8 @@ def to_record(kind: str, key: str, fields: dict[str, str]) -> Record:
 
 def plain_text(tex: str) -> str:
     """Return TeX as plain Unicode: accents resolved, braces gone, `--` as an en dash."""
+    if not TEX.search(tex):
+        return tex  # most values; decoding takes a hundred times longer
     return str(Text.from_latex(tex)).replace("\xa0", " ")
 
 

@@ -23,7 +23,11 @@ YEARS_AHEAD = 1  # preprints are cited before they appear, but seldom by more th
 
 def check(sources: Sources) -> list[Problem]:
     """Return every problem of the sources, in the order of files and lines."""
-    loaded = load(sources)
+    return check_loaded(load(sources))
+
+
+def check_loaded(loaded: Loaded) -> list[Problem]:
+    """Return every problem of what was loaded."""
     rules: list[Callable[[Loaded], Iterator[Problem]]] = [
         _missing_entries,
         _identifiers,
@@ -61,7 +65,7 @@ def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn:
 def _identifiers(loaded: Loaded) -> Iterator[Problem]:
     for key, record in loaded.bibliography.records.items():
         shapes = [
-            ("doi", "doi", record.doi, DOI, "a DOI starts with `10.`, without https://doi.org/"),
+            ("doi", "DOI", record.doi, DOI, "a DOI starts with `10.`, without https://doi.org/"),
             ("eprint", "arXiv id", record.arxiv, ARXIV, "an arXiv id is `2006.04152` or `cs/0112017`, without version"),
             ("acl", "ACL Anthology id", record.acl, ACL, "an ACL Anthology id is `2020.acl-main.204` or `P19-1001`"),
         ]
@@ -124,25 +128,18 @@ def _unverified_fields(loaded: Loaded) -> Iterator[Problem]:
 
 def _relations(loaded: Loaded) -> Iterator[Problem]:
     known = loaded.bibliography.records
+    titles = {normalised(record.title): key for key, record in known.items()}
     for entry, located in _entries(loaded):
         for index, relation in enumerate(entry.relations):
             place = ("relations", index, "target")
             if isinstance(relation.target, ExternalTarget):
-                yield from _external_in_catalogue(loaded, relation.target, located, place)
+                if key := titles.get(normalised(relation.target.external.title)):
+                    yield located.problem(place, f"this external work is in the catalogue; write `target: {key}`")
             elif relation.target == entry.key:
                 yield located.problem(place, f"`{entry.key}` is related to itself; mend the target")
             elif relation.target not in known and relation.target not in loaded.bibliography.broken:
                 hint = did_you_mean(relation.target, tuple(known)) or "; name it as `external: {title, year, id}`"
                 yield located.problem(place, f"the relation leads to `{relation.target}`, which is unknown{hint}")
-
-
-def _external_in_catalogue(
-    loaded: Loaded, target: ExternalTarget, located: Located, place: tuple[str | int, ...]
-) -> Iterator[Problem]:
-    title = normalised(target.external.title)
-    for key, record in loaded.bibliography.records.items():
-        if normalised(record.title) == title:
-            yield located.problem(place, f"this external work is in the catalogue; write `target: {key}`")
 
 
 def _citations(loaded: Loaded) -> Iterator[Problem]:

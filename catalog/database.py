@@ -21,7 +21,7 @@ from sqlmodel import Field, SQLModel, create_engine, insert
 from eelit.bib.citations import Citation
 from eelit.bib.problems import Problem
 from eelit.bib.record import Record
-from eelit.catalog.check import broader_terms, check
+from eelit.catalog.check import broader_terms, check_loaded
 from eelit.catalog.faults import CatalogueFault, Unavailable
 from eelit.catalog.fresh import fingerprint
 from eelit.catalog.load import load
@@ -200,7 +200,7 @@ def build(path: Path, sources: Sources, *, shipped: bool = False) -> Report:
     root = checkout() or ""
     mark = fingerprint(root) if root else ""  # before reading: what changes meanwhile is noticed next time
     loaded = load(sources)
-    problems = check(sources)
+    problems = check_loaded(loaded)
     stopping = [problem for problem in problems if problem.severity == "error"] if shipped else loaded.problems
     if stopping:
         more = f" (and {len(stopping) - 1} more; `eelit check` lists them)" if len(stopping) > 1 else ""

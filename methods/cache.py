@@ -1,7 +1,7 @@
 """The one folder eelit writes to on a user's machine.
 
-`EELIT_CACHE` names another folder; otherwise it is the platform's cache folder for `eelit`. Inside, `data` holds what was
-fetched (see `eelit.methods.data.fetch`) and `derived` what was made from it.
+`EELIT_CACHE` names another folder; otherwise it is the platform's cache folder for `eelit`. Inside, `data` holds what
+was fetched (see `eelit.methods.data.fetch`) and `derived` what was made from it.
 """
 
 import contextlib

@@ -1,5 +1,7 @@
 """`eelit check` on broken sources: each fault is one line that says where, what, and what to do; all come at once."""
 
+# ruff: noqa: E501 (a table reads best with a fault per line)
+
 import re
 
 import pytest

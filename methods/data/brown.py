@@ -59,13 +59,16 @@ def tagset() -> tuple[str, ...]:
 
 
 def reduce_tag(tag: str) -> str:
-    """The plain part of speech: without foreign, headline, title and citation marks, contractions, negation, genitive."""
+    """The plain part of speech: no marks of foreign words, headlines, titles and citations, negation or genitive.
+
+    Of a contraction the first tag counts: `fw-nn-tl` and `nn$` are `nn`, `ppss+bem` is `ppss`, `bedz*` is `bedz`.
+    """
     plain = re.sub(r"(-(hl|tl|nc))+$", "", tag.removeprefix("fw-").split("+")[0])
     return plain.rstrip("*$") or plain
 
 
 def documents() -> Split[tuple[str, ...]]:
-    """The texts as plain strings, one sentence per line, words and punctuation parted by spaces; 5.9 million characters."""
+    """The texts as plain strings, a sentence per line, words and punctuation parted by spaces; 6.1 M characters."""
     train, validation, test = ([_plain(file) for file in part] for part in _parts())
     return Split(tuple(train), tuple(validation), tuple(test), split_digest())
 
@@ -85,8 +88,8 @@ def token_stream(vocabulary: int = 2000) -> Split[NDArray[np.int64]]:
     """Each part as one array of token ids, every text closed by `END` (id 0); kept in the cache."""
     kept = _derived("ids", vocabulary, "npz")
     names = ("train", "validation", "test")
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        with np.load(kept, allow_pickle=False) as stored:
+    if kept.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as stored:
             train, validation, test = (stored[name].astype(np.int64) for name in names)
             return Split(train, validation, test, split_digest())
     encoder, texts = tokenizer(vocabulary), documents()

@@ -1,8 +1,8 @@
 """The cache of data sets and pretrained models: fetch an item, find it, verify it.
 
-Only `fetch` uses the network, and never with `EELIT_OFFLINE=1`; loaders call `path`. Files count as present only when their
-sha256 is the one pinned in the manifest. A marker remembers size and modification time of the files so verified, so that
-large ones are hashed again only when they changed.
+Only `fetch` uses the network, and never with `EELIT_OFFLINE=1`; loaders call `path`. Files count as present only when
+their sha256 is the one pinned in the manifest. A marker remembers size and modification time of the files so verified,
+so that large ones are hashed again only when they changed.
 """
 
 import contextlib
@@ -66,8 +66,8 @@ def fetch_item(item: Item, *, progress: Progress | None = None) -> Path:
         return folder
     if os.environ.get("EELIT_OFFLINE", "").lower() not in ("", "0", "no", "false"):
         raise DataUnavailable(
-            f"{item.name} ({megabytes(item.download)}) is not in the cache {folder.parent} and EELIT_OFFLINE forbids the "
-            f"network: run `eelit data fetch {item.name}` without it"
+            f"{item.name} ({megabytes(item.download)}) is not in the cache {folder.parent} and EELIT_OFFLINE forbids "
+            f"the network: run `eelit data fetch {item.name}` without it"
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +76,8 @@ def fetch_item(item: Item, *, progress: Progress | None = None) -> Path:
                 _fetch_into(item, folder, progress)
     except OSError as error:
         raise DataUnavailable(
-            f"{item.name} cannot be stored: the cache folder {folder.parent} is not writable "
-            f"({error.strerror or error}); set EELIT_CACHE to a folder that is"
+            f"{item.name} cannot be stored in the cache folder {folder.parent} ({error.strerror or error}): "
+            f"set EELIT_CACHE to a folder with room that you can write to"
         ) from error
     return folder
 

@@ -28,9 +28,9 @@ class InnerFile:
 class Source:
     """One place an item can be had from.
 
-    `members` maps names in the cache to paths inside the package or archive, or below `url`. A path ending in `.gz` whose
-    name does not is decompressed. A path with a wildcard joins all matching files, in order of name, each after a line
-    `== NAME`.
+    `members` maps names in the cache to paths inside the package or archive, or below `url`. A path ending in `.gz`
+    whose name does not is decompressed. A path with a wildcard joins all matching files, in order of name, each after
+    a line `== NAME`.
     """
 
     kind: Client

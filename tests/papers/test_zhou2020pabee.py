@@ -1,5 +1,8 @@
 """What only PABEE promises: the invariants of the paper, on worked cases."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.joint import depth_weights, exit_losses
 
 KEY = "zhou2020pabee"
+GOLDEN = Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,18 @@ def test_regression_variant_trains_on_real_values(prepared):
     method, _, _ = prepared(KEY)
     assert method.replace({"tolerance": 0.1}).quality == "Pearson's r"
     assert method.replace({"tolerance": 0.1}).policy(2, None) == Patience(2, 0.1)
+
+
+def test_agrees_with_the_released_code():
+    """The released exit rule and loss, run on these numbers in batches of one (see `provenance` in the file)."""
+    golden = json.loads(GOLDEN.read_text())
+    logits, values = np.array(golden["logits"]), np.array(golden["values"])
+    for patience, exits in golden["exits_classification"].items():
+        assert replay(Patience(int(patience)), logits).tolist() == exits
+    for patience, exits in golden["exits_regression"].items():
+        assert replay(Patience(int(patience), golden["tolerance"]), values).tolist() == exits
+    w = torch.tensor(depth_weights(8))
+    ours = (w * exit_losses(torch.tensor(logits), torch.tensor(golden["labels"]))).sum()
+    assert float(ours) == pytest.approx(golden["loss_classification"], rel=1e-6)
+    ours = (w * exit_losses(torch.tensor(values), torch.tensor(golden["targets"]))).sum()
+    assert float(ours) == pytest.approx(golden["loss_regression"], rel=1e-6)

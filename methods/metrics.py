@@ -1,0 +1,34 @@
+"""Measures of quality that need more than one line, in numpy."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def ndcg(scores: NDArray[Any], grades: NDArray[Any], groups: NDArray[Any], k: int = 10) -> float:
+    """Mean NDCG@k over queries: gain 2^grade - 1, discount log2(rank + 1); see `ndcg_per_query`."""
+    return float(ndcg_per_query(scores, grades, groups, k).mean())
+
+
+def ndcg_per_query(
+    scores: NDArray[Any], grades: NDArray[Any], groups: NDArray[Any], k: int = 10
+) -> NDArray[np.float64]:
+    """NDCG@k of each query `[queries]`, from scores and grades `[documents]` and the documents per query `[queries]`.
+
+    Documents of a query follow each other. Equal scores keep the given order. A query whose documents all have grade 0
+    counts 1, as any order of them is ideal.
+    """
+    if len(scores) != len(grades) or int(np.sum(groups)) != len(scores):
+        raise ValueError(f"{len(scores)} scores, {len(grades)} grades and groups of {int(np.sum(groups))} documents")
+    ends = np.cumsum(groups)
+    found = [_ndcg(scores[end - n : end], grades[end - n : end], k) for n, end in zip(groups, ends, strict=True)]
+    return np.array(found, dtype=np.float64)
+
+
+def _ndcg(scores: NDArray[Any], grades: NDArray[Any], k: int) -> float:
+    gains = 2.0 ** np.asarray(grades, dtype=np.float64) - 1
+    discounts = 1 / np.log2(np.arange(2, min(k, len(gains)) + 2))
+    best = np.sort(gains)[::-1][:k] @ discounts
+    got = gains[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:k]] @ discounts
+    return float(got / best) if best > 0 else 1.0

@@ -1,0 +1,204 @@
+"""Write all pages as Markdown files, from templates, into the folder that the builder reads."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from eelit.bib.exports import to_bibtex
+from eelit.catalog.schema import FACETS
+from eelit.methods.data import manifest
+from eelit.methods.results import Result
+from eelit.site.generator import curve, markup, network
+from eelit.site.generator.collection import Collection, Method, Work
+from eelit.site.generator.commands import commands
+
+DESCRIPTION_LENGTH = 180
+FACET_SAYS = {
+    "placement": "Where inference may stop: between layers, machines, tokens, steps or models.",
+    "training": "How exits, backbone and the rule that stops are trained.",
+    "policy": "What decides, at inference, whether to stop.",
+    "domain": "Which task, data or setting the work is about.",
+}
+Page = tuple[str, str]  # path below the docs folder, text
+
+
+def environment() -> Environment:
+    """Return Jinja with our filters; everything a template writes is escaped unless it is Markup."""
+    env = Environment(
+        loader=PackageLoader("eelit.site.generator"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "amount": markup.amount,
+        "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
+        "best_speed_up": best_speed_up,
+        "day": day,
+        "docstring": markup.docstring,
+        "draw": curve.draw,
+        "formula": markup.formula,
+        "front": markup.front,
+        "heading": markup.heading,
+        "identifier": markup.identifier,
+        "magnitude": markup.magnitude,
+        "plural": markup.plural,
+        "plural_word": lambda count, one: one if count == 1 else one + "s",
+        "prose": markup.prose,
+        "repository": markup.repository,
+        "shorten": lambda text: shorten(text, DESCRIPTION_LENGTH, placeholder=" …"),
+        "size": markup.size,
+        "web": markup.web,
+    }
+    env.filters.update(filters)
+    return env
+
+
+def day(moment: datetime) -> str:
+    """Return the day of a moment, as one writes it."""
+    return f"{moment.day} {moment:%B %Y}"
+
+
+def best_speed_up(result: Result) -> float:
+    """Return the largest speed-up of a result's main variant."""
+    return max(point.speed_up for point in result.curves[0].test)
+
+
+def write(collection: Collection, folder: Path, own_pages: Path, contributing: str) -> int:
+    """Write every page and download into the (empty) folder; return how many pages there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for path, text in pages(collection, own_pages, contributing):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        count += path.endswith(".md")
+    return count
+
+
+def pages(collection: Collection, own_pages: Path, contributing: str) -> Iterator[Page]:
+    """Yield all pages and downloads: generated ones, hand-written ones, and the guide for contributors."""
+    env = environment()
+
+    def render(template: str, **values: Any) -> str:
+        common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS}
+        return env.get_template(template).render(**common, **values)
+
+    yield "index.md", render("home.md.j2", picture=_picture())
+    yield "papers/index.md", render("papers.md.j2", **_table(collection))
+    for key, work in collection.works.items():
+        yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work))
+    yield "methods/index.md", render("methods.md.j2")
+    for key, method in collection.methods.items():
+        yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
+    yield "taxonomy/index.md", render("taxonomy.md.j2")
+    for facet in FACETS:
+        yield f"taxonomy/{facet}.md", render("facet.md.j2", facet=facet)
+    yield "graph.md", render("graph.md.j2", **_graph(collection))
+    yield from network.downloads(collection.graph).items()
+    yield "guide/commands.md", render("commands.md.j2", commands=commands())
+    yield "guide/data.md", render("data.md.j2", **_data(collection))
+    yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
+    yield "guide/contributing.md", without_local_links(contributing)
+    for path in sorted(own_pages.rglob("*.md")):
+        yield path.relative_to(own_pages).as_posix(), path.read_text(encoding="utf-8")
+
+
+def _picture() -> Markup:
+    """Return the small drawing of the home page."""
+    path = Path(__file__).with_name("templates") / "idea.svg"
+    return Markup(path.read_text(encoding="utf-8"))
+
+
+def _paper(collection: Collection, work: Work) -> dict[str, Any]:
+    return {"work": work, "method": collection.methods.get(work.key), "bibtex": to_bibtex([work.record])}
+
+
+def _method(collection: Collection, method: Method) -> dict[str, Any]:
+    formatter = HtmlFormatter(wrapcode=True)
+    return {
+        "method": method,
+        "work": collection.works.get(method.key),
+        "result": method.report.result if method.report else None,
+        "source": Markup(highlight(method.info.source, PythonLexer(), formatter)),
+        "file": method.info.path.name,
+    }
+
+
+def _table(collection: Collection) -> dict[str, Any]:
+    counts = Counter(work.entry.role for work in collection.works.values())
+    said = [
+        f"{counts[role]} {what}"
+        for role, what in (
+            ("early-exit", "are early-exit works"),
+            ("neighbour", "spend compute adaptively in another way"),
+            ("context", "are listed as context"),
+        )
+        if counts[role]
+    ]
+    return {
+        "texts": {key: _searchable(work) for key, work in collection.works.items()},
+        "years": sorted({work.record.year for work in collection.works.values()}),
+        "roles_said": f"{', '.join(said)}." if said else "",
+    }
+
+
+def _searchable(work: Work) -> str:
+    """Return what the text box of the table looks through, the same as `eelit find --text`."""
+    e, r = work.entry, work.record
+    parts = [e.key, e.short_name, *e.aliases, r.title, *map(str, r.authors), e.idea, e.exit_rule, e.skipped, e.note, r.venue]
+    parts += [*e.datasets, *e.backbones, *(term for facet in FACETS for term in getattr(e, facet))]
+    return " ".join(" ".join(part.split()) for part in parts if part)
+
+
+def _graph(collection: Collection) -> dict[str, Any]:
+    rows = []
+    for key in sorted(collection.works, key=lambda key: (collection.works[key].record.year, key)):
+        others = [e for e in collection.graph.edges if e.source == key and e.verified and e.group != "citation"]
+        rows.append(
+            {
+                "key": key,
+                "cites": list(dict.fromkeys(collection.graph.cited_by(key))),
+                "cited_by": list(dict.fromkeys(collection.graph.citing(key))),
+                "related": list(dict.fromkeys((edge.verb, edge.target) for edge in others)),
+            }
+        )
+    counts = Counter(network.kind(edge) for edge in collection.graph.edges)
+    return {"picture": network.draw(collection), "kinds": network.KINDS, "counts": counts, "rows": rows}
+
+
+def _data(collection: Collection) -> dict[str, Any]:
+    items = manifest.items()
+    users = {
+        item.name: [key for key, method in collection.methods.items() if item in method.items] for item in items
+    }
+    return {"items": items, "users": users}
+
+
+def _errata(collection: Collection) -> dict[str, Any]:
+    listed = [work for work in collection.works.values() if work.entry.seed]
+    wrong = [work for work in listed if work.entry.seed and work.entry.seed.errors]
+    wrong.sort(key=lambda work: min(work.entry.seed.lines) if work.entry.seed else 0)
+    return {
+        "wrong": wrong,
+        "total": sum(len(work.entry.seed.errors) for work in wrong if work.entry.seed),
+        "lines": len({line for work in listed if work.entry.seed for line in work.entry.seed.lines}),
+    }
+
+
+def without_local_links(text: str) -> str:
+    """Return Markdown whose links to files of the checkout are plain text: they lead nowhere on the site."""
+    return re.sub(r"\[([^\]]+)\]\((?!https?://|#|mailto:)[^)\s]+\)", r"\1", text)
