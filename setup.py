@@ -8,6 +8,7 @@ import sys
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.errors import ExecError
 
 DATABASE = os.path.join("eelit", "catalog", "catalogue.sqlite")
 
@@ -25,9 +26,9 @@ class BuildWithCatalogue(build_py):
         environment = {name: value for name, value in os.environ.items() if name != "EELIT_ROOT"}
         environment["PYTHONPATH"] = os.pathsep.join([copied, environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         target = os.path.join(copied, DATABASE)
-        subprocess.run(
-            [sys.executable, "-P", "-m", "eelit.catalog.database", target, "--shipped"], check=True, env=environment
-        )
+        words = [sys.executable, "-P", "-m", "eelit.catalog.database", target, "--shipped"]
+        if subprocess.run(words, env=environment, check=False).returncode:
+            raise ExecError("the catalogue database could not be built, for the reason given above")
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """Count the database among the files that were built."""

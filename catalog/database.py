@@ -312,7 +312,7 @@ def _write_works(
             related.append((number, entry))
         for table, row in _rows_of_work(number, entry, record, numbers):
             rows.setdefault(table, []).append(row)
-        texts.append((number, *_texts(entry, record)))
+        texts.append((number, *map(fold, _texts(entry, record))))
         if number % BATCH == 0:
             flush()
     flush()

@@ -60,6 +60,8 @@ def _sentences(place: Place, fault: dict[str, Any], model: type[BaseModel]) -> I
         case "literal_error":
             allowed = str(fault["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
             yield f"`{name}` cannot be `{given}` (allowed: {allowed}){did_you_mean(str(given), allowed.split(', '))}"
+        case "too_short":
+            yield f"`{name}` is empty; name at least one"
         case "string_pattern_mismatch" if place[-1:] == ("key",):
             yield f"`{given}` is not a key; a key is surname, year and a word, in small letters, as `zhou2020pabee`"
         case "string_pattern_mismatch":

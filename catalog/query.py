@@ -288,7 +288,7 @@ def _conditions(query: Query, term_ids: dict[str, list[int]]) -> tuple[str, list
 
 def _match(text: str) -> str:
     """Return an FTS5 expression for works that hold all words, the ends of which may be left off."""
-    words = "".join(letter if letter.isalnum() else " " for letter in text).split()
+    words = "".join(letter if letter.isalnum() else " " for letter in fold(text)).split()
     if text and not words:
         raise UnknownName(f"`{text}` holds no word to look for")
     return " ".join(f'"{word}"*' for word in words)
@@ -300,6 +300,7 @@ def fold(text: str) -> str:
         return text.casefold()
     import unicodedata
 
+    text = text.casefold().translate(str.maketrans("łøđı", "lodi"))  # letters that Unicode does not take apart
     return "".join(
         letter for letter in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(letter)
     )

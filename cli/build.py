@@ -9,22 +9,22 @@ import click
 from eelit.cli.command import chosen_database, eelit_command
 
 
-@eelit_command("eelit build", "eelit build --db catalogue.sqlite")
-@click.option("--db", metavar="FILE", help="Where to put it (also: EELIT_DB; default: the user's cache).")
-def command(db: str | None) -> None:
+@eelit_command("eelit build", "eelit build --db catalogue.sqlite", catalogue=True)
+def command() -> None:
     """Build the catalogue database.
 
     In a checkout this happens by itself whenever the sources change. The file is written aside and put in place in one
     step: a database that was there before survives any failure.
     """
     from eelit.catalog.database import build
-    from eelit.catalog.faults import CatalogueFault
-    from eelit.catalog.fresh import database_path
-    from eelit.catalog.sources import checkout, sources
+    from eelit.catalog.faults import Unavailable
+    from eelit.catalog.fresh import SHIPPED, database_path
+    from eelit.catalog.sources import sources
 
-    if checkout() is None and not (db or chosen_database()):
-        raise CatalogueFault("an installed eelit brings its database along; to build one elsewhere name it with --db")
-    report = build(Path(database_path(db or chosen_database())), sources())
+    path = database_path(chosen_database())
+    if path == SHIPPED:
+        raise Unavailable("an installed eelit brings its database along; to build one elsewhere name it with --db")
+    report = build(Path(path), sources())
     click.echo(f"built {report.path} ({report.works} works, {report.seconds:.1f} s)")
     errors = sum(problem.severity == "error" for problem in report.problems)
     if errors:

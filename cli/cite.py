@@ -8,7 +8,7 @@ from eelit.bib.exports import EXPORTS
 from eelit.cli.command import WorkName, eelit_command, format_option, open_catalogue
 
 
-@eelit_command("eelit cite pabee deebert > refs.bib", "eelit cite zhou2020pabee --format csl-json")
+@eelit_command("eelit cite pabee deebert > refs.bib", "eelit cite zhou2020pabee --format csl-json", catalogue=True)
 @click.argument("works", nargs=-1, required=True, type=WorkName(), metavar="KEY…")
 @format_option(*EXPORTS)
 def command(works: tuple[str, ...], style: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eelit.cli.main import debug_option
+from eelit.cli.main import database_option, debug_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -20,9 +20,10 @@ MOST_COMPLETIONS = 200
 class EelitCommand(click.Command):
     """A command whose help shows examples before the options."""
 
-    def __init__(self, *args: Any, examples: tuple[str, ...], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, examples: tuple[str, ...], catalogue: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
+        self.params += [database_option()] if catalogue else []
         self.params.append(debug_option())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -33,9 +34,9 @@ class EelitCommand(click.Command):
         super().format_options(ctx, formatter)
 
 
-def eelit_command(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], EelitCommand]:
-    """Make a function a command with these examples."""
-    return click.command(cls=EelitCommand, examples=examples, **settings)
+def eelit_command(*examples: str, catalogue: bool = False) -> Callable[[Callable[..., Any]], EelitCommand]:
+    """Make a function a command with these examples; if it reads the catalogue it takes `--db`."""
+    return click.command(cls=EelitCommand, examples=examples, catalogue=catalogue)
 
 
 def format_option(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

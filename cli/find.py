@@ -48,6 +48,7 @@ def _facet_option(facet: str, text: str) -> Callable[[Callable[..., Any]], Calla
     "eelit find --policy confidence --domain language --year 2020..",
     'eelit find --text "overthinking" --format keys',
     "eelit find --runnable --format bibtex",
+    catalogue=True,
 )
 @_facet_option("placement", "Where the exits are. Repeat for `or`.")
 @_facet_option("training", "How the exits are trained.")

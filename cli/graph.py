@@ -14,6 +14,7 @@ from eelit.cli.table import bold, paragraph, table
     "eelit graph --path pabee branchynet",
     "eelit graph --around calm --depth 2 --format dot | dot -Tsvg > calm.svg",
     "eelit graph --format graphml > collection.graphml",
+    catalogue=True,
 )
 @click.option(
     "--around", type=WorkName(), metavar="KEY", help="Only works near this one, with prior and derivative works."

@@ -118,27 +118,39 @@ def debug_option() -> click.Option:
     )
 
 
+def _remember_database(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.meta["eelit.db"] = value
+
+
+def database_option() -> click.Option:
+    """Return the option `--db`, which may stand before or after the name of a command that reads the catalogue."""
+    return click.Option(
+        ["--db"],
+        metavar="FILE",
+        expose_value=False,
+        callback=_remember_database,
+        help="Use this catalogue database (also: EELIT_DB; default: in the user's cache).",
+    )
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"Exit codes: {EXIT_CODES}. A work goes by key, short name or alias, in any case: zhou2020pabee, pabee.",
 )
-@click.option("--db", metavar="FILE", help="Use this catalogue database (also: EELIT_DB).")
 @click.option("--root", metavar="DIR", hidden=True, help="Read the sources from this checkout (also: EELIT_ROOT).")
 @click.version_option(package_name="eelit", message="eelit %(version)s")
-@click.pass_context
-def eelit(ctx: click.Context, db: str | None, root: str | None) -> None:
+def eelit(root: str | None) -> None:
     """The early-exit literature, runnable.
 
     Start with `eelit find --policy patience`, `eelit show pabee` and `eelit run pabee`.
     """
-    if db:
-        ctx.meta["eelit.db"] = db
     if root:
         os.environ["EELIT_ROOT"] = root  # in the environment, because builds run in a process of their own
 
 
-eelit.params.append(debug_option())
+eelit.params += [database_option(), debug_option()]
 
 
 def main() -> None:

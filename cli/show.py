@@ -15,7 +15,7 @@ from eelit.cli.table import bold, json_text, paragraph
 AMOUNT = {"exact": "", "about": "about ", "at-least": "at least ", "at-most": "at most "}
 
 
-@eelit_command("eelit show pabee", "eelit show zhou2020pabee --format json")
+@eelit_command("eelit show pabee", "eelit show zhou2020pabee --format json", catalogue=True)
 @click.argument("work", type=WorkName(), metavar="KEY")
 @format_option("text", "json", "bibtex")
 def command(work: str, style: str) -> None:

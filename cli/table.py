@@ -20,11 +20,6 @@ def bold(text: str) -> str:
     return text if "NO_COLOR" in os.environ else click.style(text, bold=True)
 
 
-def dim(text: str) -> str:
-    """Return the text faint, as `bold` does."""
-    return text if "NO_COLOR" in os.environ else click.style(text, dim=True)
-
-
 def width() -> int | None:
     """Return the width of the terminal, or None where nothing needs to be cut (files, pipes)."""
     if columns := os.environ.get("COLUMNS", ""):

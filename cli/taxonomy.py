@@ -11,7 +11,7 @@ from eelit.cli.command import eelit_command, format_option, open_catalogue
 from eelit.cli.table import bold, json_text, table, tsv
 
 
-@eelit_command("eelit taxonomy", "eelit taxonomy policy", "eelit taxonomy domain --format tsv")
+@eelit_command("eelit taxonomy", "eelit taxonomy policy", "eelit taxonomy domain --format tsv", catalogue=True)
 @click.argument("facet", required=False, type=click.Choice(COUNTED))
 @format_option("table", "json", "tsv", "keys")
 def command(facet: str | None, style: str) -> None:

@@ -85,17 +85,18 @@ FREE = frozenset(
     """
     _log_softmax _softmax _to_copy _unsafe_view _unsafe_index _local_scalar_dense abs adaptive_avg_pool2d
     _adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided avg_pool1d avg_pool2d
-    bernoulli bitwise_and bitwise_not bitwise_or bucketize cat ceil clamp clamp_ clamp_min clamp_max clone constant_pad_nd
-    copy_ cos cumsum detach div div_ embedding empty empty_like empty_strided eq erf exp expand fill_ flatten flip floor
-    full full_like gather ge gelu gt hardtanh index index_put index_put_ index_select isfinite isnan le lift_fresh
-    log log1p logical_and logical_not logical_or logsumexp lt masked_fill masked_fill_ max max_pool2d
+    avg_pool3d bernoulli bitwise_and bitwise_not bitwise_or bucketize cat ceil clamp clamp_ clamp_min clamp_max clone
+    constant_pad_nd copy_ cos cumsum detach div div_ embedding empty empty_like empty_strided eq erf exp expand fill_
+    flatten flip floor full full_like gather ge gelu gt hardtanh index index_put index_put_ index_select isfinite isnan
+    le lift_fresh log log1p logical_and logical_not logical_or logsumexp lt masked_fill masked_fill_ max max_pool2d
     max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial native_batch_norm
     _native_batch_norm_legit_no_training native_layer_norm _fused_rms_norm native_group_norm ne neg new_empty new_full
     new_ones new_zeros nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat
-    rms_norm roll rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter
-    softplus sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu
-    unbind unfold unsafe_split unsqueeze eye upsample_nearest2d var var_mean view where zero_ zeros zeros_like _reshape_alias
-    is_same_size cudnn_batch_norm native_dropout batch_norm _assert_async _has_same_storage_numel
+    rms_norm roll rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice
+    slice_scatter softplus sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose
+    tril triu unbind unfold unsafe_split unsqueeze eye upsample_nearest2d var var_mean view where zero_ zeros
+    zeros_like _reshape_alias is_same_size cudnn_batch_norm native_dropout batch_norm _assert_async
+    _has_same_storage_numel
     """.split()
 )
 """Operations without a multiply-accumulate worth counting."""

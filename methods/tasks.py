@@ -1,4 +1,4 @@
-"""The data of the experiments as tensors: texts as token ids of their own length, images as ``[channels, H, W]``."""
+"""The data of the experiments: texts as token ids of their own length, images ``[channels, H, W]``, graded queries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from eelit.methods.examples import Data, Examples
+from eelit.methods.queries import Queries, RankingData
 
 
 def text(corpus: str, *, train: int, length: int = 40) -> Data:
@@ -57,6 +58,21 @@ def images(source: str, *, train: int, validation: int = 2000) -> Data:
     return data(parts, classes=10)
 
 
+def queries(source: str, *, train: int, validation: int) -> RankingData:
+    """Return graded queries: ``movielens`` (users as queries, films as documents), or ``made`` (unit tests only)."""
+    if source == "made":
+        return _made_queries(train, validation, test=40)
+    if source != "movielens":
+        raise ValueError(f"no queries {source!r}; there are movielens and made")
+    from eelit.methods.data import movielens
+
+    split = movielens.queries(train=train, validation=validation)
+    ours, held, last = (
+        Queries(q.features, q.grades, q.sizes, q.mean_rating) for q in (split.train, split.validation, split.test)
+    )
+    return RankingData(ours, held, last, split.digest)
+
+
 def examples(inputs: Sequence[NDArray[np.generic]] | NDArray[np.generic], targets: NDArray[np.generic]) -> Examples:
     """Turn arrays into `Examples`."""
     return Examples([torch.as_tensor(x) for x in inputs], torch.as_tensor(targets))
@@ -83,3 +99,16 @@ def _digit_tokens(train: int) -> Data:
     order = np.random.default_rng(0).permutation(len(ids))
     cut = (order[:train], order[train : train + 300], order[train + 300 : train + 700])
     return data([examples(ids[part], pictures.target[part].astype(np.int64)) for part in cut], classes=10)
+
+
+def _made_queries(train: int, validation: int, test: int) -> RankingData:
+    """Six numbers per document; the grade follows a sum and a product of them, and noise."""
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> Queries:
+        sizes = rng.integers(20, 61, n)
+        x = rng.normal(size=(int(sizes.sum()), 6))
+        latent = x[:, 0] + x[:, 1] * x[:, 2] + 0.5 * np.abs(x[:, 3]) + 0.5 * rng.normal(size=len(x))
+        return Queries(x.astype(np.float32), np.digitize(latent, [0.5, 1.5, 2.5, 3.5]), sizes, x[:, 0])
+
+    return RankingData(part(train), part(validation), part(test), f"made {train} {validation} {test}")

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def scores(booster: lightgbm.Booster, features: NDArray[np.float32], start: int = 0, stop: int | None = None) -> NDArray:
-    """Return the sum ``[n]`` of the outputs of trees ``start`` … ``stop - 1`` for rows ``[n, F]``; no other is traversed."""
+def scores(
+    booster: lightgbm.Booster, features: NDArray[Any], start: int = 0, stop: int | None = None
+) -> NDArray[np.float64]:
+    """Return the summed outputs ``[n]`` of trees ``start`` … ``stop - 1`` for rows ``[n, F]``; no others are run."""
     stop = booster.num_trees() if stop is None else stop
     if stop <= start or not len(features):
         return np.zeros(len(features))
@@ -18,11 +20,16 @@ def scores(booster: lightgbm.Booster, features: NDArray[np.float32], start: int 
     return np.asarray(found, dtype=np.float64)
 
 
+def probabilities(booster: lightgbm.Booster, features: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the probability ``[n]`` of class 1 that a classifier gives for rows ``[n, F]``."""
+    return np.asarray(1 / (1 + np.exp(-scores(booster, features))), dtype=np.float64)
+
+
 class TreeCounter:
     """Context manager that counts, in ``trees``, the row × tree evaluations of all LightGBM boosters inside it.
 
-    It stands in for `lightgbm.Booster.predict` and asks LightGBM for the leaves that the same call reaches: one leaf for
-    each row and each tree traversed. So the count does not rest on what the caller claims to have asked for.
+    It stands in for `lightgbm.Booster.predict` and asks LightGBM for the leaves that the same call reaches: one leaf
+    for each row and each tree traversed. So the count does not rest on what the caller claims to have asked for.
     """
 
     def __init__(self) -> None:

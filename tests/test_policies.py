@@ -31,7 +31,13 @@ def labels_to_logits(*labels):
     return np.eye(3)[list(labels)][:, None, :] * 5
 
 
-POLICIES = [MaxConfidence(0.9), MaxConfidence((0.9, 0.8, 0.7, 0.6, 0.5)), Entropy(0.4), Entropy((0.1,) * 5), Patience(2)]
+POLICIES = [
+    MaxConfidence(0.9),
+    MaxConfidence((0.9, 0.8, 0.7, 0.6, 0.5)),
+    Entropy(0.4),
+    Entropy((0.1,) * 5),
+    Patience(2),
+]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)

@@ -23,8 +23,8 @@ def test_description_of_pabee():
     info = registry.describe("zhou2020pabee")
     assert info.title == "BERT Loses Patience: Fast and Robust Inference with Early Exit (PABEE)."
     assert list(info.sections) == ["Idea", "Model", "Training", "Exit rule", "Skipped", "Deviations"]
-    assert len(info.deviations) == 5
-    assert info.deviations[3].startswith("Each sample has its own counter.")
+    assert len(info.deviations) == 6
+    assert info.deviations[4].startswith("Each sample has its own counter.")
     assert "minilm-l6" in info.data
     (rate,) = [setting for setting in info.settings if setting.name == "rate"]
     assert (rate.type, rate.default, rate.meaning) == ("float", "0.0001", "learning rate; the paper: 2e-5")

@@ -32,7 +32,11 @@ class EncoderStage(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """BERT's classification head: ``V tanh(W h[CLS] + b) + c``; gives ``[N, C]``, or ``[N]`` if ``outputs`` is None."""
+    """BERT's classification head on the mean token: ``V tanh(W mean_t h_t + b) + c``.
+
+    Gives ``[N, C]``, or ``[N]`` if ``outputs`` is None. BERT reads the class token instead; MiniLM-L6 was pretrained to be
+    read by the mean over tokens, and its class token says next to nothing before the last layers.
+    """
 
     def __init__(self, pooler: nn.Linear, outputs: int | None, dropout: float = 0.1) -> None:
         super().__init__()
@@ -42,8 +46,8 @@ class PooledHead(nn.Module):
         self.regression = outputs is None
 
     def forward(self, state: Tensor) -> Tensor:
-        """Read the class token of hidden states ``[N, T, d]``."""
-        out: Tensor = self.classifier(self.dropout(torch.tanh(self.pooler(state[:, 0]))))
+        """Read hidden states ``[N, T, d]``."""
+        out: Tensor = self.classifier(self.dropout(torch.tanh(self.pooler(state.mean(dim=1)))))
         return out.squeeze(-1) if self.regression else out
 
 

@@ -1,4 +1,4 @@
-"""A residual network for small pictures whose blocks can be skipped picture by picture, with one recurrent gate for all."""
+"""A residual network for small pictures whose blocks can be skipped picture by picture, by one recurrent gate."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RecurrentGate(nn.Module):
         self.proj = nn.Linear(hidden, 1)
 
     def forward(self, i: int, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the probability ``[n]`` of running gated block ``i`` on its input ``[n, C, H, W]``, and the LSTM's state."""
+        """Return the probability ``[n]`` of running block ``i`` on its input ``[n, C, H, W]``, and the LSTM's state."""
         state = self.control(self.embed[i](x.mean(dim=(2, 3))), state)
         return torch.sigmoid(self.proj(state[0])[:, 0]), state
 

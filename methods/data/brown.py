@@ -5,21 +5,18 @@ follow their genres, so every part holds every genre of ten texts or more.
 """
 
 import contextlib
-import hashlib
-import io
 import re
-import zipfile
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from eelit.methods.cache import cache_root, store
+from eelit.methods.cache import store
 from eelit.methods.data import fetch
+from eelit.methods.data.derived import arrays, place
 from eelit.methods.data.split import Split, labelled, source_digest
 
 ITEM = "brown"
@@ -75,7 +72,7 @@ def documents() -> Split[tuple[str, ...]]:
 
 def tokenizer(vocabulary: int = 2000) -> Tokenizer:
     """Byte-level byte-pair encoding learnt from the training texts; deterministic, kept in the cache."""
-    kept = _derived("bpe", vocabulary, "json")
+    kept = place("brown-bpe", _depends(vocabulary), ".json")
     if kept.exists():
         with contextlib.suppress(Exception):  # the library raises plain Exception for a damaged file: learn it again
             return Tokenizer.from_file(str(kept))
@@ -86,18 +83,13 @@ def tokenizer(vocabulary: int = 2000) -> Tokenizer:
 
 def token_stream(vocabulary: int = 2000) -> Split[NDArray[np.int64]]:
     """Each part as one array of token ids, every text closed by `END` (id 0); kept in the cache."""
-    kept = _derived("ids", vocabulary, "npz")
-    names = ("train", "validation", "test")
-    if kept.exists():
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as stored:
-            train, validation, test = (stored[name].astype(np.int64) for name in names)
-            return Split(train, validation, test, split_digest())
-    encoder, texts = tokenizer(vocabulary), documents()
-    streams = [_encode(encoder, part) for part in (texts.train, texts.validation, texts.test)]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: s.astype(np.int32) for name, s in zip(names, streams, strict=True)})
-    store(kept, buffer.getvalue())
-    return Split(streams[0], streams[1], streams[2], split_digest())
+
+    def make() -> dict[str, NDArray[np.int32]]:
+        encoder, texts = tokenizer(vocabulary), documents()
+        return {part: _encode(encoder, getattr(texts, part)) for part in ("train", "validation", "test")}
+
+    ids = {part: found.astype(np.int64) for part, found in arrays("brown-ids", _depends(vocabulary), make).items()}
+    return Split(ids["train"], ids["validation"], ids["test"], split_digest())
 
 
 @cache
@@ -151,13 +143,11 @@ def _learn(vocabulary: int) -> Tokenizer:
     return learnt
 
 
-def _encode(encoder: Tokenizer, texts: tuple[str, ...]) -> NDArray[np.int64]:
+def _encode(encoder: Tokenizer, texts: tuple[str, ...]) -> NDArray[np.int32]:
     end = encoder.token_to_id(END)
     pieces = [[*encoding.ids, end] for encoding in encoder.encode_batch_fast(list(texts))]
-    return np.concatenate([np.array(piece, dtype=np.int64) for piece in pieces])
+    return np.concatenate([np.array(piece, dtype=np.int32) for piece in pieces])
 
 
-def _derived(what: str, vocabulary: int, suffix: str) -> Path:
-    """Where a result is kept: named by a hash of all it depends on."""
-    depends = f"{source_digest(ITEM)} {split_digest()} {vocabulary} {END} {tokenizers.__version__} {np.__version__}"
-    return cache_root() / "derived" / f"brown-{what}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.{suffix}"
+def _depends(vocabulary: int) -> str:
+    return f"{source_digest(ITEM)} {split_digest()} {vocabulary} {END} {tokenizers.__version__}"

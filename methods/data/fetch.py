@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ import filelock
 from eelit.methods.cache import cache_root, store
 from eelit.methods.data import manifest
 from eelit.methods.data.manifest import InnerFile, Item, Source
-from eelit.methods.data.sources import Progress, SourceFailed, obtain
+from eelit.methods.data.progress import Bar, Progress, megabytes, say
+from eelit.methods.data.sources import SourceFailed, obtain
 
 MARKER = "verified.json"
 PATIENCE = 3600.0  # seconds to wait for another process fetching the same item
@@ -80,11 +80,6 @@ def fetch_item(item: Item, *, progress: Progress | None = None) -> Path:
             f"set EELIT_CACHE to a folder with room that you can write to"
         ) from error
     return folder
-
-
-def megabytes(size: int) -> str:
-    """A size in bytes for people, in units of 10⁶ bytes."""
-    return f"{size / 1e6:.1f} MB" if size < 10e6 else f"{size / 1e6:.0f} MB"
 
 
 def _folder(item: Item) -> Path:
@@ -155,7 +150,7 @@ def _alone(item: Item, folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except filelock.Timeout:
-        _say(f"another process is fetching {item.name}; waiting for it")
+        say(f"another process is fetching {item.name}; waiting for it")
         try:
             lock.acquire(timeout=PATIENCE)
         except filelock.Timeout as error:
@@ -171,7 +166,7 @@ def _alone(item: Item, folder: Path) -> Iterator[None]:
 def _fetch_into(item: Item, folder: Path, progress: Progress | None) -> None:
     """Try the sources in order and put the first one's verified files in place; the lock is held."""
     if folder.exists():
-        _say(f"{item.name} in the cache is incomplete or damaged; fetching it again")
+        say(f"{item.name} in the cache is incomplete or damaged; fetching it again")
     for leftover in folder.parent.glob(f".{item.name}.*.part"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     reasons = []
@@ -180,44 +175,35 @@ def _fetch_into(item: Item, folder: Path, progress: Progress | None) -> None:
         try:
             _from_source(item, source, temporary, progress)
             _put_in_place(temporary, folder)
+            _write_marker(folder, [item.files[member] for member in source.members], {})
             return
         except SourceFailed as error:
             reasons.append(f"{source}: {error}")
-            _say(f"{source} failed: {error}")
+            say(f"{source} failed: {error}")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     raise DataUnavailable(f"{item.name} could not be fetched from any source ({'; '.join(reasons)})")
 
 
 def _from_source(item: Item, source: Source, temporary: Path, progress: Progress | None) -> None:
-    _say(f"fetching {item.name} ({item.title}; {megabytes(source.download)}) from {source}")
+    say(f"fetching {item.name} ({item.title}; {megabytes(source.download)}) from {source}")
     new, scratch = temporary / "new", temporary / "scratch"
     new.mkdir()
     scratch.mkdir()
     start = time.monotonic()
-    obtain(source, new, scratch, progress or _bar)
+    bar = Bar()
+    try:
+        obtain(source, new, scratch, progress or bar)
+    finally:
+        bar.close()
     for member in source.members:
         wrong = _state(new, item.files[member], {})
         if wrong:
             raise SourceFailed(f"{member} is {wrong}")
-    _say(f"{item.name} is there and verified after {time.monotonic() - start:.0f} s")
+    say(f"{item.name} is there and verified after {time.monotonic() - start:.0f} s")
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
     if folder.exists():
         os.rename(folder, temporary / "old")
     os.rename(temporary / "new", folder)
-
-
-def _say(text: str) -> None:
-    print(f"eelit: {text}", file=sys.stderr, flush=True)
-
-
-def _bar(done: int, expected: int) -> None:
-    """A bar on a terminal; nothing where stderr is a file."""
-    if not sys.stderr.isatty():
-        return
-    width = 30
-    full = width * done // max(expected, 1)
-    line = f"\r  [{'#' * full}{'.' * (width - full)}] {megabytes(done)} of {megabytes(expected)}"
-    print(line, end="\n" if done >= expected else "", file=sys.stderr, flush=True)

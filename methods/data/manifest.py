@@ -44,7 +44,7 @@ class Source:
     def __str__(self) -> str:
         if self.kind == "https":
             return f"upstream {self.url.rstrip('/')}"
-        return f"{self.kind} package {self.package} {self.version}"
+        return f"{self.kind} package {self.package} {self.version}".strip()
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeAlias
 
 import requests
 
 from eelit.methods.data.manifest import Source
+from eelit.methods.data.progress import Progress
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes expected
+Form: TypeAlias = Literal["zip", "tar"]
 
 STALL = 120.0  # seconds a client may sit without a byte arriving
 CONNECT, READ = 10.0, 30.0  # seconds, for https
@@ -63,7 +64,7 @@ class Archive:
 
 
 @contextmanager
-def opened(path: Path, form: Literal["zip", "tar"]) -> Iterator[Archive]:
+def opened(path: Path, form: Form) -> Iterator[Archive]:
     """An archive on disk, or `SourceFailed` if it is damaged."""
     try:
         with zipfile.ZipFile(path) if form == "zip" else tarfile.open(path) as inside:
@@ -81,8 +82,7 @@ def obtain(source: Source, into: Path, scratch: Path, progress: Progress) -> Non
         _download_members(source, into, scratch, progress)
         return
     clients = {"pip": _pip, "apt": _apt, "npm": _npm, "https": _download_archive}
-    path, form = clients[source.kind](source, scratch, progress)
-    with opened(path, form) as archive:
+    with opened(*clients[source.kind](source, scratch, progress)) as archive:
         for name, pattern in source.members.items():
             with (into / name).open("wb") as target:
                 _copy(archive, pattern, name, target)
@@ -108,7 +108,7 @@ def _copy_plain(stream: IO[bytes], member: str, name: str, target: IO[bytes]) ->
 # -- registries, through their clients ---------------------------------------------------------------------------------
 
 
-def _pip(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Literal["zip"]]:
+def _pip(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Form]:
     if importlib.util.find_spec("pip") is None:
         raise SourceFailed("this Python has no pip")
     wanted = f"{source.package}=={source.version}"
@@ -118,21 +118,28 @@ def _pip(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Liter
     return _single(scratch, "*.whl"), "zip"
 
 
-def _npm(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Literal["tar"]]:
+def _npm(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Form]:
     npm = _client("npm")
-    quiet = ["--silent", "--no-update-notifier", "--cache", str(scratch / "npm-cache")]
+    quiet = ["--loglevel", "error", "--no-update-notifier", "--cache", str(scratch / "npm-cache")]
     _run([npm, "pack", f"{source.package}@{source.version}", "--ignore-scripts", *quiet], source, scratch, progress)
     return _single(scratch, "*.tgz"), "tar"
 
 
-def _apt(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Literal["tar"]]:
+def _apt(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Form]:
     apt, dpkg = _client("apt-get"), _client("dpkg-deb")
     for folder in ("lists/partial", "cache/archives/partial"):
         (scratch / folder).mkdir(parents=True)
     private = {"Dir::State::lists": scratch / "lists", "Dir::Cache": scratch / "cache", "APT::Sandbox::User": "root"}
     options = [part for key, value in private.items() for part in ("-o", f"{key}={value}")]
-    _run([apt, "--quiet=2", *options, "update"], source, scratch, progress)
-    _run([apt, "--quiet=2", *options, "download", source.package], source, scratch, progress)
+    failure = None
+    try:
+        _run([apt, "--quiet=2", *options, "update"], source, scratch, lambda done, expected: None)
+    except SourceFailed as error:  # one broken list among many need not matter
+        failure = error
+    try:
+        _run([apt, "--quiet=2", *options, "download", source.package], source, scratch, progress)
+    except SourceFailed as error:
+        raise failure or error from error
     tar = scratch / "content.tar"
     with tar.open("wb") as out:
         made = subprocess.run(
@@ -172,7 +179,8 @@ def _run(command: list[str], source: Source, scratch: Path, progress: Progress) 
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip().splitlines()
     if process.returncode:
-        raise SourceFailed(said[-1] if said else f"{command[0]} ended with code {process.returncode}")
+        complaints = [line for line in said if line.lower().startswith(("error", "e: ", "npm error", "npm err!"))]
+        raise SourceFailed((complaints or said or [f"{command[0]} ended with code {process.returncode}"])[0])
 
 
 def _watch(process: subprocess.Popen[bytes], source: Source, scratch: Path, progress: Progress) -> None:
@@ -200,7 +208,7 @@ def _bytes_in(folder: Path) -> int:
 # -- upstream addresses ------------------------------------------------------------------------------------------------
 
 
-def _download_archive(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Literal["zip", "tar"]]:
+def _download_archive(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Form]:
     path = scratch / "archive"
     _download(source.url, path, source, 0, progress)
     return path, "zip" if source.archive == "zip" else "tar"

@@ -142,14 +142,18 @@ class ExitMethod(Method):
 
     def point(self, prepared: Prepared, seen: Measured, knob: float) -> OperatingPoint:
         """Replay one knob."""
-        exits = replay(self.policy(knob, prepared), seen.outputs)
+        return self.trial(self.policy(knob, prepared), seen, knob)
+
+    def trial(self, policy: Policy, seen: Measured, knob: float = 0.0) -> OperatingPoint:
+        """Replay any policy; the knob is only written down."""
+        exits = replay(policy, seen.outputs)
         cost = float(seen.costs[exits, np.arange(len(exits))].mean())
         return OperatingPoint(
             knob=knob,
             quality=self.score(seen.at(exits), seen.targets),
             cost=cost,
             speed_up=float(seen.full_costs.mean()) / cost,
-            exits=(np.bincount(exits, minlength=prepared.model.exits) / len(exits)).tolist(),
+            exits=(np.bincount(exits, minlength=len(seen.outputs)) / len(exits)).tolist(),
         )
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:

@@ -1,16 +1,16 @@
 """An additive ensemble of trees ranks the candidates of a query; at a sentinel tree a policy sends candidates away.
 
-What leaves is a document of a query. Those that leave keep their partial score and are placed below all that were scored
-to the end, which are ordered by their full score. Cost is the number of trees traversed per document, whatever decides at
-the sentinel included. The full model is the whole ensemble on every document.
+What leaves is a document of a query. Those that leave keep their partial score and are placed below all that were
+scored to the end, which are ordered by their full score. Cost is the number of trees traversed per document, whatever
+decides at the sentinel included. The full model is the whole ensemble on every document.
 """
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import ClassVar
 
@@ -19,64 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.method import Bench, Method, Split
+from eelit.methods.metrics import ndcg
 from eelit.methods.policies.base import Policy
-from eelit.methods.results import Execution, OperatingPoint
+from eelit.methods.policies.proximity import Proximity
+from eelit.methods.queries import Floats, Integers, Queries, RankingData, spans
+from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
 from eelit.methods.trees import TreeCounter, scores
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Judge = Callable[["Queries", Floats], Floats]
+Judge = Callable[[Queries, Floats], Floats]
 """From queries and their partial scores ``[n]`` to what the policy is shown of each document ``[n]``."""
 
 
-@dataclass(frozen=True)
-class Queries:
-    """Queries with their candidate documents: features ``[n, F]``, grades ``[n]`` from 0, documents per query ``[Q]``.
-
-    The documents of a query are consecutive rows.
-    """
-
-    features: NDArray[np.float32]
-    grades: Integers
-    sizes: Integers
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def head(self, n: int | None) -> Queries:
-        """Return the first ``n`` queries (all if None)."""
-        return self if n is None else self.part(0, n)
-
-    def part(self, start: int, stop: int) -> Queries:
-        """Return queries ``start`` … ``stop - 1``."""
-        sizes = self.sizes[start:stop]
-        first = int(self.sizes[:start].sum())
-        rows = slice(first, first + int(sizes.sum()))
-        return Queries(self.features[rows], self.grades[rows], sizes)
-
-    def spans(self) -> Iterator[slice]:
-        """Yield the rows of each query."""
-        return spans(self.sizes)
-
-
-def spans(sizes: Integers) -> Iterator[slice]:
-    """Yield the rows of each query, given the number of documents of each."""
-    ends = np.cumsum(sizes)
-    return (slice(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True))
-
-
-@dataclass(frozen=True)
-class RankingData:
-    """Train queries for the ranker, validation queries for what decides and for knobs, test queries."""
-
-    train: Queries
-    validation: Queries
-    test: Queries
-    digest: str
-
-
 def positions(values: Floats) -> Integers:
-    """Return the position ``[n]`` (0 = best) of each document of one query by value; of equal ones the later is first."""
+    """Return each document's position ``[n]`` (0 = best) in one query by value; of equal ones the later is first."""
     found = np.empty(len(values), dtype=np.int64)
     found[np.argsort(values, kind="stable")[::-1]] = np.arange(len(values))
     return found
@@ -95,10 +50,10 @@ def placed(partial: Floats, full: Floats, gone: NDArray[np.bool_]) -> Integers:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The outcome for a batch of queries: who left at the sentinel ``[n]``, and each document's place in its query ``[n]``."""
+    """The outcome for a batch of queries."""
 
-    gone: NDArray[np.bool_]
-    places: Integers
+    gone: NDArray[np.bool_]  # [n], who left at the sentinel
+    places: Integers  # [n], each document's position in its query's result
 
 
 @dataclass(frozen=True)
@@ -131,7 +86,9 @@ class Sentinel:
 
 def decide(policy: Policy, shown: Floats, sizes: Integers) -> NDArray[np.bool_]:
     """Ask the policy query by query who leaves, ``[n]``."""
-    return np.concatenate([np.asarray(policy.step(policy.start(), shown[rows])[1], dtype=bool) for rows in spans(sizes)])
+    return np.concatenate(
+        [np.asarray(policy.step(policy.start(), shown[rows])[1], dtype=bool) for rows in spans(sizes)]
+    )
 
 
 def place_all(partial: Floats, full: Floats, gone: NDArray[np.bool_], sizes: Integers) -> Integers:
@@ -156,18 +113,18 @@ class Measured:
 
 @dataclass
 class Prepared:
-    """The ranker with its sentinel, the data, and the splits seen so far. Knobs see the later part of validation only."""
+    """The ranker with its sentinel, the data, and the splits seen so far."""
 
     sentinel: Sentinel
     data: RankingData
-    knob_queries: Queries
+    choosing: Queries  # the part of validation that nothing was fitted on: knobs are chosen on it
     bench: Bench
     _seen: dict[str, Measured] = field(default_factory=dict)
 
     def split(self, name: Split) -> Measured:
         """Return the stored scores of the split (the test split up to the bench's limit)."""
         if name not in self._seen:
-            queries = self.knob_queries if name == "validation" else self.data.test.head(self.bench.test)
+            queries = self.choosing if name == "validation" else self.data.test.head(self.bench.test)
             self.bench.progress(f"all trees on {len(queries)} {name} queries", None)
             partial = scores(self.sentinel.ranker, queries.features, 0, self.sentinel.tree)
             rest = scores(self.sentinel.ranker, queries.features, self.sentinel.tree)
@@ -215,6 +172,33 @@ class RankingMethod(Method):
             speed_up=sentinel.trees / cost,
             exits=[left, 1 - left],
         )
+
+    def proximity(self, prepared: Prepared, cost: float, k: int) -> OperatingPoint:
+        """Return the older rule EPT (cambazoglu2010early) on test queries, as a yardstick at equal cost.
+
+        The distance to the ``k``-th best is such that validation costs ``cost`` trees per document.
+        """
+        sentinel = replace(prepared.sentinel, price=0)
+        splits = (prepared.split("validation"), prepared.split("test"))
+        validation, test = (replace(seen, shown=seen.partial) for seen in splits)
+        partial = [validation.partial[rows] for rows in validation.queries.spans()]
+        gaps = np.concatenate([np.sort(s)[::-1][min(k, len(s)) - 1] - s for s in partial])
+        staying = (cost - sentinel.tree) / (sentinel.trees - sentinel.tree)
+        distance = float(np.quantile(gaps, min(max(staying, 0.0), 1.0)))
+        return self.point(sentinel, test, distance, Proximity(distance, k))
+
+    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+        """A condition rather than a claim: the ensemble must be worth saving on."""
+        queries = prepared.split("test").queries
+        gain = curve.full_quality - ndcg(queries.plain, queries.grades, queries.sizes)
+        return [
+            Outcome(
+                name="worth its trees",
+                statement="The whole ensemble beats the plain one-number ranking by more than 0.01 NDCG@10.",
+                holds=gain > 0.01,
+                measured=f"{curve.full_quality:.4f}, {gain:+.4f}",
+            )
+        ]
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return the quality of the whole ensemble on the test split, and its trees."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from eelit.methods.policies.base import Array, State, entropy, threshold_at
 
@@ -25,3 +29,13 @@ class Entropy:
         h = entropy(output)
         state, threshold = threshold_at(state, self.threshold, h)
         return state, h < threshold
+
+
+def percentile_thresholds(entropies: Sequence[Array], share: float) -> tuple[float, ...]:
+    """Return one threshold per exit: the entropy that a share of held-out samples stays strictly below (no ties).
+
+    ``entropies`` holds ``[N]`` for each exit. Share 0 gives thresholds 0 (never stop), share 1 infinity (always stop).
+    """
+    if not 0 < share < 1:
+        return (0.0 if share <= 0 else math.inf,) * len(entropies)
+    return tuple(float(np.sort(h)[math.floor(share * len(h) + 1e-9)]) for h in entropies)

@@ -13,8 +13,8 @@ from eelit.methods.policies.base import Array, State
 class Proximity:
     """Stop the candidates whose score is smaller than the ``k``-th best score minus ``distance``.
 
-    The rule sees all candidates of one query at once. ``distance`` 0 keeps exactly those that score at least the k-th best
-    (all of them if there are no more than k); an infinite one keeps everybody, minus infinity nobody.
+    The rule sees all candidates of one query at once. ``distance`` 0 keeps exactly those that score at least the k-th
+    best (all of them if there are no more than k); an infinite one keeps everybody, minus infinity nobody.
     """
 
     distance: float

@@ -7,9 +7,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
@@ -17,12 +17,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from eelit.methods.method import Bench
+from eelit.methods.queries import Queries
+from eelit.methods.trees import scores
 
 ALWAYS = {"verbosity": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True}
 
 
 def boosted(
-    features: NDArray[np.float32],
+    features: NDArray[Any],
     labels: NDArray[Any],
     bench: Bench,
     *,
@@ -34,8 +36,9 @@ def boosted(
 ) -> lightgbm.Booster:
     """Train ``trees`` trees on rows ``[n, F]`` with labels ``[n]``, unless the cache already has them.
 
-    ``settings`` are LightGBM's parameters, ``weights`` ``[n]`` those of the rows, ``sizes`` the number of consecutive rows
-    of each query (for ranking objectives). The name in the cache is a hash of all of this, the seed and LightGBM's version.
+    ``settings`` are LightGBM's parameters, ``weights`` ``[n]`` those of the rows, ``sizes`` the number of consecutive
+    rows of each query (for ranking objectives). The name in the cache is a hash of all of this, the seed and LightGBM's
+    version.
     """
     begin = time.perf_counter()
     chosen = {**ALWAYS, "seed": bench.seed, **settings}
@@ -54,6 +57,60 @@ def boosted(
         text = _cached(bench.cache / "trees" / f"{name}.txt", train)
     bench.prepared_seconds += time.perf_counter() - begin
     return lightgbm.Booster(model_str=text)
+
+
+def lambdamart(queries: Queries, bench: Bench, *, trees: int, rate: float, leaves: int) -> lightgbm.Booster:
+    """Train a LambdaMART ranker on graded queries (gain ``2^grade - 1``)."""
+    settings = {
+        "objective": "lambdarank",
+        "lambdarank_truncation_level": 40,
+        "learning_rate": rate,
+        "num_leaves": leaves,
+        "min_data_in_leaf": 50,
+        "lambda_l2": 1.0,
+        "feature_fraction": 0.5,
+        "bagging_fraction": 0.7,
+        "bagging_freq": 1,
+    }
+    label = "training the ranker"
+    return boosted(
+        queries.features, queries.grades, bench, trees=trees, label=label, settings=settings, sizes=queries.sizes
+    )
+
+
+class Labelled(NamedTuple):
+    """Rows ``[n, F]``, classes 0 and 1 ``[n]``, and weights ``[n]``."""
+
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+def best_classifier(
+    train: Labelled, held: Labelled, bench: Bench, *, trees: int, trials: Sequence[Mapping[str, Any]]
+) -> lightgbm.Booster:
+    """Train a classifier of ``trees`` trees for each of the trials' settings; return the one best on ``held``.
+
+    Best is the smallest weighted log loss; the first of equals.
+    """
+    sign = 2 * held.labels - 1
+
+    def loss(forest: lightgbm.Booster) -> float:
+        return float(np.average(np.logaddexp(0, -sign * scores(forest, held.features)), weights=held.weights))
+
+    forests = [
+        boosted(
+            train.features,
+            train.labels,
+            bench,
+            trees=trees,
+            label="training small forests",
+            settings={"objective": "binary", **settings},
+            weights=train.weights,
+        )
+        for settings in trials
+    ]
+    return min(forests, key=loss)
 
 
 def _cached(path: Path, train: Any) -> str:
@@ -77,5 +134,9 @@ def _digest(facts: object, *arrays: NDArray[Any] | None) -> str:
     h = hashlib.blake2b(digest_size=16)
     h.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for array in arrays:
-        h.update(b"none" if array is None else str((array.dtype, array.shape)).encode() + np.ascontiguousarray(array).tobytes())
+        h.update(
+            b"none"
+            if array is None
+            else str((array.dtype, array.shape)).encode() + np.ascontiguousarray(array).tobytes()
+        )
     return h.hexdigest()

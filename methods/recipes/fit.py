@@ -39,15 +39,22 @@ def fit(
     optimiser: type[torch.optim.Optimizer] = torch.optim.AdamW,
     options: Mapping[str, Any] | None = None,
     warm_up: float = 0.1,
+    faster: Iterable[nn.Parameter] = (),
+    faster_rate: float | None = None,
 ) -> None:
     """Minimise ``loss`` over ``epochs`` passes, the rate rising linearly for a share ``warm_up``, then falling to 0.
 
-    Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1.
+    Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1. Those of the parameters that are also in
+    ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``.
     """
     chosen = [p for p in parameters if p.requires_grad]
+    quick = {id(p) for p in faster} if faster_rate is not None else set()
+    groups: list[dict[str, Any]] = [{"params": [p for p in chosen if id(p) not in quick]}]
+    if quick:
+        groups.append({"params": [p for p in chosen if id(p) in quick], "lr": faster_rate})
     steps_each = sum(1 for _ in train.batches(batch))
     steps = max(1, round(epochs * steps_each))
-    step_rule = optimiser(chosen, lr=rate, **(options or {}))  # type: ignore[call-arg]
+    step_rule = optimiser(groups, lr=rate, **(options or {}))  # type: ignore[call-arg]
     rise = max(1, round(warm_up * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         step_rule, lambda step: min((step + 1) / rise, (steps - step) / max(1, steps - rise))

@@ -1,4 +1,4 @@
-"""Training hard gates: straight-through gradients first, then supervised loss and REINFORCE together (wang2018skipnet)."""
+"""Training hard gates: straight-through gradients first, then supervised loss with REINFORCE (wang2018skipnet)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def reward_to_go(loss: Tensor, gates: Tensor, alpha: float) -> Tensor:
 def hybrid_loss(logits: Tensor, targets: Tensor, p: Tensor, gates: Tensor, *, alpha: float, beta: float) -> Tensor:
     """Return mean cross-entropy plus REINFORCE: ``- beta * sum over gates and samples of log p(g_i) r_i``.
 
-    The second part is a sum over the batch, not a mean, as in the released code. Gradients with respect to gates that are
-    sure (p = 1) vanish.
+    The second part is a sum over the batch, not a mean, as in the released code. Gradients with respect to gates that
+    are sure (p = 1) vanish.
     """
     losses = F.cross_entropy(logits, targets, reduction="none")
     taken = torch.where(gates > 0, p, 1 - p).clamp_min(1e-6)

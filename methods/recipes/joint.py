@@ -29,8 +29,13 @@ def depth_weights(exits: int) -> list[float]:
     return [i / (exits * (exits + 1) / 2) for i in range(1, exits + 1)]
 
 
-def train_joint(model: MultiExit, data: Data, bench: Bench, *, weights: Sequence[float], **options: Any) -> None:
-    """Minimise ``sum_i weights[i] * loss_i`` over all parameters; ``options`` are those of `fit`."""
+def train_joint(
+    model: MultiExit, data: Data, bench: Bench, *, weights: Sequence[float], head_rate: float | None = None, **options: Any
+) -> None:
+    """Minimise ``sum_i weights[i] * loss_i`` over all parameters; ``options`` are those of `fit`.
+
+    Heads learn at ``head_rate`` if given: on a pretrained backbone they are the only part that starts from nothing.
+    """
     w = torch.tensor(weights)
 
     def train() -> None:
@@ -41,8 +46,11 @@ def train_joint(model: MultiExit, data: Data, bench: Bench, *, weights: Sequence
             lambda index, x: (w * exit_losses(model(x), data.train.targets[index])).sum(),
             bench,
             label="training all exits together",
+            faster=model.heads.parameters(),
+            faster_rate=head_rate,
             **options,
         )
 
-    trained(model, train, bench, data=data.digest, settings={"weights": list(weights), "train": len(data.train), **options})
+    settings = {"weights": list(weights), "head_rate": head_rate, "train": len(data.train), **options}
+    trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()

@@ -1,8 +1,8 @@
-"""Two-stage training: fine-tune the plain network, freeze it, then teach the other exit heads on its states."""
+"""Two-stage training: after the plain network is trained, it is frozen and the other exit heads learn from its states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,76 +17,38 @@ from eelit.methods.recipes.joint import exit_losses
 READ = 64  # samples at a time when the frozen states are stored
 
 
-def first_token(state: Tensor) -> Tensor:
-    """Keep what a class-token head reads: ``[N, T, d]`` to ``[N, 1, d]``."""
-    return state[:, :1]
-
-
-def train_two_stage(
-    model: MultiExit,
-    data: Data,
-    bench: Bench,
-    *,
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    keep: Callable[[Tensor], Tensor] = first_token,
+def train_heads(
+    model: MultiExit, data: Data, bench: Bench, *, keep: Callable[[Tensor], Tensor] = lambda state: state, **options: Any
 ) -> None:
-    """Train the stages with the last head, then all other heads alone, summing their losses (xin2020deebert).
+    """Minimise the sum of the losses of all heads but the last, everything else frozen (xin2020deebert's second stage).
 
-    ``first`` and ``second`` are options of `fit` for each stage; ``keep`` cuts a state down to what the heads read. The
-    second stage cannot touch the backbone: it sees states that were computed once, in evaluation mode.
+    The backbone cannot change: the heads learn from states computed once, in evaluation mode. ``keep`` cuts a state down
+    to what the heads read of it, so that less is stored. ``options`` are those of `fit`.
     """
+    heads = model.heads[:-1]
+
+    def loss(index: Tensor, states: Tensor) -> Tensor:
+        outputs = [head(state) for head, state in zip(heads, states.unbind(1), strict=True)]
+        return exit_losses(torch.stack(outputs), data.train.targets[index]).sum()
 
     def train() -> None:
-        fine_tune(model, data.train, bench, **first)
-        train_heads(model, data.train, bench, keep=keep, **second)
+        states = frozen_states(model, data.train, bench, keep)
+        heads.train()
+        fit(heads.parameters(), states, loss, bench, label="training the exit heads on frozen states", **options)
 
-    settings = {"first": dict(first), "second": dict(second), "keep": keep.__name__, "train": len(data.train)}
-    trained(model, train, bench, data=data.digest, settings=settings)
+    trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
     model.eval()
-
-
-def fine_tune(model: MultiExit, train: Examples, bench: Bench, **options: Any) -> None:
-    """Stage 1: minimise the loss of the plain network; heads before the last are not even run."""
-    model.train()
-    fit(
-        [*model.stages.parameters(), *model.heads[-1].parameters()],
-        train,
-        lambda index, x: exit_losses(model.full(x)[None], train.targets[index])[0],
-        bench,
-        label="training the plain network",
-        **options,
-    )
-    model.eval()
-
-
-def train_heads(
-    model: MultiExit, train: Examples, bench: Bench, *, keep: Callable[[Tensor], Tensor] = first_token, **options: Any
-) -> None:
-    """Stage 2: minimise the sum of the losses of all heads but the last, on stored states of the frozen backbone."""
-    heads = model.heads[:-1].train()
-    fit(
-        heads.parameters(),
-        frozen_states(model, train, bench, keep),
-        lambda index, x: exit_losses(
-            torch.stack([head(state) for head, state in zip(heads, x.unbind(1), strict=True)]), train.targets[index]
-        ).sum(),
-        bench,
-        label="training the exit heads on frozen states",
-        **options,
-    )
-    heads.eval()
 
 
 @torch.no_grad()
 def frozen_states(model: MultiExit, examples: Examples, bench: Bench, keep: Callable[[Tensor], Tensor]) -> Examples:
-    """Return, for each example, what the heads before the last read: ``[E - 1, ...]``. Nothing after them is run."""
+    """Return, for each example, what the heads before the last read: ``[E - 1, ...]``. The last stage is not run."""
     model.eval()
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     done = 0
     for index, x in examples.batches(READ):
-        states = [keep(state) for state, _ in zip(model.states(x), model.heads[:-1], strict=False)]
-        for i, sample in zip(index.tolist(), torch.stack(states, dim=1), strict=True):
+        states = [keep(state) for _, state in zip(model.heads[:-1], model.states(x), strict=False)]
+        for i, sample in zip(index.tolist(), torch.stack(states, dim=1).unbind(0), strict=True):
             found[i] = sample.clone()
         done += len(index)
         bench.progress("states of the frozen backbone", done / len(examples))

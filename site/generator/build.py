@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from eelit.catalog.sources import checkout, sources
-from eelit.site.generator import inspect, pages
+from eelit.site.generator import pages, proofread
 from eelit.site.generator.collection import gather
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import read_reports
@@ -29,8 +30,9 @@ def silent(message: str) -> None:
 def build(*, smoke_reports: Path | None = None, out: Path | None = None, progress: Progress = silent) -> Path:
     """Build the whole site and return its folder.
 
-    ``smoke_reports`` is the folder that `eelit smoke` wrote (default: build/smoke), ``out`` where the site goes (default:
-    build/site). Raises `SiteFault` outside a checkout, for a catalogue that cannot be read and for a page that is broken.
+    ``smoke_reports`` is the folder that `eelit smoke` wrote (default: build/smoke), ``out`` where the site goes
+    (default: build/site, with the pages' Markdown beside it in build/docs). Raises `SiteFault` outside a checkout, for
+    a catalogue that cannot be read and for a page that is broken.
     """
     root = _root()
     site = _safe(root, out or root / "build" / "site")
@@ -39,14 +41,11 @@ def build(*, smoke_reports: Path | None = None, out: Path | None = None, progres
     for message in unreadable:
         progress(message)
     collection = gather(sources(), reports)
-    docs = root / "build" / "docs"
-    shutil.rmtree(docs, ignore_errors=True)
-    guide = root / "CONTRIBUTING.md"
-    contributing = guide.read_text(encoding="utf-8") if guide.is_file() else "# Contributing\n"
-    count = pages.write(collection, docs, root / "site" / "pages", contributing)
-    progress(f"{count} pages written in {time.perf_counter() - start:.1f} s")
-    run_builder(root, docs, site)
-    faults = inspect.faults(site)
+    with _docs(root, is_default=out is None) as docs:
+        count = pages.write(collection, docs, root)
+        progress(f"{count} pages written in {time.perf_counter() - start:.1f} s")
+        run_builder(root, docs, site)
+    faults = proofread.faults(site)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise SiteFault(f"the site was built, but {faults[0]}{more}")
@@ -73,14 +72,30 @@ def _root() -> Path:
     return Path(root)
 
 
+@contextmanager
+def _docs(root: Path, *, is_default: bool) -> Iterator[Path]:
+    """Give an empty folder for the Markdown: build/docs, or a temporary one if the site goes elsewhere."""
+    if is_default:
+        docs = root / "build" / "docs"
+        shutil.rmtree(docs, ignore_errors=True)
+        yield docs
+    else:
+        with tempfile.TemporaryDirectory(prefix="eelit-docs-") as folder:
+            yield Path(folder)
+
+
 def _safe(root: Path, out: Path) -> Path:
     """Return the output folder if emptying it, as the builder does, can harm nothing."""
     site = out.resolve()
     inside = site.is_relative_to(root) and not site.is_relative_to(root / "build")
     if inside or root.is_relative_to(site) or site == root / "build":
-        raise SiteFault(f"{out} holds sources, and the builder empties its folder; choose one below build/ or elsewhere")
+        raise SiteFault(
+            f"{out} holds sources, and the builder empties its folder; choose one below build/ or elsewhere"
+        )
     if site.exists() and (not site.is_dir() or any(site.iterdir())) and not (site / MARK).exists():
-        raise SiteFault(f"{out} holds something else than a site, and the builder would empty it; choose another folder")
+        raise SiteFault(
+            f"{out} holds something else than a site, and the builder would empty it; choose another folder"
+        )
     return site
 
 

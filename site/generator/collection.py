@@ -140,7 +140,9 @@ class Collection:
     @cached_property
     def graph(self) -> Graph:
         """Works with all citations, comparisons and relations among them."""
-        nodes = [Node(key, work.entry.short_name, work.record.year, work.record.title) for key, work in self.works.items()]
+        nodes = [
+            Node(key, work.entry.short_name, work.record.year, work.record.title) for key, work in self.works.items()
+        ]
         related = [
             GraphEdge(key, edge.other, edge.relation.type, "relation", _evidence(edge.relation), edge.is_verified)
             for key, work in self.works.items()
@@ -179,7 +181,7 @@ def gather(sources: Sources, reports: Reports) -> Collection:
 def methods(reports: Reports) -> dict[str, Method]:
     """Return every registered method with its report, read from the sources: nothing is imported."""
     found = {}
-    for key in registry.keys():
+    for key in sorted(registry.keys()):
         info = registry.describe(key)
         items = [manifest.get(name) for name in info.data]
         found[key] = Method(info, reports.by_key.get(key), reports.badge(key), items)

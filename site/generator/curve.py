@@ -1,4 +1,4 @@
-"""The trade-off curve of a method as SVG: quality against cost, drawn when the site is built, in the page's own colours."""
+"""The trade-off curve of a method as SVG: quality against cost, drawn when the site is built, in the page's colours."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from markupsafe import Markup
 from eelit.methods.results import Curve, OperatingPoint
 from eelit.site.generator.markup import magnitude
 
-WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 62, 20, 18, 52
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 16, 50
 LABEL_SPACE = 18.0  # labels nearer to each other than this are left out; the table has them all
 
 
@@ -30,7 +30,7 @@ class Scale:
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
-    def ticks(self, about: int = 5) -> list[float]:
+    def ticks(self, about: int = 7) -> list[float]:
         """Return round values inside the range."""
         raw = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(raw))
@@ -65,9 +65,9 @@ def _title(curve: Curve) -> str:
 def _description(curve: Curve) -> str:
     first, last = curve.test[0], curve.test[-1]
     return (
-        f"On test data, from {curve.quality} {first.quality:.3f} at {first.cost / curve.full_cost:.0%} of the full model's "
-        f"cost ({curve.knob} {first.knob:g}) to {last.quality:.3f} at {last.cost / curve.full_cost:.0%} "
-        f"({curve.knob} {last.knob:g}); the full model reaches {curve.full_quality:.3f}. The table below has every point."
+        f"On test data, from {curve.quality} {first.quality:.3f} at {first.cost / curve.full_cost:.0%} of the full "
+        f"model's cost ({curve.knob} {first.knob:g}) to {last.quality:.3f} at {last.cost / curve.full_cost:.0%} "
+        f"({curve.knob} {last.knob:g}); the full model reaches {curve.full_quality:.3f}. The table below has them all."
     )
 
 
@@ -84,7 +84,9 @@ def _scales(curve: Curve) -> tuple[Scale, Scale]:
 def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
     for tick in y.ticks():
         yield Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, y(tick), WIDTH - RIGHT)
-        yield Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(LEFT - 8, y(tick) + 4, tick)
+        yield Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(
+            LEFT - 8, y(tick) + 4, tick
+        )
     for tick in x.ticks():
         yield Markup('<path class="axis" d="M{} {}v5"/>').format(x(tick), HEIGHT - BOTTOM)
         yield Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:.0%}</text>').format(
@@ -92,7 +94,9 @@ def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
         )
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
     cost = f"mean cost, share of the full model's {magnitude(curve.full_cost)} {curve.unit}"
-    yield Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(WIDTH - RIGHT, HEIGHT - 10, cost)
+    yield Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(
+        WIDTH - RIGHT, HEIGHT - 10, cost
+    )
     middle = (TOP + HEIGHT - BOTTOM) / 2
     yield Markup('<text class="label" transform="translate(16 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
         middle, curve.quality
@@ -102,9 +106,9 @@ def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
 def _full_model(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
     height = y(curve.full_quality)
     yield Markup('<path class="full" d="M{} {}H{}"/>').format(LEFT, height, WIDTH - RIGHT)
-    yield Markup('<path class="full-mark" d="M{} {}l5 5l-5 5l-5 -5z"><title>full model: {} {:.4f}</title></path>').format(
-        x(1.0), height - 5, curve.quality, curve.full_quality
-    )
+    yield Markup(
+        '<path class="full-mark" d="M{} {}l5 5l-5 5l-5 -5z"><title>full model: {} {:.4f}</title></path>'
+    ).format(x(1.0), height - 5, curve.quality, curve.full_quality)
 
 
 def _points(curve: Curve, points: list[OperatingPoint], x: Scale, y: Scale, split: str) -> Iterator[Markup]:

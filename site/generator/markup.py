@@ -1,7 +1,7 @@
 """Text from the catalogue made safe for Markdown and HTML, and a little typography.
 
-Pages are Markdown files whose headings are Markdown and whose bodies are HTML blocks, which the Markdown processor leaves
-as they are. So everything but headings and front matter is escaped as HTML, by Jinja, without exception.
+Pages are Markdown files whose headings are Markdown and whose bodies are HTML blocks, which the Markdown processor
+leaves as they are. So all but headings, front matter and source code is escaped as HTML, by Jinja, without exception.
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ QUALIFIERS = {"exact": "", "about": "≈ ", "at-least": "≥ ", "at-most": "≤ 
 
 
 def heading(text: str) -> Markup:
-    """Return text for a Markdown heading: whatever could mean something to Markdown or HTML as a character reference."""
+    """Return text for a Markdown heading: what could mean something to Markdown or HTML as character references."""
     return Markup("".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in " ".join(text.split())))
 
 
 def front(text: str) -> Markup:
     """Return text for front matter, which Material puts into HTML unescaped: escaped once, then quoted for YAML."""
     return Markup(json.dumps(str(escape(" ".join(text.split()))), ensure_ascii=False))
+
+
+def fence(code: str, language: str) -> Markup:
+    """Return source code as a fenced block whose fence is longer than anything like it inside."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    mark = "`" * max(3, longest + 1)
+    return Markup(f"{mark}{language}\n{code.rstrip()}\n{mark}")
 
 
 def prose(text: str) -> Markup:
@@ -131,3 +138,14 @@ def size(count: int) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """Return a count with its noun."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def sentence(text: str) -> str:
+    """Return a note as a sentence: a capital first, a full stop last."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+def venue(name: str) -> str:
+    """Return the short form of a venue if its name ends with one: ``… (NeurIPS 2020)``."""
+    found = re.search(r"\(([^()]+ (?:19|20)\d\d)\)$", name)
+    return found[1] if found else name

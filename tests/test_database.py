@@ -1,0 +1,240 @@
+"""The database: built whole or not at all, rebuilt when sources change, never at the cost of what was there."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eelit.catalog import database, fresh, query
+from eelit.catalog.faults import CatalogueFault, Unavailable
+from eelit.catalog.fresh import database_path, open_catalogue
+from eelit.catalog.query import Catalogue, Query
+from eelit.catalog.sources import sources
+
+ENTRY = "catalog/entries/zhou2020pabee.yaml"
+
+
+def edit(tree, old, new, file=ENTRY):
+    path = tree / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture
+def built(tree, database):
+    """Return the tree with a database that is up to date, without building one."""
+    target = Path(os.environ["EELIT_DB"])
+    shutil.copy(database, target)
+    with sqlite3.connect(target) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'root'", (str(tree),))
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (fresh.fingerprint(str(tree)),))
+    connection.close()
+    return target
+
+
+def names(catalogue):
+    return {work["short_name"] for work in catalogue.find(Query()).works}
+
+
+def test_nothing_is_built_while_nothing_changes(built, capfd):
+    before = built.stat().st_ino
+    open_catalogue()
+    assert built.stat().st_ino == before
+    assert capfd.readouterr().err == ""
+
+
+def test_changed_sources_are_noticed(tree, built, capfd):
+    edit(tree, "short_name: PABEE", "short_name: PaBEE")
+    assert "PaBEE" in names(open_catalogue())
+    assert "older than its sources" in capfd.readouterr().err
+
+
+def test_a_new_file_and_a_removed_one_are_noticed(tree, built):
+    before = fresh.fingerprint(str(tree))
+    (tree / "catalog/entries/new.yaml").touch()
+    assert fresh.fingerprint(str(tree)) != before
+    (tree / "catalog/entries/new.yaml").unlink()
+    assert fresh.fingerprint(str(tree)) == before
+
+
+def test_beyond_a_thousand_files_nobody_looks(tree, built, monkeypatch):
+    monkeypatch.setattr(fresh, "MOST_FILES", 10)
+    edit(tree, "short_name: PABEE", "short_name: PaBEE")
+    assert "PABEE" in names(open_catalogue())
+
+
+def test_a_database_of_another_origin_is_used_as_it_is(tree, database, monkeypatch):
+    monkeypatch.setenv("EELIT_DB", str(database))
+    before = database.stat().st_mtime_ns
+    edit(tree, "short_name: PABEE", "short_name: PaBEE")
+    assert "PABEE" in names(open_catalogue())
+    assert database.stat().st_mtime_ns == before
+
+
+def test_broken_sources_leave_the_good_database(tree, built, capfd):
+    edit(tree, "policy: [patience]", "policy: [patence]")
+    assert "PABEE" in names(open_catalogue())
+    said = capfd.readouterr().err
+    assert "unknown policy term `patence`" in said
+    assert "as it was built before" in said
+    assert list(built.parent.glob(".*tmp*")) == []
+
+
+def test_broken_sources_and_no_database_are_one_sentence(tree, capfd, eelit):
+    edit(tree, "policy: [patience]", "policy: [patence]")
+    found = eelit("find")
+    assert found.exit_code == 3
+    said = capfd.readouterr().err + found.stderr
+    assert said.count("\n") == 2  # what is going to be done, and why it was not
+    assert "unknown policy term `patence`" in said
+
+
+def test_an_interrupted_build_leaves_the_good_database(tree, built, monkeypatch):
+    before = built.read_bytes()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(database, "_write_edges", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        database.build(built, sources())
+    assert built.read_bytes() == before
+    assert list(built.parent.glob(".*tmp*")) == []
+
+
+def test_what_a_killed_build_left_behind_is_removed(tree, built):
+    old, young = (built.parent / f".{built.name}.{name}.tmp" for name in ("old", "young"))
+    old.touch()
+    young.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    database.build(built, sources())
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tree, eelit, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EELIT_DB", str(tmp_path / "file" / "catalogue.sqlite"))
+    found = eelit("build")
+    assert found.exit_code == 2
+    assert found.stderr.count("\n") == 1
+    assert "cannot write" in found.stderr
+    assert "--db or EELIT_DB" in found.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_read_only_folder_is_one_sentence(tree, eelit, tmp_path, monkeypatch):
+    folder = tmp_path / "readonly"
+    folder.mkdir(mode=0o500)
+    monkeypatch.setenv("EELIT_DB", str(folder / "catalogue.sqlite"))
+    found = eelit("build")
+    assert found.exit_code == 2
+    assert "permission denied" in found.stderr
+
+
+def test_a_read_only_cache_that_refuses_new_files(tree, built, monkeypatch, eelit):
+    """As above, for every user: the good database goes on answering."""
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    before = built.read_bytes()
+    monkeypatch.setattr(database, "mkstemp", refuse)
+    found = eelit("build")
+    assert found.exit_code == 2
+    assert found.stderr.count("\n") == 1
+    assert "permission denied" in found.stderr
+    assert built.read_bytes() == before
+    assert eelit("find", "--policy", "patience", "--format", "keys").exit_code == 0
+
+
+def test_a_file_that_is_no_database_is_left_alone(tree, eelit, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes, none of a database", encoding="utf-8")
+    for words in (["--db", notes, "find"], ["build", "--db", notes]):
+        found = eelit(*words)
+        assert found.exit_code in (2, 3)
+        assert found.stderr.count("\n") == 1
+    assert notes.read_text(encoding="utf-8") == "my notes, none of a database"
+
+
+def test_a_damaged_cache_is_replaced(tree, monkeypatch, tmp_path):
+    monkeypatch.delenv("EELIT_DB")
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    path = Path(database_path())
+    path.parent.mkdir()
+    path.write_bytes(b"SQLite format 3\0 and then nothing")
+    assert "PABEE" in names(open_catalogue())
+
+
+def test_a_database_of_another_version_says_what_to_do(built, monkeypatch):
+    monkeypatch.setattr(query, "FORMAT", 99)
+    with pytest.raises(CatalogueFault, match="another version of eelit; run `eelit build`"):
+        open_catalogue()
+
+
+def test_without_a_database_there_is_one_sentence(tmp_path):
+    with pytest.raises(Unavailable, match="`eelit build` makes one"):
+        Catalogue(str(tmp_path / "none.sqlite"))
+
+
+def test_each_checkout_has_its_own_file(tree, monkeypatch, tmp_path):
+    monkeypatch.delenv("EELIT_DB")
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path))
+    first = database_path()
+    monkeypatch.setenv("EELIT_ROOT", str(tmp_path / "elsewhere" / "checkout"))
+    assert database_path() != first
+    assert Path(first).parent == tmp_path
+    assert database_path("chosen.sqlite") == str(Path.cwd() / "chosen.sqlite")
+
+
+def test_the_default_place_is_the_users_cache(tree, monkeypatch):
+    monkeypatch.delenv("EELIT_DB")
+    monkeypatch.delenv("EELIT_CACHE", raising=False)
+    import platformdirs
+
+    assert database_path().startswith(platformdirs.user_cache_dir("eelit", appauthor=False))
+
+
+def test_a_missing_entry_does_not_stop_the_others(tree, built, eelit):
+    (tree / "catalog/entries/kaya2019sdn.yaml").unlink()
+    found = eelit("build")
+    assert found.exit_code == 0
+    assert "errors; `eelit check` lists them" in found.stderr
+    assert "Shallow-Deep Networks" not in names(Catalogue(str(built)))
+
+
+def test_a_database_to_be_shipped_must_be_without_errors(tree, tmp_path):
+    (tree / "catalog/entries/kaya2019sdn.yaml").unlink()
+    with pytest.raises(CatalogueFault, match="was not built"):
+        database.build(tmp_path / "shipped.sqlite", sources(), shipped=True)
+    assert not (tmp_path / "shipped.sqlite").exists()
+
+
+def test_a_search_by_term_reads_covering_indexes_only(database):
+    connection = sqlite3.connect(database)
+    plan = "EXPLAIN QUERY PLAN SELECT work_id FROM work_term WHERE term_id IN (3) ORDER BY work_id"
+    (step,) = [row[3] for row in connection.execute(plan)]
+    assert "USING PRIMARY KEY" in step
+    plan = "EXPLAIN QUERY PLAN SELECT term_id, count(*) FROM work_term WHERE work_id IN (1, 2) GROUP BY term_id"
+    assert any("USING COVERING INDEX work_term_by_work" in row[3] for row in connection.execute(plan))
+
+
+def test_the_database_is_read_only(database):
+    catalogue = Catalogue(str(database))
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        catalogue._connection.execute("DELETE FROM work")
+
+
+def test_the_build_runs_as_a_module(tree):
+    target = Path(os.environ["EELIT_DB"])
+    words = [sys.executable, "-P", "-m", "eelit.catalog.database", str(target)]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert Catalogue(str(target)).meta("root") == str(tree)

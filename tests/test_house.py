@@ -1,0 +1,114 @@
+"""The rules of the house: which room imports which, what is never loaded, how long a function may be."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {
+    "bib": set(),
+    "catalog": {"bib"},
+    "methods": set(),
+    "site/generator": {"bib", "catalog", "methods"},
+    "cli": {"bib", "catalog", "methods", "site"},
+}
+OWNERS = {
+    "torch": {"methods"},
+    "transformers": {"methods"},
+    "sqlmodel": {"catalog"},
+    "pybtex": {"bib"},
+    "click": {"cli", "site"},
+}
+ONLY_IN = {"sqlmodel": "catalog/database.py", "sqlalchemy": "catalog/database.py"}
+STANDARD_ONLY = ["bib/record.py", "bib/problems.py", "catalog/query.py", "catalog/fresh.py", "catalog/sources.py"]
+LONGEST_FUNCTION = 40
+
+
+def files(room):
+    return sorted(path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path):
+    """Yield the full name of everything a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: absolute imports only"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_what_they_may(room):
+    own = room.partition("/")[0]
+    for path in files(room):
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[0] == "eelit":
+                assert parts[1] in ROOMS[room] | {own}, f"{name(path)} imports {module}"
+            assert own in OWNERS.get(parts[0], {own}), f"{name(path)} imports {module}"
+            assert ONLY_IN.get(parts[0], name(path)) == name(path), f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize("file", STANDARD_ONLY)
+def test_what_every_start_loads_is_standard_library(file):
+    for module in imports(ROOT / file):
+        top = module.partition(".")[0]
+        assert top in sys.stdlib_module_names | {"eelit", "platformdirs"}, f"{file} imports {module}"
+
+
+def test_torch_is_never_loaded_by_the_other_rooms():
+    program = """
+import importlib, pkgutil, sys
+for room in ("bib", "catalog", "site.generator", "cli"):
+    package = importlib.import_module(f"eelit.{room}")
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+assert "torch" not in sys.modules, "torch was loaded"
+assert "transformers" not in sys.modules, "transformers was loaded"
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_list_of_packages_is_that_of_the_tree():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    in_tree = {
+        "eelit." + ".".join(path.parent.relative_to(ROOT).parts)
+        for room in ROOMS
+        for path in files(room)
+        if path.stem == "__init__"
+    }
+    assert set(settings["packages"]) == in_tree
+    with_code = {path.parent for room in ROOMS for path in files(room)}
+    assert {path for path in with_code if not (path / "__init__.py").exists()} == set()
+
+
+@pytest.mark.parametrize("room", ["bib", "catalog", "cli"])
+def test_functions_are_short(room):
+    for path in files(room):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= LONGEST_FUNCTION, f"{name(path)}: {node.name} has {length} lines"
+
+
+def test_names_say_what_is_inside():
+    vague = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
+    assert [name(path) for room in ROOMS for path in files(room) if path.name in vague] == []
+
+
+def test_one_key_everywhere():
+    entries = {path.stem for path in (ROOT / "catalog/entries").glob("*.yaml")}
+    methods = {path.stem for path in (ROOT / "methods/papers").glob("*.py")} - {"__init__"}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/papers").glob("test_*.py")}
+    assert methods <= entries
+    assert methods == tests

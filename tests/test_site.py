@@ -1,0 +1,287 @@
+"""The site as a whole, built from the real catalogue; and what a hostile catalogue cannot do to it."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eelit.bib.record import Person, Record
+from eelit.catalog.load import load
+from eelit.catalog.schema import FACETS, Entry, Taxonomy
+from eelit.catalog.sources import sources
+from eelit.methods import registry
+from eelit.site.generator import pages, proofread
+from eelit.site.generator.build import build, run_builder
+from eelit.site.generator.collection import assemble, gather, methods
+from eelit.site.generator.faults import SiteFault
+from eelit.site.generator.reports import read_reports
+
+ROOT = Path(__file__).parents[1]
+FULL_URL = ("http://", "https://", "//")
+
+
+class Reader(HTMLParser):
+    """Visible text, and the tags with their attributes, as a browser would take them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    code = (
+        "import sys; from pathlib import Path; from eelit.site.generator.build import build\n"
+        f"build(smoke_reports=Path({str(folder / 'none')!r}), out=Path({str(folder / 'site')!r}))\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'transformers', 'sklearn'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]", "the site is built without torch"
+    return folder / "site"
+
+
+def read(site, page):
+    return Reader((site / page).read_text(encoding="utf-8"))
+
+
+def test_every_work_has_a_page_and_a_row(site):
+    keys = {path.stem for path in sources().entries.glob("*.yaml")}
+    assert {path.stem for path in (site / "papers").glob("*.html")} == keys | {"index"}
+    rows = [attrs for tag, attrs in read(site, "papers/index.html").tags if tag == "tr" and "data-name" in attrs]
+    assert len(rows) == len(keys) == 85
+
+
+def test_every_method_has_a_page_with_its_deviations(site):
+    assert {path.stem for path in (site / "methods").glob("*.html")} == {*registry.keys(), "index"}
+    for key in registry.keys():  # noqa: SIM118  # a function of the registry, not a dictionary
+        info, page = registry.describe(key), read(site, f"methods/{key}.html")
+        items = (site / f"methods/{key}.html").read_text(encoding="utf-8").partition('class="ee-deviations"')[2]
+        assert info.deviations, f"{key} declares none"
+        assert items.partition("</ol>")[0].count("<li>") == len(info.deviations)
+        for setting in info.settings:
+            assert setting.name in page.text
+        assert f"eelit run {key}" in page.text
+        assert "not run in this build" in page.text
+
+
+def test_home_tells_true_numbers(site):
+    text = read(site, "index.html").text
+    assert "85 works" in text
+    assert f"methods that run {len(registry.keys())}" in text
+    assert "passed in this build 0" in text
+    assert "was not part of this build" in text
+
+
+def test_facts_of_a_paper(site):
+    page = read(site, "papers/zhou2020pabee.html")
+    for said in (
+        "Wangchunshu Zhou",
+        "NeurIPS 2020",
+        "@inproceedings{zhou2020pabee",
+        "Recalled, not verified",
+        "JetRunner",
+    ):
+        assert said in page.text
+    links = {attrs.get("href") for tag, attrs in page.tags if tag == "a"}
+    assert {"../taxonomy/policy.html#patience", "kaya2019sdn.html", "../methods/zhou2020pabee.html"} <= {
+        link.replace("../papers/", "") if link else link for link in links
+    }
+
+
+def test_unverified_relations_stand_apart(site):
+    loaded = load(sources())
+    for key, entry in loaded.entries.items():
+        recalled = [relation for relation in entry.relations if relation.evidence == "unverified"]
+        if recalled:
+            assert "Recalled, not verified" in read(site, f"papers/{key}.html").text
+
+
+def test_errata_are_all_listed(site):
+    html = (site / "guide/errata.html").read_text(encoding="utf-8")
+    errors = [error for entry in load(sources()).entries.values() if entry.seed for error in entry.seed.errors]
+    assert html.count("<tr>") == len(errors) + 1
+
+
+def test_terms_have_anchors_and_count_narrower_works(site):
+    loaded = load(sources())
+    for facet in FACETS:
+        ids = {attrs["id"] for _, attrs in read(site, f"taxonomy/{facet}.html").tags if "id" in attrs}
+        assert set(loaded.terms(facet)) <= ids
+    collection = gather(sources(), read_reports(None)[0])
+    patience, agreement = (collection.terms["policy"][term].works for term in ("patience", "agreement"))
+    assert "zhou2020pabee" in patience
+    assert set(patience) < set(agreement)
+
+
+def test_commands_are_all_documented(site):
+    ids = {attrs["id"] for _, attrs in read(site, "guide/commands.html").tags if "id" in attrs}
+    assert {"eelit-find", "eelit-run", "eelit-data-fetch", "eelit-site-build"} <= ids
+
+
+def test_graph_can_be_downloaded(site):
+    graph = json.loads((site / "graph.json").read_text(encoding="utf-8"))
+    assert len(graph["nodes"]) == 85
+    assert (site / "graph.graphml").read_text(encoding="utf-8").startswith("<?xml") or (
+        site / "graph.graphml"
+    ).stat().st_size
+    picture = read(site, "graph.html")
+    nodes = {attrs["data-key"] for tag, attrs in picture.tags if tag == "a" and "data-key" in attrs}
+    assert nodes == {node["key"] for node in graph["nodes"]}
+    assert "a missing edge proves nothing" in picture.text
+
+
+def test_labels_of_the_graph_do_not_overlap(site):
+    boxes = [attrs for tag, attrs in read(site, "graph.html").tags if tag == "rect" and attrs.get("rx") == "4"]
+    places = [(float(box["x"]), float(box["y"])) for box in boxes]
+    width, height = float(boxes[0]["width"]), float(boxes[0]["height"])
+    for index, (x, y) in enumerate(places):
+        for other_x, other_y in places[index + 1 :]:
+            assert abs(x - other_x) >= width or abs(y - other_y) >= height
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    assert proofread.faults(site) == []
+    for path in site.rglob("*.html"):
+        for tag, attrs in Reader(path.read_text(encoding="utf-8")).tags:
+            address = attrs.get("src") or (attrs.get("href") if tag in ("link", "use", "image") else None) or ""
+            if attrs.get("rel") != "canonical":
+                assert not address.startswith(FULL_URL), f"{path.name} loads {address}"
+
+
+def test_proofreading_finds_faults(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#gone">x</a><a href="c.html">y</a><img src="https://x.org/i.png">')
+    (tmp_path / "b.html").write_text('<p id="here">')
+    (tmp_path / "s.css").write_text("@import 'https://x.org/s.css';")
+    found = " ".join(proofread.faults(tmp_path))
+    for fault in ("b.html#gone", "c.html, which does not exist", "loads https://x.org/i.png", "s.css loads"):
+        assert fault in found
+
+
+def test_builders_cannot_empty_our_sources():
+    """Without `site_dir` both MkDocs and Zensical take `site`, which holds our sources, and empty it."""
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert config["site_dir"] == "build/site"
+    assert config["docs_dir"] == "build/docs"
+    assert config["strict"] is True
+    assert config["theme"]["font"] is False
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    assert "/build/" in ignored
+    assert not {"site", "/site", "site/", "/site/"} & set(ignored)
+
+
+@pytest.mark.parametrize("folder", ["site", ".", "..", "catalog/entries", "build"])
+def test_output_never_replaces_sources(folder):
+    with pytest.raises(SiteFault, match="holds sources"):
+        build(out=ROOT / folder)
+
+
+def test_output_never_replaces_strange_files(tmp_path):
+    (tmp_path / "letter.txt").write_text("keep me")
+    with pytest.raises(SiteFault, match="something else"):
+        build(out=tmp_path)
+    assert (tmp_path / "letter.txt").exists()
+
+
+def test_outside_a_checkout_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("EELIT_ROOT", str(tmp_path))
+    with pytest.raises(SiteFault, match=r"checkout; clone the repository and run `make site`"):
+        build()
+
+
+HOSTILE = (
+    "<script>alert(1)</script> </title></head> | `code` **b** _i_ {{ 7*7 }} {% raw %} {#x} [x](javascript:alert(1)) "
+    "\"q\" 'a' &amp; &lt; <!-- c --> ]]> $\\alpha$ \\` --- # h \u202eRTL\u202c ~~~ ``` *[a]: b"
+)
+
+
+@pytest.fixture(scope="module")
+def hostile_site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    terms = [{"term": "t", "label": HOSTILE, "definition": HOSTILE}]
+    taxonomy = Taxonomy.model_validate(dict.fromkeys(FACETS, terms))
+    entry = Entry.model_validate(
+        {
+            "key": "evil2020x",
+            "short_name": HOSTILE,
+            "aliases": [HOSTILE],
+            "role": "context",
+            **{key: ["t"] for key in FACETS},
+            **dict.fromkeys(("idea", "exit_rule", "skipped", "note"), HOSTILE),
+            **{key: [HOSTILE, "javascript:alert(1)"] for key in ("backbones", "datasets", "sources")},
+            "reported": [
+                {"value": 1.5, "unit": HOSTILE} | dict.fromkeys(("dataset", "metric", "setting", "source"), HOSTILE)
+            ],
+            "relations": [
+                {
+                    "type": "builds-on",
+                    "target": {"external": {"title": HOSTILE, "year": 2000, "id": "javascript:alert(1)"}},
+                },
+                {
+                    "type": "criticises",
+                    "target": "evil2021y",
+                    "evidence": "url",
+                    "url": "javascript:alert(1)",
+                    "note": HOSTILE,
+                },
+            ],
+            "code": [{"repository": "javascript:alert(1)", "official": True, "note": HOSTILE}],
+            "unverified": [{"field": HOSTILE, "note": HOSTILE}, {"field": "idea", "note": HOSTILE}],
+            "seed": {"lines": [1], "errors": [{"wrong": HOSTILE, "right": HOSTILE}]},
+        }
+    )
+    long = HOSTILE + " " + "long " * 1000
+    record = Record(
+        "evil2020x", "misc", long, (Person(HOSTILE, HOSTILE),), 2020, venue=HOSTILE, url="javascript:alert(1)"
+    )
+    other = Entry(key="evil2021y", short_name="Y", role="early-exit", domain=["t"], idea="i", sources=["s"])
+    plain = Record("evil2021y", "misc", "Y", (Person("B"),), 2021, tex=(("title", HOSTILE),))
+    reports, _ = read_reports(None)
+    collection = assemble(taxonomy, [(entry, record), (other, plain)], [], methods(reports), reports)
+    pages.write(collection, folder / "docs", ROOT)
+    run_builder(ROOT, folder / "docs", folder / "site")
+    return folder / "site"
+
+
+@pytest.mark.parametrize(
+    ("page", "times"),
+    [("papers/evil2020x.html", 20), ("papers/index.html", 2), ("taxonomy/policy.html", 4), ("guide/errata.html", 2)],
+)
+def test_hostile_text_is_only_text(hostile_site, page, times):
+    found = read(hostile_site, page)
+    assert found.text.count(" ".join(HOSTILE.split()).split("`code`")[0]) >= times
+    assert sum(tag == "title" and not attrs for tag, attrs in found.tags) == 1
+    assert sum(tag == "script" for tag, _ in found.tags) <= 8  # Material's own
+    for tag, attrs in found.tags:
+        assert tag != "b"
+        assert not any(name.startswith("on") for name in attrs)
+        for name in ("href", "src"):
+            assert not (attrs.get(name) or "").strip().lower().startswith("javascript:")
+
+
+def test_hostile_text_survives_whole(hostile_site):
+    text = read(hostile_site, "papers/evil2020x.html").text
+    backticks = HOSTILE.replace("`code`", "code")
+    assert " ".join(HOSTILE.split()) in text  # the title, which is not prose
+    assert " ".join(backticks.split()).split("$")[0] in text  # prose, where backticks mark code
+    assert "49" not in text.partition("long long")[0]
+
+
+def test_search_index_holds_no_markup_of_ours(hostile_site):
+    index = json.loads((hostile_site / "search/search_index.json").read_text(encoding="utf-8"))
+    assert index["docs"]
+    for entry in index["docs"]:
+        assert "<script" not in entry["title"] + entry["text"]

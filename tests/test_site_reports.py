@@ -1,0 +1,160 @@
+"""What a badge may say, and how a method's page shows a run. The figures here are made up and stay in the tests."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import pytest
+
+from eelit.catalog.sources import sources
+from eelit.methods.results import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
+from eelit.site.generator import pages
+from eelit.site.generator.collection import gather
+from eelit.site.generator.curve import draw
+from eelit.site.generator.reports import SAME_BUILD, SHOWN, Reports, read_reports
+
+KEY = "zhou2020pabee"
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+MACHINE = Machine(system="Linux", processor="made-up processor", cores=2, threads=1)
+VERSIONS = {"torch": "2.13.0"}
+
+
+def point(knob, quality, cost, speed_up):
+    return OperatingPoint(knob=knob, quality=quality, cost=cost, speed_up=speed_up, exits=[0.25, 0.75])
+
+
+def result(**changes):
+    points = [point(0, 0.5, 25e6, 4.0), point(1, 0.75, 50e6, 2.0), point(9, 0.8, 101e6, 0.99)]
+    ran = Execution(knob=1, samples=64, claimed=3.2e9, counted=3.2e9, agrees=True, seconds=0.5, full_seconds=0.8)
+    curve = Curve(
+        variant="", knob="patience", quality="accuracy", unit="MACs", full_quality=0.8, full_cost=1e8,
+        validation=points, test=points, executions=[ran],
+    )  # fmt: skip
+    claims = [Outcome(name="a claim", statement="It is <b>better</b>.", holds=False, measured="−0.05")]
+    checks = [Outcome(name="a_rule", statement="Kept.", holds=True, measured="0")]
+    values = {
+        "key": KEY, "scale": "smoke", "seed": 0, "settings": {}, "data": {}, "curves": [curve], "claims": claims,
+        "checks": checks, "prepared_seconds": 3.0, "prepared_from_cache": True, "seconds": 4.2, "created": NOW,
+        "commit": "0123456789ab", "versions": VERSIONS, "machine": MACHINE,
+    }  # fmt: skip
+    return Result(**(values | changes))
+
+
+def report(
+    status="passed", *, executed_now=True, finished=NOW, error=None, with_result=True, log="all went\n<b>well</b>"
+):
+    return SmokeReport(
+        key=KEY, status=status, executed_now=executed_now, finished=finished, seconds=4.2, prepared_seconds=3.0,
+        fingerprint="x", log=log, error=error, result=result() if with_result else None,
+    )  # fmt: skip
+
+
+def session(keys=(KEY,)):
+    return SmokeSession(
+        started=NOW - timedelta(minutes=2), finished=NOW, commit="fedcba987654", versions=VERSIONS, machine=MACHINE,
+        backend="loky", keys=list(keys),
+    )  # fmt: skip
+
+
+def reports(found, *, after=timedelta(minutes=1), keys=(KEY,)):
+    return Reports({KEY: found} if found else {}, session(keys), NOW + after)
+
+
+LATE = SAME_BUILD + timedelta(minutes=1)
+EARLIER = NOW - timedelta(days=3)
+STATES = [
+    ("passed-now", reports(report())),
+    ("failed-now", reports(report("failed", error="ValueError: <script>"))),
+    ("unchanged", reports(report(executed_now=False, finished=EARLIER))),
+    ("earlier-passed", reports(report(), after=LATE)),
+    ("earlier-passed", reports(report(executed_now=False, finished=EARLIER), after=LATE)),
+    ("earlier-passed", reports(report(finished=EARLIER))),
+    ("earlier-passed", reports(report(finished=EARLIER), keys=())),
+    ("earlier-failed", reports(report("failed", error="x"), after=LATE)),
+    ("not-run", reports(report("not-run", error="data unavailable: no source", with_result=False))),
+    ("never-run", reports(None)),
+    ("never-run", Reports({}, None, NOW)),
+]
+
+
+@pytest.mark.parametrize(("state", "known"), STATES)
+def test_a_badge_says_no_more_than_is_known(state, known):
+    assert known.badge(KEY).state == state
+
+
+def page_of(known, key=KEY):
+    collection = gather(sources(), known)
+    text = dict(pages.generated(collection))[f"methods/{key}.md"]
+    return unescape(re.sub(r"<[^>]+>", " ", text)), text
+
+
+def test_page_of_a_method_that_passed_now():
+    text, source = page_of(reports(report()))
+    for said in (
+        "ran in this build: passed", "22 November 2026", "4.2 seconds", "after 3 seconds of loading",
+        "0123456789ab", "torch\xa02.13.0", "all went", "does not hold", "−0.05", "kept", "1.60×", "2.00×", "25 · 75 %",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "<svg" in source
+    assert "<b>" not in source
+
+
+def test_page_of_a_method_that_failed_now():
+    text, source = page_of(
+        reports(report("failed", error="ValueError: <script>", with_result=False, log="Traceback <i>"))
+    )
+    for said in (
+        "ran in this build: failed",
+        "ValueError: <script>",
+        "Traceback <i>",
+        "fedcba987654",
+        "no measurement",
+    ):
+        assert said in text, said
+    assert "<script" not in source
+
+
+def test_page_of_a_method_without_data():
+    text, _ = page_of(reports(report("not-run", error="data unavailable: no source of x", with_result=False)))
+    assert "not run: data unavailable" in text
+    assert "no source of x" in text
+
+
+def test_page_of_a_method_that_did_not_change():
+    text, _ = page_of(reports(report(executed_now=False, finished=EARLIER)))
+    assert "nothing changed since. Last ran 19 November 2026" in " ".join(text.split())
+    assert "ran in this build" not in text
+
+
+def test_home_counts_what_passed_now():
+    home = dict(pages.generated(gather(sources(), reports(report()))))["index.md"]
+    assert re.search(r"passed in this build</a></dt><dd>1</dd>", home)
+
+
+def test_every_badge_is_explained():
+    guide = (pages.Path(__file__).parents[1] / "site/pages/guide/reading.md").read_text(encoding="utf-8")
+    for words, _, _ in SHOWN.values():
+        assert f"| {words} |" in guide
+
+
+def test_unreadable_reports_are_named(tmp_path):
+    (tmp_path / "session.json").write_text("{")
+    (tmp_path / f"{KEY}.json").write_text(report().model_dump_json())
+    known, unreadable = read_reports(tmp_path, NOW)
+    assert known.session is None
+    assert KEY in known.by_key
+    assert len(unreadable) == 1
+    assert "session.json" in unreadable[0]
+
+
+@pytest.mark.parametrize(
+    "qualities", [(0.5, 0.5, 0.5), (0.0, 1.0, 0.2), (-0.3, 0.1, 0.4), (0.123456, 0.123457, 0.123458)]
+)
+def test_curves_of_any_shape_can_be_drawn(qualities):
+    points = [point(i, quality, 10.0 * (i + 1), 3 / (i + 1)) for i, quality in enumerate(qualities)]
+    curve = result().curves[0].model_copy(update={"test": points, "validation": points, "full_cost": 30.0})
+    svg = draw(curve, "c")
+    numbers = [float(value) for value in re.findall(r'c[xy]="([\d.-]+)"', svg)]
+    assert numbers
+    assert all(0 <= value <= 480 for value in numbers)
+    assert svg.count("<circle") == 6
