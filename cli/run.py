@@ -90,6 +90,7 @@ class ProgressLine:
         self.message = ""
 
     def __call__(self, message: str, share: float | None) -> None:
+        """Show the step and the share of it that is done."""
         if self.stream.isatty():
             done = round(24 * (share or 0))
             bar = "" if share is None else f" [{'#' * done}{'-' * (24 - done)}] {share:4.0%}"

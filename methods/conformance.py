@@ -8,6 +8,7 @@ with the reason, which the site shows; a test fails when the exemption is no lon
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from eelit.methods.method import Method
 from eelit.methods.results import Curve, Outcome
@@ -41,7 +42,7 @@ def _eager_is_first(curve: Curve) -> tuple[bool, str]:
 
 def _monotone(curve: Curve) -> tuple[bool, str]:
     costs = [point.cost for point in curve.test]
-    return all(a <= b * (1 + 1e-9) for a, b in zip(costs, costs[1:], strict=False)), " ≤ ".join(f"{c:.4g}" for c in costs)
+    return all(a <= b * (1 + 1e-9) for a, b in pairwise(costs)), " ≤ ".join(f"{c:.4g}" for c in costs)
 
 
 def _saves(curve: Curve) -> tuple[bool, str]:

@@ -1,8 +1,9 @@
 """One honest counter: multiply-accumulates (MACs) counted from outside, operation by operation, as torch executes them.
 
 torch's own FLOP counter is silent about operations that it does not know, and on the CPU these include attention, LSTMs
-and matrix-vector products. Here an operation is either counted by a formula below, or named in `FREE` because it does no
-multiply-accumulate worth counting (element-wise work, normalisation, pooling, copies), or it raises `UncountedOperation`.
+and matrix-vector products. Here an operation is either counted by a formula below, or named in `FREE` because it does
+no multiply-accumulate worth counting (element-wise work, normalisation, pooling, copies), or it raises
+`UncountedOperation`.
 One MAC is one multiplication with its addition; FLOPs would be twice that.
 """
 
@@ -81,24 +82,23 @@ FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
 """Operation → MACs from its arguments and its result. Fused operations that hide their parts (TransformerEncoderLayer's
 and MultiheadAttention's fast paths) have no formula on purpose: they raise, and the slow path counts its parts."""
 
-FREE = frozenset(
-    """
-    _log_softmax _softmax _to_copy _unsafe_view _unsafe_index _local_scalar_dense abs adaptive_avg_pool2d
-    _adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided avg_pool1d avg_pool2d
-    avg_pool3d bernoulli bitwise_and bitwise_not bitwise_or bucketize cat ceil clamp clamp_ clamp_min clamp_max clone
-    constant_pad_nd copy_ cos cumsum detach div div_ embedding empty empty_like empty_strided eq erf exp expand fill_
-    flatten flip floor full full_like gather ge gelu gt hardtanh index index_put index_put_ index_select isfinite isnan
-    le lift_fresh log log1p logical_and logical_not logical_or logsumexp lt masked_fill masked_fill_ max max_pool2d
-    max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial native_batch_norm
-    _native_batch_norm_legit_no_training native_layer_norm _fused_rms_norm native_group_norm ne neg new_empty new_full
-    new_ones new_zeros nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat
-    rms_norm roll rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice
-    slice_scatter softplus sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose
-    tril triu unbind unfold unsafe_split unsqueeze eye upsample_nearest2d var var_mean view where zero_ zeros
-    zeros_like _reshape_alias is_same_size cudnn_batch_norm native_dropout batch_norm _assert_async
-    _has_same_storage_numel
-    """.split()
-)
+_NAMES = """
+    _adaptive_avg_pool2d _assert_async _fused_rms_norm _has_same_storage_numel _local_scalar_dense _log_softmax
+    _native_batch_norm_legit_no_training _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
+    adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided avg_pool1d
+    avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or bucketize cat ceil clamp
+    clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach div div_ embedding
+    empty empty_like empty_strided eq erf exp expand eye fill_ flatten flip floor full full_like gather ge gelu
+    gt hardtanh index index_put index_put_ index_select is_same_size isfinite isnan le lift_fresh log log1p
+    logical_and logical_not logical_or logsumexp lt masked_fill masked_fill_ max max_pool2d
+    max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial native_batch_norm native_dropout
+    native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros nonzero ones ones_like
+    permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll rsqrt rsub
+    scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softplus sort
+    split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu unbind
+    unfold unsafe_split unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like
+"""
+FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""
 
 
@@ -122,7 +122,8 @@ class MacCounter(TorchDispatchMode):
                 return result
             also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
             raise UncountedOperation(
-                f"{packet} has no formula in eelit.methods.costs and is not on its free list{also}; add it to one of them"
+                f"{packet} has no formula in eelit.methods.costs and is not on its free list{also}; "
+                "add it to one of them"
             )
         out = func(*args, **kwargs)
         if packet in FORMULAS:

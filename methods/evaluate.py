@@ -15,7 +15,7 @@ from eelit.methods.policies.base import Array, Policy
 
 
 def replay(policy: Policy, outputs: Array) -> NDArray[np.int64]:
-    """Return the exit ``[N]`` (from 0) at which each sample stops, from the stored outputs ``[E, N, ...]`` of all exits.
+    """Return the exit ``[N]`` (from 0) at which each sample stops, from the stored outputs ``[E, N, ...]``.
 
     One forward pass serves any number of operating points. The last exit always answers.
     """

@@ -46,7 +46,9 @@ class Method(ABC):
     knob: ClassVar[str]  # the name of the one scalar that trades quality for cost
     knobs: ClassVar[tuple[float, ...]]  # from the most eager to `never`
     unit: ClassVar[str] = "MACs"
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}  # name → settings to replace; the first is the main one
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "": {}
+    }  # name → settings to replace; the first is the main one
     tiny: ClassVar[Mapping[str, Any]] = {}  # settings for unit tests: seconds, on digits or made data
     full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
     exempt: ClassVar[Mapping[str, str]] = {}  # conformance check → why this method cannot satisfy it

@@ -8,7 +8,7 @@ from eelit.methods.results import Result
 
 
 def plot(result: Result, folder: Path) -> list[Path]:
-    """Draw quality against cost for every curve of a result; write ``KEY.png`` and ``KEY.svg`` and return their paths."""
+    """Draw quality against cost for every curve of a result into ``KEY.png`` and ``KEY.svg``; return their paths."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(result.curves), 3.8), layout="constrained")

@@ -1,7 +1,7 @@
 """Which methods there are: the modules in `papers/`, and those that other packages offer as `eelit.methods`.
 
-A third party registers a method by an entry point of the group ``eelit.methods``, its name the paper's key, its value the
-method's class: ``smith2027mine = "their_package.smith2027mine:Mine"``.
+A third party registers a method by an entry point of the group ``eelit.methods``, its name the paper's key, its value
+the method's class: ``smith2027mine = "their_package.smith2027mine:Mine"``.
 """
 
 from __future__ import annotations

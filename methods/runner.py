@@ -45,7 +45,9 @@ def run(
     variants = dict(method.variants)
     if variant is not None:
         if variant not in variants:
-            raise ValueError(f"{key} has no variant {variant!r}; it has {', '.join(filter(None, variants)) or 'only one'}")
+            raise ValueError(
+                f"{key} has no variant {variant!r}; it has {', '.join(filter(None, variants)) or 'only one'}"
+            )
         variants = {variant: variants[variant]}
     for item in method.data:
         fetch.fetch(item, progress=None)
@@ -83,7 +85,9 @@ def _named(variant: str, name: str) -> str:
     return f"{variant}: {name}" if variant else name
 
 
-def measure(method: Method, prepared: object, bench: Bench, variant: str, knobs: Sequence[float] | None = None) -> Curve:
+def measure(
+    method: Method, prepared: object, bench: Bench, variant: str, knobs: Sequence[float] | None = None
+) -> Curve:
     """Sweep the knob on validation and test data and execute its two ends and one point between them."""
     swept = sorted(knobs, key=_order(method)) if knobs else list(method.knobs)
     validation = method.sweep(prepared, bench, "validation", swept)

@@ -44,8 +44,8 @@ def smoke(
 ) -> tuple[SmokeSession, list[SmokeReport]]:
     """Smoke-test the methods (all if None); ``report`` is told each outcome as it arrives.
 
-    With ``cache`` a method is run only if something changed since it last passed. Raises `registry.UnknownMethod` before
-    anything runs; whatever goes wrong in a method ends in its report.
+    With ``cache`` a method is run only if something changed since it last passed. Raises `registry.UnknownMethod`
+    before anything runs; whatever goes wrong in a method ends in its report.
     """
     from eelit.methods.runner import commit, machine, versions
 
@@ -109,7 +109,12 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
 
 
 def _report(
-    key: str, mark: str, status: Literal["passed", "failed", "not-run"], seconds: float, log: list[str], error: str | None
+    key: str,
+    mark: str,
+    status: Literal["passed", "failed", "not-run"],
+    seconds: float,
+    log: list[str],
+    error: str | None,
 ) -> SmokeReport:
     return SmokeReport(
         key=key,
@@ -131,22 +136,28 @@ def _workers(backend: Backend, jobs: int) -> Iterator[None]:
         with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
             yield
     elif backend == "dask":
-        from distributed import Client, LocalCluster, get_client
-
-        try:
-            get_client()
-            with parallel_config(backend="dask"):
-                yield
-        except ValueError:  # no cluster is connected: make one on this machine
-            with LocalCluster(n_workers=jobs, threads_per_worker=1) as cluster, Client(cluster):
-                with parallel_config(backend="dask"):
-                    yield
+        with _dask_cluster(jobs), parallel_config(backend="dask"):
+            yield
     else:
         from ray.util.joblib import register_ray
 
         register_ray()
         with parallel_config(backend="ray", n_jobs=jobs):
             yield
+
+
+@contextmanager
+def _dask_cluster(jobs: int) -> Iterator[None]:
+    """Use the dask cluster that is connected, or make one on this machine."""
+    from distributed import Client, LocalCluster, get_client
+
+    try:
+        get_client()
+    except ValueError:
+        with LocalCluster(n_workers=jobs, threads_per_worker=1) as cluster, Client(cluster):
+            yield
+    else:
+        yield
 
 
 def fingerprint(key: str, seed: int) -> str:

@@ -16,8 +16,9 @@ from eelit.methods.queries import Queries, RankingData
 def text(corpus: str, *, train: int, length: int = 40) -> Data:
     """Return texts as int64 token ids of at most ``length`` tokens.
 
-    ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real value
-    in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10 classes; unit tests only).
+    ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real
+    value in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10 classes; unit tests
+    only).
     """
     if corpus == "digits":
         return _digit_tokens(train)

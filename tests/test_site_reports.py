@@ -84,7 +84,7 @@ def test_a_badge_says_no_more_than_is_known(state, known):
 
 def page_of(known, key=KEY):
     collection = gather(sources(), known)
-    text = dict(pages.generated(collection))[f"methods/{key}.md"]
+    text = next(text for path, text in pages.generated(collection) if path == f"methods/{key}.md")
     return unescape(re.sub(r"<[^>]+>", " ", text)), text
 
 
@@ -127,7 +127,7 @@ def test_page_of_a_method_that_did_not_change():
 
 
 def test_home_counts_what_passed_now():
-    home = dict(pages.generated(gather(sources(), reports(report()))))["index.md"]
+    _, home = next(pages.generated(gather(sources(), reports(report()))))
     assert re.search(r"passed in this build</a></dt><dd>1</dd>", home)
 
 

@@ -81,4 +81,4 @@ def _size(shape: Shape) -> int:
 
 
 def _multi_exit(trunk: list[list[nn.Module]], branches: list[list[nn.Module]]) -> MultiExit:
-    return MultiExit([nn.Sequential(*layers) for layers in trunk], [nn.Sequential(*layers) for layers in branches]).eval()
+    return MultiExit((nn.Sequential(*stage) for stage in trunk), (nn.Sequential(*head) for head in branches)).eval()

@@ -34,8 +34,8 @@ class EncoderStage(nn.Module):
 class PooledHead(nn.Module):
     """BERT's classification head on the mean token: ``V tanh(W mean_t h_t + b) + c``.
 
-    Gives ``[N, C]``, or ``[N]`` if ``outputs`` is None. BERT reads the class token instead; MiniLM-L6 was pretrained to be
-    read by the mean over tokens, and its class token says next to nothing before the last layers.
+    Gives ``[N, C]``, or ``[N]`` if ``outputs`` is None. BERT reads the class token instead; MiniLM-L6 was pretrained
+    to be read by the mean over tokens, and its class token says next to nothing before the last layers.
     """
 
     def __init__(self, pooler: nn.Linear, outputs: int | None, dropout: float = 0.1) -> None:
@@ -52,7 +52,7 @@ class PooledHead(nn.Module):
 
 
 def encoder(name: str) -> nn.Module:
-    """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4 layers, random)."""
+    """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4, random)."""
     from transformers import BertConfig, BertModel
 
     if name == "tiny":

@@ -1,4 +1,4 @@
-"""MSDNet: every layer keeps feature maps at several scales, densely connected, with classifiers along the way (huang2018msdnet).
+"""MSDNet: densely connected layers, each with feature maps at several scales, and classifiers along the way.
 
 Scales are numbered from 0, the finest. Layer 0 makes one map per scale from the image; layers 1 … L grow them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Layout:
     base: int = 1  # layers before the first classifier
     step: int = 1  # layers between classifiers
     growing: bool = True  # the i-th gap (i = 1 …) has step·i + 1 layers instead of step
+    stride: int = 1  # of the first convolution; 2 halves all maps
     channels: int = 16  # of the finest map of layer 0, C0
     growth: int = 6  # channels that a layer adds to the finest map, g
     factors: tuple[int, ...] = (1, 2, 4)  # per scale: its maps are so many times wider, m_s; also the bottleneck's b_s
@@ -43,7 +45,7 @@ class Layout:
 
     @property
     def last(self) -> list[int]:
-        """The last layer of each scale: the layers are cut into S blocks, and each block drops the finest scale left."""
+        """The last layer of each scale: the layers are cut into S blocks, each one scale poorer than the one before."""
         layers = self.classifiers[-1]
         block = math.ceil(layers / self.scales)
         return [min(layers, block * (s + 1)) for s in range(self.scales - 1)] + [layers]
@@ -86,7 +88,7 @@ def bottleneck(inputs: int, outputs: int, factor: int, stride: int = 1) -> nn.Se
 
 
 class Cell(nn.Module):
-    """One map of one layer: the map so far, joined by what is new from the finer map (if there is one) and from itself."""
+    """One map of one layer: the map so far, joined by what is new from the finer map (if any) and from itself."""
 
     def __init__(self, layout: Layout, layer: int, scale: int) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class FirstLayer(nn.Module):
         super().__init__()
         wide = [inputs, *(layout.channels * m for m in layout.factors)]
         self.scales = nn.ModuleList(
-            convolution(a, b, 3, stride=1 if s == 0 else 2) for s, (a, b) in enumerate(zip(wide, wide[1:], strict=False))
+            convolution(a, b, 3, stride=1 if s == 0 else 2) for s, (a, b) in enumerate(pairwise(wide))
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -129,9 +131,9 @@ class FirstLayer(nn.Module):
 class ScaleStage(nn.Module):
     """The layers between two classifiers. The state is a list of maps, from fine to coarse.
 
-    Each scale advances from the depth where the classifier before left it to the one that this classifier needs. A finer
-    map is advanced first and all its depths are kept meanwhile, because the coarser map reads them one by one. A scale
-    leaves the state when nothing reads it any more.
+    Each scale advances from the depth where the classifier before left it to the one that this classifier needs. A
+    finer map is advanced first and all its depths are kept meanwhile, because the coarser map reads them one by one. A
+    scale leaves the state when nothing reads it any more.
     """
 
     def __init__(self, layout: Layout, classifier: int, inputs: int) -> None:
@@ -159,7 +161,7 @@ class ScaleStage(nn.Module):
 
 
 def _read(layout: Layout, depths: Sequence[int], scale: int) -> bool:
-    """Whether a map is still read when the scales have these depths: by its own next layer or by the coarser scale's."""
+    """Whether a map is still read when the scales have these depths: by its next layer or by the coarser scale's."""
     return scale == layout.scales - 1 or depths[scale + 1] <= layout.last[scale]
 
 

@@ -27,7 +27,7 @@ BATCH = 64
 
 @dataclass
 class Measured:
-    """One split seen by all exits: outputs ``[E, N, C]`` (``[E, N]`` for regression), targets ``[N]``, costs ``[E, N]``."""
+    """One split seen by all exits: outputs ``[E, N, C]`` (``[E, N]`` for regression) and costs ``[E, N]``."""
 
     examples: Examples
     outputs: Tensor

@@ -131,8 +131,8 @@ class Lear(RankingMethod):
         held = curve.validation
         good = [ours for seen, ours in zip(held, curve.test, strict=True) if seen.quality >= held[-1].quality]
         loss = 1 - good[0].quality / curve.full_quality
-        rivals = [self.proximity(prepared, p.cost, self.top) for p in held[1:-1]]
-        gains = [ours.quality - theirs.quality for ours, theirs in zip(curve.test[1:-1], rivals, strict=True)]
+        rivals = [self.proximity(prepared, p.cost, self.top) for p in held]
+        gains = [ours.quality - theirs.quality for ours, theirs in zip(curve.test, rivals, strict=True)]
         return [
             *super().claims(prepared, bench, curve),
             Outcome(

@@ -1,4 +1,4 @@
-"""Exit thresholds from a budget for a whole batch: who may leave where follows from the costs of the exits (huang2018msdnet).
+"""Exit thresholds from a budget for a whole batch: how many may leave where follows from the costs of the exits.
 
 Fitting only: the thresholds found here are those of `MaxConfidence`. Arrays are numpy's.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
-    """Return the share ``[E]`` of samples to leave at each exit: a geometric series, share k proportional to ``ratio**k``.
+    """Return the share ``[E]`` of samples to leave at each exit, a geometric series: share k goes with ``ratio**k``.
 
     ``ratio = 1 - q`` is the paper's form, where each exit releases a share q of those that reach it:
     ``(1 - q)**(k - 1) * q``, scaled to sum 1. Above 1 more leave late than early, as in the released code. 0 sends all
@@ -27,7 +27,7 @@ def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
 
 
 def ratio_within(budget: float, costs: Sequence[float]) -> float:
-    """Return the largest ratio whose shares cost at most ``budget`` per sample, given the rising ``costs`` of the exits.
+    """Return the largest ratio whose shares cost at most ``budget`` per sample, given the rising costs of the exits.
 
     0 if even the first exit alone is as dear as the budget, infinity if the last is not dearer.
     """
@@ -50,9 +50,9 @@ def thresholds_for(confidence: NDArray[np.floating], shares: NDArray[np.float64]
     """Return thresholds for all exits but the last, so that held-out samples leave in the given shares ``[E]``.
 
     ``confidence [E, N]`` is what held-out samples reach at each exit. From the first exit on, the threshold is the
-    ``floor(N * share)``-th largest confidence among the samples that have not left yet; where this is none, or more than
-    are left, nobody leaves (infinity). A sample leaves when its confidence is at least the threshold, so that ties leave
-    together.
+    ``floor(N * share)``-th largest confidence among the samples that have not left yet; where this is none, or more
+    than are left, nobody leaves (infinity). A sample leaves when its confidence is at least the threshold, so that ties
+    leave together.
     """
     n = confidence.shape[1]
     inside = np.ones(n, dtype=bool)

@@ -18,7 +18,9 @@ class Patience:
     """
 
     patience: int
-    tolerance: float | None = None  # for real values [n]: equal means |y_i - y_{i-1}| < tolerance; None compares classes
+    tolerance: float | None = (
+        None  # for real values [n]: equal means |y_i - y_{i-1}| < tolerance; None compares classes
+    )
 
     def start(self) -> State:
         """Return the empty state."""

@@ -23,7 +23,7 @@ from eelit.methods.examples import Examples
 from eelit.methods.method import Bench
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From the index ``[n]`` of the training samples in the batch and their inputs ``[n, ...]`` to the scalar to minimise."""
+"""From the index ``[n]`` of the training samples in a batch and their inputs ``[n, ...]`` to the scalar to minimise."""
 
 
 def fit(
@@ -75,12 +75,14 @@ def fit(
                 break
 
 
-def trained(model: nn.Module, train: Callable[[], None], bench: Bench, *, data: str, settings: Mapping[str, Any]) -> None:
+def trained(
+    model: nn.Module, train: Callable[[], None], bench: Bench, *, data: str, settings: Mapping[str, Any]
+) -> None:
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the modules
-    and of the training, the settings, the data's digest, the seed and torch's version. So methods that train alike share
-    one training, and a changed line of code trains anew. Two processes do not train the same thing twice.
+    and of the training, the settings, the data's digest, the seed and torch's version. So methods that train alike
+    share one training, and a changed line of code trains anew. Two processes do not train the same thing twice.
     """
     start = time.perf_counter()
     if bench.cache is None:

@@ -30,7 +30,13 @@ def depth_weights(exits: int) -> list[float]:
 
 
 def train_joint(
-    model: MultiExit, data: Data, bench: Bench, *, weights: Sequence[float], head_rate: float | None = None, **options: Any
+    model: MultiExit,
+    data: Data,
+    bench: Bench,
+    *,
+    weights: Sequence[float],
+    head_rate: float | None = None,
+    **options: Any,
 ) -> None:
     """Minimise ``sum_i weights[i] * loss_i`` over all parameters; ``options`` are those of `fit`.
 

@@ -106,12 +106,12 @@ def generated(collection: Collection) -> Iterator[Page]:
         return env.get_template(template).render(**common, **values)
 
     yield "index.md", render("home.md.j2", picture=_picture())
-    yield "papers/index.md", render("papers.md.j2", **_table(collection))
-    for key, work in collection.works.items():
-        yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work))
     yield "methods/index.md", render("methods.md.j2")
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
+    yield "papers/index.md", render("papers.md.j2", **_table(collection))
+    for key, work in collection.works.items():
+        yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work))
     yield "taxonomy/index.md", render("taxonomy.md.j2")
     for facet in FACETS:
         yield f"taxonomy/{facet}.md", render("facet.md.j2", facet=facet)

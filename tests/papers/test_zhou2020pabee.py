@@ -1,6 +1,7 @@
 """What only PABEE promises: the invariants of the paper, on worked cases."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_nobody_leaves_before_layer_patience_plus_one(logits, patience):
 
 def test_exit_does_not_come_earlier_with_more_patience(logits):
     exits = [replay(Patience(patience), logits) for patience in range(12)]
-    assert all((a <= b).all() for a, b in zip(exits, exits[1:], strict=False))
+    assert all((a <= b).all() for a, b in pairwise(exits))
 
 
 def test_only_the_argmax_matters(logits):

@@ -1,0 +1,40 @@
+"""Stop when a layer hardly changed the hidden state (schuster2022calm)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from eelit.methods.policies.base import Array, State
+
+
+def cosine(a: Array, b: Array) -> Array:
+    """Cosine ``[n]`` of the angle between vectors ``[n, d]``; 1 for equal ones."""
+    xp = array_namespace(a, b)
+    squares = xp.sum(a * a, axis=-1) * xp.sum(b * b, axis=-1)
+    return xp.sum(a * b, axis=-1) / xp.sqrt(squares)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Stop when the cosine between this exit's hidden state and the previous exit's is ``>= threshold``.
+
+    The output of an exit is its hidden state ``[n, d]``. The first exit has no predecessor: its similarity counts as 0,
+    so 0 always stops there. Anything clearly above 1 never stops (the cosine of equal states is 1 up to rounding).
+    """
+
+    threshold: float
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Compare the hidden state ``[n, d]`` with the one before, which the policy remembers."""
+        xp = array_namespace(output)
+        if state:
+            found = cosine(state[0], output)
+        else:
+            found = xp.zeros((output.shape[0],), dtype=output.dtype, device=output.device)
+        return (output,), found >= self.threshold

@@ -1,0 +1,201 @@
+"""What only LEAR promises: labels, weights and features as released, real skipping, and the order of those that left."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+from eelit.methods.families.ranking import placed, positions
+from eelit.methods.metrics import ndcg
+from eelit.methods.papers.busolin2021lear import standing, weights, worth
+from eelit.methods.policies.prospect import Prospect
+from eelit.methods.policies.proximity import Proximity
+from eelit.methods.queries import Queries
+from eelit.methods.recipes.boosting import boosted
+from eelit.methods.trees import TreeCounter, scores
+
+KEY = "busolin2021lear"
+GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
+ASKED = 10 + 15  # trees of the forest, trees before the sentinel
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return tiny(KEY)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    arrays = {name: np.array(GOLDEN[name]) for name in ("X", "grades", "sizes", "partial", "final", "importance")}
+    queries = Queries(arrays["X"].astype(np.float32), arrays["grades"], arrays["sizes"], arrays["partial"])
+    return queries, arrays["partial"], arrays["final"], arrays["importance"]
+
+
+def test_labels_and_weights_are_those_of_the_released_notebook(golden):
+    queries, _, final, _ = golden
+    wanted = worth(final, queries.grades, queries.sizes, GOLDEN["k"])
+    assert wanted.tolist() == GOLDEN["targets"]
+    assert 0 < wanted.sum() < len(wanted)
+    assert weights(wanted, queries.grades, queries.sizes) == pytest.approx(GOLDEN["weights"])
+
+
+def test_features_are_those_of_the_released_notebook_in_its_order(golden):
+    queries, partial, _, importance = golden
+    ours = standing(queries, partial, importance[: GOLDEN["kept_features"]])
+    assert ours == pytest.approx(np.array(GOLDEN["features"]))
+
+
+def test_proximity_is_the_rule_of_the_released_notebook(golden):
+    queries, partial, _, _ = golden
+    for case in GOLDEN["proximity"]:
+        policy = Proximity(case["distance"], GOLDEN["k"])
+        stops = [policy.step((), partial[rows])[1] for rows in queries.spans()]
+        assert (~np.concatenate(stops)).astype(int).tolist() == case["keep"]
+
+
+def test_a_positive_label_means_relevant_and_near_the_top(golden):
+    queries, _, final, _ = golden
+    wanted = worth(final, queries.grades, queries.sizes, 15) == 1
+    ranks = np.concatenate([positions(final[rows]) for rows in queries.spans()])
+    assert (ranks[wanted] < 15).all()
+    assert (queries.grades[wanted] > 0).all()
+    assert ((ranks >= 15) | (queries.grades == 0))[~wanted].all()
+
+
+def test_ranks_are_a_permutation_and_scaled_scores_lie_between_0_and_1(golden):
+    queries, partial, _, _ = golden
+    seen = standing(queries, np.where(np.arange(len(partial)) < 23, 1.5, partial), np.array([0]))
+    for rows in queries.spans():
+        rank, _, scaled, n = seen[rows, 1:].T
+        assert sorted(rank) == list(range(len(rank)))
+        assert scaled.min() >= 0
+        assert scaled.max() <= 1
+        assert (n == len(rank)).all()
+    assert (seen[:23, 3] == 0).all()  # a query whose scores are all equal
+
+
+def test_both_classes_of_a_query_weigh_alike(golden):
+    queries, _, final, _ = golden
+    wanted = worth(final, queries.grades, queries.sizes, 15)
+    found = weights(wanted, np.zeros_like(wanted), queries.sizes)
+    for rows in queries.spans():
+        positive, negative = found[rows][wanted[rows] == 1], found[rows][wanted[rows] == 0]
+        if len(positive) and len(negative):
+            assert positive.sum() == pytest.approx(negative.sum())
+
+
+def test_survivors_by_full_score_then_leavers_by_partial_score():
+    partial, full = np.array([9.0, 3, 5, 1, 4]), np.array([0.0, 100, 6, 7, 200])
+    gone = np.array([True, True, False, False, True])
+    assert placed(partial, full, gone).tolist() == [2, 4, 1, 0, 3]
+    assert placed(partial, np.where(gone, np.nan, full), gone).tolist() == [2, 4, 1, 0, 3]  # full score never looked at
+
+
+def test_below_the_smallest_probability_nobody_leaves(trained):
+    method, _, prepared = trained
+    seen, sentinel = prepared.split("test"), prepared.sentinel
+    n, t = len(seen.partial), float(np.nextafter(seen.shown.min(), 0))
+    with TreeCounter() as counter:
+        found = sentinel.traverse(seen.queries, method.policy(t))
+    assert counter.trees == n * (method.trees + 10)
+    assert not found.gone.any()
+    assert (found.places == sentinel.full(seen.queries)).all()
+
+
+def test_at_threshold_1_everybody_leaves_in_the_order_of_the_partial_score(trained):
+    method, _, prepared = trained
+    queries = prepared.data.test
+    with TreeCounter() as counter:
+        found = prepared.sentinel.traverse(queries, method.policy(1.0))
+    assert found.gone.all()
+    assert counter.trees == len(queries.grades) * ASKED
+    partial = scores(prepared.sentinel.ranker, queries.features, 0, method.sentinel)
+    assert all((found.places[rows] == positions(partial[rows])).all() for rows in queries.spans())
+
+
+def test_survivors_keep_their_order_of_the_full_ensemble_above_all_leavers(trained):
+    method, _, prepared = trained
+    queries, full = prepared.data.test, prepared.sentinel.full(prepared.data.test)
+    found = prepared.sentinel.traverse(queries, method.policy(0.5))
+    assert 0 < found.gone.mean() < 1
+    for rows in queries.spans():
+        stay = ~found.gone[rows]
+        assert (np.argsort(found.places[rows][stay]) == np.argsort(full[rows][stay])).all()
+        assert sorted(found.places[rows][stay]) == list(range(stay.sum()))
+
+
+def test_partial_scores_add_up_and_the_counter_sees_every_tree(trained):
+    ranker, x = trained[2].sentinel.ranker, trained[2].data.test.features[:50]
+    with TreeCounter() as counter:
+        parts = scores(ranker, x, 0, 7) + scores(ranker, x, 7, 20) + scores(ranker, x, 20)
+    assert counter.trees == 50 * 60
+    assert parts == pytest.approx(scores(ranker, x))
+    assert scores(ranker, x[:0], 3).shape == (0,)
+
+
+def test_a_query_does_not_depend_on_the_others(trained):
+    method, _, prepared = trained
+    queries, policy = prepared.data.test.head(6), method.policy(0.5)
+    together = prepared.sentinel.traverse(queries, policy)
+    alone = [prepared.sentinel.traverse(queries.part(i, i + 1), policy) for i in range(6)]
+    assert together.gone.tolist() == np.concatenate([one.gone for one in alone]).tolist()
+    assert together.places.tolist() == np.concatenate([one.places for one in alone]).tolist()
+
+
+def test_knobs_are_not_chosen_on_what_the_forest_was_fitted_on(trained):
+    method, _, prepared = trained
+    assert len(prepared.split("validation").queries) == method.validation - method.validation // 2
+    held = prepared.data.validation.part(method.validation // 2, method.validation)
+    assert (prepared.choosing.features == held.features).all()
+
+
+def test_proximity_at_equal_cost_costs_what_was_asked(trained):
+    method, bench, prepared = trained
+    seen = prepared.split("validation")
+    for cost in (20.0, 40.0, 60.0):
+        point = method.proximity(prepared, cost, 15)
+        stops = [Proximity(point.knob, 15).step((), seen.partial[rows])[1] for rows in seen.queries.spans()]
+        assert 15 + (1 - np.concatenate(stops).mean()) * (60 - 15) == pytest.approx(cost, abs=0.5)
+        assert point.cost == pytest.approx(cost, abs=5)
+    assert method.proximity(prepared, 60.0, 15).quality == pytest.approx(
+        ndcg(-prepared.sentinel.full(prepared.data.test), prepared.data.test.grades, prepared.data.test.sizes), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_policies_on_worked_cases(array):
+    def stops(policy, *values):
+        return np.asarray(policy.step(policy.start(), array(np.array(values)))[1]).tolist()
+
+    assert stops(Prospect(0.5), 0.4, 0.5, 0.6) == [True, True, False]
+    assert stops(Prospect(1.0), 0.0, 1.0) == [True, True]
+    assert stops(Prospect(0.0), 1e-300, 1.0) == [False, False]
+    assert stops(Proximity(0.0, 2), 3.0, 5.0, 4.0, 4.0) == [True, False, False, False]  # ties with the k-th stay
+    assert stops(Proximity(1.0, 2), 3.0, 5.0, 4.0, 2.9) == [False, False, False, True]
+    assert stops(Proximity(0.0, 9), 3.0, 5.0) == [False, False]
+    assert stops(Proximity(np.inf, 1), 3.0, -5.0) == [False, False]
+    assert stops(Proximity(-np.inf, 1), 3.0, -5.0) == [True, True]
+
+
+def test_boosting_is_deterministic_and_cached_under_a_hash_of_all_it_depends_on(trained, tmp_path):
+    _, bench, prepared = trained
+    q, cached = prepared.data.test, dataclasses.replace(bench, cache=tmp_path, prepared_from_cache=True)
+    labels = (q.grades > 1).astype(np.int64)
+
+    def train(using, **settings):
+        chosen = {"objective": "binary", **settings}
+        return boosted(q.features, labels, using, trees=3, label="", settings=chosen).model_to_string()
+
+    first = train(cached)
+    assert not cached.prepared_from_cache
+    assert first == train(bench)
+    cached.prepared_from_cache = True
+    assert first == train(cached)
+    assert cached.prepared_from_cache
+    train(cached, num_leaves=5)
+    assert not cached.prepared_from_cache
+    assert sorted(path.suffix for path in (tmp_path / "trees").iterdir()) == [".lock", ".lock", ".txt", ".txt"]
