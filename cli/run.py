@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -86,12 +87,12 @@ class ProgressLine:
     """What is being done and how far it is, on stderr: a bar on a terminal, elsewhere one line per step."""
 
     def __init__(self) -> None:
-        self.stream = click.get_text_stream("stderr")
+        self.terminal = sys.stderr.isatty()
         self.message = ""
 
     def __call__(self, message: str, share: float | None) -> None:
         """Show the step and the share of it that is done."""
-        if self.stream.isatty():
+        if self.terminal:
             done = round(24 * (share or 0))
             bar = "" if share is None else f" [{'#' * done}{'-' * (24 - done)}] {share:4.0%}"
             click.echo(f"\r\033[K{message}{bar}", nl=False, err=True)
@@ -101,7 +102,7 @@ class ProgressLine:
 
     def clear(self) -> None:
         """Remove the bar."""
-        if self.stream.isatty():
+        if self.terminal:
             click.echo("\r\033[K", nl=False, err=True)
 
 

@@ -7,7 +7,7 @@ the method's class: ``smith2027mine = "their_package.smith2027mine:Mine"``.
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points

@@ -1,4 +1,4 @@
-"""The data of the experiments: texts as token ids of their own length, images ``[channels, H, W]``, graded queries."""
+"""The data of the experiments: texts as token ids, images ``[channels, H, W]``, graded queries, text to be continued."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from eelit.methods.examples import Data, Examples
+from eelit.methods.passages import LanguageData, language_data
 from eelit.methods.queries import Queries, RankingData
 
 
@@ -74,6 +75,23 @@ def queries(source: str, *, train: int, validation: int) -> RankingData:
     return RankingData(ours, held, last, split.digest)
 
 
+def language(corpus: str, *, vocabulary: int, **cut: int) -> LanguageData:
+    """Return running text for a language model: ``brown`` (byte-pair tokens), or ``made`` (unit tests only).
+
+    ``cut`` says how many windows and passages of which length (see `language_data`).
+    """
+    if corpus == "made":
+        streams = _made_words(vocabulary)
+    elif corpus == "brown":
+        from eelit.methods.data import brown
+
+        split = brown.token_stream(vocabulary)
+        streams = split.train, split.validation, split.test
+    else:
+        raise ValueError(f"no corpus {corpus!r} of running text; there are brown and made")
+    return language_data(streams, vocabulary, **cut)
+
+
 def examples(inputs: Sequence[NDArray[np.generic]] | NDArray[np.generic], targets: NDArray[np.generic]) -> Examples:
     """Turn arrays into `Examples`."""
     return Examples([torch.as_tensor(x) for x in inputs], torch.as_tensor(targets))
@@ -113,3 +131,19 @@ def _made_queries(train: int, validation: int, test: int) -> RankingData:
         return Queries(x.astype(np.float32), np.digitize(latent, [0.5, 1.5, 2.5, 3.5]), sizes, x[:, 0])
 
     return RankingData(part(train), part(validation), part(test), f"made {train} {validation} {test}")
+
+
+def _made_words(vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Three streams of made words: which word comes next follows from the one before, with noise; its letters are fixed."""
+    rng = np.random.default_rng(0)
+    words = [rng.integers(0, vocabulary, size) for size in rng.integers(2, 6, 24)]
+    likely = rng.dirichlet(np.full(len(words), 0.1), size=len(words))
+
+    def stream(length: int) -> NDArray[np.int64]:
+        word, text = 0, []
+        for _ in range(length):
+            word = rng.choice(len(words), p=likely[word])
+            text.append(words[word])
+        return np.concatenate(text)
+
+    return stream(6000), stream(1000), stream(1000)

@@ -120,6 +120,11 @@ class ExitDecoder(nn.Module):
         """Return every exit's logits for the token after each of ids ``[n, t]``: ``[E, n, t, V]``."""
         return self.head(self.states(ids))
 
+    def vectors(self) -> list[nn.Parameter]:
+        """Return the parameters that are no layer's matrix: embeddings, output head, norms, biases."""
+        inside = {id(p) for layer in self._body.layers for p in layer.parameters() if p.ndim == 2}
+        return [p for p in self.language_model.parameters() if id(p) not in inside]
+
     def new_cache(self, rows: int, reach: int) -> RowCache:
         """Return an empty cache for ``rows`` sequences of at most ``reach`` tokens."""
         attention = self._body.layers[0].self_attn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class PooledHead(nn.Module):
         return out.squeeze(-1) if self.regression else out
 
 
-def encoder(name: str) -> nn.Module:
+def encoder(name: str) -> Any:
     """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4, random)."""
     from transformers import BertConfig, BertModel
 
@@ -64,12 +65,12 @@ def encoder(name: str) -> nn.Module:
     return BertModel.from_pretrained(fetch.path(name), local_files_only=True)
 
 
-def stages_of(model: nn.Module) -> list[EncoderStage]:
+def stages_of(model: Any) -> list[EncoderStage]:
     """Cut a BERT-type encoder of transformers (``embeddings``, ``encoder.layer``) into one stage per layer."""
     return [EncoderStage(layer, model.embeddings if i == 0 else None) for i, layer in enumerate(model.encoder.layer)]
 
 
-def pooler_of(model: nn.Module) -> nn.Linear:
+def pooler_of(model: Any) -> nn.Linear:
     """Return a copy of the encoder's pretrained pooler."""
     pretrained: nn.Linear = model.pooler.dense
     copy = nn.Linear(pretrained.in_features, pretrained.out_features)

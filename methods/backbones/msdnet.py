@@ -117,7 +117,7 @@ class FirstLayer(nn.Module):
         super().__init__()
         wide = [inputs, *(layout.channels * m for m in layout.factors)]
         self.scales = nn.ModuleList(
-            convolution(a, b, 3, stride=1 if s == 0 else 2) for s, (a, b) in enumerate(pairwise(wide))
+            convolution(a, b, 3, layout.stride if s == 0 else 2) for s, (a, b) in enumerate(pairwise(wide))
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -61,7 +61,7 @@ from eelit.methods.results import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class MsdNet(ExitMethod):
+class MSDNet(ExitMethod):
     """Multi-scale dense network with thresholds solved for a budget."""
 
     prediction: str = "budgeted"  # budgeted: the batch shares the budget; anytime: every image has it

@@ -46,7 +46,8 @@ from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
-from eelit.methods.recipes.two_stage import train_two_stage
+from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.two_stage import train_heads
 from eelit.methods.results import Curve, Outcome
 
 
@@ -80,10 +81,9 @@ class DeeBert(ExitMethod):
         return text_exits(self.encoder, data.classes, seed=seed, shared_pooler=False)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Fine-tune, freeze, then train the off-ramps."""
-        first = {"epochs": self.epochs, "rate": self.rate, "batch": self.batch}
-        second = {"epochs": self.ramp_epochs, "rate": self.ramp_rate, "batch": self.batch}
-        train_two_stage(model, data, bench, first=first, second=second)
+        """Fine-tune, freeze, then train the off-ramps on the mean token of each layer."""
+        train_plain(model, data, bench, epochs=self.epochs, batch=self.batch, rate=self.rate, head_rate=self.ramp_rate)
+        train_heads(model, data, bench, keep=mean_token, epochs=self.ramp_epochs, batch=self.batch, rate=self.ramp_rate)
 
     def policy(self, knob: float, prepared: Prepared) -> Entropy:
         """The knob is S in nats."""

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from eelit.bib.exports import to_bibtex
+from eelit.bib.record import Record
 from eelit.catalog.schema import FACETS
 from eelit.methods.data import manifest
 from eelit.methods.results import Result
@@ -60,6 +61,7 @@ def environment() -> Environment:
         "shorten": lambda text: shorten(text, DESCRIPTION_LENGTH, placeholder=" …"),
         "size": markup.size,
         "venue": markup.venue,
+        "venue_and_year": venue_and_year,
         "web": markup.web,
     }
     env.filters.update(filters)
@@ -69,6 +71,12 @@ def environment() -> Environment:
 def day(moment: datetime) -> str:
     """Return the day of a moment, as one writes it."""
     return f"{moment.day} {moment:%B %Y}"
+
+
+def venue_and_year(record: Record) -> str:
+    """Return where and when a work appeared; a work that has no venue but an arXiv number is a preprint."""
+    venue = record.venue or ("preprint on arXiv" if record.arxiv else "")
+    return venue if venue.endswith(f"{record.year})") else f"{venue}, {record.year}".removeprefix(", ")
 
 
 def best_speed_up(result: Result) -> float:

@@ -1,4 +1,4 @@
-"""What only LEAR promises: labels, weights and features as released, real skipping, and the order of those that left."""
+"""What only LEAR promises: labels, weights and features as released, real skipping, the order of those that left."""
 
 import dataclasses
 import json
@@ -154,7 +154,7 @@ def test_knobs_are_not_chosen_on_what_the_forest_was_fitted_on(trained):
 
 
 def test_proximity_at_equal_cost_costs_what_was_asked(trained):
-    method, bench, prepared = trained
+    method, _, prepared = trained
     seen = prepared.split("validation")
     for cost in (20.0, 40.0, 60.0):
         point = method.proximity(prepared, cost, 15)
