@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from eelit.methods.passages import LanguageData, language_data
 from eelit.methods.queries import Queries, RankingData
 
 
-def text(corpus: str, *, train: int, length: int = 40) -> Data:
-    """Return texts as int64 token ids of at most ``length`` tokens.
+@lru_cache(maxsize=2)
+def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) -> Data:
+    """Return texts as int64 token ids of at most ``length`` tokens, with ``test`` test texts if that is given.
 
     ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real
     value in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10 classes; unit tests
@@ -27,12 +29,13 @@ def text(corpus: str, *, train: int, length: int = 40) -> Data:
     from eelit.methods.data import text as texts
     from eelit.methods.data.tokens import token_ids
 
+    sizes = {"train": train} if test is None else {"train": train, "test": test}
     if corpus == "tweet-sentiment":
-        split = sentiment.tweets(train=train)
+        split = sentiment.tweets(**sizes)
     elif corpus == "rotten-tomatoes":
-        split = texts.rotten_tomatoes(train=train)
+        split = texts.rotten_tomatoes(**sizes)
     elif corpus == "imdb":
-        split = texts.imdb(train=train)
+        split = texts.imdb(**sizes)
     else:
         raise ValueError(f"no corpus {corpus!r}; there are rotten-tomatoes, imdb, tweet-sentiment and digits")
     parts = [

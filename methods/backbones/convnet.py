@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,18 +10,18 @@ from torch import nn
 
 from eelit.methods.multi_exit import MultiExit
 
-Shape = tuple[int, int, int]
+Shape = Sequence[int]
 """Channels, height and width of one image."""
 
 
 def branchy_lenet(image: Shape, classes: int, *, seed: int) -> MultiExit:
     """Return LeNet-5 (3 convolutions, 2 linear layers) with a branch after the first convolution."""
     torch.manual_seed(seed)
-    trunk = [
+    trunk: list[list[nn.Module]] = [
         [nn.Conv2d(image[0], 5, 5, padding=3)],
         [*_halved(), nn.Conv2d(5, 10, 5, padding=3), *_halved(), nn.Conv2d(10, 20, 5, padding=3), *_halved()],
     ]
-    branch = [*_halved(), nn.Conv2d(5, 10, 3, padding=1), *_halved()]
+    branch: list[nn.Module] = [*_halved(), nn.Conv2d(5, 10, 3, padding=1), *_halved()]
     first, second = _shape(trunk[0], image), _shape(trunk[0] + trunk[1], image)
     trunk[1] += [nn.Flatten(), nn.Linear(_size(second), 84)]
     branch += [nn.Flatten(), nn.Linear(_size(_shape(branch, first)), classes)]
@@ -72,12 +73,12 @@ def _normalised() -> list[nn.Module]:
 @torch.no_grad()
 def _shape(layers: Sequence[nn.Module], image: Shape) -> Shape:
     """Return the shape that the layers give an image of this shape."""
-    channels, height, width = nn.Sequential(*layers)(torch.zeros(1, *image)).shape[1:]
-    return channels, height, width
+    shape: Shape = nn.Sequential(*layers)(torch.zeros(1, *image)).shape[1:]
+    return shape
 
 
 def _size(shape: Shape) -> int:
-    return shape[0] * shape[1] * shape[2]
+    return math.prod(shape)
 
 
 def _multi_exit(trunk: list[list[nn.Module]], branches: list[list[nn.Module]]) -> MultiExit:

@@ -88,7 +88,9 @@ class ExitDecoder(nn.Module):
 
     def layer(self, i: int, states: Tensor, angles: tuple[Tensor, Tensor], cache: Any = None) -> Tensor:
         """Run layer ``i`` on states ``[n, t, d]``; without a cache the ``t`` tokens see one another, each its past."""
-        out = self._body.layers[i](states, position_embeddings=angles, past_key_values=cache, use_cache=cache is not None)
+        out = self._body.layers[i](
+            states, position_embeddings=angles, past_key_values=cache, use_cache=cache is not None
+        )
         return out[0] if isinstance(out, tuple) else out
 
     def fill(self, i: int, states: Tensor, angles: tuple[Tensor, Tensor], cache: RowCache) -> None:
@@ -149,7 +151,9 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def small_decoder(*, vocabulary: int, layers: int, width: int, heads: int, inner: int, reach: int, seed: int) -> ExitDecoder:
+def small_decoder(
+    *, vocabulary: int, layers: int, width: int, heads: int, inner: int, reach: int, seed: int
+) -> ExitDecoder:
     """Return an untrained Llama of the given sizes, input and output embeddings tied, with its exits."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

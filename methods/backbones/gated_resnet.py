@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,16 @@ Choice = Callable[[Tensor], Tensor]
 def hard(p: Tensor) -> Tensor:
     """Return 1 where p > 0.5, else 0: the gate at inference."""
     return (p > 0.5).to(p.dtype)
+
+
+def straight_through(p: Tensor) -> Tensor:
+    """Return 1[p > 0.5] going forward; going backward, the gradient passes to p unchanged."""
+    return (hard(p) - p).detach() + p
+
+
+def sampled(p: Tensor) -> Tensor:
+    """Return gates drawn with probability p of being 1; no gradient passes."""
+    return torch.bernoulli(p.detach())
 
 
 class Block(nn.Module):
@@ -40,7 +50,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, short: Tensor) -> Tensor:
         """Return relu(body(x) + short)."""
-        return torch.relu(self.body(x) + short)
+        out: Tensor = torch.relu(self.body(x) + short)
+        return out
 
 
 class RecurrentGate(nn.Module):
@@ -76,12 +87,13 @@ class GatedResNet(nn.Module):
         classes: int,
         *,
         channels: int = 1,
+        stride: int = 1,
         embed: int = 10,
         hidden: int = 10,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            nn.Conv2d(channels, widths[0], 3, stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         inputs, blocks, before = [], [], widths[0]
         for group, width in enumerate(widths):
@@ -93,6 +105,7 @@ class GatedResNet(nn.Module):
         self.blocks = nn.ModuleList(rest)
         self.gate = RecurrentGate(inputs[1:], embed, hidden)
         self.head = nn.Linear(before, classes)
+        nn.init.constant_(self.gate.proj.bias, 1.0)  # gates start open, so that every block learns
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
@@ -101,48 +114,56 @@ class GatedResNet(nn.Module):
     def enter(self, x: Tensor) -> Tensor:
         """Run what is never skipped, up to the first gate."""
         x = self.stem(x)
-        return self.first(x, self.first.shortcut(x))
+        out: Tensor = self.first(x, self.first.shortcut(x))
+        return out
 
     def answer(self, x: Tensor) -> Tensor:
         """Return logits from the last feature map."""
-        return self.head(x.mean(dim=(2, 3)))
+        logits: Tensor = self.head(x.mean(dim=(2, 3)))
+        return logits
+
+    def gated(self) -> Iterator[tuple[int, Block]]:
+        """Yield the blocks that can be skipped, numbered from 0."""
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            yield i, block
 
     def forward(self, x: Tensor, choose: Choice = hard) -> Routed:
         """Compute every block for every picture and mix by the gates: for training, and for replay."""
-        x, state = self.enter(x), None
-        seen: list[tuple[Tensor, Tensor]] = []
-        for i, block in enumerate(self.blocks):
-            p, state = self.gate(i, x, state)
-            gate = choose(p)
-            short, g = block.shortcut(x), gate[:, None, None, None]
-            x = g * block(x, short) + (1 - g) * short
-            seen.append((p, gate))
-        p, gates = (torch.stack(each) for each in zip(*seen, strict=True))
-        return Routed(self.answer(x), p, gates)
+        return self._route(x, choose, _mixed)
 
-    def forced(self, x: Tensor, run: bool) -> Tensor:
-        """Return logits ``[n, classes]`` with all gated blocks run (the plain network) or none; no gate is computed."""
+    def infer(self, x: Tensor, choose: Choice = hard) -> Routed:
+        """Compute a block only for the pictures whose gate is 1; the others pass its shortcut."""
+        return self._route(x, choose, _skipping)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Return logits ``[n, classes]`` of the residual network itself: all blocks, no gate."""
         x = self.enter(x)
-        for block in self.blocks:
-            short = block.shortcut(x)
-            x = block(x, short) if run else short
+        for _, block in self.gated():
+            x = block(x, block.shortcut(x))
         return self.answer(x)
 
-    def infer(self, x: Tensor) -> Routed:
-        """Compute a block only for the pictures whose gate is 1; the others pass its shortcut."""
+    def _route(self, x: Tensor, choose: Choice, step: Callable[[Block, Tensor, Tensor], Tensor]) -> Routed:
         x, state = self.enter(x), None
         seen: list[tuple[Tensor, Tensor]] = []
-        for i, block in enumerate(self.blocks):
+        for i, block in self.gated():
             p, state = self.gate(i, x, state)
-            gate = hard(p)
-            on = gate.nonzero().flatten()
-            short = block.shortcut(x)
-            if len(on) == len(x):
-                x = block(x, short)
-            elif len(on):
-                x = short.index_copy(0, on, block(x[on], short[on]))
-            else:
-                x = short
+            gate = choose(p)
+            x = step(block, x, gate)
             seen.append((p, gate))
         p, gates = (torch.stack(each) for each in zip(*seen, strict=True))
         return Routed(self.answer(x), p, gates)
+
+
+def _mixed(block: Block, x: Tensor, gate: Tensor) -> Tensor:
+    """Return ``g * block(x) + (1 - g) * shortcut(x)``."""
+    short, g = block.shortcut(x), gate[:, None, None, None]
+    return g * block(x, short) + (1 - g) * short
+
+
+def _skipping(block: Block, x: Tensor, gate: Tensor) -> Tensor:
+    """Return the same for gates of 0 and 1, running the block on the pictures with 1 only."""
+    on, short = gate.nonzero().flatten(), block.shortcut(x)
+    if len(on) == len(x):
+        return block(x, short)
+    return short.index_copy(0, on, block(x[on], short[on])) if len(on) else short

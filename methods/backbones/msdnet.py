@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ class ScaleStage(nn.Module):
         depths: dict[int, list[Tensor]] = {}
         for s, entered in zip(self.entering, maps, strict=True):
             depths[s] = [entered]
-            for i, cell in enumerate(self.cells[s]):
+            for i, cell in enumerate(cast(nn.ModuleList, self.cells[s])):
                 finer = depths[s - 1][self.start[s] + i - self.start[s - 1]] if cell.down is not None else None
                 depths[s].append(cell(depths[s][-1], finer))
         return [depths[s][-1] for s in self.leaving]

@@ -1,11 +1,7 @@
 """One network with exit heads, cut between a device and a cloud; a bandit learns online, without labels, where to cut.
 
-The device runs the network up to a layer, looks at its confidence there, and either answers or sends the hidden state to
-the cloud, which runs the rest. The loop (`drive`) sees only what it has paid for: it asks a `World` to run the device and,
-perhaps, the cloud. `Stored` answers from outputs computed before; `Executed` runs the model, instrumented from outside.
-
-The cost is the device's, in units of lambda, the cost of one layer with its exit head: 0.8 for a layer, 0.2 for a head,
-and a fixed price for sending a sample to the cloud. What the cloud computes is free in this model.
+`policies.offload` says what the rule is and what things cost; here the network is trained on one domain and streams
+another, and the two sides are executed for real, instrumented from outside.
 """
 
 from __future__ import annotations
@@ -17,120 +13,20 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from eelit.methods.examples import Data, Examples
 from eelit.methods.families.exits import accuracy, all_outputs
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
-from eelit.methods.policies.bandit import Tally, Ucb1
+from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive, hindsight, regret
 from eelit.methods.recipes.fit import trained
 from eelit.methods.results import Execution, OperatingPoint
-
-LAYER, HEAD = 0.8, 0.2  # of lambda: what running one layer and one exit head costs
-Side = Literal["none", "observed", "released"]
-
-
-class World(Protocol):
-    """Where a stream of samples is processed; both operations cost something."""
-
-    exits: int
-
-    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
-        """Run the device up to the last of these exits, their heads alone; return the confidence at each."""
-        ...
-
-    def cloud(self, sample: int) -> float:
-        """Run the rest for the sample that the device has just processed; return the last exit's confidence."""
-        ...
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """Which arms there are, when the device is confident, and what an outcome is worth."""
-
-    layers: tuple[int, ...]  # arm → the exit (from 0) at which it cuts
-    threshold: float  # answer on the device when confidence >= threshold
-    price: float  # lambda in units of confidence
-    offload: float  # o, cost of sending one sample, in units of confidence
-    side: Side = "none"  # observe only the exit at the cut, or all exits on the way
-    beta: float = 1.0  # exploration of UCB1
-
-    @property
-    def bandit(self) -> Ucb1:
-        """The bandit over the arms."""
-        return Ucb1(len(self.layers), self.beta)
-
-    def watched(self, arm: int) -> Sequence[int]:
-        """Exits whose heads the device runs when it cuts at this arm."""
-        return [self.layers[arm]] if self.side == "none" else self.layers[: arm + 1]
-
-    def reward(self, exit_: int, confidence: float, final: float | None, last: int) -> float | None:
-        """What cutting at an exit has earned; None if that would need the cloud's answer and nothing was sent."""
-        if confidence >= self.threshold or exit_ == last:
-            return confidence - self.price * (exit_ + 1)
-        return None if final is None else final - self.price * (exit_ + 1) - self.offload
-
-    def costs(self, cuts: NDArray[np.int64], offloaded: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Cost ``[N]`` in lambda of samples cut at exits ``[N]``, by the paper's bookkeeping."""
-        heads = np.ones(len(cuts)) if self.side == "none" else np.searchsorted(self.layers, cuts) + 1.0
-        return LAYER * (cuts + 1) + HEAD * heads + offloaded * self.offload / self.price
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What happened to a stream: where each sample was cut ``[N]``, whether it was sent ``[N]``, what the bandit knows."""
-
-    cuts: NDArray[np.int64]
-    offloaded: NDArray[np.bool_]
-    tally: Tally
-
-    def exits(self, last: int) -> NDArray[np.int64]:
-        """The exit ``[N]`` that answered each sample."""
-        return np.where(self.offloaded, last, self.cuts)
-
-
-def drive(rule: SplitRule, world: World, samples: int, tally: Tally | None = None) -> Stream:
-    """Process samples 0, 1, … one after the other, learning from each; ``tally`` continues an earlier stream."""
-    bandit, last = rule.bandit, world.exits - 1
-    tally = bandit.start() if tally is None else tally
-    cuts, offloaded = np.zeros(samples, dtype=np.int64), np.zeros(samples, dtype=bool)
-    for sample in range(samples):
-        arm = bandit.choose(tally)
-        watched = rule.watched(arm)
-        confidences = world.device(sample, watched)
-        cuts[sample] = rule.layers[arm]
-        offloaded[sample] = confidences[-1] < rule.threshold and cuts[sample] != last
-        final = world.cloud(sample) if offloaded[sample] or rule.side == "released" else None
-        arms = range(arm + 1 - len(watched), arm + 1)
-        earned = {a: rule.reward(rule.layers[a], float(c), final, last) for a, c in zip(arms, confidences, strict=True)}
-        tally = bandit.update(tally, {a: reward for a, reward in earned.items() if reward is not None})
-    return Stream(cuts, offloaded, tally)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A world that answers from the confidences ``[E, N]`` of all exits, in the order of the stream."""
-
-    confidences: NDArray[np.float64]
-
-    @property
-    def exits(self) -> int:
-        """Number of exits."""
-        return len(self.confidences)
-
-    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
-        """Look up the confidences at these exits."""
-        return self.confidences[exits, sample]
-
-    def cloud(self, sample: int) -> float:
-        """Look up the last exit's confidence."""
-        return float(self.confidences[-1, sample])
 
 
 class Executed:
@@ -166,11 +62,12 @@ class Executed:
 
 
 class Meter:
-    """Counts from outside, by hooks, how often stages and heads are executed on each side, and how often the cloud is used."""
+    """Counts from outside, by hooks, how often each side executes stages and heads, and how often the cloud is used."""
 
     def __init__(self, model: MultiExit) -> None:
         self.stages, self.heads, self.sent = {"device": 0, "cloud": 0}, {"device": 0, "cloud": 0}, 0
-        self._model, self._side, self._hooks = model, "device", []
+        self._model, self._side = model, "device"
+        self._hooks: list[RemovableHandle] = []
 
     def on(self, side: str) -> Meter:
         """Count what runs inside the ``with`` block for this side."""
@@ -211,6 +108,11 @@ class Seen:
         """Accuracy when each sample is answered by its exit."""
         said = self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
         return accuracy(said, self.examples.targets)
+
+    @property
+    def full_quality(self) -> float:
+        """Accuracy of the last exit."""
+        return accuracy(self.outputs[-1], self.examples.targets)
 
     def shuffled(self, seed: int) -> Seen:
         """The same samples in an order of their own for each seed."""
@@ -287,7 +189,7 @@ class SplitMethod(Method):
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return accuracy on the target stream when the device runs the whole plain network, and that cost."""
         stream, exits = prepared.streams["test"], prepared.model.exits
-        return accuracy(stream.outputs[-1], stream.examples.targets), full_cost(exits)
+        return stream.full_quality, full_cost(exits)
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Send the first samples of the stream through the real device and cloud, counted by hooks."""
@@ -322,6 +224,8 @@ def full_cost(exits: int) -> float:
 
 class Answers(nn.Module):
     """The logits ``[E, N, C]`` of all exits for a stream, as something that the cache of trained weights can keep."""
+
+    outputs: Tensor
 
     def __init__(self, model: MultiExit, examples: Examples) -> None:
         super().__init__()
@@ -359,15 +263,34 @@ def _identity(model: MultiExit) -> str:
     return h.hexdigest()
 
 
-def hindsight(rule: SplitRule, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rewards ``[A, N]`` that every arm would have earned on every sample, all exits known: for judging, not for learning."""
-    last, n = len(confidences) - 1, confidences.shape[1]
-    finals = confidences[-1]
-    rewards = [[rule.reward(i, confidences[i, t], finals[t], last) for t in range(n)] for i in rule.layers]
-    return np.array(rewards, dtype=np.float64)
+@dataclass(frozen=True)
+class Trials:
+    """The same samples streamed in several orders, the bandit starting anew each time; ``R`` runs of ``N`` samples."""
+
+    quality: float  # mean over the runs
+    cost: float  # mean per sample, in lambda
+    offloaded: float  # share of samples
+    regret: NDArray[np.float64]  # [N], cumulative, mean over the runs
+    settled: float  # share of the runs in whose second half the best fixed arm was cut most often
 
 
-def regret(rule: SplitRule, confidences: NDArray[np.float64], cuts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Cumulative regret ``[N]``: mean reward of the best fixed arm less that of the arms chosen, summed over the rounds."""
-    means = hindsight(rule, confidences).mean(axis=1)
-    return np.cumsum(means.max() - means[np.searchsorted(rule.layers, cuts)])
+def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
+    """Stream in ``repeats`` orders."""
+    n, last = len(stream.examples), len(stream.outputs) - 1
+    best = rule.layers[int(np.argmax(hindsight(rule, stream.confidences).mean(axis=1)))]
+    quality, costs, offloaded, regrets, settled = [], [], [], [], []
+    for seed in range(repeats):
+        order = stream.shuffled(seed)
+        told = drive(rule, Stored(order.confidences), n)
+        quality.append(order.quality(told.exits(last)))
+        costs.append(rule.costs(told.cuts, told.offloaded).mean())
+        offloaded.append(told.offloaded.mean())
+        regrets.append(regret(rule, order.confidences, told.cuts))
+        settled.append(np.bincount(told.cuts[n // 2 :]).argmax() == best)
+    return Trials(
+        quality=float(np.mean(quality)),
+        cost=float(np.mean(costs)),
+        offloaded=float(np.mean(offloaded)),
+        regret=np.mean(regrets, axis=0),
+        settled=float(np.mean(settled)),
+    )

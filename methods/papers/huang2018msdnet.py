@@ -1,29 +1,28 @@
 """Multi-Scale Dense Networks for Resource Efficient Image Classification (MSDNet).
 
 Idea
-    Early classifiers on an ordinary CNN fail twice: the first layers see only fine detail, and serving them spoils what
-    later layers need. So keep maps at several scales in every layer, that coarse features exist from the start, and
-    connect layers densely, that nothing is lost to later ones. One network then serves answers on demand (anytime) and
-    batches with a common budget (budgeted).
+    Early classifiers on an ordinary CNN fail twice: first layers see only fine detail, and serving them spoils what
+    later layers need. So keep coarse maps, too, from the first layer on, and connect layers densely, that nothing is
+    lost. The same network then answers on demand (anytime) and serves batches with a common budget (budgeted).
 
 Model
-    Scales s = 1 … S, from fine to coarse. Layer 0: x_0^1 from the image, x_0^s from x_0^(s-1) by strided convolution. Layer
-    l >= 1 adds g m_s channels:  x_l^s = [x_(l-1)^s, down(x_(l-1)^(s-1)), same(x_(l-1)^s)], each part a 1×1 bottleneck and
-    a 3×3 convolution; the finest scale has no down part. The layers are cut into S equal blocks; each block drops the
-    finest scale left and a 1×1 transition halves the channels. Classifiers read the coarsest map only: two strided
-    convolutions, mean, linear layer. Finer maps are computed only as far as the next classifier needs them (the paper's
-    lazy evaluation): classifier k at layer l needs scale s up to layer l - (S - s).
+    Scales s = 1 … S, from fine to coarse. Layer 0: x_0^1 from the image, x_0^s from x_0^(s-1) by strided convolution.
+    Layer l >= 1 adds g m_s channels:  x_l^s = [x_(l-1)^s, down(x_(l-1)^(s-1)), same(x_(l-1)^s)], each new part a 1×1
+    bottleneck and a 3×3 convolution; the finest scale has no down part. The layers are cut into S equal blocks; each
+    drops the finest scale left, and a 1×1 transition halves the channels. Classifiers read the coarsest map only: two
+    strided convolutions, mean, linear layer. Finer maps are computed only as far as the next classifier needs them
+    (lazy evaluation): a classifier at layer l needs scale s up to layer l - (S - s).
 
 Training
     All classifiers together: L = sum_k w_k L_k with w_k = 1, L_k the cross-entropy of classifier k.
 
 Exit rule
-    The knob is a budget, as a share of the cost C_K of reaching the last classifier.
-    Budgeted: stop at the first classifier whose largest probability is >= theta_k; the last one always answers. If every
-    classifier released a share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1).
-    Find the q whose mean cost sum_k q_k C_k is the budget; then, classifier by classifier, theta_k is the confidence that
-    as many validation images as q_k says still reach. As (1-q)^k ~ p^k with p = 1-q, budgets above sum_k C_k / K need
-    p > 1 (more leave late than early), as in the released code.
+    The knob is a budget, as a share of the cost C_K of reaching the last classifier. Budgeted: stop at the first
+    classifier whose largest probability is >= theta_k; the last one always answers. If every classifier released a
+    share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1). Find the q whose mean
+    cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all validation
+    images still reaches. As (1-q)^k ~ p^k with p = 1-q, budgets above the mean of all C_k need p > 1 (more leave late
+    than early), as the released code allows.
     Anytime: every image has the budget for itself and gets the answer of the last classifier within it.
 
 Skipped
@@ -31,22 +30,24 @@ Skipped
 
 Deviations
     1. Fashion-MNIST (28×28, one channel) instead of CIFAR and ImageNet, which no package ships.
-    2. TRAINING
-    3. Learning rate rising, then falling linearly to 0, instead of falling tenfold at half and three quarters of training;
-       no shifts and flips of the images.
-    4. The released op counter leaves lazy evaluation out and counts ReLU, pooling and biases; here MACs that really ran.
+    2. 4 classifiers at layers 1, 3, 6, 10 instead of 5 to 7 up to layer 28; C0 = 8, g = 4, 64 channels in classifiers
+       instead of 16, 6, 128; the first convolution has stride 2, so that maps have 14, 7 and 4 pixels a side. 12,000
+       images, 4 epochs instead of 300: what one core can train in two minutes.
+    3. The learning rate rises, then falls linearly to 0, instead of falling tenfold at half and three quarters of the
+       training; gradients are clipped at norm 1; no shifts and flips of the images.
+    4. The released op counter ignores lazy evaluation and counts ReLU, pooling and biases; here MACs that really ran.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from eelit.methods import costs, tasks
+from eelit.methods import tasks
 from eelit.methods.backbones.msdnet import Layout, msdnet
 from eelit.methods.examples import Data
 from eelit.methods.families.exits import ExitMethod, Prepared
@@ -59,6 +60,9 @@ from eelit.methods.policies.fixed import FixedExit
 from eelit.methods.recipes.joint import train_joint
 from eelit.methods.results import Curve, Outcome
 
+SMALL = Layout(exits=4, stride=2, channels=8, growth=4, head=64)
+TINY = Layout(exits=3, channels=4, growth=4, factors=(1, 2), head=16)
+
 
 @dataclass(frozen=True)
 class MSDNet(ExitMethod):
@@ -67,20 +71,16 @@ class MSDNet(ExitMethod):
     prediction: str = "budgeted"  # budgeted: the batch shares the budget; anytime: every image has it
     images: str = "fashion-mnist"  # data; the paper: CIFAR-10, CIFAR-100, ImageNet
     train_size: int = 12000  # training images; the paper: 45,000 of CIFAR
-    epochs: float = 3.0  # passes over them; the paper: 300
+    epochs: float = 4.0  # passes over them; the paper: 300
     batch: int = 64  # the paper: 64
     rate: float = 0.1  # largest learning rate of SGD; the paper: 0.1
-    layout: Layout = Layout()  # the network; the paper for batches: 5 to 7 classifiers, C0 = 16, g = 6
+    layout: Layout = SMALL  # the network; the paper for batches: 5 to 7 classifiers, C0 = 16, g = 6, stride 1
 
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
     knob: ClassVar[str] = "budget"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"budgeted": {}, "anytime": {"prediction": "anytime"}}
-    tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits",
-        "train_size": 600,
-        "layout": Layout(exits=3, channels=4, growth=4, factors=(1, 2), head=16),
-    }
+    tiny: ClassVar[Mapping[str, Any]] = {"images": "digits", "train_size": 600, "layout": TINY}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "epochs": 15.0, "layout": Layout()}
 
     def load(self) -> Data:
@@ -114,7 +114,7 @@ class MSDNet(ExitMethod):
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """A common budget buys more than the same one for each image; and what the anytime network promises."""
         if self.prediction == "anytime":
-            return [self.grows(prepared), self.lazy(prepared)]
+            return [self.grows(prepared)]
         return [self.beats_anytime(prepared, curve), self.keeps_budget(prepared, curve)]
 
     def beats_anytime(self, prepared: Prepared, curve: Curve) -> Outcome:
@@ -148,16 +148,4 @@ class MSDNet(ExitMethod):
             statement="The last classifier is more accurate than the first, which is already good: within 5 points.",
             holds=0 < quality[-1] - quality[0] < 0.05,
             measured=", ".join(f"{q:.4f}" for q in quality),
-        )
-
-    def lazy(self, prepared: Prepared) -> Outcome:
-        """Compare the first classifier's cost with computing all scales of its layers."""
-        image = prepared.data.test.inputs[0]
-        whole = msdnet(replace(self.layout, lazy=False), inputs=image.shape[0], classes=prepared.data.classes or 1, seed=0)
-        ours, theirs = (costs.exit_costs(model, image[None])[0] for model in (prepared.model, whole))
-        return Outcome(
-            name="lazy evaluation saves work",
-            statement="Computing finer maps only as far as needed makes the first classifier cheaper.",
-            holds=ours < theirs,
-            measured=f"{ours:,} instead of {theirs:,} MACs",
         )

@@ -59,3 +59,27 @@ def learn_then_test(
             break
         best = k
     return best
+
+
+def share_missed(
+    losses: NDArray[np.floating],
+    tolerance: float,
+    error: float,
+    *,
+    seed: int = 0,
+    repeats: int = 200,
+    p_value: PValue = hoeffding,
+) -> float:
+    """Return how often a candidate chosen on one half of the sequences loses more than tolerated on the other half.
+
+    ``losses [K, n]`` as in `learn_then_test`; the halves are random. Where nothing is proved safe, nothing is missed: the
+    full model is used. The share should be at most about ``error``.
+    """
+    rng = np.random.default_rng(seed)
+    missed = 0
+    for _ in range(repeats):
+        order = rng.permutation(losses.shape[1])
+        ours, others = np.array_split(order, 2)
+        chosen = learn_then_test(losses[:, ours], tolerance, error, p_value)
+        missed += chosen is not None and float(losses[chosen, others].mean()) > tolerance
+    return missed / repeats

@@ -26,6 +26,10 @@ class Learned:
     def step(self, state: State, output: Array) -> tuple[State, Array]:
         """Compare the gate's confidence with the exit's threshold."""
         xp = array_namespace(output)
-        found = output if output.ndim == 1 else xp.take(softmax(output), xp.asarray([1], device=output.device), axis=-1)[:, 0]
+        found = (
+            output
+            if output.ndim == 1
+            else xp.take(softmax(output), xp.asarray([1], device=output.device), axis=-1)[:, 0]
+        )
         state, threshold = threshold_at(state, self.threshold, found)
         return state, found >= threshold

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def straight_through(p: Tensor) -> Tensor:
-    """Return 1[p > 0.5] going forward; going backward, the gradient passes to p unchanged."""
-    return ((p > 0.5).to(p.dtype) - p).detach() + p
-
-
-def sampled(p: Tensor) -> Tensor:
-    """Return gates drawn with probability p of being 1; no gradient passes."""
-    return torch.bernoulli(p.detach())
+from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, sampled, straight_through
+from eelit.methods.examples import Data
+from eelit.methods.method import Bench
+from eelit.methods.recipes.fit import fit, trained
 
 
 def reward_to_go(loss: Tensor, gates: Tensor, alpha: float) -> Tensor:
@@ -26,10 +24,69 @@ def reward_to_go(loss: Tensor, gates: Tensor, alpha: float) -> Tensor:
 def hybrid_loss(logits: Tensor, targets: Tensor, p: Tensor, gates: Tensor, *, alpha: float, beta: float) -> Tensor:
     """Return mean cross-entropy plus REINFORCE: ``- beta * sum over gates and samples of log p(g_i) r_i``.
 
-    The second part is a sum over the batch, not a mean, as in the released code. Gradients with respect to gates that
-    are sure (p = 1) vanish.
+    ``logits [n, classes]``, ``targets [n]``; ``p`` and the ``gates`` drawn from it ``[G, n]``. The second part is a sum
+    over the batch, not a mean, as in the released code.
     """
     losses = F.cross_entropy(logits, targets, reduction="none")
-    taken = torch.where(gates > 0, p, 1 - p).clamp_min(1e-6)
+    taken = torch.where(gates > 0, p, 1 - p)
     rewards = reward_to_go(losses.detach(), gates, alpha)
-    return losses.mean() - beta * (taken.log() * rewards).sum()
+    return losses.mean() - beta * (taken.clamp_min(1e-6).log() * rewards).sum()
+
+
+def constant_gates(alpha: float) -> Choice | None:
+    """Return the gates of the two limits, whatever p: none open for alpha = inf, all for -inf; else None."""
+    if alpha == math.inf:
+        return torch.zeros_like
+    return torch.ones_like if alpha == -math.inf else None
+
+
+def train_straight_through(model: GatedResNet, data: Data, bench: Bench, **options: Any) -> None:
+    """Minimise cross-entropy with hard gates and straight-through gradients; ``options`` are those of `fit`."""
+
+    def train() -> None:
+        model.train()
+        fit(
+            model.parameters(),
+            data.train,
+            lambda index, x: F.cross_entropy(model(x, straight_through).logits, data.train.targets[index]),
+            bench,
+            label="supervised training with hard gates",
+            **options,
+        )
+
+    trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
+    model.eval()
+
+
+def train_hybrid(
+    model: GatedResNet, data: Data, bench: Bench, *, alpha: float, beta: float, gate_rate: float, **options: Any
+) -> None:
+    """Minimise `hybrid_loss` with sampled gates; in the limits of alpha, cross-entropy with constant gates.
+
+    The gate learns at ``gate_rate``; ``options`` are those of `fit`.
+    """
+    constant = constant_gates(alpha)
+
+    def loss(index: Tensor, x: Tensor) -> Tensor:
+        targets = data.train.targets[index]
+        if constant is not None:
+            return F.cross_entropy(model.infer(x, constant).logits, targets)
+        out = model(x, sampled)
+        return hybrid_loss(out.logits, targets, out.p, out.gates, alpha=alpha, beta=beta)
+
+    def train() -> None:
+        model.train()
+        fit(
+            model.parameters(),
+            data.train,
+            loss,
+            bench,
+            label=f"hybrid training, alpha {alpha:g}",
+            faster=model.gate.parameters(),
+            faster_rate=gate_rate,
+            **options,
+        )
+
+    settings = {"train": len(data.train), "alpha": alpha, "beta": beta, "gate_rate": gate_rate, **options}
+    trained(model, train, bench, data=data.digest, settings=settings)
+    model.eval()

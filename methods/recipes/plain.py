@@ -30,5 +30,7 @@ def train_plain(model: MultiExit, data: Data, bench: Bench, *, head_rate: float 
             **options,
         )
 
-    trained(model, train, bench, data=data.digest, settings={"train": len(data.train), "head_rate": head_rate, **options})
+    trained(
+        model, train, bench, data=data.digest, settings={"train": len(data.train), "head_rate": head_rate, **options}
+    )
     model.eval()

@@ -40,7 +40,14 @@ class MuonAndAdam(torch.optim.Optimizer):
 
 
 def train_tokens(
-    model: ExitDecoder, data: LanguageData, bench: Bench, *, weights: Sequence[float], rate: float, other_rate: float, batch: int
+    model: ExitDecoder,
+    data: LanguageData,
+    bench: Bench,
+    *,
+    weights: Sequence[float],
+    rate: float,
+    other_rate: float,
+    batch: int,
 ) -> None:
     """Minimise ``sum_i weights[i] * loss_i``, the losses of all exits in predicting the next token, in one pass.
 

@@ -1,4 +1,4 @@
-"""Two-stage training: after the plain network is trained, it is frozen and the other exit heads learn from its states."""
+"""The second of two stages of training: the plain network is trained and frozen, other heads learn from its states."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ READ = 64  # samples at a time when the frozen states are stored
 
 
 def train_heads(
-    model: MultiExit, data: Data, bench: Bench, *, keep: Callable[[Tensor], Tensor] = lambda state: state, **options: Any
+    model: MultiExit,
+    data: Data,
+    bench: Bench,
+    *,
+    keep: Callable[[Tensor], Tensor] = lambda state: state,
+    **options: Any,
 ) -> None:
-    """Minimise the sum of the losses of all heads but the last, everything else frozen (xin2020deebert's second stage).
+    """Minimise the sum of the losses of all heads but the last, everything else frozen (xin2020deebert).
 
-    The backbone cannot change: the heads learn from states computed once, in evaluation mode. ``keep`` cuts a state down
-    to what the heads read of it, so that less is stored. ``options`` are those of `fit`.
+    The backbone cannot change: the heads learn from states computed once, in evaluation mode. ``keep`` cuts a state
+    down to what the heads read of it, so that less is stored. ``options`` are those of `fit`.
     """
     heads = model.heads[:-1]
 

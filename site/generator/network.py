@@ -76,7 +76,7 @@ def draw(collection: Collection) -> Markup:
     width = max(x for x, _ in where.values()) + NODE_WIDTH / 2 + MARGIN
     height = max(y for _, y in where.values()) + ROW
     parts = [
-        Markup('<svg class="ee-graph" width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}" role="img"').format(
+        Markup('<svg class="ee-graph" width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}" role="group"').format(
             width, height
         ),
         Markup('aria-labelledby="graph-title graph-desc">'),

@@ -1,0 +1,215 @@
+"""A network whose blocks are skipped sample by sample, by gates trained for one trade-off at a time.
+
+Nothing exits: every sample reaches the end, but by a shorter way. ``exits`` of an operating point therefore means the
+share of samples that run 0, 1, 2 … of the blocks that can be skipped. The knob is a setting of training, so there is a
+network for each of its values; at its two limits the gates are computed but overruled, all closed or all open. The full
+model is the network trained in the second limit, without its gates.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from eelit.methods import costs
+from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, Routed, hard
+from eelit.methods.examples import Data, Examples
+from eelit.methods.families.exits import accuracy
+from eelit.methods.method import Bench, Method, Split
+from eelit.methods.results import Execution, OperatingPoint
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prices:
+    """MACs of one sample: what always runs, all gates together, and each block that can be skipped ``[G]``."""
+
+    always: int
+    gates: int
+    blocks: Tensor
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: GatedResNet, x: Tensor) -> Prices:
+        """Count each part on one sample ``[1, ...]``. A block's shortcut always runs; the block is what it adds."""
+        gates, blocks, state = 0, [], None
+        with costs.MacCounter() as always:
+            inside = model.enter(x)
+        for i, block in model.gated():
+            with costs.MacCounter() as gate:
+                _, state = model.gate(i, inside, state)
+            gates += gate.macs
+            with always:
+                short = block.shortcut(inside)
+            with costs.MacCounter() as body:
+                inside = block(inside, short)
+            blocks.append(body.macs)
+        with always:
+            model.answer(inside)
+        return cls(always.macs, gates, torch.tensor(blocks, dtype=torch.float64))
+
+    @property
+    def full(self) -> float:
+        """MACs of the network without gates."""
+        return float(self.always + self.blocks.sum())
+
+    def of_gates(self, gates: Tensor) -> Tensor:
+        """Return the MACs ``[n]`` of samples with these gates ``[G, n]``."""
+        return self.always + self.gates + self.blocks @ gates.double()
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of one knob, with what opens its gates."""
+
+    model: GatedResNet
+    choose: Choice = hard
+
+
+@dataclass
+class Prepared:
+    """The networks of all knobs trained so far, the data, and what they say on a split."""
+
+    method: GateMethod
+    data: Data
+    bench: Bench
+    start: GatedResNet  # after the first stage of training
+    _networks: dict[float, Network] = field(default_factory=dict)
+    _seen: dict[tuple[str, float], Routed] = field(default_factory=dict)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """MACs by part, the same for all knobs."""
+        return Prices.of(self.start, self.data.test.inputs[0][None])
+
+    def network(self, knob: float) -> Network:
+        """Return the network of the knob, trained when first asked for."""
+        if knob not in self._networks:
+            self._networks[knob] = self.method.tuned(copy.deepcopy(self.start), self.data, self.bench, knob)
+        return self._networks[knob]
+
+    def examples(self, split: Split) -> Examples:
+        """Return the split, test up to the bench's limit."""
+        return self.data.validation if split == "validation" else self.data.test.head(self.bench.test)
+
+    def seen(self, split: Split, knob: float) -> Routed:
+        """Return what the knob's network says on the split, every block computed for every sample."""
+        if (split, knob) not in self._seen:
+            self._seen[split, knob] = routed(self.network(knob), self.examples(split))
+        return self._seen[split, knob]
+
+
+@torch.inference_mode()
+def routed(network: Network, examples: Examples) -> Routed:
+    """Return logits, probabilities and gates for all examples in their order."""
+    found = [(index, network.model(x, network.choose)) for index, x in examples.batches(BATCH)]
+    order = torch.argsort(torch.cat([index for index, _ in found]))
+    logits, p, gates = zip(*(out for _, out in found), strict=True)
+    return Routed(torch.cat(logits)[order], torch.cat(p, dim=1)[:, order], torch.cat(gates, dim=1)[:, order])
+
+
+class GateMethod(Method):
+    """A method that trains one network with gates for each value of its knob."""
+
+    @abstractmethod
+    def load(self) -> Data:
+        """Return the data of the experiment."""
+
+    @abstractmethod
+    def build(self, data: Data, seed: int) -> GatedResNet:
+        """Return the untrained network; everything random follows the seed."""
+
+    @abstractmethod
+    def train(self, model: GatedResNet, data: Data, bench: Bench) -> None:
+        """Run the stages of training that all knobs share, in place (with `recipes`, which cache)."""
+
+    @abstractmethod
+    def tuned(self, model: GatedResNet, data: Data, bench: Bench, knob: float) -> Network:
+        """Train a copy of what `train` left for one knob."""
+
+    def prepare(self, bench: Bench) -> Prepared:
+        """Load the data, build, train, and tune for every knob of the method."""
+        data = self.load()
+        model = self.build(data, bench.seed)
+        self.train(model, data, bench)
+        bench.data["examples"] = data.digest
+        prepared = Prepared(self, data, bench, model.eval())
+        for knob in self.knobs:
+            prepared.network(knob)
+        return prepared
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Measure the network of every knob on the split."""
+        targets = prepared.examples(split).targets
+        return [self.point(prepared.prices, prepared.seen(split, knob), targets, knob) for knob in knobs]
+
+    def point(self, prices: Prices, seen: Routed, targets: Tensor, knob: float) -> OperatingPoint:
+        """Measure one network."""
+        cost = float(prices.of_gates(seen.gates).mean())
+        ran = seen.gates.sum(dim=0).long()
+        shares = torch.bincount(ran, minlength=len(seen.gates) + 1) / len(ran)
+        return OperatingPoint(
+            knob=knob,
+            quality=accuracy(seen.logits, targets),
+            cost=cost,
+            speed_up=prices.full / cost,
+            exits=shares.tolist(),
+        )
+
+    @torch.inference_mode()
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return accuracy and MACs of the network whose gates are all open, without them, on the test split."""
+        model, examples = prepared.network(self.knobs[-1]).model, prepared.examples("test")
+        right = sum(
+            int((model.plain(x).argmax(dim=1) == examples.targets[index]).sum()) for index, x in examples.batches(BATCH)
+        )
+        return right / len(examples), prepared.prices.full
+
+    @torch.inference_mode()
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Run test samples with blocks really skipped: once counted from outside, then timed beside the full model."""
+        network, seen = prepared.network(knob), prepared.seen("test", knob)
+        examples = prepared.examples("test").head(bench.executed)
+        counted, agrees = 0, True
+        for index, x in examples.batches(BATCH):
+            with costs.MacCounter() as counter:
+                found = network.model.infer(x, network.choose)
+            counted += counter.macs
+            agrees &= torch.equal(found.gates, seen.gates[:, index])
+            agrees &= torch.allclose(found.logits, seen.logits[index], atol=1e-3)
+        ours, plain = timed(network, prepared.network(self.knobs[-1]).model, examples)
+        return Execution(
+            knob=knob,
+            samples=len(examples),
+            claimed=float(prepared.prices.of_gates(seen.gates[:, : len(examples)]).sum()),
+            counted=counted,
+            agrees=agrees,
+            seconds=ours,
+            full_seconds=plain,
+        )
+
+
+def timed(network: Network, full: GatedResNet, examples: Examples, repeats: int = 3) -> tuple[float, float]:
+    """Return median seconds of skipping inference and of the full model, run in turn in this process."""
+    batches = [x for _, x in examples.batches(BATCH)]
+    ours: list[float] = []
+    plain: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for x in batches:
+            network.model.infer(x, network.choose)
+        middle = time.perf_counter()
+        for x in batches:
+            full.plain(x)
+        ours.append(middle - start)
+        plain.append(time.perf_counter() - middle)
+    return median(ours), median(plain)

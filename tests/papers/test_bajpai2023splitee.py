@@ -1,0 +1,180 @@
+"""What only SplitEE promises: the bandit, the cost, what the device may know, and agreement with the released code."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eelit.methods.costs import MacCounter, exit_costs
+from eelit.methods.families.split import Executed, full_cost
+from eelit.methods.policies.bandit import Tally, Ucb1
+from eelit.methods.policies.offload import SplitRule, Stored, drive, hindsight, regret
+
+KEY = "bajpai2023splitee"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
+RULE = SplitRule(tuple(range(5)), threshold=0.7, price=0.1, offload=0.3)
+SIDES = ("none", "observed", "released")
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """Confidences ``[5, 3000]`` that rise with depth, samples of different ease."""
+    rng = np.random.default_rng(0)
+    ease = rng.normal(size=3000)
+    return Stored(1 / (1 + np.exp(-np.abs(ease + np.linspace(0.2, 3, 5)[:, None] + rng.normal(0, 0.3, (5, 3000))))))
+
+
+def test_ucb_by_hand():
+    bandit = Ucb1(2)
+    tally = Tally(4, np.array([3, 1]), np.array([0.5, 0.2]))
+    assert bandit.bounds(tally) == pytest.approx([0.5 + np.sqrt(np.log(4) / 3), 0.2 + np.sqrt(np.log(4))])
+    assert bandit.choose(tally) == 1
+    assert Ucb1(2, beta=0.0).choose(tally) == 0
+    after = bandit.update(tally, {0: 0.9})
+    assert (after.rounds, after.counts.tolist(), after.means.tolist()) == (5, [4, 1], pytest.approx([0.6, 0.2]))
+    assert (tally.rounds, tally.counts.tolist(), tally.means.tolist()) == (4, [3, 1], [0.5, 0.2])  # a pure value
+
+
+def test_reward_by_hand():
+    assert RULE.reward(1, 0.8, None, last=4) == pytest.approx(0.8 - 0.2)
+    assert RULE.reward(1, 0.7, None, last=4) == pytest.approx(0.7 - 0.2)  # the threshold itself is enough
+    assert RULE.reward(1, 0.6, 0.9, last=4) == pytest.approx(0.9 - 0.2 - 0.3)
+    assert RULE.reward(1, 0.6, None, last=4) is None  # the cloud was not asked: nothing is known
+    assert RULE.reward(4, 0.6, None, last=4) == pytest.approx(0.6 - 0.5)  # nowhere to send it from the last exit
+
+
+def test_free_rewards_are_confidences(stream):
+    free = dataclasses.replace(RULE, price=0.0, offload=0.0)
+    c = stream.confidences
+    assert np.allclose(hindsight(free, c), np.where(c >= 0.7, c, c[-1]))
+
+
+def test_cost_by_hand():
+    cuts, sent = np.array([0, 2, 4, 2]), np.array([False, False, False, True])
+    assert RULE.costs(cuts, sent) == pytest.approx([1.0, 2.6, 4.2, 2.6 + 3.0])  # 0.8 (i - 1) + 1, o = 3 lambda
+    side = dataclasses.replace(RULE, side="observed")
+    assert side.costs(cuts, sent) == pytest.approx([1.0, 3.0, 5.0, 3.0 + 3.0])  # i
+    assert full_cost(5) == pytest.approx(4.2)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_ends_of_the_threshold(stream, side):
+    never = drive(dataclasses.replace(RULE, threshold=0.0, side=side), stream, 500)
+    assert not never.offloaded.any()
+    always = drive(dataclasses.replace(RULE, threshold=1.1, side=side), stream, 500)
+    assert (always.offloaded == (always.cuts != 4)).all()
+    assert (always.exits(4) == 4).all()
+
+
+def test_every_arm_is_pulled_and_counts_are_rounds(stream):
+    told = drive(RULE, stream, 400)
+    assert told.cuts[:5].tolist() == [0, 1, 2, 3, 4]
+    assert told.tally.counts.tolist() == np.bincount(told.cuts, minlength=5).tolist()
+    assert told.tally.rounds == told.tally.counts.sum() == 400
+
+
+def test_deeper_pulls_update_shallower_arms(stream):
+    released = drive(dataclasses.replace(RULE, side="released"), stream, 400)
+    assert (np.diff(released.tally.counts) <= 0).all()
+    assert released.tally.counts[0] == 400
+    told = drive(dataclasses.replace(RULE, side="observed"), stream, 400)
+    pulls = np.bincount(told.cuts, minlength=5)
+    assert (told.tally.counts >= pulls).all()
+    assert told.tally.counts.sum() > 400
+
+
+def test_dear_offloading_teaches_the_last_layer(stream):
+    told = drive(dataclasses.replace(RULE, price=0.0, offload=1000.0, threshold=0.9), stream, 2000)
+    assert np.bincount(told.cuts[1000:], minlength=5)[4] == 1000
+
+
+@pytest.mark.parametrize("side", ["none", "released"])
+def test_regret_per_round_falls_towards_zero(side):
+    rng = np.random.default_rng(1)
+    c = rng.uniform(0.85, 1.0, (5, 20000)) * np.array([0.5, 0.75, 1, 1, 1])[:, None]
+    rule = dataclasses.replace(RULE, side=side)
+    lost = regret(rule, c, drive(rule, Stored(c), 20000).cuts)
+    per_round = lost / np.arange(1, 20001)
+    assert per_round[-1] < per_round[4999] < per_round[499]
+    assert per_round[-1] < 0.02 < hindsight(rule, c).mean(axis=1).max() - np.median(hindsight(rule, c).mean(axis=1))
+
+
+def test_the_loop_learns_from_what_it_paid_for_alone(stream):
+    class Strict(Stored):
+        def device(self, sample, exits):
+            self.__dict__["at"] = (sample, max(exits))
+            return super().device(sample, exits)
+
+        def cloud(self, sample):
+            assert self.at == (sample, self.at[1])
+            assert self.confidences[self.at[1], sample] < 0.7
+            assert self.at[1] < 4
+            return super().cloud(sample)
+
+    for side in ("none", "observed"):
+        rule = dataclasses.replace(RULE, side=side)
+        spoilt = stream.confidences.copy()
+        told = drive(rule, Strict(stream.confidences), 300)
+        below = np.arange(5)[:, None] < told.cuts if side == "none" else np.zeros((5, 300), dtype=bool)
+        unseen = (np.arange(5)[:, None] > told.cuts) | below
+        unseen[4] &= ~told.offloaded
+        spoilt[:, :300][unseen] = np.nan
+        again = drive(rule, Stored(spoilt), 300)
+        assert again.cuts.tolist() == told.cuts.tolist()
+        assert drive(rule, stream, 100).cuts.tolist() == told.cuts[:100].tolist()  # the future plays no part
+
+
+@pytest.mark.parametrize("side", ["none", "observed"])
+def test_device_and_cloud_execute_their_own_part_alone(prepared, side):
+    _, _, ready = prepared(KEY)
+    model, examples = ready.model, ready.streams["test"].examples
+    x = examples.inputs[0][None]
+    upto = exit_costs(model, x)
+    world = Executed(model, examples)
+    watched = [1] if side == "none" else [0, 1]
+    with MacCounter() as device:
+        world.device(0, watched)
+    with torch.inference_mode(), MacCounter() as first_head:
+        model.heads[0](model.stages[0](x))
+    head = first_head.macs - stage_macs(model, x)
+    assert device.macs == upto[1] - (head if side == "none" else 0)
+    assert (world.meter.stages, world.meter.heads, world.meter.sent) == (
+        {"device": 2, "cloud": 0}, {"device": len(watched), "cloud": 0}, 0
+    )  # fmt: skip
+    world.cloud(0)
+    assert (world.meter.stages["cloud"], world.meter.heads["cloud"], world.meter.sent) == (2, 1, 1)
+    with torch.inference_mode():
+        assert torch.allclose(world.answers[0], model.full(x)[0], atol=1e-5)
+
+
+def stage_macs(model, x):
+    with torch.inference_mode(), MacCounter() as counter:
+        model.stages[0](x)
+    return counter.macs
+
+
+def test_ends_of_the_knob_leave_one_arm(prepared):
+    method, _, _ = prepared(KEY)
+    assert method.rule(0.0, 6).layers == (0,)
+    assert method.rule(2.0, 6).layers == (5,)
+    assert method.rule(0.7, 6).layers == (0, 1, 2, 3, 4, 5)
+
+
+def test_agrees_with_the_released_code():
+    """Both scripts' bandits, arm by arm, from the same plays of each arm beforehand (see `provenance` in the file)."""
+    golden = json.loads(GOLDEN.read_text())
+    p, y = np.array(golden["probability_of_class_1"]), np.array(golden["labels"])
+    world, said = Stored(np.maximum(p, 1 - p)), (p > 0.5).astype(int)
+    for run in golden["runs"]:
+        plain = SplitRule(tuple(range(12)), run["threshold"], run["price"], run["offload"])
+        before = dataclasses.replace(drive(plain, world, 12).tally, rounds=1)  # its plays beforehand, its t
+        rule = dataclasses.replace(plain, side="released" if run["script"] == "splitee_s.py" else "none")
+        told = drive(rule, world, p.shape[1], before)
+        assert told.cuts.tolist() == run["arms"]
+        assert told.offloaded.sum() == run["offloaded"]
+        assert rule.costs(told.cuts, told.offloaded).sum() * rule.price == pytest.approx(run["cost"])
+        answers = said[told.exits(11), np.arange(len(y))]
+        assert (answers == y).mean() == pytest.approx(run["accuracy"])
