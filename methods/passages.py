@@ -15,7 +15,7 @@ from eelit.methods.examples import Examples
 
 @dataclass(frozen=True)
 class Passages:
-    """Prompts ``[N, P]`` and how the text really went on, ``[N, T]``; all of one length, so that there is no padding."""
+    """Prompts ``[N, P]`` and how the texts really went on, ``[N, T]``; all of one length: there is no padding."""
 
     prompts: Tensor
     references: Tensor
@@ -51,9 +51,9 @@ def language_data(
 ) -> LanguageData:
     """Cut train, validation and test streams of token ids into windows and passages.
 
-    ``windows`` training windows of ``context + 1`` tokens, and ``passages`` in each held-out part (at most: as many as fit
-    without overlap), of ``prompt`` tokens and ``length`` more; all spread evenly and in random order, so that the first
-    few are as mixed as the whole.
+    ``windows`` training windows of ``context + 1`` tokens, and ``passages`` in each held-out part, of ``prompt`` tokens and
+    ``length`` more; fewer if they do not fit without overlap. All are spread evenly and in random order, so that the
+    first few are as mixed as the whole.
     """
     train = torch.as_tensor(_spread(streams[0], windows, context + 1))
     held = [torch.as_tensor(_spread(stream, passages, prompt + length)) for stream in streams[1:]]

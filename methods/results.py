@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Typed(BaseModel):
-    """Base of all result types: immutable, unknown fields forbidden."""
+    """Base of all result types: immutable, unknown fields forbidden; an infinite knob is the JSON string "Infinity"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class OperatingPoint(Typed):

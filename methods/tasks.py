@@ -1,4 +1,4 @@
-"""The data of the experiments: texts as token ids, images ``[channels, H, W]``, graded queries, text to be continued."""
+"""The data of the experiments: texts as token ids, images ``[channels, H, W]``, graded queries, text to continue."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _made_queries(train: int, validation: int, test: int) -> RankingData:
 
 
 def _made_words(vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Three streams of made words: which word comes next follows from the one before, with noise; its letters are fixed."""
+    """Three streams of made words: the next word follows from the one before, with noise; its letters are fixed."""
     rng = np.random.default_rng(0)
     words = [rng.integers(0, vocabulary, size) for size in rng.integers(2, 6, 24)]
     likely = rng.dirichlet(np.full(len(words), 0.1), size=len(words))

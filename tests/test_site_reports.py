@@ -8,7 +8,7 @@ import pytest
 
 from eelit.catalog.sources import sources
 from eelit.methods.results import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
-from eelit.site.generator import pages
+from eelit.site.generator import markup, pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.curve import draw
 from eelit.site.generator.reports import SAME_BUILD, SHOWN, Reports, read_reports
@@ -158,3 +158,39 @@ def test_curves_of_any_shape_can_be_drawn(qualities):
     assert numbers
     assert all(0 <= value <= 480 for value in numbers)
     assert svg.count("<circle") == 6
+
+
+def test_symbols_of_a_docstring_are_set():
+    shown = markup.docstring(
+        "Stop when c_t^i >= lambda_t, as run_glue.py and train_size do.\nx_{l-1} = (1-q)^(k-1) * 2"
+    )
+    assert "<var>c</var><sub>t</sub><sup>i</sup> ≥ <var>λ</var><sub>t</sub>" in shown
+    assert "run_glue.py" in shown
+    assert "train_size" in shown
+    assert '<p class="ee-equation"><var>x</var><sub>l−1</sub> = (1-q)<sup>k−1</sup> · 2</p>' in shown
+    assert "&lt;b&gt;" in markup.docstring("<b>")
+    assert markup.docstring("a long line " * 9 + "\nthat goes on").count("<p") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("doi:10.1000/xyz", "https://doi.org/10.1000/xyz"),
+        ("arXiv:1806.08342", "https://arxiv.org/abs/1806.08342"),
+        ("https://example.org/a", "https://example.org/a"),
+        ("javascript:alert(1)", ""),
+        ("doi:10.1/<script>", "https://doi.org/10.1/<script>"),
+        ("doi:\" onclick='x'", ""),
+        (None, ""),
+    ],
+)
+def test_identifiers_lead_to_resolvers_only(name, address):
+    assert markup.identifier(name) == address
+
+
+def test_numbers_read_well():
+    assert markup.amount(-1.3, "points", signed=True) == "−1.3 points"
+    assert markup.amount(3, "ratio", "at-most") == "≤ 3×"
+    assert markup.amount(93.0, "percent") == "93 %"
+    assert markup.magnitude(632_000) == "632 k"
+    assert markup.venue("Advances in Neural Information Processing Systems (NeurIPS 2020)") == "NeurIPS 2020"

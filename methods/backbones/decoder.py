@@ -1,8 +1,8 @@
 """Text decoders from transformers with an exit after every layer: keys and values by row, so that rows can leave.
 
-The layers are those of transformers, called one by one; any model of the Llama family (Llama, Mistral, Qwen2, Qwen3 …:
-``model.layers`` with ``input_layernorm`` and ``self_attn.k_proj``, one rotary embedding, ``model.norm``, ``lm_head``) takes
-the same road as the small one built here.
+The layers are those of transformers, called one by one. Any model built like Llama (Mistral, Qwen2, Qwen3 …: layers with
+``input_layernorm``, ``self_attn.k_proj`` and ``v_proj``, one rotary embedding, ``model.norm``, ``lm_head``) takes the same
+road as the small one built here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is asked of a hub
 class RowCache:
     """Keys and values of every layer, ``[N, heads, reach, head width]`` each, written and read for some rows only.
 
-    It stands where transformers' layers expect their cache: they call ``update``. Which ``rows`` (int64 ``[n]``; None: all)
-    and which ``position`` the next tokens have is set from outside.
+    It stands where transformers' layers expect their cache: they call ``update``. Which ``rows`` are meant (int64 ``[n]``;
+    None: all) and at which ``position`` the next tokens are is set from outside.
     """
 
     def __init__(self, layers: int, rows: int, heads: int, reach: int, width: int) -> None:
@@ -38,7 +38,7 @@ class RowCache:
         self.values[layer][where] = value
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store, and return all keys and values up to here ``[n, heads, position + t, head width]`` of the same rows."""
+        """Store, and return all keys and values so far, ``[n, heads, position + t, head width]``, of the same rows."""
         self.write(key, value, layer)
         end = self.position + key.shape[2]
         return self._read(self.keys[layer], end), self._read(self.values[layer], end)
@@ -48,7 +48,7 @@ class RowCache:
         return past if self.rows is None else past.index_select(0, self.rows)
 
     def copy(self) -> RowCache:
-        """Return a cache with the same contents, so that several generations can start from one reading of the prompt."""
+        """Return a cache with the same contents: several generations can start from one reading of the prompt."""
         other = object.__new__(RowCache)
         other.keys, other.values = [t.clone() for t in self.keys], [t.clone() for t in self.values]
         other.rows, other.position = None, self.position
@@ -58,8 +58,8 @@ class RowCache:
 class ExitDecoder(nn.Module):
     """A decoder-only language model of transformers whose every layer is an exit, all through its one output head.
 
-    ``gate`` is the learned confidence of schuster2022calm: one linear map from a layer's state to (go on, stop), shared by
-    all layers.
+    ``gate`` is the learned confidence of schuster2022calm: one linear map from a layer's state to (go on, stop), the same
+    for all layers.
     """
 
     def __init__(self, language_model: nn.Module) -> None:
@@ -94,7 +94,7 @@ class ExitDecoder(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
     def fill(self, i: int, states: Tensor, angles: tuple[Tensor, Tensor], cache: RowCache) -> None:
-        """Give layer ``i`` the keys and values of states ``[n, 1, d]`` that skip it: its norm and these two projections."""
+        """Give layer ``i`` the keys and values of states ``[n, 1, d]`` that skip it: its norm and two projections."""
         layer = self._body.layers[i]
         attention, normed = layer.self_attn, layer.input_layernorm(states)
         shape = (*states.shape[:2], -1, attention.head_dim)
@@ -104,7 +104,7 @@ class ExitDecoder(nn.Module):
         cache.write(rotate(key.transpose(1, 2), angles), value.transpose(1, 2), i)
 
     def head(self, states: Tensor) -> Tensor:
-        """Map states ``[..., d]`` after any layer to vocabulary logits ``[..., V]``: final norm and output projection."""
+        """Map states ``[..., d]`` after any layer to logits ``[..., V]``: final norm and output projection."""
         logits: Tensor = self.language_model.lm_head(self._body.norm(states))
         return logits
 

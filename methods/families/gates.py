@@ -58,6 +58,11 @@ class Prices:
         return cls(always.macs, gates, torch.tensor(blocks, dtype=torch.float64))
 
     @property
+    def count(self) -> int:
+        """Number of blocks that can be skipped, G."""
+        return len(self.blocks)
+
+    @property
     def full(self) -> float:
         """MACs of the network without gates."""
         return float(self.always + self.blocks.sum())
@@ -156,7 +161,7 @@ class GateMethod(Method):
         """Measure one network."""
         cost = float(prices.of_gates(seen.gates).mean())
         ran = seen.gates.sum(dim=0).long()
-        shares = torch.bincount(ran, minlength=len(seen.gates) + 1) / len(ran)
+        shares = torch.bincount(ran, minlength=prices.count + 1) / len(ran)
         return OperatingPoint(
             knob=knob,
             quality=accuracy(seen.logits, targets),

@@ -6,27 +6,24 @@ another, and the two sides are executed for real, instrumented from outside.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import sys
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from eelit.methods.examples import Data, Examples
-from eelit.methods.families.exits import accuracy, all_outputs
+from eelit.methods.families.answers import digest, remembered
+from eelit.methods.families.exits import accuracy
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
-from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive, hindsight, regret
-from eelit.methods.recipes.fit import trained
-from eelit.methods.results import Execution, OperatingPoint
+from eelit.methods.policies.offload import HEAD, LAYER, Side, SplitRule, Stored, drive, hindsight, regret
+from eelit.methods.results import Execution, OperatingPoint, Outcome
 
 
 class Executed:
@@ -163,9 +160,10 @@ class SplitMethod(Method):
         model = self.build(data, bench.seed)
         self.train(model, data, bench)
         model.eval()
-        bench.data["source"], bench.data["stream"] = data.digest, _digest(stream)
-        validation, test = seen(model, data.validation, bench), seen(model, stream, bench)
-        return Prepared(model, {"validation": validation.shuffled(bench.seed), "test": test.shuffled(bench.seed)})
+        bench.data["source"], bench.data["stream"] = data.digest, digest(stream)
+        streams: dict[Split, Examples] = {"validation": data.validation, "test": stream}
+        found = {name: Seen(part, remembered(model, part, bench)) for name, part in streams.items()}
+        return Prepared(model, {name: seen.shuffled(bench.seed) for name, seen in found.items()})
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Send the stream through at each knob; the bandit starts anew each time."""
@@ -222,47 +220,6 @@ def full_cost(exits: int) -> float:
     return LAYER * exits + HEAD
 
 
-class Answers(nn.Module):
-    """The logits ``[E, N, C]`` of all exits for a stream, as something that the cache of trained weights can keep."""
-
-    outputs: Tensor
-
-    def __init__(self, model: MultiExit, examples: Examples) -> None:
-        super().__init__()
-        with torch.inference_mode():
-            shape = model(examples.inputs[0][None]).shape
-        self.register_buffer("outputs", torch.zeros(shape[0], len(examples), shape[2]))
-
-
-def seen(model: MultiExit, examples: Examples, bench: Bench) -> Seen:
-    """Return what all exits say on a stream, computed once for all knobs, variants and later runs."""
-    answers = Answers(model, examples)
-
-    def fill() -> None:
-        answers.outputs.copy_(all_outputs(model, examples, bench, f"all exits on a stream of {len(examples)}"))
-
-    trained(answers, fill, bench, data=_digest(examples), settings={"model": _identity(model)})
-    return Seen(examples, answers.outputs)
-
-
-def _digest(examples: Examples) -> str:
-    h = hashlib.blake2b(examples.targets.numpy().tobytes(), digest_size=8)
-    for x in examples.inputs:
-        h.update(x.numpy().tobytes())
-    return h.hexdigest()
-
-
-def _identity(model: MultiExit) -> str:
-    """A hash of the weights and of the code that the model's answers depend on."""
-    h = hashlib.blake2b(digest_size=8)
-    for tensor in model.state_dict().values():
-        h.update(tensor.numpy().tobytes())
-    for module in sorted({type(m).__module__ for m in model.modules()} | {all_outputs.__module__}):
-        if module.startswith("eelit."):
-            h.update(inspect.getsource(sys.modules[module]).encode())
-    return h.hexdigest()
-
-
 @dataclass(frozen=True)
 class Trials:
     """The same samples streamed in several orders, the bandit starting anew each time; ``R`` runs of ``N`` samples."""
@@ -293,4 +250,29 @@ def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
         offloaded=float(np.mean(offloaded)),
         regret=np.mean(regrets, axis=0),
         settled=float(np.mean(settled)),
+    )
+
+
+def regret_falls(own: Trials) -> Outcome:
+    """Whether the bandit learns."""
+    quarter, whole = len(own.regret) // 4, len(own.regret)
+    early, late = own.regret[quarter - 1] / quarter, own.regret[-1] / whole
+    return Outcome(
+        name="regret per round falls",
+        statement="Cumulative regret per round is lower after the whole stream than after a quarter of it.",
+        holds=bool(late < early),
+        measured=f"{early:.4f} after {quarter}, {late:.4f} after {whole} rounds; the best fixed arm was the favourite "
+        f"of the second half in {own.settled:.0%} of the orders",
+    )
+
+
+def side_helps(runs: Mapping[Side, Trials]) -> Outcome:
+    """Whether watching the exits on the way is worth it."""
+    end = {side: run.regret[-1] for side, run in runs.items()}
+    return Outcome(
+        name="side observations help",
+        statement="SplitEE-S has less cumulative regret than SplitEE.",
+        holds=bool(end["observed"] < end["none"]),
+        measured=f"{end['observed']:.1f} against {end['none']:.1f}; {end['released']:.1f} with the outcomes that the "
+        "released code uses but a device cannot know",
     )

@@ -19,10 +19,9 @@ Training
 Exit rule
     The knob is a budget, as a share of the cost C_K of reaching the last classifier. Budgeted: stop at the first
     classifier whose largest probability is >= theta_k; the last one always answers. If every classifier released a
-    share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1). Find the q whose mean
-    cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all validation
-    images still reaches. As (1-q)^k ~ p^k with p = 1-q, budgets above the mean of all C_k need p > 1 (more leave late
-    than early), as the released code allows.
+    share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1). Find the q whose
+    mean cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all held-out
+    images still reaches. As (1-q)^k ~ p^k with p = 1-q, dearer budgets need p > 1, as in the released code.
     Anytime: every image has the budget for itself and gets the answer of the last classifier within it.
 
 Skipped
@@ -32,7 +31,7 @@ Deviations
     1. Fashion-MNIST (28×28, one channel) instead of CIFAR and ImageNet, which no package ships.
     2. 4 classifiers at layers 1, 3, 6, 10 instead of 5 to 7 up to layer 28; C0 = 8, g = 4, 64 channels in classifiers
        instead of 16, 6, 128; the first convolution has stride 2, so that maps have 14, 7 and 4 pixels a side. 12,000
-       images, 4 epochs instead of 300: what one core can train in two minutes.
+       images, 4 epochs instead of 300, for want of time; later classifiers would need more to show their worth.
     3. The learning rate rises, then falls linearly to 0, instead of falling tenfold at half and three quarters of the
        training; gradients are clipped at norm 1; no shifts and flips of the images.
     4. The released op counter ignores lazy evaluation and counts ReLU, pooling and biases; here MACs that really ran.

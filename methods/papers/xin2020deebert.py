@@ -71,7 +71,7 @@ class DeeBert(ExitMethod):
     knobs: ClassVar[tuple[float, ...]] = (2.4, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
-        "ramp_rate": 5e-3,
+        "ramp_epochs": 4.0, "ramp_rate": 5e-3,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"train_size": 5500, "epochs": 3.0, "rate": 5e-5, "ramp_epochs": 20.0}
 

@@ -1,8 +1,8 @@
 """Learn then Test: choose a threshold so that, with high probability, the mean loss stays below a tolerance.
 
-Each candidate is tested on held-out sequences: a small p-value rejects the hypothesis that its expected loss is above the
-tolerance. Candidates are tried one after the other, from the safest on, until the first is not proved safe; in this fixed
-order every test may use the whole error level. Numpy alone; losses are in [0, 1].
+Each candidate is tested on held-out sequences: a small p-value rejects the hypothesis that its expected loss is above
+the tolerance. Candidates are tried one after the other, from the safest on, until the first is not proved safe; in this
+fixed order every test may use the whole error level. Numpy alone; losses are in [0, 1]. Source: schuster2022calm.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ PValue = Callable[[float, int, float], float]
 
 
 def hoeffding(mean: float, n: int, tolerance: float) -> float:
-    """Return ``exp(-2 n max(0, tolerance - mean)²)``, Hoeffding's p-value for "the expected loss is above the tolerance"."""
+    """Hoeffding's p-value for "the expected loss is above the tolerance": ``exp(-2 n max(0, tolerance - mean)²)``."""
     return float(np.exp(-2 * n * max(0.0, tolerance - mean) ** 2))
 
 
 def hoeffding_bentkus(mean: float, n: int, tolerance: float) -> float:
     """Return the smaller of a sharper Hoeffding bound and Bentkus's, never above 1.
 
-    ``exp(-n KL(min(mean, tolerance), tolerance))`` with KL between two coins, and ``e P[Binomial(n, tolerance) <= ⌈n mean⌉]``.
+    ``exp(-n KL(min(mean, tolerance), tolerance))`` with KL between two coins, and
+    ``e P[Binomial(n, tolerance) <= ⌈n mean⌉]``.
     """
     a, b = min(mean, tolerance), tolerance
     divergence = (1 - a) * np.log((1 - a) / (1 - b)) + (a * np.log(a / b) if a > 0 else 0.0)
@@ -33,7 +34,7 @@ def hoeffding_bentkus(mean: float, n: int, tolerance: float) -> float:
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
-    """Return the probability of at most ``k`` successes in ``n`` trials, each succeeding with probability ``0 < p < 1``."""
+    """Return the probability of at most ``k`` successes in ``n`` trials with probability ``0 < p < 1`` each."""
     i = np.arange(n + 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     log_terms = log_factorial[n] - log_factorial[i] - log_factorial[n - i] + i * np.log(p) + (n - i) * np.log1p(-p)
@@ -72,8 +73,8 @@ def share_missed(
 ) -> float:
     """Return how often a candidate chosen on one half of the sequences loses more than tolerated on the other half.
 
-    ``losses [K, n]`` as in `learn_then_test`; the halves are random. Where nothing is proved safe, nothing is missed: the
-    full model is used. The share should be at most about ``error``.
+    ``losses [K, n]`` as in `learn_then_test`; the halves are random. Where nothing is proved safe, nothing is missed:
+    the full model is used. The share should be at most about ``error``.
     """
     rng = np.random.default_rng(seed)
     missed = 0

@@ -1,4 +1,4 @@
-"""A threshold that falls while a sequence is written: an early mistake is carried on, a late one is not (schuster2022calm)."""
+"""A threshold that falls while a sequence is written, as early mistakes are carried on (schuster2022calm)."""
 
 from __future__ import annotations
 

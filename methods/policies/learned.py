@@ -13,8 +13,8 @@ from eelit.methods.policies.base import Array, State, softmax, threshold_at
 class Learned:
     """Stop when the confidence that a trained gate gives is ``>= threshold``.
 
-    The output of an exit is the gate's: logits ``[n, 2]`` of (go on, stop), whose softmax is taken, or a confidence ``[n]``
-    in [0, 1]. 0 always stops at the first exit; anything above 1 never stops.
+    The output of an exit is the gate's: logits ``[n, 2]`` of (go on, stop), whose softmax is taken, or a confidence
+    ``[n]`` in [0, 1]. 0 always stops at the first exit; anything above 1 never stops.
     """
 
     threshold: float | tuple[float, ...]  # one for all exits, or one per exit

@@ -73,7 +73,7 @@ def train_tokens(
 
 
 def gate_loss(gates: Tensor, right: Tensor) -> Tensor:
-    """Return the loss of a gate's logits ``[E - 1, n, 2]``: cross-entropy with ``right`` (bool ``[E - 1, n]``), balanced.
+    """Return the loss of a gate's logits ``[E - 1, n, 2]``: cross-entropy with ``right [E - 1, n]``, balanced.
 
     In each layer the right count for the share of the wrong and the wrong for that of the right, so that both weigh
     alike together; then the mean over tokens and layers.

@@ -13,8 +13,19 @@ from collections.abc import Iterator
 from markupsafe import Markup, escape
 
 SPAN = re.compile(r"`([^`]+)`|(https?://[^\s<>\"'`]+)|\barXiv:(\d{4}\.\d{4,5})\b")
-# y_i, L_{i-1}, sum_i, x^2: a short base and a short or braced index; longer words are names in code.
-INDEXED = re.compile(r"(?<![\w`])([A-Za-zα-ωΑ-Ω]{1,3}|prod|softmax|argmax)([_^])(\{[^{}]+\}|\w{1,2}(?!\w))")
+# y_i, L_{i-1}, d_t^i, (1-q)^(k-1): a short base or a bracket, then short or bracketed indices; longer words are names
+# in code. Greek letters are written out in docstrings.
+GREEK = dict(
+    zip(["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "sigma", "tau"], "αβγδεθλστ", strict=True)
+)
+SIGNS = {"sum": "∑", "prod": "∏", **GREEK}
+INDEX = r"[_^](?:\{[^{}]+\}|\([^()]+\)|[A-Za-z0-9]{1,2}(?![A-Za-z0-9]))"
+INDEXED = re.compile(
+    rf"(?:(?<![\w`])(?P<base>[A-Za-z0-9]{{1,3}}|prod|softmax|argmax|argmin|{'|'.join(GREEK)})|(?<=[)\]]))(?P<indices>(?:{INDEX})+)"
+    rf"|(?<![\w`])(?P<greek>{'|'.join(GREEK)})(?![\w`-])"
+)
+OPERATORS = {"<=": "≤", ">=": "≥", "*": "·"}
+FULL_LINE = 106  # a docstring's line that had room for the next word, in this width, was ended on purpose
 EQUATION = re.compile(r"^\S{1,30}(?:\s[-+*/|·]\s\S{1,24})*\s(?:=|<|>|≤|≥|<=|>=)\s\S")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 QUALIFIERS = {"exact": "", "about": "≈ ", "at-least": "≥ ", "at-most": "≤ "}
@@ -59,42 +70,43 @@ def _spans(text: str) -> Iterator[Markup]:
 
 
 def formula(text: str) -> Markup:
-    """Return a line of a docstring with its indices set as such: ``y_i`` becomes y with a subscript."""
+    """Return a line of a docstring with its symbols set as such: ``y_i`` becomes y with a subscript, ``tau`` τ."""
+    for written, sign in OPERATORS.items():
+        text = text.replace(f" {written} ", f" {sign} ")
     parts: list[Markup] = []
     position = 0
     for match in INDEXED.finditer(text):
         parts.append(escape(text[position : match.start()]))
-        base, mark, index = match.groups()
-        tag = "sub" if mark == "_" else "sup"
-        shown = {"sum": "∑", "prod": "∏"}.get(base, base)
-        index = index.strip("{}").replace("-", "−")
-        parts.append(Markup("<var>{0}</var><{1}>{2}</{1}>").format(shown, Markup(tag), index))
         position = match.end()
+        base = match["base"] or match["greek"] or ""
+        if base:
+            parts.append(Markup("<var>{}</var>").format(SIGNS.get(base, base)))
+        for index in re.findall(INDEX, match["indices"] or ""):
+            tag = Markup("sub" if index[0] == "_" else "sup")
+            inside = index[1:].strip("{}").removeprefix("(").removesuffix(")").replace("-", "−")
+            parts.append(Markup("<{0}>{1}</{0}>").format(tag, inside))
     parts.append(escape(text[position:]))
     return Markup("").join(parts)
 
 
 def docstring(text: str) -> Markup:
-    """Return a section of a method's docstring: sentences run on, a line that starts an equation stands by itself."""
+    """Return a section of a method's docstring: sentences run on, and a line that was ended on purpose ends."""
     return Markup("\n").join(
-        Markup('<p class="{}">{}</p>').format("ee-equation" if is_equation else "ee-prose", formula(said))
-        for is_equation, said in _paragraphs(text)
+        Markup('<p class="{}">{}</p>').format("ee-equation" if EQUATION.match(said) else "ee-prose", formula(said))
+        for said in _paragraphs(text)
     )
 
 
-def _paragraphs(text: str) -> Iterator[tuple[bool, str]]:
+def _paragraphs(text: str) -> Iterator[str]:
     lines: list[str] = []
-    is_equation = False
-    for line in [*text.splitlines(), ""]:
-        stripped = line.strip()
-        starts = bool(EQUATION.match(stripped))
-        ended = bool(lines) and is_equation and lines[-1].endswith((".", ":", ";"))
-        if lines and (starts or ended or not stripped):
-            yield is_equation, " ".join(lines)
+    for line in (line.strip() for line in [*text.splitlines(), ""]):
+        first = line.partition(" ")[0]
+        starts_equation = bool(lines) and lines[-1].endswith((".", ":", ";")) and bool(EQUATION.match(line))
+        if lines and (not line or starts_equation or len(lines[-1]) + 1 + len(first) < FULL_LINE):
+            yield " ".join(lines)
             lines = []
-        if stripped:
-            is_equation = starts if not lines else is_equation
-            lines.append(stripped)
+        if line:
+            lines.append(line)
 
 
 def web(address: str | None) -> str:

@@ -94,12 +94,12 @@ def test_dear_offloading_teaches_the_last_layer(stream):
 @pytest.mark.parametrize("side", ["none", "released"])
 def test_regret_per_round_falls_towards_zero(side):
     rng = np.random.default_rng(1)
-    c = rng.uniform(0.85, 1.0, (5, 20000)) * np.array([0.5, 0.75, 1, 1, 1])[:, None]
+    c = rng.uniform(0.85, 1.0, (5, 8000)) * np.array([0.5, 0.75, 1, 1, 1])[:, None]
     rule = dataclasses.replace(RULE, side=side)
-    lost = regret(rule, c, drive(rule, Stored(c), 20000).cuts)
-    per_round = lost / np.arange(1, 20001)
-    assert per_round[-1] < per_round[4999] < per_round[499]
-    assert per_round[-1] < 0.02 < hindsight(rule, c).mean(axis=1).max() - np.median(hindsight(rule, c).mean(axis=1))
+    per_round = regret(rule, c, drive(rule, Stored(c), 8000).cuts) / np.arange(1, 8001)
+    assert per_round[-1] < per_round[1999] < per_round[299]
+    means = np.sort(hindsight(rule, c).mean(axis=1))
+    assert per_round[-1] < 0.4 * (means[-1] - means[-2])  # it is not stuck at the second best
 
 
 def test_the_loop_learns_from_what_it_paid_for_alone(stream):

@@ -1,6 +1,7 @@
 """What only DeeBERT promises: the invariants of the paper, on worked cases, and agreement with the released code."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from eelit.methods.method import Bench
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.joint import exit_losses
+from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import frozen_states, train_heads
 
 KEY = "xin2020deebert"
@@ -42,13 +44,14 @@ def test_threshold_zero_never_stops_and_answers_as_the_fine_tuned_model(prepared
 def test_threshold_above_the_largest_entropy_always_stops_at_the_first(classes, bound):
     logits = np.random.default_rng(0).normal(size=(5, 40, classes)) * 0.01
     assert (replay(Entropy(bound), logits) == 0).all()
-    assert replay(Entropy(float(np.log(classes))), np.zeros((5, 1, classes))).tolist() == [4]  # strictly below
+    flat = np.zeros((5, 1, classes))
+    assert replay(Entropy(float(entropy(flat[0])[0])), flat).tolist() == [4]  # strictly below
 
 
 def test_raising_the_threshold_only_adds_early_exits():
     logits = np.random.default_rng(1).normal(size=(6, 200, 3)) * 3
     exits = [replay(Entropy(s), logits) for s in (0.0, 0.05, 0.2, 0.5, 0.9, 1.2)]
-    assert all((later <= earlier).all() for earlier, later in zip(exits, exits[1:], strict=False))
+    assert all((later <= earlier).all() for earlier, later in pairwise(exits))
 
 
 def test_second_stage_leaves_the_backbone_and_the_last_head_bit_identical(prepared):
@@ -63,12 +66,10 @@ def test_second_stage_leaves_the_backbone_and_the_last_head_bit_identical(prepar
 
 
 def test_training_leaves_the_fine_tuned_model_as_stage_one_made_it(prepared):
-    method, bench, ready = prepared(KEY)
+    method, _, _ = prepared(KEY)
     small = method.replace({"train_size": 64, "epochs": 1.0, "ramp_epochs": 1.0})
     data = small.load()
     one, both = small.build(data, 0), small.build(data, 0)
-    from eelit.methods.recipes.plain import train_plain
-
     train_plain(one, data, Bench(), epochs=1.0, batch=small.batch, rate=small.rate, head_rate=small.ramp_rate)
     small.train(both, data, Bench())
     (first, ramps), (second, _) = weights_of(one), weights_of(both)
@@ -83,7 +84,7 @@ def test_every_off_ramp_starts_as_the_pretrained_pooler_with_its_own_parameters(
     poolers = [head.pooler for head in method.build(ready.data, seed=0).heads]
     assert len({id(p) for p in poolers}) == ready.model.exits
     assert all(torch.equal(p.weight, poolers[0].weight) and torch.equal(p.bias, poolers[0].bias) for p in poolers)
-    assert len({float(head.classifier.weight.sum()) for head in ready.model.heads}) == ready.model.exits
+    assert len({head.classifier.weight.sum().item() for head in ready.model.heads}) == ready.model.exits
 
 
 def test_frozen_states_are_what_the_heads_read_and_the_last_stage_is_not_run(prepared):

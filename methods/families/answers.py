@@ -1,0 +1,63 @@
+"""What all exits of a trained model say on given examples, kept in the cache beside the weights.
+
+For long texts this is dearer than anything that is then done with it, and methods that stream the same examples again
+and again, under many settings, need it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from eelit.methods.examples import Examples
+from eelit.methods.families.exits import all_outputs
+from eelit.methods.method import Bench
+from eelit.methods.multi_exit import MultiExit
+from eelit.methods.recipes.fit import trained
+
+
+class Answers(nn.Module):
+    """Logits ``[E, N, C]`` as something that the cache of trained weights can keep."""
+
+    outputs: Tensor
+
+    def __init__(self, model: MultiExit, examples: Examples) -> None:
+        super().__init__()
+        with torch.inference_mode():
+            shape = model(examples.inputs[0][None]).shape
+        self.register_buffer("outputs", torch.zeros(shape[0], len(examples), *shape[2:]))
+
+
+def remembered(model: MultiExit, examples: Examples, bench: Bench) -> Tensor:
+    """Return the outputs of all exits, ``[E, N, C]`` or ``[E, N]``; computing them counts as preparation."""
+    answers = Answers(model, examples)
+
+    def fill() -> None:
+        answers.outputs.copy_(all_outputs(model, examples, bench, f"all exits on {len(examples)} samples"))
+
+    trained(answers, fill, bench, data=digest(examples), settings={"model": identity(model)})
+    return answers.outputs
+
+
+def digest(examples: Examples) -> str:
+    """Identify the examples by their contents, in order."""
+    h = hashlib.blake2b(examples.targets.numpy().tobytes(), digest_size=8)
+    for x in examples.inputs:
+        h.update(x.numpy().tobytes())
+    return h.hexdigest()
+
+
+def identity(model: MultiExit) -> str:
+    """Identify a model by its weights and by the source of its modules."""
+    h = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        h.update(name.encode())
+        h.update(tensor.numpy().tobytes())
+    for module in sorted({type(m).__module__ for m in model.modules()} | {all_outputs.__module__}):
+        if module.startswith("eelit."):
+            h.update(inspect.getsource(sys.modules[module]).encode())
+    return h.hexdigest()

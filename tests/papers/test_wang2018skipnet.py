@@ -1,0 +1,177 @@
+"""What only SkipNet promises: routing as released, straight-through gates, the reward to go, and real skipping."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from torch.nn import functional as F
+
+from eelit.methods.backbones.gated_resnet import GatedResNet, sampled, straight_through
+from eelit.methods.costs import MacCounter
+from eelit.methods.families.gates import Prices
+from eelit.methods.recipes.gating import constant_gates, hybrid_loss, reward_to_go
+
+KEY = "wang2018skipnet"
+PATH = Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json"
+
+
+def fill(model):
+    """Give every weight a value by formula, so that the released network could be given the same."""
+    for j, (name, tensor) in enumerate(model.state_dict().items()):
+        wave = torch.sin(torch.arange(tensor.numel(), dtype=torch.float64) * (1.3 + 0.17 * j) + j).reshape(tensor.shape)
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name.endswith("running_var"):
+            tensor.copy_(1 + 0.5 * wave.abs())
+        elif tensor.dim() == 1:
+            tensor.copy_(0.2 * wave + (1 if name.endswith("weight") else 0))
+        else:
+            tensor.copy_(wave * (10 if "gate" in name else 2) / tensor[0].numel() ** 0.5)
+    model.gate.proj.bias.data.sub_(1)  # so that pictures differ in their gates
+
+
+def pictures():
+    """Return six pictures ``[6, 3, 32, 32]`` of different grain and strength, by formula."""
+    n = torch.arange(3 * 32 * 32, dtype=torch.float64).reshape(1, 3, 32, 32)
+    which = torch.arange(6, dtype=torch.float64)[:, None, None, None]
+    return (torch.sin(n * (0.013 + 0.31 * which) + which) * (3 - 0.45 * which)).float()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(PATH.read_text())
+
+
+@pytest.fixture(scope="module")
+def filled():
+    model = GatedResNet((16, 32, 64), 2, 10, channels=3)
+    fill(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("released", ["sp", "rl"])
+def test_routing_is_that_of_the_released_networks(filled, golden, released):
+    with torch.inference_mode():
+        ours = filled(pictures())
+    assert ours.gates.tolist() == golden[released]["gates"]
+    assert 0 < ours.gates.mean() < 1
+    assert torch.allclose(ours.p, torch.tensor(golden[released]["p"]), atol=1e-4)
+    assert torch.allclose(ours.logits, torch.tensor(golden[released]["logits"]), atol=1e-4)
+
+
+def test_reward_to_go_is_that_of_the_released_loop(golden):
+    case = golden["reward"]
+    ours = reward_to_go(torch.tensor(case["loss"]), torch.tensor(case["gates"]).float(), case["alpha"])
+    assert torch.allclose(ours, torch.tensor(case["reward_to_go"]), atol=1e-5)
+
+
+def test_straight_through_has_the_gradient_of_the_released_gate(filled, golden):
+    gate, case = filled.gate, golden["straight_through"]
+    hidden, _ = gate.control(torch.sin(torch.arange(60.0).reshape(6, 10)), None)
+    p = torch.sigmoid(gate.proj(hidden)[:, 0])
+    opened = straight_through(p)
+    assert opened.tolist() == pytest.approx(case["gates"])
+    assert p.tolist() == pytest.approx(case["p"], abs=1e-4)
+    (gradient,) = torch.autograd.grad((opened * torch.arange(1.0, 7)).sum(), gate.proj.bias)
+    assert float(gradient) == pytest.approx(case["bias_gradient"], abs=1e-4)
+
+
+def test_straight_through_is_0_or_1_forward_and_has_gradient_1():
+    p = torch.tensor([0.0, 0.2, 0.5, 0.500001, 0.9, 1.0], requires_grad=True)
+    opened = straight_through(p)
+    assert opened.tolist() == [0, 0, 0, 1, 1, 1]
+    opened.sum().backward()
+    assert p.grad.tolist() == [1.0] * 6
+
+
+def test_reward_to_go_worked_case():
+    found = reward_to_go(torch.tensor([2.0]), torch.tensor([[1.0], [0.0], [0.0]]), 0.3)
+    assert found[:, 0].tolist() == pytest.approx([-2 + 0.2, -2 + 0.2, -2 + 0.1])
+
+
+def test_hybrid_gradient_worked_case():
+    p = torch.tensor([[0.8], [0.6], [0.3]], requires_grad=True)
+    gates, logits = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([[0.0, 0.0]], requires_grad=True)
+    loss = hybrid_loss(logits, torch.tensor([1]), p, gates, alpha=0.3, beta=0.5)
+    loss.backward()
+    r = [-0.6931472 + 0.2, -0.6931472 + 0.2, -0.6931472 + 0.1]
+    assert p.grad[:, 0].tolist() == pytest.approx([-0.5 * r[0] / 0.8, 0.5 * r[1] / 0.4, 0.5 * r[2] / 0.7])
+    assert logits.grad[0].tolist() == pytest.approx([0.5, -0.5])  # of the cross-entropy alone
+
+
+def test_with_alpha_0_and_sure_gates_the_hybrid_gradient_is_the_supervised_one(filled):
+    x, targets = pictures(), torch.tensor([0, 3, 1, 4, 9, 2])
+    sure = torch.full_like(filled.gate.proj.bias, 200.0)  # the sigmoid is exactly 1, its slope exactly 0
+    names, weights = zip(*filled.named_parameters(), strict=True)
+    swapped = {name: weight for name, weight in zip(names, weights, strict=True) if name != "gate.proj.bias"}
+
+    def gradients(loss_of):
+        out = torch.func.functional_call(filled, {**swapped, "gate.proj.bias": sure}, (x, sampled))
+        return torch.autograd.grad(loss_of(out), list(swapped.values()), allow_unused=True)
+
+    hybrid = gradients(lambda out: hybrid_loss(out.logits, targets, out.p, out.gates, alpha=0.0, beta=0.01))
+    supervised = gradients(lambda out: F.cross_entropy(out.logits, targets))
+    for ours, theirs in zip(hybrid, supervised, strict=True):
+        zero = torch.zeros(())
+        assert torch.allclose(zero if ours is None else ours, zero if theirs is None else theirs, atol=1e-7)
+
+
+def test_all_gates_open_is_the_plain_network_and_all_closed_is_the_shortcuts_alone(filled):
+    x = pictures()
+    with torch.inference_mode():
+        for way in (filled, filled.infer):
+            assert torch.allclose(way(x, torch.ones_like).logits, filled.plain(x), atol=1e-5)
+        inside = filled.enter(x)
+        for _, block in filled.gated():
+            inside = block.shortcut(inside)
+        for way in (filled, filled.infer):
+            assert torch.allclose(way(x, torch.zeros_like).logits, filled.answer(inside), atol=1e-5)
+
+
+def test_batch_mates_do_not_matter_and_the_answer_is_deterministic(filled):
+    x = pictures()
+    with torch.inference_mode():
+        together, again = filled.infer(x), filled.infer(x)
+        alone = [filled.infer(one[None]) for one in x]
+    assert torch.equal(together.logits, again.logits)
+    assert torch.equal(together.gates, torch.cat([one.gates for one in alone], dim=1))
+    assert torch.allclose(together.logits, torch.cat([one.logits for one in alone]), atol=1e-5)
+
+
+def test_skipped_blocks_are_not_computed(filled):
+    x, prices = pictures(), Prices.of(filled, pictures()[:1])
+    seen = []
+    hooks = [
+        block.body.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]))) for block in filled.blocks
+    ]
+    with torch.inference_mode(), MacCounter() as counter:
+        gates = filled.infer(x).gates
+    for hook in hooks:
+        hook.remove()
+    assert seen == [int(n) for n in gates.sum(dim=1) if n]
+    assert counter.macs == float(prices.of_gates(gates).sum())
+
+
+def test_price_of_a_gate_by_hand():
+    prices = Prices.of(GatedResNet((8, 8, 16), 2, 10).eval(), torch.zeros(1, 1, 8, 8))
+    inputs = [8, 8, 8, 8, 16]  # channels that the gates of the five blocks read
+    assert prices.gates == sum(width * 10 + 40 * (10 + 10) + 10 for width in inputs)
+    assert prices.blocks.tolist()[0] == 2 * 64 * 8 * 8 * 9
+    assert prices.count == 5
+
+
+def test_limits_of_alpha_open_and_close_all_gates():
+    p = torch.tensor([0.2, 0.9])
+    assert constant_gates(float("inf"))(p).tolist() == [0, 0]
+    assert constant_gates(float("-inf"))(p).tolist() == [1, 1]
+    assert constant_gates(2.0) is None
+
+
+def test_a_larger_alpha_does_not_run_more_blocks():
+    method, bench, prepared = tiny(KEY)
+    points = method.sweep(prepared, bench, "test", (8.0, 4.0, 2.0))
+    shares = [sum(n * share for n, share in enumerate(p.exits)) / prepared.prices.count for p in points]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1]
