@@ -1,11 +1,11 @@
 """Two ways to generate text with exits per token, which must agree: `generate`, which really skips, and `replay`.
 
 Tokens are chosen greedily. A policy is asked after each layer but the last, for each text on its own. When it stops a
-token at layer i, the later layers get their keys and values from the state after layer i, so that later tokens can attend
-to it there, and do nothing else for it.
+token at layer i, the later layers get their keys and values from the state after layer i, so that later tokens can
+attend to it there, and do nothing else for it.
 
-`generate` drops rows that have left, and later layers never see them. `replay` runs every layer for every row, on a cache
-of transformers' own, and holds the state of a row that has left.
+`generate` drops rows that have left, and later layers never see them. `replay` runs every layer for every row, on a
+cache of transformers' own, and holds the state of a row that has left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eelit.methods.policies.base import Policy
 StepPolicy = Callable[[int], Policy]
 """From the number of the token to be generated (from 0) to the policy for it."""
 Reads = Literal["logits", "state", "gate"]
-"""What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, the gate's logits ``[n, 2]``."""
+"""What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, gate logits ``[n, 2]``."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class TokenCosts:
         )
 
     def claimed(self, exits: NDArray[np.int64], start: int) -> NDArray[np.float64]:
-        """Return the MACs ``[N, T]`` of tokens that left at ``exits [N, T]``, the first fed in at position ``start``."""
+        """Return the MACs ``[N, T]`` of tokens that left at ``exits [N, T]``, fed in from position ``start`` on."""
         run, final = exits + 1, exits == self.exits - 1
         seen = start + 1 + np.arange(exits.shape[1])
         looks = np.minimum(run, self.exits - 1)

@@ -51,9 +51,9 @@ def language_data(
 ) -> LanguageData:
     """Cut train, validation and test streams of token ids into windows and passages.
 
-    ``windows`` training windows of ``context + 1`` tokens, and ``passages`` in each held-out part, of ``prompt`` tokens and
-    ``length`` more; fewer if they do not fit without overlap. All are spread evenly and in random order, so that the
-    first few are as mixed as the whole.
+    ``windows`` training windows of ``context + 1`` tokens, and ``passages`` in each held-out part, of ``prompt`` tokens
+    and ``length`` more; fewer if they do not fit without overlap. All are spread evenly and in random order, so that
+    the first few are as mixed as the whole.
     """
     train = torch.as_tensor(_spread(streams[0], windows, context + 1))
     held = [torch.as_tensor(_spread(stream, passages, prompt + length)) for stream in streams[1:]]

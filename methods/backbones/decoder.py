@@ -1,8 +1,8 @@
 """Text decoders from transformers with an exit after every layer: keys and values by row, so that rows can leave.
 
-The layers are those of transformers, called one by one. Any model built like Llama (Mistral, Qwen2, Qwen3 …: layers with
-``input_layernorm``, ``self_attn.k_proj`` and ``v_proj``, one rotary embedding, ``model.norm``, ``lm_head``) takes the same
-road as the small one built here.
+The layers are those of transformers, called one by one. Any model built like Llama (Mistral, Qwen2, Qwen3 …: layers
+with ``input_layernorm``, ``self_attn.k_proj`` and ``v_proj``, one rotary embedding, ``model.norm``, ``lm_head``) takes
+the same road as the small one built here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is asked of a hub
 class RowCache:
     """Keys and values of every layer, ``[N, heads, reach, head width]`` each, written and read for some rows only.
 
-    It stands where transformers' layers expect their cache: they call ``update``. Which ``rows`` are meant (int64 ``[n]``;
-    None: all) and at which ``position`` the next tokens are is set from outside.
+    It stands where transformers' layers expect their cache: they call ``update``. Which ``rows`` are meant (int64
+    ``[n]``; None: all) and at which ``position`` the next tokens are is set from outside.
     """
 
     def __init__(self, layers: int, rows: int, heads: int, reach: int, width: int) -> None:
@@ -58,8 +58,8 @@ class RowCache:
 class ExitDecoder(nn.Module):
     """A decoder-only language model of transformers whose every layer is an exit, all through its one output head.
 
-    ``gate`` is the learned confidence of schuster2022calm: one linear map from a layer's state to (go on, stop), the same
-    for all layers.
+    ``gate`` is the learned confidence of schuster2022calm: one linear map from a layer's state to (go on, stop), the
+    same for all layers.
     """
 
     def __init__(self, language_model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Text generation in which every token leaves the decoder at a layer of its own (see `eelit.methods.decoding`).
 
-Quality is how much of the full model's own text is kept. The prompt is read in full before the first token is chosen; costs
-are MACs per generated token, without that reading.
+Quality is how much of the full model's own text is kept. The prompt is read in full before the first token is chosen;
+costs are MACs per generated token, without that reading.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class TokenMethod(Method):
         return np.stack([prepared.losses(split, run) for run in runs])
 
     def gains(self, prepared: Prepared, curve: Curve) -> dict[str, list[float]]:
-        """Return how much more of the text is kept than by a decoder of 2 … L - 1 layers, at its layers and at its MACs.
+        """Return how much more of the text is kept than by decoders of 2 … L - 1 layers, at their layers and MACs.
 
         Between operating points of the curve (on test data) quality is interpolated.
         """
@@ -237,7 +237,7 @@ class TokenMethod(Method):
             found.append(
                 Outcome(
                     name="few layers would do",
-                    statement="An oracle needs under half of the layers, and copying its states hardly changes the text.",
+                    statement="An oracle needs under half of the layers; copying its states hardly changes the text.",
                     holds=depth < layers / 2 and kept > 0.9,
                     measured=f"{depth:.2f} of {layers} layers per token, ROUGE-L {kept:.3f}",
                 )

@@ -1,9 +1,9 @@
 """Confident Adaptive Language Modeling (CALM).
 
 Idea
-    While a text is generated some tokens are easy and some are hard, so each may leave the decoder at a layer of its own.
-    One threshold on a confidence decides. It is calibrated by statistical tests, so that with high probability whole
-    texts stay close to what the full model would have written.
+    While a text is generated some tokens are easy and some are hard, so each may leave the decoder at its own layer. One
+    threshold on a confidence decides. It is calibrated by statistical tests, so that with high probability whole texts
+    stay close to what the full model would have written.
 
 Model
     A decoder with L layers; d_t^i is the state of token t after layer i. Every layer is an exit through the one output
@@ -15,8 +15,8 @@ Model
 Training
     All layers together: L = sum_i w_i CE_i with w_i = i / sum_j j. The classifier follows with all else frozen: is
     argmax p(y | d_t^i) = argmax p(y | d_t^L)? Cross-entropy over layers 1 … L-1, right and wrong balanced in each.
-    Threshold (Learn then Test): from the safest candidate down, with E the mean loss of n held-out texts against the full
-    model's own (1 - ROUGE-L), p = exp(-2 n max(0, delta - E)^2); the last candidate before the first p > epsilon.
+    Threshold (Learn then Test): from the safest candidate down, with E the mean loss of n held-out texts against the
+    full model's own (1 - ROUGE-L), p = exp(-2 n max(0, delta - E)^2); the last candidate before the first p > epsilon.
 
 Exit rule
     Token t leaves at the first layer with c_t^i >= lambda_t, else at the last; it is argmax p(y | d_t^i).
@@ -27,9 +27,9 @@ Skipped
     to token t in every layer. softmax-diff pays for the head at every layer it looks at; the others pay for it once.
 
 Deviations
-    1. A 6-layer decoder (Llama layers, 128 wide, 1.3 million weights) trained from scratch on 5,600 windows of 64 tokens
-       of the Brown corpus (358,000 byte-pair tokens, vocabulary 512), by Muon and AdamW, instead of T5 fine-tuned on
-       summaries, translations and answers. Its texts are poor; measured is how well early exits keep them.
+    1. A 6-layer decoder (Llama layers, 128 wide, 1.3 million weights) trained from scratch on 5,600 windows of 64
+       tokens of the Brown corpus (358,000 byte-pair tokens, vocabulary 512), by Muon and AdamW, instead of T5 fine-tuned
+       on summaries, translations and answers. Its texts are poor; measured is how well early exits keep them.
     2. Decoder only: the prompt stands where the encoder's input stood. It is read in full and that is not counted.
     3. All texts have 20 tokens; the end of a text is a token like any other. The loss is against the full model's text
        alone: an open continuation has no reference that a model of this size would meet.
@@ -143,13 +143,13 @@ class Calm(TokenMethod):
         return [
             Outcome(
                 name="the calibrated threshold keeps the tolerance",
-                statement=f"The threshold proved safe on validation prompts loses at most {self.delta:g} on test prompts.",
+                statement=f"The threshold proved safe on validation loses at most {self.delta:g} on test prompts.",
                 holds=1 - point.quality <= self.delta,
                 measured=f"loss {1 - point.quality:.3f} at threshold {point.knob:g}, speed-up {point.speed_up:.2f}×",
             ),
             Outcome(
                 name="the tolerance is seldom missed",
-                statement=f"Calibrated on random halves, it is missed on the others at most {self.epsilon:.0%} of the time.",
+                statement=f"Calibrated on random halves, it is missed on the others in at most {self.epsilon:.0%}.",
                 holds=missed <= self.epsilon,
                 measured=f"missed in {missed:.1%} of 200 repetitions",
             ),
