@@ -29,6 +29,11 @@ Reads = Literal["logits", "state", "gate"]
 """What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, gate logits ``[n, 2]``."""
 
 
+def always(policy: Policy) -> StepPolicy:
+    """Return the same policy for every token."""
+    return lambda step: policy
+
+
 @dataclass(frozen=True)
 class Generation:
     """Generated tokens ``[N, T]`` and the exit (from 0) of each ``[N, T]``."""
@@ -95,7 +100,7 @@ def look(model: ExitDecoder, state: Tensor, reads: Reads) -> Tensor:
     """Return what the policy is shown of states ``[n, d]`` after a layer."""
     if reads == "state":
         return state
-    shown: Tensor = model.head(state) if reads == "logits" else model.gate(state)
+    shown: Tensor = model.gate(state) if reads == "gate" else model.head(state)
     return shown
 
 

@@ -62,6 +62,9 @@ class ExitDecoder(nn.Module):
     same for all layers.
     """
 
+    language_model: Any
+    gate: nn.Linear
+
     def __init__(self, language_model: nn.Module) -> None:
         super().__init__()
         self.language_model = language_model

@@ -2,4 +2,7 @@
 
 ``exits``: one network with exit heads; a pure policy decides after each head.
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
+``gates``: one network whose blocks are run or bypassed, each by its own gate.
+``tokens``: a decoder in which each token leaves at a layer of its own.
+``ranking``: an additive ensemble of trees; a policy at a sentinel sends documents away.
 """

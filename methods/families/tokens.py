@@ -21,10 +21,11 @@ from torch import Tensor
 
 from eelit.methods import costs
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
-from eelit.methods.decoding import Generation, Reads, StepPolicy, TokenCosts, generate, read_all, replay
+from eelit.methods.decoding import Generation, Reads, StepPolicy, TokenCosts, always, generate, read_all, replay
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.passages import LanguageData, Passages
 from eelit.methods.policies.base import Policy, State
+from eelit.methods.policies.calibration import learn_then_test, share_missed
 from eelit.methods.policies.fixed import FixedExit
 from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
 
@@ -188,7 +189,7 @@ class TokenMethod(Method):
 
         Between operating points of the curve (on test data) quality is interpolated.
         """
-        shallow = self.shallow(prepared, "test")[1:-1]
+        shallow = self.shallow(prepared, "test")
         layers = [float(np.dot(point.exits, np.arange(1, len(point.exits) + 1))) for point in curve.test]
         macs, quality = [point.cost for point in curve.test], [point.quality for point in curve.test]
         return {
@@ -205,11 +206,11 @@ class TokenMethod(Method):
         return float(1 - prepared.losses("test", prepared.full("test")).mean()), self.plain_cost(prepared)
 
     def shallow(self, prepared: Prepared, split: Split) -> list[tuple[float, float]]:
-        """Return (quality, MACs per token) of decoders cut off for good after 1 … L layers, with no exit to ask at."""
+        """Return (quality, MACs per token) of decoders cut off for good after 2 … L - 1 layers, without exits."""
         found = []
-        for i in range(prepared.model.exits):
-            run = prepared.run(split, f"layer {i}", lambda step, i=i: FixedExit(i), "state")
-            cost = prepared.costs.plain(i + 1, prepared.start, prepared.length)
+        for depth in range(2, prepared.model.exits):
+            run = prepared.run(split, f"{depth} layers", always(FixedExit(depth - 1)), "state")
+            cost = prepared.costs.plain(depth, prepared.start, prepared.length)
             found.append((float(1 - prepared.losses(split, run).mean()), float(cost.mean())))
         return found
 
@@ -218,6 +219,28 @@ class TokenMethod(Method):
         wanted = prepared.full(split).tokens
         run = prepared.run(split, "oracle", lambda step: FirstRight(wanted[:, step]), "logits")
         return float(1 - prepared.losses(split, run).mean()), float(run.exits.double().mean()) + 1
+
+    def risk_claims(
+        self, prepared: Prepared, order: Sequence[float], tolerance: float, error: float, seed: int
+    ) -> list[Outcome]:
+        """Calibrate the knob, tested in the given order from the safest on, and see whether the tolerance is kept."""
+        held, test = self.losses(prepared, "validation", order), self.losses(prepared, "test", order)
+        point = self.point(prepared, "test", order[learn_then_test(held, tolerance, error) or 0])
+        missed = share_missed(np.concatenate([held, test], axis=1), tolerance, error, seed=seed)
+        return [
+            Outcome(
+                name="the calibrated threshold keeps the tolerance",
+                statement=f"The threshold proved safe on validation loses at most {tolerance:g} on test prompts.",
+                holds=1 - point.quality <= tolerance,
+                measured=f"loss {1 - point.quality:.3f} at {self.knob} {point.knob:g}, speed-up {point.speed_up:.2f}×",
+            ),
+            Outcome(
+                name="the tolerance is seldom missed",
+                statement=f"Calibrated on random halves, it is missed on the others at most {error:.0%} of the time.",
+                holds=missed <= error,
+                measured=f"missed in {missed:.1%} of 200 repetitions",
+            ),
+        ]
 
     def depth_claims(self, prepared: Prepared, curve: Curve) -> list[Outcome]:
         """Compare depth by the token with one depth for all, and ask an oracle how little depth would do."""

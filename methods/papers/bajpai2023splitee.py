@@ -71,14 +71,14 @@ class SplitEe(SplitMethod):
     rate: float = 1e-4  # learning rate; the paper: 2e-5
     head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; the paper: 2e-5
     price: float = 0.2  # lambda, cost of a layer in units of confidence; the paper: 0.1 with twice the layers
-    offload: float = 0.5  # o, cost of sending a sample; the paper: 0.1 to 0.6
+    offload: float = 0.3  # o, cost of sending a sample; the paper: 0.1 to 0.6
     beta: float = 1.0  # exploration; the paper: 1
     side: Side = "none"  # learn from the exit at the cut alone, or ("observed") from all on the way
     repeats: int = 10  # shuffles of the stream behind the claims; the paper: 20
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "alpha"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 2.0)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 2.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SplitEE": {}, "SplitEE-S": {"side": "observed"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,

@@ -80,7 +80,7 @@ def trained(
 ) -> None:
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
-    The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the modules
+    The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
     and of the training, the settings, the data's digest, the seed and torch's version. So methods that train alike
     share one training, and a changed line of code trains anew. Two processes do not train the same thing twice.
     """
@@ -119,11 +119,12 @@ def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, s
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
         h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    modules = {type(m).__module__ for m in model.modules()} | {__name__}
-    if isinstance(train, FunctionType):
-        modules.add(train.__module__)
-    for module in sorted(m for m in modules if m.startswith("eelit.")):
-        h.update(inspect.getsource(sys.modules[module]).encode())
+    modules = {__name__, *([train.__module__] if isinstance(train, FunctionType) else [])}
+    sources = [inspect.getsource(sys.modules[module]) for module in sorted(modules)]
+    # Of a paper's file only the layers count, so that a changed docstring or claim does not train anew.
+    layers = {type(m) for m in model.modules() if not type(m).__module__.startswith(("torch.", "transformers."))}
+    sources += sorted(inspect.getsource(layer) for layer in layers)
+    h.update("\n".join(sources).encode())
     facts = {"seed": seed, "data": data, "settings": settings, "torch": torch.__version__}
     h.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return h.hexdigest()

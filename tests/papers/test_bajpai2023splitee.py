@@ -141,11 +141,14 @@ def test_device_and_cloud_execute_their_own_part_alone(prepared, side):
         model.heads[0](model.stages[0](x))
     head = first_head.macs - stage_macs(model, x)
     assert device.macs == upto[1] - (head if side == "none" else 0)
-    assert (world.meter.stages, world.meter.heads, world.meter.sent) == (
-        {"device": 2, "cloud": 0}, {"device": len(watched), "cloud": 0}, 0
-    )  # fmt: skip
+    meter = world.meter
+    assert meter.stages == {"device": 2, "cloud": 0}
+    assert meter.heads == {"device": len(watched), "cloud": 0}
+    rule = dataclasses.replace(RULE, side=side)
+    assert meter.cost(rule) == pytest.approx(rule.costs(np.array([1]), np.array([False]))[0])
     world.cloud(0)
-    assert (world.meter.stages["cloud"], world.meter.heads["cloud"], world.meter.sent) == (2, 1, 1)
+    assert (meter.stages["cloud"], meter.heads["cloud"]) == (2, 1)
+    assert meter.cost(rule) == pytest.approx(rule.costs(np.array([1]), np.array([True]))[0])
     with torch.inference_mode():
         assert torch.allclose(world.answers[0], model.full(x)[0], atol=1e-5)
 

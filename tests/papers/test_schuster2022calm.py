@@ -1,0 +1,322 @@
+"""CALM: the fact sheet's invariants, the released functions' numbers, and what skipping leaves behind."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
+from eelit.methods.costs import MacCounter
+from eelit.methods.decoding import TokenCosts, always, generate, read_all, replay
+from eelit.methods.families.tokens import rouge_l
+from eelit.methods.policies.calibration import hoeffding, hoeffding_bentkus, learn_then_test, share_missed
+from eelit.methods.policies.decay import decayed, decayed_as_released
+from eelit.methods.policies.fixed import FixedExit
+from eelit.methods.policies.learned import Learned
+from eelit.methods.policies.margin import Margin, margin
+from eelit.methods.policies.similarity import Similarity, cosine
+from eelit.methods.recipes.joint import depth_weights, exit_losses
+from eelit.methods.recipes.tokens import gate_loss, train_gate
+
+KEY = "schuster2022calm"
+GOLDEN = json.loads((Path(__file__).parent.parent / f"data/golden/{KEY}.json").read_text(encoding="utf-8"))
+LIBRARIES = {"numpy": np.asarray, "torch": torch.as_tensor}
+
+
+@pytest.fixture(params=LIBRARIES)
+def array(request):
+    return LIBRARIES[request.param]
+
+
+def qwen():
+    """A decoder as a user may bring it: grouped keys and values, norms on queries and keys."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=40, hidden_size=24, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=32, max_position_embeddings=64, tie_word_embeddings=False,
+    )  # fmt: skip
+    return stirred(ExitDecoder(Qwen3ForCausalLM(config)).eval())
+
+
+def llama():
+    return stirred(small_decoder(vocabulary=40, layers=4, width=24, heads=4, inner=40, reach=64, seed=1))
+
+
+def stirred(model):
+    """Enlarge the layers' matrices: as they start out they hardly change the state, and a text repeats one token."""
+    others = {id(p) for p in model.vectors()}
+    for p in model.language_model.parameters():
+        p.data *= 1 if id(p) in others else 12
+    return model
+
+
+PROMPTS = torch.randint(0, 40, (7, 9), generator=torch.Generator().manual_seed(2))
+POLICIES = [("logits", Margin), ("state", Similarity), ("gate", Learned)]
+
+
+@torch.inference_mode()
+def middle(model, reads, rule):
+    """A policy whose threshold lies in the middle of what the first generated token meets, so that exits differ."""
+    states = model.states(PROMPTS)[:-1, :, -1]
+    if reads == "logits":
+        seen = margin(model.head(states.flatten(0, 1)))
+    elif reads == "state":
+        seen = cosine(states[:-1].flatten(0, 1), states[1:].flatten(0, 1))
+    else:
+        seen = model.gate(states.flatten(0, 1)).softmax(dim=-1)[:, 1]
+    return always(rule(seen.quantile(0.7).item()))
+
+
+def written(model, policy, reads="logits", length=6, prompts=PROMPTS):
+    with torch.inference_mode():
+        cache = model.read(prompts[:, :-1], prompts.shape[1] - 1 + length)
+    return generate(model, cache, prompts[:, -1], length, policy, reads), cache
+
+
+@pytest.mark.parametrize("make", [llama, qwen])
+@pytest.mark.parametrize(("reads", "rule"), POLICIES)
+@torch.inference_mode()
+def test_skipping_is_replay_and_costs_what_is_claimed(make, reads, rule):
+    model = make()
+    policy = middle(model, reads, rule)
+    cache = model.read(PROMPTS[:, :-1], 14)
+    with MacCounter() as counter:
+        found = generate(model, cache, PROMPTS[:, -1], 6, policy, reads)
+    expected = replay(model, read_all(model, PROMPTS), PROMPTS[:, -1], 6, policy, reads)
+    assert found.tokens.equal(expected.tokens)
+    assert found.exits.equal(expected.exits)
+    assert len(found.exits.unique()) > 2
+    assert counter.macs == TokenCosts.of(model, reads).claimed(found.exits.numpy(), start=8).sum()
+
+
+@torch.inference_mode()
+def test_plain_generation_is_that_of_transformers_and_costs_no_look():
+    model = llama()
+    cache = model.read(PROMPTS[:, :-1], 14)
+    with MacCounter() as counter:
+        found = generate(model, cache, PROMPTS[:, -1], 6, None)
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    theirs = model.language_model.generate(PROMPTS, attention_mask=torch.ones_like(PROMPTS), **settings)
+    assert found.tokens.equal(theirs[:, 9:])
+    assert counter.macs == len(PROMPTS) * TokenCosts.of(model, "logits").plain(4, 8, 6).sum()
+
+
+def test_ends_of_the_threshold():
+    model = llama()
+    full, _ = written(model, None)
+    for reads, rule in POLICIES:
+        never, _ = written(model, always(rule(1.1)), reads)
+        assert never.tokens.equal(full.tokens)
+        assert (never.exits == 3).all()
+        assert (written(model, always(rule(0.0)), reads)[0].exits == 0).all()
+
+
+@pytest.mark.parametrize("make", [llama, qwen])
+@pytest.mark.parametrize("exit_at", [0, 2])
+@torch.inference_mode()
+def test_skipped_layers_remember_the_state_of_the_exit(make, exit_at):
+    """The layers' own keys and values, computed by the layers themselves from the state that was copied upwards."""
+    model = make()
+    _, ours = written(model, always(FixedExit(exit_at)), length=1)
+    theirs, state, angles = read_all(model, PROMPTS), model.embed(PROMPTS[:, -1:]), None
+    angles = model.angles(8, 1, state)
+    for i in range(4):
+        new = model.layer(i, state, angles, theirs)
+        state = new if i <= exit_at else state
+        torch.testing.assert_close(ours.keys[i], theirs.layers[i].keys)
+        torch.testing.assert_close(ours.values[i], theirs.layers[i].values)
+
+
+def test_later_layers_are_not_run_for_rows_that_have_left():
+    model, rows = llama(), []
+    body = model.language_model.model
+    hooks = [
+        layer.mlp.register_forward_hook(lambda _, x, __, i=i: rows.append((i, len(x[0]))))
+        for i, layer in enumerate(body.layers)
+    ]
+    cache = model.read(PROMPTS[:, :-1], 14)
+    rows.clear()
+    found = generate(model, cache, PROMPTS[:, -1], 6, middle(llama(), "logits", Margin))
+    for hook in hooks:
+        hook.remove()
+    run = [sum(n for i, n in rows if i == layer) for layer in range(4)]
+    assert run == [int((found.exits >= layer).sum()) for layer in range(4)]
+
+
+def test_batch_mates_do_not_matter():
+    model = llama()
+    policy = middle(model, "logits", Margin)
+    together, _ = written(model, policy)
+    for row in range(len(PROMPTS)):
+        alone, _ = written(model, policy, prompts=PROMPTS[row : row + 1])
+        assert alone.tokens[0].equal(together.tokens[row])
+        assert alone.exits[0].equal(together.exits[row])
+
+
+def test_what_skipped_layers_remember_matters(monkeypatch):
+    model = llama()
+    policy = lambda step: FixedExit(0 if step < 5 else 3)  # noqa: E731
+    filled, _ = written(model, policy, length=8)
+    monkeypatch.setattr(ExitDecoder, "fill", lambda *_: None)
+    empty, _ = written(model, policy, length=8)
+    assert empty.tokens[:, :5].equal(filled.tokens[:, :5])
+    assert not empty.tokens[:, 5:].equal(filled.tokens[:, 5:])
+
+
+def test_confidences_are_the_released_ones(array):
+    found = margin(array(np.array(GOLDEN["softmax_diff"]["logits"])))
+    assert np.asarray(found) == pytest.approx(GOLDEN["softmax_diff"]["confidence"], abs=1e-6)
+    assert float(found[0]) == 0
+    states = (array(np.array(GOLDEN["state"][name])) for name in ("previous", "new"))
+    assert np.asarray(cosine(*states)) == pytest.approx(GOLDEN["state"]["confidence"], abs=1e-6)
+
+
+@pytest.mark.parametrize("policy", [Margin(0.4), Similarity(0.4), Learned(0.4)], ids=repr)
+def test_policies_are_pure_and_heed_no_batch_mates(policy, array):
+    outputs = np.random.default_rng(0).normal(size=(3, 20, 2))
+    state, stops = policy.start(), []
+    for output in outputs:
+        before = [np.asarray(part).copy() for part in state]
+        again = policy.step(state, array(output))[1]
+        alone = [
+            bool(policy.step(tuple(p[i : i + 1] for p in state), array(output[i : i + 1]))[1][0]) for i in range(20)
+        ]
+        assert all((np.asarray(part) == old).all() for part, old in zip(state, before, strict=True))
+        state, stop = policy.step(state, array(output))
+        assert np.asarray(stop).tolist() == np.asarray(again).tolist() == alone
+        stops.append(np.asarray(stop))
+    assert 0 < np.stack(stops).mean() < 1
+
+
+def test_policies_import_neither_torch_nor_transformers():
+    code = (
+        "import sys\n"
+        "from eelit.methods.policies import calibration, decay, learned, margin, similarity\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_thresholds_are_reached_by_equality(array):
+    assert bool(Margin(0.0).step((), array(np.zeros((1, 2))))[1][0])
+    assert not bool(Margin(1e-9).step((), array(np.zeros((1, 2))))[1][0])
+    first, same = Similarity(1 - 1e-9).step((), array(np.ones((1, 3))))
+    assert not bool(same[0])  # nothing before the first exit: 0
+    assert bool(Similarity(1 - 1e-9).step(first, array(np.ones((1, 3))))[1][0])
+    assert bool(Learned(0.5).step((), array(np.zeros((1, 2))))[1][0])
+    assert np.asarray(Learned(0.5).step((), array(np.array([0.49, 0.5])))[1]).tolist() == [False, True]
+
+
+def test_exits_of_the_released_loop():
+    toy = {name: np.array(GOLDEN["decoding"][name]) for name in ("embeddings", "layers", "head")}
+    for run in GOLDEN["decoding"]["runs"]:
+        rows = []
+        for (token,) in run["ids"]:
+            state, states = toy["embeddings"][token], []
+            for i, layer in enumerate(toy["layers"]):
+                state = np.tanh(state @ layer)
+                states.append(state)
+                if i == 3 or Margin(run["threshold"]).step((), (state @ toy["head"])[None])[1][0]:
+                    break
+            rows.append((states, int((state @ toy["head"]).argmax())))
+        if len(rows) > 1:  # the released loop goes on until all rows are confident at the same layer
+            assert run["layers"] > max(len(states) for states, _ in rows)
+            continue
+        states, answer = rows[0]
+        assert (len(states), [answer]) == (run["layers"], run["token"])
+        for skipped in range(len(states), 4):  # it copies the first exit's state, which the paper does not
+            assert np.ravel(run["keys"][skipped]) == pytest.approx(states[0], abs=1e-4)
+
+
+def test_losses_are_the_released_ones(prepared):
+    known = GOLDEN["layer_loss"]
+    logits, targets = torch.tensor(known["logits"]), torch.tensor(known["targets"])
+    losses = exit_losses(logits.flatten(1, 2), targets.flatten())
+    assert float((torch.tensor(depth_weights(4)) * losses).sum()) == pytest.approx(known["loss"], abs=1e-5)
+    said = logits.argmax(dim=-1).flatten(1)
+    gates = torch.tensor(GOLDEN["gate_loss"]["gates"]).flatten(1, 2)[:-1]
+    assert float(gate_loss(gates, said[:-1] == said[-1])) == pytest.approx(GOLDEN["gate_loss"]["loss"], abs=1e-5)
+
+
+def test_gate_is_trained_with_all_else_frozen(prepared):
+    method, bench, ready = prepared(KEY)
+    model = method.build(ready.data, 0)
+    model.load_state_dict(ready.model.state_dict())
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    train_gate(model, ready.data, bench, windows=64, rate=1e-2, batch=16)
+    changed = {name for name, p in model.state_dict().items() if not p.equal(before[name])}
+    assert changed == {"gate.weight", "gate.bias"}
+
+
+def test_decay():
+    assert decayed(0.5, 0, 20, 4) == pytest.approx(0.55)
+    assert decayed(0.5, 20, 20, 4) == pytest.approx(0.45 + 0.1 * math.exp(-4))
+    assert decayed(0.5, 5, 20, 0) == 0.5
+    assert decayed(1.0, 0, 20, 4) == 1.0
+    assert [decayed(end, 7, 20, 4) for end in (0, 1.1)] == [0, 1.1]
+    steps = [decayed(0.5, step, 20, 4) for step in range(20)]
+    assert steps == sorted(steps, reverse=True)
+    known = GOLDEN["decay"]
+    for row in known["with_position"]:
+        ours = decayed_as_released(row["threshold"], row["step"], known["length"], known["temperature"])
+        assert ours == pytest.approx(row["in_force"], abs=1e-5)
+    assert all(row["in_force"] == row["threshold"] for row in known["as_called"])  # the position is never passed on
+
+
+def test_p_values():
+    assert hoeffding(0.0, 100, 0.2) == pytest.approx(3.35e-4, rel=2e-3)
+    assert hoeffding(0.2, 100, 0.2) == hoeffding(0.3, 100, 0.2) == 1
+    for row in GOLDEN["hoeffding_bentkus"]:
+        ours = hoeffding_bentkus(row["mean"], row["n"], row["tolerance"])
+        assert ours <= hoeffding(row["mean"], row["n"], row["tolerance"]) + 1e-12
+        if row["mean"] > 0:
+            assert ours == pytest.approx(row["p"], rel=1e-5)
+        else:  # there the third party's logarithm of 0 leaves Bentkus's bound alone
+            assert ours * math.e == pytest.approx(row["p"], rel=1e-5)
+
+
+def test_nothing_behind_a_rejected_candidate_is_chosen():
+    losses = np.repeat([[0.0], [0.05], [0.3], [0.0]], 100, axis=1)
+    assert learn_then_test(losses, 0.2, 0.05) == 1
+    assert learn_then_test(losses[2:], 0.2, 0.05) is None
+    for run in GOLDEN["fixed_sequence"]["runs"]:  # the third party returns the first candidate that is not proved safe
+        candidates = np.repeat(np.array(run["means"])[:, None], GOLDEN["fixed_sequence"]["n"], axis=1)
+        ours = learn_then_test(candidates, run["tolerance"], run["error"], hoeffding_bentkus)
+        rejected = run["index"] if run["index"] >= 0 else len(candidates)
+        assert ours == (rejected - 1 if rejected else None)
+
+
+def test_tolerance_is_missed_at_most_as_often_as_said():
+    rng, expected = np.random.default_rng(0), np.linspace(0.0, 0.5, 101)
+    samples = [(rng.random((101, 200)) < expected[:, None]).astype(float) for _ in range(200)]
+    tested = [learn_then_test(losses, 0.25, 0.1, hoeffding_bentkus) for losses in samples]
+    naive = [int((losses.mean(axis=1) <= 0.25).nonzero()[0].max()) for losses in samples]
+    assert np.mean([expected[k] > 0.25 for k in tested]) <= 0.1
+    assert np.mean([expected[k] > 0.25 for k in naive]) > 0.5
+    assert share_missed(np.concatenate(samples, axis=1)[:, :2000], 0.25, 0.1, repeats=20) <= 0.1
+    assert share_missed(np.ones((3, 50)), 0.25, 0.1) == 0
+
+
+def test_rouge_l():
+    texts = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]])
+    others = np.array([[1, 2, 3, 4], [9, 1, 3, 4], [4, 3, 2, 1]])
+    assert rouge_l(texts, others).tolist() == [1, 0.75, 0.25]
+
+
+def test_claims_and_variants(prepared):
+    method, bench, ready = prepared(KEY)
+    from eelit.methods import runner
+
+    curve = runner.measure(method, ready, bench, "", [0, 0.1, 1.1])
+    assert len(method.claims(ready, bench, curve)) == 5
+    kept, depth = method.oracle(ready, "test")
+    assert kept > 0.9
+    assert 1 <= depth <= 3
+    assert ready.full("test").tokens.shape == (24, 8)
