@@ -4,15 +4,15 @@ Tokens are chosen greedily. A policy is asked after each layer but the last, for
 token at layer i, the later layers get their keys and values from the state after layer i, so that later tokens can
 attend to it there, and do nothing else for it.
 
-`generate` drops rows that have left, and later layers never see them. `replay` runs every layer for every row, on a
-cache of transformers' own, and holds the state of a row that has left.
+`generate` drops rows that have left, and later layers never see them. `replay` runs every layer for every row, and
+holds the state of a row that has left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -105,43 +105,43 @@ def look(model: ExitDecoder, state: Tensor, reads: Reads) -> Tensor:
 
 
 @torch.inference_mode()
-def read_all(model: ExitDecoder, prompts: Tensor) -> Any:
-    """Read all of the prompts ``[N, P]`` but their last token into a cache of transformers' own, for `replay`."""
-    from transformers import DynamicCache
-
-    cache, state = DynamicCache(), model.embed(prompts[:, :-1])
-    angles = model.angles(0, prompts.shape[1] - 1, state)
-    for i in range(model.exits):
-        state = model.layer(i, state, angles, cache)
-    return cache
-
-
-@torch.inference_mode()
 def replay(
-    model: ExitDecoder, cache: Any, last: Tensor, length: int, policy: StepPolicy, reads: Reads = "logits"
-) -> Generation:
-    """Generate ``length`` tokens after ``last [N]`` by running all layers for all rows, the state held after the exit.
+    model: ExitDecoder,
+    cache: RowCache,
+    last: Tensor,
+    length: int,
+    policies: Sequence[StepPolicy],
+    reads: Reads = "logits",
+) -> list[Generation]:
+    """Generate ``length`` tokens after ``last [N]`` with each policy, all layers for all rows, states held after exits.
 
     It is the definition written down: a layer that is given the held state makes the same keys and values of it as any
-    other, and what else it makes of it is thrown away. The cache (of `read_all`) is left as it was.
+    other, and what else it makes of it is thrown away. The policies' texts are rows of one batch. Cache and ``last``
+    are as for `generate`; the cache is left as it was.
     """
-    start, final = cache.get_seq_length(), model.exits - 1
+    own, parts = cache.copy(len(policies)), torch.arange(len(last) * len(policies)).split(len(last))
+    last, final = last.repeat(len(policies)), model.exits - 1
     tokens, exits = [], []
     for step in range(length):
-        state, rule = model.embed(last[:, None]), policy(step)
-        angles, memory = model.angles(start + step, 1, state), rule.start()
+        state, rules = model.embed(last[:, None]), [policy(step) for policy in policies]
+        angles, memories = model.angles(own.position, 1, state), [rule.start() for rule in rules]
         gone, left = torch.zeros_like(last, dtype=torch.bool), torch.full_like(last, final)
         for i in range(model.exits):
-            state = torch.where(gone[:, None, None], state, model.layer(i, state, angles, cache))
+            state = torch.where(gone[:, None, None], state, model.layer(i, state, angles, own))
             if i < final:
-                memory, stop = rule.step(memory, look(model, state[:, 0], reads))
+                seen = look(model, state[:, 0], reads)
+                answers = [rule.step(memory, seen[p]) for rule, memory, p in zip(rules, memories, parts, strict=True)]
+                memories, stop = [memory for memory, _ in answers], torch.cat([stop for _, stop in answers])
                 left[stop & ~gone] = i
                 gone = gone | stop
+        own.position += 1
         last = model.head(state[:, 0]).argmax(dim=-1)
         tokens.append(last)
         exits.append(left)
-    cache.crop(-length)
-    return Generation(torch.stack(tokens, dim=1), torch.stack(exits, dim=1))
+    every = zip(
+        torch.stack(tokens, dim=1).split(len(parts[0])), torch.stack(exits, dim=1).split(len(parts[0])), strict=True
+    )
+    return [Generation(t, e) for t, e in every]
 
 
 @dataclass(frozen=True)

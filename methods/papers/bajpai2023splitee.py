@@ -95,7 +95,8 @@ class SplitEe(SplitMethod):
 
     def load(self) -> tuple[Data, Examples]:
         """Sentences with labels, and the stream of reviews."""
-        target = tasks.text(self.stream, train=self.train_size, length=self.length, test=self.reviews)
+        unused = self.train_size if self.stream == self.corpus else 1  # the target's training part
+        target = tasks.text(self.stream, train=unused, length=self.length, test=self.reviews)
         return tasks.text(self.corpus, train=self.train_size), target.test
 
     def build(self, data: Data, seed: int) -> MultiExit:

@@ -12,7 +12,7 @@ import torch
 
 from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.costs import MacCounter
-from eelit.methods.decoding import TokenCosts, always, generate, read_all, replay
+from eelit.methods.decoding import TokenCosts, always, generate, replay
 from eelit.methods.families.tokens import rouge_l
 from eelit.methods.policies.calibration import hoeffding, hoeffding_bentkus, learn_then_test, share_missed
 from eelit.methods.policies.decay import decayed, decayed_as_released
@@ -89,7 +89,10 @@ def test_skipping_is_replay_and_costs_what_is_claimed(make, reads, rule):
     cache = model.read(PROMPTS[:, :-1], 14)
     with MacCounter() as counter:
         found = generate(model, cache, PROMPTS[:, -1], 6, policy, reads)
-    expected = replay(model, read_all(model, PROMPTS), PROMPTS[:, -1], 6, policy, reads)
+    other = always(FixedExit(1))
+    cache = model.read(PROMPTS[:, :-1], 14)
+    expected, first = replay(model, cache, PROMPTS[:, -1], 6, [policy, other], reads)
+    assert (first.exits == 1).all()
     assert found.tokens.equal(expected.tokens)
     assert found.exits.equal(expected.exits)
     assert len(found.exits.unique()) > 2
@@ -125,9 +128,12 @@ def test_skipped_layers_remember_the_state_of_the_exit(make, exit_at):
     """The layers' own keys and values, computed by the layers themselves from the state that was copied upwards."""
     model = make()
     _, ours = written(model, always(FixedExit(exit_at)), length=1)
-    theirs, state, angles = read_all(model, PROMPTS), model.embed(PROMPTS[:, -1:]), None
-    angles = model.angles(8, 1, state)
+    from transformers import DynamicCache
+
+    theirs, past, state = DynamicCache(), model.embed(PROMPTS[:, :-1]), model.embed(PROMPTS[:, -1:])
+    before, angles = model.angles(0, 8, past), model.angles(8, 1, state)
     for i in range(4):
+        past = model.layer(i, past, before, theirs)
         new = model.layer(i, state, angles, theirs)
         state = new if i <= exit_at else state
         torch.testing.assert_close(ours.keys[i], theirs.layers[i].keys)
