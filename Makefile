@@ -26,8 +26,7 @@ types: $(STAMP)
 site: $(STAMP) ## build the catalogue, smoke-test every method on real data, build the site
 	$(BIN)/eelit check
 	$(BIN)/eelit build
-	$(BIN)/eelit smoke
-	$(BIN)/eelit site build
+	$(BIN)/eelit smoke; passed=$$?; $(BIN)/eelit site build && exit $$passed
 
 serve: $(STAMP) ## build the site and look at it on http://127.0.0.1:8000
 	$(BIN)/eelit site serve

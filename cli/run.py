@@ -56,7 +56,7 @@ def command(
         result = runner.run(key, seed=seed, knobs=knobs or None, scale=scale, variant=variant, progress=bar)
     except DataUnavailable as error:
         raise Failure(f"{key} was not run: data unavailable: {error}", RUN_FAILED) from error
-    except ValueError as error:
+    except runner.UnknownVariant as error:
         raise click.UsageError(str(error)) from error
     finally:
         bar.clear()

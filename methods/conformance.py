@@ -1,8 +1,7 @@
 """The rules that every method keeps, as named checks: used by the tests, by `eelit run` and by `eelit smoke`.
 
-``of_curve`` holds for every family and looks at what was measured and executed. ``checks_for`` gives the rules of a
-family as callables on a trained (tiny or real) model. A method that honestly cannot keep a rule names it in ``exempt``
-with the reason, which the site shows; a test fails when the exemption is no longer needed.
+``of_curve`` holds for every family and looks at what was measured and executed. A method that honestly cannot keep a
+rule names it in ``exempt`` with the reason, which the site shows; a test fails when the exemption is no longer needed.
 """
 
 from __future__ import annotations

@@ -24,6 +24,11 @@ from eelit.methods.results import Curve, Machine, OperatingPoint, Result
 Progress = Callable[[str, float | None], None]
 Scale = Literal["smoke", "default", "full"]
 
+
+class UnknownVariant(ValueError):
+    """The method has no variant of this name."""
+
+
 SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 64), "default": (2000, 192), "full": (None, 512)}
 """Scale → most test samples to measure on, most samples to execute for real."""
 
@@ -45,7 +50,7 @@ def run(
     variants = dict(method.variants)
     if variant is not None:
         if variant not in variants:
-            raise ValueError(
+            raise UnknownVariant(
                 f"{key} has no variant {variant!r}; it has {', '.join(filter(None, variants)) or 'only one'}"
             )
         variants = {variant: variants[variant]}
@@ -55,11 +60,14 @@ def run(
     bench = Bench(seed=seed, test=test, executed=executed, cache=cache_root(), progress=progress)
     start = time.perf_counter()
     curves, claims, checks = [], [], []
+    used: dict[str, str] = {}
     for name, settings in variants.items():
         chosen = method.replace({**(method.full if scale == "full" else {}), **settings})
         prepared = chosen.prepare(bench)
         curve = measure(chosen, prepared, bench, name, knobs)
         curves.append(curve)
+        settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
+        used |= {f"{name}.{k}" if name and k in used else k: v for k, v in settings_used.items() if used.get(k) != v}
         # Claims are about the whole curve; with some knobs only, there is none.
         tried = [] if knobs else chosen.claims(prepared, bench, curve)
         kept = conformance.of_curve(chosen, curve, whole=not knobs)
@@ -69,7 +77,7 @@ def run(
         key=key,
         scale=scale,
         seed=seed,
-        settings={f.name: repr(getattr(method, f.name)) for f in dataclasses.fields(method)},  # type: ignore[arg-type]
+        settings=used,
         data=bench.data,
         curves=curves,
         claims=claims,

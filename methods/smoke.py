@@ -51,21 +51,38 @@ def smoke(
     from eelit.methods.runner import commit, machine, versions
 
     started = _now()
-    chosen = list(keys) if keys else registry.keys()
-    wanted = {key: fingerprint(key, seed) for key in chosen}
+    chosen = list(dict.fromkeys(keys or registry.keys()))
+    known_keys = set(registry.keys())
+    for key in chosen:
+        if key not in known_keys:
+            raise registry.UnknownMethod(key)
+    wanted: dict[str, str] = {}
     reports: dict[str, SmokeReport] = {}
     for key in chosen:
-        known = _remembered(key, wanted[key]) if cache else None
+        try:
+            wanted[key] = fingerprint(key, seed)
+        except Exception as error:  # a source that cannot be read is this method's fault alone
+            known: SmokeReport | None = _report(key, "", "failed", 0.0, [], f"{type(error).__name__}: {error}")
+        else:
+            known = _remembered(key, wanted[key]) if cache else None
         if known is not None:
             reports[key] = known
             report(known)
     rest = [key for key in chosen if key not in reports]
     tasks = [delayed(_run_one)(key, wanted[key], seed, str(cache_root())) for key in _longest_first(rest)]
     with _workers(backend, jobs or min(len(rest) or 1, os.cpu_count() or 1)):
-        for found in Parallel(return_as="generator_unordered")(tasks):
-            reports[found.key] = found
-            _remember(found)
-            report(found)
+        try:
+            for found in Parallel(return_as="generator_unordered")(tasks):
+                reports[found.key] = found
+                _remember(found)
+                report(found)
+        except Exception as error:  # a worker died, and with it the pool: the unfinished are failed, the others stand
+            for key in [key for key in rest if key not in reports]:
+                said = (
+                    f"a worker process died ({type(error).__name__}); run `eelit smoke {key}` to see if it was this one"
+                )
+                reports[key] = _report(key, wanted[key], "failed", 0.0, [str(error)], said)
+                report(reports[key])
     session = SmokeSession(
         started=started,
         finished=_now(),
@@ -97,7 +114,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
         result = runner.run(key, seed=seed, scale="smoke", progress=progress)
     except fetch.DataUnavailable as missing:
         return _report(key, mark, "not-run", time.perf_counter() - start, log, error=f"data unavailable: {missing}")
-    except Exception as error:  # whatever it is, it is this method's outcome and must not hide the others'
+    except (Exception, SystemExit) as error:  # whatever it is, it is this method's outcome and hides no other
         log.append(traceback.format_exc())
         said = f"{type(error).__name__}: {error}"
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)

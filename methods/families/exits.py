@@ -62,9 +62,9 @@ class Prepared:
         return every, plain
 
     def split(self, name: Split) -> Measured:
-        """Return what all exits say on the split (the test split up to the bench's limit)."""
+        """Return what all exits say on the split, up to the bench's limit."""
         if name not in self._seen:
-            examples = self.data.validation if name == "validation" else self.data.test.head(self.bench.test)
+            examples = (self.data.validation if name == "validation" else self.data.test).head(self.bench.test)
             every, plain = self.tables
             self._seen[name] = Measured(
                 examples,

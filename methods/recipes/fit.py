@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -94,13 +95,22 @@ def trained(
     path = bench.cache / "weights" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            model.load_state_dict(load_file(path))
-        else:
+        if not _loaded(model, path):
             train()
             bench.prepared_from_cache = False
             _save(model, path)
     bench.prepared_seconds += time.perf_counter() - start
+
+
+def _loaded(model: nn.Module, path: Path) -> bool:
+    """Load the weights if they are there and whole; a damaged file is as good as none and will be replaced."""
+    if not path.exists():
+        return False
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError):
+        return False
+    return True
 
 
 def _save(model: nn.Module, path: Path) -> None:
