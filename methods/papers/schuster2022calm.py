@@ -88,7 +88,7 @@ class Calm(TokenMethod):
     data: ClassVar[tuple[str, ...]] = ("brown",)
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (
-        0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.5, 0.6, 0.7, 0.9, 0.98, 0.99, 1.1,
+        0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.6, 0.7, 0.9, 0.99, 1.1,
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "softmax-diff": {},
