@@ -8,8 +8,8 @@ Model
     Exit heads after all L layers, trained before on another domain. C_i(x) is the largest class probability at exit i.
 
 Training
-    The network: joint cross-entropy of all exits on the source domain, L = sum_i i * L_i / sum_i i. The bandit: online,
-    without labels.
+    The network, on the source domain: the exits' cross-entropies together, L = sum_i L_i. The bandit: online, without
+    labels.
 
 Exit rule
     Cut at arm i. If C_i >= alpha or i = L the device answers; otherwise it offloads and exit L answers in the cloud.
@@ -29,7 +29,8 @@ Deviations
     3. The network is that of zhou2020pabee (depth-weighted losses, one pooler, heads on the mean token), so that one
        training serves both; the released code weighs all exits alike and gives each a pooler for the class token.
     4. SplitEE-S updates an arm j whose exit was unsure only if the sample was offloaded: C_L is unknown otherwise. What
-       is left out are poor outcomes, so shallow arms look too good. The released code takes C_L all the same.
+       is left out are poor outcomes, so arms before the last look somewhat too good. The released code takes C_L even
+       when nothing was sent.
     5. The first plays of the arms are samples of the stream: their cost and errors count, and t counts them. The
        released code plays them beforehand, free of charge, and starts t at 1 after them.
     6. The ends of the knob leave nothing to learn. With alpha = 0 every exit is good enough, so the first is the only
