@@ -56,6 +56,23 @@ def _matmul(args: tuple[Any, ...], out: Any) -> int:
     return args[0].numel() * args[1].shape[-1]
 
 
+def _self_attention(x: Any, qkv: Any, projection: Any) -> int:
+    """MACs of self-attention on ``x [N, T, D]`` with its projections; nested tensors have no one length T."""
+    if x.is_nested:
+        raise UncountedOperation("attention on a nested tensor cannot be counted; give tensors of one length")
+    n, length, width = x.shape
+    return int(n * length * (qkv.numel() + projection.numel()) + 2 * n * length * length * width)
+
+
+def _multi_head_attention(args: tuple[Any, ...], out: Any) -> int:
+    return _self_attention(args[0], args[5], args[7])
+
+
+def _encoder_layer(args: tuple[Any, ...], out: Any) -> int:
+    rows = args[0].shape[0] * args[0].shape[1] if not args[0].is_nested else 0
+    return _self_attention(args[0], args[3], args[5]) + rows * (args[14].numel() + args[16].numel())
+
+
 def _convolution(args: tuple[Any, ...], out: Any) -> int:
     weight, transposed = args[1], bool(args[6]) if len(args) > 6 else False
     return (args[0].numel() // args[0].shape[1] if transposed else out.numel() // out.shape[1]) * weight.numel()
@@ -78,9 +95,10 @@ FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
     aten._scaled_dot_product_efficient_attention: _attention,
     aten._scaled_dot_product_attention_math: _attention,
     aten.mkldnn_rnn_layer: _rnn_layer,
+    aten._native_multi_head_attention: _multi_head_attention,
+    aten._transformer_encoder_layer_fwd: _encoder_layer,
 }
-"""Operation → MACs from its arguments and its result. Fused operations that hide their parts (TransformerEncoderLayer's
-and MultiheadAttention's fast paths) have no formula on purpose: they raise, and the slow path counts its parts."""
+"""Operation → MACs from its arguments and its result, the fused transformer layers of torch included."""
 
 _NAMES = """
     _adaptive_avg_pool2d _assert_async _fused_rms_norm _has_same_storage_numel _local_scalar_dense _log_softmax

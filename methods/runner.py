@@ -29,7 +29,7 @@ class UnknownVariant(ValueError):
     """The method has no variant of this name."""
 
 
-SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 64), "default": (2000, 192), "full": (None, 512)}
+SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 32), "default": (2000, 192), "full": (None, 512)}
 """Scale → most test samples to measure on, most samples to execute for real."""
 
 
