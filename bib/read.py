@@ -38,9 +38,11 @@ OTHER_FIELDS = (
 )
 FIELDS = VENUE_FIELDS + OTHER_FIELDS
 REQUIRED = ("author", "title", "year")
-START = re.compile(r"^@", re.MULTILINE)
+LOST_AT = re.compile(rf"[ \t]*({'|'.join(TYPES)})[ \t]*[{{(]\s*([^\s,}}]+)\s*,", re.IGNORECASE)
+START = re.compile(rf"^(?:@|{LOST_AT.pattern})", re.MULTILINE | re.IGNORECASE)
 TEX = re.compile(r"[\\{}~$%`]|--|''")
-KEY = re.compile(r"@\s*\w+\s*[{(]\s*([^\s,}]+)")
+KEY = re.compile(r"@\s*(\w+)\s*[{(]\s*([^\s,}]+)\s*")
+NO_RECORDS = ("comment", "preamble", "string")
 
 
 @dataclass
@@ -88,7 +90,10 @@ def read_bibliography(path: Path) -> Bibliography:
 
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
-    """Cut the file at each `@` that starts a line, so that one unclosed record does not swallow the next."""
+    """Cut the file at each line that starts a record, so that an unclosed one does not swallow the next.
+
+    A record that lost its `@` starts one too: BibTeX takes it for a comment, and nobody would miss it.
+    """
     starts = [match.start() for match in START.finditer(text)]
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         yield text.count("\n", 0, start) + 1, text[start:end]
@@ -96,7 +101,12 @@ def _chunks(text: str) -> Iterator[tuple[int, str]]:
 
 def _read_chunk(bibliography: Bibliography, line: int, chunk: str) -> None:
     found = KEY.match(chunk)
-    key = found[1] if found else ""
+    key = found[2] if found else ""
+    if cause := _spoilt_start(chunk, found):
+        key, offset, message = cause
+        bibliography.broken.add(key)
+        bibliography.problems.append(Problem(str(bibliography.path), line + offset, message))
+        return
     scanner = _Scanner(chunk)
     try:
         parsed = list(scanner)
@@ -105,12 +115,23 @@ def _read_chunk(bibliography: Bibliography, line: int, chunk: str) -> None:
         bibliography.problems.append(_syntax_problem(bibliography.path, line, key, error))
         return
     for command, body in parsed:
-        if command.lower() in ("string", "preamble"):
+        if command.lower() in NO_RECORDS:
             continue
         fields = {name.lower(): " ".join("".join(parts).split()) for name, parts in body[1]}
         lines = {"": line} | {name: line + offset - 1 for name, offset in scanner.field_lines}
         twice = [name for name in fields if [seen for seen, _ in scanner.field_lines].count(name) > 1]
         _add_record(bibliography, command.lower(), body[0], fields, lines, twice)
+
+
+def _spoilt_start(chunk: str, found: re.Match[str] | None) -> tuple[str, int, str] | None:
+    """Return key, line within the chunk and fault of a start that the parser would pass over in silence."""
+    if lost := LOST_AT.match(chunk):
+        kind, key = lost[1], lost[2]
+        return key, 0, f"the record `{key}` has lost its `@`; write `@{kind}{{{key},`"
+    if found and found[1].lower() not in NO_RECORDS and chunk[found.end() : found.end() + 1] not in (",", "}", ")"):
+        key = found[2]
+        return key, chunk.count("\n", 0, found.end(2)), f"a comma is missing after the key `{key}`; add it"
+    return None
 
 
 def _syntax_problem(path: Path, line: int, key: str, error: PybtexSyntaxError) -> Problem:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.bib.read import FIELDS
@@ -43,6 +44,27 @@ def check_loaded(loaded: Loaded) -> list[Problem]:
     ]
     found = loaded.problems + [problem for rule in rules for problem in rule(loaded)]
     return sorted(set(found))
+
+
+def losses(loaded: Loaded) -> list[Problem]:
+    """Return the problems because of which a work, or a part of one, would be left out."""
+    return [*loaded.problems, *_missing_entries(loaded)]
+
+
+def about(keys: Collection[str], problems: list[Problem], loaded: Loaded) -> list[Problem]:
+    """Return the problems of these works: in their own files, their records, and wherever else they are named."""
+    rows = dict(zip(loaded.citations.lines, loaded.citations.edges, strict=True))
+    unread = {loaded.sources.taxonomy} if loaded.taxonomy is None else set()
+    unread |= set() if loaded.bibliography.records else {loaded.bibliography.path}
+
+    def concerns(problem: Problem) -> bool:
+        path = Path(problem.path)
+        named = set(re.findall(r"`([^`]+)`", problem.message.partition("; did you mean")[0]))
+        if path == loaded.citations.path and problem.line in rows:
+            named |= {rows[problem.line].citing, rows[problem.line].cited}
+        return path in unread or path.stem in keys or not named.isdisjoint(keys)
+
+    return [problem for problem in problems if concerns(problem)]
 
 
 def _entries(loaded: Loaded) -> Iterator[tuple[Entry, Located]]:
@@ -127,8 +149,8 @@ def _unverified_fields(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _relations(loaded: Loaded) -> Iterator[Problem]:
-    known = loaded.bibliography.records
-    titles = {normalised(record.title): key for key, record in known.items()}
+    known = loaded.known()
+    titles = {normalised(record.title): key for key, record in loaded.bibliography.records.items()}
     for entry, located in _entries(loaded):
         for index, relation in enumerate(entry.relations):
             place = ("relations", index, "target")
@@ -137,21 +159,20 @@ def _relations(loaded: Loaded) -> Iterator[Problem]:
                     yield located.problem(place, f"this external work is in the catalogue; write `target: {key}`")
             elif relation.target == entry.key:
                 yield located.problem(place, f"`{entry.key}` is related to itself; mend the target")
-            elif relation.target not in known and relation.target not in loaded.bibliography.broken:
-                hint = did_you_mean(relation.target, tuple(known)) or "; name it as `external: {title, year, id}`"
+            elif relation.target not in known:
+                hint = did_you_mean(relation.target, sorted(known)) or "; name it as `external: {title, year, id}`"
                 yield located.problem(place, f"the relation leads to `{relation.target}`, which is unknown{hint}")
 
 
 def _citations(loaded: Loaded) -> Iterator[Problem]:
-    path, records = str(loaded.citations.path), loaded.bibliography.records
+    path, records, known = str(loaded.citations.path), loaded.bibliography.records, loaded.known()
     for line, edge in zip(loaded.citations.lines, loaded.citations.edges, strict=True):
-        unknown = [key for key in (edge.citing, edge.cited) if key not in records]
-        for key in unknown:
-            if key not in loaded.bibliography.broken:
+        for key in (edge.citing, edge.cited):
+            if key not in known:
                 yield Problem(
-                    path, line, f"unknown key `{key}`{did_you_mean(key, tuple(records)) or '; remove the row'}"
+                    path, line, f"unknown key `{key}`{did_you_mean(key, sorted(known)) or '; remove the row'}"
                 )
-        if unknown or not edge.is_citation:
+        if edge.citing not in records or edge.cited not in records or not edge.is_citation:
             continue
         citing, cited = records[edge.citing].year, records[edge.cited].year
         if cited - citing > YEARS_AHEAD:
@@ -189,7 +210,7 @@ def _faults_of_term(
         return
     entry = loaded.entries.get(term.example)
     if entry is None:
-        if term.example not in loaded.bibliography.records:
+        if term.example not in loaded.known():
             hint = did_you_mean(term.example, tuple(loaded.entries))
             yield "example", f"the example `{term.example}` of `{term.term}` is not in the catalogue{hint}"
     elif not any(term.term in (own, *broader_terms(own, terms)) for own in getattr(entry, facet)):

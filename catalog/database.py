@@ -21,25 +21,17 @@ from sqlmodel import Field, SQLModel, create_engine, insert
 from eelit.bib.citations import Citation
 from eelit.bib.problems import Problem
 from eelit.bib.record import Record
-from eelit.catalog.check import broader_terms, check_loaded
-from eelit.catalog.faults import CatalogueFault, Unavailable
+from eelit.catalog.check import broader_terms, check_loaded, losses
+from eelit.catalog.faults import INVALID_DATA, CatalogueFault, Unavailable
 from eelit.catalog.fresh import fingerprint
 from eelit.catalog.load import load
 from eelit.catalog.query import FORMAT, fold
 from eelit.catalog.schema import FACETS, Entry, ExternalTarget, Taxonomy, TaxonomyTerm
+from eelit.catalog.schema import ROLES as ROLES  # the site takes it from here
 from eelit.catalog.sources import Sources, checkout
 
 BATCH = 5_000
 LEFTOVER_AGE = 3_600  # seconds; younger files beside the database may belong to a build that still runs
-ROLES = [
-    TaxonomyTerm(term="early-exit", label="Early exit", definition="Inference may stop early, depending on the input."),
-    TaxonomyTerm(
-        term="neighbour", label="Neighbour", definition="Spends compute adaptively in another way, e.g. skips blocks."
-    ),
-    TaxonomyTerm(
-        term="context", label="Context", definition="Not an early-exit work; listed because others build on it."
-    ),
-]
 
 
 class MetaRow(SQLModel, table=True):
@@ -193,15 +185,15 @@ class Report:
 def build(path: Path, sources: Sources, *, shipped: bool = False) -> Report:
     """Build the database from the sources. A file that was there before survives any failure.
 
-    A part that cannot be read stops the build, since a work would be missing without a word; for a database to be
-    shipped any error does.
+    A part that cannot be read, or a record without an entry, stops the build, since a work would be missing without a
+    word; for a database to be shipped any error does.
     """
     start = time.perf_counter()
     root = checkout() or ""
     mark = fingerprint(root) if root else ""  # before reading: what changes meanwhile is noticed next time
     loaded = load(sources)
     problems = check_loaded(loaded)
-    stopping = [problem for problem in problems if problem.severity == "error"] if shipped else loaded.problems
+    stopping = [problem for problem in problems if problem.severity == "error"] if shipped else losses(loaded)
     if stopping:
         more = f" (and {len(stopping) - 1} more; `eelit check` lists them)" if len(stopping) > 1 else ""
         raise CatalogueFault(f"the catalogue was not built: {min(stopping)}{more}")
@@ -224,7 +216,10 @@ def write(path: Path, content: Content) -> None:
         handle, name = mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise Unavailable(f"cannot write {path} ({reason}); name another place with --db or EELIT_DB") from error
+        raise Unavailable(
+            f"cannot write {path} ({reason}); name another place with --db or EELIT_DB, or "
+            "another cache folder with EELIT_CACHE"
+        ) from error
     os.close(handle)
     try:
         _fill(Path(name), content)
@@ -368,7 +363,7 @@ def _texts(entry: Entry, record: Record) -> tuple[str, str, str, str, str]:
 def _write_edges(
     connection: Connection, citations: list[Citation], related: list[tuple[int, Entry]], keys: dict[str, int]
 ) -> None:
-    """Write citations and relations; edges to a work that has no entry yet are left to `eelit check`."""
+    """Write citations and relations; edges to a work that is unknown are left to `eelit check`."""
     _insert(
         connection,
         CitationRow,
@@ -403,6 +398,9 @@ def main() -> int:
     except CatalogueFault as fault:
         print(f"eelit: {fault}", file=sys.stderr)
         return fault.code
+    except OSError as error:
+        print(f"eelit: the catalogue was not built: {error}; mend this place, or name another", file=sys.stderr)
+        return INVALID_DATA
     print(f"eelit: built the catalogue of {report.works} works in {report.seconds:.1f} s", file=sys.stderr)
     return 0
 

@@ -35,6 +35,11 @@ class Loaded:
         terms: list[TaxonomyTerm] = getattr(self.taxonomy, facet, [])
         return {term.term: term for term in terms}
 
+    def known(self) -> set[str]:
+        """Return the keys that have a record or an entry, sound or not: what is amiss is said there, and only there."""
+        bibliography = self.bibliography
+        return {*bibliography.records, *bibliography.broken, *self.entries, *self.unreadable}
+
 
 def load(sources: Sources) -> Loaded:
     """Read all sources."""
@@ -43,12 +48,14 @@ def load(sources: Sources) -> Loaded:
     _load_taxonomy(loaded)
     for path in sorted(sources.entries.glob("*.yaml")):
         located, problems = read_yaml(path)
+        entry = None
         if located:
             entry, faults = validate(located)
             problems += faults or list(_faults_of_joins(loaded, entry, located))
             if entry and entry.key not in loaded.entries:
                 loaded.entries[entry.key] = entry
                 loaded.files[entry.key] = located
+        problems += _missing_record(loaded, entry.key if entry else path.stem, located or Located(path, None, {}))
         if problems:
             loaded.unreadable.add(path.stem)
         loaded.problems += problems
@@ -76,7 +83,7 @@ def _load_taxonomy(loaded: Loaded) -> None:
 
 
 def _faults_of_joins(loaded: Loaded, entry: Entry | None, located: Located) -> Iterator[Problem]:
-    """Yield what keeps a valid entry from being used: its name, its record, its terms."""
+    """Yield what keeps a valid entry from being used: its name and its terms."""
     if entry is None:
         return
     stem = located.path.stem
@@ -85,12 +92,17 @@ def _faults_of_joins(loaded: Loaded, entry: Entry | None, located: Located) -> I
     if entry.key in loaded.entries:
         first = loaded.files[entry.key].path.name
         yield located.problem(("key",), f"the key `{entry.key}` is already used by {first}; each work has one entry")
-    known = loaded.bibliography.records
-    if entry.key not in known and entry.key not in loaded.bibliography.broken:
-        hint = did_you_mean(entry.key, tuple(known))
-        yield located.problem(("key",), f"`{entry.key}` is not in {loaded.sources.bibliography.name}; add it{hint}")
     if loaded.taxonomy is not None:
         yield from _unknown_terms(loaded, entry, located)
+
+
+def _missing_record(loaded: Loaded, key: str, located: Located) -> Iterator[Problem]:
+    """Yield that the bibliography has no such record, whatever state the entry is in; a broken record is said there."""
+    known = loaded.bibliography.records
+    unread = loaded.bibliography.problems and not known
+    if key not in known and key not in loaded.bibliography.broken and not unread:
+        hint = did_you_mean(key, tuple(known))
+        yield located.problem(("key",), f"`{key}` is not in {loaded.sources.bibliography.name}; add it{hint}")
 
 
 def _unknown_terms(loaded: Loaded, entry: Entry, located: Located) -> Iterator[Problem]:

@@ -179,9 +179,10 @@ class Catalogue:
         sql = "SELECT key FROM work WHERE substr(key, 1, ?) = ? ORDER BY key"
         return [key for (key,) in self._connection.execute(sql, (len(prefix), prefix))]
 
-    def names(self) -> list[str]:
-        """Return every key, short name and alias that a work answers to."""
-        return [name for (name,) in self._connection.execute("SELECT DISTINCT name FROM name ORDER BY name")]
+    def names(self, *, runnable: bool = False) -> list[str]:
+        """Return every key, short name and alias that a work answers to; or only those of works that run here."""
+        sql = "SELECT DISTINCT name FROM name JOIN work ON work.id = work_id WHERE implemented OR NOT ? ORDER BY name"
+        return [name for (name,) in self._connection.execute(sql, (runnable,))]
 
     def resolve(self, name: str) -> str:
         """Return the key of the work with this key, short name or alias, without regard to case."""

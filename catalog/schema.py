@@ -178,6 +178,18 @@ class TaxonomyTerm(Strict):
     example: Key | None = None
 
 
+# The roles are part of the model, not of the vocabulary that curators extend; terms they are for searches and lists.
+ROLES = [
+    TaxonomyTerm(term="early-exit", label="Early exit", definition="Inference may stop early, depending on the input."),
+    TaxonomyTerm(
+        term="neighbour", label="Neighbour", definition="Spends compute adaptively in another way, e.g. skips blocks."
+    ),
+    TaxonomyTerm(
+        term="context", label="Context", definition="Not an early-exit work; listed because others build on it."
+    ),
+]
+
+
 class Taxonomy(Strict):
     """The vocabulary, facet by facet, in reading order."""
 

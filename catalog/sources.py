@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from eelit.catalog.faults import Unavailable
+
 ROOT_VARIABLE = "EELIT_ROOT"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -27,9 +29,19 @@ class Sources:
 
 
 def checkout() -> str | None:
-    """Return the root of the checkout, or None if eelit was installed from a wheel."""
+    """Return the root of the checkout, or None if eelit was installed from a wheel.
+
+    Raises `Unavailable` if EELIT_ROOT names anything but a checkout.
+    """
     if override := os.environ.get(ROOT_VARIABLE):
-        return os.path.abspath(override)
+        root = os.path.abspath(override)
+        for folder in ("bib", os.path.join("catalog", "entries")):
+            if not os.path.isdir(os.path.join(root, folder)):
+                raise Unavailable(
+                    f"{ROOT_VARIABLE} is {root}, which is no checkout of eelit (it has no folder {folder}); "
+                    "set it to the root of one, or unset it"
+                )
+        return root
     parent = os.path.dirname(HERE)
     return parent if os.path.isfile(os.path.join(parent, "pyproject.toml")) else None
 

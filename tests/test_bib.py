@@ -76,6 +76,10 @@ def test_a_record_survives_json(records):
         (GOOD.replace("@inproceedings", "@inproceeding"), 1, "did you mean `inproceedings`"),
         (GOOD.replace("year = {2020},", "year = {2020},\n  year = {2021},"), 5, "gives `year` twice"),
         (GOOD + GOOD, 11, "already used in line 1"),
+        (GOOD.replace("doe2020fast,", "doe2020fast"), 1, "comma is missing after the key `doe2020fast`"),
+        (GOOD.replace("{doe2020fast,", "{\n  doe2020fast\n"), 2, "comma is missing after the key `doe2020fast`"),
+        (GOOD.replace("@inproceedings", "inproceedings"), 1, "`doe2020fast` has lost its `@`; write `@inproceedings{"),
+        ("\n\n" + GOOD.replace("@inproceedings{", "  InProceedings ("), 3, "`doe2020fast` has lost its `@`"),
     ],
 )
 def test_faults_name_their_line_and_keep_the_other_records(tmp_path, broken, line, said):
@@ -84,6 +88,23 @@ def test_faults_name_their_line_and_keep_the_other_records(tmp_path, broken, lin
     assert [problem.line for problem in found.problems] in ([line], [line, line])
     assert said in found.problems[0].message
     assert "other2020works" in found.records
+
+
+def test_a_lost_at_sign_in_the_middle_costs_one_record_only(tmp_path):
+    one, two, three = (GOOD.replace("doe2020fast", f"doe2020{name}") for name in ("a", "b", "c"))
+    found = read(tmp_path, "\n".join([one, two.replace("@inproc", "inproc").replace("Anna", "A@nna"), three]))
+    assert [problem.line for problem in found.problems] == [12]
+    assert sorted(found.records) == ["doe2020a", "doe2020c"]
+    assert found.broken == {"doe2020b"}
+
+
+def test_what_holds_no_record_is_passed_over(tmp_path):
+    head = (
+        '@string{acm = "ACM"}\n@preamble{"x"}\n@comment{none of a record}\nThis file says misc things (all of them).\n'
+    )
+    found = read(tmp_path, head + GOOD)
+    assert found.problems == []
+    assert list(found.records) == ["doe2020fast"]
 
 
 def test_an_unreadable_file_is_one_sentence(tmp_path):

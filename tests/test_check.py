@@ -3,6 +3,7 @@
 # ruff: noqa: E501 (a table reads best with a fault per line)
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,37 @@ def test_a_broken_record_is_not_also_called_missing(tree):
     assert re.search(r"early-exit.bib:\d+: the record `zhou2020pabee`", line)
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (BIB, "@inproceedings{zhou2020pabee,", "inproceedings{zhou2020pabee,", r"early-exit.bib:\d+: the record `zhou2020pabee` has lost its `@`"),
+        (BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{zhou2020pabee", r"early-exit.bib:\d+: a comma is missing after the key `zhou2020pabee`; add it"),
+        (BIB, "@inproceedings{zhou2020pabee,", "@comment{", r"zhou2020pabee.yaml:1: `zhou2020pabee` is not in early-exit.bib; add it"),
+        (ENTRY, "policy: [patience]", "policy: [patience", r"not valid YAML|breaks off here"),
+    ],
+)  # fmt: skip
+def test_a_cause_is_said_once_and_its_consequences_are_not(tree, file, old, new, said):
+    """PABEE is cited and related to by dozens of others, none of which is wrong."""
+    edit(tree, file, old, new)
+    (line,) = errors()
+    assert re.search(said, line)
+
+
+def test_a_bibliography_that_cannot_be_read_is_one_error(tree):
+    (tree / BIB).unlink()
+    (line,) = errors()
+    assert re.search(r"early-exit.bib:1: the bibliography cannot be read", line)
+
+
+def test_a_new_work_that_is_both_invalid_and_without_record_is_told_both(tree):
+    (tree / "catalog/entries/smith2027lazy.yaml").write_text("key: smith2027lazy\ndomain: []\n", encoding="utf-8")
+    (tree / "catalog/entries/smith2027idle.yaml").write_text("key: [", encoding="utf-8")
+    said = "\n".join(errors())
+    assert "smith2027lazy.yaml:1: `smith2027lazy` is not in early-exit.bib; add it" in said
+    assert "smith2027lazy.yaml:2: `domain` is empty" in said
+    assert "smith2027idle.yaml:1: `smith2027idle` is not in early-exit.bib; add it" in said
+
+
 def test_two_files_with_one_key(tree):
     (tree / "catalog/entries/again.yaml").write_text((tree / ENTRY).read_text(encoding="utf-8"), encoding="utf-8")
     assert any("make them the same" in line for line in errors())
@@ -162,3 +194,41 @@ def test_the_command_leaves_with_3_for_errors_only(tree, eelit):
     assert found.exit_code == 3
     assert "zhou2020pabee.yaml:7: unknown policy term `patence`" in found.stdout
     assert "errors" in found.stderr
+
+
+def named(found):
+    """Return the names of the files that a report blames."""
+    return [Path(line.partition(":")[0]).name for line in found.stdout.splitlines()]
+
+
+def test_the_report_can_be_limited_to_some_works(tree, eelit):
+    edit(tree, ENTRY, "policy: [patience]", "policy: [patence]")
+    edit(tree, BIB, "eprint = {2004.12993}", "eprint = {2004.12x}")  # xin2020deebert's
+    edit(tree, CITATIONS, "zhou2020pabee,kaya2019sdn", "zhou2020pabee,kaya2019nobody")
+    for name in ("zhou2020pabee", "ZHOU2020PABEE"):
+        found = eelit("check", name)
+        assert found.exit_code == 3
+        assert named(found) == [
+            "citations.csv",
+            "zhou2020pabee.yaml",
+        ]
+    found = eelit("check", "xin2020deebert")
+    assert found.exit_code == 3
+    assert named(found) == ["early-exit.bib"]
+    assert len(eelit("check", "zhou2020pabee", "DeeBERT").stdout.splitlines()) == 3
+    found = eelit("check", "skipnet")
+    assert (found.exit_code, found.stdout) == (0, "")
+    assert "nothing is wrong with skipnet" in found.stderr
+
+
+def test_a_work_is_checked_that_a_broken_file_hides(tree, eelit):
+    (tree / BIB).unlink()
+    found = eelit("check", "zhou2020pabee")
+    assert found.exit_code == 3
+    assert "the bibliography cannot be read" in found.stdout
+
+
+def test_a_work_that_nobody_knows_cannot_be_checked(tree, eelit):
+    found = eelit("check", "zhou2020pabe")
+    assert found.exit_code == 2
+    assert "no work has the key `zhou2020pabe`; did you mean `zhou2020pabee`" in found.stderr

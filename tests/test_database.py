@@ -188,6 +188,7 @@ def test_each_checkout_has_its_own_file(tree, monkeypatch, tmp_path):
     monkeypatch.delenv("EELIT_DB")
     monkeypatch.setenv("EELIT_CACHE", str(tmp_path))
     first = database_path()
+    shutil.copytree(tree, tmp_path / "elsewhere" / "checkout")
     monkeypatch.setenv("EELIT_ROOT", str(tmp_path / "elsewhere" / "checkout"))
     assert database_path() != first
     assert Path(first).parent == tmp_path
@@ -202,12 +203,73 @@ def test_the_default_place_is_the_users_cache(tree, monkeypatch):
     assert database_path().startswith(platformdirs.user_cache_dir("eelit", appauthor=False))
 
 
-def test_a_missing_entry_does_not_stop_the_others(tree, built, eelit):
-    (tree / "catalog/entries/kaya2019sdn.yaml").unlink()
+def test_other_errors_do_not_stop_the_build(tree, built, eelit):
+    edit(tree, "target: kaya2019sdn", "target: kaya2019sdm")
     found = eelit("build")
     assert found.exit_code == 0
     assert "errors; `eelit check` lists them" in found.stderr
-    assert "Shallow-Deep Networks" not in names(Catalogue(str(built)))
+    assert "PABEE" in names(Catalogue(str(built)))
+
+
+def without_record(tree):
+    path = tree / "bib/early-exit.bib"
+    text = path.read_text(encoding="utf-8")
+    start = text.index("@inproceedings{kaya2019sdn,")
+    path.write_text(text[:start] + text[text.index("\n@", start) + 1 :], encoding="utf-8")
+
+
+def without_entry(tree):
+    (tree / "catalog/entries/kaya2019sdn.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("remove", "said"),
+    [(without_entry, "`kaya2019sdn` has no entry"), (without_record, "`kaya2019sdn` is not in early-exit.bib")],
+)
+def test_a_record_without_entry_or_the_other_way_stops_every_build(tree, eelit, capfd, remove, said):
+    remove(tree)
+    asked, built_by_hand = eelit("find"), eelit("build")
+    automatic = capfd.readouterr().err
+    assert [asked.exit_code, built_by_hand.exit_code] == [3, 3]
+    assert automatic.count("\n") == 1
+    assert said in automatic
+    assert said in built_by_hand.stderr
+    assert not Path(os.environ["EELIT_DB"]).exists()
+
+
+def test_a_lost_entry_leaves_the_good_database(tree, built, capfd):
+    without_entry(tree)
+    assert "Shallow-Deep Networks" in names(open_catalogue())
+    assert "`kaya2019sdn` has no entry" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty folder"])
+@pytest.mark.parametrize(
+    "words", [["find"], ["check"], ["build"], ["new", "smith2027lazy"]], ids=lambda words: words[0]
+)
+def test_a_root_that_is_no_checkout_is_one_sentence(tree, eelit, tmp_path, monkeypatch, kind, words):
+    wrong = tmp_path / "wrong"
+    if kind == "file":
+        wrong.touch()
+    elif kind == "empty folder":
+        wrong.mkdir()
+    monkeypatch.setenv("EELIT_ROOT", str(wrong))
+    found = eelit(*words)
+    assert found.exit_code == 2
+    assert found.stderr.count("\n") == 1
+    assert f"EELIT_ROOT is {wrong}, which is no checkout of eelit" in found.stderr
+
+
+def test_sources_that_cannot_be_listed_are_one_sentence(tree, tmp_path, monkeypatch, capsys):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied", str(tree / "bib"))
+
+    monkeypatch.setattr(database, "fingerprint", refuse)
+    monkeypatch.setattr(sys, "argv", ["database", str(tmp_path / "some.sqlite")])
+    assert database.main() == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tree / "bib") in said
 
 
 def test_a_database_to_be_shipped_must_be_without_errors(tree, tmp_path):
