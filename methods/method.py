@@ -50,6 +50,7 @@ class Method(ABC):
         "": {}
     }  # name → settings to replace; the first is the main one
     tiny: ClassVar[Mapping[str, Any]] = {}  # settings for unit tests: seconds, on digits or made data
+    smoke: ClassVar[Mapping[str, Any]] = {}  # settings of the smoke test: real data, less training
     full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
     exempt: ClassVar[Mapping[str, str]] = {}  # conformance check → why this method cannot satisfy it
 

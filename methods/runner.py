@@ -7,17 +7,17 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from eelit.methods import conformance, registry
 from eelit.methods.cache import cache_root
-from eelit.methods.data import fetch
+from eelit.methods.data import fetch, manifest
 from eelit.methods.method import Bench, Method, silent
 from eelit.methods.results import Curve, Machine, OperatingPoint, Result
 
@@ -58,12 +58,15 @@ def run(
         fetch.fetch(item, progress=None)
     test, executed = SAMPLES[scale]
     bench = Bench(seed=seed, test=test, executed=executed, cache=cache_root(), progress=progress)
+    data = {item: manifest.get(item).version for item in method.data}
     start = time.perf_counter()
     curves, claims, checks = [], [], []
     used: dict[str, str] = {}
     for name, settings in variants.items():
-        chosen = method.replace({**(method.full if scale == "full" else {}), **settings})
+        chosen = method.replace(scaled(method, scale, settings))
+        bench.data.clear()
         prepared = chosen.prepare(bench)
+        data |= {_named(name, part): digest for part, digest in bench.data.items()}
         curve = measure(chosen, prepared, bench, name, knobs)
         curves.append(curve)
         settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
@@ -78,7 +81,7 @@ def run(
         scale=scale,
         seed=seed,
         settings=used,
-        data=bench.data,
+        data=data,
         curves=curves,
         claims=claims,
         checks=checks,
@@ -90,6 +93,11 @@ def run(
         versions=versions(),
         machine=machine(),
     )
+
+
+def scaled(method: Method, scale: Scale, variant: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of a variant at a scale: it may change the longer recipe, and the smoke test cuts all."""
+    return {"smoke": {**variant, **method.smoke}, "default": variant, "full": {**method.full, **variant}}[scale]
 
 
 def _named(variant: str, name: str) -> str:

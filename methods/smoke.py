@@ -14,11 +14,11 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from joblib import Parallel, delayed, parallel_config
 
@@ -29,6 +29,7 @@ from eelit.methods.results import SmokeReport, SmokeSession
 
 Backend = Literal["loky", "dask", "ray"]
 Report = Callable[[SmokeReport], None]
+Task = tuple[Callable[..., SmokeReport], tuple[Any, ...], dict[str, Any]]  # as joblib's `delayed` makes it
 SECONDS = 20.0
 """What a smoke test should take at most after its preparation. On a busy machine it takes longer, which is no fault of
 the method's, so a longer one is told in its log and does not fail."""
@@ -69,20 +70,12 @@ def smoke(
             reports[key] = known
             report(known)
     rest = [key for key in chosen if key not in reports]
-    tasks = [delayed(_run_one)(key, wanted[key], seed, str(cache_root())) for key in _longest_first(rest)]
-    with _workers(backend, jobs or min(len(rest) or 1, os.cpu_count() or 1)):
-        try:
-            for found in Parallel(return_as="generator_unordered")(tasks):
-                reports[found.key] = found
-                _remember(found)
-                report(found)
-        except Exception as error:  # a worker died, and with it the pool: the unfinished are failed, the others stand
-            for key in [key for key in rest if key not in reports]:
-                said = (
-                    f"a worker process died ({type(error).__name__}); run `eelit smoke {key}` to see if it was this one"
-                )
-                reports[key] = _report(key, wanted[key], "failed", 0.0, [str(error)], said)
-                report(reports[key])
+    tasks = {key: delayed(_run_one)(key, wanted[key], seed, str(cache_root())) for key in _longest_first(rest)}
+    with _workers(backend, jobs or min(len(rest), os.cpu_count() or 1)):
+        for found in _outcomes(tasks, wanted):
+            reports[found.key] = found
+            _remember(found)
+            report(found)
     session = SmokeSession(
         started=started,
         finished=_now(),
@@ -93,6 +86,26 @@ def smoke(
         keys=chosen,
     )
     return session, [reports[key] for key in chosen]
+
+
+def _outcomes(tasks: Mapping[str, Task], wanted: Mapping[str, str]) -> Iterator[SmokeReport]:
+    """Run the tasks in the workers, and yield their reports as they arrive.
+
+    A process that dies takes the pool along. Then each unfinished task gets a pool of its own: the one that dies again
+    has failed, and the others are none the worse.
+    """
+    left = dict(tasks)
+    try:
+        for found in Parallel(return_as="generator_unordered")(left.values()):
+            del left[found.key]
+            yield found
+    except Exception:  # what is raised differs with the back end
+        for key, task in left.items():
+            try:
+                yield from Parallel()([task])
+            except Exception as error:
+                said = f"its process died: {type(error).__name__}"
+                yield _report(key, wanted[key], "failed", 0.0, [str(error)], said)
 
 
 def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
@@ -150,8 +163,8 @@ def _report(
 @contextmanager
 def _workers(backend: Backend, jobs: int) -> Iterator[None]:
     """Choose where joblib runs the tasks: local processes, or a dask or ray cluster that is already connected."""
-    if backend == "loky":
-        with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+    if backend == "loky":  # never 1, which would mean this very process
+        with parallel_config(backend="loky", n_jobs=max(2, jobs), inner_max_num_threads=1):
             yield
     elif backend == "dask":
         with _dask_cluster(jobs), parallel_config(backend="dask"):

@@ -64,7 +64,7 @@ def test_configuration_is_frozen_and_a_method(key):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(method, field, None)
     assert method.key == key
-    for settings in [*method.variants.values(), method.tiny, method.full]:
+    for settings in [*method.variants.values(), method.tiny, method.smoke, method.full]:
         method.replace(settings)
 
 

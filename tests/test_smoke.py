@@ -54,6 +54,15 @@ def test_other_packages_methods_run_and_a_failure_hides_nothing(run):
     assert all(e["counted"] == e["claimed"] for e in mine["result"]["curves"][0]["executions"])
 
 
+def test_a_process_that_dies_and_a_module_that_is_missing_take_no_other_method_along(run):
+    killed, lost, mine = run("loky", "no-cache", "smith2027killed", "smith2027lost", "smith2027mine")
+    assert killed["status"] == "failed"
+    assert "its process died" in killed["error"]
+    assert lost["status"] == "failed"  # registered, but not in the package
+    assert "smith2027lost" in lost["error"]
+    assert mine["status"] == "passed"
+
+
 def test_unchanged_methods_are_not_run_again_unless_asked(run):
     (first,) = run("loky", "cache", "smith2027mine")
     (second,) = run("loky", "cache", "smith2027mine")

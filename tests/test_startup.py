@@ -1,4 +1,4 @@
-"""The command line starts fast; `make bench` measures it properly, here the bound leaves room for a busy machine."""
+"""The command line starts fast: at most 8 times as long as Python alone; `make bench` measures it more thoroughly."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GENEROUS = 14.0
+LIMIT = 8.0
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,13 @@ def bench():
 
 
 def test_the_real_catalogue(bench, database):
-    assert bench.multiple(database, 7)[0] < GENEROUS
+    assert bench.multiple(database, 7)[0] < LIMIT
 
 
 def test_many_works(bench, tmp_path):
     many = tmp_path / "many.sqlite"
     bench.synthetic(many, 5_000)
-    assert bench.multiple(many, 7)[0] < GENEROUS
+    assert bench.multiple(many, 7)[0] < LIMIT
     environment = os.environ | {"EELIT_DB": str(many)}
     words = [*bench.COMMAND, "--format", "json"]
     found = json.loads(subprocess.run(words, env=environment, capture_output=True, check=True).stdout)

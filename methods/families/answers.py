@@ -7,8 +7,6 @@ and again, under many settings, need it once.
 from __future__ import annotations
 
 import hashlib
-import inspect
-import sys
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from eelit.methods.examples import Examples
 from eelit.methods.families.exits import all_outputs
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
-from eelit.methods.recipes.fit import trained
+from eelit.methods.recipes.fit import sources_of, trained
 
 
 class Answers(nn.Module):
@@ -57,7 +55,5 @@ def identity(model: MultiExit) -> str:
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
         h.update(tensor.numpy().tobytes())
-    for module in sorted({type(m).__module__ for m in model.modules()} | {all_outputs.__module__}):
-        if module.startswith("eelit."):
-            h.update(inspect.getsource(sys.modules[module]).encode())
+    h.update("\n".join(sources_of([all_outputs, *{type(m) for m in model.modules()}])).encode())
     return h.hexdigest()

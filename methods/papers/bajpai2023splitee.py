@@ -85,14 +85,7 @@ class SplitEe(SplitMethod):
         "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
         "head_rate": 5e-3, "offload": 0.2, "repeats": 2,
     }  # fmt: skip
-    full: ClassVar[Mapping[str, Any]] = {
-        "train_size": 5500,
-        "epochs": 2.0,
-        "rate": 5e-5,
-        "reviews": 5000,
-        "length": 128,
-        "repeats": 20,
-    }
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000, "reviews": 800, "repeats": 3}
 
     def load(self) -> tuple[Data, Examples]:
         """Sentences with labels, and the stream of reviews."""

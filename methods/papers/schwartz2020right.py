@@ -101,7 +101,7 @@ class RightTool(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "layers": (1, 2, 4), "train_size": 900,
         "epochs": 6.0, "rate": 5e-3, "head_rate": 1e-2,
     }  # fmt: skip
-    full: ClassVar[Mapping[str, Any]] = {"train_size": 5500, "epochs": 2.0, "rate": 5e-5}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

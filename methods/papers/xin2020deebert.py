@@ -73,7 +73,7 @@ class DeeBert(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
         "ramp_epochs": 4.0, "ramp_rate": 5e-3,
     }  # fmt: skip
-    full: ClassVar[Mapping[str, Any]] = {"train_size": 5500, "epochs": 3.0, "rate": 5e-5, "ramp_epochs": 20.0}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -78,7 +78,7 @@ class Pabee(ExitMethod):
         "rate": 2e-3,
         "head_rate": 5e-3,
     }
-    full: ClassVar[Mapping[str, Any]] = {"train_size": 5500, "epochs": 2.0, "rate": 5e-5}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
 
     @property
     def quality(self) -> str:

@@ -9,9 +9,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -25,6 +27,9 @@ from eelit.methods.method import Bench
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From the index ``[n]`` of the training samples in a batch and their inputs ``[n, ...]`` to the scalar to minimise."""
+
+LIBRARIES = {"filelock", "lightgbm", "numpy", "safetensors", "sklearn", "torch", "transformers"}
+"""Packages whose source says nothing about a training that their version does not say."""
 
 
 def fit(
@@ -82,8 +87,9 @@ def trained(
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
-    and of the training, the settings, the data's digest, the seed and torch's version. So methods that train alike
-    share one training, and a changed line of code trains anew. Two processes do not train the same thing twice.
+    and of the training (see `sources_of`), the settings, the data's digest, the seed, and the versions of torch and
+    transformers. So methods that train alike share one training, and a changed line of code trains anew. Two processes
+    do not train the same thing twice.
     """
     start = time.perf_counter()
     if bench.cache is None:
@@ -93,12 +99,13 @@ def trained(
         return
     name = _digest(model, train, bench.seed, data, settings)
     path = bench.cache / "weights" / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not _loaded(model, path):
-            train()
-            bench.prepared_from_cache = False
-            _save(model, path)
+    if not _loaded(model, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not _loaded(model, path):  # another process may have trained it while this one waited
+                train()
+                bench.prepared_from_cache = False
+                _save(model, path)
     bench.prepared_seconds += time.perf_counter() - start
 
 
@@ -129,12 +136,47 @@ def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, s
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
         h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    modules = {__name__, *([train.__module__] if isinstance(train, FunctionType) else [])}
-    sources = [inspect.getsource(sys.modules[module]) for module in sorted(modules)]
-    # Of a paper's file only the layers count, so that a changed docstring or claim does not train anew.
-    layers = {type(m) for m in model.modules() if not type(m).__module__.startswith(("torch.", "transformers."))}
-    sources += sorted(inspect.getsource(layer) for layer in layers)
-    h.update("\n".join(sources).encode())
-    facts = {"seed": seed, "data": data, "settings": settings, "torch": torch.__version__}
+    layers = {type(m) for m in model.modules()}
+    h.update("\n".join(sources_of([train, Examples, *layers])).encode())
+    versions = [torch.__version__, version("transformers")]
+    facts = {"seed": seed, "data": data, "settings": settings, "versions": versions}
     h.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return h.hexdigest()
+
+
+def sources_of(things: Iterable[object]) -> list[str]:
+    """Return the source of functions and classes and of all functions and classes that they use, sorted.
+
+    Followed are names in their code and what they close over, not attributes; the standard library and the libraries
+    in `LIBRARIES` are left out. So a changed docstring of a paper or an unused function beside
+    a used one does not count, and a changed loss does.
+    """
+    found: dict[int, str] = {}
+    queue = list(things)
+    while queue:
+        thing = queue.pop()
+        if not isinstance(thing, FunctionType | type) or id(thing) in found or _foreign(thing):
+            continue
+        found[id(thing)] = ""
+        with suppress(OSError):  # what a decorator generated has no source of its own: its class tells all
+            found[id(thing)] = inspect.getsource(thing)
+        inside = list(vars(thing).values()) if isinstance(thing, type) else [thing]
+        for function in (f for f in inside if isinstance(f, FunctionType)):
+            named = {name for code in _codes(function.__code__) for name in code.co_names}
+            queue += [function.__globals__[name] for name in named if name in function.__globals__]
+            queue += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+        queue += thing.__bases__ if isinstance(thing, type) else ()
+    return sorted(found.values())
+
+
+def _foreign(thing: FunctionType | type) -> bool:
+    top = thing.__module__.partition(".")[0]
+    return top in sys.stdlib_module_names or top in LIBRARIES
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of a function and of all functions defined inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)

@@ -1,0 +1,88 @@
+"""The cache of trained weights knows what a training depends on."""
+
+import re
+
+import torch
+from torch import nn
+
+from eelit.methods.method import Bench
+from eelit.methods.recipes.fit import sources_of, trained
+from eelit.methods.recipes.two_stage import train_heads
+
+
+def halve(x):
+    return x / 2
+
+
+def loss(x):
+    def inner():
+        return halve(x)
+
+    return inner()
+
+
+def idle(x):
+    return x
+
+
+class Layer(nn.Linear):
+    def forward(self, x):
+        return loss(super().forward(x))
+
+
+def closed_over(function):
+    def inner(x):
+        return function(x)
+
+    return inner
+
+
+def names(things):
+    found = [re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE) for source in sources_of(things)]
+    return {match[1] for match in found if match}
+
+
+def test_what_a_function_uses_counts_however_deep():
+    assert names([loss]) == {"loss", "halve"}
+    assert names([Layer]) == {"Layer", "loss", "halve"}
+    assert "halve" in names([closed_over(halve)])
+    assert "idle" not in names([closed_over(loss)])
+
+
+def test_the_loss_that_one_recipe_takes_from_another_counts():
+    assert {"exit_losses", "fit", "frozen_states"} <= names([train_heads])
+
+
+def test_libraries_do_not_count():
+    assert names([nn.Linear, torch.nn.functional.relu, sorted]) == set()
+
+
+def train_once(tmp_path, made, seed=0, **settings):
+    """Return whether weights came from the cache."""
+    model, bench = Layer(2, 2), Bench(seed=seed, cache=tmp_path)
+    nn.init.ones_(model.weight)
+    nn.init.zeros_(model.bias)
+
+    def train():
+        nn.init.constant_(model.weight, made)
+
+    trained(model, train, bench, data="none", settings=settings)
+    assert model.weight.unique().tolist() == [made]
+    return bench.prepared_from_cache
+
+
+def test_weights_are_kept_by_seed_and_settings_and_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    assert not train_once(tmp_path, 3.0)
+    monkeypatch.setattr("eelit.methods.recipes.fit.FileLock", None)  # a known outcome needs no lock
+    assert train_once(tmp_path, 3.0)
+    monkeypatch.undo()
+    assert not train_once(tmp_path, 3.0, seed=1)
+    assert not train_once(tmp_path, 3.0, rate=1.0)
+
+
+def test_damaged_weights_are_trained_anew(tmp_path):
+    train_once(tmp_path, 3.0)
+    (kept,) = (tmp_path / "weights").glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:20])
+    assert not train_once(tmp_path, 3.0)
+    assert train_once(tmp_path, 3.0)
