@@ -72,8 +72,20 @@ class WorkName(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that start so."""
-        start = incomplete.casefold()
-        return _items(ctx, lambda catalogue: [name for name in catalogue.names() if name.casefold().startswith(start)])
+        return _items(_asked(ctx, lambda catalogue: catalogue.names()), incomplete)
+
+
+class MethodName(click.ParamType[str]):
+    """The name of a method; the shell completes keys and short names, but only of what runs."""
+
+    name = "method"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that start so, those of methods from other packages too."""
+        from eelit.methods import registry
+
+        in_catalogue = _asked(ctx, lambda catalogue: catalogue.names(runnable=True))
+        return _items(sorted({*registry.keys(), *in_catalogue}), incomplete)
 
 
 class TermName(click.ParamType[str]):
@@ -90,23 +102,24 @@ class TermName(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the terms that start so."""
-        start = incomplete.lower()
-        return _items(
-            ctx,
-            lambda catalogue: [term.term for term in catalogue.taxonomy(self.facet) if term.term.startswith(start)],
-        )
+        return _items(_asked(ctx, lambda catalogue: [term.term for term in catalogue.taxonomy(self.facet)]), incomplete)
 
 
-def _items(ctx: click.Context, ask: Callable[[Catalogue], list[str]]) -> list[CompletionItem]:
+def _asked(ctx: click.Context, ask: Callable[[Catalogue], list[str]]) -> list[str]:
     """Ask the database as it lies there; a shell that waits for a completion must not wait for a build."""
-    from click.shell_completion import CompletionItem
-
     from eelit.catalog import fresh
     from eelit.catalog.faults import CatalogueFault
     from eelit.catalog.query import Catalogue
 
     try:
-        names = ask(Catalogue(fresh.database_path(ctx.meta.get("eelit.db"))))
+        return ask(Catalogue(fresh.database_path(ctx.meta.get("eelit.db"))))
     except CatalogueFault:
         return []
-    return [CompletionItem(name) for name in names[:MOST_COMPLETIONS] if " " not in name]
+
+
+def _items(names: list[str], incomplete: str) -> list[CompletionItem]:
+    """Return the names that start so, in any case, for the shell."""
+    from click.shell_completion import CompletionItem
+
+    fitting = [name for name in names if name.casefold().startswith(incomplete.casefold()) and " " not in name]
+    return [CompletionItem(name) for name in fitting[:MOST_COMPLETIONS]]

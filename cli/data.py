@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from eelit.cli.command import EelitCommand, format_option
 from eelit.cli.main import RUN_FAILED, Failure, debug_option
 from eelit.cli.table import json_text, table, tsv
 
+if TYPE_CHECKING:
+    from eelit.methods.data.manifest import Item
+
 MEGABYTE = 1_000_000
-FIELDS = ("name", "version", "kind", "megabytes", "licence", "terms", "title", "citation")
+FIELDS = ("name", "version", "kind", "megabytes", "licence", "terms", "non_commercial", "title", "citation")
 
 
 @click.group()
@@ -26,7 +32,10 @@ command.params.append(debug_option())
 @command.command("list", cls=EelitCommand, examples=("eelit data list", "eelit data list --format json"))
 @format_option("table", "json", "tsv", "keys")
 def list_items(style: str) -> None:
-    """List everything that can be fetched, with size, licence and terms."""
+    """List everything that can be fetched, with size, licence and terms.
+
+    JSON tells all that the manifest has: every file with its sha256, and the sources in the order they are tried.
+    """
     from eelit.methods.data import manifest
 
     rows = [
@@ -37,19 +46,29 @@ def list_items(style: str) -> None:
             round(item.size / MEGABYTE, 1),
             item.licence,
             item.terms,
+            item.non_commercial,
             item.title,
             item.citation,
         ]
         for item in manifest.items()
     ]
     if style == "json":
-        click.echo(json_text([dict(zip(FIELDS, row, strict=True)) for row in rows]))
+        click.echo(json_text([_as_json(item) for item in manifest.items()]))
     elif style == "tsv":
         click.echo(tsv(FIELDS, rows))
     elif style == "keys":
         click.echo("\n".join(str(row[0]) for row in rows))
     else:
         click.echo(table(["name", "kind", "MB", "licence", "terms"], [[row[0], *row[2:6]] for row in rows]))
+
+
+def _as_json(item: Item) -> dict[str, Any]:
+    """Return an item as the manifest has it; sizes are in bytes."""
+    return asdict(item) | {
+        "size": item.size,
+        "download": item.download,
+        "files": [asdict(file) for file in item.files.values()],
+    }
 
 
 @command.command(cls=EelitCommand, examples=("eelit data fetch minilm-l6", "eelit data fetch"))

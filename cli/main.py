@@ -28,7 +28,7 @@ COMMANDS = {
     "site": "Build or serve the documentation site.",
 }
 RUN_FAILED = 4
-EXIT_CODES = "0 found, 1 nothing found, 2 wrong usage, 3 invalid data, 4 a run failed"
+EXIT_CODES = "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed"
 
 
 class Failure(click.ClickException):

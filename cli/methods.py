@@ -15,12 +15,14 @@ FIELDS = ("key", "title", "settings", "data")
 def command(style: str) -> None:
     """List the methods that can be run here.
 
-    Methods of other packages, registered through the entry point group `eelit.methods`, are listed too.
+    Methods of other packages, registered through the entry point group `eelit.methods`, are listed too. One that cannot
+    be read is left out, and stderr says what is wrong with it.
     """
     from eelit.methods import registry
 
-    keys = registry.keys()
-    found = [registry.describe(key) for key in keys]
+    found, broken = registry.described()
+    for fault in broken:
+        click.echo(f"eelit: {fault}", err=True)
     rows = [[info.key, info.title, [setting.name for setting in info.settings], info.data] for info in found]
     if style == "json":
         fields = ("key", "title", "sections", "deviations", "data")
@@ -35,4 +37,4 @@ def command(style: str) -> None:
     elif rows:
         click.echo(table(["key", "title", "data"], [[row[0], row[1], row[3]] for row in rows]))
     if not rows:
-        nothing_found("no method is registered")
+        nothing_found("there is no method that can be read" if broken else "no method is registered")

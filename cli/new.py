@@ -6,6 +6,7 @@ import os
 import re
 from importlib.resources import files
 from pathlib import Path
+from string import ascii_lowercase
 from tempfile import mkstemp
 
 import click
@@ -29,7 +30,8 @@ def command(key: str, entry_only: bool) -> None:
     """Start a new work: entry, method and test.
 
     KEY is surname, year and a word, in small letters. Files that exist are left alone. Then add the record to
-    bib/early-exit.bib, fill in the files, and let `eelit check` tell what is missing.
+    bib/early-exit.bib (if it is there already the short name is taken from its title), fill in the files, and let
+    `eelit check KEY` tell what is missing.
     """
     from eelit.catalog.schema import KEY_PATTERN
 
@@ -38,22 +40,39 @@ def command(key: str, entry_only: bool) -> None:
     root = checkout()
     if root is None:
         raise Unavailable("new works are written in a checkout; clone the repository first")
+    name = short_name(key)
     for template, place in SKELETONS.items():
         if not (entry_only and template != "entry.yaml.j2"):
-            _write(Path(root, place.format(key=key)), render(template, key, with_method=not entry_only))
+            _write(Path(root, place.format(key=key)), render(template, key, name, with_method=not entry_only))
 
 
-def render(template: str, key: str, *, with_method: bool = True) -> str:
-    """Return a skeleton for this key."""
+def short_name(key: str) -> str:
+    """Return what the title calls the work if the bibliography has it, else the word of the key.
+
+    A title names its method before a colon (`FastBERT: a self-distilling …`) or among its words.
+    """
+    from eelit.bib.read import read_bibliography
+    from eelit.catalog.sources import sources
+
+    word = key.lstrip(ascii_lowercase)[4:]
+    record = read_bibliography(sources().bibliography).records.get(key)
+    title = record.title if record else ""
+    if named := re.match(r"([A-Z][\w.+-]*):", title):
+        return named[1]
+    return next((part for part in re.findall(r"\w+", title) if part.casefold() == word), word.capitalize())
+
+
+def render(template: str, key: str, name: str, *, with_method: bool = True) -> str:
+    """Return a skeleton for this key, which goes by this name."""
     from jinja2 import Environment, StrictUndefined
 
     source = files("eelit.cli").joinpath("templates", template).read_text(encoding="utf-8")
-    parts = re.fullmatch(r"([a-z]+)(\d{4})(\w+)", key)
-    assert parts is not None, "the key was checked"
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    word = parts[3]
+    class_name = re.sub(
+        r"^(?=\d)", "Method", key.lstrip(ascii_lowercase)[4:].capitalize()
+    )  # no class starts with a digit
     return environment.from_string(source).render(
-        key=key, year=parts[2], word=word, class_name=word.capitalize(), with_method=with_method
+        key=key, short_name=name, class_name=class_name, with_method=with_method
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from eelit.cli.command import WorkName, eelit_command, format_option, open_catalogue
+from eelit.cli.command import MethodName, eelit_command, format_option, open_catalogue
 from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.table import bold, paragraph, table
 
@@ -16,10 +18,24 @@ if TYPE_CHECKING:
     from eelit.methods.results import Curve, Outcome, Result
 
 
+def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse NaN, which is neither more nor less than any threshold."""
+    if any(map(math.isnan, value)):
+        raise click.BadParameter("`nan` is no setting; give a number")
+    return value
+
+
 @eelit_command("eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee")
-@click.argument("method", type=WorkName(), metavar="METHOD")
+@click.argument("method", type=MethodName(), metavar="METHOD")
 @click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
-@click.option("--knob", "knobs", multiple=True, type=float, help="Measure this setting only (repeat for more).")
+@click.option(
+    "--knob",
+    "knobs",
+    multiple=True,
+    type=float,
+    callback=parse_knobs,
+    help="Measure this setting only (repeat for more).",
+)
 @click.option("--variant", metavar="NAME", help="Measure this variant only; default: all.")
 @click.option(
     "--budget", type=click.FloatRange(0, 1, min_open=True), help="Best point within this share of the full cost."
@@ -46,26 +62,68 @@ def command(
 
     Data are fetched on first use, and what was trained is kept, so a second run starts at once.
     """
+    if out is None:  # with --out a cache that can only be read may do
+        demand_cache()
     key = method_key(method)
-    from eelit.methods import runner
-    from eelit.methods.data.fetch import DataUnavailable
-
-    scale: Literal["full", "default"] = "full" if full else "default"
-    bar = ProgressLine()
-    try:
-        result = runner.run(key, seed=seed, knobs=knobs or None, scale=scale, variant=variant, progress=bar)
-    except DataUnavailable as error:
-        raise Failure(f"{key} was not run: data unavailable: {error}", RUN_FAILED) from error
-    except runner.UnknownVariant as error:
-        raise click.UsageError(str(error)) from error
-    finally:
-        bar.clear()
+    result = _run(key, knobs, seed=seed, scale="full" if full else "default", variant=variant)
     paths = _save(result, out)
     click.echo(result.model_dump_json(indent=2) if style == "json" else _report(result, budget))
     click.echo(f"eelit: wrote {', '.join(map(str, paths))}", err=True)
     if not result.passed:
         broken = "; ".join(f"{check.name} ({check.measured})" for check in result.checks if not check.holds)
         raise Failure(f"{key} breaks rules of the contract: {broken}", RUN_FAILED)
+
+
+def _run(
+    key: str, knobs: tuple[float, ...], *, seed: int, scale: Literal["full", "default"], variant: str | None
+) -> Result:
+    """Run the method with a progress line; whatever is the user's to mend becomes one sentence."""
+    from eelit.methods import registry, runner
+    from eelit.methods.data.fetch import DataUnavailable
+
+    bar = ProgressLine()
+    try:
+        _demand_whole(key, knobs)
+        return runner.run(key, seed=seed, knobs=knobs or None, scale=scale, variant=variant, progress=bar)
+    except DataUnavailable as error:
+        raise Failure(f"{key} was not run: data unavailable: {error}", RUN_FAILED) from error
+    except runner.UnknownVariant as error:
+        raise click.UsageError(str(error)) from error
+    except registry.BrokenMethod as error:
+        raise Failure(str(error), RUN_FAILED) from error
+    except OSError:
+        demand_cache()
+        raise
+    finally:
+        bar.clear()
+
+
+def demand_cache() -> None:
+    """Say so at once if nothing can be written to the cache, before anything slow is imported or trained."""
+    from eelit.methods.cache import cache_root
+
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Failure(
+            f"the cache folder {root} cannot be written ({reason}); name another in EELIT_CACHE", RUN_FAILED
+        ) from error
+
+
+def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
+    """Refuse fractions where the method's own knobs are whole numbers: it would cut them off without a word."""
+    from eelit.methods import registry
+
+    method = registry.get(key)
+    if all(isinstance(knob, int) for knob in method.knobs):
+        for knob in knobs:
+            if not knob.is_integer():
+                known = ", ".join(map(str, method.knobs))
+                raise click.UsageError(f"{knob:g} is no {method.knob} of {key}; give a whole number such as {known}")
 
 
 def _save(result: Result, out: Path | None) -> list[Path]:
@@ -110,11 +168,10 @@ def method_key(name: str) -> str:
     """Return the key of a method; those of other packages need not be in the catalogue."""
     from eelit.methods import registry
 
-    known = registry.keys()
-    if name in known:
-        return name
+    if (registered := registry.resolve(name)) is not None:
+        return registered
     key = open_catalogue().resolve(name)
-    if key not in known:
+    if registry.resolve(key) is None:
         raise click.UsageError(f"{key} is in the catalogue but cannot be run; `eelit methods` lists what can")
     return key
 

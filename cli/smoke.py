@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eelit.catalog.sources import checkout
-from eelit.cli.command import WorkName, eelit_command, format_option
+from eelit.cli.command import MethodName, eelit_command, format_option
 from eelit.cli.main import RUN_FAILED
-from eelit.cli.run import method_key
+from eelit.cli.run import demand_cache, method_key
 from eelit.cli.table import json_text, table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8")
-@click.argument("methods", nargs=-1, type=WorkName(), metavar="[METHOD…]")
+@click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
 @click.option("--no-cache", is_flag=True, help="Run even what has not changed since it last passed.")
 @click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: one per core.")
@@ -32,6 +32,7 @@ def command(
     Each runs in a process of its own, so that a failure never hides the others. A method is run again only when its
     code, its data or a version has changed.
     """
+    demand_cache()
     keys = [method_key(name) for name in methods] or None
     from eelit.methods import smoke
 

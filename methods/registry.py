@@ -28,6 +28,10 @@ class UnknownMethod(KeyError):
         return f"no method is registered under the key {self.args[0]!r}; `eelit methods` lists them"
 
 
+class BrokenMethod(Exception):
+    """A method is registered, but what it is registered for cannot be found or read; the message says why."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One field of a method's configuration, as its source says it."""
@@ -69,8 +73,17 @@ def keys() -> list[str]:
     return sorted({*_own(), *_theirs()})
 
 
+def resolve(name: str) -> str | None:
+    """Return the key that is written so, in any case; None if there is none."""
+    known = keys()
+    return name if name in known else next((key for key in known if key.casefold() == name.casefold()), None)
+
+
 def get(key: str) -> Method:
-    """Return the method with its default settings, importing its one module. Raises `UnknownMethod`."""
+    """Return the method with its default settings, importing its one module.
+
+    Raises `UnknownMethod`, and `BrokenMethod` for one of another package that cannot be imported.
+    """
     from eelit.methods.method import Method
 
     if key in _own():
@@ -84,22 +97,59 @@ def get(key: str) -> Method:
             raise TypeError(f"{module.__file__}: one class derived from Method is expected, found {len(found)}")
         return found[0]()
     if key in _theirs():
-        method: Method = _theirs()[key].load()()
+        try:
+            method: Method = _theirs()[key].load()()
+        except Exception as error:  # whatever its package does when it is imported
+            raise _broken(key, error) from error
         return method
     raise UnknownMethod(key)
 
 
 def describe(key: str) -> MethodInfo:
-    """Return what the method's source says, read with `ast`: no torch needed. Raises `UnknownMethod`."""
-    if key in _own():
-        path = _own()[key]
-    elif key in _theirs():
-        spec = importlib.util.find_spec(_theirs()[key].module)
-        if spec is None or spec.origin is None:
-            raise UnknownMethod(key)
-        path = Path(spec.origin)
-    else:
+    """Return what the method's source says, read with `ast`: no torch needed.
+
+    Raises `UnknownMethod`, and `BrokenMethod` if there is no source or it cannot be read.
+    """
+    if key not in keys():
         raise UnknownMethod(key)
+    try:
+        return _described(key, _own()[key] if key in _own() else _origin(_theirs()[key].module))
+    except Exception as error:  # looking for a module imports the package around it, which may do anything
+        raise _broken(key, error) from error
+
+
+def described() -> tuple[list[MethodInfo], list[BrokenMethod]]:
+    """Return what can be told of every method, and what is wrong with the others: one bad method hides none."""
+    found, broken = [], []
+    for key in keys():
+        try:
+            found.append(describe(key))
+        except BrokenMethod as fault:
+            broken.append(fault)
+    return found, broken
+
+
+def _broken(key: str, error: Exception) -> BrokenMethod:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if key in _own():
+        return BrokenMethod(f"the method `{key}` cannot be read ({said}); mend {_own()[key]}")
+    point = _theirs()[key]
+    package = point.dist.name if point.dist else "another package"
+    return BrokenMethod(
+        f"the method `{key}`, which {package} offers as `{point.value}`, cannot be read ({said}); "
+        f"mend or remove {package}"
+    )
+
+
+def _origin(module: str) -> Path:
+    """Return the source file of a module, without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"No module named {module!r}")
+    return Path(spec.origin)
+
+
+def _described(key: str, path: Path) -> MethodInfo:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     title, sections = _sections(ast.get_docstring(tree) or "")

@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import click
 import pytest
 
-from eelit.cli import main as entry_point
-from eelit.cli.main import COMMANDS
+from eelit.cli import new
+from eelit.cli.main import COMMANDS, EXIT_CODES
 from eelit.cli.main import eelit as group
+from eelit.methods.method import Bench
 
+ROOT = Path(__file__).parent.parent
 EELIT = Path(sys.executable).with_name("eelit")
 
 
@@ -38,7 +41,7 @@ def test_every_command_has_help_with_an_example(eelit, words, command):
 
 def test_the_overview_agrees_with_the_commands(eelit):
     text = " ".join(eelit("--help").stdout.split())
-    assert "0 found, 1 nothing found, 2 wrong usage, 3 invalid data, 4 a run failed" in text
+    assert "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed" in text
     context = click.Context(group)
     for name, sentence in COMMANDS.items():
         assert sentence in text
@@ -101,6 +104,23 @@ def test_completion_of_keys_and_terms(database):
     assert "policy" in complete("eelit", "taxonomy", "po")
 
 
+@pytest.mark.parametrize("command", ["run", "smoke"])
+def test_completion_of_methods_offers_only_what_runs(database, command):
+    words = {"EELIT_DB": str(database), "_EELIT_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    found = [line.partition(",")[2] for line in run(**words, COMP_WORDS=f"eelit {command} ").stdout.splitlines()]
+    assert {"zhou2020pabee", "PABEE"} <= set(found)
+    assert not {"kaya2019sdn", "SDN"} & set(found)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_switched_on_as_the_readme_says(shell):
+    line = f"_EELIT_COMPLETE={shell}_source eelit"
+    assert line in (ROOT / "README.md").read_text(encoding="utf-8")
+    found = run(_EELIT_COMPLETE=f"{shell}_source")
+    assert found.returncode == 0
+    assert f"_EELIT_COMPLETE={shell}_complete" in found.stdout
+
+
 @pytest.mark.parametrize(
     "words",
     [["find", "--policy", "patience"], ["show", "pabee"], ["taxonomy"], ["cite", "pabee"]],
@@ -136,7 +156,10 @@ def test_the_database_may_be_named_before_or_after_the_command(eelit, monkeypatc
 
 def test_the_version_is_told(eelit):
     assert eelit("--version").stdout.startswith("eelit ")
-    assert entry_point.EXIT_CODES
+
+
+def test_the_readme_says_the_exit_codes_that_the_help_says():
+    assert f"Exit codes: {EXIT_CODES}." in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_new_writes_three_short_files_and_overwrites_none(tree, eelit):
@@ -150,7 +173,7 @@ def test_new_writes_three_short_files_and_overwrites_none(tree, eelit):
     ]
     for path in written:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 60
+        assert len(text.splitlines()) <= 90
         assert "{{" not in text
         if path.suffix == ".py":
             compile(text, str(path), "exec")
@@ -165,7 +188,56 @@ def test_a_new_entry_is_told_what_it_lacks(tree, eelit):
     eelit("new", "smith2027lazy", "--entry-only")
     said = eelit("check").stdout
     assert "smith2027lazy.yaml:11: `domain` is empty; name at least one" in said
+    assert "smith2027lazy.yaml:3: `smith2027lazy` is not in early-exit.bib; add it" in said
     assert eelit("new", "Smith-2027").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("{LazyNet}: Being Idle at Depth", "LazyNet"),
+        ("Why {LAZY} Networks: Win", "LAZY"),
+        ("Being Idle at Depth", "Lazy"),
+    ],
+)
+def test_a_new_entry_takes_its_short_name_from_the_title(tree, eelit, title, name):
+    with (tree / "bib/early-exit.bib").open("a", encoding="utf-8") as file:
+        file.write(f"\n@misc{{smith2027lazy,\n author = {{Smith, Jo}},\n title = {{{title}}},\n year = {{2027}}\n}}\n")
+    assert eelit("new", "smith2027lazy").exit_code == 0
+    assert f"\nshort_name: {name}\n" in (tree / "catalog/entries/smith2027lazy.yaml").read_text(encoding="utf-8")
+    method = (tree / "methods/papers/smith2027lazy.py").read_text(encoding="utf-8")
+    assert method.startswith(f'"""Title of the work ({name}).')
+    assert "not in early-exit.bib" not in eelit("check").stdout
+
+
+@pytest.mark.parametrize("key", ["smith2027lazy", "smith20273d"])
+def test_a_new_method_passes_ruff_and_names_a_class(key):
+    for template, place in list(new.SKELETONS.items())[1:]:
+        text = new.render(template, key, "Lazy")
+        ruff = [sys.executable, "-m", "ruff"]
+        for words in (["check", "--stdin-filename", place.format(key=key), "-"], ["format", "--check", "--quiet", "-"]):
+            found = subprocess.run([*ruff, *words], input=text, capture_output=True, text=True, cwd=ROOT, check=False)
+            assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_a_new_method_runs_in_its_tiny_setting_and_passes_its_own_tests(monkeypatch):
+    """What `eelit new` writes is a sound method from the start, so that whatever fails later is the author's change."""
+
+    def module(template, name):
+        made = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, made)  # dataclasses look their module up
+        exec(new.render(template, "smith2027lazy", "Lazy"), made.__dict__)
+        return vars(made)
+
+    method = module("method.py.j2", "eelit.methods.papers.smith2027lazy")["Lazy"]()
+    method, bench = method.replace(method.tiny), Bench(executed=48)
+    ready = method.prepare(bench)
+    tests = [
+        (name, test) for name, test in module("test_method.py.j2", "test_lazy").items() if name.startswith("test_")
+    ]
+    assert len(tests) == 4
+    for _, test in tests:
+        test(*[lambda key: (method, bench, ready)] * test.__code__.co_argcount)
 
 
 def test_build_says_where(tree, eelit, tmp_path):

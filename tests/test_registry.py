@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
+import click
 import pytest
 
+from eelit.cli.command import MethodName
+from eelit.cli.run import method_key
 from eelit.methods import registry
 
 
@@ -34,3 +38,96 @@ def test_unknown_method():
     for ask in (registry.get, registry.describe):
         with pytest.raises(registry.UnknownMethod, match="no method is registered under the key 'nobody2000nothing'"):
             ask("nobody2000nothing")
+
+
+@pytest.fixture
+def theirs(monkeypatch, tmp_path):
+    """Register methods of other packages, each of which is bad in a way of its own, and one that is good."""
+    folder = tmp_path / "their_methods"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "good.py").write_text('"""A Good One (Good)."""\n')
+    (folder / "torn.py").write_text("def (:")
+    (folder / "binary.py").write_bytes(b"\xff\xfe")
+    (tmp_path / "their_angry_package").mkdir()
+    (tmp_path / "their_angry_package" / "__init__.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {
+        "smith2027Good": "their_methods.good:Good",
+        "smith2027module": "their_methods.missing:Lost",
+        "smith2027package": "their_missing_package.some.module:Lost",
+        "smith2027torn": "their_methods.torn:Torn",
+        "smith2027binary": "their_methods.binary:Binary",
+        "smith2027angry": "their_angry_package.angry:Angry",
+        "smith2027builtin": "sys:version",
+        "smith2027value": "not a value",
+    }
+    points = {name: EntryPoint(name, value, registry.GROUP) for name, value in values.items()}
+    monkeypatch.setattr(registry, "_theirs", lambda: points)
+    yield sorted(set(values) - {"smith2027Good"})
+    for name in [name for name in sys.modules if name.startswith("their_")]:
+        del sys.modules[name]
+
+
+def test_a_bad_method_of_another_package_hides_no_other(theirs):
+    found, broken = registry.described()
+    assert {"zhou2020pabee", "smith2027Good"} <= {info.key for info in found}
+    assert len(found) + len(broken) == len(registry.keys())
+    said = [str(fault) for fault in broken]
+    assert all(any(f"the method `{key}`" in line for line in said) for key in theirs)
+    assert all("mend or remove another package" in line and "\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("key", ["smith2027module", "smith2027package", "smith2027torn", "smith2027angry"])
+def test_a_bad_method_says_why_when_it_is_asked_for(theirs, key):
+    for ask in (registry.get, registry.describe):
+        with pytest.raises(registry.BrokenMethod, match=f"the method `{key}`, which another package offers as `their_"):
+            ask(key)
+
+
+def test_an_own_method_that_cannot_be_read_hides_no_other(monkeypatch, tmp_path):
+    torn = tmp_path / "smith2027torn.py"
+    torn.write_text("def (:")
+    own = registry._own()
+    monkeypatch.setattr(registry, "_own", lambda: own | {"smith2027torn": torn})
+    found, (fault,) = registry.described()
+    assert len(found) == len(own)
+    assert str(fault).endswith(f"; mend {torn}")
+    assert "SyntaxError" in str(fault)
+
+
+def test_methods_lists_the_others_and_says_what_is_wrong_with_the_bad_ones(theirs, eelit):
+    found = eelit("methods", "--format", "keys")
+    assert found.exit_code == 0
+    assert {"zhou2020pabee", "smith2027Good"} <= set(found.stdout.split())
+    assert found.stderr.count("\n") == len(theirs)
+    assert "eelit: the method `smith2027package`, which another package offers as" in found.stderr
+
+
+@pytest.mark.parametrize("name", ["smith2027good", "SMITH2027GOOD", "smith2027Good"])
+def test_keys_of_other_packages_are_found_in_any_case(theirs, name):
+    assert registry.resolve(name) == "smith2027Good"
+    assert method_key(name) == "smith2027Good"
+    assert registry.resolve("nobody2000nothing") is None
+
+
+def test_a_bad_method_that_is_run_is_one_sentence(theirs, eelit):
+    found = eelit("run", "SMITH2027torn")
+    assert found.exit_code == 4
+    assert found.stderr.count("\n") == 1
+    assert found.stderr.startswith("eelit: the method `smith2027torn`, which another package offers")
+
+
+def test_the_shell_completes_what_runs_and_nothing_else(theirs, database, monkeypatch):
+    monkeypatch.setenv("EELIT_DB", str(database))
+
+    def complete(start):
+        context = click.Context(click.Command("run"))
+        return [item.value for item in MethodName().shell_complete(context, click.Argument(["method"]), start)]
+
+    assert complete("SMITH2027g") == ["smith2027Good"]
+    assert complete("pab") == ["PABEE"]
+    assert complete("zhou2020p") == ["zhou2020pabee"]
+    assert complete("kaya") == []  # in the catalogue, but without a method
+    monkeypatch.setenv("EELIT_DB", "/nowhere/none.sqlite")
+    assert complete("zhou") == ["zhou2020pabee"]

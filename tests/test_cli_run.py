@@ -1,0 +1,101 @@
+"""`eelit run` and `eelit smoke`: what they refuse before anything is trained."""
+
+import json
+import math
+
+import pytest
+
+from eelit.methods import runner
+from eelit.methods.data import manifest
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """Let `run` note what it is asked for instead of training."""
+    calls = []
+
+    def note(key, *, knobs, **_):
+        calls.append((key, knobs))
+        raise runner.UnknownVariant("enough")
+
+    monkeypatch.setattr(runner, "run", note)
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["zhou2020pabee", "--knob", "nan"], "`nan` is no setting; give a number"),
+        (["xin2020deebert", "--knob", "0.2", "--knob", "NaN"], "`nan` is no setting; give a number"),
+        (
+            ["zhou2020pabee", "--knob", "1.5"],
+            "1.5 is no patience of zhou2020pabee; give a whole number such as 0, 1, 2",
+        ),
+        (["zhou2020pabee", "--knob", "1", "--knob", "inf"], "inf is no patience of zhou2020pabee"),
+    ],
+)
+def test_knobs_that_mean_nothing_are_refused(asked, eelit, words, said):
+    found = eelit("run", *words)
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("key", "knob"), [("zhou2020pabee", 2.0), ("xin2020deebert", 0.25), ("wang2018skipnet", -math.inf)]
+)
+def test_knobs_that_mean_something_are_not(asked, eelit, key, knob):
+    eelit("run", key.upper(), f"--knob={knob}")
+    assert asked == [(key, (knob,))]
+
+
+@pytest.mark.parametrize("words", [["run", "pabee"], ["smoke", "pabee"], ["smoke"]])
+def test_a_cache_that_cannot_be_written_is_one_sentence(asked, eelit, tmp_path, monkeypatch, words):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "file" / "cache"))
+    found = eelit(*words)
+    assert found.exit_code == 4
+    assert found.stderr == (
+        f"eelit: the cache folder {tmp_path / 'file' / 'cache'} cannot be written (not a directory); "
+        "name another in EELIT_CACHE\n"
+    )
+    assert asked == []
+
+
+def test_a_cache_that_fails_on_the_way_is_one_sentence_too(eelit, tmp_path, monkeypatch):
+    """With --out a cache that can only be read may do, until something has to be trained."""
+
+    def refuse(*_, **__):
+        raise NotADirectoryError(20, "Not a directory", str(tmp_path / "file" / "weights"))
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(runner, "run", refuse)
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "file"))
+    found = eelit("run", "zhou2020pabee", "--out", tmp_path / "out")
+    assert found.exit_code == 4
+    assert f"the cache folder {tmp_path / 'file'} cannot be written (file exists); name another" in found.stderr
+
+
+def test_an_unknown_name_is_2_and_a_work_without_method_too(asked, eelit):
+    for words, said in [(["run", "pabe"], "did you mean PABEE"), (["smoke", "kaya2019sdn"], "cannot be run")]:
+        found = eelit(*words)
+        assert found.exit_code == 2
+        assert said in found.stderr
+
+
+def test_the_data_list_tells_programs_all_that_the_manifest_has(eelit):
+    listed = {item["name"]: item for item in json.loads(eelit("data", "list", "--format", "json").stdout)}
+    assert list(listed) == [item.name for item in manifest.items()]
+    for item in manifest.items():
+        told = listed[item.name]
+        assert (told["non_commercial"], told["citation"], told["size"]) == (
+            item.non_commercial,
+            item.citation,
+            item.size,
+        )
+        assert {file["name"]: (file["sha256"], file["size"]) for file in told["files"]} == {
+            name: (file.sha256, file.size) for name, file in item.files.items()
+        }
+        assert [source["kind"] for source in told["sources"]] == [source.kind for source in item.sources]
+        assert all(source["members"] for source in told["sources"])
