@@ -31,25 +31,28 @@ class Sources:
 def checkout() -> str | None:
     """Return the root of the checkout, or None if eelit was installed from a wheel.
 
-    Raises `Unavailable` if EELIT_ROOT names anything but a checkout.
+    Raises `Unavailable` if EELIT_ROOT names no folder.
     """
     if override := os.environ.get(ROOT_VARIABLE):
         root = os.path.abspath(override)
-        for folder in ("bib", os.path.join("catalog", "entries")):
-            if not os.path.isdir(os.path.join(root, folder)):
-                raise Unavailable(
-                    f"{ROOT_VARIABLE} is {root}, which is no checkout of eelit (it has no folder {folder}); "
-                    "set it to the root of one, or unset it"
-                )
+        if not os.path.isdir(root):
+            raise Unavailable(
+                f"{ROOT_VARIABLE} is {root}, which is no folder; set it to a checkout's root, or unset it"
+            )
         return root
     parent = os.path.dirname(HERE)
     return parent if os.path.isfile(os.path.join(parent, "pyproject.toml")) else None
 
 
 def sources() -> Sources:
-    """Return the sources of the checkout, or those that were installed."""
+    """Return the sources of the checkout, or those that were installed. Raises `Unavailable` if it is no checkout."""
     root = checkout()
     if root is not None:
+        for folder in ("bib", os.path.join("catalog", "entries")):
+            if not os.path.isdir(os.path.join(root, folder)):
+                raise Unavailable(
+                    f"{root} is no checkout of eelit (it has no folder {folder}); set {ROOT_VARIABLE} to one"
+                )
         bib, catalog, methods = (Path(root, room) for room in ("bib", "catalog", "methods"))
     else:
         bib, catalog, methods = (_installed(room) for room in ("eelit.bib", "eelit.catalog", "eelit.methods"))

@@ -243,21 +243,34 @@ def test_a_lost_entry_leaves_the_good_database(tree, built, capfd):
     assert "`kaya2019sdn` has no entry" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["missing", "file", "empty folder"])
+@pytest.mark.parametrize("kind", ["missing", "file"])
 @pytest.mark.parametrize(
     "words", [["find"], ["check"], ["build"], ["new", "smith2027lazy"]], ids=lambda words: words[0]
 )
-def test_a_root_that_is_no_checkout_is_one_sentence(tree, eelit, tmp_path, monkeypatch, kind, words):
+def test_a_root_that_is_no_folder_is_one_sentence(tree, eelit, tmp_path, monkeypatch, kind, words):
     wrong = tmp_path / "wrong"
     if kind == "file":
         wrong.touch()
-    elif kind == "empty folder":
-        wrong.mkdir()
     monkeypatch.setenv("EELIT_ROOT", str(wrong))
     found = eelit(*words)
     assert found.exit_code == 2
     assert found.stderr.count("\n") == 1
-    assert f"EELIT_ROOT is {wrong}, which is no checkout of eelit" in found.stderr
+    assert f"EELIT_ROOT is {wrong}, which is no folder" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["check"], ["build"], ["new", "smith2027lazy"], ["find"]], ids=lambda words: words[0]
+)
+def test_a_root_that_is_no_checkout_is_one_sentence(tree, eelit, tmp_path, monkeypatch, capfd, words):
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    monkeypatch.setenv("EELIT_ROOT", str(wrong))
+    found = eelit(*words)
+    said = found.stderr.removeprefix("eelit: there is no catalogue yet, building it\n") + capfd.readouterr().err
+    assert found.exit_code == 2
+    assert said.count("\n") == 1
+    assert f"{wrong} is no checkout of eelit (it has no folder bib)" in said
+    assert list(wrong.iterdir()) == []
 
 
 def test_sources_that_cannot_be_listed_are_one_sentence(tree, tmp_path, monkeypatch, capsys):
