@@ -26,8 +26,7 @@ from eelit.catalog.faults import INVALID_DATA, CatalogueFault, Unavailable
 from eelit.catalog.fresh import fingerprint
 from eelit.catalog.load import load
 from eelit.catalog.query import FORMAT, fold
-from eelit.catalog.schema import FACETS, Entry, ExternalTarget, Taxonomy, TaxonomyTerm
-from eelit.catalog.schema import ROLES as ROLES  # the site takes it from here
+from eelit.catalog.schema import FACETS, ROLES, Entry, ExternalTarget, Taxonomy, TaxonomyTerm
 from eelit.catalog.sources import Sources, checkout
 
 BATCH = 5_000

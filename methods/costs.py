@@ -10,6 +10,7 @@ One MAC is one multiplication with its addition; FLOPs would be twice that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -163,14 +164,27 @@ def exit_costs(model: MultiExit, example: Tensor) -> list[int]:
 
     ``example`` is one input with the sample axis, ``[1, ...]``; costs hold for inputs of the same shape.
     """
-    costs, state, spent = [], example, 0
+    return list(accumulate(stage + head for stage, head in _parts(model, example)))
+
+
+@torch.inference_mode()
+def static_costs(model: MultiExit, example: Tensor) -> list[int]:
+    """Return the MACs of one sample in the network cut off for good after each exit: no other exit has a head."""
+    parts = _parts(model, example)
+    return [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
+
+
+def _parts(model: MultiExit, example: Tensor) -> list[tuple[int, int]]:
+    """Return the MACs of each stage and of its head for one input with sample axis."""
+    found, state = [], example
     for stage, head in zip(model.stages, model.heads, strict=True):
         with MacCounter() as counter:
             state = stage(state)
+        before = counter.macs
+        with counter:
             head(state)
-        spent += counter.macs
-        costs.append(spent)
-    return costs
+        found.append((before, counter.macs - before))
+    return found
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.results import Baseline, Curve, Execution, ExitFacts, OperatingPoint, Outcome, Timing
 
 Split = Literal["validation", "test"]
 
@@ -35,6 +35,7 @@ class Bench:
     cache: Path | None = None  # None: train anew, keep nothing
     progress: Callable[[str, float | None], None] = silent  # message, share done
     prepared_seconds: float = 0.0
+    training_seconds: float = 0.0  # what it took to train all that is used, also what came from the cache
     prepared_from_cache: bool = True
     data: dict[str, str] = field(default_factory=dict)
 
@@ -46,6 +47,7 @@ class Method(ABC):
     knob: ClassVar[str]  # the name of the one scalar that trades quality for cost
     knobs: ClassVar[tuple[float, ...]]  # from the most eager to `never`
     unit: ClassVar[str] = "MACs"
+    track: ClassVar[str] = ""  # the track that it is measured on, if any
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "": {}
     }  # name → settings to replace; the first is the main one
@@ -83,6 +85,18 @@ class Method(ABC):
     @abstractmethod
     def execute(self, prepared: Any, bench: Bench, knob: float) -> Execution:
         """Run test samples for real at one knob, counting from outside, timed beside the full model."""
+
+    def baselines(self, prepared: Any, bench: Bench) -> list[Baseline]:
+        """Return what the same trained model does under simpler rules."""
+        return []
+
+    def each_exit(self, prepared: Any, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return every exit by itself, and the share of samples that are overthought."""
+        return [], None
+
+    def time(self, prepared: Any, bench: Bench, knob: float, batch: int) -> Timing | None:
+        """Time test samples at one knob in batches of one size, beside the full model."""
+        return None
 
     def claims(self, prepared: Any, bench: Bench, curve: Curve) -> list[Outcome]:
         """Try the paper's own claims on what was measured; those that fail are findings, not faults."""

@@ -39,6 +39,38 @@ class Execution(Typed):
     full_seconds: float = Field(description="median wall time of the plain full model in the same run")
 
 
+class Baseline(Typed):
+    """What the same trained model does under a simpler rule: the least that a method should beat."""
+
+    name: str
+    validation: list[OperatingPoint]
+    test: list[OperatingPoint]
+
+
+class ExitFacts(Typed):
+    """One exit by itself, on all test samples."""
+
+    quality: float
+    cost: float = Field(description="mean cost of the network cut off for good after this exit")
+    calibration_error: float | None = Field(default=None, description="expected calibration error; None: no classes")
+
+
+class Timing(Typed):
+    """Wall time of inference beside the full model's, both from inputs to predictions, in turn in one process."""
+
+    batch: int
+    knob: float
+    samples: int
+    saved: float = Field(description="share of the full model's cost that was not computed, on these samples")
+    seconds: float = Field(description="median")
+    full_seconds: float = Field(description="median")
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the full model's time that was saved ÷ share of its cost that was saved; 1 is perfect."""
+        return (1 - self.seconds / self.full_seconds) / self.saved
+
+
 class Curve(Typed):
     """Quality against cost for one variant of a method, from the most eager knob to `never`."""
 
@@ -51,6 +83,12 @@ class Curve(Typed):
     validation: list[OperatingPoint]
     test: list[OperatingPoint]
     executions: list[Execution]
+    baselines: list[Baseline] = []
+    each_exit: list[ExitFacts] = []
+    overthinking: float | None = Field(
+        default=None, description="share of samples that some earlier exit has right and the last exit wrong"
+    )
+    timings: list[Timing] = []
 
 
 class Outcome(Typed):
@@ -60,6 +98,7 @@ class Outcome(Typed):
     statement: str
     holds: bool
     measured: str
+    not_comparable: str = Field(default="", description="why trying the claim here says nothing about it; else empty")
 
 
 class Machine(Typed):
@@ -84,6 +123,8 @@ class Result(Typed):
     checks: list[Outcome]
     prepared_seconds: float = Field(description="training or loading of what was prepared")
     prepared_from_cache: bool
+    training_seconds: float = Field(default=0.0, description="what training took when it was done, perhaps earlier")
+    code: str = Field(default="", description="digest of the code that measured this, see `dependencies`")
     seconds: float = Field(description="wall time after the preparation")
     created: datetime
     commit: str | None

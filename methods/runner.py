@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 
-from eelit.methods import conformance, registry
+from eelit.methods import conformance, dependencies, registry
 from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
 from eelit.methods.method import Bench, Method, silent
-from eelit.methods.results import Curve, Machine, OperatingPoint, Result
+from eelit.methods.results import Curve, Machine, OperatingPoint, Result, Timing
 
 Progress = Callable[[str, float | None], None]
 Scale = Literal["smoke", "default", "full"]
@@ -68,6 +68,8 @@ def run(
         prepared = chosen.prepare(bench)
         data |= {_named(name, part): digest for part, digest in bench.data.items()}
         curve = measure(chosen, prepared, bench, name, knobs)
+        if scale == "full":
+            curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
         curves.append(curve)
         settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in settings_used.items() if used.get(k) != v}
@@ -87,6 +89,8 @@ def run(
         checks=checks,
         prepared_seconds=bench.prepared_seconds,
         prepared_from_cache=bench.prepared_from_cache,
+        training_seconds=bench.training_seconds,
+        code=dependencies.digest(registry.describe(key).path),
         seconds=time.perf_counter() - start - bench.prepared_seconds,
         created=datetime.now(UTC).replace(microsecond=0),
         commit=commit(),
@@ -117,6 +121,7 @@ def measure(
     for i, knob in enumerate(dict.fromkeys(executed)):
         bench.progress(f"executing {method.knob} {knob:g}", i / len(executed))
         executions.append(method.execute(prepared, bench, knob))
+    facts, overthinking = method.each_exit(prepared, bench)
     return Curve(
         variant=variant,
         knob=method.knob,
@@ -127,7 +132,21 @@ def measure(
         validation=validation,
         test=test,
         executions=executions,
+        baselines=method.baselines(prepared, bench),
+        each_exit=facts,
+        overthinking=overthinking,
     )
+
+
+def timings(method: Method, prepared: object, bench: Bench, curve: Curve) -> list[Timing]:
+    """Time the knobs that cost nearest to 75, 50 and 25 % of the full model, in batches of 1 and 32."""
+    found = []
+    for share in (0.75, 0.5, 0.25):
+        point = min(curve.validation, key=lambda p: abs(1 / p.speed_up - share))
+        for batch in (1, 32):
+            bench.progress(f"timing batches of {batch} at {method.knob} {point.knob:g}", None)
+            found.append(method.time(prepared, bench, point.knob, batch))
+    return [timing for timing in found if timing is not None]
 
 
 def _order(method: Method) -> Callable[[float], float]:

@@ -20,9 +20,15 @@ from eelit.methods.examples import Data, Examples
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import Policy
-from eelit.methods.results import Execution, OperatingPoint
+from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.temperature import calibration_error
+from eelit.methods.results import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 
 BATCH = 64
+CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
+"""Thresholds of the baseline that stops at the surest exit."""
+TIMED = (512, 64)
+"""Most samples to time in batches, and one by one."""
 
 
 @dataclass
@@ -32,7 +38,13 @@ class Measured:
     examples: Examples
     outputs: Tensor
     costs: NDArray[np.float64]  # MACs of each sample up to and including each exit
-    full_costs: NDArray[np.float64]  # MACs of each sample in the plain network
+    static_costs: NDArray[np.float64]  # MACs ``[E, N]`` of each sample in the network cut off for good after each exit
+
+    @property
+    def full_costs(self) -> NDArray[np.float64]:
+        """MACs ``[N]`` of each sample in the plain network."""
+        found: NDArray[np.float64] = self.static_costs[-1]
+        return found
 
     @property
     def targets(self) -> Tensor:
@@ -54,23 +66,24 @@ class Prepared:
     _seen: dict[str, Measured] = field(default_factory=dict)
 
     @cached_property
-    def tables(self) -> tuple[dict[torch.Size, list[int]], dict[torch.Size, int]]:
-        """MACs by input shape: of each exit, and of the plain network."""
-        inputs = [*self.data.validation.inputs, *self.data.test.inputs]
+    def tables(self) -> tuple[dict[torch.Size, list[int]], dict[torch.Size, list[int]]]:
+        """MACs by input shape up to each exit: with all heads on the way, and with its own head alone."""
+        parts = [self.data.validation, self.data.test, *self.data.more.values()]
+        inputs = [x for part in parts for x in part.inputs]
         every = costs.by_shape(inputs, lambda x: costs.exit_costs(self.model, x))
-        plain = costs.by_shape(inputs, lambda x: costs.full_cost(self.model, x))
-        return every, plain
+        static = costs.by_shape(inputs, lambda x: costs.static_costs(self.model, x))
+        return every, static
 
-    def split(self, name: Split) -> Measured:
-        """Return what all exits say on the split, up to the bench's limit."""
+    def split(self, name: str) -> Measured:
+        """Return what all exits say on a part of the data, such as ``validation``, up to the bench's limit."""
         if name not in self._seen:
-            examples = (self.data.validation if name == "validation" else self.data.test).head(self.bench.test)
-            every, plain = self.tables
+            examples = self.data.part(name).head(self.bench.test)
+            every, static = self.tables
             self._seen[name] = Measured(
                 examples,
                 all_outputs(self.model, examples, self.bench, f"all exits on {len(examples)} {name} samples"),
                 np.array([every[x.shape] for x in examples.inputs], dtype=np.float64).T,
-                np.array([plain[x.shape] for x in examples.inputs], dtype=np.float64),
+                np.array([static[x.shape] for x in examples.inputs], dtype=np.float64).T,
             )
         return self._seen[name]
 
@@ -125,7 +138,8 @@ class ExitMethod(Method):
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the quality of answers ``[N, C]``; for values ``[N]`` Pearson's correlation."""
-        return pearson(outputs, targets) if outputs.dim() == 1 else accuracy(outputs, targets)
+        answers = self.answers(outputs)
+        return pearson(answers, targets) if answers.dim() == 1 else accuracy(answers, targets)
 
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train."""
@@ -144,9 +158,9 @@ class ExitMethod(Method):
         """Replay one knob."""
         return self.trial(self.policy(knob, prepared), seen, knob)
 
-    def trial(self, policy: Policy, seen: Measured, knob: float = 0.0) -> OperatingPoint:
-        """Replay any policy; the knob is only written down."""
-        exits = replay(policy, seen.outputs)
+    def trial(self, policy: Policy, seen: Measured, knob: float = 0.0, shown: Tensor | None = None) -> OperatingPoint:
+        """Replay any policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
+        exits = replay(policy, seen.outputs if shown is None else shown)
         cost = float(seen.costs[exits, np.arange(len(exits))].mean())
         return OperatingPoint(
             knob=knob,
@@ -160,6 +174,54 @@ class ExitMethod(Method):
         """Return quality and mean MACs of the plain network on the test split."""
         seen = prepared.split("test")
         return self.score(seen.outputs[-1], seen.targets), float(seen.full_costs.mean())
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return the answers ``[..., C]`` or ``[...]`` in the outputs of exits, which may say more than that."""
+        return outputs
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each exit as a fixed depth and, for classes, the same model stopped by its largest probability."""
+        held, test = prepared.split("validation"), prepared.split("test")
+        found = [Baseline(name="static exit", validation=self.static(held), test=self.static(test))]
+        if self.answers(test.outputs).dim() == 3:
+            tried = [
+                [self.trial(MaxConfidence(c), seen, c, self.answers(seen.outputs)) for c in CONFIDENCES]
+                for seen in (held, test)
+            ]
+            found.append(Baseline(name="max-confidence", validation=tried[0], test=tried[1]))
+        return found
+
+    def static(self, seen: Measured) -> list[OperatingPoint]:
+        """Return the network cut off for good after each exit; the knob is the exit's number, from 1."""
+        full = float(seen.full_costs.mean())
+        shares = np.eye(len(seen.outputs)).tolist()
+        return [
+            OperatingPoint(knob=i + 1, quality=self.score(output, seen.targets), cost=c, speed_up=full / c, exits=share)
+            for i, (output, c, share) in enumerate(
+                zip(seen.outputs, seen.static_costs.mean(axis=1).tolist(), shares, strict=True)
+            )
+        ]
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return quality, cost and calibration error of each exit; a sample is overthought if its first answer fell."""
+        seen = prepared.split("test")
+        outputs, points = self.answers(seen.outputs), self.static(seen)
+        if outputs.dim() != 3:
+            return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None
+        errors = [calibration_error(output[None], seen.targets) for output in outputs]
+        right = outputs.argmax(dim=-1) == seen.targets
+        overthought = float((right[:-1].any(dim=0) & ~right[-1]).double().mean())
+        facts = zip(points, errors, strict=True)
+        return [ExitFacts(quality=p.quality, cost=p.cost, calibration_error=e) for p, e in facts], overthought
+
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
+        """Time `infer` on test samples in batches, beside the plain network: from inputs to predictions."""
+        seen, policy = prepared.split("test"), self.policy(knob, prepared)
+        n = min(len(seen.examples), TIMED[batch == 1])
+        chosen, exits = seen.examples.head(n), replay(policy, seen.outputs[:, :n])
+        spent = seen.costs[exits, np.arange(n)].sum() / seen.full_costs[:n].sum()
+        ours, plain = timed(prepared.model, chosen, policy, batch)
+        return Timing(batch=batch, knob=knob, samples=n, saved=1 - spent, seconds=ours, full_seconds=plain)
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Run `infer` on test samples: once counted from outside, then timed in turn with the plain network."""
@@ -188,9 +250,11 @@ class ExitMethod(Method):
 
 
 @torch.inference_mode()
-def timed(model: MultiExit, examples: Examples, policy: Policy, repeats: int = 3) -> tuple[float, float]:
+def timed(
+    model: MultiExit, examples: Examples, policy: Policy, batch: int = BATCH, repeats: int = 3
+) -> tuple[float, float]:
     """Return median seconds of `infer` and of the plain network over the examples, run in turn in this process."""
-    batches = [x for _, x in examples.batches(BATCH)]
+    batches = [x for _, x in examples.batches(batch)]
     infer(model, batches[0], policy)
     ours: list[float] = []
     plain: list[float] = []

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -94,7 +94,9 @@ def trained(
     start = time.perf_counter()
     if bench.cache is None:
         train()
-        bench.prepared_seconds += time.perf_counter() - start
+        took = time.perf_counter() - start
+        bench.prepared_seconds += took
+        bench.training_seconds += took
         bench.prepared_from_cache = False
         return
     name = _digest(model, train, bench.seed, data, settings)
@@ -103,9 +105,11 @@ def trained(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not _loaded(model, path):  # another process may have trained it while this one waited
+                began = time.perf_counter()
                 train()
                 bench.prepared_from_cache = False
-                _save(model, path)
+                _save(model, path, time.perf_counter() - began)
+    bench.training_seconds += _seconds(path)
     bench.prepared_seconds += time.perf_counter() - start
 
 
@@ -120,12 +124,19 @@ def _loaded(model: nn.Module, path: Path) -> bool:
     return True
 
 
-def _save(model: nn.Module, path: Path) -> None:
+def _seconds(path: Path) -> float:
+    """Return how long it took to train what is in the file."""
+    with safe_open(path, framework="pt") as file:
+        return float((file.metadata() or {}).get("seconds", 0.0))
+
+
+def _save(model: nn.Module, path: Path, seconds: float) -> None:
     """Write aside, then rename: an interrupted run leaves no half-written weights."""
     handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
     try:
-        save_file({name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}, aside)
+        weights = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
+        save_file(weights, aside, metadata={"seconds": f"{seconds:.3f}"})
         os.replace(aside, path)
     finally:
         Path(aside).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +13,8 @@ from eelit.bib.graph import Edge as GraphEdge
 from eelit.bib.graph import Graph, Node, citation_edges
 from eelit.bib.record import Record
 from eelit.catalog.check import broader_terms
-from eelit.catalog.database import ROLES
 from eelit.catalog.load import load
-from eelit.catalog.schema import FACETS, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
+from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
 from eelit.catalog.sources import Sources
 from eelit.methods import registry
 from eelit.methods.data import manifest
@@ -179,13 +179,19 @@ def gather(sources: Sources, reports: Reports) -> Collection:
 
 
 def methods(reports: Reports) -> dict[str, Method]:
-    """Return every registered method with its report, read from the sources: nothing is imported."""
-    found = {}
-    for key in sorted(registry.keys()):
-        info = registry.describe(key)
-        items = [manifest.get(name) for name in info.data]
-        found[key] = Method(info, reports.by_key.get(key), reports.badge(key), items)
-    return found
+    """Return every registered method with its report, read from the sources: nothing is imported.
+
+    One that cannot be read is told on stderr and gets no page.
+    """
+    infos, broken = registry.described()
+    for fault in broken:
+        print(f"eelit: {fault}", file=sys.stderr)
+    return {
+        info.key: Method(
+            info, reports.by_key.get(info.key), reports.badge(info.key), [manifest.get(name) for name in info.data]
+        )
+        for info in sorted(infos, key=lambda info: info.key)
+    }
 
 
 def assemble(
