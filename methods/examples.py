@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,3 +52,18 @@ class Data:
     test: Examples
     classes: int | None  # None for regression
     digest: str  # identifies contents and split
+    more: Mapping[str, Examples] = field(default_factory=dict)  # further parts that a paper asks for, by name
+
+    def part(self, name: str) -> Examples:
+        """Return ``train``, ``validation``, ``test``, or one of the further parts."""
+        return {"train": self.train, "validation": self.validation, "test": self.test, **self.more}[name]
+
+
+def parted(examples: Examples, shares: Mapping[str, float]) -> dict[str, Examples]:
+    """Cut examples into consecutive parts, named, of the given shares of their number."""
+    n, done, parts = len(examples), 0.0, {}
+    for name, share in shares.items():
+        start, done = round(done * n), done + share
+        stop = round(done * n)
+        parts[name] = Examples(examples.inputs[start:stop], examples.targets[start:stop])
+    return parts
