@@ -1,0 +1,35 @@
+"""Stop when several exits in a row were each sure (zhang2022pceebert)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from eelit.methods.policies.base import Array, State, entropy
+
+
+@dataclass(frozen=True)
+class PatientConfidence:
+    """Stop when ``patience`` consecutive exits each have a normalised entropy strictly below ``threshold``.
+
+    The entropy of ``softmax(logits)`` is divided by ``ln C``, so 0 is certain and 1 undecided, whatever the number of
+    classes. The exits need not agree. The earliest exit (counted from 0) is number ``patience - 1``. A threshold of 0
+    never stops; one above 1 always stops there. Each sample has its own counter.
+    """
+
+    threshold: float
+    patience: int  # at least 1; 1 asks for a single sure exit
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Count on for the sure samples among logits ``[n, C]``, from 0 again for the others."""
+        xp = array_namespace(output)
+        sure = entropy(output) / math.log(output.shape[-1]) < self.threshold
+        before = state[0] if state else xp.zeros((output.shape[0],), dtype=xp.int64, device=output.device)
+        count = xp.where(sure, before + 1, xp.zeros_like(before))
+        return (count,), count >= self.patience
