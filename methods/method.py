@@ -47,7 +47,6 @@ class Method(ABC):
     knob: ClassVar[str]  # the name of the one scalar that trades quality for cost
     knobs: ClassVar[tuple[float, ...]]  # from the most eager to `never`
     unit: ClassVar[str] = "MACs"
-    track: ClassVar[str] = ""  # the track that it is measured on, if any
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "": {}
     }  # name → settings to replace; the first is the main one

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
-from eelit.methods.results import Result
+from eelit.methods.results import Curve, Result
 
 
 def plot(result: Result, folder: Path) -> list[Path]:
@@ -26,3 +28,29 @@ def plot(result: Result, folder: Path) -> list[Path]:
     for path in paths:
         figure.savefig(path, dpi=150)
     return paths
+
+
+def compare(results: Sequence[Result], path: Path) -> None:
+    """Draw the curves of several methods, means over their seeds, against the share of the full model's cost.
+
+    Methods are compared in one picture for each quality. Raises `ValueError` for a kind of file that cannot be drawn.
+    """
+    from matplotlib.figure import Figure
+
+    curves: dict[str, dict[str, list[Curve]]] = {}
+    for result in results:
+        for curve in result.curves:
+            name = f"{result.key} {curve.variant}".strip()
+            curves.setdefault(curve.quality, {}).setdefault(name, []).append(curve)
+    figure = Figure(figsize=(6 * len(curves), 4.2), layout="constrained")
+    for axes, (quality, named) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for name, seeds in named.items():
+            points = list(zip(*(curve.test for curve in seeds), strict=True))
+            shares = [mean(1 / point.speed_up for point in knob) for knob in points]
+            axes.plot(shares, [mean(p.quality for p in knob) for knob in points], marker="o", markersize=4, label=name)
+        axes.set_xlabel("share of the full model's cost")
+        axes.set_ylabel(f"{quality} on test data")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)

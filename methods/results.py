@@ -108,6 +108,7 @@ class Machine(Typed):
     processor: str
     cores: int
     threads: int
+    load: float | None = Field(default=None, description="mean number of busy processes in the minute before the end")
 
 
 class Result(Typed):

@@ -29,7 +29,7 @@ class UnknownVariant(ValueError):
     """The method has no variant of this name."""
 
 
-SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 32), "default": (2000, 192), "full": (None, 512)}
+SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 32), "default": (2000, 192), "full": (None, 192)}
 """Scale → most test samples to measure on, most samples to execute for real."""
 
 
@@ -207,6 +207,7 @@ def machine() -> Machine:
         processor=_processor(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     )
 
 

@@ -14,22 +14,19 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from joblib import Parallel, delayed, parallel_config
+from typing import Literal
 
 from eelit.methods import registry
 from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
 from eelit.methods.results import SmokeReport, SmokeSession
+from eelit.methods.workers import Backend, spread
 
-Backend = Literal["loky", "dask", "ray"]
 Report = Callable[[SmokeReport], None]
-Task = tuple[Callable[..., SmokeReport], tuple[Any, ...], dict[str, Any]]  # as joblib's `delayed` makes it
 SECONDS = 20.0
 """What a smoke test should take at most after its preparation. On a busy machine it takes longer, which is no fault of
 the method's, so a longer one is told in its log and does not fail."""
@@ -70,12 +67,16 @@ def smoke(
             reports[key] = known
             report(known)
     rest = [key for key in chosen if key not in reports]
-    tasks = {key: delayed(_run_one)(key, wanted[key], seed, str(cache_root())) for key in _longest_first(rest)}
-    with _workers(backend, jobs or min(len(rest), os.cpu_count() or 1)):
-        for found in _outcomes(tasks, wanted):
-            reports[found.key] = found
-            _remember(found)
-            report(found)
+    tasks = {key: partial(_run_one, key, wanted[key], seed, str(cache_root())) for key in _longest_first(rest)}
+    for key, outcome in spread(tasks, backend, jobs or os.cpu_count() or 1):
+        if isinstance(outcome, SmokeReport):
+            found = outcome
+        else:
+            said = f"its process died: {type(outcome).__name__}"
+            found = _report(key, wanted[key], "failed", 0.0, [str(outcome)], said)
+        reports[key] = found
+        _remember(found)
+        report(found)
     session = SmokeSession(
         started=started,
         finished=_now(),
@@ -86,26 +87,6 @@ def smoke(
         keys=chosen,
     )
     return session, [reports[key] for key in chosen]
-
-
-def _outcomes(tasks: Mapping[str, Task], wanted: Mapping[str, str]) -> Iterator[SmokeReport]:
-    """Run the tasks in the workers, and yield their reports as they arrive.
-
-    A process that dies takes the pool along. Then each unfinished task gets a pool of its own: the one that dies again
-    has failed, and the others are none the worse.
-    """
-    left = dict(tasks)
-    try:
-        for found in Parallel(return_as="generator_unordered")(left.values()):
-            del left[found.key]
-            yield found
-    except Exception:  # what is raised differs with the back end
-        for key, task in left.items():
-            try:
-                yield from Parallel()([task])
-            except Exception as error:
-                said = f"its process died: {type(error).__name__}"
-                yield _report(key, wanted[key], "failed", 0.0, [str(error)], said)
 
 
 def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
@@ -158,37 +139,6 @@ def _report(
         log="\n".join(log),
         error=error,
     )
-
-
-@contextmanager
-def _workers(backend: Backend, jobs: int) -> Iterator[None]:
-    """Choose where joblib runs the tasks: local processes, or a dask or ray cluster that is already connected."""
-    if backend == "loky":  # never 1, which would mean this very process
-        with parallel_config(backend="loky", n_jobs=max(2, jobs), inner_max_num_threads=1):
-            yield
-    elif backend == "dask":
-        with _dask_cluster(jobs), parallel_config(backend="dask"):
-            yield
-    else:
-        from ray.util.joblib import register_ray
-
-        register_ray()
-        with parallel_config(backend="ray", n_jobs=jobs):
-            yield
-
-
-@contextmanager
-def _dask_cluster(jobs: int) -> Iterator[None]:
-    """Use the dask cluster that is connected, or make one on this machine."""
-    from distributed import Client, LocalCluster, get_client
-
-    try:
-        get_client()
-    except ValueError:
-        with LocalCluster(n_workers=jobs, threads_per_worker=1) as cluster, Client(cluster):
-            yield
-    else:
-        yield
 
 
 def fingerprint(key: str, seed: int) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods import costs
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.evaluate import answered, infer, replay
 from eelit.methods.examples import Data, Examples
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
@@ -27,7 +27,7 @@ from eelit.methods.results import Baseline, Execution, ExitFacts, OperatingPoint
 BATCH = 64
 CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
 """Thresholds of the baseline that stops at the surest exit."""
-TIMED = (512, 64)
+TIMED = (256, 48)
 """Most samples to time in batches, and one by one."""
 
 
@@ -161,10 +161,11 @@ class ExitMethod(Method):
     def trial(self, policy: Policy, seen: Measured, knob: float = 0.0, shown: Tensor | None = None) -> OperatingPoint:
         """Replay any policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
         exits = replay(policy, seen.outputs if shown is None else shown)
+        said = answered(policy, seen.outputs, exits) if shown is None else seen.at(exits)
         cost = float(seen.costs[exits, np.arange(len(exits))].mean())
         return OperatingPoint(
             knob=knob,
-            quality=self.score(seen.at(exits), seen.targets),
+            quality=self.score(said, seen.targets),
             cost=cost,
             speed_up=float(seen.full_costs.mean()) / cost,
             exits=(np.bincount(exits, minlength=len(seen.outputs)) / len(exits)).tolist(),
@@ -178,6 +179,10 @@ class ExitMethod(Method):
     def answers(self, outputs: Tensor) -> Tensor:
         """Return the answers ``[..., C]`` or ``[...]`` in the outputs of exits, which may say more than that."""
         return outputs
+
+    def labels(self, targets: Tensor) -> Tensor:
+        """Return the classes ``[N]`` in the targets, which may say more than that."""
+        return targets
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth and, for classes, the same model stopped by its largest probability."""
@@ -208,8 +213,9 @@ class ExitMethod(Method):
         outputs, points = self.answers(seen.outputs), self.static(seen)
         if outputs.dim() != 3:
             return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None
-        errors = [calibration_error(output[None], seen.targets) for output in outputs]
-        right = outputs.argmax(dim=-1) == seen.targets
+        labels = self.labels(seen.targets)
+        errors = [calibration_error(output[None], labels) for output in outputs]
+        right = outputs.argmax(dim=-1) == labels
         overthought = float((right[:-1].any(dim=0) & ~right[-1]).double().mean())
         facts = zip(points, errors, strict=True)
         return [ExitFacts(quality=p.quality, cost=p.cost, calibration_error=e) for p, e in facts], overthought
@@ -229,14 +235,14 @@ class ExitMethod(Method):
         chosen = seen.examples.head(bench.executed)
         n = len(chosen)
         exits = replay(policy, seen.outputs[:, :n])
+        said = answered(policy, seen.outputs[:, :n], exits)
         counted, agrees = 0, True
         for index, x in chosen.batches(BATCH):
             with costs.MacCounter() as counter:
                 found = infer(prepared.model, x, policy)
             counted += counter.macs
             expected = torch.as_tensor(exits[index.numpy()])
-            said = seen.outputs[expected, index]
-            agrees &= bool((found.exits == expected).all()) and torch.allclose(found.outputs, said, atol=1e-3)
+            agrees &= bool((found.exits == expected).all()) and torch.allclose(found.outputs, said[index], atol=1e-3)
         ours, plain = timed(prepared.model, chosen, policy)
         return Execution(
             knob=knob,

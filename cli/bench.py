@@ -1,0 +1,57 @@
+"""`eelit bench`: measure all methods of a track with several seeds."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eelit.cli.command import MethodName, eelit_command
+from eelit.cli.main import RUN_FAILED
+from eelit.cli.run import demand_cache, method_key
+
+if TYPE_CHECKING:
+    from eelit.methods.results import Result
+
+
+@eelit_command("eelit bench --track text", "eelit bench pabee deebert --seeds 5", "eelit bench --backend dask --jobs 8")
+@click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
+@click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Measure with seeds 0 to N - 1.")
+@click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, sharing the cores.")
+@click.pass_context
+def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int, backend: Any, jobs: int) -> None:
+    """Measure the methods of a track with several seeds.
+
+    Each result is kept as soon as it is there, so a benchmark that was stopped goes on where it was. What the present
+    code has measured already is not measured again. This takes hours: minutes per method and seed.
+    """
+    demand_cache()
+    from eelit.methods import bench
+
+    members = bench.members(name)
+    keys = [method_key(method) for method in methods] or members
+    for key in keys:
+        if key not in members:
+            raise click.UsageError(f"{key} is not measured on the track `{name}`; its methods: {', '.join(members)}")
+    runs = bench.missing(name, keys, seeds)
+    click.echo(f"eelit: {len(runs)} runs to do, {len(keys) * seeds - len(runs)} done before", err=True)
+    start, done = time.monotonic(), 0
+
+    def report(run: bench.Run, found: Result | Exception) -> None:
+        nonlocal done
+        done += 1
+        passed = (time.monotonic() - start) / 60
+        click.echo(f"eelit: {done}/{len(runs)} {run[0]} seed {run[1]}: {_said(found)} ({passed:.1f} min)", err=True)
+
+    failed = bench.bench(name, runs, backend=backend, jobs=jobs, report=report)
+    ctx.exit(RUN_FAILED if failed else 0)
+
+
+def _said(found: Result | Exception) -> str:
+    if isinstance(found, Exception):
+        return f"failed: {type(found).__name__}: {found}"
+    broken = "; ".join(f"{check.name} ({check.measured})" for check in found.checks if not check.holds)
+    return f"not kept, rules broken: {broken}" if broken else f"measured in {found.seconds:.0f} s"

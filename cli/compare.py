@@ -1,0 +1,101 @@
+"""`eelit compare`: methods of a track side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found
+from eelit.cli.main import RUN_FAILED, Failure
+from eelit.cli.run import method_key
+from eelit.cli.table import bold, json_text, table
+
+if TYPE_CHECKING:
+    from eelit.methods.results import Result
+    from eelit.methods.track import Row, Spread
+
+
+@eelit_command("eelit compare pabee deebert", "eelit compare pabee deebert --track text --out comparison.svg")
+@click.argument("methods", nargs=-1, required=True, type=MethodName(), metavar="METHOD METHOD…")
+@click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the curves (.svg, .png)."
+)
+@format_option("table", "json")
+def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -> None:
+    """Compare methods of a track: curves, costs, claims.
+
+    Figures are means over seeds, with the standard deviation, from results that this code measured.
+    """
+    from eelit.methods import bench, track
+
+    keys = list(dict.fromkeys(method_key(method) for method in methods))
+    known = {key: bench.stored(name, key) for key in keys}
+    missing = [key for key in keys if not known[key].results]
+    for key in missing:
+        click.echo(f"eelit: {key} was not measured on the track `{name}`; `eelit bench {key}` does it", err=True)
+    rows = [
+        track.row(found.results, curve.variant, current=found.current)
+        for found in known.values()
+        for curve in (found.results[0].curves if found.results else [])
+    ]
+    judged = {key: track.verdicts(known[key].results) for key in keys if key not in missing}
+    if style == "json":
+        verdicts = {key: [asdict(verdict) for verdict in found] for key, found in judged.items()}
+        click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": verdicts}))
+    elif rows:
+        claims = [
+            [key, v.judgement, f"{v.held} of {v.n} seeds", v.statement] for key, found in judged.items() for v in found
+        ]
+        parts = [table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))]
+        parts += (
+            [f"{bold('CLAIMS OF THE PAPERS')}\n{table(['method', 'here', 'held with', 'claim'], claims)}"]
+            if claims
+            else []
+        )
+        click.echo("\n\n".join(parts))
+    if not rows:
+        nothing_found("none of these was measured")
+    if out and rows:
+        _draw([result for found in known.values() for result in found.results], out)
+
+
+def _figures(rows: list[Row]) -> list[list[str]]:
+    """Return one line per figure, one column per row of the leaderboard."""
+    lines = {
+        "quality is": [row.quality for row in rows],
+        "data": [row.data for row in rows],
+        "seeds": [f"{', '.join(map(str, row.seeds))}{'' if row.current else ' (stale)'}" for row in rows],
+        "full model": [str(row.full) for row in rows],
+    }
+    for share in rows[0].at:
+        lines[f"within {share:.0%} of the cost"] = [_said(row.at[share], "out of reach") for row in rows]
+    lines["area under the curve"] = [_said(row.area, "out of reach") for row in rows]
+    for name in dict.fromkeys(name for row in rows for name in row.against):
+        lines[f"more than {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
+    lines["overthinking"] = [_said(row.overthinking) for row in rows]
+    lines["training, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
+    for batch in (1, 32):
+        lines[f"time saved ÷ MACs saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
+    return [[name, *cells] for name, cells in lines.items()]
+
+
+def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:
+    if spread is None:
+        return otherwise
+    return f"{spread.mean:.{digits}f}" + (f" ± {spread.deviation:.{digits}f}" if spread.deviation is not None else "")
+
+
+def _draw(results: list[Result], out: Path) -> None:
+    from eelit.methods.plot import compare
+
+    try:
+        compare(results, out)
+    except (OSError, ValueError) as error:
+        raise Failure(
+            f"{out} cannot be drawn ({error}); choose another file ending in .svg or .png", RUN_FAILED
+        ) from error
+    click.echo(f"eelit: wrote {out}", err=True)

@@ -1,0 +1,85 @@
+"""`eelit leaderboard`: how the methods of a track compare at equal cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import click
+
+from eelit.catalog.query import Query
+from eelit.cli.command import eelit_command, format_option, nothing_found, open_catalogue
+from eelit.cli.table import bold, json_text, paragraph, table, tsv
+
+if TYPE_CHECKING:
+    from eelit.methods.track import Row, Spread
+
+HEADER = (
+    "method",
+    "variant",
+    "fidelity",
+    "quality",
+    "± sd",
+    "full model",
+    "- static exit",
+    "- max-confidence",
+    "seeds",
+)
+
+
+@eelit_command("eelit leaderboard --track text", "eelit leaderboard --track text --at 0.25")
+@click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
+@click.option(
+    "--at", "share", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
+    help="Share of the full model's cost.",
+)  # fmt: skip
+@format_option("table", "json", "tsv")
+def command(name: str, share: float, style: str) -> None:
+    """Rank the methods of a track at equal cost.
+
+    Every figure is a mean over seeds, from results that this code measured and that are kept with it. A row marked
+    `stale` was measured by older code.
+    """
+    from eelit.methods import bench
+
+    board = bench.board(name, share)
+    fidelity = {work["key"]: work["fidelity"] for work in open_catalogue().find(Query()).works}
+    if style == "json":
+        rows = [asdict(row) | {"fidelity": fidelity.get(row.key)} for row in board.rows]
+        click.echo(json_text({"track": name, "at": share, "rows": rows, "not_measured": board.unmeasured}))
+    elif style == "tsv":
+        click.echo(tsv(HEADER, [_cells(row, share, fidelity) for row in board.rows]))
+    elif board.rows:
+        click.echo(_report(board.rows, board.unmeasured, bench.TRACKS[name].conditions, share, fidelity))
+    if not board.rows:
+        nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")
+
+
+def _report(rows: list[Row], unmeasured: list[str], conditions: str, share: float, fidelity: dict[str, str]) -> str:
+    parts = [paragraph(conditions)]
+    for (_, quality), group in groupby(rows, key=lambda row: row.group):
+        title = bold(f"{quality.upper()} WITHIN {share:.0%} OF THE FULL MODEL'S COST")
+        parts.append(f"{title}\n{table(HEADER, [_cells(row, share, fidelity) for row in group])}")
+    if unmeasured:
+        parts.append(paragraph(f"Not measured: {', '.join(unmeasured)}."))
+    return "\n\n".join(parts)
+
+
+def _cells(row: Row, share: float, fidelity: dict[str, str]) -> list[str]:
+    reached = row.at[share]
+    gains = [row.against.get(name, {}).get(share) for name in ("static exit", "max-confidence")]
+    return [
+        row.key,
+        row.variant,
+        fidelity.get(row.key, ""),
+        f"{reached.mean:.4f}" if reached else "out of reach",
+        _deviation(reached),
+        f"{row.full.mean:.4f}",
+        *(f"{gain.mean:+.4f} ± {_deviation(gain)}".removesuffix(" ± ") if gain else "" for gain in gains),
+        f"{len(row.seeds)}" + ("" if row.current else " stale"),
+    ]
+
+
+def _deviation(spread: Spread | None) -> str:
+    return f"{spread.deviation:.4f}" if spread and spread.deviation is not None else ""

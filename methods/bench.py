@@ -1,0 +1,172 @@
+"""The benchmark of a track: every method with several seeds, its results kept for good.
+
+Results are files that are only ever added: ``results/TRACK/KEY/seed0-CODE.json``, where CODE is the digest of the code
+that measured it. A run that is there already is not repeated, so a benchmark that was stopped goes on where it was; a
+result whose code is no longer the present one is stale, and is said to be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from eelit.methods import dependencies, registry, track
+from eelit.methods.results import Result
+from eelit.methods.workers import Backend, spread
+
+Run = tuple[str, int]
+"""A method's key and a seed."""
+
+
+def folder() -> Path:
+    """Return where the results lie: beside this module, in a checkout and in an installed package alike."""
+    return Path(str(files("eelit.methods"))) / "results"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One backbone and its data, on which methods are measured side by side."""
+
+    title: str
+    backbone: str  # item of the data manifest: methods that need it are measured on this track
+    conditions: str
+
+
+TRACKS = {
+    "text": Track(
+        "Text: MiniLM-L6 on Rotten Tomatoes",
+        "minilm-l6",
+        "MiniLM-L6 (6 layers, 384 wide, 22.7 million weights) fine-tuned on 4,000 sentences of Rotten Tomatoes of at "
+        "most 40 tokens for one epoch; knobs chosen on 1,000 validation sentences, figures from 2,000 test sentences. "
+        "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
+        "on other data, and are listed apart.",
+    )
+}
+
+
+def members(name: str) -> list[str]:
+    """Return the keys of the methods that are measured on a track, sorted."""
+    infos, _ = registry.described()
+    return sorted(info.key for info in infos if TRACKS[name].backbone in info.data)
+
+
+def code(key: str) -> str:
+    """Return the digest of a method's present code."""
+    return dependencies.digest(registry.describe(key).path)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The results of one method on a track: of the present code if there are any, else the newest of older code."""
+
+    results: list[Result]  # one per seed, by seed
+    current: bool
+
+
+def stored(name: str, key: str, place: Path | None = None) -> Stored:
+    """Return what is known of a method on a track. Raises `ValueError` for a file that is no result."""
+    found = [_read(path) for path in sorted(((place or folder()) / name / key).glob("seed*.json"))]
+    present = code(key)
+    current = [result for result in found if result.code == present]
+    chosen = current or _newest_code(found)
+    return Stored(sorted(chosen, key=lambda result: result.seed), bool(current))
+
+
+def _read(path: Path) -> Result:
+    try:
+        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no result of this version of eelit; remove it or measure anew") from error
+
+
+def _newest_code(results: Sequence[Result]) -> list[Result]:
+    """Results of different code are never mixed: return those of the code that measured last."""
+    if not results:
+        return []
+    last = max(results, key=lambda result: result.created).code
+    return [result for result in results if result.code == last]
+
+
+def missing(name: str, keys: Iterable[str], seeds: int, place: Path | None = None) -> list[Run]:
+    """Return the runs that are not there yet with the present code: first all methods with the first seed."""
+    chosen = list(keys)
+    known = {key: stored(name, key, place) for key in chosen}
+    done = {(key, result.seed) for key in chosen if known[key].current for result in known[key].results}
+    return [(key, seed) for seed in range(seeds) for key in chosen if (key, seed) not in done]
+
+
+def bench(
+    name: str,
+    runs: Sequence[Run],
+    *,
+    backend: Backend = "loky",
+    jobs: int = 1,
+    place: Path | None = None,
+    report: Callable[[Run, Result | Exception], None] = lambda run, found: None,
+) -> list[Run]:
+    """Carry out the runs, keeping each result as soon as it is there. Returns those that failed.
+
+    One job at a time by default, with all cores: seconds mean little on a machine that does something else as well.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    failed = []
+    for (key, seed), found in spread({run: partial(_run, *run, threads) for run in runs}, backend, jobs, threads):
+        if isinstance(found, Exception) or not found.passed:
+            failed.append((key, seed))
+        else:
+            keep(found, (place or folder()) / name)
+        report((key, seed), found)
+    return failed
+
+
+def _run(key: str, seed: int, threads: int) -> Result | Exception:
+    """Measure one method with one seed at full scale; what it raises is its outcome."""
+    import torch
+
+    from eelit.methods import runner
+
+    torch.set_num_threads(threads)
+    try:
+        return runner.run(key, seed=seed, scale="full")
+    except Exception as error:
+        return error
+
+
+def keep(result: Result, place: Path) -> Path:
+    """Write a result where it belongs, aside first; one that is there already is not touched."""
+    from eelit.methods.smoke import write
+
+    path = place / result.key / f"seed{result.seed}-{result.code}.json"
+    if not path.exists():
+        write(path, result.model_dump_json(indent=1) + "\n")
+    return path
+
+
+@dataclass(frozen=True)
+class Board:
+    """All rows of a track that were measured, and the methods that were not."""
+
+    rows: list[track.Row]
+    unmeasured: list[str]
+
+
+def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
+    """Return the leaderboard: rows of the same data and quality together, the best within the cost share first."""
+    rows, unmeasured = [], []
+    for key in members(name):
+        known = stored(name, key, place)
+        if not known.results:
+            unmeasured.append(key)
+        for curve in known.results[0].curves if known.results else []:
+            rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
+    sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
+    rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
+    return Board(rows, unmeasured)
+
+
+def _order(found: track.Spread | None) -> float:
+    return -found.mean if found else float("inf")

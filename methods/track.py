@@ -1,0 +1,196 @@
+"""What the results of several seeds say together: figures at equal cost, verdicts on claims, the leaderboard.
+
+No torch here. Every figure is computed from stored results by the rules below.
+
+**At equal cost.** Cost shares are of the full model's. Between two knobs a method can stand at any cost: a share of the
+samples, drawn at random, is treated with the one, the rest with the other. For a share of cost the pair and its mixture
+are chosen on validation data (the best quality within that cost); what is reported is what they give on test data.
+
+**Area.** Mean quality at 25, 30, … 100 % of the cost.
+
+**Verdict.** A claim is tried once per seed. It holds if it held with every seed, holds in part if with some, and does
+not hold here if with none; with fewer than three seeds there is no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Literal
+
+from eelit.methods.results import Curve, OperatingPoint, Result
+
+SHARES = (0.25, 0.5, 0.75)
+AREA = tuple(i / 100 for i in range(25, 101, 5))
+SEEDS = 3
+"""Fewest seeds for a verdict, and how many a benchmark runs if not told otherwise."""
+
+
+@dataclass(frozen=True)
+class At:
+    """What is reached on test data within a share of the full model's cost."""
+
+    quality: float
+    share: float  # of the full model's cost, really spent on test data
+
+
+def at(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint], share: float) -> At | None:
+    """Return what the mixture of two knobs that is best on validation data reaches on test data; None if none fits."""
+    best: tuple[float, float, int, int, float] | None = None
+    for i, cheap in enumerate(validation):
+        low = 1 / cheap.speed_up
+        if low > share + 1e-9:
+            continue
+        for j, dear in enumerate(validation):
+            high = 1 / dear.speed_up
+            weight = min(1.0, (share - low) / (high - low)) if high > low else 0.0  # of the dearer knob
+            quality = cheap.quality + weight * (dear.quality - cheap.quality)
+            cost = low + weight * (high - low)
+            if best is None or (quality, -cost) > best[:2]:
+                best = quality, -cost, i, j, weight
+    if best is None:
+        return None
+    *_, i, j, weight = best
+    return At(
+        quality=test[i].quality + weight * (test[j].quality - test[i].quality),
+        share=1 / test[i].speed_up + weight * (1 / test[j].speed_up - 1 / test[i].speed_up),
+    )
+
+
+def area(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint]) -> float | None:
+    """Return the mean quality over the cost shares of `AREA`; None if the cheapest of them is out of reach."""
+    found = [at(validation, test, share) for share in AREA]
+    return None if found[0] is None else mean(point.quality for point in found if point is not None)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds and standard deviation (with n - 1; None for one seed)."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Return the spread of the values that there are, or None if there are none."""
+        known = [value for value in values if value is not None]
+        return cls(mean(known), stdev(known) if len(known) > 1 else None, len(known)) if known else None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + (f" ± {self.deviation:.4f}" if self.deviation is not None else "")
+
+
+Judgement = Literal["holds", "holds in part", "does not hold here", "not comparable", "too few seeds"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim over all seeds."""
+
+    name: str
+    statement: str
+    judgement: Judgement
+    held: int
+    n: int
+    measured: list[str]  # one per seed
+    reason: str  # why it is not comparable; else empty
+
+
+def verdicts(results: Sequence[Result]) -> list[Verdict]:
+    """Judge every claim by the rule above, from the same method's results with different seeds."""
+    names = dict.fromkeys(claim.name for result in results for claim in result.claims)
+    found = []
+    for name in names:
+        tried = [claim for result in results for claim in result.claims if claim.name == name]
+        held, reason = sum(claim.holds for claim in tried), tried[-1].not_comparable
+        judgement: Judgement = (
+            "not comparable"
+            if reason
+            else "too few seeds"
+            if len(tried) < SEEDS
+            else "holds"
+            if held == len(tried)
+            else "holds in part"
+            if held
+            else "does not hold here"
+        )
+        measured = [claim.measured for claim in tried]
+        found.append(Verdict(name, tried[-1].statement, judgement, held, len(tried), measured, reason))
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of a method over all its seeds."""
+
+    key: str
+    variant: str
+    quality: str
+    unit: str
+    data: str  # digest of the examples: only rows with the same data and quality can be compared
+    seeds: list[int]
+    current: bool  # measured by the present code
+    full: Spread  # quality of the full model
+    at: dict[float, Spread | None]  # share of cost → quality
+    area: Spread | None
+    against: dict[str, dict[float, Spread | None]]  # baseline → share → quality minus the baseline's, paired by seed
+    overthinking: Spread | None
+    training_seconds: Spread | None
+    efficiency: dict[int, Spread | None]  # batch size → efficiency in seconds at the knob nearest to half of the cost
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Rows of one group were measured on the same data by the same quality."""
+        return self.data, self.quality
+
+
+def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5) -> Row:
+    """Summarise one variant of one method's results with different seeds."""
+    curves = [next(curve for curve in result.curves if curve.variant == variant) for result in results]
+    first = curves[0]
+    full = Spread.of(curve.full_quality for curve in curves)
+    assert full is not None
+    baselines = dict.fromkeys(baseline.name for curve in curves for baseline in curve.baselines)
+    return Row(
+        key=results[0].key,
+        variant=variant,
+        quality=first.quality,
+        unit=first.unit,
+        data=_data(results[0], variant),
+        seeds=[result.seed for result in results],
+        current=current,
+        full=full,
+        at={s: Spread.of(_at(curve, s) for curve in curves) for s in (*SHARES, share)},
+        area=Spread.of(area(curve.validation, curve.test) for curve in curves),
+        against={
+            name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)}
+            for name in baselines
+        },
+        overthinking=Spread.of(curve.overthinking for curve in curves),
+        training_seconds=Spread.of(result.training_seconds for result in results),
+        efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in (1, 32)},
+    )
+
+
+def _data(result: Result, variant: str) -> str:
+    named = {name: digest for name, digest in result.data.items() if name.endswith("examples")}
+    return named.get(f"{variant}: examples", named.get("examples", ""))
+
+
+def _at(curve: Curve, share: float) -> float | None:
+    found = at(curve.validation, curve.test, share)
+    return found.quality if found else None
+
+
+def _gain(curve: Curve, name: str, share: float) -> float | None:
+    """Return the method's quality minus the baseline's on the same trained model, both within the share of cost."""
+    ours = at(curve.validation, curve.test, share)
+    theirs = [at(baseline.validation, baseline.test, share) for baseline in curve.baselines if baseline.name == name]
+    return ours.quality - theirs[0].quality if ours and theirs and theirs[0] else None
+
+
+def _efficiency(curve: Curve, batch: int) -> float | None:
+    timed = [timing for timing in curve.timings if timing.batch == batch and timing.saved > 0.05]
+    return min(timed, key=lambda timing: abs(timing.saved - 0.5)).efficiency if timed else None

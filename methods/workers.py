@@ -1,0 +1,71 @@
+"""Independent tasks in processes of their own: on this machine, or on a dask or ray cluster that is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from joblib import Parallel, delayed, parallel_config
+
+Backend = Literal["loky", "dask", "ray"]
+R = TypeVar("R")
+
+
+def spread(
+    tasks: Mapping[Any, Callable[[], R]], backend: Backend, jobs: int, threads: int = 1
+) -> Iterator[tuple[Any, R | Exception]]:
+    """Run every task in a worker, and yield its name and its result as they arrive, in any order.
+
+    A process that dies takes the pool along. Then each unfinished task gets a pool of its own: the one that dies again
+    yields what was raised, and the others are none the worse.
+    """
+    left = {name: delayed(_named)(name, task) for name, task in tasks.items()}
+    with _workers(backend, jobs, threads):
+        try:
+            together = [left.values()] if jobs > 1 else [[task] for task in left.values()]
+            for batch in together:
+                for name, result in Parallel(return_as="generator_unordered")(list(batch)):
+                    yield name, result
+                    del left[name]
+        except Exception:  # what is raised differs with the back end
+            for name, task in left.items():
+                try:
+                    yield from Parallel()([task])
+                except Exception as error:
+                    yield name, error
+
+
+def _named(name: Any, task: Callable[[], R]) -> tuple[Any, R]:
+    return name, task()
+
+
+@contextmanager
+def _workers(backend: Backend, jobs: int, threads: int = 1) -> Iterator[None]:
+    """Run joblib's tasks in ``jobs`` processes with so many threads each; never in this very process."""
+    if backend == "loky":  # one job would mean this process
+        with parallel_config(backend="loky", n_jobs=max(2, jobs), inner_max_num_threads=threads):
+            yield
+    elif backend == "dask":
+        with _dask_cluster(jobs), parallel_config(backend="dask"):
+            yield
+    else:
+        from ray.util.joblib import register_ray
+
+        register_ray()
+        with parallel_config(backend="ray", n_jobs=jobs):
+            yield
+
+
+@contextmanager
+def _dask_cluster(jobs: int) -> Iterator[None]:
+    """Use the dask cluster that is connected, or make one on this machine."""
+    from distributed import Client, LocalCluster, get_client
+
+    try:
+        get_client()
+    except ValueError:
+        with LocalCluster(n_workers=jobs, threads_per_worker=1) as cluster, Client(cluster):
+            yield
+    else:
+        yield
