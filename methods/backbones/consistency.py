@@ -91,18 +91,17 @@ class LastStage(nn.Module):
 
 
 class ScoredHead(nn.Module):
-    """The present ramp's logits and their score ``[N, C + 1]``: `Meta`'s probability, or the largest if not asked."""
+    """The present ramp's logits and their score ``[N, C + 1]``: the probability that `Meta` gives to "yes"."""
 
-    def __init__(self, meta: Meta, asked: bool) -> None:
+    def __init__(self, meta: Meta) -> None:
         super().__init__()
-        self.meta, self.asked = meta, asked
+        self.meta = meta
 
     def forward(self, state: Looked) -> Tensor:
         """Score the answer of the last ramp that was run."""
         _, features, logits = state
         said = logits[:, -1]
-        scores = self.meta(features, logits).softmax(dim=-1)[:, 1] if self.asked else said.softmax(-1).amax(-1)
-        return torch.cat([said, scores[:, None]], dim=1)
+        return torch.cat([said, self.meta(features, logits).softmax(dim=-1)[:, 1:]], dim=1)
 
 
 class LastHead(nn.Module):
@@ -155,13 +154,13 @@ class ConsistencyExits(MultiExit):
         return cast(LastHead, self.heads[-1]).plain(hidden)
 
 
-def consistency_exits(name: str, classes: int, *, meta: bool, seed: int) -> ConsistencyExits:
-    """Return a pretrained encoder with ramps, scored by a meta classifier or by their largest probability."""
+def consistency_exits(name: str, classes: int, *, seed: int) -> ConsistencyExits:
+    """Return a pretrained encoder with ramps and a score of their consistency."""
     torch.manual_seed(seed)
     model = encoder(name)
     layers, pooler = stages_of(model), pooler_of(model)
     last = PooledHead(pooler, classes)
     stages = [RampStage(layer, Ramp(pooler.in_features, classes)) for layer in layers[:-1]]
-    scorer = Meta(classes, len(layers))
-    heads = [ScoredHead(scorer, meta) for _ in stages]
+    meta = Meta(classes, len(layers))
+    heads = [ScoredHead(meta) for _ in stages]
     return ConsistencyExits([*stages, LastStage(layers[-1])], [*heads, LastHead(last)]).eval()
