@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.multi_exit import MultiExit, select
-from eelit.methods.policies.base import Array, Policy
+from eelit.methods.policies.base import Array, Assembling, Policy
 
 
 def replay(policy: Policy, outputs: Array) -> NDArray[np.int64]:
@@ -26,6 +26,21 @@ def replay(policy: Policy, outputs: Array) -> NDArray[np.int64]:
         state, stop = policy.step(state, outputs[i])
         exits[np.asarray(stop, dtype=bool) & (exits == last)] = i
     return exits
+
+
+def answered(policy: Policy, outputs: Tensor, exits: NDArray[np.int64]) -> Tensor:
+    """Return what each sample is answered ``[N, ...]``, given its exit ``[N]`` and the stored outputs ``[E, N, ...]``.
+
+    That is its exit's output, unless the policy is one of those that assemble the answer.
+    """
+    said = outputs[torch.as_tensor(exits), torch.arange(len(exits))]
+    if isinstance(policy, Assembling):
+        state = policy.start()
+        for i, output in enumerate(outputs):
+            state, _ = policy.step(state, output)
+            here = torch.as_tensor(exits == i)
+            said[here] = policy.answer(state, output)[here]
+    return said
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,14 @@ def infer(model: MultiExit, x: Any, policy: Policy) -> Inference:
         output = head(state)
         if rest is None:
             rest = torch.arange(len(output), device=output.device)
-        if i == model.exits - 1:
+        last = i == model.exits - 1
+        if not last or isinstance(policy, Assembling):
+            memory, stop = policy.step(memory, output)
+        if isinstance(policy, Assembling):
+            output = policy.answer(memory, output)
+        if last:
             found.append((rest, i, output))
             break
-        memory, stop = policy.step(memory, output)
         if not stop.any():
             continue
         out, keep = stop.nonzero().flatten(), (~stop).nonzero().flatten()

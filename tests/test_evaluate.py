@@ -1,17 +1,22 @@
 """Replay on stored outputs and real skipping are the same thing."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from eelit.methods.costs import MacCounter, exit_costs
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.evaluate import answered, infer, replay
 from eelit.methods.multi_exit import MultiExit, select
 from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.voting import Voting
 
-POLICIES = [MaxConfidence(0.5), Entropy(0.9), Patience(1), MaxConfidence(2.0), MaxConfidence(0.0), Patience(0)]
+POLICIES = [
+    *(MaxConfidence(0.5), Entropy(0.9), Patience(1), MaxConfidence(2.0), MaxConfidence(0.0), Patience(0)),
+    *(Voting(2), Voting(9)),  # these assemble the answer from several exits
+]
 
 
 class Pair(nn.Module):
@@ -54,9 +59,16 @@ def test_replay_equals_infer_and_skipped_work_is_not_done(model, policy):
     for hook in hooks:
         hook.remove()
     assert found.exits.tolist() == exits.tolist()
-    assert torch.allclose(found.outputs, outputs[torch.as_tensor(exits), torch.arange(40)], atol=1e-5)
+    assert torch.allclose(found.outputs, answered(policy, outputs, exits), atol=1e-5)
     assert ran == [int((exits >= i).sum()) for i in range(4)]
     assert counter.macs == sum(exit_costs(model, x[:1])[i] for i in exits)
+
+
+def test_answer_is_the_exits_own_unless_the_policy_assembles_it():
+    outputs = torch.eye(3)[[[0, 1], [0, 1], [1, 1], [2, 2]]]
+    last = np.array([3, 3])
+    assert torch.equal(answered(Patience(9), outputs, last), outputs[3])
+    assert answered(Voting(9), outputs, last).argmax(-1).tolist() == [0, 1]
 
 
 def test_batch_mates_do_not_matter(model):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.method import Bench
 from eelit.methods.policies.base import Policy
@@ -33,3 +37,16 @@ def gains_by_exit(method: ExitMethod, prepared: Prepared, rival: ExitMethod, ben
     theirs = rival.static(rival.prepare(bench).split("test"))
     ours = method.static(prepared.split("test"))
     return [a.quality - b.quality for a, b in zip(ours, theirs, strict=True)]
+
+
+def oracle(outputs: Tensor, targets: Tensor) -> NDArray[np.int64]:
+    """Return the first exit ``[N]`` (from 0) that is right on logits ``[E, N, C]``; the last where none is."""
+    right = outputs.argmax(dim=-1) == targets
+    right[-1] = True
+    return right.int().argmax(dim=0).numpy()
+
+
+def disagreement(outputs: Tensor) -> float:
+    """Share of samples on which neighbouring exits answer differently, mean over pairs, for logits ``[E, N, C]``."""
+    said = outputs.argmax(dim=-1)
+    return float((said[1:] != said[:-1]).double().mean())

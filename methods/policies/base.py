@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from array_api_compat import array_namespace
 
@@ -21,6 +21,15 @@ class Policy(Protocol):
 
     def step(self, state: State, output: Array) -> tuple[State, Array]:
         """Take one exit's output ``[n, C]`` or ``[n]``; return the new state and who stops, a boolean ``[n]``."""
+        ...
+
+
+@runtime_checkable
+class Assembling(Policy, Protocol):
+    """A policy that makes the answer from several exits, instead of taking that of the exit where a sample stops."""
+
+    def answer(self, state: State, output: Array) -> Array:
+        """Return the answer ``[n, C]``, from the state after the step of the exit that gave ``output``."""
         ...
 
 

@@ -1,0 +1,43 @@
+"""Stop when one answer has collected enough votes from the exits passed so far (sun2021ensemble)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from eelit.methods.policies.base import Array, State
+
+
+@dataclass(frozen=True)
+class Voting:
+    """Stop when the leading class has at least ``votes`` votes; each exit has one, and none is ever taken back.
+
+    Whoever stops early gets the answer of the exit where it stops, as its vote was the one that was missing. At the
+    last exit the majority of all exits answers, and of equals the one that a deeper exit voted for last.
+    1 always stops at the first exit; more votes than exits never stop.
+    """
+
+    votes: float
+    power: float = 0.0  # the votes are divided by this power of the number of exits passed; 0 counts them as they are
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Count this exit's vote, from logits ``[n, C]``; the state is votes, latest votes ``[n, C]`` and depth."""
+        xp = array_namespace(output)
+        zeros = xp.zeros_like(output)
+        tally, latest, depth = state or (zeros, zeros, zeros[:, 0])
+        depth = depth + 1
+        classes = xp.arange(output.shape[-1], device=output.device)
+        voted = classes == xp.argmax(output, axis=-1, keepdims=True)
+        tally = tally + xp.astype(voted, output.dtype)
+        latest = xp.where(voted, depth[:, None], latest)
+        return (tally, latest, depth), xp.max(tally, axis=-1) / depth**self.power >= self.votes
+
+    def answer(self, state: State, output: Array) -> Array:
+        """Return the votes ``[n, C]``, that of a deeper exit raised a little so that no two classes are equal."""
+        tally, latest, depth = state
+        return tally + latest / (depth[:, None] + 1)

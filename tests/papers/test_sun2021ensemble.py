@@ -1,0 +1,238 @@
+"""What only the voting exit promises: votes that are never taken back, a majority at the end, exits pushed apart."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from eelit.methods.evaluate import answered, infer, replay
+from eelit.methods.families.rivals import disagreement, oracle
+from eelit.methods.papers.sun2021ensemble import VotingExit
+from eelit.methods.papers.zhou2020pabee import Pabee
+from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.voting import Voting
+from eelit.methods.recipes import diverse
+from eelit.methods.recipes.diverse import diversities
+from eelit.methods.recipes.joint import depth_weights, exit_losses
+
+KEY = "sun2021ensemble"
+L = 6
+
+
+@pytest.fixture(scope="module")
+def logits():
+    return torch.randn(L, 400, 3, generator=torch.Generator().manual_seed(1))
+
+
+def said(*labels, classes=3):
+    """Logits ``[E, 1, C]`` of one sample whose exits answer so."""
+    return torch.eye(classes)[list(labels)][:, None] * 4
+
+
+def outcome(policy, outputs):
+    """Exit and answer of the only sample."""
+    exits = replay(policy, outputs)
+    return exits[0], int(answered(policy, outputs, exits).argmax())
+
+
+# The exit rule.
+
+
+def test_votes_by_hand():
+    z = said(0, 1, 1, 0, 2, 0)
+    assert [outcome(Voting(tau), z) for tau in (1, 2, 3, 4)] == [(0, 0), (2, 1), (5, 0), (5, 0)]
+
+
+def test_one_vote_stops_at_the_first_exit_and_more_than_all_never(logits):
+    assert (replay(Voting(1), logits) == 0).all()
+    for tau in (L + 1, 100):
+        assert (replay(Voting(tau), logits) == L - 1).all()
+
+
+def test_majority_answers_at_the_end_and_not_the_last_exit():
+    assert outcome(Voting(7), said(1, 1, 1, 1, 2, 2)) == (5, 1)
+    assert outcome(Voting(5), said(1, 1, 1, 1, 2, 2)) == (5, 1)
+
+
+def test_of_equal_votes_the_deeper_wins():
+    assert outcome(Voting(7), said(1, 2, 2, 1, 0, 0)) == (5, 0)
+    assert outcome(Voting(7), said(2, 1, 2, 1, 2, 1)) == (5, 1)
+    assert outcome(Voting(7), said(0, 0, 1, 1, 2, 1)) == (5, 1)
+    assert outcome(Voting(7), said(2, 2, 0, 0, 0, 2)) == (5, 2)
+
+
+@pytest.mark.parametrize("tau", range(1, L + 1))
+def test_tau_layers_at_least_and_with_two_classes_twice_tau_less_one_at_most(tau, logits):
+    exits = replay(Voting(tau), logits) + 1
+    assert exits.min() >= tau
+    assert exits.max() <= L
+    two = replay(Voting(tau), logits[..., :2]) + 1
+    assert two.max() <= min(L, 2 * tau - 1)
+
+
+def test_nobody_leaves_earlier_when_more_votes_are_asked(logits):
+    exits = [replay(Voting(tau), logits) for tau in range(1, L + 2)]
+    assert all((less <= more).all() for less, more in pairwise(exits))
+
+
+@pytest.mark.parametrize("tau", range(1, L))
+def test_winner_has_exactly_tau_votes_and_the_exit_itself_gave_the_last(tau, logits):
+    policy = Voting(tau)
+    exits = replay(policy, logits)
+    answers = answered(policy, logits, exits).argmax(-1)
+    labels = logits.argmax(-1)
+    for n in range(logits.shape[1]):
+        if exits[n] < L - 1:
+            assert int((labels[: exits[n] + 1, n] == answers[n]).sum()) == tau
+            assert int(labels[exits[n], n]) == int(answers[n])
+
+
+@pytest.mark.parametrize("patience", range(L))
+def test_patience_is_never_earlier_than_as_many_votes(patience, logits):
+    assert (replay(Patience(patience), logits) >= replay(Voting(patience + 1), logits)).all()
+
+
+def test_a_stray_answer_does_not_wipe_out_the_count():
+    z = said(0, 0, 1, 0, 2, 2)
+    assert replay(Voting(3), z).tolist() == [3]
+    assert replay(Patience(2), z).tolist() == [5]
+
+
+def test_votes_divided_by_depth():
+    """After layers 1, 2, 3, 4 the leader has 1, 1, 2, 3 votes; divided by the root of the depth 1, .71, 1.15, 1.5."""
+    z = said(0, 1, 1, 1, 1, 1)
+    assert replay(Voting(1.1, 0.5), z).tolist() == [2]
+    assert replay(Voting(1.4, 0.5), z).tolist() == [3]
+    assert replay(Voting(3, 0.5), z).tolist() == [5]
+    assert outcome(Voting(1.1, 0.5), z) == (2, 1)
+
+
+def test_votes_are_pure_the_same_in_numpy_and_independent_of_batch_mates(logits):
+    policy = Voting(3)
+    state, _ = policy.step(policy.start(), logits[0])
+    before = [part.clone() for part in state]
+    policy.step(state, logits[1])
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+    exits = replay(policy, logits)
+    assert (exits == replay(policy, logits.numpy())).all()
+    together = answered(policy, logits, exits)
+    for n in range(0, 400, 7):
+        alone = logits[:, n : n + 1]
+        assert torch.equal(answered(policy, alone, replay(policy, alone))[0], together[n])
+
+
+# The loss.
+
+
+def test_diversity_by_hand():
+    """p_1 = (1/2, 1/2), p_2 = (3/4, 1/4), p_3 = (1/4, 3/4): D_2 from p_1; D_3 from p_1, which it resembles more."""
+    p = torch.tensor([[[0.5, 0.5]], [[0.75, 0.25]], [[0.25, 0.75]]])
+    from_first = -(math.log(0.75) + math.log(0.25)) / 2  # 0.837, beyond ln 2
+    assert diversities(p.log()).tolist() == pytest.approx([math.log(2)] * 2)
+    sharp = torch.tensor([[[0.9, 0.1]], [[0.2, 0.8]], [[0.8, 0.2]]])
+    d2 = -(0.9 * math.log(0.2) + 0.1 * math.log(0.8))
+    d3 = min(-(0.9 * math.log(0.8) + 0.1 * math.log(0.2)), -(0.2 * math.log(0.8) + 0.8 * math.log(0.2)))
+    assert from_first > math.log(2) > d3
+    assert diversities(sharp.log()).tolist() == pytest.approx([min(d2, math.log(2)), d3])
+
+
+def test_each_sample_has_its_own_likest_predecessor():
+    one, other = [[0.9, 0.1], [0.1, 0.9]], [[0.1, 0.9], [0.9, 0.1]]
+    p = torch.tensor([one, other, one])
+    same = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    assert float(diversities(p.log())[1]) == pytest.approx(same)
+    mixed = torch.tensor([one, other, [one[0], one[0]]])
+    assert float(diversities(mixed.log())[1]) == pytest.approx(same)
+
+
+def test_equal_certain_answers_have_no_diversity_and_no_term_exceeds_the_bound():
+    certain = torch.tensor([[[1000.0, 0.0, 0.0]]] * 3)
+    assert diversities(certain).tolist() == [0.0, 0.0]
+    opposed = torch.tensor([[[1000.0, 0.0, 0.0]], [[0.0, 1000.0, 0.0]]])
+    assert diversities(opposed).tolist() == pytest.approx([math.log(3)])
+
+
+def test_only_the_later_exit_is_pushed_away():
+    z = (torch.tensor([[[2.0, 0.0]], [[1.5, 0.0]]])).requires_grad_()
+    diversities(z).sum().backward()
+    assert z.grad[0].abs().sum() == 0
+    # More diversity means less of class 0, of which exit 1 is sure.
+    assert z.grad[1, 0, 0] < 0 < z.grad[1, 0, 1]
+
+
+def test_loss_without_diversity_is_the_joint_loss(monkeypatch, prepared):
+    """What `fit` is given to minimise, at two weights of the term; the difference is the term."""
+    _, bench, ready = prepared(KEY)
+    losses = {}
+
+    def catch(parameters, train, loss, bench, **options):
+        with torch.no_grad():
+            ready.model.eval()
+            losses[weight] = float(loss(index, x))
+
+    monkeypatch.setattr(diverse, "fit", catch)
+    index, x = next(iter(ready.data.train.batches(64)))
+    w = depth_weights(ready.model.exits)
+    for weight in (0.0, 0.1, 1.0):
+        diverse.train_diverse(ready.model, ready.data, bench, weights=w, diversity=weight, epochs=1, batch=64, rate=0)
+    with torch.inference_mode():
+        outputs = ready.model(x)
+        joint = float((torch.tensor(w) * exit_losses(outputs, ready.data.train.targets[index])).sum())
+        term = float(diversities(outputs).sum() / len(outputs))
+    assert losses[0.0] == pytest.approx(joint, rel=1e-5)
+    assert losses[0.1] == pytest.approx(joint - 0.1 * term, rel=1e-5)
+    assert losses[1.0] == pytest.approx(joint - term, rel=1e-5)
+
+
+# The network and what is measured of it.
+
+
+def test_variant_without_diversity_is_trained_as_pabee(prepared):
+    shared = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
+    assert all(getattr(VotingExit(), name) == getattr(Pabee(), name) for name in shared)
+    method, bench, _ = prepared(KEY)
+    _, _, theirs = prepared("zhou2020pabee")
+    ours = method.replace(method.variants["plain"]).prepare(bench)
+    other = theirs.model.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in ours.model.state_dict().items())
+
+
+def test_strong_diversity_pushes_exits_apart(prepared):
+    """At a weight of 3 instead of 0.1, neighbouring exits of the tiny network disagree more than without."""
+    method, bench, _ = prepared(KEY)
+    apart, plain = (
+        disagreement(method.replace({"diversity": weight}).prepare(bench).split("test").outputs)
+        for weight in (3.0, 0.0)
+    )
+    assert apart > plain + 0.05
+
+
+def test_oracle_leaves_at_the_first_right_exit():
+    z = torch.cat([said(0, 1, 1), said(1, 1, 1), said(2, 2, 0), said(2, 0, 2)], dim=1)
+    targets = torch.tensor([1, 1, 1, 2])
+    exits = oracle(z, targets)
+    assert exits.tolist() == [1, 0, 2, 0]
+    found = z[torch.as_tensor(exits), torch.arange(4)].argmax(-1) == targets
+    assert found.tolist() == (z.argmax(-1) == targets).any(dim=0).tolist()
+
+
+def test_disagreement_by_hand():
+    assert disagreement(torch.cat([said(0, 1, 1), said(2, 2, 2)], dim=1)) == pytest.approx(1 / 4)
+
+
+def test_execution_answers_as_replay_does_and_drops_who_has_left(prepared):
+    method, _, ready = prepared(KEY)
+    x = torch.stack(list(ready.data.test.inputs[:64]))
+    with torch.inference_mode():
+        outputs = ready.model(x)
+    changed = 0
+    for tau in (2, 3, 7):
+        policy = method.policy(tau, ready)
+        found, exits = infer(ready.model, x, policy), replay(policy, outputs)
+        assert found.exits.tolist() == exits.tolist()
+        assert torch.equal(found.outputs, answered(policy, outputs, exits))
+        changed += int((found.outputs.argmax(-1) != outputs[found.exits, torch.arange(64)].argmax(-1)).sum())
+    assert changed > 0
+    assert len(set(np.unique(replay(method.policy(2, ready), outputs)))) > 1
