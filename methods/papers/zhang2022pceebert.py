@@ -70,9 +70,9 @@ class PceeBert(ExitMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "entropy threshold"
     knobs: ClassVar[tuple[float, ...]] = (
-        1.1, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0
+        1.1, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0
     )  # fmt: skip
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {f"t = {t}": {"patience": t} for t in (2, 1, 3, 4)}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {f"t = {t}": {"patience": t} for t in (2, 3)}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
     }  # fmt: skip
