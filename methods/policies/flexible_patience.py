@@ -1,0 +1,67 @@
+"""Stop when the exits' predictions have hardly changed for some layers in a row (gao2023pfberxit)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from array_api_compat import array_namespace
+
+from eelit.methods.policies.base import Array, State, log_softmax
+
+Distance = Literal["kl", "rekl", "bikl", "js"]
+
+
+def kl(log_p: Array, log_q: Array) -> Array:
+    """Kullback-Leibler divergence ``KL(p || q)`` in nats ``[n]``, from logarithms of probabilities ``[n, C]``."""
+    xp = array_namespace(log_p, log_q)
+    return xp.sum(xp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def js(log_p: Array, log_q: Array) -> Array:
+    """Jensen-Shannon divergence ``[n]``: the mean divergence of p and q from their mean; at most ``ln 2``."""
+    xp = array_namespace(log_p, log_q)
+    middle = xp.logaddexp(log_p, log_q) - math.log(2)  # finite even where both probabilities underflow
+    return (kl(log_p, middle) + kl(log_q, middle)) / 2
+
+
+DISTANCES: Mapping[Distance, Callable[[Array, Array], Array]] = {
+    "kl": kl,
+    "rekl": lambda log_p, log_q: kl(log_q, log_p),
+    "bikl": lambda log_p, log_q: kl(log_p, log_q) + kl(log_q, log_p),
+    "js": js,
+}
+"""From the logarithms of the previous and of the present exit's probabilities to their distance ``[n]``."""
+
+
+@dataclass(frozen=True)
+class FlexiblePatience:
+    """Stop when neighbouring exits' distributions were strictly closer than ``threshold``, ``patience`` times in a row.
+
+    The counter is 0 at the first exit, so the earliest exit (counted from 0) is number ``patience``. A threshold of 0
+    never stops, as no distance is negative; an infinite one stops everything at that earliest exit. Each sample has its
+    own counter.
+    """
+
+    threshold: float
+    patience: int
+    distance: Distance = "kl"
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Compare the distribution of logits ``[n, C]`` with the one before."""
+        xp = array_namespace(output)
+        log_p = log_softmax(output)
+        if not state:
+            count = xp.zeros((output.shape[0],), dtype=xp.int64, device=output.device)
+        else:
+            previous, before = state
+            far = DISTANCES[self.distance](previous, log_p)
+            far = xp.where(far > 0, far, xp.zeros_like(far))  # rounding can make it negative
+            count = xp.where(far < self.threshold, before + 1, xp.zeros_like(before))
+        return (log_p, count), count >= self.patience

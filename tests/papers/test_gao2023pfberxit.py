@@ -1,0 +1,225 @@
+"""What only PF-BERxiT promises: distances worked by hand, a flexible patience, adapters on an untouched encoder."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from eelit.methods.backbones.adapters import add_adapters
+from eelit.methods.backbones.encoder import text_exits
+from eelit.methods.evaluate import infer, replay
+from eelit.methods.method import Bench
+from eelit.methods.papers.gao2023pfberxit import PfBerxit
+from eelit.methods.papers.zhou2020pabee import Pabee
+from eelit.methods.policies.base import entropy
+from eelit.methods.policies.flexible_patience import DISTANCES, FlexiblePatience
+from eelit.methods.recipes.joint import depth_weights, train_joint
+
+KEY = "gao2023pfberxit"
+THETAS = (0.0, 1e-4, 0.01, 0.05, 0.2, 1.0, math.inf)
+
+
+@pytest.fixture(scope="module")
+def logits():
+    return np.random.default_rng(1).normal(size=(6, 300, 3))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rng = np.random.default_rng(2)
+    return np.log(rng.dirichlet(np.ones(4), 200)), np.log(rng.dirichlet(np.ones(4), 200))
+
+
+def distributions(*first):
+    """Logits ``[E, 1, 2]`` of one sample that gives the first of two classes these probabilities."""
+    return np.log([[[p, 1 - p]] for p in first])
+
+
+# The distances.
+
+
+def test_distances_by_hand():
+    """p = (1/2, 1/2), q = (1/4, 3/4): KL(p||q) = ln 2 - ln(3)/2, KL(q||p) = 3/4 ln 3 - ln 2, m = (3/8, 5/8)."""
+    p, q = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    forward, backward = math.log(2) - math.log(3) / 2, 0.75 * math.log(3) - math.log(2)
+    js = (0.5 * math.log(4 / 3) + 0.5 * math.log(4 / 5) + 0.25 * math.log(2 / 3) + 0.75 * math.log(6 / 5)) / 2
+    for name, by_hand in (("kl", forward), ("rekl", backward), ("bikl", forward + backward), ("js", js)):
+        assert float(DISTANCES[name](p, q)[0]) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_equal_distributions_are_at_distance_zero_and_no_distance_is_negative(name, pairs):
+    p, q = pairs
+    assert np.abs(DISTANCES[name](p, p)).max() < 1e-15
+    assert (DISTANCES[name](p, q) > 0).all()
+
+
+def test_two_distances_are_symmetric_and_two_are_not(pairs):
+    p, q = pairs
+    same = {name: np.allclose(found(p, q), found(q, p)) for name, found in DISTANCES.items()}
+    assert same == {"kl": False, "rekl": False, "bikl": True, "js": True}
+
+
+def test_js_is_at_most_the_logarithm_of_two_and_finite_where_probabilities_vanish():
+    p, q = np.array([[0.0, -2000.0, -2000.0]]), np.array([[-2000.0, 0.0, -2000.0]])
+    assert float(DISTANCES["js"](p, q)[0]) == pytest.approx(math.log(2))
+    assert float(DISTANCES["kl"](p, q)[0]) == pytest.approx(2000)
+
+
+def test_js_never_exceeds_the_logarithm_of_two(pairs):
+    p, q = pairs
+    assert (DISTANCES["js"](50 * p, 50 * q) <= math.log(2) + 1e-12).all()
+
+
+def test_divergences_as_printed_and_coded_by_the_sister_paper_are_no_distances(pairs):
+    """F-PABEE's sums lack p log p: two equal distributions are then at their entropy, and its js is that of their mean.
+
+    So undecided exits that agree completely would never count as close, and its js would not compare exits at all.
+    """
+    p, q = pairs
+    middle = np.log((np.exp(p) + np.exp(q)) / 2)
+    printed = 0.5 * -(np.exp(p) * middle).sum(-1) + 0.5 * -(np.exp(q) * middle).sum(-1)
+    assert np.allclose(printed, entropy(middle))
+    assert np.allclose(printed - DISTANCES["js"](p, q), (entropy(p) + entropy(q)) / 2)
+    assert np.allclose(-(np.exp(p) * q).sum(-1) - DISTANCES["kl"](p, q), entropy(p))
+    flat = np.zeros((4, 1, 2))
+    assert replay(FlexiblePatience(0.01, 1, "js"), flat).tolist() == [1]
+
+
+# The exit rule.
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_zero_never_stops_and_infinity_stops_all_at_layer_t_plus_one(name, logits):
+    same = np.repeat(logits[:1], 6, axis=0)
+    for t in range(1, 9):
+        assert (replay(FlexiblePatience(0.0, t, name), logits) == 5).all()
+        assert (replay(FlexiblePatience(0.0, t, name), same) == 5).all()
+        assert (replay(FlexiblePatience(math.inf, t, name), logits) == min(t, 5)).all()
+
+
+def test_zero_never_stops_although_rounding_can_make_a_divergence_negative():
+    rng = np.random.default_rng(3)
+    near = rng.normal(size=(1, 4000, 5)).astype(np.float32)
+    close = np.concatenate([near, near + rng.normal(scale=1e-7, size=near.shape).astype(np.float32), near])
+    assert (replay(FlexiblePatience(0.0, 1), close) == 2).all()
+
+
+def test_as_much_patience_as_exits_never_stops(logits):
+    for t in (5, 6, 20):
+        assert (replay(FlexiblePatience(math.inf, t), logits) == 5).all()
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_nobody_leaves_later_at_a_higher_threshold_or_earlier_with_more_patience(name, logits):
+    for t in range(1, 5):
+        exits = [replay(FlexiblePatience(theta, t, name), logits) for theta in THETAS]
+        assert all((looser <= tighter).all() for tighter, looser in pairwise(exits))
+    for theta in THETAS:
+        exits = [replay(FlexiblePatience(theta, t, name), logits) for t in range(1, 7)]
+        assert all((less <= more).all() for less, more in pairwise(exits))
+
+
+def test_counter_starts_at_the_second_exit_and_is_set_back():
+    """Steps: none, small, large, small, small: t = 1 leaves at layer 2, t = 2 at layer 5, t = 3 not before the last."""
+    z = distributions(0.5, 0.52, 0.9, 0.91, 0.905, 0.2)
+    assert [replay(FlexiblePatience(0.01, t), z)[0] for t in (1, 2, 3)] == [1, 4, 5]
+
+
+def test_threshold_is_strict():
+    z = distributions(0.5, 0.25, 0.9)
+    d = math.log(2) - math.log(3) / 2
+    assert replay(FlexiblePatience(d * (1 - 1e-9), 1), z).tolist() == [2]
+    assert replay(FlexiblePatience(d * (1 + 1e-9), 1), z).tolist() == [1]
+
+
+def test_distributions_matter_and_not_the_answers_alone():
+    """The answer flips, hardly: close enough. The answer stays, and becomes much surer: not close."""
+    assert replay(FlexiblePatience(0.01, 1), distributions(0.49, 0.51, 0.5)).tolist() == [1]
+    assert replay(FlexiblePatience(0.01, 1), distributions(0.6, 0.99, 0.6)).tolist() == [2]
+
+
+def test_direction_of_kl_is_from_the_earlier_exit_to_the_later():
+    """From (1/2, 1/2) to (0.01, 0.99) KL is 1.61, the other way 0.64."""
+    z = distributions(0.5, 0.01, 0.5)
+    assert replay(FlexiblePatience(1.0, 1, "kl"), z).tolist() == [2]
+    assert replay(FlexiblePatience(1.0, 1, "rekl"), z).tolist() == [1]
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_numpy_and_torch_agree_and_batch_mates_do_not_matter(name, logits):
+    policy = FlexiblePatience(0.1, 2, name)
+    together = replay(policy, logits)
+    assert len(set(together.tolist())) > 2
+    assert (together == replay(policy, torch.as_tensor(logits))).all()
+    assert together.tolist() == [replay(policy, logits[:, i : i + 1])[0] for i in range(300)]
+
+
+# The network.
+
+
+def test_adapters_start_without_effect_and_are_as_large_as_they_should_be():
+    plain, adapted = (text_exits("tiny", 3, seed=0) for _ in range(2))
+    before = sum(p.numel() for p in adapted.parameters())
+    add_adapters(adapted, 4, 2.0)
+    x = torch.randint(60, (5, 9))
+    with torch.inference_mode():
+        assert torch.equal(plain(x), adapted(x))
+    d, r = 32, 4
+    assert sum(p.numel() for p in adapted.parameters()) - before == 4 * (2 * d * r + d + r)
+
+
+def test_adapter_runs_in_parallel_with_the_feed_forward_part():
+    """Computed once more from the parts of the layer: norm(h + FFN(h) + s (W_up relu(W_down h + b) + c))."""
+    model = text_exits("tiny", 3, seed=0)
+    add_adapters(model, 4, 0.5)
+    layer = model.stages[1].layer
+    torch.nn.init.normal_(layer.output.up.weight)
+    torch.nn.init.normal_(layer.output.up.bias)
+    hidden = torch.randn(2, 7, 32)
+    with torch.inference_mode():
+        h = layer.attention(hidden)[0]
+        inner, adapter = layer.output.output, layer.output
+        beside = adapter.up(torch.relu(adapter.down(h)))
+        by_hand = inner.LayerNorm(h + inner.dense(layer.intermediate(h)) + 0.5 * beside)
+        assert torch.allclose(model.stages[1](hidden), by_hand, atol=1e-5)
+
+
+def test_only_adapters_and_exits_learn(prepared):
+    method, _, ready = prepared(KEY)
+    fresh, before = method.build(ready.data, 3), method.build(ready.data, 3).state_dict()
+    options = {"epochs": 0.5, "batch": 32, "rate": 1e-2, "head_rate": 1e-2}
+    train_joint(fresh, ready.data, Bench(), weights=depth_weights(fresh.exits), **options)
+    moved = {name for name, value in fresh.state_dict().items() if not torch.equal(value, before[name])}
+    ours = {name for name in before if "heads." in name or ".output.up." in name or ".output.down." in name}
+    assert moved == ours
+    gradients = {name for name, p in fresh.named_parameters() if p.grad is not None}
+    assert gradients == {name for name, p in fresh.named_parameters() if p.requires_grad}
+    assert len([name for name in gradients if "stages" in name]) == 4 * fresh.exits
+
+
+def test_fine_tuned_variant_is_trained_as_pabee():
+    """Same network, same options, so the cache of weights serves both."""
+    ours = PfBerxit().replace(PfBerxit.variants["fine-tuned"])
+    shared = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
+    assert all(getattr(ours, name) == getattr(Pabee(), name) for name in shared)
+    tiny = {"encoder": "tiny", "corpus": "digits", "train_size": 64}
+    data = ours.replace(tiny).load()
+    one, other = ours.replace(tiny).build(data, 0), Pabee().replace(tiny).build(data, 0)
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(p, q) for p, q in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(p.requires_grad for p in one.parameters())
+
+
+def test_trained_model_really_stops(prepared):
+    method, _, ready = prepared(KEY)
+    x = torch.stack(list(ready.data.test.inputs[:32]))
+    policy = method.policy(0.1, ready)
+    assert policy == FlexiblePatience(0.1, 1, "kl")
+    with torch.inference_mode():
+        outputs = ready.model(x)
+    found = infer(ready.model, x, policy)
+    assert found.exits.tolist() == replay(policy, outputs).tolist()
+    assert len(set(found.exits.tolist())) > 1
