@@ -65,7 +65,7 @@ def test_replay_equals_infer_and_skipped_work_is_not_done(model, policy):
 
 
 def test_answer_is_the_exits_own_unless_the_policy_assembles_it():
-    outputs = torch.eye(3)[[[0, 1], [0, 1], [1, 1], [2, 2]]]
+    outputs = torch.eye(3)[torch.tensor([[0, 1], [0, 1], [1, 1], [2, 2]])]
     last = np.array([3, 3])
     assert torch.equal(answered(Patience(9), outputs, last), outputs[3])
     assert answered(Voting(9), outputs, last).argmax(-1).tolist() == [0, 1]
