@@ -32,3 +32,20 @@ def _ndcg(scores: NDArray[Any], grades: NDArray[Any], k: int) -> float:
     best = np.sort(gains)[::-1][:k] @ discounts
     got = gains[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:k]] @ discounts
     return float(got / best) if best > 0 else 1.0
+
+
+def mrr(scores: NDArray[Any], relevant: NDArray[Any], groups: NDArray[Any], k: int = 10) -> float:
+    """Mean over queries of 1 / rank of the first relevant document, 0 if there is none among the first k.
+
+    From scores and relevance `[documents]` and the documents per query `[queries]`, as `ndcg_per_query`.
+    """
+    ends = np.cumsum(groups)
+    found = [
+        _reciprocal(scores[end - n : end], relevant[end - n : end], k) for n, end in zip(groups, ends, strict=True)
+    ]
+    return float(np.mean(found))
+
+
+def _reciprocal(scores: NDArray[Any], relevant: NDArray[Any], k: int) -> float:
+    first = np.flatnonzero(np.asarray(relevant, dtype=bool)[np.argsort(-np.asarray(scores), kind="stable")[:k]])
+    return 1 / (int(first[0]) + 1) if len(first) else 0.0

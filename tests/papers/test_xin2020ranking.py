@@ -1,0 +1,167 @@
+"""What only early-exit monoBERT promises: a threshold for each side, and rankings that mix depths."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eelit.methods.data import fetch
+from eelit.methods.evaluate import infer, replay
+from eelit.methods.metrics import mrr, ndcg
+from eelit.methods.pairs import graded_pairs, joined, segments
+from eelit.methods.policies.two_sided import TwoSided
+from eelit.methods.recipes.joint import exit_losses
+
+KEY = "xin2020ranking"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
+OFF = 1.00001
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(GOLDEN.read_text())
+
+
+@pytest.fixture(scope="module")
+def logits():
+    return np.random.default_rng(0).normal(scale=2, size=(6, 300, 2)) + np.array([1.0, 0.0])
+
+
+def p_of(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+def test_both_sides_off_is_the_full_model(logits):
+    assert (replay(TwoSided(OFF, OFF), logits) == 5).all()
+
+
+def test_both_thresholds_below_one_half_stop_all_at_the_first_layer(logits):
+    assert (replay(TwoSided(0.49, 0.49), logits) == 0).all()
+
+
+def test_either_test_is_strict():
+    even = np.zeros((3, 1, 2))  # p = (0.5, 0.5) at every layer
+    assert replay(TwoSided(0.5, 0.5), even).tolist() == [2]
+    assert replay(TwoSided(0.5, 0.4999), even).tolist() == [0]
+    assert replay(TwoSided(0.4999, 0.5), even).tolist() == [0]
+
+
+def test_each_threshold_by_itself_is_monotone(logits):
+    grid = (0.49, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, OFF)
+    for fixed in grid:
+        by_negative = [replay(TwoSided(fixed, moved), logits).mean() for moved in grid]
+        by_positive = [replay(TwoSided(moved, fixed), logits).mean() for moved in grid]
+        for depths in (by_negative, by_positive):
+            assert all(earlier <= later for earlier, later in pairwise(depths))
+
+
+@pytest.mark.parametrize("rule", [TwoSided(0.9, 0.7), TwoSided(0.7, 0.9), TwoSided(OFF, 0.8), TwoSided(0.8, OFF)])
+def test_who_leaves_has_passed_a_threshold_there_and_none_before(logits, rule):
+    exits, p = replay(rule, logits), p_of(logits)
+    passed = (p[..., 1] > rule.positive) | (p[..., 0] > rule.negative)
+    for i, exit_ in enumerate(exits.tolist()):
+        assert exit_ == 5 or passed[exit_, i]
+        assert not passed[:exit_, i].any()
+    scores = p[exits, np.arange(300), 1][exits < 5]
+    if rule.positive > 1:
+        assert (scores < 1 - rule.negative).all()
+    if rule.negative > 1:
+        assert (scores > rule.positive).all()
+
+
+def test_two_thresholds_are_not_one():
+    """A pair that is sure to be irrelevant and one that is as sure to be relevant: only the first may go."""
+    outputs = np.zeros((3, 2, 2))
+    outputs[:, 0, 0] = outputs[:, 1, 1] = 2.0  # p = 0.88 for no, and for yes
+    assert replay(TwoSided(0.9, 0.8), outputs).tolist() == [0, 2]
+    assert replay(TwoSided(0.8, 0.9), outputs).tolist() == [2, 0]
+
+
+def test_the_knob_is_the_negative_threshold_and_the_positive_one_lies_above(prepared):
+    method, _, ready = prepared(KEY)
+    assert method.policy(0.8, ready) == TwoSided(pytest.approx(0.98), 0.8)
+    assert method.policy(1.1, ready).positive > 1
+    assert all(method.policy(knob, ready).positive >= knob for knob in method.knobs[:-1])
+
+
+def test_mrr_by_hand():
+    scores = np.array([0.9, 0.8, 0.7, 0.9, 0.8, 0.7, 0.1, 0.2, 0.3])
+    hit = np.array([0, 1, 1, 0, 0, 0, 0, 0, 1])
+    assert mrr(scores, hit, np.array([3, 3, 3])) == pytest.approx((1 / 2 + 0 + 1) / 3)
+    assert mrr(scores, hit, np.array([3, 3, 3]), k=1) == pytest.approx(1 / 3)
+
+
+def test_quality_is_ndcg_over_whole_queries_sorted_by_relevance(prepared):
+    method, _, _ = prepared(KEY)
+    outputs, grades = torch.randn(45, 2), torch.randint(3, (45,))
+    scores = outputs.softmax(-1)[:40, 1].double().numpy()
+    assert method.score(outputs, grades) == pytest.approx(ndcg(scores, grades[:40].numpy(), np.array([20, 20])))
+    assert method.labels(torch.tensor([0, 1, 2])).tolist() == [0, 0, 1]
+
+
+def test_real_and_simulated_exit_give_the_same_ranking(prepared):
+    method, _, ready = prepared(KEY)
+    seen, rule = ready.split("test"), TwoSided(0.97, 0.9)
+    found = infer(ready.model, torch.stack(list(seen.examples.inputs)), rule)
+    exits = replay(rule, seen.outputs)
+    assert found.exits.tolist() == exits.tolist()
+    assert 0 < exits.mean() < 3
+    quality = method.score(found.outputs, seen.targets)
+    assert quality == pytest.approx(method.score(seen.at(exits), seen.targets), abs=1e-6)
+
+
+def test_every_head_has_its_own_pooler_which_starts_as_the_pretrained_one(prepared):
+    method, _, ready = prepared(KEY)
+    poolers = [head.pooler for head in method.build(ready.data, seed=0).heads]
+    assert len({id(pooler) for pooler in poolers}) == ready.model.exits
+    assert all(torch.equal(pooler.weight, poolers[0].weight) for pooler in poolers)
+
+
+def test_the_network_is_told_query_from_document(prepared):
+    _, _, ready = prepared(KEY)
+    ids = torch.tensor([[2, 9, 8, 3, 7, 3], [2, 9, 3, 8, 7, 3]])
+    assert segments(ids, 3).tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1]]
+    embed = ready.model.stages[0].embeddings
+    with torch.inference_mode():
+        alike = embed.embeddings(input_ids=ids, token_type_ids=segments(ids, 3))
+        assert torch.equal(embed(input_ids=ids), alike)
+        assert not torch.allclose(embed(input_ids=ids), embed.embeddings(input_ids=ids))
+
+
+def test_training_is_balanced_and_held_out_queries_are_not(prepared):
+    method, _, ready = prepared(KEY)
+    data = ready.data
+    assert set(data.train.targets.tolist()) == {0, 1}
+    assert int(data.train.targets.sum()) * 2 == len(data.train)
+    for part in (data.validation, data.test):
+        grades = part.targets.reshape(-1, method.candidates)
+        assert ((grades == 2).sum(dim=1) == 2).all()
+
+
+def test_agrees_with_the_released_exits_sweep_and_measure(golden):
+    """Layers of the released loop and of its offline sweep, and MRR@10 of its run files (see `provenance`)."""
+    logits, labels = torch.tensor(golden["logits"]), torch.tensor(golden["labels"])
+    p = logits.double().softmax(-1)[..., 1].numpy()
+    sizes = np.full(len(labels) // golden["candidates"], golden["candidates"])
+    for run in golden["runs"]:
+        exits = replay(TwoSided(run["positive"], run["negative"]), logits)
+        assert (exits + 1).tolist() == run["layers"] == run["simulated"]
+        assert exits.mean() + 1 == pytest.approx(run["mean_layer"])
+        assert mrr(p[exits, np.arange(len(labels))], labels.numpy(), sizes) == pytest.approx(run["mrr"])
+    assert float(exit_losses(logits, labels).sum()) == pytest.approx(golden["loss"], rel=1e-6)
+
+
+def test_pairs_are_cut_and_joined():
+    fetch.fetch("newsgroups")
+    q, d = np.array([101, 7, 8, 102]), np.array([101, 9, 102])
+    assert joined([q], [d])[0].tolist() == [101, 7, 8, 102, 9, 102]
+    data = graded_pairs("newsgroups", train=40, validation=4, test=4, candidates=20, query=16, document=38)
+    x = data.test.inputs[0]
+    assert len(x) <= 1 + 16 + 1 + 38 + 1
+    assert x[0] == 101
+    assert (x == 102).sum() == 2
+    assert max(len(x) for x in data.train.inputs) == 57
+    assert int(segments(x[None], 102).sum()) == len(x) - 1 - int((x == 102).nonzero()[0])
