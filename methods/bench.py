@@ -152,20 +152,22 @@ class Board:
 
     rows: list[track.Row]
     unmeasured: list[str]
+    verdicts: dict[str, list[track.Verdict]]  # key → its paper's claims
 
 
 def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     """Return the leaderboard: rows of the same data and quality together, the best within the cost share first."""
-    rows, unmeasured = [], []
+    rows, unmeasured, judged = [], [], {}
     for key in members(name):
         known = stored(name, key, place)
         if not known.results:
             unmeasured.append(key)
         for curve in known.results[0].curves if known.results else []:
+            judged[key] = track.verdicts(known.results)
             rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
-    return Board(rows, unmeasured)
+    return Board(rows, unmeasured, judged)
 
 
 def _order(found: track.Spread | None) -> float:

@@ -139,6 +139,10 @@ class Row:
     overthinking: Spread | None
     training_seconds: Spread | None
     efficiency: dict[int, Spread | None]  # batch size → efficiency in seconds at the knob nearest to half of the cost
+    points: list[tuple[float, float]]  # of each knob, mean over seeds: share of the full cost, quality on test data
+    static: list[tuple[float, float]]  # the same of the exits as fixed depths
+    calibration: list[Spread | None]  # expected calibration error of each exit
+    exits: list[float]  # share of test samples that leave at each exit, at the knob nearest to half of the cost
 
     @property
     def group(self) -> tuple[str, str]:
@@ -171,7 +175,22 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         overthinking=Spread.of(curve.overthinking for curve in curves),
         training_seconds=Spread.of(result.training_seconds for result in results),
         efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in (1, 32)},
+        points=_means([curve.test for curve in curves]),
+        static=_means([b.test for curve in curves for b in curve.baselines if b.name == "static exit"]),
+        calibration=[
+            Spread.of(facts.calibration_error for facts in at_exit)
+            for at_exit in zip(*(curve.each_exit for curve in curves), strict=True)
+        ],
+        exits=min(first.test, key=lambda point: abs(1 / point.speed_up - 0.5)).exits,
     )
+
+
+def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, float]]:
+    """Return the mean cost share and quality of each knob over the curves of several seeds."""
+    return [
+        (mean(1 / point.speed_up for point in knob), mean(point.quality for point in knob))
+        for knob in zip(*curves, strict=True)
+    ]
 
 
 def _data(result: Result, variant: str) -> str:

@@ -16,10 +16,11 @@ from eelit.catalog.check import broader_terms
 from eelit.catalog.load import load
 from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
 from eelit.catalog.sources import Sources
-from eelit.methods import registry
+from eelit.methods import bench, registry
 from eelit.methods.data import manifest
 from eelit.methods.registry import MethodInfo
 from eelit.methods.results import SmokeReport
+from eelit.methods.track import Verdict
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import Badge, Reports
 
@@ -131,6 +132,9 @@ class Collection:
     methods: dict[str, Method]
     reports: Reports
     citations: list[Citation] = field(default_factory=list)
+    boards: dict[str, bench.Board] = field(
+        default_factory=lambda: {name: bench.Board([], [], {}) for name in bench.TRACKS}
+    )
 
     @cached_property
     def roles(self) -> dict[str, TaxonomyTerm]:
@@ -150,6 +154,10 @@ class Collection:
             if edge.direction == "out" and edge.other
         ]
         return Graph(nodes, [*citation_edges(self.citations), *related])
+
+    def verdicts(self, key: str) -> list[Verdict]:
+        """Return how the claims of a method's paper fared on the tracks, over all seeds."""
+        return [verdict for board in self.boards.values() for verdict in board.verdicts.get(key, [])]
 
     @property
     def passed(self) -> list[str]:
@@ -175,7 +183,12 @@ def gather(sources: Sources, reports: Reports) -> Collection:
         rest = f" (and {more} more)" if more > 0 else ""
         raise SiteFault(f"the site was not built: {min(loaded.problems)}{rest}; `eelit check` lists all problems")
     pairs = [(entry, loaded.bibliography.records[key]) for key, entry in loaded.entries.items()]
-    return assemble(loaded.taxonomy, pairs, loaded.citations.edges, methods(reports), reports)
+    collection = assemble(loaded.taxonomy, pairs, loaded.citations.edges, methods(reports), reports)
+    try:
+        collection.boards = {name: bench.board(name) for name in bench.TRACKS}
+    except ValueError as error:
+        raise SiteFault(f"the site was not built: {error}") from error
+    return collection
 
 
 def methods(reports: Reports) -> dict[str, Method]:

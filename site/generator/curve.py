@@ -82,6 +82,12 @@ def _scales(curve: Curve) -> tuple[Scale, Scale]:
 
 
 def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
+    cost = f"mean cost, share of the full model's {magnitude(curve.full_cost)} {curve.unit}"
+    return axes(x, y, cost, curve.quality)
+
+
+def axes(x: Scale, y: Scale, cost: str, quality: str) -> Iterator[Markup]:
+    """Yield grid, ticks and labels."""
     for tick in y.ticks():
         yield Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, y(tick), WIDTH - RIGHT)
         yield Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(
@@ -93,13 +99,12 @@ def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
             x(tick), HEIGHT - BOTTOM + 18, tick
         )
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
-    cost = f"mean cost, share of the full model's {magnitude(curve.full_cost)} {curve.unit}"
     yield Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(
         WIDTH - RIGHT, HEIGHT - 10, cost
     )
     middle = (TOP + HEIGHT - BOTTOM) / 2
     yield Markup('<text class="label" transform="translate(16 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
-        middle, curve.quality
+        middle, quality
     )
 
 

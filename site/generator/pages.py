@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -16,8 +17,11 @@ from markupsafe import Markup
 from eelit.bib.exports import to_bibtex
 from eelit.bib.record import Record
 from eelit.catalog.schema import FACETS
+from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.results import Result
+from eelit.methods.track import Row
+from eelit.site.generator import board as pictures
 from eelit.site.generator import curve, markup, network
 from eelit.site.generator.collection import Collection, Method, Work
 from eelit.site.generator.commands import commands
@@ -48,6 +52,7 @@ def environment() -> Environment:
         "day": day,
         "docstring": markup.docstring,
         "draw": curve.draw,
+        "draw_board": pictures.draw,
         "formula": markup.formula,
         "front": markup.front,
         "heading": markup.heading,
@@ -71,6 +76,11 @@ def environment() -> Environment:
 def day(moment: datetime) -> str:
     """Return the day of a moment, as one writes it."""
     return f"{moment.day} {moment:%B %Y}"
+
+
+def groups(board: bench.Board) -> list[list[Row]]:
+    """Return the rows of a leaderboard that can be compared with each other, together."""
+    return [list(rows) for _, rows in groupby(board.rows, key=lambda row: row.group)]
 
 
 def venue_and_year(record: Record) -> str:
@@ -117,6 +127,9 @@ def generated(collection: Collection) -> Iterator[Page]:
     yield "methods/index.md", render("methods.md.j2")
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
+    for name, board in collection.boards.items():
+        text = render("track.md.j2", name=name, track=bench.TRACKS[name], board=board, groups=groups(board))
+        yield f"tracks/{name}.md", text
     yield "papers/index.md", render("papers.md.j2", **_table(collection))
     for key, work in collection.works.items():
         yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work))

@@ -1,0 +1,217 @@
+"""What several seeds say together, the store of results, and the commands that show it."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from eelit.methods import bench, track
+from eelit.methods.results import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
+
+KEY = "zhou2020pabee"
+
+
+def point(share, quality, knob=0.0):
+    return OperatingPoint(knob=knob, quality=quality, cost=100 * share, speed_up=1 / share, exits=[1.0])
+
+
+def curve(gain=0.0, variant=""):
+    test = [point(0.2, 0.6 + gain), point(0.6, 0.8 + gain), point(1.0, 0.8)]
+    return Curve(
+        variant=variant, knob="threshold", quality="accuracy", unit="MACs", full_quality=0.8, full_cost=100.0,
+        validation=[point(0.2, 0.6), point(0.6, 0.8), point(1.0, 0.8)], test=test, executions=[],
+        baselines=[Baseline(name="static exit", validation=test[:1], test=[point(0.2, 0.6)])],
+    )  # fmt: skip
+
+
+def result(seed=0, code="", gain=0.0, key=KEY, holds=True, created=0):
+    return Result(
+        key=key, scale="full", seed=seed, settings={}, data={"examples": "abc"}, curves=[curve(gain)],
+        claims=[Outcome(name="a gain", statement="It gains.", holds=holds, measured=f"{gain:+g}")], checks=[],
+        prepared_seconds=1.0, prepared_from_cache=False, training_seconds=10.0, 
+        code=code or bench.code(key), seconds=2.0,
+        created=datetime(2026, 11, 22, tzinfo=UTC) + timedelta(hours=created), commit="c", versions={},
+        machine=Machine(system="s", processor="p", cores=2, threads=2),
+    )  # fmt: skip
+
+
+def test_between_two_knobs_a_mixture_stands():
+    c = curve()
+    found = track.at(c.validation, c.test, 0.4)
+    assert (found.quality, found.share) == pytest.approx((0.7, 0.4))
+    assert track.at(c.validation, c.test, 0.6).quality == pytest.approx(0.8)
+
+
+def test_a_dearer_knob_is_not_taken_if_it_is_no_better():
+    c = curve()
+    assert track.at(c.validation, c.test, 0.9).share == pytest.approx(0.6)
+
+
+def test_a_bad_knob_between_two_good_ones_is_passed_over():
+    points = [point(0.2, 0.6), point(0.5, 0.5), point(1.0, 1.0)]
+    assert track.at(points, points, 0.6).quality == pytest.approx(0.8)
+
+
+def test_knobs_are_chosen_on_validation_data_alone():
+    held = [point(0.2, 0.9), point(0.5, 0.5), point(1.0, 0.9)]
+    test = [point(0.25, 0.1), point(0.5, 1.0), point(1.0, 1.0)]
+    found = track.at(held, test, 1.0)
+    assert (found.quality, found.share) == pytest.approx((0.1, 0.25))
+
+
+def test_what_is_cheaper_than_the_cheapest_knob_is_out_of_reach():
+    c = curve()
+    assert track.at(c.validation, c.test, 0.1) is None
+    dear = [point(0.5, 0.7), point(1.0, 0.8)]
+    assert track.area(dear, dear) is None
+
+
+def test_area_is_the_mean_over_sixteen_shares():
+    flat = [point(0.2, 0.7), point(1.0, 0.7)]
+    assert track.area(flat, flat) == pytest.approx(0.7)
+    rising = [point(0.25, 0.25), point(1.0, 1.0)]
+    assert track.area(rising, rising) == pytest.approx(0.625)
+
+
+def test_spread_has_no_deviation_for_one_seed():
+    assert track.Spread.of([0.5]) == track.Spread(0.5, None, 1)
+    assert track.Spread.of([None, None]) is None
+    found = track.Spread.of([1.0, 3.0, None])
+    assert (found.mean, found.n) == (2.0, 2)
+    assert found.deviation == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("held", "judgement"),
+    [
+        ([True, True, True], "holds"),
+        ([True, False, True], "holds in part"),
+        ([False, False, False], "does not hold here"),
+        ([True, True], "too few seeds"),
+        ([False], "too few seeds"),
+    ],
+)
+def test_verdicts_follow_the_rule(held, judgement):
+    (verdict,) = track.verdicts([result(seed, holds=h) for seed, h in enumerate(held)])
+    assert verdict.judgement == judgement
+    assert (verdict.held, verdict.n) == (sum(held), len(held))
+
+
+def test_a_claim_that_cannot_be_compared_says_why():
+    tried = result()
+    claim = tried.claims[0].model_copy(update={"not_comparable": "another task"})
+    (verdict,) = track.verdicts([tried.model_copy(update={"claims": [claim]})] * 3)
+    assert (verdict.judgement, verdict.reason) == ("not comparable", "another task")
+
+
+def test_gains_are_paired_by_seed():
+    row = track.row([result(0, gain=0.01), result(1, gain=0.03)], "", current=True)
+    gain = row.against["static exit"][0.25]
+    assert gain.mean == pytest.approx(0.02 + 0.05 / 0.4 * 0.2)
+    assert gain.deviation == pytest.approx(0.02 / 2**0.5)
+    assert row.full.mean == 0.8
+    assert row.data == "abc"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_a_result_is_kept_once_and_never_overwritten(place):
+    path = bench.keep(result(gain=0.01), place / "text")
+    assert path == place / "text" / KEY / f"seed0-{bench.code(KEY)}.json"
+    assert bench.keep(result(gain=0.02), place / "text") == path
+    assert bench.stored("text", KEY).results == [result(gain=0.01)]
+
+
+def test_what_is_measured_already_is_not_measured_again(place):
+    bench.keep(result(seed=1), place / "text")
+    runs = bench.missing("text", [KEY, "xin2020deebert"], 2)
+    assert runs == [(KEY, 0), ("xin2020deebert", 0), ("xin2020deebert", 1)]
+
+
+def test_results_of_older_code_are_stale_and_never_mixed_with_others(place):
+    bench.keep(result(seed=0, code="old", created=0), place / "text")
+    bench.keep(result(seed=0, code="newer", created=1), place / "text")
+    bench.keep(result(seed=1, code="newer", created=2), place / "text")
+    found = bench.stored("text", KEY)
+    assert not found.current
+    assert [r.code for r in found.results] == ["newer", "newer"]
+    assert (KEY, 0) in bench.missing("text", [KEY], 1)
+    bench.keep(result(seed=0), place / "text")
+    found = bench.stored("text", KEY)
+    assert found.current
+    assert [r.seed for r in found.results] == [0]
+
+
+def test_a_file_that_is_no_result_is_named(place):
+    path = place / "text" / KEY / "seed0-x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is no result of this version"):
+        bench.stored("text", KEY)
+
+
+def test_runs_that_fail_are_told_and_not_kept(place, monkeypatch):
+    broken = Outcome(name="r", statement="s", holds=False, measured="m")
+    outcomes = {
+        (KEY, 0): result(0),
+        (KEY, 1): result(1).model_copy(update={"checks": [broken]}),
+        (KEY, 2): RuntimeError("the gradient went for a walk"),
+    }
+    monkeypatch.setattr(bench, "spread", lambda tasks, *_: ((run, outcomes[run]) for run in tasks))
+    told = []
+    failed = bench.bench("text", list(outcomes), report=lambda run, found: told.append(run))
+    assert failed == [(KEY, 1), (KEY, 2)]
+    assert told == list(outcomes)
+    assert [r.seed for r in bench.stored("text", KEY).results] == [0]
+
+
+def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
+    for seed in range(3):
+        bench.keep(result(seed, gain=0.01 * seed), place / "text")
+        bench.keep(result(seed, gain=0.05, key="xin2020deebert"), place / "text")
+    found = eelit("leaderboard", "--track", "text", "--at", "0.4", "--format", "json")
+    assert found.exit_code == 0, found.stderr
+    board = json.loads(found.stdout)
+    assert [row["key"] for row in board["rows"]] == ["xin2020deebert", KEY]
+    assert board["rows"][0]["at"]["0.4"]["mean"] == pytest.approx(0.75)
+    assert board["rows"][0]["fidelity"] == "checked-against-code"
+    assert "schwartz2020right" in board["not_measured"]
+    text = eelit("leaderboard").stdout
+    assert text.index("xin2020deebert") < text.index(KEY)
+    assert "Not measured:" in text
+
+
+def test_nothing_measured_is_said(place, eelit):
+    assert eelit("leaderboard").exit_code == 1
+    assert eelit("compare", "pabee").exit_code == 1
+
+
+def test_compare_shows_figures_claims_and_a_picture(place, eelit, tmp_path):
+    for seed in range(3):
+        bench.keep(result(seed, holds=seed > 0), place / "text")
+    found = eelit("compare", "pabee", "deebert", "--out", str(tmp_path / "both.svg"))
+    assert found.exit_code == 0, found.stderr
+    assert "holds in part" in found.stdout
+    assert "2 of 3 seeds" in found.stdout
+    assert "xin2020deebert was not measured" in found.stderr
+    assert "<svg" in (tmp_path / "both.svg").read_text()
+    wrong = eelit("compare", "pabee", "--out", str(tmp_path / "both.txt"))
+    assert wrong.exit_code == 4
+    assert "cannot be drawn" in wrong.stderr
+
+
+def test_bench_refuses_what_is_not_on_the_track(eelit):
+    found = eelit("bench", "msdnet")
+    assert found.exit_code == 2
+    assert "is not measured on the track `text`" in found.stderr
+
+
+def test_bench_has_nothing_to_do_when_all_is_measured(place, eelit):
+    bench.keep(result(), place / "text")
+    found = eelit("bench", "pabee", "--seeds", "1")
+    assert found.exit_code == 0
+    assert "0 runs to do, 1 done before" in found.stderr
