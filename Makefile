@@ -47,8 +47,9 @@ wheel: $(STAMP) ## sdist and wheel in dist/
 	rm -rf build/lib
 	$(BIN)/python -m build
 
-bench: $(STAMP) ## start-up time of the command line, as multiples of `python -c pass`
+bench: $(STAMP) ## start-up time of the command line, and time saved beside computation saved
 	$(BIN)/python tests/bench_startup.py
+	$(BIN)/python tests/bench_speed.py
 
 clean: ## remove what was built (never the sources in site/)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

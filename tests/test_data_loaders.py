@@ -1,10 +1,12 @@
 """The loaders on the real data: sizes, labels, disjoint parts, and splits that never move."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 
+from eelit.methods import bench
 from eelit.methods.data import brown, fetch, images, newsgroups, sentiment, split, text, tokens
 from eelit.methods.data.derived import arrays
 
@@ -52,6 +54,14 @@ def test_texts(load, digest, sizes):
     assert load(train=10).test.texts == found.test.texts
 
 
+def test_the_split_of_the_text_track_is_the_one_stored_with_its_results():
+    kept = json.loads((bench.folder() / "text" / "split.json").read_text(encoding="utf-8"))
+    split = text.rotten_tomatoes()
+    assert split.digest == kept["digest"]
+    for part in ("train", "validation", "test"):
+        assert getattr(split, part).rows.tolist() == kept[part]
+
+
 def test_labels_belong_to_their_reviews():
     part = text.rotten_tomatoes().test
     assert set(part.targets.tolist()) == {0, 1}
@@ -86,6 +96,13 @@ def test_token_ids_are_minilms():
     assert short.tolist() == [tokens.CLS, 1037, 2986, 2143, 999, tokens.SEP]
     assert long.tolist() == [tokens.CLS, *[2773] * 10, tokens.SEP]
     assert short.dtype == np.int64
+
+
+def test_word_pieces_know_their_word():
+    whole, cut = tokens.word_pieces([["A", "fine", "film", "!"], ["word"] * 9 + ["transkimmer"] * 9], max_length=12)
+    assert whole.tolist() == [[tokens.CLS, 1037, 2986, 2143, 999, tokens.SEP], [-1, 0, 1, 2, 3, -1]]
+    assert cut[0].tolist() == [tokens.CLS, *[2773] * 9, tokens.SEP]
+    assert cut[1].tolist() == [-1, *range(9), -1]
 
 
 def test_fashion_mnist():

@@ -92,7 +92,8 @@ def test_page_of_a_method_that_passed_now():
     text, source = page_of(reports(report()))
     for said in (
         "ran in this build: passed", "22 November 2026", "4.2 seconds", "after 3 seconds of loading",
-        "0123456789ab", "torch\xa02.13.0", "all went", "No verdicts", "not seen in this run", "−0.05", "kept", "1.60×", "2.00×", "25 · 75 %",
+        "0123456789ab", "torch\xa02.13.0", "all went",
+        "No verdicts", "not seen in this run", "−0.05", "kept", "1.60×", "2.00×", "25 · 75 %",
     ):  # fmt: skip
         assert said in text, said
     assert "<svg" in source

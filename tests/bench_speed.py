@@ -1,0 +1,123 @@
+"""How much of the saved computation is saved time: `python tests/bench_speed.py [repeats]`, by `make bench`.
+
+PABEE's trained network on test sentences of the text track, stopped by its largest probability, from token ids to
+predictions, exit heads and policy included. Beside it, in turn in the same process: the full model, a batch that waits
+for its hardest member (what toolkits do that stop whole batches), and one sample at a time in a Python loop (what the
+published BERT codes do). Efficiency is the share of time saved over the share of MACs saved; medians over repeats.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eelit.methods import costs, registry, runner
+from eelit.methods.cache import cache_root
+from eelit.methods.evaluate import infer, replay
+from eelit.methods.families.exits import Measured, Prepared
+from eelit.methods.method import Bench
+from eelit.methods.multi_exit import MultiExit
+from eelit.methods.policies.base import Policy
+from eelit.methods.policies.confidence import MaxConfidence
+
+SAVED = (0.25, 0.5, 0.75)
+SAMPLES = {1: 32, 8: 96, 32: 192, 128: 256}  # batch size → samples timed at once
+LOOP = 32  # samples of the loop over single ones
+
+
+@torch.inference_mode()
+def waiting(model: MultiExit, x: Tensor, policy: Policy) -> Tensor:
+    """Run a batch until its last member is sure: nobody leaves before the others."""
+    memory, state, done = policy.start(), x, None
+    for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        state = stage(state)
+        output = head(state)
+        if i == model.exits - 1:
+            break
+        memory, stop = policy.step(memory, output)
+        done = stop if done is None else done | stop
+        if done.all():
+            break
+    return output
+
+
+@torch.inference_mode()
+def full(model: MultiExit, x: Tensor) -> Tensor:
+    """Run the plain network."""
+    return model.full(x)
+
+
+def batches(seen: Measured, size: int) -> list[Tensor]:
+    """Return batches of the size, filled with sentences of one length: the track's own lengths, most frequent first."""
+    found: dict[int, list[Tensor]] = {}
+    for x in seen.examples.inputs:
+        found.setdefault(len(x), []).append(x)
+    longest = sorted(found.values(), key=len, reverse=True)
+    groups = [group[i : i + size] for group in longest for i in range(0, len(group) - size + 1, size)]
+    groups = groups or [(longest[0] * size)[:size]]
+    return [torch.stack(group) for group in groups[: max(1, SAMPLES[size] // size)]]
+
+
+def threshold(seen: Measured, saved: float) -> MaxConfidence:
+    """Return the policy that saves about this share of the MACs."""
+
+    def missed(policy: MaxConfidence) -> float:
+        exits = replay(policy, seen.outputs)
+        spent = seen.costs[exits, np.arange(len(exits))].sum() / seen.full_costs.sum()
+        return abs(float(1 - spent - saved))
+
+    return min((MaxConfidence(float(c)) for c in np.linspace(0.5, 1.0, 101)), key=missed)
+
+
+def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each, run in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()  # warms up
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main(repeats: int) -> None:
+    """Print one line per operating point and batch size."""
+    bench = Bench(cache=cache_root(), test=1000)
+    prepared: Prepared = registry.get("zhou2020pabee").prepare(bench)
+    seen, model, where = prepared.split("test"), prepared.model, runner.machine()
+    print(f"{where.processor}, {where.threads} threads, load {where.load}, torch {torch.__version__}")
+    print("batch  MACs saved  time saved  efficiency  batch waits: time saved  one by one: time saved")
+    for saved in SAVED:
+        policy = threshold(seen, saved)
+        for size in SAMPLES:
+            chosen = batches(seen, size)
+            n = sum(map(len, chosen))
+            single = [x for batch in chosen for x in batch.split(1)][:LOOP]
+            timed = medians(
+                {
+                    "ours": lambda chosen=chosen, policy=policy: [infer(model, x, policy) for x in chosen],
+                    "full": lambda chosen=chosen: [full(model, x) for x in chosen],
+                    "waits": lambda chosen=chosen, policy=policy: [waiting(model, x, policy) for x in chosen],
+                    "loop": lambda single=single, policy=policy: [infer(model, x, policy) for x in single],
+                },
+                repeats,
+            )
+            spent = costs.count(lambda chosen=chosen, policy=policy: [infer(model, x, policy) for x in chosen])
+            whole = costs.count(lambda chosen=chosen: [full(model, x) for x in chosen])
+            macs, share = 1 - spent / whole, {name: 1 - t / timed["full"] for name, t in timed.items()}
+            loop = 1 - timed["loop"] / len(single) * n / timed["full"]
+            print(
+                f"{size:5}  {macs:10.3f}  {share['ours']:10.3f}  {share['ours'] / macs:10.3f}"
+                f"  {share['waits']:23.3f}  {loop:22.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
