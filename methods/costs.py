@@ -169,9 +169,13 @@ def exit_costs(model: MultiExit, example: Tensor) -> list[int]:
 
 @torch.inference_mode()
 def static_costs(model: MultiExit, example: Tensor) -> list[int]:
-    """Return the MACs of one sample in the network cut off for good after each exit: no other exit has a head."""
+    """Return the MACs of one sample in the network cut off for good after each exit: no other exit has a head.
+
+    The last is the plain network.
+    """
     parts = _parts(model, example)
-    return [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
+    cut = [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
+    return [*cut[:-1], full_cost(model, example)]
 
 
 def _parts(model: MultiExit, example: Tensor) -> list[tuple[int, int]]:

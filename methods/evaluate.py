@@ -59,6 +59,7 @@ def infer(model: MultiExit, x: Any, policy: Policy) -> Inference:
     sample gets does not depend on its batch mates.
     """
     memory, state, rest = policy.start(), x, None
+    assembling = policy if isinstance(policy, Assembling) else None
     found: list[tuple[Tensor, int, Tensor]] = []
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)
@@ -66,10 +67,10 @@ def infer(model: MultiExit, x: Any, policy: Policy) -> Inference:
         if rest is None:
             rest = torch.arange(len(output), device=output.device)
         last = i == model.exits - 1
-        if not last or isinstance(policy, Assembling):
+        if assembling or not last:
             memory, stop = policy.step(memory, output)
-        if isinstance(policy, Assembling):
-            output = policy.answer(memory, output)
+        if assembling:
+            output = assembling.answer(memory, output)
         if last:
             found.append((rest, i, output))
             break
