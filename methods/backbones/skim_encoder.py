@@ -1,0 +1,115 @@
+"""An encoder with a gate before every layer that says which tokens need no further layer (guan2022transkimmer)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
+from eelit.methods.backbones.token_layer import TokenLayers, alike
+from eelit.methods.policies.base import Policy
+
+Choice = Callable[[Tensor], Tensor]
+"""From a predictor's logits (skim, keep) ``[n, 2]`` to who is kept, 0 or 1, ``[n]``."""
+
+
+class SkimPredictor(nn.Sequential):
+    """Logits (skim, keep) ``[..., 2]`` of states ``[..., d]``; at first nearly all tokens are kept."""
+
+    def __init__(self, width: int, bias: float = 5.0) -> None:
+        last = nn.Linear(width, 2)
+        nn.init.normal_(last.weight, std=0.02)
+        last.bias.data.copy_(torch.tensor([-bias, bias]))
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), last)
+
+
+def sampled(logits: Tensor) -> Tensor:
+    """Draw who is kept with the Gumbel-softmax trick at temperature 1: 0 or 1 forward, soft backward."""
+    return F.gumbel_softmax(logits, tau=1.0, hard=True)[..., 1]
+
+
+def decided(policy: Policy) -> Choice:
+    """Keep whom the policy does not stop; it is asked anew before each layer."""
+    return lambda logits: (~policy.step(policy.start(), logits)[1]).float()
+
+
+def given(layers: Tensor) -> Choice:
+    """Keep each token that may leave for so many layers, ``[m]``, whatever the predictors say."""
+    rest, asked = layers, iter(range(int(layers.max()) + 1))
+
+    def choose(logits: Tensor) -> Tensor:
+        nonlocal rest
+        stay = rest > next(asked, len(layers))
+        rest = rest[stay]
+        return stay.float()
+
+    return choose
+
+
+@dataclass(frozen=True)
+class Skimmed:
+    """Answers ``[N, C]``, and in how many layers each token took part ``[N, T]``, 0 to L."""
+
+    logits: Tensor
+    layers: Tensor
+
+
+class SkimEncoder(nn.Module):
+    """Embeddings, layers with a predictor before each, and a head that reads the tokens as they left.
+
+    The first token never leaves. One that leaves keeps the state it has, and does not come back.
+    """
+
+    def __init__(self, name: str, outputs: int | None, *, bias: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        super().__init__()
+        model = encoder(name)
+        self.embeddings = model.embeddings
+        self.layers = TokenLayers(model)
+        self.head = PooledHead(pooler_of(model), outputs)
+        self.predictors = nn.ModuleList(SkimPredictor(self.head.pooler.in_features, bias) for _ in self.layers)
+        self.eval()
+
+    def forward(self, x: Tensor, choose: Choice) -> tuple[Tensor, Tensor]:
+        """Compute every layer for every token ``[N, T]``, masking those that left: answers and masks ``[L, N, T]``."""
+        hidden = self.embeddings(input_ids=x)
+        left, mask, masks = hidden, torch.ones_like(x, dtype=hidden.dtype), []
+        for layer, predictor in zip(self.layers, self.predictors, strict=True):
+            chosen = choose(predictor(hidden[:, 1:]).flatten(0, 1)).view(len(x), -1)
+            mask = mask * torch.cat([torch.ones_like(mask[:, :1]), chosen], dim=1)
+            hidden = layer(hidden, mask)
+            left = mask[..., None] * hidden + (1 - mask[..., None]) * left
+            masks.append(mask)
+        return self.head(left), torch.stack(masks)
+
+    @torch.inference_mode()
+    def infer(self, x: Tensor, choose: Choice) -> Skimmed:
+        """Run ``x [N, T]`` with tokens really removed: after each predictor the others are packed together.
+
+        Samples with as many tokens left are attended to together; what a sample gets depends on no other.
+        """
+        n, length = x.shape
+        left = self.embeddings(input_ids=x).flatten(0, 1)
+        layers = torch.zeros(n * length, dtype=torch.int64)
+        rows, place = left, torch.arange(n * length)
+        free = (torch.arange(length) > 0).repeat(n)
+        for i, predictor in enumerate(self.predictors):
+            stay = torch.ones_like(free)
+            stay[free] = choose(predictor(rows[free])) > 0
+            rows, place, free = rows[stay], place[stay], free[stay]
+            layers[place] = i + 1
+            counts = (layers > i).view(n, length).sum(dim=1).tolist()
+            rows = self.layers[i].packed(rows, rows, [(asking, asking) for _, asking in alike(counts)])
+            left[place] = rows
+        return Skimmed(self.head(left.view(n, length, -1)), layers.view(n, length))
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Return the answers ``[N, C]`` of the network without predictors, no token left out."""
+        hidden = self.embeddings(input_ids=x)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.head(hidden)

@@ -1,0 +1,237 @@
+"""An encoder whose tokens leave before the layer that a gate finds they do not need; the text itself passes all layers.
+
+What leaves is a token: ``exits`` of an operating point says how many tokens leave before layer 1, 2 … L, and how many
+never do; the first token of a text never leaves and is not counted. The states depend on who left before, so nothing
+can be replayed on stored outputs: every knob is run with tokens really removed, and an execution is compared with the
+same network computing all tokens and masking those that left. The full model is the network without gates and with all
+tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from eelit.methods import costs
+from eelit.methods.backbones.skim_encoder import SkimEncoder, Skimmed, decided, given
+from eelit.methods.backbones.token_layer import LayerPrice
+from eelit.methods.examples import Data, Examples
+from eelit.methods.families.exits import accuracy, pearson
+from eelit.methods.method import Bench, Method, Split
+from eelit.methods.policies.base import Policy
+from eelit.methods.results import Execution, OperatingPoint, Timing
+
+BATCH = 64
+TIMED = (512, 64)
+"""Most samples to time in batches, and one by one."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """MACs by part."""
+
+    layer: LayerPrice
+    predictor: int  # for one token
+    head: int  # for one text
+    layers: int
+
+    @classmethod
+    def of(cls, model: SkimEncoder) -> Prices:
+        """Count each part on one token."""
+        layer, predictor = model.layers[0], model.predictors[0]
+        x = torch.zeros(1, 1, layer.query.in_features)
+        asked, head = costs.count(lambda: predictor(x)), costs.count(lambda: model.head(x))
+        return cls(LayerPrice.of(layer), asked, head, len(model.layers))
+
+    def of_layers(self, layers: Tensor) -> int:
+        """Return the MACs of one text whose tokens ``[T]`` took part in so many layers."""
+        kept = torch.stack([(layers > i).sum() for i in range(self.layers)])
+        asked = len(layers) + int(kept[:-1].sum()) - self.layers  # before each layer, all still there but the first
+        return int(self.layer(kept, kept).sum()) + asked * self.predictor + self.head
+
+    def full(self, length: int) -> int:
+        """Return the MACs of one text of ``length`` tokens in the plain network."""
+        every = torch.tensor(length)
+        return self.layers * int(self.layer(every, every)) + self.head
+
+
+@dataclass
+class Seen:
+    """What the network says on a split: answers ``[N, C]`` and, for each text, the layers of its tokens ``[T]``."""
+
+    examples: Examples
+    logits: Tensor
+    layers: list[Tensor]
+
+    @property
+    def leaving(self) -> Tensor:
+        """In how many layers each token took part that may leave, of all texts together."""
+        return torch.cat([layers[1:] for layers in self.layers])
+
+
+@dataclass
+class Prepared:
+    """A trained network with its data; what it says on a split at a knob is computed once, when first asked for."""
+
+    method: SkimMethod
+    model: SkimEncoder
+    data: Data
+    bench: Bench
+    _seen: dict[tuple[str, float], Seen] = field(default_factory=dict)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """MACs by part."""
+        return Prices.of(self.model)
+
+    def examples(self, split: Split) -> Examples:
+        """Return the split, up to the bench's limit."""
+        return (self.data.validation if split == "validation" else self.data.test).head(self.bench.test)
+
+    def seen(self, split: Split, knob: float) -> Seen:
+        """Return what the network says on the split at a knob."""
+        if (split, knob) not in self._seen:
+            self.bench.progress(f"skimming {split} texts at {self.method.knob} {knob:g}", None)
+            self._seen[split, knob] = skimmed(self.model, self.examples(split), self.method.policy(knob))
+        return self._seen[split, knob]
+
+
+def skimmed(model: SkimEncoder, examples: Examples, policy: Policy) -> Seen:
+    """Run all examples with tokens removed; the outcome is in their order."""
+    return _gathered(examples, lambda index, x: model.infer(x, decided(policy)))
+
+
+def _gathered(examples: Examples, run: Callable[[Tensor, Tensor], Skimmed]) -> Seen:
+    found = [(index, run(index, x)) for index, x in examples.batches(BATCH)]
+    order = torch.cat([index for index, _ in found])
+    layers = [row for _, out in found for row in out.layers]
+    logits = torch.cat([out.logits for _, out in found])
+    back = torch.argsort(order)
+    return Seen(examples, logits[back], [layers[i] for i in back.tolist()])
+
+
+class SkimMethod(Method):
+    """A method whose gates send tokens away before each layer."""
+
+    @abstractmethod
+    def load(self) -> Data:
+        """Return the data of the experiment."""
+
+    @abstractmethod
+    def build(self, data: Data, seed: int) -> SkimEncoder:
+        """Return the untrained network; everything random follows the seed."""
+
+    @abstractmethod
+    def train(self, model: SkimEncoder, data: Data, bench: Bench) -> None:
+        """Train the network in place (with `recipes`, which cache)."""
+
+    @abstractmethod
+    def policy(self, knob: float) -> Policy:
+        """Return the rule at one knob: it is shown the gate's logits of a token and stops those that leave."""
+
+    def score(self, logits: Tensor, targets: Tensor) -> float:
+        """Return the quality of answers ``[N, C]``; for values ``[N]`` Pearson's correlation."""
+        return pearson(logits, targets) if logits.dim() == 1 else accuracy(logits, targets)
+
+    def prepare(self, bench: Bench) -> Prepared:
+        """Load the data, build and train."""
+        data = self.load()
+        model = self.build(data, bench.seed)
+        self.train(model, data, bench)
+        bench.data["examples"] = data.digest
+        return Prepared(self, model.eval(), data, bench)
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Run the split at every knob."""
+        return [self.point(prepared.prices, prepared.seen(split, knob), knob) for knob in knobs]
+
+    def point(self, prices: Prices, seen: Seen, knob: float) -> OperatingPoint:
+        """Measure one knob."""
+        cost = sum(prices.of_layers(layers) for layers in seen.layers) / len(seen.layers)
+        full = sum(prices.full(len(layers)) for layers in seen.layers) / len(seen.layers)
+        leaving = seen.leaving
+        return OperatingPoint(
+            knob=knob,
+            quality=self.score(seen.logits, seen.examples.targets),
+            cost=cost,
+            speed_up=full / cost,
+            exits=(torch.bincount(leaving, minlength=prices.layers + 1).double() / len(leaving)).tolist(),
+        )
+
+    def at_random(self, prepared: Prepared, split: Split, knob: float) -> float:
+        """Return the quality if as many tokens of each text leave before each layer, but which of them is drawn."""
+        seen, draw = prepared.seen(split, knob), torch.Generator().manual_seed(0)
+        mixed = [layers[1:][torch.randperm(len(layers) - 1, generator=draw)] for layers in seen.layers]
+
+        def run(index: Tensor, x: Tensor) -> Skimmed:
+            return prepared.model.infer(x, given(torch.cat([mixed[i] for i in index.tolist()])))
+
+        return self.score(_gathered(seen.examples, run).logits, seen.examples.targets)
+
+    @torch.inference_mode()
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return quality and mean MACs of the network without gates on the test split."""
+        examples, model = prepared.examples("test"), prepared.model
+        zero = torch.zeros(0)
+        seen = _gathered(examples, lambda _, x: Skimmed(model.plain(x), zero.expand(len(x), 0)))
+        costs_of = [prepared.prices.full(len(x)) for x in examples.inputs]
+        return self.score(seen.logits, examples.targets), sum(costs_of) / len(costs_of)
+
+    @torch.inference_mode()
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Run test texts: once counted from outside and compared with masking, then timed beside the plain network."""
+        seen, policy = prepared.seen("test", knob), self.policy(knob)
+        chosen = seen.examples.head(bench.executed)
+        counted, agrees = 0, True
+        for index, x in chosen.batches(BATCH):
+            with costs.MacCounter() as counter:
+                found = prepared.model.infer(x, decided(policy))
+            counted += counter.macs
+            logits, masks = prepared.model(x, decided(policy))
+            said = torch.stack([seen.layers[i] for i in index.tolist()])
+            agrees &= torch.equal(found.layers, said) and torch.equal(masks.sum(dim=0).long(), said)
+            agrees &= torch.allclose(found.logits, logits, atol=1e-3)
+        timing = self.time(prepared, bench, knob, BATCH, len(chosen))
+        return Execution(
+            knob=knob,
+            samples=len(chosen),
+            claimed=sum(prepared.prices.of_layers(layers) for layers in seen.layers[: len(chosen)]),
+            counted=counted,
+            agrees=agrees,
+            seconds=timing.seconds,
+            full_seconds=timing.full_seconds,
+        )
+
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int, most: int | None = None) -> Timing:
+        """Time test texts in batches at one knob, in turn with the plain network: from inputs to predictions."""
+        seen, choose, model = prepared.seen("test", knob), decided(self.policy(knob)), prepared.model
+        chosen = seen.examples.head(TIMED[batch == 1] if most is None else most)
+        batches = [x for _, x in chosen.batches(batch)]
+        ours, plain = in_turn(
+            lambda: [model.infer(x, choose) for x in batches], lambda: [model.plain(x) for x in batches]
+        )
+        spent = sum(prepared.prices.of_layers(layers) for layers in seen.layers[: len(chosen)])
+        full = sum(prepared.prices.full(len(x)) for x in chosen.inputs)
+        return Timing(
+            batch=batch, knob=knob, samples=len(chosen), saved=1 - spent / full, seconds=ours, full_seconds=plain
+        )
+
+
+@torch.inference_mode()
+def in_turn(ours: Callable[[], object], plain: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+    """Return the median seconds of both, run in turn in this process."""
+    taken: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        ours()
+        middle = time.perf_counter()
+        plain()
+        taken.append((middle - start, time.perf_counter() - middle))
+    return median(a for a, _ in taken), median(b for _, b in taken)

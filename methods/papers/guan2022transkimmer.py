@@ -1,0 +1,133 @@
+"""Transkimmer: Transformer Learns to Layer-wise Skim (Transkimmer).
+
+Idea
+    Most tokens have said what they had to say before the last layer. Before every layer a small predictor tells, token
+    by token, who needs neither this layer nor any later one. Those go straight to the output with the state they have,
+    and the layers work on what is left. The text never exits as a whole; its tokens do, one by one.
+
+Model
+    H^0 are the embeddings, H^l the states after layer l = 1 … L. Predictor before layer l, with weights of its own:
+    P_l(h) = Linear(GELU(LayerNorm(Linear(LayerNorm(h))))), two logits (skim, keep), at first -5 and +5 by its bias.
+    m^l_j = m~^l_j m^(l-1)_j with m~ in {0, 1} from P_l(H^(l-1)_j): who left does not come back. Token 0 always stays.
+    Output: O^0 = H^0, O^l_j = m^l_j H^l_j + (1 - m^l_j) O^(l-1)_j. The head reads O^L, from every token.
+
+Training
+    m~ by Gumbel-softmax, temperature 1, hard forward and soft backward. One optimiser for everything:
+    L = L_task + lambda L_skim, L_skim = 1/L sum_l mean_j m^l_j, the share of tokens kept. Tokens are masked here.
+
+Exit rule
+    Token j leaves before the first layer at which P_l says keep - skim <= margin. At margin 0, the paper's rule, the
+    likelier of the two decides (skim if equal). The knob moves the margin: at infinity all tokens but the first leave
+    before layer 1, at minus infinity none ever does.
+
+Skipped
+    Keys, values, queries and feed-forward work of that layer and all later ones for the tokens that left, and their
+    predictors. Tokens are really removed: the rest is packed together, and attention works on what is left of a text.
+
+Deviations
+    1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences of at most 40 tokens, one epoch at rate
+       1e-4, instead of BERT and RoBERTa (12 layers, 768 wide) on GLUE, SQuAD and long texts at 2e-5 for 3 epochs. There
+       is no padding to skim: what a model fed with padded texts saves on padding is not counted as saved here.
+    2. The head reads the mean over all tokens as they left, not the class token: MiniLM is meant to be read so.
+    3. One network serves all knobs, which move the margin of the decision; the paper trains one for each lambda. The
+       variants are its lambda and a gentler one.
+    4. Who left is masked so that the rest of the attention adds up to 1 again; the released code masks after the
+       softmax and does not normalise. Only so are masking in training and removing in use the same network.
+    5. Nothing is drawn at inference. The released code goes on adding Gumbel noise in evaluation.
+    6. Predictors and head, which start from nothing, learn ten times as fast as the rest: within one epoch the
+       predictors have to come down from "keep everything".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from eelit.methods import tasks
+from eelit.methods.backbones.encoder import text_exits
+from eelit.methods.backbones.skim_encoder import SkimEncoder
+from eelit.methods.examples import Data
+from eelit.methods.families.skimming import Prepared, SkimMethod
+from eelit.methods.method import Bench
+from eelit.methods.policies.skim import Skim
+from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.skimming import train_skimming
+from eelit.methods.results import Curve, Outcome
+
+
+@dataclass(frozen=True)
+class Transkimmer(SkimMethod):
+    """Layer-wise skimming of tokens by learned predictors."""
+
+    price: float = 0.5  # lambda, the weight of the skim loss; released script: 0.5, default of the code: 1
+    bias: float = 5.0  # of the predictors' last layers at the start, keep positive, skim negative; released code: 5
+    encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, RoBERTa-base
+    corpus: str = "rotten-tomatoes"  # data; the paper: GLUE, SQuAD v2, IMDB, Yelp, 20 Newsgroups
+    train_size: int = 4000  # training sentences
+    held: int = 2000  # at most so many sentences for validation and for test
+    epochs: float = 1.0  # passes over them; released code: 3, small tasks 5
+    batch: int = 32  # released code: 64
+    rate: float = 1e-4  # learning rate; released code: 2e-5
+    head_rate: float = 1e-3  # learning rate of predictors and head; released code: 2e-5
+
+    data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
+    knob: ClassVar[str] = "margin"
+    knobs: ClassVar[tuple[float, ...]] = (math.inf, 4.0, 2.0, 0.0, -2.0, -4.0, -math.inf)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {}, "lambda 0.1": {"price": 0.1}}
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
+        "price": 0.05,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000, "held": 150}
+
+    def load(self) -> Data:
+        """Token ids of sentences, with classes."""
+        found = tasks.text(self.corpus, train=self.train_size)
+        return replace(found, validation=found.validation.head(self.held), test=found.test.head(self.held))
+
+    def build(self, data: Data, seed: int) -> SkimEncoder:
+        """A predictor before every layer, one head at the end."""
+        return SkimEncoder(self.encoder, data.classes, bias=self.bias, seed=seed)
+
+    def train(self, model: SkimEncoder, data: Data, bench: Bench) -> None:
+        """Task and skimming together."""
+        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
+        train_skimming(model, data, bench, price=self.price, **options)
+
+    def policy(self, knob: float) -> Skim:
+        """The knob is the margin."""
+        return Skim(knob)
+
+    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+        """Much faster at the paper's own rule for less than a point; and which tokens leave is what matters."""
+        (point,) = (p for p in curve.test if p.knob == 0)
+        plain = self.plain(prepared, bench)
+        mixed = self.at_random(prepared, "test", 0.0)
+        return [
+            Outcome(
+                name="faster at less than one point",
+                statement="At margin 0 at least 2× faster, within one point of a plain network trained as long.",
+                holds=point.speed_up >= 2 and point.quality >= plain - 0.01,
+                measured=f"{point.speed_up:.2f}×, accuracy {point.quality:.4f}, plain {plain:.4f}",
+            ),
+            Outcome(
+                name="the predictors know whom to skim",
+                statement="At margin 0 accuracy is a point better than if as many tokens leave, but drawn at random.",
+                holds=point.quality >= mixed + 0.01,
+                measured=f"{point.quality:.4f}, at random {mixed:.4f}",
+            ),
+        ]
+
+    def plain(self, prepared: Prepared, bench: Bench) -> float:
+        """Return the test accuracy of the encoder fine-tuned with the same recipe, but without predictors."""
+        model = text_exits(self.encoder, prepared.data.classes, seed=bench.seed, shared_pooler=False)
+        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
+        train_plain(model, prepared.data, bench, **options)
+        examples = prepared.examples("test")
+        with torch.inference_mode():
+            right = [model.full(x).argmax(dim=1) == examples.targets[index] for index, x in examples.batches(64)]
+        return float(torch.cat(right).double().mean())
