@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -61,6 +62,39 @@ def images(source: str, *, train: int, validation: int = 2000) -> Data:
         raise ValueError(f"no images {source!r}; there are fashion-mnist and digits")
     parts = [examples(part.images, part.labels) for part in (split.train, split.validation, split.test)]
     return data(parts, classes=10)
+
+
+@lru_cache(maxsize=2)
+def tagging(corpus: str, *, train: int, held: int, length: int = 40) -> Data:
+    """Return sentences as ``[2, T]``: ids of T word pieces and the number of the word that each is of (specials: -1).
+
+    Targets ``[N, length]`` hold the tag of word 0, 1 …, and -100 where there is no more word. ``brown`` (80 parts of
+    speech; ``held`` sentences for validation and as many for test) or ``made`` (5 tags; unit tests only).
+    """
+    if corpus == "made":
+        sentences = _made_tags(train + 2 * held)
+        bounds = (0, train, train + held, train + 2 * held)
+        cut = [sentences[a:b] for a, b in pairwise(bounds)]
+        return data([_tagged([x for x, _ in part], [tags for _, tags in part], length) for part in cut], classes=5)
+    if corpus != "brown":
+        raise ValueError(f"no tagged corpus {corpus!r}; there are brown and made")
+    from eelit.methods.data import brown
+    from eelit.methods.data.split import shuffled
+    from eelit.methods.data.tokens import word_pieces
+
+    found, parts = brown.sentences(), []
+    for part, size in ((found.train, train), (found.validation, held), (found.test, held)):
+        rows = shuffled(range(len(part)), seed=0)[:size]
+        parts.append(_tagged(word_pieces([part.words[i] for i in rows], length), [part.tags[i] for i in rows], length))
+    return data(parts, classes=len(brown.tagset()))
+
+
+def _tagged(inputs: Sequence[NDArray[np.int64]], tags: Sequence[NDArray[np.int64]], length: int) -> Examples:
+    targets = np.full((len(inputs), length), -100)
+    for row, x, found in zip(targets, inputs, tags, strict=True):
+        words = int(x[1].max()) + 1
+        row[:words] = found[:words]
+    return examples(inputs, targets)
 
 
 def queries(source: str, *, train: int, validation: int) -> RankingData:
@@ -121,6 +155,26 @@ def _digit_tokens(train: int) -> Data:
     order = np.random.default_rng(0).permutation(len(ids))
     cut = (order[:train], order[train : train + 300], order[train + 300 : train + 700])
     return data([examples(ids[part], pictures.target[part].astype(np.int64)) for part in cut], classes=10)
+
+
+def _made_tags(sentences: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Sentences of five to eight made words: most words have one tag, some that of the word before them.
+
+    A word is one piece, or two, of which the second says nothing.
+    """
+    rng, found = np.random.default_rng(0), []
+    for _ in range(sentences):
+        words = np.where(
+            rng.random(n := int(rng.integers(5, 9))) < 0.3, rng.integers(43, 53, n), rng.integers(3, 43, n)
+        )
+        ids, numbers, tags = [1], [-1], [0]
+        for number, word in enumerate(words.tolist()):
+            long = rng.random() < 0.2
+            ids += [word, int(rng.integers(53, 64))] if long else [word]
+            numbers += [number] * (2 if long else 1)
+            tags.append(tags[-1] if word >= 43 else word % 5)
+        found.append((np.array([[*ids, 2], [*numbers, -1]]), np.array(tags[1:])))
+    return found
 
 
 def _made_queries(train: int, validation: int, test: int) -> RankingData:

@@ -1,0 +1,289 @@
+"""A tagger with a classifier after every layer, whose words halt at layers of their own or all at once.
+
+What leaves is a word: ``exits`` says how many words get their tag from layer 1, 2 … L. Costs are MACs per word; samples
+are sentences. What later layers see depends on who halted before, so nothing can be replayed on stored outputs: every
+knob is run with halted words really left out, and an execution is compared with the same rule on the network that
+computes all tokens and copies by masking. The full model is the network without the classifiers between.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eelit.methods import costs
+from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
+from eelit.methods.backbones.token_layer import LayerPrice
+from eelit.methods.examples import Data, Examples
+from eelit.methods.families.skimming import in_turn
+from eelit.methods.method import Bench, Method, Split
+from eelit.methods.policies.base import Policy
+from eelit.methods.results import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+
+BATCH = 64
+TIMED = (512, 64)
+"""Most sentences to time in batches, and one by one."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """MACs by part."""
+
+    layer: LayerPrice
+    head: int  # for one word
+    layers: int
+
+    @classmethod
+    def of(cls, model: TagEncoder) -> Prices:
+        """Count each part on one token."""
+        layer, head = model.layers[0], model.heads[0]
+        x = torch.zeros(1, layer.query.in_features)
+        return cls(LayerPrice.of(layer), costs.count(lambda: head(x)), len(model.layers))
+
+    def of_exits(self, exits: Tensor, x: Tensor) -> int:
+        """Return the MACs of a sentence ``[2, T]`` whose words left at these layers ``[T]``.
+
+        In each layer that is run, all tokens have keys and values and every word is classified.
+        """
+        depth, numbers = int(exits.max()) + 1, x[1:]
+        last = of_pieces(exits[None], numbers, depth - 1)
+        asking = (last >= torch.arange(depth)[:, None]).sum(dim=1)
+        asked = torch.tensor(x.shape[1])
+        return int(self.layer(asking, asked).sum()) + depth * self.head * (int(numbers.max()) + 1)
+
+    def cut(self, x: Tensor, depth: int) -> int:
+        """Return the MACs of a sentence ``[2, T]`` in the network cut off for good after ``depth`` layers."""
+        length = torch.tensor(x.shape[1])
+        return depth * int(self.layer(length, length)) + self.head * (int(x[1].max()) + 1)
+
+
+@dataclass
+class Seen:
+    """What is said of the words of a split: right or wrong and the layer of each, ``[M]``, and MACs in all."""
+
+    right: Tensor
+    exits: Tensor
+    cost: float
+
+
+@dataclass
+class Prepared:
+    """A trained tagger with its data; what it says on a split at a knob is computed once, when first asked for."""
+
+    method: TagMethod
+    model: TagEncoder
+    before: TagEncoder  # after the joint stage of training; the same as ``model`` if there is no other
+    data: Data
+    bench: Bench
+    _seen: dict[tuple[str, float], Seen] = field(default_factory=dict)
+    _every: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """MACs by part."""
+        return Prices.of(self.model)
+
+    def examples(self, split: Split) -> Examples:
+        """Return the split, up to the bench's limit."""
+        return (self.data.validation if split == "validation" else self.data.test).head(self.bench.test)
+
+    def seen(self, split: Split, knob: float) -> Seen:
+        """Return what is said on the split at a knob."""
+        if (split, knob) not in self._seen:
+            self.bench.progress(f"tagging {split} sentences at {self.method.knob} {knob:g}", None)
+            self._seen[split, knob] = self.run(self.model, split, self.method.policy(knob))
+        return self._seen[split, knob]
+
+    def run(self, model: TagEncoder, split: Split, policy: Policy) -> Seen:
+        """Tag the split under any policy, halted words left out."""
+        examples = self.examples(split)
+        found = tagged(examples, lambda x: model.infer(x, policy))
+        pairs = zip(found, examples.inputs, strict=True)
+        cost = sum(self.prices.of_exits(row.exits, x) for row, x in pairs)
+        exits = torch.cat([row.exits[row.exits >= 0] for row in found])
+        return Seen(correct([row.logits for row in found], examples), exits, cost)
+
+    def every(self, split: Split, model: TagEncoder) -> Tensor:
+        """Return which words each layer tags right, ``[L, M]``, nothing halted."""
+        if (split, id(model)) not in self._every:
+            examples = self.examples(split)
+            found: dict[int, Tensor] = {}
+            for index, x in examples.batches(BATCH):
+                with torch.inference_mode():
+                    found.update(zip(index.tolist(), model(x).unbind(1), strict=True))
+            every = [found[i] for i in range(len(examples))]
+            layers = [correct([row[i] for row in every], examples) for i in range(len(model.layers))]
+            self._every[split, id(model)] = torch.stack(layers)
+        return self._every[split, id(model)]
+
+    def lost_to_copying(self, model: TagEncoder, split: Split, policy: Policy) -> float:
+        """Return how much better the same layers would tag the same words if no state had been copied."""
+        seen = self.run(model, split, policy)
+        free = self.every(split, model).gather(0, seen.exits[None])[0]
+        return float(free.double().mean() - seen.right.double().mean())
+
+    def gains(self, points: Sequence[OperatingPoint], rivals: Sequence[Policy]) -> list[float]:
+        """Return how much better test points are than the jointly trained model under other rules at equal cost.
+
+        Between these rules, given from cheap to dear, quality is interpolated.
+        """
+        seen = [self.run(self.before, "test", rival) for rival in rivals]
+        costs = [run.cost / len(run.right) for run in seen]
+        quality = [float(run.right.double().mean()) for run in seen]
+        return [point.quality - float(np.interp(point.cost, costs, quality)) for point in points]
+
+
+def tagged(examples: Examples, run: Callable[[Tensor], Tagged]) -> list[Tagged]:
+    """Return what is said of each sentence, in order: logits ``[T, K]`` and layers ``[T]``."""
+    found: dict[int, Tagged] = {}
+    for index, x in examples.batches(BATCH):
+        out = run(x)
+        rows = [Tagged(*row) for row in zip(out.logits, out.exits, strict=True)]
+        found.update(zip(index.tolist(), rows, strict=True))
+    return [found[i] for i in range(len(examples))]
+
+
+def correct(logits: Sequence[Tensor], examples: Examples) -> Tensor:
+    """Return which words of all sentences are tagged right, ``[M]``, for logits ``[T, K]`` of each sentence."""
+    pairs = zip(logits, examples.targets, strict=True)
+    return torch.cat([(row.argmax(dim=-1) == target[: len(row)])[target[: len(row)] >= 0] for row, target in pairs])
+
+
+@torch.inference_mode()
+def replay(model: TagEncoder, x: Tensor, policy: Policy) -> Tagged:
+    """Return what `TagEncoder.infer` would, with every layer computed for every token and halted states put back."""
+    ids, numbers = x.unbind(1)
+    hidden, running = model.embeddings(input_ids=ids), words_of(numbers)
+    exits, memory = torch.full(numbers.shape, -1), policy.start()
+    answers = hidden.new_zeros(*numbers.shape, model.tags)
+    for i, (layer, head) in enumerate(zip(model.layers, model.heads, strict=True)):
+        active = of_pieces(running.long(), numbers, 1) > 0
+        hidden = torch.where(active[..., None], layer(hidden), hidden)
+        logits, stop = model.read(head, hidden, numbers), torch.ones_like(running)
+        if i < len(model.layers) - 1:
+            memory, stop = policy.step(memory, logits)
+        leaving = running & stop
+        exits[leaving], answers[leaving] = i, logits[leaving]
+        running = running & ~stop
+    return Tagged(answers, exits)
+
+
+class TagMethod(Method):
+    """A method that halts words of sentences to be tagged."""
+
+    @property
+    def quality(self) -> str:
+        """Share of words with the right tag."""
+        return "tagging accuracy"
+
+    @abstractmethod
+    def load(self) -> Data:
+        """Return the data of the experiment."""
+
+    @abstractmethod
+    def build(self, data: Data, seed: int) -> TagEncoder:
+        """Return the untrained tagger; everything random follows the seed."""
+
+    @abstractmethod
+    def train(self, model: TagEncoder, data: Data, bench: Bench) -> TagEncoder:
+        """Train the tagger in place (with `recipes`, which cache); return it as it was after the joint stage."""
+
+    @abstractmethod
+    def policy(self, knob: float) -> Policy:
+        """Return the rule at one knob: it is shown logits ``[n, W, K]`` and says which words stop, ``[n, W]``."""
+
+    def prepare(self, bench: Bench) -> Prepared:
+        """Load the data, build and train."""
+        data = self.load()
+        model = self.build(data, bench.seed)
+        before = self.train(model, data, bench)
+        bench.data["examples"] = data.digest
+        return Prepared(self, model.eval(), before.eval(), data, bench)
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Tag the split at every knob."""
+        return [self.point(prepared, split, prepared.seen(split, knob), knob) for knob in knobs]
+
+    def point(self, prepared: Prepared, split: Split, seen: Seen, knob: float) -> OperatingPoint:
+        """Measure one knob."""
+        shares = torch.bincount(seen.exits, minlength=prepared.prices.layers).double() / len(seen.exits)
+        return self._point(prepared, split, knob, seen.right, seen.cost, shares.tolist())
+
+    def _point(
+        self, prepared: Prepared, split: Split, knob: float, right: Tensor, cost: float, exits: list[float]
+    ) -> OperatingPoint:
+        layers = prepared.prices.layers
+        full = sum(prepared.prices.cut(x, layers) for x in prepared.examples(split).inputs)
+        quality = float(right.double().mean())
+        return OperatingPoint(knob=knob, quality=quality, cost=cost / len(right), speed_up=full / cost, exits=exits)
+
+    def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
+        """Return the jointly trained network cut off for good after each layer; the knob is the layer, from 1."""
+        every, inputs = prepared.every(split, prepared.before), prepared.examples(split).inputs
+        shares = np.eye(len(every)).tolist()
+        return [
+            self._point(prepared, split, i + 1, right, sum(prepared.prices.cut(x, i + 1) for x in inputs), shares[i])
+            for i, right in enumerate(every)
+        ]
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each layer as a fixed depth."""
+        held, test = self.static(prepared, "validation"), self.static(prepared, "test")
+        return [Baseline(name="static exit", validation=held, test=test)]
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return every layer by itself, and the share of words that some earlier layer has right and the last wrong."""
+        facts = [ExitFacts(quality=p.quality, cost=p.cost) for p in self.static(prepared, "test")]
+        right = prepared.every("test", prepared.before)
+        return facts, float((right[:-1].any(dim=0) & ~right[-1]).double().mean())
+
+    @torch.inference_mode()
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return accuracy and MACs per word of the network without the classifiers between, on the test split."""
+        examples, model = prepared.examples("test"), prepared.model
+        found = tagged(examples, lambda x: Tagged(model.plain(x), x[:, 1]))
+        right = correct([row.logits for row in found], examples)
+        cost = sum(prepared.prices.cut(x, prepared.prices.layers) for x in examples.inputs)
+        return float(right.double().mean()), cost / len(right)
+
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Tag test sentences: once counted from outside and compared with `replay`, then timed beside the full model.
+
+        What is claimed follows from the exits in the replay.
+        """
+        policy, chosen = self.policy(knob), prepared.examples("test").head(bench.executed)
+        counted, claimed, agrees = 0, 0, True
+        for _, x in chosen.batches(BATCH):
+            with costs.MacCounter() as counter:
+                found = prepared.model.infer(x, policy)
+            counted += counter.macs
+            said = replay(prepared.model, x, policy)
+            claimed += sum(prepared.prices.of_exits(*pair) for pair in zip(said.exits, x, strict=True))
+            agrees &= torch.equal(found.exits, said.exits)
+            agrees &= torch.allclose(found.logits, said.logits, atol=1e-3)
+        timing = self.time(prepared, bench, knob, BATCH, len(chosen))
+        return Execution(
+            knob=knob, samples=len(chosen), claimed=claimed, counted=counted, agrees=agrees,
+            seconds=timing.seconds, full_seconds=timing.full_seconds,
+        )  # fmt: skip
+
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int, most: int | None = None) -> Timing:
+        """Time test sentences in batches at one knob, in turn with the full model: from inputs to predictions."""
+        chosen = prepared.examples("test").head(TIMED[batch == 1] if most is None else most)
+        model, policy, batches = prepared.model, self.policy(knob), [x for _, x in chosen.batches(batch)]
+        ours, plain = in_turn(
+            lambda: [model.infer(x, policy) for x in batches], lambda: [model.plain(x) for x in batches]
+        )
+        exits = [row for x in batches for row in model.infer(x, policy).exits]
+        inputs = [x for rows in batches for x in rows]
+        spent = sum(prepared.prices.of_exits(*pair) for pair in zip(exits, inputs, strict=True))
+        full = sum(prepared.prices.cut(x, prepared.prices.layers) for x in inputs)
+        return Timing(
+            batch=batch, knob=knob, samples=len(chosen), saved=1 - spent / full, seconds=ours, full_seconds=plain
+        )

@@ -1,0 +1,306 @@
+"""What only SENTEE and TOKEE promise: windows and sentences, halted words that stay as they are, and self-sampling."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods import tasks
+from eelit.methods.backbones.tag_encoder import TagEncoder, of_pieces, words_of
+from eelit.methods.backbones.token_layer import LayerPrice
+from eelit.methods.costs import count
+from eelit.methods.families.tagging import Prices, replay
+from eelit.methods.policies.window import SentenceUncertainty, WindowUncertainty, uncertainty, window_max
+from eelit.methods.recipes.joint import depth_weights
+from eelit.methods.recipes.tagging import HaltSampling, simulate, tag_losses
+
+KEY = "li2021tokee"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(GOLDEN.read_text())
+
+
+@pytest.fixture(scope="module")
+def logits():
+    """Logits ``[12, 14, 5]`` by formula, as the released functions got them: surer with depth, words differ."""
+    n = torch.arange(12 * 14 * 5, dtype=torch.float64)
+    waves = torch.sin(n**1.5 * 1.47 + 1).reshape(12, 14, 5).float()
+    words = 0.3 + torch.linspace(0, 1, 14) ** 2
+    return waves * torch.linspace(1, 20, 12)[:, None, None] * words[None, :, None]
+
+
+@pytest.fixture(scope="module")
+def batch(prepared):
+    """The tiny tagger with test sentences of one length."""
+    method, _, ready = prepared(KEY)
+    index, x = max(ready.data.test.batches(64), key=lambda found: len(found[0]))
+    return method, ready.model, x, ready.data.test.targets[index, : x.shape[-1]]
+
+
+def exits_of(policy, outputs):
+    """Return the layer (from 0) at which each word ``[W]`` stops, for fixed outputs ``[L, W, K]``."""
+    exits = torch.full((outputs.shape[1],), len(outputs) - 1)
+    for i in reversed(range(len(outputs) - 1)):
+        exits[policy.step((), outputs[i][None])[1][0]] = i
+    return exits
+
+
+def test_rule_and_simulation_are_those_of_the_released_code(golden, logits):
+    assert torch.allclose(uncertainty(logits[4]), torch.tensor(golden["uncertainty"]), atol=1e-5)
+    assert len({tuple(exits) for _, _, exits in golden["exits"]}) > 12
+    for window, threshold, exits in golden["exits"]:
+        assert simulate(uncertainty(logits), window, threshold).tolist() == exits, (window, threshold)
+        assert exits_of(WindowUncertainty(threshold, window), logits).tolist() == exits, (window, threshold)
+
+
+def test_all_pieces_halt_with_their_word_and_special_tokens_with_the_sentence(golden):
+    (exits,) = (found for window, threshold, found in golden["exits"] if (window, threshold) == (3, 0.25))
+    numbers = [-1, *(word for word, pieces in enumerate(golden["pieces"]) for _ in range(pieces)), -1]
+    halts = F.pad(torch.tensor(exits), (0, len(numbers) - len(exits)))[None]
+    assert of_pieces(halts, torch.tensor(numbers)[None], 11)[0].tolist() == golden["piece_exits"]
+    assert [[int(n >= layer) for n in exits] for layer in range(12)] == golden["word_mask"]
+
+
+def test_macs_of_partial_layers_are_those_of_the_released_count(golden):
+    price = LayerPrice(asking=2 * 768**2 + 2 * 768 * 3072, asked=2 * 768**2, pair=2 * 768)
+    asking = torch.tensor([n for n in golden["flops"]["tokens"] if n])
+    assert int(price(asking, torch.tensor(20)).sum()) == golden["flops"]["result"]
+
+
+@pytest.mark.parametrize("tags", [2, 5, 80])
+def test_uncertainty_is_0_for_certain_and_1_for_uniform(tags):
+    certain = np.full(tags, -1000.0)
+    certain[1] = 1000.0
+    found = uncertainty(np.stack([certain, np.zeros(tags)])[None])
+    assert found[0].tolist() == pytest.approx([0.0, 1.0])
+
+
+def test_uncertainty_worked_case():
+    found = uncertainty(torch.log(torch.tensor([[[0.5, 0.25, 0.25]]])))
+    assert float(found) == pytest.approx(1.5 * math.log(2) / math.log(3))
+
+
+def test_window_takes_the_largest_nearby_and_nothing_beyond_the_ends():
+    values = torch.tensor([[0.1, 0.9, 0.2, 0.3, 0.0, 0.0]])
+    assert window_max(values, 1).tolist() == values.tolist()
+    assert window_max(values, 3).tolist() == torch.tensor([[0.9, 0.9, 0.9, 0.3, 0.3, 0.0]]).tolist()
+    assert window_max(values, 5).tolist() == torch.tensor([[0.9, 0.9, 0.9, 0.9, 0.3, 0.3]]).tolist()
+    assert window_max(values, 99).tolist() == [[values.max().item()] * 6]
+    assert window_max(values.numpy(), 3).tolist() == window_max(values, 3).tolist()
+    with pytest.raises(ValueError, match="odd"):
+        WindowUncertainty(0.1, 4)
+
+
+def test_a_word_waits_for_its_neighbours_strictly():
+    outputs = torch.log(torch.tensor([[[0.5, 0.5], [1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [0.9, 0.1]]]))
+    doubt = float(uncertainty(outputs)[0, 3])
+    assert WindowUncertainty(doubt + 1e-4, 3).step((), outputs)[1].tolist() == [[False, False, True, True]]
+    assert WindowUncertainty(doubt, 3).step((), outputs)[1].tolist() == [[False, False, False, False]]
+    assert WindowUncertainty(doubt, 1).step((), outputs)[1].tolist() == [[False, True, True, False]]
+    assert not SentenceUncertainty(0.999).step((), outputs)[1].any()
+    assert SentenceUncertainty(1.1).step((), outputs)[1].all()
+
+
+def test_a_window_over_the_whole_sentence_is_sentee(logits, batch):
+    for delta in (0.0, 0.1, 0.3, 0.5, 0.7, 1.1):
+        whole = exits_of(WindowUncertainty(delta, 27), logits)
+        assert torch.equal(whole, exits_of(SentenceUncertainty(delta), logits))
+    _, model, x, _ = batch
+    for delta in (0.3, 0.6):
+        words, sentence = (model.infer(x, p) for p in (WindowUncertainty(delta, 41), SentenceUncertainty(delta)))
+        assert torch.equal(words.exits, sentence.exits)
+        assert len(set(sentence.exits[sentence.exits >= 0].tolist())) > 1
+        assert torch.allclose(words.logits, sentence.logits, atol=1e-5)
+
+
+def test_delta_0_is_the_last_layer_and_delta_above_1_the_first(batch):
+    _, model, x, _ = batch
+    words = words_of(x[:, 1])
+    with torch.no_grad():
+        every = model(x)
+    for rule in (lambda delta: WindowUncertainty(delta, 3), SentenceUncertainty):
+        for delta, layer in ((0.0, 3), (1.1, 0)):
+            found = model.infer(x, rule(delta))
+            assert (found.exits[words] == layer).all()
+            assert (found.exits[~words] == -1).all()
+            assert torch.allclose(found.logits[words], every[layer][words], atol=1e-5)
+    assert torch.allclose(model.plain(x)[words], every[-1][words], atol=1e-6)
+
+
+def test_a_wider_window_lets_no_more_words_leave_at_once(logits, batch):
+    _, model, x, _ = batch
+    for delta in (0.3, 0.5, 0.7):
+        left = [int((simulate(uncertainty(logits), w, delta) == 0).sum()) for w in (1, 3, 5, 7, 15)]
+        assert all(more >= fewer for more, fewer in pairwise(left))
+        real = [int((model.infer(x, WindowUncertainty(delta, w)).exits == 0).sum()) for w in (1, 3, 5, 7, 15)]
+        assert all(more >= fewer for more, fewer in pairwise(real))
+        assert real[0] > real[-1]
+
+
+def test_halted_states_are_bit_identical_above_and_still_seen_by_the_others(batch):
+    _, model, x, _ = batch
+    numbers, inputs = x[:, 1], []
+    halts = torch.where(torch.arange(x.shape[-1]) % 2 == 0, 0, 3).expand(len(x), -1)  # every second word at layer 1
+    hooks = [layer.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for layer in model.layers]
+    with torch.no_grad():
+        halted = model(x, halts)
+        still = of_pieces(halts, numbers, 4) == 0
+        assert still.any()
+        for state in inputs[2:]:
+            assert torch.equal(state[still], inputs[1][still])
+            assert not torch.equal(state[~still], inputs[1][~still])
+        late = model(x, torch.full_like(halts, 3))
+        state, other = inputs[3].clone(), inputs[3].clone()
+        other[still] += 1.0
+        for hook in hooks:
+            hook.remove()
+        changed = (model.layers[3](state) - model.layers[3](other))[~still]
+    assert changed.abs().max() > 1e-3  # what others become depends on the halted
+    odd = (torch.arange(x.shape[-1]) % 2 == 1) & words_of(numbers)
+    assert (halted[-1] - late[-1])[odd].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.4, 0.7])
+def test_leaving_out_is_copying(batch, delta):
+    _, model, x, _ = batch
+    policy = WindowUncertainty(delta, 3)
+    found, said = model.infer(x, policy), replay(model, x, policy)
+    assert torch.equal(found.exits, said.exits)
+    assert torch.allclose(found.logits, said.logits, atol=1e-5)
+    with torch.no_grad():
+        again = model(x, said.exits.clamp_min(0))
+    words = words_of(x[:, 1])
+    picked = again.gather(0, said.exits.clamp_min(0)[None, ..., None].expand(1, -1, -1, again.shape[-1]))[0]
+    assert torch.allclose(picked[words], found.logits[words], atol=1e-5)
+
+
+def test_no_batch_mate_matters(batch):
+    _, model, x, _ = batch
+    policy = WindowUncertainty(0.4, 3)
+    together = model.infer(x, policy)
+    for i in range(8):
+        alone = model.infer(x[i : i + 1], policy)
+        assert torch.equal(alone.exits[0], together.exits[i])
+        assert torch.allclose(alone.logits[0], together.logits[i], atol=1e-5)
+
+
+def test_macs_by_hand(batch):
+    _, model, _, _ = batch
+    prices = Prices.of(model)  # 32 wide, 64 inside, 4 layers, 5 tags
+    asking, asked, pair = 2 * 32 * 32 + 2 * 32 * 64, 2 * 32 * 32, 2 * 32
+    assert prices.layer == LayerPrice(asking, asked, pair)
+    assert prices.head == 32 * 5
+    x = torch.tensor([[1, 7, 60, 9, 2], [-1, 0, 0, 1, -1]])
+    exits = torch.tensor([0, 2, -1, -1, -1])  # the word of two pieces halts at layer 1, the other at layer 3
+    tokens = (5, 3, 3)  # that ask in layers 1 to 3: then the other word and the two special tokens
+    by_hand = sum(n * asking + 5 * asked + 5 * n * pair + 2 * prices.head for n in tokens)
+    assert prices.of_exits(exits, x) == by_hand
+    assert prices.cut(x, 4) == 4 * (5 * asking + 5 * asked + 25 * pair) + 2 * prices.head
+
+
+def test_counted_macs_are_those_of_the_exits(batch):
+    _, model, x, _ = batch
+    prices = Prices.of(model)
+    for policy in (WindowUncertainty(0.4, 3), SentenceUncertainty(0.5)):
+        exits = model.infer(x, policy).exits
+        counted = count(lambda policy=policy: model.infer(x, policy))
+        assert counted == sum(prices.of_exits(*pair) for pair in zip(exits, x, strict=True))
+
+
+def test_joint_loss_weighs_layers_by_their_number():
+    assert depth_weights(3) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    outputs = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 1, -100, -100], [2, 3, 4, -100]])
+    said = targets >= 0
+    losses = [F.cross_entropy(layer[said], targets[said]) for layer in outputs]
+    assert torch.allclose(tag_losses(outputs, targets), torch.stack(losses))
+
+
+def test_a_halted_word_has_no_loss_above_its_layer():
+    outputs = torch.randn(3, 1, 3, 5, generator=torch.Generator().manual_seed(0))
+    targets, halts = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 2]])
+    each = torch.stack([F.cross_entropy(layer[0], targets[0], reduction="none") for layer in outputs])
+    by_hand = torch.stack([each[0].sum(), each[1, 1:].sum(), each[2, 2]]) / 3  # of all three words
+    assert torch.allclose(tag_losses(outputs, targets, halts), by_hand)
+
+
+def test_sampled_halts_are_the_models_own_with_extremes(logits):
+    seen, draw = [uncertainty(logits)] * 300, torch.Generator().manual_seed(0)
+    windows, thresholds = (1, 3, 5), (0.1, 0.3, 0.5)
+    possible = {tuple(simulate(seen[0], w, t).tolist()) for w in windows for t in thresholds}
+    never = (11,) * 14
+
+    def drawn(small, full):
+        return [tuple(row) for row in HaltSampling(windows, thresholds, small, full).draw(seen, draw).tolist()]
+
+    assert set(drawn(0.0, 0.0)) == possible
+    assert set(drawn(0.2, 1.0)) == {never}
+    share = np.mean([row == never for row in drawn(0.0, 0.4)])
+    rest = np.mean([row == never for row in drawn(0.0, 0.0)])
+    assert share == pytest.approx(0.4 + 0.6 * rest, abs=0.1)
+    eager = {tuple(simulate(seen[0], 1, t).tolist()) for t in thresholds}
+    eager |= {tuple(simulate(seen[0], w, 0.5).tolist()) for w in windows}
+    assert set(drawn(1.0, 0.0)) == eager
+
+
+def test_second_stage_changes_the_whole_model_and_sentee_has_none(prepared):
+    method, _, ready = prepared(KEY)
+    before, after = ready.before.state_dict(), ready.model.state_dict()
+    assert not torch.equal(before["layers.0.query.weight"], after["layers.0.query.weight"])
+    assert not torch.equal(before["heads.3.weight"], after["heads.3.weight"])
+    sentence = method.replace({"rule": "sentence", "epochs": 0.1})
+    model = sentence.build(ready.data, seed=0)
+    assert sentence.train(model, ready.data, ready.bench) is model
+
+
+def test_made_sentences_have_words_of_several_pieces():
+    found = tasks.tagging("made", train=50, held=10)
+    ids, numbers = found.train.inputs[0]
+    assert ids[0] == 1
+    assert ids[-1] == 2
+    assert numbers[0] == numbers[-1] == -1
+    words = int(numbers.max()) + 1
+    assert (found.train.targets[0, :words] >= 0).all()
+    assert (found.train.targets[0, words:] == -100).all()
+    assert any((x[1, 1:-2] == x[1, 2:-1]).any() for x in found.train.inputs)
+
+
+def test_long_sentences_are_cut_between_words():
+    from eelit.methods.data.tokens import _cut
+
+    pieces = np.array([[101, 5, 6, 7, 8, 9, 102], [-1, 0, 1, 1, 1, 2, -1]])
+    assert _cut(pieces, 7).tolist() == pieces.tolist()
+    assert _cut(pieces, 6).tolist() == [[101, 5, 6, 7, 8, 102], [-1, 0, 1, 1, 1, -1]]
+    assert _cut(pieces, 5).tolist() == [[101, 5, 102], [-1, 0, -1]]
+
+
+def test_first_pieces_alone_are_read():
+    model = TagEncoder("tiny", 5, seed=0)
+    hidden = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    numbers = torch.tensor([[-1, 0, 0, 1, -1]])
+    with torch.no_grad():
+        found = model.read(model.heads[0], hidden, numbers)
+        assert torch.allclose(found[0, 0], model.heads[0](hidden[0, 1]))
+        assert torch.allclose(found[0, 1], model.heads[0](hidden[0, 3]))
+    assert uncertainty(found)[0, 2:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_claims_can_be_tried(prepared):
+    from eelit.methods import runner
+
+    method, bench, ready = prepared(KEY)
+    curve = runner.measure(method, ready, bench, "")
+    names = [outcome.name for outcome in method.claims(ready, bench, curve)]
+    assert names == [
+        "two thirds saved for little",
+        "words beat sentences",
+        "self-sampling makes up for copied states",
+    ]
