@@ -215,3 +215,26 @@ def test_bench_has_nothing_to_do_when_all_is_measured(place, eelit):
     found = eelit("bench", "pabee", "--seeds", "1")
     assert found.exit_code == 0
     assert "0 runs to do, 1 done before" in found.stderr
+
+
+def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
+    from eelit.catalog.sources import sources
+    from eelit.site.generator import pages
+    from eelit.site.generator.collection import gather
+    from eelit.site.generator.reports import read_reports
+
+    for seed in range(3):
+        bench.keep(result(seed, holds=seed > 0), place / "text")
+    bench.keep(result(code="old", key="xin2020deebert"), place / "text")
+    reports, _ = read_reports(place / "none")
+    collection = gather(sources(), reports)
+    written = dict(pages.generated(collection))
+    board = written["tracks/text.md"]
+    assert "0.750" in board  # within half of the cost
+    assert "holds in part" in board
+    assert "2 of 3 seeds" in board
+    assert "stale: older code" in board
+    assert "Not run" in board
+    assert "ee-line-0" in board
+    assert [verdict.judgement for verdict in collection.verdicts(KEY)] == ["holds in part"]
+    assert "0 of 1" in written["methods/index.md"]
