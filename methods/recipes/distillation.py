@@ -41,16 +41,9 @@ def shared_matrices(model: MultiExit) -> list[nn.Parameter]:
 
 
 def train_distilled(
-    model: MultiExit,
-    data: Data,
-    bench: Bench,
-    *,
-    gamma: float,
-    temperature: float,
-    leads: str | None = None,
-    head_rate: float | None = None,
-    **options: Any,
-) -> None:
+    model: MultiExit, data: Data, bench: Bench, *, gamma: float, temperature: float, leads: str | None = None,
+    head_rate: float | None = None, **options: Any,
+) -> None:  # fmt: skip
     """Minimise the sum of the losses of `last_teaches`; ``options`` are those of `fit`, ``head_rate`` as in joint.
 
     With ``leads`` ("early" or "last") the gradient of the other loss gives way to this one in `shared_matrices`, where
@@ -58,30 +51,22 @@ def train_distilled(
     """
 
     def train() -> None:
-        everything, shared = list(model.parameters()), shared_matrices(model)
-        conflicts: list[bool] = []
+        everything, conflicts = list(model.parameters()), list[bool]()
 
         def loss(index: Tensor, x: Tensor) -> Tensor:
-            targets = data.train.targets[index]
-            early, last = last_teaches(model(x), targets, gamma=gamma, temperature=temperature)
+            both = last_teaches(model(x), data.train.targets[index], gamma=gamma, temperature=temperature)
             if leads is None:
-                return early + last
-            leading, other = (early, last) if leads == "early" else (last, early)
-            stand_in, conflict = projected(leading, other, everything, shared)
+                return both[0] + both[1]
+            leading, other = both if leads == "early" else both[::-1]
+            stand_in, conflict = projected(leading, other, everything, shared_matrices(model))
             conflicts.append(conflict)
             return stand_in
 
         model.train()
         fit(
-            everything,
-            data.train,
-            loss,
-            bench,
-            label="training all exits, the last teaching the others",
-            faster=model.heads.parameters(),
-            faster_rate=head_rate,
-            **options,
-        )
+            everything, data.train, loss, bench, label="training all exits, the last teaching the others",
+            faster=model.heads.parameters(), faster_rate=head_rate, **options,
+        )  # fmt: skip
         if conflicts:
             model.get_buffer("conflicts").fill_(sum(conflicts) / len(conflicts))
 
