@@ -1,5 +1,6 @@
 """The wheel: installed into an empty environment, it answers from outside a checkout, with the database it brings."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from eelit.methods.cache import cache_root
 
 ROOT = Path(__file__).parent.parent
 SOURCES = (
@@ -52,9 +55,9 @@ def installed(tmp_path_factory):
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("EELIT_", "PYTHON"))}
     variables |= {"HOME": str(empty), "XDG_CACHE_HOME": str(empty / "cache")}
 
-    def run(*words):
+    def run(*words, **more):
         command = [str(environment / "bin" / "eelit"), *words]
-        return subprocess.run(command, cwd=empty, env=variables, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=empty, env=variables | more, capture_output=True, text=True, check=False)
 
     run.packages = packages
     run.empty = empty
@@ -79,6 +82,17 @@ def test_it_answers_from_anywhere(installed, words, expected):
     assert found.returncode == 0, found.stderr
     assert expected in found.stdout
     assert list(installed.empty.iterdir()) == []  # the shipped database is used as it is
+
+
+def test_it_runs_a_method(installed, tmp_path):
+    words = ["run", "busolin2021lear", "--knob", "0.5", "--out", str(tmp_path), "--format", "json"]
+    found = installed(*words, EELIT_CACHE=str(cache_root()))  # data that is fetched already is not fetched again
+    assert found.returncode == 0, found.stderr
+    result = json.loads(found.stdout)
+    assert result["commit"] is None  # not of a checkout
+    (done,) = result["curves"][0]["executions"]
+    assert done["counted"] == done["claimed"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"busolin2021lear.{kind}" for kind in ("json", "png", "svg")}
 
 
 def test_it_does_not_overwrite_its_own_database(installed):
