@@ -52,6 +52,7 @@ def command(name: str, share: float, style: str) -> None:
         click.echo(tsv(HEADER, [_cells(row, share, fidelity) for row in board.rows]))
     elif board.rows:
         click.echo(_report(board.rows, board.unmeasured, bench.TRACKS[name].conditions, share, fidelity))
+        click.echo(f"eelit: {board.runs} runs, {board.hours:.1f} hours, on {'; '.join(board.machines)}", err=True)
     if not board.rows:
         nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")
 

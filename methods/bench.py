@@ -153,21 +153,33 @@ class Board:
     rows: list[track.Row]
     unmeasured: list[str]
     verdicts: dict[str, list[track.Verdict]]  # key → its paper's claims
+    runs: int = 0  # results behind it: methods × seeds
+    hours: float = 0.0  # that they took, training included, one after the other
+    machines: tuple[str, ...] = ()  # processor, threads and torch's version
 
 
 def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     """Return the leaderboard: rows of the same data and quality together, the best within the cost share first."""
     rows, unmeasured, judged = [], [], {}
+    every: list[Result] = []
     for key in members(name):
         known = stored(name, key, place)
         if not known.results:
             unmeasured.append(key)
+        every += known.results
         for curve in known.results[0].curves if known.results else []:
             judged[key] = track.verdicts(known.results)
             rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
-    return Board(rows, unmeasured, judged)
+    hours = sum(result.training_seconds + result.seconds for result in every) / 3600
+    machines = {_machine(result): None for result in every}
+    return Board(rows, unmeasured, judged, len(every), hours, tuple(machines))
+
+
+def _machine(result: Result) -> str:
+    where, torch = result.machine, result.versions.get("torch", "?")
+    return f"{where.processor}, {where.threads} of {where.cores} cores used, torch {torch}"
 
 
 def _order(found: track.Spread | None) -> float:
