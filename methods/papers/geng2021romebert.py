@@ -73,7 +73,6 @@ class RomeBert(ExitMethod):
     temperature: float = 3.0  # T of teacher and pupils; the paper: 3
     leads: str | None = "early"  # whose gradient is kept: early (small tasks), last (large), None: no regularisation
 
-    track: ClassVar[str] = "text"
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "entropy threshold"
     knobs: ClassVar[tuple[float, ...]] = (2.4, 1.5, 0.69, 0.67, 0.65, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.0)

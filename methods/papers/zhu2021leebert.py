@@ -71,7 +71,6 @@ class LeeBert(ExitMethod):
     weight_rate: float = 0.05  # learning rate of a and b; 0 keeps all weights equal
     every: int = 4  # rounds from one step of a and b to the next
 
-    track: ClassVar[str] = "text"
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "patience"
     knobs: ClassVar[tuple[float, ...]] = (0, 1, 2, 3, 4, 5)
