@@ -105,11 +105,12 @@ class PastFuture(ExitMethod):
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Depth-weighted joint training, with the imitation."""
         weights = depth_weights(model.exits)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
+        rates = {"epochs": self.epochs, "rate": self.rate, "head_rate": self.head_rate}
         if self.local:
-            train_joint(model, data, bench, weights=weights, **options)
+            train_joint(model, data, bench, weights=weights, batch=self.batch, **rates)
         else:
-            train_past_future(model, data, bench, weights=weights, protected=self.protected, **options)
+            m = self.protected
+            train_past_future(model, data, bench, weights=weights, protected=m, batch=self.batch, **rates)
 
     def policy(self, knob: float, prepared: Prepared) -> Entropy:
         """The knob is S."""

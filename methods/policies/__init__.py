@@ -11,5 +11,10 @@ that it can be taken to another code base as it is. It holds settings only. Its 
     is a tuple of arrays whose first axis is the sample (so that finished samples can be dropped), and ``stop`` is a
     boolean array ``[n]``. The same input always gets the same answer.
 
-The last exit always answers; a policy is not asked there.
+The last exit always answers; a policy is not asked there. A policy that makes the answer from several exits, such as a
+vote, also has
+
+``answer(state, output) -> answer``
+    what is answered to those that stop here, ``[n, C]``, from the state after this exit's step. At the last exit its
+    step is asked as well, for the state alone.
 """
