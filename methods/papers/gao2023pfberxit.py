@@ -32,7 +32,7 @@ Deviations
        distance 0 but at their entropy, and its js is the entropy of m. Here they are divergences, as they are called.
     4. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch at rate 1e-3, instead of
        BERT-base and ALBERT-base on GLUE: what two cores can train in minutes. Heads read the mean over tokens.
-    5. The full model that speed-ups refer to keeps its adapters, which cost 2 d r more per token and layer (1.3 %).
+    5. The full model that speed-ups refer to keeps its adapters, which cost 2 d r more per token and layer (1.4 %).
 """
 
 from __future__ import annotations
