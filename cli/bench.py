@@ -12,7 +12,7 @@ from eelit.cli.main import RUN_FAILED
 from eelit.cli.run import demand_cache, method_key
 
 if TYPE_CHECKING:
-    from eelit.methods.results import Result
+    from eelit.methods.records import Result
 
 
 @eelit_command("eelit bench --track text", "eelit bench pabee deebert --seeds 5", "eelit bench --backend dask --jobs 8")

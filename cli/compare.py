@@ -14,7 +14,7 @@ from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, table
 
 if TYPE_CHECKING:
-    from eelit.methods.results import Result
+    from eelit.methods.records import Result
     from eelit.methods.track import Row, Spread
 
 

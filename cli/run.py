@@ -15,7 +15,7 @@ from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
-    from eelit.methods.results import Curve, Outcome, Result
+    from eelit.methods.records import Curve, Outcome, Result
 
 
 def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from eelit.cli.run import demand_cache, method_key
 from eelit.cli.table import json_text, table
 
 if TYPE_CHECKING:
-    from eelit.methods.results import SmokeReport
+    from eelit.methods.records import SmokeReport
 
 
 @eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8")

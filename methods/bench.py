@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from eelit.methods import dependencies, registry, track
-from eelit.methods.results import Result
+from eelit.methods.records import Result
 from eelit.methods.workers import Backend, spread
 
 Run = tuple[str, int]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from eelit.methods.method import Method
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 Check = tuple[str, str, Callable[[Curve], tuple[bool, str]]]
 

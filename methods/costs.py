@@ -9,7 +9,7 @@ One MAC is one multiplication with its addition; FLOPs would be twice that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -164,18 +164,22 @@ def exit_costs(model: MultiExit, example: Tensor) -> list[int]:
 
     ``example`` is one input with the sample axis, ``[1, ...]``; costs hold for inputs of the same shape.
     """
-    return list(accumulate(stage + head for stage, head in _parts(model, example)))
+    return _with_heads(_parts(model, example))
 
 
 @torch.inference_mode()
-def static_costs(model: MultiExit, example: Tensor) -> list[int]:
-    """Return the MACs of one sample in the network cut off for good after each exit: no other exit has a head.
+def both_costs(model: MultiExit, example: Tensor) -> tuple[list[int], list[int]]:
+    """Return `exit_costs`, and the MACs of the network cut off for good after each exit, where no other has a head.
 
-    The last is the plain network.
+    The last of these is the plain network.
     """
     parts = _parts(model, example)
     cut = [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
-    return [*cut[:-1], full_cost(model, example)]
+    return _with_heads(parts), [*cut[:-1], full_cost(model, example)]
+
+
+def _with_heads(parts: list[tuple[int, int]]) -> list[int]:
+    return list(accumulate(stage + head for stage, head in parts))
 
 
 def _parts(model: MultiExit, example: Tensor) -> list[tuple[int, int]]:
@@ -195,12 +199,3 @@ def _parts(model: MultiExit, example: Tensor) -> list[tuple[int, int]]:
 def full_cost(model: MultiExit, example: Tensor) -> int:
     """Return the MACs of the plain network for one sample: all stages and the last head, no other head."""
     return count(lambda: model.full(example))
-
-
-def by_shape(inputs: Iterable[Tensor], cost: Callable[[Tensor], Any]) -> dict[torch.Size, Any]:
-    """Return ``cost`` of one sample ``[1, ...]`` for each shape that occurs among the inputs (without sample axis)."""
-    table: dict[torch.Size, Any] = {}
-    for x in inputs:
-        if x.shape not in table:
-            table[x.shape] = cost(x[None])
-    return table

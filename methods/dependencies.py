@@ -20,7 +20,7 @@ Symbol = tuple[str, str]
 MEASURING = ("measure", "scaled", "SAMPLES")
 """What of the runner has a say in the figures."""
 PLUMBING = {
-    "cache", "conformance", "registry", "results", "data.fetch", "data.manifest", "data.progress", "data.sources",
+    "cache", "conformance", "records", "registry", "data.fetch", "data.manifest", "data.progress", "data.sources",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.results import Baseline, Curve, Execution, ExitFacts, OperatingPoint, Outcome, Timing
+from eelit.methods.records import Baseline, Curve, Execution, ExitFacts, OperatingPoint, Outcome, Timing
 
 Split = Literal["validation", "test"]
 
@@ -32,6 +32,7 @@ class Bench:
     seed: int = 0
     test: int | None = None
     executed: int = 256
+    repeats: int = 3  # times that an execution is timed
     cache: Path | None = None  # None: train anew, keep nothing
     progress: Callable[[str, float | None], None] = silent  # message, share done
     prepared_seconds: float = 0.0

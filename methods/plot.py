@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from eelit.methods.results import Curve, Result
+from eelit.methods.records import Curve, Result
 
 
 def plot(result: Result, folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from eelit.methods import conformance, dependencies, registry
 from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
 from eelit.methods.method import Bench, Method, silent
-from eelit.methods.results import Curve, Machine, OperatingPoint, Result, Timing
+from eelit.methods.records import Curve, Machine, OperatingPoint, Result, Timing
 
 Progress = Callable[[str, float | None], None]
 Scale = Literal["smoke", "default", "full"]
@@ -29,8 +29,10 @@ class UnknownVariant(ValueError):
     """The method has no variant of this name."""
 
 
-SAMPLES: dict[Scale, tuple[int | None, int]] = {"smoke": (400, 32), "default": (2000, 192), "full": (None, 192)}
-"""Scale → most test samples to measure on, most samples to execute for real."""
+SAMPLES: dict[Scale, tuple[int | None, int, int]] = {
+    "smoke": (256, 32, 1), "default": (2000, 192, 3), "full": (None, 192, 3),
+}  # fmt: skip
+"""Scale → most samples of a split to measure on, most samples to execute for real, times that these are timed."""
 
 
 def run(
@@ -56,8 +58,8 @@ def run(
         variants = {variant: variants[variant]}
     for item in method.data:
         fetch.fetch(item, progress=None)
-    test, executed = SAMPLES[scale]
-    bench = Bench(seed=seed, test=test, executed=executed, cache=cache_root(), progress=progress)
+    test, executed, repeats = SAMPLES[scale]
+    bench = Bench(seed=seed, test=test, executed=executed, repeats=repeats, cache=cache_root(), progress=progress)
     data = {item: manifest.get(item).version for item in method.data}
     start = time.perf_counter()
     curves, claims, checks = [], [], []

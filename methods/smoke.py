@@ -23,7 +23,7 @@ from typing import Literal
 from eelit.methods import registry
 from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
-from eelit.methods.results import SmokeReport, SmokeSession
+from eelit.methods.records import SmokeReport, SmokeSession
 from eelit.methods.workers import Backend, spread
 
 Report = Callable[[SmokeReport], None]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from eelit.methods.results import Curve, OperatingPoint, Result
+from eelit.methods.records import Curve, OperatingPoint, Result
 
 SHARES = (0.25, 0.5, 0.75)
 AREA = tuple(i / 100 for i in range(25, 101, 5))

@@ -7,7 +7,7 @@ from html import unescape
 import pytest
 
 from eelit.catalog.sources import sources
-from eelit.methods.results import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
+from eelit.methods.records import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
 from eelit.site.generator import markup, pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.curve import draw

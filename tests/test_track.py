@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from eelit.methods import bench, track
-from eelit.methods.results import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
+from eelit.methods.records import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
 
 KEY = "zhou2020pabee"
 

@@ -6,7 +6,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from statistics import median
 
 import numpy as np
@@ -22,7 +21,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
-from eelit.methods.results import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 
 BATCH = 64
 CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
@@ -64,26 +63,25 @@ class Prepared:
     data: Data
     bench: Bench
     _seen: dict[str, Measured] = field(default_factory=dict)
+    _costs: dict[torch.Size, tuple[list[int], list[int]]] = field(default_factory=dict)
 
-    @cached_property
-    def tables(self) -> tuple[dict[torch.Size, list[int]], dict[torch.Size, list[int]]]:
-        """MACs by input shape up to each exit: with all heads on the way, and with its own head alone."""
-        parts = [self.data.validation, self.data.test, *self.data.more.values()]
-        inputs = [x for part in parts for x in part.inputs]
-        every = costs.by_shape(inputs, lambda x: costs.exit_costs(self.model, x))
-        static = costs.by_shape(inputs, lambda x: costs.static_costs(self.model, x))
-        return every, static
+    def costs(self, examples: Examples) -> NDArray[np.float64]:
+        """Return MACs ``[2, E, N]`` up to each exit: with all heads on the way, and with its own head alone."""
+        for x in examples.inputs:
+            if x.shape not in self._costs:
+                self._costs[x.shape] = costs.both_costs(self.model, x[None])
+        return np.array([self._costs[x.shape] for x in examples.inputs], dtype=np.float64).transpose(1, 2, 0)
 
     def split(self, name: str) -> Measured:
         """Return what all exits say on a part of the data, such as ``validation``, up to the bench's limit."""
         if name not in self._seen:
             examples = self.data.part(name).head(self.bench.test)
-            every, static = self.tables
+            every, static = self.costs(examples)
             self._seen[name] = Measured(
                 examples,
                 all_outputs(self.model, examples, self.bench, f"all exits on {len(examples)} {name} samples"),
-                np.array([every[x.shape] for x in examples.inputs], dtype=np.float64).T,
-                np.array([static[x.shape] for x in examples.inputs], dtype=np.float64).T,
+                every,
+                static,
             )
         return self._seen[name]
 
@@ -226,7 +224,7 @@ class ExitMethod(Method):
         n = min(len(seen.examples), TIMED[batch == 1])
         chosen, exits = seen.examples.head(n), replay(policy, seen.outputs[:, :n])
         spent = seen.costs[exits, np.arange(n)].sum() / seen.full_costs[:n].sum()
-        ours, plain = timed(prepared.model, chosen, policy, batch)
+        ours, plain = timed(prepared.model, chosen, policy, batch, bench.repeats)
         return Timing(batch=batch, knob=knob, samples=n, saved=1 - spent, seconds=ours, full_seconds=plain)
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
@@ -243,7 +241,7 @@ class ExitMethod(Method):
             counted += counter.macs
             expected = torch.as_tensor(exits[index.numpy()])
             agrees &= bool((found.exits == expected).all()) and torch.allclose(found.outputs, said[index], atol=1e-3)
-        ours, plain = timed(prepared.model, chosen, policy)
+        ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
             knob=knob,
             samples=n,
@@ -256,9 +254,7 @@ class ExitMethod(Method):
 
 
 @torch.inference_mode()
-def timed(
-    model: MultiExit, examples: Examples, policy: Policy, batch: int = BATCH, repeats: int = 3
-) -> tuple[float, float]:
+def timed(model: MultiExit, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of `infer` and of the plain network over the examples, run in turn in this process."""
     batches = [x for _, x in examples.batches(batch)]
     infer(model, batches[0], policy)

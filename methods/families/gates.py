@@ -24,7 +24,7 @@ from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, Routed, ha
 from eelit.methods.examples import Data, Examples
 from eelit.methods.families.exits import accuracy
 from eelit.methods.method import Bench, Method, Split
-from eelit.methods.results import Execution, OperatingPoint
+from eelit.methods.records import Execution, OperatingPoint
 
 BATCH = 64
 

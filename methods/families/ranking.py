@@ -23,7 +23,7 @@ from eelit.methods.metrics import ndcg
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.proximity import Proximity
 from eelit.methods.queries import Floats, Integers, Queries, RankingData, spans
-from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.records import Curve, Execution, OperatingPoint, Outcome
 from eelit.methods.trees import TreeCounter, scores
 
 Judge = Callable[[Queries, Floats], Floats]

@@ -26,7 +26,7 @@ from eelit.methods.examples import Data, Examples
 from eelit.methods.families.exits import accuracy, pearson
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
-from eelit.methods.results import Execution, OperatingPoint, Timing
+from eelit.methods.records import Execution, OperatingPoint, Timing
 
 BATCH = 64
 TIMED = (512, 64)

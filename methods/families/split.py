@@ -23,7 +23,7 @@ from eelit.methods.families.exits import accuracy
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.offload import HEAD, LAYER, Side, SplitRule, Stored, drive, hindsight, regret
-from eelit.methods.results import Execution, OperatingPoint, Outcome
+from eelit.methods.records import Execution, OperatingPoint, Outcome
 
 
 class Executed:

@@ -1,9 +1,9 @@
 """A tagger with a classifier after every layer, whose words halt at layers of their own or all at once.
 
 What leaves is a word: ``exits`` says how many words get their tag from layer 1, 2 … L. Costs are MACs per word; samples
-are sentences. What later layers see depends on who halted before, so nothing can be replayed on stored outputs: every
-knob is run with halted words really left out, and an execution is compared with the same rule on the network that
-computes all tokens and copies by masking. The full model is the network without the classifiers between.
+are sentences. Rules that stop whole sentences are replayed on one pass. Where single words halt, later layers depend on
+who did: every knob is run with halted words really left out, and an execution is compared with the same rule on the
+network that computes all tokens and copies by masking. The full model is the network without the classifiers between.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eelit.methods.examples import Data, Examples
 from eelit.methods.families.skimming import in_turn
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
-from eelit.methods.results import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 
 BATCH = 64
 TIMED = (512, 64)
@@ -97,17 +97,46 @@ class Prepared:
         """Return what is said on the split at a knob."""
         if (split, knob) not in self._seen:
             self.bench.progress(f"tagging {split} sentences at {self.method.knob} {knob:g}", None)
-            self._seen[split, knob] = self.run(self.model, split, self.method.policy(knob))
+            if self.method.whole:
+                knobs = {*self.method.knobs, knob}
+                runs = self.at_once(self.model, split, [self.method.policy(each) for each in knobs])
+                self._seen.update({(split, each): run for each, run in zip(knobs, runs, strict=True)})
+            else:
+                self._seen[split, knob] = self.run(self.model, split, self.method.policy(knob))
         return self._seen[split, knob]
 
     def run(self, model: TagEncoder, split: Split, policy: Policy) -> Seen:
         """Tag the split under any policy, halted words left out."""
+        return self.of_runs(split, lambda x: [model.infer(x, policy)])[0]
+
+    def at_once(self, model: TagEncoder, split: Split, policies: Sequence[Policy]) -> list[Seen]:
+        """Return what `run` would for rules that stop whole sentences: one pass serves them all."""
+
+        def tag(x: Tensor) -> list[Tagged]:
+            said, words = model(x), words_of(x[:, 1])
+            return [stopped(policy, said, words) for policy in policies]
+
+        return self.of_runs(split, tag)
+
+    @torch.inference_mode()
+    def of_runs(self, split: Split, tag: Callable[[Tensor], Sequence[Tagged]]) -> list[Seen]:
+        """Tag the split in one or several ways at once; words are in order of their sentences."""
         examples = self.examples(split)
-        found = tagged(examples, lambda x: model.infer(x, policy))
-        pairs = zip(found, examples.inputs, strict=True)
-        cost = sum(self.prices.of_exits(row.exits, x) for row, x in pairs)
-        exits = torch.cat([row.exits[row.exits >= 0] for row in found])
-        return Seen(correct([row.logits for row in found], examples), exits, cost)
+        found: dict[int, list[tuple[Tensor, Tensor, int]]] = {}
+        for index, x in examples.batches(BATCH):
+            ways, targets = tag(x), examples.targets[index, : x.shape[-1]]
+            for row, i in enumerate(index.tolist()):
+                said = targets[row] >= 0
+                found[i] = [
+                    (
+                        (way.logits[row].argmax(dim=-1) == targets[row])[said],
+                        way.exits[row][said],
+                        self.prices.of_exits(way.exits[row], x[row]),
+                    )
+                    for way in ways
+                ]
+        every = [list(zip(*way, strict=True)) for way in zip(*(found[i] for i in range(len(examples))), strict=True)]
+        return [Seen(torch.cat(right), torch.cat(exits), sum(costs)) for right, exits, costs in every]
 
     def every(self, split: Split, model: TagEncoder) -> Tensor:
         """Return which words each layer tags right, ``[L, M]``, nothing halted."""
@@ -128,14 +157,13 @@ class Prepared:
         free = self.every(split, model).gather(0, seen.exits[None])[0]
         return float(free.double().mean() - seen.right.double().mean())
 
-    def gains(self, points: Sequence[OperatingPoint], rivals: Sequence[Policy]) -> list[float]:
-        """Return how much better test points are than the jointly trained model under other rules at equal cost.
+    def gains(self, points: Sequence[OperatingPoint], rivals: Sequence[Seen]) -> list[float]:
+        """Return how much better points are than others on the same split at equal cost.
 
-        Between these rules, given from cheap to dear, quality is interpolated.
+        Between the others, given from cheap to dear, quality is interpolated.
         """
-        seen = [self.run(self.before, "test", rival) for rival in rivals]
-        costs = [run.cost / len(run.right) for run in seen]
-        quality = [float(run.right.double().mean()) for run in seen]
+        costs = [run.cost / len(run.right) for run in rivals]
+        quality = [float(run.right.double().mean()) for run in rivals]
         return [point.quality - float(np.interp(point.cost, costs, quality)) for point in points]
 
 
@@ -153,6 +181,18 @@ def correct(logits: Sequence[Tensor], examples: Examples) -> Tensor:
     """Return which words of all sentences are tagged right, ``[M]``, for logits ``[T, K]`` of each sentence."""
     pairs = zip(logits, examples.targets, strict=True)
     return torch.cat([(row.argmax(dim=-1) == target[: len(row)])[target[: len(row)] >= 0] for row, target in pairs])
+
+
+def stopped(policy: Policy, outputs: Tensor, words: Tensor) -> Tagged:
+    """Return where words ``[N, T]`` leave by outputs ``[L, N, T, K]`` that do not depend on who left before."""
+    answers, running, memory = outputs[-1].clone(), words, policy.start()
+    exits = torch.where(words, len(outputs) - 1, -1)
+    for i, logits in enumerate(outputs[:-1]):
+        memory, stop = policy.step(memory, logits)
+        leaving = running & stop
+        exits[leaving], answers[leaving] = i, logits[leaving]
+        running = running & ~stop
+    return Tagged(answers, exits)
 
 
 @torch.inference_mode()
@@ -176,6 +216,11 @@ def replay(model: TagEncoder, x: Tensor, policy: Policy) -> Tagged:
 
 class TagMethod(Method):
     """A method that halts words of sentences to be tagged."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it stops whole sentences only."""
+        return False
 
     @property
     def quality(self) -> str:

@@ -26,7 +26,7 @@ from eelit.methods.passages import LanguageData, Passages
 from eelit.methods.policies.base import Policy, State
 from eelit.methods.policies.calibration import learn_then_test, share_missed
 from eelit.methods.policies.fixed import FixedExit
-from eelit.methods.results import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.records import Curve, Execution, OperatingPoint, Outcome
 
 ROWS = 400
 """Texts that are replayed in one batch, if a split has so few prompts that several knobs fit."""

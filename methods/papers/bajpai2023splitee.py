@@ -52,7 +52,7 @@ from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.offload import Side, SplitRule
 from eelit.methods.recipes.joint import depth_weights, train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 SIDES: tuple[Side, ...] = ("none", "observed", "released")
 
@@ -85,7 +85,7 @@ class SplitEe(SplitMethod):
         "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
         "head_rate": 5e-3, "offload": 0.2, "repeats": 2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000, "reviews": 800, "repeats": 3}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "reviews": 800, "repeats": 3}
 
     def load(self) -> tuple[Data, Examples]:
         """Sentences with labels, and the stream of reviews."""

@@ -48,7 +48,7 @@ from eelit.methods.method import Bench
 from eelit.methods.policies.prospect import Prospect
 from eelit.methods.queries import Floats, Integers, Queries, spans
 from eelit.methods.recipes.boosting import Labelled, best_classifier, lambdamart
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 from eelit.methods.trees import probabilities, scores
 
 LOSS = 0.0005  # relative, the larger of the two losses that the abstract reports

@@ -54,7 +54,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.flexible_patience import Distance, FlexiblePatience
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.joint import depth_weights, train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PfBerxit(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 8.0, "rate": 1e-2,
         "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "the first exit has none before it to compare with: all leave at layer t + 1."
     }

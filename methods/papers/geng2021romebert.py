@@ -55,7 +55,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.distillation import train_distilled
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RomeBert(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 5.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

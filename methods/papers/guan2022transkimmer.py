@@ -56,7 +56,7 @@ from eelit.methods.method import Bench
 from eelit.methods.policies.skim import Skim
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.skimming import train_skimming
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Transkimmer(SkimMethod):
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "margin"
-    knobs: ClassVar[tuple[float, ...]] = (math.inf, 4.0, 2.0, 0.0, -2.0, -4.0, -math.inf)
+    knobs: ClassVar[tuple[float, ...]] = (math.inf, 4.0, 2.0, 1.0, 0.0, -2.0, -4.0, -math.inf)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {}, "lambda 0.1": {"price": 0.1}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "price": 0.05,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000, "held": 150}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "held": 80}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -57,7 +57,7 @@ from eelit.methods.policies.budget import exit_shares, ratio_within, thresholds_
 from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.fixed import FixedExit
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 SMALL = Layout(exits=4, stride=2, channels=8, growth=4, head=64)
 TINY = Layout(exits=3, channels=4, growth=4, factors=(1, 2), head=16)

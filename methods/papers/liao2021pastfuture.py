@@ -53,7 +53,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.recipes.past_future import train_past_future
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @torch.inference_mode()
@@ -90,7 +90,7 @@ class PastFuture(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 5e-3, "head_rate": 0.1,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -56,7 +56,7 @@ from eelit.methods.policies.conformal import independent_thresholds, kept, naive
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes.consistency import train_consistency
 from eelit.methods.recipes.plain import train_plain
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 SHARES = {"train": 0.7, "heads": 0.125, "scaling": 0.05, "meta": 0.125}
 
@@ -89,7 +89,7 @@ class Cats(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "ramp_epochs": 10.0,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Sentences with classes: the track's training data in four parts, its validation data in two."""

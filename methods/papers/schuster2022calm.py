@@ -62,7 +62,7 @@ from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.similarity import Similarity
 from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.tokens import train_gate, train_tokens
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

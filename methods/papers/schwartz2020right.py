@@ -48,7 +48,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.temperature import Tempered, calibration_error, fit_temperature
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 class Layers(nn.Module):
@@ -101,7 +101,7 @@ class RightTool(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "layers": (1, 2, 4), "train_size": 900,
         "epochs": 6.0, "rate": 5e-3, "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -52,7 +52,7 @@ from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
 from eelit.methods.recipes.diverse import train_diverse
 from eelit.methods.recipes.joint import depth_weights, train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class VotingExit(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
     exempt: ClassVar[Mapping[str, str]] = {
         "never_is_the_full_model": "without enough votes the majority of all exits answers, not the last exit."
     }

@@ -48,7 +48,7 @@ from eelit.methods.examples import Data, Examples
 from eelit.methods.families.gates import GateMethod, Network, Prepared, routed
 from eelit.methods.method import Bench
 from eelit.methods.recipes.gating import constant_gates, train_hybrid, train_straight_through
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

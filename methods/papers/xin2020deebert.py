@@ -50,7 +50,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import train_heads
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DeeBert(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
         "ramp_epochs": 4.0, "ramp_rate": 5e-3,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -51,7 +51,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.pairs import SEPARATOR, graded_pairs, in_segments, relevant
 from eelit.methods.policies.two_sided import TwoSided
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.results import Curve, OperatingPoint, Outcome
+from eelit.methods.records import Curve, OperatingPoint, Outcome
 
 OFF = 1.1  # a threshold that is never reached
 
@@ -81,7 +81,7 @@ class EarlyMonoBert(ExitMethod):
         "encoder": "tiny", "corpus": "made", "train_size": 1200, "epochs": 4.0, "rate": 4e-3, "head_rate": 4e-3,
         "validation_queries": 20, "test_queries": 30,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     @property
     def quality(self) -> str:

@@ -54,7 +54,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes.alternating import parted, train_alternating
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 from eelit.methods.track import at
 
 
@@ -83,7 +83,7 @@ class Berxit(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     @property
     def quality(self) -> str:

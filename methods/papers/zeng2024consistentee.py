@@ -56,7 +56,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.recipes.policy_gradient import memorised_layer, train_choosing
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ConsistentEE(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "policy_rate": 3e-3, "joint_rate": 5e-4, "alpha": 0.2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -51,7 +51,7 @@ from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.recipes.joint import depth_weights, train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PceeBert(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "t sure exits in a row take t layers: at the first knob all leave at layer t."
     }

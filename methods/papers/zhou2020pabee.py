@@ -47,7 +47,7 @@ from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.joint import depth_weights, train_joint
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Pabee(ExitMethod):
         "rate": 2e-3,
         "head_rate": 5e-3,
     }
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     @property
     def quality(self) -> str:

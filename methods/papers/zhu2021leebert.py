@@ -49,7 +49,7 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.cross_level import LossWeights, train_cross_level
-from eelit.methods.results import Curve, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy
 from eelit.catalog.sources import Sources
 from eelit.methods import bench, registry
 from eelit.methods.data import manifest
+from eelit.methods.records import SmokeReport
 from eelit.methods.registry import MethodInfo
-from eelit.methods.results import SmokeReport
 from eelit.methods.track import Verdict
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import Badge, Reports

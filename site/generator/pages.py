@@ -19,7 +19,7 @@ from eelit.bib.record import Record
 from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
-from eelit.methods.results import Result
+from eelit.methods.records import Result
 from eelit.methods.track import Row
 from eelit.site.generator import board as pictures
 from eelit.site.generator import curve, markup, network

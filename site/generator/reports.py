@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from eelit.methods.results import SmokeReport, SmokeSession
+from eelit.methods.records import SmokeReport, SmokeSession
 
 State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earlier-failed", "not-run", "never-run"]
 SAME_BUILD = timedelta(minutes=30)

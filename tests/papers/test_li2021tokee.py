@@ -182,6 +182,16 @@ def test_leaving_out_is_copying(batch, delta):
     assert torch.allclose(picked[words], found.logits[words], atol=1e-5)
 
 
+def test_one_pass_serves_all_rules_for_whole_sentences(prepared):
+    _, _, ready = prepared(KEY)
+    rules = [SentenceUncertainty(delta) for delta in (1.1, 0.7, 0.4, 0.0)]
+    for rule, once in zip(rules, ready.at_once(ready.model, "test", rules), strict=True):
+        run = ready.run(ready.model, "test", rule)
+        assert torch.equal(once.exits, run.exits)
+        assert torch.equal(once.right, run.right)
+        assert once.cost == run.cost
+
+
 def test_no_batch_mate_matters(batch):
     _, model, x, _ = batch
     policy = WindowUncertainty(0.4, 3)
