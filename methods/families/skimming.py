@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from eelit.methods import costs
-from eelit.methods.backbones.skim_encoder import SkimEncoder, Skimmed, decided, given
+from eelit.methods.backbones.skim_encoder import Choice, SkimEncoder, Skimmed, decided, given
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.examples import Data, Examples
 from eelit.methods.families.exits import accuracy, pearson
@@ -198,25 +198,22 @@ class SkimMethod(Method):
             said = torch.stack([seen.layers[i] for i in index.tolist()])
             agrees &= torch.equal(found.layers, said) and torch.equal(masks.sum(dim=0).long(), said)
             agrees &= torch.allclose(found.logits, logits, atol=1e-3)
-        timing = self.time(prepared, bench, knob, BATCH, len(chosen))
+        ours, plain = timed(prepared.model, chosen, decided(policy), BATCH, bench.repeats)
         return Execution(
             knob=knob,
             samples=len(chosen),
             claimed=sum(prepared.prices.of_layers(layers) for layers in seen.layers[: len(chosen)]),
             counted=counted,
             agrees=agrees,
-            seconds=timing.seconds,
-            full_seconds=timing.full_seconds,
+            seconds=ours,
+            full_seconds=plain,
         )
 
-    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int, most: int | None = None) -> Timing:
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time test texts in batches at one knob, in turn with the plain network: from inputs to predictions."""
-        seen, choose, model = prepared.seen("test", knob), decided(self.policy(knob)), prepared.model
-        chosen = seen.examples.head(TIMED[batch == 1] if most is None else most)
-        batches = [x for _, x in chosen.batches(batch)]
-        ours, plain = in_turn(
-            lambda: [model.infer(x, choose) for x in batches], lambda: [model.plain(x) for x in batches]
-        )
+        seen = prepared.seen("test", knob)
+        chosen = seen.examples.head(TIMED[batch == 1])
+        ours, plain = timed(prepared.model, chosen, decided(self.policy(knob)), batch, bench.repeats)
         spent = sum(prepared.prices.of_layers(layers) for layers in seen.layers[: len(chosen)])
         full = sum(prepared.prices.full(len(x)) for x in chosen.inputs)
         return Timing(
@@ -224,8 +221,16 @@ class SkimMethod(Method):
         )
 
 
+def timed(model: SkimEncoder, examples: Examples, choose: Choice, batch: int, repeats: int) -> tuple[float, float]:
+    """Return median seconds of inference with tokens removed and of the plain network over the examples."""
+    batches = [x for _, x in examples.batches(batch)]
+    return in_turn(
+        lambda: [model.infer(x, choose) for x in batches], lambda: [model.plain(x) for x in batches], repeats
+    )
+
+
 @torch.inference_mode()
-def in_turn(ours: Callable[[], object], plain: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+def in_turn(ours: Callable[[], object], plain: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Return the median seconds of both, run in turn in this process."""
     taken: list[tuple[float, float]] = []
     for _ in range(repeats):

@@ -312,23 +312,28 @@ class TagMethod(Method):
             claimed += sum(prepared.prices.of_exits(*pair) for pair in zip(said.exits, x, strict=True))
             agrees &= torch.equal(found.exits, said.exits)
             agrees &= torch.allclose(found.logits, said.logits, atol=1e-3)
-        timing = self.time(prepared, bench, knob, BATCH, len(chosen))
+        ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
             knob=knob, samples=len(chosen), claimed=claimed, counted=counted, agrees=agrees,
-            seconds=timing.seconds, full_seconds=timing.full_seconds,
+            seconds=ours, full_seconds=plain,
         )  # fmt: skip
 
-    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int, most: int | None = None) -> Timing:
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time test sentences in batches at one knob, in turn with the full model: from inputs to predictions."""
-        chosen = prepared.examples("test").head(TIMED[batch == 1] if most is None else most)
-        model, policy, batches = prepared.model, self.policy(knob), [x for _, x in chosen.batches(batch)]
-        ours, plain = in_turn(
-            lambda: [model.infer(x, policy) for x in batches], lambda: [model.plain(x) for x in batches]
-        )
-        exits = [row for x in batches for row in model.infer(x, policy).exits]
-        inputs = [x for rows in batches for x in rows]
-        spent = sum(prepared.prices.of_exits(*pair) for pair in zip(exits, inputs, strict=True))
-        full = sum(prepared.prices.cut(x, prepared.prices.layers) for x in inputs)
+        chosen, policy = prepared.examples("test").head(TIMED[batch == 1]), self.policy(knob)
+        ours, plain = timed(prepared.model, chosen, policy, batch, bench.repeats)
+        found = tagged(chosen, lambda x: prepared.model.infer(x, policy))
+        pairs = zip(found, chosen.inputs, strict=True)
+        spent = sum(prepared.prices.of_exits(row.exits, x) for row, x in pairs)
+        full = sum(prepared.prices.cut(x, prepared.prices.layers) for x in chosen.inputs)
         return Timing(
             batch=batch, knob=knob, samples=len(chosen), saved=1 - spent / full, seconds=ours, full_seconds=plain
         )
+
+
+def timed(model: TagEncoder, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
+    """Return median seconds of inference with halted words left out and of the full model over the examples."""
+    batches = [x for _, x in examples.batches(batch)]
+    return in_turn(
+        lambda: [model.infer(x, policy) for x in batches], lambda: [model.plain(x) for x in batches], repeats
+    )

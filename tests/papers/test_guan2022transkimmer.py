@@ -265,3 +265,13 @@ def test_claims_can_be_tried(prepared):
     curve = runner.measure(method, ready, bench, "", [0.0])
     found = method.claims(ready, bench, curve)
     assert [outcome.name for outcome in found] == ["faster at less than one point", "the predictors know whom to skim"]
+
+
+def test_timing_tells_what_was_saved(prepared):
+    method, bench, ready = prepared(KEY)
+    knob = method.knobs[0]
+    (point,) = method.sweep(ready, bench, "test", [knob])
+    for batch in (1, 32):
+        timing = method.time(ready, bench, knob, batch)
+        assert timing.saved == pytest.approx(1 - 1 / point.speed_up, abs=0.02)
+        assert timing.seconds > 0
