@@ -78,7 +78,7 @@ class Tokee(TagMethod):
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "brown")
     knob: ClassVar[str] = "delta"
-    knobs: ClassVar[tuple[float, ...]] = (1.1, 0.4, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
+    knobs: ClassVar[tuple[float, ...]] = (1.1, 0.6, 0.4, 0.25, 0.15, 0.1, 0.05, 0.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"TOKEE": {}, "SENTEE": {"rule": "sentence"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "made", "train_size": 900, "held": 100, "epochs": 6.0, "sampling_epochs": 2.0,
