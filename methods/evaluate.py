@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +50,16 @@ class Inference:
 
     exits: Tensor
     outputs: Tensor
+    macs: NDArray[np.float64]  # [N], what was executed for each sample; empty if no costs were given
 
 
 @torch.inference_mode()
-def infer(model: MultiExit, x: Any, policy: Policy) -> Inference:
+def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ()) -> Inference:
     """Run a batch, dropping each sample as soon as the policy stops it.
 
     Stages and heads behind a sample's exit are not executed for it, and nothing at all once the batch is empty. What a
-    sample gets does not depend on its batch mates.
+    sample gets does not depend on its batch mates. ``costs`` are the MACs of one sample up to each exit (see
+    `eelit.methods.costs.exit_costs`), for inputs of this shape.
     """
     memory, state, rest = policy.start(), x, None
     assembling = policy if isinstance(policy, Assembling) else None
@@ -84,4 +87,6 @@ def infer(model: MultiExit, x: Any, policy: Policy) -> Inference:
     where = torch.cat([samples for samples, _, _ in found])
     order = torch.argsort(where)
     exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])
-    return Inference(exits[order], torch.cat([output for _, _, output in found])[order])
+    exits = exits[order]
+    spent = np.array(costs, dtype=np.float64)[exits.numpy() if len(costs) else []]
+    return Inference(exits, torch.cat([output for _, _, output in found])[order], spent)

@@ -42,6 +42,22 @@ class Examples:
         for chunk in chunks:
             yield torch.tensor(chunk), torch.stack([self.inputs[i] for i in chunk])
 
+    def at(self, index: Tensor) -> Examples:
+        """Return the examples numbered in ``index [n]``."""
+        return Examples([self.inputs[i] for i in index.tolist()], self.targets[index])
+
+    def filled(self, size: int, most: int) -> Tensor:
+        """Return the index ``[n]`` of examples that `batches` of this size take in full batches, at most ``most``.
+
+        Common shapes come first. Where no shape occurs so often there is one batch, of the commonest shape.
+        """
+        groups: dict[torch.Size, list[int]] = {}
+        for i, x in enumerate(self.inputs):
+            groups.setdefault(x.shape, []).append(i)
+        common = sorted(groups.values(), key=len, reverse=True)
+        full = [g[i : i + size] for g in common for i in range(0, len(g) - size + 1, size)] or common[:1]
+        return torch.tensor([i for batch in full[: max(1, most // size)] for i in batch])
+
 
 @dataclass(frozen=True)
 class Data:

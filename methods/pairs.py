@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from eelit.methods.backbones.encoder import EncoderStage
+from eelit.methods.backbones.encoder import EncoderStage, encoder, stages_of
 from eelit.methods.examples import Data
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.tasks import data, examples
@@ -70,12 +71,57 @@ class Segments(nn.Module):
         return self.embeddings(input_ids=input_ids, token_type_ids=segments(input_ids, self.separator))
 
 
-def in_segments(model: MultiExit, separator: int) -> MultiExit:
-    """Make the first stage of a text encoder tell query from document."""
-    first = cast(EncoderStage, model.stages[0])
-    assert first.embeddings is not None
-    first.embeddings = Segments(first.embeddings, separator)
-    return model
+class PairStage(nn.Module):
+    """A layer of an encoder; the state is hidden states ``[N, T, d]`` and who of the tokens is the document's."""
+
+    def __init__(self, layer: EncoderStage, separator: int) -> None:
+        super().__init__()
+        self.layer, self.separator = layer, separator
+
+    def forward(self, state: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Run the layer; the first takes token ids ``[N, T]``."""
+        if isinstance(state, Tensor):
+            return self.layer(state), segments(state, self.separator)
+        return self.layer(state[0]), state[1]
+
+
+class PairHead(nn.Module):
+    """An exit head that compares query and document: ``V tanh(W [|u - v|, u * v] + b) + c``, logits ``[N, 2]``.
+
+    ``u`` and ``v`` are the means of the query's and of the document's tokens, scaled to the length of a vector of ones.
+    MiniLM was pretrained so that such means are alike where texts are; in the mean of all tokens this cannot be seen.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.pooler = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, 2)
+
+    def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        """Read the state of `PairStage`."""
+        hidden, document = state
+        u, v = _scaled_mean(hidden, 1 - document), _scaled_mean(hidden, document)
+        compared = torch.cat([(u - v).abs(), u * v], dim=1)
+        found: Tensor = self.classifier(self.dropout(torch.tanh(self.pooler(compared))))
+        return found
+
+
+def _scaled_mean(hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean direction ``[N, d]`` of the chosen tokens, with length ``sqrt(d)``."""
+    total = (hidden * chosen[..., None].to(hidden.dtype)).sum(dim=1)
+    return F.normalize(total, dim=1) * hidden.shape[-1] ** 0.5
+
+
+def pair_exits(name: str, separator: int, *, seed: int) -> MultiExit:
+    """Return an encoder of pairs with a head of its own after every layer."""
+    torch.manual_seed(seed)
+    model = encoder(name)
+    layers = stages_of(model)
+    assert layers[0].embeddings is not None
+    layers[0].embeddings = Segments(layers[0].embeddings, separator)
+    heads = [PairHead(model.config.hidden_size) for _ in layers]
+    return MultiExit([PairStage(layer, separator) for layer in layers], heads).eval()
 
 
 def segments(ids: Tensor, separator: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import nn
 
 from eelit.methods.costs import MacCounter, exit_costs
 from eelit.methods.evaluate import answered, infer, replay
+from eelit.methods.examples import Examples
 from eelit.methods.multi_exit import MultiExit, select
 from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.entropy import Entropy
@@ -49,19 +50,20 @@ def test_replay_equals_infer_and_skipped_work_is_not_done(model, policy):
     with torch.inference_mode():
         outputs = model(x)
     exits = replay(policy, outputs)
-    ran = [0, 0, 0, 0]
+    table, ran = exit_costs(model, x[:1]), [0, 0, 0, 0]
     hooks = [
         stage.register_forward_hook(lambda m, args, out, i=i: ran.__setitem__(i, ran[i] + len(out["coarse"])))
         for i, stage in enumerate(model.stages)
     ]
     with MacCounter() as counter:
-        found = infer(model, x, policy)
+        found = infer(model, x, policy, table)
     for hook in hooks:
         hook.remove()
     assert found.exits.tolist() == exits.tolist()
     assert torch.allclose(found.outputs, answered(policy, outputs, exits), atol=1e-5)
     assert ran == [int((exits >= i).sum()) for i in range(4)]
-    assert counter.macs == sum(exit_costs(model, x[:1])[i] for i in exits)
+    assert found.macs.tolist() == [table[i] for i in exits]
+    assert counter.macs == int(found.macs.sum())
 
 
 def test_answer_is_the_exits_own_unless_the_policy_assembles_it():
@@ -91,3 +93,13 @@ def test_select_keeps_samples_everywhere():
 def test_stages_and_heads_must_match():
     with pytest.raises(ValueError, match="as many heads"):
         MultiExit([nn.Identity()], [])
+
+
+def test_full_batches_hold_one_shape_each_and_common_shapes_come_first():
+    inputs = [torch.zeros(n) for n in (3, 5, 5, 3, 5, 5, 5, 7)]
+    examples = Examples(inputs, torch.arange(8))
+    chosen = examples.filled(2, 6)
+    assert chosen.tolist() == [1, 2, 4, 5, 0, 3]
+    assert [len(x) for _, x in examples.at(chosen).batches(2)] == [2, 2, 2]
+    assert examples.filled(2, 4).tolist() == [1, 2, 4, 5]
+    assert examples.filled(9, 99).tolist() == [1, 2, 4, 5, 6]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from eelit.methods.method import Bench
+from eelit.methods.recipes.cross_level import train_cross_level
 from eelit.methods.recipes.fit import sources_of, trained
 from eelit.methods.recipes.two_stage import train_heads
 
@@ -51,6 +52,11 @@ def test_what_a_function_uses_counts_however_deep():
 
 def test_the_loss_that_one_recipe_takes_from_another_counts():
     assert {"exit_losses", "fit", "frozen_states"} <= names([train_heads])
+
+
+def test_a_number_at_the_top_of_a_module_counts():
+    assert "REACH = 0.01" in sources_of([train_cross_level])
+    assert "READ = 64" in sources_of([train_heads])
 
 
 def test_libraries_do_not_count():

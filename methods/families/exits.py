@@ -145,6 +145,7 @@ class ExitMethod(Method):
         model = self.build(data, bench.seed)
         self.train(model, data, bench)
         bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
         return Prepared(model.eval(), data, bench)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
@@ -219,13 +220,13 @@ class ExitMethod(Method):
         return [ExitFacts(quality=p.quality, cost=p.cost, calibration_error=e) for p, e in facts], overthought
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
-        """Time `infer` on test samples in batches, beside the plain network: from inputs to predictions."""
+        """Time `infer` on test samples in full batches, beside the plain network: from inputs to predictions."""
         seen, policy = prepared.split("test"), self.policy(knob, prepared)
-        n = min(len(seen.examples), TIMED[batch == 1])
-        chosen, exits = seen.examples.head(n), replay(policy, seen.outputs[:, :n])
-        spent = seen.costs[exits, np.arange(n)].sum() / seen.full_costs[:n].sum()
-        ours, plain = timed(prepared.model, chosen, policy, batch, bench.repeats)
-        return Timing(batch=batch, knob=knob, samples=n, saved=1 - spent, seconds=ours, full_seconds=plain)
+        index = seen.examples.filled(batch, TIMED[batch == 1])
+        exits = replay(policy, seen.outputs)[index]
+        spent = seen.costs[exits, index].sum() / seen.full_costs[index].sum()
+        ours, plain = timed(prepared.model, seen.examples.at(index), policy, batch, bench.repeats)
+        return Timing(batch=batch, knob=knob, samples=len(index), saved=1 - spent, seconds=ours, full_seconds=plain)
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Run `infer` on test samples: once counted from outside, then timed in turn with the plain network."""
@@ -234,18 +235,19 @@ class ExitMethod(Method):
         n = len(chosen)
         exits = replay(policy, seen.outputs[:, :n])
         said = answered(policy, seen.outputs[:, :n], exits)
-        counted, agrees = 0, True
+        counted, claimed, agrees = 0, 0.0, True
         for index, x in chosen.batches(BATCH):
+            table = seen.costs[:, int(index[0])]  # the same for all inputs of one shape
             with costs.MacCounter() as counter:
-                found = infer(prepared.model, x, policy)
-            counted += counter.macs
+                found = infer(prepared.model, x, policy, table.tolist())
+            counted, claimed = counted + counter.macs, claimed + float(found.macs.sum())
             expected = torch.as_tensor(exits[index.numpy()])
             agrees &= bool((found.exits == expected).all()) and torch.allclose(found.outputs, said[index], atol=1e-3)
         ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
             knob=knob,
             samples=n,
-            claimed=float(seen.costs[exits, np.arange(n)].sum()),
+            claimed=claimed,
             counted=counted,
             agrees=agrees,
             seconds=ours,

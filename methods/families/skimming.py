@@ -29,7 +29,7 @@ from eelit.methods.policies.base import Policy
 from eelit.methods.records import Execution, OperatingPoint, Timing
 
 BATCH = 64
-TIMED = (512, 64)
+TIMED = (256, 48)
 """Most samples to time in batches, and one by one."""
 
 
@@ -146,6 +146,7 @@ class SkimMethod(Method):
         model = self.build(data, bench.seed)
         self.train(model, data, bench)
         bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
         return Prepared(self, model.eval(), data, bench)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
@@ -212,9 +213,10 @@ class SkimMethod(Method):
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time test texts in batches at one knob, in turn with the plain network: from inputs to predictions."""
         seen = prepared.seen("test", knob)
-        chosen = seen.examples.head(TIMED[batch == 1])
+        index = seen.examples.filled(batch, TIMED[batch == 1])
+        chosen = seen.examples.at(index)
         ours, plain = timed(prepared.model, chosen, decided(self.policy(knob)), batch, bench.repeats)
-        spent = sum(prepared.prices.of_layers(layers) for layers in seen.layers[: len(chosen)])
+        spent = sum(prepared.prices.of_layers(seen.layers[i]) for i in index.tolist())
         full = sum(prepared.prices.full(len(x)) for x in chosen.inputs)
         return Timing(
             batch=batch, knob=knob, samples=len(chosen), saved=1 - spent / full, seconds=ours, full_seconds=plain

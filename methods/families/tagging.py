@@ -27,7 +27,7 @@ from eelit.methods.policies.base import Policy
 from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 
 BATCH = 64
-TIMED = (512, 64)
+TIMED = (256, 48)
 """Most sentences to time in batches, and one by one."""
 
 
@@ -249,6 +249,7 @@ class TagMethod(Method):
         model = self.build(data, bench.seed)
         before = self.train(model, data, bench)
         bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
         return Prepared(self, model.eval(), before.eval(), data, bench)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
@@ -320,7 +321,8 @@ class TagMethod(Method):
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time test sentences in batches at one knob, in turn with the full model: from inputs to predictions."""
-        chosen, policy = prepared.examples("test").head(TIMED[batch == 1]), self.policy(knob)
+        examples, policy = prepared.examples("test"), self.policy(knob)
+        chosen = examples.at(examples.filled(batch, TIMED[batch == 1]))
         ours, plain = timed(prepared.model, chosen, policy, batch, bench.repeats)
         found = tagged(chosen, lambda x: prepared.model.infer(x, policy))
         pairs = zip(found, chosen.inputs, strict=True)

@@ -6,8 +6,8 @@ Idea
     lost costs more than some layers.
 
 Model
-    A cross-encoder reads [CLS] query [SEP] document [SEP]. A head after each of L layers, its pooler a copy of the
-    pretrained one: z_i = V_i dropout(tanh(W_i h_i + b_i)) + c_i;  p_i = softmax(z_i), p_i[1] for "relevant".
+    A cross-encoder reads [CLS] query [SEP] document [SEP]. A head after each of L layers, with a pooler of its own:
+    z_i = V_i dropout(tanh(W_i h_i + b_i)) + c_i;  p_i = softmax(z_i), p_i[1] for "relevant".
 
 Training
     Layers and heads together, point by point: L = CE(z_1, y) + … + CE(z_L, y). Each query comes with one relevant
@@ -22,12 +22,13 @@ Skipped
     All layers after the exit with their heads, for that pair.
 
 Deviations
-    1. MiniLM (6 layers), 6,000 training pairs; the paper: BERT-base (12 layers), 830,000 pairs of MS MARCO, and ASNQ.
+    1. MiniLM (6 layers), 4,000 training pairs; the paper: BERT-base (12 layers), 830,000 pairs of MS MARCO, and ASNQ.
     2. 20 Newsgroups, as no package ships those. A message asks for messages of its group (grade 2, the only one that
        counts as relevant in training); those of the same top level have grade 1.
     3. Queries are cut to 12 tokens, documents to 24, not to 512 together; a query has 20 random candidates (2 of grade
        2, at most 3 of grade 1), not the first 1,000 of BM25: what two cores can do in minutes.
-    4. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
+    4. Heads compare the mean tokens u of the query and v of the document: they read |u - v| and u * v instead of the
+       class token, as MiniLM was pretrained to make such means alike. One mean of all tokens taught next to nothing.
     5. Learning rate 1e-4 (heads: 1e-3) for one epoch, not 3e-6 for four. Quality is NDCG@10 (gains 2^grade - 1); the
        paper's MRR@10 appears in the claims.
 """
@@ -41,14 +42,13 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.evaluate import replay
 from eelit.methods.examples import Data
 from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.method import Bench
 from eelit.methods.metrics import mrr, ndcg
 from eelit.methods.multi_exit import MultiExit
-from eelit.methods.pairs import SEPARATOR, graded_pairs, in_segments, relevant
+from eelit.methods.pairs import SEPARATOR, graded_pairs, pair_exits, relevant
 from eelit.methods.policies.two_sided import TwoSided
 from eelit.methods.recipes.joint import train_joint
 from eelit.methods.records import Curve, OperatingPoint, Outcome
@@ -62,7 +62,7 @@ class EarlyMonoBert(ExitMethod):
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base
     corpus: str = "newsgroups"  # data; the paper: MS MARCO passages, ASNQ
-    train_size: int = 6000  # training pairs
+    train_size: int = 4000  # training pairs
     validation_queries: int = 60  # queries to choose the knob on
     test_queries: int = 100  # queries to measure on
     candidates: int = 20  # documents to rank for each; the paper: 1,000
@@ -81,7 +81,7 @@ class EarlyMonoBert(ExitMethod):
         "encoder": "tiny", "corpus": "made", "train_size": 1200, "epochs": 4.0, "rate": 4e-3, "head_rate": 4e-3,
         "validation_queries": 20, "test_queries": 30,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000, "test_queries": 20, "validation_queries": 20}
 
     @property
     def quality(self) -> str:
@@ -94,8 +94,8 @@ class EarlyMonoBert(ExitMethod):
         return graded_pairs(self.corpus, **sizes, candidates=self.candidates, query=self.query, document=self.document)
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """A head after every layer, each with its own pooler; the first stage tells query from document."""
-        return in_segments(text_exits(self.encoder, 2, seed=seed, shared_pooler=False), SEPARATOR[self.corpus])
+        """A head after every layer, each with its own pooler, which tells query from document."""
+        return pair_exits(self.encoder, SEPARATOR[self.corpus], seed=seed)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The plain sum of all exits' losses."""
@@ -136,8 +136,8 @@ class EarlyMonoBert(ExitMethod):
             ("faster at little loss", "The fastest knob within 0.01 NDCG@10 of the full model on validation data is so "
              "on test data too, and 1.5× faster.", fast.quality >= curve.full_quality - 0.01 and fast.speed_up >= 1.5,
              f"{fast.quality:.4f} / {curve.full_quality:.4f}, MRR@10 {early:.4f} / {full:.4f}, {fast.speed_up:.2f}×"),
-            ("saying no saves the layers", "At 0.9, NC alone saves more than twice what PC alone saves.",
-             1 - 1 / no > 2 * (1 - 1 / yes), f"{1 - 1 / no:.1%} of the MACs by NC, {1 - 1 / yes:.1%} by PC"),
+            ("saying no saves the layers", "At 0.9, NC alone saves 5 % of the MACs, and twice what PC does.",
+             1 - 1 / no > max(0.05, 2 * (1 - 1 / yes)), f"{1 - 1 / no:.1%} of the MACs by NC, {1 - 1 / yes:.1%} by PC"),
             ("two thresholds beat one", "At half the cost, the best pair PC > NC ranks 0.005 NDCG@10 better than the "
              "best single threshold.", two.quality >= one.quality + 0.005, f"{two.quality:.4f} and {one.quality:.4f}"),
         ]  # fmt: skip

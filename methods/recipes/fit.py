@@ -30,6 +30,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 LIBRARIES = {"filelock", "lightgbm", "numpy", "safetensors", "sklearn", "torch", "transformers"}
 """Packages whose source says nothing about a training that their version does not say."""
+PLAIN = (bool, int, float, str, tuple)
+"""Types of values at the top of a module that a training may depend on."""
 
 
 def fit(
@@ -156,13 +158,14 @@ def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, s
 
 
 def sources_of(things: Iterable[object]) -> list[str]:
-    """Return the source of functions and classes and of all functions and classes that they use, sorted.
+    """Return the source of functions and classes, and of all functions, classes and plain values that they use, sorted.
 
     Followed are names in their code and what they close over, not attributes; the standard library and the libraries
     in `LIBRARIES` are left out. So a changed docstring of a paper or an unused function beside
     a used one does not count, and a changed loss does.
     """
     found: dict[int, str] = {}
+    constants: set[str] = set()
     queue = list(things)
     while queue:
         thing = queue.pop()
@@ -174,10 +177,12 @@ def sources_of(things: Iterable[object]) -> list[str]:
         inside = list(vars(thing).values()) if isinstance(thing, type) else [thing]
         for function in (f for f in inside if isinstance(f, FunctionType)):
             named = {name for code in _codes(function.__code__) for name in code.co_names}
-            queue += [function.__globals__[name] for name in named if name in function.__globals__]
+            used = {name: function.__globals__[name] for name in named if name in function.__globals__}
+            constants |= {f"{name} = {value!r}" for name, value in used.items() if isinstance(value, PLAIN)}
+            queue += used.values()
             queue += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
         queue += thing.__bases__ if isinstance(thing, type) else ()
-    return sorted(found.values())
+    return sorted([*found.values(), *constants])
 
 
 def _foreign(thing: FunctionType | type) -> bool:

@@ -11,7 +11,7 @@ import torch
 from eelit.methods.data import fetch
 from eelit.methods.evaluate import infer, replay
 from eelit.methods.metrics import mrr, ndcg
-from eelit.methods.pairs import graded_pairs, joined, segments
+from eelit.methods.pairs import PairHead, graded_pairs, joined, segments
 from eelit.methods.policies.two_sided import TwoSided
 from eelit.methods.recipes.joint import exit_losses
 
@@ -113,18 +113,27 @@ def test_real_and_simulated_exit_give_the_same_ranking(prepared):
     assert quality == pytest.approx(method.score(seen.at(exits), seen.targets), abs=1e-6)
 
 
-def test_every_head_has_its_own_pooler_which_starts_as_the_pretrained_one(prepared):
+def test_every_head_has_a_pooler_of_its_own(prepared):
     method, _, ready = prepared(KEY)
     poolers = [head.pooler for head in method.build(ready.data, seed=0).heads]
     assert len({id(pooler) for pooler in poolers}) == ready.model.exits
-    assert all(torch.equal(pooler.weight, poolers[0].weight) for pooler in poolers)
+
+
+def test_heads_compare_the_mean_tokens_of_query_and_document():
+    head = PairHead(2).eval()
+    document = torch.tensor([[0, 0, 1]])
+    hidden = torch.tensor([[[3.0, 0.0], [1.0, 0.0], [0.0, 5.0]]])
+    root = 2**0.5  # u = (√2, 0), v = (0, √2)
+    by_hand = head.classifier(torch.tanh(head.pooler(torch.tensor([[root, root, 0.0, 0.0]]))))
+    assert torch.allclose(head((hidden, document)), by_hand, atol=1e-6)
+    assert torch.allclose(head((7 * hidden, document)), by_hand, atol=1e-6)  # only directions count
 
 
 def test_the_network_is_told_query_from_document(prepared):
     _, _, ready = prepared(KEY)
     ids = torch.tensor([[2, 9, 8, 3, 7, 3], [2, 9, 3, 8, 7, 3]])
     assert segments(ids, 3).tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1]]
-    embed = ready.model.stages[0].embeddings
+    embed = ready.model.stages[0].layer.embeddings
     with torch.inference_mode():
         alike = embed.embeddings(input_ids=ids, token_type_ids=segments(ids, 3))
         assert torch.equal(embed(input_ids=ids), alike)
