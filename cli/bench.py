@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eelit.cli.command import MethodName, eelit_command
-from eelit.cli.main import RUN_FAILED
-from eelit.cli.run import demand_cache, method_key
+from eelit.cli.leaderboard import say_unreadable
+from eelit.cli.main import RUN_FAILED, Failure
+from eelit.cli.run import demand_backend, demand_cache, method_key
 
 if TYPE_CHECKING:
     from eelit.methods.records import Result
@@ -29,6 +32,7 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
     code has measured already is not measured again. This takes hours: minutes per method and seed.
     """
     demand_cache()
+    demand_backend(backend)
     from eelit.methods import bench
 
     members = bench.members(name)
@@ -38,6 +42,11 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
             raise click.UsageError(f"{key} is not measured on the track `{name}`; its methods: {', '.join(members)}")
     runs = bench.missing(name, keys, seeds)
     click.echo(f"eelit: {len(runs)} runs to do, {len(keys) * seeds - len(runs)} done before", err=True)
+    for key in keys:
+        say_unreadable(bench.stored(name, key).unreadable)
+    if runs:
+        demand_folder(bench.folder())
+        click.echo("eelit: each run trains and measures for some minutes; each is told when it ends", err=True)
     start, done = time.monotonic(), 0
 
     def report(run: bench.Run, found: Result | Exception) -> None:
@@ -48,6 +57,17 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
 
     failed = bench.bench(name, runs, backend=backend, jobs=jobs, report=report)
     ctx.exit(RUN_FAILED if failed else 0)
+
+
+def demand_folder(folder: Path) -> None:
+    """See that results can be kept before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"{folder} cannot be written ({error.strerror}); run `eelit bench` from a checkout of your own"
+        raise Failure(reason, RUN_FAILED) from error
 
 
 def _said(found: Result | Exception) -> str:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found
+from eelit.cli.leaderboard import say_unreadable
 from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, table
 
 if TYPE_CHECKING:
     from eelit.methods.records import Result
-    from eelit.methods.track import Row, Spread
+    from eelit.methods.track import Row, Spread, Verdict
 
 
 @eelit_command("eelit compare pabee deebert", "eelit compare pabee deebert --track text --out comparison.svg")
@@ -33,7 +34,14 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
     from eelit.methods import bench, track
 
     keys = list(dict.fromkeys(method_key(method) for method in methods))
+    members = bench.members(name)
+    for key in keys:
+        if key not in members:
+            raise click.UsageError(f"{key} is not measured on the track `{name}`; its methods: {', '.join(members)}")
+    if out and out.suffix not in (".svg", ".png"):
+        raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")
     known = {key: bench.stored(name, key) for key in keys}
+    say_unreadable(path for found in known.values() for path in found.unreadable)
     missing = [key for key in keys if not known[key].results]
     for key in missing:
         click.echo(f"eelit: {key} was not measured on the track `{name}`; `eelit bench {key}` does it", err=True)
@@ -42,13 +50,13 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
         for found in known.values()
         for curve in (found.results[0].curves if found.results else [])
     ]
-    judged = {key: track.verdicts(known[key].results) for key in keys if key not in missing}
+    judged = {key: track.verdicts(known[key].results, current=known[key].current) for key in keys if key not in missing}
     if style == "json":
         verdicts = {key: [asdict(verdict) for verdict in found] for key, found in judged.items()}
         click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": verdicts}))
     elif rows:
         claims = [
-            [key, v.judgement, f"{v.held} of {v.n} seeds", v.statement] for key, found in judged.items() for v in found
+            [key, _judged(v), f"{v.held} of {v.n} seeds", v.statement] for key, found in judged.items() for v in found
         ]
         parts = [table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))]
         parts += (
@@ -68,6 +76,7 @@ def _figures(rows: list[Row]) -> list[list[str]]:
     lines = {
         "quality is": [row.quality for row in rows],
         "data": [row.data for row in rows],
+        "train / validation / test": [row.sizes for row in rows],
         "seeds": [f"{', '.join(map(str, row.seeds))}{'' if row.current else ' (stale)'}" for row in rows],
         "full model": [str(row.full) for row in rows],
     }
@@ -76,10 +85,14 @@ def _figures(rows: list[Row]) -> list[list[str]]:
     lines["area under the curve"] = [_said(row.area, "out of reach") for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.against):
         lines[f"more than {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
+    lines["share leaving at each exit, %"] = [" ".join(f"{100 * share:.0f}" for share in row.exits) for row in rows]
+    lines["calibration error of each exit"] = [
+        " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
+    ]
     lines["overthinking"] = [_said(row.overthinking) for row in rows]
     lines["training, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
     for batch in (1, 32):
-        lines[f"time saved ÷ MACs saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
+        lines[f"time saved ÷ cost saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
     return [[name, *cells] for name, cells in lines.items()]
 
 
@@ -87,6 +100,10 @@ def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:
     if spread is None:
         return otherwise
     return f"{spread.mean:.{digits}f}" + (f" ± {spread.deviation:.{digits}f}" if spread.deviation is not None else "")
+
+
+def _judged(verdict: Verdict) -> str:
+    return verdict.judgement + ("" if verdict.current else " (stale)")
 
 
 def _draw(results: list[Result], out: Path) -> None:

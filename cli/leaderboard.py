@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
+from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -43,7 +46,10 @@ def command(name: str, share: float, style: str) -> None:
     """
     from eelit.methods import bench
 
+    if isnan(share):
+        raise click.UsageError("--at takes a share between 0 and 1, not nan")
     board = bench.board(name, share)
+    say_unreadable(board.unreadable)
     fidelity = {work["key"]: work["fidelity"] for work in open_catalogue().find(Query()).works}
     if style == "json":
         rows = [asdict(row) | {"fidelity": fidelity.get(row.key)} for row in board.rows]
@@ -55,6 +61,14 @@ def command(name: str, share: float, style: str) -> None:
         click.echo(f"eelit: {board.runs} runs, {board.hours:.1f} hours, on {'; '.join(board.machines)}", err=True)
     if not board.rows:
         nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")
+
+
+def say_unreadable(paths: Iterable[Path]) -> None:
+    """Name on stderr the files that are no results."""
+    for path in paths:
+        click.echo(
+            f"eelit: {path} is left out: no result of this version of eelit; `eelit bench` measures anew", err=True
+        )
 
 
 def _report(rows: list[Row], unmeasured: list[str], conditions: str, share: float, fidelity: dict[str, str]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -62,6 +63,8 @@ def command(
 
     Data are fetched on first use, and what was trained is kept, so a second run starts at once.
     """
+    if budget is not None and isnan(budget):
+        raise click.UsageError("--budget takes a share between 0 and 1, not nan")
     if out is None:  # with --out a cache that can only be read may do
         demand_cache()
     key = method_key(method)
@@ -162,6 +165,16 @@ class ProgressLine:
         """Remove the bar."""
         if self.terminal:
             click.echo("\r\033[K", nl=False, err=True)
+
+
+def demand_backend(backend: Any) -> None:
+    """See that the back end is installed before anything runs."""
+    from eelit.methods import workers
+
+    try:
+        workers.demand(backend)
+    except workers.BackendMissing as error:
+        raise click.UsageError(str(error)) from error
 
 
 def method_key(name: str) -> str:

@@ -10,7 +10,7 @@ import click
 from eelit.catalog.sources import checkout
 from eelit.cli.command import MethodName, eelit_command, format_option
 from eelit.cli.main import RUN_FAILED
-from eelit.cli.run import demand_cache, method_key
+from eelit.cli.run import demand_backend, demand_cache, method_key
 from eelit.cli.table import json_text, table
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def command(
     code, its data or a version has changed.
     """
     demand_cache()
+    demand_backend(backend)
     keys = [method_key(name) for name in methods] or None
     from eelit.methods import smoke
 

@@ -65,22 +65,25 @@ class Stored:
 
     results: list[Result]  # one per seed, by seed
     current: bool
+    unreadable: tuple[Path, ...] = ()  # files that are no results of this version
 
 
 def stored(name: str, key: str, place: Path | None = None) -> Stored:
-    """Return what is known of a method on a track. Raises `ValueError` for a file that is no result."""
-    found = [_read(path) for path in sorted(((place or folder()) / name / key).glob("seed*.json"))]
+    """Return what is known of a method on a track. A file that cannot be read is as good as none, and is named."""
+    read = {path: _read(path) for path in sorted(((place or folder()) / name / key).glob("seed*.json"))}
+    found = [result for result in read.values() if result]
     present = code(key)
     current = [result for result in found if result.code == present]
     chosen = current or _newest_code(found)
-    return Stored(sorted(chosen, key=lambda result: result.seed), bool(current))
+    unreadable = tuple(path for path, result in read.items() if not result)
+    return Stored(sorted(chosen, key=lambda result: result.seed), bool(current), unreadable)
 
 
-def _read(path: Path) -> Result:
+def _read(path: Path) -> Result | None:
     try:
         return Result.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no result of this version of eelit; remove it or measure anew") from error
+    except ValueError:  # cut short, or written by another version
+        return None
 
 
 def _newest_code(results: Sequence[Result]) -> list[Result]:
@@ -137,11 +140,11 @@ def _run(key: str, seed: int, threads: int) -> Result | Exception:
 
 
 def keep(result: Result, place: Path) -> Path:
-    """Write a result where it belongs, aside first; one that is there already is not touched."""
+    """Write a result where it belongs, aside first; one that is there already and can be read is not touched."""
     from eelit.methods.smoke import write
 
     path = place / result.key / f"seed{result.seed}-{result.code}.json"
-    if not path.exists():
+    if not path.exists() or _read(path) is None:
         write(path, result.model_dump_json(indent=1) + "\n")
     return path
 
@@ -156,25 +159,28 @@ class Board:
     runs: int = 0  # results behind it: methods × seeds
     hours: float = 0.0  # that they took, training included, one after the other
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
+    unreadable: tuple[Path, ...] = ()  # files among the results that are none
 
 
 def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     """Return the leaderboard: rows of the same data and quality together, the best within the cost share first."""
     rows, unmeasured, judged = [], [], {}
     every: list[Result] = []
+    unreadable: list[Path] = []
     for key in members(name):
         known = stored(name, key, place)
         if not known.results:
             unmeasured.append(key)
         every += known.results
+        unreadable += known.unreadable
         for curve in known.results[0].curves if known.results else []:
-            judged[key] = track.verdicts(known.results)
+            judged[key] = track.verdicts(known.results, current=known.current)
             rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
     hours = sum(result.training_seconds + result.seconds for result in every) / 3600
     machines = {_machine(result): None for result in every}
-    return Board(rows, unmeasured, judged, len(every), hours, tuple(machines))
+    return Board(rows, unmeasured, judged, len(every), hours, tuple(machines), tuple(unreadable))
 
 
 def _machine(result: Result) -> str:

@@ -96,9 +96,10 @@ class Verdict:
     n: int
     measured: list[str]  # one per seed
     reason: str  # why it is not comparable; else empty
+    current: bool  # measured by the present code
 
 
-def verdicts(results: Sequence[Result]) -> list[Verdict]:
+def verdicts(results: Sequence[Result], *, current: bool) -> list[Verdict]:
     """Judge every claim by the rule above, from the same method's results with different seeds."""
     names = dict.fromkeys(claim.name for result in results for claim in result.claims)
     found = []
@@ -117,7 +118,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
             else "does not hold here"
         )
         measured = [claim.measured for claim in tried]
-        found.append(Verdict(name, tried[-1].statement, judgement, held, len(tried), measured, reason))
+        found.append(Verdict(name, tried[-1].statement, judgement, held, len(tried), measured, reason, current))
     return found
 
 
@@ -130,6 +131,7 @@ class Row:
     quality: str
     unit: str
     data: str  # digest of the examples: only rows with the same data and quality can be compared
+    sizes: str  # of its training, validation and test part
     seeds: list[int]
     current: bool  # measured by the present code
     full: Spread  # quality of the full model
@@ -162,7 +164,8 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         variant=variant,
         quality=first.quality,
         unit=first.unit,
-        data=_data(results[0], variant),
+        data=_data(results[0], variant, "examples"),
+        sizes=_data(results[0], variant, "sizes"),
         seeds=[result.seed for result in results],
         current=current,
         full=full,
@@ -181,7 +184,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
             Spread.of(facts.calibration_error for facts in at_exit)
             for at_exit in zip(*(curve.each_exit for curve in curves), strict=True)
         ],
-        exits=min(first.test, key=lambda point: abs(1 / point.speed_up - 0.5)).exits,
+        exits=_leaving(curves),
     )
 
 
@@ -193,9 +196,14 @@ def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, floa
     ]
 
 
-def _data(result: Result, variant: str) -> str:
-    named = {name: digest for name, digest in result.data.items() if name.endswith("examples")}
-    return named.get(f"{variant}: examples", named.get("examples", ""))
+def _leaving(curves: Sequence[Curve]) -> list[float]:
+    """Return the share of test samples leaving at each exit, mean over seeds, each at its knob nearest to half."""
+    near = [min(curve.test, key=lambda point: abs(1 / point.speed_up - 0.5)).exits for curve in curves]
+    return [mean(shares) for shares in zip(*near, strict=True)]
+
+
+def _data(result: Result, variant: str, name: str) -> str:
+    return result.data.get(f"{variant}: {name}", result.data.get(name, ""))
 
 
 def _at(curve: Curve, share: float) -> float | None:

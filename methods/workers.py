@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -10,6 +11,17 @@ from joblib import Parallel, delayed, parallel_config
 
 Backend = Literal["loky", "dask", "ray"]
 R = TypeVar("R")
+
+
+class BackendMissing(RuntimeError):
+    """A back end was asked for whose package is not installed."""
+
+
+def demand(backend: Backend) -> None:
+    """Raise `BackendMissing` if the back end's package is not there."""
+    package = {"loky": "joblib", "dask": "distributed", "ray": "ray"}[backend]
+    if importlib.util.find_spec(package) is None:
+        raise BackendMissing(f"the back end {backend} needs the package {package}: pip install {package}")
 
 
 def spread(

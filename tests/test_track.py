@@ -92,7 +92,7 @@ def test_spread_has_no_deviation_for_one_seed():
     ],
 )
 def test_verdicts_follow_the_rule(held, judgement):
-    (verdict,) = track.verdicts([result(seed, holds=h) for seed, h in enumerate(held)])
+    (verdict,) = track.verdicts([result(seed, holds=h) for seed, h in enumerate(held)], current=True)
     assert verdict.judgement == judgement
     assert (verdict.held, verdict.n) == (sum(held), len(held))
 
@@ -100,7 +100,7 @@ def test_verdicts_follow_the_rule(held, judgement):
 def test_a_claim_that_cannot_be_compared_says_why():
     tried = result()
     claim = tried.claims[0].model_copy(update={"not_comparable": "another task"})
-    (verdict,) = track.verdicts([tried.model_copy(update={"claims": [claim]})] * 3)
+    (verdict,) = track.verdicts([tried.model_copy(update={"claims": [claim]})] * 3, current=True)
     assert (verdict.judgement, verdict.reason) == ("not comparable", "another task")
 
 
@@ -146,12 +146,18 @@ def test_results_of_older_code_are_stale_and_never_mixed_with_others(place):
     assert [r.seed for r in found.results] == [0]
 
 
-def test_a_file_that_is_no_result_is_named(place):
-    path = place / "text" / KEY / "seed0-x.json"
-    path.parent.mkdir(parents=True)
+def test_a_file_that_is_no_result_is_left_out_named_and_measured_anew(place, eelit):
+    bench.keep(result(1), place / "text")
+    path = place / "text" / KEY / f"seed0-{bench.code(KEY)}.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match="is no result of this version"):
-        bench.stored("text", KEY)
+    assert [r.seed for r in bench.stored("text", KEY).results] == [1]
+    assert bench.missing("text", [KEY], 2) == [(KEY, 0)]
+    for words in (["leaderboard"], ["compare", "pabee"]):
+        found = eelit(*words)
+        assert found.exit_code == 0
+        assert f"{path} is left out" in found.stderr
+    bench.keep(result(0), place / "text")
+    assert len(bench.stored("text", KEY).results) == 2
 
 
 def test_runs_that_fail_are_told_and_not_kept(place, monkeypatch):
@@ -200,14 +206,38 @@ def test_compare_shows_figures_claims_and_a_picture(place, eelit, tmp_path):
     assert "xin2020deebert was not measured" in found.stderr
     assert "<svg" in (tmp_path / "both.svg").read_text()
     wrong = eelit("compare", "pabee", "--out", str(tmp_path / "both.txt"))
-    assert wrong.exit_code == 4
+    assert wrong.exit_code == 2
     assert "cannot be drawn" in wrong.stderr
 
 
-def test_bench_refuses_what_is_not_on_the_track(eelit):
-    found = eelit("bench", "msdnet")
+@pytest.mark.parametrize("command", ["bench", "compare"])
+def test_what_is_not_on_the_track_is_refused(eelit, command):
+    found = eelit(command, "msdnet")
     assert found.exit_code == 2
     assert "is not measured on the track `text`" in found.stderr
+
+
+@pytest.mark.parametrize("words", [["leaderboard", "--at", "nan"], ["run", "lear", "--budget", "nan"]])
+def test_nan_is_no_share(eelit, words):
+    found = eelit(*words)
+    assert found.exit_code == 2
+    assert "between 0 and 1, not nan" in found.stderr
+
+
+@pytest.mark.parametrize("command", ["bench", "smoke"])
+def test_a_back_end_that_is_not_installed_is_one_sentence(eelit, monkeypatch, command):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    found = eelit(command, "--backend", "ray")
+    assert found.exit_code == 2
+    assert "needs the package ray: pip install ray" in found.stderr
+
+
+def test_results_that_could_not_be_kept_are_not_measured(eelit, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(bench, "folder", lambda: tmp_path / "file" / "results")
+    found = eelit("bench", "pabee")
+    assert found.exit_code == 4
+    assert "cannot be written" in found.stderr
 
 
 def test_bench_has_nothing_to_do_when_all_is_measured(place, eelit):
@@ -234,7 +264,11 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
     assert "holds in part" in board
     assert "2 of 3 seeds" in board
     assert "stale: older code" in board
+    assert "stale: measured by older code" in board  # the verdict, too
+    assert "What the paper reports" in written[f"methods/{KEY}.md"]
+    assert "holds in part" in written[f"methods/{KEY}.md"]  # although no smoke test is known
     assert "Not run" in board
     assert "ee-line-0" in board
     assert [verdict.judgement for verdict in collection.verdicts(KEY)] == ["holds in part"]
+    assert "examples abc" in board
     assert "0 of 1" in written["methods/index.md"]

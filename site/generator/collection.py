@@ -184,10 +184,9 @@ def gather(sources: Sources, reports: Reports) -> Collection:
         raise SiteFault(f"the site was not built: {min(loaded.problems)}{rest}; `eelit check` lists all problems")
     pairs = [(entry, loaded.bibliography.records[key]) for key, entry in loaded.entries.items()]
     collection = assemble(loaded.taxonomy, pairs, loaded.citations.edges, methods(reports), reports)
-    try:
-        collection.boards = {name: bench.board(name) for name in bench.TRACKS}
-    except ValueError as error:
-        raise SiteFault(f"the site was not built: {error}") from error
+    collection.boards = {name: bench.board(name) for name in bench.TRACKS}
+    for path in (path for board in collection.boards.values() for path in board.unreadable):
+        print(f"eelit: {path} is left out: no result of this version of eelit", file=sys.stderr)
     return collection
 
 
