@@ -135,8 +135,8 @@ class Tokee(TagMethod):
         return [
             Outcome(
                 name="words beat sentences",
-                statement="At the cost of each delta, TOKEE is on average more accurate than SENTEE, weights alike.",
-                holds=float(np.mean(gains)) > 0,
+                statement="At the cost of each delta, TOKEE is 0.2 points better than SENTEE on average, weights alike.",
+                holds=float(np.mean(gains)) >= 0.002,
                 measured=f"{np.mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}",
             ),
             Outcome(

@@ -117,8 +117,8 @@ class LeeBert(ExitMethod):
             found.append(
                 Outcome(
                     name=f"better than {name}",
-                    statement=f"On average over patience 0 to 5, accuracy is higher than with {name}.",
-                    holds=gain > 0,
+                    statement=f"On average over patience 0 to 5, accuracy is half a point higher than with {name}.",
+                    holds=gain >= 0.005,
                     measured=f"{gain:+.4f} accuracy",
                 )
             )
