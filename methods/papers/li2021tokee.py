@@ -135,7 +135,7 @@ class Tokee(TagMethod):
         return [
             Outcome(
                 name="words beat sentences",
-                statement="At the cost of each delta, TOKEE is 0.2 points better than SENTEE on average, weights alike.",
+                statement="At the cost of each delta, TOKEE is on average 0.2 points better than SENTEE, same weights.",
                 holds=float(np.mean(gains)) >= 0.002,
                 measured=f"{np.mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}",
             ),
