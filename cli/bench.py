@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eelit.cli.command import MethodName, eelit_command
-from eelit.cli.leaderboard import say_unreadable
+from eelit.cli.leaderboard import on_track, say_unreadable
 from eelit.cli.main import RUN_FAILED, Failure
-from eelit.cli.run import demand_backend, demand_cache, method_key
+from eelit.cli.run import demand_backend, demand_cache
 
 if TYPE_CHECKING:
     from eelit.methods.records import Result
@@ -35,11 +35,7 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
     demand_backend(backend)
     from eelit.methods import bench
 
-    members = bench.members(name)
-    keys = [method_key(method) for method in methods] or members
-    for key in keys:
-        if key not in members:
-            raise click.UsageError(f"{key} is not measured on the track `{name}`; its methods: {', '.join(members)}")
+    keys = on_track(methods, name) or bench.members(name)
     runs = bench.missing(name, keys, seeds)
     click.echo(f"eelit: {len(runs)} runs to do, {len(keys) * seeds - len(runs)} done before", err=True)
     for key in keys:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found
-from eelit.cli.leaderboard import say_unreadable
+from eelit.cli.leaderboard import on_track, say_unreadable
 from eelit.cli.main import RUN_FAILED, Failure
-from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, table
 
 if TYPE_CHECKING:
@@ -33,11 +32,7 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
     """
     from eelit.methods import bench, track
 
-    keys = list(dict.fromkeys(method_key(method) for method in methods))
-    members = bench.members(name)
-    for key in keys:
-        if key not in members:
-            raise click.UsageError(f"{key} is not measured on the track `{name}`; its methods: {', '.join(members)}")
+    keys = on_track(methods, name)
     if out and out.suffix not in (".svg", ".png"):
         raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")
     known = {key: bench.stored(name, key) for key in keys}
@@ -55,20 +50,21 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
         verdicts = {key: [asdict(verdict) for verdict in found] for key, found in judged.items()}
         click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": verdicts}))
     elif rows:
-        claims = [
-            [key, _judged(v), f"{v.held} of {v.n} seeds", v.statement] for key, found in judged.items() for v in found
-        ]
-        parts = [table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))]
-        parts += (
-            [f"{bold('CLAIMS OF THE PAPERS')}\n{table(['method', 'here', 'held with', 'claim'], claims)}"]
-            if claims
-            else []
-        )
-        click.echo("\n\n".join(parts))
+        click.echo(_report(rows, judged))
     if not rows:
         nothing_found("none of these was measured")
     if out and rows:
         _draw([result for found in known.values() for result in found.results], out)
+
+
+def _report(rows: list[Row], judged: dict[str, list[Verdict]]) -> str:
+    claims = [
+        [key, _judged(v), f"{v.held} of {v.n} seeds", v.statement] for key, found in judged.items() for v in found
+    ]
+    figures = table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))
+    if not claims:
+        return figures
+    return f"{figures}\n\n{bold('CLAIMS OF THE PAPERS')}\n{table(['method', 'here', 'held with', 'claim'], claims)}"
 
 
 def _figures(rows: list[Row]) -> list[list[str]]:

@@ -13,6 +13,7 @@ import click
 
 from eelit.catalog.query import Query
 from eelit.cli.command import eelit_command, format_option, nothing_found, open_catalogue
+from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
 if TYPE_CHECKING:
@@ -61,6 +62,18 @@ def command(name: str, share: float, style: str) -> None:
         click.echo(f"eelit: {board.runs} runs, {board.hours:.1f} hours, on {'; '.join(board.machines)}", err=True)
     if not board.rows:
         nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")
+
+
+def on_track(names: Iterable[str], track: str) -> list[str]:
+    """Return the keys of the named methods, each once. Raises `click.UsageError` if one is not on the track."""
+    from eelit.methods import bench
+
+    members = bench.members(track)
+    keys = list(dict.fromkeys(method_key(name) for name in names))
+    for key in keys:
+        if key not in members:
+            raise click.UsageError(f"{key} is not measured on the track `{track}`; its methods: {', '.join(members)}")
+    return keys
 
 
 def say_unreadable(paths: Iterable[Path]) -> None:
