@@ -12,21 +12,21 @@ from itertools import pairwise
 from eelit.methods.method import Method
 from eelit.methods.records import Curve, Outcome
 
-Check = tuple[str, str, Callable[[Curve], tuple[bool, str]]]
+Check = tuple[str, str, Callable[[Method, Curve], tuple[bool, str]]]
 
 
-def _counted_is_claimed(curve: Curve) -> tuple[bool, str]:
+def _counted_is_claimed(method: Method, curve: Curve) -> tuple[bool, str]:
     wrong = [e for e in curve.executions if abs(e.counted - e.claimed) > 1e-9 * max(1.0, e.claimed)]
     told = "; ".join(f"{curve.knob} {e.knob:g}: {e.counted:.6g} / {e.claimed:.6g}" for e in curve.executions)
     return not wrong and bool(curve.executions), f"counted / claimed {curve.unit}: {told}"
 
 
-def _replay_is_execution(curve: Curve) -> tuple[bool, str]:
+def _replay_is_execution(method: Method, curve: Curve) -> tuple[bool, str]:
     wrong = [f"{e.knob:g}" for e in curve.executions if not e.agrees]
     return not wrong, f"differs at {curve.knob} {', '.join(wrong)}" if wrong else "same exit and same answer everywhere"
 
 
-def _never_is_full(curve: Curve) -> tuple[bool, str]:
+def _never_is_full(method: Method, curve: Curve) -> tuple[bool, str]:
     last = curve.test[-1]
     same = abs(last.quality - curve.full_quality) < 1e-9
     return same and last.cost >= curve.full_cost * (1 - 1e-9), (
@@ -34,17 +34,18 @@ def _never_is_full(curve: Curve) -> tuple[bool, str]:
     )
 
 
-def _eager_is_first(curve: Curve) -> tuple[bool, str]:
+def _eager_is_first(method: Method, curve: Curve) -> tuple[bool, str]:
     first = curve.test[0]
     return first.exits[0] == 1.0, f"{first.exits[0]:.1%} leave at the first exit"
 
 
-def _monotone(curve: Curve) -> tuple[bool, str]:
+def _monotone(method: Method, curve: Curve) -> tuple[bool, str]:
     costs = [point.cost for point in curve.test]
-    return all(a <= b * (1 + 1e-9) for a, b in pairwise(costs)), " ≤ ".join(f"{c:.4g}" for c in costs)
+    slack = 1 + max(method.cost_noise, 1e-9)
+    return all(a <= b * slack for a, b in pairwise(costs)), " ≤ ".join(f"{c:.4g}" for c in costs)
 
 
-def _saves(curve: Curve) -> tuple[bool, str]:
+def _saves(method: Method, curve: Curve) -> tuple[bool, str]:
     best = max(point.speed_up for point in curve.test)
     return best > 1.1, f"largest speed-up {best:.2f}×"
 
@@ -69,7 +70,7 @@ def of_curve(method: Method, curve: Curve, *, whole: bool = True) -> list[Outcom
 
 def _outcomes(method: Method, curve: Curve, rules: tuple[Check, ...]) -> Iterator[Outcome]:
     for name, statement, check in rules:
-        holds, measured = check(curve)
+        holds, measured = check(method, curve)
         if name in method.exempt:
             yield Outcome(name=name, statement=statement, holds=True, measured=f"exempt: {method.exempt[name]}")
         else:
