@@ -54,9 +54,7 @@ class Method(ABC):
     tiny: ClassVar[Mapping[str, Any]] = {}  # settings for unit tests: seconds, on digits or made data
     smoke: ClassVar[Mapping[str, Any]] = {}  # settings of the smoke test: real data, less training
     full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
-    cost_noise: ClassVar[float] = (
-        0.0  # share by which mean cost may fall by luck, where a bandit learns online
-    )
+    cost_noise: ClassVar[float] = 0.0  # share by which mean cost may fall by luck, where a bandit learns online
     exempt: ClassVar[Mapping[str, str]] = {}  # conformance check → why this method cannot satisfy it
 
     @property
