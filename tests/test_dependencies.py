@@ -49,7 +49,11 @@ def test_it_is_the_same_wherever_the_sources_lie_and_needs_no_torch(digest):
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [
-        ("papers/zhou2020pabee.py", '"""Patience-based early exit."""', '"""Leaves early."""'),
+        (
+            "papers/zhou2020pabee.py",
+            '"""Patience-based early exit. `TextMethod` builds the exits and trains them, as above."""',
+            '"""Leaves early."""',
+        ),
         ("papers/zhou2020pabee.py", "epochs: float = 1.0  # passes", "epochs: float = 1.0  # rounds"),
         ("recipes/joint.py", "data: Data,", "data: object,"),
         ("recipes/two_stage.py", "READ = 64", "READ = 65"),  # not used here

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 import numpy as np
 import torch
@@ -22,12 +20,10 @@ from eelit.methods.policies.base import Policy
 from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.timing import BATCH, TIMED, in_turn
 
-BATCH = 64
 CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
 """Thresholds of the baseline that stops at the surest exit."""
-TIMED = (256, 48)
-"""Most samples to time in batches, and one by one."""
 
 
 @dataclass
@@ -255,20 +251,7 @@ class ExitMethod(Method):
         )
 
 
-@torch.inference_mode()
 def timed(model: MultiExit, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
-    """Return median seconds of `infer` and of the plain network over the examples, run in turn in this process."""
-    batches = [x for _, x in examples.batches(batch)]
-    infer(model, batches[0], policy)
-    ours: list[float] = []
-    plain: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for x in batches:
-            infer(model, x, policy)
-        middle = time.perf_counter()
-        for x in batches:
-            model.full(x)
-        ours.append(middle - start)
-        plain.append(time.perf_counter() - middle)
-    return median(ours), median(plain)
+    """Return median seconds of `infer` and of the plain network over the examples."""
+    batches = (x for _, x in examples.batches(batch))
+    return in_turn(lambda x: infer(model, x, policy), model.full, batches, repeats)

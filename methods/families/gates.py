@@ -9,12 +9,10 @@ model is the network trained in the second limit, without its gates.
 from __future__ import annotations
 
 import copy
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -25,8 +23,7 @@ from eelit.methods.examples import Data, Examples
 from eelit.methods.families.exits import accuracy
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.records import Execution, OperatingPoint
-
-BATCH = 64
+from eelit.methods.timing import BATCH, in_turn
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,9 @@ class GateMethod(Method):
             counted += counter.macs
             agrees &= torch.equal(found.gates, seen.gates[:, index])
             agrees &= torch.allclose(found.logits, seen.logits[index], atol=1e-3)
-        ours, plain = timed(network, prepared.network(self.knobs[-1]).model, examples)
+        full = prepared.network(self.knobs[-1]).model
+        batches = (x for _, x in examples.batches(BATCH))
+        ours, plain = in_turn(lambda x: network.model.infer(x, network.choose), full.plain, batches, bench.repeats)
         return Execution(
             knob=knob,
             samples=len(examples),
@@ -201,20 +200,3 @@ class GateMethod(Method):
             seconds=ours,
             full_seconds=plain,
         )
-
-
-def timed(network: Network, full: GatedResNet, examples: Examples, repeats: int = 3) -> tuple[float, float]:
-    """Return median seconds of skipping inference and of the full model, run in turn in this process."""
-    batches = [x for _, x in examples.batches(BATCH)]
-    ours: list[float] = []
-    plain: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for x in batches:
-            network.model.infer(x, network.choose)
-        middle = time.perf_counter()
-        for x in batches:
-            full.plain(x)
-        ours.append(middle - start)
-        plain.append(time.perf_counter() - middle)
-    return median(ours), median(plain)

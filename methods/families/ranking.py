@@ -7,11 +7,9 @@ decides at the sentinel included. The full model is the whole ensemble on every 
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import ClassVar
 
 import lightgbm
@@ -24,6 +22,7 @@ from eelit.methods.policies.base import Policy
 from eelit.methods.policies.proximity import Proximity
 from eelit.methods.queries import Floats, Integers, Queries, RankingData, spans
 from eelit.methods.records import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.timing import in_turn
 from eelit.methods.trees import TreeCounter, scores
 
 Judge = Callable[[Queries, Floats], Floats]
@@ -213,7 +212,7 @@ class RankingMethod(Method):
         expected = prepared.split("test").replay(policy)
         with TreeCounter() as counter:
             found = sentinel.traverse(queries, policy)
-        ours, plain = timed(sentinel, queries, policy)
+        ours, plain = in_turn(lambda q: sentinel.traverse(q, policy), sentinel.full, [queries], bench.repeats)
         return Execution(
             knob=knob,
             samples=len(queries),
@@ -223,17 +222,3 @@ class RankingMethod(Method):
             seconds=ours,
             full_seconds=plain,
         )
-
-
-def timed(sentinel: Sentinel, queries: Queries, policy: Policy, repeats: int = 3) -> tuple[float, float]:
-    """Return median seconds of `Sentinel.traverse` and of `Sentinel.full`, run in turn in this process."""
-    ours: list[float] = []
-    plain: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        sentinel.traverse(queries, policy)
-        middle = time.perf_counter()
-        sentinel.full(queries)
-        ours.append(middle - start)
-        plain.append(time.perf_counter() - middle)
-    return median(ours), median(plain)

@@ -9,12 +9,10 @@ tokens.
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -27,10 +25,7 @@ from eelit.methods.families.exits import accuracy, pearson
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
 from eelit.methods.records import Execution, OperatingPoint, Timing
-
-BATCH = 64
-TIMED = (256, 48)
-"""Most samples to time in batches, and one by one."""
+from eelit.methods.timing import BATCH, TIMED, in_turn
 
 
 @dataclass(frozen=True)
@@ -225,20 +220,5 @@ class SkimMethod(Method):
 
 def timed(model: SkimEncoder, examples: Examples, choose: Choice, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of inference with tokens removed and of the plain network over the examples."""
-    batches = [x for _, x in examples.batches(batch)]
-    return in_turn(
-        lambda: [model.infer(x, choose) for x in batches], lambda: [model.plain(x) for x in batches], repeats
-    )
-
-
-@torch.inference_mode()
-def in_turn(ours: Callable[[], object], plain: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Return the median seconds of both, run in turn in this process."""
-    taken: list[tuple[float, float]] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        ours()
-        middle = time.perf_counter()
-        plain()
-        taken.append((middle - start, time.perf_counter() - middle))
-    return median(a for a, _ in taken), median(b for _, b in taken)
+    batches = (x for _, x in examples.batches(batch))
+    return in_turn(lambda x: model.infer(x, choose), model.plain, batches, repeats)

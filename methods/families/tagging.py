@@ -21,14 +21,10 @@ from eelit.methods import costs
 from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.examples import Data, Examples
-from eelit.methods.families.skimming import in_turn
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
 from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
-
-BATCH = 64
-TIMED = (256, 48)
-"""Most sentences to time in batches, and one by one."""
+from eelit.methods.timing import BATCH, TIMED, in_turn
 
 
 @dataclass(frozen=True)
@@ -335,7 +331,5 @@ class TagMethod(Method):
 
 def timed(model: TagEncoder, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of inference with halted words left out and of the full model over the examples."""
-    batches = [x for _, x in examples.batches(batch)]
-    return in_turn(
-        lambda: [model.infer(x, policy) for x in batches], lambda: [model.plain(x) for x in batches], repeats
-    )
+    batches = (x for _, x in examples.batches(batch))
+    return in_turn(lambda x: model.infer(x, policy), model.plain, batches, repeats)

@@ -45,20 +45,18 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from eelit.methods import tasks
-from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data, Examples
 from eelit.methods.families.split import Prepared, SplitMethod, regret_falls, side_helps, trials
+from eelit.methods.families.text import JointText
 from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.offload import Side, SplitRule
-from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.records import Curve, Outcome
 
 SIDES: tuple[Side, ...] = ("none", "observed", "released")
 
 
 @dataclass(frozen=True)
-class SplitEe(SplitMethod):
+class SplitEe(JointText, SplitMethod):
     """Splitting layer chosen by a bandit."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: ElasticBERT-base
@@ -85,23 +83,13 @@ class SplitEe(SplitMethod):
         "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
         "head_rate": 5e-3, "offload": 0.2, "repeats": 2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "reviews": 800, "repeats": 3}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "reviews": 800, "repeats": 3}
 
     def load(self) -> tuple[Data, Examples]:
         """Sentences with labels, and the stream of reviews."""
         unused = self.train_size if self.stream == self.corpus else 1  # the target's training part
         target = tasks.text(self.stream, train=unused, length=self.length, test=self.reviews)
         return tasks.text(self.corpus, train=self.train_size), target.test
-
-    def build(self, data: Data, seed: int) -> MultiExit:
-        """A head after every layer."""
-        return text_exits(self.encoder, data.classes, seed=seed)
-
-    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Depth-weighted joint training on the source domain."""
-        weights = depth_weights(model.exits)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(model, data, bench, weights=weights, **options)
 
     def rule(self, knob: float, exits: int) -> SplitRule:
         """The knob is the confidence threshold alpha."""

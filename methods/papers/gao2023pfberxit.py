@@ -43,22 +43,20 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
 from eelit.methods.backbones.adapters import add_adapters
-from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
 from eelit.methods.families.rivals import gains_at_equal_cost
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.flexible_patience import Distance, FlexiblePatience
 from eelit.methods.policies.patience import Patience
-from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class PfBerxit(ExitMethod):
+class PfBerxit(TextMethod):
     """Adapters and exits on a frozen encoder; exit when distributions stay close."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, ALBERT-base
@@ -86,28 +84,17 @@ class PfBerxit(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 8.0, "rate": 1e-2,
         "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "the first exit has none before it to compare with: all leave at layer t + 1."
     }
 
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
-
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer; with adapters, the layers themselves are frozen."""
-        model = text_exits(self.encoder, data.classes, seed=seed)
+        model = super().build(data, seed)
         if self.adapter:
             model.stages.requires_grad_(False)
             add_adapters(model, self.adapter, self.scale)
         return model
-
-    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Depth-weighted joint training of what is not frozen."""
-        weights = depth_weights(model.exits)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(model, data, bench, weights=weights, **options)
 
     def policy(self, knob: float, prepared: Prepared) -> FlexiblePatience:
         """The knob is theta."""

@@ -45,11 +45,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from eelit.methods import tasks
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
 from eelit.methods.families.rivals import gains_by_exit
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
@@ -59,7 +59,7 @@ from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class RomeBert(ExitMethod):
+class RomeBert(TextMethod):
     """Self-distillation with gradient regularisation."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT and RoBERTa, base size
@@ -81,11 +81,6 @@ class RomeBert(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 5.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own copy of the pretrained pooler."""

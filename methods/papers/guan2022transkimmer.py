@@ -82,7 +82,7 @@ class Transkimmer(SkimMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "price": 0.05,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "held": 80}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "held": 80}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

@@ -84,7 +84,7 @@ class Tokee(TagMethod):
         "encoder": "tiny", "corpus": "made", "train_size": 900, "held": 100, "epochs": 6.0, "sampling_epochs": 2.0,
         "batch": 32, "rate": 2e-3, "head_rate": 5e-3, "window": 3, "windows": (3, 5),
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "held": 80}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "held": 80}
 
     def load(self) -> Data:
         """Sentences as word pieces, with a tag for each word."""

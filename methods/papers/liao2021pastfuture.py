@@ -43,17 +43,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eelit.methods import tasks
-from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.backbones.past_future import past_future_encoder, routed
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import BATCH, ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
-from eelit.methods.recipes.joint import depth_weights, train_joint
+from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.past_future import train_past_future
 from eelit.methods.records import Curve, Outcome
+from eelit.methods.timing import BATCH
 
 
 @torch.inference_mode()
@@ -68,7 +68,7 @@ def likeness(model: MultiExit, x: Tensor) -> list[float]:
 
 
 @dataclass(frozen=True)
-class PastFuture(ExitMethod):
+class PastFuture(TextMethod):
     """Exits with a global view, stopped by entropy."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, RoBERTa-base, ALBERT-base
@@ -90,27 +90,19 @@ class PastFuture(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 5e-3, "head_rate": 0.1,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """Exits with a global view; or PABEE's network."""
         if self.local:
-            return text_exits(self.encoder, data.classes, seed=seed)
+            return super().build(data, seed)
         return past_future_encoder(self.encoder, data.classes or 1, seed=seed)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Depth-weighted joint training, with the imitation."""
-        weights = depth_weights(model.exits)
-        rates = {"epochs": self.epochs, "rate": self.rate, "head_rate": self.head_rate}
         if self.local:
-            train_joint(model, data, bench, weights=weights, batch=self.batch, **rates)
-        else:
-            m = self.protected
-            train_past_future(model, data, bench, weights=weights, protected=m, batch=self.batch, **rates)
+            return super().train(model, data, bench)
+        weights, m = depth_weights(model.exits), self.protected
+        return train_past_future(model, data, bench, weights=weights, protected=m, **self.options)
 
     def policy(self, knob: float, prepared: Prepared) -> Entropy:
         """The knob is S."""

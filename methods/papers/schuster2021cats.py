@@ -46,10 +46,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods import tasks
 from eelit.methods.backbones.consistency import ConsistencyExits, consistency_exits
 from eelit.methods.examples import Data, parted
-from eelit.methods.families.exits import ExitMethod, Measured, Prepared
+from eelit.methods.families.exits import Measured, Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.conformal import independent_thresholds, kept, naive_threshold, resampled, shared_threshold
@@ -69,7 +69,7 @@ def judged(seen: Measured) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDAr
 
 
 @dataclass(frozen=True)
-class Cats(ExitMethod):
+class Cats(TextMethod):
     """Early exit with a promise of agreement."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT
@@ -89,11 +89,10 @@ class Cats(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "ramp_epochs": 10.0,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     def load(self) -> Data:
         """Sentences with classes: the track's training data in four parts, its validation data in two."""
-        whole = tasks.text(self.corpus, train=self.train_size)
+        whole = super().load()
         parts, held = parted(whole.train, SHARES), parted(whole.validation, {"validation": 0.5, "calibration": 0.5})
         return dataclasses.replace(whole, train=parts["train"], validation=held["validation"], more={**parts, **held})
 

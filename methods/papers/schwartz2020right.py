@@ -39,10 +39,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from eelit.methods import tasks
 from eelit.methods.backbones.encoder import encoder, pooler_of, stages_of
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.confidence import MaxConfidence
@@ -80,7 +80,7 @@ class Mix(nn.Module):
 
 
 @dataclass(frozen=True)
-class RightTool(ExitMethod):
+class RightTool(TextMethod):
     """Calibrated confidence at a few exits."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-large
@@ -101,11 +101,6 @@ class RightTool(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "layers": (1, 2, 4), "train_size": 900,
         "epochs": 6.0, "rate": 5e-3, "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A stage up to each classifier, and one pooler for all layers."""
@@ -118,8 +113,7 @@ class RightTool(ExitMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Joint training on the plain sum of the losses."""
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(model, data, bench, weights=[1.0] * model.exits, optimiser=torch.optim.Adam, **options)
+        train_joint(model, data, bench, weights=[1.0] * model.exits, optimiser=torch.optim.Adam, **self.options)
 
     def policy(self, knob: float, prepared: Prepared) -> Tempered:
         """The knob is the threshold c; the temperatures come from validation data."""

@@ -41,22 +41,21 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
-from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
 from eelit.methods.families.rivals import disagreement, gains_at_equal_cost, oracle
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
 from eelit.methods.recipes.diverse import train_diverse
-from eelit.methods.recipes.joint import depth_weights, train_joint
+from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class VotingExit(ExitMethod):
+class VotingExit(TextMethod):
     """Diverse exits that vote."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT, BERT
@@ -73,30 +72,16 @@ class VotingExit(ExitMethod):
     knob: ClassVar[str] = "votes"
     knobs: ClassVar[tuple[float, ...]] = (1, 2, 3, 4, 5, 6, 7)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"diverse": {}, "plain": {"diversity": 0.0}}
-    tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
-    }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
     exempt: ClassVar[Mapping[str, str]] = {
         "never_is_the_full_model": "without enough votes the majority of all exits answers, not the last exit."
     }
 
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
-
-    def build(self, data: Data, seed: int) -> MultiExit:
-        """A head after every layer, one pooler for all."""
-        return text_exits(self.encoder, data.classes, seed=seed)
-
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Depth-weighted joint training, each exit pushed away from its likest predecessor."""
+        if not self.diversity:
+            return super().train(model, data, bench)
         weights = depth_weights(model.exits)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        if self.diversity:
-            train_diverse(model, data, bench, weights=weights, diversity=self.diversity, **options)
-        else:
-            train_joint(model, data, bench, weights=weights, **options)
+        return train_diverse(model, data, bench, weights=weights, diversity=self.diversity, **self.options)
 
     def policy(self, knob: float, prepared: Prepared) -> Voting:
         """The knob is tau."""
@@ -141,4 +126,7 @@ class VotingExit(ExitMethod):
             "data votes are half a point more accurate on test data than without it.",
             holds=differ[0] > differ[1] and quality[0] >= quality[1] + 0.005,
             measured=f"differing {differ[0]:.1%} / {differ[1]:.1%}, accuracy {quality[0]:.4f} / {quality[1]:.4f}",
+            not_comparable="The term spreads wrong answers, and with two classes there is but one wrong answer."
+            if prepared.data.classes == 2
+            else "",
         )

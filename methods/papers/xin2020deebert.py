@@ -41,10 +41,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
@@ -54,7 +54,7 @@ from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class DeeBert(ExitMethod):
+class DeeBert(TextMethod):
     """Entropy-based early exit with off-ramps on a frozen encoder."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT and RoBERTa, base and large
@@ -73,11 +73,6 @@ class DeeBert(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
         "ramp_epochs": 4.0, "ramp_rate": 5e-3,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own copy of the pretrained pooler."""

@@ -81,7 +81,7 @@ class EarlyMonoBert(ExitMethod):
         "encoder": "tiny", "corpus": "made", "train_size": 1200, "epochs": 4.0, "rate": 4e-3, "head_rate": 4e-3,
         "validation_queries": 20, "test_queries": 30,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1000, "test_queries": 20, "validation_queries": 20}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "test_queries": 20, "validation_queries": 20}
 
     @property
     def quality(self) -> str:

@@ -44,11 +44,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from eelit.methods import tasks
 from eelit.methods.backbones.certain import certain_exits
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
 from eelit.methods.families.rivals import gains_by_exit
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
@@ -59,7 +59,7 @@ from eelit.methods.track import at
 
 
 @dataclass(frozen=True)
-class Berxit(ExitMethod):
+class Berxit(TextMethod):
     """Alternating training and learning to exit."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT, RoBERTa, DistilBERT, ALBERT, base size
@@ -83,16 +83,11 @@ class Berxit(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     @property
     def quality(self) -> str:
         """Accuracy, or Pearson's correlation for regression."""
         return "Pearson's r" if self.corpus == "tweet-sentiment" else "accuracy"
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes or values."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own pooler, and one unit for all."""
@@ -100,8 +95,7 @@ class Berxit(ExitMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Last exit and all exits in turn, the unit in every step."""
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_alternating(model, data, bench, **options)
+        train_alternating(model, data, bench, **self.options)
 
     def policy(self, knob: float, prepared: Prepared) -> Scored:
         """The knob is tau."""

@@ -46,21 +46,20 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from eelit.methods import tasks
 from eelit.methods.backbones.choosing import ChoosingExits, choosing_exits
 from eelit.methods.evaluate import replay
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.scored import Scored
-from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.recipes.policy_gradient import memorised_layer, train_choosing
 from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class ConsistentEE(ExitMethod):
+class ConsistentEE(TextMethod):
     """Exits chosen by policies that were rewarded for it."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, LLaMA
@@ -88,11 +87,6 @@ class ConsistentEE(ExitMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "policy_rate": 3e-3, "joint_rate": 5e-4, "alpha": 0.2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A classifier after every layer, and a policy beside all but the last."""
@@ -101,8 +95,7 @@ class ConsistentEE(ExitMethod):
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The three phases; the first is PABEE's training."""
         network = cast(ChoosingExits, model)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(network.plain(), data, bench, weights=depth_weights(model.exits), **options)
+        super().train(network.plain(), data, bench)
         train_choosing(
             network, data, bench, alpha=self.alpha, guided=self.guided, trajectories=self.trajectories,
             batch=self.batch, epochs=self.policy_epochs, rate=self.policy_rate,

@@ -40,23 +40,19 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
-from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
 from eelit.methods.families.rivals import gains_at_equal_cost
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
-from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class PceeBert(ExitMethod):
-    """Early exit after several sure exits in a row."""
+class PceeBert(TextMethod):
+    """Early exit after several sure exits in a row; network and training are PABEE's, which `TextMethod` has."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, ALBERT, TinyBERT
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
@@ -73,27 +69,9 @@ class PceeBert(ExitMethod):
         1.1, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {f"t = {t}": {"patience": t} for t in (2, 3)}
-    tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
-    }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "t sure exits in a row take t layers: at the first knob all leave at layer t."
     }
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
-
-    def build(self, data: Data, seed: int) -> MultiExit:
-        """A head after every layer, one pooler for all."""
-        return text_exits(self.encoder, data.classes, seed=seed)
-
-    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Depth-weighted joint training."""
-        weights = depth_weights(model.exits)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(model, data, bench, weights=weights, **options)
 
     def policy(self, knob: float, prepared: Prepared) -> PatientConfidence:
         """The knob is tau."""

@@ -39,20 +39,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
-from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.patience import Patience
-from eelit.methods.recipes.joint import depth_weights, train_joint
 from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class Pabee(ExitMethod):
-    """Patience-based early exit."""
+class Pabee(TextMethod):
+    """Patience-based early exit. `TextMethod` builds the exits and trains them, as above."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT-base, ALBERT-large, BERT-base
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
@@ -70,34 +66,11 @@ class Pabee(ExitMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000, "tolerance": 0.1},
     }
-    tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny",
-        "corpus": "digits",
-        "train_size": 900,
-        "epochs": 6.0,
-        "rate": 2e-3,
-        "head_rate": 5e-3,
-    }
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600}
 
     @property
     def quality(self) -> str:
         """Accuracy, or Pearson's correlation for regression."""
         return "accuracy" if self.tolerance is None else "Pearson's r"
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes or values."""
-        return tasks.text(self.corpus, train=self.train_size)
-
-    def build(self, data: Data, seed: int) -> MultiExit:
-        """A head after every layer, one pooler for all."""
-        return text_exits(self.encoder, data.classes, seed=seed)
-
-    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Depth-weighted joint training."""
-        weights = depth_weights(model.exits)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(model, data, bench, weights=weights, **options)
 
     def policy(self, knob: float, prepared: Prepared) -> Patience:
         """The knob is the patience."""

@@ -40,10 +40,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar, cast
 
-from eelit.methods import tasks
-from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.zhou2020pabee import Pabee
@@ -53,7 +52,7 @@ from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
-class LeeBert(ExitMethod):
+class LeeBert(TextMethod):
     """Mutual distillation with learned weights, and patience."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT-base, BERT-base
@@ -78,22 +77,16 @@ class LeeBert(ExitMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 4.0, "rate": 5e-3, "head_rate": 2e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 500}
-
-    def load(self) -> Data:
-        """Token ids of sentences, with classes."""
-        return tasks.text(self.corpus, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """PABEE's network, with the weights of the losses."""
-        model = text_exits(self.encoder, data.classes, seed=seed)
+        model = super().build(data, seed)
         model.add_module("weights", LossWeights(model.exits, later_only=self.later_only))
         return model
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Model and weights in turn."""
-        options: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
-        options |= {"head_rate": self.head_rate, "temperature": self.temperature, "strength": self.strength}
+        options = self.options | {"temperature": self.temperature, "strength": self.strength}
         options |= {"look_ahead": self.look_ahead, "own_share": self.own_share}
         options |= {"weight_rate": self.weight_rate, "every": self.every}
         train_cross_level(model, cast(LossWeights, model.get_submodule("weights")), data, bench, **options)
@@ -107,7 +100,7 @@ class LeeBert(ExitMethod):
         same = {
             name: getattr(self, name) for name in ("encoder", "corpus", "train_size", "epochs", "rate", "head_rate")
         }
-        rivals: dict[str, ExitMethod] = {"PABEE": Pabee(**same, batch=2 * self.batch)}
+        rivals: dict[str, TextMethod] = {"PABEE": Pabee(**same, batch=2 * self.batch)}
         if not self.later_only:
             rivals["equal weights"] = self.replace({"weight_rate": 0.0})
         found = []

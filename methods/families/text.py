@@ -1,0 +1,56 @@
+"""A pretrained text encoder with an exit after every layer: what the methods of the text track have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from eelit.methods import tasks
+from eelit.methods.backbones.encoder import text_exits
+from eelit.methods.examples import Data
+from eelit.methods.families.exits import ExitMethod
+from eelit.methods.method import Bench
+from eelit.methods.multi_exit import MultiExit
+from eelit.methods.recipes.joint import depth_weights, train_joint
+
+
+class JointText:
+    """How PABEE (zhou2020pabee) builds and trains, which many take over; a method overrides what its paper changes.
+
+    The settings are fields of the method, where they stand beside the paper's values.
+    """
+
+    encoder: str
+    epochs: float
+    batch: int
+    rate: float
+    head_rate: float
+
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400}
+
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """A head after every layer, one pooler for all."""
+        return text_exits(self.encoder, data.classes, seed=seed)
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Depth-weighted joint training of backbone and heads: ``L = sum_i i * L_i / sum_i i``."""
+        train_joint(model, data, bench, weights=depth_weights(model.exits), **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `fit` that are settings here."""
+        return {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
+
+
+class TextMethod(JointText, ExitMethod):
+    """A method that stops whole sentences at one of the exits."""
+
+    corpus: str
+    train_size: int
+
+    def load(self) -> Data:
+        """Token ids of sentences, with classes or values."""
+        return tasks.text(self.corpus, train=self.train_size)
