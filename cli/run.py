@@ -28,7 +28,7 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
 
 @eelit_command("eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee")
 @click.argument("method", type=MethodName(), metavar="METHOD")
-@click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all that is random.")
 @click.option(
     "--knob",
     "knobs",
@@ -118,13 +118,13 @@ def demand_cache() -> None:
 
 
 def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
-    """Refuse fractions where the method's own knobs are whole numbers: it would cut them off without a word."""
+    """Refuse fractions and negative numbers where the method's own knobs are counts: they would mean nothing."""
     from eelit.methods import registry
 
     method = registry.get(key)
     if all(isinstance(knob, int) for knob in method.knobs):
         for knob in knobs:
-            if not knob.is_integer():
+            if not knob.is_integer() or knob < 0:
                 known = ", ".join(map(str, method.knobs))
                 raise click.UsageError(f"{knob:g} is no {method.knob} of {key}; give a whole number such as {known}")
 

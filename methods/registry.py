@@ -120,13 +120,22 @@ def describe(key: str) -> MethodInfo:
 
 def described() -> tuple[list[MethodInfo], list[BrokenMethod]]:
     """Return what can be told of every method, and what is wrong with the others: one bad method hides none."""
-    found, broken = [], []
+    found, broken = [], [_shadowed(key) for key in sorted({*_own()} & {*_theirs()})]
     for key in keys():
         try:
             found.append(describe(key))
         except BrokenMethod as fault:
             broken.append(fault)
     return found, broken
+
+
+def _shadowed(key: str) -> BrokenMethod:
+    point = _theirs()[key]
+    package = point.dist.name if point.dist else "another package"
+    return BrokenMethod(
+        f"the method `{key}` that {package} offers as `{point.value}` is left out: eelit has one of its own under this "
+        "key; offer it under another"
+    )
 
 
 def _broken(key: str, error: Exception) -> BrokenMethod:

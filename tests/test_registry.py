@@ -78,6 +78,15 @@ def test_a_bad_method_of_another_package_hides_no_other(theirs):
     assert all("mend or remove another package" in line and "\n" not in line for line in said)
 
 
+def test_a_method_under_one_of_our_keys_is_left_out_and_told(monkeypatch):
+    point = EntryPoint("zhou2020pabee", "their_methods.other:Other", registry.GROUP)
+    monkeypatch.setattr(registry, "_theirs", lambda: {point.name: point})
+    found, (fault,) = registry.described()
+    assert [info.key for info in found] == registry.keys()
+    assert "`zhou2020pabee`" in str(fault)
+    assert "offer it under another" in str(fault)
+
+
 @pytest.mark.parametrize("key", ["smith2027module", "smith2027package", "smith2027torn", "smith2027angry"])
 def test_a_bad_method_says_why_when_it_is_asked_for(theirs, key):
     for ask in (registry.get, registry.describe):

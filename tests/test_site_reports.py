@@ -7,6 +7,7 @@ from html import unescape
 import pytest
 
 from eelit.catalog.sources import sources
+from eelit.methods import bench
 from eelit.methods.records import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
 from eelit.site.generator import markup, pages
 from eelit.site.generator.collection import gather
@@ -41,11 +42,18 @@ def result(**changes):
 
 
 def report(
-    status="passed", *, executed_now=True, finished=NOW, error=None, with_result=True, log="all went\n<b>well</b>"
+    found=None,
+    status="passed",
+    *,
+    executed_now=True,
+    finished=NOW,
+    error=None,
+    with_result=True,
+    log="all went\n<b>well</b>",
 ):
     return SmokeReport(
         key=KEY, status=status, executed_now=executed_now, finished=finished, seconds=4.2, prepared_seconds=3.0,
-        fingerprint="x", log=log, error=error, result=result() if with_result else None,
+        fingerprint="x", log=log, error=error, result=(found or result()) if with_result else None,
     )  # fmt: skip
 
 
@@ -64,14 +72,17 @@ LATE = SAME_BUILD + timedelta(minutes=1)
 EARLIER = NOW - timedelta(days=3)
 STATES = [
     ("passed-now", reports(report())),
-    ("failed-now", reports(report("failed", error="ValueError: <script>"))),
+    ("failed-now", reports(report(status="failed", error="ValueError: <script>"))),
     ("unchanged", reports(report(executed_now=False, finished=EARLIER))),
     ("earlier-passed", reports(report(), after=LATE)),
     ("earlier-passed", reports(report(executed_now=False, finished=EARLIER), after=LATE)),
     ("earlier-passed", reports(report(finished=EARLIER))),
     ("earlier-passed", reports(report(finished=EARLIER), keys=())),
-    ("earlier-failed", reports(report("failed", error="x"), after=LATE)),
-    ("not-run", reports(report("not-run", error="data unavailable: no source", with_result=False))),
+    ("earlier-passed", reports(report(result(code="0123456789abcdef")))),
+    ("earlier-passed", reports(report(result(code="0123456789abcdef"), executed_now=False, finished=EARLIER))),
+    ("passed-now", reports(report(result(code=bench.code(KEY))))),
+    ("earlier-failed", reports(report(status="failed", error="x"), after=LATE)),
+    ("not-run", reports(report(status="not-run", error="data unavailable: no source", with_result=False))),
     ("never-run", reports(None)),
     ("never-run", Reports({}, None, NOW)),
 ]
@@ -102,7 +113,7 @@ def test_page_of_a_method_that_passed_now():
 
 def test_page_of_a_method_that_failed_now():
     text, source = page_of(
-        reports(report("failed", error="ValueError: <script>", with_result=False, log="Traceback <i>"))
+        reports(report(status="failed", error="ValueError: <script>", with_result=False, log="Traceback <i>"))
     )
     for said in (
         "ran in this build: failed",
@@ -116,7 +127,7 @@ def test_page_of_a_method_that_failed_now():
 
 
 def test_page_of_a_method_without_data():
-    text, _ = page_of(reports(report("not-run", error="data unavailable: no source of x", with_result=False)))
+    text, _ = page_of(reports(report(status="not-run", error="data unavailable: no source of x", with_result=False)))
     assert "not run: data unavailable" in text
     assert "no source of x" in text
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from eelit.methods import bench
 from eelit.methods.records import SmokeReport, SmokeSession
 
 State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earlier-failed", "not-run", "never-run"]
@@ -72,15 +73,28 @@ class Reports:
             return Badge("never-run")
         result, session = report.result, self.session
         now = self.is_of_this_build and session is not None and report.finished >= session.started
+        is_present = _is_of_present_code(report)
         commit = result.commit if result else session.commit if session else None
         versions = result.versions if result else session.versions if session else {}
         return Badge(
-            _state(report, now=now and report.executed_now, fresh=now or self._confirmed(key)), report, commit, versions
+            _state(
+                report,
+                now=now and report.executed_now and is_present,
+                fresh=(now or self._confirmed(key)) and is_present,
+            ),
+            report,
+            commit,
+            versions,
         )
 
     def _confirmed(self, key: str) -> bool:
         """Whether the smoke test of this build looked at the method, even if it had no reason to run it again."""
         return self.is_of_this_build and self.session is not None and key in self.session.keys
+
+
+def _is_of_present_code(report: SmokeReport) -> bool:
+    """Whether the code has not changed since, as far as is known: a run that broke off names no code."""
+    return report.result is None or report.result.code in ("", bench.code(report.key))
 
 
 def _state(report: SmokeReport, *, now: bool, fresh: bool) -> State:
