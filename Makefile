@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup site serve test check format types wheel bench clean
+.PHONY: help setup site serve test check browser format types wheel bench clean
 .DEFAULT_GOAL := help
 
 help: ## what one can make
@@ -31,11 +31,14 @@ site: $(STAMP) ## build the catalogue, smoke-test every method on real data, bui
 serve: $(STAMP) ## build the site and look at it on http://127.0.0.1:8000
 	$(BIN)/eelit site serve
 
-test: types ## format, lint, types and tests
+test: types browser ## format, lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+browser: ## find or install the chromium that looks at the site in tests
+	@tests/install_chromium.sh
 
 check: test site ## all that CI checks
 

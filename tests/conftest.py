@@ -1,11 +1,15 @@
 """Shared by all tests: methods trained once per session in their tiny setting, and the catalogue to break or to ask."""
 
+import os
 import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 torch.set_num_threads(1)
 
@@ -65,3 +69,28 @@ def database(tmp_path_factory):
     path = tmp_path_factory.mktemp("database") / "catalogue.sqlite"
     build(path, sources())
     return path
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from eelit.site.generator.build import build
+
+folder = Path(sys.argv[1])
+build(smoke_reports=folder / "none", out=folder / "site")
+heavy = {name.partition(".")[0] for name in sys.modules} & {"torch", "transformers", "sklearn"}
+(folder / "heavy.txt").write_text(" ".join(heavy))
+"""
+
+
+@pytest.fixture(scope="session")
+def built_site(tmp_path_factory):
+    """Return the folder of the site, built once for all processes that run tests, without a smoke test; read only."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "heavy.txt").exists():
+            folder.mkdir(exist_ok=True)
+            done = subprocess.run([sys.executable, "-c", BUILD, folder], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    return folder / "site"

@@ -1,0 +1,49 @@
+"""How the tests find a browser, start it, and watch what a page does."""
+
+import os
+import shutil
+from http.server import SimpleHTTPRequestHandler
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+MISSING = "no chromium was found: run tests/install_chromium.sh, or set CHROMIUM to the path of one"
+WATCH = """addEventListener("securitypolicyviolation", (event) => console.error(
+  `policy breached: ${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`))"""
+
+
+def chromium():
+    """Return the path of a browser, or None."""
+    return os.environ.get("CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+def is_required():
+    """Return whether tests fail, and are not skipped, where there is no browser."""
+    return bool(os.environ.get("CI") or os.environ.get("EELIT_REQUIRE_BROWSER"))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serve files without a word."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *words):
+        """Say nothing."""
+
+
+class Guard:
+    """What one page does that it must not do; `base` is the address below which all that it loads must lie."""
+
+    def __init__(self, page, base):
+        self.faults, self.base = [], base
+        page.context.add_init_script(WATCH)
+        page.on("console", lambda said: said.type == "error" and self.faults.append(f"console: {said.text}"))
+        page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
+        page.on("request", self.look_at)
+
+    def look_at(self, request):
+        """Note a request that leaves the site."""
+        if not request.url.startswith((self.base, "data:", "blob:", "about:")):
+            self.faults.append(f"asks for {request.url}")
