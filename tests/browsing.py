@@ -37,13 +37,22 @@ class Guard:
     """What one page does that it must not do; `base` is the address below which all that it loads must lie."""
 
     def __init__(self, page, base):
-        self.faults, self.base = [], base
+        self.seen, self.base = {}, base
         page.context.add_init_script(WATCH)
-        page.on("console", lambda said: said.type == "error" and self.faults.append(f"console: {said.text}"))
-        page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
+        page.on("console", lambda said: said.type == "error" and self.note(f"console: {said.text}"))
+        page.on("pageerror", lambda error: self.note(f"exception: {error}"))
         page.on("request", self.look_at)
 
     def look_at(self, request):
         """Note a request that leaves the site."""
         if not request.url.startswith((self.base, "data:", "blob:", "about:")):
-            self.faults.append(f"asks for {request.url}")
+            self.note(f"asks for {request.url}")
+
+    def note(self, fault):
+        """Note a fault; one that comes again and again counts once."""
+        self.seen[fault[:240]] = None
+
+    @property
+    def faults(self):
+        """All faults so far."""
+        return list(self.seen)

@@ -17,6 +17,7 @@ from eelit.catalog.sources import checkout, sources
 from eelit.site.generator import pages, proofread
 from eelit.site.generator.collection import gather
 from eelit.site.generator.faults import SiteFault
+from eelit.site.generator.finish import finish
 from eelit.site.generator.reports import read_reports
 
 Progress = Callable[[str], None]
@@ -100,7 +101,7 @@ def _safe(root: Path, out: Path) -> Path:
 
 
 def run_builder(root: Path, docs: Path, site: Path) -> None:
-    """Run MkDocs strictly. Raises `SiteFault` with its warnings."""
+    """Run MkDocs strictly, and finish its pages. Raises `SiteFault` with its warnings."""
     os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")  # Material's notice about a release that we do not use
     from mkdocs.commands.build import build as build_pages
     from mkdocs.config import load_config
@@ -112,6 +113,7 @@ def run_builder(root: Path, docs: Path, site: Path) -> None:
         except MkDocsException as error:
             said = "; ".join(warnings) or str(error)
             raise SiteFault(f"MkDocs did not build the site: {said}") from error
+    finish(site)
 
 
 @contextmanager
