@@ -10,6 +10,7 @@ from pathlib import Path
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.bib.read import FIELDS
 from eelit.bib.record import Record
+from eelit.catalog.baselines import REFERENCES
 from eelit.catalog.load import Loaded, load
 from eelit.catalog.schema import FACETS, Entry, ExternalTarget, TaxonomyTerm
 from eelit.catalog.sources import Sources
@@ -19,6 +20,7 @@ DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 ACL = re.compile(r"[A-Z]\d\d-\d{4,5}|\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+")
 FIELDS_OF_RECORDS = (*FIELDS, "authors", "venue", "arxiv")  # as people call them in `unverified`
+EXTERNAL = "; name it as `external: {title, year, id}`"
 YEARS_AHEAD = 1  # preprints are cited before they appear, but seldom by more than a year
 
 
@@ -37,6 +39,7 @@ def check_loaded(loaded: Loaded) -> list[Problem]:
         _seed_lines,
         _unverified_fields,
         _relations,
+        _claims,
         _citations,
         _taxonomy,
         _narrower_with_broader,
@@ -149,8 +152,7 @@ def _unverified_fields(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _relations(loaded: Loaded) -> Iterator[Problem]:
-    known = loaded.known()
-    titles = {normalised(record.title): key for key, record in loaded.bibliography.records.items()}
+    known, titles = loaded.known(), _titles(loaded)
     for entry, located in _entries(loaded):
         for index, relation in enumerate(entry.relations):
             place = ("relations", index, "target")
@@ -160,8 +162,40 @@ def _relations(loaded: Loaded) -> Iterator[Problem]:
             elif relation.target == entry.key:
                 yield located.problem(place, f"`{entry.key}` is related to itself; mend the target")
             elif relation.target not in known:
-                hint = did_you_mean(relation.target, sorted(known)) or "; name it as `external: {title, year, id}`"
+                hint = did_you_mean(relation.target, sorted(known)) or EXTERNAL
                 yield located.problem(place, f"the relation leads to `{relation.target}`, which is unknown{hint}")
+
+
+def _titles(loaded: Loaded) -> dict[str, str]:
+    return {normalised(record.title): key for key, record in loaded.bibliography.records.items()}
+
+
+def _claims(loaded: Loaded) -> Iterator[Problem]:
+    """Claims are told once, name baselines that exist, and are tried only where there is a method to try them."""
+    known, titles, methods = loaded.known(), _titles(loaded), _methods(loaded)
+    for entry, located in _entries(loaded):
+        first: dict[str, int] = {}
+        for index, claim in enumerate(entry.claims):
+            other = first.setdefault(normalised(claim.says), index)
+            if other != index and entry.claims[other].over == claim.over:
+                yield located.problem(("claims", index), f"this claim is the same as `claims[{other}]`; keep one")
+            if claim.tried and entry.key not in methods:
+                message = f"`tried` is given, but methods/papers/{entry.key}.py does not exist; say why in `untried`"
+                yield located.problem(("claims", index, "tried"), message)
+            for position, baseline in enumerate(claim.over):
+                if fault := _fault_of_baseline(entry.key, baseline, known, titles):
+                    yield located.problem(("claims", index, "over", position), fault)
+
+
+def _fault_of_baseline(own: str, baseline: str | ExternalTarget, known: set[str], titles: dict[str, str]) -> str:
+    if isinstance(baseline, ExternalTarget):
+        key = titles.get(normalised(baseline.external.title))
+        return f"this external work is in the catalogue; write `{key}`" if key else ""
+    if baseline == own:
+        return f"`{own}` is claimed to be better than itself; write `own-variant` if a variant is meant"
+    if baseline in known or baseline in REFERENCES:
+        return ""
+    return f"the baseline `{baseline}` is unknown{did_you_mean(baseline, sorted(known)) or EXTERNAL}"
 
 
 def _citations(loaded: Loaded) -> Iterator[Problem]:
@@ -239,15 +273,25 @@ def _narrower_with_broader(loaded: Loaded) -> Iterator[Problem]:
                         yield Problem(str(located.path), line, message, "warning")
 
 
+def _methods(loaded: Loaded) -> set[str]:
+    """Return the keys of the works that have a method here."""
+    return {path.stem for path in loaded.sources.methods.glob("*.py") if not path.stem.startswith("_")}
+
+
 def _implementations(loaded: Loaded) -> Iterator[Problem]:
     """An entry speaks of eelit's own implementation exactly when there is one; those of others are not ours to list."""
-    files = {path.stem for path in loaded.sources.methods.glob("*.py") if not path.stem.startswith("_")}
+    files = _methods(loaded)
     for entry, located in _entries(loaded):
         if entry.implementation and entry.key not in files:
             message = f"`implementation` is given, but methods/papers/{entry.key}.py does not exist; remove the field"
             yield located.problem(("implementation",), message)
         if entry.key in files and not entry.implementation:
             message = f"methods/papers/{entry.key}.py exists; say in `implementation` how far it can be trusted"
+            yield located.problem((), message)
+        if entry.key in files and not entry.claims:
+            message = (
+                f"methods/papers/{entry.key}.py exists; say in `claims` what the paper claims to gain, and over what"
+            )
             yield located.problem((), message)
     for key in sorted(files - set(loaded.entries) - loaded.unreadable):
         path = loaded.sources.methods / f"{key}.py"

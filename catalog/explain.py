@@ -9,15 +9,21 @@ from pydantic import BaseModel, ValidationError
 
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.catalog import schema
+from eelit.catalog.baselines import REFERENCES
 from eelit.catalog.yaml_lines import Located, Place
 
 TARGET = "`target` is a key of the catalogue, or `external: {title, year, id}`"
+OVER = (
+    f"`over` lists keys of the catalogue, `external: {{title, year, id}}`, or what is not a work: "
+    f"{', '.join(REFERENCES)}"
+)
 # What the fields of nested parts are called, for did-you-mean; the entry's own fields come first.
 PARTS: dict[str, type[BaseModel]] = {
     "relations": schema.Relation,
     "external": schema.External,
     "cost": schema.Cost,
     "reported": schema.Reported,
+    "claims": schema.Claim,
     "code": schema.Code,
     "unverified": schema.Unverified,
     "errors": schema.SeedError,
@@ -31,8 +37,9 @@ def explain(located: Located, error: ValidationError, model: type[BaseModel], pr
     problems: dict[tuple[Place, str], Problem] = {}
     for fault in error.errors(include_url=False):
         place = prefix + _place_in_file(located, prefix, fault["loc"])
-        if "target" in fault["loc"] and "external" not in place[len(prefix) :]:
-            message = TARGET
+        union = {"target": TARGET, "over": OVER}.keys() & set(fault["loc"][:-1])
+        if union and "external" not in place[len(prefix) :]:
+            message = {"target": TARGET, "over": OVER}[union.pop()]
         else:
             message = "; ".join(_sentences(place, dict(fault), model))
         problems[place, message] = located.problem(place, message)

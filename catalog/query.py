@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eelit.bib.citations import Citation
     from eelit.bib.record import Record
 
-FORMAT = 1  # raised whenever the tables change; stored as SQLite's user_version
+FORMAT = 2  # raised whenever tables or entries change; stored as SQLite's user_version
 FACETS = ("placement", "training", "policy", "domain")
 COUNTED = (*FACETS, "role")
 WORK_FIELDS = (

@@ -27,6 +27,7 @@ RelationType = Literal[
 Evidence = Literal["url", "sheet", "unverified"]
 Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]
 Qualifier = Literal["exact", "about", "at-least", "at-most"]
+Reference = Literal["full-model", "static-exit", "own-variant", "full-training", "earlier-methods"]
 
 
 class Strict(BaseModel):
@@ -96,6 +97,30 @@ class Reported(Strict):
         return self
 
 
+class Claim(Strict):
+    """What the paper says it gains, over what, and the outcomes of eelit's own method that try it.
+
+    An outcome is named as results name it; without its variant (the part before the colon) all variants are meant.
+    """
+
+    says: Prose = Field(description="in our words, with the figure if the source gives one")
+    over: list[Reference | Key | ExternalTarget] = Field(min_length=1, description="the baselines of the claim")
+    source: Prose = Field(description="where the work says so")
+    tried: list[Prose] = Field(default=[], description="names of the outcomes that try it")
+    untried: Prose | None = Field(default=None, description="why nothing tries it here")
+
+    @model_validator(mode="after")
+    def _is_tried_or_says_why_not(self) -> Claim:
+        if bool(self.tried) == (self.untried is not None):
+            raise ValueError(
+                "a claim either names the outcomes that try it (`tried`) or says why none does (`untried`)"
+            )
+        for field, names in (("over", self.over), ("tried", self.tried)):
+            if any(name in names[:index] for index, name in enumerate(names)):
+                raise ValueError(f"`{field}` names something twice")
+        return self
+
+
 class Code(Strict):
     """A public implementation by others."""
 
@@ -151,6 +176,7 @@ class Entry(Strict):
     backbones: list[Prose] = []
     datasets: list[Prose] = []
     reported: list[Reported] = []
+    claims: list[Claim] = []
     relations: list[Relation] = []
     code: list[Code] = []
     sources: list[Prose] = Field(min_length=1)

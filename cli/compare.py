@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found
+from eelit.catalog.baselines import said
+from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
 from eelit.cli.main import RUN_FAILED, Failure
-from eelit.cli.table import bold, json_text, table
+from eelit.cli.table import bold, json_text, paragraph, table
 
 if TYPE_CHECKING:
+    from eelit.methods.bench import Stored
     from eelit.methods.records import Result
     from eelit.methods.track import Row, Spread, Verdict
+    from eelit.site.generator.claims import Trial
 
 
 @eelit_command("eelit compare pabee deebert", "eelit compare pabee deebert --track text --out comparison.svg")
@@ -45,26 +49,58 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
         for found in known.values()
         for curve in (found.results[0].curves if found.results else [])
     ]
-    judged = {key: track.verdicts(known[key].results, current=known[key].current) for key in keys if key not in missing}
+    trials = _trials({key: found for key, found in known.items() if found.results})
     if style == "json":
-        verdicts = {key: [asdict(verdict) for verdict in found] for key, found in judged.items()}
-        click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": verdicts}))
+        from eelit.site.generator.claims import as_json
+
+        claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
+        click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": claims}))
     elif rows:
-        click.echo(_report(rows, judged))
+        figures = table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))
+        click.echo("\n\n".join([figures, *_claims(trials)]))
     if not rows:
         nothing_found("none of these was measured")
     if out and rows:
         _draw([result for found in known.values() for result in found.results], out)
 
 
-def _report(rows: list[Row], judged: dict[str, list[Verdict]]) -> str:
-    claims = [
-        [key, _judged(v), f"{v.held} of {v.n} seeds", v.statement] for key, found in judged.items() for v in found
-    ]
-    figures = table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))
-    if not claims:
-        return figures
-    return f"{figures}\n\n{bold('CLAIMS OF THE PAPERS')}\n{table(['method', 'here', 'held with', 'claim'], claims)}"
+def _trials(known: dict[str, Stored]) -> dict[str, list[Trial]]:
+    """Return the claims of each method's paper beside what the seeds say; a method from outside may have no entry."""
+    from eelit.catalog.schema import Claim
+    from eelit.methods.track import verdicts
+    from eelit.site.generator.claims import beside
+
+    catalogue = open_catalogue()
+    entries = {key: catalogue.work(key).entry for key in set(catalogue.keys()).intersection(known)}
+    claims = {key: [Claim.model_validate(claim) for claim in entry["claims"]] for key, entry in entries.items()}
+    return {
+        key: beside(claims.get(key, []), verdicts(found.results, current=found.current)) for key, found in known.items()
+    }
+
+
+def _claims(trials: dict[str, list[Trial]]) -> Iterator[str]:
+    """Yield one section per method: each claim of the paper, and below it the outcomes that try it."""
+    for key, found in trials.items():
+        if found:
+            lines = [line for trial in found for line in _trial(trial)]
+            yield "\n".join([bold(f"WHAT THE PAPER CLAIMS, AND WHAT HOLDS HERE: {key}"), *lines])
+
+
+def _trial(trial: Trial) -> Iterator[str]:
+    yield paragraph(
+        said(trial.claim.model_dump()) if trial.claim else "What follows from it, though no claim names it:",
+        "  - ",
+        "    ",
+    )
+    for verdict in trial.verdicts:
+        yield paragraph(
+            f"{_judged(verdict)}: `{verdict.name}`. {verdict.statement} {verdict.reason}".rstrip(), "      "
+        )
+        yield paragraph(f"measured, seed by seed: {'; '.join(verdict.measured)}", "        ")
+    for name in trial.waiting:
+        yield paragraph(f"not measured: `{name}`", "      ")
+    if trial.claim and trial.claim.untried:
+        yield paragraph(f"not tried here: {trial.claim.untried}", "      ")
 
 
 def _figures(rows: list[Row]) -> list[list[str]]:
@@ -99,7 +135,8 @@ def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    return verdict.judgement + ("" if verdict.current else " (stale)")
+    seeds = "seed" if verdict.n == 1 else "seeds"
+    return f"{verdict.judgement}, held with {verdict.held} of {verdict.n} {seeds}{'' if verdict.current else ', stale'}"
 
 
 def _draw(results: list[Result], out: Path) -> None:

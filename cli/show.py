@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eelit.bib.citations import Citation
+from eelit.catalog.baselines import said
 from eelit.catalog.query import FACETS, Catalogue, Relation, Work
 from eelit.cli.command import WorkName, eelit_command, format_option, open_catalogue
 from eelit.cli.table import bold, json_text, paragraph
@@ -60,6 +61,7 @@ def _sections(work: Work, catalogue: Catalogue) -> Iterator[str]:
     yield _prose("BACKBONES", ", ".join(entry["backbones"]))
     yield _prose("DATA SETS", ", ".join(entry["datasets"]))
     yield _reported(entry["reported"])
+    yield _list("WHAT IT CLAIMS TO GAIN", [_claim(item) for item in entry["claims"]])
     yield _edges("CITES (IN THE COLLECTION)", [edge.cited for edge in work.cites if edge.is_citation])
     yield _edges("CITED BY (IN THE COLLECTION)", [edge.citing for edge in work.cited_by if edge.is_citation])
     yield _comparisons([*work.cites, *work.cited_by])
@@ -127,6 +129,11 @@ def _reported(results: list[dict[str, Any]]) -> str:
         numbers = ", ".join(part for part in said if part)
         lines.append(f"{item['dataset']}: {numbers}; {item['setting']} (source: {item['source']})")
     return _list("REPORTED RESULTS (NOT MEASURED HERE)", lines)
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    tried = " and ".join(f"`{name}`" for name in claim["tried"])
+    return f"{said(claim)} " + (f"Tried here as {tried}." if tried else f"Not tried here: {claim['untried']}.")
 
 
 def _number(item: dict[str, Any]) -> str:

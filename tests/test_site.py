@@ -218,6 +218,10 @@ def hostile_site(tmp_path_factory):
             "reported": [
                 {"value": 1.5, "unit": HOSTILE} | dict.fromkeys(("dataset", "metric", "setting", "source"), HOSTILE)
             ],
+            "claims": [
+                {"says": HOSTILE, "source": HOSTILE, "untried": HOSTILE}
+                | {"over": ["full-model", {"external": {"title": HOSTILE, "id": "javascript:alert(1)"}}]}
+            ],
             "relations": [
                 {
                     "type": "builds-on",
@@ -251,7 +255,7 @@ def hostile_site(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("page", "times"),
-    [("papers/evil2020x.html", 20), ("papers/index.html", 2), ("taxonomy/policy.html", 4), ("guide/errata.html", 2)],
+    [("papers/evil2020x.html", 24), ("papers/index.html", 2), ("taxonomy/policy.html", 4), ("guide/errata.html", 2)],
 )
 def test_hostile_text_is_only_text(hostile_site, page, times):
     found = read(hostile_site, page)

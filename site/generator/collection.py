@@ -21,6 +21,7 @@ from eelit.methods.data import manifest
 from eelit.methods.records import SmokeReport
 from eelit.methods.registry import MethodInfo
 from eelit.methods.track import Verdict
+from eelit.site.generator.claims import Trial, beside
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import Badge, Reports
 
@@ -158,6 +159,23 @@ class Collection:
     def verdicts(self, key: str) -> list[Verdict]:
         """Return how the claims of a method's paper fared on the tracks, over all seeds."""
         return [verdict for board in self.boards.values() for verdict in board.verdicts.get(key, [])]
+
+    def trials(self, key: str, board: bench.Board | None = None) -> list[Trial]:
+        """Return the claims of a method's paper beside how they fared, on one board or on all."""
+        work = self.works.get(key)
+        judged = board.verdicts.get(key, []) if board else self.verdicts(key)
+        return beside(work.entry.claims if work else [], judged)
+
+    def on_board(self, board: bench.Board) -> list[tuple[str, list[Trial], str]]:
+        """Return the trials of all methods of a track, measured ones first, with what is to say of missing results."""
+        keys = [*board.verdicts, *board.unmeasured]
+        return [(key, trials, self.waiting(key)) for key in keys if (trials := self.trials(key, board))]
+
+    def waiting(self, key: str) -> str:
+        """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
+        if any(key in board.unmeasured or key in board.verdicts for board in self.boards.values()):
+            return "not measured yet on the track"
+        return "tried by every run of the method, but judged by none: it is on no track"
 
     @property
     def passed(self) -> list[str]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from eelit.bib.exports import to_bibtex
 from eelit.bib.record import Record
+from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
@@ -47,6 +48,7 @@ def environment() -> Environment:
     )
     filters: dict[str, Callable[..., Any]] = {
         "amount": markup.amount,
+        "baseline": words,
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
         "best_speed_up": best_speed_up,
         "day": day,
