@@ -48,17 +48,13 @@ def to_ris(records: Iterable[Record]) -> str:
 def _ris_record(record: Record) -> str:
     first, _, last = record.pages.partition("–")
     tags = [("TY", RIS_TYPES[record.type]), ("ID", record.key), ("TI", record.title)]
-    tags += [("AU", _ris_name(person.family, person.given, person.suffix)) for person in record.authors]
+    tags += [("AU", person.inverted) for person in record.authors]
     tags += [("PY", str(record.year)), ("T2", record.venue), ("VL", record.volume), ("IS", record.number)]
     tags += [("SP", first), ("EP", last), ("C7", record.articleno), ("PB", record.publisher), ("DO", record.doi)]
     tags += [("AN", f"arXiv:{record.arxiv}" if record.arxiv else "")]
     tags += [("UR", address) for _, address in record.links()[:1]]
     lines = [f"{tag}  - {value}" for tag, value in tags if value]
     return "\r\n".join([*lines, "ER  - ", ""])
-
-
-def _ris_name(family: str, given: str, suffix: str) -> str:
-    return ", ".join(part for part in (family, given, suffix) if part)
 
 
 def to_csl(records: Iterable[Record]) -> list[dict[str, Any]]:

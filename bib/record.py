@@ -17,6 +17,11 @@ class Person:
     def __str__(self) -> str:
         return " ".join(part for part in (self.given, self.family, self.suffix) if part)
 
+    @property
+    def inverted(self) -> str:
+        """The name as lists sort it: `Zhou, Wangchunshu`."""
+        return ", ".join(part for part in (self.family, self.given, self.suffix) if part)
+
 
 @dataclass(frozen=True)
 class Record:

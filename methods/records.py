@@ -153,6 +153,22 @@ class SmokeReport(Typed):
     result: Result | None = None
 
 
+class SmokeChange(Typed):
+    """A method began to pass or to fail its smoke test."""
+
+    key: str
+    status: Literal["passed", "failed"]
+    before: Literal["passed", "failed"] | None = Field(description="None: the first run that this machine knows")
+    finished: datetime
+    error: str | None = None
+
+
+class SmokeHistory(Typed):
+    """The changes that this machine saw, the oldest first."""
+
+    changes: list[SmokeChange] = []
+
+
 class SmokeSession(Typed):
     """One call of the smoke test over several methods."""
 

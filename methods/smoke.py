@@ -23,10 +23,12 @@ from typing import Literal
 from eelit.methods import registry
 from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
-from eelit.methods.records import SmokeReport, SmokeSession
+from eelit.methods.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
 from eelit.methods.workers import Backend, spread
 
 Report = Callable[[SmokeReport], None]
+CHANGES = 200
+"""Most changes from passing to failing and back that are remembered, the newest."""
 SECONDS = 20.0
 """What a smoke test should take at most after its preparation. On a busy machine it takes longer, which is no fault of
 the method's, so a longer one is told in its log and does not fail."""
@@ -193,6 +195,25 @@ def _remembered(key: str, mark: str) -> SmokeReport | None:
 
 def _remember(found: SmokeReport) -> None:
     write(_memory(found.key), found.model_dump_json(indent=1))
+    known = history().changes
+    before = next((change.status for change in reversed(known) if change.key == found.key), None)
+    if found.status != "not-run" and found.status != before:
+        change = SmokeChange(
+            key=found.key, status=found.status, before=before, finished=found.finished, error=found.error
+        )
+        write(_history(), SmokeHistory(changes=[*known, change][-CHANGES:]).model_dump_json(indent=1))
+
+
+def _history() -> Path:
+    return cache_root() / "smoke" / "changes" / "history.json"
+
+
+def history() -> SmokeHistory:
+    """Return which methods began to pass or to fail on this machine; nothing if that cannot be read."""
+    try:
+        return SmokeHistory.model_validate_json(_history().read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # never run, or written by another version
+        return SmokeHistory()
 
 
 def write(path: Path, text: str) -> None:
@@ -205,10 +226,11 @@ def write(path: Path, text: str) -> None:
 
 
 def save(session: SmokeSession, reports: Sequence[SmokeReport], out: Path) -> None:
-    """Write ``session.json`` and one ``KEY.json`` per method into ``out``, where the site looks for them."""
+    """Write ``session.json``, ``history.json`` and one ``KEY.json`` per method into ``out``, where the site looks."""
     for found in reports:
         write(out / f"{found.key}.json", found.model_dump_json(indent=1))
     write(out / "session.json", session.model_dump_json(indent=1))
+    write(out / "history.json", history().model_dump_json(indent=1))
 
 
 def _now() -> datetime:

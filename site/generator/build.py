@@ -14,11 +14,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from eelit.catalog.sources import checkout, sources
-from eelit.site.generator import pages, proofread
+from eelit.site.generator import machines, pages, proofread
 from eelit.site.generator.collection import gather
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.finish import finish
 from eelit.site.generator.reports import read_reports
+from eelit.site.generator.snapshot import snapshot
 
 Progress = Callable[[str], None]
 MARK = Path("assets", "eelit.css")  # a folder that holds it was written by us and may be emptied
@@ -42,10 +43,12 @@ def build(*, smoke_reports: Path | None = None, out: Path | None = None, progres
     for message in unreadable:
         progress(message)
     collection = gather(sources(), reports)
+    collection.snapshot = snapshot(root)
     with _docs(root, is_default=out is None) as docs:
         count = pages.write(collection, docs, root)
         progress(f"{count} pages written in {time.perf_counter() - start:.1f} s")
         run_builder(root, docs, site)
+    machines.write(collection, site)
     faults = proofread.faults(site)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

@@ -24,6 +24,7 @@ from eelit.methods.track import Verdict
 from eelit.site.generator.claims import Trial, beside
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import Badge, Reports
+from eelit.site.generator.snapshot import Snapshot
 
 RELATION_TITLES = {
     "builds-on": ("Builds on", "Built upon by"),
@@ -136,6 +137,7 @@ class Collection:
     boards: dict[str, bench.Board] = field(
         default_factory=lambda: {name: bench.Board([], [], {}) for name in bench.TRACKS}
     )
+    snapshot: Snapshot = field(default_factory=Snapshot)  # of which state of a checkout; the default: of none
 
     @cached_property
     def roles(self) -> dict[str, TaxonomyTerm]:

@@ -28,7 +28,13 @@ OPERATORS = {"<=": "≤", ">=": "≥", "*": "·"}
 FULL_LINE = 106  # a docstring's line that had room for the next word, in this width, was ended on purpose
 EQUATION = re.compile(r"^\S{1,30}(?:\s[-+*/|·]\s\S{1,24})*\s(?:=|<|>|≤|≥|<=|>=)\s\S")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 QUALIFIERS = {"exact": "", "about": "≈ ", "at-least": "≥ ", "at-most": "≤ "}
+
+
+def printable(text: str) -> str:
+    """Return text without the control characters that XML and YAML forbid."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def heading(text: str) -> Markup:
@@ -38,7 +44,7 @@ def heading(text: str) -> Markup:
 
 def front(text: str) -> Markup:
     """Return text for front matter, which Material puts into HTML unescaped: escaped once, then quoted for YAML."""
-    return Markup(json.dumps(str(escape(" ".join(text.split()))), ensure_ascii=False))
+    return Markup(json.dumps(str(escape(printable(" ".join(text.split())))), ensure_ascii=False))
 
 
 def fence(code: str, language: str) -> Markup:

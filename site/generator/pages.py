@@ -17,13 +17,14 @@ from markupsafe import Markup
 from eelit.bib.exports import to_bibtex
 from eelit.bib.record import Record
 from eelit.catalog.baselines import words
+from eelit.bib.tags import coins
 from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.records import Result
 from eelit.methods.track import Row
+from eelit.site.generator import api, curve, head, markup, network
 from eelit.site.generator import board as pictures
-from eelit.site.generator import curve, markup, network
 from eelit.site.generator.collection import Collection, Method, Work
 from eelit.site.generator.commands import commands
 
@@ -51,6 +52,7 @@ def environment() -> Environment:
         "baseline": words,
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
         "best_speed_up": best_speed_up,
+        "coins": coins,
         "day": day,
         "docstring": markup.docstring,
         "draw": curve.draw,
@@ -125,22 +127,26 @@ def generated(collection: Collection) -> Iterator[Page]:
         common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS}
         return env.get_template(template).render(**common, **values)
 
-    yield "index.md", render("home.md.j2", picture=_picture())
+    yield "index.md", render("home.md.j2", picture=_picture(), head=head.home(collection))
     yield "methods/index.md", render("methods.md.j2")
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
-        text = render("track.md.j2", name=name, track=bench.TRACKS[name], board=board, groups=groups(board))
-        yield f"tracks/{name}.md", text
+        values = {"track": bench.TRACKS[name], "board": board, "groups": groups(board)}
+        yield f"tracks/{name}.md", render("track.md.j2", name=name, head=head.track(collection, name), **values)
     yield "papers/index.md", render("papers.md.j2", **_table(collection))
     for key, work in collection.works.items():
         yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work))
     yield "taxonomy/index.md", render("taxonomy.md.j2")
     for facet in FACETS:
-        yield f"taxonomy/{facet}.md", render("facet.md.j2", facet=facet)
+        yield (
+            f"taxonomy/{facet}.md",
+            render("facet.md.j2", facet=facet, head=head.facet(collection, facet, FACET_SAYS[facet])),
+        )
     yield "graph.md", render("graph.md.j2", **_graph(collection))
     yield from network.downloads(collection.graph).items()
     yield "guide/commands.md", render("commands.md.j2", commands=commands())
+    yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
     yield "guide/data.md", render("data.md.j2", **_data(collection))
     yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
 
@@ -152,7 +158,12 @@ def _picture() -> Markup:
 
 
 def _paper(collection: Collection, work: Work) -> dict[str, Any]:
-    return {"work": work, "method": collection.methods.get(work.key), "bibtex": to_bibtex([work.record])}
+    return {
+        "work": work,
+        "method": collection.methods.get(work.key),
+        "bibtex": to_bibtex([work.record]),
+        "head": head.paper(collection, work),
+    }
 
 
 def _method(collection: Collection, method: Method) -> dict[str, Any]:
@@ -162,6 +173,7 @@ def _method(collection: Collection, method: Method) -> dict[str, Any]:
         "result": method.report.result if method.report else None,
         "source": markup.fence(method.info.source, "python"),
         "file": method.info.path.name,
+        "head": head.method(collection, method),
     }
 
 

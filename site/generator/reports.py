@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from eelit.methods import bench
-from eelit.methods.records import SmokeReport, SmokeSession
+from eelit.methods.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
 
 State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earlier-failed", "not-run", "never-run"]
 SAME_BUILD = timedelta(minutes=30)
@@ -60,6 +60,7 @@ class Reports:
     by_key: dict[str, SmokeReport]
     session: SmokeSession | None
     built: datetime
+    changes: tuple[SmokeChange, ...] = ()  # methods that began to pass or to fail, the oldest first
 
     @property
     def is_of_this_build(self) -> bool:
@@ -112,15 +113,18 @@ def read_reports(folder: Path | None, built: datetime | None = None) -> tuple[Re
     moment = built or datetime.now(UTC)
     reports: dict[str, SmokeReport] = {}
     unreadable: list[str] = []
-    session = None
+    session: SmokeSession | None = None
+    changes: tuple[SmokeChange, ...] = ()
     for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else []:
         try:
             text = path.read_text(encoding="utf-8")
             if path.stem == "session":
                 session = SmokeSession.model_validate_json(text)
+            elif path.stem == "history":
+                changes = tuple(SmokeHistory.model_validate_json(text).changes)
             else:
                 report = SmokeReport.model_validate_json(text)
                 reports[report.key] = report
         except (OSError, ValidationError):
             unreadable.append(f"{path} is not a smoke report of this version and was left out; run `eelit smoke` again")
-    return Reports(reports, session, moment), unreadable
+    return Reports(reports, session, moment, changes), unreadable

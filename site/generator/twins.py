@@ -1,0 +1,121 @@
+"""The pages in plain Markdown for those who read no HTML, and ``llms.txt``, which lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from eelit.bib.exports import to_bibtex
+from eelit.catalog.schema import FACETS
+from eelit.site.generator.collection import Collection, Edge, Method, Work
+from eelit.site.generator.markup import amount, fence
+
+SIGNS = re.compile(r"([\\`*_{}\[\]<>#|])")
+"""Signs that could mean something to Markdown."""
+
+
+def plain(text: str) -> str:
+    """Return text as one line of Markdown that means nothing but itself."""
+    return SIGNS.sub(r"\\\1", " ".join(text.split()))
+
+
+def paper(collection: Collection, work: Work) -> str:
+    """Return the twin of a work's page."""
+    entry, record = work.entry, work.record
+    lines = [f"# {plain(record.title)}", "", plain(", ".join(map(str, record.authors))), ""]
+    lines += [f"- Year: {record.year}", *([f"- Venue: {plain(record.venue)}"] if record.venue else [])]
+    lines += [f"- Short name: {plain(entry.short_name)}", f"- Key: `{work.key}`", f"- Role: {entry.role}"]
+    lines += [
+        f"- {facet.capitalize()}: {', '.join(getattr(entry, facet))}" for facet in FACETS if getattr(entry, facet)
+    ]
+    lines += [f"- {label}: <{address}>" for label, address in record.links()]
+    if work.key in collection.methods:
+        lines.append(f"- Runs in eelit: `eelit run {work.key}` ([method](../methods/{work.key}.md))")
+    if entry.reconstructed:
+        lines += ["", "Only title or abstract could be read: what is said of the method is a reconstruction."]
+    for title, text in (
+        ("Idea", entry.idea),
+        ("Exit rule", entry.exit_rule),
+        ("Skipped", entry.skipped),
+        ("Note", entry.note),
+    ):
+        if text:
+            lines += ["", f"## {title}", "", plain(text)]
+    lines += _section("Reported results (by the named source, not measured here)", _reported(work))
+    for verified, title in ((True, "Relations"), (False, "Relations, recalled, not verified")):
+        found = [edge for edges in work.relations(verified=verified).values() for edge in edges]
+        lines += _section(title, (_relation(collection, edge) for edge in found))
+    lines += _section("Sources", map(plain, entry.sources))
+    lines += _section("Unverified", (f"{item.field}: {plain(item.note)}" for item in entry.unverified))
+    return "\n".join([*lines, "", "## BibTeX", "", fence(to_bibtex([record]), "bibtex"), ""])
+
+
+def _section(title: str, items: Iterable[str]) -> list[str]:
+    listed = [f"- {item}" for item in items]
+    return ["", f"## {title}", "", *listed] if listed else []
+
+
+def _reported(work: Work) -> Iterator[str]:
+    for row in work.entry.reported:
+        said = [plain(row.dataset), plain(row.metric)]
+        if row.value is not None and row.unit:
+            said.append(amount(row.value, row.unit, row.qualifier, signed=row.unit == "points"))
+            said += [f"full model {amount(row.baseline, row.unit)}"] if row.baseline is not None else []
+        if row.cost:
+            said.append(f"{row.cost.metric} {amount(row.cost.value, row.cost.unit, row.cost.qualifier)}")
+        yield "; ".join([*said, plain(row.setting), f"source: {plain(row.source)}"])
+
+
+def _relation(collection: Collection, edge: Edge) -> str:
+    if edge.other:
+        name = collection.works[edge.other].entry.short_name if edge.other in collection.works else edge.other
+        other = f"[{plain(name)}]({edge.other}.md)"
+    else:
+        target = edge.relation.target
+        other = plain(target if isinstance(target, str) else target.external.title)
+    return f"{edge.title}: {other}" + (f" ({plain(edge.relation.note)})" if edge.relation.note else "")
+
+
+def method(collection: Collection, method: Method) -> str:
+    """Return the twin of a method's page: its docstring, how its smoke test stands, settings, source."""
+    info, work = method.info, collection.works.get(method.key)
+    lines = [f"# {plain(info.title)}", "", f"- Key: `{info.key}`", f"- Run: `eelit run {info.key}`"]
+    lines += [f"- Paper: [{plain(work.record.title)}](../papers/{info.key}.md)"] if work else []
+    if work and work.entry.implementation:
+        said = work.entry.implementation
+        lines.append(f"- Fidelity: {said.fidelity} ({plain(said.reason)})")
+    lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data)}"]
+    for title, text in info.sections.items():
+        lines += ["", f"## {plain(title)}", "", fence(text, "text")]
+    settings = (f"`{s.name}: {s.type} = {s.default}`: {plain(s.meaning)}" for s in info.settings)
+    lines += _section("Settings", settings)
+    return "\n".join([*lines, "", "## Source", "", fence(info.source, "python"), ""])
+
+
+def llms(collection: Collection) -> str:
+    """Return ``llms.txt``: what the site is, and where the twins are."""
+    lines = [
+        "# eelit",
+        "",
+        "> The early-exit literature, runnable: a typed catalogue of papers on early-exit (adaptive-depth) neural "
+        "networks with implementations that train and run on real data, a citation graph and measured trade-offs.",
+        "",
+        "Every fact has a source or is marked as unverified; what papers report stands apart from what eelit measured.",
+        "",
+        "## Data",
+        "",
+        "- [Index](api/v1/index.json): all works and methods as JSON; schemas lie in api/v1/schema/",
+        "- [Bibliography](bibliography.bib): also as bibliography.ris and bibliography.json (CSL)",
+        "- [Taxonomy](api/v1/terms.json): facets and terms with definitions",
+        *(f"- [Leaderboard, {name}](api/v1/tracks/{name}.json): measured results" for name in collection.boards),
+        "",
+        "## Methods",
+        "",
+    ]
+    lines += [f"- [{plain(m.info.title)}](methods/{key}.md)" for key, m in collection.methods.items()]
+    lines += ["", "## Papers", ""]
+    for key, work in collection.works.items():
+        lines.append(
+            f"- [{plain(work.entry.short_name)}](papers/{key}.md): {plain(work.record.title)}, {work.record.year}"
+        )
+    return "\n".join([*lines, ""])
