@@ -27,8 +27,8 @@ def write(collection: Collection, site: Path) -> int:
         target.write_text(text, encoding="utf-8", newline="")  # RIS has line ends of its own
         count += 1
     if not collection.snapshot.address:
-        for path in site.glob("sitemap.xml*"):
-            path.unlink()
+        for leftover in site.glob("sitemap.xml*"):
+            leftover.unlink()
     return count
 
 
