@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from eelit.bib.exports import to_bibtex
 from eelit.bib.record import Record
-from eelit.catalog.baselines import words
 from eelit.bib.tags import coins
+from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest

@@ -19,7 +19,7 @@ META = '<meta http-equiv="Content-Security-Policy" content="{}">'
 SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
 TYPE = re.compile(r"\btype=[\"']?([^\"'\s>]+)", re.IGNORECASE)
 EXECUTED = {"", "module", "text/javascript", "application/javascript"}
-OWN_PLACE = re.compile(r'new URL\("[./]*",')  # the theme's first script says how deep in the site its page lies
+OWN_PLACE = re.compile(r'new URL\("[^"]*",')  # the theme's first script says how deep in the site its page lies
 DIRECTIVES = (
     "default-src 'none'; script-src {}; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
     "worker-src 'self'; base-uri 'none'; form-action 'none'"
