@@ -142,7 +142,7 @@ class Row:
     training_seconds: Spread | None
     efficiency: dict[int, Spread | None]  # batch size → efficiency in seconds at the knob nearest to half of the cost
     points: list[tuple[float, float]]  # of each knob, mean over seeds: share of the full cost, quality on test data
-    static: list[tuple[float, float]]  # the same of the exits as fixed depths
+    baselines: dict[str, list[tuple[float, float]]]  # the same of the rules that it has to face
     calibration: list[Spread | None]  # expected calibration error of each exit
     exits: list[float]  # share of test samples that leave at each exit, at the knob nearest to half of the cost
 
@@ -179,7 +179,9 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         training_seconds=Spread.of(result.training_seconds for result in results),
         efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in (1, 32)},
         points=_means([curve.test for curve in curves]),
-        static=_means([b.test for curve in curves for b in curve.baselines if b.name == "static exit"]),
+        baselines={
+            name: _means([b.test for curve in curves for b in curve.baselines if b.name == name]) for name in baselines
+        },
         calibration=[
             Spread.of(facts.calibration_error for facts in at_exit)
             for at_exit in zip(*(curve.each_exit for curve in curves), strict=True)

@@ -1,28 +1,36 @@
-"""All curves of a leaderboard in one picture: mean quality over seeds against the share of the full model's cost."""
+"""Several curves in one picture: quality against the share of the full model's cost, as static SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from markupsafe import Markup
 
+from eelit.methods.bench import Board
 from eelit.methods.track import Row
 from eelit.site.generator.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes
+from eelit.site.generator.plots import Line
 
 KINDS = 12
 """Looks of lines that the style sheet knows (`ee-line-0` …)."""
 
 
-def draw(rows: Sequence[Row], name: str) -> Markup:
-    """Return the rows' curves as an SVG element; `name` makes its ids unique on the page."""
-    qualities = [quality for row in rows for share, quality in row.points]
+def groups(board: Board) -> list[list[Row]]:
+    """Return the rows of a leaderboard that can be compared with each other, together."""
+    return [list(rows) for _, rows in groupby(board.rows, key=lambda row: row.group)]
+
+
+def draw(lines: Sequence[Line], quality: str, name: str) -> Markup:
+    """Return the lines as an SVG element; `name` makes its ids unique on the page."""
+    qualities = [reached for line in lines for _, reached, _ in line.points]
     low, high = min(qualities), max(qualities)
     room = (high - low) * 0.08 or 0.05
-    dearest = max(share for row in rows for share, _ in row.points)
+    dearest = max(share for line in lines for share, _, _ in line.points)
     x = Scale(0.0, max(1.0, dearest) * 1.02, LEFT, WIDTH - RIGHT)
     y = Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
-    lines = Markup("").join(_line(row, i, x, y) for i, row in enumerate(rows))
-    title = f"{rows[0].quality} against cost, mean over seeds; the table below has the figures"
+    drawn = Markup("").join(_line(line, i, x, y) for i, line in enumerate(lines))
+    title = f"{quality} against cost: {', '.join(line.name for line in lines)}; the table below has the figures"
     return Markup(
         '<svg class="ee-curve ee-board" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title">'
         '<title id="{}-title">{}</title>{}{}</svg>'
@@ -32,15 +40,13 @@ def draw(rows: Sequence[Row], name: str) -> Markup:
         name,
         name,
         title,
-        Markup("").join(axes(x, y, "mean cost, share of the full model's", rows[0].quality)),
-        lines,
+        Markup("").join(axes(x, y, "mean cost, share of the full model's", quality)),
+        drawn,
     )
 
 
-def _line(row: Row, number: int, x: Scale, y: Scale) -> Markup:
-    places = [(x(share), y(quality)) for share, quality in row.points]
-    path = "L".join(f"{across} {up}" for across, up in places)
-    told = f"{row.key} {row.variant}".strip()
-    return Markup('<path class="ee-line ee-line-{}" d="M{}"><title>{}</title></path>').format(
-        number % KINDS, path, told
+def _line(line: Line, number: int, x: Scale, y: Scale) -> Markup:
+    path = "L".join(f"{x(share)} {y(quality)}" for share, quality, _ in line.points)
+    return Markup('<path class="ee-line ee-line-{}{}" d="M{}"><title>{}</title></path>').format(
+        number % KINDS, " ee-line--rival" if line.kind == "baseline" else "", path, line.name
     )

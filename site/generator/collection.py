@@ -13,7 +13,7 @@ from eelit.bib.graph import Edge as GraphEdge
 from eelit.bib.graph import Graph, Node, citation_edges
 from eelit.bib.record import Record
 from eelit.catalog.check import broader_terms
-from eelit.catalog.load import load
+from eelit.catalog.load import Loaded, load
 from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
 from eelit.catalog.sources import Sources
 from eelit.methods import bench, registry
@@ -58,6 +58,17 @@ class Edge:
         return self.relation.evidence != "unverified"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a statement stands in the sources."""
+
+    path: str  # below the checkout
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
 @dataclass
 class Work:
     """One work: what the bibliography and the catalogue say of it, and its edges."""
@@ -67,6 +78,7 @@ class Work:
     cites: list[Citation] = field(default_factory=list)
     cited_by: list[Citation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
+    places: dict[str, Place] = field(default_factory=dict)  # field of entry or record → where it stands
 
     @property
     def key(self) -> str:
@@ -158,6 +170,10 @@ class Collection:
         ]
         return Graph(nodes, [*citation_edges(self.citations), *related])
 
+    def name(self, key: str) -> str:
+        """Return the short name of a work, or its key if the catalogue does not have it."""
+        return self.works[key].entry.short_name if key in self.works else key
+
     def verdicts(self, key: str) -> list[Verdict]:
         """Return how the claims of a method's paper fared on the tracks, over all seeds."""
         return [verdict for board in self.boards.values() for verdict in board.verdicts.get(key, [])]
@@ -204,10 +220,23 @@ def gather(sources: Sources, reports: Reports) -> Collection:
         raise SiteFault(f"the site was not built: {min(loaded.problems)}{rest}; `eelit check` lists all problems")
     pairs = [(entry, loaded.bibliography.records[key]) for key, entry in loaded.entries.items()]
     collection = assemble(loaded.taxonomy, pairs, loaded.citations.edges, methods(reports), reports)
+    for key, work in collection.works.items():
+        work.places = dict(_places(loaded, key))
     collection.boards = {name: bench.board(name) for name in bench.TRACKS}
     for path in (path for board in collection.boards.values() for path in board.unreadable):
         print(f"eelit: {path} is left out: no result of this version of eelit", file=sys.stderr)
     return collection
+
+
+def _places(loaded: Loaded, key: str) -> Iterator[tuple[str, Place]]:
+    """Yield where each field of a record and of an entry stands."""
+    record, file = loaded.bibliography, loaded.files[key]
+    for name in ("title", "author", "year", "booktitle", "journal", "doi", "eprint"):
+        if (key, name) in record.lines:
+            yield name, Place("bib/early-exit.bib", record.line(key, name))
+    for name in Entry.model_fields:
+        if (name,) in file.lines:
+            yield name, Place(f"catalog/entries/{key}.yaml", file.line(name))
 
 
 def methods(reports: Reports) -> dict[str, Method]:

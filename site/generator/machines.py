@@ -16,19 +16,13 @@ File = tuple[str, str]
 
 
 def write(collection: Collection, site: Path) -> int:
-    """Write every file into the built site; return how many there are.
-
-    The builder's site map stays only if the site's address is known: addresses in it must be whole.
-    """
+    """Write every file into the built site; return how many there are."""
     count = 0
     for path, text in files(collection):
         target = site / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8", newline="")  # RIS has line ends of its own
         count += 1
-    if not collection.snapshot.address:
-        for leftover in site.glob("sitemap.xml*"):
-            leftover.unlink()
     return count
 
 

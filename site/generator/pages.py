@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from eelit.bib.exports import to_bibtex
+from eelit.bib.exports import EXPORTS
 from eelit.bib.record import Record
 from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
@@ -22,11 +21,11 @@ from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.records import Result
-from eelit.methods.track import Row
-from eelit.site.generator import api, curve, head, markup, network
+from eelit.site.generator import api, compared, curve, head, markup, network, plots
 from eelit.site.generator import board as pictures
-from eelit.site.generator.collection import Collection, Method, Work
+from eelit.site.generator.collection import Collection, Method, Place, Work
 from eelit.site.generator.commands import commands
+from eelit.site.generator.similar import Similar, Similarity
 
 DESCRIPTION_LENGTH = 180
 FACET_SAYS = {
@@ -56,7 +55,9 @@ def environment() -> Environment:
         "day": day,
         "docstring": markup.docstring,
         "draw": curve.draw,
-        "draw_board": pictures.draw,
+        "draw_lines": pictures.draw,
+        "data_block": plots.data_block,
+        "line_spec": plots.spec,
         "formula": markup.formula,
         "front": markup.front,
         "heading": markup.heading,
@@ -80,11 +81,6 @@ def environment() -> Environment:
 def day(moment: datetime) -> str:
     """Return the day of a moment, as one writes it."""
     return f"{moment.day} {moment:%B %Y}"
-
-
-def groups(board: bench.Board) -> list[list[Row]]:
-    """Return the rows of a leaderboard that can be compared with each other, together."""
-    return [list(rows) for _, rows in groupby(board.rows, key=lambda row: row.group)]
 
 
 def venue_and_year(record: Record) -> str:
@@ -132,11 +128,17 @@ def generated(collection: Collection) -> Iterator[Page]:
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
-        values = {"track": bench.TRACKS[name], "board": board, "groups": groups(board)}
-        yield f"tracks/{name}.md", render("track.md.j2", name=name, head=head.track(collection, name), **values)
+        drawn = [[line for row in rows for line in row.lines] for rows in compared.lines(collection, board)]
+        values = {"track": bench.TRACKS[name], "board": board, "groups": pictures.groups(board), "drawn": drawn}
+        yield (
+            f"tracks/{name}.md",
+            render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),
+        )
+    yield "compare.md", render("compare.md.j2", **compared.values(collection))
     yield "papers/index.md", render("papers.md.j2", **_table(collection))
+    likeness = Similarity(collection)
     for key, work in collection.works.items():
-        yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work))
+        yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work, likeness.of(key)))
     yield "taxonomy/index.md", render("taxonomy.md.j2")
     for facet in FACETS:
         yield (
@@ -157,11 +159,13 @@ def _picture() -> Markup:
     return Markup(path.read_text(encoding="utf-8"))
 
 
-def _paper(collection: Collection, work: Work) -> dict[str, Any]:
+def _paper(collection: Collection, work: Work, similar: list[Similar]) -> dict[str, Any]:
     return {
         "work": work,
         "method": collection.methods.get(work.key),
-        "bibtex": to_bibtex([work.record]),
+        "formats": {name: write([work.record]) for name, write in EXPORTS.items()},
+        "near": {"prior": collection.graph.prior(work.key), "derivative": collection.graph.derivative(work.key)},
+        "similar": similar,
         "head": head.paper(collection, work),
     }
 
@@ -172,8 +176,11 @@ def _method(collection: Collection, method: Method) -> dict[str, Any]:
         "work": collection.works.get(method.key),
         "result": method.report.result if method.report else None,
         "source": markup.fence(method.info.source, "python"),
-        "file": method.info.path.name,
+        "source_place": Place(f"methods/papers/{method.info.path.name}", 1),
         "head": head.method(collection, method),
+        "scripts": plots.SCRIPTS,
+        "measured": compared.of_method(collection, method.key),
+        "run_lines": plots.of_curve,
     }
 
 
