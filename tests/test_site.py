@@ -1,9 +1,14 @@
 """The site as a whole, built from the real catalogue; and what a hostile catalogue cannot do to it."""
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import extruct
+import feedparser
+import lxml.html
+import markdown
 import pytest
 import yaml
 
@@ -12,7 +17,7 @@ from eelit.catalog.load import load
 from eelit.catalog.schema import FACETS, Entry, Taxonomy
 from eelit.catalog.sources import sources
 from eelit.methods import registry
-from eelit.site.generator import pages, proofread
+from eelit.site.generator import machines, pages, proofread
 from eelit.site.generator.build import build, run_builder
 from eelit.site.generator.collection import assemble, gather, methods
 from eelit.site.generator.faults import SiteFault
@@ -166,7 +171,8 @@ def test_proofreading_finds_faults(tmp_path):
 
 def test_builders_cannot_empty_our_sources():
     """Without `site_dir` both MkDocs and Zensical take `site`, which holds our sources, and empty it."""
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    text = re.sub(r"!ENV \[[A-Z_]+, (.*)\]", r"\1", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    config = yaml.safe_load(text)
     assert config["site_dir"] == "build/site"
     assert config["docs_dir"] == "build/docs"
     assert config["strict"] is True
@@ -250,7 +256,38 @@ def hostile_site(tmp_path_factory):
     collection = assemble(taxonomy, [(entry, record), (other, plain)], [], methods(reports), reports)
     pages.write(collection, folder / "docs", ROOT)
     run_builder(ROOT, folder / "docs", folder / "site")
+    machines.write(collection, folder / "site")
     return folder / "site"
+
+
+def plain(text):
+    """Return text on one line, as it is read."""
+    return " ".join(text.split())
+
+
+def test_hostile_text_reaches_programs_whole(hostile_site):
+    said = plain(HOSTILE)
+    page = (hostile_site / "papers/evil2020x.html").read_text(encoding="utf-8")
+    tags = [m.get("content") for m in lxml.html.fromstring(page).iterfind(".//meta[@name='citation_author']")]
+    assert [plain(tag) for tag in tags] == [f"{said}, {said}"]
+    (graph,) = extruct.extract(page, syntaxes=["json-ld"])["json-ld"]
+    (work,) = graph["@graph"]
+    assert plain(work["alternateName"]) == said
+    document = json.loads((hostile_site / "api/v1/papers/evil2020x.json").read_text(encoding="utf-8"))
+    assert plain(document["entry"]["idea"]) == said
+    feed = feedparser.parse((hostile_site / "feed.xml").read_bytes(), sanitize_html=False)
+    assert not feed.bozo
+    assert any(said in plain(entry.title) for entry in feed.entries)
+    items = json.loads((hostile_site / "bibliography.json").read_text(encoding="utf-8"))
+    assert any(item["title"].startswith(HOSTILE) for item in items)
+
+
+def test_hostile_text_means_nothing_in_markdown(hostile_site):
+    twin = (hostile_site / "papers/evil2020x.md").read_text(encoding="utf-8").partition("## BibTeX")[0]
+    html = markdown.markdown(twin)
+    tags = {tag for tag, _ in Reader(html).tags}
+    assert tags <= {"h1", "h2", "p", "ul", "li", "code", "a"}
+    assert not any(str(attrs.get("href", "")).startswith("javascript:") for _, attrs in Reader(html).tags)
 
 
 @pytest.mark.parametrize(

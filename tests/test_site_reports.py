@@ -123,7 +123,7 @@ def test_page_of_a_method_that_failed_now():
         "no measurement",
     ):
         assert said in text, said
-    assert "<script" not in source
+    assert "<script>" not in source
 
 
 def test_page_of_a_method_without_data():

@@ -38,7 +38,8 @@ def _line(collection: Collection, row: Row, group: int) -> Line:
     name = collection.name(row.key)
     if not row.variant:
         return Line(row.key, name, group, row)
-    return Line(f"{row.key}:{row.variant}", f"{name}, {row.variant}", group, row)
+    said = row.variant if row.variant.startswith(name) else f"{name}, {row.variant}"
+    return Line(f"{row.key}:{row.variant}", said, group, row)
 
 
 def values(collection: Collection) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from eelit.bib.exports import to_bibtex
 from eelit.catalog.schema import FACETS
 from eelit.site.generator.collection import Collection, Edge, Method, Work
-from eelit.site.generator.markup import amount, fence
+from eelit.site.generator.markup import amount, fence, web
 
 SIGNS = re.compile(r"([\\`*_{}\[\]<>#|])")
 """Signs that could mean something to Markdown."""
@@ -28,7 +28,7 @@ def paper(collection: Collection, work: Work) -> str:
     lines += [
         f"- {facet.capitalize()}: {', '.join(getattr(entry, facet))}" for facet in FACETS if getattr(entry, facet)
     ]
-    lines += [f"- {label}: <{address}>" for label, address in record.links()]
+    lines += [f"- {label}: <{address}>" for label, address in record.links() if web(address)]
     if work.key in collection.methods:
         lines.append(f"- Runs in eelit: `eelit run {work.key}` ([method](../methods/{work.key}.md))")
     if entry.reconstructed:
@@ -46,7 +46,7 @@ def paper(collection: Collection, work: Work) -> str:
         found = [edge for edges in work.relations(verified=verified).values() for edge in edges]
         lines += _section(title, (_relation(collection, edge) for edge in found))
     lines += _section("Sources", map(plain, entry.sources))
-    lines += _section("Unverified", (f"{item.field}: {plain(item.note)}" for item in entry.unverified))
+    lines += _section("Unverified", (f"{plain(item.field)}: {plain(item.note)}" for item in entry.unverified))
     return "\n".join([*lines, "", "## BibTeX", "", fence(to_bibtex([record]), "bibtex"), ""])
 
 
@@ -59,10 +59,10 @@ def _reported(work: Work) -> Iterator[str]:
     for row in work.entry.reported:
         said = [plain(row.dataset), plain(row.metric)]
         if row.value is not None and row.unit:
-            said.append(amount(row.value, row.unit, row.qualifier, signed=row.unit == "points"))
-            said += [f"full model {amount(row.baseline, row.unit)}"] if row.baseline is not None else []
+            said.append(plain(amount(row.value, row.unit, row.qualifier, signed=row.unit == "points")))
+            said += [f"full model {plain(amount(row.baseline, row.unit))}"] if row.baseline is not None else []
         if row.cost:
-            said.append(f"{row.cost.metric} {amount(row.cost.value, row.cost.unit, row.cost.qualifier)}")
+            said.append(plain(f"{row.cost.metric} {amount(row.cost.value, row.cost.unit, row.cost.qualifier)}"))
         yield "; ".join([*said, plain(row.setting), f"source: {plain(row.source)}"])
 
 

@@ -68,7 +68,7 @@
       const entry = figures.find((one) => one.figure === figure);
       if (!inside.length) continue;
       const scaled = structuredClone(spec);
-      for (const layer of scaled.layer) if (layer.encoding.color) layer.encoding.color = { ...layer.encoding.color, scale: { domain: inside }, legend: { orient: "bottom", columns: 2, labelLimit: 260 } };
+      for (const layer of scaled.layer) if (layer.encoding.color) layer.encoding.color = { ...layer.encoding.color, scale: { domain: inside }, legend: { orient: "bottom", columns: target.clientWidth < 560 ? 1 : 2, labelLimit: 260 } };
       if (entry.made) entry.made.show(inside, scaled);
       else entry.made = window.eelitChart(target, scaled, inside);
     }
