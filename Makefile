@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup site serve test check browser format types wheel bench clean
+.PHONY: help setup site bundle serve test check browser format types wheel bench clean
 .DEFAULT_GOAL := help
 
 help: ## what one can make
@@ -27,6 +27,9 @@ site: $(STAMP) ## build the catalogue, smoke-test every method on real data, bui
 	$(BIN)/eelit check
 	$(BIN)/eelit build
 	$(BIN)/eelit smoke; passed=$$?; $(BIN)/eelit site build && exit $$passed
+
+bundle: site ## the site as one zip in dist/, to be read from disk
+	$(BIN)/eelit site bundle
 
 serve: $(STAMP) ## build the site and look at it on http://127.0.0.1:8000
 	$(BIN)/eelit site serve

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from eelit.catalog.faults import Unavailable
@@ -35,6 +37,21 @@ def serve(port: int) -> None:
     from eelit.site.generator.build import serve as serve_site
 
     serve_site(port=port, progress=_say)
+
+
+@command.command(cls=EelitCommand, examples=("eelit site bundle", "eelit site bundle --out /tmp"))
+@click.option("--site", type=click.Path(file_okay=False, path_type=Path), help="The built site; default: build/site.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("dist"), show_default=True, metavar="DIR",
+    help="Where to write it.",
+)  # fmt: skip
+def bundle(site: Path | None, out: Path) -> None:
+    """Pack the built site into one zip that opens from disk."""
+    from eelit.site.generator.bundle import bundle as pack
+
+    if site is None:
+        _demand_checkout()
+    click.echo(pack(site or Path(str(checkout()), "build", "site"), out))
 
 
 def _demand_checkout() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from os.path import dirname, relpath
 from pathlib import Path
 
 from eelit.site.generator import policy
 from eelit.site.generator.proofread import NOT_FOUND_PAGE
 
+HOSTED_SHIM = "https://unpkg.com/iframe-worker/shim"
+OWN_SHIM = "assets/offline-worker.js"
+"""What lets the search work in pages opened from disk: the theme names a host, the site has a script of its own."""
+
 
 def finish(site: Path) -> None:
-    """Give every page its policy; nothing may change a page's scripts afterwards."""
+    """Give every page our own scripts and its policy; nothing may change a page's scripts afterwards."""
     trusted = policy.known((site / NOT_FOUND_PAGE).read_text(encoding="utf-8"))
     for path in sorted(site.rglob("*.html")):
-        text = path.read_text(encoding="utf-8")
-        path.write_text(policy.guarded(text, path.relative_to(site).as_posix(), trusted), encoding="utf-8")
+        name = path.relative_to(site).as_posix()
+        text = path.read_text(encoding="utf-8").replace(HOSTED_SHIM, relpath(OWN_SHIM, dirname(name) or "."))
+        path.write_text(policy.guarded(text, name, trusted), encoding="utf-8")
