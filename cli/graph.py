@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from eelit.bib.graph import Edge, Graph, Neighbour, NoPath
+from eelit.catalog.query import FACETS, Catalogue, Query
 from eelit.cli.command import WorkName, eelit_command, format_option, nothing_found, open_catalogue
-from eelit.cli.table import bold, paragraph, table
+from eelit.cli.table import bold, json_text, paragraph, table
+
+PAIRS = 20
+"""Most pairs that a table shows, the closest; JSON has all."""
 
 
 @eelit_command(
@@ -21,8 +27,9 @@ from eelit.cli.table import bold, paragraph, table
 )
 @click.option("--depth", default=1, show_default=True, type=click.IntRange(1, 10), help="How many edges away.")
 @click.option("--path", "ends", nargs=2, type=WorkName(), metavar="A B", help="A shortest chain between two works.")
+@click.option("--measures", is_flag=True, help="Pairs, main path, communities, works that stand alone.")
 @format_option("table", "json", "graphml", "dot", "mermaid")
-def command(around: str | None, depth: int, ends: tuple[str, str] | None, style: str) -> None:
+def command(around: str | None, depth: int, ends: tuple[str, str] | None, measures: bool, style: str) -> None:
     """Explore who cites, extends or criticises whom.
 
     Prior works are those a work cites, or that later works cite together with it (co-citation). Derivative works cite
@@ -31,10 +38,15 @@ def command(around: str | None, depth: int, ends: tuple[str, str] | None, style:
     """
     from eelit.catalog.graph import collection
 
-    if around and ends:
-        raise click.UsageError("--around and --path exclude each other")
+    if bool(around) + bool(ends) + measures > 1:
+        raise click.UsageError("--around, --path and --measures exclude each other")
+    if measures and style not in ("table", "json"):
+        raise click.UsageError(f"measures are told as table or json, not as {style}")
     catalogue = open_catalogue()
     graph = collection(catalogue)
+    if measures:
+        _measures(catalogue, graph, style)
+        return
     if ends:
         _path(graph, catalogue.resolve(ends[0]), catalogue.resolve(ends[1]), style)
         return
@@ -44,6 +56,31 @@ def command(around: str | None, depth: int, ends: tuple[str, str] | None, style:
         click.echo(_neighbourhood(graph, part, key) if key else _overview(part))
     else:
         _print(part, style)
+    click.echo(f"eelit: {graph.note()}", err=True)
+
+
+def _measures(catalogue: Catalogue, graph: Graph, style: str) -> None:
+    from eelit.bib.measures import EXPLAINED
+    from eelit.bib.measures import measures as measure
+
+    terms = {work["key"]: [term for facet in FACETS for term in work[facet]] for work in catalogue.find(Query()).works}
+    found = measure(graph, terms)
+    if style == "json":
+        click.echo(json_text(asdict(found) | {"note": graph.note(), "explained": EXPLAINED}))
+        return
+    groups = [
+        [c.mark or "(no term)", f"{c.share:.0%}", len(c.members), ", ".join(c.members)] for c in found.communities
+    ]
+    pairs = ("work", "work", "through")
+    parts = [
+        ("co-citation", table(pairs, [[p.one, p.other, ", ".join(p.through)] for p in found.co_citation[:PAIRS]])),
+        ("coupling", table(pairs, [[p.one, p.other, ", ".join(p.through)] for p in found.coupling[:PAIRS]])),
+        ("main path", " → ".join(found.main_path) or "none"),
+        ("communities", table(["marked by", "share", "works", ""], groups)),
+        ("alone", ", ".join(found.alone) or "none"),
+    ]
+    told = (f"{bold(name.upper())}\n{paragraph(EXPLAINED[name])}\n{text}" for name, text in parts)
+    click.echo("\n\n".join(told))
     click.echo(f"eelit: {graph.note()}", err=True)
 
 
@@ -83,7 +120,10 @@ def _neighbourhood(graph: Graph, part: Graph, key: str) -> str:
     parts.append(_neighbours("PRIOR WORKS", "cited by it", "cited together with it by", graph.prior(key)))
     parts.append(_neighbours("DERIVATIVE WORKS", "cites it", "cites, as it does,", graph.derivative(key)))
     others = [edge for edge in part.edges if key in (edge.source, edge.target) and edge.group != "citation"]
-    rows = [[*_sentence(edge)[:3], "" if edge.verified else "unverified"] for edge in others]
+    told: dict[tuple[str, ...], bool] = {}  # several sources may tell of the same relation
+    for edge in others:
+        told[tuple(_sentence(edge)[:3])] = edge.verified or told.get(tuple(_sentence(edge)[:3]), False)
+    rows = [[*sentence, "" if verified else "unverified"] for sentence, verified in told.items()]
     parts.append(f"{bold('RELATIONS AND COMPARISONS')}\n{table(['work', '', 'work', ''], rows)}" if rows else "")
     farther = [one for one in part.nodes if one != key]
     parts.append(paragraph(f"{bold('WITHIN REACH')} ({len(farther)}): {', '.join(farther)}") if farther else "")

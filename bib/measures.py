@@ -1,0 +1,156 @@
+"""What the citation graph says as a whole, by networkx: pairs, the main path, communities, who stands alone.
+
+Only citations that were seen count for pairs and path; communities use every verified edge. All of it describes what is
+known of the edges, which is far from complete.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from eelit.bib.graph import Edge, Graph
+
+if TYPE_CHECKING:
+    from networkx import DiGraph
+
+SEED = 7
+EXPLAINED = {
+    "co-citation": "Two works are cited together by the same later works: these see them side by side.",
+    "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place.",
+    "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
+    "weighted by search path count, and the chain with the largest sum is shown. Works that cite each other in a circle "
+    "are taken out of the count by dropping the edges inside the circle.",
+    "communities": "Works with more edges among themselves than to others (Louvain's method, fixed seed), each marked by "
+    "the term that most sets it apart, with the share of its works that carry it.",
+    "alone": "Works to which no verified edge leads: nothing is known yet of how they connect.",
+}
+"""Measure → what it means, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two works and the works that join them."""
+
+    one: str
+    other: str
+    through: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Community:
+    """Works that belong together, the best connected first, and the term that marks them."""
+
+    members: tuple[str, ...]
+    mark: str  # empty if no term sets it apart
+    share: float  # of the members that carry the mark
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Everything at once."""
+
+    co_citation: list[Pair]
+    coupling: list[Pair]
+    main_path: list[str]  # from the oldest work to the newest
+    communities: list[Community]
+    alone: list[str]
+
+
+def measures(graph: Graph, terms: Mapping[str, Collection[str]]) -> Measures:
+    """Return all measures; ``terms`` says which terms a work carries, to name communities by."""
+    groups = communities(graph)
+    return Measures(co_citation(graph), coupling(graph), main_path(graph), marked(groups, terms), alone(graph))
+
+
+def _citations(graph: Graph) -> list[Edge]:
+    return [edge for edge in graph.edges if edge.group == "citation" and edge.verified]
+
+
+def co_citation(graph: Graph) -> list[Pair]:
+    """Return pairs of works that at least two works cite together, those cited together most first."""
+    return _pairs((edge.source, edge.target) for edge in _citations(graph))
+
+
+def coupling(graph: Graph) -> list[Pair]:
+    """Return pairs of works that cite at least two works both, those with most in common first."""
+    return _pairs((edge.target, edge.source) for edge in _citations(graph))
+
+
+def _pairs(edges: Iterable[tuple[str, str]]) -> list[Pair]:
+    """Return pairs of second ends that share at least two first ends."""
+    ends: dict[str, set[str]] = {}
+    for first, second in edges:
+        ends.setdefault(first, set()).add(second)
+    through: dict[tuple[str, str], list[str]] = {}
+    for first, seconds in sorted(ends.items()):
+        for pair in combinations(sorted(seconds), 2):
+            through.setdefault(pair, []).append(first)
+    found = [Pair(one, other, tuple(works)) for (one, other), works in through.items() if len(works) > 1]
+    return sorted(found, key=lambda pair: (-len(pair.through), pair.one, pair.other))
+
+
+def main_path(graph: Graph) -> list[str]:
+    """Return the works of the main path, each cited by the next; empty if nobody cites anybody."""
+    import networkx
+
+    flow = _flow(graph)
+    if not flow.edges:
+        return []
+    order = list(networkx.topological_sort(flow))
+    before, after = dict.fromkeys(order, 1), dict.fromkeys(order, 1)  # ways from any source, and to any sink
+    for node in order:
+        before[node] = sum(before[other] for other in flow.predecessors(node)) or 1
+    for node in reversed(order):
+        after[node] = sum(after[other] for other in flow.successors(node)) or 1
+    for one, other in flow.edges:
+        flow.edges[one, other]["weight"] = before[one] * after[other]
+    found: list[str] = networkx.dag_longest_path(flow, weight="weight")
+    return found
+
+
+def _flow(graph: Graph) -> DiGraph[str]:
+    """Return who influenced whom (from cited to citing), without the edges inside circles."""
+    import networkx
+
+    flow: DiGraph[str] = networkx.DiGraph()
+    flow.add_edges_from(sorted((edge.target, edge.source) for edge in _citations(graph)))
+    circle = {node: i for i, circle in enumerate(networkx.strongly_connected_components(flow)) for node in circle}
+    flow.remove_edges_from([(one, other) for one, other in flow.edges if circle[one] == circle[other]])
+    return flow
+
+
+def communities(graph: Graph) -> list[list[str]]:
+    """Return groups of at least two works, the largest first, in each the best connected first."""
+    import networkx
+
+    joined: networkx.Graph[str] = networkx.Graph()
+    counts = Counter(tuple(sorted((edge.source, edge.target))) for edge in graph.edges if edge.verified)
+    joined.add_weighted_edges_from(
+        (one, other, count) for (one, other), count in sorted(counts.items()) if one != other
+    )
+    found = networkx.community.louvain_communities(joined, weight="weight", seed=SEED)
+    inside = [sorted(group, key=lambda key: (-joined.degree(key, weight="weight"), key)) for group in found]
+    return sorted((group for group in inside if len(group) > 1), key=lambda group: (-len(group), group[0]))
+
+
+def marked(groups: Iterable[Collection[str]], terms: Mapping[str, Collection[str]]) -> list[Community]:
+    """Name each group by the term whose share inside exceeds its share among all works by most."""
+    everywhere = Counter(term for own in terms.values() for term in set(own))
+    found = []
+    for group in groups:
+        here = Counter(term for key in group for term in set(terms.get(key, ())))
+        lead = {term: count / len(group) - everywhere[term] / len(terms) for term, count in here.items()}
+        mark = max(sorted(lead), key=lead.__getitem__, default="")
+        known = mark if mark and lead[mark] > 0 else ""
+        found.append(Community(tuple(group), known, here[known] / len(group) if known else 0.0))
+    return found
+
+
+def alone(graph: Graph) -> list[str]:
+    """Return the works without any verified edge, sorted."""
+    joined = {key for edge in graph.edges if edge.verified for key in (edge.source, edge.target)}
+    return sorted(set(graph.nodes) - joined)

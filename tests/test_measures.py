@@ -1,0 +1,105 @@
+"""Measures of the citation graph, on graphs small enough to count by hand."""
+
+import json
+
+import networkx
+import pytest
+
+from eelit.bib.graph import Edge, Graph, Node
+from eelit.bib.measures import alone, co_citation, communities, coupling, main_path, marked
+
+
+def made(*cites, more=()):
+    """Return a graph of citations written `ab`: a cites b."""
+    keys = sorted({key for pair in cites for key in pair} | set(more))
+    edges = [Edge(a, b, "bibliography", "citation", "x") for a, b in cites]
+    return Graph([Node(key, key, 2020, key) for key in keys], edges)
+
+
+def made_with(relations, more=()):
+    keys = sorted({key for pair, _ in relations for key in pair} | set(more))
+    edges = [Edge(a, b, "builds-on", "relation", "x", verified) for (a, b), verified in relations]
+    return Graph([Node(key, key, 2020, key) for key in keys], edges)
+
+
+def test_pairs_need_two_works_that_join_them():
+    graph = made("xa", "xb", "ya", "yb", "yc", "zc")
+    assert [(p.one, p.other, p.through) for p in co_citation(graph)] == [("a", "b", ("x", "y"))]
+    assert [(p.one, p.other, p.through) for p in coupling(graph)] == [("x", "y", ("a", "b"))]
+
+
+def test_pairs_agree_with_matrix_products():
+    graph = made("xa", "xb", "xc", "ya", "yb", "zb", "zc", "za", "wx", "wy")
+    matrix = networkx.to_numpy_array(
+        graph.to_networkx(), nodelist=(order := sorted(graph.nodes)), multigraph_weight=min
+    )
+    together, both = matrix.T @ matrix, matrix @ matrix.T
+    for found, counts in ((co_citation(graph), together), (coupling(graph), both)):
+        told = {(p.one, p.other): len(p.through) for p in found}
+        expected = {
+            (a, b): int(counts[i, j])
+            for i, a in enumerate(order)
+            for j, b in enumerate(order)
+            if i < j and counts[i, j] > 1
+        }
+        assert told == expected
+
+
+def test_the_main_path_runs_where_most_ways_run():
+    # a <- b <- c <- e and a <- b <- d <- e: b to e by two ways; f is a short cut that few take
+    assert main_path(made("ba", "cb", "db", "ec", "ed", "ef"))[:2] == ["a", "b"]
+    assert main_path(made("ba", "cb", "db", "ec", "ed", "ef"))[-1] == "e"
+    assert main_path(made(more="a")) == []
+
+
+def test_circles_do_not_stop_the_main_path():
+    assert main_path(made("ba", "ab", "cb")) == ["b", "c"]
+
+
+def test_communities_are_what_hangs_together_and_the_same_every_time():
+    two = [(pair, True) for pair in ("ab", "bc", "ca", "de", "ef", "fd", "cd")]
+    found = communities(made_with(two))
+    assert sorted(map(sorted, found)) == [["a", "b", "c"], ["d", "e", "f"]]
+    assert found == communities(made_with(two))
+
+
+def test_recalled_relations_join_nobody():
+    graph = made_with([("ab", True), ("bc", False)], more="d")
+    assert communities(graph) == [["a", "b"]]
+    assert alone(graph) == ["c", "d"]
+
+
+def test_a_community_is_named_by_what_sets_it_apart():
+    terms = {"a": ["text", "rare"], "b": ["text", "rare"], "c": ["text"], "d": ["text"], "e": ["text"]}
+    (found,) = marked([["a", "b", "c"]], terms)
+    assert (found.mark, round(found.share, 2)) == ("rare", 0.67)  # all are about text: that marks nobody
+    assert marked([["d", "e"]], terms)[0].mark == ""
+
+
+@pytest.mark.parametrize("style", ["table", "json"])
+def test_the_command_line_tells_them_and_how_complete_they_are(eelit, database, monkeypatch, style):
+    monkeypatch.setenv("EELIT_DB", str(database))
+    found = eelit("graph", "--measures", "--format", style)
+    assert found.exit_code == 0
+    assert "eight" in found.stderr
+    if style == "json":
+        told = json.loads(found.stdout)
+        assert {"co_citation", "coupling", "main_path", "communities", "alone"} <= set(told)
+        assert told["communities"][0]["members"]
+    else:
+        assert "MAIN PATH" in found.stdout
+        assert "Two works are cited together" in " ".join(found.stdout.split())
+
+
+def test_measures_have_no_other_format(eelit, database, monkeypatch):
+    monkeypatch.setenv("EELIT_DB", str(database))
+    found = eelit("graph", "--measures", "--format", "dot")
+    assert found.exit_code == 2
+    assert "table or json" in found.stderr
+
+
+def test_a_relation_is_listed_once(eelit, database, monkeypatch):
+    monkeypatch.setenv("EELIT_DB", str(database))
+    lines = [line.strip() for line in eelit("graph", "--around", "pabee").stdout.splitlines() if "builds on" in line]
+    assert lines
+    assert len(lines) == len(set(lines))
