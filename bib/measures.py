@@ -22,10 +22,10 @@ EXPLAINED = {
     "co-citation": "Two works are cited together by the same later works: these see them side by side.",
     "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place.",
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
-    "weighted by search path count, and the chain with the largest sum is shown. Works that cite each other in a circle "
-    "are taken out of the count by dropping the edges inside the circle.",
-    "communities": "Works with more edges among themselves than to others (Louvain's method, fixed seed), each marked by "
-    "the term that most sets it apart, with the share of its works that carry it.",
+    "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
+    "circle, the edges inside the circle are dropped.",
+    "communities": "Works with more edges among themselves than to others (Louvain's method, fixed seed), each marked "
+    "by the term that most sets it apart, with the share of its works that carry it.",
     "alone": "Works to which no verified edge leads: nothing is known yet of how they connect.",
 }
 """Measure → what it means, in a sentence."""
