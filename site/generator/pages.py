@@ -21,7 +21,7 @@ from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.records import Result
-from eelit.site.generator import api, compared, curve, head, markup, network, plots
+from eelit.site.generator import api, compared, curve, explorer, head, markup, network, plots
 from eelit.site.generator import board as pictures
 from eelit.site.generator.collection import Collection, Method, Place, Work
 from eelit.site.generator.commands import commands
@@ -146,6 +146,7 @@ def generated(collection: Collection) -> Iterator[Page]:
             render("facet.md.j2", facet=facet, head=head.facet(collection, facet, FACET_SAYS[facet])),
         )
     yield "graph.md", render("graph.md.j2", **_graph(collection))
+    yield explorer.FILE, explorer.script(collection)
     yield from network.downloads(collection.graph).items()
     yield "guide/commands.md", render("commands.md.j2", commands=commands())
     yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
@@ -234,7 +235,8 @@ def _graph(collection: Collection) -> dict[str, Any]:
             }
         )
     counts = Counter(network.kind(edge) for edge in collection.graph.edges)
-    return {"picture": network.draw(collection), "kinds": network.KINDS, "counts": counts, "rows": rows}
+    own = {"picture": network.draw(collection), "kinds": network.KINDS, "counts": counts, "rows": rows}
+    return own | explorer.values(collection)
 
 
 def _data(collection: Collection) -> dict[str, Any]:
