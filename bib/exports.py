@@ -1,7 +1,9 @@
-"""Records as BibTeX, RIS and CSL-JSON, for reference managers and citation processors."""
+"""Records as BibTeX, RIS and CSL-JSON, for reference managers and citation processors, and as CSV for tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -88,8 +90,24 @@ def _csl_item(record: Record) -> dict[str, Any]:
     return {name: value for name, value in item.items() if value}
 
 
+CSV_COLUMNS = ("key", "title", "authors", "year", "venue", "doi", "arxiv", "url")
+
+
+def to_csv(records: Iterable[Record]) -> str:
+    """Return the records as CSV with a header line; several authors are joined by semicolons."""
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(CSV_COLUMNS)
+    for record in records:
+        authors = "; ".join(person.inverted for person in record.authors)
+        url = next((address for _, address in record.links()), "")
+        rows.writerow([record.key, record.title, authors, record.year, record.venue, record.doi, record.arxiv, url])
+    return out.getvalue()
+
+
 EXPORTS: dict[str, Callable[[Iterable[Record]], str]] = {
     "bibtex": to_bibtex,
     "ris": to_ris,
     "csl-json": to_csl_json,
+    "csv": to_csv,
 }

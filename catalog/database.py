@@ -21,6 +21,7 @@ from sqlmodel import Field, SQLModel, create_engine, insert
 from eelit.bib.citations import Citation
 from eelit.bib.problems import Problem
 from eelit.bib.record import Record
+from eelit.catalog import words
 from eelit.catalog.check import broader_terms, check_loaded, losses
 from eelit.catalog.faults import INVALID_DATA, CatalogueFault, Unavailable
 from eelit.catalog.fresh import fingerprint
@@ -155,8 +156,8 @@ class RelationRow(SQLModel, table=True):
     note: str | None
 
 
-FULL_TEXT = """CREATE VIRTUAL TABLE work_text USING fts5(
-    names, title, authors, idea, rest, content='', tokenize='porter unicode61 remove_diacritics 2')"""
+FULL_TEXT = f"""CREATE VIRTUAL TABLE work_text USING fts5(
+    names, title, authors, idea, rest, content='', tokenize='{words.TOKENIZER}')"""
 TERM_PAIRS = """INSERT INTO term_pair SELECT a.term_id, b.term_id, count(*)
     FROM work_term AS a JOIN work_term AS b ON b.work_id = a.work_id GROUP BY a.term_id, b.term_id"""
 
@@ -306,7 +307,7 @@ def _write_works(
             related.append((number, entry))
         for table, row in _rows_of_work(number, entry, record, numbers):
             rows.setdefault(table, []).append(row)
-        texts.append((number, *map(fold, _texts(entry, record))))
+        texts.append((number, *map(fold, words.texts(entry, record))))
         if number % BATCH == 0:
             flush()
     flush()
@@ -349,14 +350,6 @@ def _work_row(number: int, entry: Entry, record: Record) -> dict[str, Any]:
         "sort_author": fold(record.authors[0].family),
         "sort_title": fold(record.title),
     }
-
-
-def _texts(entry: Entry, record: Record) -> tuple[str, str, str, str, str]:
-    """Return what full-text search looks through, in falling weight."""
-    rest = [entry.exit_rule or "", entry.skipped or "", entry.note or "", record.venue]
-    rest += entry.datasets + entry.backbones + [term for facet in FACETS for term in getattr(entry, facet)]
-    names = " ".join([entry.key, entry.short_name, *entry.aliases])
-    return names, record.title, " ".join(map(str, record.authors)), entry.idea, " ".join(rest)
 
 
 def _write_edges(

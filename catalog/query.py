@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # raised whenever tables or entries change; stored as SQLite's user_version
 FACETS = ("placement", "training", "policy", "domain")
 COUNTED = (*FACETS, "role")
+FIDELITIES = ("checked-against-code", "from-paper", "reconstructed")
 WORK_FIELDS = (
     *("key", "short_name", "year", "authors", "title", "venue", "role", "kind"),
     *("placement", "training", "policy", "domain", "implemented", "fidelity", "idea"),
@@ -45,6 +46,7 @@ class Query:
     author: str = ""
     venue: str = ""
     runnable: bool = False
+    fidelity: tuple[str, ...] = ()  # of the implementation; several are alternatives
     sort: str = ""
     limit: int = 0
 
@@ -282,6 +284,7 @@ def _conditions(query: Query, term_ids: dict[str, list[int]]) -> tuple[str, list
         (query.author, "work.id IN (SELECT work_id FROM author WHERE instr(folded, ?))", [fold(query.author)]),
         (query.venue, "instr(work.folded_venue, ?)", [fold(query.venue)]),
         (query.runnable, "work.implemented", []),
+        (query.fidelity, f"work.fidelity IN ({', '.join('?' * len(query.fidelity))})", list(query.fidelity)),
     ]
     parts += [(sql, values) for asked, sql, values in checks if asked]
     return " AND ".join(sql for sql, _ in parts) or "1", [value for _, values in parts for value in values]

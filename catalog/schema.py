@@ -25,7 +25,7 @@ RelationType = Literal[
     "builds-on", "extends", "compares-with", "same-training", "same-policy", "criticises", "surveys", "superseded-by"
 ]
 Evidence = Literal["url", "sheet", "unverified"]
-Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]
+Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]  # as in `query.FIDELITIES`
 Qualifier = Literal["exact", "about", "at-least", "at-most"]
 Reference = Literal["full-model", "static-exit", "own-variant", "full-training", "earlier-methods"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from eelit.catalog.query import COUNTED, FACETS, SORTS, WORK_FIELDS, Found, Query
+from eelit.catalog.query import COUNTED, FACETS, FIDELITIES, SORTS, WORK_FIELDS, Found, Query
 from eelit.cli.command import TermName, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
@@ -60,6 +60,9 @@ def _facet_option(facet: str, text: str) -> Callable[[Callable[..., Any]], Calla
 @click.option("--author", default="", metavar="NAME", help="Part of an author's name.")
 @click.option("--venue", default="", metavar="NAME", help="Part of the venue's name.")
 @click.option("--runnable", is_flag=True, help="Only works with an implementation here.")
+@click.option(
+    "--fidelity", multiple=True, type=click.Choice(FIDELITIES), help="Of the implementation here. Repeat for `or`."
+)
 @click.option("--sort", type=click.Choice([*SORTS, "relevance"]), help="Default: relevance with --text, else year.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(0), help="Most works to print; 0 for all.")
 @click.option("--fields", callback=parse_fields, metavar="A,B,…", help=f"Of {', '.join(WORK_FIELDS)}.")
@@ -82,6 +85,7 @@ def command(**options: Any) -> None:
         author=options["author"],
         venue=options["venue"],
         runnable=options["runnable"],
+        fidelity=tuple(dict.fromkeys(options["fidelity"])),
         sort=options["sort"] or "",
         limit=options["limit"],
     )

@@ -11,7 +11,7 @@ from eelit.site.generator import api, feeds, twins
 from eelit.site.generator.collection import Collection
 from eelit.site.generator.snapshot import Snapshot
 
-ENDINGS = {"bibtex": "bib", "ris": "ris", "csl-json": "json"}
+ENDINGS = {"bibtex": "bib", "ris": "ris", "csl-json": "json", "csv": "csv"}
 File = tuple[str, str]
 
 

@@ -21,7 +21,7 @@ from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.records import Result
-from eelit.site.generator import api, compared, curve, explorer, head, markup, network, plots
+from eelit.site.generator import api, compared, curve, explorer, head, markup, network, papers_table, plots
 from eelit.site.generator import board as pictures
 from eelit.site.generator.collection import Collection, Method, Place, Work
 from eelit.site.generator.commands import commands
@@ -135,6 +135,8 @@ def generated(collection: Collection) -> Iterator[Page]:
             render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),
         )
     yield "compare.md", render("compare.md.j2", **compared.values(collection))
+    yield papers_table.WORDS, papers_table.words(collection)
+    yield papers_table.RECORDS, papers_table.records(collection)
     yield "papers/index.md", render("papers.md.j2", **_table(collection))
     likeness = Similarity(collection)
     for key, work in collection.works.items():
@@ -197,29 +199,9 @@ def _table(collection: Collection) -> dict[str, Any]:
         if counts[role]
     ]
     return {
-        "texts": {key: _searchable(work) for key, work in collection.works.items()},
         "years": sorted({work.record.year for work in collection.works.values()}),
         "roles_said": f"{', '.join(said)}." if said else "",
-    }
-
-
-def _searchable(work: Work) -> str:
-    """Return what the text box of the table looks through, the same as `eelit find --text`."""
-    e, r = work.entry, work.record
-    parts = [
-        e.key,
-        e.short_name,
-        *e.aliases,
-        r.title,
-        *map(str, r.authors),
-        e.idea,
-        e.exit_rule,
-        e.skipped,
-        e.note,
-        r.venue,
-    ]
-    parts += [*e.datasets, *e.backbones, *(term for facet in FACETS for term in getattr(e, facet))]
-    return " ".join(" ".join(part.split()) for part in parts if part)
+    } | papers_table.values(collection)
 
 
 def _graph(collection: Collection) -> dict[str, Any]:

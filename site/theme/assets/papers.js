@@ -6,16 +6,24 @@
   const status = document.querySelector(".ee-status");
   if (!table || !form || !status) return;
   const body = table.tBodies[0];
-  const FACETS = ["policy", "placement", "training", "domain", "role"];
+  const FACETS = ["policy", "placement", "training", "domain", "role", "fidelity"];
+  const box = document.querySelector(".ee-filterbox");
+  const active = document.querySelector(".ee-active");
+  const exporting = document.querySelector(".ee-export");
+  const known = window.eelitWords || [];
 
-  // Words are compared without case and accents; a word of the question may leave off the end of a word of the text.
+  // The rule of `eelit find --text`: words without case, accents and endings, and what is left may go on in the text.
+  const plain = { ł: "l", ø: "o", đ: "d", ı: "i", ß: "ss" };
   const words = (text) =>
-    text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+    text.toLowerCase().replace(/[łøđıß]/g, (letter) => plain[letter]).normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "").split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  // SQLite leaves short, very long and non-ASCII words as they are.
+  const stem = (word) => (window.eelitStemmer && word.length > 2 && word.length < 64 && /^[a-z0-9]+$/.test(word) ? window.eelitStemmer.stemmer(word) : word);
+  const stems = (text) => words(text).map(stem);
 
   const rows = [...body.rows].map((row, order) => {
     const terms = {};
     for (const facet of FACETS) terms[facet] = new Set((row.dataset[facet] || "").split(" ").filter(Boolean));
-    return { row, order, terms, year: Number(row.dataset.year), runs: row.dataset.runs === "yes", words: words(row.dataset.text) };
+    return { row, order, terms, year: Number(row.dataset.year), runs: row.dataset.runs === "yes", words: (known[order] || "").split(" ") };
   });
 
   const checked = (name) => [...form.querySelectorAll(`input[name="${name}"]:checked`)].map((box) => box.value);
@@ -24,7 +32,7 @@
   function question() {
     const facets = {};
     for (const facet of FACETS) facets[facet] = checked(facet);
-    return { facets, text: words(form.elements.text.value), from: number("from"), to: number("to"), runnable: form.elements.runnable.checked };
+    return { facets, text: stems(form.elements.text.value), from: number("from"), to: number("to"), runnable: form.elements.runnable.checked };
   }
 
   // `without` leaves one facet out: its own counts say what choosing another of its terms would give.
@@ -78,13 +86,66 @@
     }
   }
 
-  function remember() {
+  // One removable mark per filter in force.
+  function mark() {
+    const items = [];
+    const add = (said, undo) => {
+      const item = document.createElement("li");
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `${said} ×`;
+      button.setAttribute("aria-label", `Remove the filter ${said}`);
+      button.addEventListener("click", () => {
+        undo();
+        changed();
+        (active.querySelector("button") || status).focus();
+      });
+      item.append(button);
+      items.push(item);
+    };
+    for (const field of form.elements) {
+      if (field.type === "checkbox" && field.checked) {
+        const said = field.closest("label").firstChild.nextSibling.textContent.trim();
+        add(said, () => { field.checked = false; });
+      } else if (field.name && field.type !== "checkbox" && field.value !== "") {
+        const said = { text: "words", from: "from", to: "to" }[field.name];
+        add(`${said} ${field.value}`, () => { field.value = ""; });
+      }
+    }
+    active.replaceChildren(...items);
+    active.hidden = items.length === 0;
+  }
+
+  // The records are loaded when somebody wants them; a script, since a page opened from disk may fetch nothing.
+  let loading = null;
+  const records = () =>
+    (loading ||= new Promise((loaded, failed) => {
+      const script = document.createElement("script");
+      script.src = new URL("papers-records.js", location.href).href;
+      script.onload = () => loaded(window.eelitRecords);
+      script.onerror = failed;
+      document.head.append(script);
+    }));
+  async function give(format, ending) {
+    const { header, works } = await records();
+    const shown = [...body.rows].filter((row) => !row.hidden).map((row) => works[rows.find((entry) => entry.row === row).order][format]);
+    const text = format === "csl-json" ? `[\n${shown.join(",\n")}\n]\n` : format === "csv" ? header + shown.join("") : shown.join(format === "ris" ? "\r\n" : "\n");
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+    link.download = `eelit-${shown.length}-works.${ending}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    status.textContent = `${shown.length} records written to ${link.download}`;
+  }
+  for (const button of exporting.querySelectorAll("button")) button.addEventListener("click", () => give(button.dataset.format, button.dataset.file));
+
+  function remember(step) {
     const query = new URLSearchParams();
     for (const [name, value] of new FormData(form)) if (value) query.append(name, value);
     if (sorted.name !== "year" || !sorted.descending) query.set("sort", (sorted.descending ? "-" : "") + sorted.name);
     const asked = query.toString();
     try {
-      history.replaceState(null, "", asked ? "?" + asked : location.pathname);
+      if (location.search !== (asked ? "?" + asked : "")) history[step ? "pushState" : "replaceState"](null, "", asked ? "?" + asked : location.pathname);
     } catch {
       // Opened from disk: some browsers forbid it there, and only the address misses the state.
     }
@@ -98,7 +159,7 @@
     }
     for (const facet of form.querySelectorAll(".ee-facet")) if (facet.querySelector(":checked")) facet.open = true;
     const name = (query.get("sort") || "-year").replace(/^-/, "");
-    if (sorts[name]) sort(name, (query.get("sort") || "-year").startsWith("-"));
+    if (sorts[name] && (name !== sorted.name || (query.get("sort") || "-year").startsWith("-") !== sorted.descending)) sort(name, (query.get("sort") || "-year").startsWith("-"));
   }
 
   function update() {
@@ -111,6 +172,7 @@
     }
     status.textContent = shown === rows.length ? `showing all ${shown}` : `showing ${shown} of ${rows.length}`;
     count(asked);
+    mark();
   }
 
   for (const cell of table.tHead.rows[0].cells) {
@@ -122,16 +184,26 @@
     button.addEventListener("click", () => {
       const name = cell.dataset.sort;
       sort(name, sorted.name === name ? !sorted.descending : name === "year");
-      remember();
+      remember(true);
     });
   }
+  function changed() {
+    update();
+    remember(true);
+  }
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", () => { update(); remember(); });
-  form.addEventListener("reset", () => setTimeout(() => { update(); remember(); }));
+  // A box is a step that the back button undoes; typing is not.
+  form.addEventListener("input", (event) => { update(); remember(event.target.type === "checkbox"); });
+  form.addEventListener("reset", () => setTimeout(changed));
   window.addEventListener("popstate", () => { recall(); update(); });
-  form.hidden = false;
+  box.hidden = false;
+  exporting.hidden = false;
+  status.tabIndex = -1;
   document.getElementById("browse").classList.add("ee-browse--live");
-  if (matchMedia("(max-width: 59.9375em)").matches) for (const facet of form.querySelectorAll(".ee-facet")) facet.open = false;
+  if (matchMedia("(max-width: 59.9375em)").matches) {
+    for (const facet of form.querySelectorAll(".ee-facet")) facet.open = false;
+    box.open = false;
+  }
   recall();
   update();
 })();
