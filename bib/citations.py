@@ -41,6 +41,7 @@ class Citations:
     edges: list[Citation] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    known: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
 
 
 def completeness(edges: int) -> str:
@@ -73,7 +74,9 @@ def _add_row(citations: Citations, line: int, row: list[str]) -> None:
     if fault:
         citations.problems.append(Problem(str(citations.path), line, fault))
         return
-    citations.edges.append(Citation(*row))
+    edge = Citation(*row)
+    citations.edges.append(edge)
+    citations.known.add((edge.citing, edge.cited, edge.kind))
     citations.lines.append(line)
 
 
@@ -85,6 +88,6 @@ def _fault(citations: Citations, row: list[str]) -> str:
         return f"unknown kind `{kind}` (allowed: {', '.join(KINDS)}){did_you_mean(kind, tuple(KINDS))}"
     if citing == cited:
         return f"`{citing}` cannot cite itself; mend or remove the row"
-    if any((edge.citing, edge.cited, edge.kind) == (citing, cited, kind) for edge in citations.edges):
+    if (citing, cited, kind) in citations.known:
         return f"the edge `{citing}` → `{cited}` ({kind}) stands here twice; keep one"
     return ""
