@@ -35,6 +35,17 @@ def site(built_site):
 
 
 @pytest.fixture(scope="session")
+def kinds(site):
+    """Return the largest page of each kind; the pages of a folder are of a kind, but for its index and the guide."""
+    largest = {}
+    for path in sorted(site.rglob("*.html"), key=lambda path: path.stat().st_size):
+        name = path.relative_to(site).as_posix()
+        own = path.name == "index.html" or path.parent == site or name.startswith("guide/")
+        largest[name if own else path.parent.name] = name
+    return largest
+
+
+@pytest.fixture(scope="session")
 def served(site):
     """Return the address of the site on this machine."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
@@ -66,7 +77,7 @@ def open_page(browser, served, site):
         )
         stack.callback(context.close)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         guards.append((path, Guard(page, base)))
         if throttle > 1:
             context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": throttle})

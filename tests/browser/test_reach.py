@@ -1,0 +1,117 @@
+"""Every kind of page can be used by anybody: axe finds no fault, the keyboard reaches all, nothing is out of sight."""
+
+import json
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+
+SCHEMES = ("light", "dark")
+WIDTHS = (1280, 390)
+# Rows after the first ones are like them; axe looks at each, which takes long.
+PRUNE = """document.querySelectorAll("tbody > tr:nth-child(n+6), .ee-works > li:nth-child(n+6), .ee-graph a")
+  .forEach((row, index) => index % 8 && row.remove())"""
+AXE = f"axe.run(document, {json.dumps({'resultTypes': ['violations'], 'preload': False})})"
+# Focus all that the Tab key would reach and tell which of them does not show it, or lies where no one sees it.
+FOCUS = """() => {
+  const look = (element) => [element, element.nextElementSibling, ...element.children, element.closest("form")]
+    .filter(Boolean).map((shown) => getComputedStyle(shown))
+    .map((style) => [style.outlineStyle, style.outlineWidth, style.stroke, style.strokeWidth].join()).join(";");
+  const controls = "a[href], button, input:not([type=radio]:not(:checked)), select, textarea, summary, [tabindex]";
+  const faults = new Set();
+  for (const element of document.querySelectorAll(controls)) {
+    if (element.tabIndex < 0 || element.disabled || !element.checkVisibility({visibilityProperty: true})) continue;
+    document.activeElement.blur();
+    const before = look(element);
+    element.focus();
+    if (document.activeElement !== element) continue;
+    const name = element.outerHTML.slice(0, 90);
+    if (look(element) === before) faults.add("focus not shown: " + name);
+    const box = element.getBoundingClientRect();
+    if (box.right <= 0 || box.left >= innerWidth) faults.add("focus out of sight: " + name);
+  }
+  return [...faults];
+}"""
+WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
+  .filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".ee-scroll, pre"))
+  .slice(0, 3).map((element) => element.outerHTML.slice(0, 120))"""
+
+
+def told(found):
+    """Return faults for people: some of them, if there are many."""
+    return "\n".join([*list(found)[:12], f"{len(found)} in all"])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_no_serious_fault(open_page, served, kinds, scheme):
+    page = open_page("index.html", scheme=scheme, still=True)
+    found = {}
+    for path in kinds.values():
+        page.goto(served + path)
+        page.evaluate(PRUNE)
+        page.evaluate(AXE_SCRIPT)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            for fault in page.evaluate(AXE)["violations"]:
+                if fault["impact"] in ("serious", "critical"):
+                    found |= {f"{path}: {fault['id']} {node['html'][:120]}": width for node in fault["nodes"][:3]}
+    assert not found, told(found)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_keyboard_reaches_and_shows_everything(open_page, served, kinds, width):
+    page = open_page("index.html", width=width, still=True)
+    found = []
+    for path in kinds.values():
+        page.goto(served + path)
+        page.evaluate(PRUNE)
+        page.keyboard.press("Tab")  # the browser shows the focus from now on
+        found += [f"{path}: {fault}" for fault in page.evaluate(FOCUS)]
+    assert not found, told(found)
+
+
+def test_no_page_is_wider_than_a_small_screen(open_page, served, kinds):
+    """320 CSS pixels are a phone, and a desktop of 1,280 pixels at four times its size."""
+    page = open_page("index.html", width=320)
+    found = []
+    for path in kinds.values():
+        page.goto(served + path)
+        found += [f"{path}: {fault}" for fault in page.evaluate(WIDE)]
+    assert not found, told(found)
+
+
+def test_pages_from_disk_are_silent(open_page, site, kinds):
+    page = open_page("index.html", over="file")
+    for path in kinds.values():
+        if path != "404.html":  # its addresses start at the root of a server
+            page.goto(f"{site.as_uri()}/{path}")
+            assert page.locator("h1").first.is_visible()
+
+
+def test_pages_can_be_read_without_scripts(open_page, served, kinds):
+    page = open_page("index.html", javascript=False)
+    for path in kinds.values():
+        page.goto(served + path)
+        assert page.locator("main h1").first.is_visible()
+        assert not page.locator("main form:visible").count()
+
+
+@pytest.mark.parametrize(("still", "moves"), [(True, False), (False, True)])
+def test_motion_only_for_those_who_like_it(open_page, still, moves):
+    page = open_page("papers/index.html", still=still)
+    durations = """() => [...document.querySelectorAll("*")].map((e) => getComputedStyle(e))
+      .map((style) => Math.max(parseFloat(style.transitionDuration), parseFloat(style.animationDuration)))"""
+    assert (max(page.evaluate(durations)) > 0.01) is moves
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_walk_with_the_tab_key_has_an_end(open_page, width):
+    page = open_page("index.html", width=width)
+    seen = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
+        if seen[-1].startswith("<body"):
+            break
+    assert len(seen) < 80
+    assert len(seen) == len(set(seen)), "the walk comes back to where it was"
+    assert sum("eelit" in element or "href" in element for element in seen) > 12
