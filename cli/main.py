@@ -15,6 +15,7 @@ from eelit.catalog.faults import CatalogueFault
 COMMANDS = {
     "find": "Find works by facet, text, year, author or venue.",
     "show": "Show everything the catalogue says of one work.",
+    "gaps": "Show how many works join a placement with a policy, and what nobody has joined.",
     "taxonomy": "Show the terms of the four facets, and how many works carry each.",
     "cite": "Print references as BibTeX, RIS or CSL-JSON.",
     "graph": "Explore who cites, extends or criticises whom.",
