@@ -21,7 +21,19 @@ from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.records import Result
-from eelit.site.generator import api, compared, curve, explorer, gap_map, head, markup, network, papers_table, plots
+from eelit.site.generator import (
+    api,
+    compared,
+    curve,
+    explorer,
+    gap_map,
+    head,
+    ideas,
+    markup,
+    network,
+    papers_table,
+    plots,
+)
 from eelit.site.generator import board as pictures
 from eelit.site.generator.collection import Collection, Method, Place, Work
 from eelit.site.generator.commands import commands
@@ -145,7 +157,9 @@ def generated(collection: Collection) -> Iterator[Page]:
     for facet in FACETS:
         yield (
             f"taxonomy/{facet}.md",
-            render("facet.md.j2", facet=facet, head=head.facet(collection, facet, FACET_SAYS[facet])),
+            render(
+                "facet.md.j2", facet=facet, picture=ideas.picture, head=head.facet(collection, facet, FACET_SAYS[facet])
+            ),
         )
     yield "taxonomy/gaps.md", render("gaps.md.j2", **gap_map.values(collection))
     yield "graph.md", render("graph.md.j2", **_graph(collection))
