@@ -29,6 +29,7 @@ from eelit.site.generator import (
     gap_map,
     head,
     ideas,
+    listings,
     markup,
     network,
     papers_table,
@@ -199,6 +200,8 @@ def _method(collection: Collection, method: Method) -> dict[str, Any]:
         "scripts": plots.SCRIPTS,
         "measured": compared.of_method(collection, method.key),
         "run_lines": plots.of_curve,
+        "listings": listings.beside(method.info),
+        "place": Place,
     }
 
 
