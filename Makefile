@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup site bundle serve test check browser format types wheel bench clean
+.PHONY: help setup site bundle serve test check browser format types wheel bench zensical clean
 .DEFAULT_GOAL := help
 
 help: ## what one can make
@@ -59,3 +59,10 @@ bench: $(STAMP) ## start-up time of the command line, and time saved beside comp
 
 clean: ## remove what was built (never the sources in site/)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
+
+zensical: $(STAMP) ## see whether Material's successor builds the same tree, into build/zensical; it may fail
+	$(BIN)/eelit site build
+	test -x build/zensical-env/bin/zensical || $(PYTHON) -m venv build/zensical-env
+	build/zensical-env/bin/python -m pip install --quiet 'zensical<0.2'
+	sed -e 's#^docs_dir: .*#docs_dir: docs#; s#^site_dir: .*#site_dir: zensical#; s#custom_dir: site/theme#custom_dir: ../site/theme#' mkdocs.yml > build/zensical.yml
+	build/zensical-env/bin/zensical build --config-file build/zensical.yml
