@@ -19,7 +19,8 @@ ROOM = 14.0  # between labels
 LONGEST = 22
 """Letters that a label shows; a longer name is cut."""
 WIDTH = 1500.0  # about; what does not fit grows downwards
-PUSHES = 400
+PUSHES, PUSHES_IF_LARGE = 400, 25
+"""How often boxes are pushed apart at most. In a large graph marks may touch: one zooms in."""
 LARGE = 500
 """From so many works on, labels are left to zooming in, and marks alone keep apart."""
 
@@ -46,7 +47,9 @@ def connected(graph: Graph) -> dict[str, Place]:
     free = [i for i, key in enumerate(keys) if key not in joined]
     found = np.zeros((len(keys), 2))
     if bound:
-        spread = nx.spring_layout(joined, seed=SEED, iterations=200, k=2.2 / max(1.0, len(bound)) ** 0.5)
+        spread = nx.spring_layout(
+            joined, seed=SEED, iterations=200 if len(bound) < LARGE else 40, k=2.2 / max(1.0, len(bound)) ** 0.5
+        )
         raw = np.array([spread[keys[i]] for i in bound])
         area = float((size[bound, 0] * size[bound, 1]).sum())
         raw *= (area * 2.2) ** 0.5 / 2 / np.abs(raw).max(axis=0) * np.array([1.9, 0.55])
@@ -78,7 +81,7 @@ def _apart(points: Points, size: Points) -> Points:
     points, half = points.copy(), (size[:, None] + size[None]) / 2
     number = np.arange(len(points))
     before = np.sign(number[:, None] - number[None])[..., None]  # which way two at the same place go
-    for _ in range(PUSHES):
+    for _ in range(PUSHES if len(points) < LARGE else PUSHES_IF_LARGE):
         between = points[:, None] - points[None]
         overlap = half - np.abs(between)
         hit: NDArray[np.bool_] = (overlap > 0).all(axis=2) & (before[..., 0] != 0)

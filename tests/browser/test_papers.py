@@ -36,11 +36,18 @@ def use(page, target, keyboard, key):
         target.click()
 
 
+def unfold(page, keyboard):
+    """Open the filters, which on a phone are folded away at first."""
+    if page.locator(".ee-filterbox").get_attribute("open") is None:
+        use(page, page.locator(".ee-filterbox > summary"), keyboard, "Enter")
+
+
 @each
 def test_filters_narrow_and_the_address_keeps_them(open_page, over, width, keyboard):
     page = open_page(PAPERS, over=over, width=width)
     total = shown(page)
     assert total == said(page) > 50
+    unfold(page, keyboard)
     facet = page.locator('.ee-facet[data-facet="policy"]')
     if facet.get_attribute("open") is None:
         use(page, facet.locator("summary"), keyboard, "Enter")
@@ -50,6 +57,7 @@ def test_filters_narrow_and_the_address_keeps_them(open_page, over, width, keybo
     assert "policy=patience" in page.url
     page.reload()
     assert shown(page) == narrowed
+    unfold(page, keyboard)
     use(page, page.get_by_role("button", name="Clear all"), keyboard, "Enter")
     page.wait_for_function(f"document.querySelectorAll('#paper-table tbody tr:not([hidden])').length === {total}")
     assert "?" not in page.url
