@@ -11,9 +11,10 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 from browsing import FLAGS, MISSING, Guard, Quiet, chromium, is_required
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 HEIGHTS = {390: 844, 320: 640}
+expect.set_options(timeout=30_000)  # as long as a page may take on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Getting around the site: navigation, search and the dark mode, by mouse and by keyboard, at both widths."""
 
 import pytest
+from playwright.sync_api import expect
 
 KEYBOARD = pytest.mark.parametrize("keyboard", [False, True], ids=["mouse", "keyboard"])
 WIDTH = pytest.mark.parametrize("width", [1280, 390])
@@ -86,7 +87,7 @@ def test_dark_mode_is_chosen_and_kept(open_page, width, keyboard, over):
         press(page, page.get_by_role("radio", name="Switch to dark mode"), keyboard)
     else:
         page.get_by_title("Switch to dark mode").click()
-    page.wait_for_function(f"{SCHEME} === 'slate'")
+    expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
     page.goto(page.url.replace("index.html", "papers/index.html"))
     assert page.evaluate(SCHEME) == "slate"
 

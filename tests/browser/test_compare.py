@@ -1,6 +1,9 @@
 """Curves and the page that compares methods, by mouse and by keyboard."""
 
+import re
+
 import pytest
+from playwright.sync_api import expect
 
 SCHEMES = [(1280, "light", "http"), (390, "dark", "file")]
 
@@ -53,7 +56,7 @@ def test_the_address_keeps_the_choice(open_page):
     page.reload()
     assert page.locator(".ee-pick input:checked").evaluate_all("found => found.map(box => box.value)") == [wanted]
     page.locator(".ee-pick button").click()
-    page.wait_for_function("location.search === ''")
+    expect(page).to_have_url(re.compile(r"compare\.html$"))
 
 
 def test_a_key_in_the_address_means_all_its_variants(open_page):
@@ -62,7 +65,7 @@ def test_a_key_in_the_address_means_all_its_variants(open_page):
     assert len(chosen) > 1
     assert all(value.startswith("zhou2020pabee:") for value in chosen)
     assert "one picture for each kind" in page.locator(".ee-status").first.inner_text()  # classification, regression
-    page.wait_for_function("document.querySelectorAll('.ee-compared:not([hidden]) .ee-vega svg').length === 2")
+    expect(page.locator(".ee-compared:not([hidden]) .ee-vega svg")).to_have_count(2)
 
 
 def test_without_scripts_everything_is_in_the_table(open_page):
@@ -84,11 +87,7 @@ def test_a_methods_curve_is_drawn_with_the_rules_it_has_to_face(open_page, width
     assert lines.count() == len(names)
     figure.locator(".ee-choice input").last.focus()
     page.keyboard.press("Space")
-    page.wait_for_function(
-        "wanted => document.querySelector('.ee-chart').querySelectorAll(\"path[aria-roledescription='line mark']\")"
-        ".length === wanted",
-        arg=len(names) - 1,
-    )
+    expect(lines).to_have_count(len(names) - 1)
 
 
 def test_a_point_tells_its_setting_cost_and_quality(open_page):

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 PAPERS = "papers/index.html"
+SHOWN = "#paper-table tbody tr:not([hidden])"
 EACH = [
     pytest.mark.parametrize("over", ["http", "file"]),
     pytest.mark.parametrize("width", [1280, 390]),
@@ -59,7 +61,7 @@ def test_filters_narrow_and_the_address_keeps_them(open_page, over, width, keybo
     assert shown(page) == narrowed
     unfold(page, keyboard)
     use(page, page.get_by_role("button", name="Clear all"), keyboard, "Enter")
-    page.wait_for_function(f"document.querySelectorAll('#paper-table tbody tr:not([hidden])').length === {total}")
+    expect(page.locator(SHOWN)).to_have_count(total)
     assert "?" not in page.url
 
 
@@ -77,6 +79,8 @@ def test_sorting(open_page, over, width, keyboard):
 
 def test_words_are_searched_while_one_types(open_page):
     page = open_page(PAPERS)
+    total = shown(page)
     page.get_by_role("searchbox", name="Search", exact=True).last.fill("zhou patience")
-    page.wait_for_function("document.querySelectorAll('#paper-table tbody tr:not([hidden])').length < 9")
+    expect(page.locator(SHOWN)).not_to_have_count(total)
+    assert shown(page) == said(page) < 9
     assert page.locator('#paper-table tr[data-name="pabee"]').is_visible()
