@@ -5,7 +5,7 @@ networkx is imported only when a graph is walked, since most commands never do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -65,6 +65,12 @@ class Graph:
         """Keep the edges whose two ends are among the nodes; `whole` is the graph that this is a part of."""
         self.nodes = {node.key: node for node in nodes}
         self.edges = [edge for edge in edges if edge.source in self.nodes and edge.target in self.nodes]
+        self._cites: dict[str, list[str]] = {}
+        self._cited: dict[str, list[str]] = {}
+        for edge in self.edges:
+            if edge.group == "citation":
+                self._cites.setdefault(edge.source, []).append(edge.target)
+                self._cited.setdefault(edge.target, []).append(edge.source)
         self.citations: int = whole.citations if whole else sum(edge.group == "citation" for edge in self.edges)
 
     def to_networkx(self) -> MultiDiGraph[str]:
@@ -109,33 +115,28 @@ class Graph:
 
     def cited_by(self, key: str) -> list[str]:
         """Return the works of the collection that this one cites."""
-        return [edge.target for edge in self.edges if edge.group == "citation" and edge.source == key]
+        return self._cites.get(key, [])
 
     def citing(self, key: str) -> list[str]:
         """Return the works of the collection that cite this one."""
-        return [edge.source for edge in self.edges if edge.group == "citation" and edge.target == key]
+        return self._cited.get(key, [])
 
     def prior(self, key: str) -> list[Neighbour]:
         """Return works that came before: cited by this one, or cited together with it by later works (co-citation)."""
-        direct = self.cited_by(key)
-        together = {other: self._common(self.citing(key), self.citing(other)) for other in self.nodes}
-        return self._neighbours(key, direct, together, earlier=True)
+        together = _shared(self.citing(key), self.cited_by)
+        return self._neighbours(key, self.cited_by(key), together, earlier=True)
 
     def derivative(self, key: str) -> list[Neighbour]:
         """Return works that came after: citing this one, or citing the same works as it (bibliographic coupling)."""
-        direct = self.citing(key)
-        coupled = {other: self._common(self.cited_by(key), self.cited_by(other)) for other in self.nodes}
-        return self._neighbours(key, direct, coupled, earlier=False)
-
-    def _common(self, ours: list[str], theirs: list[str]) -> tuple[str, ...]:
-        return tuple(sorted(set(ours) & set(theirs)))
+        coupled = _shared(self.cited_by(key), self.citing)
+        return self._neighbours(key, self.citing(key), coupled, earlier=False)
 
     def _neighbours(
         self, key: str, direct: list[str], shared: dict[str, tuple[str, ...]], *, earlier: bool
     ) -> list[Neighbour]:
         """Put direct works first, then those that share most; one shared work alone says too little."""
         year = self.nodes[key].year
-        found = [Neighbour(self.nodes[other], True, shared[other]) for other in dict.fromkeys(direct)]
+        found = [Neighbour(self.nodes[other], True, shared.get(other, ())) for other in dict.fromkeys(direct)]
         for other, common in shared.items():
             in_time = self.nodes[other].year <= year if earlier else self.nodes[other].year >= year
             if other != key and other not in direct and len(common) > 1 and in_time:
@@ -145,6 +146,15 @@ class Graph:
     def note(self) -> str:
         """Return what a reader must know of how complete the edges are."""
         return completeness(self.citations)
+
+
+def _shared(middles: Iterable[str], onward: Callable[[str], list[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the works one step on from these, each with those of these that lead to it."""
+    found: dict[str, set[str]] = {}
+    for middle in middles:
+        for other in onward(middle):
+            found.setdefault(other, set()).add(middle)
+    return {other: tuple(sorted(through)) for other, through in found.items()}
 
 
 def citation_edges(citations: Iterable[Citation]) -> list[Edge]:

@@ -284,16 +284,16 @@ def _tree(taxonomy: Taxonomy, facet: Facet, works: dict[str, Work]) -> Iterator[
     listed: list[TaxonomyTerm] = getattr(taxonomy, facet)
     by_name = {term.term: term for term in listed}
     carried = {key: getattr(work.entry, facet) for key, work in works.items()}
+    widely = {
+        key: {wide for name in names for wide in (name, *broader_terms(name, by_name))}
+        for key, names in carried.items()
+    }
 
     def descend(broader: str | None, depth: int) -> Iterator[tuple[str, Term]]:
         for term in listed:
             if term.broader == broader:
                 own = [key for key, names in carried.items() if term.term in names]
-                below = [
-                    key
-                    for key, names in carried.items()
-                    if any(term.term in (name, *broader_terms(name, by_name)) for name in names)
-                ]
+                below = [key for key, names in widely.items() if term.term in names]
                 narrower = [other.term for other in listed if other.broader == term.term]
                 yield term.term, Term(facet, term, depth, narrower, own, below)
                 yield from descend(term.term, depth + 1)
