@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from eelit.bib.graph import Graph
 
@@ -78,20 +79,22 @@ def by_year(graph: Graph, order: Mapping[str, Place]) -> dict[str, Place]:
 
 def _apart(points: Points, size: Points) -> Points:
     """Push boxes apart, each pair along the axis on which they overlap less, until none overlap."""
-    points, half = points.copy(), (size[:, None] + size[None]) / 2
-    number = np.arange(len(points))
-    before = np.sign(number[:, None] - number[None])[..., None]  # which way two at the same place go
-    for _ in range(PUSHES if len(points) < LARGE else PUSHES_IF_LARGE):
-        between = points[:, None] - points[None]
-        overlap = half - np.abs(between)
-        hit: NDArray[np.bool_] = (overlap > 0).all(axis=2) & (before[..., 0] != 0)
+    points, reach = points.copy(), float(size.max())
+    for _ in range(PUSHES):
+        one, other = cKDTree(points).query_pairs(reach, p=np.inf, output_type="ndarray").T
+        between = points[one] - points[other]
+        overlap = (size[one] + size[other]) / 2 - np.abs(between)
+        hit: NDArray[np.bool_] = (overlap > 0).all(axis=1)
         if not hit.any():
             break
-        push = np.where(between == 0, before, np.sign(between)) * (overlap + 0.5) / 2
-        across = overlap[..., 0] < overlap[..., 1]
-        push[..., 0] *= hit & across
-        push[..., 1] *= hit & ~across
-        points += push.sum(axis=1) / np.maximum(1, hit.sum(axis=1))[:, None] ** 0.5
+        one, other, between, overlap = one[hit], other[hit], between[hit], overlap[hit]
+        push = np.where(between < 0, -1.0, 1.0) * (overlap + 0.5) / 2  # of two at one place the later goes back
+        across = overlap[:, :1] < overlap[:, 1:]
+        push *= np.hstack([across, ~across])
+        moved, hits = np.zeros_like(points), np.bincount(np.hstack([one, other]), minlength=len(points))
+        np.add.at(moved, one, push)
+        np.add.at(moved, other, -push)
+        points += moved / np.maximum(1, hits)[:, None] ** 0.5
     return points
 
 

@@ -18,6 +18,7 @@ from eelit.site.generator.collection import Collection, Work
 COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 172, 30, 124, 22
 MARGIN, HEAD = 12, 34
 SWEEPS = 12
+LARGE = 500
 SEED = 7
 LABEL_LENGTH = 17
 
@@ -48,7 +49,8 @@ def places(known: Graph) -> dict[str, tuple[float, float]]:
     graph: nx.Graph[str] = nx.Graph()
     graph.add_nodes_from(sorted(known.nodes))
     graph.add_edges_from(sorted((edge.source, edge.target) for edge in known.edges))
-    height = {key: float(place[1]) for key, place in nx.spring_layout(graph, seed=SEED).items()}
+    rounds = 50 if len(graph) < LARGE else 10  # a start for the sweeps; a large graph cannot be seen as a whole anyway
+    height = {key: float(place[1]) for key, place in nx.spring_layout(graph, seed=SEED, iterations=rounds).items()}
     columns: dict[int, list[str]] = {}
     for key in graph:
         columns.setdefault(known.nodes[key].year, []).append(key)
