@@ -53,9 +53,10 @@ wheel: $(STAMP) ## sdist and wheel in dist/
 	rm -rf build/lib
 	$(BIN)/python -m build
 
-bench: $(STAMP) ## start-up time of the command line, and time saved beside computation saved
+bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, speed of the site
 	$(BIN)/python tests/bench_startup.py
 	$(BIN)/python tests/bench_speed.py
+	$(BIN)/python tests/bench_site.py
 
 clean: ## remove what was built (never the sources in site/)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -38,7 +38,7 @@ build(out=Path(sys.argv[1]), smoke_reports=Path(sys.argv[1], "none"))
 """
 # Resolves when the table can be filtered, with the time since one asked for the page.
 USABLE = """() => new Promise((resolve) => {
-  const isLive = () => document.querySelector(".ee-browse--live")
+  const isLive = () => document.querySelector(".ee-filterbox:not([hidden])")
     && /showing/.test(document.querySelector(".ee-status").textContent);
   const look = () => isLive() ? requestAnimationFrame(() => resolve(performance.now() / 1000)) : setTimeout(look, 5);
   look();

@@ -28,6 +28,8 @@ class Quiet(SimpleHTTPRequestHandler):
     """Serve files without a word."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would make a browser wait for small files
+    wbufsize = -1
 
     def log_message(self, *words):
         """Say nothing."""

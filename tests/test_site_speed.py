@@ -10,7 +10,7 @@ from eelit.site.generator import pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.reports import read_reports
 
-FEW, TIMES = 250, 3
+FEW, TIMES = 120, 3
 
 
 def spent(folder, works, monkeypatch):

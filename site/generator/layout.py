@@ -20,7 +20,7 @@ ROOM = 14.0  # between labels
 LONGEST = 22
 """Letters that a label shows; a longer name is cut."""
 WIDTH = 1500.0  # about; what does not fit grows downwards
-PUSHES, PUSHES_IF_LARGE = 400, 25
+PUSHES = 400
 """How often boxes are pushed apart at most. In a large graph marks may touch: one zooms in."""
 LARGE = 500
 """From so many works on, labels are left to zooming in, and marks alone keep apart."""

@@ -20,6 +20,7 @@ def press(page, target, keyboard, key="Enter"):
 @KEYBOARD
 def test_tabs_lead_to_pages(open_page, keyboard):
     page = open_page("index.html")
+    assert not page.get_by_role("button", name="Navigation").is_visible(), "the drawer is for narrow screens"
     for name, title in (("Papers", "Papers"), ("Methods", "Methods"), ("Taxonomy", "Taxonomy")):
         press(page, page.locator(".md-tabs").get_by_role("link", name=name, exact=True), keyboard)
         page.wait_for_url(f"**/{name.lower()}/**")

@@ -1,6 +1,7 @@
 """The table of papers: filters, sorting and the address that holds both, by mouse and by keyboard, at both widths."""
 
 import re
+import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -84,3 +85,23 @@ def test_words_are_searched_while_one_types(open_page):
     expect(page.locator(SHOWN)).not_to_have_count(total)
     assert shown(page) == said(page) < 9
     assert page.locator('#paper-table tr[data-name="pabee"]').is_visible()
+
+
+def test_many_works_are_shown_in_two_steps(browser, site, tmp_path):
+    """The rows of the real table stand three times in this one."""
+    shutil.copytree(site / "assets", tmp_path / "assets")
+    (tmp_path / "papers").mkdir()
+    head, start, rest = (site / PAPERS).read_text(encoding="utf-8").partition("<tbody>")
+    rows, end, tail = rest.partition("</tbody>")
+    (tmp_path / PAPERS).write_text(head + start + rows * 3 + end + tail, encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / PAPERS).as_uri())
+    total = rows.count("<tr ") * 3
+    assert shown(page) == 200 < total
+    assert page.locator(".ee-status").inner_text() == f"showing all {total}, the first 200 of them here"
+    page.locator("th[data-sort='year']").get_by_role("button").click()  # the oldest first
+    assert shown(page) == 200
+    assert page.locator("#paper-table tbody tr:visible").first.get_attribute("data-year") < "2015"
+    page.get_by_role("button", name=f"Show all {total}").click()
+    assert shown(page) == total
+    page.close()

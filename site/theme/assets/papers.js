@@ -35,33 +35,29 @@
     return { facets, text: stems(form.elements.text.value), from: number("from"), to: number("to"), runnable: form.elements.runnable.checked };
   }
 
-  // `without` leaves one facet out: its own counts say what choosing another of its terms would give.
-  function matches(entry, asked, without) {
-    if (asked.from !== null && entry.year < asked.from) return false;
-    if (asked.to !== null && entry.year > asked.to) return false;
-    if (asked.runnable && without !== "runnable" && !entry.runs) return false;
+  // A work that fits but for one facet counts there: it says what choosing another term of that facet would give.
+  function failing(entry, asked) {
+    if (asked.from !== null && entry.year < asked.from) return null;
+    if (asked.to !== null && entry.year > asked.to) return null;
+    if (asked.runnable && !entry.runs) return null;
+    let only = "";
     for (const facet of FACETS) {
       const wanted = asked.facets[facet];
-      if (facet !== without && wanted.length && !wanted.some((term) => entry.terms[facet].has(term))) return false;
+      if (!wanted.length || wanted.some((term) => entry.terms[facet].has(term))) continue;
+      if (only) return null;
+      only = facet;
     }
-    return asked.text.every((start) => entry.words.some((word) => word.startsWith(start)));
+    return asked.text.every((start) => entry.words.some((word) => word.startsWith(start))) ? only : null;
   }
 
-  function count(asked) {
-    for (const facet of FACETS) {
-      const possible = rows.filter((entry) => matches(entry, asked, facet));
-      for (const box of form.querySelectorAll(`input[name="${facet}"]`)) {
-        show(box, possible.filter((entry) => entry.terms[facet].has(box.value)).length);
-      }
+  const boxes = [...form.querySelectorAll('.ee-facet input[type="checkbox"], [name="runnable"]')];
+  const counters = boxes.map((input) => ({ input, label: input.closest("label"), count: input.closest("label").querySelector(".ee-count") }));
+  function show(counts) {
+    for (const { input, label, count } of counters) {
+      const works = counts.get(`${input.name} ${input.value}`) || 0;
+      if (count.textContent !== String(works)) count.textContent = works;
+      label.classList.toggle("is-empty", works === 0 && !input.checked);
     }
-    const box = form.elements.runnable;
-    show(box, rows.filter((entry) => entry.runs && matches(entry, asked, "runnable")).length);
-  }
-
-  function show(box, works) {
-    const label = box.closest("label");
-    label.querySelector(".ee-count").textContent = works;
-    label.classList.toggle("is-empty", works === 0 && !box.checked);
   }
 
   const sorts = {
@@ -74,12 +70,14 @@
     sorts[facet] = (entry) => entry.row.cells[column].textContent.trim().toLowerCase() || "\uffff";
   }
   let sorted = { name: "year", descending: true };
+  let ordered = rows;
 
   function sort(name, descending) {
     sorted = { name, descending };
     const value = sorts[name];
     const compare = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0) * (descending ? -1 : 1);
-    body.append(...[...rows].sort((a, b) => compare(a, b) || a.order - b.order).map((entry) => entry.row));
+    ordered = [...rows].sort((a, b) => compare(a, b) || a.order - b.order);
+    body.append(...ordered.map((entry) => entry.row));
     for (const cell of table.tHead.rows[0].cells) {
       if (cell.dataset.sort === name) cell.setAttribute("aria-sort", descending ? "descending" : "ascending");
       else cell.removeAttribute("aria-sort");
@@ -128,7 +126,7 @@
     }));
   async function give(format, ending) {
     const { header, works } = await records();
-    const shown = [...body.rows].filter((row) => !row.hidden).map((row) => works[rows.find((entry) => entry.row === row).order][format]);
+    const shown = ordered.filter((entry) => entry.fits).map((entry) => works[entry.order][format]);
     const text = format === "csl-json" ? `[\n${shown.join(",\n")}\n]\n` : format === "csv" ? header + shown.join("") : shown.join(format === "ris" ? "\r\n" : "\n");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
@@ -162,16 +160,34 @@
     if (sorts[name] && (name !== sorted.name || (query.get("sort") || "-year").startsWith("-") !== sorted.descending)) sort(name, (query.get("sort") || "-year").startsWith("-"));
   }
 
-  function update() {
+  // A browser takes long to lay out thousands of rows: the first ones are shown until one asks for the rest.
+  const MOST = 200;
+  const more = document.querySelector(".ee-more");
+  more.addEventListener("click", () => {
+    update(Infinity);
+    status.focus();
+  });
+
+  function update(most = MOST) {
     const asked = question();
+    const counts = new Map();
     let shown = 0;
-    for (const entry of rows) {
-      const fits = matches(entry, asked, null);
-      entry.row.hidden = !fits;
-      shown += fits;
+    for (const entry of ordered) {
+      const only = failing(entry, asked);
+      entry.fits = only === "";
+      shown += entry.fits;
+      const hidden = !entry.fits || shown > most;
+      if (entry.row.hidden !== hidden) entry.row.hidden = hidden;
+      if (only === null) continue;
+      for (const facet of only ? [only] : FACETS) {
+        for (const term of entry.terms[facet]) counts.set(`${facet} ${term}`, (counts.get(`${facet} ${term}`) || 0) + 1);
+      }
+      if (entry.fits && entry.runs) counts.set("runnable yes", (counts.get("runnable yes") || 0) + 1);
     }
-    status.textContent = shown === rows.length ? `showing all ${shown}` : `showing ${shown} of ${rows.length}`;
-    count(asked);
+    more.hidden = shown <= most;
+    more.textContent = `Show all ${shown}`;
+    status.textContent = (shown === rows.length ? `showing all ${shown}` : `showing ${shown} of ${rows.length}`) + (more.hidden ? "" : `, the first ${most} of them here`);
+    show(counts);
     mark();
   }
 
@@ -184,6 +200,7 @@
     button.addEventListener("click", () => {
       const name = cell.dataset.sort;
       sort(name, sorted.name === name ? !sorted.descending : name === "year");
+      update();
       remember(true);
     });
   }
@@ -199,7 +216,6 @@
   box.hidden = false;
   exporting.hidden = false;
   status.tabIndex = -1;
-  document.getElementById("browse").classList.add("ee-browse--live");
   if (matchMedia("(max-width: 59.9375em)").matches) {
     for (const facet of form.querySelectorAll(".ee-facet")) facet.open = false;
     box.open = false;
