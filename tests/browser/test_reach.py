@@ -1,20 +1,9 @@
-"""Every kind of page can be used by anybody: axe finds no fault, the keyboard reaches all, nothing is out of sight."""
-
-import json
+"""Every kind of page can be used by anybody: the keyboard reaches all, and nothing is out of sight."""
 
 import pytest
-from axe_playwright_python.base import AXE_SCRIPT
+from browsing import PRUNE, told
 
 WIDTHS = (1280, 390)
-# Rows after the first ones are like them; axe looks at each, which takes long.
-PRUNE = """document.querySelectorAll("tbody > tr:nth-child(n+6), .ee-works > li:nth-child(n+6), .ee-graph a")
-  .forEach((row, index) => index % 8 && row.remove())"""
-SETTINGS = {"resultTypes": ["violations"], "preload": False}
-COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}  # what a scheme can change
-AXE = {
-    "light": f"axe.run(document, {json.dumps(SETTINGS)})",
-    "dark": f"axe.run(document, {json.dumps(SETTINGS | COLOURS)})",
-}
 # Focus all that the Tab key would reach and tell which of them does not show it, or lies where no one sees it.
 FOCUS = """() => {
   const look = (element) => [element, element.nextElementSibling, ...element.children, element.closest("form")]
@@ -38,27 +27,6 @@ FOCUS = """() => {
 WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
   .filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".ee-scroll, pre"))
   .slice(0, 3).map((element) => element.outerHTML.slice(0, 120))"""
-
-
-def told(found):
-    """Return faults for people: some of them, if there are many."""
-    return "\n".join([*list(found)[:12], f"{len(found)} in all"])
-
-
-@pytest.mark.parametrize("scheme", AXE)
-def test_axe_finds_no_serious_fault(open_page, served, kinds, scheme):
-    page = open_page("index.html", scheme=scheme, still=True)
-    found = {}
-    for path in kinds.values():
-        page.goto(served + path)
-        page.evaluate(PRUNE)
-        page.evaluate(AXE_SCRIPT)
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            for fault in page.evaluate(AXE[scheme])["violations"]:
-                if fault["impact"] in ("serious", "critical"):
-                    found |= {f"{path}: {fault['id']} {node['html'][:120]}": width for node in fault["nodes"][:3]}
-    assert not found, told(found)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
