@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 
 import pytest
+from markupsafe import escape
 
 from eelit.catalog.sources import sources
 from eelit.methods import bench
@@ -176,11 +177,19 @@ def test_symbols_of_a_docstring_are_set():
     shown = markup.docstring(
         "Stop when c_t^i >= lambda_t, as run_glue.py and train_size do.\nx_{l-1} = (1-q)^(k-1) * 2"
     )
-    assert "<var>c</var><sub>t</sub><sup>i</sup> ≥ <var>λ</var><sub>t</sub>" in shown
+    assert "<var>c</var><sub><var>t</var></sub><sup><var>i</var></sup> ≥ <var>λ</var><sub><var>t</var></sub>" in shown
     assert "run_glue.py" in shown
     assert "train_size" in shown
-    assert '<p class="ee-equation"><var>x</var><sub>l−1</sub> = (1-q)<sup>k−1</sup> · 2</p>' in shown
-    assert "&lt;b&gt;" in markup.docstring("<b>")
+    assert "<var>x</var><sub><var>l</var>−1</sub> = (1-<var>q</var>)<sup><var>k</var>−1</sup> · 2</p>" in shown
+    assert '<p class="ee-equation"><var>x</var>' in shown
+    words = "A device, a layer's n-gram, e.g. I. `s`"
+    assert markup.formula(words) == escape(words)
+    assert markup.formula("L_last - max_c p_c") == (
+        "<var>L</var><sub>last</sub> − max<sub><var>c</var></sub> <var>p</var><sub><var>c</var></sub>"
+    )
+    assert markup.formula("exit i of n, <A>") == "exit <var>i</var> of <var>n</var>, &lt;<var>A</var>&gt;"
+    assert "&lt;script&gt;" in markup.docstring("<script>")
+    assert markup.formula("m~^l_j") == "<var>m\u0303</var><sup><var>l</var></sup><sub><var>j</var></sub>"
     assert markup.docstring("a long line " * 9 + "\nthat goes on").count("<p") == 1
 
 

@@ -13,18 +13,28 @@ from collections.abc import Iterator
 from markupsafe import Markup, escape
 
 SPAN = re.compile(r"`([^`]+)`|(https?://[^\s<>\"'`]+)|\barXiv:(\d{4}\.\d{4,5})\b")
-# y_i, L_{i-1}, d_t^i, (1-q)^(k-1): a short base or a bracket, then short or bracketed indices; longer words are names
-# in code. Greek letters are written out in docstrings.
+# y_i, L_{i-1}, d_t^i, (1-q)^(k-1), L_last: a short base or a bracket, then short or bracketed indices, or a capital and
+# a word; other words are names in code. Greek letters are written out in docstrings.
 GREEK = dict(
-    zip(["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "sigma", "tau"], "αβγδεθλστ", strict=True)
+    zip(
+        ["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "lam", "sigma", "tau"],
+        "αβγδεθλλστ",
+        strict=True,
+    )
 )
 SIGNS = {"sum": "∑", "prod": "∏", **GREEK}
+OPERATIONS = ("prod", "mean", "softmax", "argmax", "argmin")
 INDEX = r"[_^](?:\{[^{}]+\}|\([^()]+\)|[A-Za-z0-9]{1,2}(?![A-Za-z0-9]))"
+# One that stands alone, but for the words a, A and I.
+LETTER = r"(?<![\w`'’.])(?<![A-Za-z]-)(?:[B-HJ-Zb-z]|A(?! [a-z]))~?(?![\w`'’]|-[A-Za-z]|\.\w)"
 INDEXED = re.compile(
-    rf"(?:(?<![\w`])(?P<base>[A-Za-z0-9]{{1,3}}|prod|softmax|argmax|argmin|{'|'.join(GREEK)})|(?<=[)\]]))(?P<indices>(?:{INDEX})+)"
+    rf"(?:(?<![\w`])(?P<base>[A-Za-z0-9]{{1,3}}~?|{'|'.join((*OPERATIONS, *GREEK))})|(?<=[)\]]))"
+    rf"(?P<indices>(?:{INDEX})+)"
+    r"|(?<![\w`])(?P<capital>[A-Z])_(?P<word>[a-z]{3,})(?![\w`(])"
     rf"|(?<![\w`])(?P<greek>{'|'.join(GREEK)})(?![\w`-])"
+    rf"|(?P<letter>{LETTER})"
 )
-OPERATORS = {"<=": "≤", ">=": "≥", "*": "·"}
+OPERATORS = {"<=": "≤", ">=": "≥", "*": "·", "-": "−"}
 FULL_LINE = 106  # a docstring's line that had room for the next word, in this width, was ended on purpose
 EQUATION = re.compile(r"^\S{1,30}(?:\s[-+*/|·]\s\S{1,24})*\s(?:=|<|>|≤|≥|<=|>=)\s\S")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -84,12 +94,18 @@ def formula(text: str) -> Markup:
     for match in INDEXED.finditer(text):
         parts.append(escape(text[position : match.start()]))
         position = match.end()
-        base = match["base"] or match["greek"] or ""
+        base = match["base"] or match["greek"] or match["letter"] or match["capital"] or ""
         if base:
-            parts.append(Markup("<var>{}</var>").format(SIGNS.get(base, base)))
+            sign = SIGNS.get(base, base)
+            is_letter = len(sign.rstrip("~")) == 1 and sign[0].isalpha()
+            sign = sign.replace("~", "\N{COMBINING TILDE}")
+            parts.append(Markup("<var>{}</var>").format(sign) if is_letter else escape(sign))
+        if match["word"]:
+            parts.append(Markup("<sub>{}</sub>").format(match["word"]))
         for index in re.findall(INDEX, match["indices"] or ""):
             tag = Markup("sub" if index[0] == "_" else "sup")
             inside = index[1:].strip("{}").removeprefix("(").removesuffix(")").replace("-", "−")
+            inside = Markup(re.sub(LETTER, r"<var>\g<0></var>", str(escape(inside))))
             parts.append(Markup("<{0}>{1}</{0}>").format(tag, inside))
     parts.append(escape(text[position:]))
     return Markup("").join(parts)
