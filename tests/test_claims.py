@@ -18,7 +18,7 @@ from eelit.catalog.sources import sources
 from eelit.methods import bench
 from eelit.methods.records import Outcome
 from eelit.methods.track import Verdict
-from eelit.site.generator.claims import beside, means
+from eelit.site.generator.claims import beside, means, tally
 
 ROOT = Path(__file__).parent.parent
 KEY = "zhou2020pabee"
@@ -158,6 +158,12 @@ def test_each_claim_stands_beside_its_outcomes_and_no_outcome_is_lost():
     assert (further.claim, [v.name for v in further.verdicts]) == (None, ["x: more"])
     assert beside(claims[:1], verdicts[:2])[-1].claim == claims[0]
     assert beside([], []) == []
+
+
+def test_a_tally_counts_each_outcome_once():
+    both = beside([claim(), claim(tried=["a gain", "a loss"])], [verdict("a gain")])
+    untried = beside([claim(tried=[], untried="it needs a camera")], [])
+    assert tally([*both, *untried]) == {"holds": 1, "claims not tried here": 1}
 
 
 def test_a_claim_is_said_with_its_baselines_and_source():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from eelit.catalog.schema import Claim
-from eelit.methods.track import Verdict
+from eelit.methods.track import Judgement, Verdict
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,15 @@ def beside(claims: Iterable[Claim], verdicts: Sequence[Verdict]) -> list[Trial]:
 def means(name: str, outcome: str) -> bool:
     """Whether an entry's name for outcomes is this one's, whole or (then it means all variants) without its variant."""
     return name in (outcome, outcome.partition(": ")[2])
+
+
+def tally(trials: Iterable[Trial]) -> dict[str, int]:
+    """Return how many outcomes got which judgement, and how many claims nothing tries."""
+    trials = list(trials)
+    outcomes = {id(verdict): verdict.judgement for trial in trials for verdict in trial.verdicts}
+    found = {judgement: list(outcomes.values()).count(judgement) for judgement in get_args(Judgement)}
+    untried = sum(trial.claim is not None and not trial.verdicts and not trial.waiting for trial in trials)
+    return {name: count for name, count in (found | {"claims not tried here": untried}).items() if count}
 
 
 def as_json(trial: Trial) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from eelit.methods.data import manifest
 from eelit.methods.records import SmokeReport
 from eelit.methods.registry import MethodInfo
 from eelit.methods.track import Verdict
-from eelit.site.generator.claims import Trial, beside
+from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import Badge, Reports
 from eelit.site.generator.snapshot import Snapshot
@@ -188,6 +188,10 @@ class Collection:
         """Return the trials of all methods of a track, measured ones first, with what is to say of missing results."""
         keys = [*board.verdicts, *board.unmeasured]
         return [(key, trials, self.waiting(key)) for key in keys if (trials := self.trials(key, board))]
+
+    def tally(self, board: bench.Board) -> dict[str, int]:
+        """Return how the outcomes of a track fared, from all its methods."""
+        return tally(trial for _, trials, _ in self.on_board(board) for trial in trials)
 
     def waiting(self, key: str) -> str:
         """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
