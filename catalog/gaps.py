@@ -59,8 +59,17 @@ def cells(
     return found
 
 
-def gaps(carried: Carried, placements: Iterable[str], policies: Iterable[str], trainings: Iterable[str]) -> list[Gap]:
-    """Return the combinations that nobody tried though each two of their terms were joined, the likeliest first."""
+def gaps(
+    carried: Carried,
+    placements: Iterable[str],
+    policies: Iterable[str],
+    trainings: Iterable[str],
+    broader: Mapping[Any, Mapping[str, str | None]],
+) -> list[Gap]:
+    """Return the combinations that nobody tried though each two of their terms were joined, the likeliest first.
+
+    `broader` names the term above each, by facet. What follows from a gap between broader terms is not told again.
+    """
     holders = {
         (facet, term): {key for key, own in carried.items() if term in own[facet]}
         for facet, terms in (("placement", placements), ("policy", policies), ("training", trainings))
@@ -75,4 +84,15 @@ def gaps(carried: Carried, placements: Iterable[str], policies: Iterable[str], t
         pairs = len(a & b), len(a & c), len(b & c)
         if min(pairs) >= LEAST and not a & b & c:
             found.append(Gap(where, rule, how, pairs))
+    found = [gap for gap in found if not _follows(gap, found, broader)]
     return sorted(found, key=lambda gap: (-min(gap.pairs), -sum(gap.pairs), gap.placement, gap.policy, gap.training))
+
+
+def _follows(gap: Gap, others: Iterable[Gap], broader: Mapping[Any, Mapping[str, str | None]]) -> bool:
+    """Whether another gap has the same terms or broader ones in every place."""
+    reach = {
+        facet: above([getattr(gap, facet)], broader.get(facet, {})) for facet in ("placement", "policy", "training")
+    }
+    return any(
+        other != gap and all(getattr(other, facet) in terms for facet, terms in reach.items()) for other in others
+    )

@@ -36,7 +36,7 @@ def command(training: str, style: str) -> None:
     tops = {facet: [t.term for t in terms if t.facet == facet and not t.broader and t.works] for facet in facets}
     found = cells(carried, runs, tops["placement"], tops["policy"], training)
     every = {facet: [t.term for t in terms if t.facet == facet and t.works] for facet in facets}
-    untried = gaps(carried, *every.values())
+    untried = gaps(carried, every["placement"], every["policy"], every["training"], ways)
     if style == "json":
         listed = [{"placement": a, "policy": b, **asdict(cell)} for (a, b), cell in found.items()]
         click.echo(json_text({"training": training or None, "cells": listed, "gaps": [asdict(gap) for gap in untried]}))

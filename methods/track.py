@@ -98,6 +98,11 @@ class Verdict:
     reason: str  # why it is not comparable; else empty
     current: bool  # measured by the present code
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether the seeds say anything for or against the claim."""
+        return self.judgement in ("holds", "holds in part", "does not hold here")
+
 
 def verdicts(results: Sequence[Result], *, current: bool) -> list[Verdict]:
     """Judge every claim by the rule above, from the same method's results with different seeds."""

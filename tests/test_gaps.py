@@ -33,11 +33,26 @@ def test_a_gap_is_joined_two_by_two_and_never_all_three():
         **{f"q{i}": {"placement": {"layer"}, "policy": set(), "training": {"joint"}} for i in range(3)},
         **{f"r{i}": {"placement": set(), "policy": {"sure"}, "training": {"joint"}} for i in range(2)},
     }
-    assert gaps(works, ["layer"], ["sure"], ["joint"]) == [Gap("layer", "sure", "joint", (2, 3, 2))]
+    assert gaps(works, ["layer"], ["sure"], ["joint"], {}) == [Gap("layer", "sure", "joint", (2, 3, 2))]
     works["s"] = {"placement": {"layer"}, "policy": {"sure"}, "training": {"joint"}}
-    assert gaps(works, ["layer"], ["sure"], ["joint"]) == []
+    assert gaps(works, ["layer"], ["sure"], ["joint"], {}) == []
     del works["s"], works["p1"]
-    assert gaps(works, ["layer"], ["sure"], ["joint"]) == []  # one work alone is no common pair
+    assert gaps(works, ["layer"], ["sure"], ["joint"], {}) == []  # one work alone is no common pair
+
+
+def test_what_follows_from_a_broader_gap_is_not_told_again():
+    works = {
+        **{f"p{i}": {"placement": {"layer"}, "policy": {"sure", "entropy"}, "training": set()} for i in range(2)},
+        **{f"q{i}": {"placement": {"layer"}, "policy": set(), "training": {"joint"}} for i in range(2)},
+        **{f"r{i}": {"placement": set(), "policy": {"sure", "entropy"}, "training": {"joint"}} for i in range(2)},
+    }
+    both = ["sure", "entropy"]
+    assert len(gaps(works, ["layer"], both, ["joint"], {})) == 2
+    (told,) = gaps(works, ["layer"], both, ["joint"], {"policy": {"entropy": "sure", "sure": None}})
+    assert told.policy == "sure"
+    works["s"] = {"placement": {"layer"}, "policy": {"sure"}, "training": {"joint"}}  # the broader one is no gap now
+    (told,) = gaps(works, ["layer"], both, ["joint"], {"policy": {"entropy": "sure", "sure": None}})
+    assert told.policy == "entropy"
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from pybtex.database import parse_string
 from eelit.bib.read import read_bibliography
 from eelit.catalog.sources import sources
 from eelit.methods import registry
+from eelit.site.generator.snapshot import Snapshot, snapshot
+from eelit.site.generator.twins import plain
 
 ADDRESS = "https://example.org/eelit/"
 RECORDS = read_bibliography(sources().bibliography).records
@@ -187,6 +189,38 @@ def test_feeds_are_well_formed_for_a_feed_reader(site, name):
     assert any(link.rel == "self" and link.href == ADDRESS + name for link in feed.feed.links)
 
 
+def test_a_shallow_clone_does_not_call_old_works_new(tmp_path):
+    """Its first commit seems to add every entry."""
+
+    def git(*words, cwd):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=cwd, check=True)
+
+    whole, shallow = tmp_path / "whole", tmp_path / "shallow"
+    (whole / "catalog/entries").mkdir(parents=True)
+    git("init", "-q", cwd=whole)
+    for key in ("old2019", "middle2020", "new2021"):
+        (whole / f"catalog/entries/{key}.yaml").write_text(key)
+        git("add", ".", cwd=whole)
+        git("commit", "-q", "-m", key, cwd=whole)
+    git("clone", "-q", "--depth", "2", whole.as_uri(), str(shallow), cwd=tmp_path)
+    assert set(snapshot(whole).added) == {"old2019", "middle2020", "new2021"}
+    assert set(snapshot(shallow).added) == {"new2021"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", "https://forge.org/o/r/blob/HEAD/bib/a.bib#L7"),
+        ("{repository}/src/commit/{commit}/{path}#L{line}", "https://forge.org/o/r/src/commit/c0ffee/bib/a.bib#L7"),
+    ],
+)
+def test_the_link_to_a_source_line_follows_the_forge(pattern, expected):
+    shown = Snapshot(repository="https://forge.org/o/r", commit="c0ffee", **({"source": pattern} if pattern else {}))
+    assert shown.blob("bib/a.bib", 7) == expected
+    assert shown.blob("bib/a.bib") == expected.partition("#")[0]
+    assert Snapshot().blob("bib/a.bib", 7) == ""
+
+
 def test_the_feed_of_works_has_every_work_with_a_date_of_its_own(site):
     feed = feedparser.parse((site / "feed.xml").read_bytes())
     assert {entry.id.rpartition(":")[2] for entry in feed.entries} == set(RECORDS)
@@ -235,6 +269,26 @@ def test_llms_txt_leads_to_twins_that_say_what_the_pages_say(site):
     assert "@inproceedings{zhou2020pabee" in twin
     for link in re.findall(r"\]\(([^):]+\.md)\)", twin):
         assert (site / "papers" / link).resolve().is_file(), link
+
+
+def test_twins_and_documents_of_methods_hold_what_was_measured_and_judged(site):
+    twin = (site / "methods/zhou2020pabee.md").read_text(encoding="utf-8")
+    document = load(site, "api/v1/methods/zhou2020pabee.json")
+    track = load(site, "api/v1/tracks/text.json")
+    assert document["measured"] == {"text": [row for row in track["rows"] if row["key"] == "zhou2020pabee"]}
+    assert f"{document['measured']['text'][0]['full']['mean']:.4f}" in twin
+    verdicts = [verdict for trial in document["claims"] for verdict in trial["verdicts"]]
+    assert {v["name"] for v in verdicts} == {v["name"] for v in track["verdicts"] if v["key"] == "zhou2020pabee"}
+    assert all(plain(verdict["statement"]) in twin for verdict in verdicts)
+    paper = (site / "papers/zhou2020pabee.md").read_text(encoding="utf-8")
+    for title in ("What it claims to gain", "Prior works", "Derivative works", "Code by others", "Errata"):
+        assert f"## {title}" in paper
+
+
+@pytest.mark.parametrize("name", ["taxonomy/policy.html", "methods/index.html"])
+def test_lists_of_works_offer_each_work_once_to_reference_managers(page, name):
+    spans = [e.get("title") for e in page(name).iterfind(".//span[@class='Z3988']")]
+    assert len(spans) == len(set(spans)) > 10
 
 
 def test_pages_name_their_feed_and_their_twin(page):

@@ -15,6 +15,7 @@ from eelit.bib.graph_formats import to_json
 from eelit.catalog.schema import FACETS, Entry
 from eelit.methods.records import SmokeReport
 from eelit.methods.track import SHARES, Row
+from eelit.site.generator.claims import as_json
 from eelit.site.generator.collection import Collection, Method, Work
 from eelit.site.generator.linked import DATA_LICENCE
 from eelit.site.generator.snapshot import Snapshot
@@ -72,6 +73,30 @@ class Paper(Document):
     markdown: str
 
 
+class Spread(BaseModel):
+    """Mean over seeds, and standard deviation if there are several."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+
+class TrackRow(BaseModel):
+    """One variant of a method on a track, over all its seeds."""
+
+    key: str
+    variant: str
+    quality: str
+    data: str = Field(description="digest of the examples: only rows with the same data and quality can be compared")
+    current: bool = Field(description="measured by the present code")
+    seeds: list[int]
+    full: Spread
+    at: dict[str, Spread | None] = Field(description="share of the full model's cost → quality within it")
+    area: Spread | None
+    against: dict[str, dict[str, Spread | None]] = Field(description="baseline → share → quality minus the baseline's")
+    points: list[tuple[float, float]] = Field(description="of each knob: share of the full cost, quality")
+
+
 class Setting(BaseModel):
     """One setting of a method."""
 
@@ -93,6 +118,8 @@ class MethodDocument(Document):
     state: str
     source: str = Field(description="path of the source file in the repository")
     report: SmokeReport | None = Field(description="the whole last smoke test; null if there was none")
+    measured: dict[str, list[TrackRow]] = Field(description="track → its rows on the leaderboard, one per variant")
+    claims: list[dict[str, Any]] = Field(description="claims of the paper, each with the verdicts that try it")
     page: str
     markdown: str
 
@@ -137,30 +164,6 @@ class Runs(Document):
     runs: list[Run]
 
 
-class Spread(BaseModel):
-    """Mean over seeds, and standard deviation if there are several."""
-
-    mean: float
-    deviation: float | None
-    n: int
-
-
-class TrackRow(BaseModel):
-    """One variant of a method on a track, over all its seeds."""
-
-    key: str
-    variant: str
-    quality: str
-    data: str = Field(description="digest of the examples: only rows with the same data and quality can be compared")
-    current: bool = Field(description="measured by the present code")
-    seeds: list[int]
-    full: Spread
-    at: dict[str, Spread | None] = Field(description="share of the full model's cost → quality within it")
-    area: Spread | None
-    against: dict[str, dict[str, Spread | None]] = Field(description="baseline → share → quality minus the baseline's")
-    points: list[tuple[float, float]] = Field(description="of each knob: share of the full cost, quality")
-
-
 class VerdictDocument(BaseModel):
     """One claim over all seeds."""
 
@@ -200,7 +203,11 @@ def documents(tracks: list[str]) -> list[tuple[str, str, str]]:
     return [
         (f"{FOLDER}/index.json", "all works with their facets, methods, tracks", "index"),
         (f"{FOLDER}/papers/KEY.json", "one work: record (CSL-JSON), entry, citations within the catalogue", "paper"),
-        (f"{FOLDER}/methods/KEY.json", "one method: docstring by section, settings, last smoke test", "method"),
+        (
+            f"{FOLDER}/methods/KEY.json",
+            "one method: docstring by section, settings, last smoke test, figures and claims",
+            "method",
+        ),
         (f"{FOLDER}/terms.json", "the taxonomy, with the works of each term", "terms"),
         (f"{FOLDER}/graph.json", "the citation graph, with how complete it is", "graph"),
         (f"{FOLDER}/runs/latest.json", "how the last smoke test of each method ended", "runs"),
@@ -226,7 +233,7 @@ def files(collection: Collection, snapshot: Snapshot, conditions: dict[str, str]
     for key, work in collection.works.items():
         yield f"{FOLDER}/papers/{key}.json", _json(_paper(collection, work, head))
     for key, method in collection.methods.items():
-        yield f"{FOLDER}/methods/{key}.json", _json(_method(method, head))
+        yield f"{FOLDER}/methods/{key}.json", _json(_method(collection, method, head))
     yield f"{FOLDER}/terms.json", _json(Terms(terms=list(_terms(collection)), **head))
     yield f"{FOLDER}/graph.json", _json(GraphDocument(**json.loads(to_json(collection.graph)), **head))
     yield (
@@ -273,8 +280,9 @@ def _paper(collection: Collection, work: Work, head: dict[str, Any]) -> Paper:
     )
 
 
-def _method(method: Method, head: dict[str, Any]) -> MethodDocument:
+def _method(collection: Collection, method: Method, head: dict[str, Any]) -> MethodDocument:
     info = method.info
+    rows = {name: [_row(row) for row in board.rows if row.key == info.key] for name, board in collection.boards.items()}
     return MethodDocument(
         key=info.key,
         title=info.title,
@@ -285,6 +293,8 @@ def _method(method: Method, head: dict[str, Any]) -> MethodDocument:
         state=method.badge.state,
         source=f"methods/papers/{info.path.name}",
         report=method.report,
+        measured={name: found for name, found in rows.items() if found},
+        claims=[as_json(trial) for trial in collection.trials(info.key)],
         page=f"methods/{info.key}.html",
         markdown=f"methods/{info.key}.md",
         **head,

@@ -1,4 +1,4 @@
-"""What the graph that can be played with is made from: one script of data, read by `assets/explorer.js`."""
+"""What the interactive graph is made from: one script of data, read by `assets/explorer.js`."""
 
 from __future__ import annotations
 

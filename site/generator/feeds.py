@@ -34,16 +34,23 @@ def works(collection: Collection, snapshot: Snapshot) -> str:
     items = [
         Item(
             id=f"urn:eelit:paper:{key}",
-            title=f"{work.entry.short_name}: {work.record.title}",
-            updated=snapshot.added.get(key, snapshot.moment),
+            title=_titled(work.entry.short_name, work.record.title),
+            updated=snapshot.added.get(key, datetime(work.record.year, 1, 1, tzinfo=UTC)),
             summary=work.entry.idea,
             link=f"papers/{key}.html",
             author=work.record.short_authors() or "unknown",
         )
         for key, work in collection.works.items()
     ]
-    told = "Dates are when an entry was first committed, as far back as the history of this build's checkout goes."
+    told = (
+        "Dates are when an entry was first committed; where this build's checkout does not reach back so far, the year "
+        "of the work stands instead."
+    )
     return _feed("feed.xml", "eelit: works added to the catalogue", told, items, snapshot)
+
+
+def _titled(name: str, title: str) -> str:
+    return title if title.startswith(name) else f"{name}: {title}"
 
 
 def runs(changes: Iterable[SmokeChange], snapshot: Snapshot) -> str:

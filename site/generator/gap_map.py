@@ -30,6 +30,9 @@ def values(collection: Collection) -> dict[str, Any]:
         how: _counts(cells(carried, collection.methods, every["placement"], every["policy"], how))
         for how in every["training"]
     }
+    broader = {
+        facet: {name: term.definition.broader for name, term in collection.terms[facet].items()} for facet in FACETS
+    }
     block = json.dumps({"all": _counts(found), **by_training}, separators=(",", ":"))
     return {
         "tops": tops,
@@ -37,7 +40,7 @@ def values(collection: Collection) -> dict[str, Any]:
         "cells": found,
         "heat": heat,
         "counts": Markup('<script type="application/json" id="ee-gap-counts">{}</script>').format(Markup(block)),
-        "gaps": gaps(carried, *(every[facet] for facet in FACETS)),
+        "gaps": gaps(carried, every["placement"], every["policy"], every["training"], broader),
         "shown": SHOWN,
     }
 

@@ -120,6 +120,16 @@ def _partial() -> Parts:
     return [*_layers(4), _path(cone, "band"), _path("M14 60L54 44L94 30L134 22", "vector"), _line(0.55)]
 
 
+def _quality() -> Parts:
+    lines = []
+    for i, rough in enumerate((13, 8, 4, 1)):
+        heights = [rough * sign for sign in (1, -0.6, 0.8, -1, 0.5, -0.9)]
+        steps = "".join(f"L{LEFT + i * STEP + 5.6 * (j + 1):g} {46 - height:g}" for j, height in enumerate(heights[:4]))
+        lines.append(_path(f"M{LEFT + i * STEP} 46{steps}L{LEFT + i * STEP + 28} 46", "vector"))
+    said = [_text(LEFT + i * STEP + 14, 72, word, "count") for i, word in enumerate(("no", "no", "no", "clean"))]
+    return [*_layers(4), *lines, *said]
+
+
 def _exclude() -> Parts:
     rows = [
         _text(LEFT + i * STEP + 14, 24 + 14 * j, "A B C D"[2 * j], "answer" if j not in gone else "gone")
@@ -212,6 +222,7 @@ DRAWN: dict[str, Callable[[], Parts]] = {
     "learned-gate": _learned,
     "exit-forecast": _forecast,
     "partial-score": _partial,
+    "quality-score": _quality,
     "class-exclusion": _exclude,
     "reject-only": _reject,
     "verify-and-rollback": _verify,
@@ -237,6 +248,7 @@ SAID = {
     "learned-gate": "A gate after each layer was trained to say whether to go on.",
     "exit-forecast": "The first layers say at which exit to stop; those between need no asking.",
     "partial-score": "A score grows layer by layer; it stops when the rest can no longer change the answer.",
+    "quality-score": "The output of each exit is looked at itself; it stops when it is clean enough.",
     "class-exclusion": "Every exit strikes out classes; it stops when one is left.",
     "reject-only": "Only those answered no may leave early; a yes must pass all layers.",
     "verify-and-rollback": "A small model drafts; a large one checks, and takes back what it denies.",
@@ -255,6 +267,6 @@ def picture(term: str) -> Markup:
     if term not in DRAWN:
         return Markup("")
     return Markup(
-        '<figure class="ee-rule"><svg viewBox="0 0 {} {}" role="img" aria-labelledby="idea-{}">'
+        '<figure class="ee-rule" data-search-exclude><svg viewBox="0 0 {} {}" role="img" aria-labelledby="idea-{}">'
         '<title id="idea-{}">{}</title>{}</svg><figcaption>{}</figcaption></figure>'
     ).format(WIDTH, HEIGHT, term, term, SAID[term], Markup("").join(DRAWN[term]()), SAID[term])

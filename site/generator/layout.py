@@ -1,4 +1,4 @@
-"""Where works stand in the graph that can be played with: computed once, seed fixed, no label upon another."""
+"""Where works stand in the interactive graph: computed once, seed fixed, no label upon another."""
 
 from __future__ import annotations
 

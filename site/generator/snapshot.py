@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ SHOWN = (
     "methods/results/**/*.json",
 )
 """What of a checkout the catalogue and its figures are made from."""
-ADDRESS, REPOSITORY = "EELIT_SITE_URL", "EELIT_REPO_URL"
+ADDRESS, REPOSITORY, SOURCE = "EELIT_SITE_URL", "EELIT_REPO_URL", "EELIT_SOURCE_URL"
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,17 +36,21 @@ class Snapshot:
     version: str = ""
     address: str = ""  # where the site will stand, ending in a slash; empty if nobody said
     repository: str = ""  # where the sources stand, without a slash at the end; empty if nobody said
+    source: str = "{repository}/blob/HEAD/{path}#L{line}"  # how the forge names a line of a file
+    commit: str = "HEAD"
     added: dict[str, datetime] = field(default_factory=dict)  # key → when its entry came in, as far as history goes
 
     def blob(self, path: str, line: int | None = None) -> str:
         """Return the address of a source file (and line) on the repository's forge, or nothing if there is none."""
         if not self.repository:
             return ""
-        return f"{self.repository}/blob/HEAD/{path}" + (f"#L{line}" if line else "")
+        named = {"repository": self.repository, "commit": self.commit, "path": path, "line": str(line)}
+        pattern = self.source if line else self.source.partition("#")[0]
+        return re.sub(r"\{(repository|commit|path|line)\}", lambda found: named[found[1]], pattern)
 
 
 def snapshot(root: Path) -> Snapshot:
-    """Return the state of the checkout; addresses come from EELIT_SITE_URL and EELIT_REPO_URL."""
+    """Return the state of the checkout; addresses come from EELIT_SITE_URL, EELIT_REPO_URL, EELIT_SOURCE_URL."""
     files = sorted(path for pattern in SHOWN for path in root.glob(pattern))
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
@@ -57,6 +62,8 @@ def snapshot(root: Path) -> Snapshot:
         version=version("eelit"),
         address=f"{address.rstrip('/')}/" if address else "",
         repository=os.environ.get(REPOSITORY, "").strip().rstrip("/"),
+        source=os.environ.get(SOURCE, "").strip() or Snapshot.source,
+        commit=_git(root, "rev-parse", "HEAD") or "HEAD",
         added=_added(root),
     )
 
@@ -70,12 +77,18 @@ def _moment(root: Path, files: Iterable[Path]) -> datetime:
 
 
 def _added(root: Path) -> dict[str, datetime]:
-    """Return when each entry was first committed; a shallow clone knows no further than its own depth."""
-    told = _git(root, "log", "--diff-filter=A", "--format=@%cI", "--name-only", "--", "catalog/entries")
-    moment, found = EPOCH, {}
+    """Return when each entry was first committed, without those that came in before a shallow clone begins."""
+    told = _git(root, "log", "--diff-filter=A", "--format=@%H %cI", "--name-only", "--", "catalog/entries")
+    begins = _git(root, "rev-parse", "--git-path", "shallow")
+    cut = set((root / begins).read_text().split()) if begins and (root / begins).is_file() else set()
+    commit, moment = "", EPOCH
+    found: dict[str, datetime] = {}
     for line in told.splitlines():  # the newest commit comes first, so an older addition replaces a newer one
         if line.startswith("@"):
-            moment = datetime.fromisoformat(line[1:]).astimezone(UTC)
+            commit, _, said = line[1:].partition(" ")
+            moment = datetime.fromisoformat(said).astimezone(UTC)
+        elif line.endswith(".yaml") and commit in cut:  # it seems to add all that was there before
+            found.pop(Path(line).stem, None)
         elif line.endswith(".yaml"):
             found[Path(line).stem] = moment
     return found

@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 
 from eelit.bib.exports import to_bibtex
-from eelit.catalog.schema import FACETS
+from eelit.catalog.baselines import said
+from eelit.catalog.schema import FACETS, Code
+from eelit.methods.track import SHARES, Spread
 from eelit.site.generator.collection import Collection, Edge, Method, Work
-from eelit.site.generator.markup import amount, fence, web
+from eelit.site.generator.compared import of_method
+from eelit.site.generator.markup import amount, fence, plural, repository, web
 
 SIGNS = re.compile(r"([\\`*_{}\[\]<>#|])")
 """Signs that could mean something to Markdown."""
@@ -42,9 +45,18 @@ def paper(collection: Collection, work: Work) -> str:
         if text:
             lines += ["", f"## {title}", "", plain(text)]
     lines += _section("Reported results (by the named source, not measured here)", _reported(work))
+    lines += _section("What it claims to gain, and what holds here", _claims(collection, work.key))
     for verified, title in ((True, "Relations"), (False, "Relations, recalled, not verified")):
         found = [edge for edges in work.relations(verified=verified).values() for edge in edges]
         lines += _section(title, (_relation(collection, edge) for edge in found))
+    graph = collection.graph
+    for title, others in (("Prior works", graph.prior(work.key)), ("Derivative works", graph.derivative(work.key))):
+        lines += _section(title, (_link(collection, other.node.key) for other in others))
+    lines += _section("Code by others", map(_code, entry.code))
+    seed = entry.seed.errors if entry.seed else []
+    lines += _section(
+        "Errata of the seed list", (f"{plain(error.wrong)} Right: {plain(error.right)}" for error in seed)
+    )
     lines += _section("Sources", map(plain, entry.sources))
     lines += _section("Unverified", (f"{plain(item.field)}: {plain(item.note)}" for item in entry.unverified))
     return "\n".join([*lines, "", "## BibTeX", "", fence(to_bibtex([record]), "bibtex"), ""])
@@ -68,18 +80,57 @@ def _reported(work: Work) -> Iterator[str]:
 
 def _relation(collection: Collection, edge: Edge) -> str:
     if edge.other:
-        name = collection.works[edge.other].entry.short_name if edge.other in collection.works else edge.other
-        other = f"[{plain(name)}]({edge.other}.md)"
+        other = _link(collection, edge.other)
     else:
         target = edge.relation.target
         other = plain(target if isinstance(target, str) else target.external.title)
     return f"{edge.title}: {other}" + (f" ({plain(edge.relation.note)})" if edge.relation.note else "")
 
 
+def _link(collection: Collection, key: str) -> str:
+    name = collection.works[key].entry.short_name if key in collection.works else key
+    return f"[{plain(name)}]({key}.md)"
+
+
+def _code(code: Code) -> str:
+    address = repository(code.repository)
+    named = f"<{address}>" if address else plain(code.repository)
+    return f"{named}, {'by the authors' if code.official else 'by others'}" + (
+        f": {plain(code.note)}" if code.note else ""
+    )
+
+
+def _claims(collection: Collection, key: str) -> Iterator[str]:
+    for trial in collection.trials(key):
+        if trial.claim:
+            yield plain(said(trial.claim.model_dump(mode="json")))
+        for verdict in trial.verdicts:
+            told = f"{verdict.judgement}, held with {plural(verdict.held, 'seed')} of {verdict.n}"
+            stale = "" if verdict.current else ", stale: measured by older code"
+            yield f"Tried as: {plain(verdict.statement)} ({plain(verdict.name)}: {told}{stale})"
+        yield from (f"To be tried as {plain(name)}: not measured yet" for name in trial.waiting)
+        if trial.claim and trial.claim.untried:
+            yield f"Not tried here: {plain(trial.claim.untried)}"
+
+
+def _measured(collection: Collection, key: str) -> Iterator[str]:
+    for track, row, _ in of_method(collection, key):
+        head = f"{track} track{f', {plain(row.variant)}' if row.variant else ''}: {plain(row.quality)}"
+        within = [f"within {share:.0%} of the cost {_spread(row.at[share])}" for share in SHARES]
+        stale = "" if row.current else "; stale: measured by older code"
+        yield f"{head}; full model {_spread(row.full)}; {'; '.join(within)}; {plural(len(row.seeds), 'seed')}{stale}"
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "out of reach"
+    return f"{spread.mean:.4f}" + (f" ± {spread.deviation:.4f}" if spread.deviation is not None else "")
+
+
 def method(collection: Collection, method: Method) -> str:
-    """Return the twin of a method's page: its docstring, how its smoke test stands, settings, source."""
+    """Return the twin of a method's page: its docstring, what was measured and claimed, settings, source."""
     info, work = method.info, collection.works.get(method.key)
-    lines = [f"# {plain(info.title)}", "", f"- Key: `{info.key}`", f"- Run: `eelit run {info.key}`"]
+    lines = [f"# {plain(info.title.rstrip('.'))}", "", f"- Key: `{info.key}`", f"- Run: `eelit run {info.key}`"]
     lines += [f"- Paper: [{plain(work.record.title)}](../papers/{info.key}.md)"] if work else []
     if work and work.entry.implementation:
         said = work.entry.implementation
@@ -87,6 +138,9 @@ def method(collection: Collection, method: Method) -> str:
     lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data)}"]
     for title, text in info.sections.items():
         lines += ["", f"## {plain(title)}", "", fence(text, "text")]
+    lines += _section("Measured on the track", _measured(collection, info.key))
+    lines += _section("What the paper reports (by the named source)", _reported(work) if work else ())
+    lines += _section("What the paper claims, and what holds here", _claims(collection, info.key))
     settings = (f"`{s.name}: {s.type} = {s.default}`: {plain(s.meaning)}" for s in info.settings)
     lines += _section("Settings", settings)
     return "\n".join([*lines, "", "## Source", "", fence(info.source, "python"), ""])
