@@ -84,6 +84,14 @@ heavy = {name.partition(".")[0] for name in sys.modules} & {"torch", "transforme
 
 
 @pytest.fixture(scope="session")
+def hostile_site(tmp_path_factory):
+    """Return the folder of a site made from a hostile catalogue."""
+    from hostile import written
+
+    return written(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="session")
 def built_site(tmp_path_factory):
     """Return the folder of the site, built once for all processes that run tests, without a smoke test; read only."""
     base = tmp_path_factory.getbasetemp()
