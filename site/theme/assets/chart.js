@@ -93,6 +93,7 @@
       const box = frame.getBoundingClientRect();
       const told = { curve: place.curve, setting: place.knob, [quality]: place.quality.toFixed(4), cost: `${(100 * place.share).toFixed(1)}%` };
       tell(told, box.left + window.scrollX + x, box.top + window.scrollY + y);
+      said.classList.remove("is-hint");
       said.textContent = Object.entries(told).map(([name, value]) => (name === "curve" || name === "setting" ? value : `${name} ${value}`)).join(", ");
     }
     frame.addEventListener("keydown", (event) => {
@@ -141,6 +142,7 @@
     }
     function show(wanted) {
       state.shown = new Set(names.filter((name) => wanted.includes(name)));
+      said.classList.add("is-hint");
       said.textContent = "With the keyboard, the arrow keys walk from point to point.";
       frame.hidden = said.hidden = state.shown.size === 0;
       picture.hidden = state.shown.size > 0;
