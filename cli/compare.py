@@ -116,7 +116,7 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         lines[f"within {share:.0%} of the cost"] = [_said(row.at[share], "out of reach") for row in rows]
     lines["area under the curve"] = [_said(row.area, "out of reach") for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.against):
-        lines[f"more than {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
+        lines[f"gain over {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
     lines["share leaving at each exit, %"] = [" ".join(f"{100 * share:.0f}" for share in row.exits) for row in rows]
     lines["calibration error of each exit"] = [
         " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
@@ -135,8 +135,12 @@ def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
+    from eelit.methods.track import SEEDS
+
     seeds = "seed" if verdict.n == 1 else "seeds"
-    return f"{verdict.judgement}, held with {verdict.held} of {verdict.n} {seeds}{'' if verdict.current else ', stale'}"
+    needed = f"; {SEEDS} are needed" if verdict.judgement == "too few seeds" else ""
+    stale = "" if verdict.current else ", stale"
+    return f"{verdict.judgement}, held with {verdict.held} of {verdict.n} {seeds}{needed}{stale}"
 
 
 def _draw(results: list[Result], out: Path) -> None:

@@ -14,6 +14,7 @@ not hold here if with none; with fewer than three seeds there is no verdict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -23,6 +24,8 @@ from eelit.methods.records import Curve, OperatingPoint, Result
 
 SHARES = (0.25, 0.5, 0.75)
 AREA = tuple(i / 100 for i in range(25, 101, 5))
+BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
+"""What is turned in the rules that every method has to face."""
 SEEDS = 3
 """Fewest seeds for a verdict, and how many a benchmark runs if not told otherwise."""
 
@@ -147,7 +150,10 @@ class Row:
     training_seconds: Spread | None
     efficiency: dict[int, Spread | None]  # batch size → efficiency in seconds at the knob nearest to half of the cost
     points: list[tuple[float, float]]  # of each knob, mean over seeds: share of the full cost, quality on test data
-    baselines: dict[str, list[tuple[float, float]]]  # the same of the rules that it has to face
+    knobs: list[str]  # what each of these points was set to, such as "patience 2"
+    baselines: dict[str, list[tuple[float, float]]]  # points of the rules that it has to face
+    baseline_knobs: dict[str, list[str]]
+    settings: dict[str, str]  # of the method in this variant, as Python writes them
     calibration: list[Spread | None]  # expected calibration error of each exit
     exits: list[float]  # share of test samples that leave at each exit, at the knob nearest to half of the cost
 
@@ -163,7 +169,8 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
     first = curves[0]
     full = Spread.of(curve.full_quality for curve in curves)
     assert full is not None
-    baselines = dict.fromkeys(baseline.name for curve in curves for baseline in curve.baselines)
+    names = dict.fromkeys(baseline.name for curve in curves for baseline in curve.baselines)
+    rivals = {name: [b.test for curve in curves for b in curve.baselines if b.name == name] for name in names}
     return Row(
         key=results[0].key,
         variant=variant,
@@ -177,16 +184,16 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         at={s: Spread.of(_at(curve, s) for curve in curves) for s in (*SHARES, share)},
         area=Spread.of(area(curve.validation, curve.test) for curve in curves),
         against={
-            name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)}
-            for name in baselines
+            name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)} for name in rivals
         },
         overthinking=Spread.of(curve.overthinking for curve in curves),
         training_seconds=Spread.of(result.training_seconds for result in results),
         efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in (1, 32)},
         points=_means([curve.test for curve in curves]),
-        baselines={
-            name: _means([b.test for curve in curves for b in curve.baselines if b.name == name]) for name in baselines
-        },
+        knobs=_knobs([curve.test for curve in curves], first.knob),
+        baselines={name: _means(tests) for name, tests in rivals.items()},
+        baseline_knobs={name: _knobs(tests, BASELINE_KNOBS.get(name, "knob")) for name, tests in rivals.items()},
+        settings=_settings(results[0], variant),
         calibration=[
             Spread.of(facts.calibration_error for facts in at_exit)
             for at_exit in zip(*(curve.each_exit for curve in curves), strict=True)
@@ -201,6 +208,30 @@ def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, floa
         (mean(1 / point.speed_up for point in knob), mean(point.quality for point in knob))
         for knob in zip(*curves, strict=True)
     ]
+
+
+def setting(knob: str, value: float) -> str:
+    """Return a knob and its value as one says it."""
+    return f"{knob} {'−' if value < 0 else ''}{'∞' if math.isinf(value) else f'{abs(value):g}'}"
+
+
+def _knobs(curves: Sequence[Sequence[OperatingPoint]], knob: str) -> list[str]:
+    """Return what each point was set to; where a seed has found values of its own, all that is shared is the rank."""
+    together = list(zip(*curves, strict=True))
+    return [
+        setting(knob, points[0].knob)
+        if all(point.knob == points[0].knob for point in points)
+        else f"{knob}, step {rank} of {len(together)}"
+        for rank, points in enumerate(together, 1)
+    ]
+
+
+def _settings(result: Result, variant: str) -> dict[str, str]:
+    """Return the settings of one variant: those of all, and its own instead where it has some."""
+    names = result.settings
+    own = {name.removeprefix(f"{variant}."): said for name, said in names.items() if name.startswith(f"{variant}.")}
+    shared = {name: said for name, said in names.items() if "." not in name}
+    return shared | own
 
 
 def _leaving(curves: Sequence[Curve]) -> list[float]:

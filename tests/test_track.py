@@ -73,6 +73,33 @@ def test_area_is_the_mean_over_sixteen_shares():
     assert track.area(rising, rising) == pytest.approx(0.625)
 
 
+def turned(*knobs):
+    """Return a result whose points lie at these knobs."""
+    given, points = result(), [point(0.2 * (i + 1), 0.6, knob) for i, knob in enumerate(knobs)]
+    rival = Baseline(name="static exit", validation=points, test=[point(0.2, 0.6, 1.0), point(0.4, 0.6, 2.0)])
+    own = curve().model_copy(update={"test": points, "validation": points, "baselines": [rival]})
+    return given.model_copy(update={"curves": [own]})
+
+
+def test_each_point_says_what_it_was_set_to():
+    row = track.row([turned(0.5, float("inf")), turned(0.5, float("inf"))], "", current=True)
+    assert row.knobs == ["threshold 0.5", "threshold ∞"]
+    assert row.baseline_knobs == {"static exit": ["exit 1", "exit 2"]}
+    assert track.setting("margin", -float("inf")) == "margin −∞"
+
+
+def test_where_seeds_found_knobs_of_their_own_only_the_rank_is_told():
+    row = track.row([turned(0.5, 1.0), turned(0.25, 1.0)], "", current=True)
+    assert row.knobs == ["threshold, step 1 of 2", "threshold 1"]
+
+
+def test_a_variant_has_its_own_settings_instead_of_the_shared_ones():
+    given = result().model_copy(update={"settings": {"corpus": "'a'", "rate": "1", "t = 3.corpus": "'b'"}})
+    given = given.model_copy(update={"curves": [curve(variant="t = 3"), curve(variant="t = 2")]})
+    assert track.row([given], "t = 3", current=True).settings == {"corpus": "'b'", "rate": "1"}
+    assert track.row([given], "t = 2", current=True).settings == {"corpus": "'a'", "rate": "1"}
+
+
 def test_spread_has_no_deviation_for_one_seed():
     assert track.Spread.of([0.5]) == track.Spread(0.5, None, 1)
     assert track.Spread.of([None, None]) is None
@@ -268,7 +295,7 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
     assert "What the paper reports" in written[f"methods/{KEY}.md"]
     assert "holds in part" in written[f"methods/{KEY}.md"]  # although no smoke test is known
     assert "Not run" in board
-    assert "ee-line-0" in board
+    assert "ee-ink-0" in board
     assert [verdict.judgement for verdict in collection.verdicts(KEY)] == ["holds in part"]
-    assert "examples abc" in board
+    assert "(digest <code>abc</code>)" in board
     assert "0 of 1" in written["methods/index.md"]

@@ -9,11 +9,9 @@ from markupsafe import Markup
 
 from eelit.methods.bench import Board
 from eelit.methods.track import Row
+from eelit.site.generator import looks
 from eelit.site.generator.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes
 from eelit.site.generator.plots import Line
-
-KINDS = 12
-"""Looks of lines that the style sheet knows (`ee-line-0` …)."""
 
 
 def groups(board: Board) -> list[list[Row]]:
@@ -46,7 +44,7 @@ def draw(lines: Sequence[Line], quality: str, name: str) -> Markup:
 
 
 def _line(line: Line, number: int, x: Scale, y: Scale) -> Markup:
-    path = "L".join(f"{x(share)} {y(quality)}" for share, quality, _ in line.points)
-    return Markup('<path class="ee-line ee-line-{}{}" d="M{}"><title>{}</title></path>').format(
-        number % KINDS, " ee-line--rival" if line.kind == "baseline" else "", path, line.name
+    places = [(x(share), y(quality)) for share, quality, _ in line.points]
+    return Markup('<g class="ee-ink-{}"><title>{}</title>{}</g>').format(
+        looks.look(number).colour, line.name, looks.drawn(number, places, places)
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from markupsafe import Markup
+
+from eelit.catalog.query import fold
 from eelit.methods import bench
 from eelit.methods.track import Row
-from eelit.site.generator import plots
+from eelit.site.generator import plots, tested
 from eelit.site.generator.board import groups
 from eelit.site.generator.collection import Collection
 
@@ -20,39 +25,73 @@ class Line:
 
     id: str  # key, or key:variant; what stands in the page's address
     name: str
-    group: int  # rows of one group may be drawn into one picture
     row: Row
 
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be drawn into one picture, the best first, as the leaderboard has them."""
+
+    rows: list[Line]
+
     @property
+    def first(self) -> Row:
+        """The row that stands for what all have in common."""
+        return self.rows[0].row
+
+    @property
+    def heading(self) -> str:
+        """What is measured, and on which kind of data."""
+        return tested.heading(self.first)
+
+    @property
+    def examples(self) -> str:
+        """What the figures come from."""
+        return tested.examples(self.first)
+
+    @cached_property
+    def by_name(self) -> list[Line]:
+        """The rows in the order of their names: a rank may change with a result, a name (and its look) does not."""
+        return sorted(self.rows, key=lambda line: line.name.casefold())
+
+    @cached_property
     def lines(self) -> list[plots.Line]:
-        """The row's curve alone."""
-        return plots.of_row(self.row, self.name, baselines=False)
+        """Their curves, by name."""
+        return [curve for line in self.by_name for curve in plots.of_row(line.row, line.name, baselines=False)]
 
 
-def lines(collection: Collection, board: bench.Board) -> list[list[Line]]:
+def compared(collection: Collection, board: bench.Board) -> list[Group]:
     """Return the rows of a board under their names, those that can be compared together."""
-    return [[_line(collection, row, i) for row in rows] for i, rows in enumerate(groups(board))]
+    return [Group([_line(collection, row) for row in rows]) for rows in groups(board)]
 
 
-def _line(collection: Collection, row: Row, group: int) -> Line:
+def _line(collection: Collection, row: Row) -> Line:
     name = collection.name(row.key)
     if not row.variant:
-        return Line(row.key, name, group, row)
+        return Line(row.key, name, row)
     said = row.variant if row.variant.startswith(name) else f"{name}, {row.variant}"
-    return Line(f"{row.key}:{row.variant}", said, group, row)
+    return Line(f"{row.key}:{row.variant}", said, row)
 
 
 def values(collection: Collection) -> dict[str, Any]:
     """Return what the page's template needs."""
-    tracks = {name: lines(collection, board) for name, board in collection.boards.items()}
-    specs = {name: [_spec(rows) for rows in found] for name, found in tracks.items()}
-    drawn = {name: [[line for row in rows for line in row.lines] for rows in found] for name, found in tracks.items()}
-    return {"tracks": tracks, "specs": specs, "drawn": drawn, "site_tracks": bench.TRACKS, "scripts": SCRIPTS}
+    return {
+        "tracks": {name: compared(collection, board) for name, board in collection.boards.items()},
+        "site_tracks": bench.TRACKS,
+        "scripts": SCRIPTS,
+        "names": names(collection),
+    }
 
 
-def _spec(rows: list[Line]) -> Any:
-    drawn = [line for row in rows for line in row.lines]
-    return plots.data_block(plots.spec(drawn, rows[0].row.quality))
+def names(collection: Collection) -> Markup:
+    """Return the keys that each name in the page's address may mean: all that the command line accepts."""
+    meant: defaultdict[str, list[str]] = defaultdict(list)
+    keys = [key for board in collection.boards.values() for key in (*board.verdicts, *board.unmeasured)]
+    for key, work in collection.works.items():
+        for name in {fold(name) for name in (work.entry.short_name, *work.entry.aliases)}:
+            meant[name].append(key)
+    every = dict(sorted(meant.items())) | {fold(key): [key] for key in (*collection.works, *keys)}
+    return plots.data_block(every, "ee-names")
 
 
 def of_method(collection: Collection, key: str) -> list[tuple[str, Row, list[plots.Line]]]:
@@ -60,7 +99,7 @@ def of_method(collection: Collection, key: str) -> list[tuple[str, Row, list[plo
     return [
         (name, line.row, plots.of_row(line.row, line.name))
         for name, board in collection.boards.items()
-        for rows in lines(collection, board)
-        for line in rows
+        for group in compared(collection, board)
+        for line in group.rows
         if line.row.key == key
     ]

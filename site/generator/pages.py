@@ -21,8 +21,10 @@ from eelit.catalog.schema import FACETS
 from eelit.methods import bench
 from eelit.methods.data import manifest
 from eelit.methods.records import Result
+from eelit.methods.track import SEEDS
 from eelit.site.generator import (
     api,
+    claims,
     compared,
     curve,
     explorer,
@@ -30,6 +32,7 @@ from eelit.site.generator import (
     head,
     ideas,
     listings,
+    looks,
     markup,
     network,
     papers_table,
@@ -71,6 +74,8 @@ def environment() -> Environment:
         "draw_lines": pictures.draw,
         "data_block": plots.data_block,
         "line_spec": plots.spec,
+        "swatch": looks.swatch,
+        "tally": claims.tally,
         "formula": markup.formula,
         "front": markup.front,
         "heading": markup.heading,
@@ -88,6 +93,7 @@ def environment() -> Environment:
         "web": markup.web,
     }
     env.filters.update(filters)
+    env.globals["seeds_for_a_verdict"] = SEEDS
     return env
 
 
@@ -141,8 +147,7 @@ def generated(collection: Collection) -> Iterator[Page]:
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
-        drawn = [[line for row in rows for line in row.lines] for rows in compared.lines(collection, board)]
-        values = {"track": bench.TRACKS[name], "board": board, "groups": pictures.groups(board), "drawn": drawn}
+        values = {"track": bench.TRACKS[name], "board": board, "groups": compared.compared(collection, board)}
         yield (
             f"tracks/{name}.md",
             render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),

@@ -14,13 +14,13 @@ from typing import Any
 from markupsafe import Markup
 
 from eelit.methods.records import Curve, OperatingPoint
-from eelit.methods.track import Row
+from eelit.methods.track import BASELINE_KNOBS, Row, setting
+from eelit.site.generator import looks
 
 VENDOR = ("vega-6.4.0.min.js", "vega-lite-6.5.0.min.js", "vega-interpreter-2.3.2.min.js")
 SCRIPTS = [*(f"assets/vendor/{name}" for name in VENDOR), "assets/chart.js"]
 """What a page with a curve loads, in this order."""
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-DASHES = {"method": [1, 0], "baseline": [5, 4]}
 
 
 @dataclass(frozen=True)
@@ -29,74 +29,54 @@ class Line:
 
     name: str
     points: Sequence[tuple[float, float, str]]
-    kind: str = "method"  # or baseline
 
 
 def of_curve(curve: Curve, name: str) -> list[Line]:
     """Return the test curve of one run and the rules it has to face on the same trained weights."""
     own = Line(name, [_point(point, curve.knob) for point in curve.test])
-    knobs = {"static exit": "exit", "max-confidence": "confidence"}
     rivals = (
-        Line(rival.name, [_point(point, knobs.get(rival.name, "knob")) for point in rival.test], "baseline")
+        Line(rival.name, [_point(point, BASELINE_KNOBS.get(rival.name, "knob")) for point in rival.test])
         for rival in curve.baselines
     )
     return [own, *rivals]
 
 
 def _point(point: OperatingPoint, knob: str) -> tuple[float, float, str]:
-    return 1 / point.speed_up, point.quality, f"{knob} {point.knob:g}"
+    return 1 / point.speed_up, point.quality, setting(knob, point.knob)
 
 
 def of_row(row: Row, name: str, *, baselines: bool = True) -> list[Line]:
     """Return the mean curve of a leaderboard's row over its seeds, and those of the rules it has to face."""
-    lines = [Line(name, [(*point, "") for point in row.points])]
-    if baselines:
-        lines += [
-            Line(rival, [(*point, "") for point in points], "baseline") for rival, points in row.baselines.items()
-        ]
-    return lines
+    own = [(name, row.points, row.knobs)]
+    rivals = [(rival, points, row.baseline_knobs[rival]) for rival, points in row.baselines.items()]
+    return [
+        Line(title, [(share, quality, knob) for (share, quality), knob in zip(points, knobs, strict=True)])
+        for title, points, knobs in own + (rivals if baselines else [])
+    ]
 
 
 def spec(lines: Iterable[Line], quality: str, full: float | None = None) -> dict[str, Any]:
-    """Return the Vega-Lite description of the lines; ``full`` is the full model's quality, drawn as a level."""
+    """Return the Vega-Lite description of the lines; ``full`` is the full model's quality, drawn as a level.
+
+    A line's look depends on its place among all lines, so it stays when others are left out.
+    """
     drawn = list(lines)
     values = [
-        {"curve": line.name, "share": round(x, 5), "quality": round(y, 5), "knob": knob, "order": i, "kind": line.kind}
+        {"curve": line.name, "share": round(x, 5), "quality": round(y, 5), "knob": knob, "order": i}
         for line in drawn
         for i, (x, y, knob) in enumerate(line.points)
     ]
-    tooltip = [
-        {"field": "curve", "title": "curve"},
-        {"field": "knob", "title": "setting"},
-        {"field": "quality", "title": quality, "format": ".4f"},
-        {"field": "share", "title": "cost", "format": ".1%"},
-    ]
-    along = {
-        "x": {
-            "field": "share",
-            "type": "quantitative",
-            "title": "mean cost, share of the full model's",
-            "axis": {"format": ".0%"},
-            "scale": {"domainMin": 0},
-        },
-        "y": {"field": "quality", "type": "quantitative", "title": quality, "scale": {"zero": False}},
-        "color": {
-            "field": "curve",
-            "type": "nominal",
-            "title": None,
-            "scale": {"domain": [line.name for line in drawn]},
-            "legend": None,
-        },
-    }
-    dash = {"field": "kind", "type": "nominal", "scale": {"domain": list(DASHES), "range": list(DASHES.values())}}
+    looked = [looks.look(number) for number in range(len(drawn))]
+    along = _along(drawn, quality)
+    dash, shape = _each(drawn, [how.dash for how in looked]), _each(drawn, [how.shape for how in looked])
     layers: list[dict[str, Any]] = [
         {
             "mark": {"type": "line", "strokeWidth": 2},
-            "encoding": {**along, "order": {"field": "order"}, "strokeDash": {**dash, "legend": None}},
+            "encoding": {**along, "order": {"field": "order"}, "strokeDash": dash, "description": {"field": "curve"}},
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 42},
-            "encoding": {**along, "tooltip": tooltip, "shape": {**_shape(), "legend": None}},
+            "mark": {"type": "point", "filled": True, "size": 40},
+            "encoding": {**along, "tooltip": _tooltip(quality), "shape": shape},
         },
     ]
     if full is not None:
@@ -111,13 +91,39 @@ def spec(lines: Iterable[Line], quality: str, full: float | None = None) -> dict
     }
 
 
-def _shape() -> dict[str, Any]:
-    return {"field": "kind", "type": "nominal", "scale": {"domain": list(DASHES), "range": ["circle", "diamond"]}}
+def _along(lines: Sequence[Line], quality: str) -> dict[str, Any]:
+    """Return where a point lies, and its colour: the page's own ones, in turn."""
+    return {
+        "x": {
+            "field": "share",
+            "type": "quantitative",
+            "title": "mean cost, share of the full model's",
+            "axis": {"format": ".0%"},
+            "scale": {"domainMin": 0},
+        },
+        "y": {"field": "quality", "type": "quantitative", "title": quality, "scale": {"zero": False}},
+        "color": _each(lines),
+    }
 
 
-def data_block(description: dict[str, Any]) -> Markup:
-    """Return a description as a block of data that may stand in a page, whatever names it holds."""
-    text = json.dumps(description, ensure_ascii=False)
+def _each(lines: Sequence[Line], taken: Sequence[Any] | None = None) -> dict[str, Any]:
+    """Return how a line's name becomes its colour, dash or shape; the legend is the page's own."""
+    scale = {"domain": [line.name for line in lines]} | ({"range": list(taken)} if taken is not None else {})
+    return {"field": "curve", "type": "nominal", "title": None, "scale": scale, "legend": None}
+
+
+def _tooltip(quality: str) -> list[dict[str, str]]:
+    return [
+        {"field": "curve", "title": "curve"},
+        {"field": "knob", "title": "setting"},
+        {"field": "quality", "title": quality, "format": ".4f"},
+        {"field": "share", "title": "cost", "format": ".1%"},
+    ]
+
+
+def data_block(data: Any, name: str = "ee-spec") -> Markup:
+    """Return data as a block of this class that may stand in a page, whatever names it holds."""
+    text = json.dumps(data, ensure_ascii=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup('<script type="application/json" class="ee-spec">{}</script>').format(Markup(text))
+    return Markup('<script type="application/json" class="{}">{}</script>').format(name, Markup(text))

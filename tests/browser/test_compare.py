@@ -37,6 +37,8 @@ def test_choosing_draws_curves_and_turns_the_table(compare):
     first.uncheck()
     second.uncheck()
     assert whole.is_visible()
+    assert page.locator(".ee-compared .ee-static:visible").count() == page.locator(".ee-compared").count()
+    assert page.locator(".ee-walk:visible").count() == 0
 
 
 def test_the_figures_beside_each_other_are_those_of_the_whole_table(compare):
@@ -66,6 +68,101 @@ def test_a_key_in_the_address_means_all_its_variants(open_page):
     assert all(value.startswith("zhou2020pabee:") for value in chosen)
     assert "one picture for each kind" in page.locator(".ee-status").first.inner_text()  # classification, regression
     expect(page.locator(".ee-compared:not([hidden]) .ee-vega svg")).to_have_count(2)
+
+
+def looks(page, names):
+    """Return how the lines of these curves are drawn: colour and dash of the line, colour and form of the points."""
+    svg = page.locator(".ee-compared:visible .ee-vega svg").first
+    found = {}
+    for name in names:
+        line = svg.locator(f"path[aria-roledescription='line mark'][aria-label='{name}']")
+        mark = svg.locator(f"path[aria-roledescription='point'][aria-label*='curve: {name};']").first
+        look = [line.get_attribute("stroke"), line.get_attribute("stroke-dasharray")]
+        found[name] = (*look, mark.get_attribute("fill"), mark.get_attribute("d"))
+    return found
+
+
+def test_a_curve_keeps_its_look_whatever_else_is_chosen(open_page):
+    page = open_page("compare.html?m=deebert")
+    drawn(page).first.wait_for()
+    alone = looks(page, ["DeeBERT"])
+    boxes = page.locator(".ee-pick fieldset").first.locator("input")
+    for box in boxes.all():
+        box.check()
+    lines = page.locator(".ee-compared:visible .ee-vega [aria-roledescription='line mark']")
+    expect(lines).to_have_count(boxes.count())
+    assert looks(page, ["DeeBERT"]) == alone
+    every = looks(page, lines.evaluate_all("lines => lines.map(line => line.ariaLabel)"))
+    assert len(every) == boxes.count() > 12  # more than the palette has colours
+    assert len({look[:2] for look in every.values()}) == len({look[2:] for look in every.values()}) == len(every)
+
+
+def test_the_swatch_has_the_colour_of_the_curve(open_page):
+    page = open_page("compare.html?m=deebert")
+    drawn(page).first.wait_for()
+    swatch = page.locator(".ee-compared:visible .ee-lines li:visible")
+    assert swatch.all_inner_texts() == ["DeeBERT"]
+    shown = swatch.locator(".ee-line").evaluate("line => getComputedStyle(line).stroke")
+    line = page.locator(".ee-compared:visible [aria-roledescription='line mark']")
+    assert line.evaluate("line => getComputedStyle(line).stroke") == shown
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_with_nothing_chosen_the_picture_has_a_legend_of_all_curves(open_page, javascript):
+    page = open_page("compare.html", javascript=javascript)
+    figure = page.locator(".ee-compared").first
+    lines = figure.locator(".ee-static svg .ee-line")
+    swatches = figure.locator(".ee-lines li:visible .ee-swatch .ee-line")
+    assert swatches.count() == lines.count() > 12
+    read = "lines => lines.map(line => getComputedStyle(line).stroke + getComputedStyle(line).strokeDasharray)"
+    assert swatches.evaluate_all(read) == lines.evaluate_all(read)
+    assert len(set(lines.evaluate_all(read))) == lines.count()
+
+
+@pytest.mark.parametrize(
+    ("query", "chosen"),
+    [
+        ("m=pabee&m=deebert", ["xin2020deebert", "zhou2020pabee:classification", "zhou2020pabee:regression"]),
+        ("m=PABEE:Regression", ["zhou2020pabee:regression"]),
+        ("m=XIN2020DEEBERT", ["xin2020deebert"]),
+        ("m=sledgehammer", ["schwartz2020right:calibrated", "schwartz2020right:uncalibrated"]),  # an alias
+    ],
+)
+def test_the_address_takes_the_names_of_the_command_line(open_page, query, chosen):
+    page = open_page(f"compare.html?{query}")
+    found = page.locator(".ee-pick input:checked").evaluate_all("found => found.map(box => box.value)")
+    assert sorted(found) == chosen
+
+
+def test_what_the_address_asks_for_in_vain_is_named(open_page):
+    page = open_page("compare.html?m=msdnet&m=nonsense&m=pabee:third&m=deebert")
+    status = page.locator(".ee-status").first
+    for said in ("no result of msdnet on this track", "no work is called nonsense", "no result of pabee:third"):
+        expect(status).to_contain_text(said)
+    expect(status).to_contain_text("comparing 1 of ")
+    page.locator(".ee-pick input[name=m]").first.check()
+    expect(status).not_to_contain_text("nonsense")
+
+
+def test_calibration_and_claims_stand_beside_each_other_too(open_page):
+    page = open_page("compare.html?m=deebert&m=cats")
+    heads = page.locator(".ee-beside tbody th").all_inner_texts()
+    assert "calibration error of each exit" in heads
+    row = page.locator(".ee-beside tbody tr").last
+    assert row.locator("th").inner_text() == "claims of its paper"
+    assert re.search(r"methods/schuster2021cats\.html#verdicts$", row.locator("a").first.evaluate("link => link.href"))
+    keys = page.locator(".ee-claimed tbody:visible").evaluate_all("found => found.map(body => body.dataset.key)")
+    assert sorted(keys) == ["schuster2021cats", "xin2020deebert"]
+    page.locator(".ee-pick button").click()
+    expect(page.locator(".ee-claimed tbody[hidden]")).to_have_count(0)
+
+
+def test_the_picker_is_in_alphabetical_order(open_page):
+    page = open_page("compare.html")
+    for group in page.locator(".ee-pick fieldset:not([disabled])").all():
+        names = [name.strip() for name in group.locator("label").all_inner_texts()]
+        assert names == sorted(names, key=str.casefold)
+    assert page.locator(".ee-pick label").first.evaluate("label => getComputedStyle(label).breakInside") == "avoid"
 
 
 def test_without_scripts_everything_is_in_the_table(open_page):
@@ -100,6 +197,52 @@ def test_a_point_tells_its_setting_cost_and_quality(open_page):
     tip.wait_for()
     assert "quality" in tip.inner_text() or "accuracy" in tip.inner_text()
     assert "cost: " in tip.inner_text()
+
+
+def test_the_arrow_keys_walk_along_the_points(open_page):
+    page = open_page("methods/zhou2020pabee.html")
+    figure = page.locator(".ee-chart").first
+    figure.locator(".ee-vega svg").wait_for()
+    frame, said = figure.get_by_role("group", name="accuracy against cost"), figure.locator("[aria-live=polite]")
+    frame.focus()
+    walked = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "End", "Home", "ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+        walked.append(said.inner_text())
+    starts = ["PABEE, classification, patience 0", "PABEE, classification, patience 1", "static exit, exit 2"]
+    starts += ["static exit, exit 6", "static exit, exit 1", "static exit, exit 1", "PABEE, classification, patience 0"]
+    for told, start in zip(walked, starts, strict=True):
+        assert re.fullmatch(rf"{start}, accuracy 0\.\d{{4}}, cost \d+\.\d%", told), told
+    assert page.locator(".ee-tip").inner_text().startswith("curve: PABEE, classification\nsetting: patience 0\n")
+    page.keyboard.press("Escape")
+    expect(page.locator(".ee-tip")).to_be_hidden()
+
+
+def test_the_ring_stands_on_the_point_that_is_told(open_page):
+    page = open_page("methods/zhou2020pabee.html", width=390)
+    figure = page.locator(".ee-chart").first
+    figure.locator(".ee-vega svg").wait_for()
+    figure.locator(".ee-walk").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    middle = "mark => (({x, y, width, height}) => [x + width / 2, y + height / 2])(mark.getBoundingClientRect())"
+    point = figure.locator("path[aria-label*='curve: PABEE, classification; setting: patience 2;']")
+    assert figure.locator(".ee-ring").evaluate(middle) == pytest.approx(point.evaluate(middle), abs=1)
+
+
+@pytest.mark.parametrize("path", ["methods/zhou2020pabee.html", "tracks/text.html"])
+def test_no_point_hides_its_setting_and_the_table_below_has_them_all(open_page, path):
+    page = open_page(path)
+    for figure in page.locator(".ee-chart").all():
+        figure.locator(".ee-vega svg").wait_for()
+        labels = figure.locator("path[aria-roledescription='point']").evaluate_all(
+            "marks => marks.map(mark => mark.ariaLabel)"
+        )
+        assert labels
+        assert not [label for label in labels if not re.search(r"setting: [^;]", label)]
+        rows = figure.locator(".ee-points tbody tr")
+        assert rows.count() == len(labels)
+        assert all(rows.locator("td:nth-last-child(3)").all_text_contents())
 
 
 def test_without_scripts_the_static_curve_stays(open_page):

@@ -78,6 +78,37 @@ def test_sorting(open_page, over, width, keyboard):
     assert page.locator("#paper-table th[aria-sort]").count() == 1
 
 
+@pytest.mark.parametrize("direction", ["ascending", "descending"])
+def test_works_without_a_term_come_last_and_terms_are_compared_one_by_one(open_page, direction):
+    page = open_page(f"{PAPERS}?sort={'-' if direction == 'descending' else ''}placement")
+    assert page.locator('th[data-sort="placement"]').get_attribute("aria-sort") == direction
+    read = "rows => rows.map(row => [...row.cells[3].querySelectorAll('.ee-chip')].map(chip => chip.textContent))"
+    terms = page.locator("#paper-table tbody tr").evaluate_all(read)
+    filled = [list(map(str.lower, own)) for own in terms if own]
+    assert 0 < len(filled) < len(terms)
+    assert not any(terms[len(filled) :])
+    assert filled == sorted(filled, reverse=direction == "descending")
+
+
+def test_unknown_terms_in_the_address_are_named(open_page):
+    page = open_page(f"{PAPERS}?policy=nonsense&policy=patience&role=wizard")
+    status = page.locator(".ee-status")
+    expect(status).to_contain_text("nonsense is no term of policy; wizard is no term of role; showing ")
+    assert 0 < shown(page) < 30  # patience still counts
+    page.get_by_label("runnable here").check()
+    expect(status).not_to_contain_text("nonsense")
+
+
+def test_where_no_work_fits_it_says_what_to_do(open_page):
+    page = open_page(f"{PAPERS}?text=zzzzzz")
+    expect(page.locator(".ee-status")).to_contain_text("showing 0 of ")
+    expect(page.locator(".ee-status")).to_contain_text("no work fits; take away a filter")
+    buttons = page.locator(".ee-export button")
+    assert buttons.evaluate_all("found => found.every(button => button.disabled)")
+    page.get_by_role("button", name="Clear all").click()
+    expect(page.locator(".ee-export button:disabled")).to_have_count(0)
+
+
 def test_words_are_searched_while_one_types(open_page):
     page = open_page(PAPERS)
     total = shown(page)

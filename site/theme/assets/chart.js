@@ -1,5 +1,6 @@
-// Draws each figure's Vega-Lite description over its static picture, with a check-box per curve. Without this script, or
-// without vega, the static picture and the table stay. `eelitChart` is what the compare page draws with.
+// Draws each figure's Vega-Lite description over its static picture, with a check-box per curve, and lets the keyboard
+// walk along the points. Without this script, or without vega, the static picture and the tables stay. `eelitChart` is
+// what the compare page draws with.
 (() => {
   "use strict";
   if (!window.vega || !window.vegaLite || !window.vegaInterpreter) return;
@@ -15,32 +16,35 @@
       axis: { labelColor: text, titleColor: text, gridColor: grid, domainColor: text, tickColor: text, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
       view: { stroke: null },
       rule: { color: text },
-      legend: { labelColor: text, labelFontSize: 12 },
       point: { opacity: 1 },
       range: { category: PALETTE.map(css) },
     };
   };
 
+  function element(kind, className, attributes = {}) {
+    const made = document.createElement(kind);
+    made.className = className;
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    return made;
+  }
+
   // A tooltip of our own: vega's default one is the browser's, which the keyboard and touch never see.
-  const tip = document.createElement("div");
-  tip.className = "ee-tip";
+  const tip = element("div", "ee-tip");
   tip.hidden = true;
   document.body.append(tip);
-  const showTip = (_handler, event, _item, value) => {
-    tip.hidden = value === null || value === undefined || value === "";
-    if (tip.hidden) return;
+  function tell(value, x, y) {
+    tip.hidden = !value;
+    if (!value) return;
     tip.replaceChildren(
-      ...Object.entries(value)
-        .filter(([, said]) => said !== "")
-        .map(([name, said]) => {
-          const line = document.createElement("div");
-          line.textContent = `${name}: ${said}`;
-          return line;
-        })
+      ...Object.entries(value).map(([name, said]) => {
+        const line = document.createElement("div");
+        line.textContent = `${name}: ${said}`;
+        return line;
+      })
     );
-    tip.style.left = `${Math.min(event.pageX + 14, document.documentElement.clientWidth - tip.offsetWidth - 8)}px`;
-    tip.style.top = `${event.pageY + 14}px`;
-  };
+    tip.style.left = `${Math.max(8, Math.min(x + 14, document.documentElement.clientWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${y + 14}px`;
+  }
 
   async function draw(target, spec, shown) {
     const values = spec.data.values.filter((row) => shown.has(row.curve));
@@ -50,28 +54,100 @@
       renderer: "svg",
       container: target,
       hover: false,
-      tooltip: showTip,
+      tooltip: (_handler, event, _item, value) => (value && event ? tell(value, event.pageX, event.pageY) : tell(null)),
       expr: window.vegaInterpreter.expressionInterpreter,
     });
     await view.runAsync();
     return view;
   }
 
-  // Returns {show(names)}; the figure is drawn anew when its width or the colour scheme changes.
-  function chart(target, spec, names) {
-    let shown = new Set(names);
-    let view = null;
+  // Where a key leads from a point: left and right along the curve, up and down to the nearest point of another one.
+  function step(key, place, curves) {
+    const at = curves.findIndex((points) => points.includes(place));
+    if (at < 0) return curves[0][0];
+    const points = curves[at];
+    const along = { ArrowLeft: points.indexOf(place) - 1, ArrowRight: points.indexOf(place) + 1, Home: 0, End: points.length - 1 }[key];
+    if (along !== undefined) return points[Math.min(Math.max(along, 0), points.length - 1)];
+    const other = curves[(at + (key === "ArrowUp" ? -1 : 1) + curves.length) % curves.length];
+    return other.reduce((best, point) => (Math.abs(point.share - place.share) < Math.abs(best.share - place.share) ? point : best));
+  }
+
+  // Makes the frame a stop of the Tab key, in which the arrow keys walk; returns what forgets the place.
+  function walk(frame, said, spec, state) {
+    const ring = element("div", "ee-ring");
+    ring.hidden = true;
+    frame.append(ring);
+    const quality = spec.layer.find((layer) => layer.encoding.x).encoding.y.title;
+    let place = null;
+    function leave() {
+      ring.hidden = tip.hidden = true;
+    }
+    function show() {
+      const [left, top] = state.view.origin();
+      const { left: besides = 0, top: above = 0 } = state.view.padding();
+      const x = left + besides + state.view.scale("x")(place.share);
+      const y = top + above + state.view.scale("y")(place.quality);
+      ring.hidden = false;
+      ring.style.left = `${x}px`;
+      ring.style.top = `${y}px`;
+      const box = frame.getBoundingClientRect();
+      const told = { curve: place.curve, setting: place.knob, [quality]: place.quality.toFixed(4), cost: `${(100 * place.share).toFixed(1)}%` };
+      tell(told, box.left + window.scrollX + x, box.top + window.scrollY + y);
+      said.classList.remove("is-hint");
+      said.textContent = Object.entries(told).map(([name, value]) => (name === "curve" || name === "setting" ? value : `${name} ${value}`)).join(", ");
+    }
+    frame.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") return leave();
+      if (!["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(event.key) || event.ctrlKey || event.altKey || event.metaKey) return undefined;
+      if (!state.view || !state.shown.size) return undefined;
+      event.preventDefault();
+      const curves = [...state.shown].map((name) => spec.data.values.filter((row) => row.curve === name));
+      place = step(event.key, place, curves);
+      return show();
+    });
+    frame.addEventListener("blur", leave);
+    return () => {
+      leave();
+      place = null;
+    };
+  }
+
+  // Puts a picture to play with over a figure's static one. Returns {names, show(names), below}: the static picture is
+  // back when no curve is shown; the figure is drawn anew when its width or the colour scheme changes.
+  function chart(figure) {
+    const spec = JSON.parse(figure.querySelector(".ee-spec").textContent);
+    const names = [...new Set(spec.data.values.map((row) => row.curve))];
+    const picture = figure.querySelector(".ee-static");
+    const title = picture.querySelector("title").textContent;
+    const frame = element("div", "ee-walk", { role: "group", tabindex: "0", "aria-label": `${title.split(":")[0]}. The arrow keys walk along the points.` });
+    const target = element("div", "ee-vega");
+    const said = element("p", "ee-said", { "aria-live": "polite" });
+    frame.append(target);
+    picture.before(frame, said);
+    const state = { view: null, shown: new Set(names) };
+    const forget = walk(frame, said, spec, state);
     let turn = 0;
-    const redraw = async () => {
+
+    async function redraw() {
       const mine = ++turn;
-      if (view) view.finalize();
-      view = null;
+      if (state.view) state.view.finalize();
+      state.view = null;
+      forget();
       target.replaceChildren();
-      const made = await draw(target, spec, shown);
-      if (mine === turn) view = made;
+      if (!state.shown.size || !target.clientWidth) return;
+      const made = await draw(target, spec, state.shown);
+      if (mine === turn) state.view = made;
       else made.finalize();
       target.dataset.drawn = String(mine);
-    };
+    }
+    function show(wanted) {
+      state.shown = new Set(names.filter((name) => wanted.includes(name)));
+      said.classList.add("is-hint");
+      said.textContent = "With the keyboard, the arrow keys walk from point to point.";
+      frame.hidden = said.hidden = state.shown.size === 0;
+      picture.hidden = state.shown.size > 0;
+      return redraw();
+    }
     let width = 0;
     new ResizeObserver(() => {
       if (Math.abs(target.clientWidth - width) < 2) return;
@@ -79,43 +155,29 @@
       redraw();
     }).observe(target);
     new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["data-md-color-scheme"] });
-    return {
-      show(wanted, replaced) {
-        shown = new Set(wanted);
-        if (replaced) spec = replaced;
-        return redraw();
-      },
-    };
+    return { names, show, below: said };
   }
 
   for (const figure of document.querySelectorAll(".ee-chart")) {
-    const spec = JSON.parse(figure.querySelector(".ee-spec").textContent);
-    const names = [...new Set(spec.data.values.map((row) => row.curve))];
-    const target = document.createElement("div");
-    target.className = "ee-vega";
-    const picture = figure.querySelector(".ee-static");
-    picture.before(target);
-    picture.hidden = true;
-    const made = chart(target, spec, names);
-    if (names.length < 2) continue;
-    const choice = document.createElement("fieldset");
-    choice.className = "ee-choice";
+    const made = chart(figure);
+    made.show(made.names);
+    if (made.names.length < 2) continue;
+    const choice = element("fieldset", "ee-choice");
     const legend = document.createElement("legend");
     legend.textContent = "Curves shown";
     choice.append(legend);
-    names.forEach((name, i) => {
+    for (const name of made.names) {
       const label = document.createElement("label");
       const box = document.createElement("input");
       box.type = "checkbox";
       box.checked = true;
       box.value = name;
-      const mark = document.createElement("span");
-      mark.className = `ee-dot ee-dot-${i % PALETTE.length}`;
-      label.append(box, mark, name);
+      const swatch = [...figure.querySelectorAll("[data-curve]")].find((row) => row.dataset.curve === name).querySelector(".ee-swatch");
+      label.append(box, swatch.cloneNode(true), name);
       choice.append(label);
-    });
+    }
     choice.addEventListener("change", () => made.show([...choice.querySelectorAll(":checked")].map((box) => box.value)));
-    target.after(choice);
+    made.below.after(choice);
   }
   window.eelitChart = chart;
 })();

@@ -1,23 +1,20 @@
-// Choose methods: their curves in one picture per kind of data, their figures side by side, the choice in the address.
-// Without this script the whole table and the pictures of all methods stay.
+// Choose methods: their curves in one picture per kind of data, their figures and claims side by side, the choice in the
+// address. Without this script the whole table and the pictures of all methods stay.
 (() => {
   "use strict";
   const form = document.querySelector(".ee-pick");
   const whole = document.querySelector(".ee-compare-table");
   if (!form || !whole) return;
   const status = document.querySelector(".ee-pick ~ .ee-status");
+  const claims = document.querySelector(".ee-claimed");
   const heads = [...whole.tHead.rows[0].cells].map((cell) => cell.textContent);
   const rows = new Map([...whole.tBodies[0].rows].filter((row) => row.dataset.id).map((row) => [row.dataset.id, row]));
+  const meant = new Map(Object.entries(JSON.parse(document.querySelector(".ee-names").textContent)));
   const name = (id) => rows.get(id).cells[0].textContent;
+  const keyOf = (id) => id.split(":")[0];
+  let lost = []; // what was asked for in the address and cannot be shown, in words
 
-  const figures = [...document.querySelectorAll(".ee-compared")].map((figure) => {
-    const spec = JSON.parse(figure.querySelector(".ee-spec").textContent);
-    const target = document.createElement("div");
-    target.className = "ee-vega";
-    const picture = figure.querySelector(".ee-static");
-    if (window.eelitChart) picture.before(target);
-    return { figure, picture, target, spec, made: null };
-  });
+  const figures = [...document.querySelectorAll(".ee-compared")].map((figure) => ({ figure, made: null }));
 
   const beside = document.createElement("table");
   beside.className = "ee-table ee-beside";
@@ -29,58 +26,57 @@
   frame.append(beside);
   whole.closest(".ee-scroll").before(frame);
 
-  function cell(kind, text, scope) {
+  function cell(kind, content, scope) {
     const made = document.createElement(kind);
     if (scope) made.scope = scope;
-    made.textContent = text;
+    made.append(...content);
     return made;
   }
+  const copies = (source) => [...source.childNodes].map((node) => node.cloneNode(true));
 
   // One column per method: the whole table's own cells, turned.
   function turn(ids) {
     const head = document.createElement("thead");
-    const top = head.insertRow();
-    top.append(cell("td", ""));
-    for (const id of ids) {
-      const column = cell("th", "", "col");
-      column.append(rows.get(id).cells[0].querySelector("a").cloneNode(true));
-      top.append(column);
-    }
+    head.insertRow().append(cell("td", []), ...ids.map((id) => cell("th", copies(rows.get(id).cells[0]), "col")));
     const body = document.createElement("tbody");
     for (let i = 1; i < heads.length; i++) {
-      const line = body.insertRow();
-      line.append(cell("th", heads[i], "row"), ...ids.map((id) => cell("td", rows.get(id).cells[i].textContent)));
+      body.insertRow().append(cell("th", [heads[i]], "row"), ...ids.map((id) => cell("td", copies(rows.get(id).cells[i]))));
     }
     beside.replaceChildren(head, body);
   }
 
   const picked = () => [...form.querySelectorAll("input:checked")].map((box) => box.value).filter((id) => rows.has(id));
 
+  function drawCurves(ids) {
+    for (const entry of figures) {
+      const { figure } = entry;
+      const inside = ids.filter((id) => rows.get(id).dataset.group === figure.dataset.group).map(name);
+      figure.hidden = ids.length > 0 && inside.length === 0;
+      for (const part of figure.querySelectorAll("[data-curve]")) part.hidden = inside.length > 0 && !inside.includes(part.dataset.curve);
+      if (!window.eelitChart || (!inside.length && !entry.made)) continue;
+      entry.made ||= window.eelitChart(figure);
+      entry.made.show(inside);
+    }
+  }
+
   function update() {
     const ids = picked();
     const groups = new Set(ids.map((id) => rows.get(id).dataset.group));
-    for (const { figure, picture, target, spec, ...rest } of figures) {
-      const inside = ids.filter((id) => rows.get(id).dataset.group === figure.dataset.group).map(name);
-      figure.hidden = ids.length > 0 && inside.length === 0;
-      if (!window.eelitChart) continue;
-      picture.hidden = inside.length > 0;
-      target.hidden = inside.length === 0;
-      const entry = figures.find((one) => one.figure === figure);
-      if (!inside.length) continue;
-      const scaled = structuredClone(spec);
-      for (const layer of scaled.layer) if (layer.encoding.color) layer.encoding.color = { ...layer.encoding.color, scale: { domain: inside }, legend: { orient: "bottom", columns: target.clientWidth < 560 ? 1 : 2, labelLimit: 260 } };
-      if (entry.made) entry.made.show(inside, scaled);
-      else entry.made = window.eelitChart(target, scaled, inside);
-    }
+    const keys = new Set(ids.map(keyOf));
+    drawCurves(ids);
     frame.hidden = ids.length === 0;
     whole.closest(".ee-scroll").hidden = ids.length > 0;
     if (ids.length) turn(ids);
-    status.textContent = ids.length
+    for (const body of claims.querySelectorAll("tbody[data-key]")) body.hidden = ids.length > 0 && !keys.has(body.dataset.key);
+    const shown = ids.length
       ? `comparing ${ids.length} of ${rows.size}` + (groups.size > 1 ? "; they were measured on different data or by different quality, so there is one picture for each kind" : "")
       : `all ${rows.size} shown; choose some to compare them side by side`;
+    status.textContent = [...lost, shown].join("; ");
+    status.classList.toggle("is-warning", lost.length > 0);
   }
 
   function remember() {
+    lost = [];
     const query = new URLSearchParams(picked().map((id) => ["m", id])).toString();
     try {
       history.replaceState(null, "", query ? `?${query}` : location.pathname);
@@ -89,19 +85,35 @@
     }
   }
 
-  function recall() {
-    const asked = new URLSearchParams(location.search).getAll("m").map((id) => id.toLowerCase());
-    for (const box of form.querySelectorAll("input[name=m]")) {
-      const id = box.value.toLowerCase();
-      box.checked = asked.some((wanted) => wanted === id || id.startsWith(`${wanted}:`));
+  // As the command line compares names: without case and accents.
+  const plain = { ł: "l", ø: "o", đ: "d", ı: "i", ß: "ss" };
+  const fold = (text) => text.trim().toLowerCase().replace(/[łøđıß]/g, (letter) => plain[letter]).normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "");
+
+  // Returns the rows that a name in the address means, or says why there are none.
+  function find(wanted) {
+    const [said, variant] = meant.has(fold(wanted)) || !wanted.includes(":") ? [wanted, null] : wanted.split(/:(.*)/s);
+    const keys = meant.get(fold(said)) || [];
+    if (keys.length !== 1) {
+      lost.push(keys.length ? `${said} is the name of several works (${keys.join(", ")})` : `no work is called ${said}`);
+      return [];
     }
+    const found = [...rows.keys()].filter((id) => keyOf(id) === keys[0] && (variant === null || fold(id.slice(keys[0].length + 1)) === fold(variant)));
+    if (!found.length) lost.push(`no result of ${wanted} on this track`);
+    return found;
+  }
+
+  function recall() {
+    lost = [];
+    const found = new Set(new URLSearchParams(location.search).getAll("m").filter((asked) => asked.trim()).flatMap(find));
+    for (const box of form.querySelectorAll("input[name=m]")) box.checked = found.has(box.value);
   }
 
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", () => { update(); remember(); });
-  form.addEventListener("reset", () => setTimeout(() => { update(); remember(); }));
+  form.addEventListener("change", () => { remember(); update(); });
+  form.addEventListener("reset", () => setTimeout(() => { remember(); update(); }));
   window.addEventListener("popstate", () => { recall(); update(); });
   form.hidden = false;
   recall();
   update();
+  claims.open = picked().length > 0;
 })();

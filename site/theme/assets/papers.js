@@ -65,17 +65,20 @@
     year: (entry) => entry.year,
     runs: (entry) => (entry.runs ? 0 : 1),
   };
+  // A separator below all letters: `a` stands before `a, b`, and both before `ab`.
   for (const facet of ["policy", "placement", "training", "domain"]) {
     const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.dataset.sort === facet);
-    sorts[facet] = (entry) => entry.row.cells[column].textContent.trim().toLowerCase() || "\uffff";
+    sorts[facet] = (entry) => [...entry.row.cells[column].querySelectorAll(".ee-chip")].map((chip) => chip.textContent.trim().toLowerCase()).join("\u0001");
   }
   let sorted = { name: "year", descending: true };
   let ordered = rows;
+  let unknown = [];
 
   function sort(name, descending) {
     sorted = { name, descending };
     const value = sorts[name];
-    const compare = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0) * (descending ? -1 : 1);
+    // Works without a term come last, whichever way.
+    const compare = (a, b) => (value(a) === "") - (value(b) === "") || (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0) * (descending ? -1 : 1);
     ordered = [...rows].sort((a, b) => compare(a, b) || a.order - b.order);
     body.append(...ordered.map((entry) => entry.row));
     for (const cell of table.tHead.rows[0].cells) {
@@ -149,8 +152,15 @@
     }
   }
 
+  // Terms in the address that no box stands for, in words; they are dropped as soon as one asks anew.
+  function strangers(query) {
+    const offered = (name) => [...form.querySelectorAll(`input[name="${name}"]`)].map((box) => box.value);
+    return [...FACETS, "runnable"].flatMap((name) => query.getAll(name).filter((term) => term && !offered(name).includes(term)).map((term) => `${term} is no ${name === "runnable" ? "answer to" : "term of"} ${name}`));
+  }
+
   function recall() {
     const query = new URLSearchParams(location.search);
+    unknown = strangers(query);
     for (const field of form.elements) {
       if (field.type === "checkbox") field.checked = query.getAll(field.name).includes(field.value);
       else if (field.name) field.value = query.get(field.name) || "";
@@ -186,7 +196,9 @@
     }
     more.hidden = shown <= most;
     more.textContent = `Show all ${shown}`;
-    status.textContent = (shown === rows.length ? `showing all ${shown}` : `showing ${shown} of ${rows.length}`) + (more.hidden ? "" : `, the first ${most} of them here`);
+    status.textContent = [...unknown, (shown === rows.length ? `showing all ${shown}` : `showing ${shown} of ${rows.length}`) + (more.hidden ? "" : `, the first ${most} of them here`), ...(shown ? [] : ["no work fits; take away a filter"])].join("; ");
+    status.classList.toggle("is-warning", unknown.length > 0 || shown === 0);
+    for (const button of exporting.querySelectorAll("button")) button.disabled = shown === 0;
     show(counts);
     mark();
   }
@@ -205,12 +217,13 @@
     });
   }
   function changed() {
+    unknown = [];
     update();
     remember(true);
   }
   form.addEventListener("submit", (event) => event.preventDefault());
   // A box is a step that the back button undoes; typing is not.
-  form.addEventListener("input", (event) => { update(); remember(event.target.type === "checkbox"); });
+  form.addEventListener("input", (event) => { unknown = []; update(); remember(event.target.type === "checkbox"); });
   form.addEventListener("reset", () => setTimeout(changed));
   window.addEventListener("popstate", () => { recall(); update(); });
   box.hidden = false;
