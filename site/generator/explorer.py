@@ -86,8 +86,8 @@ def _node(collection: Collection, work: Work, tops: dict[Any, list[str]]) -> dic
 
 
 def _neighbour(one: Neighbour) -> list[Any]:
-    """Return a key, and through how many shared works if the two are not linked directly."""
-    return [one.node.key, 0 if one.direct else len(one.shared)]
+    """Return a key, how it is linked, and through how many shared works."""
+    return [one.node.key, one.link, len(one.shared)]
 
 
 def _curve(collection: Collection, key: str) -> list[tuple[float, float]]:

@@ -117,17 +117,19 @@
     return made;
   };
 
-  function relatives(title, found) {
+  const PRIOR = { built: () => "built upon", cited: () => "cited", shared: (n) => `cited together by ${n} works` };
+  const NEXT = { built: () => "builds on it", cited: () => "cites it", shared: (n) => `both cite ${n} of the same works` };
+  function relatives(title, found, words) {
     const part = make("div");
     if (!found.length) return part;
     part.append(make("h4", title));
     const items = make("ul");
-    for (const [key, shared] of found.slice(0, 6)) {
+    for (const [key, link, shared] of found.slice(0, 6)) {
       const item = make("li");
       const button = make("button", nodes.get(key).name);
       button.type = "button";
       button.addEventListener("click", () => { open(key); reach(key); });
-      item.append(button, shared ? ` by ${shared} works that both share` : " directly");
+      item.append(button, `, ${words[link](shared)}`);
       items.append(item);
     }
     part.append(items);
@@ -171,7 +173,7 @@
     }
     card.append(run);
     if (node.curve.length > 1) card.append(curve(node.curve));
-    card.append(relatives("Prior works", node.prior), relatives("Derivative works", node.next));
+    card.append(relatives("Prior works", node.prior, PRIOR), relatives("Derivative works", node.next, NEXT));
     if (card.hidden) {
       card.hidden = false;
       cy.resize();
