@@ -78,7 +78,8 @@ def boxes(graph: Graph) -> Points:
         return np.full((len(graph.nodes), 2), 2 * MARK)
     texts = [label(node.name).split("\n") for node in graph.nodes.values()]
     widths = [max(MARK, FONT * max(map(width, lines))) for lines in texts]
-    return np.stack([widths, [MARK + 2 + LINE * len(lines) for lines in texts]], axis=1) + ROOM
+    found: Points = np.stack([widths, [MARK + 2 + LINE * len(lines) for lines in texts]], axis=1) + ROOM
+    return found
 
 
 def connected(graph: Graph) -> Picture:
@@ -124,14 +125,18 @@ def _spread(joined: nx.Graph[str], keys: list[str]) -> Points:
     places = nx.spring_layout(joined, seed=SEED, iterations=200 if few else 40, k=2.2 / len(keys) ** 0.5)
     raw = np.array([places[key] for key in keys])
     ranks = raw.argsort(axis=0).argsort(axis=0) / max(1, len(keys) - 1)
-    return (ranks * 2 + (raw - raw.min(axis=0)) / np.maximum(1e-9, np.ptp(raw, axis=0))) / 3
+    found: Points = (ranks * 2 + (raw - raw.min(axis=0)) / np.maximum(1e-9, np.ptp(raw, axis=0))) / 3
+    return found
 
 
 def _apart(points: Points, size: Points, bounds: Place) -> Points:
-    """Push boxes apart, each pair along the axis on which they overlap less, until none overlap; keep within bounds."""
+    """Push boxes apart, each pair along the axis on which they overlap less, until none overlap.
+
+    They stay within bounds, which slowly give way in case they are too tight.
+    """
     points, reach = points.copy(), float(size.max())
-    for _ in range(PUSHES):
-        points = np.clip(points, size / 2, np.array(bounds) - size / 2)
+    for push in range(PUSHES):
+        points = np.clip(points, size / 2, np.array(bounds) * (1 + push / PUSHES) - size / 2)
         one, other = cKDTree(points).query_pairs(reach, p=np.inf, output_type="ndarray").T
         between = points[one] - points[other]
         overlap = (size[one] + size[other]) / 2 - np.abs(between)
@@ -139,12 +144,12 @@ def _apart(points: Points, size: Points, bounds: Place) -> Points:
         if not hit.any():
             break
         one, other, between, overlap = one[hit], other[hit], between[hit], overlap[hit]
-        push = np.where(between < 0, -1.0, 1.0) * (overlap + 0.5) / 2  # of two at one place the later goes back
+        by = np.where(between < 0, -1.0, 1.0) * (overlap + 0.5) / 2  # of two at one place the later goes back
         across = overlap[:, :1] < overlap[:, 1:]
-        push *= np.hstack([across, ~across])
+        by *= np.hstack([across, ~across])
         moved, hits = np.zeros_like(points), np.bincount(np.hstack([one, other]), minlength=len(points))
-        np.add.at(moved, one, push)
-        np.add.at(moved, other, -push)
+        np.add.at(moved, one, by)
+        np.add.at(moved, other, -by)
         points += moved / np.maximum(1, hits)[:, None] ** 0.5
     return points
 
