@@ -5,10 +5,10 @@ networkx is imported only when a graph is walked, since most commands never do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from eelit.bib.citations import Citation, completeness
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
 Group = Literal["citation", "comparison", "relation"]
+Link = Literal["built", "cited", "shared"]
+"""How a prior or derivative work is linked, the closest first: one builds on the other, cites it, or shares works."""
 
 
 class NoPath(Exception):
@@ -51,11 +53,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A prior or derivative work: linked directly, or through works that both share."""
+    """A prior or derivative work: linked directly, or only through works that both share."""
 
     node: Node
-    direct: bool
+    link: Link
     shared: tuple[str, ...] = ()
+
+    @property
+    def direct(self) -> bool:
+        """Return whether one of the two works builds on the other or cites it."""
+        return self.link != "shared"
 
 
 class Graph:
@@ -67,10 +74,18 @@ class Graph:
         self.edges = [edge for edge in edges if edge.source in self.nodes and edge.target in self.nodes]
         self._cites: dict[str, list[str]] = {}
         self._cited: dict[str, list[str]] = {}
+        self._onto: dict[str, list[str]] = {}
+        self._under: dict[str, list[str]] = {}
         for edge in self.edges:
             if edge.group == "citation":
                 self._cites.setdefault(edge.source, []).append(edge.target)
                 self._cited.setdefault(edge.target, []).append(edge.source)
+            elif edge.verified and edge.kind in ("builds-on", "extends", "superseded-by"):
+                later, earlier = edge.source, edge.target
+                if edge.kind == "superseded-by":  # the one relation that an older work states of a newer one
+                    later, earlier = earlier, later
+                self._onto.setdefault(later, []).append(earlier)
+                self._under.setdefault(earlier, []).append(later)
         self.citations: int = whole.citations if whole else sum(edge.group == "citation" for edge in self.edges)
 
     def to_networkx(self) -> MultiDiGraph[str]:
@@ -122,30 +137,44 @@ class Graph:
         return self._cited.get(key, [])
 
     def prior(self, key: str) -> list[Neighbour]:
-        """Return works that came before: cited by this one, or cited together with it by later works (co-citation)."""
-        together = _shared(self.citing(key), self.cited_by)
-        return self._neighbours(key, self.cited_by(key), together, earlier=True)
+        """Return works that came before: this one builds on them or cites them, or later works cite both together."""
+        direct = _closest(self._onto.get(key, []), self.cited_by(key))
+        after = {*self._under.get(key, []), *self.citing(key)}
+        return self._neighbours(key, direct, _shared(self.citing(key), self.cited_by), after, earlier=True)
 
     def derivative(self, key: str) -> list[Neighbour]:
-        """Return works that came after: citing this one, or citing the same works as it (bibliographic coupling)."""
-        coupled = _shared(self.cited_by(key), self.citing)
-        return self._neighbours(key, self.citing(key), coupled, earlier=False)
+        """Return works that came after: they build on this one or cite it, or both cite the same works (coupling)."""
+        direct = _closest(self._under.get(key, []), self.citing(key))
+        before = {*self._onto.get(key, []), *self.cited_by(key)}
+        return self._neighbours(key, direct, _shared(self.cited_by(key), self.citing), before, earlier=False)
 
     def _neighbours(
-        self, key: str, direct: list[str], shared: dict[str, tuple[str, ...]], *, earlier: bool
+        self,
+        key: str,
+        direct: Mapping[str, Link],
+        shared: Mapping[str, tuple[str, ...]],
+        opposite: Collection[str],
+        *,
+        earlier: bool,
     ) -> list[Neighbour]:
-        """Put direct works first, then those that share most; one shared work alone says too little."""
+        """Put the closest first, then those that share most; one shared work alone says too little."""
         year = self.nodes[key].year
-        found = [Neighbour(self.nodes[other], True, shared.get(other, ())) for other in dict.fromkeys(direct)]
+        found = [Neighbour(self.nodes[other], link, shared.get(other, ())) for other, link in direct.items()]
         for other, common in shared.items():
             in_time = self.nodes[other].year <= year if earlier else self.nodes[other].year >= year
-            if other != key and other not in direct and len(common) > 1 and in_time:
-                found.append(Neighbour(self.nodes[other], False, common))
-        return sorted(found, key=lambda one: (not one.direct, -len(one.shared), one.node.year, one.node.key))
+            if other not in (key, *direct, *opposite) and len(common) > 1 and in_time:
+                found.append(Neighbour(self.nodes[other], "shared", common))
+        order: tuple[Link, ...] = get_args(Link)
+        return sorted(found, key=lambda one: (order.index(one.link), -len(one.shared), one.node.year, one.node.key))
 
     def note(self) -> str:
         """Return what a reader must know of how complete the edges are."""
         return completeness(self.citations)
+
+
+def _closest(built: Iterable[str], cited: Iterable[str]) -> dict[str, Link]:
+    """Return the works that are linked directly, each with its closest link."""
+    return {**dict.fromkeys(cited, "cited"), **dict.fromkeys(built, "built")}
 
 
 def _shared(middles: Iterable[str], onward: Callable[[str], list[str]]) -> dict[str, tuple[str, ...]]:

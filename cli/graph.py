@@ -6,13 +6,19 @@ from dataclasses import asdict
 
 import click
 
-from eelit.bib.graph import Edge, Graph, Neighbour, NoPath
+from eelit.bib.graph import Edge, Graph, Link, Neighbour, NoPath
 from eelit.catalog.query import FACETS, Catalogue, Query
 from eelit.cli.command import WorkName, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.table import bold, json_text, paragraph, table
 
 PAIRS = 20
 """Most pairs that a table shows, the closest; JSON has all."""
+PRIOR: dict[Link, str] = {
+    "built": "built upon by it",
+    "cited": "cited by it",
+    "shared": "cited together with it by",
+}
+DERIVATIVE: dict[Link, str] = {"built": "builds on it", "cited": "cites it", "shared": "cites, as it does,"}
 
 
 @eelit_command(
@@ -32,9 +38,10 @@ PAIRS = 20
 def command(around: str | None, depth: int, ends: tuple[str, str] | None, measures: bool, style: str) -> None:
     """Explore who cites, extends or criticises whom.
 
-    Prior works are those a work cites, or that later works cite together with it (co-citation). Derivative works cite
-    it, or cite the same works as it does (bibliographic coupling). All this is seen inside the collection only, and the
-    edges are far from complete; nothing is ranked by how often it is cited.
+    Prior works are those a work builds on, then those it cites, then those that later works cite together with it
+    (co-citation). Derivative works build on it, cite it, or cite the same works as it does (bibliographic coupling).
+    Relations count where a source confirms them. All this is seen inside the collection only, and the edges are far
+    from complete; nothing is ranked by how often it is cited.
     """
     from eelit.catalog.graph import collection
 
@@ -117,8 +124,8 @@ def _neighbourhood(graph: Graph, part: Graph, key: str) -> str:
     """Return what surrounds a work, plainly explained."""
     node = graph.nodes[key]
     parts = [bold(f"{node.name} ({node.year}) {node.title}")]
-    parts.append(_neighbours("PRIOR WORKS", "cited by it", "cited together with it by", graph.prior(key)))
-    parts.append(_neighbours("DERIVATIVE WORKS", "cites it", "cites, as it does,", graph.derivative(key)))
+    parts.append(_neighbours("PRIOR WORKS", PRIOR, graph.prior(key)))
+    parts.append(_neighbours("DERIVATIVE WORKS", DERIVATIVE, graph.derivative(key)))
     others = [edge for edge in part.edges if key in (edge.source, edge.target) and edge.group != "citation"]
     told: dict[tuple[str, ...], bool] = {}  # several sources may tell of the same relation
     for edge in others:
@@ -130,11 +137,16 @@ def _neighbourhood(graph: Graph, part: Graph, key: str) -> str:
     return "\n\n".join(text for text in parts if text)
 
 
-def _neighbours(heading: str, direct: str, shared: str, found: list[Neighbour]) -> str:
+def _neighbours(heading: str, words: dict[Link, str], found: list[Neighbour]) -> str:
     if not found:
         return f"{bold(heading)}\nnone known"
     rows = [
-        [one.node.key, one.node.year, direct if one.direct else f"{shared} {', '.join(one.shared)}", one.node.title]
+        [
+            one.node.key,
+            one.node.year,
+            words[one.link] if one.direct else f"{words[one.link]} {', '.join(one.shared)}",
+            one.node.title,
+        ]
         for one in found
     ]
     return f"{bold(heading)}\n{table(['work', 'year', 'why', 'title'], rows)}"

@@ -194,11 +194,33 @@ def graph():
 
 
 def test_prior_and_derivative_works(graph):
-    prior = {one.node.key: (one.direct, one.shared) for one in graph.prior("mid")}
-    assert prior == {"old": (True, ()), "sister": (False, ("late", "later"))}
-    derivative = {one.node.key: (one.direct, one.shared) for one in graph.derivative("late")}
-    assert derivative == {"later": (False, ("mid", "sister"))}
+    prior = {one.node.key: (one.link, one.shared) for one in graph.prior("mid")}
+    assert prior == {"old": ("cited", ()), "sister": ("shared", ("late", "later"))}
+    derivative = {one.node.key: (one.link, one.shared) for one in graph.derivative("late")}
+    assert derivative == {"later": ("shared", ("mid", "sister"))}
     assert [one.node.key for one in graph.derivative("old")] == ["mid", "sister"]
+
+
+def test_a_verified_relation_makes_a_work_prior_or_derivative_and_comes_first(graph):
+    said = [("later", "old", "builds-on", True), ("old", "lonely", "superseded-by", True)]
+    said += [("late", "old", "extends", False), ("lonely", "mid", "criticises", True)]
+    edges = [Edge(*ends, kind, "relation", "page 2", verified) for *ends, kind, verified in said]
+    grown = Graph(graph.nodes.values(), [*graph.edges, *edges])
+    assert [(one.node.key, one.link) for one in grown.derivative("old")] == [
+        ("lonely", "built"),
+        ("later", "built"),
+        ("mid", "cited"),
+        ("sister", "cited"),
+    ]
+    assert [one.node.key for one in grown.prior("lonely")] == ["old"]
+    assert [one.node.key for one in grown.prior("later")] == ["old", "mid", "sister"]
+
+
+def test_a_derivative_work_is_not_prior_too(graph):
+    edges = [Edge("sister", "mid", "builds-on", "relation", "page 2")]
+    grown = Graph(graph.nodes.values(), [*graph.edges, *edges])
+    assert [one.node.key for one in grown.derivative("mid")] == ["sister", "late", "later"]
+    assert [one.node.key for one in grown.prior("mid")] == ["old"]
 
 
 def test_around_and_path_follow_verified_edges_only(graph):

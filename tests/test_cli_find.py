@@ -172,6 +172,7 @@ def test_graph(eelit):
     text = eelit("graph", "--around", "pabee").stdout
     assert "PRIOR WORKS" in text
     assert "DERIVATIVE WORKS" in text
+    assert "builds on it" in text.partition("DERIVATIVE WORKS")[2]
     found = eelit("graph", "--path", "pabee", "branchynet")
     assert found.exit_code == 0
     assert "eight works only" in found.stderr

@@ -100,6 +100,14 @@ def test_facts_of_a_paper(site):
     }
 
 
+def test_works_that_build_upon_a_work_are_its_derivative_works(site):
+    read_on = read(site, "papers/zhou2020pabee.html").text.partition("Where to read on")[2]
+    derivative = read_on.partition("Derivative works")[2].partition("Similar works")[0]
+    for name in ("ConsistentEE", "PF-BERxiT", "PCEE-BERT", "Past-Future"):
+        assert name in derivative
+    assert "cited together by" in read_on.partition("Derivative works")[0]
+
+
 def test_unverified_relations_stand_apart(site):
     loaded = load(sources())
     for key, entry in loaded.entries.items():

@@ -30,9 +30,12 @@ def data(collection: Collection) -> dict[str, Any]:
     """Return nodes with their two places, edges, and the terms to colour by."""
     graph = collection.graph
     near = layout.connected(graph)
-    years = layout.by_year(graph, near)
+    years = layout.by_year(graph, near.places)
     tops = {facet: _colours(collection, facet) for facet in FACETS}
-    nodes = [_node(collection, work, tops) | {"at": [near[key], years[key]]} for key, work in collection.works.items()]
+    nodes = [
+        _node(collection, work, tops) | {"at": [near.places[key], years.places[key]]}
+        for key, work in collection.works.items()
+    ]
     edges = [
         {"a": edge.source, "b": edge.target, "kind": network.kind(edge), "verb": edge.verb}
         for edge in graph.edges
@@ -43,17 +46,12 @@ def data(collection: Collection) -> dict[str, Any]:
     return {
         "nodes": nodes,
         "edges": edges,
-        "years": _years(collection, years),
+        "heads": [[i, *head] for i, picture in enumerate((near, years)) for head in picture.heads],
         "colours": labels,
+        "font": layout.FONT,
+        "mark": layout.MARK,
         "many": len(nodes) >= layout.LARGE,
     }
-
-
-def _years(collection: Collection, places: dict[str, layout.Place]) -> list[tuple[int, float, float]]:
-    """Return each year with the place above its column."""
-    columns = {work.record.year: places[key][0] for key, work in collection.works.items()}
-    top = min(y for _, y in places.values()) - layout.LINE
-    return [(year, x, top) for year, x in sorted(columns.items())]
 
 
 def _colours(collection: Collection, facet: Any) -> list[str]:
@@ -86,15 +84,17 @@ def _node(collection: Collection, work: Work, tops: dict[Any, list[str]]) -> dic
 
 
 def _neighbour(one: Neighbour) -> list[Any]:
-    """Return a key, and through how many shared works if the two are not linked directly."""
-    return [one.node.key, 0 if one.direct else len(one.shared)]
+    """Return a key, how it is linked, and through how many shared works."""
+    return [one.node.key, one.link, len(one.shared)]
 
 
-def _curve(collection: Collection, key: str) -> list[tuple[float, float]]:
-    """Return the mean curve of the method's first variant on a track, if one was measured."""
+def _curve(collection: Collection, key: str) -> dict[str, Any] | None:
+    """Return the mean curve of the method's first variant on a track, if one was measured, and what its quality is."""
     rows = (row for board in collection.boards.values() for row in board.rows if row.key == key)
     row = next(rows, None)
-    return [(round(x, 3), round(y, 4)) for x, y in row.points] if row else []
+    if row is None:
+        return None
+    return {"quality": row.quality, "points": [(round(x, 3), round(y, 4)) for x, y in row.points]}
 
 
 def values(collection: Collection) -> dict[str, Any]:

@@ -45,10 +45,10 @@ def downloads(graph: Graph) -> dict[str, str]:
 
 
 def places(known: Graph) -> dict[str, tuple[float, float]]:
-    """Return the centre of each work: its column by year, its row by the mean height of its neighbours."""
+    """Return the centre of each work: its column by year, its row by the mean height of its verified neighbours."""
     graph: nx.Graph[str] = nx.Graph()
     graph.add_nodes_from(sorted(known.nodes))
-    graph.add_edges_from(sorted((edge.source, edge.target) for edge in known.edges))
+    graph.add_edges_from(sorted((edge.source, edge.target) for edge in known.verified().edges))
     rounds = 50 if len(graph) < LARGE else 10  # a start for the sweeps; a large graph cannot be seen as a whole anyway
     height = {key: float(place[1]) for key, place in nx.spring_layout(graph, seed=SEED, iterations=rounds).items()}
     columns: dict[int, list[str]] = {}

@@ -1,17 +1,47 @@
 """The citation graph that can be played with, by mouse and by keyboard, at desktop and phone width."""
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 
 VIEWS = [(1280, "light", "http"), (390, "dark", "file")]
-LABELS = """
-() => {
-  const cy = document.querySelector('.ee-canvas').eelit;
-  return cy.nodes().not('.out').map(node => {
-    const box = node.boundingBox({includeLabels: true, includeOverlays: false});
+CY = "document.querySelector('.ee-canvas').eelit"
+LABELS = f"""
+() => {{
+  const cy = {CY}, canvas = cy.container();
+  const boxes = cy.nodes().not('.out').map(node => {{
+    const box = node.renderedBoundingBox({{includeLabels: true, includeOverlays: false}});
     return [node.id(), box.x1, box.y1, box.x2, box.y2];
-  });
-}
+  }});
+  const size = Math.min(...cy.nodes().not('.out').map(node => node.numericStyle('font-size')));
+  return {{boxes, size: size * cy.zoom(), width: canvas.clientWidth, height: canvas.clientHeight}};
+}}
 """
+LINES = """
+scope => Object.fromEntries([...document.querySelectorAll(`${scope} path.edge`)].map(path => {
+  const line = getComputedStyle(path);
+  return [path.classList[1], line.stroke.replaceAll(' ', '')];
+}))
+"""
+
+
+def whole(seen):
+    """Return the keys whose mark and label lie inside the canvas."""
+    wide, high = seen["width"], seen["height"]
+    return [key for key, x1, y1, x2, y2 in seen["boxes"] if min(x1, y1) >= 0 and x2 <= wide and y2 <= high]
+
+
+def place_of(page, key):
+    """Scroll to the canvas and return where a work stands on the screen."""
+    page.locator(".ee-canvas").scroll_into_view_if_needed()
+    return page.evaluate(
+        f"key => {{ const at = {CY}.getElementById(key).renderedPosition();"
+        f" const box = {CY}.container().getBoundingClientRect(); return [box.x + at.x, box.y + at.y]; }}",
+        key,
+    )
+
+
+def view(page):
+    return page.evaluate(f"() => [{CY}.zoom(), {CY}.pan().x, {CY}.pan().y]")
 
 
 @pytest.fixture(params=VIEWS, ids=lambda given: "-".join(map(str, given)))
@@ -24,10 +54,13 @@ def status(page):
     return page.locator(".ee-explorer .ee-status").inner_text()
 
 
+@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("layout", ["", "?layout=years"])
-def test_no_label_lies_upon_another(open_page, layout):
-    page = open_page(f"graph.html{layout}")
-    boxes = page.evaluate(LABELS)
+def test_labels_can_be_read_at_first_sight_and_none_lies_upon_another(open_page, layout, width):
+    page = open_page(f"graph.html{layout}", width=width)
+    seen = page.evaluate(LABELS)
+    assert seen["size"] >= 10
+    boxes = seen["boxes"]
     assert len(boxes) >= 85
     hits = [
         (a[0], b[0])
@@ -36,21 +69,151 @@ def test_no_label_lies_upon_another(open_page, layout):
         if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
     ]
     assert hits == []
+    assert len(whole(seen)) == len(boxes) if width == 1280 else len(whole(seen)) >= 12
+
+
+def test_the_picture_fills_the_canvas(open_page):
+    seen = open_page("graph.html").evaluate(LABELS)
+    _, left, top, right, bottom = zip(*seen["boxes"], strict=True)
+    assert (max(right) - min(left)) * (max(bottom) - min(top)) > 0.75 * seen["width"] * seen["height"]
+
+
+def test_fit_shows_all_works_on_a_phone(open_page):
+    page = open_page("graph.html", width=390)
+    page.get_by_role("button", name="fit").click()
+    seen = page.evaluate(LABELS)
+    assert len(whole(seen)) == len(seen["boxes"])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_chosen_work_is_brought_near_enough_to_be_read(open_page, width):
+    page = open_page("graph.html", width=width, still=True)
+    page.evaluate(f"{CY}.zoom(0.2)")
+    page.get_by_role("combobox", name="Find a work").fill("bpnet")
+    page.keyboard.press("Enter")
+    seen = page.evaluate(LABELS)
+    assert seen["size"] >= 10
+    assert any("bpnet" in key for key in whole(seen))
+
+
+def test_works_without_a_verified_edge_stand_together_below_the_others(open_page):
+    page = open_page("graph.html")
+    works = page.evaluate(
+        f"() => {CY}.nodes().not('.head').map(node => [node.position().y,"
+        " node.connectedEdges().not('[kind = \"unverified\"]').length])"
+    )
+    (head,) = page.evaluate(f"() => {CY}.nodes('.head').not('.out').map(node => node.position().y)")
+    free = [y for y, edges in works if not edges]
+    assert len(free) > 20
+    assert max(y for y, edges in works if edges) < head < min(free)
+    assert len(set(free)) <= 4, "rows"
+
+
+def test_the_wheel_scrolls_the_page_unless_a_key_is_held(open_page):
+    page = open_page("graph.html")
+    page.mouse.move(*place_of(page, "zhou2020pabee"))
+    before, top = view(page), page.evaluate("scrollY")
+    page.mouse.wheel(0, 200)
+    page.wait_for_function("top => scrollY > top + 100", arg=top)
+    assert view(page) == before
+    page.mouse.move(*place_of(page, "zhou2020pabee"))
+    page.wait_for_timeout(400)  # the library holds still while a page scrolls
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -200)
+    page.wait_for_function(f"zoom => {CY}.zoom() > zoom * 1.01", arg=before[0])
+    page.keyboard.up("Control")
+    assert "Ctrl" in page.locator(".ee-hint").inner_text()
+
+
+def test_a_mouse_moves_the_picture(open_page):
+    page = open_page("graph.html")
+    x, y = place_of(page, "zhou2020pabee")
+    _, across, _ = view(page)
+    page.mouse.move(x + 30, y - 22)
+    page.mouse.down()
+    page.mouse.move(x + 60, y - 22, steps=4)
+    page.mouse.move(x + 130, y - 22, steps=4)
+    page.mouse.up()
+    assert view(page)[1] > across + 50
+    assert page.locator(".ee-card").is_hidden()
+
+
+def drag(finger, x, y, dx, dy):
+    """Touch a place, move the finger and lift it."""
+    ways = [{"x": x + dx * i / 10, "y": y + dy * i / 10} for i in range(11)]
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": ways[:1]})
+    for at in ways[1:]:
+        finger.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_one_finger_scrolls_the_page_and_two_zoom(open_page):
+    page = open_page("graph.html", width=390)
+    finger = page.context.new_cdp_session(page)
+    x, y = place_of(page, "bajpai2025survey")
+    before, top = view(page), page.evaluate("scrollY")
+    drag(finger, x, y, 0, -150)
+    page.wait_for_function("top => scrollY > top + 80", arg=top)
+    x, y = place_of(page, "bajpai2025survey")
+    drag(finger, x, y, -80, 0)
+    page.wait_for_timeout(400)  # by then a tap would have opened a card
+    assert view(page) == before
+    assert page.locator(".ee-card").is_hidden(), "a finger that moves is no tap"
+    x, y = place_of(page, "bajpai2025survey")
+    finger.send("Input.synthesizePinchGesture", {"x": x, "y": y, "scaleFactor": 1.6, "gestureSourceType": "touch"})
+    assert view(page)[0] > 1.3 * before[0]
+    assert page.evaluate("visualViewport.scale") == 1
+    x, y = place_of(page, "bajpai2025survey")
+    page.touchscreen.tap(x, y)
+    page.locator(".ee-card h2").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_edges_have_the_same_colours_with_and_without_scripts(open_page, scheme):
+    page = open_page("graph.html", scheme=scheme)
+    drawn = page.evaluate(
+        f"() => Object.fromEntries({CY}.edges().map(e => [e.data('kind'), e.style('line-color').replaceAll(' ', '')]))"
+    )
+    still = open_page("graph.html", scheme=scheme, javascript=False).evaluate(LINES, ".ee-graph")
+    if scheme == "dark":  # the scheme is chosen by a script; without one the page is light
+        still = page.evaluate(LINES, ".ee-graph")
+    assert drawn == still
+    assert len(set(drawn.values())) == len(drawn) == 5
+
+
+def test_by_year_the_page_says_that_years_are_missing(open_page):
+    page = open_page("graph.html?layout=years")
+    assert "not to scale" in page.locator(".ee-hint").inner_text()
+    page.get_by_role("button", name="by connection").click()
+    assert "not to scale" not in page.locator(".ee-hint").inner_text()
+
+
+@pytest.mark.parametrize(("width", "folded"), [(1280, False), (390, True)])
+def test_legends_are_folded_on_a_phone(open_page, width, folded):
+    page = open_page("graph.html", width=width)
+    assert page.locator(".ee-kinds").is_hidden() == folded
+    top = page.locator(".ee-canvas").bounding_box()["y"]
+    assert top < 600, "the graph begins in the first view"
+    if folded:
+        page.get_by_text("Colours, edges and marks").click()
+        assert page.locator(".ee-kinds").is_visible()
+
+
+def test_the_card_has_headings_in_order_and_a_curve_with_numbers(open_page):
+    page = open_page("graph.html?work=zhou2020pabee")
+    curve = page.locator(".ee-mini")
+    assert "full model's cost" in curve.get_attribute("aria-label")
+    assert "100 %" in curve.text_content()
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("axe.run('.md-content', {runOnly: ['heading-order', 'svg-img-alt']})")
+    assert found["violations"] == []
 
 
 def test_a_click_opens_a_card_with_links_and_relatives(graph):
     page = graph()
-    place = page.evaluate(
-        "() => { const cy = document.querySelector('.ee-canvas').eelit; const n = cy.getElementById('zhou2020pabee');"
-        " cy.zoom(1); cy.center(n); const box = document.querySelector('.ee-canvas').getBoundingClientRect();"
-        " const at = n.renderedPosition(); return [box.x + at.x, box.y + at.y]; }"
-    )
-    page.locator(".ee-canvas").scroll_into_view_if_needed()
-    place = page.evaluate(
-        "() => { const n = document.querySelector('.ee-canvas').eelit.getElementById('zhou2020pabee');"
-        " const box = document.querySelector('.ee-canvas').getBoundingClientRect(); const at = n.renderedPosition();"
-        " return [box.x + at.x, box.y + at.y]; }"
-    )
+    page.evaluate(f"{CY}.zoom(1)")
+    page.evaluate(f"{CY}.center({CY}.getElementById('zhou2020pabee'))")
+    place = place_of(page, "zhou2020pabee")
     card = page.locator(".ee-card")
     for _ in range(5):  # a click before the picture is drawn is lost, for people too
         page.mouse.move(*place)
@@ -58,12 +221,12 @@ def test_a_click_opens_a_card_with_links_and_relatives(graph):
         page.wait_for_timeout(300)
         if card.is_visible():
             break
-    assert card.locator("h3 a").get_attribute("href") == "papers/zhou2020pabee.html"
+    assert card.locator("h2 a").get_attribute("href") == "papers/zhou2020pabee.html"
     assert card.get_by_role("link", name="Method").get_attribute("href") == "methods/zhou2020pabee.html"
     assert "Shallow-Deep Networks" in card.inner_text()
     assert "PABEE" in status(page)
     card.get_by_role("button", name="Shallow-Deep Networks").click()
-    assert card.locator("h3 a").get_attribute("href") == "papers/kaya2019sdn.html"
+    assert card.locator("h2 a").get_attribute("href") == "papers/kaya2019sdn.html"
 
 
 def test_search_and_arrows_by_keyboard(graph):
@@ -75,7 +238,7 @@ def test_search_and_arrows_by_keyboard(graph):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    assert page.locator(".ee-card h3").inner_text() == "DeeBERT"
+    assert page.locator(".ee-card h2").inner_text() == "DeeBERT"
     page.locator(".ee-canvas").focus()
     page.keyboard.press("ArrowRight")
     moved = status(page)
@@ -83,12 +246,12 @@ def test_search_and_arrows_by_keyboard(graph):
     page.keyboard.press("Escape")
     assert page.locator(".ee-card").is_hidden()
     assert "none chosen" in status(page)
-    zoom = "document.querySelector('.ee-canvas').eelit.zoom()"
-    before = page.evaluate(zoom)
-    page.keyboard.press("+")
-    assert page.evaluate(zoom) > before
     page.keyboard.press("0")
-    assert page.evaluate(zoom) == pytest.approx(before, rel=0.05)
+    before = view(page)[0]
+    page.keyboard.press("+")
+    assert view(page)[0] > before
+    page.keyboard.press("0")
+    assert view(page)[0] == pytest.approx(before, rel=0.05)
 
 
 def test_layout_colour_and_work_are_kept_in_the_address(open_page):
@@ -101,7 +264,7 @@ def test_layout_colour_and_work_are_kept_in_the_address(open_page):
     assert all(part in query for part in ("layout=years", "colour=domain", "work=teerapittayanon2016branchynet"))
     page.reload()
     assert page.locator("[data-layout=years]").get_attribute("aria-pressed") == "true"
-    assert page.locator(".ee-card h3").inner_text() == "BranchyNet"
+    assert page.locator(".ee-card h2").inner_text() == "BranchyNet"
     columns = page.evaluate(
         "() => { const cy = document.querySelector('.ee-canvas').eelit;"
         " return ['zhou2020pabee', 'xin2020deebert', 'kaya2019sdn'].map(k => cy.getElementById(k).position().x); }"

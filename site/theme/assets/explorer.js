@@ -28,7 +28,7 @@
     container: canvas,
     elements: [
       ...data.nodes.map((node) => ({ data: { id: node.key, label: node.label }, position: { x: node.at[0][0], y: node.at[0][1] } })),
-      ...data.years.map(([year, x, y]) => ({ data: { id: `y${year}`, label: String(year) }, position: { x, y }, classes: "year out", selectable: false, grabbable: false })),
+      ...data.heads.map(([number, words, x, y]) => ({ data: { id: `${number} ${words}`, label: words, layout: number }, position: { x, y }, classes: "head out", selectable: false })),
       ...data.edges.map((edge, i) => ({ data: { id: `e${i}`, source: edge.a, target: edge.b, kind: edge.kind } })),
     ],
     layout: { name: "preset" },
@@ -39,7 +39,16 @@
   });
   canvas.eelit = cy; // for those who test it
 
-  const works = () => cy.nodes().not(".year");
+  // A kind of edge looks as the style sheet draws it in the legend.
+  const boxes = [...root.querySelectorAll(".ee-kinds input")];
+  function look(box) {
+    const line = getComputedStyle(box.parentElement.querySelector("path"));
+    const dashes = (line.strokeDasharray.match(/[\d.]+/g) || []).map(Number);
+    const drawn = dashes.length ? { "line-style": "dashed", "line-dash-pattern": dashes } : { "line-style": "solid" };
+    return { selector: `edge[kind = '${box.value}']`, style: { ...drawn, width: parseFloat(line.strokeWidth), "line-color": line.stroke, "target-arrow-color": line.stroke } };
+  }
+
+  const works = () => cy.nodes().not(".head");
 
   function paint() {
     const text = css("--md-default-fg-color") || "#222";
@@ -49,17 +58,14 @@
       return place === null ? faint : css(`--ee-plot-${place}`);
     };
     cy.style([
-      { selector: "node", style: { width: 18, height: 18, shape: (n) => shape(nodes.get(n.id())?.run), "background-color": colour, "border-width": 1.5, "border-color": css("--md-default-bg-color"), label: "data(label)", "font-size": 13, "font-family": getComputedStyle(document.body).fontFamily, color: text, "text-valign": "bottom", "text-margin-y": 4, "min-zoomed-font-size": data.many ? 9 : 0, "overlay-opacity": 0 } },
-      { selector: "edge", style: { width: 1.1, "line-color": css("--ee-calm"), "target-arrow-color": css("--ee-calm"), "target-arrow-shape": "triangle", "arrow-scale": 0.7, "curve-style": "bezier", opacity: 0.4, "overlay-opacity": 0 } },
-      { selector: "edge[kind = 'builds']", style: { "line-color": css("--ee-good"), "target-arrow-color": css("--ee-good"), width: 1.8 } },
-      { selector: "edge[kind = 'compares']", style: { "line-color": css("--ee-second"), "target-arrow-color": css("--ee-second"), "line-style": "dashed" } },
-      { selector: "edge[kind = 'other']", style: { "line-style": "dashed", "line-dash-pattern": [2, 4] } },
-      { selector: "edge[kind = 'unverified']", style: { "line-style": "dotted", "line-color": faint, "target-arrow-color": faint } },
-      { selector: ".year", style: { "background-opacity": 0, "border-width": 0, events: "no", "font-size": 16, "text-valign": "center", color: faint } },
+      { selector: "node", style: { width: data.mark, height: data.mark, shape: (n) => shape(nodes.get(n.id())?.run), "background-color": colour, "border-width": 1.5, "border-color": css("--md-default-bg-color"), label: "data(label)", "text-wrap": "wrap", "line-height": 1.1, "font-size": data.font, "font-family": getComputedStyle(document.body).fontFamily, color: text, "text-valign": "bottom", "text-margin-y": 2, "text-background-color": css("--md-default-bg-color"), "text-background-opacity": 0.7, "min-zoomed-font-size": data.many ? 9 : 0, "overlay-opacity": 0 } },
+      { selector: "edge", style: { "target-arrow-shape": "triangle", "arrow-scale": 0.7, "curve-style": "bezier", opacity: 0.7, "overlay-opacity": 0 } },
+      ...boxes.map(look),
+      { selector: ".head", style: { width: 1, height: 1, "background-opacity": 0, "border-width": 0, events: "no", "font-weight": "bold", "text-valign": "center", "text-margin-y": 0, color: faint } },
       { selector: ".far", style: { opacity: 0.12 } },
-      { selector: "edge.near", style: { opacity: 0.95, width: 2.2 } },
+      { selector: "edge.near", style: { opacity: 1, width: 2.4 } },
       { selector: ".out", style: { display: "none" } },
-      { selector: "node.chosen", style: { "border-width": 4, "border-color": css("--md-accent-fg-color"), width: 24, height: 24, "font-weight": "bold" } },
+      { selector: "node.chosen", style: { "border-width": 4, "border-color": css("--md-accent-fg-color"), width: 1.4 * data.mark, height: 1.4 * data.mark, "font-weight": "bold" } },
     ]);
     legend.replaceChildren(
       ...[...data.colours[facet.value], "other"].map((name, i, all) => {
@@ -72,7 +78,6 @@
     );
   }
 
-  const boxes = [...document.querySelectorAll(".ee-kinds input")];
   function kinds() {
     const shown = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
     cy.batch(() => cy.edges().forEach((edge) => edge.toggleClass("out", !shown.has(edge.data("kind")))));
@@ -86,9 +91,10 @@
       cy.elements().removeClass("far near chosen");
       if (!key) return;
       const node = cy.getElementById(key);
-      const near = node.closedNeighborhood().filter((part) => !part.hasClass("out"));
+      const shown = node.connectedEdges().not(".out");
+      const near = shown.union(shown.connectedNodes()).union(node);
       const relatives = new Set([...nodes.get(key).prior, ...nodes.get(key).next].map(([other]) => other));
-      cy.elements().not(near).not(".year").forEach((part) => { if (!relatives.has(part.id())) part.addClass("far"); });
+      cy.elements().not(near).not(".head").forEach((part) => { if (!relatives.has(part.id())) part.addClass("far"); });
       near.edges().addClass("near");
       node.addClass("chosen");
     });
@@ -100,14 +106,32 @@
     remember();
   }
 
+  // Labels smaller on the screen than this cannot be read.
+  const READABLE = 10.5;
+  const EDGE = 12;
+  const level = () => Math.max(cy.zoom(), READABLE / data.font);
+
+  // Where the picture must lie for a work to be in the middle, or as near to it as leaves no strip beside the picture empty.
+  function around(node, zoom) {
+    const all = cy.nodes().not(".out").boundingBox();
+    const place = node.position();
+    const along = (size, at, low, high) => {
+      const ends = [size - EDGE - high * zoom, EDGE - low * zoom];
+      return ends[0] > ends[1] ? (ends[0] + ends[1]) / 2 : Math.min(ends[1], Math.max(ends[0], size / 2 - at * zoom));
+    };
+    return { x: along(canvas.clientWidth, place.x, all.x1, all.x2), y: along(canvas.clientHeight, place.y, all.y1, all.y2) };
+  }
+
   function reach(key) {
     const node = cy.getElementById(key);
     const box = node.renderedPosition();
+    const zoom = level();
     const inside = box.x > 40 && box.y > 30 && box.x < canvas.clientWidth - 40 && box.y < canvas.clientHeight - 40;
-    if (!inside) {
-      if (still) cy.center(node);
-      else cy.animate({ center: { eles: node }, duration: 200 });
-    }
+    if (inside && zoom === cy.zoom()) return;
+    const view = { zoom, pan: around(node, zoom) };
+    cy.stop();
+    if (still) cy.viewport(view);
+    else cy.animate({ ...view, duration: 200 });
   }
 
   const make = (kind, text, name) => {
@@ -117,36 +141,54 @@
     return made;
   };
 
-  function relatives(title, found) {
+  const PRIOR = { built: () => "built upon", cited: () => "cited", shared: (n) => `cited together by ${n} works` };
+  const NEXT = { built: () => "builds on it", cited: () => "cites it", shared: (n) => `both cite ${n} of the same works` };
+  function relatives(title, found, words) {
     const part = make("div");
     if (!found.length) return part;
-    part.append(make("h4", title));
+    part.append(make("h3", title));
     const items = make("ul");
-    for (const [key, shared] of found.slice(0, 6)) {
+    for (const [key, link, shared] of found.slice(0, 6)) {
       const item = make("li");
       const button = make("button", nodes.get(key).name);
       button.type = "button";
       button.addEventListener("click", () => { open(key); reach(key); });
-      item.append(button, shared ? ` by ${shared} works that both share` : " directly");
+      item.append(button, `, ${words[link](shared)}`);
       items.append(item);
     }
     part.append(items);
     return part;
   }
 
-  function curve(points) {
-    const ns = "http://www.w3.org/2000/svg";
-    const svg = document.createElementNS(ns, "svg");
-    svg.setAttribute("viewBox", "0 0 120 50");
-    svg.setAttribute("class", "ee-mini");
-    svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", "Quality against cost as measured on the track");
-    const ys = points.map(([, y]) => y);
-    const low = Math.min(...ys);
-    const high = Math.max(...ys);
-    const path = document.createElementNS(ns, "path");
-    path.setAttribute("d", "M" + points.map(([x, y]) => `${(4 + 112 * Math.min(x, 1.1) / 1.1).toFixed(1)} ${(45 - 40 * (y - low) / (high - low || 1)).toFixed(1)}`).join("L"));
-    svg.append(path);
+  const SVG = "http://www.w3.org/2000/svg";
+  function drawn(kind, set, text = "") {
+    const part = document.createElementNS(SVG, kind);
+    for (const [name, value] of Object.entries(set)) part.setAttribute(name, value);
+    part.textContent = text;
+    return part;
+  }
+
+  // The curve between its lowest and highest quality; the dashed line is the full model's cost.
+  function curve({ quality, points }) {
+    const [costs, found] = [points.map(([x]) => x), points.map(([, y]) => y)];
+    const [low, high, most] = [Math.min(...found), Math.max(...found), Math.max(1, ...costs)];
+    const x = (cost) => (38 + (178 * cost) / most).toFixed(1);
+    const y = (reached) => (66 - (48 * (reached - low)) / (high - low || 1)).toFixed(1);
+    const percent = (share) => `${Math.round(100 * share)} %`;
+    const said = `${quality} from ${low.toFixed(3)} to ${high.toFixed(3)}, at ${percent(Math.min(...costs))} to ${percent(Math.max(...costs))} of the full model's cost`;
+    const svg = drawn("svg", { viewBox: "0 0 232 92", class: "ee-mini", role: "img", "aria-label": said });
+    svg.append(
+      drawn("title", {}, said),
+      drawn("path", { class: "axis", d: "M38 14V70H218" }),
+      drawn("path", { class: "full", d: `M${x(1)} 14V70` }),
+      drawn("path", { class: "line", d: `M${points.map(([cost, reached]) => `${x(cost)} ${y(reached)}`).join("L")}` }),
+      drawn("text", { x: 34, y: Number(y(high)) + 4, "text-anchor": "end" }, high.toFixed(2)),
+      ...(high > low ? [drawn("text", { x: 34, y: Number(y(low)) + 4, "text-anchor": "end" }, low.toFixed(2))] : []),
+      drawn("text", { x: 0, y: 8 }, quality),
+      drawn("text", { x: 38, y: 84, "text-anchor": "middle" }, "0"),
+      drawn("text", { x: 120, y: 84, "text-anchor": "middle" }, "share of cost"),
+      drawn("text", { x: x(1), y: 84, "text-anchor": "middle" }, "100 %")
+    );
     return svg;
   }
 
@@ -157,7 +199,7 @@
     close.type = "button";
     close.setAttribute("aria-label", "Close the card");
     close.addEventListener("click", shut);
-    const head = make("h3");
+    const head = make("h2");
     const link = make("a", node.name);
     link.href = `papers/${key}.html`;
     head.append(link);
@@ -170,8 +212,8 @@
       run.append(method, ` ${node.said}`);
     }
     card.append(run);
-    if (node.curve.length > 1) card.append(curve(node.curve));
-    card.append(relatives("Prior works", node.prior), relatives("Derivative works", node.next));
+    if (node.curve && node.curve.points.length > 1) card.append(curve(node.curve));
+    card.append(relatives("Prior works", node.prior, PRIOR), relatives("Derivative works", node.next, NEXT));
     if (card.hidden) {
       card.hidden = false;
       cy.resize();
@@ -208,7 +250,16 @@
   }
 
   const zoom = (factor) => cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: canvas.clientWidth / 2, y: canvas.clientHeight / 2 } });
-  const fit = () => cy.fit(cy.nodes().not(".out"), 24);
+  const fit = () => cy.fit(cy.nodes().not(".out"), EDGE);
+
+  // All works if their names can be read then; else a part: around the chosen work, or the one with most edges.
+  function begin() {
+    fit();
+    if (data.many || cy.zoom() * data.font >= READABLE - 0.5) return;
+    const edges = (node) => node.connectedEdges().not(".out").length;
+    const middle = chosen ? cy.getElementById(chosen) : works().max(edges).ele;
+    cy.viewport({ zoom: level(), pan: around(middle, level()) });
+  }
   const KEYS = {
     ArrowLeft: () => step(-1, 0), ArrowRight: () => step(1, 0), ArrowUp: () => step(0, -1), ArrowDown: () => step(0, 1),
     Enter: () => chosen && open(chosen), Escape: shut, "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit,
@@ -220,9 +271,40 @@
     event.stopPropagation();
     act();
   });
-  cy.on("tap", "node", (event) => open(event.target.id()));
+  cy.on("tap", "node", (event) => { open(event.target.id()); reach(event.target.id()); });
   cy.on("tap", (event) => { if (event.target === cy && !card.hidden) shut(); });
   card.addEventListener("keydown", (event) => { if (event.key === "Escape") shut(); });
+
+  // The page keeps the wheel and one finger, to scroll; the library would take both, so it must not see them.
+  const stage = canvas.parentElement;
+  stage.addEventListener("wheel", (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); }, { capture: true, passive: true });
+
+  // Two fingers move and zoom the picture; a finger that moves is no tap.
+  let touch = null;
+  function fingers(event) {
+    const box = canvas.getBoundingClientRect();
+    const [one, other = one] = event.touches;
+    const middle = { x: (one.clientX + other.clientX) / 2 - box.left, y: (one.clientY + other.clientY) / 2 - box.top };
+    return { ...middle, count: event.touches.length, apart: Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY) };
+  }
+  function slide(event) {
+    event.stopPropagation();
+    const now = fingers(event);
+    if (!touch || touch.count !== now.count) touch = now;
+    if (now.count === 1) {
+      if (!touch.left && Math.hypot(now.x - touch.x, now.y - touch.y) > 10) {
+        touch.left = true;
+        dispatchEvent(new Event("touchcancel"));
+      }
+      return;
+    }
+    if (event.cancelable) event.preventDefault();
+    cy.panBy({ x: now.x - touch.x, y: now.y - touch.y });
+    cy.zoom({ level: (cy.zoom() * now.apart) / (touch.apart || now.apart || 1), renderedPosition: { x: now.x, y: now.y } });
+    touch = now;
+  }
+  canvas.addEventListener("touchstart", (event) => { touch = fingers(event); }, { capture: true, passive: true });
+  canvas.addEventListener("touchmove", slide, { capture: true, passive: false });
 
   // Search: a combobox with a list of names.
   let options = [];
@@ -276,13 +358,15 @@
   });
 
   const ways = [...root.querySelectorAll("[data-layout]")];
+  const notes = [...root.querySelectorAll("[data-note]")];
   let way = 0;
   function lay(number) {
     way = number;
     ways.forEach((button, i) => button.setAttribute("aria-pressed", String(i === number)));
     cy.batch(() => works().forEach((node) => node.position({ x: nodes.get(node.id()).at[number][0], y: nodes.get(node.id()).at[number][1] })));
-    cy.nodes(".year").toggleClass("out", number === 0);
-    fit();
+    cy.nodes(".head").forEach((head) => head.toggleClass("out", head.data("layout") !== number));
+    notes.forEach((note) => { note.hidden = Number(note.dataset.note) !== number; });
+    begin();
     remember();
   }
 
@@ -307,6 +391,13 @@
   root.querySelector("[data-act=out]").addEventListener("click", () => zoom(0.8));
   root.querySelector("[data-act=fit]").addEventListener("click", fit);
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["data-md-color-scheme"] });
+
+  // On a narrow screen the legends would take all of the first view.
+  const legends = root.querySelector(".ee-keys");
+  const wide = matchMedia("(min-width: 45em)");
+  const fold = () => { legends.open = wide.matches; };
+  wide.addEventListener("change", fold);
+  fold();
 
   const asked = new URLSearchParams(location.search);
   if (data.colours[asked.get("colour")]) facet.value = asked.get("colour");
