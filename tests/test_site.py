@@ -270,3 +270,20 @@ def test_search_index_holds_no_markup_of_ours(hostile_site):
     assert index["docs"]
     for entry in index["docs"]:
         assert "<script" not in entry["title"] + entry["text"]
+
+
+def test_search_finds_sentences_not_controls_or_pictures(site):
+    found = {
+        doc["location"]: doc["text"] for doc in json.loads((site / "search/search_index.json").read_text())["docs"]
+    }
+    assert len(found["papers/index.html"]) < 500  # no terms of the filters, no rows
+    assert "ABAAA" not in found["taxonomy/policy.html#patience"]  # letters of the picture
+    for page in ("graph.html", "compare.html", "taxonomy/gaps.html"):
+        assert len(found[page]) < 1500, page
+    charts = [
+        text
+        for where, text in found.items()
+        if re.match(r"(tracks/text|methods/zhou2020pabee)\.html#(group|measured)", where)
+    ]
+    assert charts
+    assert not any("20%40%60%" in text for text in charts)  # labels of axes

@@ -285,7 +285,7 @@ def test_twins_and_documents_of_methods_hold_what_was_measured_and_judged(site):
         assert f"## {title}" in paper
 
 
-@pytest.mark.parametrize("name", ["taxonomy/policy.html", "methods/index.html"])
+@pytest.mark.parametrize("name", ["taxonomy/policy.html", "methods/index.html", "graph.html"])
 def test_lists_of_works_offer_each_work_once_to_reference_managers(page, name):
     spans = [e.get("title") for e in page(name).iterfind(".//span[@class='Z3988']")]
     assert len(spans) == len(set(spans)) > 10
