@@ -8,11 +8,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
+    "--disable-dev-shm-usage",  # a container's shared memory may be too small for it
 ]
 MISSING = "no chromium was found: run tests/install_chromium.sh, or set CHROMIUM to the path of one"
 WATCH = """addEventListener("securitypolicyviolation", (event) => console.error(
   `policy breached: ${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`))"""
 
+# Two frames: what a page does when its width changes has been done.
+SETTLED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 # Rows after the first ones are like them; axe looks at each, which takes long.
 PRUNE = """document.querySelectorAll("tbody > tr:nth-child(n+6), .ee-works > li:nth-child(n+6), .ee-graph a")
   .forEach((row, index) => index % 8 && row.remove())"""
@@ -67,3 +70,12 @@ class Guard:
 def told(found):
     """Return faults for people: some of them, if there are many."""
     return "\n".join([*list(found)[:12], f"{len(found)} in all"])
+
+
+def until(page, holds, seconds=30):
+    """Wait until something holds; playwright's own way puts a script into the page, which the pages' policy refuses."""
+    for _ in range(seconds * 20):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"did not come within {seconds} seconds")

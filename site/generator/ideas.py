@@ -267,6 +267,6 @@ def picture(term: str) -> Markup:
     if term not in DRAWN:
         return Markup("")
     return Markup(
-        '<figure class="ee-rule" data-search-exclude><svg viewBox="0 0 {} {}" role="img" aria-labelledby="idea-{}">'
+        '<figure class="ee-rule" data-search-exclude=""><svg viewBox="0 0 {} {}" role="img" aria-labelledby="idea-{}">'
         '<title id="idea-{}">{}</title>{}</svg><figcaption>{}</figcaption></figure>'
     ).format(WIDTH, HEIGHT, term, term, SAID[term], Markup("").join(DRAWN[term]()), SAID[term])

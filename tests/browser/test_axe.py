@@ -4,7 +4,7 @@ import json
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from browsing import PRUNE, told
+from browsing import PRUNE, SETTLED, told
 
 WIDTHS = (1280, 390)
 SETTINGS = {"resultTypes": ["violations"], "preload": False}
@@ -25,6 +25,7 @@ def test_axe_finds_no_serious_fault(open_page, served, kinds, scheme):
         page.evaluate(AXE_SCRIPT)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
+            page.evaluate(SETTLED)
             for fault in page.evaluate(AXE[scheme])["violations"]:
                 if fault["impact"] in ("serious", "critical"):
                     found |= {f"{path}: {fault['id']} {node['html'][:120]}": width for node in fault["nodes"][:3]}

@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.parametrize(("width", "scheme", "over"), [(1280, "light", "http"), (390, "dark", "file")])
 def test_a_way_of_training_is_chosen_by_keyboard_and_a_cell_leads_to_its_works(open_page, width, scheme, over):
     page = open_page("taxonomy/gaps.html", width=width, scheme=scheme, over=over)
-    choice = page.get_by_label("Trained in which way")
+    choice = page.locator("#ee-gap-training")
     before = page.locator("#ee-gap-status").inner_text()
     choice.focus()
     choice.select_option("joint")
