@@ -155,6 +155,9 @@ class Implementation(Strict):
 
     fidelity: Fidelity
     reason: Prose
+    ablations: list[Prose] = Field(
+        default=[], description="variants measured for comparison, which leave out or replace the paper's own idea"
+    )
 
 
 class Entry(Strict):

@@ -122,7 +122,7 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
     ]
     lines["overthinking"] = [_said(row.overthinking) for row in rows]
-    lines["training, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
+    lines["training of all networks used, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
     for batch in (1, 32):
         lines[f"time saved ÷ cost saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
     return [[name, *cells] for name, cells in lines.items()]

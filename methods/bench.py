@@ -140,11 +140,15 @@ def _run(key: str, seed: int, threads: int) -> Result | Exception:
 
 
 def keep(result: Result, place: Path) -> Path:
-    """Write a result where it belongs, aside first; one that is there already and can be read is not touched."""
+    """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable."""
     from eelit.methods.smoke import write
 
-    path = place / result.key / f"seed{result.seed}-{result.code}.json"
-    if not path.exists() or _read(path) is None:
+    name, number = f"seed{result.seed}-{result.code}", 1
+    path = place / result.key / f"{name}.json"
+    while path.exists() and _read(path) is None:
+        number += 1
+        path = place / result.key / f"{name}-{number}.json"
+    if not path.exists():
         write(path, result.model_dump_json(indent=1) + "\n")
     return path
 
@@ -157,9 +161,15 @@ class Board:
     unmeasured: list[str]
     verdicts: dict[str, list[track.Verdict]]  # key → its paper's claims
     runs: int = 0  # results behind it: methods × seeds
-    hours: float = 0.0  # that they took, training included, one after the other
+    hours: float = 0.0  # that they took one after the other; each training counted as often as a run used it
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
+    loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Path, ...] = ()  # files among the results that are none
+
+    def spent(self, share: float) -> tuple[float, float] | None:
+        """Return the least and the most that rows within a share of the cost really took of it on test data."""
+        found = [taken.mean for row in self.rows if (taken := row.spent[share])]
+        return (min(found), max(found)) if found else None
 
 
 def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
@@ -180,7 +190,9 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
     hours = sum(result.training_seconds + result.seconds for result in every) / 3600
     machines = {_machine(result): None for result in every}
-    return Board(rows, unmeasured, judged, len(every), hours, tuple(machines), tuple(unreadable))
+    loads = [result.machine.load for result in every if result.machine.load is not None]
+    busy = (min(loads), max(loads)) if loads else None
+    return Board(rows, unmeasured, judged, len(every), hours, tuple(machines), busy, tuple(unreadable))
 
 
 def _machine(result: Result) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from eelit.methods.records import Curve, Result
+from eelit.methods.track import data_of
 
 
 def plot(result: Result, folder: Path) -> list[Path]:
@@ -33,17 +34,20 @@ def plot(result: Result, folder: Path) -> list[Path]:
 def compare(results: Sequence[Result], path: Path) -> None:
     """Draw the curves of several methods, means over their seeds, against the share of the full model's cost.
 
-    Methods are compared in one picture for each quality. Raises `ValueError` for a kind of file that cannot be drawn.
+    Each quality and each kind of data has a picture of its own. Raises `ValueError` for a kind of file that cannot be
+    drawn.
     """
     from matplotlib.figure import Figure
 
-    curves: dict[str, dict[str, list[Curve]]] = {}
+    curves: dict[tuple[str, str], dict[str, list[Curve]]] = {}
     for result in results:
         for curve in result.curves:
             name = f"{result.key} {curve.variant}".strip()
-            curves.setdefault(curve.quality, {}).setdefault(name, []).append(curve)
+            curves.setdefault((curve.quality, data_of(result, curve.variant)), {}).setdefault(name, []).append(curve)
     figure = Figure(figsize=(6 * len(curves), 4.2), layout="constrained")
-    for axes, (quality, named) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+    for axes, ((quality, _), named) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
         for name, seeds in named.items():
             points = list(zip(*(curve.test for curve in seeds), strict=True))
             shares = [mean(1 / point.speed_up for point in knob) for knob in points]

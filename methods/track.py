@@ -144,6 +144,7 @@ class Row:
     current: bool  # measured by the present code
     full: Spread  # quality of the full model
     at: dict[float, Spread | None]  # share of cost → quality
+    spent: dict[float, Spread | None]  # share of cost allowed → share that this quality really took on test data
     area: Spread | None
     against: dict[str, dict[float, Spread | None]]  # baseline → share → quality minus the baseline's, paired by seed
     overthinking: Spread | None
@@ -176,12 +177,13 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         variant=variant,
         quality=first.quality,
         unit=first.unit,
-        data=_data(results[0], variant, "examples"),
+        data=data_of(results[0], variant),
         sizes=_data(results[0], variant, "sizes"),
         seeds=[result.seed for result in results],
         current=current,
         full=full,
         at={s: Spread.of(_at(curve, s) for curve in curves) for s in (*SHARES, share)},
+        spent={s: Spread.of(_spent(curve, s) for curve in curves) for s in (*SHARES, share)},
         area=Spread.of(area(curve.validation, curve.test) for curve in curves),
         against={
             name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)} for name in rivals
@@ -240,6 +242,11 @@ def _leaving(curves: Sequence[Curve]) -> list[float]:
     return [mean(shares) for shares in zip(*near, strict=True)]
 
 
+def data_of(result: Result, variant: str) -> str:
+    """Return the digest of the examples behind a variant's curve."""
+    return _data(result, variant, "examples")
+
+
 def _data(result: Result, variant: str, name: str) -> str:
     return result.data.get(f"{variant}: {name}", result.data.get(name, ""))
 
@@ -247,6 +254,11 @@ def _data(result: Result, variant: str, name: str) -> str:
 def _at(curve: Curve, share: float) -> float | None:
     found = at(curve.validation, curve.test, share)
     return found.quality if found else None
+
+
+def _spent(curve: Curve, share: float) -> float | None:
+    found = at(curve.validation, curve.test, share)
+    return found.share if found else None
 
 
 def _gain(curve: Curve, name: str, share: float) -> float | None:

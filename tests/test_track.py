@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from eelit.methods import bench, track
+from eelit.methods.plot import compare
 from eelit.methods.records import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
 
 KEY = "zhou2020pabee"
@@ -299,3 +300,26 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
     assert [verdict.judgement for verdict in collection.verdicts(KEY)] == ["holds in part"]
     assert "(digest <code>abc</code>)" in board
     assert "0 of 1" in written["methods/index.md"]
+
+
+def test_what_is_there_is_never_overwritten_not_even_if_it_cannot_be_read(tmp_path):
+    first = bench.keep(result(), tmp_path)
+    first.write_text("cut sho")
+    second = bench.keep(result(), tmp_path)
+    assert first.read_text() == "cut sho"
+    assert second.name == f"{first.stem}-2.json"
+    assert bench.keep(result(gain=0.1), tmp_path) == second  # a run that is there is not kept twice
+
+
+def test_a_row_says_what_its_share_really_took():
+    row = track.row([result()], "", current=True)
+    found = [track.at(c.validation, c.test, 0.5).share for c in result().curves]
+    assert row.spent[0.5].mean == pytest.approx(found[0])
+
+
+def test_curves_of_different_data_have_pictures_of_their_own(tmp_path):
+    both = [result(), result(key="xin2020deebert").model_copy(update={"data": {"examples": "other"}})]
+    compare(both, tmp_path / "apart.svg")
+    compare([result(), result(key="xin2020deebert")], tmp_path / "together.svg")
+    axes = [(tmp_path / f"{name}.svg").read_text().count('id="axes_') for name in ("apart", "together")]
+    assert axes == [2, 1]

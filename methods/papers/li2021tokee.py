@@ -34,7 +34,7 @@ Deviations
        in batches of ten, but our batches, of one length each, are often smaller.
     3. One threshold for all layers. The released code doubles it in the upper half of the layers.
     4. Copied states are bit-identical. The released script normalises them anew with the next layer's norm; its stage 2
-       also trains towards the loss of stage 1 (flooding). The sheet that we follow has neither.
+       also trains towards the loss of stage 1 (flooding). Neither is done here.
     5. The class and separator tokens go on until their sentence is done, as in the released code.
 """
 

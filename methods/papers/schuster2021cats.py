@@ -32,7 +32,7 @@ Deviations
     4. AdamW at 3e-3 for ramps and score; the T_k are found by bisection.
     5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
     6. With a threshold for each exit, equal scores all count as larger (u = 1); the released code draws u at random.
-    7. As exits look back at ramps, these are part of the stages and count as cost of the full model: below 0.1%.
+    7. As exits look back at ramps, these are part of the stages; the full model that speed-ups refer to has none.
 """
 
 from __future__ import annotations
