@@ -14,9 +14,10 @@ from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.confidence import MaxConfidence
 
 FLOOR = 0.85
+REPEATS = {8: 10, 32: 5, 128: 2}  # batch size → runs of which the best counts
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
     """MiniLM's shape with random weights."""
     torch.manual_seed(0)
@@ -28,31 +29,47 @@ def model():
     return MultiExit(stages, [PooledHead(pooler_of(encoder), 2) for _ in stages]).eval()
 
 
-def efficiency(model, x, policy):
-    """Share of time saved over share of MACs saved, each the best of some runs in turn."""
-    with torch.inference_mode():
-        exits = replay(policy, model(x))
-        saved = 1 - np.take(exit_costs(model, x[:1]), exits).mean() / full_cost(model, x[:1])
-        ours, full = [], []
-        for _ in range(6):
-            start = time.perf_counter()
-            infer(model, x, policy)
-            middle = time.perf_counter()
-            model.full(x)
-            ours.append(middle - start)
-            full.append(time.perf_counter() - middle)
-    assert 0.3 < saved < 0.7
-    return (1 - min(ours) / min(full)) / saved
-
-
-def test_saved_computation_is_saved_time(model):
+@pytest.fixture
+def one_thread():
+    """Threads that wait for each other would measure the machine's other work."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for each other would measure the machine's other work
-    try:
-        x = torch.randint(0, 1000, (32, 28), generator=torch.Generator().manual_seed(1))
-        with torch.inference_mode():
-            first = model(x).softmax(dim=-1).amax(dim=-1)
-        policy = MaxConfidence(float(first[:3].amax(dim=0).median()))  # half of the samples leave before the fourth
-        assert max(efficiency(model, x, policy) for _ in range(3)) >= FLOOR
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def saving(model, x, wanted):
+    """Return the policy that saves about this share of the MACs of a batch, and the share that it saves."""
+    outputs, table, full = model(x), exit_costs(model, x[:1]), full_cost(model, x[:1])
+    surest = outputs.softmax(dim=-1).amax(dim=-1).flatten().sort().values[:: len(x) // 8].tolist()
+    saved = {c: 1 - np.take(table, replay(MaxConfidence(c), outputs)).mean() / full for c in surest}
+    best = min(saved, key=lambda c: abs(saved[c] - wanted))
+    return MaxConfidence(best), saved[best]
+
+
+@torch.inference_mode()
+def saved_time(model, x, policy):
+    """Return the share of time saved, each the best of some runs in turn; what others do meanwhile does not count."""
+    ours, full = [], []
+    for _ in range(REPEATS[len(x)]):
+        start = time.process_time()
+        infer(model, x, policy)
+        middle = time.process_time()
+        model.full(x)
+        ours.append(middle - start)
+        full.append(time.process_time() - middle)
+    return 1 - min(ours) / min(full)
+
+
+@pytest.mark.parametrize(("batch", "wanted"), [(8, 0.75), (32, 0.5), (32, 0.75), (128, 0.5), (128, 0.75)])
+def test_saved_computation_is_saved_time(model, one_thread, batch, wanted):
+    """The share of time saved over the share of MACs saved; a noisy machine has three tries.
+
+    Half of a batch of 8 is left out: there two random sentences go on alone, and rows so few make slower products.
+    """
+    x = torch.randint(0, 1000, (batch, 28), generator=torch.Generator().manual_seed(1))
+    policy, saved = saving(model, x, wanted)
+    assert saved == pytest.approx(wanted, abs=0.05)
+    tried = (saved_time(model, x, policy) / saved for _ in range(3))
+    assert any(efficiency >= FLOOR for efficiency in tried)
