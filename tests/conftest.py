@@ -33,6 +33,19 @@ def prepared():
 
 
 @pytest.fixture
+def training_loss(monkeypatch):
+    """Return a function that runs a recipe with nothing fitted, and returns the loss that `fit` was to minimise."""
+
+    def caught(recipe, train):
+        losses = []
+        monkeypatch.setattr(recipe, "fit", lambda parameters, examples, loss, *_, **options: losses.append(loss))
+        train()
+        return losses[-1]
+
+    return caught
+
+
+@pytest.fixture
 def tree(tmp_path, monkeypatch):
     """Return a copy of the catalogue's sources, which commands take for the checkout; the database lies beside it."""
     here = Path(__file__).parent.parent

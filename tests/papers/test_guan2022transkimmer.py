@@ -12,9 +12,11 @@ from eelit.methods.backbones.skim_encoder import SkimEncoder, SkimPredictor, dec
 from eelit.methods.backbones.token_layer import LayerPrice, alike
 from eelit.methods.costs import count
 from eelit.methods.families.skimming import Prices
+from eelit.methods.method import Bench
 from eelit.methods.policies.skim import Skim
+from eelit.methods.recipes import skimming
 from eelit.methods.recipes.joint import exit_losses
-from eelit.methods.recipes.skimming import skim_loss
+from eelit.methods.recipes.skimming import skim_loss, train_skimming
 
 KEY = "guan2022transkimmer"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
@@ -230,12 +232,26 @@ def test_at_the_start_nearly_all_is_kept():
     assert float(torch.sigmoid(logits[1] - logits[0])) == pytest.approx(1 / (1 + math.exp(-10)))
 
 
-def test_nothing_is_drawn_at_inference(prepared):
-    _, _, ready = prepared(KEY)
+def test_nothing_is_drawn_at_inference_and_something_is_in_training(prepared, training_loss):
+    method, _, ready = prepared(KEY)
     x = torch.stack(list(ready.data.test.inputs[:16]))
-    first, second = ready.model.infer(x, RULE), ready.model.infer(x, RULE)
-    assert torch.equal(first.logits, second.logits)
-    assert torch.equal(first.layers, second.layers)
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append(ready.model.infer(x, RULE))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found[0].logits, found[1].logits)
+    assert torch.equal(found[0].layers, found[1].layers)
+    model = method.replace({"bias": 0.0}).build(ready.data, seed=1)
+    loss = training_loss(skimming, lambda: train_skimming(model, ready.data, Bench(), price=0.5, head_rate=1e-3))
+    model.eval()  # dropout draws too
+    index, losses = torch.arange(16), []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        losses.append(loss(index, torch.stack(list(ready.data.train.inputs[:16]))).item())
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1]
 
 
 def test_samples_are_grouped_by_how_many_rows_they_have():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from eelit.methods.backbones.tag_encoder import TagEncoder, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.costs import count
 from eelit.methods.families.tagging import Prices, replay
+from eelit.methods.method import Bench
 from eelit.methods.policies.window import SentenceUncertainty, WindowUncertainty, uncertainty, window_max
+from eelit.methods.recipes import tagging
 from eelit.methods.recipes.joint import depth_weights
-from eelit.methods.recipes.tagging import HaltSampling, simulate, tag_losses
+from eelit.methods.recipes.tagging import HaltSampling, simulate, tag_losses, train_on_halts
 
 KEY = "li2021tokee"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
@@ -47,9 +50,11 @@ def batch(prepared):
 
 def exits_of(policy, outputs):
     """Return the layer (from 0) at which each word ``[W]`` stops, for fixed outputs ``[L, W, K]``."""
-    exits = torch.full((outputs.shape[1],), len(outputs) - 1)
-    for i in reversed(range(len(outputs) - 1)):
-        exits[policy.step((), outputs[i][None])[1][0]] = i
+    last, state = len(outputs) - 1, policy.start()
+    exits = torch.full((outputs.shape[1],), last)
+    for i in range(last):
+        state, stop = policy.step(state, outputs[i][None])
+        exits[stop[0] & (exits == last)] = i
     return exits
 
 
@@ -269,6 +274,71 @@ def test_second_stage_changes_the_whole_model_and_sentee_has_none(prepared):
     sentence = method.replace({"rule": "sentence", "epochs": 0.1})
     model = sentence.build(ready.data, seed=0)
     assert sentence.train(model, ready.data, ready.bench) is model
+
+
+# Traps of the released code.
+
+
+@pytest.mark.parametrize("rule", ["word", "sentence"])
+def test_trap_the_threshold_is_not_doubled_in_the_upper_layers(prepared, rule):
+    """A doubt of 0.3 everywhere stays above delta 0.2 up to the last layer, although it is below twice that."""
+    method = prepared(KEY)[0].replace({"rule": rule})
+    low, high = 0.0, 20.0
+    for _ in range(60):
+        z = (low + high) / 2
+        low, high = (z, high) if float(uncertainty(torch.tensor([[[z, 0.0, 0.0]]]))) > 0.3 else (low, z)
+    outputs = torch.tensor([z, 0.0, 0.0]).expand(12, 4, 3)
+    assert exits_of(method.policy(0.2), outputs).tolist() == [11] * 4
+    assert exits_of(method.policy(0.31), outputs).tolist() == [0] * 4
+    assert simulate(uncertainty(outputs), 3, 0.2).tolist() == [11] * 4
+
+
+@dataclass(frozen=True)
+class Told:
+    """Halt every second word at once and the others never; write down what is shown."""
+
+    shown: list[torch.Tensor]
+
+    def start(self):
+        return ()
+
+    def step(self, state, output):
+        self.shown.append(output)
+        return state, (torch.arange(output.shape[1]) % 2 == 0).expand(output.shape[:2])
+
+
+def test_trap_a_halted_neighbour_is_looked_at_with_the_present_classifier(batch):
+    """Its uncertainty is not frozen when it halts: later windows see what the later classifier makes of its state."""
+    _, model, x, _ = batch
+    policy, numbers = Told([]), x[:, 1]
+    halted = words_of(numbers) & (torch.arange(x.shape[-1]) % 2 == 0)
+    model.infer(x, policy)
+    with torch.no_grad():
+        first = model.layers[0](model.embeddings(input_ids=x[:, 0]))
+        for head, shown in zip(model.heads, policy.shown, strict=False):
+            assert torch.allclose(shown[halted], model.read(head, first, numbers)[halted], atol=1e-5)
+    assert len(policy.shown) == 3
+    assert not torch.allclose(policy.shown[1][halted], policy.shown[0][halted], atol=1e-2)
+
+
+def test_trap_the_second_stage_has_no_flooding(batch, prepared, training_loss):
+    """Its loss is that of the first stage, also where it gets lower than it was then."""
+    method, _, ready = prepared(KEY)
+    model = method.build(ready.data, seed=0)
+    never = HaltSampling((3,), (0.1,), small=0.0, full=1.0)
+    loss = training_loss(tagging, lambda: train_on_halts(model, ready.data, Bench(), never, head_rate=1e-2, rate=1e-3))
+    index, x = next(ready.data.train.batches(32))
+    weights, found = torch.tensor(depth_weights(4)), []
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(12):
+        optimiser.zero_grad()
+        given = loss(index, x)
+        own = (weights * tag_losses(model(x), ready.data.train.targets[index, : x.shape[-1]])).sum()
+        found.append((given.item(), own.item()))
+        own.backward()
+        optimiser.step()
+    assert found[-1][1] < 0.7 * found[0][1]
+    assert [given for given, _ in found] == pytest.approx([own for _, own in found], rel=1e-5)
 
 
 def test_made_sentences_have_words_of_several_pieces():

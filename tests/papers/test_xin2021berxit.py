@@ -97,6 +97,20 @@ def test_the_last_layer_asks_the_unit_in_training_alone(model, batch):
     assert (parted(model.train()(x))[1][-1] < 1).all()
 
 
+def test_trap_the_unit_reads_what_the_classifier_reads_also_at_the_last_layer(model, batch):
+    """The released code trains it there on a head beside the real one; dropout is drawn once for both."""
+    read = {"unit": [], "classifier": []}
+    model.heads[0].unit.register_forward_pre_hook(lambda module, args: read["unit"].append(args[0]))
+    for head in model.heads:
+        head.classifier.register_forward_pre_hook(lambda module, args: read["classifier"].append(args[0]))
+    model.train()(batch[0])
+    assert len(read["unit"]) == model.exits
+    assert all(torch.equal(unit, classifier) for unit, classifier in zip(*read.values(), strict=True))
+    assert bool((read["unit"][-1] == 0).any())  # dropped
+    model.full(batch[0])
+    assert len(read["classifier"]) == model.exits + 1  # the full model asks the same classifier
+
+
 def test_heads_have_poolers_of_their_own_that_start_alike(model):
     poolers = [head.pooler for head in model.heads]
     assert len({id(pooler) for pooler in poolers}) == model.exits

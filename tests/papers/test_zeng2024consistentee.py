@@ -135,6 +135,25 @@ def test_a_higher_price_means_earlier_exits(prepared):
     assert depths[0] > 1.0
 
 
+@pytest.mark.parametrize("variant", ["hardness-guided", "one price for all"])
+def test_nobody_leaves_earlier_at_a_higher_threshold(prepared, variant):
+    method, _, ready = prepared(KEY)
+    changed = method.replace(method.variants[variant])
+    model = ready.model
+    if not changed.guided:
+        model = method.build(ready.data, seed=0)
+        model.load_state_dict(ready.model.state_dict())
+        train_choosing(model, ready.data, Bench(), alpha=changed.alpha, guided=False, epochs=1.0, **PHASES)
+    with torch.inference_mode():
+        outputs = model(torch.stack(list(ready.data.validation.inputs)))
+    exits = [replay(changed.policy(knob, ready), outputs) for knob in method.knobs]
+    assert all((earlier <= later).all() for earlier, later in pairwise(exits))
+    means = [float(each.mean()) for each in exits]
+    assert means[0] == 0.0
+    assert means[-1] == 3.0
+    assert len(set(means)) > 4
+
+
 def test_the_second_phase_moves_policies_alone(prepared):
     method, _, ready = prepared(KEY)
     model = method.build(ready.data, seed=2)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.evaluate import answered, infer, replay
 from eelit.methods.families.rivals import gains_at_equal_cost
+from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.zhang2022pceebert import PceeBert
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.base import entropy
@@ -103,6 +104,29 @@ def test_exits_need_not_agree():
     z = np.array([[[9.0, 0.0]], [[0.0, 9.0]], [[0.0, 9.0]]])
     assert replay(PatientConfidence(0.5, 2), z).tolist() == [1]
     assert replay(Patience(1), z).tolist() == [2]
+
+
+def test_the_answer_is_the_stopping_exits_own_and_no_average():
+    """Averages over the sure exits, or over all, would say class 0; so would one that takes in the exit before them."""
+    z = torch.tensor([[[1.0, 0.9]], [[9.0, 0.0]], [[0.0, 4.0]], [[9.0, 0.0]]])
+    policy = PatientConfidence(0.5, 2)
+    exits = replay(policy, z)
+    assert exits.tolist() == [2]
+    assert [int(z[i:3].mean(dim=0).argmax()) for i in (0, 1)] == [0, 0]
+    assert torch.equal(answered(policy, z, exits), z[2])
+    model = MultiExit([torch.nn.Identity()] * 4, [Said(out) for out in z])
+    assert torch.equal(infer(model, torch.zeros(1, 1), policy).outputs, z[2])
+
+
+class Said(torch.nn.Module):
+    """A head that says the same of everything."""
+
+    def __init__(self, out):
+        super().__init__()
+        self.out = out
+
+    def forward(self, state):
+        return self.out
 
 
 def test_one_sure_and_wrong_exit_does_not_stop_it():
