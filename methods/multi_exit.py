@@ -50,5 +50,9 @@ class MultiExit(nn.Module):
 
 
 def select(state: Any, keep: Tensor) -> Any:
-    """Keep the samples numbered in ``keep`` (int64 ``[m]``) in every tensor of a state."""
-    return pytree.tree_map_only(Tensor, lambda t: t.index_select(0, keep), state)
+    """Keep the samples numbered in ``keep`` (int64 ``[m]``) in every tensor of a state.
+
+    A tensor whose first axis is 1, such as an attention mask ``[1, 1, 1, T]``, is shared by all samples and stays as it
+    is. (It may also be that of a sole sample, who stays.) A mask that differs is ``[N, 1, 1, T]``, the sample first.
+    """
+    return pytree.tree_map_only(Tensor, lambda t: t if len(t) == 1 and len(keep) else t.index_select(0, keep), state)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
@@ -29,11 +32,13 @@ def spread(
 ) -> Iterator[tuple[Any, R | Exception]]:
     """Run every task in a worker, and yield its name and its result as they arrive, in any order.
 
-    A process that dies takes the pool along. Then each unfinished task gets a pool of its own: the one that dies again
-    yields what was raised, and the others are none the worse.
+    A process that dies takes the pool along, with all results that were on their way. Then each task that has not been
+    yielded gets a pool of its own: the one that dies again yields what was raised, and the others are none the worse.
+    Those that had finished are not run again.
     """
-    left = {name: delayed(_named)(name, task) for name, task in tasks.items()}
-    with _workers(backend, jobs, threads):
+    with TemporaryDirectory(prefix="eelit-") as folder, _workers(backend, jobs, threads):
+        numbered = enumerate(tasks.items())
+        left = {name: delayed(_finished)(name, task, Path(folder, f"{i}.pickle")) for i, (name, task) in numbered}
         try:
             together = [left.values()] if jobs > 1 else [[task] for task in left.values()]
             for batch in together:
@@ -48,8 +53,17 @@ def spread(
                     yield name, error
 
 
-def _named(name: Any, task: Callable[[], R]) -> tuple[Any, R]:
-    return name, task()
+def _finished(name: Any, task: Callable[[], R], aside: Path) -> tuple[Any, R]:
+    """Run a task, unless its result lies aside, and lay it there before it is sent."""
+    if aside.exists():
+        known: R = pickle.loads(aside.read_bytes())
+        return name, known
+    result = task()
+    with suppress(OSError):  # a worker on another machine has no such folder
+        part = aside.with_suffix(".part")
+        part.write_bytes(pickle.dumps(result))
+        part.replace(aside)
+    return name, result
 
 
 @contextmanager

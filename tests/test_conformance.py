@@ -2,13 +2,19 @@
 
 import ast
 import dataclasses
+from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 
 from eelit.methods import conformance, registry, runner
+from eelit.methods.evaluate import infer, replay
+from eelit.methods.families.exits import ExitMethod
 from eelit.methods.method import Method
 
 KEYS = registry.keys()
+WITH_EXITS = [key for key in KEYS if isinstance(registry.get(key), ExitMethod)]
 SECTIONS = ("Idea", "Training", "Exit rule", "Skipped", "Deviations")
 
 
@@ -43,6 +49,35 @@ def test_same_seed_same_operating_points(key, prepared):
     again = method.prepare(dataclasses.replace(bench, prepared_seconds=0.0))
     knobs = [method.knobs[0], method.knobs[len(method.knobs) // 2], method.knobs[-1]]
     assert method.sweep(again, bench, "validation", knobs) == method.sweep(ready, bench, "validation", knobs)
+
+
+def undecided(method, ready):
+    """Return test inputs of one shape, at most eight for each exit, and the policy that scatters them most."""
+    seen = ready.split("test")
+    pool = seen.examples.filled(200, 200)
+    for knobs in (method.knobs, [sum(pair) / 2 for pair in pairwise(method.knobs)]):
+        policies = [method.policy(knob, ready) for knob in knobs]
+        exits, policy = max(
+            ((replay(policy, seen.outputs)[pool], policy) for policy in policies), key=lambda found: len(set(found[0]))
+        )
+        if len(set(exits)) > 1:
+            break
+    chosen = np.sort(np.concatenate([np.flatnonzero(exits == i)[:8] for i in range(len(seen.outputs))]))
+    return torch.stack([seen.examples.inputs[i] for i in pool[chosen].tolist()]), policy
+
+
+@pytest.mark.parametrize("key", WITH_EXITS)
+def test_what_a_sample_gets_does_not_depend_on_its_batch_mates(key, prepared):
+    method, _, ready = prepared(key)
+    x, policy = undecided(method, ready)
+    together = infer(ready.model, x, policy)
+    assert len(set(together.exits.tolist())) > 1
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    mixed, alone = infer(ready.model, x[order], policy), [infer(ready.model, one, policy) for one in x.split(1)]
+    assert torch.equal(mixed.exits, together.exits[order])
+    assert torch.equal(torch.cat([one.exits for one in alone]), together.exits)
+    assert torch.allclose(mixed.outputs, together.outputs[order], atol=1e-5)
+    assert torch.allclose(torch.cat([one.outputs for one in alone]), together.outputs, atol=1e-5)
 
 
 @pytest.mark.parametrize("key", KEYS)

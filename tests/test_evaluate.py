@@ -90,6 +90,60 @@ def test_select_keeps_samples_everywhere():
     assert kept["n"] == 3
 
 
+def test_select_keeps_what_all_share_but_for_nobody():
+    state = (torch.arange(4), torch.arange(3).reshape(1, 1, 1, 3))
+    kept = select(state, torch.tensor([3]))
+    assert kept[0].tolist() == [3]
+    assert kept[1] is state[1]
+    alone = torch.arange(2).reshape(1, 2)
+    assert select(alone, torch.tensor([0])).tolist() == [[0, 1]]
+    assert select(alone, torch.tensor([], dtype=torch.int64)).shape == (0, 2)
+
+
+class Attending(nn.Module):
+    """A stage that mixes tokens ``[N, T, d]`` as an attention mask admits, which it passes on."""
+
+    def __init__(self, mask=None):
+        super().__init__()
+        self.mask, self.inner = mask, nn.Linear(6, 6)
+
+    def forward(self, state):
+        x, mask = (state, self.mask(state)) if self.mask else state
+        shares = (x @ x.transpose(1, 2))[:, None] + mask  # [N, 1, T, T]
+        return torch.tanh(self.inner(shares.softmax(dim=-1)[:, 0] @ x)), mask
+
+
+class Reading(nn.Linear):
+    def forward(self, state):
+        return super().forward(state[0][:, 0]) * 9
+
+
+def fixed(x):
+    """One mask for all samples: the last tokens are left out."""
+    return torch.where(torch.arange(x.shape[1]) > 2, -torch.inf, 0.0)[None, None, None]
+
+
+def ragged(x):
+    """A mask of each sample's own ``[N, 1, 1, T]``, by the sign of its tokens; the first is never left out."""
+    return torch.where((x[..., 0] < 0) & (torch.arange(x.shape[1]) > 0), -torch.inf, 0.0)[:, None, None]
+
+
+@pytest.mark.parametrize(("mask", "first"), [(fixed, 1), (ragged, 20)])
+def test_a_mask_in_the_state_is_shared_or_goes_with_its_sample(mask, first):
+    torch.manual_seed(0)
+    model = MultiExit([Attending(mask), *(Attending() for _ in range(3))], [Reading(6, 3) for _ in range(4)]).eval()
+    x = torch.randn(20, 5, 6)
+    assert mask(x).shape == (first, 1, 1, 5)
+    with torch.inference_mode():
+        outputs = model(x)
+    policy = MaxConfidence(0.8)
+    exits = replay(policy, outputs)
+    assert len(set(exits.tolist())) > 2
+    found = infer(model, x, policy)
+    assert found.exits.tolist() == exits.tolist()
+    assert torch.allclose(found.outputs, answered(policy, outputs, exits), atol=1e-5)
+
+
 def test_stages_and_heads_must_match():
     with pytest.raises(ValueError, match="as many heads"):
         MultiExit([nn.Identity()], [])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eelit.methods.backbones.consistency import HIDDEN, Meta
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.evaluate import replay
 from eelit.methods.examples import Examples, parted
 from eelit.methods.method import Bench
 from eelit.methods.papers.schuster2021cats import judged
@@ -165,16 +165,6 @@ def test_classes_weigh_the_same_however_rare():
     ones = torch.ones(8, dtype=torch.long)
     plain = torch.nn.functional.cross_entropy(logits, ones)
     assert float(balanced_loss(logits, ones)) == pytest.approx(float(plain))
-
-
-def test_the_score_does_not_depend_on_batch_mates_or_later_exits(prepared):
-    method, _, ready = prepared(KEY)
-    x = torch.stack(list(ready.data.test.inputs[:24]))
-    policy = method.policy(0.3, ready)
-    whole, alone = infer(ready.model, x, policy), [infer(ready.model, one[None], policy) for one in x]
-    assert whole.exits.tolist() == [int(one.exits) for one in alone]
-    assert torch.allclose(whole.outputs, torch.cat([one.outputs for one in alone]), atol=1e-5)
-    assert len(set(whole.exits.tolist())) > 1
 
 
 def test_agrees_with_the_released_calibration(golden):
