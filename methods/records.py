@@ -142,6 +142,17 @@ class Result(Typed):
         return all(check.holds for check in self.checks)
 
 
+class FailedRun(Typed):
+    """A run of a benchmark that did not end well, kept so that its empty cell can say why."""
+
+    key: str
+    seed: int
+    code: str = Field(description="digest of the code that failed, see `dependencies`")
+    reason: str
+    created: datetime
+    commit: str | None
+
+
 class SmokeReport(Typed):
     """How the smoke test of one method went."""
 

@@ -192,6 +192,14 @@ class VerdictDocument(BaseModel):
     measured: list[str]
 
 
+class NotRun(BaseModel):
+    """Seeds with which a method still has to be measured."""
+
+    key: str
+    seeds: list[int]
+    reason: str
+
+
 class TrackDocument(Document):
     """The leaderboard of a track."""
 
@@ -199,7 +207,7 @@ class TrackDocument(Document):
     conditions: str
     rows: list[TrackRow]
     verdicts: list[VerdictDocument]
-    not_measured: list[str]
+    not_run: list[NotRun] = Field(description="seeds that have no result, and why")
 
 
 SCHEMAS: dict[str, type[Document]] = {
@@ -355,7 +363,7 @@ def _track(collection: Collection, name: str, conditions: str, head: dict[str, A
         conditions=conditions,
         rows=[_row(row) for row in board.rows],
         verdicts=judged,
-        not_measured=board.unmeasured,
+        not_run=[NotRun(**asdict(each)) for each in board.not_run],
         **head,
     )
 
