@@ -53,6 +53,8 @@ from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
+from eelit.methods.policies.base import Policy
+from eelit.methods.policies.confidence import MaxConfidence
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes.alternating import parted, train_alternating
 from eelit.methods.recipes.joint import train_joint
@@ -104,9 +106,9 @@ class Berxit(TextMethod):
             return train_joint(model, data, bench, weights=[1.0] * model.exits, **self.options)
         return train_alternating(model, data, bench, **self.options)
 
-    def policy(self, knob: float, prepared: Prepared) -> Scored:
-        """The knob is tau."""
-        return Scored(knob)
+    def policy(self, knob: float, prepared: Prepared) -> Policy:
+        """The knob is tau, on the certainty; without a unit on the largest probability."""
+        return MaxConfidence(knob) if self.joint else Scored(knob)
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Everything but the certainty."""
@@ -133,8 +135,7 @@ class Berxit(TextMethod):
         *early, last = gains_by_exit(self, prepared, staged, bench)
         *soon, end = gains_by_exit(self, prepared, self.replace({"joint": True}), bench)
         surest = next(found for found in curve.baselines if found.name == "max-confidence")
-        gains = gains_at_equal_cost(self, prepared, [Scored(knob) for knob in self.knobs], surest)
-        gain = mean(gains or [-1.0])
+        gain = mean(gains := gains_at_equal_cost(self, prepared, [Scored(knob) for knob in self.knobs], surest))
         rows = [
             ("alternating serves all exits", "Beside two-stage training (DeeBERT), early exits are half a point more "
              "accurate on average, and the last exit loses at most one point.", mean(early) >= 0.005 and last >= -0.01,

@@ -284,3 +284,14 @@ def test_joint_training_weighs_all_exits_alike_and_has_no_unit(prepared, monkeyp
     seen = ready.split("test")
     assert joint.answers(seen.outputs) is seen.outputs
     assert seen.outputs.shape[-1] == ready.data.classes
+
+
+def test_joint_training_has_no_unit_and_stops_by_the_largest_probability(prepared):
+    method, bench, _ = prepared(KEY)
+    joint = method.replace({"joint": True, "epochs": 1.0})
+    ready = joint.prepare(bench)
+    logits = ready.split("test").outputs
+    assert logits.shape[-1] == ready.data.classes
+    assert torch.equal(joint.answers(logits), logits)
+    (point,) = joint.sweep(ready, bench, "test", [0.0])
+    assert point.exits[0] == 1.0
