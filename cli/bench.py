@@ -67,7 +67,8 @@ def demand_folder(folder: Path) -> None:
 
 
 def _said(found: Result | Exception) -> str:
-    if isinstance(found, Exception):
-        return f"failed: {type(found).__name__}: {found}"
-    broken = "; ".join(f"{check.name} ({check.measured})" for check in found.checks if not check.holds)
-    return f"not kept, rules broken: {broken}" if broken else f"measured in {found.seconds:.0f} s"
+    from eelit.methods.bench import why
+
+    if isinstance(found, Exception) or not found.passed:
+        return f"not kept, {why(found)}"
+    return f"measured in {found.seconds:.0f} s"

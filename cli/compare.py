@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import click
@@ -13,12 +15,12 @@ from eelit.catalog.baselines import said
 from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
 from eelit.cli.main import RUN_FAILED, Failure
-from eelit.cli.table import bold, json_text, paragraph, table
+from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 
 if TYPE_CHECKING:
     from eelit.methods.bench import Stored
     from eelit.methods.records import Result
-    from eelit.methods.track import Row, Spread, Verdict
+    from eelit.methods.track import Row, Spread, Verdict, Wall
     from eelit.site.generator.claims import Trial
 
 
@@ -56,8 +58,7 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
         claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
         click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": claims}))
     elif rows:
-        figures = table(["", *(f"{row.key} {row.variant}".strip() for row in rows)], _figures(rows))
-        click.echo("\n\n".join([figures, *_claims(trials)]))
+        click.echo("\n\n".join([*_side_by_side(rows), *_claims(trials)]))
     if not rows:
         nothing_found("none of these was measured")
     if out and rows:
@@ -103,6 +104,20 @@ def _trial(trial: Trial) -> Iterator[str]:
         yield paragraph(f"not tried here: {trial.claim.untried}", "      ")
 
 
+def _side_by_side(rows: list[Row]) -> Iterator[str]:
+    """Yield tables, each of as many methods as the terminal has room for."""
+    names, lines = [f"{row.key} {row.variant}".strip() for row in rows], _figures(rows)
+    first = max(len(line[0]) for line in lines)
+    sizes = [max(len(text) for text in column) for column in zip(names, *(line[1:] for line in lines), strict=True)]
+    start, room = 0, width() or sys.maxsize
+    while start < len(rows):
+        stop = start + 1
+        while stop < len(rows) and first + sum(len(GAP) + size for size in sizes[start : stop + 1]) <= room:
+            stop += 1
+        yield table(["", *names[start:stop]], [[line[0], *line[1 + start : 1 + stop]] for line in lines])
+        start = stop
+
+
 def _figures(rows: list[Row]) -> list[list[str]]:
     """Return one line per figure, one column per row of the leaderboard."""
     lines = {
@@ -113,8 +128,8 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         "full model": [str(row.full) for row in rows],
     }
     for share in rows[0].at:
-        lines[f"within {share:.0%} of the cost"] = [_said(row.at[share], "out of reach") for row in rows]
-    lines["area under the curve"] = [_said(row.area, "out of reach") for row in rows]
+        lines[f"within {share:.0%} of the cost"] = [_said(row.at[share], _beyond(row)) for row in rows]
+    lines["area under the curve"] = [_said(row.area, _beyond(row)) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.against):
         lines[f"gain over {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
     lines["share leaving at each exit, %"] = [" ".join(f"{100 * share:.0f}" for share in row.exits) for row in rows]
@@ -122,10 +137,23 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
     ]
     lines["overthinking"] = [_said(row.overthinking) for row in rows]
-    lines["training of all networks used, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
-    for batch in (1, 32):
+    lines["training, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
+    for batch in rows[0].efficiency:
         lines[f"time saved ÷ cost saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
+        lines[f"ms per sample in batches of {batch}"] = [_waited(row.walls[batch]) for row in rows]
     return [[name, *cells] for name, cells in lines.items()]
+
+
+def _beyond(row: Row) -> str:
+    return f"out of reach: least is {row.least:.0%}"
+
+
+def _waited(walls: list[Wall]) -> str:
+    """Return milliseconds of the full model, then at 75, 50 and 25 % of its cost or as near as the knob comes."""
+    if not walls:
+        return ""
+    full = mean(wall.full.mean for wall in walls)
+    return " ".join([f"{full:.1f}:", *(f"{wall.milliseconds.mean:.1f}" for wall in walls)])
 
 
 def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:

@@ -17,6 +17,7 @@ from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
 if TYPE_CHECKING:
+    from eelit.methods.bench import NotRun
     from eelit.methods.track import Row, Spread
 
 HEADER = (
@@ -66,11 +67,13 @@ def command(name: str, share: float, style: str) -> None:
             asdict(row) | {"fidelity": fidelity.get(row.key), "ablation": (row.key, row.variant) in ablations}
             for row in board.rows
         ]
-        click.echo(json_text({"track": name, "at": share, "rows": rows, "not_measured": board.unmeasured}))
+        click.echo(
+            json_text({"track": name, "at": share, "rows": rows, "not_run": [asdict(each) for each in board.not_run]})
+        )
     elif style == "tsv":
         click.echo(tsv(HEADER, [_cells(row, share, trust) for row in board.rows]))
     elif board.rows:
-        click.echo(_report(board.rows, board.unmeasured, bench.TRACKS[name].conditions, share, trust))
+        click.echo(_report(board.rows, board.not_run, bench.TRACKS[name].conditions, share, trust))
         click.echo(
             f"eelit: {board.runs} runs, at most {board.hours:.1f} hours, on {'; '.join(board.machines)}", err=True
         )
@@ -102,7 +105,7 @@ Trust = dict[tuple[str, str], str]
 """Key and variant → fidelity of the implementation, and whether the variant is an ablation."""
 
 
-def _report(rows: list[Row], unmeasured: list[str], conditions: str, share: float, trust: Trust) -> str:
+def _report(rows: list[Row], not_run: list[NotRun], conditions: str, share: float, trust: Trust) -> str:
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
         "on test data. Gains are over two rules on the same trained weights, seed by seed."
@@ -111,8 +114,9 @@ def _report(rows: list[Row], unmeasured: list[str], conditions: str, share: floa
     for (_, quality), group in groupby(rows, key=lambda row: row.group):
         title = bold(f"{quality.upper()} WITHIN {share:.0%} OF THE FULL MODEL'S COST")
         parts.append(f"{title}\n{table(HEADER, [_cells(row, share, trust) for row in group])}")
-    if unmeasured:
-        parts.append(paragraph(f"Not measured: {', '.join(unmeasured)}."))
+    if not_run:
+        lines = [paragraph(f"{each.key}, {each}", "  - ", "    ") for each in not_run]
+        parts.append("\n".join([bold("NOT MEASURED"), *lines]))
     return "\n\n".join(parts)
 
 

@@ -2,20 +2,23 @@
 
 Results are files that are only ever added: ``results/TRACK/KEY/seed0-CODE.json``, where CODE is the digest of the code
 that measured it. A run that is there already is not repeated, so a benchmark that was stopped goes on where it was; a
-result whose code is no longer the present one is stale, and is said to be.
+result whose code or data is no longer the present one is stale, and is said to be. Why a run failed is kept beside it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from eelit.methods import dependencies, registry, track
-from eelit.methods.records import Result
+from eelit.methods.data import manifest
+from eelit.methods.records import FailedRun, Result
 from eelit.methods.workers import Backend, spread
 
 Run = tuple[str, int]
@@ -43,8 +46,7 @@ TRACKS = {
         "MiniLM-L6 (6 layers, 384 wide, 22.7 million weights) fine-tuned on 4,000 sentences of Rotten Tomatoes of at "
         "most 40 tokens for one epoch; knobs chosen on 1,000 validation sentences, figures from 2,000 test sentences. "
         "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
-        "on other data, and are listed apart. The third runs of RomeBERT and Transkimmer were suspended for some 20 "
-        "minutes: their seconds, of training too, hold that pause; quality and cost do not depend on it.",
+        "on other data, and are listed apart.",
     )
 }
 
@@ -70,11 +72,18 @@ class Stored:
 
 
 def stored(name: str, key: str, place: Path | None = None) -> Stored:
-    """Return what is known of a method on a track. A file that cannot be read is as good as none, and is named."""
+    """Return what is known of a method on a track. A file that cannot be read is as good as none, and is named.
+
+    Current is what the present code measured on the present version of the data.
+    """
     read = {path: _read(path) for path in sorted(((place or folder()) / name / key).glob("seed*.json"))}
     found = [result for result in read.values() if result]
-    present = code(key)
-    current = [result for result in found if result.code == present]
+    present, data = code(key), {item: manifest.get(item).version for item in registry.describe(key).data}
+    current = [
+        result
+        for result in found
+        if result.code == present and all(result.data.get(item, version) == version for item, version in data.items())
+    ]
     chosen = current or _newest_code(found)
     unreadable = tuple(path for path, result in read.items() if not result)
     return Stored(sorted(chosen, key=lambda result: result.seed), bool(current), unreadable)
@@ -121,6 +130,7 @@ def bench(
     for (key, seed), found in spread({run: partial(_run, *run, threads) for run in runs}, backend, jobs, threads):
         if isinstance(found, Exception) or not found.passed:
             failed.append((key, seed))
+            _keep_failure(key, seed, why(found), (place or folder()) / name)
         else:
             keep(found, (place or folder()) / name)
         report((key, seed), found)
@@ -140,6 +150,24 @@ def _run(key: str, seed: int, threads: int) -> Result | Exception:
         return error
 
 
+def why(found: Result | Exception) -> str:
+    """Return in one line why a run is not kept."""
+    if isinstance(found, Exception):
+        return " ".join(f"{type(found).__name__}: {found}".split())
+    broken = "; ".join(f"{check.name} ({check.measured})" for check in found.checks if not check.holds)
+    return f"rules broken: {broken}"
+
+
+def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
+    """Write why a run failed beside the results, in place of an earlier failure of the same run and code."""
+    from eelit.methods.runner import commit
+    from eelit.methods.smoke import write
+
+    now = datetime.now(UTC).replace(microsecond=0)
+    failure = FailedRun(key=key, seed=seed, code=code(key), reason=reason, created=now, commit=commit())
+    write(place / key / f"failed{seed}-{failure.code}.json", failure.model_dump_json(indent=1) + "\n")
+
+
 def keep(result: Result, place: Path) -> Path:
     """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable."""
     from eelit.methods.smoke import write
@@ -155,17 +183,50 @@ def keep(result: Result, place: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """Seeds with which a method still has to be measured, and why."""
+
+    key: str
+    seeds: tuple[int, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'seed' if len(self.seeds) == 1 else 'seeds'} {', '.join(map(str, self.seeds))}: {self.reason}"
+
+
+NO_TIME = "not run: did not fit into the computing time so far"
+
+
+def not_run(key: str, known: Stored, place: Path) -> list[NotRun]:
+    """Return which of the first seeds have no result of the code that the method's results are of, by reason."""
+    lacking = set(range(track.SEEDS)) - {result.seed for result in known.results}
+    reasons: dict[str, list[int]] = {}
+    for seed in sorted(lacking):
+        with suppress(OSError, ValueError):
+            text = (place / key / f"failed{seed}-{code(key)}.json").read_text(encoding="utf-8")
+            reasons.setdefault(f"failed: {FailedRun.model_validate_json(text).reason}", []).append(seed)
+            continue
+        reasons.setdefault(NO_TIME, []).append(seed)
+    return [NotRun(key, tuple(seeds), reason) for reason, seeds in reasons.items()]
+
+
+@dataclass(frozen=True)
 class Board:
-    """All rows of a track that were measured, and the methods that were not."""
+    """All rows of a track that were measured, and the runs that were not."""
 
     rows: list[track.Row]
-    unmeasured: list[str]
+    not_run: list[NotRun]
     verdicts: dict[str, list[track.Verdict]]  # key → its paper's claims
     runs: int = 0  # results behind it: methods × seeds
     hours: float = 0.0  # that they took one after the other; each training counted as often as a run used it
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Path, ...] = ()  # files among the results that are none
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Keys of the methods without any result."""
+        return list(dict.fromkeys(each.key for each in self.not_run if each.key not in self.verdicts))
 
     def spent(self, share: float) -> tuple[float, float] | None:
         """Return the least and the most that rows within a share of the cost really took of it on test data."""
@@ -175,13 +236,13 @@ class Board:
 
 def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     """Return the leaderboard: rows of the same data and quality together, the best within the cost share first."""
-    rows, unmeasured, judged = [], [], {}
+    where = (place or folder()) / name
+    rows, lacking, judged = [], [], {}
     every: list[Result] = []
     unreadable: list[Path] = []
     for key in members(name):
         known = stored(name, key, place)
-        if not known.results:
-            unmeasured.append(key)
+        lacking += not_run(key, known, where)
         every += known.results
         unreadable += known.unreadable
         for curve in known.results[0].curves if known.results else []:
@@ -193,7 +254,7 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     machines = {_machine(result): None for result in every}
     loads = [result.machine.load for result in every if result.machine.load is not None]
     busy = (min(loads), max(loads)) if loads else None
-    return Board(rows, unmeasured, judged, len(every), hours, tuple(machines), busy, tuple(unreadable))
+    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable))
 
 
 def _machine(result: Result) -> str:

@@ -134,11 +134,12 @@ class MacCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in FORMULAS and packet.__name__ not in FREE:
+        if packet not in FORMULAS:
             with self:  # so that the parts are counted
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if packet not in FORMULAS and packet.__name__ not in FREE:
             also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
             raise UncountedOperation(
                 f"{packet} has no formula in eelit.methods.costs and is not on its free list{also}; "

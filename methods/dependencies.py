@@ -87,7 +87,7 @@ def _used(inside: Module, place: str, node: ast.AST) -> list[tuple[Module, str, 
 def _imported(symbol: Symbol) -> list[tuple[Module, str, str]]:
     origin, name = symbol
     if origin.removeprefix(f"{PACKAGE}.") in PLUMBING or name in ("FREE", "_NAMES"):
-        return []  # what adds to the counter's free list changes no count: an unknown operation is an error
+        return []  # the counter asks its free list last: what is added there was an error before, and changes no count
     found = module(origin) if origin else None
     return [(found, origin, name)] if found and name in found.definitions else []
 

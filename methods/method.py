@@ -36,7 +36,7 @@ class Bench:
     cache: Path | None = None  # None: train anew, keep nothing
     progress: Callable[[str, float | None], None] = silent  # message, share done
     prepared_seconds: float = 0.0
-    training_seconds: float = 0.0  # what it took to train all that is used, also what came from the cache
+    trainings: dict[str, float] = field(default_factory=dict)  # each training in use, perhaps from the cache → seconds
     prepared_from_cache: bool = True
     data: dict[str, str] = field(default_factory=dict)
 

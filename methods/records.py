@@ -89,6 +89,7 @@ class Curve(Typed):
         default=None, description="share of samples that some earlier exit has right and the last exit wrong"
     )
     timings: list[Timing] = []
+    training_seconds: float | None = Field(default=None, description="what training this variant's network took")
 
 
 class Outcome(Typed):
@@ -124,7 +125,10 @@ class Result(Typed):
     checks: list[Outcome]
     prepared_seconds: float = Field(description="training or loading of what was prepared")
     prepared_from_cache: bool
-    training_seconds: float = Field(default=0.0, description="what training took when it was done, perhaps earlier")
+    training_seconds: float = Field(
+        default=0.0, description="what training the method's networks took when it was done, each counted once"
+    )
+    rival_seconds: float = Field(default=0.0, description="the same of what only its claims are compared with")
     code: str = Field(default="", description="digest of the code that measured this, see `dependencies`")
     seconds: float = Field(description="wall time after the preparation")
     created: datetime
@@ -136,6 +140,17 @@ class Result(Typed):
     def passed(self) -> bool:
         """Whether every rule of the contract holds (a claim of the paper may fail: that is a finding)."""
         return all(check.holds for check in self.checks)
+
+
+class FailedRun(Typed):
+    """A run of a benchmark that did not end well, kept so that its empty cell can say why."""
+
+    key: str
+    seed: int
+    code: str = Field(description="digest of the code that failed, see `dependencies`")
+    reason: str
+    created: datetime
+    commit: str | None
 
 
 class SmokeReport(Typed):

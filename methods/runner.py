@@ -30,7 +30,7 @@ class UnknownVariant(ValueError):
 
 
 SAMPLES: dict[Scale, tuple[int | None, int, int]] = {
-    "smoke": (200, 32, 1), "default": (2000, 192, 3), "full": (None, 96, 3),
+    "smoke": (200, 32, 1), "default": (2000, 192, 3), "full": (None, 96, 5),
 }  # fmt: skip
 """Scale → most samples of a split to measure on, most samples to execute for real, times that these are timed."""
 
@@ -64,12 +64,15 @@ def run(
     start = time.perf_counter()
     curves, claims, checks = [], [], []
     used: dict[str, str] = {}
+    own: dict[str, float] = {}
     for name, settings in variants.items():
         chosen = method.replace(scaled(method, scale, settings))
         bench.data.clear()
-        prepared = chosen.prepare(bench)
+        prepared, trained = _prepared(chosen, bench)
+        own |= trained
         data |= {_named(name, part): digest for part, digest in bench.data.items()}
         curve = measure(chosen, prepared, bench, name, knobs)
+        curve = curve.model_copy(update={"training_seconds": sum(trained.values())})
         if scale == "full":
             curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
         curves.append(curve)
@@ -91,7 +94,8 @@ def run(
         checks=checks,
         prepared_seconds=bench.prepared_seconds,
         prepared_from_cache=bench.prepared_from_cache,
-        training_seconds=bench.training_seconds,
+        training_seconds=sum(own.values()),
+        rival_seconds=sum(took for name, took in bench.trainings.items() if name not in own),
         code=dependencies.digest(registry.describe(key).path),
         seconds=time.perf_counter() - start - bench.prepared_seconds,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -104,6 +108,14 @@ def run(
 def scaled(method: Method, scale: Scale, variant: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings of a variant at a scale: it may change the longer recipe, and the smoke test cuts all."""
     return {"smoke": {**variant, **method.smoke}, "default": variant, "full": {**method.full, **variant}}[scale]
+
+
+def _prepared(method: Method, bench: Bench) -> tuple[Any, dict[str, float]]:
+    """Return what the method prepares, and the seconds of each training behind it."""
+    others, bench.trainings = bench.trainings, {}
+    prepared, trained = method.prepare(bench), bench.trainings
+    bench.trainings = others | trained
+    return prepared, trained
 
 
 def _named(variant: str, name: str) -> str:
@@ -141,13 +153,13 @@ def measure(
 
 
 def timings(method: Method, prepared: object, bench: Bench, curve: Curve) -> list[Timing]:
-    """Time the knobs that cost nearest to 75, 50 and 25 % of the full model, in batches of 1 and 32."""
+    """Time the knobs that cost nearest to 75, 50 and 25 % of the full model on validation, in batches of 1 and 32."""
+    nearest = (min(curve.validation, key=lambda p: abs(1 / p.speed_up - share)).knob for share in (0.75, 0.5, 0.25))
     found = []
-    for share in (0.75, 0.5, 0.25):
-        point = min(curve.validation, key=lambda p: abs(1 / p.speed_up - share))
+    for knob in dict.fromkeys(nearest):
         for batch in (1, 32):
-            bench.progress(f"timing batches of {batch} at {method.knob} {point.knob:g}", None)
-            found.append(method.time(prepared, bench, point.knob, batch))
+            bench.progress(f"timing batches of {batch} at {method.knob} {knob:g}", None)
+            found.append(method.time(prepared, bench, knob, batch))
     return [timing for timing in found if timing is not None]
 
 

@@ -20,17 +20,25 @@ X = TypeVar("X")
 def in_turn(
     ours: Callable[[X], object], plain: Callable[[X], object], batches: Iterable[X], repeats: int
 ) -> tuple[float, float]:
-    """Return the median seconds that each of the two takes for all batches, after one batch to warm up."""
+    """Return the seconds that each of the two takes for all batches, after one batch to warm up.
+
+    Each batch is taken in turn by the one and by the other, ``repeats`` times; medians of a batch are added up. So
+    what else the machine does for a while meets both alike, or no median at all.
+    """
     held = list(batches)
     ours(held[0])
     plain(held[0])
-    taken: list[tuple[float, float]] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for x in held:
-            ours(x)
-        middle = time.perf_counter()
-        for x in held:
-            plain(x)
-        taken.append((middle - start, time.perf_counter() - middle))
-    return median(a for a, _ in taken), median(b for _, b in taken)
+    mine, full = 0.0, 0.0
+    for x in held:
+        taken = [_pair(ours, plain, x) for _ in range(repeats)]
+        mine += median(a for a, _ in taken)
+        full += median(b for _, b in taken)
+    return mine, full
+
+
+def _pair(ours: Callable[[X], object], plain: Callable[[X], object], x: X) -> tuple[float, float]:
+    start = time.perf_counter()
+    ours(x)
+    middle = time.perf_counter()
+    plain(x)
+    return middle - start, time.perf_counter() - middle

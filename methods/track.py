@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from eelit.methods.records import Curve, OperatingPoint, Result
+from eelit.methods.records import Curve, OperatingPoint, Result, Timing
 
 SHARES = (0.25, 0.5, 0.75)
 AREA = tuple(i / 100 for i in range(25, 101, 5))
 BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
 """What is turned in the rules that every method has to face."""
+BATCHES = (1, 32)
+"""Batch sizes that are timed."""
 SEEDS = 3
 """Fewest seeds for a verdict, and how many a benchmark runs if not told otherwise."""
 
@@ -74,12 +76,13 @@ class Spread:
     mean: float
     deviation: float | None
     n: int
+    each: tuple[float, ...] = ()  # one value per seed, in their order
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """Return the spread of the values that there are, or None if there are none."""
         known = [value for value in values if value is not None]
-        return cls(mean(known), stdev(known) if len(known) > 1 else None, len(known)) if known else None
+        return cls(mean(known), stdev(known) if len(known) > 1 else None, len(known), tuple(known)) if known else None
 
     def __str__(self) -> str:
         return f"{self.mean:.4f}" + (f" ± {self.deviation:.4f}" if self.deviation is not None else "")
@@ -131,6 +134,19 @@ def verdicts(results: Sequence[Result], *, current: bool) -> list[Verdict]:
 
 
 @dataclass(frozen=True)
+class Wall:
+    """Time per sample at the timed knob that is nearest to a share of the cost, beside the full model's."""
+
+    share: float  # of the full model's cost that was aimed at
+    saved: Spread  # share of the full model's cost that was not computed on the timed samples
+    milliseconds: Spread
+    full: Spread  # milliseconds of the full model, taken in turn
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds.mean:.1f} instead of {self.full.mean:.1f} for {1 - self.saved.mean:.0%} of the cost"
+
+
+@dataclass(frozen=True)
 class Row:
     """One variant of a method over all its seeds."""
 
@@ -150,13 +166,19 @@ class Row:
     overthinking: Spread | None
     training_seconds: Spread | None
     efficiency: dict[int, Spread | None]  # batch size → efficiency in seconds at the knob nearest to half of the cost
+    walls: dict[int, list[Wall]]  # batch size → seconds at the knobs nearest to 75, 50 and 25 % of the cost
     points: list[tuple[float, float]]  # of each knob, mean over seeds: share of the full cost, quality on test data
     knobs: list[str]  # what each of these points was set to, such as "patience 2"
     baselines: dict[str, list[tuple[float, float]]]  # points of the rules that it has to face
     baseline_knobs: dict[str, list[str]]
     settings: dict[str, str]  # of the method in this variant, as Python writes them
     calibration: list[Spread | None]  # expected calibration error of each exit
-    exits: list[float]  # share of test samples that leave at each exit, at the knob nearest to half of the cost
+    exits: list[float]  # share of test samples leaving at each exit, at the knob nearest to half of the validation cost
+
+    @property
+    def least(self) -> float:
+        """The share of the full cost below which no knob goes: less is out of reach."""
+        return min(share for share, _ in self.points)
 
     @property
     def group(self) -> tuple[str, str]:
@@ -189,8 +211,9 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
             name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)} for name in rivals
         },
         overthinking=Spread.of(curve.overthinking for curve in curves),
-        training_seconds=Spread.of(result.training_seconds for result in results),
-        efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in (1, 32)},
+        training_seconds=Spread.of(_trained(result, variant) for result in results),
+        efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in BATCHES},
+        walls={batch: _walls(curves, batch) for batch in BATCHES},
         points=_means([curve.test for curve in curves]),
         knobs=_knobs([curve.test for curve in curves], first.knob),
         baselines={name: _means(tests) for name, tests in rivals.items()},
@@ -238,8 +261,13 @@ def _settings(result: Result, variant: str) -> dict[str, str]:
 
 def _leaving(curves: Sequence[Curve]) -> list[float]:
     """Return the share of test samples leaving at each exit, mean over seeds, each at its knob nearest to half."""
-    near = [min(curve.test, key=lambda point: abs(1 / point.speed_up - 0.5)).exits for curve in curves]
+    near = [curve.test[_nearest(curve, 0.5, range(len(curve.test)))].exits for curve in curves]
     return [mean(shares) for shares in zip(*near, strict=True)]
+
+
+def _nearest(curve: Curve, share: float, among: Iterable[int]) -> int:
+    """Return which of the knobs, by their place in the sweep, costs nearest to a share on validation data."""
+    return min(among, key=lambda i: abs(1 / curve.validation[i].speed_up - share))
 
 
 def data_of(result: Result, variant: str) -> str:
@@ -268,6 +296,31 @@ def _gain(curve: Curve, name: str, share: float) -> float | None:
     return ours.quality - theirs[0].quality if ours and theirs and theirs[0] else None
 
 
+def _trained(result: Result, variant: str) -> float:
+    """Return the seconds that training the variant's own network took; of all variants in results of older code."""
+    own = next(curve.training_seconds for curve in result.curves if curve.variant == variant)
+    return result.training_seconds if own is None else own
+
+
+def _timing(curve: Curve, batch: int, share: float) -> Timing | None:
+    """Return the timing at the timed knob nearest to a share of the cost."""
+    knobs = [point.knob for point in curve.validation]
+    timed = {knobs.index(timing.knob): timing for timing in curve.timings if timing.batch == batch}
+    return timed[_nearest(curve, share, timed)] if timed else None
+
+
 def _efficiency(curve: Curve, batch: int) -> float | None:
-    timed = [timing for timing in curve.timings if timing.batch == batch and timing.saved > 0.05]
-    return min(timed, key=lambda timing: abs(timing.saved - 0.5)).efficiency if timed else None
+    timing = _timing(curve, batch, 0.5)
+    return timing.efficiency if timing and timing.saved > 0.05 else None
+
+
+def _walls(curves: Sequence[Curve], batch: int) -> list[Wall]:
+    found = []
+    for share in reversed(SHARES):
+        timed = [timing for curve in curves if (timing := _timing(curve, batch, share))]
+        saved = Spread.of(timing.saved for timing in timed)
+        ours = Spread.of(1000 * timing.seconds / timing.samples for timing in timed)
+        full = Spread.of(1000 * timing.full_seconds / timing.samples for timing in timed)
+        if saved and ours and full:
+            found.append(Wall(share, saved, ours, full))
+    return found

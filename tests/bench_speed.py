@@ -18,7 +18,8 @@ from torch import Tensor
 from eelit.methods import costs, registry, runner
 from eelit.methods.cache import cache_root
 from eelit.methods.evaluate import infer, replay
-from eelit.methods.families.exits import Measured, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.measured import Measured
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import Policy

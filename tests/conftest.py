@@ -32,6 +32,18 @@ def prepared():
     return tiny
 
 
+@pytest.fixture(scope="session")
+def made():
+    """Return a function: rule → what it is said to have measured, one point on each split, dearer than anything."""
+    from eelit.methods.records import Baseline, OperatingPoint
+
+    def baseline(quality, name="max-confidence", speed_up=1e9, knob=0.5):
+        point = OperatingPoint(knob=knob, quality=quality, cost=1e99, speed_up=speed_up, exits=[1.0])
+        return Baseline(name=name, validation=[point], test=[point])
+
+    return baseline
+
+
 @pytest.fixture
 def training_loss(monkeypatch):
     """Return a function that runs a recipe with nothing fitted, and returns the loss that `fit` was to minimise."""

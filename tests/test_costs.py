@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from eelit.methods import costs
 from eelit.methods.costs import FORMULAS, UncountedOperation, count, exit_costs, full_cost
 from eelit.methods.multi_exit import MultiExit
 
@@ -78,6 +79,14 @@ def test_unknown_operation_is_an_error():
     one = torch.eye(3)
     with pytest.raises(UncountedOperation, match="cholesky"):
         count(lambda: torch.linalg.cholesky(one))
+
+
+def test_free_list_hides_no_part_of_an_operation(monkeypatch):
+    """What torch puts together from other operations is counted by these, whatever the list says."""
+    monkeypatch.setattr(costs, "FREE", costs.FREE | {"linear", "matmul", "einsum", "scaled_dot_product_attention"})
+    assert macs(nn.Linear(7, 5), torch.zeros(3, 7)) == 3 * 7 * 5
+    assert macs(torch.matmul, torch.zeros(4, 5), torch.zeros(5, 6)) == 4 * 5 * 6
+    assert macs(nn.MultiheadAttention(16, 2, batch_first=True).train(), *[torch.zeros(2, 6, 16)] * 3) > 0
 
 
 def test_only_what_runs_is_counted():

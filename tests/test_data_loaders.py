@@ -2,13 +2,15 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from eelit.methods import bench
-from eelit.methods.data import brown, fetch, images, newsgroups, sentiment, split, text, tokens
+from eelit.methods import bench, registry
+from eelit.methods.data import brown, fetch, images, manifest, newsgroups, sentiment, split, text, tokens
 from eelit.methods.data.derived import arrays
+from eelit.methods.families.answers import digest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,12 +56,50 @@ def test_texts(load, digest, sizes):
     assert load(train=10).test.texts == found.test.texts
 
 
-def test_the_split_of_the_text_track_is_the_one_stored_with_its_results():
-    kept = json.loads((bench.folder() / "text" / "split.json").read_text(encoding="utf-8"))
-    split = text.rotten_tomatoes()
-    assert split.digest == kept["digest"]
-    for part in ("train", "validation", "test"):
-        assert getattr(split, part).rows.tolist() == kept[part]
+def rows_of(name):
+    """Return the numbers of a stored split as the loaders give them today, and the digest that results carry."""
+    if name == "rotten-tomatoes":
+        return text.rotten_tomatoes(), registry.get("xin2020deebert").load().digest
+    if name == "tweet-sentiment":
+        pabee = registry.get("zhou2020pabee")
+        return sentiment.tweets(), pabee.replace(pabee.variants["regression"]).load().digest
+    if name == "newsgroups":
+        ranker = registry.get("xin2020ranking")
+        sizes = (ranker.train_size, ranker.validation_queries, ranker.test_queries, ranker.candidates)
+        return newsgroups.pairs(*sizes), ranker.load().digest
+    if name == "imdb":
+        method = registry.get("bajpai2023splitee")
+        reviews = text.imdb(train=1, test=method.reviews).test
+        return SimpleNamespace(stream=reviews), digest(method.load()[1])
+    tagger, files = registry.get("li2021tokee"), brown.sentences()
+    sizes = {"train": tagger.train_size, "validation": tagger.held, "test": tagger.held}
+    chosen = {part: split.shuffled(range(len(getattr(files, part))), seed=0)[:n] for part, n in sizes.items()}
+    parts = {part: SimpleNamespace(rows=np.array(rows)) for part, rows in chosen.items()}
+    return SimpleNamespace(**parts), tagger.load().digest
+
+
+SPLITS = ["brown", "imdb", "newsgroups", "rotten-tomatoes", "tweet-sentiment"]
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_splits_of_the_text_track_are_those_stored_with_its_results(name):
+    kept = json.loads((bench.folder() / "text" / "splits" / f"{name}.json").read_text(encoding="utf-8"))
+    found, examples = rows_of(name)
+    assert kept["examples"] == examples
+    assert kept["version"] == manifest.get(kept["item"]).version
+    parts = kept.keys() & {"train", "validation", "test", "stream"}
+    assert {part: getattr(found, part).rows.tolist() for part in parts} == {part: kept[part] for part in parts}
+
+
+def test_every_result_of_the_text_track_names_a_stored_split():
+    stored = [json.loads(path.read_text()) for path in (bench.folder() / "text" / "splits").glob("*.json")]
+    known = {kept["examples"] for kept in stored}
+    named = set()
+    for key in bench.members("text"):
+        for result in bench.stored("text", key).results:
+            named |= {v for k, v in result.data.items() if k.rpartition(" ")[2] in ("examples", "source", "stream")}
+    assert len(known) == len(SPLITS)
+    assert named == known
 
 
 def test_labels_belong_to_their_reviews():

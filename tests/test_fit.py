@@ -5,6 +5,7 @@ import re
 import torch
 from torch import nn
 
+from eelit.methods import runner
 from eelit.methods.method import Bench
 from eelit.methods.recipes.cross_level import train_cross_level
 from eelit.methods.recipes.fit import sources_of, trained
@@ -92,3 +93,26 @@ def test_damaged_weights_are_trained_anew(tmp_path):
     kept.write_bytes(kept.read_bytes()[:20])
     assert not train_once(tmp_path, 3.0)
     assert train_once(tmp_path, 3.0)
+
+
+def test_a_training_counts_once_however_often_it_is_used(tmp_path):
+    bench = Bench(cache=tmp_path)
+    for learns in (True, True, False):
+        model = Layer(2, 2)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        trained(model, lambda: None, bench, data="none", settings={"learns": learns}, learns=learns)
+    assert len(bench.trainings) == 1
+
+
+def test_what_only_claims_are_compared_with_is_no_training_of_the_method():
+    bench = Bench()
+    bench.trainings["of another variant"] = 1.0
+
+    class Fake:
+        def prepare(self, bench):
+            bench.trainings["own"] = 2.0
+            return "prepared"
+
+    assert runner._prepared(Fake(), bench) == ("prepared", {"own": 2.0})
+    assert bench.trainings == {"of another variant": 1.0, "own": 2.0}

@@ -7,7 +7,7 @@ from measured import KEY, curve, point, result
 
 from eelit.methods import bench, track
 from eelit.methods.plot import compare
-from eelit.methods.records import Baseline, Outcome
+from eelit.methods.records import Baseline, Outcome, Timing
 
 
 def test_between_two_knobs_a_mixture_stands():
@@ -76,7 +76,7 @@ def test_a_variant_has_its_own_settings_instead_of_the_shared_ones():
 
 
 def test_spread_has_no_deviation_for_one_seed():
-    assert track.Spread.of([0.5]) == track.Spread(0.5, None, 1)
+    assert track.Spread.of([0.5]) == track.Spread(0.5, None, 1, (0.5,))
     assert track.Spread.of([None, None]) is None
     found = track.Spread.of([1.0, 3.0, None])
     assert (found.mean, found.n) == (2.0, 2)
@@ -175,6 +175,40 @@ def test_runs_that_fail_are_told_and_not_kept(place, monkeypatch):
     assert failed == [(KEY, 1), (KEY, 2)]
     assert told == list(outcomes)
     assert [r.seed for r in bench.stored("text", KEY).results] == [0]
+    said = [str(each) for each in bench.board("text").not_run if each.key == KEY]
+    assert said == [
+        "seed 1: failed: rules broken: r (m)",
+        "seed 2: failed: RuntimeError: the gradient went for a walk",
+    ]
+    bench.keep(result(1), place / "text")
+    assert [each.seeds for each in bench.board("text").not_run if each.key == KEY] == [(2,)]
+
+
+def test_results_on_another_version_of_the_data_are_stale(place):
+    older = result(0)
+    bench.keep(older.model_copy(update={"data": older.data | {"minilm-l6": "0.0.1"}}), place / "text")
+    assert not bench.stored("text", KEY).current
+    assert bench.missing("text", [KEY], 1) == [(KEY, 0)]
+
+
+def timing(knob, batch, seconds):
+    return Timing(batch=batch, knob=knob, samples=100, saved=1 - knob, seconds=seconds, full_seconds=1.0)
+
+
+def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
+    held = [point(0.5, 0.6, 0.2), point(0.6, 0.8, 0.6), point(1.0, 0.8, 1.0)]
+    test = [point(0.1, 0.6, 0.2), point(0.5, 0.8, 0.6), point(1.0, 0.8, 1.0)]
+    test = [p.model_copy(update={"exits": [p.knob, 1 - p.knob]}) for p in test]
+    timings = [timing(knob, batch, knob * batch / 2) for knob in (0.6, 0.2) for batch in (1, 2)]
+    given = curve().model_copy(update={"validation": held, "test": test, "timings": timings, "training_seconds": 7.0})
+    row = track.row([result().model_copy(update={"curves": [given]})], "", current=True)
+    assert row.exits == [0.2, 0.8]
+    assert row.efficiency[1].mean == pytest.approx((1 - 0.1) / 0.8)
+    assert [(wall.share, wall.milliseconds.mean, wall.full.mean) for wall in row.walls[1]] == [
+        (0.75, pytest.approx(3.0), 10.0), (0.5, pytest.approx(1.0), 10.0), (0.25, pytest.approx(1.0), 10.0),
+    ]  # fmt: skip
+    assert row.walls[32] == []
+    assert row.training_seconds.mean == 7.0
 
 
 def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
@@ -187,10 +221,10 @@ def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     assert [row["key"] for row in board["rows"]] == ["xin2020deebert", KEY]
     assert board["rows"][0]["at"]["0.4"]["mean"] == pytest.approx(0.75)
     assert board["rows"][0]["fidelity"] == "checked-against-code"
-    assert "schwartz2020right" in board["not_measured"]
+    assert {"key": "schwartz2020right", "seeds": [0, 1, 2], "reason": bench.NO_TIME} in board["not_run"]
     text = eelit("leaderboard").stdout
     assert text.index("xin2020deebert") < text.index(KEY)
-    assert "Not measured:" in text
+    assert "schwartz2020right, seeds 0, 1, 2: not run" in text
 
 
 def test_nothing_measured_is_said(place, eelit):
@@ -210,6 +244,18 @@ def test_compare_shows_figures_claims_and_a_picture(place, eelit, tmp_path):
     wrong = eelit("compare", "pabee", "--out", str(tmp_path / "both.txt"))
     assert wrong.exit_code == 2
     assert "cannot be drawn" in wrong.stderr
+
+
+def test_a_comparison_breaks_into_tables_that_fit(place, eelit, monkeypatch):
+    for key in (KEY, "xin2020deebert", "schwartz2020right"):
+        bench.keep(result(0, key=key), place / "text")
+    monkeypatch.setenv("COLUMNS", "80")
+    found = eelit("compare", "pabee", "deebert", "schwartz2020right").stdout
+    assert max(map(len, found.splitlines())) <= 100
+    assert found.count("quality is") == 2
+    assert "…" not in found
+    monkeypatch.delenv("COLUMNS")
+    assert eelit("compare", "pabee", "deebert", "schwartz2020right").stdout.count("quality is") == 1
 
 
 @pytest.mark.parametrize("command", ["bench", "compare"])

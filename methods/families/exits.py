@@ -14,41 +14,12 @@ from torch import Tensor
 from eelit.methods import costs
 from eelit.methods.evaluate import answered, infer, replay
 from eelit.methods.examples import Data, Examples
+from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.confidence import MaxConfidence
-from eelit.methods.policies.temperature import calibration_error
 from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.timing import BATCH, TIMED, in_turn
-
-CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
-"""Thresholds of the baseline that stops at the surest exit."""
-
-
-@dataclass
-class Measured:
-    """One split seen by all exits: outputs ``[E, N, C]`` (``[E, N]`` for regression) and costs ``[E, N]``."""
-
-    examples: Examples
-    outputs: Tensor
-    costs: NDArray[np.float64]  # MACs of each sample up to and including each exit
-    static_costs: NDArray[np.float64]  # MACs ``[E, N]`` of each sample in the network cut off for good after each exit
-
-    @property
-    def full_costs(self) -> NDArray[np.float64]:
-        """MACs ``[N]`` of each sample in the plain network."""
-        found: NDArray[np.float64] = self.static_costs[-1]
-        return found
-
-    @property
-    def targets(self) -> Tensor:
-        """Classes or values ``[N]``."""
-        return self.examples.targets
-
-    def at(self, exits: NDArray[np.int64]) -> Tensor:
-        """Return the output ``[N, C]`` of each sample at its exit."""
-        return self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
 
 
 @dataclass
@@ -155,16 +126,7 @@ class ExitMethod(Method):
 
     def trial(self, policy: Policy, seen: Measured, knob: float = 0.0, shown: Tensor | None = None) -> OperatingPoint:
         """Replay any policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
-        exits = replay(policy, seen.outputs if shown is None else shown)
-        said = answered(policy, seen.outputs, exits) if shown is None else seen.at(exits)
-        cost = float(seen.costs[exits, np.arange(len(exits))].mean())
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(said, seen.targets),
-            cost=cost,
-            speed_up=float(seen.full_costs.mean()) / cost,
-            exits=(np.bincount(exits, minlength=len(seen.outputs)) / len(exits)).tolist(),
-        )
+        return seen.under(policy, self.score, knob, shown)
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return quality and mean MACs of the plain network on the test split."""
@@ -181,39 +143,16 @@ class ExitMethod(Method):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth and, for classes, the same model stopped by its largest probability."""
-        held, test = prepared.split("validation"), prepared.split("test")
-        found = [Baseline(name="static exit", validation=self.static(held), test=self.static(test))]
-        if self.answers(test.outputs).dim() == 3:
-            tried = [
-                [self.trial(MaxConfidence(c), seen, c, self.answers(seen.outputs)) for c in CONFIDENCES]
-                for seen in (held, test)
-            ]
-            found.append(Baseline(name="max-confidence", validation=tried[0], test=tried[1]))
-        return found
+        return simpler_rules(prepared.split("validation"), prepared.split("test"), self.score, self.answers)
 
     def static(self, seen: Measured) -> list[OperatingPoint]:
         """Return the network cut off for good after each exit; the knob is the exit's number, from 1."""
-        full = float(seen.full_costs.mean())
-        shares = np.eye(len(seen.outputs)).tolist()
-        return [
-            OperatingPoint(knob=i + 1, quality=self.score(output, seen.targets), cost=c, speed_up=full / c, exits=share)
-            for i, (output, c, share) in enumerate(
-                zip(seen.outputs, seen.static_costs.mean(axis=1).tolist(), shares, strict=True)
-            )
-        ]
+        return seen.cut_off(self.score)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return quality, cost and calibration error of each exit; a sample is overthought if its first answer fell."""
         seen = prepared.split("test")
-        outputs, points = self.answers(seen.outputs), self.static(seen)
-        if outputs.dim() != 3:
-            return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None
-        labels = self.labels(seen.targets)
-        errors = [calibration_error(output[None], labels) for output in outputs]
-        right = outputs.argmax(dim=-1) == labels
-        overthought = float((right[:-1].any(dim=0) & ~right[-1]).double().mean())
-        facts = zip(points, errors, strict=True)
-        return [ExitFacts(quality=p.quality, cost=p.cost, calibration_error=e) for p, e in facts], overthought
+        return exit_facts(self.static(seen), self.answers(seen.outputs), self.labels(seen.targets))
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time `infer` on test samples in full batches, beside the plain network: from inputs to predictions."""

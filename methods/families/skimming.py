@@ -4,7 +4,7 @@ What leaves is a token: ``exits`` of an operating point says how many tokens lea
 never do; the first token of a text never leaves and is not counted. The states depend on who left before, so nothing
 can be replayed on stored outputs: every knob is run with tokens really removed, and an execution is compared with the
 same network computing all tokens and masking those that left. The full model is the network without gates and with all
-tokens.
+tokens. The simpler rules that it has to face let all tokens of a text leave together; the one head serves all depths.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +23,10 @@ from eelit.methods.backbones.skim_encoder import Choice, SkimEncoder, Skimmed, d
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.examples import Data, Examples
 from eelit.methods.families.exits import accuracy, pearson
+from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
-from eelit.methods.records import Execution, OperatingPoint, Timing
+from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.timing import BATCH, TIMED, in_turn
 
 
@@ -53,8 +55,12 @@ class Prices:
 
     def full(self, length: int) -> int:
         """Return the MACs of one text of ``length`` tokens in the plain network."""
+        return self.cut(length, self.layers)
+
+    def cut(self, length: int, depth: int, heads: int = 1) -> int:
+        """Return the MACs of one text in the network without predictors that ends after ``depth`` layers."""
         every = torch.tensor(length)
-        return self.layers * int(self.layer(every, every)) + self.head
+        return depth * int(self.layer(every, every)) + heads * self.head
 
 
 @dataclass
@@ -96,6 +102,29 @@ class Prepared:
             self.bench.progress(f"skimming {split} texts at {self.method.knob} {knob:g}", None)
             self._seen[split, knob] = skimmed(self.model, self.examples(split), self.method.policy(knob))
         return self._seen[split, knob]
+
+    @torch.inference_mode()
+    def depths(self, split: Split) -> Measured:
+        """Return what the head says on the split if all tokens leave together, after each of the layers."""
+        examples, prices = self.examples(split), self.prices
+        found = [(index, after_each(self.model, x)) for index, x in examples.batches(BATCH)]
+        back = torch.argsort(torch.cat([index for index, _ in found]))
+        depths, sizes = range(1, prices.layers + 1), [len(x) for x in examples.inputs]
+        return Measured(
+            examples,
+            torch.cat([out for _, out in found], dim=1)[:, back],
+            np.array([[prices.cut(n, i, heads=i) for n in sizes] for i in depths], dtype=np.float64),
+            np.array([[prices.cut(n, i) for n in sizes] for i in depths], dtype=np.float64),
+        )
+
+
+def after_each(model: SkimEncoder, x: Tensor) -> Tensor:
+    """Return what the head reads off all tokens after each layer, ``[L, N, C]`` or ``[L, N]``, nobody having left."""
+    hidden, found = model.embeddings(input_ids=x), []
+    for layer in model.layers:
+        hidden = layer(hidden)
+        found.append(model.head(hidden))
+    return torch.stack(found)
 
 
 def skimmed(model: SkimEncoder, examples: Examples, policy: Policy) -> Seen:
@@ -179,6 +208,15 @@ class SkimMethod(Method):
         seen = _gathered(examples, lambda _, x: Skimmed(model.plain(x), zero.expand(len(x), 0)))
         costs_of = [prepared.prices.full(len(x)) for x in examples.inputs]
         return self.score(seen.logits, examples.targets), sum(costs_of) / len(costs_of)
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return what the one head says if all tokens leave together: after a fixed layer, or when it is sure."""
+        return simpler_rules(prepared.depths("validation"), prepared.depths("test"), self.score, lambda out: out)
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return every depth by itself, all tokens leaving there, and the share of texts that are overthought."""
+        seen = prepared.depths("test")
+        return exit_facts(seen.cut_off(self.score), seen.outputs, seen.targets)
 
     @torch.inference_mode()
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:

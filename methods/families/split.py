@@ -20,10 +20,11 @@ from torch.utils.hooks import RemovableHandle
 from eelit.methods.examples import Data, Examples
 from eelit.methods.families.answers import digest, remembered
 from eelit.methods.families.exits import accuracy
+from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.offload import HEAD, LAYER, Side, SplitRule, Stored, drive, hindsight, regret
-from eelit.methods.records import Execution, OperatingPoint, Outcome
+from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Outcome
 
 
 class Executed:
@@ -110,6 +111,14 @@ class Seen:
         """Accuracy of the last exit."""
         return accuracy(self.outputs[-1], self.examples.targets)
 
+    @property
+    def measured(self) -> Measured:
+        """The same for rules that stay on the device: costs in lambda up to each exit, and cut off after it."""
+        exits, n = self.confidences.shape
+        on_the_way = [[(LAYER + HEAD) * i] * n for i in range(1, exits + 1)]
+        cut_off = [[full_cost(i)] * n for i in range(1, exits + 1)]
+        return Measured(self.examples, self.outputs, np.array(on_the_way), np.array(cut_off))
+
     def shuffled(self, seed: int) -> Seen:
         """The same samples in an order of their own for each seed."""
         order = np.random.default_rng(seed).permutation(len(self.examples))
@@ -172,6 +181,7 @@ class SplitMethod(Method):
         self.train(model, data, bench)
         model.eval()
         bench.data["source"], bench.data["stream"] = data.digest, digest(stream)
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, stream))
         streams: dict[Split, Examples] = {"validation": data.validation, "test": stream}
         found = {name: Seen(part, remembered(model, part, bench)) for name, part in streams.items()}
         return Prepared(model, {name: seen.shuffled(bench.seed) for name, seen in found.items()})
@@ -200,6 +210,16 @@ class SplitMethod(Method):
         stream, exits = prepared.streams["test"], prepared.model.exits
         return stream.full_quality, full_cost(exits)
 
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each exit as a fixed depth on the device, and stopping there at the largest probability: no cloud."""
+        held, test = prepared.streams["validation"].measured, prepared.streams["test"].measured
+        return simpler_rules(held, test, accuracy, lambda outputs: outputs)
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return every exit by itself on the target stream, on the device, and the share that is overthought."""
+        seen = prepared.streams["test"].measured
+        return exit_facts(seen.cut_off(accuracy), seen.outputs, seen.targets)
+
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Send the first samples of the stream through the real device and cloud, counted by hooks.
 
@@ -226,7 +246,7 @@ class SplitMethod(Method):
 
 
 def full_cost(exits: int) -> float:
-    """Cost in lambda of the plain network on the device: every layer and the last head."""
+    """Cost in lambda of the plain network of so many layers on the device: every layer and the last head."""
     return LAYER * exits + HEAD
 
 

@@ -21,10 +21,16 @@ from eelit.methods import costs
 from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.examples import Data, Examples
+from eelit.methods.families.measured import exit_facts
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
+from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.window import Together
 from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.timing import BATCH, TIMED, in_turn
+
+CONFIDENCES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.1)
+"""Thresholds of the largest probability: fewer than where stored outputs serve all, for each is a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Prepared:
     data: Data
     bench: Bench
     _seen: dict[tuple[str, float], Seen] = field(default_factory=dict)
-    _every: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _said: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     @cached_property
     def prices(self) -> Prices:
@@ -134,18 +140,26 @@ class Prepared:
         every = [list(zip(*way, strict=True)) for way in zip(*(found[i] for i in range(len(examples))), strict=True)]
         return [Seen(torch.cat(right), torch.cat(exits), sum(costs)) for right, exits, costs in every]
 
-    def every(self, split: Split, model: TagEncoder) -> Tensor:
-        """Return which words each layer tags right, ``[L, M]``, nothing halted."""
-        if (split, id(model)) not in self._every:
+    @torch.inference_mode()
+    def said(self, split: Split, model: TagEncoder) -> Tensor:
+        """Return what each layer says of each word, nothing halted: logits ``[L, M, K]``, words in order."""
+        if (split, id(model)) not in self._said:
             examples = self.examples(split)
             found: dict[int, Tensor] = {}
             for index, x in examples.batches(BATCH):
-                with torch.inference_mode():
-                    found.update(zip(index.tolist(), model(x).unbind(1), strict=True))
-            every = [found[i] for i in range(len(examples))]
-            layers = [correct([row[i] for row in every], examples) for i in range(len(model.layers))]
-            self._every[split, id(model)] = torch.stack(layers)
-        return self._every[split, id(model)]
+                found.update(zip(index.tolist(), model(x).unbind(1), strict=True))
+            rows = [found[i][:, tagged_words(target, found[i])] for i, target in enumerate(examples.targets)]
+            self._said[split, id(model)] = torch.cat(rows, dim=1)
+        return self._said[split, id(model)]
+
+    def tags(self, split: Split) -> Tensor:
+        """Return the true tags of the words, ``[M]``."""
+        targets = self.examples(split).targets
+        return targets[targets >= 0]
+
+    def every(self, split: Split, model: TagEncoder) -> Tensor:
+        """Return which words each layer tags right, ``[L, M]``, nothing halted."""
+        return self.said(split, model).argmax(dim=-1) == self.tags(split)
 
     def lost_to_copying(self, model: TagEncoder, split: Split, policy: Policy) -> float:
         """Return how much better the same layers would tag the same words if no state had been copied."""
@@ -173,10 +187,15 @@ def tagged(examples: Examples, run: Callable[[Tensor], Tagged]) -> list[Tagged]:
     return [found[i] for i in range(len(examples))]
 
 
+def tagged_words(target: Tensor, logits: Tensor) -> Tensor:
+    """Return which places ``[T]`` of a sentence hold words with a tag, given tags and logits ``[..., T, K]``."""
+    return target[: logits.shape[-2]] >= 0
+
+
 def correct(logits: Sequence[Tensor], examples: Examples) -> Tensor:
     """Return which words of all sentences are tagged right, ``[M]``, for logits ``[T, K]`` of each sentence."""
-    pairs = zip(logits, examples.targets, strict=True)
-    return torch.cat([(row.argmax(dim=-1) == target[: len(row)])[target[: len(row)] >= 0] for row, target in pairs])
+    pairs = [(row, target, tagged_words(target, row)) for row, target in zip(logits, examples.targets, strict=True)]
+    return torch.cat([row[words].argmax(dim=-1) == target[: len(row)][words] for row, target, words in pairs])
 
 
 def stopped(policy: Policy, outputs: Tensor, words: Tensor) -> Tagged:
@@ -266,24 +285,37 @@ class TagMethod(Method):
         return OperatingPoint(knob=knob, quality=quality, cost=cost / len(right), speed_up=full / cost, exits=exits)
 
     def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
-        """Return the jointly trained network cut off for good after each layer; the knob is the layer, from 1."""
-        every, inputs = prepared.every(split, prepared.before), prepared.examples(split).inputs
+        """Return the trained network cut off for good after each layer; the knob is the layer, from 1."""
+        every, inputs = prepared.every(split, prepared.model), prepared.examples(split).inputs
         shares = np.eye(len(every)).tolist()
         return [
             self._point(prepared, split, i + 1, right, sum(prepared.prices.cut(x, i + 1) for x in inputs), shares[i])
             for i, right in enumerate(every)
         ]
 
+    def surest(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
+        """Return what stopping at the largest probability gives: word by word, or for sentences whose words all stop.
+
+        Words that stop are halted like those of the method, with the same copied states.
+        """
+        rules = [MaxConfidence(c) for c in CONFIDENCES]
+        if self.whole:
+            runs = prepared.at_once(prepared.model, split, [Together(rule) for rule in rules])
+        else:
+            runs = [prepared.run(prepared.model, split, rule) for rule in rules]
+        return [self.point(prepared, split, run, c) for run, c in zip(runs, CONFIDENCES, strict=True)]
+
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return each layer as a fixed depth."""
-        held, test = self.static(prepared, "validation"), self.static(prepared, "test")
-        return [Baseline(name="static exit", validation=held, test=test)]
+        """Return each layer as a fixed depth, and the same network stopped by the largest probability."""
+        rules = {"static exit": self.static, "max-confidence": self.surest}
+        return [
+            Baseline(name=name, validation=rule(prepared, "validation"), test=rule(prepared, "test"))
+            for name, rule in rules.items()
+        ]
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every layer by itself, and the share of words that some earlier layer has right and the last wrong."""
-        facts = [ExitFacts(quality=p.quality, cost=p.cost) for p in self.static(prepared, "test")]
-        right = prepared.every("test", prepared.before)
-        return facts, float((right[:-1].any(dim=0) & ~right[-1]).double().mean())
+        return exit_facts(self.static(prepared, "test"), prepared.said("test", prepared.model), prepared.tags("test"))
 
     @torch.inference_mode()
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:

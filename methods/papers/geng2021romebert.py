@@ -26,11 +26,13 @@ Skipped
     All layers after the exit, with their heads.
 
 Deviations
-    1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch, batches of 32, instead of
-       BERT and RoBERTa (12 layers) on six GLUE tasks, three and ten epochs, batches of 8: what two cores can train.
+    1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch, instead of BERT and RoBERTa
+       (12 layers) on six GLUE tasks, three and ten epochs: what two cores can train.
     2. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way, and its class token
        is all but the same for every sentence before the last layer.
-    3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5: one epoch has to do.
+    3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5: one epoch has to do. Batches are of 8, as in the paper, while
+       the other methods of this track take 32. With 32 there are 146 steps instead of 517, and the network stays far
+       below what it can do. DeeBERT, beside which claims put it, is trained with batches of 8 as well.
     4. KL is a sum over classes and a mean over samples. The released code's mean is over classes too, which makes it
        weaker by the number of classes (2 here): its gamma of 0.9 is not quite ours.
     5. "The last layer" is the last one. The released code leaves out layer 12 by name, whatever the network's depth.
@@ -66,7 +68,7 @@ class RomeBert(TextMethod):
     corpus: str = "rotten-tomatoes"  # data; the paper: MRPC, RTE, SST-2, QNLI, MNLI, QQP
     train_size: int = 4000  # training sentences
     epochs: float = 1.0  # passes over them; the paper: 3 (BERT), 10 (RoBERTa)
-    batch: int = 32  # the paper: 8
+    batch: int = 8  # the paper: 8
     rate: float = 1e-4  # learning rate; the paper: 2e-5
     head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; the paper: 2e-5
     gamma: float = 0.9  # share of the teacher in what early exits learn; the paper: 0.9

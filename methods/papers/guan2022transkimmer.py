@@ -28,14 +28,16 @@ Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences of at most 40 tokens, one epoch at rate
        1e-4, instead of BERT and RoBERTa (12 layers, 768 wide) on GLUE, SQuAD and long texts at 2e-5 for 3 epochs. There
        is no padding to skim: what a model fed with padded texts saves on padding is not counted as saved here.
+       Batches are of 8 (released code: 64; other methods of this track: 32): 517 steps within the one epoch, not 146.
+       The plain network that claims compare with is trained in the same way.
     2. The head reads the mean over all tokens as they left, not the class token: MiniLM is meant to be read so.
     3. One network serves all knobs, which move the margin of the decision; the paper trains one for each lambda. The
        variants are its lambda and a gentler one.
     4. Who left is masked so that the rest of the attention adds up to 1 again; the released code masks after the
        softmax and does not normalise. Only so are masking in training and removing in use the same network.
     5. Nothing is drawn at inference. The released code goes on adding Gumbel noise in evaluation.
-    6. Predictors and head, which start from nothing, learn ten times as fast as the rest: within one epoch the
-       predictors have to come down from "keep everything".
+    6. Predictors and head, which start from nothing, learn twice as fast as the rest (released code: as fast): within
+       one epoch the predictors have to come down from "keep everything", but not before the network knows the task.
 """
 
 from __future__ import annotations
@@ -70,9 +72,9 @@ class Transkimmer(SkimMethod):
     train_size: int = 4000  # training sentences
     held: int = 2000  # at most so many sentences for validation and for test
     epochs: float = 1.0  # passes over them; released code: 3, small tasks 5
-    batch: int = 32  # released code: 64
+    batch: int = 8  # released code: 64
     rate: float = 1e-4  # learning rate; released code: 2e-5
-    head_rate: float = 1e-3  # learning rate of predictors and head; released code: 2e-5
+    head_rate: float = 2e-4  # learning rate of predictors and head; released code: 2e-5
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "margin"
@@ -80,7 +82,7 @@ class Transkimmer(SkimMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {}, "lambda 0.1": {"price": 0.1}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
-        "price": 0.05,
+        "price": 0.05, "batch": 32,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "held": 80}
 

@@ -46,9 +46,12 @@ from torch import Tensor
 from eelit.methods.backbones.past_future import past_future_encoder, routed
 from eelit.methods.examples import Data
 from eelit.methods.families.exits import Prepared
+from eelit.methods.families.rivals import better_than, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
+from eelit.methods.papers.xin2020deebert import DeeBert
+from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.past_future import train_past_future
@@ -109,7 +112,7 @@ class PastFuture(TextMethod):
         return Entropy(knob)
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Early exits gain most from the global view; near layers are imagined best."""
+        """Early exits gain most from the global view; near layers are imagined best; better than DeeBERT and PABEE."""
         if self.local:
             return []
         local = self.replace({"local": True}).prepare(bench)
@@ -134,4 +137,12 @@ class PastFuture(TextMethod):
                 holds=alike[0] > alike[-1],
                 measured="mean cosine by layers ahead: " + ", ".join(f"{a:.3f}" for a in alike),
             ),
+            *(self.beats(name, rival, prepared, bench) for name, rival in (("DeeBERT", DeeBert()), ("PABEE", Pabee()))),
         ]
+
+    def beats(self, name: str, rival: TextMethod, prepared: Prepared, bench: Bench) -> Outcome:
+        """Compare at equal cost with an earlier method on the network that it trains itself."""
+        rival = on_the_task_of(self, rival)
+        points = points_of(rival, rival.prepare(bench), bench)
+        gains = gains_at_equal_cost(self, prepared, [Entropy(s) for s in self.knobs], points)
+        return better_than(name, gains, f"Against the network that {name} trains")

@@ -48,7 +48,8 @@ from torch import Tensor
 
 from eelit.methods.backbones.consistency import ConsistencyExits, consistency_exits
 from eelit.methods.examples import Data, parted
-from eelit.methods.families.exits import Measured, Prepared
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.measured import Measured
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit

@@ -131,8 +131,9 @@ class RightTool(TextMethod):
         return [
             Outcome(
                 name="faster at the same accuracy",
-                statement="A threshold that costs no validation accuracy is 1.1× faster and loses a point at most.",
-                holds=best.quality >= curve.full_quality - 0.01 and best.speed_up > 1.1,
+                statement="A threshold that costs no validation accuracy is 5× faster, the paper's figure for the "
+                "best of its five data sets, and loses a point at most on test data.",
+                holds=best.quality >= curve.full_quality - 0.01 and best.speed_up >= 5,
                 measured=f"{best.quality:.4f} / {curve.full_quality:.4f} at {best.knob:g}, {best.speed_up:.2f}× faster",
             ),
             Outcome(

@@ -29,8 +29,7 @@ Deviations
        2, at most 3 of grade 1), not the first 1,000 of BM25: what two cores can do in minutes.
     4. Heads compare the mean tokens u of the query and v of the document: they read |u - v| and u * v instead of the
        class token, as MiniLM was pretrained to make such means alike. One mean of all tokens taught next to nothing.
-    5. Learning rate 1e-4 (heads: 1e-3) for one epoch, not 3e-6 for four. Quality is NDCG@10 (gains 2^grade - 1); the
-       paper's MRR@10 appears in the claims.
+    5. Rate 1e-4 (heads: 1e-3) for one epoch, not 3e-6 for four. Quality is NDCG@10 (gains 2^grade - 1), not MRR@10.
 """
 
 from __future__ import annotations
@@ -134,8 +133,9 @@ class EarlyMonoBert(ExitMethod):
         two = self.within_half([TwoSided(x, y) for x in tried for y in tried if x > y], prepared)
         rows = [
             ("faster at little loss", "The fastest knob within 0.01 NDCG@10 of the full model on validation data is so "
-             "on test data too, and 1.5× faster.", fast.quality >= curve.full_quality - 0.01 and fast.speed_up >= 1.5,
-             f"{fast.quality:.4f} / {curve.full_quality:.4f}, MRR@10 {early:.4f} / {full:.4f}, {fast.speed_up:.2f}×"),
+             "on test data too, and 2.5× faster, the paper's figure for the better of its two data sets.", fast.speed_up
+             >= 2.5 and fast.quality >= curve.full_quality - 0.01, f"{fast.quality:.4f} / {curve.full_quality:.4f}, "
+             f"MRR@10 {early:.4f} / {full:.4f}, {fast.speed_up:.2f}×"),
             ("saying no saves the layers", "At 0.9, NC alone saves 5 % of the MACs, and twice what PC does.",
              1 - 1 / no > max(0.05, 2 * (1 - 1 / yes)), f"{1 - 1 / no:.1%} of the MACs by NC, {1 - 1 / yes:.1%} by PC"),
             ("two thresholds beat one", "At half the cost, the best pair PC > NC ranks 0.005 NDCG@10 better than the "

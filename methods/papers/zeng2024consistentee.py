@@ -27,14 +27,15 @@ Skipped
     All layers after the exit, with their classifiers and policies.
 
 Deviations
-    1. MiniLM (6 layers) on Rotten Tomatoes, 4,000 sentences, one epoch, instead of BERT-base and LLaMA on nine tasks.
-    2. Classifiers and policies read the mean over tokens: MiniLM was pretrained that way.
-    3. One alpha for each variant, and a curve over the threshold, which stays 0.5 in the paper.
-    4. Phase 2 learns from states computed once, without dropout; phase 3 takes half an epoch. The released code leaves
+    1. MiniLM (6 layers) on Rotten Tomatoes, 4,000 sentences, one epoch, instead of BERT-base and LLaMA on nine tasks;
+       heads read the mean over tokens, as it was pretrained.
+    2. One alpha for each variant, and a curve over the threshold, which stays 0.5 in the paper. One price for
+       all is half of it: guided, a layer costs 0.66 alpha on average here, and with that both save 35 to 40 %.
+    3. Phase 2 learns from states computed once, without dropout; phase 3 takes half an epoch. The released code leaves
        where pi_i > 0.5 in training too, and gets variety from dropout and random moves; here leaving is drawn.
-    5. The released code gives the last layer a policy and a term in log P, though nothing depends on it; its active
+    4. The released code gives the last layer a policy and a term in log P, though nothing depends on it; its active
        lines reward the loss alone. The form with ml is the paper's, and stands there in comments.
-    6. The classifier runs at every layer passed, with less than 0.1% of the cost; it need not.
+    5. The classifier runs at every layer passed, with less than 0.1% of the cost; it need not.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
+from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes.policy_gradient import memorised_layer, train_choosing
 from eelit.methods.records import Curve, Outcome
+from eelit.methods.track import At, at
 
 
 @dataclass(frozen=True)
@@ -111,20 +114,16 @@ class ConsistentEE(TextMethod):
         return outputs[..., :-1]
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """At the paper's threshold: faster, the hard go deeper, exits specialise, better than the surest exit."""
+        """At the paper's threshold: faster, the hard go deeper, exits specialise, better than joint training."""
         test = prepared.split("test")
-        ours, at = self.trial(Scored(0.5), test), torch.as_tensor(replay(Scored(0.5), test.outputs))
+        ours, exits = self.trial(Scored(0.5), test), torch.as_tensor(replay(Scored(0.5), test.outputs))
         right = self.answers(test.outputs).argmax(dim=-1) == test.targets
         ml = memorised_layer(right)
-        easy, hard = (float(at[ml == layer].double().mean()) + 1 for layer in (1, len(right)))
-        through = torch.arange(len(right) - 1)[:, None] == at
+        easy, hard = (float(exits[ml == layer].double().mean()) + 1 for layer in (1, len(right)))
+        through = torch.arange(len(right) - 1)[:, None] == exits
         here, others = (
             float(right[:-1][chosen].double().mean()) for chosen in (through, ~through & through.any(1)[:, None])
         )
-        budget = self.trial(Scored(0.5), prepared.split("validation")).cost
-        rivals = {b.name: b for b in self.baselines(prepared, bench)}["max-confidence"]
-        cheap = [i for i, p in enumerate(rivals.validation) if p.cost <= budget] or [0]
-        rival = rivals.test[max(cheap, key=lambda i: rivals.validation[i].quality)]
         loss, saved = curve.full_quality - ours.quality, 1 - 1 / ours.speed_up
         rows = [
             ("faster at little loss", "Threshold 0.5 saves a quarter of the MACs and loses a point at most.",
@@ -133,7 +132,19 @@ class ConsistentEE(TextMethod):
              hard >= easy + 0.3, f"mean exit {hard:.2f} and {easy:.2f}"),
             ("exits specialise", "Exits are 3 points better on the inputs that leave through them than on the others.",
              here >= others + 0.03, f"accuracy {here:.4f} and {others:.4f}"),
-            ("better than the surest exit", "At no higher cost on validation data, the largest probability is half a "
-             "point worse.", ours.quality >= rival.quality + 0.005, f"{ours.quality:.4f} and {rival.quality:.4f}"),
+            *((f"better than {name}", f"At no higher cost on validation data, the best mixture of settings of "
+               f"{name} on PABEE's network is half a point worse.", ours.quality >= rival.quality + 0.005,
+               f"{ours.quality:.4f} and {rival.quality:.4f}") for name, rival in self.rivals(prepared, bench) if rival),
         ]  # fmt: skip
         return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]
+
+    def rivals(self, prepared: Prepared, bench: Bench) -> list[tuple[str, At | None]]:
+        """Return what rules reach at the cost of threshold 0.5 on the network of phase 1, whose exits serve all."""
+        names = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
+        pabee = Pabee(**{name: getattr(self, name) for name in names})
+        joint = pabee.prepare(bench)
+        share = 1 / self.trial(Scored(0.5), prepared.split("validation")).speed_up
+        patience = [pabee.sweep(joint, bench, split, pabee.knobs) for split in ("validation", "test")]
+        surest = next(b for b in pabee.baselines(joint, bench) if b.name == "max-confidence")
+        curves = (("patience", patience[0], patience[1]), ("the surest exit", surest.validation, surest.test))
+        return [(name, at(held, test, share)) for name, held, test in curves]

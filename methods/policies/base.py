@@ -55,13 +55,15 @@ def entropy(logits: Array) -> Array:
 
 
 def threshold_at(state: State, threshold: float | tuple[float, ...], like: Array) -> tuple[State, Array]:
-    """Return the state that counts exits, and each sample's threshold ``[n]`` at its present exit.
+    """Return the state that counts exits, and each sample's threshold at its present exit, to compare with ``like``.
 
-    A single number holds for all exits; a tuple gives one per exit (the last exit needs none).
+    That is ``[n]`` for ``like [n]``, and ``[n, 1]`` for ``[n, W]``. A single number holds for all exits; a tuple gives
+    one per exit (the last exit needs none).
     """
     xp = array_namespace(like)
+    shape = (like.shape[0], *[1] * (like.ndim - 1))
     if isinstance(threshold, int | float):
-        return (), xp.full((like.shape[0],), float(threshold), dtype=like.dtype, device=like.device)
+        return (), xp.full(shape, float(threshold), dtype=like.dtype, device=like.device)
     index = state[0] if state else xp.zeros((like.shape[0],), dtype=xp.int64, device=like.device)
     values = xp.asarray(threshold, dtype=like.dtype, device=like.device)
-    return (index + 1,), xp.take(values, index, axis=0)
+    return (index + 1,), xp.reshape(xp.take(values, index, axis=0), shape)

@@ -23,7 +23,7 @@ class MaxConfidence:
         return ()
 
     def step(self, state: State, output: Array) -> tuple[State, Array]:
-        """Compare the top probability of logits ``[n, C]`` with the exit's threshold."""
+        """Compare the top probability of logits ``[n, C]``, or ``[n, W, C]`` of words, with the exit's threshold."""
         xp = array_namespace(output)
         confidence = xp.max(softmax(output), axis=-1)
         state, threshold = threshold_at(state, self.threshold, confidence)

@@ -29,7 +29,7 @@ class Tempered:
     def step(self, state: State, output: Array) -> tuple[State, Array]:
         """Scale logits ``[n, C]`` and hand them on; the state counts exits, then comes the other policy's own."""
         count, temperature = threshold_at(state[:1], self.temperatures, output)
-        inner, stop = self.policy.step(state[1:], output / temperature[:, None])
+        inner, stop = self.policy.step(state[1:], output / temperature)
         return (*count, *inner), stop
 
 
@@ -61,7 +61,12 @@ def calibration_error(outputs: Array, targets: Array, bins: int = 15) -> float:
     Of one exit: its confidences fall into equal bins; ``|accuracy - mean confidence|`` of each, weighted by its share.
     """
     p = softmax(np.asarray(outputs, dtype=np.float64))
-    excess = p.max(axis=-1) - (p.argmax(axis=-1) == np.asarray(targets))
-    where = np.ceil(p.max(axis=-1) * bins)
-    each = [[abs(e[w == b].sum()) / len(e) for b in range(1, bins + 1)] for e, w in zip(excess, where, strict=True)]
-    return float(np.sum(each) / len(each))
+    right = p.argmax(axis=-1) == np.asarray(targets)
+    return float(np.mean([expected_error(sure, hit, bins) for sure, hit in zip(p.max(axis=-1), right, strict=True)]))
+
+
+def expected_error(confidences: Array, right: Array, bins: int = 15) -> float:
+    """Expected calibration error of confidences ``[n]``, given which answers are right ``[n]``."""
+    sure = np.asarray(confidences, dtype=np.float64)
+    excess, where = sure - np.asarray(right), np.ceil(sure * bins)
+    return sum(abs(float(excess[where == b].sum())) for b in range(1, bins + 1)) / len(sure)

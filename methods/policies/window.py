@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State, entropy
+from eelit.methods.policies.base import Array, Policy, State, entropy
 
 
 def uncertainty(logits: Array) -> Array:
@@ -64,3 +64,20 @@ class SentenceUncertainty:
         xp = array_namespace(output)
         found = uncertainty(output)
         return (), xp.broadcast_to(xp.max(found, axis=1, keepdims=True), found.shape) < self.threshold
+
+
+@dataclass(frozen=True)
+class Together:
+    """Stop all words of a sentence together, as soon as a rule for single words would stop each of them."""
+
+    words: Policy
+
+    def start(self) -> State:
+        """Return the state of the rule for words."""
+        return self.words.start()
+
+    def step(self, state: State, output: Array) -> tuple[State, Array]:
+        """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
+        xp = array_namespace(output)
+        state, stop = self.words.step(state, output)
+        return state, xp.broadcast_to(xp.all(stop, axis=1, keepdims=True), stop.shape)

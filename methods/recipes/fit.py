@@ -84,24 +84,32 @@ def fit(
 
 
 def trained(
-    model: nn.Module, train: Callable[[], None], bench: Bench, *, data: str, settings: Mapping[str, Any]
+    model: nn.Module,
+    train: Callable[[], None],
+    bench: Bench,
+    *,
+    data: str,
+    settings: Mapping[str, Any],
+    learns: bool = True,
 ) -> None:
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
     and of the training (see `sources_of`), the settings, the data's digest, the seed, and the versions of torch and
     transformers. So methods that train alike share one training, and a changed line of code trains anew. Two processes
-    do not train the same thing twice.
+    do not train the same thing twice. The bench is told under this name how long the training took, if ``train()`` does
+    learn something and is not another long computation whose outcome is worth keeping.
     """
     start = time.perf_counter()
+    name = _digest(model, train, bench.seed, data, settings)
     if bench.cache is None:
         train()
         took = time.perf_counter() - start
         bench.prepared_seconds += took
-        bench.training_seconds += took
         bench.prepared_from_cache = False
+        if learns:
+            bench.trainings[name] = took
         return
-    name = _digest(model, train, bench.seed, data, settings)
     path = bench.cache / "weights" / f"{name}.safetensors"
     if not _loaded(model, path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +119,8 @@ def trained(
                 train()
                 bench.prepared_from_cache = False
                 _save(model, path, time.perf_counter() - began)
-    bench.training_seconds += _seconds(path)
+    if learns:
+        bench.trainings[name] = _seconds(path)
     bench.prepared_seconds += time.perf_counter() - start
 
 

@@ -79,6 +79,16 @@ class Spread(BaseModel):
     mean: float
     deviation: float | None
     n: int
+    each: list[float] = Field(description="one value per seed, in their order")
+
+
+class Wall(BaseModel):
+    """Milliseconds per sample at the timed knob nearest to a share of the cost, beside the full model's."""
+
+    share: float = Field(description="of the full model's cost that was aimed at")
+    saved: Spread = Field(description="share of the full model's cost that was not computed on the timed samples")
+    milliseconds: Spread
+    full: Spread
 
 
 class TrackRow(BaseModel):
@@ -95,6 +105,12 @@ class TrackRow(BaseModel):
     area: Spread | None
     against: dict[str, dict[str, Spread | None]] = Field(description="baseline → share → quality minus the baseline's")
     points: list[tuple[float, float]] = Field(description="of each knob: share of the full cost, quality")
+    overthinking: Spread | None = Field(description="share that some earlier exit has right and the last exit wrong")
+    calibration: list[Spread | None] = Field(description="expected calibration error of each exit")
+    exits: list[float] = Field(description="share leaving at each exit, at the knob nearest to half of the cost")
+    training_seconds: Spread | None
+    efficiency: dict[str, Spread | None] = Field(description="batch size → time saved ÷ cost saved, near half the cost")
+    walls: dict[str, list[Wall]] = Field(description="batch size → time near 75, 50 and 25 % of the cost")
 
 
 class Setting(BaseModel):
@@ -176,6 +192,14 @@ class VerdictDocument(BaseModel):
     measured: list[str]
 
 
+class NotRun(BaseModel):
+    """Seeds with which a method still has to be measured."""
+
+    key: str
+    seeds: list[int]
+    reason: str
+
+
 class TrackDocument(Document):
     """The leaderboard of a track."""
 
@@ -183,7 +207,7 @@ class TrackDocument(Document):
     conditions: str
     rows: list[TrackRow]
     verdicts: list[VerdictDocument]
-    not_measured: list[str]
+    not_run: list[NotRun] = Field(description="seeds that have no result, and why")
 
 
 SCHEMAS: dict[str, type[Document]] = {
@@ -339,18 +363,18 @@ def _track(collection: Collection, name: str, conditions: str, head: dict[str, A
         conditions=conditions,
         rows=[_row(row) for row in board.rows],
         verdicts=judged,
-        not_measured=board.unmeasured,
+        not_run=[NotRun(**asdict(each)) for each in board.not_run],
         **head,
     )
 
 
 def _row(row: Row) -> TrackRow:
     said = asdict(row)
+    plain = TrackRow.model_fields.keys() - {"at", "against", "efficiency", "walls"}
     return TrackRow(
-        **{
-            name: said[name]
-            for name in ("key", "variant", "quality", "data", "current", "seeds", "full", "area", "points")
-        },
+        **{name: said[name] for name in plain},
         at={f"{share:g}": said["at"][share] for share in SHARES},
         against={name: {f"{share:g}": by[share] for share in SHARES} for name, by in said["against"].items()},
+        efficiency={str(batch): spread for batch, spread in said["efficiency"].items()},
+        walls={str(batch): walls for batch, walls in said["walls"].items()},
     )

@@ -181,3 +181,15 @@ def test_agrees_with_the_released_code():
         assert rule.costs(told.cuts, told.offloaded).sum() * rule.price == pytest.approx(run["cost"])
         answers = said[told.exits(11), np.arange(len(y))]
         assert (answers == y).mean() == pytest.approx(run["accuracy"])
+
+
+def test_simpler_rules_stay_on_the_device(prepared):
+    method, bench, ready = prepared(KEY)
+    static, sure = method.baselines(ready, bench)
+    quality, cost = method.full_model(ready, bench)
+    exits = ready.model.exits
+    assert (static.test[-1].quality, static.test[-1].cost) == (pytest.approx(quality), pytest.approx(cost))
+    assert [p.cost for p in static.test] == pytest.approx([full_cost(i) for i in range(1, exits + 1)])
+    assert sure.test[0].cost == pytest.approx(1.0)
+    assert sure.test[-1].cost == pytest.approx(exits)
+    assert len(method.each_exit(ready, bench)[0]) == exits

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from eelit.methods.backbones.adapters import add_adapters
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.evaluate import infer, replay
+from eelit.methods.families.rivals import better_than, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.method import Bench
+from eelit.methods.papers import gao2023pfberxit as paper
 from eelit.methods.papers.gao2023pfberxit import PfBerxit
+from eelit.methods.papers.xin2021berxit import Berxit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.flexible_patience import DISTANCES, FlexiblePatience
@@ -223,3 +227,58 @@ def test_trained_model_really_stops(prepared):
     found = infer(ready.model, x, policy)
     assert found.exits.tolist() == replay(policy, outputs).tolist()
     assert len(set(found.exits.tolist())) > 1
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(("quality", "holds"), [(0.0, True), (1.0, False)])
+def test_it_is_set_against_the_network_that_berxit_trains(prepared, made, monkeypatch, quality, holds):
+    method, bench, ready = prepared(KEY)
+    asked = []
+    monkeypatch.setattr(Berxit, "prepare", lambda self, bench: asked.append(self))
+    monkeypatch.setattr(paper, "points_of", lambda rival, ready, bench: made(quality))
+    monkeypatch.setattr(PfBerxit, "efficient", lambda self, *_: better_than("nothing", [], ""))
+    curve = SimpleNamespace(full_quality=0.5)
+    found = {outcome.name: outcome.holds for outcome in method.claims(ready, bench, curve)}
+    assert found["better than BERxiT"] is holds
+    assert asked == [on_the_task_of(method, Berxit())]
+    assert "better than BERxiT" not in {o.name for o in method.replace({"adapter": 0}).claims(ready, bench, curve)}
+
+
+def test_berxit_is_trained_as_its_own_row():
+    """So the cache serves both."""
+    assert on_the_task_of(PfBerxit(), Berxit()) == Berxit()
+
+
+@pytest.mark.parametrize(
+    ("ours", "trained", "holds"),
+    [(0.8051, 4, True), (0.8049, 4, False), (0.79, 4, False), (0.9, 6, False)],
+)
+def test_few_weights_must_beat_all(monkeypatch, ours, trained, holds):
+    """The network trained whole has 0.8; of 100 weights some are trained."""
+    monkeypatch.setattr(PfBerxit, "prepare", lambda self, bench: None)
+    monkeypatch.setattr(PfBerxit, "full_model", lambda self, ready, bench: (0.8, 1.0))
+    weights = [torch.nn.Parameter(torch.zeros(n), requires_grad=n == trained) for n in (trained, 100 - trained)]
+    ready = SimpleNamespace(model=SimpleNamespace(parameters=lambda: weights))
+    found = PfBerxit().efficient(ready, Bench(), SimpleNamespace(full_quality=ours))
+    assert (found.name, found.holds) == ("few weights are better", holds)
+
+
+@pytest.mark.parametrize(("gains", "holds"), [([0.01, 0.0], True), ([0.008, 0.0], False), ([], False)])
+def test_better_means_half_a_point_on_average(gains, holds):
+    assert better_than("patience", gains, "Here").holds is holds
+
+
+def test_points_of_a_rival_are_measured_on_its_own_network(prepared):
+    """On the same network both ways of naming a rival give the same gains."""
+    method, bench, ready = prepared(KEY)
+    berxit, _, theirs = prepared("xin2021berxit")
+    points = points_of(berxit, theirs, bench)
+    assert [point.knob for point in points.test] == list(berxit.knobs[1:-1])
+    assert points.test == berxit.sweep(theirs, bench, "test", berxit.knobs[1:-1])
+    assert points.validation == berxit.sweep(theirs, bench, "validation", berxit.knobs[1:-1])
+    ours = [method.policy(knob, ready) for knob in method.knobs]
+    as_policies = gains_at_equal_cost(method, ready, ours[3:5], iter(ours[1:-1]))
+    assert as_policies == gains_at_equal_cost(method, ready, ours[3:5], points_of(method, ready, bench))
+    assert len(as_policies) > 0

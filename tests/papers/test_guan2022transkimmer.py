@@ -11,7 +11,7 @@ from torch import nn
 from eelit.methods.backbones.skim_encoder import SkimEncoder, SkimPredictor, decided, given, sampled
 from eelit.methods.backbones.token_layer import LayerPrice, alike
 from eelit.methods.costs import count
-from eelit.methods.families.skimming import Prices
+from eelit.methods.families.skimming import Prices, after_each
 from eelit.methods.method import Bench
 from eelit.methods.policies.skim import Skim
 from eelit.methods.recipes import skimming
@@ -272,6 +272,22 @@ def test_one_network_gets_cheaper_with_the_margin(prepared):
     rule = points[method.knobs.index(0.0)]
     assert 0 < rule.exits[-1] < 1
     assert points[0].speed_up > rule.speed_up > 1
+
+
+def test_simpler_rules_let_all_tokens_leave_together(prepared):
+    """Cut after the last layer it is the plain network; asked all the way down it costs a head per layer more."""
+    method, bench, ready = prepared(KEY)
+    static, sure = method.baselines(ready, bench)
+    quality, cost = method.full_model(ready, bench)
+    assert (static.test[-1].quality, static.test[-1].cost) == (pytest.approx(quality), pytest.approx(cost))
+    layers, head = len(static.test), ready.prices.head
+    assert sure.test[0].exits == [1.0] + [0.0] * (layers - 1)
+    assert sure.test[-1].cost == pytest.approx(cost + (layers - 1) * head)
+    x = ready.data.test.inputs[0][None]
+    assert count(lambda: after_each(ready.model, x)) == ready.prices.cut(x.shape[1], layers, heads=layers)
+    facts, _ = method.each_exit(ready, bench)
+    assert [fact.quality for fact in facts] == [point.quality for point in static.test]
+    assert all(fact.calibration_error is not None for fact in facts)
 
 
 def test_claims_can_be_tried(prepared):

@@ -1,5 +1,6 @@
 """What only SENTEE and TOKEE promise: windows and sentences, halted words that stay as they are, and self-sampling."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.costs import count
 from eelit.methods.families.tagging import Prices, replay
 from eelit.methods.method import Bench
-from eelit.methods.policies.window import SentenceUncertainty, WindowUncertainty, uncertainty, window_max
+from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.temperature import calibration_error
+from eelit.methods.policies.window import SentenceUncertainty, Together, WindowUncertainty, uncertainty, window_max
 from eelit.methods.recipes import tagging
 from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.tagging import HaltSampling, simulate, tag_losses, train_on_halts
@@ -371,6 +374,43 @@ def test_first_pieces_alone_are_read():
         assert torch.allclose(found[0, 0], model.heads[0](hidden[0, 1]))
         assert torch.allclose(found[0, 1], model.heads[0](hidden[0, 3]))
     assert uncertainty(found)[0, 2:].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", ["word", "sentence"])
+def test_simpler_rules_stop_the_same_network(prepared, rule):
+    method, bench, ready = prepared(KEY)
+    method = method.replace({"rule": rule})
+    ready = dataclasses.replace(ready, method=method)
+    static, sure = method.baselines(ready, bench)
+    quality, cost = method.full_model(ready, bench)
+    assert (static.test[-1].quality, static.test[-1].cost) == (pytest.approx(quality), pytest.approx(cost))
+    assert sure.test[0].exits[0] == 1.0
+    assert sure.test[-1].quality == pytest.approx(quality)
+    assert sure.test[-1].cost > cost  # all classifiers were asked on the way
+    if rule == "sentence":
+        policy = Together(MaxConfidence(0.8))
+        assert ready.run(ready.model, "test", policy).cost == ready.at_once(ready.model, "test", [policy])[0].cost
+
+
+def test_calibration_of_each_layer_is_that_of_its_words(prepared):
+    method, bench, ready = prepared(KEY)
+    facts, overthinking = method.each_exit(ready, bench)
+    said, tags = ready.said("test", ready.model), ready.tags("test")
+    assert said.shape[1] == len(tags)
+    assert facts[-1].quality == pytest.approx(method.full_model(ready, bench)[0])
+    assert facts[0].calibration_error == pytest.approx(calibration_error(said[:1], tags))
+    right = said.argmax(dim=-1) == tags
+    assert overthinking == pytest.approx(float((right[:-1].any(dim=0) & ~right[-1]).double().mean()))
+
+
+def test_a_sentence_stops_together_when_each_word_would():
+    sure, unsure = torch.tensor([9.0, 0.0]), torch.tensor([0.1, 0.0])
+    outputs = torch.stack([torch.stack([sure, unsure]), torch.stack([sure, sure])])
+    assert MaxConfidence(0.9).step((), outputs)[1].tolist() == [[True, False], [True, True]]
+    assert Together(MaxConfidence(0.9)).step((), outputs)[1].tolist() == [[False, False], [True, True]]
+    assert torch.equal(
+        Together(WindowUncertainty(0.5, 1)).step((), outputs)[1], SentenceUncertainty(0.5).step((), outputs)[1]
+    )
 
 
 def test_claims_can_be_tried(prepared):

@@ -12,8 +12,11 @@ from torch import nn
 from eelit.methods.backbones.past_future import GlobalView, imitation_loss, past_future, past_future_encoder, routed
 from eelit.methods.costs import count
 from eelit.methods.evaluate import infer, replay
+from eelit.methods.families.rivals import on_the_task_of
 from eelit.methods.method import Bench
+from eelit.methods.papers import liao2021pastfuture as paper
 from eelit.methods.papers.liao2021pastfuture import PastFuture, likeness
+from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes import past_future as recipe
@@ -293,3 +296,25 @@ def test_exits_and_answers_agree_with_the_released_code(golden):
         found = infer(model, x, Entropy(float(threshold)))
         assert found.exits.tolist() == trial["exits"]
         assert found.outputs.argmax(-1).tolist() == trial["answers"]
+
+
+@pytest.mark.parametrize(("name", "rival"), [("DeeBERT", DeeBert()), ("PABEE", Pabee())])
+@pytest.mark.parametrize(("ahead", "holds"), [(0.006, True), (0.004, False), (-0.1, False)])
+def test_it_beats_a_rival_only_by_half_a_point(prepared, made, monkeypatch, name, rival, ahead, holds):
+    method, bench, ready = prepared(KEY)
+    entropies = [Entropy(s) for s in method.knobs]
+    held = [method.trial(rule, ready.split("validation")) for rule in entropies]
+    best = max(range(len(held)), key=lambda i: (held[i].quality, -held[i].cost))
+    reached = method.trial(entropies[best], ready.split("test")).quality
+    monkeypatch.setattr(type(rival), "prepare", lambda self, bench: None)
+    monkeypatch.setattr(paper, "points_of", lambda rival, ready, bench: made(reached - ahead))
+    found = method.beats(name, rival, ready, bench)
+    assert (found.name, found.holds) == (f"better than {name}", holds)
+    assert found.measured == f"{ahead:+.4f} on average over 1 settings"
+
+
+@pytest.mark.parametrize("rival", [DeeBert(), Pabee()])
+def test_rivals_are_trained_as_their_own_rows(rival):
+    """So the cache serves both."""
+    assert on_the_task_of(PastFuture(), rival) == rival
+    assert on_the_task_of(PastFuture(train_size=7), rival).train_size == 7

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,3 +249,17 @@ def test_temperatures_agree_with_the_released_search(golden):
 def test_released_mixtures_do_not_learn(golden):
     """Each step puts new tensors in place of those that the optimiser knows: after five steps nothing has moved."""
     assert golden["mixture_moved"] == 0
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(
+    ("quality", "speed_up", "holds"), [(0.8, 5.0, True), (0.791, 5.1, True), (0.8, 4.9, False), (0.789, 5.1, False)]
+)
+def test_as_fast_as_the_paper_says_at_the_same_accuracy(prepared, made, monkeypatch, quality, speed_up, holds):
+    """The full model is said to have 0.8."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(RightTool, "sweep", lambda self, *_: made(quality, speed_up=speed_up).test)
+    found = method.claims(ready, bench, SimpleNamespace(full_quality=0.8))[0]
+    assert (found.name, found.holds) == ("faster at the same accuracy", holds)

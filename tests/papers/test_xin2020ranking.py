@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,3 +175,17 @@ def test_pairs_are_cut_and_joined():
     assert (x == 102).sum() == 2
     assert max(len(x) for x in data.train.inputs) == 57
     assert int(segments(x[None], 102).sum()) == len(x) - 1 - int((x == 102).nonzero()[0])
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(
+    ("quality", "speed_up", "holds"), [(0.8, 2.5, True), (0.791, 2.6, True), (0.8, 2.4, False), (0.789, 2.6, False)]
+)
+def test_as_fast_as_the_paper_says_at_little_loss(prepared, made, quality, speed_up, holds):
+    """The full model is said to have 0.8."""
+    method, bench, ready = prepared(KEY)
+    curve = SimpleNamespace(full_quality=0.8, validation=made(0.8).test, test=made(quality, speed_up=speed_up).test)
+    found = method.claims(ready, bench, curve)[0]
+    assert (found.name, found.holds) == ("faster at little loss", holds)

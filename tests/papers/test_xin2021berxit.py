@@ -5,6 +5,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import torch
 from eelit.methods.backbones.certain import certain_exits
 from eelit.methods.evaluate import infer, replay
 from eelit.methods.method import Bench
+from eelit.methods.papers import xin2021berxit as paper
+from eelit.methods.papers.xin2020deebert import DeeBert
+from eelit.methods.papers.xin2021berxit import Berxit
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes import alternating
 from eelit.methods.recipes.alternating import alternating_loss, correctness, parted, train_alternating
@@ -237,3 +241,71 @@ def test_agrees_with_the_released_code(kind):
     outputs = torch.cat([torch.tensor(known["logits"]), certainty[..., None]], dim=-1)
     for tau, layers in known["exit_layers"].items():
         assert (replay(Scored(float(tau)), outputs) + 1).tolist() == layers
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(
+    ("staged", "joint", "held"),
+    [
+        ([0.006, 0.006, -0.009], [-0.004, -0.004, 0.006], {"serves all exits", "spares the last exit"}),
+        ([0.004, 0.004, 0.1], [0.1, 0.1, 0.004], set()),
+        ([0.1, 0.1, -0.011], [-0.006, -0.006, 0.1], set()),
+        ([0.1, 0.1, 0.0], [-0.006, -0.006, 0.1], {"serves all exits"}),
+    ],
+)
+def test_alternating_must_serve_both_ends(prepared, made, monkeypatch, staged, joint, held):
+    """By so much each exit is said to be better than with two-stage and with joint training."""
+    method, bench, ready = prepared(KEY)
+    asked = []
+
+    def gains(method, ready, rival, bench):
+        asked.append(rival)
+        return staged if isinstance(rival, DeeBert) else joint
+
+    monkeypatch.setattr(paper, "gains_by_exit", gains)
+    curve = SimpleNamespace(baselines=[made(0.0)])
+    found = method.for_classes(ready, bench, curve)
+    assert {o.name for o in found if o.holds} - {"certainty is worth a probability"} == {
+        f"alternating {x}" for x in held
+    }
+    Berxit().for_classes(ready, bench, curve)
+    assert asked[1:] == [method.replace({"joint": True}), DeeBert(), Berxit(joint=True)]
+
+
+@pytest.mark.parametrize(("behind", "holds"), [(0.0, True), (-0.001, False)])
+def test_certainty_must_be_as_good_as_the_largest_probability(prepared, made, monkeypatch, behind, holds):
+    method, bench, ready = prepared(KEY)
+    held = method.sweep(ready, bench, "validation", method.knobs)
+    best = max(range(len(held)), key=lambda i: (held[i].quality, -held[i].cost))
+    reached = method.sweep(ready, bench, "test", method.knobs)[best].quality
+    monkeypatch.setattr(paper, "gains_by_exit", lambda *_: [0.0, 0.0])
+    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - behind)])
+    assert method.for_classes(ready, bench, curve)[-1].holds is holds
+
+
+def test_joint_training_weighs_all_exits_alike_and_has_no_unit(prepared, monkeypatch):
+    method, _, _ = prepared(KEY)
+    joint = method.replace({"joint": True, "train_size": 64, "epochs": 1.0})
+    told = []
+    real = paper.train_joint
+    monkeypatch.setattr(paper, "train_joint", lambda *args, **how: told.append(how["weights"]) or real(*args, **how))
+    ready = joint.prepare(Bench())
+    exits = ready.model.exits
+    assert told == [[1.0] * exits]
+    assert len({id(head.pooler) for head in ready.model.heads}) == exits
+    seen = ready.split("test")
+    assert joint.answers(seen.outputs) is seen.outputs
+    assert seen.outputs.shape[-1] == ready.data.classes
+
+
+def test_joint_training_has_no_unit_and_stops_by_the_largest_probability(prepared):
+    method, bench, _ = prepared(KEY)
+    joint = method.replace({"joint": True, "epochs": 1.0})
+    ready = joint.prepare(bench)
+    logits = ready.split("test").outputs
+    assert logits.shape[-1] == ready.data.classes
+    assert torch.equal(joint.answers(logits), logits)
+    (point,) = joint.sweep(ready, bench, "test", [0.0])
+    assert point.exits[0] == 1.0

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.evaluate import infer, replay
 from eelit.methods.method import Bench
+from eelit.methods.papers.zeng2024consistentee import ConsistentEE
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.scored import Scored
 from eelit.methods.recipes.policy_gradient import (
@@ -225,3 +227,51 @@ def test_agrees_with_the_released_rewards_and_policy_loss(golden, form, alpha, g
     released = torch.where(exits == len(pi) - 1, ours + at_last, ours)  # with a policy at the last layer, as there
     advantage = rewards - rewards.mean(dim=0)
     assert -float((advantage * released).mean()) == pytest.approx(golden["rewards"][form]["policy_loss"], rel=1e-5)
+
+
+# What is claimed.
+
+
+def against(prepared, made, monkeypatch, patient, sure):
+    """Return the outcomes, with what two rules are said to reach on PABEE's network."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(Pabee, "prepare", lambda self, bench: None)
+    monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(patient).test)
+    monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.0, "static exit"), made(sure)])
+    curve = SimpleNamespace(full_quality=0.5)
+    return {outcome.name: outcome for outcome in method.claims(ready, bench, curve)}
+
+
+@pytest.mark.parametrize(("patient", "sure"), [(-0.006, 0.1), (0.1, -0.006), (-0.004, -0.006)])
+def test_rivals_stand_on_the_jointly_trained_network_and_are_beaten_by_half_a_point(
+    prepared, made, monkeypatch, patient, sure
+):
+    method, _, ready = prepared(KEY)
+    ours = method.trial(Scored(0.5), ready.split("test")).quality
+    found = against(prepared, made, monkeypatch, ours + patient, ours + sure)
+    assert found["better than patience"].holds is (patient < -0.005)
+    assert found["better than the surest exit"].holds is (sure < -0.005)
+    assert found["better than patience"].measured == f"{ours:.4f} and {ours + patient:.4f}"
+
+
+def test_a_rival_may_cost_no_more(prepared, made, monkeypatch):
+    """A rule that never saves anything is no rival at the cost of threshold 0.5, which saves something."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(Pabee, "prepare", lambda self, bench: None)
+    monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(1.0, speed_up=1.0).test)
+    monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.4)])
+    rivals = dict(method.rivals(ready, bench))
+    assert rivals["patience"] is None
+    assert rivals["the surest exit"].quality == pytest.approx(0.4)
+
+
+def test_the_rivals_network_is_that_of_pabees_own_row(prepared, made, monkeypatch):
+    """So the cache serves both; and the settings are those of our first phase."""
+    _, bench, ready = prepared(KEY)
+    asked = []
+    monkeypatch.setattr(Pabee, "prepare", lambda self, bench: asked.append(self))
+    monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(0.0).test)
+    monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.0)])
+    ConsistentEE().rivals(ready, bench)
+    ConsistentEE(rate=7e-5).rivals(ready, bench)
+    assert asked == [Pabee(), Pabee(rate=7e-5)]

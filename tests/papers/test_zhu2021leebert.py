@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch import nn
 from eelit.methods.evaluate import infer, replay
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
+from eelit.methods.papers.zhou2020pabee import Pabee
+from eelit.methods.papers.zhu2021leebert import LeeBert
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes import cross_level
 from eelit.methods.recipes.cross_level import LossWeights, endless, shifted, terms, train_cross_level, weighed, worth
@@ -241,3 +244,30 @@ def test_patience_counts_as_pabee_does():
     labels = np.eye(2)[np.array([[0, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1], [0, 0, 1]])]
     assert replay(Patience(1), labels).tolist() == [2, 1, 1]
     assert replay(Patience(2), labels).tolist() == [3, 4, 4]
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(
+    ("plain", "equal", "ours", "held"),
+    [
+        (0.80, 0.806, 0.812, {"better than PABEE", "better than equal weights", "learning from each other helps"}),
+        (0.80, 0.804, 0.806, {"better than PABEE"}),
+        (0.80, 0.806, 0.804, {"learning from each other helps"}),
+    ],
+)
+def test_each_comparison_needs_half_a_point(prepared, made, monkeypatch, plain, equal, ours, held):
+    """PABEE, equal weights and learned weights are said to reach these; only learned ones have been trained before."""
+    _, bench, ready = prepared(KEY)
+    asked = []
+    for kind, quality in ((Pabee, plain), (LeeBert, equal)):
+        monkeypatch.setattr(kind, "prepare", lambda self, bench: asked.append(self))
+        reached = made(quality).test
+        monkeypatch.setattr(kind, "sweep", lambda self, ready, bench, split, knobs, reached=reached: reached)
+    curve = SimpleNamespace(test=made(ours).test)
+    found = LeeBert().claims(ready, bench, curve)
+    assert asked == [Pabee(), LeeBert(weight_rate=0.0)]  # as in their own rows, so that the cache serves both
+    assert {o.name for o in found if o.holds} - {"later teachers count more"} == held
+    assert len(found) == 4
+    assert [o.name for o in LeeBert(later_only=True).claims(ready, bench, curve)] == ["better than PABEE"]

@@ -1,0 +1,106 @@
+"""What all exits say on a split, and the simpler rules that every method has to face on the same trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eelit.methods.evaluate import answered, replay
+from eelit.methods.examples import Examples
+from eelit.methods.policies.base import Policy
+from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.temperature import calibration_error
+from eelit.methods.records import Baseline, ExitFacts, OperatingPoint
+
+Score = Callable[[Tensor, Tensor], float]
+"""From outputs ``[N, C]`` or ``[N]`` and targets ``[N]`` to quality."""
+CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
+"""Thresholds of the baseline that stops at the surest exit."""
+
+
+@dataclass
+class Measured:
+    """One split seen by all exits: outputs ``[E, N, C]`` (``[E, N]`` for regression) and costs ``[E, N]``."""
+
+    examples: Examples
+    outputs: Tensor
+    costs: NDArray[np.float64]  # MACs of each sample up to and including each exit
+    static_costs: NDArray[np.float64]  # MACs ``[E, N]`` of each sample in the network cut off for good after each exit
+
+    @property
+    def full_costs(self) -> NDArray[np.float64]:
+        """MACs ``[N]`` of each sample in the plain network."""
+        found: NDArray[np.float64] = self.static_costs[-1]
+        return found
+
+    @property
+    def targets(self) -> Tensor:
+        """Classes or values ``[N]``."""
+        return self.examples.targets
+
+    def at(self, exits: NDArray[np.int64]) -> Tensor:
+        """Return the output ``[N, C]`` of each sample at its exit."""
+        return self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
+
+    def under(self, policy: Policy, score: Score, knob: float = 0.0, shown: Tensor | None = None) -> OperatingPoint:
+        """Replay a policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
+        exits = replay(policy, self.outputs if shown is None else shown)
+        said = answered(policy, self.outputs, exits) if shown is None else self.at(exits)
+        cost = float(self.costs[exits, np.arange(len(exits))].mean())
+        return OperatingPoint(
+            knob=knob,
+            quality=score(said, self.targets),
+            cost=cost,
+            speed_up=float(self.full_costs.mean()) / cost,
+            exits=(np.bincount(exits, minlength=len(self.outputs)) / len(exits)).tolist(),
+        )
+
+    def cut_off(self, score: Score) -> list[OperatingPoint]:
+        """Return the network cut off for good after each exit; the knob is the exit's number, from 1."""
+        full = float(self.full_costs.mean())
+        shares = np.eye(len(self.outputs)).tolist()
+        return [
+            OperatingPoint(knob=i + 1, quality=score(output, self.targets), cost=c, speed_up=full / c, exits=share)
+            for i, (output, c, share) in enumerate(
+                zip(self.outputs, self.static_costs.mean(axis=1).tolist(), shares, strict=True)
+            )
+        ]
+
+
+def simpler_rules(held: Measured, test: Measured, score: Score, answers: Callable[[Tensor], Tensor]) -> list[Baseline]:
+    """Return each exit as a fixed depth and, for classes, the same model stopped by the largest probability.
+
+    ``answers`` takes from outputs what is the answer, ``[E, N, C]``: they may say more than that.
+    """
+    found = [Baseline(name="static exit", validation=held.cut_off(score), test=test.cut_off(score))]
+    if answers(test.outputs).dim() == 3:
+        tried = [
+            [seen.under(MaxConfidence(c), score, c, answers(seen.outputs)) for c in CONFIDENCES]
+            for seen in (held, test)
+        ]
+        found.append(Baseline(name="max-confidence", validation=tried[0], test=tried[1]))
+    return found
+
+
+def exit_facts(points: list[OperatingPoint], outputs: Tensor, labels: Tensor) -> tuple[list[ExitFacts], float | None]:
+    """Return quality, cost and calibration error of each exit, and the share of samples that are overthought.
+
+    ``points`` are those of `Measured.cut_off`, ``outputs [E, N, C]`` or ``[E, N]``, ``labels [N]``. A sample is
+    overthought if some earlier exit has it right and the last exit wrong; values are neither right nor wrong.
+    """
+    if outputs.dim() != 3:
+        return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None
+    errors = [calibration_error(output[None], labels) for output in outputs]
+    right = outputs.argmax(dim=-1) == labels
+    facts = zip(points, errors, strict=True)
+    return [ExitFacts(quality=p.quality, cost=p.cost, calibration_error=e) for p, e in facts], overthought(right)
+
+
+def overthought(right: Tensor) -> float:
+    """Share of samples that some earlier exit has right and the last one wrong, given who is right ``[E, N]``."""
+    return float((right[:-1].any(dim=0) & ~right[-1]).double().mean())
