@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
@@ -38,7 +42,8 @@ def spread(
     """
     with TemporaryDirectory(prefix="eelit-") as folder, _workers(backend, jobs, threads):
         numbered = enumerate(tasks.items())
-        left = {name: delayed(_finished)(name, task, Path(folder, f"{i}.pickle")) for i, (name, task) in numbered}
+        own = os.getpid() if backend == "loky" else None
+        left = {name: delayed(_finished)(name, task, Path(folder, f"{i}.pickle"), own) for i, (name, task) in numbered}
         try:
             together = [left.values()] if jobs > 1 else [[task] for task in left.values()]
             for batch in together:
@@ -53,8 +58,10 @@ def spread(
                     yield name, error
 
 
-def _finished(name: Any, task: Callable[[], R], aside: Path) -> tuple[Any, R]:
+def _finished(name: Any, task: Callable[[], R], aside: Path, parent: int | None) -> tuple[Any, R]:
     """Run a task, unless its result lies aside, and lay it there before it is sent."""
+    if parent is not None and parent != os.getpid():
+        _end_with(parent)
     if aside.exists():
         known: R = pickle.loads(aside.read_bytes())
         return name, known
@@ -66,10 +73,22 @@ def _finished(name: Any, task: Callable[[], R], aside: Path) -> tuple[Any, R]:
     return name, result
 
 
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started it is killed: it would go on, and slow down what comes next."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def _workers(backend: Backend, jobs: int, threads: int = 1) -> Iterator[None]:
-    """Run joblib's tasks in ``jobs`` processes with so many threads each; never in this very process."""
-    if backend == "loky":  # one job would mean this process
+    """Run joblib's tasks in ``jobs`` processes with so many threads each; a single worker would mean this process."""
+    if backend == "loky":
         with parallel_config(backend="loky", n_jobs=max(2, jobs), inner_max_num_threads=threads):
             yield
     elif backend == "dask":
@@ -91,7 +110,7 @@ def _dask_cluster(jobs: int) -> Iterator[None]:
     try:
         get_client()
     except ValueError:
-        with LocalCluster(n_workers=jobs, threads_per_worker=1) as cluster, Client(cluster):
+        with LocalCluster(n_workers=max(2, jobs), threads_per_worker=1) as cluster, Client(cluster):
             yield
     else:
         yield

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -36,3 +38,46 @@ def test_what_had_finished_when_a_process_died_is_neither_lost_nor_run_again(tmp
     assert (outcomes["a"], outcomes["b"]) == ("A", "B")
     assert isinstance(outcomes["c"], Exception)
     assert sorted(path.name.partition("-")[0] for path in Path(tmp_path).glob("*-*")) == ["a", "b"]
+
+
+ORPHANED = """
+import os, sys, time
+from pathlib import Path
+from eelit.methods.workers import spread
+
+
+def sleep():
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    list(spread({"a": sleep}, "loky", jobs=1))
+"""
+
+
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    (tmp_path / "program.py").write_text(ORPHANED)
+    told = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py", told], stderr=subprocess.DEVNULL)
+    assert within(30, lambda: told.exists() and told.read_text())
+    worker = int(told.read_text())
+    parent.kill()
+    parent.wait()
+    assert within(10, lambda: not running(worker))
+
+
+def within(seconds, true):
+    """Wait until it is true, and say whether it was in time."""
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
+def running(pid):
+    """Whether the process still does something; one that nobody has asked after is a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
