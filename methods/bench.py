@@ -44,7 +44,9 @@ TRACKS = {
         "Text: MiniLM-L6 on Rotten Tomatoes",
         "minilm-l6",
         "MiniLM-L6 (6 layers, 384 wide, 22.7 million weights) fine-tuned on 4,000 sentences of Rotten Tomatoes of at "
-        "most 40 tokens for one epoch; knobs chosen on 1,000 validation sentences, figures from 2,000 test sentences. "
+        "most 40 tokens, for one epoch unless a method's recipe says otherwise, which its deviations tell (CATs also "
+        "keeps parts of these sentences for its calibration); knobs chosen on 1,000 validation sentences, figures from "
+        "2,000 test sentences. "
         "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
         "on other data, and are listed apart.",
     )
@@ -218,7 +220,7 @@ class Board:
     not_run: list[NotRun]
     verdicts: dict[str, list[track.Verdict]]  # key → its paper's claims
     runs: int = 0  # results behind it: methods × seeds
-    hours: float = 0.0  # that they took one after the other; each training counted as often as a run used it
+    hours: float = 0.0  # at most, one after the other: each training counted for every run that used it
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Path, ...] = ()  # files among the results that are none
@@ -250,7 +252,7 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
             rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
-    hours = sum(result.training_seconds + result.seconds for result in every) / 3600
+    hours = sum(result.training_seconds + result.rival_seconds + result.seconds for result in every) / 3600
     machines = {_machine(result): None for result in every}
     loads = [result.machine.load for result in every if result.machine.load is not None]
     busy = (min(loads), max(loads)) if loads else None

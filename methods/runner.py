@@ -59,6 +59,7 @@ def run(
     for item in method.data:
         fetch.fetch(item, progress=None)
     test, executed, repeats = SAMPLES[scale]
+    code, revision = dependencies.digest(registry.describe(key).path), commit()  # the checkout may change meanwhile
     bench = Bench(seed=seed, test=test, executed=executed, repeats=repeats, cache=cache_root(), progress=progress)
     data = {item: manifest.get(item).version for item in method.data}
     start = time.perf_counter()
@@ -96,10 +97,10 @@ def run(
         prepared_from_cache=bench.prepared_from_cache,
         training_seconds=sum(own.values()),
         rival_seconds=sum(took for name, took in bench.trainings.items() if name not in own),
-        code=dependencies.digest(registry.describe(key).path),
+        code=code,
         seconds=time.perf_counter() - start - bench.prepared_seconds,
         created=datetime.now(UTC).replace(microsecond=0),
-        commit=commit(),
+        commit=revision,
         versions=versions(),
         machine=machine(),
     )

@@ -34,12 +34,12 @@ def prepared():
 
 @pytest.fixture(scope="session")
 def made():
-    """Return a function: rule → what it is said to have measured, one point on each split, dearer than anything."""
+    """Return a function: rule → what it is said to have measured, the same point once or more, dearer than anything."""
     from eelit.methods.records import Baseline, OperatingPoint
 
-    def baseline(quality, name="max-confidence", speed_up=1e9, knob=0.5):
+    def baseline(quality, name="max-confidence", speed_up=1e9, knob=0.5, points=1):
         point = OperatingPoint(knob=knob, quality=quality, cost=1e99, speed_up=speed_up, exits=[1.0])
-        return Baseline(name=name, validation=[point], test=[point])
+        return Baseline(name=name, validation=[point] * points, test=[point] * points)
 
     return baseline
 

@@ -137,6 +137,10 @@ class ExitMethod(Method):
         """Return the answers ``[..., C]`` or ``[...]`` in the outputs of exits, which may say more than that."""
         return outputs
 
+    def shown(self, outputs: Tensor, prepared: Prepared) -> Tensor:
+        """Return what the policy takes for the confidence in answers ``[E, N, ...]``: themselves, or scaled."""
+        return self.answers(outputs)
+
     def labels(self, targets: Tensor) -> Tensor:
         """Return the classes ``[N]`` in the targets, which may say more than that."""
         return targets
@@ -150,9 +154,9 @@ class ExitMethod(Method):
         return seen.cut_off(self.score)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
-        """Return quality, cost and calibration error of each exit; a sample is overthought if its first answer fell."""
+        """Return quality, cost and calibration error of each exit, and the share overthought (see `exit_facts`)."""
         seen = prepared.split("test")
-        return exit_facts(self.static(seen), self.answers(seen.outputs), self.labels(seen.targets))
+        return exit_facts(self.static(seen), self.shown(seen.outputs, prepared), self.labels(seen.targets))
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time `infer` on test samples in full batches, beside the plain network: from inputs to predictions."""

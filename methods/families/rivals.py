@@ -14,7 +14,7 @@ from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.policies.base import Policy
-from eelit.methods.records import Baseline, Outcome
+from eelit.methods.records import Baseline, OperatingPoint, Outcome
 
 Rival = TypeVar("Rival", bound=TextMethod)
 
@@ -33,36 +33,49 @@ def points_of(rival: ExitMethod, prepared: Prepared, bench: Bench) -> Baseline:
 def gains_at_equal_cost(
     method: ExitMethod, prepared: Prepared, ours: Iterable[Policy], rivals: Iterable[Policy] | Baseline
 ) -> list[float]:
-    """Return, for each rival, by how much the test quality of our best setting that costs no more exceeds the rival's.
+    """Return `gains` of policies over others, on the same network or measured before on one of their own."""
+    theirs = rivals if isinstance(rivals, Baseline) else tried(method, prepared, rivals)
+    return gains(tried(method, prepared, ours), theirs)
 
-    Rivals are policies on the same network, or points measured on one of their own. Costs are compared, and our best
-    setting chosen, on validation data. Rivals cheaper than all ours are left out.
+
+def gains(ours: Baseline, theirs: Baseline) -> list[float]:
+    """Return, for the cost of each of their settings, by how much our best setting within it beats their best.
+
+    Costs are compared, and either side's best setting is chosen, on validation data: a rule gains nothing over itself.
+    What is returned is seen on test data. Costs below all ours are left out.
     """
-    held, test = prepared.split("validation"), prepared.split("test")
-    tried = [(method.trial(policy, held), policy) for policy in ours]
-    if not isinstance(rivals, Baseline):
-        policies = list(rivals)
-        points = [[method.trial(policy, seen) for policy in policies] for seen in (held, test)]
-        rivals = Baseline(name="", validation=points[0], test=points[1])
-    gains = []
-    for known, reached in zip(rivals.validation, rivals.test, strict=True):
-        within = [(point.quality, -point.cost, i) for i, (point, _) in enumerate(tried) if point.cost <= known.cost]
-        if within:
-            best = tried[max(within)[2]][1]
-            gains.append(method.trial(best, test).quality - reached.quality)
-    return gains
+    pairs = ((chosen(ours, rival.cost), chosen(theirs, rival.cost)) for rival in theirs.validation)
+    return [a.quality - b.quality for a, b in pairs if a and b]
 
 
-def better_than(name: str, gains: Sequence[float], where: str) -> Outcome:
+def tried(method: ExitMethod, prepared: Prepared, policies: Iterable[Policy]) -> Baseline:
+    """Return policies replayed on validation and test data."""
+    every = list(policies)
+    held, test = ([method.trial(policy, prepared.split(split)) for policy in every] for split in ("validation", "test"))
+    return Baseline(name=method.key, validation=held, test=test)
+
+
+def chosen(points: Baseline, budget: float) -> OperatingPoint | None:
+    """Return the test point of the setting that is best on validation data within a cost; None if none is."""
+    held = [(point.quality, -point.cost, i) for i, point in enumerate(points.validation) if point.cost <= budget]
+    return points.test[max(held)[2]] if held else None
+
+
+def better_than(name: str, found: Sequence[float], where: str) -> Outcome:
     """Return the outcome that these gains at equal cost are worth speaking of: half a point on average."""
-    gain = mean(gains or [0.0])
+    gain = mean(found or [0.0])
     return Outcome(
         name=f"better than {name}",
-        statement=f"{where}, at no more than the cost of each setting of {name} and with our setting chosen on "
+        statement=f"{where}, at no more than the cost of each setting of {name} and with settings of either chosen on "
         "validation data, accuracy on test data is on average half a point higher.",
         holds=gain >= 0.005,
-        measured=f"{gain:+.4f} on average over {len(gains)} settings",
+        measured=f"{gain:+.4f} on average over the costs of {len(found)} settings",
     )
+
+
+def without_ends(found: Baseline) -> Baseline:
+    """Return a rule's settings but the first and the last, at which all rules are the same."""
+    return found.model_copy(update={"validation": found.validation[1:-1], "test": found.test[1:-1]})
 
 
 def gains_by_exit(method: ExitMethod, prepared: Prepared, rival: ExitMethod, bench: Bench) -> list[float]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import torch
@@ -24,39 +26,47 @@ from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.offload import HEAD, LAYER, Side, SplitRule, Stored, drive, hindsight, regret
-from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Outcome
+from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Outcome, Timing
+from eelit.methods.timing import TIMED
 
 
 class Executed:
     """A world that really runs: device and cloud hold the same network, and each runs only its own part of it."""
 
-    def __init__(self, model: MultiExit, examples: Examples) -> None:
+    def __init__(self, model: MultiExit, examples: Examples, meter: Meter | None = None) -> None:
         self.model, self.examples, self.exits = model, examples, model.exits
         self.answers: list[Tensor] = []  # logits [C] of each sample, from the device or else from the cloud
-        self.meter = Meter(model)
+        self.seconds = 0.0  # that the device took
+        self._meter = meter
         self._state, self._next = torch.empty(0), 0
 
     @torch.inference_mode()
     def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
         """Run the stages up to the last of these exits and their heads."""
+        start = time.perf_counter()
         self._state, self._next = self.examples.inputs[sample][None], exits[-1] + 1
         found = []
-        with self.meter.on("device"):
+        with self._counted("device"):
             for i in range(self._next):
                 self._state = self.model.stages[i](self._state)
                 if i in exits:
                     found.append(self.model.heads[i](self._state)[0])
         self.answers.append(found[-1])
-        return confidence(torch.stack(found))
+        sure = confidence(torch.stack(found))
+        self.seconds += time.perf_counter() - start
+        return sure
 
     @torch.inference_mode()
     def cloud(self, sample: int) -> float:
         """Run the remaining stages on the state that the device sent, and the last head."""
-        with self.meter.on("cloud"):
+        with self._counted("cloud"):
             for stage in self.model.stages[self._next :]:
                 self._state = stage(self._state)
             self.answers[-1] = self.model.heads[-1](self._state)[0]
         return float(confidence(self.answers[-1]))
+
+    def _counted(self, side: str) -> AbstractContextManager[None]:
+        return self._meter.on(side) if self._meter else nullcontext()
 
 
 class Meter:
@@ -133,17 +143,6 @@ class Prepared:
 
     model: MultiExit
     streams: dict[Split, Seen]
-    full_seconds: dict[int, float] = field(default_factory=dict)  # samples → wall time of the plain network
-
-    @torch.inference_mode()
-    def time_full(self, samples: int) -> float:
-        """Seconds of the plain network on the first samples of the target stream, one by one; measured once."""
-        if samples not in self.full_seconds:
-            start = time.perf_counter()
-            for x in self.streams["test"].examples.inputs[:samples]:
-                self.model.full(x[None])
-            self.full_seconds[samples] = time.perf_counter() - start
-        return self.full_seconds[samples]
 
 
 def confidence(outputs: Tensor) -> NDArray[np.float64]:
@@ -228,21 +227,49 @@ class SplitMethod(Method):
         stream, rule = prepared.streams["test"], self.rule(knob, prepared.model.exits)
         chosen = stream.examples.head(max(1, bench.executed // 2))
         claimed = drive(rule, Stored(stream.confidences), len(chosen))
-        world = Executed(prepared.model, chosen)
-        start = time.perf_counter()
+        meter = Meter(prepared.model)
+        world = Executed(prepared.model, chosen, meter)
         told = drive(rule, world, len(chosen))
-        seconds = time.perf_counter() - start
+        ours, plain = self.timed(prepared.model, chosen, rule, bench.repeats)
         said = stream.outputs[torch.as_tensor(claimed.exits(world.exits - 1)), torch.arange(len(chosen))]
         return Execution(
             knob=knob,
             samples=len(chosen),
             claimed=float(rule.costs(claimed.cuts, claimed.offloaded).sum()),
-            counted=world.meter.cost(rule),
+            counted=meter.cost(rule),
             agrees=bool((told.cuts == claimed.cuts).all() and (told.offloaded == claimed.offloaded).all())
             and torch.allclose(torch.stack(world.answers), said, atol=1e-3),
-            seconds=seconds,
-            full_seconds=prepared.time_full(len(chosen)),
+            seconds=ours,
+            full_seconds=plain,
         )
+
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing | None:
+        """Time the device alone, the bandit's thinking left out, beside the plain network on it; one by one only.
+
+        What is saved is the device's cost, without the price of sending. An online learner has no batches.
+        """
+        if batch != 1:
+            return None
+        stream, rule = prepared.streams["test"], self.rule(knob, prepared.model.exits)
+        chosen = stream.examples.head(TIMED[False])
+        told = drive(rule, Stored(stream.confidences), len(chosen))
+        spent = float(rule.costs(told.cuts, np.zeros_like(told.offloaded)).mean())
+        ours, plain = self.timed(prepared.model, chosen, rule, bench.repeats)
+        saved = 1 - spent / full_cost(prepared.model.exits)
+        return Timing(batch=1, knob=knob, samples=len(chosen), saved=saved, seconds=ours, full_seconds=plain)
+
+    @torch.inference_mode()
+    def timed(self, model: MultiExit, chosen: Examples, rule: SplitRule, repeats: int) -> tuple[float, float]:
+        """Return the median seconds of the device under the rule, and of the plain network, in turn, one by one."""
+        taken = []
+        for _ in range(repeats):
+            world = Executed(model, chosen)
+            drive(rule, world, len(chosen))
+            start = time.perf_counter()
+            for x in chosen.inputs:
+                model.full(x[None])
+            taken.append((world.seconds, time.perf_counter() - start))
+        return median(a for a, _ in taken), median(b for _, b in taken)
 
 
 def full_cost(exits: int) -> float:

@@ -104,7 +104,8 @@ class PfBerxit(TextMethod):
         """Adapters are better than training all; flexible patience beats patience and BERxiT; kl beats rekl."""
         exits = prepared.model.exits
         ours, reverse = (
-            [FlexiblePatience(theta, t, d) for t in range(1, exits - 1) for theta in self.knobs] for d in ("kl", "rekl")
+            [FlexiblePatience(theta, t, d) for t in range(1, exits - 1) for theta in self.knobs[1:-1]]
+            for d in ("kl", "rekl")
         )
         found = []
         for name, rivals in (("patience", [Patience(p) for p in range(1, exits - 1)]), ("rekl", reverse)):

@@ -133,7 +133,8 @@ class PastFuture(TextMethod):
             ),
             Outcome(
                 name="near layers are imagined best",
-                statement="Imagined states of the next layer are more like the true ones than those of the farthest.",
+                statement="On a batch of test sentences, imagined states of the next layer are more like the true ones "
+                "than those of the farthest.",
                 holds=alike[0] > alike[-1],
                 measured="mean cosine by layers ahead: " + ", ".join(f"{a:.3f}" for a in alike),
             ),

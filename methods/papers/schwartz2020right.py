@@ -22,7 +22,7 @@ Skipped
 
 Deviations
     1. MiniLM (6 layers) on 4,000 sentences of Rotten Tomatoes, one epoch at higher rates (warm-up, decay, clipping),
-       not BERT-large on five data sets: two cores do it in minutes. Not run: its rivals, models cut at each depth.
+       not BERT-large on five data sets. Not run: its rivals, models cut at each depth.
     2. The pooler reads the mean over tokens instead of the class token: MiniLM was pretrained that way.
     3. The a_j learn, as meant, being divided by their length at each use. The released code puts rescaled copies in
        their place at each step, which its optimiser does not know: its mixtures stay as random as they began.
@@ -121,13 +121,16 @@ class RightTool(TextMethod):
         found = (fit_temperature(z, held.targets) if self.calibrated else 1.0 for z in held.outputs)
         return Tempered(tuple(found), MaxConfidence(knob))
 
+    def shown(self, outputs: Tensor, prepared: Prepared) -> Tensor:
+        """Each exit's logits over its temperature."""
+        return outputs / torch.tensor(self.policy(0, prepared).temperatures)[:, None, None]
+
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """Faster at the same accuracy, the threshold chosen on validation; confidence means what it says."""
         tried = self.sweep(prepared, bench, "validation", self.knobs)
         kept = max((p for p in tried if p.quality >= tried[-1].quality), key=lambda p: p.speed_up)
         seen, best = prepared.split("test"), self.sweep(prepared, bench, "test", [kept.knob])[0]
-        t = torch.tensor(self.policy(0, prepared).temperatures)[:, None, None]
-        before, after = (calibration_error(z, seen.targets) for z in (seen.outputs, seen.outputs / t))
+        before, after = (calibration_error(z, seen.targets) for z in (seen.outputs, self.shown(seen.outputs, prepared)))
         return [
             Outcome(
                 name="faster at the same accuracy",

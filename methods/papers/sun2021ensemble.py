@@ -98,10 +98,10 @@ class VotingExit(TextMethod):
         found = [
             Outcome(
                 name="votes beat patience",
-                statement="At no more than the cost of each patience, with tau chosen on validation data, votes are on "
-                "average half a point more accurate on test data.",
+                statement="At no more than the cost of each patience, with settings of either chosen on validation "
+                "data, votes are on average half a point more accurate on test data.",
                 holds=gain >= 0.005,
-                measured=f"{gain:+.4f} on average over {len(gains)} settings",
+                measured=f"{gain:+.4f} on average over the costs of {len(gains)} settings",
             ),
             Outcome(
                 name="far below the oracle",

@@ -48,7 +48,7 @@ from eelit.methods.backbones.certain import certain_exits
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.examples import Data
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import gains_at_equal_cost, gains_by_exit
+from eelit.methods.families.rivals import gains_at_equal_cost, gains_by_exit, without_ends
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
@@ -134,8 +134,9 @@ class Berxit(TextMethod):
         staged = DeeBert(self.encoder, self.corpus, self.train_size, self.epochs, batch=self.batch, **rates)
         *early, last = gains_by_exit(self, prepared, staged, bench)
         *soon, end = gains_by_exit(self, prepared, self.replace({"joint": True}), bench)
-        surest = next(found for found in curve.baselines if found.name == "max-confidence")
-        gain = mean(gains := gains_at_equal_cost(self, prepared, [Scored(knob) for knob in self.knobs], surest))
+        surest = without_ends(next(found for found in curve.baselines if found.name == "max-confidence"))
+        gains = gains_at_equal_cost(self, prepared, [Scored(knob) for knob in self.knobs], surest)
+        gain = mean(gains or [-1.0])
         rows = [
             ("alternating serves all exits", "Beside two-stage training (DeeBERT), early exits are half a point more "
              "accurate on average, and the last exit loses at most one point.", mean(early) >= 0.005 and last >= -0.01,
@@ -145,6 +146,6 @@ class Berxit(TextMethod):
              end >= 0.005 and mean(soon) >= -0.005, f"last exit {end:+.4f}, early exits {mean(soon):+.4f} on average"),
             ("certainty is worth a probability", "On the same network, at no more than the cost of each threshold on "
              "the largest probability, learned certainty is on average at least as accurate.", gain >= 0,
-             f"{gain:+.4f} on average over {len(gains)} settings"),
+             f"{gain:+.4f} on average over the costs of {len(gains)} settings"),
         ]  # fmt: skip
         return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]

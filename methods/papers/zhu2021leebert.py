@@ -35,20 +35,21 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar, cast
 
 from eelit.methods.examples import Data
 from eelit.methods.families.exits import Prepared
+from eelit.methods.families.rivals import better_than, gains, points_of
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.cross_level import LossWeights, train_cross_level
-from eelit.methods.records import Curve, OperatingPoint, Outcome
+from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,26 @@ class LeeBert(TextMethod):
         return Patience(int(knob))
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """At equal patience, better than PABEE and (LAE) than with equal weights, which alone beat PABEE too."""
+        """At equal cost, better than PABEE and (LAE) than with equal weights, which alone beat PABEE too."""
         shared = ("encoder", "corpus", "train_size", "epochs", "rate", "head_rate")
         rival = Pabee(**{name: getattr(self, name) for name in shared}, batch=2 * self.batch)
-        plain = rival.sweep(rival.prepare(bench), bench, "test", self.knobs)
+        ours, plain = points_of(self, prepared, bench), points_of(rival, rival.prepare(bench), bench)
+        beats = better_than("PABEE", gains(ours, plain), "Against the network that PABEE trains")
         if self.later_only:
-            return [over("better than PABEE", "accuracy is half a point higher than with PABEE", curve.test, plain)]
+            return [beats]
         still = self.replace({"weight_rate": 0.0})
-        equal = still.sweep(still.prepare(bench), bench, "test", self.knobs)
-        rows = [
-            ("better than PABEE", "accuracy is half a point higher than with PABEE", curve.test, plain),
-            ("better than equal weights", "accuracy is half a point higher than with equal weights", curve.test, equal),
-            ("learning from each other helps", "exits that learn from each other with equal weights, none "
-             "of them learned, are half a point more accurate than PABEE's, which learn from labels alone, deeper ones "
-             "weighing more", equal, plain),
-        ]  # fmt: skip
-        return [*(over(*row) for row in rows), self.teachers(prepared)]
+        equal = points_of(still, still.prepare(bench), bench)
+        learned = better_than("equal weights", gains(ours, equal), "Against a network trained with equal weights")
+        helped = mean(gains(equal, plain) or [0.0])
+        mutual = Outcome(
+            name="learning from each other helps",
+            statement="At no more than the cost of each patience, exits that learn from each other with equal weights, "
+            "none of them learned, are on average half a point more accurate than PABEE's, which learn from labels "
+            "alone, deeper ones weighing more.",
+            holds=helped >= 0.005,
+            measured=f"{helped:+.4f} accuracy",
+        )
+        return [beats, learned, mutual, self.teachers(prepared)]
 
     def teachers(self, prepared: Prepared) -> Outcome:
         """Compare what pairs with a later teacher weigh with what those with an earlier one weigh."""
@@ -123,10 +128,3 @@ class LeeBert(TextMethod):
             holds=later > earlier,
             measured=f"{later:.3f} and {earlier:.3f}",
         )
-
-
-def over(name: str, said: str, ours: Sequence[OperatingPoint], theirs: Sequence[OperatingPoint]) -> Outcome:
-    """Return the outcome that our points are half a point better than theirs on average, patience by patience."""
-    gain = mean(a.quality - b.quality for a, b in zip(ours, theirs, strict=True))
-    statement = f"On average over patience 0 to 5, {said}."
-    return Outcome(name=name, statement=statement, holds=gain >= 0.005, measured=f"{gain:+.4f} accuracy")

@@ -14,7 +14,7 @@ from eelit.methods.backbones.tag_encoder import TagEncoder
 from eelit.methods.examples import Data, Examples
 from eelit.methods.method import Bench
 from eelit.methods.policies.window import uncertainty, window_max
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.recipes.fit import fit, sources_of, trained
 from eelit.methods.recipes.joint import depth_weights
 
 READ = 64  # sentences at a time when the uncertainties are stored
@@ -107,6 +107,7 @@ def train_on_halts(
         )  # fmt: skip
 
     settings = {"train": len(data.train), "head_rate": head_rate, "drawn": repr(drawn), **options}
+    settings["drawing"] = sources_of([HaltSampling])  # an object's class is not followed from the function that uses it
     trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()
 

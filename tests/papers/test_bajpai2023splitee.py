@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eelit.methods.costs import MacCounter, exit_costs
-from eelit.methods.families.split import Executed, full_cost
+from eelit.methods.families.split import Executed, Meter, full_cost
 from eelit.methods.policies.bandit import Tally, Ucb1
 from eelit.methods.policies.offload import SplitRule, Stored, drive, hindsight, regret
 
@@ -133,7 +133,8 @@ def test_device_and_cloud_execute_their_own_part_alone(prepared, side):
     model, examples = ready.model, ready.streams["test"].examples
     x = examples.inputs[0][None]
     upto = exit_costs(model, x)
-    world = Executed(model, examples)
+    meter = Meter(model)
+    world = Executed(model, examples, meter)
     watched = [1] if side == "none" else [0, 1]
     with MacCounter() as device:
         world.device(0, watched)
@@ -141,7 +142,6 @@ def test_device_and_cloud_execute_their_own_part_alone(prepared, side):
         model.heads[0](model.stages[0](x))
     head = first_head.macs - stage_macs(model, x)
     assert device.macs == upto[1] - (head if side == "none" else 0)
-    meter = world.meter
     assert meter.stages == {"device": 2, "cloud": 0}
     assert meter.heads == {"device": len(watched), "cloud": 0}
     rule = dataclasses.replace(RULE, side=side)
@@ -193,3 +193,16 @@ def test_simpler_rules_stay_on_the_device(prepared):
     assert sure.test[0].cost == pytest.approx(1.0)
     assert sure.test[-1].cost == pytest.approx(exits)
     assert len(method.each_exit(ready, bench)[0]) == exits
+
+
+def test_the_device_alone_is_timed_and_one_by_one(prepared):
+    method, bench, ready = prepared(KEY)
+    exits = ready.model.exits
+    assert method.time(ready, bench, method.knobs[0], 32) is None
+    cheap, whole = (method.time(ready, bench, knob, 1) for knob in (method.knobs[0], method.knobs[-1]))
+    for timing in (cheap, whole):
+        told = drive(method.rule(timing.knob, exits), Stored(ready.streams["test"].confidences), timing.samples)
+        device = np.mean([0.8 * (cut + 1) + 0.2 for cut in told.cuts])  # a head at the cut alone, sending left out
+        assert timing.saved == pytest.approx(1 - device / full_cost(exits))
+        assert timing.seconds > 0
+        assert timing.full_seconds > 0

@@ -11,7 +11,7 @@ import torch
 from eelit.methods.backbones.adapters import add_adapters
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.evaluate import infer, replay
-from eelit.methods.families.rivals import better_than, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.families.rivals import better_than, gains, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.method import Bench
 from eelit.methods.papers import gao2023pfberxit as paper
 from eelit.methods.papers.gao2023pfberxit import PfBerxit
@@ -282,3 +282,14 @@ def test_points_of_a_rival_are_measured_on_its_own_network(prepared):
     as_policies = gains_at_equal_cost(method, ready, ours[3:5], iter(ours[1:-1]))
     assert as_policies == gains_at_equal_cost(method, ready, ours[3:5], points_of(method, ready, bench))
     assert len(as_policies) > 0
+
+
+def test_a_rule_gains_nothing_over_itself(prepared):
+    """Either side's best setting within a cost is chosen in the same way, so selection favours nobody."""
+    method, bench, ready = prepared(KEY)
+    points = points_of(method, ready, bench)
+    assert set(gains(points, points)) == {0.0}
+    worse = points.model_copy(
+        update={"test": [p.model_copy(update={"quality": p.quality - 0.01}) for p in points.test]}
+    )
+    assert gains(points, worse) == pytest.approx([0.01] * len(points.test))

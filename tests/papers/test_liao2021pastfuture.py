@@ -310,7 +310,7 @@ def test_it_beats_a_rival_only_by_half_a_point(prepared, made, monkeypatch, name
     monkeypatch.setattr(paper, "points_of", lambda rival, ready, bench: made(reached - ahead))
     found = method.beats(name, rival, ready, bench)
     assert (found.name, found.holds) == (f"better than {name}", holds)
-    assert found.measured == f"{ahead:+.4f} on average over 1 settings"
+    assert found.measured == f"{ahead:+.4f} on average over the costs of 1 settings"
 
 
 @pytest.mark.parametrize("rival", [DeeBert(), Pabee()])

@@ -263,3 +263,16 @@ def test_as_fast_as_the_paper_says_at_the_same_accuracy(prepared, made, monkeypa
     monkeypatch.setattr(RightTool, "sweep", lambda self, *_: made(quality, speed_up=speed_up).test)
     found = method.claims(ready, bench, SimpleNamespace(full_quality=0.8))[0]
     assert (found.name, found.holds) == ("faster at the same accuracy", holds)
+
+
+def test_calibration_error_of_each_exit_is_that_of_what_the_policy_sees(prepared):
+    method, bench, ready = prepared(KEY)
+    seen, told = ready.split("test"), {}
+    for calibrated in (True, False):
+        variant = method.replace({"calibrated": calibrated})
+        facts, _ = variant.each_exit(ready, bench)
+        t = variant.policy(0, ready).temperatures
+        errors = [calibration_error(z[None] / t_i, seen.targets) for z, t_i in zip(seen.outputs, t, strict=True)]
+        assert [fact.calibration_error for fact in facts] == pytest.approx(errors)
+        told[calibrated] = [fact.calibration_error for fact in facts]
+    assert told[True] != told[False]

@@ -265,7 +265,7 @@ def test_alternating_must_serve_both_ends(prepared, made, monkeypatch, staged, j
         return staged if isinstance(rival, DeeBert) else joint
 
     monkeypatch.setattr(paper, "gains_by_exit", gains)
-    curve = SimpleNamespace(baselines=[made(0.0)])
+    curve = SimpleNamespace(baselines=[made(0.0, points=3)])
     found = method.for_classes(ready, bench, curve)
     assert {o.name for o in found if o.holds} - {"certainty is worth a probability"} == {
         f"alternating {x}" for x in held
@@ -281,7 +281,7 @@ def test_certainty_must_be_as_good_as_the_largest_probability(prepared, made, mo
     best = max(range(len(held)), key=lambda i: (held[i].quality, -held[i].cost))
     reached = method.sweep(ready, bench, "test", method.knobs)[best].quality
     monkeypatch.setattr(paper, "gains_by_exit", lambda *_: [0.0, 0.0])
-    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - behind)])
+    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - behind, points=3)])
     assert method.for_classes(ready, bench, curve)[-1].holds is holds
 
 

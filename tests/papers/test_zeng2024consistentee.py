@@ -232,10 +232,12 @@ def test_agrees_with_the_released_rewards_and_policy_loss(golden, form, alpha, g
 # What is claimed.
 
 
-def against(prepared, made, monkeypatch, patient, sure):
-    """Return the outcomes, with what two rules are said to reach on PABEE's network."""
+def against(prepared, made, monkeypatch, patient, sure, answers=None):
+    """Return the outcomes, with what two rules are said to reach on PABEE's network, and what its exits answer."""
     method, bench, ready = prepared(KEY)
-    monkeypatch.setattr(Pabee, "prepare", lambda self, bench: None)
+    outputs = method.answers(ready.split("test").outputs) if answers is None else answers
+    joint = SimpleNamespace(split=lambda name: SimpleNamespace(outputs=outputs))
+    monkeypatch.setattr(Pabee, "prepare", lambda self, bench: joint)
     monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(patient).test)
     monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.0, "static exit"), made(sure)])
     curve = SimpleNamespace(full_quality=0.5)
@@ -260,18 +262,21 @@ def test_a_rival_may_cost_no_more(prepared, made, monkeypatch):
     monkeypatch.setattr(Pabee, "prepare", lambda self, bench: None)
     monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(1.0, speed_up=1.0).test)
     monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.4)])
-    rivals = dict(method.rivals(ready, bench))
+    rivals = dict(method.rivals(ready, None, bench))
     assert rivals["patience"] is None
     assert rivals["the surest exit"].quality == pytest.approx(0.4)
 
 
-def test_the_rivals_network_is_that_of_pabees_own_row(prepared, made, monkeypatch):
+def test_the_rivals_network_is_that_of_pabees_own_row():
     """So the cache serves both; and the settings are those of our first phase."""
-    _, bench, ready = prepared(KEY)
-    asked = []
-    monkeypatch.setattr(Pabee, "prepare", lambda self, bench: asked.append(self))
-    monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(0.0).test)
-    monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.0)])
-    ConsistentEE().rivals(ready, bench)
-    ConsistentEE(rate=7e-5).rivals(ready, bench)
-    assert asked == [Pabee(), Pabee(rate=7e-5)]
+    assert ConsistentEE().pabee == Pabee()
+    assert ConsistentEE(rate=7e-5).pabee == Pabee(rate=7e-5)
+
+
+def test_exits_specialise_if_they_serve_their_own_inputs_better_than_exits_that_serve_all(prepared, made, monkeypatch):
+    _, _, ready = prepared(KEY)
+    targets = ready.split("test").targets
+    right = torch.nn.functional.one_hot(targets, ready.data.classes).float().expand(ready.model.exits, -1, -1)
+    assert not against(prepared, made, monkeypatch, 0.0, 0.0)["exits specialise"].holds  # the same exits
+    assert not against(prepared, made, monkeypatch, 0.0, 0.0, right)["exits specialise"].holds
+    assert against(prepared, made, monkeypatch, 0.0, 0.0, -right)["exits specialise"].holds

@@ -261,11 +261,13 @@ def test_each_comparison_needs_half_a_point(prepared, made, monkeypatch, plain, 
     """PABEE, equal weights and learned weights are said to reach these; only learned ones have been trained before."""
     _, bench, ready = prepared(KEY)
     asked = []
-    for kind, quality in ((Pabee, plain), (LeeBert, equal)):
+    for kind in (Pabee, LeeBert):
         monkeypatch.setattr(kind, "prepare", lambda self, bench: asked.append(self))
-        reached = made(quality).test
-        monkeypatch.setattr(kind, "sweep", lambda self, ready, bench, split, knobs, reached=reached: reached)
-    curve = SimpleNamespace(test=made(ours).test)
+    said = {Pabee(): made(plain), LeeBert(weight_rate=0.0): made(equal)}
+    monkeypatch.setattr(
+        "eelit.methods.papers.zhu2021leebert.points_of", lambda method, *_: said.get(method, made(ours))
+    )
+    curve = SimpleNamespace()
     found = LeeBert().claims(ready, bench, curve)
     assert asked == [Pabee(), LeeBert(weight_rate=0.0)]  # as in their own rows, so that the cache serves both
     assert {o.name for o in found if o.holds} - {"later teachers count more"} == held
