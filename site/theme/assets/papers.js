@@ -19,7 +19,7 @@
   const stem = (word) => (window.eelitStemmer && word.length > 2 && word.length < 64 && /^[a-z0-9]+$/.test(word) ? window.eelitStemmer.stemmer(word) : word);
 
   // A slow processor takes long to read what thousands of rows say; it is read when somebody asks for it.
-  const rows = Array.from(body.rows, (row, order) => ({ row, order, fits: true, hidden: false, terms: null, words: null }));
+  const rows = Array.from(body.rows, (row, order) => ({ row, order, fits: true, hidden: false, whole: false, terms: null, words: null }));
   function read() {
     if (!rows.length || rows[0].terms) return;
     for (const entry of rows) {
@@ -74,7 +74,7 @@
   });
   function show(counts) {
     for (const { input, label, count, whole } of counters) {
-      const works = counts ? counts.get(`${input.name} ${input.value}`) || 0 : whole;
+      const works = counts ? counts[input.name].get(input.value) || 0 : whole;
       if (count.textContent !== String(works)) count.textContent = works;
       label.classList.toggle("is-empty", works === 0 && !input.checked);
     }
@@ -199,6 +199,27 @@
     status.focus();
   });
 
+  // Of rows that come into the table those in sight are laid out at once, the others when there is time for it (see the
+  // style sheet): a browser does not read out what it has not laid out.
+  const SLICE = 40;
+  const idle = window.requestIdleCallback || setTimeout;
+  let finishing = false;
+  function finish() {
+    if (finishing || document.readyState !== "complete") return;
+    finishing = true;
+    idle(() => {
+      finishing = false;
+      const some = ordered.filter((entry) => !entry.hidden && !entry.whole).slice(0, SLICE);
+      for (const entry of some) entry.row.classList.toggle("is-whole", (entry.whole = true));
+      if (some.length) finish();
+    });
+  }
+  function place(entry, hidden) {
+    if (entry.hidden === hidden) return;
+    entry.row.hidden = entry.hidden = hidden;
+    if (hidden && entry.whole) entry.row.classList.toggle("is-whole", (entry.whole = false));
+  }
+
   function update(most = MOST) {
     const asked = question();
     if (asked.text.length) {
@@ -210,19 +231,19 @@
       readWords();
     }
     if (!asked.nothing) read();
-    const counts = asked.nothing ? null : new Map();
+    const counts = asked.nothing ? null : Object.fromEntries([...FACETS, "runnable"].map((name) => [name, new Map()]));
     let shown = 0;
     for (const entry of ordered) {
       const only = asked.nothing ? "" : failing(entry, asked);
       entry.fits = only === "";
       shown += entry.fits;
-      const hidden = !entry.fits || shown > most;
-      if (entry.hidden !== hidden) entry.row.hidden = entry.hidden = hidden;
+      place(entry, !entry.fits || shown > most);
       if (only === null || !counts) continue;
       for (const facet of only ? [only] : FACETS) {
-        for (const term of entry.terms[facet]) counts.set(`${facet} ${term}`, (counts.get(`${facet} ${term}`) || 0) + 1);
+        const own = counts[facet];
+        for (const term of entry.terms[facet]) own.set(term, (own.get(term) || 0) + 1);
       }
-      if (entry.fits && entry.runs) counts.set("runnable yes", (counts.get("runnable yes") || 0) + 1);
+      if (entry.fits && entry.runs) counts.runnable.set("yes", (counts.runnable.get("yes") || 0) + 1);
     }
     more.hidden = shown <= most;
     more.textContent = `Show all ${shown}`;
@@ -231,6 +252,7 @@
     for (const button of exporting.querySelectorAll("button")) button.disabled = shown === 0;
     show(counts);
     mark();
+    finish();
   }
 
   for (const cell of table.tHead.rows[0].cells) {
@@ -265,10 +287,5 @@
   }
   recall();
   update();
-
-  // Rows out of sight are laid out when the browser has time for them: until then it does not read them out either.
-  const complete = () => table.classList.add("is-whole");
-  const idle = window.requestIdleCallback || setTimeout;
-  if (document.readyState === "complete") idle(complete);
-  else window.addEventListener("load", () => idle(complete));
+  window.addEventListener("load", finish);
 })();
