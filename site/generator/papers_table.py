@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from eelit.bib.exports import EXPORTS
@@ -11,8 +12,8 @@ from eelit.catalog.words import stems, texts
 from eelit.site.generator.collection import Collection
 
 WORDS, RECORDS = "papers/papers-words.js", "papers/papers-records.js"
-SCRIPTS = ["assets/vendor/stemmer-2.0.1.min.js", WORDS, "assets/papers.js"]
-"""What the page loads at once; the records only when something is exported."""
+SCRIPTS = ["assets/papers.js", "assets/vendor/stemmer-2.0.1.min.js", WORDS]
+"""What the page loads at once, first what makes it respond; the records only when something is exported."""
 
 
 def words(collection: Collection) -> str:
@@ -39,4 +40,5 @@ def values(collection: Collection) -> dict[str, Any]:
     used: list[str] = [
         work.entry.implementation.fidelity for work in collection.works.values() if work.entry.implementation
     ]
-    return {"scripts": SCRIPTS, "fidelities": {name: used.count(name) for name in FIDELITIES}}
+    roles = Counter(work.entry.role for work in collection.works.values())
+    return {"scripts": SCRIPTS, "fidelities": {name: used.count(name) for name in FIDELITIES}, "roles": roles}

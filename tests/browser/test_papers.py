@@ -2,8 +2,10 @@
 
 import re
 import shutil
+from collections import Counter
 
 import pytest
+from browsing import until
 from playwright.sync_api import expect
 
 PAPERS = "papers/index.html"
@@ -122,7 +124,7 @@ def test_many_works_are_shown_in_two_steps(browser, site, tmp_path):
     """The rows of the real table stand three times in this one."""
     shutil.copytree(site / "assets", tmp_path / "assets")
     (tmp_path / "papers").mkdir()
-    head, start, rest = (site / PAPERS).read_text(encoding="utf-8").partition("<tbody>")
+    head, start, rest = (site / PAPERS).read_text(encoding="utf-8").partition('<tbody role="rowgroup">')
     rows, end, tail = rest.partition("</tbody>")
     (tmp_path / PAPERS).write_text(head + start + rows * 3 + end + tail, encoding="utf-8")
     page = browser.new_page()
@@ -136,3 +138,43 @@ def test_many_works_are_shown_in_two_steps(browser, site, tmp_path):
     page.get_by_role("button", name=f"Show all {total}").click()
     assert shown(page) == total
     page.close()
+
+
+# Which parts of the table a browser tells those who hear the page.
+TOLD = ("table", "row", "rowheader", "columnheader", "cell")
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_table_is_one_for_those_who_hear_it(open_page, javascript, width):
+    """Its rows are no boxes of a table, and those out of sight are laid out last."""
+    page = open_page(PAPERS, javascript=javascript, width=width)
+    rows, columns = page.locator("#paper-table tbody tr").count(), page.locator("#paper-table th:visible").count()
+    columns -= rows
+    client = page.context.new_cdp_session(page)
+
+    def counted():
+        nodes = client.send("Accessibility.getFullAXTree")["nodes"]
+        roles = Counter(node["role"]["value"] for node in nodes if not node["ignored"])
+        return tuple(roles[name] for name in TOLD)
+
+    until(page, lambda: counted() == (1, rows + 1, rows, columns, rows * (columns - 1)))
+
+
+def test_the_counts_that_stand_in_the_page_are_those_of_its_rows(open_page):
+    """The script takes them as they are while nothing is asked."""
+    page = open_page(PAPERS, javascript=False)
+    rows = page.locator("#paper-table tbody tr").evaluate_all("rows => rows.map((row) => ({...row.dataset}))")
+    counts = page.locator(".ee-filters .ee-check").evaluate_all(
+        "labels => labels.map((label) => [label.querySelector('input').name, label.querySelector('input').value,"
+        " Number(label.querySelector('.ee-count').textContent)])"
+    )
+    assert len(counts) > 50
+    for name, value, count in counts:
+        own = "runs" if name == "runnable" else name
+        assert count == sum(value in row[own].split() for row in rows), (name, value)
+
+
+def test_words_in_the_address_are_looked_for_once_the_words_are_there(open_page):
+    page = open_page(f"{PAPERS}?text=zhou+patience")
+    assert 0 < shown(page) == said(page) < 9

@@ -10,7 +10,6 @@
   const box = document.querySelector(".ee-filterbox");
   const active = document.querySelector(".ee-active");
   const exporting = document.querySelector(".ee-export");
-  const known = window.eelitWords || [];
 
   // The rule of `eelit find --text`: words without case, accents and endings, and what is left may go on in the text.
   const plain = { ł: "l", ø: "o", đ: "d", ı: "i", ß: "ss" };
@@ -18,21 +17,38 @@
     text.toLowerCase().replace(/[łøđıß]/g, (letter) => plain[letter]).normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "").split(/[^\p{L}\p{N}]+/u).filter(Boolean);
   // SQLite leaves short, very long and non-ASCII words as they are.
   const stem = (word) => (window.eelitStemmer && word.length > 2 && word.length < 64 && /^[a-z0-9]+$/.test(word) ? window.eelitStemmer.stemmer(word) : word);
-  const stems = (text) => words(text).map(stem);
 
-  const rows = [...body.rows].map((row, order) => {
-    const terms = {};
-    for (const facet of FACETS) terms[facet] = new Set((row.dataset[facet] || "").split(" ").filter(Boolean));
-    return { row, order, terms, year: Number(row.dataset.year), runs: row.dataset.runs === "yes", words: (known[order] || "").split(" ") };
-  });
+  // A slow processor takes long to read what thousands of rows say; it is read when somebody asks for it.
+  const rows = Array.from(body.rows, (row, order) => ({ row, order, fits: true, hidden: false, whole: false, terms: null, words: null }));
+  function read() {
+    if (!rows.length || rows[0].terms) return;
+    for (const entry of rows) {
+      const { row } = entry;
+      entry.terms = {};
+      for (const facet of FACETS) {
+        const said = row.getAttribute(`data-${facet}`);
+        entry.terms[facet] = said ? said.split(" ") : [];
+      }
+      entry.year = Number(row.getAttribute("data-year"));
+      entry.runs = row.getAttribute("data-runs") === "yes";
+    }
+  }
+  function readWords() {
+    if (!rows.length || rows[0].words) return;
+    const known = window.eelitWords || [];
+    for (const entry of rows) entry.words = (known[entry.order] || "").split(" ");
+  }
 
-  const checked = (name) => [...form.querySelectorAll(`input[name="${name}"]:checked`)].map((box) => box.value);
+  const boxes = [...form.querySelectorAll('.ee-facet input[type="checkbox"], [name="runnable"]')];
   const number = (name) => (form.elements[name].value === "" ? null : Number(form.elements[name].value));
 
   function question() {
-    const facets = {};
-    for (const facet of FACETS) facets[facet] = checked(facet);
-    return { facets, text: stems(form.elements.text.value), from: number("from"), to: number("to"), runnable: form.elements.runnable.checked };
+    const facets = Object.fromEntries(FACETS.map((facet) => [facet, []]));
+    for (const box of boxes) if (box.checked && facets[box.name]) facets[box.name].push(box.value);
+    const text = words(form.elements.text.value);
+    const asked = { facets, text, from: number("from"), to: number("to"), runnable: form.elements.runnable.checked };
+    asked.nothing = !text.length && asked.from === null && asked.to === null && !asked.runnable && FACETS.every((facet) => !facets[facet].length);
+    return asked;
   }
 
   // A work that fits but for one facet counts there: it says what choosing another term of that facet would give.
@@ -43,18 +59,22 @@
     let only = "";
     for (const facet of FACETS) {
       const wanted = asked.facets[facet];
-      if (!wanted.length || wanted.some((term) => entry.terms[facet].has(term))) continue;
+      if (!wanted.length || wanted.some((term) => entry.terms[facet].includes(term))) continue;
       if (only) return null;
       only = facet;
     }
     return asked.text.every((start) => entry.words.some((word) => word.startsWith(start))) ? only : null;
   }
 
-  const boxes = [...form.querySelectorAll('.ee-facet input[type="checkbox"], [name="runnable"]')];
-  const counters = boxes.map((input) => ({ input, label: input.closest("label"), count: input.closest("label").querySelector(".ee-count") }));
+  // Where nothing is asked, the counts are those that stand in the page.
+  const counters = boxes.map((input) => {
+    const label = input.closest("label");
+    const count = label.querySelector(".ee-count");
+    return { input, label, count, whole: Number(count.textContent) };
+  });
   function show(counts) {
-    for (const { input, label, count } of counters) {
-      const works = counts.get(`${input.name} ${input.value}`) || 0;
+    for (const { input, label, count, whole } of counters) {
+      const works = counts ? counts[input.name].get(input.value) || 0 : whole;
       if (count.textContent !== String(works)) count.textContent = works;
       label.classList.toggle("is-empty", works === 0 && !input.checked);
     }
@@ -76,10 +96,11 @@
 
   function sort(name, descending) {
     sorted = { name, descending };
-    const value = sorts[name];
+    read();
+    const values = rows.map(sorts[name]);
     // Works without a term come last, whichever way.
-    const compare = (a, b) => (value(a) === "") - (value(b) === "") || (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0) * (descending ? -1 : 1);
-    ordered = [...rows].sort((a, b) => compare(a, b) || a.order - b.order);
+    const compare = (a, b) => (a === "") - (b === "") || (a < b ? -1 : a > b ? 1 : 0) * (descending ? -1 : 1);
+    ordered = [...rows].sort((a, b) => compare(values[a.order], values[b.order]) || a.order - b.order);
     body.append(...ordered.map((entry) => entry.row));
     for (const cell of table.tHead.rows[0].cells) {
       if (cell.dataset.sort === name) cell.setAttribute("aria-sort", descending ? "descending" : "ascending");
@@ -154,7 +175,7 @@
 
   // Terms in the address that no box stands for, in words; they are dropped as soon as one asks anew.
   function strangers(query) {
-    const offered = (name) => [...form.querySelectorAll(`input[name="${name}"]`)].map((box) => box.value);
+    const offered = (name) => boxes.filter((box) => box.name === name).map((box) => box.value);
     return [...FACETS, "runnable"].flatMap((name) => query.getAll(name).filter((term) => term && !offered(name).includes(term)).map((term) => `${term} is no ${name === "runnable" ? "answer to" : "term of"} ${name}`));
   }
 
@@ -178,21 +199,51 @@
     status.focus();
   });
 
+  // Of rows that come into the table those in sight are laid out at once, the others when there is time for it (see the
+  // style sheet): a browser does not read out what it has not laid out.
+  const SLICE = 40;
+  const idle = window.requestIdleCallback || setTimeout;
+  let finishing = false;
+  function finish() {
+    if (finishing || document.readyState !== "complete") return;
+    finishing = true;
+    idle(() => {
+      finishing = false;
+      const some = ordered.filter((entry) => !entry.hidden && !entry.whole).slice(0, SLICE);
+      for (const entry of some) entry.row.classList.toggle("is-whole", (entry.whole = true));
+      if (some.length) finish();
+    });
+  }
+  function place(entry, hidden) {
+    if (entry.hidden === hidden) return;
+    entry.row.hidden = entry.hidden = hidden;
+    if (hidden && entry.whole) entry.row.classList.toggle("is-whole", (entry.whole = false));
+  }
+
   function update(most = MOST) {
     const asked = question();
-    const counts = new Map();
+    if (asked.text.length) {
+      if (!window.eelitWords && document.readyState === "loading") {
+        document.addEventListener("DOMContentLoaded", () => update(most), { once: true }); // then the words are there
+        return;
+      }
+      asked.text = asked.text.map(stem);
+      readWords();
+    }
+    if (!asked.nothing) read();
+    const counts = asked.nothing ? null : Object.fromEntries([...FACETS, "runnable"].map((name) => [name, new Map()]));
     let shown = 0;
     for (const entry of ordered) {
-      const only = failing(entry, asked);
+      const only = asked.nothing ? "" : failing(entry, asked);
       entry.fits = only === "";
       shown += entry.fits;
-      const hidden = !entry.fits || shown > most;
-      if (entry.row.hidden !== hidden) entry.row.hidden = hidden;
-      if (only === null) continue;
+      place(entry, !entry.fits || shown > most);
+      if (only === null || !counts) continue;
       for (const facet of only ? [only] : FACETS) {
-        for (const term of entry.terms[facet]) counts.set(`${facet} ${term}`, (counts.get(`${facet} ${term}`) || 0) + 1);
+        const own = counts[facet];
+        for (const term of entry.terms[facet]) own.set(term, (own.get(term) || 0) + 1);
       }
-      if (entry.fits && entry.runs) counts.set("runnable yes", (counts.get("runnable yes") || 0) + 1);
+      if (entry.fits && entry.runs) counts.runnable.set("yes", (counts.runnable.get("yes") || 0) + 1);
     }
     more.hidden = shown <= most;
     more.textContent = `Show all ${shown}`;
@@ -201,6 +252,7 @@
     for (const button of exporting.querySelectorAll("button")) button.disabled = shown === 0;
     show(counts);
     mark();
+    finish();
   }
 
   for (const cell of table.tHead.rows[0].cells) {
@@ -235,4 +287,5 @@
   }
   recall();
   update();
+  window.addEventListener("load", finish);
 })();
