@@ -30,7 +30,7 @@ class UnknownVariant(ValueError):
 
 
 SAMPLES: dict[Scale, tuple[int | None, int, int]] = {
-    "smoke": (200, 32, 1), "default": (2000, 192, 3), "full": (None, 96, 5),
+    "smoke": (200, 32, 1), "default": (2000, 192, 3), "full": (None, 64, 3),
 }  # fmt: skip
 """Scale → most samples of a split to measure on, most samples to execute for real, times that these are timed."""
 
