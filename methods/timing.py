@@ -11,7 +11,7 @@ import torch
 
 BATCH = 64
 """Samples at a time, where no batch size is asked for."""
-TIMED = (128, 32)
+TIMED = (96, 24)
 """Most samples to time in batches, and one by one."""
 X = TypeVar("X")
 

@@ -1,7 +1,7 @@
 """What all exits of a trained model say on given examples, kept in the cache beside the weights.
 
-For long texts this is dearer than anything that is then done with it, and methods that stream the same examples again
-and again, under many settings, need it once.
+This is dearer than anything that is then done with it, and methods that differ only in their policy, or take the same
+network for a rival, need it once.
 """
 
 from __future__ import annotations
@@ -12,10 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.examples import Examples
-from eelit.methods.families.exits import all_outputs
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
-from eelit.methods.recipes.fit import sources_of, trained
+from eelit.methods.recipes.fit import PLAIN, sources_of, trained
+from eelit.methods.timing import BATCH
+
+
+@torch.inference_mode()
+def all_outputs(model: MultiExit, examples: Examples, bench: Bench, label: str) -> Tensor:
+    """Return the outputs of all exits for all examples, ``[E, N, C]`` or ``[E, N]``, in the examples' order."""
+    found: Tensor | None = None
+    done = 0
+    for index, x in examples.batches(BATCH):
+        out = model(x)
+        if found is None:
+            found = out.new_empty((out.shape[0], len(examples), *out.shape[2:]))
+        found[:, index] = out
+        done += len(index)
+        bench.progress(label, done / len(examples))
+    if found is None:
+        raise ValueError("no examples")
+    return found.clone()
 
 
 class Answers(nn.Module):
@@ -30,12 +47,12 @@ class Answers(nn.Module):
         self.register_buffer("outputs", torch.zeros(shape[0], len(examples), *shape[2:]))
 
 
-def remembered(model: MultiExit, examples: Examples, bench: Bench) -> Tensor:
-    """Return the outputs of all exits, ``[E, N, C]`` or ``[E, N]``; computing them counts as preparation."""
+def remembered(model: MultiExit, examples: Examples, bench: Bench, part: str) -> Tensor:
+    """Return the outputs of all exits for a part of the data, ``[E, N, C]`` or ``[E, N]``, in the examples' order."""
     answers = Answers(model, examples)
 
     def fill() -> None:
-        answers.outputs.copy_(all_outputs(model, examples, bench, f"all exits on {len(examples)} samples"))
+        answers.outputs.copy_(all_outputs(model, examples, bench, f"all exits on {len(examples)} {part} samples"))
 
     trained(answers, fill, bench, data=digest(examples), settings={"model": identity(model)}, learns=False)
     return answers.outputs
@@ -50,10 +67,12 @@ def digest(examples: Examples) -> str:
 
 
 def identity(model: MultiExit) -> str:
-    """Identify a model by its weights and by the source of its modules."""
+    """Identify a model by its weights, and by the source and the plain attributes of its modules."""
     h = hashlib.blake2b(digest_size=8)
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
         h.update(tensor.numpy().tobytes())
+    for name, module in model.named_modules():
+        h.update(f"{name} {sorted((k, v) for k, v in vars(module).items() if isinstance(v, PLAIN))}".encode())
     h.update("\n".join(sources_of([all_outputs, *{type(m) for m in model.modules()}])).encode())
     return h.hexdigest()

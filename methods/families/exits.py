@@ -14,6 +14,7 @@ from torch import Tensor
 from eelit.methods import costs
 from eelit.methods.evaluate import answered, infer, replay
 from eelit.methods.examples import Data, Examples
+from eelit.methods.families.answers import remembered
 from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
 from eelit.methods.method import Bench, Method, Split
 from eelit.methods.multi_exit import MultiExit
@@ -44,30 +45,8 @@ class Prepared:
         if name not in self._seen:
             examples = self.data.part(name).head(self.bench.test)
             every, static = self.costs(examples)
-            self._seen[name] = Measured(
-                examples,
-                all_outputs(self.model, examples, self.bench, f"all exits on {len(examples)} {name} samples"),
-                every,
-                static,
-            )
+            self._seen[name] = Measured(examples, remembered(self.model, examples, self.bench, name), every, static)
         return self._seen[name]
-
-
-@torch.inference_mode()
-def all_outputs(model: MultiExit, examples: Examples, bench: Bench, label: str) -> Tensor:
-    """Return the outputs of all exits for all examples, ``[E, N, C]`` or ``[E, N]``, in the examples' order."""
-    found: Tensor | None = None
-    done = 0
-    for index, x in examples.batches(BATCH):
-        out = model(x)
-        if found is None:
-            found = out.new_empty((out.shape[0], len(examples), *out.shape[2:]))
-        found[:, index] = out
-        done += len(index)
-        bench.progress(label, done / len(examples))
-    if found is None:
-        raise ValueError("no examples")
-    return found.clone()
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:

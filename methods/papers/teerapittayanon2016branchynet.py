@@ -49,7 +49,8 @@ import torch
 from eelit.methods import tasks
 from eelit.methods.backbones.convnet import branchy_alexnet, branchy_lenet
 from eelit.methods.examples import Data
-from eelit.methods.families.exits import ExitMethod, Prepared, all_outputs
+from eelit.methods.families.answers import all_outputs
+from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import entropy

@@ -97,18 +97,17 @@ def trained(
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
     and of the training (see `sources_of`), the settings, the data's digest, the seed, and the versions of torch and
     transformers. So methods that train alike share one training, and a changed line of code trains anew. Two processes
-    do not train the same thing twice. The bench is told under this name how long the training took, if ``train()`` does
-    learn something and is not another long computation whose outcome is worth keeping.
+    do not train the same thing twice. The bench is told under this name how long the training took, if ``train()``
+    learns something; another long computation whose outcome is worth keeping is no preparation.
     """
     start = time.perf_counter()
     name = _digest(model, train, bench.seed, data, settings)
     if bench.cache is None:
         train()
-        took = time.perf_counter() - start
-        bench.prepared_seconds += took
-        bench.prepared_from_cache = False
         if learns:
-            bench.trainings[name] = took
+            bench.trainings[name] = time.perf_counter() - start
+            bench.prepared_seconds += bench.trainings[name]
+            bench.prepared_from_cache = False
         return
     path = bench.cache / "weights" / f"{name}.safetensors"
     if not _loaded(model, path):
@@ -117,11 +116,11 @@ def trained(
             if not _loaded(model, path):  # another process may have trained it while this one waited
                 began = time.perf_counter()
                 train()
-                bench.prepared_from_cache = False
+                bench.prepared_from_cache &= not learns
                 _save(model, path, time.perf_counter() - began)
     if learns:
         bench.trainings[name] = _seconds(path)
-    bench.prepared_seconds += time.perf_counter() - start
+        bench.prepared_seconds += time.perf_counter() - start
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
