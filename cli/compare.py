@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING
 
 import click
@@ -140,20 +139,17 @@ def _figures(rows: list[Row]) -> list[list[str]]:
     lines["training, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
     for batch in rows[0].efficiency:
         lines[f"time saved ÷ cost saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
-        lines[f"ms per sample in batches of {batch}"] = [_waited(row.walls[batch]) for row in rows]
+        lines[f"ms / ms of full, near 75 50 25%, batch {batch}"] = [_waited(row.walls[batch]) for row in rows]
     return [[name, *cells] for name, cells in lines.items()]
 
 
 def _beyond(row: Row) -> str:
-    return f"out of reach: least is {row.least:.0%}"
+    return f"out of reach: least is {row.least:.1%}"
 
 
 def _waited(walls: list[Wall]) -> str:
-    """Return milliseconds of the full model, then at 75, 50 and 25 % of its cost or as near as the knob comes."""
-    if not walls:
-        return ""
-    full = mean(wall.full.mean for wall in walls)
-    return " ".join([f"{full:.1f}:", *(f"{wall.milliseconds.mean:.1f}" for wall in walls)])
+    """Return milliseconds at the timed knobs, each over those that the full model took in turn with it."""
+    return " ".join(f"{wall.milliseconds.mean:.1f}/{wall.full.mean:.1f}" for wall in walls)
 
 
 def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:

@@ -106,13 +106,16 @@ Trust = dict[tuple[str, str], str]
 
 
 def _report(rows: list[Row], not_run: list[NotRun], conditions: str, share: float, trust: Trust) -> str:
+    from eelit.site.generator.tested import heading
+
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
         "on test data. Gains are over two rules on the same trained weights, seed by seed."
     )
     parts = [paragraph(conditions), paragraph(rule)]
-    for (_, quality), group in groupby(rows, key=lambda row: row.group):
-        title = bold(f"{quality.upper()} WITHIN {share:.0%} OF THE FULL MODEL'S COST")
+    for _, together in groupby(rows, key=lambda row: row.group):
+        group = list(together)
+        title = bold(f"{heading(group[0]).upper()}, WITHIN {share:.0%} OF THE FULL MODEL'S COST")
         parts.append(f"{title}\n{table(HEADER, [_cells(row, share, trust) for row in group])}")
     if not_run:
         lines = [paragraph(f"{each.key}, {each}", "  - ", "    ") for each in not_run]
