@@ -178,3 +178,25 @@ def test_the_counts_that_stand_in_the_page_are_those_of_its_rows(open_page):
 def test_words_in_the_address_are_looked_for_once_the_words_are_there(open_page):
     page = open_page(f"{PAPERS}?text=zhou+patience")
     assert 0 < shown(page) == said(page) < 9
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280, 1920])
+def test_no_cell_is_cut_and_all_columns_fit(open_page, width):
+    """With the longest badge in each row: what sticks out of a grid cannot be scrolled to."""
+    page = open_page(PAPERS, width=width)
+    cut = page.evaluate(
+        """() => {
+          const table = document.querySelector("#paper-table");
+          for (const badge of table.querySelectorAll(".ee-runs .ee-badge")) badge.textContent = "not run";
+          const seen = (cell) => cell.offsetParent !== null;
+          const cells = [...table.querySelectorAll("tr:not([hidden]) > *")].slice(0, 280).filter(seen);
+          const badges = [...table.querySelectorAll("tr:not([hidden]) .ee-badge")].slice(0, 40).filter(seen);
+          const right = (part) => part.getBoundingClientRect().right;
+          return [
+            cells.filter((cell) => cell.scrollWidth > cell.clientWidth + 1).map((cell) => cell.textContent),
+            badges.filter((badge) => right(badge) > right(badge.closest("td, th")) + 1).map((badge) => badge.className),
+            right(table) > innerWidth,
+          ];
+        }"""
+    )
+    assert cut == [[], [], False]
