@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SEED = 7
 EXPLAINED = {
-    "co-citation": "Two works are cited together by the same later works: these see them side by side.",
+    "co-citation": "Two works are cited together by later works, which see them side by side.",
     "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place.",
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "

@@ -74,8 +74,9 @@ def command(name: str, share: float, style: str) -> None:
         click.echo(tsv(HEADER, [_cells(row, share, trust) for row in board.rows]))
     elif board.rows:
         click.echo(_report(board.rows, board.not_run, bench.TRACKS[name].conditions, share, trust))
+        load = f", load {board.loads[0]:.1f} to {board.loads[1]:.1f}" if board.loads else ""
         click.echo(
-            f"eelit: {board.runs} runs, at most {board.hours:.1f} hours, on {'; '.join(board.machines)}", err=True
+            f"eelit: {board.runs} runs, at most {board.hours:.1f} hours, on {'; '.join(board.machines)}{load}", err=True
         )
     if not board.rows:
         nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")

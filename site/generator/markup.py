@@ -152,8 +152,15 @@ def identifier(name: str | None) -> str:
 def amount(value: float, unit: str, qualifier: str = "exact", *, signed: bool = False) -> str:
     """Return a typed number as one reads it: ``93 %``, ``≤ 3×``, ``+0.3 points``."""
     number = f"{value:+g}" if signed else f"{value:g}"
-    written = {"percent": f"{number} %", "ratio": f"{number}×"}.get(unit, f"{number} {unit}")
+    noun = unit.removesuffix("s") if abs(value) == 1 and unit != "ms" else unit
+    written = {"percent": f"{number} %", "ratio": f"{number}×"}.get(unit, f"{number} {noun}")
     return QUALIFIERS[qualifier] + written.replace("-", "−", 1)
+
+
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """Return a number as one reads it: a true minus sign, and no sign where nothing is left after rounding."""
+    written = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return written.replace("-", "−") if float(written) else written.lstrip("+-")
 
 
 def magnitude(value: float) -> str:

@@ -81,6 +81,7 @@ def environment() -> Environment:
         "heading": markup.heading,
         "identifier": markup.identifier,
         "magnitude": markup.magnitude,
+        "number": markup.number,
         "plural": markup.plural,
         "plural_word": lambda count, one: one if count == 1 else one + "s",
         "prose": markup.prose,
