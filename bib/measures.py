@@ -25,7 +25,8 @@ EXPLAINED = {
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
     "circle, the edges inside the circle are dropped.",
     "communities": "Works with more edges among themselves than to others (Louvain's method, fixed seed), each marked "
-    "by the term that most sets it apart, with the share of its works that carry it.",
+    "by the term that most sets it apart from all other works, with the share of its works and of the others that "
+    "carry it. No term marks two; where none is left that would set one apart, it has no mark.",
     "alone": "Works to which no verified edge leads: nothing is known yet of how they connect.",
 }
 """Measure → what it means, in a sentence."""
@@ -45,8 +46,9 @@ class Community:
     """Works that belong together, the best connected first, and the term that marks them."""
 
     members: tuple[str, ...]
-    mark: str  # empty if no term sets it apart
+    mark: str  # empty if no term is left that sets it apart
     share: float  # of the members that carry the mark
+    elsewhere: float  # share of all other works that carry it
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,28 @@ def communities(graph: Graph) -> list[list[str]]:
 
 
 def marked(groups: Iterable[Collection[str]], terms: Mapping[str, Collection[str]]) -> list[Community]:
-    """Name each group by the term whose share inside exceeds its share among all works by most."""
+    """Name each group by a term of its own: the one whose share inside exceeds its share among all others by most.
+
+    Where several groups ask for a term, the one that it sets apart most gets it, and the others take their next. A term
+    that only one work of a group carries says nothing about the group.
+    """
+    listed = [tuple(group) for group in groups]
     everywhere = Counter(term for own in terms.values() for term in set(own))
-    found = []
-    for group in groups:
+    asked = []
+    for place, group in enumerate(listed):
         here = Counter(term for key in group for term in set(terms.get(key, ())))
-        lead = {term: count / len(group) - everywhere[term] / len(terms) for term, count in here.items()}
-        mark = max(sorted(lead), key=lead.__getitem__, default="")
-        known = mark if mark and lead[mark] > 0 else ""
-        found.append(Community(tuple(group), known, here[known] / len(group) if known else 0.0))
-    return found
+        others = max(1, len(terms) - len(group))
+        for term, count in here.items():
+            share, elsewhere = count / len(group), (everywhere[term] - count) / others
+            if count > 1 and share > elsewhere:
+                asked.append((elsewhere - share, term, place, share, elsewhere))
+    given: dict[int, tuple[str, float, float]] = {}
+    taken: set[str] = set()
+    for _, term, place, share, elsewhere in sorted(asked):
+        if place not in given and term not in taken:
+            given[place] = term, share, elsewhere
+            taken.add(term)
+    return [Community(group, *given.get(place, ("", 0.0, 0.0))) for place, group in enumerate(listed)]
 
 
 def alone(graph: Graph) -> list[str]:

@@ -76,14 +76,20 @@ def _measures(catalogue: Catalogue, graph: Graph, style: str) -> None:
         click.echo(json_text(asdict(found) | {"note": graph.note(), "explained": EXPLAINED}))
         return
     groups = [
-        [c.mark or "(no term)", f"{c.share:.0%}", len(c.members), ", ".join(c.members)] for c in found.communities
+        [
+            c.mark or "(no term)",
+            *(f"{x:.0%}" if c.mark else "" for x in (c.share, c.elsewhere)),
+            len(c.members),
+            ", ".join(c.members),
+        ]
+        for c in found.communities
     ]
     pairs = ("work", "work", "through")
     parts = [
         ("co-citation", table(pairs, [[p.one, p.other, ", ".join(p.through)] for p in found.co_citation[:PAIRS]])),
         ("coupling", table(pairs, [[p.one, p.other, ", ".join(p.through)] for p in found.coupling[:PAIRS]])),
         ("main path", " → ".join(found.main_path) or "none"),
-        ("communities", table(["marked by", "share", "works", ""], groups)),
+        ("communities", table(["marked by", "share", "elsewhere", "works", ""], groups)),
         ("alone", ", ".join(found.alone) or "none"),
     ]
     told = (f"{bold(name.upper())}\n{paragraph(EXPLAINED[name])}\n{text}" for name, text in parts)

@@ -1,6 +1,7 @@
 """Measures of the citation graph, on graphs small enough to count by hand."""
 
 import json
+import re
 
 import networkx
 import pytest
@@ -72,8 +73,34 @@ def test_recalled_relations_join_nobody():
 def test_a_community_is_named_by_what_sets_it_apart():
     terms = {"a": ["text", "rare"], "b": ["text", "rare"], "c": ["text"], "d": ["text"], "e": ["text"]}
     (found,) = marked([["a", "b", "c"]], terms)
-    assert (found.mark, round(found.share, 2)) == ("rare", 0.67)  # all are about text: that marks nobody
+    # all are about text: that marks nobody
+    assert (found.mark, round(found.share, 2), found.elsewhere) == ("rare", 0.67, 0)
     assert marked([["d", "e"]], terms)[0].mark == ""
+
+
+def test_no_term_marks_two_communities_and_the_one_it_sets_apart_most_has_it():
+    groups = [["a", "b", "c"], ["d", "e"], ["f", "g"]]
+    terms = {"a": ["deep"], "b": ["deep"], "c": ["own"], "d": ["deep", "next"], "e": ["deep", "next"]}
+    found = marked(groups, terms | {"f": ["deep"], "g": ["alone"]})
+    assert [one.mark for one in found] == ["", "next", ""], "one work alone, or what others carry as often, is no mark"
+    found = marked(groups, {"a": ["deep"], "b": ["deep"], "c": [], "d": ["deep"], "e": ["deep"], "f": [], "g": []})
+    assert [(one.mark, one.share, one.elsewhere) for one in found] == [("", 0, 0), ("deep", 1, 0.4), ("", 0, 0)]
+
+
+def test_page_and_command_line_tell_the_same_marks(eelit, database, monkeypatch, built_site):
+    monkeypatch.setenv("EELIT_DB", str(database))
+    told = json.loads(eelit("graph", "--measures", "--format", "json").stdout)["communities"]
+    marks = [one["mark"] for one in told if one["mark"]]
+    assert len(set(marks)) == len(marks) > 3
+    text = (built_site / "graph.html").read_text(encoding="utf-8")
+    part = text[text.index('id="communities"') : text.index('id="co-citation"')]
+    rows = re.findall(r"<tr><th scope=.?row.?>([^<]*)</th>((?:<td class=.?num.?>[^<]*</td>)+)", part)
+    numbers = [re.findall(r">([^<]+)</td>", cells) for _, cells in rows]
+    expected = [
+        [f"{100 * one['share']:.0f} %", f"{100 * one['elsewhere']:.0f} %", str(len(one["members"]))] for one in told
+    ]
+    assert numbers == expected
+    assert len({name for name, _ in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("style", ["table", "json"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eelit.bib.graph import Edge, Graph, Node
-from eelit.site.generator import layout
+from eelit.site.generator import explorer, layout
 
 
 def made(names, edges):
@@ -60,3 +60,19 @@ def test_years_stand_above_their_columns_in_order():
     picture = layout.by_year(graph, layout.connected(graph).places)
     assert [word for word, _, _ in picture.heads] == ["2015", "2018", "2021"]
     assert all(x == picture.places[word][0] and y < picture.places[word][1] for word, x, y in picture.heads)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("One. Two is longer.", "One. Two is longer."),
+        ("One sentence. " + "Long " * 60 + "end.", "One sentence."),
+        ("long " * 60 + "end. Next.", "long " * 60 + "end."),
+        (
+            "Costs, e.g. Energy of Xin et al. Too\nmuch. " + "X" * 250 + ".",
+            "Costs, e.g. Energy of Xin et al. Too much.",
+        ),
+    ],
+)
+def test_an_idea_on_a_card_ends_at_a_sentence(text, said):
+    assert explorer.beginning(text) == said

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from typing import get_args
 
 import pytest
 from markupsafe import escape
@@ -10,10 +11,10 @@ from markupsafe import escape
 from eelit.catalog.sources import sources
 from eelit.methods import bench
 from eelit.methods.records import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
-from eelit.site.generator import markup, pages
+from eelit.site.generator import explorer, markup, network, pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.curve import draw
-from eelit.site.generator.reports import SAME_BUILD, SHOWN, Reports, read_reports
+from eelit.site.generator.reports import SAME_BUILD, SHOWN, Reports, State, read_reports
 
 KEY = "zhou2020pabee"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -92,6 +93,23 @@ STATES = [
 @pytest.mark.parametrize(("state", "known"), STATES)
 def test_a_badge_says_no_more_than_is_known(state, known):
     assert known.badge(KEY).state == state
+
+
+def test_every_state_has_a_mark_in_the_graph_that_the_legend_tells():
+    assert set(network.SHAPES) == set(get_args(State))
+    assert {network.SHAPES[state] for state in get_args(State) if "passed" in state or state == "unchanged"} == {"star"}
+    assert {network.SHAPES[state] for state in get_args(State) if "failed" in state} == {"triangle"}
+    for known in dict(STATES).values():
+        collection = gather(sources(), known)
+        sign, meaning, states = network.MARKS[network.shape(collection.methods[KEY])]
+        assert known.badge(KEY).state in states
+        text = next(text for path, text in pages.generated(collection) if path == "graph.md")
+        assert text.count(f'<span aria-hidden="true">{sign}</span> {meaning}') == 2, (
+            "for the picture and without scripts"
+        )
+        assert re.search(rf'data-key="{KEY}".*?<text class="sign"[^>]*>{sign}</text>', text)
+        (node,) = (node for node in explorer.data(collection)["nodes"] if node["key"] == KEY)
+        assert node["shape"] == network.SHAPES[known.badge(KEY).state]
 
 
 def page_of(known, key=KEY):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from textwrap import shorten
+import re
 from typing import Any
 
 from eelit.bib.graph import Neighbour
@@ -14,7 +14,7 @@ from eelit.site.generator.collection import Collection, Work
 
 FILE = "graph-data.js"
 SCRIPTS = ["assets/vendor/cytoscape-3.35.0.min.js", FILE, "assets/explorer.js"]
-IDEA = 260  # letters of an idea on a card
+IDEA = 260  # letters of an idea on a card, unless its first sentence has more
 COLOURS = 8
 """Colours that the style sheet has for the terms of a facet; the rarest terms share the last."""
 PAIRS = 12
@@ -46,7 +46,8 @@ def data(collection: Collection) -> dict[str, Any]:
     return {
         "nodes": nodes,
         "edges": edges,
-        "heads": [[i, *head] for i, picture in enumerate((near, years)) for head in picture.heads],
+        "heads": near.heads,
+        "years": [[year, x] for year, x, _ in years.heads],
         "colours": labels,
         "font": layout.FONT,
         "mark": layout.MARK,
@@ -62,6 +63,7 @@ def _colours(collection: Collection, facet: Any) -> list[str]:
 
 def _node(collection: Collection, work: Work, tops: dict[Any, list[str]]) -> dict[str, Any]:
     entry, record, method = work.entry, work.record, collection.methods.get(work.key)
+    idea = beginning(entry.idea)
     colour = {}
     for facet, names in tops.items():
         own = [names.index(name) for name in collection.expanded(work, facet) if name in names]
@@ -72,15 +74,27 @@ def _node(collection: Collection, work: Work, tops: dict[Any, list[str]]) -> dic
         "label": layout.label(entry.short_name),
         "title": record.title,
         "who": f"{record.short_authors()} {record.year}",
-        "idea": shorten(entry.idea, IDEA, placeholder=" …"),
+        "idea": idea,
+        "more": idea != " ".join(entry.idea.split()),
         "terms": [collection.terms[facet][name].definition.label for facet in FACETS for name in getattr(entry, facet)],
-        "run": "none" if method is None else method.badge.state,
+        "runs": method is not None,
+        "shape": network.shape(method),
         "said": method.badge.words if method else "catalogued; no method to run yet",
         "colour": colour,
         "curve": _curve(collection, work.key),
         "prior": [_neighbour(one) for one in collection.graph.prior(work.key)],
         "next": [_neighbour(one) for one in collection.graph.derivative(work.key)],
     }
+
+
+def beginning(text: str, most: int = IDEA) -> str:
+    """Return as many whole sentences from the start of a text as fit, but at least one."""
+    first, *rest = re.split(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!al\.)(?<!vs\.) (?=[^a-z])", " ".join(text.split()))
+    for sentence in rest:
+        if len(first) + 1 + len(sentence) > most:
+            break
+        first += f" {sentence}"
+    return first
 
 
 def _neighbour(one: Neighbour) -> list[Any]:
@@ -102,4 +116,11 @@ def values(collection: Collection) -> dict[str, Any]:
     terms = {key: [name for f in FACETS for name in getattr(work.entry, f)] for key, work in collection.works.items()}
     found = measures(collection.graph, terms)
     labels = {name: term.definition.label for named in collection.terms.values() for name, term in named.items()}
-    return {"measures": found, "explained": EXPLAINED, "labels": labels, "pairs": PAIRS, "scripts": SCRIPTS}
+    return {
+        "measures": found,
+        "explained": EXPLAINED,
+        "labels": labels,
+        "pairs": PAIRS,
+        "marks": network.MARKS,
+        "scripts": SCRIPTS,
+    }

@@ -52,22 +52,22 @@ def width(text: str) -> float:
     return sum(WIDTHS.get(letter, OTHER) for letter in text)
 
 
-def label(name: str) -> str:
-    """Return what a node shows of a name: lines broken at spaces and after hyphens."""
+def label(name: str, wide: float = WIDE, most: int = LINES) -> str:
+    """Return what a node shows of a name: at most so many lines so wide, broken at spaces and after hyphens."""
     lines = [""]
     for part in re.findall(r"\S+?-(?=\w)|\S+|\s+", name):
-        if lines[-1] and width((lines[-1] + part).rstrip()) > WIDE:
+        if lines[-1] and width((lines[-1] + part).rstrip()) > wide:
             lines.append("")
         lines[-1] += part if lines[-1] else part.lstrip()
     lines = [line.rstrip() for line in lines if line.strip()]
-    return "\n".join(_cut(line, last=i == LINES - 1 < len(lines) - 1) for i, line in enumerate(lines[:LINES]))
+    return "\n".join(_cut(line, wide, last=i == most - 1 < len(lines) - 1) for i, line in enumerate(lines[:most]))
 
 
-def _cut(line: str, *, last: bool) -> str:
+def _cut(line: str, wide: float, *, last: bool) -> str:
     """Return a line that fits, with the mark of a cut if it is too long or more would follow."""
-    if width(line) <= WIDE and not last:
+    if width(line) <= wide and not last:
         return line
-    while line and width(line + "…") > WIDE:
+    while line and width(line + "…") > wide:
         line = line[:-1]
     return line.rstrip() + "…"
 

@@ -13,15 +13,27 @@ from markupsafe import Markup
 
 from eelit.bib.graph import Edge, Graph
 from eelit.bib.graph_formats import to_graphml, to_json
-from eelit.site.generator.collection import Collection, Work
+from eelit.site.generator import layout
+from eelit.site.generator.collection import Collection, Method, Work
+from eelit.site.generator.reports import State
 
-COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 172, 30, 124, 22
+COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 192, 42, 144, 34
 MARGIN, HEAD = 12, 34
+SIGN = 14  # room for the sign of a mark at the left of a box
 SWEEPS = 12
 LARGE = 500
 SEED = 7
-LABEL_LENGTH = 17
+WIDE, LINES, LINE = 10.0, 2, 13
+"""A name in its box: how wide in heights of its letters, on how many lines, and how far these are apart."""
 
+MARKS: dict[str, tuple[str, str, tuple[State, ...]]] = {
+    "star": ("★", "passed its last test", ("passed-now", "unchanged", "earlier-passed")),
+    "triangle": ("▲", "failed its last test", ("failed-now", "earlier-failed")),
+    "diamond": ("◆", "can be run, not tested here", ("not-run", "never-run")),
+    "ellipse": ("●", "catalogued only", ()),
+}
+"""Shape of a work's mark → the same as a sign, what it means, and the states of methods that have it."""
+SHAPES = {state: shape for shape, (_, _, states) in MARKS.items() for state in states}
 KINDS = {
     "cites": "cites, seen in its reference list or text",
     "builds": "builds on or extends",
@@ -30,6 +42,11 @@ KINDS = {
     "unverified": "recalled, not verified: never counted",
 }
 RELATION_KINDS = {"builds-on": "builds", "extends": "builds", "superseded-by": "builds", "compares-with": "compares"}
+
+
+def shape(method: Method | None) -> str:
+    """Return the shape of a work's mark."""
+    return SHAPES[method.badge.state] if method else "ellipse"
 
 
 def kind(edge: Edge) -> str:
@@ -83,9 +100,7 @@ def draw(collection: Collection) -> Markup:
         ),
         Markup('aria-labelledby="graph-title graph-desc">'),
         Markup('<title id="graph-title">Works by year and how they are connected</title>'),
-        Markup('<desc id="graph-desc">{} {}</desc>').format(
-            collection.graph.note(), "The table below holds the same data."
-        ),
+        Markup('<desc id="graph-desc">The table below holds the same data.</desc>'),
         *_years(collection, where),
         *(_edge(edge, where) for edge in edges),
         *(_node(collection, work, *where[work.key]) for work in collection.works.values()),
@@ -117,14 +132,22 @@ def _edge(edge: Edge, where: dict[str, tuple[float, float]]) -> Markup:
 
 
 def _node(collection: Collection, work: Work, x: float, y: float) -> Markup:
-    name = work.entry.short_name
-    shown = name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1].rstrip() + "…"
-    classes = f"node {work.entry.role}" + (" runs" if work.key in collection.methods else "")
+    method = collection.methods.get(work.key)
+    sign, meaning, _ = MARKS[shape(method)]
+    lines = layout.label(work.entry.short_name, WIDE, LINES).split("\n")
+    top = y + 4 - LINE * (len(lines) - 1) / 2
+    middle = x + SIGN / 2
+    label = Markup("").join(
+        Markup('<tspan x="{:g}" y="{:g}">{}</tspan>').format(middle, top + LINE * i, line)
+        for i, line in enumerate(lines)
+    )
     return Markup(
-        '<a class="{}" data-key="{}" href="papers/{}.html"><title>{}, {} ({})</title>'
+        '<a class="{}" data-key="{}" href="papers/{}.html"><title>{}, {} ({}); {}</title>'
         '<rect x="{:g}" y="{:g}" width="{}" height="{}" rx="4"/>'
-        '<text x="{:g}" y="{:g}" text-anchor="middle">{}</text></a>'
+        '<text class="sign" x="{:g}" y="{:g}" text-anchor="middle">{}</text><text text-anchor="middle">{}</text></a>'
     ).format(
-        *(classes, work.key, work.key, work.record.title, work.record.short_authors(), work.record.year),
-        *(x - NODE_WIDTH / 2, y - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT, x, y + 4, shown),
+        f"node {work.entry.role}" + (" runs" if method else ""),
+        *(work.key, work.key, work.record.title, work.record.short_authors(), work.record.year, meaning),
+        *(x - NODE_WIDTH / 2, y - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT),
+        *(x - NODE_WIDTH / 2 + SIGN / 2 + 3, y + 4, sign, label),
     )

@@ -1,5 +1,7 @@
 """The citation graph that can be played with, by mouse and by keyboard, at desktop and phone width."""
 
+from itertools import pairwise
+
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from browsing import until
@@ -284,8 +286,162 @@ def test_kinds_of_edges_can_be_hidden_and_recalled_ones_are_at_first(open_page):
     assert page.evaluate(shown, "unverified") > 50
 
 
+def test_edges_shown_are_kept_in_the_address(open_page):
+    page = open_page("graph.html")
+    page.locator(".ee-kinds input[value=cites]").uncheck()
+    page.locator(".ee-kinds input[value=unverified]").focus()
+    page.keyboard.press("Space")
+    page.reload()
+    boxes = page.locator(".ee-kinds input")
+    checked = {box.get_attribute("value"): box.is_checked() for box in boxes.all()}
+    assert checked == {"cites": False, "builds": True, "compares": True, "other": True, "unverified": True}
+    assert page.evaluate(f"() => {CY}.edges('[kind = \"cites\"]').not('.out').length") == 0
+    for box in boxes.all():
+        box.uncheck()
+    page.reload()
+    assert not any(box.is_checked() for box in boxes.all())
+    for kind in ("cites", "builds", "compares", "other"):
+        page.locator(f".ee-kinds input[value={kind}]").check()
+    assert page.evaluate("location.search") == "", "what is usual is not told"
+
+
+def test_what_is_wrong_in_the_address_is_named_until_something_is_changed(graph):
+    page = graph("?layout=year&colour=toString&edges=cites&edges=mentions&work=nobody2020")
+    lost = page.locator(".ee-lost")
+    for word in ("year is no layout", "toString is no facet", "mentions is no kind", "nobody2020 is no work"):
+        assert word in lost.inner_text()
+    assert page.locator("[data-layout=near]").get_attribute("aria-pressed") == "true"
+    assert page.locator(".ee-kinds input[value=cites]").is_checked()
+    assert not page.locator(".ee-kinds input[value=builds]").is_checked()
+    page.get_by_role("button", name="by year").focus()
+    page.keyboard.press("Enter")
+    assert lost.is_hidden()
+    assert graph("?layout=years&colour=domain").locator(".ee-lost").is_hidden()
+
+
+def headings(page):
+    """Return each year that is shown, where its middle is and where its column is."""
+    return page.evaluate(
+        "() => { const cy = document.querySelector('.ee-canvas').eelit;"
+        " const left = cy.container().getBoundingClientRect().x;"
+        " return [...document.querySelectorAll('.ee-years span')].filter(year => year.style.visibility === 'visible')"
+        ".map(year => { const box = year.getBoundingClientRect();"
+        " const column = Number(year.dataset.x) * cy.zoom() + cy.pan().x;"
+        " return [year.textContent, box.x - left + box.width / 2, column, box.x - left, box.right - left]; }); }"
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_years_stay_above_their_columns(open_page, width):
+    page = open_page("graph.html?layout=years", width=width)
+    until(page, lambda: headings(page))
+    shown = headings(page)
+    assert "2020" in [year for year, *_ in shown]
+    assert len(shown) >= (12 if width == 1280 else 4)
+    assert all(abs(middle - column) < 2 for _, middle, column, *_ in shown[1:-1])
+    before = shown[0][0]
+    page.evaluate(f"void {CY}.panBy({{x: -260, y: -300}})")
+    until(page, lambda: headings(page)[0][0] > before)
+    size = page.locator(".ee-canvas").bounding_box()
+    assert page.locator(".ee-years").bounding_box()["y"] < size["y"]
+    for _, _, column, left, right in headings(page):
+        assert left >= -1
+        assert right <= size["width"] + 1
+        assert left - 2 <= column <= right + 2
+    page.get_by_role("button", name="fit").click()
+    until(page, lambda: headings(page)[0][0] == "2010")
+    shown = headings(page)
+    assert all(one[4] < next_one[3] for one, next_one in pairwise(shown)), "none upon another"
+    page.get_by_role("button", name="by connection").click()
+    assert page.locator(".ee-years").is_hidden()
+
+
+@pytest.mark.parametrize("layout", ["", "?layout=years"])
+def test_on_a_phone_nothing_is_cut_at_the_left_and_the_page_says_that_more_lies_outside(open_page, layout):
+    page = open_page(f"graph.html{layout}", width=390)
+    seen = page.evaluate(LABELS)
+    assert [key for key, x1, _, x2, _ in seen["boxes"] if x1 < 0 < x2] == []
+    outside = page.locator(".ee-outside")
+    until(page, lambda: "works lie outside" in outside.inner_text())
+    assert ("←" in outside.inner_text()) == bool(layout), "the years begin with the fullest"
+    assert "↑" not in outside.inner_text()
+    assert {"→", "↓"} <= set(outside.inner_text())
+    page.get_by_role("button", name="fit").click()
+    until(page, lambda: "outside" not in outside.inner_text())
+    assert "zoom in" in outside.inner_text()
+    page.locator(".ee-canvas").focus()
+    for _ in range(4):
+        page.keyboard.press("+")
+    until(page, lambda: "outside" in outside.inner_text())
+
+
+NEAR = f"() => {CY}.nodes().not('.head').not('.far').map(node => node.id())"
+
+
+@pytest.mark.parametrize("by_mouse", [True, False])
+def test_a_chosen_work_is_shown_with_its_neighbours_beside_the_card(open_page, by_mouse):
+    page = open_page("graph.html", still=True)
+    page.get_by_role("combobox", name="Find a work").fill("deebert")
+    if by_mouse:
+        page.locator("#ee-graph-list li").first.click()
+    else:
+        page.keyboard.press("Enter")
+    near = set(page.evaluate(NEAR))
+    assert len(near) > 12
+    seen = page.evaluate(LABELS)
+    assert near <= set(whole(seen))
+    assert seen["size"] >= 10
+
+
+def test_where_the_neighbours_find_no_room_the_work_is_in_the_middle_and_can_be_read(open_page):
+    page = open_page("graph.html?layout=years", still=True)
+    page.get_by_role("combobox", name="Find a work").fill("deebert")
+    page.keyboard.press("Enter")
+    seen = page.evaluate(LABELS)
+    assert seen["size"] >= 10
+    near = set(page.evaluate(NEAR))
+    assert "xin2020deebert" in whole(seen)
+    cut = [key for key, x1, _, x2, _ in seen["boxes"] if key in near and (x1 < 0 < x2 or x1 < seen["width"] < x2)]
+    assert cut == []
+
+
+def test_the_card_tells_all_relatives_and_ends_the_idea_at_a_sentence(open_page):
+    page = open_page("graph.html?work=xin2020deebert")
+    card = page.locator(".ee-card")
+    for title, key in (("Prior works", "prior"), ("Derivative works", "next")):
+        count = page.evaluate(f"eelitGraph.nodes.find(node => node.key === 'xin2020deebert').{key}.length")
+        assert count > 6
+        part = card.locator("div", has=page.get_by_role("heading", name=f"{title} ({count})"))
+        assert part.locator("li").count() == count
+    more = card.get_by_role("link", name="More of the idea of DeeBERT")
+    assert more.get_attribute("href") == "papers/xin2020deebert.html#idea"
+    ideas = page.evaluate("eelitGraph.nodes.map(node => node.idea)")
+    assert [idea for idea in ideas if idea[-1] not in '.?!"'] == []
+    assert card.evaluate("card => card.clientHeight < card.scrollHeight"), "the rest is reached by scrolling"
+    card.locator("li button").last.focus()
+    assert page.evaluate("document.querySelector('.ee-card').scrollTop") > 0
+    more.click()
+    assert page.locator("h2#idea").is_visible()
+
+
+def test_marks_are_drawn_as_the_legend_says(open_page):
+    page = open_page("graph.html")
+    drawn = dict(page.evaluate(f"() => {CY}.nodes().not('.head').map(node => [node.id(), node.style('shape')])"))
+    told = dict(page.evaluate("eelitGraph.nodes.map(node => [node.key, node.shape])"))
+    assert drawn == told
+    assert set(told.values()) == {"diamond", "ellipse"}, "this site was built without a smoke test"
+
+
 def test_without_scripts_there_is_a_picture_and_a_table(open_page):
     page = open_page("graph.html", javascript=False)
     assert page.locator(".ee-graph").is_visible()
     assert page.locator(".ee-explorer").is_hidden()
     assert page.locator("#table").is_visible()
+    assert "…" not in page.locator(".ee-graph").text_content()
+    wide = page.locator(".ee-graph .node").evaluate_all(
+        "nodes => nodes.filter(node => { const box = node.querySelector('rect').getBBox();"
+        " return [...node.querySelectorAll('text')].some(text => { const own = text.getBBox();"
+        " return own.x < box.x || own.x + own.width > box.x + box.width || own.y < box.y"
+        " || own.y + own.height > box.y + box.height; }); }).map(node => node.dataset.key)"
+    )
+    assert wide == [], "names stay in their boxes"

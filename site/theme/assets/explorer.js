@@ -7,6 +7,9 @@
   if (!data || !root || !window.cytoscape) return;
   const canvas = root.querySelector(".ee-canvas");
   const card = root.querySelector(".ee-card");
+  const lost = root.querySelector(".ee-lost");
+  const outside = root.querySelector(".ee-outside");
+  const heading = root.querySelector(".ee-years");
   const status = root.querySelector(".ee-status");
   const input = root.querySelector("input[role=combobox]");
   const list = root.querySelector("[role=listbox]");
@@ -15,8 +18,9 @@
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const nodes = new Map(data.nodes.map((node) => [node.key, node]));
   const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim().replace(/^(#[0-9a-f]{6})[0-9a-f]{2}$/i, "$1");
-  const SHAPES = { none: "ellipse", "passed-now": "star", unchanged: "star", "failed-now": "triangle", "earlier-failed": "triangle" };
-  const shape = (run) => SHAPES[run] || "diamond";
+  let chosen = null;
+  let way = 0;
+  let ready = false; // until then nothing moves and the address stays
   root.hidden = false;
   document.querySelector(".ee-network").classList.add("ee-network--still");
 
@@ -28,7 +32,7 @@
     container: canvas,
     elements: [
       ...data.nodes.map((node) => ({ data: { id: node.key, label: node.label }, position: { x: node.at[0][0], y: node.at[0][1] } })),
-      ...data.heads.map(([number, words, x, y]) => ({ data: { id: `${number} ${words}`, label: words, layout: number }, position: { x, y }, classes: "head out", selectable: false })),
+      ...data.heads.map(([words, x, y]) => ({ data: { id: `head ${words}`, label: words }, position: { x, y }, classes: "head", selectable: false })),
       ...data.edges.map((edge, i) => ({ data: { id: `e${i}`, source: edge.a, target: edge.b, kind: edge.kind } })),
     ],
     layout: { name: "preset" },
@@ -48,6 +52,12 @@
     return { selector: `edge[kind = '${box.value}']`, style: { ...drawn, width: parseFloat(line.strokeWidth), "line-color": line.stroke, "target-arrow-color": line.stroke } };
   }
 
+  // Labels smaller on the screen than this cannot be read; smaller than the least, they only stand in the way.
+  const READABLE = 10.5;
+  const LEAST = 6;
+  const EDGE = 12;
+  const NEAR = 120;
+
   const works = () => cy.nodes().not(".head");
 
   function paint() {
@@ -58,7 +68,7 @@
       return place === null ? faint : css(`--ee-plot-${place}`);
     };
     cy.style([
-      { selector: "node", style: { width: data.mark, height: data.mark, shape: (n) => shape(nodes.get(n.id())?.run), "background-color": colour, "border-width": 1.5, "border-color": css("--md-default-bg-color"), label: "data(label)", "text-wrap": "wrap", "line-height": 1.1, "font-size": data.font, "font-family": getComputedStyle(document.body).fontFamily, color: text, "text-valign": "bottom", "text-margin-y": 2, "text-background-color": css("--md-default-bg-color"), "text-background-opacity": 0.7, "min-zoomed-font-size": data.many ? 9 : 0, "overlay-opacity": 0 } },
+      { selector: "node", style: { width: data.mark, height: data.mark, shape: (n) => nodes.get(n.id())?.shape || "ellipse", "background-color": colour, "border-width": 1.5, "border-color": css("--md-default-bg-color"), label: "data(label)", "text-wrap": "wrap", "line-height": 1.1, "font-size": data.font, "font-family": getComputedStyle(document.body).fontFamily, color: text, "text-valign": "bottom", "text-margin-y": 2, "text-background-color": css("--md-default-bg-color"), "text-background-opacity": 0.7, "min-zoomed-font-size": data.many ? 9 : LEAST, "overlay-opacity": 0 } },
       { selector: "edge", style: { "target-arrow-shape": "triangle", "arrow-scale": 0.7, "curve-style": "bezier", opacity: 0.7, "overlay-opacity": 0 } },
       ...boxes.map(look),
       { selector: ".head", style: { width: 1, height: 1, "background-opacity": 0, "border-width": 0, events: "no", "font-weight": "bold", "text-valign": "center", "text-margin-y": 0, color: faint } },
@@ -82,9 +92,9 @@
     const shown = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
     cy.batch(() => cy.edges().forEach((edge) => edge.toggleClass("out", !shown.has(edge.data("kind")))));
     if (chosen) focus(chosen);
+    else remember();
   }
 
-  let chosen = null;
   function focus(key) {
     chosen = key;
     cy.batch(() => {
@@ -106,15 +116,12 @@
     remember();
   }
 
-  // Labels smaller on the screen than this cannot be read.
-  const READABLE = 10.5;
-  const EDGE = 12;
-  const level = () => Math.max(cy.zoom(), READABLE / data.font);
+  const least = READABLE / data.font;
+  const level = () => Math.max(cy.zoom(), least);
 
-  // Where the picture must lie for a work to be in the middle, or as near to it as leaves no strip beside the picture empty.
-  function around(node, zoom) {
+  // Where the picture must lie for a place to be in the middle, or as near to it as leaves no strip beside the picture empty.
+  function around(place, zoom) {
     const all = cy.nodes().not(".out").boundingBox();
-    const place = node.position();
     const along = (size, at, low, high) => {
       const ends = [size - EDGE - high * zoom, EDGE - low * zoom];
       return ends[0] > ends[1] ? (ends[0] + ends[1]) / 2 : Math.min(ends[1], Math.max(ends[0], size / 2 - at * zoom));
@@ -122,16 +129,62 @@
     return { x: along(canvas.clientWidth, place.x, all.x1, all.x2), y: along(canvas.clientHeight, place.y, all.y1, all.y2) };
   }
 
+  function go(view) {
+    cy.stop();
+    if (still || !ready) cy.viewport(view);
+    else cy.animate({ ...view, duration: 200 });
+  }
+
+  // How much of what is to be seen a view cuts off at its edges: names that cannot be read from their start are worst.
+  function cuts(boxes, { zoom, pan }, gone) {
+    let sum = 0;
+    for (const box of boxes) {
+      const [x1, x2] = [box.x1 * zoom + pan.x, box.x2 * zoom + pan.x];
+      const [y1, y2] = [box.y1 * zoom + pan.y, box.y2 * zoom + pan.y];
+      const out = x2 < 0 || y2 < 0 || x1 > canvas.clientWidth || y1 > canvas.clientHeight;
+      sum += out ? gone : 3 * (x1 < 0) + (x2 > canvas.clientWidth);
+    }
+    return sum;
+  }
+
+  // The view beside the given one, but not far from it, that cuts least; `gone` is what a part wholly outside counts.
+  function settled({ zoom, pan }, parts, gone) {
+    const boxes = parts.map((part) => part.boundingBox());
+    const all = cy.nodes().not(".out").boundingBox();
+    let best = { cost: Infinity, x: pan.x };
+    for (let by = -NEAR; by <= NEAR; by += 6) {
+      const x = pan.x + by;
+      if (all.x1 * zoom + x > EDGE + 0.5 || all.x2 * zoom + x < canvas.clientWidth - EDGE - 0.5) continue;
+      const cost = cuts(boxes, { zoom, pan: { x, y: pan.y } }, gone) + Math.abs(by) / NEAR;
+      if (cost < best.cost) best = { cost, x };
+    }
+    return { zoom, pan: { x: best.x, y: pan.y } };
+  }
+
+  // Beside its card a work is shown with all that it leads to, if the names can be read then; else it is in the middle.
+  function surround(node) {
+    const box = works().not(".far").boundingBox();
+    const [wide, high] = [canvas.clientWidth, canvas.clientHeight];
+    const seen = cy.extent();
+    if (cy.zoom() >= least && box.x1 >= seen.x1 && box.x2 <= seen.x2 && box.y1 >= seen.y1 && box.y2 <= seen.y2) return;
+    const fits = Math.min((wide - 2 * EDGE) / box.w, (high - 2 * EDGE) / box.h);
+    if (fits < least) go(settled({ zoom: least, pan: around(node.position(), least) }, works().not(".far"), 2));
+    else {
+      const zoom = Math.min(fits, level());
+      go({ zoom, pan: around({ x: (box.x1 + box.x2) / 2, y: (box.y1 + box.y2) / 2 }, zoom) });
+    }
+  }
+
   function reach(key) {
     const node = cy.getElementById(key);
+    if (!card.hidden) {
+      surround(node);
+      return;
+    }
     const box = node.renderedPosition();
     const zoom = level();
     const inside = box.x > 40 && box.y > 30 && box.x < canvas.clientWidth - 40 && box.y < canvas.clientHeight - 40;
-    if (inside && zoom === cy.zoom()) return;
-    const view = { zoom, pan: around(node, zoom) };
-    cy.stop();
-    if (still) cy.viewport(view);
-    else cy.animate({ ...view, duration: 200 });
+    if (!inside || zoom !== cy.zoom()) go({ zoom, pan: around(node.position(), zoom) });
   }
 
   const make = (kind, text, name) => {
@@ -146,9 +199,9 @@
   function relatives(title, found, words) {
     const part = make("div");
     if (!found.length) return part;
-    part.append(make("h3", title));
+    part.append(make("h3", `${title} (${found.length})`));
     const items = make("ul");
-    for (const [key, link, shared] of found.slice(0, 6)) {
+    for (const [key, link, shared] of found) {
       const item = make("li");
       const button = make("button", nodes.get(key).name);
       button.type = "button";
@@ -203,9 +256,16 @@
     const link = make("a", node.name);
     link.href = `papers/${key}.html`;
     head.append(link);
-    card.replaceChildren(close, head, make("p", `${node.title}. ${node.who}.`, "ee-muted"), make("p", node.idea), make("p", node.terms.join(" · "), "ee-muted"));
+    const idea = make("p", node.idea);
+    if (node.more) {
+      const more = make("a", "more");
+      more.href = `papers/${key}.html#idea`;
+      more.setAttribute("aria-label", `More of the idea of ${node.name}`);
+      idea.append(" ", more);
+    }
+    card.replaceChildren(close, head, make("p", `${node.title}. ${node.who}.`, "ee-muted"), idea, make("p", node.terms.join(" · "), "ee-muted"));
     const run = make("p");
-    if (node.run === "none") run.textContent = node.said;
+    if (!node.runs) run.textContent = node.said;
     else {
       const method = make("a", "Method");
       method.href = `methods/${key}.html`;
@@ -218,6 +278,7 @@
       card.hidden = false;
       cy.resize();
     }
+    card.scrollTop = 0;
   }
 
   function shut() {
@@ -252,14 +313,69 @@
   const zoom = (factor) => cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: canvas.clientWidth / 2, y: canvas.clientHeight / 2 } });
   const fit = () => cy.fit(cy.nodes().not(".out"), EDGE);
 
-  // All works if their names can be read then; else a part: around the chosen work, or the one with most edges.
+  // The topmost work of the year that has most.
+  function top() {
+    const counts = new Map();
+    works().forEach((node) => { counts.set(node.position().x, (counts.get(node.position().x) || 0) + 1); });
+    const most = Math.max(...counts.values());
+    return works().filter((node) => counts.get(node.position().x) === most).min((node) => node.position().y).ele;
+  }
+
+  // All works if their names can be read then; else a part: around the chosen work, the year with most works, or the work
+  // with most edges.
   function begin() {
     fit();
+    if (chosen && !card.hidden) {
+      reach(chosen);
+      return;
+    }
     if (data.many || cy.zoom() * data.font >= READABLE - 0.5) return;
     const edges = (node) => node.connectedEdges().not(".out").length;
-    const middle = chosen ? cy.getElementById(chosen) : works().max(edges).ele;
-    cy.viewport({ zoom: level(), pan: around(middle, level()) });
+    const first = way ? top() : works().max(edges).ele;
+    const middle = chosen ? cy.getElementById(chosen) : first;
+    const view = { zoom: least, pan: around(middle.position(), least) };
+    cy.viewport(chosen ? view : settled(view, cy.nodes().not(".out"), 0));
   }
+
+  // The years keep above their columns, whatever part of these is in view; where they would touch, some are left out.
+  function years() {
+    let end = -Infinity;
+    for (const year of heading.children) {
+      const x = Number(year.dataset.x) * cy.zoom() + cy.pan().x;
+      const half = year.offsetWidth / 2;
+      const at = Math.min(Math.max(x, half), canvas.clientWidth - half);
+      const shown = x >= 0 && x <= canvas.clientWidth && at - half >= end;
+      year.style.left = `${at - half}px`;
+      year.style.visibility = shown ? "visible" : "hidden";
+      if (shown) end = at + half + 6;
+    }
+  }
+
+  // Says that more lies outside of the view, and where.
+  const coarse = matchMedia("(pointer: coarse)").matches;
+  function told() {
+    const seen = cy.extent();
+    const places = works().map((node) => node.position());
+    const arrows = { "←": ({ x }) => x < seen.x1, "→": ({ x }) => x > seen.x2, "↑": ({ y }) => y < seen.y1, "↓": ({ y }) => y > seen.y2 };
+    const count = places.filter((place) => Object.values(arrows).some((lies) => lies(place))).length;
+    const sides = Object.keys(arrows).filter((arrow) => places.some(arrows[arrow]));
+    const words = [];
+    if (count) words.push(`${sides.join(" ")} ${count} ${count > 1 ? "works lie" : "work lies"} outside: ${coarse ? "move with two fingers" : "drag to see more"}`);
+    if (!data.many && cy.zoom() * data.font < LEAST) words.push("zoom in to read the names");
+    outside.textContent = words.join("; ") || "\u00a0";
+  }
+
+  let asked = 0;
+  function follow() {
+    if (asked) return;
+    asked = requestAnimationFrame(() => {
+      asked = 0;
+      if (way) years();
+      told();
+    });
+  }
+  cy.on("viewport resize", follow);
+
   const KEYS = {
     ArrowLeft: () => step(-1, 0), ArrowRight: () => step(1, 0), ArrowUp: () => step(0, -1), ArrowDown: () => step(0, 1),
     Enter: () => chosen && open(chosen), Escape: shut, "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit,
@@ -359,23 +475,35 @@
 
   const ways = [...root.querySelectorAll("[data-layout]")];
   const notes = [...root.querySelectorAll("[data-note]")];
-  let way = 0;
+  heading.append(
+    ...data.years.map(([words, x]) => {
+      const year = make("span", words);
+      year.dataset.x = x;
+      return year;
+    })
+  );
   function lay(number) {
     way = number;
     ways.forEach((button, i) => button.setAttribute("aria-pressed", String(i === number)));
     cy.batch(() => works().forEach((node) => node.position({ x: nodes.get(node.id()).at[number][0], y: nodes.get(node.id()).at[number][1] })));
-    cy.nodes(".head").forEach((head) => head.toggleClass("out", head.data("layout") !== number));
+    cy.nodes(".head").toggleClass("out", number !== 0);
+    heading.hidden = number === 0;
     notes.forEach((note) => { note.hidden = Number(note.dataset.note) !== number; });
     begin();
+    follow();
     remember();
   }
 
-  let ready = false;
+  const KINDS = boxes.map((box) => box.value);
+  const USUAL = boxes.filter((box) => box.checked).map((box) => box.value).join();
   function remember() {
     if (!ready) return;
+    lost.hidden = true;
     const query = new URLSearchParams();
     if (way) query.set("layout", "years");
     if (facet.value !== "policy") query.set("colour", facet.value);
+    const drawn = boxes.filter((box) => box.checked).map((box) => box.value);
+    if (drawn.join() !== USUAL) for (const kind of drawn.length ? drawn : ["none"]) query.append("edges", kind);
     if (chosen) query.set("work", chosen);
     try {
       history.replaceState(null, "", query.toString() ? `?${query}` : location.pathname);
@@ -399,12 +527,33 @@
   wide.addEventListener("change", fold);
   fold();
 
-  const asked = new URLSearchParams(location.search);
-  if (data.colours[asked.get("colour")]) facet.value = asked.get("colour");
-  paint();
-  kinds();
-  lay(asked.get("layout") === "years" ? 1 : 0);
-  focus(null);
-  if (nodes.has(asked.get("work"))) { open(asked.get("work")); reach(asked.get("work")); }
+  // What the address asks for and is not there is named, and left out.
+  function recall() {
+    const query = new URLSearchParams(location.search);
+    const known = {
+      layout: { is: (value) => ways.some((button) => button.dataset.layout === value), words: "layout of the graph" },
+      colour: { is: (value) => Object.hasOwn(data.colours, value), words: "facet to colour by" },
+      edges: { is: (value) => value === "none" || KINDS.includes(value), words: "kind of edge" },
+      work: { is: (value) => nodes.has(value), words: "work of the collection" },
+    };
+    const wrong = [];
+    const found = {};
+    for (const [name, { is, words }] of Object.entries(known)) {
+      const values = query.getAll(name).filter((value) => value);
+      found[name] = values.filter(is);
+      wrong.push(...values.filter((value) => !is(value)).map((value) => `${value} is no ${words}`));
+    }
+    if (found.colour.length) facet.value = found.colour[0];
+    if (found.edges.length) for (const box of boxes) box.checked = found.edges.includes(box.value);
+    paint();
+    kinds();
+    lay(found.layout[0] === "years" ? 1 : 0);
+    focus(null);
+    if (found.work.length) { open(found.work[0]); reach(found.work[0]); }
+    lost.textContent = wrong.length ? `The address asks for what is not here: ${wrong.join("; ")}.` : "";
+    lost.hidden = !wrong.length;
+  }
+
+  recall();
   ready = true;
 })();
