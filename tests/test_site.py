@@ -278,7 +278,7 @@ def test_search_finds_sentences_not_controls_or_pictures(site):
     }
     assert len(found["papers/index.html"]) < 500  # no terms of the filters, no rows
     assert "ABAAA" not in found["taxonomy/policy.html#patience"]  # letters of the picture
-    for page in ("graph.html", "compare.html", "taxonomy/gaps.html"):
+    for page in ("graph.html", "compare.html", "taxonomy/gaps.html", "methods/index.html"):
         assert len(found[page]) < 1500, page
     charts = [
         text
@@ -286,4 +286,7 @@ def test_search_finds_sentences_not_controls_or_pictures(site):
         if re.match(r"(tracks/text|methods/zhou2020pabee)\.html#(group|measured)", where)
     ]
     assert charts
+    assert all(len(text) < 100 for where, text in found.items() if "tracks/text.html#group" in where)  # no figures
+    assert len(found["taxonomy/gaps.html#every"]) < 300
+    assert "passed" not in found["index.html#this-build"]
     assert not any("20%40%60%" in text for text in charts)  # labels of axes

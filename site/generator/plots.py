@@ -58,7 +58,8 @@ def of_row(row: Row, name: str, *, baselines: bool = True) -> list[Line]:
 def spec(lines: Iterable[Line], quality: str, full: float | None = None) -> dict[str, Any]:
     """Return the Vega-Lite description of the lines; ``full`` is the full model's quality, drawn as a level.
 
-    A line's look depends on its place among all lines, so it stays when others are left out.
+    A line's look depends on its place among all lines, so it stays when others are left out; the compare page gives
+    few chosen ones out of many the first looks instead (`assets/chart.js`).
     """
     drawn = list(lines)
     values = [
@@ -98,7 +99,13 @@ def _along(lines: Sequence[Line], quality: str) -> dict[str, Any]:
             "field": "share",
             "type": "quantitative",
             "title": "mean cost, share of the full model's",
-            "axis": {"format": ".0%"},
+            # Labels of a narrow picture stand apart, and the first and last one over their own marks.
+            "axis": {
+                "format": ".0%",
+                "tickCount": {"expr": "ceil(width / 80)"},
+                "labelSeparation": 12,
+                "labelFlush": False,
+            },
             "scale": {"domainMin": 0},
         },
         "y": {"field": "quality", "type": "quantitative", "title": quality, "scale": {"zero": False}},

@@ -1,6 +1,7 @@
 """Curves and the page that compares methods, by mouse and by keyboard."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import expect
@@ -82,18 +83,30 @@ def looks(page, names):
     return found
 
 
-def test_a_curve_keeps_its_look_whatever_else_is_chosen(open_page):
-    page = open_page("compare.html?m=deebert")
+def test_few_curves_take_the_looks_that_differ_most_and_many_keep_their_own(open_page):
+    page = open_page("compare.html?m=deebert&m=pabee:classification")
     drawn(page).first.wait_for()
-    alone = looks(page, ["DeeBERT"])
+    swatch = page.locator(".ee-compared:visible .ee-lines li:visible .ee-line")
+    dash = "lines => lines.map(line => getComputedStyle(line).strokeDasharray)"
+    for names in (["DeeBERT", "PABEE, classification"], ["DeeBERT", "PABEE, classification", "RomeBERT, SD only"]):
+        for name in names:
+            page.locator(".ee-pick").get_by_label(name, exact=True).check()
+        expect(drawn(page).locator("[aria-roledescription='line mark']")).to_have_count(len(names))
+        few = looks(page, names)
+        for parts in zip(*few.values(), strict=True):
+            assert len(set(parts)) == len(names)  # colour, dash and form: each differs
+        assert few["DeeBERT"][1] in {None, "1,0"}  # a whole line
+        assert len(set(swatch.evaluate_all(dash))) == len(names)
     boxes = page.locator(".ee-pick fieldset").first.locator("input")
     for box in boxes.all():
         box.check()
     lines = page.locator(".ee-compared:visible .ee-vega [aria-roledescription='line mark']")
     expect(lines).to_have_count(boxes.count())
-    assert looks(page, ["DeeBERT"]) == alone
     every = looks(page, lines.evaluate_all("lines => lines.map(line => line.ariaLabel)"))
     assert len(every) == boxes.count() > 12  # more than the palette has colours
+    own = "i => getComputedStyle(document.body).getPropertyValue(`--ee-plot-${i % 12}`).trim()"
+    names = page.locator(".ee-compared:visible .ee-lines li").all_inner_texts()
+    assert [every[name][0] for name in names] == [page.evaluate(own, i) for i in range(len(names))]
     assert len({look[:2] for look in every.values()}) == len({look[2:] for look in every.values()}) == len(every)
 
 
@@ -243,6 +256,22 @@ def test_no_point_hides_its_setting_and_the_table_below_has_them_all(open_page, 
         rows = figure.locator(".ee-points tbody tr")
         assert rows.count() == len(labels)
         assert all(rows.locator("td:nth-last-child(3)").all_text_contents())
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_numbers_of_an_axis_stand_apart(open_page, width):
+    page = open_page("compare.html?m=pabee&m=deebert&m=lear", width=width)
+    charts = page.locator(".ee-compared:visible")
+    expect(charts.locator(".ee-vega svg")).to_have_count(charts.count())
+    for svg in charts.locator(".ee-vega svg").all():
+        boxes = svg.locator(".role-axis-label text").evaluate_all(
+            "texts => texts.map(text => text.getBoundingClientRect().toJSON())"
+        )
+        lowest = max(box["y"] for box in boxes)
+        across = sorted((box["left"], box["right"]) for box in boxes if abs(box["y"] - lowest) < 2)
+        assert len(across) > 2
+        assert all(after[0] - before[1] >= 10 for before, after in pairwise(across)), across
+        assert across[-1][1] <= width
 
 
 def test_without_scripts_the_static_curve_stays(open_page):

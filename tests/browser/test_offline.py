@@ -28,6 +28,15 @@ def test_search_finds_pages(open_page, path, over):
     page.wait_for_url("**/papers/*.html**")
 
 
+def test_tables_are_no_hits_and_their_pages_are_found_by_title(open_page):
+    page = open_page("index.html", over="file")
+    hits = [link.partition("?")[0] for link in search(page, "patience")]
+    assert not any(link.endswith(("methods/index.html", "papers/index.html", "taxonomy/gaps.html")) for link in hits)
+    for words, path in (("methods", "methods/index.html"), ("gap map", "taxonomy/gaps.html")):
+        page = open_page("index.html", over="file")
+        assert any(path in link for link in search(page, words)), words
+
+
 def test_the_table_filters_from_disk(open_page):
     page = open_page("papers/index.html", over="file")
     page.locator("details[data-facet=policy] input[value=patience]").check()

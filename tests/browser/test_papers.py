@@ -200,3 +200,17 @@ def test_no_cell_is_cut_and_all_columns_fit(open_page, width):
         }"""
     )
     assert cut == [[], [], False]
+
+
+def test_on_a_phone_a_title_has_the_whole_width_and_no_word_is_broken(open_page):
+    page = open_page(PAPERS, width=390)
+    table = page.locator("#paper-table").bounding_box()
+    for row in page.locator(SHOWN).all()[:8]:
+        name, year = (row.locator(part).bounding_box() for part in ("th", "td.num"))
+        assert name["width"] == pytest.approx(table["width"], abs=1)
+        assert year["y"] >= name["y"] + name["height"] - 1
+    assert page.locator(f"{SHOWN} th").first.evaluate("cell => getComputedStyle(cell).overflowWrap") == "break-word"
+    heads = page.locator("#paper-table thead button:visible")
+    assert heads.count() == 4
+    assert all(box["x"] + box["width"] <= 390 for box in (head.bounding_box() for head in heads.all()))
+    assert page.evaluate("document.documentElement.scrollHeight") < 170 * page.locator(SHOWN).count()

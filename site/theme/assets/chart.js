@@ -46,10 +46,13 @@
     tip.style.top = `${y + 14}px`;
   }
 
-  async function draw(target, spec, shown) {
+  // The spec with the looks given out in this order: a look is a curve's place in the domain.
+  const styled = (spec, order) => JSON.parse(JSON.stringify(spec), (name, value) => (name === "scale" && value.domain ? { ...value, domain: order } : value));
+
+  async function draw(target, spec, shown, order) {
     const values = spec.data.values.filter((row) => shown.has(row.curve));
-    const width = Math.max(180, target.clientWidth - 70);
-    const compiled = window.vegaLite.compile({ ...spec, data: { values }, width, autosize: { type: "fit-x", contains: "padding" } }, { config: look() }).spec;
+    const width = Math.max(180, target.clientWidth);
+    const compiled = window.vegaLite.compile({ ...styled(spec, order), data: { values }, width, autosize: { type: "fit-x", contains: "padding" } }, { config: look() }).spec;
     const view = new window.vega.View(window.vega.parse(compiled, null, { ast: true }), {
       renderer: "svg",
       container: target,
@@ -113,8 +116,10 @@
   }
 
   // Puts a picture to play with over a figure's static one. Returns {names, show(names), below}: the static picture is
-  // back when no curve is shown; the figure is drawn anew when its width or the colour scheme changes.
-  function chart(figure) {
+  // back when no curve is shown; the figure is drawn anew when its width or the colour scheme changes. With `anew`, few
+  // curves of many take the first looks, which differ most, and their samples in the legend and the table do as well.
+  const FEW = 6;
+  function chart(figure, anew = false) {
     const spec = JSON.parse(figure.querySelector(".ee-spec").textContent);
     const names = [...new Set(spec.data.values.map((row) => row.curve))];
     const picture = figure.querySelector(".ee-static");
@@ -125,6 +130,15 @@
     frame.append(target);
     picture.before(frame, said);
     const state = { view: null, shown: new Set(names) };
+    const order = () => (anew && state.shown.size && state.shown.size <= FEW ? [...state.shown] : names);
+    const parts = [...figure.querySelectorAll("[data-curve]")];
+    const samples = names.map((name) => parts.find((part) => part.dataset.curve === name).querySelector(".ee-swatch").cloneNode(true));
+    function sample() {
+      for (const part of parts) {
+        const place = order().indexOf(part.dataset.curve);
+        if (place >= 0) part.querySelector(".ee-swatch").replaceWith(samples[place].cloneNode(true));
+      }
+    }
     const forget = walk(frame, said, spec, state);
     let turn = 0;
 
@@ -135,13 +149,14 @@
       forget();
       target.replaceChildren();
       if (!state.shown.size || !target.clientWidth) return;
-      const made = await draw(target, spec, state.shown);
+      const made = await draw(target, spec, state.shown, order());
       if (mine === turn) state.view = made;
       else made.finalize();
       target.dataset.drawn = String(mine);
     }
     function show(wanted) {
       state.shown = new Set(names.filter((name) => wanted.includes(name)));
+      if (anew) sample();
       said.classList.add("is-hint");
       said.textContent = "With the keyboard, the arrow keys walk from point to point.";
       frame.hidden = said.hidden = state.shown.size === 0;

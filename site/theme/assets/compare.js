@@ -17,7 +17,7 @@
   const figures = [...document.querySelectorAll(".ee-compared")].map((figure) => ({ figure, made: null }));
 
   const beside = document.createElement("table");
-  beside.className = "ee-table ee-beside";
+  beside.className = "ee-table ee-named ee-beside";
   const frame = document.createElement("div");
   frame.className = "ee-scroll";
   frame.tabIndex = 0;
@@ -54,7 +54,7 @@
       figure.hidden = ids.length > 0 && inside.length === 0;
       for (const part of figure.querySelectorAll("[data-curve]")) part.hidden = inside.length > 0 && !inside.includes(part.dataset.curve);
       if (!window.eelitChart || (!inside.length && !entry.made)) continue;
-      entry.made ||= window.eelitChart(figure);
+      entry.made ||= window.eelitChart(figure, true);
       entry.made.show(inside);
     }
   }
