@@ -27,15 +27,15 @@ Skipped
     from copied states, and all words classified, until the sentence is done. SENTEE: all later layers.
 
 Deviations
-    1. MiniLM (6 layers, 384 wide) on the 80 parts of speech of the Brown corpus, 4,000 training sentences of at most 40
-       pieces, one epoch for each stage at rate 1e-4 (classifiers: 1e-2), instead of BERT-base on named entities, parts
-       of speech and Chinese word segmentation for 20 and 30 epochs. Quality is accuracy, not F1.
+    1. MiniLM on the 80 parts of speech of the Brown corpus, 4,000 sentences of at most 40 pieces, one epoch for each
+       stage (SENTEE: one in all) at rate 1e-4, classifiers 1e-2 (released: 1 : 10, encoder frozen for two epochs, with
+       warm-up), not BERT-base on named entities and word segmentation for 20 and 30. Accuracy, not F1.
     2. Kinds of sentences are drawn one by one (20 % eager, 40 % never halting); the released script fixes their numbers
        in batches of ten, but our batches, of one length each, are often smaller.
     3. One threshold for all layers. The released code doubles it in the upper half of the layers.
     4. Copied states are bit-identical. The released script normalises them anew with the next layer's norm; its stage 2
        also trains towards the loss of stage 1 (flooding). Neither is done here.
-    5. The class and separator tokens go on until their sentence is done, as in the released code.
+    5. Class and separator tokens go on until their sentence is done, as in the released code.
 """
 
 from __future__ import annotations
@@ -127,22 +127,23 @@ class Tokee(TagMethod):
         return [found] if self.whole else [found, *self.word_claims(prepared, curve)]
 
     def word_claims(self, prepared: Prepared, curve: Curve) -> list[Outcome]:
-        """Compare with SENTEE on the same weights, and with TOKEE on those of stage 1."""
-        sentence = [SentenceUncertainty(delta) for delta in self.knobs]
-        gains = prepared.gains(curve.test[1:-1], prepared.at_once(prepared.model, "test", sentence))
+        """Compare with SENTEE, as it is trained and on the same weights, and with TOKEE after stage 1."""
         policy = WindowUncertainty(0.25, self.window)
         lost = [prepared.lost_to_copying(model, "test", policy) for model in (prepared.before, prepared.model)]
-        return [
-            Outcome(
-                name="words beat sentences",
-                statement="At the cost of each delta, TOKEE is on average 0.2 points better than SENTEE, same weights.",
-                holds=float(np.mean(gains)) >= 0.002,
-                measured=f"{np.mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}",
-            ),
-            Outcome(
-                name="self-sampling makes up for copied states",
-                statement="At delta 0.25 copying costs less accuracy after stage 2 than before it.",
-                holds=lost[1] < lost[0],
-                measured=f"{lost[0]:+.4f} lost to copying before, {lost[1]:+.4f} after",
-            ),
-        ]
+        copied = Outcome(
+            name="self-sampling makes up for copied states",
+            statement="At delta 0.25 copying costs 0.1 points less accuracy after stage 2 than before it.",
+            holds=lost[1] <= lost[0] - 0.001,
+            measured=f"{lost[0]:+.4f} lost to copying before, {lost[1]:+.4f} after",
+            not_comparable="" if lost[0] >= 0.001 else "Copying costs next to nothing before stage 2 already.",
+        )
+        found = []
+        for name, how, model in (("TOKEE beats SENTEE", "which has stage 1 alone", prepared.before),
+                                 ("words beat sentences", "on the same weights", prepared.model)):  # fmt: skip
+            sentences = prepared.at_once(model, "test", [SentenceUncertainty(delta) for delta in self.knobs])
+            gains = prepared.gains(curve.test[1:-1], sentences)
+            statement = f"At the cost of each delta, TOKEE is on average 0.2 points better than SENTEE, {how}."
+            measured = f"{np.mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}"
+            holds = float(np.mean(gains)) >= 0.002
+            found.append(Outcome(name=name, statement=statement, holds=holds, measured=measured))
+        return [*found, copied]

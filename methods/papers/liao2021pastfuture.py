@@ -25,13 +25,13 @@ Skipped
 
 Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch at rate 1e-4 (view: 1e-3),
-       instead of BERT, RoBERTa and ALBERT (12 layers) on six GLUE tasks: what two cores can train in minutes.
+       instead of BERT, RoBERTa and ALBERT (12 layers) on six GLUE tasks. Batches are of 8 (most methods of this track:
+       32): 517 steps in the epoch, not 146, with which its exits stay 2 to 3 points lower. So are those of its rivals.
     2. Poolers read the mean over tokens instead of the class token, as MiniLM was pretrained, and start as copies of
        the pretrained pooler; the released ones start at random.
-    3. Entropy comes from log-softmax: an underflowing probability counts 0, where the released code gives NaN and the
-       surest sample goes on. Each sample decides for itself; the released code asks a whole batch.
-    4. One protected layer (m) of 6; the paper has 1 to 3 of 12.
-    5. The full model that speed-ups refer to pools all layers, as its last exit reads them all: 0.3 % dearer.
+    3. Entropy comes from log-softmax: an underflowing probability counts 0; the released code gives NaN and the surest
+       sample goes on. Each sample decides for itself, not a batch as there. One protected layer of 6, not 1 to 3 of 12.
+    4. The full model that speed-ups refer to pools all layers, as its last exit reads them all: 0.3 % dearer.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PastFuture(TextMethod):
     protected: int = 1  # m, lowest layers that are protected at first; the paper: 1 to 3
     train_size: int = 4000  # training sentences
     epochs: float = 1.0  # passes over them; the paper: 3 to 5
-    batch: int = 32  # the paper: 16 to 128
+    batch: int = 8  # the paper: 16 to 128
     rate: float = 1e-4  # learning rate; the paper: 1e-5 to 5e-5
     head_rate: float = 1e-3  # learning rate of imitation, classifier and gate; the paper: the same as of the rest
 
@@ -92,6 +92,7 @@ class PastFuture(TextMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"past and future": {}, "local": {"local": True}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 5e-3, "head_rate": 0.1,
+        "batch": 32,
     }  # fmt: skip
 
     def build(self, data: Data, seed: int) -> MultiExit:
@@ -143,7 +144,7 @@ class PastFuture(TextMethod):
 
     def beats(self, name: str, rival: TextMethod, prepared: Prepared, bench: Bench) -> Outcome:
         """Compare at equal cost with an earlier method on the network that it trains itself."""
-        rival = on_the_task_of(self, rival)
+        rival = on_the_task_of(self, rival).replace({"batch": self.batch})
         points = points_of(rival, rival.prepare(bench), bench)
         gains = gains_at_equal_cost(self, prepared, [Entropy(s) for s in self.knobs], points)
-        return better_than(name, gains, f"Against the network that {name} trains")
+        return better_than(name, gains, f"Against the network that {name} trains in as small batches")

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from eelit.methods.backbones.encoder import encoder, pooler_of, stages_of
 from eelit.methods.examples import Data
 from eelit.methods.families.exits import Prepared
+from eelit.methods.families.measured import CONFIDENCES
 from eelit.methods.families.text import TextMethod
 from eelit.methods.method import Bench
 from eelit.methods.multi_exit import MultiExit
@@ -95,7 +96,7 @@ class RightTool(TextMethod):
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "threshold"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = CONFIDENCES
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"calibrated": {}, "uncalibrated": {"calibrated": False}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "layers": (1, 2, 4), "train_size": 900,

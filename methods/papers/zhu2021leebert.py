@@ -124,7 +124,7 @@ class LeeBert(TextMethod):
         later, earlier = float(weights.triu(1).sum()), float(weights.tril(-1).sum())
         return Outcome(
             name="later teachers count more",
-            statement="Learned weights of later teachers sum to more than those of earlier ones.",
-            holds=later > earlier,
+            statement="Learned weights of later teachers sum to a tenth more than those of earlier ones.",
+            holds=later >= 1.1 * earlier,
             measured=f"{later:.3f} and {earlier:.3f}",
         )

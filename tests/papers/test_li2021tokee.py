@@ -421,6 +421,7 @@ def test_claims_can_be_tried(prepared):
     names = [outcome.name for outcome in method.claims(ready, bench, curve)]
     assert names == [
         "two thirds saved for little",
+        "TOKEE beats SENTEE",
         "words beat sentences",
         "self-sampling makes up for copied states",
     ]

@@ -149,6 +149,15 @@ def test_uncalibrated_variant_has_temperatures_of_one(prepared):
     assert method.policy(0.5, ready).temperatures != (1.0,) * 3
 
 
+def test_uncalibrated_variant_gains_nothing_over_the_same_rule_as_baseline(prepared):
+    """A coarser grid of thresholds than the baseline's made it look worse than itself."""
+    method, bench, ready = prepared(KEY)
+    plain = method.replace(method.variants["uncalibrated"])
+    surest = next(b for b in plain.baselines(ready, bench) if b.name == "max-confidence")
+    for split, points in (("validation", surest.validation), ("test", surest.test)):
+        assert plain.sweep(ready, bench, split, plain.knobs) == points
+
+
 # The network.
 
 
