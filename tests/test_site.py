@@ -80,7 +80,7 @@ def test_home_tells_true_numbers(site):
     text = read(site, "index.html").text
     assert "85 works" in text
     assert f"methods that run {len(registry.keys())}" in text
-    assert "passed in this build 0" in text
+    assert "passed their last smoke test 0" in text
     assert "was not part of this build" in text
 
 

@@ -157,9 +157,13 @@ def test_page_of_a_method_that_did_not_change():
     assert "ran in this build" not in text
 
 
-def test_home_counts_what_passed_now():
-    _, home = next(pages.generated(gather(sources(), reports(report()))))
-    assert re.search(r"passed in this build</a></dt><dd>1</dd>", home)
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [({}, 1), ({"executed_now": False, "finished": EARLIER}, 1), ({"status": "failed", "error": "x"}, 0)],
+)
+def test_home_counts_what_passed_when_it_last_ran(changes, count):
+    _, home = next(pages.generated(gather(sources(), reports(report(**changes)))))
+    assert f"passed their last smoke test</a></dt><dd>{count}</dd>" in home
 
 
 def test_every_badge_is_explained():

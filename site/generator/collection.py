@@ -23,7 +23,7 @@ from eelit.methods.registry import MethodInfo
 from eelit.methods.track import Verdict
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
-from eelit.site.generator.reports import Badge, Reports
+from eelit.site.generator.reports import PASSED, Badge, Reports
 from eelit.site.generator.snapshot import Snapshot
 
 RELATION_TITLES = {
@@ -201,8 +201,8 @@ class Collection:
 
     @property
     def passed(self) -> list[str]:
-        """The methods that passed in this build."""
-        return [key for key, method in self.methods.items() if method.badge.state == "passed-now"]
+        """The methods whose last smoke test passed, in this build or before."""
+        return [key for key, method in self.methods.items() if method.badge.state in PASSED]
 
     def expanded(self, work: Work, facet: Facet) -> list[str]:
         """Return the terms a work carries in a facet, with all broader ones."""

@@ -15,7 +15,7 @@ from eelit.bib.graph import Edge, Graph
 from eelit.bib.graph_formats import to_graphml, to_json
 from eelit.site.generator import layout
 from eelit.site.generator.collection import Collection, Method, Work
-from eelit.site.generator.reports import State
+from eelit.site.generator.reports import FAILED, PASSED, State
 
 COLUMN, ROW, NODE_WIDTH, NODE_HEIGHT = 192, 42, 144, 34
 MARGIN, HEAD = 12, 34
@@ -27,8 +27,8 @@ WIDE, LINES, LINE = 10.0, 2, 13
 """A name in its box: how wide in heights of its letters, on how many lines, and how far these are apart."""
 
 MARKS: dict[str, tuple[str, str, tuple[State, ...]]] = {
-    "star": ("★", "passed its last test", ("passed-now", "unchanged", "earlier-passed")),
-    "triangle": ("▲", "failed its last test", ("failed-now", "earlier-failed")),
+    "star": ("★", "passed its last test", PASSED),
+    "triangle": ("▲", "failed its last test", FAILED),
     "diamond": ("◆", "can be run, not tested here", ("not-run", "never-run")),
     "ellipse": ("●", "catalogued only", ()),
 }

@@ -16,6 +16,10 @@ State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earl
 SAME_BUILD = timedelta(minutes=30)
 """A smoke test belongs to a build of the site that starts at most so long after it ended."""
 
+PASSED: tuple[State, ...] = ("passed-now", "unchanged", "earlier-passed")
+FAILED: tuple[State, ...] = ("failed-now", "earlier-failed")
+"""States of a method whose last smoke test passed, or failed, whenever that was."""
+
 # State → in a few words, in one or two words, and the name of the colour; the words carry the meaning.
 SHOWN: dict[State, tuple[str, str, str]] = {
     "passed-now": ("ran in this build: passed", "passed", "good"),
