@@ -247,7 +247,7 @@ def test_each_row_of_the_table_fills_all_columns(measured):
 
     reports, _ = read_reports(measured / "none")
     board = dict(pages.generated(gather(sources(), reports)))["tracks/text.md"]
-    table = board[board.index('<table class="ee-table ee-claims">') :].partition("</table>")[0]
+    table = board[board.index('<table class="ee-table ee-claims ee-named">') :].partition("</table>")[0]
     for body in re.findall(r"<tbody[^>]*>(.*?)</tbody>", table, re.DOTALL):
         rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
         filled = [0] * len(rows)
