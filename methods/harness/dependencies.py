@@ -1,7 +1,8 @@
 """Which code a method depends on, followed from definition to definition in the sources: nothing is imported.
 
 A stored result names the digest of the code that measured it. As long as the digest is the same, the result is that of
-the present code, whatever comments, docstrings, annotations or neighbouring functions have changed since.
+the present code, whatever comments, docstrings, annotations or neighbouring functions have changed since, and wherever
+a definition stands: the digest holds what is defined, not in which module.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Symbol = tuple[str, str]
 MEASURING = ("measure", "timings", "scaled", "SAMPLES", "_prepared")
 """What of the runner has a say in the figures."""
 PLUMBING = {
-    "cache", "conformance", "records", "registry", "data.fetch", "data.manifest", "data.progress", "data.sources",
+    "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.records",
+    "harness.conformance", "harness.registry",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
 
@@ -52,29 +54,44 @@ class _Bare(ast.NodeTransformer):
 
 
 def digest(key_path: Path) -> str:
-    """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it."""
+    """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it.
+
+    The experiments of `claims/` are part of what a result says, so those of the same key belong to it.
+    """
     own = _parse(key_path)
-    todo = [(own, key_path.stem, name) for name in own.definitions]
-    todo += [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.runner", name))]
+    roots = [(own, name) for name in own.definitions]
+    claims = module(f"{PACKAGE}.claims.{key_path.stem}")
+    roots += [(claims, name) for name in claims.definitions] if claims else []
+    roots += [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.harness.runner", name))]
+    return _hashed(roots)
+
+
+def digest_of(name: str) -> str:
+    """Return 16 hexadecimal digits for all definitions of a module of `eelit.methods`, and all that they use."""
+    found = module(name)
+    return _hashed([(found, each) for each in found.definitions] if found else [])
+
+
+def _hashed(todo: list[tuple[Module, str]]) -> str:
     seen: set[tuple[int, str]] = set()
-    found: list[str] = []
+    found: set[str] = set()
     while todo:
-        inside, place, name = todo.pop()
+        inside, name = todo.pop()
         if (id(inside), name) in seen:
             continue
         seen.add((id(inside), name))
         for statement in inside.definitions.get(name, []):
-            found.append(f"{place}.{name} {ast.dump(statement)}")
+            found.add(ast.dump(statement))
             for other in ast.walk(statement):
-                todo += _used(inside, place, other)
+                todo += _used(inside, other)
     return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
 
 
-def _used(inside: Module, place: str, node: ast.AST) -> list[tuple[Module, str, str]]:
+def _used(inside: Module, node: ast.AST) -> list[tuple[Module, str]]:
     """Return the definitions that one node of a syntax tree refers to."""
     if isinstance(node, ast.Name):
         if node.id in inside.definitions:
-            return [(inside, place, node.id)]
+            return [(inside, node.id)]
         return _imported(inside.imports.get(node.id, ("", "")))
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         origin, name = inside.imports.get(node.value.id, ("", ""))
@@ -84,12 +101,12 @@ def _used(inside: Module, place: str, node: ast.AST) -> list[tuple[Module, str, 
     return []
 
 
-def _imported(symbol: Symbol) -> list[tuple[Module, str, str]]:
+def _imported(symbol: Symbol) -> list[tuple[Module, str]]:
     origin, name = symbol
     if origin.removeprefix(f"{PACKAGE}.") in PLUMBING or name in ("FREE", "_NAMES"):
         return []  # the counter asks its free list last: what is added there was an error before, and changes no count
     found = module(origin) if origin else None
-    return [(found, origin, name)] if found and name in found.definitions else []
+    return [(found, name)] if found and name in found.definitions else []
 
 
 @cache
