@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -53,21 +55,39 @@ class _Bare(ast.NodeTransformer):
 
 def digest(key_path: Path) -> str:
     """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it."""
+    measuring = [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.runner", name))]
+    found = [
+        f"{place}.{name} {ast.dump(statement)}"
+        for _, place, name, statements in _followed([*_own(key_path), *measuring])
+        for statement in statements
+    ]
+    return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
+
+
+def reached(key_path: Path) -> dict[Symbol, int]:
+    """Return the definitions behind the method in the file, and how far each is: 0 its own, 1 used by these, 2 …."""
+    return {(place, name): steps for steps, place, name, _ in _followed(_own(key_path))}
+
+
+def _own(key_path: Path) -> list[tuple[Module, str, str]]:
     own = _parse(key_path)
-    todo = [(own, key_path.stem, name) for name in own.definitions]
-    todo += [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.runner", name))]
+    return [(own, key_path.stem, name) for name in own.definitions]
+
+
+def _followed(start: list[tuple[Module, str, str]]) -> Iterator[tuple[int, str, str, list[ast.stmt]]]:
+    """Yield the definitions at the start and all that they lead to, the nearest first: steps, place, name, code."""
+    todo = deque((0, *symbol) for symbol in start)
     seen: set[tuple[int, str]] = set()
-    found: list[str] = []
     while todo:
-        inside, place, name = todo.pop()
+        steps, inside, place, name = todo.popleft()
         if (id(inside), name) in seen:
             continue
         seen.add((id(inside), name))
-        for statement in inside.definitions.get(name, []):
-            found.append(f"{place}.{name} {ast.dump(statement)}")
-            for other in ast.walk(statement):
-                todo += _used(inside, place, other)
-    return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
+        statements = inside.definitions.get(name, [])
+        yield steps, place, name, statements
+        for statement in statements:
+            for node in ast.walk(statement):
+                todo += [(steps + 1, *symbol) for symbol in _used(inside, place, node)]
 
 
 def _used(inside: Module, place: str, node: ast.AST) -> list[tuple[Module, str, str]]:
