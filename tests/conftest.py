@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -14,15 +15,27 @@ from filelock import FileLock
 torch.set_num_threads(1)
 
 
+KEPT = "EELIT_TEST_CACHE"
+
+
+def pytest_configure(config):
+    """Let all processes of a run share one folder of trained weights, gone at the end; `mutants.py` keeps its own."""
+    if KEPT not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="eelit-tests-")
+        os.environ[KEPT] = folder.name  # processes that xdist starts inherit it
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(lambda: os.environ.pop(KEPT))
+
+
 @cache
 def tiny(key):
-    """Return the method, its bench and what it prepared, in the setting for tests."""
+    """Return the method, its bench and what it prepared, in the setting for tests; trained once for all processes."""
     from eelit.methods import registry
     from eelit.methods.method import Bench
 
     method = registry.get(key)
     method = method.replace(method.tiny)
-    bench = Bench(executed=48)
+    bench = Bench(executed=48, cache=Path(os.environ[KEPT]))
     return method, bench, method.prepare(bench)
 
 
