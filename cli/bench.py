@@ -15,7 +15,7 @@ from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.run import demand_backend, demand_cache
 
 if TYPE_CHECKING:
-    from eelit.methods.records import Result
+    from eelit.methods.engine.records import Result
 
 
 @eelit_command("eelit bench --track text", "eelit bench pabee deebert --seeds 5", "eelit bench --backend dask --jobs 8")
@@ -33,7 +33,7 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
     """
     demand_cache()
     demand_backend(backend)
-    from eelit.methods import bench
+    from eelit.methods.harness import bench
 
     keys = on_track(methods, name) or bench.members(name)
     runs = bench.missing(name, keys, seeds)
@@ -67,7 +67,7 @@ def demand_folder(folder: Path) -> None:
 
 
 def _said(found: Result | Exception) -> str:
-    from eelit.methods.bench import why
+    from eelit.methods.harness.bench import why
 
     if isinstance(found, Exception) or not found.passed:
         return f"not kept, {why(found)}"

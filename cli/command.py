@@ -82,7 +82,7 @@ class MethodName(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that start so, those of methods from other packages too."""
-        from eelit.methods import registry
+        from eelit.methods.harness import registry
 
         in_catalogue = _asked(ctx, lambda catalogue: catalogue.names(runnable=True))
         return _items(sorted({*registry.keys(), *in_catalogue}), incomplete)

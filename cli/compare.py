@@ -17,9 +17,9 @@ from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 
 if TYPE_CHECKING:
-    from eelit.methods.bench import Stored
-    from eelit.methods.records import Result
-    from eelit.methods.track import Row, Spread, Verdict, Wall
+    from eelit.methods.engine.records import Result
+    from eelit.methods.harness.bench import Stored
+    from eelit.methods.harness.track import Row, Spread, Verdict, Wall
     from eelit.site.generator.claims import Trial
 
 
@@ -35,7 +35,7 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
 
     Figures are means over seeds, with the standard deviation, from results that this code measured.
     """
-    from eelit.methods import bench, track
+    from eelit.methods.harness import bench, track
 
     keys = on_track(methods, name)
     if out and out.suffix not in (".svg", ".png"):
@@ -67,7 +67,7 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
 def _trials(known: dict[str, Stored]) -> dict[str, list[Trial]]:
     """Return the claims of each method's paper beside what the seeds say; a method from outside may have no entry."""
     from eelit.catalog.schema import Claim
-    from eelit.methods.track import verdicts
+    from eelit.methods.harness.track import verdicts
     from eelit.site.generator.claims import beside
 
     catalogue = open_catalogue()
@@ -159,7 +159,7 @@ def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    from eelit.methods.track import SEEDS
+    from eelit.methods.harness.track import SEEDS
 
     seeds = "seed" if verdict.n == 1 else "seeds"
     needed = f"; {SEEDS} are needed" if verdict.judgement == "too few seeds" else ""
@@ -168,7 +168,7 @@ def _judged(verdict: Verdict) -> str:
 
 
 def _draw(results: list[Result], out: Path) -> None:
-    from eelit.methods.plot import compare
+    from eelit.methods.harness.plot import compare
 
     try:
         compare(results, out)

@@ -17,8 +17,8 @@ from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
 if TYPE_CHECKING:
-    from eelit.methods.bench import NotRun
-    from eelit.methods.track import Row, Spread
+    from eelit.methods.harness.bench import NotRun
+    from eelit.methods.harness.track import Row, Spread
 
 HEADER = (
     "method",
@@ -46,7 +46,7 @@ def command(name: str, share: float, style: str) -> None:
     Every figure is a mean over seeds, from results that this code measured and that are kept with it. A row marked
     `stale` was measured by older code.
     """
-    from eelit.methods import bench
+    from eelit.methods.harness import bench
 
     if isnan(share):
         raise click.UsageError("--at takes a share between 0 and 1, not nan")
@@ -84,7 +84,7 @@ def command(name: str, share: float, style: str) -> None:
 
 def on_track(names: Iterable[str], track: str) -> list[str]:
     """Return the keys of the named methods, each once. Raises `click.UsageError` if one is not on the track."""
-    from eelit.methods import bench
+    from eelit.methods.harness import bench
 
     members = bench.members(track)
     keys = list(dict.fromkeys(method_key(name) for name in names))

@@ -18,7 +18,7 @@ def command(style: str) -> None:
     Methods of other packages, registered through the entry point group `eelit.methods`, are listed too. One that cannot
     be read is left out, and stderr says what is wrong with it.
     """
-    from eelit.methods import registry
+    from eelit.methods.harness import registry
 
     found, broken = registry.described()
     for fault in broken:

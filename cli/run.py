@@ -16,7 +16,7 @@ from eelit.cli.main import RUN_FAILED, Failure
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
-    from eelit.methods.records import Curve, Outcome, Result
+    from eelit.methods.engine.records import Curve, Outcome, Result
 
 
 def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -81,8 +81,8 @@ def _run(
     key: str, knobs: tuple[float, ...], *, seed: int, scale: Literal["full", "default"], variant: str | None
 ) -> Result:
     """Run the method with a progress line; whatever is the user's to mend becomes one sentence."""
-    from eelit.methods import registry, runner
     from eelit.methods.data.fetch import DataUnavailable
+    from eelit.methods.harness import registry, runner
 
     bar = ProgressLine()
     try:
@@ -103,7 +103,7 @@ def _run(
 
 def demand_cache() -> None:
     """Say so at once if nothing can be written to the cache, before anything slow is imported or trained."""
-    from eelit.methods.cache import cache_root
+    from eelit.methods.data.cache import cache_root
 
     root = cache_root()
     try:
@@ -119,7 +119,7 @@ def demand_cache() -> None:
 
 def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
     """Refuse fractions and negative numbers where the method's own knobs are counts: they would mean nothing."""
-    from eelit.methods import registry
+    from eelit.methods.harness import registry
 
     method = registry.get(key)
     if all(isinstance(knob, int) for knob in method.knobs):
@@ -130,9 +130,9 @@ def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
 
 
 def _save(result: Result, out: Path | None) -> list[Path]:
-    from eelit.methods.cache import cache_root
-    from eelit.methods.plot import plot
-    from eelit.methods.smoke import write
+    from eelit.methods.data.cache import cache_root
+    from eelit.methods.harness.plot import plot
+    from eelit.methods.harness.smoke import write
 
     folder = out or cache_root() / "runs" / f"{result.key}-{result.scale}-seed{result.seed}"
     try:
@@ -169,7 +169,7 @@ class ProgressLine:
 
 def demand_backend(backend: Any) -> None:
     """See that the back end is installed before anything runs."""
-    from eelit.methods import workers
+    from eelit.methods.harness import workers
 
     try:
         workers.demand(backend)
@@ -179,7 +179,7 @@ def demand_backend(backend: Any) -> None:
 
 def method_key(name: str) -> str:
     """Return the key of a method; those of other packages need not be in the catalogue."""
-    from eelit.methods import registry
+    from eelit.methods.harness import registry
 
     if (registered := registry.resolve(name)) is not None:
         return registered
@@ -236,7 +236,7 @@ def _curve(curve: Curve, budget: float | None) -> str:
 
 
 def _within(curve: Curve, budget: float) -> str:
-    from eelit.methods import runner
+    from eelit.methods.harness import runner
 
     point = runner.within_budget(curve, budget)
     if point is None:

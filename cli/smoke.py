@@ -14,7 +14,7 @@ from eelit.cli.run import demand_backend, demand_cache, method_key
 from eelit.cli.table import json_text, table
 
 if TYPE_CHECKING:
-    from eelit.methods.records import SmokeReport
+    from eelit.methods.engine.records import SmokeReport
 
 
 @eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8")
@@ -35,7 +35,7 @@ def command(
     demand_cache()
     demand_backend(backend)
     keys = [method_key(name) for name in methods] or None
-    from eelit.methods import smoke
+    from eelit.methods.harness import smoke
 
     session, reports = smoke.smoke(keys, backend=backend, jobs=jobs, cache=not no_cache, report=_say)
     root = checkout()

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eelit.methods import costs, registry, runner
-from eelit.methods.cache import cache_root
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.data.cache import cache_root
+from eelit.methods.engine import costs
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.measured import Measured
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.harness import registry, runner
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.max_confidence import MaxConfidence
 
 SAVED = (0.25, 0.5, 0.75)
 SAMPLES = {1: 32, 8: 96, 32: 192, 128: 256}  # batch size → samples timed at once
@@ -55,7 +56,7 @@ def full(model: MultiExit, x: Tensor) -> Tensor:
     return model.full(x)
 
 
-def batches(seen: Measured, size: int) -> list[Tensor]:
+def batches(seen: StoredOutputs, size: int) -> list[Tensor]:
     """Return batches of the size, filled with sentences of one length: the track's own lengths, most frequent first."""
     found: dict[int, list[Tensor]] = {}
     for x in seen.examples.inputs:
@@ -66,7 +67,7 @@ def batches(seen: Measured, size: int) -> list[Tensor]:
     return [torch.stack(group) for group in groups[: max(1, SAMPLES[size] // size)]]
 
 
-def threshold(seen: Measured, saved: float) -> MaxConfidence:
+def threshold(seen: StoredOutputs, saved: float) -> MaxConfidence:
     """Return the policy that saves about this share of the MACs."""
 
     def missed(policy: MaxConfidence) -> float:
@@ -94,7 +95,7 @@ def medians(runs: dict[str, Callable[[Tensor], object]], chosen: list[Tensor], r
     return total
 
 
-def operating_point(seen: Measured, model: MultiExit, saved: float, size: int, repeats: int) -> float:
+def operating_point(seen: StoredOutputs, model: MultiExit, saved: float, size: int, repeats: int) -> float:
     """Print the line of one operating point and batch size; return the efficiency."""
     policy, chosen = threshold(seen, saved), batches(seen, size)
     alone = max(1, LOOP // len(chosen))  # samples of each batch that the loop takes
@@ -121,7 +122,7 @@ def operating_point(seen: Measured, model: MultiExit, saved: float, size: int, r
     return efficiency
 
 
-def price(seen: Measured, model: MultiExit, size: int, repeats: int) -> None:
+def price(seen: StoredOutputs, model: MultiExit, size: int, repeats: int) -> None:
     """Print what a layer and an exit cost in batches of one size: why fewer MACs are not as much less time."""
     chosen = batches(seen, size)
     timed = medians({"asked": lambda x: infer(model, x, NEVER), "full": lambda x: full(model, x)}, chosen, repeats)

@@ -29,9 +29,12 @@ def pytest_configure(config):
 
 @cache
 def tiny(key):
-    """Return the method, its bench and what it prepared, in the setting for tests; trained once for all processes."""
-    from eelit.methods import registry
-    from eelit.methods.method import Bench
+    """Return the method, its bench and what it prepared, in the setting for tests; trained once for all processes.
+
+    So a test that trains while something is patched does it with a `Bench()` of its own, which keeps nothing.
+    """
+    from eelit.methods.engine.method import Bench
+    from eelit.methods.harness import registry
 
     method = registry.get(key)
     method = method.replace(method.tiny)
@@ -48,7 +51,7 @@ def prepared():
 @pytest.fixture(scope="session")
 def made():
     """Return a function: rule → what it is said to have measured, the same point once or more, dearer than anything."""
-    from eelit.methods.records import Baseline, OperatingPoint
+    from eelit.methods.engine.records import Baseline, OperatingPoint
 
     def baseline(quality, name="max-confidence", speed_up=1e9, knob=0.5, points=1):
         point = OperatingPoint(knob=knob, quality=quality, cost=1e99, speed_up=speed_up, exits=[1.0])

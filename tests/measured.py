@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from eelit.methods import bench
-from eelit.methods.records import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
+from eelit.methods.engine.records import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
+from eelit.methods.harness import bench
 
 KEY = "zhou2020pabee"
 

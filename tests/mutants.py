@@ -12,6 +12,7 @@ policies and families that it uses, the nearest first, if a test of the method e
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -34,6 +35,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,7 +43,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from mutations import Mutation, mutations  # noqa: E402
+from mutations import Mutation, mutations, signatures  # noqa: E402
 
 ROOMS = ("recipes", "backbones", "policies", "families")
 PLUMBING = ("recipes.fit", "families.answers", "families.rivals")
@@ -72,7 +74,7 @@ class Mutant:
 
     @property
     def place(self) -> str:
-        return f"{self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path}:{self.mutation.first}"
+        return f"{self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path}:{self.mutation.line}"
 
 
 @dataclass
@@ -92,31 +94,33 @@ class Clean:
 
     lines: set[tuple[str, int]]
     preparing: set[tuple[str, int]]
-    modules: list[str]
+    modules: list[str]  # libraries that it imported
+    words: set[str]  # settings that choose data or networks for tests: with their default real data would be loaded
 
 
 # What is mutated.
 
 
-def possible(key: str) -> list[Mutant]:
-    """Return all mutants of a method's code, in a fixed order."""
-    from eelit.methods import dependencies, registry
+def possible(key: str, leave: set[str]) -> list[Mutant]:
+    """Return all mutants of a method's code, in a fixed order; settings to leave are not ignored."""
+    from eelit.methods.harness import dependencies, registry
 
     own = registry.describe(key).path
     reached = dependencies.reached(own)
-    tiers = {(own, f"{dependencies.PACKAGE}.papers.{key}"): (0, {name for (_, name), n in reached.items() if n == 0})}
-    near = {module for (module, _), steps in reached.items() if steps == 1}
-    for module in sorted({module for module, _ in reached}):
-        short = module.removeprefix(f"{dependencies.PACKAGE}.")
-        if short.startswith(ROOMS) and short not in PLUMBING:
-            path = Path(importlib.util.find_spec(module).origin)  # type: ignore[union-attr, arg-type]
-            tier = 1 if module in near or short.startswith(ROOMS[:2]) else 2
-            tiers[path, module] = tier, {name for place, name in reached if place == module}
-    return [
-        Mutant(module, path, tier, mutation)
-        for (path, module), (tier, names) in tiers.items()
-        for mutation in mutations(path.read_text(encoding="utf-8"), names)
-    ]
+    near = {path for (path, _), steps in reached.items() if steps == 1}
+    package = own.parents[1]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in {path for path, _ in reached}]
+    known = signatures(trees)
+    found = []
+    for path in sorted({path for path, _ in reached}):
+        place = path.relative_to(package).with_suffix("").parts
+        if path == own or (place[0] in ROOMS and ".".join(place) not in PLUMBING):
+            tier = 0 if path == own else 1 if path in near or place[0] in ROOMS[:2] else 2
+            names = {name for origin, name in reached if origin == path}
+            module = ".".join((dependencies.PACKAGE, *place))
+            source = path.read_text(encoding="utf-8")
+            found += [Mutant(module, path, tier, mutation) for mutation in mutations(source, names, known, leave)]
+    return found
 
 
 def sample(mutants: Sequence[Mutant], n: int, seed: int) -> list[Mutant]:
@@ -215,7 +219,7 @@ def tested(files: Sequence[str], key: str, cache: Path, folder: Path) -> Fate:
 @contextlib.contextmanager
 def traced() -> Iterator[Clean]:
     """Note the lines of `eelit.methods` that are executed, and those while something is prepared or trained."""
-    clean, below = Clean(set(), set(), []), 0
+    clean, below = Clean(set(), set(), [], set()), 0
     where = str(ROOT / "methods")
 
     def prepares(frame: FrameType) -> bool:
@@ -292,13 +296,16 @@ def clean_run(files: Sequence[str], key: str, cache: Path, folder: Path) -> tupl
     def work() -> tuple[Clean, Fate]:
         with traced() as clean:
             fate = tested(files, key, cache, folder)
+        from eelit.methods.harness import registry
+
+        clean.words = {name for name, value in registry.get(key).tiny.items() if isinstance(value, str)}
         return clean, fate
 
     child, begun = forked(work, folder, 3600), time.monotonic()
     while not (done := ended(child, folder, begun, 7200)):
         time.sleep(0.1)
     found, seconds = done
-    clean, fate = found if isinstance(found, tuple) else (Clean(set(), set(), []), found)
+    clean, fate = found if isinstance(found, tuple) else (Clean(set(), set(), [], set()), found)
     fate.seconds, fate.output = seconds, (folder / "output").read_text(errors="replace")
     return clean, fate
 
@@ -321,7 +328,8 @@ def tried(
     mutants: Sequence[Mutant], try_one: Callable[[Mutant, Path], Fate], folder: Path, jobs: int, seconds: float
 ) -> Iterator[tuple[int, Fate]]:
     """Yield number and fate of each mutant as they come, ``jobs`` at once."""
-    waiting, running = list(enumerate(mutants)), {}
+    waiting = list(enumerate(mutants))
+    running: dict[int, tuple[int, Path, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -382,7 +390,7 @@ def limit(kept: Path, seconds: float) -> float:
 def main() -> int:
     """Try a sample and say what became of it; 0 if nine of ten die, 1 if not, 2 if it cannot be tried."""
     asked = options()
-    from eelit.methods import registry
+    from eelit.methods.harness import registry
 
     own, known = ROOT / "tests" / "papers" / f"test_{asked.key}.py", registry.keys()
     if asked.key not in known or not own.exists():
@@ -402,7 +410,7 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     if fate.fate != "survived":
         print(fate.output, f"the tests fail without a mistake: {fate.by} {fate.why}", sep="\n", file=sys.stderr)
         return 2
-    mutants = possible(asked.key)
+    mutants = possible(asked.key, clean.words)
     executed = [m for m in mutants if m.lines & clean.lines]
     print(f"clean run: {fate.seconds:.0f} s of processor time; {len(mutants)} mutants, {len(executed)} executed")
     chosen = sample(executed, asked.n, asked.seed)
@@ -433,12 +441,19 @@ def report(
         print(f"{number + 1:3} {mutant.place} {mutant.mutation.enclosing}\n      {told}")
         print(f"      {ends.get(fate.fate, fate.fate + ', counts as killed')}")
         rows.append({"place": mutant.place, "function": mutant.mutation.enclosing, "change": told} | asdict(fate))
-    unseen = sorted({m.place for m in idle})
-    print(f"not executed by any test, and so not in the sample: {len(unseen)} lines: {' '.join(unseen) or 'none'}")
+    unseen = sorted({(m.tier, m.place.rpartition(":")[0], m.mutation.line) for m in idle})
+    print(f"not executed by any test of the method, and so not in the sample: {len(unseen)} lines")
+    for (_, path), lines in groupby(unseen, key=lambda line: line[:2]):
+        print(f"      {path}: {' '.join(str(line) for *_, line in lines)}")
     dead = sum(fate.fate != "survived" for fate in fates.values())
     if asked.out:
         facts = {"key": asked.key, "code": digest, "seed": asked.seed, "killed": dead, "of": len(chosen)}
-        asked.out.write_text(json.dumps(facts | {"mutants": rows, "not_executed": unseen}, indent=1), encoding="utf-8")
+        asked.out.write_text(
+            json.dumps(
+                facts | {"mutants": rows, "not_executed": [f"{path}:{line}" for _, path, line in unseen]}, indent=1
+            ),
+            encoding="utf-8",
+        )
     print(f"{dead} of {len(chosen)} killed")
     return 0 if dead >= ENOUGH * len(chosen) else 1
 

@@ -7,12 +7,12 @@ settings and knobs, claims. See `mutants.py` for what is done with them.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 SAYING = {"__repr__", "__str__", "key", "quality", "claims"}
 """Functions that describe or judge a method; so does every function that returns an `Outcome`."""
-TALKING = {"progress", "print", "warn", "isinstance", "super", "trained"}
+TALKING = {"progress", "disable_progress_bar", "print", "warn", "isinstance", "super", "trained"}
 """Calls left alone, with their arguments; what `trained` is told only names its outcome."""
 SPOKEN = {"label", "name", "statement", "measured", "strict", "dtype", "device"}
 """Keyword arguments left alone."""
@@ -41,12 +41,13 @@ WORDS = {"validation": "test", "test": "validation", "mean": "sum", "sum": "mean
 
 @dataclass(frozen=True, order=True)
 class Mutation:
-    """A piece of a source, in bytes, and what stands there instead; its lines are those of the mistaken expression."""
+    """A piece of a source, in bytes, and what stands there instead."""
 
     start: int
     end: int
     text: str
-    first: int
+    line: int
+    first: int  # the lines of which one must have been executed
     last: int
     enclosing: str  # the function, for people
 
@@ -73,9 +74,60 @@ def _cut(text: str, other: str, most: int = 110, around: int = 45) -> str:
     return f"{'… ' if at > around else ''}{text[max(0, at - around) : at + most - around]} …"
 
 
-def mutations(source: str, names: Collection[str] | None = None) -> list[Mutation]:
-    """Return the mutations of the functions and classes of these names at the top of a module (None: of all)."""
-    finder = _Finder(source)
+@dataclass(frozen=True)
+class Signature:
+    """What a type checker knows of a function: a mistake that it reports no test need find."""
+
+    types: tuple[str, ...]  # of the positional arguments
+    required: frozenset[str]
+
+    def catches_swap(self, first: int) -> bool:
+        types = self.types[first : first + 2]
+        return len(types) == 2 and all(types) and types[0] != types[1]
+
+
+def signatures(trees: Iterable[ast.Module]) -> dict[str, list[Signature]]:
+    """Return what is known of functions and classes by their name, wherever they are defined."""
+    found: dict[str, list[Signature]] = {}
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+                found.setdefault(node.name, []).append(_of_function(init, 1) if init else _of_fields(node))
+            elif isinstance(node, ast.FunctionDef):
+                bound = bool(node.args.args) and node.args.args[0].arg in ("self", "cls")
+                found.setdefault(node.name, []).append(_of_function(node, int(bound)))
+    return found
+
+
+def _of_function(node: ast.FunctionDef, bound: int) -> Signature:
+    args = node.args.args[bound:]
+    required = {arg.arg for arg in args[: len(args) - len(node.args.defaults)]}
+    required |= {arg.arg for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if not value}
+    return Signature(tuple(ast.unparse(arg.annotation) if arg.annotation else "" for arg in args), frozenset(required))
+
+
+def _of_fields(node: ast.ClassDef) -> Signature:
+    required = {ast.unparse(field.target) for field in _fields(node) if not field.value}
+    return Signature(tuple(ast.unparse(field.annotation) for field in _fields(node)), frozenset(required))
+
+
+def _fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
+    """Return the settings of a class: its annotated fields, but for class variables."""
+    return [f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)]
+
+
+def mutations(
+    source: str,
+    names: Collection[str] | None = None,
+    known: Mapping[str, list[Signature]] | None = None,
+    leave: Collection[str] = (),
+) -> list[Mutation]:
+    """Return the mutations of the functions and classes of these names at the top of a module (None: of all).
+
+    Left out are those that a type checker would report of calls to what is known, and settings to leave.
+    """
+    finder = _Finder(source, known or {}, leave)
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and (names is None or node.name in names):
             finder.visit(node)
@@ -93,7 +145,8 @@ def _differs(source: str, same: str) -> bool:
 class _Finder(ast.NodeVisitor):
     """Collects mutations on its way through a syntax tree."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, signatures: Mapping[str, list[Signature]], leave: Collection[str]) -> None:
+        self.signatures, self.leave = signatures, leave
         self.raw = source.encode()
         self.starts = [0]
         for line in self.raw.splitlines(keepends=True):
@@ -103,6 +156,7 @@ class _Finder(ast.NodeVisitor):
         self.known: set[str] = set()
         self.naming: set[str] = set()
         self.inside: list[str] = []
+        self.lines: tuple[int, int] | None = None  # of the simple statement around
 
     def span(self, node: ast.AST) -> tuple[int, int]:
         start = self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
@@ -114,10 +168,21 @@ class _Finder(ast.NodeVisitor):
 
     def put(self, node: ast.AST, text: str, start: int | None = None, end: int | None = None) -> None:
         """Note that the node, or a part of it, may be replaced by the text."""
-        lines = node.lineno, node.end_lineno  # type: ignore[attr-defined]
+        line, last = node.lineno, node.end_lineno  # type: ignore[attr-defined]
         whole = self.span(node)
         a, b = whole[0] if start is None else start, whole[1] if end is None else end
-        self.found.append(Mutation(a, b, text, *lines, ".".join(self.inside)))
+        first, last = self.lines or (line, last)
+        self.found.append(Mutation(a, b, text, line, first, last, ".".join(self.inside)))
+
+    def visit(self, node: ast.AST) -> None:
+        """Remember the lines of a simple statement: python counts an expression over several lines as one or more."""
+        before = self.lines
+        if isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return):
+            self.lines = node.lineno, node.end_lineno or node.lineno
+        elif isinstance(node, ast.stmt | ast.Lambda):
+            self.lines = None
+        super().visit(node)
+        self.lines = before
 
     def swap(self, node: ast.AST, left: ast.AST, right: ast.AST, words: tuple[str, str]) -> None:
         """Note another operator between two operands."""
@@ -130,10 +195,8 @@ class _Finder(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         """Go into the methods, knowing the settings; their defaults and other class variables stay."""
-        fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and f.value and isinstance(f.target, ast.Name)]
-        given = [f for f in fields if "ClassVar" not in ast.unparse(f.annotation)]
-        # Which data or network is meant is a word: with the default a test would load real data.
-        self.settings = {f.target.id: ast.unparse(f.value) for f in given if not _is_word(f.value)}
+        given = {ast.unparse(field.target): ast.unparse(field.value) for field in _fields(node) if field.value}
+        self.settings = {name: default for name, default in given.items() if name not in self.leave}
         self.inside.append(node.name)
         for function in node.body:
             if isinstance(function, ast.FunctionDef):
@@ -157,7 +220,7 @@ class _Finder(ast.NodeVisitor):
 
     # Statements.
 
-    def visit_Raise(self, node: ast.Raise) -> None:
+    def visit_Raise(self, node: ast.AST) -> None:
         """Errors are told in words."""
 
     visit_Assert = visit_JoinedStr = visit_Raise
@@ -174,7 +237,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         """Drop an assignment to what has a value already."""
         names = {n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
-        if names & self.naming and isinstance(node.value, ast.Dict):
+        if (names & self.naming and isinstance(node.value, ast.Dict)) or self.text(node).startswith("bench."):
             return
         plain = all(isinstance(target, ast.Name) for target in node.targets)
         if (plain and names <= self.known) or (not plain and "requires_grad" in self.text(node.targets[0])):
@@ -197,8 +260,8 @@ class _Finder(ast.NodeVisitor):
 
     def visit_If(self, node: ast.If) -> None:
         """Turn the condition round."""
-        if "TYPE_CHECKING" in self.text(node.test):
-            return
+        if "TYPE_CHECKING" in self.text(node.test) or '"tiny"' in self.text(node.test):
+            return  # a network that is for tests alone may be any
         if not isinstance(node.body[0], ast.Raise):
             self.negate(node.test)
         self.generic_visit(node)
@@ -248,10 +311,13 @@ class _Finder(ast.NodeVisitor):
                 self.visit(value)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        """Take another operator, unless texts are joined."""
+        """Take another operator, or forget a factor or a term, unless texts are joined."""
         texts = any(isinstance(side, ast.JoinedStr) or _is_word(side) for side in (node.left, node.right))
         if type(node.op) in ARITHMETIC and not texts:
-            self.swap(node, node.left, node.right, ARITHMETIC[type(node.op)])
+            if not any(isinstance(side, ast.List | ast.Tuple) for side in (node.left, node.right)):
+                self.swap(node, node.left, node.right, ARITHMETIC[type(node.op)])
+            if isinstance(node.op, ast.Add | ast.Mult | ast.Sub) and not _is_number(node.right):
+                self.put(node, f"({self.text(node.right if isinstance(node.op, ast.Mult) else node.left)})")
         self.generic_visit(node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
@@ -283,7 +349,7 @@ class _Finder(ast.NodeVisitor):
         if base == "self" and node.attr in self.settings:
             self.put(node, f"({self.settings[node.attr]})")
         if node.attr in PARTS and base not in ("self", "bench"):
-            self.put(node, f"{base}.{PARTS[node.attr]}")
+            self.rename(node, PARTS[node.attr])
         self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -293,10 +359,7 @@ class _Finder(ast.NodeVisitor):
             return
         for start, keyword in self.optional(node):
             self.put(keyword, "", start, self.span(keyword)[1])
-        if len(node.args) > 1 and name not in SYMMETRIC and not any(isinstance(a, ast.Starred) for a in node.args[:2]):
-            (a, b), (c, d) = map(self.span, node.args[:2])
-            gap = self.raw[b:c].decode()
-            self.put(node, self.text(node.args[1]) + gap + self.text(node.args[0]), a, d)
+        self.exchange(node, name)
         if isinstance(node.func, ast.Attribute):
             self.method(node, node.func)
             self.visit(node.func.value)
@@ -305,20 +368,44 @@ class _Finder(ast.NodeVisitor):
         for value in [*node.args[name == "cast" :], *(k.value for k in node.keywords if k.arg not in SPOKEN)]:
             self.visit(value)
 
+    def exchange(self, node: ast.Call, name: str) -> None:
+        """Note two arguments in the wrong order, the first two or the two values of `where`."""
+        first = int(name == "where")
+        pair = node.args[first : first + 2]
+        known = self.signatures.get(name, [])
+        if len(pair) < 2 or name in SYMMETRIC or any(isinstance(a, ast.Starred) for a in pair):
+            return
+        if not known or not all(signature.catches_swap(first) for signature in known):
+            (a, b), (c, d) = map(self.span, pair)
+            self.put(node, self.text(pair[1]) + self.raw[b:c].decode() + self.text(pair[0]), a, d)
+
     def optional(self, node: ast.Call) -> Iterator[tuple[int, ast.keyword]]:
         """Yield the keyword arguments worth forgetting, and where the piece to cut begins."""
         pieces = sorted([*node.args, *node.keywords], key=self.span)
+        required = [signature.required for signature in self.signatures.get(_called(node), [])]
         for before, piece in zip([None, *pieces], pieces, strict=False):
-            if isinstance(piece, ast.keyword) and piece.arg and piece.arg not in SPOKEN:
+            if not isinstance(piece, ast.keyword) or not piece.arg or piece.arg in SPOKEN:
+                continue
+            if not required or not all(piece.arg in names for names in required):
                 yield self.span(before)[1] if before else self.span(piece)[0], piece
 
     def method(self, node: ast.Call, function: ast.Attribute) -> None:
         """Note what else might be called on the same thing."""
-        base, name, bare = self.text(function.value), function.attr, not (node.args or node.keywords)
+        name, bare = function.attr, not (node.args or node.keywords)
         if bare and name in ("detach", "clone", "abs", "contiguous"):
-            self.put(node, base)
+            self.put(node, "", self.span(function.value)[1] + self.closing(function), self.span(node)[1])
         elif name in NAMES and (name != "train" or bare):
-            self.put(function, f"{base}.{NAMES[name]}")
+            self.rename(function, NAMES[name])
+
+    def closing(self, node: ast.Attribute) -> int:
+        """Return how many bytes stand between what has the attribute and the dot: brackets, perhaps a new line."""
+        start, end = self.span(node.value)[1], self.span(node)[1]
+        return self.raw[start:end].decode().rindex(f".{node.attr}")
+
+    def rename(self, node: ast.Attribute, name: str) -> None:
+        """Note another attribute of the same thing."""
+        end = self.span(node)[1]
+        self.put(node, name, end - len(node.attr), end)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         """Its arguments stay."""

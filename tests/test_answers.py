@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.families import answers
-from eelit.methods.families.answers import all_outputs, remembered
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
-from eelit.methods.tasks import examples
+from eelit.methods.engine import exit_outputs as answers
+from eelit.methods.engine.exit_outputs import all_outputs, remembered
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.tasks import examples
 
 
 class Scaled(nn.Linear):

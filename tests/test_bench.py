@@ -10,13 +10,13 @@ from contextlib import suppress
 import pytest
 from measured import KEY, result
 
-from eelit.methods import bench
+from eelit.methods.harness import bench
 
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from eelit.methods import bench
-from eelit.methods.records import Result
+from eelit.methods.harness import bench
+from eelit.methods.engine.records import Result
 
 place, backend, stuck = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 main, replace = os.getpid(), os.replace

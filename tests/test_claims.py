@@ -15,9 +15,9 @@ from eelit.catalog.baselines import REFERENCES, said
 from eelit.catalog.load import load
 from eelit.catalog.schema import Claim, Reference
 from eelit.catalog.sources import sources
-from eelit.methods import bench
-from eelit.methods.records import Outcome
-from eelit.methods.track import Verdict
+from eelit.methods.engine.records import Outcome
+from eelit.methods.harness import bench
+from eelit.methods.harness.track import Verdict
 from eelit.site.generator.claims import beside, means, tally
 
 ROOT = Path(__file__).parent.parent

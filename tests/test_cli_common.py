@@ -12,7 +12,7 @@ import pytest
 from eelit.cli import new
 from eelit.cli.main import COMMANDS, EXIT_CODES
 from eelit.cli.main import eelit as group
-from eelit.methods.method import Bench
+from eelit.methods.engine.method import Bench
 
 ROOT = Path(__file__).parent.parent
 EELIT = Path(sys.executable).with_name("eelit")

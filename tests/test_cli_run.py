@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from eelit.methods import runner
 from eelit.methods.data import manifest
+from eelit.methods.harness import runner
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods import conformance, registry, runner
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Method
 from eelit.methods.families.exits import ExitMethod
-from eelit.methods.method import Method
+from eelit.methods.harness import conformance, registry, runner
 
 KEYS = registry.keys()
 WITH_EXITS = [key for key in KEYS if isinstance(registry.get(key), ExitMethod)]

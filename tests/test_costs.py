@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from eelit.methods import costs
-from eelit.methods.costs import FORMULAS, UncountedOperation, count, exit_costs, full_cost
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine import costs
+from eelit.methods.engine.costs import FORMULAS, UncountedOperation, count, exit_costs, full_cost
+from eelit.methods.engine.multi_exit import MultiExit
 
 
 def macs(module, *inputs):

@@ -15,8 +15,8 @@ from functools import partial
 
 import pytest
 
-from eelit.methods.cache import cache_root, store
 from eelit.methods.data import fetch, manifest
+from eelit.methods.data.cache import cache_root, store
 from eelit.methods.data.fetch import DataUnavailable, fetch_item
 from eelit.methods.data.manifest import InnerFile, Item, Source
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eelit.methods import bench, registry
 from eelit.methods.data import brown, fetch, images, manifest, newsgroups, sentiment, split, text, tokens
 from eelit.methods.data.derived import arrays
-from eelit.methods.families.answers import digest
+from eelit.methods.engine.exit_outputs import digest
+from eelit.methods.harness import bench, registry
 
 
 @pytest.fixture(scope="module", autouse=True)

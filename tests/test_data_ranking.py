@@ -10,7 +10,7 @@ import rdata
 
 from eelit.methods.data import fetch, movielens
 from eelit.methods.data.ratings import _parsed, ratings
-from eelit.methods.metrics import ndcg, ndcg_per_query
+from eelit.methods.engine.metrics import ndcg, ndcg_per_query
 
 
 @pytest.fixture(scope="module")

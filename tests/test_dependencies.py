@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from eelit.methods import dependencies, registry
+from eelit.methods.harness import dependencies, registry
 
 ROOT = Path(__file__).parents[1]
 KEY = "zhou2020pabee"
 DIGEST = """
 import sys
 from pathlib import Path
-import eelit.methods.dependencies as d
+import eelit.methods.harness.dependencies as d
 d.files = lambda package: Path(sys.argv[1])
 print(d.digest(Path(sys.argv[1], "papers", f"{sys.argv[2]}.py")))
 assert not {"torch", "transformers", "numpy"} & set(sys.modules)
@@ -22,17 +22,24 @@ assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 
 
 @pytest.fixture
-def digest(tmp_path):
+def sources(tmp_path):
+    """Return a copy of the sources of all methods."""
+    return shutil.copytree(
+        ROOT / "methods", tmp_path / "methods", ignore=shutil.ignore_patterns("__pycache__", "results")
+    )
+
+
+@pytest.fixture
+def digest(sources):
     """Return a function that changes the sources by replacing a text in a file, and returns the digest then."""
-    copy = shutil.copytree(ROOT / "methods", tmp_path / "methods", ignore=shutil.ignore_patterns("__pycache__"))
 
     def changed(path=None, old="", new="", key=KEY):
         if path:
-            file = copy / path
+            file = sources / path
             text = file.read_text(encoding="utf-8")
             assert old in text
             file.write_text(text.replace(old, new), encoding="utf-8")
-        words = [sys.executable, "-c", DIGEST, str(copy), key]
+        words = [sys.executable, "-c", DIGEST, str(sources), key]
         found = subprocess.run(words, capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr
         if path:
@@ -57,12 +64,33 @@ def test_it_is_the_same_wherever_the_sources_lie_and_needs_no_torch(digest):
         ("papers/zhou2020pabee.py", "epochs: float = 1.0  # passes", "epochs: float = 1.0  # rounds"),
         ("recipes/joint.py", "data: Data,", "data: object,"),
         ("recipes/two_stage.py", "READ = 64", "READ = 65"),  # not used here
-        ("policies/confidence.py", "def start(self) -> State:", "def start(self):"),
+        ("policies/max_confidence.py", "def start(self) -> State:", "def start(self):"),
         ("data/fetch.py", "def fetch(", "NOTHING = 1\n\n\ndef fetch("),  # plumbing
     ],
 )
 def test_what_changes_no_figure_does_not_count(digest, path, old, new):
     assert digest(path, old, new) == digest()
+
+
+def test_a_definition_may_move_to_another_module(digest, sources):
+    before = digest()
+    old, new = sources / "policies/patience.py", sources / "recipes/moved.py"
+    old.rename(new)
+    for file in sources.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(
+            text.replace("eelit.methods.policies.patience", "eelit.methods.recipes.moved"), encoding="utf-8"
+        )
+    assert digest() == before
+    new.write_text(new.read_text(encoding="utf-8").replace("before + 1", "before + 2"), encoding="utf-8")
+    assert digest() != before  # it was still looked at
+
+
+def test_what_is_claimed_counts(digest, sources):
+    before = digest()
+    claims = sources / "claims" / f"{KEY}.py"
+    claims.write_text("def claims(method, prepared, bench, curve):\n    return [1]\n", encoding="utf-8")
+    assert digest() != before
 
 
 @pytest.mark.parametrize(
@@ -71,9 +99,13 @@ def test_what_changes_no_figure_does_not_count(digest, path, old, new):
         ("papers/zhou2020pabee.py", "epochs: float = 1.0", "epochs: float = 2.0"),
         ("recipes/joint.py", "/ (exits * (exits + 1) / 2)", "/ exits"),  # two definitions away
         ("policies/patience.py", "before + 1", "before + 2"),
-        ("evaluate.py", "== last)] = i", "== last)] = last"),
-        ("runner.py", "target = (min(costs) + max(costs)) / 2", "target = max(costs)"),
-        ("costs.py", "pairs * (width + value.shape[-1])", "pairs * width"),  # reached through a module's attribute
+        ("engine/evaluate.py", "== last)] = i", "== last)] = last"),
+        ("harness/runner.py", "target = (min(costs) + max(costs)) / 2", "target = max(costs)"),
+        (
+            "engine/costs.py",
+            "pairs * (width + value.shape[-1])",
+            "pairs * width",
+        ),  # reached through a module's attribute
         ("data/text.py", "train: int = 4000, validation: int = 1000", "train: int = 4000, validation: int = 900"),
     ],
 )

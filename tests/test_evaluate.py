@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.costs import MacCounter, exit_costs
-from eelit.methods.evaluate import answered, infer, replay
-from eelit.methods.examples import Examples
-from eelit.methods.multi_exit import MultiExit, select
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.engine.costs import MacCounter, exit_costs
+from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.multi_exit import MultiExit, select
 from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
 

@@ -5,8 +5,8 @@ import re
 import torch
 from torch import nn
 
-from eelit.methods import runner
-from eelit.methods.method import Bench
+from eelit.methods.engine.method import Bench
+from eelit.methods.harness import runner
 from eelit.methods.recipes.cross_level import train_cross_level
 from eelit.methods.recipes.fit import sources_of, trained
 from eelit.methods.recipes.two_stage import train_heads

@@ -1,5 +1,6 @@
 """The tool that tries tests by mistakes in the code: on a toy module with a test that sees one mistake of two."""
 
+import ast
 import inspect
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import mutants
 import pytest
 from mutants import Fate, Importer, Mutant, sample, tried
-from mutations import mutations
+from mutations import mutations, signatures
 
 TOY = '''
 """A toy."""
@@ -30,32 +31,59 @@ class Toy:
 
 
 def loss(outputs, data):
-    seen = outputs.detach()
-    return seen[0] + data.train.size(dim=1)
+    seen = (outputs - 1).detach()
+    return seen[0] + (data).train.size(dim=1)
+
+
+def close(outputs, data):
+    return where(loss(outputs, data), near(1, outputs, bench=data, far=True), 0)
 '''
 
 
-def told(source, names=None):
-    return {m.told(source).partition(" → ")[2] for m in mutations(source, names)}
+def told(name, known=None):
+    return {m.told(TOY).partition(" → ")[2] for m in mutations(TOY, {name}, known)}
 
 
 def test_mistakes_are_those_that_reviewers_fear():
-    assert told(TOY, {"loss"}) == {
-        "seen = outputs",
-        "return seen[-1] + data.train.size(dim=1)",
-        "return seen[0] - data.train.size(dim=1)",
-        "return seen[0] + data.validation.size(dim=1)",
-        "return seen[0] + data.train.size()",
-        "return seen[0] + data.train.size(dim=0)",
+    assert told("loss") == {
+        "seen = (outputs - 1)",
+        "seen = (outputs + 1).detach()",
+        "seen = (outputs - 0).detach()",
+        "return seen[-1] + (data).train.size(dim=1)",
+        "return seen[0] - (data).train.size(dim=1)",
+        "return (seen[0])",
+        "return seen[0] + (data).validation.size(dim=1)",
+        "return seen[0] + (data).train.size()",
+        "return seen[0] + (data).train.size(dim=0)",
+    }
+
+
+def test_what_a_type_checker_reports_is_left_to_it():
+    typed = ast.parse("def loss(outputs: Tensor, data: Data): ...\ndef near(x: int, y: int, *, bench, far=False): ...")
+    everything = {
+        "return where(loss(outputs, data), 0, near(1, outputs, bench=data, far=True))",
+        "return where(loss(data, outputs), near(1, outputs, bench=data, far=True), 0)",
+        "return where(loss(outputs, data), near(outputs, 1, bench=data, far=True), 0)",
+        "return where(loss(outputs, data), near(0, outputs, bench=data, far=True), 0)",
+        "return where(loss(outputs, data), near(1, outputs, far=True), 0)",
+        "return where(loss(outputs, data), near(1, outputs, bench=data), 0)",
+        "return where(loss(outputs, data), near(1, outputs, bench=data, far=False), 0)",
+        "return where(loss(outputs, data), near(1, outputs, bench=data, far=True), 1)",
+    }
+    assert told("close") == everything
+    assert everything - told("close", signatures([typed])) == {
+        "return where(loss(data, outputs), near(1, outputs, bench=data, far=True), 0)",
+        "return where(loss(outputs, data), near(1, outputs, far=True), 0)",
     }
 
 
 def test_messages_claims_docstrings_and_defaults_stay():
-    assert told(TOY, {"Toy"}) == {
+    assert told("Toy") == {
         "if x >= 7:",
         "if x > 8:",
         "return self.share * x < LIMIT",
         "return self.share / x <= LIMIT",
+        "return (x) <= LIMIT",
         "return (0.5) * x <= LIMIT",
     }
 
@@ -64,7 +92,9 @@ def test_messages_claims_docstrings_and_defaults_stay():
 def toy(tmp_path, monkeypatch):
     """Return the mutants of a toy module that can be imported."""
     path = tmp_path / "toy_to_mutate.py"
-    path.write_text("def most(a, b):\n    return a if a >= b else b\n\n\ndef twice(a):\n    return a * 2\n", encoding="utf-8")
+    path.write_text(
+        "def most(a, b):\n    return a if a >= b else b\n\n\ndef twice(a):\n    return a * 2\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     return [Mutant("toy_to_mutate", path, 0, m) for m in mutations(path.read_text(encoding="utf-8"))]
 
@@ -118,7 +148,7 @@ def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():
     chosen = sample(every, 9, seed=1)
     assert [m.tier for m in chosen] == [0] * 6 + [1] * 3
     assert chosen == sample(every, 9, seed=1) != sample(every, 9, seed=2)
-    assert len({m.place for m in chosen if m.tier == 0}) == 4  # all lines, before one twice
+    assert len({m.place for m in chosen if m.tier == 0}) == 5  # all lines, before a third mistake in one
     assert len(sample(every, 1000, seed=1)) == len(every)
     assert [m.tier for m in sample([m for m in every if m.tier != 1], 9, seed=1)] == [0] * 6 + [2] * 3
 

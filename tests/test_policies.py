@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import replay
+from eelit.methods.engine.evaluate import replay
 from eelit.methods.policies.base import entropy, softmax
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
-from eelit.methods.policies.scored import Scored
-from eelit.methods.policies.two_sided import TwoSided
+from eelit.methods.policies.score_threshold import ScoreThreshold
 
 LIBRARIES = {"numpy": np.asarray, "torch": torch.as_tensor}
 
@@ -39,9 +39,9 @@ POLICIES = [
     Entropy(0.4),
     Entropy((0.1,) * 5),
     Patience(2),
-    Scored(0.5),
-    Scored((0.5, 0.4, 0.3, 0.2, 0.1)),
-    TwoSided(0.9, 0.6),
+    ScoreThreshold(0.5),
+    ScoreThreshold((0.5, 0.4, 0.3, 0.2, 0.1)),
+    ClassThresholds(0.9, 0.6),
 ]
 
 

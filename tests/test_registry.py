@@ -9,7 +9,7 @@ import pytest
 
 from eelit.cli.command import MethodName
 from eelit.cli.run import method_key
-from eelit.methods import registry
+from eelit.methods.harness import registry
 
 
 def test_listing_and_describing_import_no_torch():

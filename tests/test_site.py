@@ -16,7 +16,7 @@ from hostile import HOSTILE
 from eelit.catalog.load import load
 from eelit.catalog.schema import FACETS
 from eelit.catalog.sources import sources
-from eelit.methods import registry
+from eelit.methods.harness import registry
 from eelit.site.generator import proofread
 from eelit.site.generator.build import build
 from eelit.site.generator.collection import gather

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from eelit.catalog.sources import sources
-from eelit.methods import track
+from eelit.methods.harness import track
 from eelit.site.generator import board, compared, looks, plots, tested
 from eelit.site.generator.collection import gather
 from eelit.site.generator.reports import read_reports

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lxml import html
 
-from eelit.methods import registry
+from eelit.methods.harness import registry
 from eelit.site.generator.listings import beside
 
 ROOT = Path(__file__).parents[1]

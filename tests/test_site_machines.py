@@ -21,7 +21,7 @@ from pybtex.database import parse_string
 
 from eelit.bib.read import read_bibliography
 from eelit.catalog.sources import sources
-from eelit.methods import registry
+from eelit.methods.harness import registry
 from eelit.site.generator.snapshot import Snapshot, snapshot
 from eelit.site.generator.twins import plain
 

@@ -9,8 +9,17 @@ import pytest
 from markupsafe import escape
 
 from eelit.catalog.sources import sources
-from eelit.methods import bench
-from eelit.methods.records import Curve, Execution, Machine, OperatingPoint, Outcome, Result, SmokeReport, SmokeSession
+from eelit.methods.engine.records import (
+    Curve,
+    Execution,
+    Machine,
+    OperatingPoint,
+    Outcome,
+    Result,
+    SmokeReport,
+    SmokeSession,
+)
+from eelit.methods.harness import bench
 from eelit.site.generator import explorer, markup, network, pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.curve import draw

@@ -12,7 +12,7 @@ import pytest
 THEIRS = Path(__file__).parent / "data" / "third_party"
 SMOKE = """
 import json, sys
-from eelit.methods import registry, smoke
+from eelit.methods.harness import registry, smoke
 if __name__ == "__main__":
     backend, cache, *keys = sys.argv[1:]
     session, reports = smoke.smoke(keys, backend=backend, jobs=2, cache=cache == "cache")

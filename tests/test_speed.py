@@ -8,10 +8,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 from eelit.methods.backbones.encoder import PooledHead, pooler_of, stages_of
-from eelit.methods.costs import exit_costs, full_cost
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.multi_exit import MultiExit
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.engine.costs import exit_costs, full_cost
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.policies.max_confidence import MaxConfidence
 
 FLOOR = 0.85
 REPEATS = {8: 10, 32: 5, 128: 2}  # batch size → runs of which the best counts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eelit.methods import timing
+from eelit.methods.engine import timing
 
 
 def test_each_batch_is_taken_in_turn_and_medians_add_up(monkeypatch):

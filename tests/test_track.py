@@ -5,9 +5,9 @@ import json
 import pytest
 from measured import KEY, curve, point, result
 
-from eelit.methods import bench, track
-from eelit.methods.plot import compare
-from eelit.methods.records import Baseline, Outcome, Timing
+from eelit.methods.engine.records import Baseline, Outcome, Timing
+from eelit.methods.harness import bench, track
+from eelit.methods.harness.plot import compare
 
 
 def test_between_two_knobs_a_mixture_stands():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eelit.methods.cache import cache_root
+from eelit.methods.data.cache import cache_root
 
 ROOT = Path(__file__).parent.parent
 SOURCES = (

@@ -8,7 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from eelit.methods.workers import spread
+from eelit.methods.harness.workers import spread
 
 
 def finish(folder, name):
@@ -43,7 +43,7 @@ def test_what_had_finished_when_a_process_died_is_neither_lost_nor_run_again(tmp
 ORPHANED = """
 import os, sys, time
 from pathlib import Path
-from eelit.methods.workers import spread
+from eelit.methods.harness.workers import spread
 
 
 def sleep():

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 
 class Adapted(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of, stages_of
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 
 class CertainHead(PooledHead):

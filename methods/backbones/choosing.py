@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import PooledHead, text_exits
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 HIDDEN = 32
 

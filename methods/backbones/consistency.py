@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import EncoderStage, PooledHead, encoder, pooler_of, stages_of
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 HIDDEN = 32
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 Shape = Sequence[int]
 """Channels, height and width of one image."""

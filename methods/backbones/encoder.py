@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.data import fetch
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come from the cache of eelit; nothing is asked of a hub
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder, pooler_of, stages_of
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 State = tuple[Tensor, Tensor]
 """Hidden states ``[N, T, d]`` and what was pooled of each layer so far, ``[N, i, d]``."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder
 from eelit.methods.backbones.token_layer import TokenLayers, alike
-from eelit.methods.multi_exit import select
+from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy
 
 CERTAIN = 1000.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eelit.methods import costs
+from eelit.methods.engine import costs
 
 Group = tuple[Tensor, Tensor]
 """Rows that ask ``[g, a]`` and rows that are asked ``[g, b]``, for g samples with as many of each."""

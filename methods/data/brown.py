@@ -14,8 +14,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from eelit.methods.cache import store
 from eelit.methods.data import fetch
+from eelit.methods.data.cache import store
 from eelit.methods.data.derived import arrays, place
 from eelit.methods.data.split import Split, labelled, source_digest
 

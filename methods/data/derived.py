@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.cache import cache_root, store
+from eelit.methods.data.cache import cache_root, store
 
 
 def place(name: str, depends: str, suffix: str) -> Path:

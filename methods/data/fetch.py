@@ -17,8 +17,8 @@ from pathlib import Path
 
 import filelock
 
-from eelit.methods.cache import cache_root, store
 from eelit.methods.data import manifest
+from eelit.methods.data.cache import cache_root, store
 from eelit.methods.data.manifest import InnerFile, Item, Source
 from eelit.methods.data.progress import Bar, Progress, megabytes, say
 from eelit.methods.data.sources import SourceFailed, obtain

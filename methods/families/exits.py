@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods import costs
-from eelit.methods.evaluate import answered, infer, replay
-from eelit.methods.examples import Data, Examples
-from eelit.methods.families.answers import remembered
-from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
-from eelit.methods.method import Bench, Method, Split
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine import costs
+from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.exit_outputs import remembered
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
+from eelit.methods.engine.timing import BATCH, TIMED, in_turn
 from eelit.methods.policies.base import Policy
-from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
-from eelit.methods.timing import BATCH, TIMED, in_turn
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Prepared:
     model: MultiExit
     data: Data
     bench: Bench
-    _seen: dict[str, Measured] = field(default_factory=dict)
+    _seen: dict[str, StoredOutputs] = field(default_factory=dict)
     _costs: dict[torch.Size, tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def costs(self, examples: Examples) -> NDArray[np.float64]:
@@ -40,12 +40,14 @@ class Prepared:
                 self._costs[x.shape] = costs.both_costs(self.model, x[None])
         return np.array([self._costs[x.shape] for x in examples.inputs], dtype=np.float64).transpose(1, 2, 0)
 
-    def split(self, name: str) -> Measured:
+    def split(self, name: str) -> StoredOutputs:
         """Return what all exits say on a part of the data, such as ``validation``, up to the bench's limit."""
         if name not in self._seen:
             examples = self.data.part(name).head(self.bench.test)
             every, static = self.costs(examples)
-            self._seen[name] = Measured(examples, remembered(self.model, examples, self.bench, name), every, static)
+            self._seen[name] = StoredOutputs(
+                examples, remembered(self.model, examples, self.bench, name), every, static
+            )
         return self._seen[name]
 
 
@@ -99,11 +101,13 @@ class ExitMethod(Method):
         seen = prepared.split(split)
         return [self.point(prepared, seen, knob) for knob in knobs]
 
-    def point(self, prepared: Prepared, seen: Measured, knob: float) -> OperatingPoint:
+    def point(self, prepared: Prepared, seen: StoredOutputs, knob: float) -> OperatingPoint:
         """Replay one knob."""
         return self.trial(self.policy(knob, prepared), seen, knob)
 
-    def trial(self, policy: Policy, seen: Measured, knob: float = 0.0, shown: Tensor | None = None) -> OperatingPoint:
+    def trial(
+        self, policy: Policy, seen: StoredOutputs, knob: float = 0.0, shown: Tensor | None = None
+    ) -> OperatingPoint:
         """Replay any policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
         return seen.under(policy, self.score, knob, shown)
 
@@ -126,9 +130,9 @@ class ExitMethod(Method):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth and, for classes, the same model stopped by its largest probability."""
-        return simpler_rules(prepared.split("validation"), prepared.split("test"), self.score, self.answers)
+        return baselines_of(prepared.split("validation"), prepared.split("test"), self.score, self.answers)
 
-    def static(self, seen: Measured) -> list[OperatingPoint]:
+    def static(self, seen: StoredOutputs) -> list[OperatingPoint]:
         """Return the network cut off for good after each exit; the knob is the exit's number, from 1."""
         return seen.cut_off(self.score)
 

@@ -17,13 +17,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from eelit.methods import costs
 from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, Routed, hard
-from eelit.methods.examples import Data, Examples
+from eelit.methods.engine import costs
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.timing import BATCH, in_turn
 from eelit.methods.families.exits import accuracy
-from eelit.methods.method import Bench, Method, Split
-from eelit.methods.records import Execution, OperatingPoint
-from eelit.methods.timing import BATCH, in_turn
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.method import Bench, Method, Split
-from eelit.methods.metrics import ndcg
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import ndcg
+from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
+from eelit.methods.engine.records import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.engine.timing import in_turn
+from eelit.methods.engine.trees import TreeCounter, scores
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.proximity import Proximity
-from eelit.methods.queries import Floats, Integers, Queries, RankingData, spans
-from eelit.methods.records import Curve, Execution, OperatingPoint, Outcome
-from eelit.methods.timing import in_turn
-from eelit.methods.trees import TreeCounter, scores
+from eelit.methods.policies.score_proximity import ScoreProximity
 
 Judge = Callable[[Queries, Floats], Floats]
 """From queries and their partial scores ``[n]`` to what the policy is shown of each document ``[n]``."""
@@ -96,7 +96,7 @@ def place_all(partial: Floats, full: Floats, gone: NDArray[np.bool_], sizes: Int
 
 
 @dataclass
-class Measured:
+class StoredScores:
     """A split as replay needs it: partial and full scores and what the policy is shown, each ``[n]``, computed once."""
 
     queries: Queries
@@ -118,16 +118,16 @@ class Prepared:
     data: RankingData
     choosing: Queries  # the part of validation that nothing was fitted on: knobs are chosen on it
     bench: Bench
-    _seen: dict[str, Measured] = field(default_factory=dict)
+    _seen: dict[str, StoredScores] = field(default_factory=dict)
 
-    def split(self, name: Split) -> Measured:
+    def split(self, name: Split) -> StoredScores:
         """Return the stored scores of the split (the test split up to the bench's limit)."""
         if name not in self._seen:
             queries = self.choosing if name == "validation" else self.data.test.head(self.bench.test)
             self.bench.progress(f"all trees on {len(queries)} {name} queries", None)
             partial = scores(self.sentinel.ranker, queries.features, 0, self.sentinel.tree)
             rest = scores(self.sentinel.ranker, queries.features, self.sentinel.tree)
-            self._seen[name] = Measured(queries, partial, partial + rest, self.sentinel.judge(queries, partial))
+            self._seen[name] = StoredScores(queries, partial, partial + rest, self.sentinel.judge(queries, partial))
         return self._seen[name]
 
 
@@ -159,7 +159,7 @@ class RankingMethod(Method):
         seen = prepared.split(split)
         return [self.point(prepared.sentinel, seen, knob, self.policy(knob)) for knob in knobs]
 
-    def point(self, sentinel: Sentinel, seen: Measured, knob: float, policy: Policy) -> OperatingPoint:
+    def point(self, sentinel: Sentinel, seen: StoredScores, knob: float, policy: Policy) -> OperatingPoint:
         """Replay one policy."""
         ranking = seen.replay(policy)
         cost = self.cost(sentinel, ranking.gone) / len(ranking.gone)
@@ -184,7 +184,7 @@ class RankingMethod(Method):
         gaps = np.concatenate([np.sort(s)[::-1][min(k, len(s)) - 1] - s for s in partial])
         staying = (cost - sentinel.tree) / (sentinel.trees - sentinel.tree)
         distance = float(np.quantile(gaps, min(max(staying, 0.0), 1.0)))
-        return self.point(sentinel, test, distance, Proximity(distance, k))
+        return self.point(sentinel, test, distance, ScoreProximity(distance, k))
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """A condition rather than a claim: the ensemble must be worth saving on."""

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eelit.methods import costs
 from eelit.methods.backbones.skim_encoder import Choice, SkimEncoder, Skimmed, decided, given
 from eelit.methods.backbones.token_layer import LayerPrice
-from eelit.methods.examples import Data, Examples
+from eelit.methods.engine import costs
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
+from eelit.methods.engine.timing import BATCH, TIMED, in_turn
 from eelit.methods.families.exits import accuracy, pearson
-from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
-from eelit.methods.method import Bench, Method, Split
 from eelit.methods.policies.base import Policy
-from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
-from eelit.methods.timing import BATCH, TIMED, in_turn
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Prepared:
         return self._seen[split, knob]
 
     @torch.inference_mode()
-    def depths(self, split: Split) -> Measured:
+    def depths(self, split: Split) -> StoredOutputs:
         """Return what the head says on the split if all tokens leave together, after each of the layers."""
         examples, prices = self.examples(split), self.prices
         found = [(index, after_each(self.model, x)) for index, x in examples.batches(BATCH)]
         back = torch.argsort(torch.cat([index for index, _ in found]))
         depths, sizes = range(1, prices.layers + 1), [len(x) for x in examples.inputs]
-        return Measured(
+        return StoredOutputs(
             examples,
             torch.cat([out for _, out in found], dim=1)[:, back],
             np.array([[prices.cut(n, i, heads=i) for n in sizes] for i in depths], dtype=np.float64),
@@ -211,7 +211,7 @@ class SkimMethod(Method):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return what the one head says if all tokens leave together: after a fixed layer, or when it is sure."""
-        return simpler_rules(prepared.depths("validation"), prepared.depths("test"), self.score, lambda out: out)
+        return baselines_of(prepared.depths("validation"), prepared.depths("test"), self.score, lambda out: out)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every depth by itself, all tokens leaving there, and the share of texts that are overthought."""

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from eelit.methods.examples import Data, Examples
-from eelit.methods.families.answers import digest, remembered
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.exit_outputs import digest, remembered
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Outcome, Timing
+from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
+from eelit.methods.engine.timing import TIMED
 from eelit.methods.families.exits import accuracy
-from eelit.methods.families.measured import Measured, exit_facts, simpler_rules
-from eelit.methods.method import Bench, Method, Split
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.offload import HEAD, LAYER, Side, SplitRule, Stored, drive, hindsight, regret
-from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Outcome, Timing
-from eelit.methods.timing import TIMED
 
 
 class Executed:
@@ -122,12 +122,12 @@ class Seen:
         return accuracy(self.outputs[-1], self.examples.targets)
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> StoredOutputs:
         """The same for rules that stay on the device: costs in lambda up to each exit, and cut off after it."""
         exits, n = self.confidences.shape
         on_the_way = [[(LAYER + HEAD) * i] * n for i in range(1, exits + 1)]
         cut_off = [[full_cost(i)] * n for i in range(1, exits + 1)]
-        return Measured(self.examples, self.outputs, np.array(on_the_way), np.array(cut_off))
+        return StoredOutputs(self.examples, self.outputs, np.array(on_the_way), np.array(cut_off))
 
     def shuffled(self, seed: int) -> Seen:
         """The same samples in an order of their own for each seed."""
@@ -212,7 +212,7 @@ class SplitMethod(Method):
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth on the device, and stopping there at the largest probability: no cloud."""
         held, test = prepared.streams["validation"].measured, prepared.streams["test"].measured
-        return simpler_rules(held, test, accuracy, lambda outputs: outputs)
+        return baselines_of(held, test, accuracy, lambda outputs: outputs)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every exit by itself on the target stream, on the device, and the share that is overthought."""

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eelit.methods import costs
 from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
-from eelit.methods.examples import Data, Examples
-from eelit.methods.families.measured import exit_facts
-from eelit.methods.method import Bench, Method, Split
+from eelit.methods.engine import costs
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.stored_outputs import exit_facts
+from eelit.methods.engine.timing import BATCH, TIMED, in_turn
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.confidence import MaxConfidence
-from eelit.methods.policies.window import Together
-from eelit.methods.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
-from eelit.methods.timing import BATCH, TIMED, in_turn
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.policies.window_uncertainty import Together
 
 CONFIDENCES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.1)
 """Thresholds of the largest probability: fewer than where stored outputs serve all, for each is a run of its own."""

@@ -1,4 +1,4 @@
-"""Text generation in which every token leaves the decoder at a layer of its own (see `eelit.methods.decoding`).
+"""Text generation in which every token leaves the decoder at a layer of its own (`eelit.methods.backbones.decoding`).
 
 Quality is how much of the full model's own text is kept. The prompt is read in full before the first token is chosen;
 costs are MACs per generated token, without that reading.
@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods import costs
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
-from eelit.methods.decoding import Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
-from eelit.methods.method import Bench, Method, Split
-from eelit.methods.passages import LanguageData, Passages
+from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
+from eelit.methods.engine import costs
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.passages import LanguageData, Passages
+from eelit.methods.engine.records import Curve, Execution, OperatingPoint, Outcome
 from eelit.methods.policies.base import Policy, State
-from eelit.methods.policies.calibration import learn_then_test, share_missed
-from eelit.methods.policies.fixed import FixedExit
-from eelit.methods.records import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.learn_then_test import learn_then_test, share_missed
 
 ROWS = 400
 """Texts that are replayed in one batch, if a split has so few prompts that several knobs fit."""

@@ -44,13 +44,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
-from eelit.methods.examples import Data, Examples
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.split import Prepared, SplitMethod, regret_falls, side_helps, trials
 from eelit.methods.families.text import JointText
-from eelit.methods.method import Bench
 from eelit.methods.policies.offload import Side, SplitRule
-from eelit.methods.records import Curve, Outcome
 
 SIDES: tuple[Side, ...] = ("none", "observed", "released")
 

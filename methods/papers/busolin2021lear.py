@@ -42,14 +42,14 @@ from typing import Any, ClassVar
 import numpy as np
 from lightgbm import Booster
 
-from eelit.methods import tasks
+from eelit.methods.engine import tasks
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.queries import Floats, Integers, Queries, spans
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.trees import probabilities, scores
 from eelit.methods.families.ranking import Judge, Prepared, RankingMethod, Sentinel, positions
-from eelit.methods.method import Bench
-from eelit.methods.policies.prospect import Prospect
-from eelit.methods.queries import Floats, Integers, Queries, spans
+from eelit.methods.policies.continuation import ContinuationThreshold
 from eelit.methods.recipes.boosting import Labelled, best_classifier, lambdamart
-from eelit.methods.records import Curve, Outcome
-from eelit.methods.trees import probabilities, scores
 
 LOSS = 0.0005  # relative, the larger of the two losses that the abstract reports
 
@@ -122,9 +122,9 @@ class Lear(RankingMethod):
         forest = best_classifier(examples(fitting), examples(choosing), bench, trees=self.forest, trials=trials)
         return lambda q, partial: probabilities(forest, standing(q, partial, important))
 
-    def policy(self, knob: float) -> Prospect:
+    def policy(self, knob: float) -> ContinuationThreshold:
         """The knob is the probability at or below which a document leaves."""
-        return Prospect(knob)
+        return ContinuationThreshold(knob)
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """Three times fewer trees at no loss; better than EPT at equal cost."""

@@ -43,16 +43,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eelit.methods.backbones.adapters import add_adapters
-from eelit.methods.examples import Data
+from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import better_than, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2021berxit import Berxit
 from eelit.methods.policies.flexible_patience import Distance, FlexiblePatience
 from eelit.methods.policies.patience import Patience
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -48,16 +48,16 @@ from typing import Any, ClassVar
 import torch
 
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.examples import Data
+from eelit.methods.claims.comparisons import gains_by_exit
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import gains_by_exit
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.distillation import train_distilled
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -49,16 +49,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from eelit.methods import tasks
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.backbones.skim_encoder import SkimEncoder
-from eelit.methods.examples import Data
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.skimming import Prepared, SkimMethod
-from eelit.methods.method import Bench
-from eelit.methods.policies.skim import Skim
+from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.skimming import train_skimming
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -46,18 +46,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from eelit.methods import tasks
 from eelit.methods.backbones.msdnet import Layout, msdnet
-from eelit.methods.examples import Data
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import ExitMethod, Prepared
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import Policy, softmax
-from eelit.methods.policies.budget import exit_shares, ratio_within, thresholds_for
-from eelit.methods.policies.confidence import MaxConfidence
-from eelit.methods.policies.fixed import FixedExit
+from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within, thresholds_for
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.records import Curve, Outcome
 
 SMALL = Layout(exits=4, stride=2, channels=8, growth=4, head=64)
 TINY = Layout(exits=3, channels=4, growth=4, factors=(1, 2), head=16)

@@ -47,15 +47,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from eelit.methods import tasks
 from eelit.methods.backbones.tag_encoder import TagEncoder
-from eelit.methods.examples import Data
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.tagging import Prepared, TagMethod
-from eelit.methods.method import Bench
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.window import SentenceUncertainty, WindowUncertainty
+from eelit.methods.policies.window_uncertainty import SentenceUncertainty, WindowUncertainty
 from eelit.methods.recipes.tagging import HaltSampling, train_on_halts, train_tagger
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

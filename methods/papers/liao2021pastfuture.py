@@ -44,19 +44,19 @@ import torch
 from torch import Tensor
 
 from eelit.methods.backbones.past_future import past_future_encoder, routed
-from eelit.methods.examples import Data
+from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.timing import BATCH
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import better_than, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.past_future import train_past_future
-from eelit.methods.records import Curve, Outcome
-from eelit.methods.timing import BATCH
 
 
 @torch.inference_mode()

@@ -48,22 +48,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.backbones.consistency import ConsistencyExits, consistency_exits
-from eelit.methods.examples import Data, parted
+from eelit.methods.engine.examples import Data, parted
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.measured import Measured
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.conformal import independent_thresholds, kept, naive_threshold, resampled, shared_threshold
-from eelit.methods.policies.scored import Scored
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.consistency import train_consistency
 from eelit.methods.recipes.plain import train_plain
-from eelit.methods.records import Curve, Outcome
 
 SHARES = {"train": 0.7, "heads": 0.125, "scaling": 0.05, "meta": 0.125}
 
 
-def judged(seen: Measured) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+def judged(seen: StoredOutputs) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """Return scores, whether the answer is the full model's, and largest probabilities, each ``[E - 1, n]``."""
     said = seen.outputs[..., :-1]
     same = said[:-1].argmax(dim=-1) == said[-1].argmax(dim=-1)
@@ -113,10 +113,10 @@ class Cats(TextMethod):
         """Everything but the score."""
         return outputs[..., :-1]
 
-    def policy(self, knob: float, prepared: Prepared) -> Scored:
+    def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
         """The knob is epsilon; the threshold comes from the calibration part alone."""
         scores, same, _ = judged(prepared.split("calibration"))
-        return Scored(shared_threshold(scores, same, knob))
+        return ScoreThreshold(shared_threshold(scores, same, knob))
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """The promise is kept, whatever the score; without calibration it is not; the learned score saves most."""

@@ -49,20 +49,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eelit.methods import tasks
 from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
-from eelit.methods.decoding import Reads
+from eelit.methods.backbones.decoding import Reads
+from eelit.methods.engine import tasks
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.passages import LanguageData
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.tokens import Prepared, TokenMethod
-from eelit.methods.method import Bench
-from eelit.methods.passages import LanguageData
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.decay import decayed
-from eelit.methods.policies.learned import Learned
+from eelit.methods.policies.decaying_threshold import decayed
+from eelit.methods.policies.gate_confidence import GateConfidence
 from eelit.methods.policies.margin import Margin
-from eelit.methods.policies.similarity import Similarity
+from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.tokens import train_gate, train_tokens
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,11 @@ class Calm(TokenMethod):
 
     def policy(self, knob: float, step: int, length: int) -> Policy:
         """The knob is lambda; each token has its own threshold."""
-        rules: dict[Reads, Callable[[float], Policy]] = {"logits": Margin, "state": Similarity, "gate": Learned}
+        rules: dict[Reads, Callable[[float], Policy]] = {
+            "logits": Margin,
+            "state": StateSimilarity,
+            "gate": GateConfidence,
+        }
         return rules[self.confidence](decayed(knob, step, length, self.decay))
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:

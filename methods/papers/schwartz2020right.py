@@ -40,16 +40,16 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder, pooler_of, stages_of
-from eelit.methods.examples import Data
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.stored_outputs import CONFIDENCES
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.measured import CONFIDENCES
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import Tempered, calibration_error, fit_temperature
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.records import Curve, Outcome
 
 
 class Layers(nn.Module):

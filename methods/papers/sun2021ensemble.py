@@ -41,17 +41,17 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods.examples import Data
+from eelit.methods.claims.comparisons import disagreement, gains_at_equal_cost, oracle
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import disagreement, gains_at_equal_cost, oracle
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
 from eelit.methods.recipes.diverse import train_diverse
 from eelit.methods.recipes.joint import depth_weights
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -46,18 +46,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from eelit.methods import tasks
 from eelit.methods.backbones.convnet import branchy_alexnet, branchy_lenet
-from eelit.methods.examples import Data
-from eelit.methods.families.answers import all_outputs
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.exit_outputs import all_outputs
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import ExitMethod, Prepared
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.recipes.joint import train_joint
 from eelit.methods.recipes.plain import train_plain
-from eelit.methods.records import Curve, Outcome
 
 GRID = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0)
 """Entropies in nats that the released scripts try for each branch, up to the first above ln 10."""

@@ -42,13 +42,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from eelit.methods import tasks
 from eelit.methods.backbones.gated_resnet import GatedResNet, hard
-from eelit.methods.examples import Data, Examples
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.gates import GateMethod, Network, Prepared, routed
-from eelit.methods.method import Bench
 from eelit.methods.recipes.gating import constant_gates, train_hybrid, train_straight_through
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

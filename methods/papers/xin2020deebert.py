@@ -42,15 +42,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.examples import Data
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import train_heads
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

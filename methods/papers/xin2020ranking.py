@@ -41,16 +41,16 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from eelit.methods.evaluate import replay
-from eelit.methods.examples import Data
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import mrr, ndcg
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.pairs import SEPARATOR, graded_pairs, pair_exits, relevant
+from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.families.exits import ExitMethod, Prepared
-from eelit.methods.method import Bench
-from eelit.methods.metrics import mrr, ndcg
-from eelit.methods.multi_exit import MultiExit
-from eelit.methods.pairs import SEPARATOR, graded_pairs, pair_exits, relevant
-from eelit.methods.policies.two_sided import TwoSided
+from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.records import Curve, OperatingPoint, Outcome
 
 OFF = 1.1  # a threshold that is never reached
 
@@ -101,9 +101,9 @@ class EarlyMonoBert(ExitMethod):
         options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
         train_joint(model, data, bench, weights=[1.0] * model.exits, **options)
 
-    def policy(self, knob: float, prepared: Prepared) -> TwoSided:
+    def policy(self, knob: float, prepared: Prepared) -> ClassThresholds:
         """The knob is NC."""
-        return TwoSided(1 - self.share * (1 - knob), knob)
+        return ClassThresholds(1 - self.share * (1 - knob), knob)
 
     def labels(self, targets: Tensor) -> Tensor:
         """Relevant or not."""
@@ -127,10 +127,10 @@ class EarlyMonoBert(ExitMethod):
         outputs = (test.at(replay(self.policy(fast.knob, prepared), test.outputs)), test.outputs[-1])
         ranked = [self.ranked(answers, test.targets) for answers in outputs]
         early, full = (mrr(scores, grades == 2, sizes) for scores, grades, sizes in ranked)
-        no, yes = (self.trial(rule, test).speed_up for rule in (TwoSided(OFF, 0.9), TwoSided(0.9, OFF)))
+        no, yes = (self.trial(rule, test).speed_up for rule in (ClassThresholds(OFF, 0.9), ClassThresholds(0.9, OFF)))
         tried = [x for x in self.knobs if x >= 0.5]
-        one = self.within_half([TwoSided(x, x) for x in tried], prepared)
-        two = self.within_half([TwoSided(x, y) for x in tried for y in tried if x > y], prepared)
+        one = self.within_half([ClassThresholds(x, x) for x in tried], prepared)
+        two = self.within_half([ClassThresholds(x, y) for x in tried for y in tried if x > y], prepared)
         rows = [
             ("faster at little loss", "The fastest knob within 0.01 NDCG@10 of the full model on validation data is so "
              "on test data too, and 2.5× faster, the paper's figure for the better of its two data sets.", fast.speed_up
@@ -143,7 +143,7 @@ class EarlyMonoBert(ExitMethod):
         ]  # fmt: skip
         return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]
 
-    def within_half(self, rules: list[TwoSided], prepared: Prepared) -> OperatingPoint:
+    def within_half(self, rules: list[ClassThresholds], prepared: Prepared) -> OperatingPoint:
         """Return the test point of the rule that is best on validation data at no more than half the full cost."""
         points = [self.trial(rule, prepared.split("validation")) for rule in rules]
         cheap = [i for i, point in enumerate(points) if point.speed_up >= 2] or [0]

@@ -45,20 +45,20 @@ from torch import Tensor
 
 from eelit.methods.backbones.certain import certain_exits
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.examples import Data
+from eelit.methods.claims.comparisons import gains_at_equal_cost, gains_by_exit, without_ends
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import gains_at_equal_cost, gains_by_exit, without_ends
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.harness.track import at
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.confidence import MaxConfidence
-from eelit.methods.policies.scored import Scored
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.alternating import parted, train_alternating
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.records import Curve, Outcome
-from eelit.methods.track import at
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Berxit(TextMethod):
 
     def policy(self, knob: float, prepared: Prepared) -> Policy:
         """The knob is tau, on the certainty; without a unit on the largest probability."""
-        return MaxConfidence(knob) if self.joint else Scored(knob)
+        return MaxConfidence(knob) if self.joint else ScoreThreshold(knob)
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Everything but the certainty."""
@@ -134,7 +134,7 @@ class Berxit(TextMethod):
         *early, last = gains_by_exit(self, prepared, staged, bench)
         *soon, end = gains_by_exit(self, prepared, self.replace({"joint": True}), bench)
         surest = without_ends(next(found for found in curve.baselines if found.name == "max-confidence"))
-        gains = gains_at_equal_cost(self, prepared, [Scored(knob) for knob in self.knobs], surest)
+        gains = gains_at_equal_cost(self, prepared, [ScoreThreshold(knob) for knob in self.knobs], surest)
         gain = mean(gains or [-1.0])
         rows = [
             ("alternating serves all exits", "Beside two-stage training (DeeBERT), early exits are half a point more "

@@ -45,17 +45,17 @@ import torch
 from torch import Tensor
 
 from eelit.methods.backbones.choosing import ChoosingExits, choosing_exits
-from eelit.methods.evaluate import replay
-from eelit.methods.examples import Data
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.harness.track import At, at
 from eelit.methods.papers.zhou2020pabee import Pabee
-from eelit.methods.policies.scored import Scored
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.policy_gradient import memorised_layer, train_choosing
-from eelit.methods.records import Curve, Outcome
-from eelit.methods.track import At, at
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class ConsistentEE(TextMethod):
             joint_epochs=self.joint_epochs, joint_rate=self.joint_rate,
         )  # fmt: skip
 
-    def policy(self, knob: float, prepared: Prepared) -> Scored:
+    def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
         """The knob is the threshold on the probability to leave; the paper's is 0.5."""
-        return Scored(knob)
+        return ScoreThreshold(knob)
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Everything but the probability to leave."""
@@ -113,7 +113,7 @@ class ConsistentEE(TextMethod):
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """At the paper's threshold: faster, the hard go deeper, exits specialise, better than joint training."""
         test = prepared.split("test")
-        ours, exits = self.trial(Scored(0.5), test), torch.as_tensor(replay(Scored(0.5), test.outputs))
+        ours, exits = self.trial(ScoreThreshold(0.5), test), torch.as_tensor(replay(ScoreThreshold(0.5), test.outputs))
         right = self.answers(test.outputs).argmax(dim=-1) == test.targets
         easy, hard = (float(exits[memorised_layer(right) == i].double().mean()) + 1 for i in (1, len(right)))
         joint = self.pabee.prepare(bench)
@@ -143,7 +143,7 @@ class ConsistentEE(TextMethod):
 
     def rivals(self, prepared: Prepared, joint: Prepared, bench: Bench) -> list[tuple[str, At | None]]:
         """Return what rules reach at the cost of threshold 0.5 on PABEE's network, whose exits serve all."""
-        speed = self.trial(Scored(0.5), prepared.split("validation")).speed_up
+        speed = self.trial(ScoreThreshold(0.5), prepared.split("validation")).speed_up
         held, test = (self.pabee.sweep(joint, bench, split, Pabee.knobs) for split in ("validation", "test"))
         surest = next(b for b in self.pabee.baselines(joint, bench) if b.name == "max-confidence")
         curves = (("patience", held, test), ("the surest exit", surest.validation, surest.test))

@@ -41,14 +41,14 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
 
+from eelit.methods.claims.comparisons import gains_at_equal_cost
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import gains_at_equal_cost
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
 from eelit.methods.policies.patience import Patience
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

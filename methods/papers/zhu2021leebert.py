@@ -40,16 +40,16 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar, cast
 
-from eelit.methods.examples import Data
+from eelit.methods.claims.comparisons import better_than, gains, points_of
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.rivals import better_than, gains, points_of
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.cross_level import LossWeights, train_cross_level
-from eelit.methods.records import Curve, Outcome
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Conformal thresholds: leave early only where, with a chosen probability, the full model would say the same.
 
 Any score will do, even a random one: a poor one costs layers, not the guarantee. Fitting only, in numpy; the thresholds
-found here are those of `Scored`. Source: schuster2021cats.
+found here are those of `ScoreThreshold`. Source: schuster2021cats.
 """
 
 from __future__ import annotations

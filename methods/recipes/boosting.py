@@ -16,9 +16,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from eelit.methods.method import Bench
-from eelit.methods.queries import Queries
-from eelit.methods.trees import scores
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.queries import Queries
+from eelit.methods.engine.trees import scores
 
 ALWAYS = {"verbosity": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True}
 

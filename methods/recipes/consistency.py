@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eelit.methods.backbones.consistency import ConsistencyExits, Meta
-from eelit.methods.examples import Data, Examples
-from eelit.methods.method import Bench
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
 from eelit.methods.policies.temperature import fit_temperature
 from eelit.methods.recipes.fit import fit, trained
 from eelit.methods.recipes.joint import exit_losses

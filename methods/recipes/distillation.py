@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eelit.methods.examples import Data
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.recipes.fit import fit, trained
 from eelit.methods.recipes.joint import exit_losses
 from eelit.methods.recipes.projection import projected

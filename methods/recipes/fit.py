@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from eelit.methods.examples import Examples
-from eelit.methods.method import Bench
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.method import Bench
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From the index ``[n]`` of the training samples in a batch and their inputs ``[n, ...]`` to the scalar to minimise."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, sampled, straight_through
-from eelit.methods.examples import Data
-from eelit.methods.method import Bench
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
 from eelit.methods.recipes.fit import fit, trained
 
 

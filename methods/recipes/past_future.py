@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from eelit.methods.backbones.past_future import imitation_loss, routed
-from eelit.methods.examples import Data
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.recipes.fit import fit, trained
 from eelit.methods.recipes.joint import exit_losses
 

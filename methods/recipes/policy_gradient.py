@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eelit.methods.backbones.choosing import ChoosingExits
-from eelit.methods.examples import Data, Examples
-from eelit.methods.method import Bench
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
 from eelit.methods.recipes.fit import fit, trained
 
 READ = 64  # samples at a time when the frozen states are stored

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from eelit.methods.backbones.skim_encoder import SkimEncoder, sampled
-from eelit.methods.examples import Data
-from eelit.methods.method import Bench
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
 from eelit.methods.recipes.fit import fit, trained
 from eelit.methods.recipes.joint import exit_losses
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eelit.methods.backbones.tag_encoder import TagEncoder
-from eelit.methods.examples import Data, Examples
-from eelit.methods.method import Bench
-from eelit.methods.policies.window import uncertainty, window_max
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.policies.window_uncertainty import uncertainty, window_max
 from eelit.methods.recipes.fit import fit, sources_of, trained
 from eelit.methods.recipes.joint import depth_weights
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eelit.methods.backbones.decoder import ExitDecoder
-from eelit.methods.method import Bench
-from eelit.methods.passages import LanguageData
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.passages import LanguageData
 from eelit.methods.recipes.fit import fit, trained
 from eelit.methods.recipes.joint import exit_losses
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eelit.methods.examples import Data, Examples
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.recipes.fit import fit, trained
 from eelit.methods.recipes.joint import exit_losses
 

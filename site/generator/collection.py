@@ -16,11 +16,11 @@ from eelit.catalog.check import broader_terms
 from eelit.catalog.load import Loaded, load
 from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
 from eelit.catalog.sources import Sources
-from eelit.methods import bench, registry
 from eelit.methods.data import manifest
-from eelit.methods.records import SmokeReport
-from eelit.methods.registry import MethodInfo
-from eelit.methods.track import Verdict
+from eelit.methods.engine.records import SmokeReport
+from eelit.methods.harness import bench, registry
+from eelit.methods.harness.registry import MethodInfo
+from eelit.methods.harness.track import Verdict
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import PASSED, Badge, Reports

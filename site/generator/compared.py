@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from eelit.catalog.query import fold
-from eelit.methods import bench
-from eelit.methods.track import Row
+from eelit.methods.harness import bench
+from eelit.methods.harness.track import Row
 from eelit.site.generator import plots, tested
 from eelit.site.generator.board import groups
 from eelit.site.generator.collection import Collection

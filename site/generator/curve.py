@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from eelit.methods.records import Curve, OperatingPoint
+from eelit.methods.engine.records import Curve, OperatingPoint
 from eelit.site.generator.markup import magnitude
 
 WIDTH, HEIGHT = 480, 300

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
-from eelit.methods.records import SmokeChange
+from eelit.methods.engine.records import SmokeChange
 from eelit.site.generator.collection import Collection
 from eelit.site.generator.markup import printable
 from eelit.site.generator.snapshot import Snapshot

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from eelit.bib.tags import highwire
 from eelit.catalog.schema import FACETS, Facet
-from eelit.methods import bench
+from eelit.methods.harness import bench
 from eelit.site.generator import linked
 from eelit.site.generator.collection import Collection, Method, Work
 from eelit.site.generator.markup import printable

@@ -14,7 +14,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from eelit.methods.registry import MethodInfo
+from eelit.methods.harness.registry import MethodInfo
 
 PACKAGE = "eelit.methods"
 SECTIONS = {"Model": "build", "Training": "train", "Exit rule": "policy"}

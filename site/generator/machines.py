@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eelit.bib.exports import EXPORTS
-from eelit.methods import bench
+from eelit.methods.harness import bench
 from eelit.site.generator import api, feeds, twins
 from eelit.site.generator.collection import Collection
 from eelit.site.generator.snapshot import Snapshot

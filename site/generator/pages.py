@@ -18,10 +18,10 @@ from eelit.bib.record import Record
 from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS
-from eelit.methods import bench
 from eelit.methods.data import manifest
-from eelit.methods.records import Result
-from eelit.methods.track import SEEDS
+from eelit.methods.engine.records import Result
+from eelit.methods.harness import bench
+from eelit.methods.harness.track import SEEDS
 from eelit.site.generator import (
     api,
     claims,

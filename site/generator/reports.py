@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from eelit.methods import bench
-from eelit.methods.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
+from eelit.methods.engine.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
+from eelit.methods.harness import bench
 
 State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earlier-failed", "not-run", "never-run"]
 SAME_BUILD = timedelta(minutes=30)

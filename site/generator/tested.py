@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eelit.methods.track import Row
+from eelit.methods.harness.track import Row
 
 CORPORA = {
     "rotten-tomatoes": "sentences of Rotten Tomatoes",

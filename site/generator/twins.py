@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from eelit.bib.exports import to_bibtex
 from eelit.catalog.baselines import said
 from eelit.catalog.schema import FACETS, Code
-from eelit.methods.track import SHARES, Spread
+from eelit.methods.harness.track import SHARES, Spread
 from eelit.site.generator.collection import Collection, Edge, Method, Work
 from eelit.site.generator.compared import of_method
 from eelit.site.generator.markup import amount, fence, plural, repository, web
@@ -138,7 +138,7 @@ def method(collection: Collection, method: Method) -> str:
     lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data)}"]
     for title, text in info.sections.items():
         lines += ["", f"## {plain(title)}", "", fence(text, "text")]
-    lines += _section("Measured on the track", _measured(collection, info.key))
+    lines += _section("StoredOutputs on the track", _measured(collection, info.key))
     lines += _section("What the paper reports (by the named source)", _reported(work) if work else ())
     lines += _section("What the paper claims, and what holds here", _claims(collection, info.key))
     settings = (f"`{s.name}: {s.type} = {s.default}`: {plain(s.meaning)}" for s in info.settings)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.costs import MacCounter, exit_costs
+from eelit.methods.engine.costs import MacCounter, exit_costs
 from eelit.methods.families.split import Executed, Meter, full_cost
 from eelit.methods.policies.bandit import Tally, Ucb1
 from eelit.methods.policies.offload import SplitRule, Stored, drive, hindsight, regret

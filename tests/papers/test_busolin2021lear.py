@@ -9,14 +9,14 @@ import pytest
 import torch
 from conftest import tiny
 
+from eelit.methods.engine.metrics import ndcg
+from eelit.methods.engine.queries import Queries
+from eelit.methods.engine.trees import TreeCounter, scores
 from eelit.methods.families.ranking import placed, positions
-from eelit.methods.metrics import ndcg
 from eelit.methods.papers.busolin2021lear import standing, weights, worth
-from eelit.methods.policies.prospect import Prospect
-from eelit.methods.policies.proximity import Proximity
-from eelit.methods.queries import Queries
+from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.recipes.boosting import boosted
-from eelit.methods.trees import TreeCounter, scores
 
 KEY = "busolin2021lear"
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
@@ -52,7 +52,7 @@ def test_features_are_those_of_the_released_notebook_in_its_order(golden):
 def test_proximity_is_the_rule_of_the_released_notebook(golden):
     queries, partial, _, _ = golden
     for case in GOLDEN["proximity"]:
-        policy = Proximity(case["distance"], GOLDEN["k"])
+        policy = ScoreProximity(case["distance"], GOLDEN["k"])
         stops = [policy.step((), partial[rows])[1] for rows in queries.spans()]
         assert (~np.concatenate(stops)).astype(int).tolist() == case["keep"]
 
@@ -158,7 +158,7 @@ def test_proximity_at_equal_cost_costs_what_was_asked(trained):
     seen = prepared.split("validation")
     for cost in (20.0, 40.0, 60.0):
         point = method.proximity(prepared, cost, 15)
-        stops = [Proximity(point.knob, 15).step((), seen.partial[rows])[1] for rows in seen.queries.spans()]
+        stops = [ScoreProximity(point.knob, 15).step((), seen.partial[rows])[1] for rows in seen.queries.spans()]
         assert 15 + (1 - np.concatenate(stops).mean()) * (60 - 15) == pytest.approx(cost, abs=0.5)
         assert point.cost == pytest.approx(cost, abs=5)
     assert method.proximity(prepared, 60.0, 15).quality == pytest.approx(
@@ -171,14 +171,14 @@ def test_policies_on_worked_cases(array):
     def stops(policy, *values):
         return np.asarray(policy.step(policy.start(), array(np.array(values)))[1]).tolist()
 
-    assert stops(Prospect(0.5), 0.4, 0.5, 0.6) == [True, True, False]
-    assert stops(Prospect(1.0), 0.0, 1.0) == [True, True]
-    assert stops(Prospect(0.0), 1e-300, 1.0) == [False, False]
-    assert stops(Proximity(0.0, 2), 3.0, 5.0, 4.0, 4.0) == [True, False, False, False]  # ties with the k-th stay
-    assert stops(Proximity(1.0, 2), 3.0, 5.0, 4.0, 2.9) == [False, False, False, True]
-    assert stops(Proximity(0.0, 9), 3.0, 5.0) == [False, False]
-    assert stops(Proximity(np.inf, 1), 3.0, -5.0) == [False, False]
-    assert stops(Proximity(-np.inf, 1), 3.0, -5.0) == [True, True]
+    assert stops(ContinuationThreshold(0.5), 0.4, 0.5, 0.6) == [True, True, False]
+    assert stops(ContinuationThreshold(1.0), 0.0, 1.0) == [True, True]
+    assert stops(ContinuationThreshold(0.0), 1e-300, 1.0) == [False, False]
+    assert stops(ScoreProximity(0.0, 2), 3.0, 5.0, 4.0, 4.0) == [True, False, False, False]  # ties with the k-th stay
+    assert stops(ScoreProximity(1.0, 2), 3.0, 5.0, 4.0, 2.9) == [False, False, False, True]
+    assert stops(ScoreProximity(0.0, 9), 3.0, 5.0) == [False, False]
+    assert stops(ScoreProximity(np.inf, 1), 3.0, -5.0) == [False, False]
+    assert stops(ScoreProximity(-np.inf, 1), 3.0, -5.0) == [True, True]
 
 
 def test_boosting_is_deterministic_and_cached_under_a_hash_of_all_it_depends_on(trained, tmp_path):

@@ -10,9 +10,9 @@ import torch
 
 from eelit.methods.backbones.adapters import add_adapters
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.families.rivals import better_than, gains, gains_at_equal_cost, on_the_task_of, points_of
-from eelit.methods.method import Bench
+from eelit.methods.claims.comparisons import better_than, gains, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.papers import gao2023pfberxit as paper
 from eelit.methods.papers.gao2023pfberxit import PfBerxit
 from eelit.methods.papers.xin2021berxit import Berxit

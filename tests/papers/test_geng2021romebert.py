@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.distillation import divergence, last_teaches, shared_matrices

@@ -10,10 +10,10 @@ from torch import nn
 
 from eelit.methods.backbones.skim_encoder import SkimEncoder, SkimPredictor, decided, given, sampled
 from eelit.methods.backbones.token_layer import LayerPrice, alike
-from eelit.methods.costs import count
+from eelit.methods.engine.costs import count
+from eelit.methods.engine.method import Bench
 from eelit.methods.families.skimming import Prices, after_each
-from eelit.methods.method import Bench
-from eelit.methods.policies.skim import Skim
+from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes import skimming
 from eelit.methods.recipes.joint import exit_losses
 from eelit.methods.recipes.skimming import skim_loss, train_skimming
@@ -291,7 +291,7 @@ def test_simpler_rules_let_all_tokens_leave_together(prepared):
 
 
 def test_claims_can_be_tried(prepared):
-    from eelit.methods import runner
+    from eelit.methods.harness import runner
 
     method, bench, ready = prepared(KEY)
     curve = runner.measure(method, ready, bench, "", [0.0])

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from eelit.methods.backbones.msdnet import Layout, msdnet
-from eelit.methods.costs import count, exit_costs, full_cost
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.engine.costs import count, exit_costs, full_cost
+from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.policies.base import softmax
-from eelit.methods.policies.budget import exit_shares, ratio_within, thresholds_for
-from eelit.methods.policies.confidence import MaxConfidence
-from eelit.methods.policies.fixed import FixedExit
+from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within, thresholds_for
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import exit_losses
 
 KEY = "huang2018msdnet"

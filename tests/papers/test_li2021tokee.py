@@ -12,15 +12,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eelit.methods import tasks
 from eelit.methods.backbones.tag_encoder import TagEncoder, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
-from eelit.methods.costs import count
+from eelit.methods.engine import tasks
+from eelit.methods.engine.costs import count
+from eelit.methods.engine.method import Bench
 from eelit.methods.families.tagging import Prices, replay
-from eelit.methods.method import Bench
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
-from eelit.methods.policies.window import SentenceUncertainty, Together, WindowUncertainty, uncertainty, window_max
+from eelit.methods.policies.window_uncertainty import (
+    SentenceUncertainty,
+    Together,
+    WindowUncertainty,
+    uncertainty,
+    window_max,
+)
 from eelit.methods.recipes import tagging
 from eelit.methods.recipes.joint import depth_weights
 from eelit.methods.recipes.tagging import HaltSampling, simulate, tag_losses, train_on_halts
@@ -414,7 +420,7 @@ def test_a_sentence_stops_together_when_each_word_would():
 
 
 def test_claims_can_be_tried(prepared):
-    from eelit.methods import runner
+    from eelit.methods.harness import runner
 
     method, bench, ready = prepared(KEY)
     curve = runner.measure(method, ready, bench, "")

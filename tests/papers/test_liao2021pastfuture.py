@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from eelit.methods.backbones.past_future import GlobalView, imitation_loss, past_future, past_future_encoder, routed
-from eelit.methods.costs import count
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.families.rivals import on_the_task_of
-from eelit.methods.method import Bench
+from eelit.methods.claims.comparisons import on_the_task_of
+from eelit.methods.engine.costs import count
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.papers import liao2021pastfuture as paper
 from eelit.methods.papers.liao2021pastfuture import PastFuture, likeness
 from eelit.methods.papers.xin2020deebert import DeeBert

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from eelit.methods.backbones.consistency import HIDDEN, Meta
-from eelit.methods.evaluate import replay
-from eelit.methods.examples import Examples, parted
-from eelit.methods.method import Bench
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.examples import Examples, parted
+from eelit.methods.engine.method import Bench
 from eelit.methods.papers.schuster2021cats import judged
 from eelit.methods.policies.conformal import (
     conformal_threshold,
@@ -23,7 +23,7 @@ from eelit.methods.policies.conformal import (
     shared_threshold,
     worst_misleading,
 )
-from eelit.methods.policies.scored import Scored
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.consistency import balanced_loss, consistency_loss, train_consistency
 
 KEY = "schuster2021cats"
@@ -109,11 +109,11 @@ def test_without_calibration_the_promise_can_be_broken(made):
 def test_the_policy_looks_at_the_last_column_alone_and_strictly():
     scores = np.array([[0.5, 0.5 + 1e-9, 0.2], [0.6, 0.1, 0.3], [0.0, 0.0, 0.0]])
     outputs = np.concatenate([np.random.default_rng(0).normal(size=(3, 3, 4)), scores[..., None]], axis=-1)
-    assert replay(Scored(0.5), outputs).tolist() == [1, 0, 2]
-    assert replay(Scored(0.5), torch.as_tensor(outputs)).tolist() == [1, 0, 2]
-    assert replay(Scored((0.5, 0.2)), outputs).tolist() == [1, 0, 1]
-    assert replay(Scored(math.inf), outputs).tolist() == [2, 2, 2]
-    assert replay(Scored(-math.inf), outputs).tolist() == [0, 0, 0]
+    assert replay(ScoreThreshold(0.5), outputs).tolist() == [1, 0, 2]
+    assert replay(ScoreThreshold(0.5), torch.as_tensor(outputs)).tolist() == [1, 0, 2]
+    assert replay(ScoreThreshold((0.5, 0.2)), outputs).tolist() == [1, 0, 1]
+    assert replay(ScoreThreshold(math.inf), outputs).tolist() == [2, 2, 2]
+    assert replay(ScoreThreshold(-math.inf), outputs).tolist() == [0, 0, 0]
 
 
 def test_parts_are_disjoint_and_complete():
@@ -175,12 +175,12 @@ def test_agrees_with_the_released_calibration(golden):
     worst = np.sort(np.append(worst_misleading(scores, consistent), np.inf))
     for key, exits in golden["shared"].items():
         released = math.inf if golden["thresholds"][key] is None else golden["thresholds"][key]
-        assert replay(Scored(released), outputs).tolist() == exits
+        assert replay(ScoreThreshold(released), outputs).tolist() == exits
         ours = shared_threshold(scores, consistent, float(key))
         assert int(np.searchsorted(worst, released) - np.searchsorted(worst, ours)) in (0, 1)
-        assert replay(Scored(naive_threshold(float(key))), outputs).tolist() == golden["naive"][key]
+        assert replay(ScoreThreshold(naive_threshold(float(key))), outputs).tolist() == golden["naive"][key]
         each = independent_thresholds(scores, consistent, float(key))
-        assert replay(Scored(each), outputs).tolist() == golden["independent"][key]
+        assert replay(ScoreThreshold(each), outputs).tolist() == golden["independent"][key]
 
 
 def test_agrees_with_the_released_score_and_its_loss(golden):

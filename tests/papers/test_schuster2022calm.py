@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
-from eelit.methods.costs import MacCounter
-from eelit.methods.decoding import TokenCosts, always, generate, replay
+from eelit.methods.backbones.decoding import TokenCosts, always, generate, replay
+from eelit.methods.engine.costs import MacCounter
 from eelit.methods.families.tokens import rouge_l
-from eelit.methods.policies.calibration import hoeffding, hoeffding_bentkus, learn_then_test, share_missed
-from eelit.methods.policies.decay import decayed, decayed_as_released
-from eelit.methods.policies.fixed import FixedExit
-from eelit.methods.policies.learned import Learned
+from eelit.methods.policies.decaying_threshold import decayed, decayed_as_released
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.gate_confidence import GateConfidence
+from eelit.methods.policies.learn_then_test import hoeffding, hoeffding_bentkus, learn_then_test, share_missed
 from eelit.methods.policies.margin import Margin, margin
-from eelit.methods.policies.similarity import Similarity, cosine
+from eelit.methods.policies.state_similarity import StateSimilarity, cosine
 from eelit.methods.recipes.joint import depth_weights, exit_losses
 from eelit.methods.recipes.tokens import gate_loss, train_gate
 
@@ -58,7 +58,7 @@ def stirred(model):
 
 
 PROMPTS = torch.randint(0, 40, (7, 9), generator=torch.Generator().manual_seed(2))
-POLICIES = [("logits", Margin), ("state", Similarity), ("gate", Learned)]
+POLICIES = [("logits", Margin), ("state", StateSimilarity), ("gate", GateConfidence)]
 
 
 @torch.inference_mode()
@@ -184,7 +184,7 @@ def test_confidences_are_the_released_ones(array):
     assert np.asarray(cosine(*states)) == pytest.approx(GOLDEN["state"]["confidence"], abs=1e-6)
 
 
-@pytest.mark.parametrize("policy", [Margin(0.4), Similarity(0.4), Learned(0.4)], ids=repr)
+@pytest.mark.parametrize("policy", [Margin(0.4), StateSimilarity(0.4), GateConfidence(0.4)], ids=repr)
 def test_policies_are_pure_and_heed_no_batch_mates(policy, array):
     outputs = np.random.default_rng(0).normal(size=(3, 20, 2))
     state, stops = policy.start(), []
@@ -213,11 +213,11 @@ def test_policies_import_neither_torch_nor_transformers():
 def test_thresholds_are_reached_by_equality(array):
     assert bool(Margin(0.0).step((), array(np.zeros((1, 2))))[1][0])
     assert not bool(Margin(1e-9).step((), array(np.zeros((1, 2))))[1][0])
-    first, same = Similarity(1 - 1e-9).step((), array(np.ones((1, 3))))
+    first, same = StateSimilarity(1 - 1e-9).step((), array(np.ones((1, 3))))
     assert not bool(same[0])  # nothing before the first exit: 0
-    assert bool(Similarity(1 - 1e-9).step(first, array(np.ones((1, 3))))[1][0])
-    assert bool(Learned(0.5).step((), array(np.zeros((1, 2))))[1][0])
-    assert np.asarray(Learned(0.5).step((), array(np.array([0.49, 0.5])))[1]).tolist() == [False, True]
+    assert bool(StateSimilarity(1 - 1e-9).step(first, array(np.ones((1, 3))))[1][0])
+    assert bool(GateConfidence(0.5).step((), array(np.zeros((1, 2))))[1][0])
+    assert np.asarray(GateConfidence(0.5).step((), array(np.array([0.49, 0.5])))[1]).tolist() == [False, True]
 
 
 def test_exits_of_the_released_loop():
@@ -318,7 +318,7 @@ def test_rouge_l():
 
 def test_claims_and_variants(prepared):
     method, bench, ready = prepared(KEY)
-    from eelit.methods import runner
+    from eelit.methods.harness import runner
 
     curve = runner.measure(method, ready, bench, "", [0, 0.1, 1.1])
     assert len(method.claims(ready, bench, curve)) == 5

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.papers.schwartz2020right import Mix, RightTool
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.temperature import Tempered, calibration_error, fit_temperature, mean_nll
 from eelit.methods.recipes.joint import exit_losses

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import answered, infer, replay
-from eelit.methods.families.rivals import disagreement, oracle
+from eelit.methods.claims.comparisons import disagreement, oracle
+from eelit.methods.engine.evaluate import answered, infer, replay
 from eelit.methods.papers.sun2021ensemble import VotingExit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from eelit.methods.backbones.convnet import branchy_alexnet, branchy_lenet
-from eelit.methods.costs import exit_costs, full_cost
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.method import Bench
+from eelit.methods.engine.costs import exit_costs, full_cost
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.recipes.joint import exit_losses, train_joint

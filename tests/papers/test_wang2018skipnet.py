@@ -9,7 +9,7 @@ from conftest import tiny
 from torch.nn import functional as F
 
 from eelit.methods.backbones.gated_resnet import GatedResNet, sampled, straight_through
-from eelit.methods.costs import MacCounter
+from eelit.methods.engine.costs import MacCounter
 from eelit.methods.families.gates import Prices
 from eelit.methods.recipes.gating import constant_gates, hybrid_loss, reward_to_go
 

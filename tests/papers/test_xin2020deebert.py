@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.method import Bench
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.joint import exit_losses

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from eelit.methods.data import fetch
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.metrics import mrr, ndcg
-from eelit.methods.pairs import PairHead, graded_pairs, joined, segments
-from eelit.methods.policies.two_sided import TwoSided
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.metrics import mrr, ndcg
+from eelit.methods.engine.pairs import PairHead, graded_pairs, joined, segments
+from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.recipes.joint import exit_losses
 
 KEY = "xin2020ranking"
@@ -36,30 +36,32 @@ def p_of(logits):
 
 
 def test_both_sides_off_is_the_full_model(logits):
-    assert (replay(TwoSided(OFF, OFF), logits) == 5).all()
+    assert (replay(ClassThresholds(OFF, OFF), logits) == 5).all()
 
 
 def test_both_thresholds_below_one_half_stop_all_at_the_first_layer(logits):
-    assert (replay(TwoSided(0.49, 0.49), logits) == 0).all()
+    assert (replay(ClassThresholds(0.49, 0.49), logits) == 0).all()
 
 
 def test_either_test_is_strict():
     even = np.zeros((3, 1, 2))  # p = (0.5, 0.5) at every layer
-    assert replay(TwoSided(0.5, 0.5), even).tolist() == [2]
-    assert replay(TwoSided(0.5, 0.4999), even).tolist() == [0]
-    assert replay(TwoSided(0.4999, 0.5), even).tolist() == [0]
+    assert replay(ClassThresholds(0.5, 0.5), even).tolist() == [2]
+    assert replay(ClassThresholds(0.5, 0.4999), even).tolist() == [0]
+    assert replay(ClassThresholds(0.4999, 0.5), even).tolist() == [0]
 
 
 def test_each_threshold_by_itself_is_monotone(logits):
     grid = (0.49, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, OFF)
     for fixed in grid:
-        by_negative = [replay(TwoSided(fixed, moved), logits).mean() for moved in grid]
-        by_positive = [replay(TwoSided(moved, fixed), logits).mean() for moved in grid]
+        by_negative = [replay(ClassThresholds(fixed, moved), logits).mean() for moved in grid]
+        by_positive = [replay(ClassThresholds(moved, fixed), logits).mean() for moved in grid]
         for depths in (by_negative, by_positive):
             assert all(earlier <= later for earlier, later in pairwise(depths))
 
 
-@pytest.mark.parametrize("rule", [TwoSided(0.9, 0.7), TwoSided(0.7, 0.9), TwoSided(OFF, 0.8), TwoSided(0.8, OFF)])
+@pytest.mark.parametrize(
+    "rule", [ClassThresholds(0.9, 0.7), ClassThresholds(0.7, 0.9), ClassThresholds(OFF, 0.8), ClassThresholds(0.8, OFF)]
+)
 def test_who_leaves_has_passed_a_threshold_there_and_none_before(logits, rule):
     exits, p = replay(rule, logits), p_of(logits)
     passed = (p[..., 1] > rule.positive) | (p[..., 0] > rule.negative)
@@ -77,13 +79,13 @@ def test_two_thresholds_are_not_one():
     """A pair that is sure to be irrelevant and one that is as sure to be relevant: only the first may go."""
     outputs = np.zeros((3, 2, 2))
     outputs[:, 0, 0] = outputs[:, 1, 1] = 2.0  # p = 0.88 for no, and for yes
-    assert replay(TwoSided(0.9, 0.8), outputs).tolist() == [0, 2]
-    assert replay(TwoSided(0.8, 0.9), outputs).tolist() == [2, 0]
+    assert replay(ClassThresholds(0.9, 0.8), outputs).tolist() == [0, 2]
+    assert replay(ClassThresholds(0.8, 0.9), outputs).tolist() == [2, 0]
 
 
 def test_the_knob_is_the_negative_threshold_and_the_positive_one_lies_above(prepared):
     method, _, ready = prepared(KEY)
-    assert method.policy(0.8, ready) == TwoSided(pytest.approx(0.98), 0.8)
+    assert method.policy(0.8, ready) == ClassThresholds(pytest.approx(0.98), 0.8)
     assert method.policy(1.1, ready).positive > 1
     assert all(method.policy(knob, ready).positive >= knob for knob in method.knobs[:-1])
 
@@ -105,7 +107,7 @@ def test_quality_is_ndcg_over_whole_queries_sorted_by_relevance(prepared):
 
 def test_real_and_simulated_exit_give_the_same_ranking(prepared):
     method, _, ready = prepared(KEY)
-    seen, rule = ready.split("test"), TwoSided(0.97, 0.9)
+    seen, rule = ready.split("test"), ClassThresholds(0.97, 0.9)
     found = infer(ready.model, torch.stack(list(seen.examples.inputs)), rule)
     exits = replay(rule, seen.outputs)
     assert found.exits.tolist() == exits.tolist()
@@ -157,7 +159,7 @@ def test_agrees_with_the_released_exits_sweep_and_measure(golden):
     p = logits.double().softmax(-1)[..., 1].numpy()
     sizes = np.full(len(labels) // golden["candidates"], golden["candidates"])
     for run in golden["runs"]:
-        exits = replay(TwoSided(run["positive"], run["negative"]), logits)
+        exits = replay(ClassThresholds(run["positive"], run["negative"]), logits)
         assert (exits + 1).tolist() == run["layers"] == run["simulated"]
         assert exits.mean() + 1 == pytest.approx(run["mean_layer"])
         assert mrr(p[exits, np.arange(len(labels))], labels.numpy(), sizes) == pytest.approx(run["mrr"])

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from eelit.methods.backbones.certain import certain_exits
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.method import Bench
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.papers import xin2021berxit as paper
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.papers.xin2021berxit import Berxit
-from eelit.methods.policies.scored import Scored
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes import alternating
 from eelit.methods.recipes.alternating import alternating_loss, correctness, parted, train_alternating
 from eelit.methods.recipes.joint import exit_losses
@@ -166,14 +166,14 @@ def outputs_of(certainties):
 
 def test_exit_is_at_the_first_layer_that_is_certain_enough_strictly():
     certainties = np.array([[0.2, 0.9, 0.5], [0.7, 0.1, 0.5], [0.9, 0.1, 0.6], [1.0, 1.0, 1.0]])
-    assert replay(Scored(0.5), outputs_of(certainties)).tolist() == [1, 0, 2]
-    assert replay(Scored(0.0), outputs_of(certainties)).tolist() == [0, 0, 0]
-    assert replay(Scored(1.0), outputs_of(certainties)).tolist() == [3, 3, 3]
+    assert replay(ScoreThreshold(0.5), outputs_of(certainties)).tolist() == [1, 0, 2]
+    assert replay(ScoreThreshold(0.0), outputs_of(certainties)).tolist() == [0, 0, 0]
+    assert replay(ScoreThreshold(1.0), outputs_of(certainties)).tolist() == [3, 3, 3]
 
 
 def test_exits_come_no_earlier_at_a_higher_threshold():
     certainties = np.random.default_rng(0).uniform(size=(6, 200))
-    exits = [replay(Scored(tau), outputs_of(certainties)) for tau in (0.0, 0.2, 0.5, 0.8, 0.95, 1.0)]
+    exits = [replay(ScoreThreshold(tau), outputs_of(certainties)) for tau in (0.0, 0.2, 0.5, 0.8, 0.95, 1.0)]
     assert all((a <= b).all() for a, b in pairwise(exits))
     assert len({int(e.sum()) for e in exits}) == 6
 
@@ -209,7 +209,7 @@ def test_regression_learns_values_and_certainty(prepared):
     assert method.score(outputs[-1], data.test.targets) > 0.3
     certain, error = certainty[:-1].flatten(), (answers[:-1] - data.test.targets).abs().flatten()
     assert torch.corrcoef(torch.stack([certain, error]))[0, 1] < -0.1
-    exits = [replay(Scored(tau), outputs).mean() for tau in (0.0, 0.4, 0.5, 0.6, 0.7, 1.0)]
+    exits = [replay(ScoreThreshold(tau), outputs).mean() for tau in (0.0, 0.4, 0.5, 0.6, 0.7, 1.0)]
     assert exits == sorted(exits)
     assert exits[0] == 0
     assert exits[-1] == 3
@@ -240,7 +240,7 @@ def test_agrees_with_the_released_code(kind):
         assert float(ours + error - left_out) == pytest.approx(known["losses"][f"alternate-lte {step}"], rel=1e-5)
     outputs = torch.cat([torch.tensor(known["logits"]), certainty[..., None]], dim=-1)
     for tau, layers in known["exit_layers"].items():
-        assert (replay(Scored(float(tau)), outputs) + 1).tolist() == layers
+        assert (replay(ScoreThreshold(float(tau)), outputs) + 1).tolist() == layers
 
 
 # What is claimed.

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.method import Bench
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.papers.zeng2024consistentee import ConsistentEE
 from eelit.methods.papers.zhou2020pabee import Pabee
-from eelit.methods.policies.scored import Scored
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.policy_gradient import (
     draw,
     exit_losses_each,
@@ -107,11 +107,11 @@ def test_other_classifiers_get_no_gradient(prepared):
 def test_thresholds_at_the_two_ends_and_strictness():
     outputs = torch.zeros(4, 2, 3)
     outputs[:, :, -1] = torch.tensor([[0.5, 0.9], [0.51, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    assert replay(Scored(0.5), outputs).tolist() == [1, 0]
+    assert replay(ScoreThreshold(0.5), outputs).tolist() == [1, 0]
     outputs[:-1, :, -1] = 0.0
-    assert replay(Scored(0.5), outputs).tolist() == [3, 3]
+    assert replay(ScoreThreshold(0.5), outputs).tolist() == [3, 3]
     outputs[0, :, -1] = 0.6
-    assert replay(Scored(0.5), outputs).tolist() == [0, 0]
+    assert replay(ScoreThreshold(0.5), outputs).tolist() == [0, 0]
 
 
 def test_policies_that_never_leave_are_the_full_model(prepared):
@@ -131,7 +131,7 @@ def test_a_higher_price_means_earlier_exits(prepared):
         train_choosing(model, ready.data, Bench(), alpha=alpha, guided=False, epochs=3.0, **PHASES)
         with torch.inference_mode():
             outputs = model(torch.stack(list(ready.data.validation.inputs)))
-        depths.append(replay(Scored(0.5), outputs).mean())
+        depths.append(replay(ScoreThreshold(0.5), outputs).mean())
     assert all(later <= earlier for earlier, later in pairwise(depths))
     assert depths[-1] < 0.1
     assert depths[0] > 1.0
@@ -195,7 +195,7 @@ def test_agrees_with_the_released_trajectories(golden):
     """Exits and their losses; log P too, but for the last layer's policy, on which nothing depends (see above)."""
     pi, logits = torch.tensor(golden["pi"], dtype=torch.float64), torch.tensor(golden["logits"], dtype=torch.float64)
     outputs = torch.cat([logits, pi[:, :, None]], dim=2)
-    exits = torch.as_tensor(replay(Scored(0.5), outputs))
+    exits = torch.as_tensor(replay(ScoreThreshold(0.5), outputs))
     assert (exits + 1).tolist() == golden["layers"]
     targets = torch.tensor(golden["labels"]).repeat(golden["trajectories"])
     losses = exit_losses_each(logits, targets)
@@ -249,7 +249,7 @@ def test_rivals_stand_on_the_jointly_trained_network_and_are_beaten_by_half_a_po
     prepared, made, monkeypatch, patient, sure
 ):
     method, _, ready = prepared(KEY)
-    ours = method.trial(Scored(0.5), ready.split("test")).quality
+    ours = method.trial(ScoreThreshold(0.5), ready.split("test")).quality
     found = against(prepared, made, monkeypatch, ours + patient, ours + sure)
     assert found["better than patience"].holds is (patient < -0.005)
     assert found["better than the surest exit"].holds is (sure < -0.005)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import answered, infer, replay
-from eelit.methods.families.rivals import gains_at_equal_cost
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.claims.comparisons import gains_at_equal_cost
+from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.papers.zhang2022pceebert import PceeBert
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.base import entropy

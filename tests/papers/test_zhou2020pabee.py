@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.evaluate import infer, replay
+from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience
 from eelit.methods.recipes.joint import depth_weights, exit_losses

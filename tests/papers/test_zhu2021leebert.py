@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.evaluate import infer, replay
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.papers.zhu2021leebert import LeeBert
 from eelit.methods.policies.patience import Patience

@@ -22,12 +22,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from eelit.methods import tasks
-from eelit.methods.examples import Data
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.exits import ExitMethod, Prepared
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
 
 

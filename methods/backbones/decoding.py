@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
-from eelit.methods.multi_exit import select
+from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy
 
 StepPolicy = Callable[[int], Policy]

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 
-from eelit.methods import conformance, dependencies, registry
-from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
-from eelit.methods.method import Bench, Method, silent
-from eelit.methods.records import Curve, Machine, OperatingPoint, Result, Timing
+from eelit.methods.data.cache import cache_root
+from eelit.methods.engine.method import Bench, Method, silent
+from eelit.methods.engine.records import Curve, Machine, OperatingPoint, Result, Timing
+from eelit.methods.harness import conformance, dependencies, registry
 
 Progress = Callable[[str, float | None], None]
 Scale = Literal["smoke", "default", "full"]
@@ -191,7 +191,7 @@ def within_budget(curve: Curve, budget: float) -> OperatingPoint | None:
 def commit() -> str | None:
     """Return the git commit of the checkout that this code runs from, with ``+`` if files differ; None elsewhere."""
     folder = Path(__file__).resolve().parent
-    if not (folder.parent / ".git").exists():
+    if not (folder.parents[1] / ".git").exists():
         return None
     try:
         head = _git(folder, "rev-parse", "--short=12", "HEAD")

@@ -1,7 +1,8 @@
 """Which code a method depends on, followed from definition to definition in the sources: nothing is imported.
 
 A stored result names the digest of the code that measured it. As long as the digest is the same, the result is that of
-the present code, whatever comments, docstrings, annotations or neighbouring functions have changed since.
+the present code, whatever comments, docstrings, annotations or neighbouring functions have changed since, and wherever
+a definition stands: the digest holds what is defined, not in which module.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Symbol = tuple[str, str]
 MEASURING = ("measure", "timings", "scaled", "SAMPLES", "_prepared")
 """What of the runner has a say in the figures."""
 PLUMBING = {
-    "cache", "conformance", "records", "registry", "data.fetch", "data.manifest", "data.progress", "data.sources",
+    "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.records",
+    "harness.conformance", "harness.registry",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
 
@@ -31,6 +33,7 @@ PLUMBING = {
 class Module:
     """The top-level definitions of a module, and where the names that it imports come from."""
 
+    path: Path
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, Symbol] = field(default_factory=dict)  # local name → (module, name); name "" is the module
 
@@ -54,47 +57,56 @@ class _Bare(ast.NodeTransformer):
 
 
 def digest(key_path: Path) -> str:
-    """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it."""
-    measuring = [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.runner", name))]
-    found = [
-        f"{place}.{name} {ast.dump(statement)}"
-        for _, place, name, statements in _followed([*_own(key_path), *measuring])
-        for statement in statements
-    ]
+    """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it.
+
+    The experiments of `claims/` are part of what a result says, so those of the same key belong to it.
+    """
+    own = _parse(key_path)
+    roots = [(own, name) for name in own.definitions]
+    claims = module(f"{PACKAGE}.claims.{key_path.stem}")
+    roots += [(claims, name) for name in claims.definitions] if claims else []
+    roots += [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.harness.runner", name))]
+    return _hashed(roots)
+
+
+def digest_of(name: str) -> str:
+    """Return 16 hexadecimal digits for all definitions of a module of `eelit.methods`, and all that they use."""
+    found = module(name)
+    return _hashed([(found, each) for each in found.definitions] if found else [])
+
+
+def reached(key_path: Path) -> dict[tuple[Path, str], int]:
+    """Return path and name of each definition behind the method in the file, and how far it is: 0 own, 1 used there."""
+    own = _parse(key_path)
+    found = _followed([(own, name) for name in own.definitions])
+    return {(inside.path, name): steps for steps, inside, name in found}
+
+
+def _hashed(roots: list[tuple[Module, str]]) -> str:
+    found = {ast.dump(each) for _, inside, name in _followed(roots) for each in inside.definitions.get(name, [])}
     return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
 
 
-def reached(key_path: Path) -> dict[Symbol, int]:
-    """Return the definitions behind the method in the file, and how far each is: 0 its own, 1 used by these, 2 …."""
-    return {(place, name): steps for steps, place, name, _ in _followed(_own(key_path))}
-
-
-def _own(key_path: Path) -> list[tuple[Module, str, str]]:
-    own = _parse(key_path)
-    return [(own, key_path.stem, name) for name in own.definitions]
-
-
-def _followed(start: list[tuple[Module, str, str]]) -> Iterator[tuple[int, str, str, list[ast.stmt]]]:
-    """Yield the definitions at the start and all that they lead to, the nearest first: steps, place, name, code."""
-    todo = deque((0, *symbol) for symbol in start)
+def _followed(roots: list[tuple[Module, str]]) -> Iterator[tuple[int, Module, str]]:
+    """Yield the definitions at the roots and all that they lead to, the nearest first, and in how many steps."""
+    todo = deque((0, *root) for root in roots)
     seen: set[tuple[int, str]] = set()
     while todo:
-        steps, inside, place, name = todo.popleft()
+        steps, inside, name = todo.popleft()
         if (id(inside), name) in seen:
             continue
         seen.add((id(inside), name))
-        statements = inside.definitions.get(name, [])
-        yield steps, place, name, statements
-        for statement in statements:
-            for node in ast.walk(statement):
-                todo += [(steps + 1, *symbol) for symbol in _used(inside, place, node)]
+        yield steps, inside, name
+        for statement in inside.definitions.get(name, []):
+            for other in ast.walk(statement):
+                todo += [(steps + 1, *symbol) for symbol in _used(inside, other)]
 
 
-def _used(inside: Module, place: str, node: ast.AST) -> list[tuple[Module, str, str]]:
+def _used(inside: Module, node: ast.AST) -> list[tuple[Module, str]]:
     """Return the definitions that one node of a syntax tree refers to."""
     if isinstance(node, ast.Name):
         if node.id in inside.definitions:
-            return [(inside, place, node.id)]
+            return [(inside, node.id)]
         return _imported(inside.imports.get(node.id, ("", "")))
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         origin, name = inside.imports.get(node.value.id, ("", ""))
@@ -104,12 +116,12 @@ def _used(inside: Module, place: str, node: ast.AST) -> list[tuple[Module, str, 
     return []
 
 
-def _imported(symbol: Symbol) -> list[tuple[Module, str, str]]:
+def _imported(symbol: Symbol) -> list[tuple[Module, str]]:
     origin, name = symbol
     if origin.removeprefix(f"{PACKAGE}.") in PLUMBING or name in ("FREE", "_NAMES"):
         return []  # the counter asks its free list last: what is added there was an error before, and changes no count
     found = module(origin) if origin else None
-    return [(found, origin, name)] if found and name in found.definitions else []
+    return [(found, name)] if found and name in found.definitions else []
 
 
 @cache
@@ -125,7 +137,7 @@ def module(name: str) -> Module | None:
 @cache
 def _parse(path: Path) -> Module:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = Module()
+    found = Module(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.imports |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit
 
 aten = torch.ops.aten
 
@@ -142,7 +142,7 @@ class MacCounter(TorchDispatchMode):
         if packet not in FORMULAS and packet.__name__ not in FREE:
             also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
             raise UncountedOperation(
-                f"{packet} has no formula in eelit.methods.costs and is not on its free list{also}; "
+                f"{packet} has no formula in eelit.methods.engine.costs and is not on its free list{also}; "
                 "add it to one of them"
             )
         out = func(*args, **kwargs)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from eelit.methods.records import Curve, OperatingPoint, Result, Timing
+from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
 
 SHARES = (0.25, 0.5, 0.75)
 AREA = tuple(i / 100 for i in range(25, 101, 5))

@@ -17,7 +17,7 @@ def cosine(a: Array, b: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Similarity:
+class StateSimilarity:
     """Stop when the cosine between this exit's hidden state and the previous exit's is ``>= threshold``.
 
     The output of an exit is its hidden state ``[n, d]``. The first exit has no predecessor: its similarity counts as 0,

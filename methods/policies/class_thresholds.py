@@ -8,7 +8,7 @@ from eelit.methods.policies.base import Array, State, softmax
 
 
 @dataclass(frozen=True)
-class TwoSided:
+class ClassThresholds:
     """Stop when ``p[1] > positive`` or ``p[0] > negative``, strictly, with p the softmax of logits ``[n, 2]``.
 
     A threshold of 1 or more switches its side off; with both below 0.5 all stop at the first exit.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eelit.methods.examples import Data, Examples
-from eelit.methods.passages import LanguageData, language_data
-from eelit.methods.queries import Queries, RankingData
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.passages import LanguageData, language_data
+from eelit.methods.engine.queries import Queries, RankingData
 
 
 @lru_cache(maxsize=2)

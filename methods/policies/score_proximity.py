@@ -10,7 +10,7 @@ from eelit.methods.policies.base import Array, State
 
 
 @dataclass(frozen=True)
-class Proximity:
+class ScoreProximity:
     """Stop the candidates whose score is smaller than the ``k``-th best score minus ``distance``.
 
     The rule sees all candidates of one query at once. ``distance`` 0 keeps exactly those that score at least the k-th

@@ -11,11 +11,11 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from eelit.methods.examples import Examples
-from eelit.methods.method import Bench
-from eelit.methods.multi_exit import MultiExit
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.timing import BATCH
 from eelit.methods.recipes.fit import PLAIN, sources_of, trained
-from eelit.methods.timing import BATCH
 
 
 @torch.inference_mode()

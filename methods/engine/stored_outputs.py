@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.evaluate import answered, replay
-from eelit.methods.examples import Examples
+from eelit.methods.engine.evaluate import answered, replay
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.confidence import MaxConfidence
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
-from eelit.methods.records import Baseline, ExitFacts, OperatingPoint
 
 Score = Callable[[Tensor, Tensor], float]
 """From outputs ``[N, C]`` or ``[N]`` and targets ``[N]`` to quality."""
@@ -24,7 +24,7 @@ CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.9
 
 
 @dataclass
-class Measured:
+class StoredOutputs:
     """One split seen by all exits: outputs ``[E, N, C]`` (``[E, N]`` for regression) and costs ``[E, N]``."""
 
     examples: Examples
@@ -72,7 +72,9 @@ class Measured:
         ]
 
 
-def simpler_rules(held: Measured, test: Measured, score: Score, answers: Callable[[Tensor], Tensor]) -> list[Baseline]:
+def baselines_of(
+    held: StoredOutputs, test: StoredOutputs, score: Score, answers: Callable[[Tensor], Tensor]
+) -> list[Baseline]:
     """Return each exit as a fixed depth and, for classes, the same model stopped by the largest probability.
 
     ``answers`` takes from outputs what is the answer, ``[E, N, C]``: they may say more than that.
@@ -90,7 +92,7 @@ def simpler_rules(held: Measured, test: Measured, score: Score, answers: Callabl
 def exit_facts(points: list[OperatingPoint], outputs: Tensor, labels: Tensor) -> tuple[list[ExitFacts], float | None]:
     """Return quality, cost and calibration error of each exit, and the share of samples that are overthought.
 
-    ``points`` are those of `Measured.cut_off`, ``outputs [E, N, C]`` or ``[E, N]``, ``labels [N]``. A sample is
+    ``points`` are those of `StoredOutputs.cut_off`, ``outputs [E, N, C]`` or ``[E, N]``, ``labels [N]``. A sample is
     overthought if some earlier exit has it right and the last exit wrong; values are neither right nor wrong.
     """
     if outputs.dim() != 3:

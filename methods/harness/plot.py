@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from eelit.methods.records import Curve, Result
-from eelit.methods.track import data_of
+from eelit.methods.engine.records import Curve, Result
+from eelit.methods.harness.track import data_of
 
 
 def plot(result: Result, folder: Path) -> list[Path]:

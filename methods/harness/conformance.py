@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from eelit.methods.method import Method
-from eelit.methods.records import Curve, Outcome
+from eelit.methods.engine.method import Method
+from eelit.methods.engine.records import Curve, Outcome
 
 Check = tuple[str, str, Callable[[Method, Curve], tuple[bool, str]]]
 

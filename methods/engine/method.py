@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.records import Baseline, Curve, Execution, ExitFacts, OperatingPoint, Outcome, Timing
+from eelit.methods.engine.records import Baseline, Curve, Execution, ExitFacts, OperatingPoint, Outcome, Timing
 
 Split = Literal["validation", "test"]
 

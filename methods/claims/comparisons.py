@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Baseline, OperatingPoint, Outcome
 from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.method import Bench
 from eelit.methods.policies.base import Policy
-from eelit.methods.records import Baseline, OperatingPoint, Outcome
 
 Rival = TypeVar("Rival", bound=TextMethod)
 

@@ -13,7 +13,7 @@ from eelit.methods.policies.base import Array, State, threshold_at
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreThreshold:
     """Stop when the last column of the output ``[n, C + 1]`` is strictly above the threshold.
 
     The other columns are the exit's answer, and are not looked at. Infinity never stops, minus infinity always stops

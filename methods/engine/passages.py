@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.examples import Examples
+from eelit.methods.engine.examples import Examples
 
 
 @dataclass(frozen=True)

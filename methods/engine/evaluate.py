@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.multi_exit import MultiExit, select
+from eelit.methods.engine.multi_exit import MultiExit, select
 from eelit.methods.policies.base import Array, Assembling, Policy
 
 
@@ -59,7 +59,7 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
 
     Stages and heads behind a sample's exit are not executed for it, and nothing at all once the batch is empty. What a
     sample gets does not depend on its batch mates. ``costs`` are the MACs of one sample up to each exit (see
-    `eelit.methods.costs.exit_costs`), for inputs of this shape.
+    `eelit.methods.engine.costs.exit_costs`), for inputs of this shape.
     """
     memory, state, rest = policy.start(), x, None
     assembling = policy if isinstance(policy, Assembling) else None

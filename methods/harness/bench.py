@@ -16,10 +16,10 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from eelit.methods import dependencies, registry, track
 from eelit.methods.data import manifest
-from eelit.methods.records import FailedRun, Result
-from eelit.methods.workers import Backend, spread
+from eelit.methods.engine.records import FailedRun, Result
+from eelit.methods.harness import dependencies, registry, track
+from eelit.methods.harness.workers import Backend, spread
 
 Run = tuple[str, int]
 """A method's key and a seed."""
@@ -144,7 +144,7 @@ def _run(key: str, seed: int, threads: int) -> Result | Exception:
     """Measure one method with one seed at full scale; what it raises is its outcome."""
     import torch
 
-    from eelit.methods import runner
+    from eelit.methods.harness import runner
 
     torch.set_num_threads(threads)
     try:
@@ -163,8 +163,8 @@ def why(found: Result | Exception) -> str:
 
 def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
     """Write why a run failed beside the results, in place of an earlier failure of the same run and code."""
-    from eelit.methods.runner import commit
-    from eelit.methods.smoke import write
+    from eelit.methods.harness.runner import commit
+    from eelit.methods.harness.smoke import write
 
     now = datetime.now(UTC).replace(microsecond=0)
     failure = FailedRun(key=key, seed=seed, code=code(key), reason=reason, created=now, commit=commit())
@@ -173,7 +173,7 @@ def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
 
 def keep(result: Result, place: Path) -> Path:
     """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable."""
-    from eelit.methods.smoke import write
+    from eelit.methods.harness.smoke import write
 
     name, number = f"seed{result.seed}-{result.code}", 1
     path = place / result.key / f"{name}.json"

@@ -8,7 +8,7 @@ from eelit.methods.policies.base import Array, State
 
 
 @dataclass(frozen=True)
-class Prospect:
+class ContinuationThreshold:
     """Stop when the predicted probability that going on is worth while is at most ``threshold``.
 
     A threshold of 1 stops everybody; one below the smallest probability (0, for a logistic predictor) stops nobody.

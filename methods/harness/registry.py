@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eelit.methods.method import Method
+    from eelit.methods.engine.method import Method
 
 GROUP = "eelit.methods"
 
@@ -84,7 +84,7 @@ def get(key: str) -> Method:
 
     Raises `UnknownMethod`, and `BrokenMethod` for one of another package that cannot be imported.
     """
-    from eelit.methods.method import Method
+    from eelit.methods.engine.method import Method
 
     if key in _own():
         module = importlib.import_module(f"eelit.methods.papers.{key}")

@@ -1,14 +1,12 @@
 """The smoke test: every method on its real data, in worker processes of its own, none hiding another's failure.
 
-A report is kept in the cache under a hash of all that it depends on (the code of the methods, versions, seed, and which
-data items with which hashes); while nothing changes, the method is not run again and its report says so.
+A report is kept in the cache under a hash of all that it depends on (the code behind the method, versions, seed, and
+which data items with which hashes); while nothing changes, the method is not run again and its report says so.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
 import os
 import tempfile
@@ -20,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from eelit.methods import registry
-from eelit.methods.cache import cache_root
 from eelit.methods.data import fetch, manifest
-from eelit.methods.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
-from eelit.methods.workers import Backend, spread
+from eelit.methods.data.cache import cache_root
+from eelit.methods.engine.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
+from eelit.methods.harness import dependencies, registry
+from eelit.methods.harness.workers import Backend, spread
 
 Report = Callable[[SmokeReport], None]
 CHANGES = 200
@@ -48,7 +46,7 @@ def smoke(
     With ``cache`` a method is run only if something changed since it last passed. Raises `registry.UnknownMethod`
     before anything runs; whatever goes wrong in a method ends in its report.
     """
-    from eelit.methods.runner import commit, machine, versions
+    from eelit.methods.harness.runner import commit, machine, versions
 
     started = _now()
     chosen = list(dict.fromkeys(keys or registry.keys()))
@@ -96,7 +94,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
     os.environ["EELIT_CACHE"] = cache
     import torch
 
-    from eelit.methods import runner
+    from eelit.methods.harness import runner
 
     torch.set_num_threads(1)
     log: list[str] = []
@@ -144,25 +142,16 @@ def _report(
 
 
 def fingerprint(key: str, seed: int) -> str:
-    """Return a hash of the method's own file, the shared parts, the data's hashes, the versions and the seed."""
-    from eelit.methods.runner import versions
+    """Return a hash of the code behind the method and behind its checks, the data's hashes, the versions and the seed.
 
-    h = hashlib.blake2b(digest_size=16)
-    h.update(json.dumps([key, seed, versions()], sort_keys=True).encode())
+    Of the code only what the method depends on counts (see `dependencies`): one changed line reruns those that use it.
+    """
+    from eelit.methods.harness.runner import versions
+
     info = registry.describe(key)
-    h.update(info.source.encode())
-    for path in _shared_sources():
-        h.update(path.read_bytes())
-    for name in info.data:
-        h.update(repr(manifest.get(name)).encode())
-    return h.hexdigest()
-
-
-def _shared_sources() -> list[Path]:
-    """All Python files of the package but the papers', so that one paper's change does not rerun the others."""
-    package = importlib.import_module("eelit.methods")
-    folder = Path(inspect.getfile(package)).parent
-    return sorted(path for path in folder.rglob("*.py") if path.parent.name != "papers")
+    code = [dependencies.digest(info.path), dependencies.digest_of("eelit.methods.harness.conformance")]
+    facts = [key, seed, versions(), code, [repr(manifest.get(name)) for name in info.data]]
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _longest_first(keys: Sequence[str]) -> list[str]:

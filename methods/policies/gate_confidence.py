@@ -10,7 +10,7 @@ from eelit.methods.policies.base import Array, State, softmax, threshold_at
 
 
 @dataclass(frozen=True)
-class Learned:
+class GateConfidence:
     """Stop when the confidence that a trained gate gives is ``>= threshold``.
 
     The output of an exit is the gate's: logits ``[n, 2]`` of (go on, stop), whose softmax is taken, or a confidence

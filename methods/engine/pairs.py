@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import EncoderStage, encoder, stages_of
-from eelit.methods.examples import Data
-from eelit.methods.multi_exit import MultiExit
-from eelit.methods.tasks import data, examples
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.tasks import data, examples
 
 SEPARATOR = {"newsgroups": 102, "made": 3}
 """Token that closes the query and, again, the document; the first token of a pair is the class token."""
