@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup site bundle serve test check browser format types wheel bench zensical clean
+N ?= 20
+SEED ?= 0
+JOBS ?= 2
+
+.PHONY: help setup site bundle serve test mutants check browser format types wheel bench zensical clean
 .DEFAULT_GOAL := help
 
 help: ## what one can make
@@ -39,6 +43,9 @@ test: types browser ## format, lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+mutants: $(STAMP) ## KEY=…: which mistakes in a method its tests miss; N=20 of them, SEED=0, JOBS=2 at once, OUT=….json
+	$(BIN)/python tests/mutants.py "$(KEY)" $(FILES) --n $(N) --seed $(SEED) --jobs $(JOBS) $(if $(OUT),--out $(OUT))
 
 browser: ## find or install the chromium that looks at the site in tests
 	@tests/install_chromium.sh

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -14,15 +15,31 @@ from filelock import FileLock
 torch.set_num_threads(1)
 
 
+KEPT = "EELIT_TEST_CACHE"
+
+
+def pytest_configure(config):
+    """Let all processes of a run share one folder of trained weights, gone at the end; `mutants.py` keeps its own."""
+    if KEPT not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="eelit-tests-")
+        os.environ[KEPT] = folder.name  # processes that xdist starts inherit it
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(lambda: os.environ.pop(KEPT))
+
+
 @cache
 def tiny(key, variant=None):
-    """Return the method as a variant has it (the first if None), its bench and what it prepared, in test settings."""
+    """Return the method as a variant has it (the first if None), its bench and what it prepared, in test settings.
+
+    It is trained once for all processes. So a test that trains while something is patched does it with a `Bench()` of
+    its own, which keeps nothing.
+    """
     from eelit.methods.engine.method import Bench
     from eelit.methods.harness import registry
 
     method = registry.get(key)
     method = method.variant(next(iter(method.variants)) if variant is None else variant, "tiny")
-    bench = Bench(executed=48)
+    bench = Bench(executed=48, cache=Path(os.environ[KEPT]))
     return method, bench, method.prepare(bench)
 
 

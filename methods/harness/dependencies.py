@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -31,6 +33,7 @@ PLUMBING = {
 class Module:
     """The top-level definitions of a module, and where the names that it imports come from."""
 
+    path: Path
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, Symbol] = field(default_factory=dict)  # local name → (module, name); name "" is the module
 
@@ -72,19 +75,31 @@ def digest_of(name: str) -> str:
     return _hashed([(found, each) for each in found.definitions] if found else [])
 
 
-def _hashed(todo: list[tuple[Module, str]]) -> str:
+def reached(key_path: Path) -> dict[tuple[Path, str], int]:
+    """Return path and name of each definition behind the method in the file, and how far it is: 0 own, 1 used there."""
+    own = _parse(key_path)
+    found = _followed([(own, name) for name in own.definitions])
+    return {(inside.path, name): steps for steps, inside, name in found}
+
+
+def _hashed(roots: list[tuple[Module, str]]) -> str:
+    found = {ast.dump(each) for _, inside, name in _followed(roots) for each in inside.definitions.get(name, [])}
+    return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
+
+
+def _followed(roots: list[tuple[Module, str]]) -> Iterator[tuple[int, Module, str]]:
+    """Yield the definitions at the roots and all that they lead to, the nearest first, and in how many steps."""
+    todo = deque((0, *root) for root in roots)
     seen: set[tuple[int, str]] = set()
-    found: set[str] = set()
     while todo:
-        inside, name = todo.pop()
+        steps, inside, name = todo.popleft()
         if (id(inside), name) in seen:
             continue
         seen.add((id(inside), name))
+        yield steps, inside, name
         for statement in inside.definitions.get(name, []):
-            found.add(ast.dump(statement))
             for other in ast.walk(statement):
-                todo += _used(inside, other)
-    return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
+                todo += [(steps + 1, *symbol) for symbol in _used(inside, other)]
 
 
 def _used(inside: Module, node: ast.AST) -> list[tuple[Module, str]]:
@@ -122,7 +137,7 @@ def module(name: str) -> Module | None:
 @cache
 def _parse(path: Path) -> Module:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = Module()
+    found = Module(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.imports |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
