@@ -27,6 +27,10 @@ Loss = Callable[[Batch], Tensor]
 """From a batch to the scalar to minimise."""
 
 
+FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+"""Optimisers that can make a step in one pass over all parameters."""
+
+
 class Trainable(Protocol):
     """What `fit` can learn from: `Examples`, or stored states of a frozen network."""
 
@@ -91,7 +95,9 @@ def fit(
         groups.append({"params": [p for p in chosen if id(p) in quick], "lr": faster_rate})
     steps_each = sum(1 for _ in train.batches(batch))
     steps = max(1, round(epochs * steps_each))
-    step_rule = optimiser(groups, lr=rate, **(options or {}))  # type: ignore[call-arg]
+    # Fused steps are seven times as fast on the CPU: with a pretrained encoder they were half of a training.
+    how = {"fused": True} if optimiser in FUSED else {}
+    step_rule = optimiser(groups, lr=rate, **{**how, **(options or {})})  # type: ignore[call-arg]
     rise = max(1, round(warm_up * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         step_rule, lambda step: min((step + 1) / rise, (steps - step) / max(1, steps - rise))
