@@ -16,7 +16,20 @@ TALKING = {"progress", "disable_progress_bar", "print", "warn", "isinstance", "s
 """Calls left alone, with their arguments; what `trained` is told only names its outcome."""
 SPOKEN = {"label", "name", "statement", "measured", "strict", "dtype", "device"}
 """Keyword arguments left alone."""
-SYMMETRIC = {"max", "min", "maximum", "minimum", "equal", "allclose", "isclose", "zip", "range", "cast", "einsum"}
+SYMMETRIC = {
+    "max",
+    "min",
+    "maximum",
+    "minimum",
+    "equal",
+    "allclose",
+    "isclose",
+    "zip",
+    "range",
+    "cast",
+    "einsum",
+    "enumerate",
+}
 """Functions whose first two arguments are not worth swapping."""
 COMPARISONS = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
@@ -27,13 +40,14 @@ ARITHMETIC = {
     ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "/"),
     ast.Mod: ("%", "//"), ast.Pow: ("**", "*"), ast.BitAnd: ("&", "|"), ast.BitOr: ("|", "&"),
 }  # fmt: skip
+NO_NUMBERS = (ast.List, ast.Tuple, ast.ListComp, ast.JoinedStr)
 PAIRS = [
     ("softmax", "log_softmax"), ("sigmoid", "tanh"), ("sum", "mean"), ("max", "min"), ("amax", "amin"), ("any", "all"),
     ("argmax", "argmin"), ("floor", "ceil"), ("zeros", "ones"), ("zeros_like", "ones_like"),
-    ("train", "eval"), ("no_grad", "enable_grad"), ("append", "remove"), ("flatten", "clone"),
+    ("train", "eval"), ("no_grad", "enable_grad"), ("flatten", "clone"),
     ("exp", "expm1"), ("log", "log1p"),
 ]  # fmt: skip
-NAMES = dict(PAIRS) | {after: before for before, after in PAIRS[:10]}
+NAMES = dict(PAIRS) | {after: before for before, after in PAIRS[:10]}  # neither `train` nor those after it
 BUILTINS = {"max": "min", "min": "max", "any": "all", "all": "any"}
 PARTS = {"train": "validation", "validation": "test", "test": "validation"}
 WORDS = {"validation": "test", "test": "validation", "mean": "sum", "sum": "mean", "left": "right", "right": "left"}
@@ -60,6 +74,8 @@ class Mutation:
         """Return the change in one line."""
         before, after = source.splitlines(), self.applied(source).splitlines()
         first = next((i for i, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), len(before))
+        if len(after) > len(before):
+            first -= 1  # show after what something was added
         same = min(len(before), len(after)) - first
         tail = next((i for i in range(same) if before[-1 - i] != after[-1 - i]), same)
         old, new = (" ".join(" ".join(lines[first : len(lines) - tail]).split()) for lines in (before, after))
@@ -305,17 +321,17 @@ class _Finder(ast.NodeVisitor):
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
         """Take one for the other."""
-        self.swap(node, node.values[0], node.values[1], COMPARISONS[type(node.op)])
-        for value in node.values:
-            if not isinstance(value, ast.Constant):  # `classes or 1` pleases the type checker
-                self.visit(value)
+        values = [value for value in node.values if not isinstance(value, ast.Constant)]
+        if len(values) > 1:  # not `classes or 1`, which pleases the type checker
+            self.swap(node, node.values[0], node.values[1], COMPARISONS[type(node.op)])
+        for value in values:
+            self.visit(value)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        """Take another operator, or forget a factor or a term, unless texts are joined."""
-        texts = any(isinstance(side, ast.JoinedStr) or _is_word(side) for side in (node.left, node.right))
-        if type(node.op) in ARITHMETIC and not texts:
-            if not any(isinstance(side, ast.List | ast.Tuple) for side in (node.left, node.right)):
-                self.swap(node, node.left, node.right, ARITHMETIC[type(node.op)])
+        """Take another operator, or forget a factor or a term, unless texts or lists are joined."""
+        sides = node.left, node.right
+        if type(node.op) in ARITHMETIC and not any(isinstance(s, NO_NUMBERS) or _is_word(s) for s in sides):
+            self.swap(node, *sides, ARITHMETIC[type(node.op)])
             if isinstance(node.op, ast.Add | ast.Mult | ast.Sub) and not _is_number(node.right):
                 self.put(node, f"({self.text(node.right if isinstance(node.op, ast.Mult) else node.left)})")
         self.generic_visit(node)
@@ -350,7 +366,8 @@ class _Finder(ast.NodeVisitor):
             self.put(node, f"({self.settings[node.attr]})")
         if node.attr in PARTS and base not in ("self", "bench"):
             self.rename(node, PARTS[node.attr])
-        self.visit(node.value)
+        if node.attr not in ("shape", "device", "dtype"):  # these are the same of all parts and all samples
+            self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
         """Forget an argument or `detach`, swap the first two, call a neighbour."""
@@ -372,17 +389,21 @@ class _Finder(ast.NodeVisitor):
         """Note two arguments in the wrong order, the first two or the two values of `where`."""
         first = int(name == "where")
         pair = node.args[first : first + 2]
-        known = self.signatures.get(name, [])
+        known = self.fitting(node)
         if len(pair) < 2 or name in SYMMETRIC or any(isinstance(a, ast.Starred) for a in pair):
             return
         if not known or not all(signature.catches_swap(first) for signature in known):
             (a, b), (c, d) = map(self.span, pair)
             self.put(node, self.text(pair[1]) + self.raw[b:c].decode() + self.text(pair[0]), a, d)
 
+    def fitting(self, node: ast.Call) -> list[Signature]:
+        """Return what may be called here: of all that have the name, what takes so many arguments."""
+        return [s for s in self.signatures.get(_called(node), []) if len(s.types) >= len(node.args)]
+
     def optional(self, node: ast.Call) -> Iterator[tuple[int, ast.keyword]]:
         """Yield the keyword arguments worth forgetting, and where the piece to cut begins."""
         pieces = sorted([*node.args, *node.keywords], key=self.span)
-        required = [signature.required for signature in self.signatures.get(_called(node), [])]
+        required = [signature.required for signature in self.fitting(node)]
         for before, piece in zip([None, *pieces], pieces, strict=False):
             if not isinstance(piece, ast.keyword) or not piece.arg or piece.arg in SPOKEN:
                 continue

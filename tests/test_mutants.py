@@ -1,14 +1,17 @@
 """The tool that tries tests by mistakes in the code: on a toy module with a test that sees one mistake of two."""
 
 import ast
+import importlib.util
 import inspect
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mutants
 import pytest
-from mutants import Fate, Importer, Mutant, sample, tried
-from mutations import mutations, signatures
+from mutants import Clean, Fate, Importer, Mutant, own_cache, sample, tried
+from mutations import Mutation, mutations, signatures
 
 TOY = '''
 """A toy."""
@@ -131,6 +134,57 @@ def test_a_mutant_shows_its_own_source(toy, tmp_path):
         "survived",
         "killed",
     }
+
+
+NAMED = {  # what is mistaken → whether the name of the trained weights tells
+    "return flat.reshape(exits, n).sum(dim=1)": True,  # the loss
+    "lambda index, x: ((exit_losses(model(x), data.train.targets[index]))).sum(),": True,  # what is minimised
+    "w = None": False,  # what that closes over, see `own_cache`
+}
+
+
+def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path):
+    spec = importlib.util.find_spec("eelit.methods.recipes.joint")
+    path = Path(spec.origin)
+    text = path.read_text(encoding="utf-8")
+    w = text.encode().index(b"torch.tensor(weights)")
+    found = [*mutations(text), Mutation(w, w + len("torch.tensor(weights)"), "None", 1, 1, 1, "")]
+    chosen = [m for m in found if m.told(text).partition(" → ")[2] in NAMED]
+    assert len(chosen) == len(NAMED)
+
+    def name(mutant, place):
+        for module in [module for module in sys.modules if module.startswith("eelit")]:
+            del sys.modules[module]
+        sys.meta_path.insert(0, Importer(mutant))
+        import torch
+
+        from eelit.methods.engine.method import Bench
+        from eelit.methods.recipes import joint
+
+        joint.fit = print
+        model, data = (
+            torch.nn.ModuleDict({"heads": torch.nn.Linear(1, 1, bias=False)}),
+            SimpleNamespace(digest="", train=[]),
+        )
+        model.heads.weight.data.zero_()
+        joint.train_joint(model, data, Bench(cache=place), weights=[1.0])
+        return Fate(next((place / "weights").glob("*.safetensors")).name)
+
+    mutants = [Mutant(spec.name, path, 0, m) for m in (Mutation(0, 0, "", 1, 1, 1, ""), *chosen)]
+    names = {i: fate.fate for i, fate in tried(mutants, name, tmp_path, jobs=2, seconds=60)}
+    assert {m.told(text).partition(" → ")[2]: names[i] != names[0] for i, m in enumerate(chosen, 1)} == NAMED
+
+
+def test_a_mutant_has_the_weights_of_the_clean_run_unless_it_may_train_otherwise(toy, tmp_path):
+    (tmp_path / "clean" / "weights").mkdir(parents=True)
+    (tmp_path / "clean" / "weights" / "a.safetensors").touch()
+    for line in (1, 2):
+        folder = own_cache(toy[0], Clean(set(), {(str(toy[0].path), line)}, [], set()), tmp_path)
+        assert bool([*folder.rglob("*.safetensors")]) is (line == 1)
+        shutil.rmtree(folder)
+    assert own_cache(toy[0], Clean(set(), set(), [], set()), tmp_path) != own_cache(
+        toy[1], Clean(set(), set(), [], set()), tmp_path
+    )
 
 
 def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(toy, tmp_path, monkeypatch):
