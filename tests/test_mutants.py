@@ -1,6 +1,7 @@
 """The tool that tries tests by mistakes in the code: on a toy module with a test that sees one mistake of two."""
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import shutil
@@ -10,7 +11,8 @@ from types import SimpleNamespace
 
 import mutants
 import pytest
-from mutants import Clean, Fate, Importer, Mutant, own_cache, sample, tried
+import torch
+from mutants import Clean, Fate, Importer, Mutant, own_cache, sample, traced, tried
 from mutations import Mutation, mutations, signatures
 
 TOY = '''
@@ -102,99 +104,112 @@ def toy(tmp_path, monkeypatch):
     return [Mutant("toy_to_mutate", path, 0, m) for m in mutations(path.read_text(encoding="utf-8"))]
 
 
-def fates(toy, folder, look):
-    """Try all mutants in children."""
+def in_children(mutants, folder, name, look):
+    """Return what the look says of each mutant's module, each in a child of its own."""
 
-    def try_one(mutant, place):
-        sys.meta_path.insert(0, Importer(mutant))
-        import toy_to_mutate
+    def work(mutant):
+        def looked(place):
+            for module in [module for module in sys.modules if module.partition(".")[0] == "eelit"]:
+                del sys.modules[module]
+            sys.meta_path.insert(0, Importer(mutant))
+            return Fate(str(look(importlib.import_module(name), place)))
 
-        return Fate("killed" if look(toy_to_mutate) else "survived")
+        return looked
 
-    found = dict(tried(toy, try_one, folder, jobs=2, seconds=20))
-    assert "toy_to_mutate" not in sys.modules
-    return {toy[i].mutation.told(toy[i].path.read_text()).partition(" → ")[2]: fate.fate for i, fate in found.items()}
+    found = dict(tried([work(mutant) for mutant in mutants], folder / "children", 2, 60))
+    assert not [fate.output for fate in found.values() if fate.fate == "crashed"]
+    return {after(mutant): found[i].fate for i, mutant in enumerate(mutants)}
+
+
+def after(mutant):
+    return mutant.mutation.told(mutant.path.read_text(encoding="utf-8")).partition(" → ")[2]
 
 
 def test_one_mistake_is_seen_and_another_is_not(toy, tmp_path):
     before = toy[0].path.read_text()
-    assert fates(toy, tmp_path, lambda module: (module.most(1, 2), module.twice(2)) != (2, 4)) == {
-        "return a if a > b else b": "survived",  # nothing shows it
-        "return a if not (a >= b) else b": "killed",
-        "return a / 2": "killed",
-        "return a * 3": "killed",
+
+    def right(module, _):
+        return (module.most(1, 2), module.twice(2)) == (2, 4)
+
+    assert in_children(toy, tmp_path, "toy_to_mutate", right) == {
+        "return a if a > b else b": "True",  # nothing shows it
+        "return a if not (a >= b) else b": "False",
+        "return a / 2": "False",
+        "return a * 3": "False",
     }
     assert toy[0].path.read_text() == before
+    assert "toy_to_mutate" not in sys.modules
     assert not list(tmp_path.glob("__pycache__/toy*"))
 
 
 def test_a_mutant_shows_its_own_source(toy, tmp_path):
-    """Trained weights are named by it."""
-    assert set(fates(toy, tmp_path, lambda module: "return a * 2" not in inspect.getsource(module.twice)).values()) == {
-        "survived",
-        "killed",
-    }
+    shown = in_children(toy, tmp_path, "toy_to_mutate", lambda module, _: inspect.getsource(module))
+    assert all(mistake in source for mistake, source in shown.items())
 
 
 NAMED = {  # what is mistaken → whether the name of the trained weights tells
+    "": False,
     "return flat.reshape(exits, n).sum(dim=1)": True,  # the loss
     "lambda index, x: ((exit_losses(model(x), data.train.targets[index]))).sum(),": True,  # what is minimised
     "w = None": False,  # what that closes over, see `own_cache`
 }
 
 
+def named(joint, place):
+    """Return the name of the weights that joint training, with nothing fitted, leaves in the cache."""
+    from eelit.methods.engine.method import Bench
+
+    joint.fit = lambda *_, **__: None
+    model = torch.nn.ModuleDict({"heads": torch.nn.Linear(1, 1, bias=False)})
+    model.heads.weight.data.zero_()
+    joint.train_joint(model, SimpleNamespace(digest="", train=[]), Bench(cache=place), weights=[1.0])
+    return next((place / "weights").glob("*.safetensors")).name
+
+
 def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path):
-    spec = importlib.util.find_spec("eelit.methods.recipes.joint")
-    path = Path(spec.origin)
+    module = "eelit.methods.recipes.joint"
+    path = Path(importlib.util.find_spec(module).origin)
     text = path.read_text(encoding="utf-8")
-    w = text.encode().index(b"torch.tensor(weights)")
-    found = [*mutations(text), Mutation(w, w + len("torch.tensor(weights)"), "None", 1, 1, 1, "")]
-    chosen = [m for m in found if m.told(text).partition(" → ")[2] in NAMED]
-    assert len(chosen) == len(NAMED)
-
-    def name(mutant, place):
-        for module in [module for module in sys.modules if module.startswith("eelit")]:
-            del sys.modules[module]
-        sys.meta_path.insert(0, Importer(mutant))
-        import torch
-
-        from eelit.methods.engine.method import Bench
-        from eelit.methods.recipes import joint
-
-        joint.fit = print
-        model, data = (
-            torch.nn.ModuleDict({"heads": torch.nn.Linear(1, 1, bias=False)}),
-            SimpleNamespace(digest="", train=[]),
-        )
-        model.heads.weight.data.zero_()
-        joint.train_joint(model, data, Bench(cache=place), weights=[1.0])
-        return Fate(next((place / "weights").glob("*.safetensors")).name)
-
-    mutants = [Mutant(spec.name, path, 0, m) for m in (Mutation(0, 0, "", 1, 1, 1, ""), *chosen)]
-    names = {i: fate.fate for i, fate in tried(mutants, name, tmp_path, jobs=2, seconds=60)}
-    assert {m.told(text).partition(" → ")[2]: names[i] != names[0] for i, m in enumerate(chosen, 1)} == NAMED
+    at = text.encode().index(b"torch.tensor(weights)")
+    closed = Mutation(at, at + len("torch.tensor(weights)"), "None", 1, (1, 1), "")
+    every = [Mutant(module, path, 0, m) for m in (Mutation(0, 0, "", 1, (1, 1), ""), closed, *mutations(text))]
+    chosen = [every[0], *(mutant for mutant in every[1:] if after(mutant) in NAMED)]
+    names = in_children(chosen, tmp_path, module, named)
+    clean = names.pop(after(every[0]))
+    assert {"": False} | {mistake: name != clean for mistake, name in names.items()} == NAMED
 
 
 def test_a_mutant_has_the_weights_of_the_clean_run_unless_it_may_train_otherwise(toy, tmp_path):
     (tmp_path / "clean" / "weights").mkdir(parents=True)
     (tmp_path / "clean" / "weights" / "a.safetensors").touch()
     for line in (1, 2):
-        folder = own_cache(toy[0], Clean(set(), {(str(toy[0].path), line)}, [], set()), tmp_path)
+        folder = own_cache(toy[0], Clean(preparing={(str(toy[0].path), line)}), tmp_path)
         assert bool([*folder.rglob("*.safetensors")]) is (line == 1)
         shutil.rmtree(folder)
-    assert own_cache(toy[0], Clean(set(), set(), [], set()), tmp_path) != own_cache(
-        toy[1], Clean(set(), set(), [], set()), tmp_path
-    )
+    assert own_cache(toy[0], Clean(), tmp_path) != own_cache(toy[1], Clean(), tmp_path)
 
 
-def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(toy, tmp_path, monkeypatch):
-    def try_one(mutant, place):
-        while mutant is toy[0]:
+def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(tmp_path):
+    def hangs(place):
+        while True:
             pass
-        raise ValueError
 
-    found = dict(tried(toy[:2], try_one, tmp_path, jobs=2, seconds=0.5))
-    assert [found[i].fate for i in range(2)] == ["timed out", "crashed"]
+    found = dict(tried([hangs, lambda place: 1 / 0, lambda place: Fate("survived")], tmp_path, jobs=2, seconds=0.5))
+    assert [found[i].fate for i in range(3)] == ["timed out", "crashed", "survived"]
+    assert "ZeroDivisionError" in found[1].output
+
+
+def test_only_executed_lines_count_and_training_is_told_apart(monkeypatch, tmp_path):
+    source = "def train(x):\n    return used(x)\n\n\ndef used(x):\n    if x:\n        return 1\n    return 2\n"
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    path = str(tmp_path / "methods" / "toy.py")
+    code = {}
+    exec(compile(source, path, "exec"), code)
+    with traced() as clean:
+        code["used"](0)
+        code["train"](1)
+    assert {line for _, line in clean.lines} == {2, 6, 7, 8}
+    assert {line for _, line in clean.preparing} == {2, 6, 7}
 
 
 def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():
