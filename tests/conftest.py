@@ -28,24 +28,42 @@ def pytest_configure(config):
 
 
 @cache
-def tiny(key):
-    """Return the method, its bench and what it prepared, in the setting for tests; trained once for all processes.
+def tiny(key, variant=None):
+    """Return the method as a variant has it (the first if None), its bench and what it prepared, in test settings.
 
-    So a test that trains while something is patched does it with a `Bench()` of its own, which keeps nothing.
+    It is trained once for all processes. So a test that trains while something is patched does it with a `Bench()` of
+    its own, which keeps nothing.
     """
     from eelit.methods.engine.method import Bench
     from eelit.methods.harness import registry
 
     method = registry.get(key)
-    method = method.replace(method.tiny)
+    method = method.variant(next(iter(method.variants)) if variant is None else variant, "tiny")
     bench = Bench(executed=48, cache=Path(os.environ[KEPT]))
     return method, bench, method.prepare(bench)
 
 
 @pytest.fixture(scope="session")
 def prepared():
-    """Return ``tiny``: key → (method, bench, prepared)."""
+    """Return ``tiny``: key and variant → (method, bench, prepared)."""
     return tiny
+
+
+@pytest.fixture
+def stages():
+    """Return a function: method → the stages of its training as `fit` is told of them, and nothing is trained.
+
+    Of each stage a test can see the loss, which it may call on a batch of its own making (`Stage.batch_of`), the data,
+    the parameters with their rates, and for how long.
+    """
+    from eelit.methods.engine.method import Bench
+
+    def of(method, **bench):
+        found = []
+        method.prepare(Bench(most_steps=0, watch=lambda stage: found.append(stage) if stage else None, **bench))
+        return found
+
+    return of
 
 
 @pytest.fixture(scope="session")
@@ -58,19 +76,6 @@ def made():
         return Baseline(name=name, validation=[point] * points, test=[point] * points)
 
     return baseline
-
-
-@pytest.fixture
-def training_loss(monkeypatch):
-    """Return a function that runs a recipe with nothing fitted, and returns the loss that `fit` was to minimise."""
-
-    def caught(recipe, train):
-        losses = []
-        monkeypatch.setattr(recipe, "fit", lambda parameters, examples, loss, *_, **options: losses.append(loss))
-        train()
-        return losses[-1]
-
-    return caught
 
 
 @pytest.fixture

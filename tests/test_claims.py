@@ -50,9 +50,10 @@ def test_every_method_has_a_claim_of_its_paper(key):
 
 @cache
 def spelled(key):
-    """Return patterns of all names that a method may give to outcomes: literals of its file and of the families."""
+    """Return patterns of all names that outcomes of a method may have: literals where its claims are tried."""
     patterns = set()
-    for path in [ROOT / f"methods/papers/{key}.py", *(ROOT / "methods/families").glob("*.py")]:
+    own = [ROOT / f"methods/papers/{key}.py", ROOT / f"methods/claims/{key}.py", ROOT / "methods/claims/comparisons.py"]
+    for path in [*(path for path in own if path.exists()), *(ROOT / "methods/families").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 patterns.add(re.escape(node.value))

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.harness import runner
 from eelit.methods.recipes.cross_level import train_cross_level
-from eelit.methods.recipes.fit import sources_of, trained
 from eelit.methods.recipes.two_stage import train_heads
 
 
@@ -80,7 +80,7 @@ def train_once(tmp_path, made, seed=0, **settings):
 
 def test_weights_are_kept_by_seed_and_settings_and_read_where_nothing_can_be_written(tmp_path, monkeypatch):
     assert not train_once(tmp_path, 3.0)
-    monkeypatch.setattr("eelit.methods.recipes.fit.FileLock", None)  # a known outcome needs no lock
+    monkeypatch.setattr("eelit.methods.engine.weights.FileLock", None)  # a known outcome needs no lock
     assert train_once(tmp_path, 3.0)
     monkeypatch.undo()
     assert not train_once(tmp_path, 3.0, seed=1)

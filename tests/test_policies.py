@@ -45,27 +45,35 @@ POLICIES = [
 ]
 
 
+def told(policy, logits, convert=lambda values: values):
+    """Return logits, or what exits say that give a score beside them."""
+    if not isinstance(policy, ScoreThreshold):
+        return convert(logits)
+    return {"answer": convert(logits), "score": convert(1 / (1 + np.exp(-logits[..., 0])))}
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_numpy_and_torch_agree(policy, logits):
-    assert (replay(policy, logits) == replay(policy, torch.as_tensor(logits))).all()
+    assert (replay(policy, told(policy, logits)) == replay(policy, told(policy, logits, torch.as_tensor))).all()
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_policy_is_pure(policy, logits, array):
-    state, first = policy.step(policy.start(), array(logits[0]))
+    outputs = [told(policy, exit_logits, array) for exit_logits in logits]
+    state, first = policy.step(policy.start(), outputs[0])
     before = [np.asarray(part).copy() for part in state]
-    _, one = policy.step(state, array(logits[1]))
-    _, again = policy.step(state, array(logits[1]))
+    _, one = policy.step(state, outputs[1])
+    _, again = policy.step(state, outputs[1])
     assert (np.asarray(one) == np.asarray(again)).all()
     assert all((np.asarray(part) == old).all() for part, old in zip(state, before, strict=True))
-    _, afresh = policy.step(policy.start(), array(logits[0]))
+    _, afresh = policy.step(policy.start(), outputs[0])
     assert (np.asarray(first) == np.asarray(afresh)).all()
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_batch_mates_do_not_matter(policy, logits, array):
-    together = replay(policy, array(logits))
-    alone = [replay(policy, array(logits[:, i : i + 1]))[0] for i in range(logits.shape[1])]
+    together = replay(policy, told(policy, logits, array))
+    alone = [replay(policy, told(policy, logits[:, i : i + 1], array))[0] for i in range(logits.shape[1])]
     assert together.tolist() == alone
 
 
@@ -106,8 +114,8 @@ def test_patience_counts_consecutive_agreements(labels, patience, stops, array):
 def test_policies_import_neither_torch_nor_transformers():
     code = (
         "import sys, numpy as np\n"
-        "from eelit.methods.policies import confidence, entropy, patience\n"
-        "confidence.MaxConfidence(0.5).step((), np.zeros((2, 3)))\n"
+        "from eelit.methods.policies import entropy, max_confidence, patience\n"
+        "max_confidence.MaxConfidence(0.5).step((), np.zeros((2, 3)))\n"
         "patience.Patience(1).step((), np.zeros((2, 3)))\n"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'\n"
     )

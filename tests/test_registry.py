@@ -15,7 +15,7 @@ from eelit.methods.harness import registry
 def test_listing_and_describing_import_no_torch():
     code = (
         "import sys\n"
-        "from eelit.methods import registry\n"
+        "from eelit.methods.harness import registry\n"
         "assert 'zhou2020pabee' in registry.keys()\n"
         "assert registry.describe('zhou2020pabee').deviations\n"
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)\n"

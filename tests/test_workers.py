@@ -81,3 +81,21 @@ def running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+KEPT = []
+
+
+def leave_garbage(megabytes):
+    """Leave so much freed memory between few blocks that are kept, in a reference cycle; return the process."""
+    cycle = [bytearray(100_000) for _ in range(10 * megabytes)]
+    KEPT.extend(cycle[::100])
+    cycle.append(cycle)
+    time.sleep(1.2)  # joblib looks at the memory of a worker once in a second
+    return os.getpid()
+
+
+def test_a_worker_gives_back_the_memory_of_what_it_ran():
+    tasks = {i: partial(leave_garbage, megabytes) for i, megabytes in enumerate([1, 1, 500, 500, 1, 1])}
+    workers = {process for _, process in spread(tasks, "loky", jobs=2)}
+    assert len(workers) == 2, "a worker was stopped for a leak"

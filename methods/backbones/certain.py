@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +18,17 @@ class CertainHead(PooledHead):
         super().__init__(pooler, outputs)
         self.unit, self.last = unit, last
 
-    def forward(self, state: Tensor) -> Tensor:
-        """Read hidden states ``[N, T, d]``; return ``[N, C + 1]``, or ``[N, 2]`` for regression.
+    def forward(self, state: Tensor) -> Any:
+        """Read hidden states ``[N, T, d]``; return the answer ``[N, C]`` or ``[N]``, and its certainty ``[N]``.
 
-        Once trained, the last head does not ask the unit, as nothing depends on it; its certainty is 1.
+        Once trained, the last head does not ask the unit, as nothing depends on it.
         """
         pooled = self.dropout(torch.tanh(self.pooler(state.mean(dim=1))))
-        ask = self.training or not self.last
-        certainty = torch.sigmoid(self.unit(pooled)) if ask else torch.ones_like(pooled[:, :1])
-        return torch.cat([self.classifier(pooled), certainty], dim=1)
+        answer = self.classifier(pooled)
+        answer = answer[:, 0] if answer.shape[1] == 1 else answer
+        if self.last and not self.training:
+            return answer
+        return {"answer": answer, "certainty": torch.sigmoid(self.unit(pooled))[:, 0]}
 
 
 def certain_exits(name: str, outputs: int | None, *, seed: int) -> MultiExit:

@@ -34,23 +34,22 @@ class ChoosingHead(nn.Module):
         out: Tensor = self.policy(pooled).squeeze(-1)
         return out
 
-    def forward(self, state: Tensor) -> Tensor:
-        """Return the answer's logits and the probability to leave, ``[N, C + 1]``."""
+    def forward(self, state: Tensor) -> Any:
+        """Return the answer's logits ``[N, C]`` and the probability to leave ``[N]``."""
         pooled = self.pooled(state)
-        return torch.cat([self.answer(pooled), self.leave(pooled).sigmoid()[:, None]], dim=1)
+        return {"answer": self.answer(pooled), "leave": self.leave(pooled).sigmoid()}
 
 
 class FinalHead(nn.Module):
-    """The last head: whoever comes here is answered, so it has no policy; its probability to leave is 1."""
+    """The last head: whoever comes here is answered, so it has no policy."""
 
     def __init__(self, plain: PooledHead) -> None:
         super().__init__()
         self.plain = plain
 
     def forward(self, state: Tensor) -> Tensor:
-        """Return logits and probability, ``[N, C + 1]``."""
-        logits = self.plain(state)
-        return torch.cat([logits, torch.ones_like(logits[:, :1])], dim=1)
+        """Return logits ``[N, C]``."""
+        return self.plain(state)
 
 
 class ChoosingExits(MultiExit):

@@ -91,30 +91,30 @@ class LastStage(nn.Module):
 
 
 class ScoredHead(nn.Module):
-    """The present ramp's logits and their score ``[N, C + 1]``: the probability that `Meta` gives to "yes"."""
+    """The present ramp's logits ``[N, C]`` and their score ``[N]``: the probability that `Meta` gives to "yes"."""
 
     def __init__(self, meta: Meta) -> None:
         super().__init__()
         self.meta = meta
 
-    def forward(self, state: Looked) -> Tensor:
+    def forward(self, state: Looked) -> Any:
         """Score the answer of the last ramp that was run."""
         _, features, logits = state
         said = logits[:, -1]
-        return torch.cat([said, self.meta(features, logits).softmax(dim=-1)[:, 1:]], dim=1)
+        return {"answer": said, "score": self.meta(features, logits).softmax(dim=-1)[:, 1]}
 
 
 class LastHead(nn.Module):
-    """The network's own head; its answer is the full model's, so its score is 1."""
+    """The network's own head; its answer is the full model's, so it needs no score."""
 
     def __init__(self, plain: nn.Module) -> None:
         super().__init__()
         self.plain = plain
 
     def forward(self, state: Tensor) -> Tensor:
-        """Return logits and score ``[N, C + 1]``."""
-        logits = self.plain(state)
-        return torch.cat([logits, torch.ones_like(logits[:, :1])], dim=1)
+        """Return logits ``[N, C]``."""
+        out: Tensor = self.plain(state)
+        return out
 
 
 class ConsistencyExits(MultiExit):

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, of_samples
+from eelit.methods.policies.base import Assembling, Output, Policy, said
 
 aten = torch.ops.aten
 
@@ -177,6 +178,27 @@ def both_costs(model: MultiExit, example: Tensor) -> tuple[list[int], list[int]]
     parts = _parts(model, example)
     cut = [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
     return _with_heads(parts), [*cut[:-1], full_cost(model, example)]
+
+
+@torch.inference_mode()
+def decision_costs(policy: Policy, outputs: Output) -> list[int]:
+    """Return the MACs ``[E]`` that a policy computes itself for one sample, up to and including its step at each exit.
+
+    ``outputs [E, N, ...]`` are what it is shown. At the last exit a policy is not asked, unless it assembles the
+    answer. Most policies only compare, and cost nothing.
+    """
+    assembling = policy if isinstance(policy, Assembling) else None
+    one = of_samples(outputs, slice(1))
+    told = [at_exit(one, i) for i in range(len(said(outputs)))]
+    asked = told if assembling else told[:-1]
+    state, found = policy.start(), []
+    with MacCounter() as counter:
+        for output in asked:
+            state, _ = policy.step(state, output)
+            if assembling:
+                assembling.answer(state, output)
+            found.append(counter.macs)
+    return [*found, *found[-1:]][: len(told)] if found else [0] * len(told)
 
 
 def _with_heads(parts: list[tuple[int, int]]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,46 +11,59 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.engine.multi_exit import MultiExit, select
-from eelit.methods.policies.base import Array, Assembling, Policy
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, joined, select
+from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, said
 
 
-def replay(policy: Policy, outputs: Array) -> NDArray[np.int64]:
+def replay(policy: Policy, outputs: Output) -> NDArray[np.int64]:
     """Return the exit ``[N]`` (from 0) at which each sample stops, from the stored outputs ``[E, N, ...]``.
 
-    One forward pass serves any number of operating points. The last exit always answers.
+    Outputs that say more than an answer are a dictionary of such arrays. One forward pass serves any number of
+    operating points. The last exit always answers.
     """
-    last = len(outputs) - 1
-    exits = np.full(outputs.shape[1], last, dtype=np.int64)
+    last = len(said(outputs)) - 1
+    exits = np.full(said(outputs).shape[1], last, dtype=np.int64)
     state = policy.start()
     for i in range(last):
-        state, stop = policy.step(state, outputs[i])
+        state, stop = policy.step(state, at_exit(outputs, i))
         exits[np.asarray(stop, dtype=bool) & (exits == last)] = i
     return exits
 
 
-def answered(policy: Policy, outputs: Tensor, exits: NDArray[np.int64]) -> Tensor:
-    """Return what each sample is answered ``[N, ...]``, given its exit ``[N]`` and the stored outputs ``[E, N, ...]``.
+def answered(policy: Policy, outputs: Output, exits: NDArray[np.int64]) -> Output:
+    """Return what each sample is told ``[N, ...]``, given its exit ``[N]`` and the stored outputs ``[E, N, ...]``.
 
-    That is its exit's output, unless the policy is one of those that assemble the answer.
+    That is its exit's output, but for the answer if the policy is one of those that assemble it.
     """
-    said = outputs[torch.as_tensor(exits), torch.arange(len(exits))]
+    told = at_exits(outputs, exits)
     if isinstance(policy, Assembling):
-        state = policy.start()
-        for i, output in enumerate(outputs):
+        answers, state = said(told).clone(), policy.start()
+        for i in range(len(said(outputs))):
+            output = at_exit(outputs, i)
             state, _ = policy.step(state, output)
             here = torch.as_tensor(exits == i)
-            said[here] = policy.answer(state, output)[here]
-    return said
+            answers[here] = policy.answer(state, output)[here]
+        told = _answering(told, answers)
+    return told
+
+
+def _answering(output: Output, answer: Tensor) -> Output:
+    return {**output, ANSWER: answer} if isinstance(output, Mapping) else answer
 
 
 @dataclass(frozen=True)
 class Inference:
-    """What `infer` returns: the answering exit ``[N]`` and its output ``[N, C]`` (``[N]`` for regression)."""
+    """What `infer` returns: the answering exit ``[N]`` and its output ``[N, ...]``, as the exit gave it."""
 
     exits: Tensor
-    outputs: Tensor
+    outputs: Output
     macs: NDArray[np.float64]  # [N], what was executed for each sample; empty if no costs were given
+
+    @property
+    def answers(self) -> Tensor:
+        """The answers ``[N, C]`` (``[N]`` for regression)."""
+        found: Tensor = said(self.outputs)
+        return found
 
 
 @torch.inference_mode()
@@ -59,34 +72,33 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
 
     Stages and heads behind a sample's exit are not executed for it, and nothing at all once the batch is empty. What a
     sample gets does not depend on its batch mates. ``costs`` are the MACs of one sample up to each exit (see
-    `eelit.methods.engine.costs.exit_costs`), for inputs of this shape.
+    `eelit.methods.engine.costs.exit_costs`, and `decision_costs` for a policy that computes), for inputs of this shape.
     """
     memory, state, rest = policy.start(), x, None
     assembling = policy if isinstance(policy, Assembling) else None
-    found: list[tuple[Tensor, int, Tensor]] = []
+    found: list[tuple[Tensor, int, Output]] = []
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)
         output = head(state)
         if rest is None:
-            rest = torch.arange(len(output), device=output.device)
+            rest = torch.arange(len(said(output)), device=said(output).device)
         last = i == model.exits - 1
         if assembling or not last:
             memory, stop = policy.step(memory, output)
         if assembling:
-            output = assembling.answer(memory, output)
+            output = _answering(output, assembling.answer(memory, output))
         if last:
             found.append((rest, i, output))
             break
         if not stop.any():
             continue
         out, keep = stop.nonzero().flatten(), (~stop).nonzero().flatten()
-        found.append((rest[out], i, output[out]))
+        found.append((rest[out], i, select(output, out)))
         if not len(keep):
             break
         rest, state, memory = rest[keep], select(state, keep), select(memory, keep)
     where = torch.cat([samples for samples, _, _ in found])
     order = torch.argsort(where)
-    exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])
-    exits = exits[order]
+    exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])[order]
     spent = np.array(costs, dtype=np.float64)[exits.numpy() if len(costs) else []]
-    return Inference(exits, torch.cat([output for _, _, output in found])[order], spent)
+    return Inference(exits, select(joined([output for _, _, output in found]), order), spent)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -32,14 +33,7 @@ class Examples:
 
         Without a generator the order is fixed; with one, samples and batches are shuffled.
         """
-        order = range(len(self)) if shuffle is None else torch.randperm(len(self), generator=shuffle).tolist()
-        groups: dict[torch.Size, list[int]] = {}
-        for i in order:
-            groups.setdefault(self.inputs[i].shape, []).append(i)
-        chunks = [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
-        if shuffle is not None:
-            chunks = [chunks[i] for i in torch.randperm(len(chunks), generator=shuffle).tolist()]
-        for chunk in chunks:
+        for chunk in alike([x.shape for x in self.inputs], size, shuffle):
             yield torch.tensor(chunk), torch.stack([self.inputs[i] for i in chunk])
 
     def at(self, index: Tensor) -> Examples:
@@ -59,6 +53,35 @@ class Examples:
         return torch.tensor([i for batch in full[: max(1, most // size)] for i in batch])
 
 
+def alike(kinds: Sequence[Hashable], size: int, shuffle: torch.Generator | None = None) -> list[list[int]]:
+    """Return the numbers of all samples in batches of at most ``size`` that are of one kind, given each one's kind.
+
+    Without a generator the order is fixed; with one, samples and batches are shuffled.
+    """
+    order = range(len(kinds)) if shuffle is None else torch.randperm(len(kinds), generator=shuffle).tolist()
+    groups: dict[Hashable, list[int]] = {}
+    for i in order:
+        groups.setdefault(kinds[i], []).append(i)
+    chunks = [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    return chunks if shuffle is None else [chunks[i] for i in torch.randperm(len(chunks), generator=shuffle).tolist()]
+
+
+class TestDataAsked(RuntimeError):
+    """Something that trains, fits or chooses asked for test data."""
+
+    __test__ = False  # for pytest, which would take it for a test by its name
+
+
+class _Withheld:
+    """Stands where the test examples were, and raises `TestDataAsked` whatever it is asked."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise TestDataAsked(f"test data are for reporting only: whatever trains, fits or chooses must not see {name!r}")
+
+    def __len__(self) -> int:
+        raise TestDataAsked("test data are for reporting only: whatever trains, fits or chooses must not count them")
+
+
 @dataclass(frozen=True)
 class Data:
     """Train, validation and test examples. Knobs are chosen on validation alone; test is looked at once."""
@@ -69,6 +92,10 @@ class Data:
     classes: int | None  # None for regression
     digest: str  # identifies contents and split
     more: Mapping[str, Examples] = field(default_factory=dict)  # further parts that a paper asks for, by name
+
+    def without_test(self) -> Data:
+        """Return the same data with the test examples out of reach: what training and choosing may see."""
+        return replace(self, test=cast(Examples, _Withheld()))
 
     def part(self, name: str) -> Examples:
         """Return ``train``, ``validation``, ``test``, or one of the further parts."""

@@ -9,53 +9,67 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.timing import BATCH
-from eelit.methods.recipes.fit import PLAIN, sources_of, trained
+from eelit.methods.engine.weights import PLAIN, sources_of, trained
+from eelit.methods.policies.base import ANSWER, Output, said
 
 
 @torch.inference_mode()
-def all_outputs(model: MultiExit, examples: Examples, bench: Bench, label: str) -> Tensor:
-    """Return the outputs of all exits for all examples, ``[E, N, C]`` or ``[E, N]``, in the examples' order."""
-    found: Tensor | None = None
-    done = 0
+def all_outputs(model: MultiExit, examples: Examples, bench: Bench, label: str) -> Output:
+    """Return what all exits say on all examples, ``[E, N, ...]``, in the examples' order."""
+    found = empty_like(model, examples)
+    parts, done = found if isinstance(found, dict) else {ANSWER: found}, 0
     for index, x in examples.batches(BATCH):
         out = model(x)
-        if found is None:
-            found = out.new_empty((out.shape[0], len(examples), *out.shape[2:]))
-        found[:, index] = out
+        for name, part in parts.items():
+            part[:, index] = said(out, name)
         done += len(index)
         bench.progress(label, done / len(examples))
-    if found is None:
+    return found
+
+
+@torch.inference_mode()
+def empty_like(model: MultiExit, examples: Examples) -> Output:
+    """Return zeros of the shape of what all exits say on all examples."""
+    if not len(examples):
         raise ValueError("no examples")
-    return found.clone()
+    one = model(examples.inputs[0][None])
+    return pytree.tree_map(lambda part: part.new_zeros(len(part), len(examples), *part.shape[2:]).clone(), one)
 
 
-class Answers(nn.Module):
-    """Logits ``[E, N, C]`` as something that the cache of trained weights can keep."""
+class Kept(nn.Module):
+    """Outputs of all exits as something that the cache of trained weights can keep: a buffer for each part."""
 
-    outputs: Tensor
-
-    def __init__(self, model: MultiExit, examples: Examples) -> None:
+    def __init__(self, like: Output) -> None:
         super().__init__()
-        with torch.inference_mode():
-            shape = model(examples.inputs[0][None]).shape
-        self.register_buffer("outputs", torch.zeros(shape[0], len(examples), *shape[2:]))
+        self.whole = not isinstance(like, dict)
+        for name, part in ({ANSWER: like} if self.whole else like).items():
+            self.register_buffer(name, part.clone())
+
+    @property
+    def outputs(self) -> Output:
+        """What is kept, in the form in which the model gives it."""
+        parts = dict(self.named_buffers())
+        return parts[ANSWER] if self.whole else parts
 
 
-def remembered(model: MultiExit, examples: Examples, bench: Bench, part: str) -> Tensor:
-    """Return the outputs of all exits for a part of the data, ``[E, N, C]`` or ``[E, N]``, in the examples' order."""
-    answers = Answers(model, examples)
+def remembered(model: MultiExit, examples: Examples, bench: Bench, part: str) -> Output:
+    """Return what all exits say on a part of the data, ``[E, N, ...]``, in the examples' order."""
+    kept = Kept(empty_like(model, examples))
 
     def fill() -> None:
-        answers.outputs.copy_(all_outputs(model, examples, bench, f"all exits on {len(examples)} {part} samples"))
+        said_now = all_outputs(model, examples, bench, f"all exits on {len(examples)} {part} samples")
+        for name, buffer in kept.named_buffers():
+            buffer.copy_(said(said_now, name))
 
-    trained(answers, fill, bench, data=digest(examples), settings={"model": identity(model)}, learns=False)
-    return answers.outputs
+    trained(kept, fill, bench, data=digest(examples), settings={"model": identity(model)}, learns=False)
+    return kept.outputs
 
 
 def digest(examples: Examples) -> str:

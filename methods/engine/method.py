@@ -1,4 +1,4 @@
-"""What a method is: a frozen dataclass of settings that can be prepared, swept, executed and asked for its claims.
+"""What a method is: a frozen dataclass of settings that can be prepared, swept and executed.
 
 `Method` is the contract that `run`, `smoke` and the site rely on; a paper's file derives from one of the families in
 `families/`, which leave it only the paper's own part to write.
@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.engine.records import Baseline, Curve, Execution, ExitFacts, OperatingPoint, Outcome, Timing
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 
 Split = Literal["validation", "test"]
+Scale = Literal["tiny", "smoke", "default", "full"]
 
 
 def silent(message: str, share: float | None) -> None:
@@ -39,6 +41,8 @@ class Bench:
     trainings: dict[str, float] = field(default_factory=dict)  # each training in use, perhaps from the cache → seconds
     prepared_from_cache: bool = True
     data: dict[str, str] = field(default_factory=dict)
+    watch: Callable[[Any], None] | None = None  # told each `Stage` of training as it begins, and None when it ended
+    most_steps: float = math.inf  # steps after which each training stops, for tests: its course is that of all steps
 
 
 class Method(ABC):
@@ -48,14 +52,15 @@ class Method(ABC):
     knob: ClassVar[str]  # the name of the one scalar that trades quality for cost
     knobs: ClassVar[tuple[float, ...]]  # from the most eager to `never`
     unit: ClassVar[str] = "MACs"
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "": {}
-    }  # name → settings to replace; the first is the main one
+    variants: ClassVar[Mapping[str, Mapping[str, Any] | type[Method]]] = {"": {}}
+    """Name → settings to replace, or another class of the same file, of another family; the first is the main one."""
     tiny: ClassVar[Mapping[str, Any]] = {}  # settings for unit tests: seconds, on digits or made data
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # variant → what it needs beside `tiny` in unit tests
+    others: ClassVar[Mapping[str, Any]] = {}  # setting → a value to try in its place, where a test could guess none
     smoke: ClassVar[Mapping[str, Any]] = {}  # settings of the smoke test: real data, less training
     full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
     cost_noise: ClassVar[float] = 0.0  # share by which mean cost may fall by luck, where a bandit learns online
-    exempt: ClassVar[Mapping[str, str]] = {}  # conformance check → why this method cannot satisfy it
+    exempt: ClassVar[Mapping[str, str]] = {}  # rule of `conformance` → why this method cannot keep it
 
     @property
     def key(self) -> str:
@@ -70,6 +75,19 @@ class Method(ABC):
     def replace(self, settings: Mapping[str, Any]) -> Self:
         """Return the method with some settings replaced."""
         return dataclasses.replace(self, **settings)  # type: ignore[type-var]
+
+    def variant(self, name: str, scale: Scale = "default") -> Method:
+        """Return the method as one of its variants has it, at a scale.
+
+        A variant may change the longer recipe; the smoke test and the unit tests cut all variants alike.
+        """
+        chosen = self.variants[name]
+        method, settings = (chosen(), {}) if isinstance(chosen, type) else (self, chosen)
+        small = {**settings, **method.tiny, **self.tiny_variants.get(name, {})}
+        return method.replace(
+            {"tiny": small, "smoke": {**settings, **method.smoke}, "default": settings,
+             "full": {**method.full, **settings}}[scale]
+        )  # fmt: skip
 
     @abstractmethod
     def prepare(self, bench: Bench) -> Any:
@@ -98,7 +116,3 @@ class Method(ABC):
     def time(self, prepared: Any, bench: Bench, knob: float, batch: int) -> Timing | None:
         """Time test samples at one knob in batches of one size, beside the full model."""
         return None
-
-    def claims(self, prepared: Any, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Try the paper's own claims on what was measured; those that fail are findings, not faults."""
-        return []

@@ -6,31 +6,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eelit.methods.engine.costs import decision_costs
 from eelit.methods.engine.evaluate import answered, replay
 from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.multi_exit import at_exits
 from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
-from eelit.methods.policies.base import Policy
+from eelit.methods.policies.base import Output, Policy, said
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 
 Score = Callable[[Tensor, Tensor], float]
-"""From outputs ``[N, C]`` or ``[N]`` and targets ``[N]`` to quality."""
+"""From answers ``[N, C]`` or ``[N]`` and targets ``[N]`` to quality."""
 CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
 """Thresholds of the baseline that stops at the surest exit."""
 
 
 @dataclass
 class StoredOutputs:
-    """One split seen by all exits: outputs ``[E, N, C]`` (``[E, N]`` for regression) and costs ``[E, N]``."""
+    """One split seen by all exits: what they say ``[E, N, ...]`` and what it costs ``[E, N]``."""
 
     examples: Examples
-    outputs: Tensor
+    outputs: Output  # [E, N, C], [E, N] for regression, or a dictionary of such tensors
     costs: NDArray[np.float64]  # MACs of each sample up to and including each exit
     static_costs: NDArray[np.float64]  # MACs ``[E, N]`` of each sample in the network cut off for good after each exit
+    read: Callable[[Output], Tensor] = said  # takes the answers ``[..., C]`` or ``[...]`` from an output
+
+    @property
+    def answers(self) -> Tensor:
+        """What all exits answer: ``[E, N, C]``, or ``[E, N]`` for regression."""
+        return self.read(self.outputs)
 
     @property
     def full_costs(self) -> NDArray[np.float64]:
@@ -44,47 +51,44 @@ class StoredOutputs:
         return self.examples.targets
 
     def at(self, exits: NDArray[np.int64]) -> Tensor:
-        """Return the output ``[N, C]`` of each sample at its exit."""
-        return self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
+        """Return the answer ``[N, C]`` or ``[N]`` of each sample at its exit."""
+        return self.read(at_exits(self.outputs, exits))
 
-    def under(self, policy: Policy, score: Score, knob: float = 0.0, shown: Tensor | None = None) -> OperatingPoint:
+    def costs_under(self, policy: Policy, shown: Output | None = None) -> NDArray[np.float64]:
+        """Return MACs ``[E, N]`` up to each exit, what the policy computes there included."""
+        asked = self.outputs if shown is None else shown
+        return self.costs + np.array(decision_costs(policy, asked), dtype=np.float64)[:, None]
+
+    def under(self, policy: Policy, score: Score, knob: float = 0.0, shown: Output | None = None) -> OperatingPoint:
         """Replay a policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
         exits = replay(policy, self.outputs if shown is None else shown)
-        said = answered(policy, self.outputs, exits) if shown is None else self.at(exits)
-        cost = float(self.costs[exits, np.arange(len(exits))].mean())
+        answers = self.read(answered(policy, self.outputs, exits)) if shown is None else self.at(exits)
+        cost = float(self.costs_under(policy, shown)[exits, np.arange(len(exits))].mean())
         return OperatingPoint(
             knob=knob,
-            quality=score(said, self.targets),
+            quality=score(answers, self.targets),
             cost=cost,
             speed_up=float(self.full_costs.mean()) / cost,
-            exits=(np.bincount(exits, minlength=len(self.outputs)) / len(exits)).tolist(),
+            exits=(np.bincount(exits, minlength=len(self.costs)) / len(exits)).tolist(),
         )
 
     def cut_off(self, score: Score) -> list[OperatingPoint]:
         """Return the network cut off for good after each exit; the knob is the exit's number, from 1."""
         full = float(self.full_costs.mean())
-        shares = np.eye(len(self.outputs)).tolist()
+        shares = np.eye(len(self.costs)).tolist()
         return [
-            OperatingPoint(knob=i + 1, quality=score(output, self.targets), cost=c, speed_up=full / c, exits=share)
-            for i, (output, c, share) in enumerate(
-                zip(self.outputs, self.static_costs.mean(axis=1).tolist(), shares, strict=True)
+            OperatingPoint(knob=i + 1, quality=score(answers, self.targets), cost=c, speed_up=full / c, exits=share)
+            for i, (answers, c, share) in enumerate(
+                zip(self.answers, self.static_costs.mean(axis=1).tolist(), shares, strict=True)
             )
         ]
 
 
-def baselines_of(
-    held: StoredOutputs, test: StoredOutputs, score: Score, answers: Callable[[Tensor], Tensor]
-) -> list[Baseline]:
-    """Return each exit as a fixed depth and, for classes, the same model stopped by the largest probability.
-
-    ``answers`` takes from outputs what is the answer, ``[E, N, C]``: they may say more than that.
-    """
+def baselines_of(held: StoredOutputs, test: StoredOutputs, score: Score) -> list[Baseline]:
+    """Return each exit as a fixed depth and, for classes, the same model stopped by the largest probability."""
     found = [Baseline(name="static exit", validation=held.cut_off(score), test=test.cut_off(score))]
-    if answers(test.outputs).dim() == 3:
-        tried = [
-            [seen.under(MaxConfidence(c), score, c, answers(seen.outputs)) for c in CONFIDENCES]
-            for seen in (held, test)
-        ]
+    if test.answers.dim() == 3:
+        tried = [[seen.under(MaxConfidence(c), score, c, seen.answers) for c in CONFIDENCES] for seen in (held, test)]
         found.append(Baseline(name="max-confidence", validation=tried[0], test=tried[1]))
     return found
 

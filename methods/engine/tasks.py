@@ -21,11 +21,11 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
     """Return texts as int64 token ids of at most ``length`` tokens, with ``test`` test texts if that is given.
 
     ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real
-    value in [-1, 1]), or ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10 classes; unit tests
-    only).
+    value in [-1, 1]), or for unit tests only ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10
+    classes) and ``digit-values`` (the same, to be read as a real value from -1 to 1).
     """
-    if corpus == "digits":
-        return _digit_tokens(train)
+    if corpus in ("digits", "digit-values"):
+        return _digit_tokens(train, values=corpus == "digit-values")
     from eelit.methods.data import sentiment
     from eelit.methods.data import text as texts
     from eelit.methods.data.tokens import token_ids
@@ -145,7 +145,7 @@ def data(parts: Sequence[Examples], classes: int | None) -> Data:
     return Data(train, validation, test, classes, h.hexdigest())
 
 
-def _digit_tokens(train: int) -> Data:
+def _digit_tokens(train: int, *, values: bool) -> Data:
     """Pictures as 16 tokens, each the mean grey of 2×2 pixels in 32 levels, behind a class token of its own."""
     from sklearn.datasets import load_digits
 
@@ -154,7 +154,8 @@ def _digit_tokens(train: int) -> Data:
     ids = np.concatenate([np.full((len(greys), 1), 33), greys.round()], axis=1).astype(np.int64)
     order = np.random.default_rng(0).permutation(len(ids))
     cut = (order[:train], order[train : train + 300], order[train + 300 : train + 700])
-    return data([examples(ids[part], pictures.target[part].astype(np.int64)) for part in cut], classes=10)
+    targets = (pictures.target / 4.5 - 1).astype(np.float32) if values else pictures.target.astype(np.int64)
+    return data([examples(ids[part], targets[part]) for part in cut], classes=None if values else 10)
 
 
 def _made_tags(sentences: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:

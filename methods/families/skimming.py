@@ -211,7 +211,7 @@ class SkimMethod(Method):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return what the one head says if all tokens leave together: after a fixed layer, or when it is sure."""
-        return baselines_of(prepared.depths("validation"), prepared.depths("test"), self.score, lambda out: out)
+        return baselines_of(prepared.depths("validation"), prepared.depths("test"), self.score)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every depth by itself, all tokens leaving there, and the share of texts that are overthought."""

@@ -212,7 +212,7 @@ class SplitMethod(Method):
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth on the device, and stopping there at the largest probability: no cloud."""
         held, test = prepared.streams["validation"].measured, prepared.streams["test"].measured
-        return baselines_of(held, test, accuracy, lambda outputs: outputs)
+        return baselines_of(held, test, accuracy)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every exit by itself on the target stream, on the device, and the share that is overthought."""

@@ -20,7 +20,7 @@ PACKAGE = "eelit.methods"
 Symbol = tuple[str, str]
 """A module's full name, and the name of a function, class or value at its top level."""
 
-MEASURING = ("measure", "timings", "scaled", "SAMPLES", "_prepared")
+MEASURING = ("measure", "timings", "SAMPLES", "_prepared")
 """What of the runner has a say in the figures."""
 PLUMBING = {
     "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.records",

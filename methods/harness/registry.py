@@ -1,7 +1,8 @@
 """Which methods there are: the modules in `papers/`, and those that other packages offer as `eelit.methods`.
 
 A third party registers a method by an entry point of the group ``eelit.methods``, its name the paper's key, its value
-the method's class: ``smith2027mine = "their_package.smith2027mine:Mine"``.
+the method's class: ``smith2027mine = "their_package.smith2027mine:Mine"``; and, if it likes, a function that tries the
+paper's claims by one of the same name in the group ``eelit.claims``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eelit.methods.engine.method import Method
+    from collections.abc import Callable
 
-GROUP = "eelit.methods"
+    from eelit.methods.engine.method import Bench, Method
+    from eelit.methods.engine.records import Curve, Outcome
+
+GROUP, CLAIMS = "eelit.methods", "eelit.claims"
 
 
 class UnknownMethod(KeyError):
@@ -93,9 +97,14 @@ def get(key: str) -> Method:
             for value in vars(module).values()
             if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
         ]
-        if len(found) != 1:
-            raise TypeError(f"{module.__file__}: one class derived from Method is expected, found {len(found)}")
-        return found[0]()
+        variants = [other for value in found for other in value.variants.values() if isinstance(other, type)]
+        main = [value for value in found if value not in variants]
+        if len(main) != 1:
+            raise TypeError(
+                f"{module.__file__}: one class derived from Method is expected, beside those that it names as its "
+                f"variants, found {len(main)}"
+            )
+        return main[0]()
     if key in _theirs():
         try:
             method: Method = _theirs()[key].load()()
@@ -103,6 +112,19 @@ def get(key: str) -> Method:
             raise _broken(key, error) from error
         return method
     raise UnknownMethod(key)
+
+
+def claims(key: str) -> Callable[[Any, Any, Bench, Curve], list[Outcome]] | None:
+    """Return the function that tries a paper's claims on (method, prepared, bench, curve); None if there is none."""
+    if key in _own():
+        if importlib.util.find_spec(f"eelit.methods.claims.{key}") is None:
+            return None
+        return importlib.import_module(f"eelit.methods.claims.{key}").claims
+    point = next(iter(entry_points(group=CLAIMS, name=key)), None)
+    try:
+        return point.load() if point else None
+    except Exception as error:  # whatever its package does when it is imported
+        raise _broken(key, error) from error
 
 
 def describe(key: str) -> MethodInfo:
@@ -162,9 +184,16 @@ def _described(key: str, path: Path) -> MethodInfo:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     title, sections = _sections(ast.get_docstring(tree) or "")
-    configuration = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_method(node)]
-    settings, data = _settings(configuration[-1], source) if configuration else ([], [])
-    return MethodInfo(key, title, sections, _numbered(sections.get("Deviations", "")), settings, data, source, path)
+    settings: dict[str, Setting] = {}
+    data: list[str] = []
+    for node in reversed(tree.body):  # the main class stands last, behind those that it names as its variants
+        if isinstance(node, ast.ClassDef) and _is_method(node):
+            own, needed = _settings(node, source)
+            settings = {**settings, **{each.name: each for each in own if each.name not in settings}}
+            data += [item for item in needed if item not in data]
+    return MethodInfo(
+        key, title, sections, _numbered(sections.get("Deviations", "")), list(settings.values()), data, source, path
+    )
 
 
 def _is_method(node: ast.ClassDef) -> bool:

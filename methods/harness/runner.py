@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,14 +22,13 @@ from eelit.methods.engine.records import Curve, Machine, OperatingPoint, Result,
 from eelit.methods.harness import conformance, dependencies, registry
 
 Progress = Callable[[str, float | None], None]
-Scale = Literal["smoke", "default", "full"]
 
 
 class UnknownVariant(ValueError):
     """The method has no variant of this name."""
 
 
-SAMPLES: dict[Scale, tuple[int | None, int, int]] = {
+SAMPLES: dict[Literal["smoke", "default", "full"], tuple[int | None, int, int]] = {
     "smoke": (200, 32, 1), "default": (2000, 192, 3), "full": (None, 64, 3),
 }  # fmt: skip
 """Scale → most samples of a split to measure on, most samples to execute for real, times that these are timed."""
@@ -40,7 +39,7 @@ def run(
     *,
     seed: int = 0,
     knobs: Sequence[float] | None = None,
-    scale: Scale = "default",
+    scale: Literal["smoke", "default", "full"] = "default",
     variant: str | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -49,13 +48,13 @@ def run(
     Raises `registry.UnknownMethod`, `fetch.DataUnavailable`, and `ValueError` for a variant or knob it does not have.
     """
     method = registry.get(key)
-    variants = dict(method.variants)
+    names = list(method.variants)
     if variant is not None:
-        if variant not in variants:
+        if variant not in names:
             raise UnknownVariant(
-                f"{key} has no variant {variant!r}; it has {', '.join(filter(None, variants)) or 'only one'}"
+                f"{key} has no variant {variant!r}; it has {', '.join(filter(None, names)) or 'only one'}"
             )
-        variants = {variant: variants[variant]}
+        names = [variant]
     for item in method.data:
         fetch.fetch(item, progress=None)
     test, executed, repeats = SAMPLES[scale]
@@ -66,8 +65,8 @@ def run(
     curves, claims, checks = [], [], []
     used: dict[str, str] = {}
     own: dict[str, float] = {}
-    for name, settings in variants.items():
-        chosen = method.replace(scaled(method, scale, settings))
+    for name in names:
+        chosen = method.variant(name, scale)
         bench.data.clear()
         prepared, trained = _prepared(chosen, bench)
         own |= trained
@@ -80,7 +79,8 @@ def run(
         settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in settings_used.items() if used.get(k) != v}
         # Claims are about the whole curve; with some knobs only, there is none.
-        tried = [] if knobs else chosen.claims(prepared, bench, curve)
+        try_claims = None if knobs else registry.claims(key)
+        tried = try_claims(chosen, prepared, bench, curve) if try_claims else []
         kept = conformance.of_curve(chosen, curve, whole=not knobs)
         claims += [o.model_copy(update={"name": _named(name, o.name)}) for o in tried]
         checks += [o.model_copy(update={"name": _named(name, o.name)}) for o in kept]
@@ -104,11 +104,6 @@ def run(
         versions=versions(),
         machine=machine(),
     )
-
-
-def scaled(method: Method, scale: Scale, variant: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of a variant at a scale: it may change the longer recipe, and the smoke test cuts all."""
-    return {"smoke": {**variant, **method.smoke}, "default": variant, "full": {**method.full, **variant}}[scale]
 
 
 def _prepared(method: Method, bench: Bench) -> tuple[Any, dict[str, float]]:

@@ -45,7 +45,6 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from eelit.methods.backbones.consistency import ConsistencyExits, consistency_exits
 from eelit.methods.engine.examples import Data, parted
@@ -65,9 +64,9 @@ SHARES = {"train": 0.7, "heads": 0.125, "scaling": 0.05, "meta": 0.125}
 
 def judged(seen: StoredOutputs) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """Return scores, whether the answer is the full model's, and largest probabilities, each ``[E - 1, n]``."""
-    said = seen.outputs[..., :-1]
+    said = seen.answers
     same = said[:-1].argmax(dim=-1) == said[-1].argmax(dim=-1)
-    return seen.outputs[:-1, :, -1].double().numpy(), same.numpy(), said[:-1].softmax(-1).amax(-1).double().numpy()
+    return seen.outputs["score"][:-1].double().numpy(), same.numpy(), said[:-1].softmax(-1).amax(-1).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,6 @@ class Cats(TextMethod):
         train_plain(model, data, bench, **first)
         then = {"epochs": self.ramp_epochs, "meta_epochs": self.ramp_epochs, "rate": self.ramp_rate}
         train_consistency(cast(ConsistencyExits, model), data, bench, batch=self.batch, **then)
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """Everything but the score."""
-        return outputs[..., :-1]
 
     def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
         """The knob is epsilon; the threshold comes from the calibration part alone."""

@@ -73,7 +73,7 @@ class VotingExit(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (1, 2, 3, 4, 5, 6, 7)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"diverse": {}, "plain": {"diversity": 0.0}}
     exempt: ClassVar[Mapping[str, str]] = {
-        "never_is_the_full_model": "without enough votes the majority of all exits answers, not the last exit."
+        "never_answers_as_the_full_model": "without enough votes the majority of all exits answers, not the last exit."
     }
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:

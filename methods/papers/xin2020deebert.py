@@ -91,7 +91,7 @@ class DeeBert(TextMethod):
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """Two claims of the abstract: up to 40 % saved at almost no loss, and layers that are redundant."""
-        full = self.point(prepared, prepared.split("validation"), 0.0).quality
+        full = self.trial(Entropy(0.0), prepared.split("validation")).quality
         close = [i for i, point in enumerate(curve.validation) if point.quality >= full - 0.01]
         point = curve.test[min(close, key=lambda i: curve.validation[i].cost, default=-1)]
         loss, saved = curve.full_quality - point.quality, 1 - 1 / point.speed_up

@@ -41,8 +41,6 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from eelit.methods.backbones.certain import certain_exits
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.claims.comparisons import gains_at_equal_cost, gains_by_exit, without_ends
@@ -57,7 +55,7 @@ from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.recipes.alternating import parted, train_alternating
+from eelit.methods.recipes.alternating import train_alternating
 from eelit.methods.recipes.joint import train_joint
 
 
@@ -83,6 +81,7 @@ class Berxit(TextMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000},
     }
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"corpus": "digit-values"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
@@ -91,7 +90,7 @@ class Berxit(TextMethod):
     @property
     def quality(self) -> str:
         """Accuracy, or Pearson's correlation for regression."""
-        return "Pearson's r" if self.corpus == "tweet-sentiment" else "accuracy"
+        return "Pearson's r" if self.corpus in ("tweet-sentiment", "digit-values") else "accuracy"
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own pooler, and one unit for all."""
@@ -107,11 +106,7 @@ class Berxit(TextMethod):
 
     def policy(self, knob: float, prepared: Prepared) -> Policy:
         """The knob is tau, on the certainty; without a unit on the largest probability."""
-        return MaxConfidence(knob) if self.joint else ScoreThreshold(knob)
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """Everything but the certainty."""
-        return outputs if self.joint else parted(outputs)[0]
+        return MaxConfidence(knob) if self.joint else ScoreThreshold(knob, of="certainty")
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """Learned exits beat fixed depths; for classes also: alternating beats other training, certainty is enough."""
@@ -134,7 +129,9 @@ class Berxit(TextMethod):
         *early, last = gains_by_exit(self, prepared, staged, bench)
         *soon, end = gains_by_exit(self, prepared, self.replace({"joint": True}), bench)
         surest = without_ends(next(found for found in curve.baselines if found.name == "max-confidence"))
-        gains = gains_at_equal_cost(self, prepared, [ScoreThreshold(knob) for knob in self.knobs], surest)
+        gains = gains_at_equal_cost(
+            self, prepared, [ScoreThreshold(knob, of="certainty") for knob in self.knobs], surest
+        )
         gain = mean(gains or [-1.0])
         rows = [
             ("alternating serves all exits", "Beside two-stage training (DeeBERT), early exits are half a point more "

@@ -42,7 +42,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
 
 from eelit.methods.backbones.choosing import ChoosingExits, choosing_exits
 from eelit.methods.engine.evaluate import replay
@@ -104,17 +103,16 @@ class ConsistentEE(TextMethod):
 
     def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
         """The knob is the threshold on the probability to leave; the paper's is 0.5."""
-        return ScoreThreshold(knob)
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """Everything but the probability to leave."""
-        return outputs[..., :-1]
+        return ScoreThreshold(knob, "leave")
 
     def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
         """At the paper's threshold: faster, the hard go deeper, exits specialise, better than joint training."""
         test = prepared.split("test")
-        ours, exits = self.trial(ScoreThreshold(0.5), test), torch.as_tensor(replay(ScoreThreshold(0.5), test.outputs))
-        right = self.answers(test.outputs).argmax(dim=-1) == test.targets
+        ours, exits = (
+            self.trial(ScoreThreshold(0.5, "leave"), test),
+            torch.as_tensor(replay(ScoreThreshold(0.5, "leave"), test.outputs)),
+        )
+        right = test.answers.argmax(dim=-1) == test.targets
         easy, hard = (float(exits[memorised_layer(right) == i].double().mean()) + 1 for i in (1, len(right)))
         joint = self.pabee.prepare(bench)
         through = torch.arange(len(right) - 1)[:, None] == exits
@@ -143,7 +141,7 @@ class ConsistentEE(TextMethod):
 
     def rivals(self, prepared: Prepared, joint: Prepared, bench: Bench) -> list[tuple[str, At | None]]:
         """Return what rules reach at the cost of threshold 0.5 on PABEE's network, whose exits serve all."""
-        speed = self.trial(ScoreThreshold(0.5), prepared.split("validation")).speed_up
+        speed = self.trial(ScoreThreshold(0.5, "leave"), prepared.split("validation")).speed_up
         held, test = (self.pabee.sweep(joint, bench, split, Pabee.knobs) for split in ("validation", "test"))
         surest = next(b for b in self.pabee.baselines(joint, bench) if b.name == "max-confidence")
         curves = (("patience", held, test), ("the surest exit", surest.validation, surest.test))

@@ -66,6 +66,9 @@ class Pabee(TextMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000, "tolerance": 0.1},
     }
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "regression": {"corpus": "digit-values", "tolerance": 0.3}
+    }
 
     @property
     def quality(self) -> str:

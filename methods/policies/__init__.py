@@ -7,9 +7,10 @@ that it can be taken to another code base as it is. It holds settings only. Its 
     the state before the first exit: the empty tuple. What is remembered from exit to exit is built from the first
     exit's output, and so lives in the same library and on the same device.
 ``step(state, output) -> (state, stop)``
-    ``output`` is what one exit gives for the samples still running, ``[n, C]`` logits or ``[n]`` values. The new state
-    is a tuple of arrays whose first axis is the sample (so that finished samples can be dropped), and ``stop`` is a
-    boolean array ``[n]``. The same input always gets the same answer.
+    ``output`` is what one exit gives for the samples still running: its answer, ``[n, C]`` logits or ``[n]`` values, or
+    a dictionary with the answer under "answer" and what else it says under names of its own. The new state is a tuple
+    of arrays whose first axis is the sample (so that finished samples can be dropped), and ``stop`` is a boolean array
+    ``[n]``. The same input always gets the same answer.
 
 The last exit always answers; a policy is not asked there. A policy that makes the answer from several exits, such as a
 vote, also has

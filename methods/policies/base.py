@@ -1,15 +1,21 @@
-"""What a policy is, and the few array operations that several of them share."""
+"""What a policy is, what an exit says, and the few array operations that several policies share."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from array_api_compat import array_namespace
 
 Array: TypeAlias = Any
 """A numpy array or a torch tensor."""
+Output: TypeAlias = Any
+"""What one exit says: an array, its answer; or arrays by name, the answer under `ANSWER`, the sample always first."""
 State: TypeAlias = tuple[Array, ...]
 """What a policy remembers: arrays with the sample as first axis; empty before the first exit."""
+
+ANSWER = "answer"
+"""The name of the answer in an output that says more than it."""
 
 
 class Policy(Protocol):
@@ -19,8 +25,8 @@ class Policy(Protocol):
         """Return the state before the first exit."""
         ...
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
-        """Take one exit's output ``[n, C]`` or ``[n]``; return the new state and who stops, a boolean ``[n]``."""
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
+        """Take one exit's output, ``[n, C]`` or ``[n]``; return the new state and who stops, a boolean ``[n]``."""
         ...
 
 
@@ -28,9 +34,21 @@ class Policy(Protocol):
 class Assembling(Policy, Protocol):
     """A policy that makes the answer from several exits, instead of taking that of the exit where a sample stops."""
 
-    def answer(self, state: State, output: Array) -> Array:
+    def answer(self, state: State, output: Output) -> Array:
         """Return the answer ``[n, C]``, from the state after the step of the exit that gave ``output``."""
         ...
+
+
+def said(output: Output, name: str = ANSWER) -> Array:
+    """Return one named part of what an exit says; an array by itself is whatever is asked for.
+
+    Raises `ValueError` if the exit says something else under other names only.
+    """
+    if not isinstance(output, Mapping):
+        return output
+    if name not in output:
+        raise ValueError(f"the policy reads {name!r}, but the exit says only {', '.join(map(repr, output))}")
+    return output[name]
 
 
 def log_softmax(logits: Array) -> Array:

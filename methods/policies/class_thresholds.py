@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, State, softmax
+from eelit.methods.policies.base import Array, Output, State, said, softmax
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class ClassThresholds:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the probabilities of both classes with their thresholds."""
-        p = softmax(output)
+        logits = said(output)
+        p = softmax(logits)
         return (), (p[:, 1] > self.positive) | (p[:, 0] > self.negative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class ContinuationThreshold:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Take the probabilities ``[n]`` of going on."""
-        return (), output <= self.threshold
+        chance = said(output)
+        return (), chance <= self.threshold

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eelit.methods.policies.base import Array, State, entropy, threshold_at
+from eelit.methods.policies.base import Array, Output, State, entropy, said, threshold_at
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Entropy:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the entropy of logits ``[n, C]`` with the exit's threshold."""
-        h = entropy(output)
+        logits = said(output)
+        h = entropy(logits)
         state, threshold = threshold_at(state, self.threshold, h)
         return state, h < threshold
 

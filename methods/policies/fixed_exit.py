@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class FixedExit:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the number of this exit with the fixed one."""
-        xp = array_namespace(output)
-        here = state[0] if state else xp.zeros((output.shape[0],), dtype=xp.int64, device=output.device)
+        logits = said(output)
+        xp = array_namespace(logits)
+        here = state[0] if state else xp.zeros((logits.shape[0],), dtype=xp.int64, device=logits.device)
         return (here + 1,), here >= self.exit

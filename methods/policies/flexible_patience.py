@@ -9,7 +9,7 @@ from typing import Literal
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State, log_softmax
+from eelit.methods.policies.base import Array, Output, State, log_softmax, said
 
 Distance = Literal["kl", "rekl", "bikl", "js"]
 
@@ -53,12 +53,13 @@ class FlexiblePatience:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the distribution of logits ``[n, C]`` with the one before."""
-        xp = array_namespace(output)
-        log_p = log_softmax(output)
+        logits = said(output)
+        xp = array_namespace(logits)
+        log_p = log_softmax(logits)
         if not state:
-            count = xp.zeros((output.shape[0],), dtype=xp.int64, device=output.device)
+            count = xp.zeros((logits.shape[0],), dtype=xp.int64, device=logits.device)
         else:
             previous, before = state
             far = DISTANCES[self.distance](previous, log_p)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State, softmax, threshold_at
+from eelit.methods.policies.base import Array, Output, State, said, softmax, threshold_at
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,16 @@ class GateConfidence:
     """
 
     threshold: float | tuple[float, ...]  # one for all exits, or one per exit
+    of: str = "gate"  # the name of what the gate says, in outputs that say more
 
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the gate's confidence with the exit's threshold."""
-        xp = array_namespace(output)
-        found = (
-            output
-            if output.ndim == 1
-            else xp.take(softmax(output), xp.asarray([1], device=output.device), axis=-1)[:, 0]
-        )
+        gate = said(output, self.of)
+        xp = array_namespace(gate)
+        found = gate if gate.ndim == 1 else xp.take(softmax(gate), xp.asarray([1], device=gate.device), axis=-1)[:, 0]
         state, threshold = threshold_at(state, self.threshold, found)
         return state, found >= threshold

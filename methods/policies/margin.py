@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State, softmax, threshold_at
+from eelit.methods.policies.base import Array, Output, State, said, softmax, threshold_at
 
 
 def margin(logits: Array) -> Array:
@@ -31,8 +31,9 @@ class Margin:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the margin of logits ``[n, C]`` with the exit's threshold."""
-        found = margin(output)
+        logits = said(output)
+        found = margin(logits)
         state, threshold = threshold_at(state, self.threshold, found)
         return state, found >= threshold

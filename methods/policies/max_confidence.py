@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State, softmax, threshold_at
+from eelit.methods.policies.base import Array, Output, State, said, softmax, threshold_at
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class MaxConfidence:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the top probability of logits ``[n, C]``, or ``[n, W, C]`` of words, with the exit's threshold."""
-        xp = array_namespace(output)
-        confidence = xp.max(softmax(output), axis=-1)
+        logits = said(output)
+        xp = array_namespace(logits)
+        confidence = xp.max(softmax(logits), axis=-1)
         state, threshold = threshold_at(state, self.threshold, confidence)
         return state, confidence >= threshold

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class Patience:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the answer of this exit (logits ``[n, C]`` or values ``[n]``) with the one before."""
-        xp = array_namespace(output)
-        answer = xp.argmax(output, axis=-1) if self.tolerance is None else output
+        values = said(output)
+        if self.tolerance is not None and values.ndim != 1:
+            raise ValueError(f"a tolerance compares one value per sample, [n], not {tuple(values.shape)}")
+        xp = array_namespace(values)
+        answer = xp.argmax(values, axis=-1) if self.tolerance is None else values
         if not state:
-            count = xp.zeros((output.shape[0],), dtype=xp.int64, device=output.device)
+            count = xp.zeros((values.shape[0],), dtype=xp.int64, device=values.device)
         else:
             previous, before = state
             equal = answer == previous if self.tolerance is None else xp.abs(answer - previous) < self.tolerance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State, entropy
+from eelit.methods.policies.base import Array, Output, State, entropy, said
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class PatientConfidence:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Count on for the sure samples among logits ``[n, C]``, from 0 again for the others."""
-        xp = array_namespace(output)
-        sure = entropy(output) / math.log(output.shape[-1]) < self.threshold
-        before = state[0] if state else xp.zeros((output.shape[0],), dtype=xp.int64, device=output.device)
+        logits = said(output)
+        xp = array_namespace(logits)
+        sure = entropy(logits) / math.log(logits.shape[-1]) < self.threshold
+        before = state[0] if state else xp.zeros((logits.shape[0],), dtype=xp.int64, device=logits.device)
         count = xp.where(sure, before + 1, xp.zeros_like(before))
         return (count,), count >= self.patience

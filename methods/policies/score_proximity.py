@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class ScoreProximity:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Take the partial scores ``[n]`` of all candidates of a query that are still running."""
-        xp = array_namespace(output)
-        best = xp.sort(output, descending=True)
-        return (), ~(output >= best[min(self.k, output.shape[0]) - 1] - self.distance)
+        scores = said(output)
+        xp = array_namespace(scores)
+        best = xp.sort(scores, descending=True)
+        return (), ~(scores >= best[min(self.k, scores.shape[0]) - 1] - self.distance)

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from array_api_compat import array_namespace
-
-from eelit.methods.policies.base import Array, State, threshold_at
+from eelit.methods.policies.base import Array, Output, State, said, threshold_at
 
 
 @dataclass(frozen=True)
 class ScoreThreshold:
-    """Stop when the last column of the output ``[n, C + 1]`` is strictly above the threshold.
+    """Stop when the score ``[n]`` that the exit gives under the name ``of`` is strictly above the threshold.
 
-    The other columns are the exit's answer, and are not looked at. Infinity never stops, minus infinity always stops
-    at the first exit.
+    Infinity never stops, minus infinity always stops at the first exit.
     """
 
     threshold: float | tuple[float, ...]  # one for all exits, or one per exit
+    of: str = "score"  # the score's name in the output
 
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
-        """Compare the score ``[n]`` with the exit's threshold."""
-        xp = array_namespace(output)
-        score = xp.take(output, xp.asarray([output.shape[-1] - 1], device=output.device), axis=-1)[:, 0]
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
+        """Compare the score with the exit's threshold; an array ``[n]`` by itself is the score."""
+        score = said(output, self.of)
+        if score.ndim != 1:
+            raise ValueError(f"a score is one number per sample, [n], not {tuple(score.shape)}")
         state, threshold = threshold_at(state, self.threshold, score)
         return state, score > threshold

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 def cosine(a: Array, b: Array) -> Array:
@@ -25,16 +25,18 @@ class StateSimilarity:
     """
 
     threshold: float
+    of: str = "state"  # the name of the hidden state, in outputs that say more
 
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the hidden state ``[n, d]`` with the one before, which the policy remembers."""
-        xp = array_namespace(output)
+        hidden = said(output, self.of)
+        xp = array_namespace(hidden)
         if state:
-            found = cosine(state[0], output)
+            found = cosine(state[0], hidden)
         else:
-            found = xp.zeros((output.shape[0],), dtype=output.dtype, device=output.device)
-        return (output,), found >= self.threshold
+            found = xp.zeros((hidden.shape[0],), dtype=hidden.dtype, device=hidden.device)
+        return (hidden,), found >= self.threshold

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eelit.methods.policies.base import Array, Policy, State, log_softmax, softmax, threshold_at
+from eelit.methods.policies.base import Array, Output, Policy, State, log_softmax, said, softmax, threshold_at
 
 COLDEST, HOTTEST = 0.01, 100.0
 
@@ -26,10 +26,11 @@ class Tempered:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Scale logits ``[n, C]`` and hand them on; the state counts exits, then comes the other policy's own."""
-        count, temperature = threshold_at(state[:1], self.temperatures, output)
-        inner, stop = self.policy.step(state[1:], output / temperature)
+        logits = said(output)
+        count, temperature = threshold_at(state[:1], self.temperatures, logits)
+        inner, stop = self.policy.step(state[1:], logits / temperature)
         return (*count, *inner), stop
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Skim:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the logits (leave, stay) ``[n, 2]``."""
-        return (), output[:, 1] - output[:, 0] <= self.margin
+        logits = said(output)
+        return (), logits[:, 1] - logits[:, 0] <= self.margin

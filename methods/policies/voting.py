@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, State
+from eelit.methods.policies.base import Array, Output, State, said
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,20 @@ class Voting:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Count this exit's vote, from logits ``[n, C]``; the state is votes, latest votes ``[n, C]`` and depth."""
-        xp = array_namespace(output)
-        zeros = xp.zeros_like(output)
+        logits = said(output)
+        xp = array_namespace(logits)
+        zeros = xp.zeros_like(logits)
         tally, latest, depth = state or (zeros, zeros, zeros[:, 0])
         depth = depth + 1
-        classes = xp.arange(output.shape[-1], device=output.device)
-        voted = classes == xp.argmax(output, axis=-1, keepdims=True)
-        tally = tally + xp.astype(voted, output.dtype)
+        classes = xp.arange(logits.shape[-1], device=logits.device)
+        voted = classes == xp.argmax(logits, axis=-1, keepdims=True)
+        tally = tally + xp.astype(voted, logits.dtype)
         latest = xp.where(voted, depth[:, None], latest)
         return (tally, latest, depth), xp.max(tally, axis=-1) / depth**self.power >= self.votes
 
-    def answer(self, state: State, output: Array) -> Array:
+    def answer(self, state: State, output: Output) -> Array:
         """Return the votes ``[n, C]``, that of a deeper exit raised a little so that no two classes are equal."""
         tally, latest, depth = state
         return tally + latest / (depth[:, None] + 1)

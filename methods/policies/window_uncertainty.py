@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Policy, State, entropy
+from eelit.methods.policies.base import Array, Output, Policy, State, entropy, said
 
 
 def uncertainty(logits: Array) -> Array:
@@ -44,9 +44,10 @@ class WindowUncertainty:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
-        return (), window_max(uncertainty(output), self.window) < self.threshold
+        logits = said(output)
+        return (), window_max(uncertainty(logits), self.window) < self.threshold
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class SentenceUncertainty:
         """Return the empty state."""
         return ()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
-        xp = array_namespace(output)
-        found = uncertainty(output)
+        logits = said(output)
+        xp = array_namespace(logits)
+        found = uncertainty(logits)
         return (), xp.broadcast_to(xp.max(found, axis=1, keepdims=True), found.shape) < self.threshold
 
 
@@ -76,8 +78,9 @@ class Together:
         """Return the state of the rule for words."""
         return self.words.start()
 
-    def step(self, state: State, output: Array) -> tuple[State, Array]:
+    def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
-        xp = array_namespace(output)
-        state, stop = self.words.step(state, output)
+        logits = said(output)
+        xp = array_namespace(logits)
+        state, stop = self.words.step(state, logits)
         return state, xp.broadcast_to(xp.all(stop, axis=1, keepdims=True), stop.shape)

@@ -14,7 +14,8 @@ from torch import Tensor
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 
@@ -23,13 +24,9 @@ def alternating_loss(losses: Tensor, step: int) -> Tensor:
     return losses.sum() if step % 2 else losses[-1]
 
 
-def parted(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Part outputs ``[..., K + 1]`` into answers and certainties ``[...]``.
-
-    Answers are logits ``[..., K]``, or values ``[...]`` where K = 1.
-    """
-    answers, certainty = outputs[..., :-1], outputs[..., -1]
-    return (answers[..., 0] if answers.shape[-1] == 1 else answers), certainty
+def parted(outputs: Any) -> tuple[Tensor, Tensor]:
+    """Part outputs into answers and certainties ``[...]``."""
+    return outputs["answer"], outputs["certainty"]
 
 
 def correctness(answers: Tensor, targets: Tensor) -> Tensor:
@@ -55,8 +52,9 @@ def train_alternating(
     def train() -> None:
         steps = count()
 
-        def loss(index: Tensor, x: Tensor) -> Tensor:
-            targets = data.train.targets[index]
+        def loss(batch: Batch) -> Tensor:
+            x = batch.inputs
+            targets = batch.targets
             answers, certainty = parted(model(x))
             error = ((certainty - correctness(answers, targets)) ** 2).mean()
             return alternating_loss(exit_losses(answers, targets), next(steps)) + error

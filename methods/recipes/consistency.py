@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from eelit.methods.backbones.consistency import ConsistencyExits, Meta
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.weights import trained
 from eelit.methods.policies.temperature import fit_temperature
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 READ = 64  # samples at a time when the frozen states are stored
@@ -52,12 +53,12 @@ def train_consistency(
     def train() -> None:
         options: dict[str, Any] = {"batch": batch, "rate": rate}
         means, _ = _read(model, data.more["heads"])
-        targets = means.targets
         _train_mode(model, True)
 
-        def ramp_loss(index: Tensor, read: Tensor) -> Tensor:
+        def ramp_loss(batch: Batch) -> Tensor:
+            read = batch.inputs
             said = [ramp(read[:, k])[1] for k, ramp in enumerate(model.ramps)]
-            return exit_losses(torch.stack(said), targets[index]).mean()
+            return exit_losses(torch.stack(said), batch.targets).mean()
 
         weights = [p for ramp in model.ramps for p in ramp.parameters()]
         fit(weights, means, ramp_loss, bench, label="training the ramps", epochs=epochs, **options)
@@ -90,7 +91,7 @@ def _train_meta(model: ConsistencyExits, examples: Examples, bench: Bench, **opt
     fit(
         meta.parameters(),
         Examples(list(seen), examples.targets),
-        lambda index, x: consistency_loss(meta, x, consistent[index]),
+        lambda batch: consistency_loss(meta, batch.inputs, consistent[batch.index]),
         bench,
         label="training the score of consistency",
         **options,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.weights import trained
 from eelit.methods.recipes.distillation import divergence
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 Terms: TypeAlias = tuple[Tensor, Tensor]
@@ -166,8 +167,9 @@ def train_cross_level(
         rule = torch.optim.Adam(weights.parameters(), lr=weight_rate)
         batches, steps = endless(others, batch, bench.seed), count()
 
-        def loss(index: Tensor, x: Tensor) -> Tensor:
-            both = ((ours.targets[index], x), next(batches))
+        def loss(batch: Batch) -> Tensor:
+            x = batch.inputs
+            both = ((batch.targets, x), next(batches))
             if next(steps) % every == 0 and weight_rate > 0:
                 learn_weights(model, weights, rule, both[0], both[1], **how)
             losses = [weighed(weights.fixed(), terms(model(x), y, temperature), strength) for y, x in both]

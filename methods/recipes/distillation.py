@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 from eelit.methods.recipes.projection import projected
 
@@ -53,8 +54,9 @@ def train_distilled(
     def train() -> None:
         everything, conflicts = list(model.parameters()), list[bool]()
 
-        def loss(index: Tensor, x: Tensor) -> Tensor:
-            both = last_teaches(model(x), data.train.targets[index], gamma=gamma, temperature=temperature)
+        def loss(batch: Batch) -> Tensor:
+            x = batch.inputs
+            both = last_teaches(model(x), batch.targets, gamma=gamma, temperature=temperature)
             if leads is None:
                 return both[0] + both[1]
             leading, other = both if leads == "early" else both[::-1]

@@ -12,7 +12,8 @@ from torch import Tensor
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 
@@ -43,9 +44,10 @@ def train_diverse(
     """
     w = torch.tensor(weights)
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
         outputs = model(x)
-        right = (w * exit_losses(outputs, data.train.targets[index])).sum()
+        right = (w * exit_losses(outputs, batch.targets)).sum()
         return right - diversity / len(outputs) * diversities(outputs).sum()
 
     def train() -> None:

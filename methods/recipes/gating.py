@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, sampled, straight_through
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 
 
 def reward_to_go(loss: Tensor, gates: Tensor, alpha: float) -> Tensor:
@@ -48,7 +49,7 @@ def train_straight_through(model: GatedResNet, data: Data, bench: Bench, **optio
         fit(
             model.parameters(),
             data.train,
-            lambda index, x: F.cross_entropy(model(x, straight_through).logits, data.train.targets[index]),
+            lambda batch: F.cross_entropy(model(batch.inputs, straight_through).logits, batch.targets),
             bench,
             label="supervised training with hard gates",
             **options,
@@ -67,8 +68,9 @@ def train_hybrid(
     """
     constant = constant_gates(alpha)
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
-        targets = data.train.targets[index]
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
+        targets = batch.targets
         if constant is not None:
             return F.cross_entropy(model.infer(x, constant).logits, targets)
         out = model(x, sampled)

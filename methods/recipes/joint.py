@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import fit
 
 
 def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def train_joint(
         fit(
             model.parameters(),
             data.train,
-            lambda index, x: (w * exit_losses(model(x), data.train.targets[index])).sum(),
+            lambda batch: (w * exit_losses(model(batch.inputs), batch.targets)).sum(),
             bench,
             label="training all exits together",
             faster=model.heads.parameters(),

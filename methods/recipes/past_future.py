@@ -13,7 +13,8 @@ from eelit.methods.backbones.past_future import imitation_loss, routed
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 
@@ -38,10 +39,11 @@ def train_past_future(
     steps = max(1, round(epochs * sum(1 for _ in data.train.batches(batch))))
     step = count()
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
         done = next(step) / steps
         outputs, pooled, imagined = routed(model, x, lambda i: i < protected and float(torch.rand(())) > done)
-        right = (w * exit_losses(outputs, data.train.targets[index])).sum()
+        right = (w * exit_losses(outputs, batch.targets)).sum()
         return (right + imitation_loss(pooled, imagined)) / 2
 
     def train() -> None:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from eelit.methods.backbones.choosing import ChoosingExits
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 
 READ = 64  # samples at a time when the frozen states are stored
 
@@ -91,20 +92,21 @@ def train_choosing(
 
     How far each sample is memorised is found once, before.
     """
-    targets = data.train.targets
     price: dict[str, Any] = {"alpha": alpha, "guided": guided}
 
     def train() -> None:
         states, losses, memorised = _frozen(model, data.train, bench)
 
-        def first(index: Tensor, read: Tensor) -> Tensor:
+        def first(batch: Batch) -> Tensor:
+            index, read = batch.index, batch.inputs
             leave = torch.stack([head.leave(read[:, i]) for i, head in enumerate(model.choosing)])
             exits = draw(leave, trajectories)
             return policy_loss(leave, exits, reward(losses[:, index], exits, memorised[index], **price))
 
-        def second(index: Tensor, x: Tensor) -> Tensor:
+        def second(batch: Batch) -> Tensor:
+            index, x = batch.index, batch.inputs
             outputs, leave = model.both(x)
-            each, exits = exit_losses_each(outputs, targets[index]), draw(leave, trajectories)
+            each, exits = exit_losses_each(outputs, batch.targets), draw(leave, trajectories)
             rewards = reward(each.detach(), exits, memorised[index], **price)
             return task_loss(each, exits) + policy_loss(leave, exits, rewards)
 

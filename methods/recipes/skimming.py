@@ -9,7 +9,8 @@ from torch import Tensor
 from eelit.methods.backbones.skim_encoder import SkimEncoder, sampled
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 
@@ -27,9 +28,10 @@ def train_skimming(
     `fit`.
     """
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
         outputs, masks = model(x, sampled)
-        return exit_losses(outputs[None], data.train.targets[index])[0] + price * skim_loss(masks)
+        return exit_losses(outputs[None], batch.targets)[0] + price * skim_loss(masks)
 
     def train() -> None:
         model.train()

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from eelit.methods.backbones.tag_encoder import TagEncoder
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.policies.window_uncertainty import uncertainty, window_max
-from eelit.methods.recipes.fit import fit, sources_of, trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import depth_weights
 
 READ = 64  # sentences at a time when the uncertainties are stored
@@ -39,7 +40,8 @@ def train_tagger(model: TagEncoder, data: Data, bench: Bench, *, head_rate: floa
     """Minimise ``sum_l l * CE_l / sum_l l``. Classifiers learn at ``head_rate``; ``options`` are those of `fit`."""
     weights = torch.tensor(depth_weights(len(model.layers)))
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
+        index, x = batch.index, batch.inputs
         return (weights * tag_losses(model(x), data.train.targets[index, : x.shape[-1]])).sum()
 
     def train() -> None:
@@ -96,7 +98,8 @@ def train_on_halts(
     def train() -> None:
         stored = stored_uncertainties(model, data.train, bench)
 
-        def loss(index: Tensor, x: Tensor) -> Tensor:
+        def loss(batch: Batch) -> Tensor:
+            index, x = batch.index, batch.inputs
             halts = drawn.draw([stored[i] for i in index.tolist()], by)
             return (weights * tag_losses(model(x, halts), data.train.targets[index, : x.shape[-1]], halts)).sum()
 

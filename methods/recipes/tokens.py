@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.passages import LanguageData
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.weights import trained
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 
@@ -55,7 +56,8 @@ def train_tokens(
     """
     w = torch.tensor(weights)
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
         logits = model(x[:, :-1])
         return (w * exit_losses(logits.flatten(1, 2), x[:, 1:].flatten())).sum()
 
@@ -91,7 +93,8 @@ def train_gate(model: ExitDecoder, data: LanguageData, bench: Bench, *, windows:
     It shall say 1 where a layer (but the last) already predicts the token that the last layer predicts.
     """
 
-    def loss(index: Tensor, x: Tensor) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
         with torch.no_grad():
             states = model.states(x[:, :-1]).flatten(1, 2)
             said = torch.stack([model.head(state).argmax(dim=-1) for state in states])

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.examples import Data, Examples, alike
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.recipes.fit import fit, trained
+from eelit.methods.engine.multi_exit import MultiExit, select, stacked
+from eelit.methods.engine.weights import trained
+from eelit.methods.policies.base import said
+from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
 READ = 64  # samples at a time when the frozen states are stored
 
 
+class States:
+    """What the exits of a frozen network read of each sample, to train on: states of any structure, one per exit.
+
+    Samples whose inputs had one shape lie together: ``groups`` holds, for each shape, one nesting of tensors per exit.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Any]], places: Sequence[tuple[int, int]], targets: Tensor) -> None:
+        self.groups, self.places, self.targets = groups, places, targets
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batches(self, size: int, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, list[Any]]]:
+        """Yield ``(index [n], one state per exit)``, as `Examples.batches` does."""
+        for chunk in alike([group for group, _ in self.places], size, shuffle):
+            group, rows = self.groups[self.places[chunk[0]][0]], torch.tensor([self.places[i][1] for i in chunk])
+            yield torch.tensor(chunk), [select(state, rows) for state in group]
+
+
 def train_heads(
-    model: MultiExit,
-    data: Data,
-    bench: Bench,
-    *,
-    keep: Callable[[Tensor], Tensor] = lambda state: state,
-    **options: Any,
+    model: MultiExit, data: Data, bench: Bench, *, keep: Callable[[Any], Any] = lambda state: state, **options: Any
 ) -> None:
-    """Minimise the sum of the losses of all heads but the last, everything else frozen (xin2020deebert).
+    """Minimise the sum of the losses of all heads but the last, everything else frozen (xin2020deebert, kaya2019sdn).
 
     The backbone cannot change: the heads learn from states computed once, in evaluation mode. ``keep`` cuts a state
     down to what the heads read of it, so that less is stored. ``options`` are those of `fit`.
     """
     heads = model.heads[:-1]
 
-    def loss(index: Tensor, states: Tensor) -> Tensor:
-        outputs = [head(state) for head, state in zip(heads, states.unbind(1), strict=True)]
-        return exit_losses(torch.stack(outputs), data.train.targets[index]).sum()
+    def loss(batch: Batch) -> Tensor:
+        outputs = [head(state) for head, state in zip(heads, batch.inputs, strict=True)]
+        return exit_losses(said(stacked(outputs)), batch.targets).sum()
 
     def train() -> None:
         states = frozen_states(model, data.train, bench, keep)
@@ -46,15 +63,31 @@ def train_heads(
 
 
 @torch.no_grad()
-def frozen_states(model: MultiExit, examples: Examples, bench: Bench, keep: Callable[[Tensor], Tensor]) -> Examples:
-    """Return, for each example, what the heads before the last read: ``[E - 1, ...]``. The last stage is not run."""
+def frozen_states(
+    model: MultiExit, examples: Examples, bench: Bench, keep: Callable[[Any], Any] = lambda state: state
+) -> States:
+    """Return what the heads before the last read of each example. The last stage is not run."""
     model.eval()
-    found: list[Tensor] = [torch.empty(0)] * len(examples)
-    done = 0
+    found: dict[torch.Size, list[list[Any]]] = {}
+    places: list[tuple[int, int]] = [(0, 0)] * len(examples)
+    rows: dict[torch.Size, int] = {}
     for index, x in examples.batches(READ):
-        states = [keep(state) for _, state in zip(model.heads[:-1], model.states(x), strict=False)]
-        for i, sample in zip(index.tolist(), torch.stack(states, dim=1).unbind(0), strict=True):
-            found[i] = sample.clone()
-        done += len(index)
-        bench.progress("states of the frozen backbone", done / len(examples))
-    return Examples(found, examples.targets)
+        shape = x.shape[1:]
+        read = [keep(state) for _, state in zip(model.heads[:-1], model.states(x), strict=False)]
+        found.setdefault(shape, []).append(read)
+        number, start = list(found).index(shape), rows.get(shape, 0)
+        for row, i in enumerate(index.tolist(), start):
+            places[i] = (number, row)
+        rows[shape] = start + len(index)
+        bench.progress("states of the frozen backbone", sum(rows.values()) / len(examples))
+    return States([_together(parts, rows[shape]) for shape, parts in found.items()], places, examples.targets)
+
+
+def _together(parts: list[list[Any]], samples: int) -> list[Any]:
+    """Join the states of batches of one shape; a tensor that all samples share (first axis 1) is kept once."""
+
+    def join(*tensors: Tensor) -> Tensor:
+        joined = torch.cat(tensors)
+        return joined if len(joined) == samples else tensors[0].clone()
+
+    return [pytree.tree_map(join, *states) for states in zip(*parts, strict=True)]
