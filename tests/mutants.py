@@ -48,8 +48,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from mutations import Mutation, mutations, signatures  # noqa: E402
 
 ROOMS = ("recipes", "backbones", "policies", "families")
-PLUMBING = ("recipes.fit", "families.answers", "families.rivals")
-"""Training loop, cache and comparison with rivals, which other tests try."""
+PLUMBING = ("recipes.fit",)
+"""The training loop, which other tests try."""
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "transformers", "tokenizers", "safetensors", "lightgbm", "pandas", "PIL")
 """Libraries imported once, here, as far as the clean run needs them."""
 ENOUGH = 0.9

@@ -2,12 +2,10 @@
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mutants
 import pytest
@@ -147,36 +145,47 @@ def test_a_mutant_shows_its_own_source(toy, tmp_path):
     assert all(mistake in source for mistake, source in shown.items())
 
 
+RECIPE = """
+from eelit.methods.engine.weights import trained
+
+
+def loss(x):
+    return x.sum()
+
+
+def train_toy(model, bench, weight):
+    w = weight * 3
+
+    def train():
+        loss(model.weight) + w
+
+    trained(model, train, bench, data="", settings={})
+"""
 NAMED = {  # what is mistaken → whether the name of the trained weights tells
     "": False,
-    "return flat.reshape(exits, n).sum(dim=1)": True,  # the loss
-    "lambda index, x: ((exit_losses(model(x), data.train.targets[index]))).sum(),": True,  # what is minimised
-    "w = None": False,  # what that closes over, see `own_cache`
+    "return x.mean()": True,  # the loss
+    "loss(model.weight) - w": True,  # what is minimised
+    "w = weight * 4": False,  # what that closes over, see `own_cache`
 }
 
 
-def named(joint, place):
-    """Return the name of the weights that joint training, with nothing fitted, leaves in the cache."""
+def named(recipe, place):
+    """Return the name of the weights that the recipe leaves in the cache."""
     from eelit.methods.engine.method import Bench
 
-    joint.fit = lambda *_, **__: None
-    model = torch.nn.ModuleDict({"heads": torch.nn.Linear(1, 1, bias=False)})
-    model.heads.weight.data.zero_()
-    joint.train_joint(model, SimpleNamespace(digest="", train=[]), Bench(cache=place), weights=[1.0])
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.zero_()
+    recipe.train_toy(model, Bench(cache=place), 2)
     return next((place / "weights").glob("*.safetensors")).name
 
 
-def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path):
-    module = "eelit.methods.recipes.joint"
-    path = Path(importlib.util.find_spec(module).origin)
-    text = path.read_text(encoding="utf-8")
-    at = text.encode().index(b"torch.tensor(weights)")
-    closed = Mutation(at, at + len("torch.tensor(weights)"), "None", 1, (1, 1), "")
-    every = [Mutant(module, path, 0, m) for m in (Mutation(0, 0, "", 1, (1, 1), ""), closed, *mutations(text))]
-    chosen = [every[0], *(mutant for mutant in every[1:] if after(mutant) in NAMED)]
-    names = in_children(chosen, tmp_path, module, named)
-    clean = names.pop(after(every[0]))
-    assert {"": False} | {mistake: name != clean for mistake, name in names.items()} == NAMED
+def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path, monkeypatch):
+    path = tmp_path / "recipe_to_mutate.py"
+    path.write_text(RECIPE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    every = [Mutant(path.stem, path, 0, m) for m in (Mutation(0, 0, "", 1, (1, 1), ""), *mutations(RECIPE))]
+    names = in_children([mutant for mutant in every if after(mutant) in NAMED], tmp_path, path.stem, named)
+    assert {mistake: name != names[""] for mistake, name in names.items()} == NAMED
 
 
 def test_a_mutant_has_the_weights_of_the_clean_run_unless_it_may_train_otherwise(toy, tmp_path):
