@@ -14,6 +14,7 @@ import torch
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Method, Scale
+from eelit.methods.engine.queries import RankingData
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.harness import conformance, registry, runner
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -93,6 +94,8 @@ def with_other_test_labels(loaded):
     """Return loaded data, or several, whose test targets are those of other samples."""
     if isinstance(loaded, tuple) and not hasattr(loaded, "_fields"):
         return tuple(with_other_test_labels(part) for part in loaded)
+    if isinstance(loaded, RankingData):
+        return dataclasses.replace(loaded, test=dataclasses.replace(loaded.test, grades=np.roll(loaded.test.grades, 1)))
     if not isinstance(loaded, Data):
         return loaded
     test = dataclasses.replace(loaded.test, targets=loaded.test.targets.roll(1, 0))
@@ -137,7 +140,8 @@ def looked_at(method):
     bench = Bench(most_steps=2, test=48, executed=8, watch=watch)
     ready = method.prepare(bench)
     knobs = [method.knobs[0], method.knobs[len(method.knobs) // 2], method.knobs[-1]]
-    h.update(repr(method.sweep(ready, bench, "validation", knobs)).encode())
+    for split in ("validation", "test"):
+        h.update(repr(method.sweep(ready, bench, split, knobs)).encode())
     h.update(repr(method.full_model(ready, bench)).encode())
     for model in vars(ready).values():
         if isinstance(model, torch.nn.Module):

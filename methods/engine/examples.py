@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -82,6 +82,11 @@ class _Withheld:
         raise TestDataAsked("test data are for reporting only: whatever trains, fits or chooses must not count them")
 
 
+def withheld() -> Any:
+    """Return what stands in the place of test data where they must not be seen: whatever is asked of it raises."""
+    return _Withheld()
+
+
 @dataclass(frozen=True)
 class Data:
     """Train, validation and test examples. Knobs are chosen on validation alone; test is looked at once."""
@@ -95,7 +100,7 @@ class Data:
 
     def without_test(self) -> Data:
         """Return the same data with the test examples out of reach: what training and choosing may see."""
-        return replace(self, test=cast(Examples, _Withheld()))
+        return replace(self, test=withheld())
 
     def part(self, name: str) -> Examples:
         """Return ``train``, ``validation``, ``test``, or one of the further parts."""

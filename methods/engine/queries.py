@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eelit.methods.engine.examples import withheld
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -55,3 +57,7 @@ class RankingData:
     validation: Queries
     test: Queries
     digest: str
+
+    def without_test(self) -> RankingData:
+        """Return the same data with the test queries out of reach: what training and choosing may see."""
+        return replace(self, test=withheld())

@@ -25,7 +25,7 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
     classes) and ``digit-values`` (the same, to be read as a real value from -1 to 1).
     """
     if corpus in ("digits", "digit-values"):
-        return _digit_tokens(train, values=corpus == "digit-values")
+        return _digit_tokens(train, length, test, values=corpus == "digit-values")
     from eelit.methods.data import sentiment
     from eelit.methods.data import text as texts
     from eelit.methods.data.tokens import token_ids
@@ -145,15 +145,19 @@ def data(parts: Sequence[Examples], classes: int | None) -> Data:
     return Data(train, validation, test, classes, h.hexdigest())
 
 
-def _digit_tokens(train: int, *, values: bool) -> Data:
-    """Pictures as 16 tokens, each the mean grey of 2×2 pixels in 32 levels, behind a class token of its own."""
+def _digit_tokens(train: int, length: int, test: int | None, *, values: bool) -> Data:
+    """Pictures as 16 tokens, each the mean grey of 2×2 pixels in 32 levels, behind a class token of its own.
+
+    There are 300 for validation and at most 400 for tests.
+    """
     from sklearn.datasets import load_digits
 
     pictures = load_digits()
     greys = pictures.images.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16) * 2
     ids = np.concatenate([np.full((len(greys), 1), 33), greys.round()], axis=1).astype(np.int64)
     order = np.random.default_rng(0).permutation(len(ids))
-    cut = (order[:train], order[train : train + 300], order[train + 300 : train + 700])
+    tested = order[train + 300 :][: min(400, test or 400)]
+    cut, ids = (order[:train], order[train : train + 300], tested), ids[:, :length]
     targets = (pictures.target / 4.5 - 1).astype(np.float32) if values else pictures.target.astype(np.int64)
     return data([examples(ids[part], targets[part]) for part in cut], classes=None if values else 10)
 

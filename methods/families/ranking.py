@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import lightgbm
@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
-from eelit.methods.engine.records import Curve, Execution, OperatingPoint, Outcome
+from eelit.methods.engine.records import Execution, OperatingPoint
 from eelit.methods.engine.timing import in_turn
 from eelit.methods.engine.trees import TreeCounter, scores
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.score_proximity import ScoreProximity
 
-Judge = Callable[[Queries, Floats], Floats]
+Predictor = Callable[[Queries, Floats], Floats]
 """From queries and their partial scores ``[n]`` to what the policy is shown of each document ``[n]``."""
 
 
@@ -61,7 +60,7 @@ class Sentinel:
 
     ranker: lightgbm.Booster
     tree: int  # trees before the sentinel
-    judge: Judge
+    predictor: Predictor
     price: int
 
     @property
@@ -72,7 +71,7 @@ class Sentinel:
     def traverse(self, queries: Queries, policy: Policy) -> Ranking:
         """Rank for real: the trees behind the sentinel see only the documents that the policy keeps."""
         partial = scores(self.ranker, queries.features, 0, self.tree)
-        gone = decide(policy, self.judge(queries, partial), queries.sizes)
+        gone = decide(policy, self.predictor(queries, partial), queries.sizes)
         full = partial.copy()
         full[~gone] += scores(self.ranker, queries.features[~gone], self.tree)
         return Ranking(gone, place_all(partial, full, gone, queries.sizes))
@@ -127,7 +126,7 @@ class Prepared:
             self.bench.progress(f"all trees on {len(queries)} {name} queries", None)
             partial = scores(self.sentinel.ranker, queries.features, 0, self.sentinel.tree)
             rest = scores(self.sentinel.ranker, queries.features, self.sentinel.tree)
-            self._seen[name] = StoredScores(queries, partial, partial + rest, self.sentinel.judge(queries, partial))
+            self._seen[name] = StoredScores(queries, partial, partial + rest, self.sentinel.predictor(queries, partial))
         return self._seen[name]
 
 
@@ -142,8 +141,27 @@ class RankingMethod(Method):
         return "NDCG@10"
 
     @abstractmethod
+    def load(self) -> RankingData:
+        """Return the queries of the experiment."""
+
+    @abstractmethod
+    def train(self, data: RankingData, bench: Bench) -> tuple[Sentinel, Queries]:
+        """Train the ranker and what is asked at its sentinel; test queries are out of reach.
+
+        Return both, and the validation queries on which nothing was fitted: knobs are chosen on them.
+        """
+
+    @abstractmethod
     def policy(self, knob: float) -> Policy:
         """Return the policy at one knob."""
+
+    def prepare(self, bench: Bench) -> Prepared:
+        """Load the queries and train."""
+        data = self.load()
+        sentinel, choosing = self.train(data.without_test(), bench)
+        bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
+        return Prepared(sentinel, data, choosing, bench)
 
     def score(self, places: Integers, queries: Queries) -> float:
         """Return the mean NDCG@10 of places ``[n]`` in the queries' results."""
@@ -171,33 +189,6 @@ class RankingMethod(Method):
             speed_up=sentinel.trees / cost,
             exits=[left, 1 - left],
         )
-
-    def proximity(self, prepared: Prepared, cost: float, k: int) -> OperatingPoint:
-        """Return the older rule EPT (cambazoglu2010early) on test queries, as a yardstick at equal cost.
-
-        The distance to the ``k``-th best is such that validation costs ``cost`` trees per document.
-        """
-        sentinel = replace(prepared.sentinel, price=0)
-        splits = (prepared.split("validation"), prepared.split("test"))
-        validation, test = (replace(seen, shown=seen.partial) for seen in splits)
-        partial = [validation.partial[rows] for rows in validation.queries.spans()]
-        gaps = np.concatenate([np.sort(s)[::-1][min(k, len(s)) - 1] - s for s in partial])
-        staying = (cost - sentinel.tree) / (sentinel.trees - sentinel.tree)
-        distance = float(np.quantile(gaps, min(max(staying, 0.0), 1.0)))
-        return self.point(sentinel, test, distance, ScoreProximity(distance, k))
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """A condition rather than a claim: the ensemble must be worth saving on."""
-        queries = prepared.split("test").queries
-        gain = curve.full_quality - ndcg(queries.plain, queries.grades, queries.sizes)
-        return [
-            Outcome(
-                name="worth its trees",
-                statement="The whole ensemble beats the plain one-number ranking by more than 0.01 NDCG@10.",
-                holds=gain > 0.01,
-                measured=f"{curve.full_quality:.4f}, {gain:+.4f}",
-            )
-        ]
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return the quality of the whole ensemble on the test split, and its trees."""

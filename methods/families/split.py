@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
@@ -23,11 +23,11 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import digest, remembered
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Outcome, Timing
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import TIMED
 from eelit.methods.families.exits import accuracy
-from eelit.methods.policies.offload import HEAD, LAYER, Side, SplitRule, Stored, drive, hindsight, regret
+from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive
 
 
 class Executed:
@@ -173,11 +173,14 @@ class SplitMethod(Method):
         """Return the rule at one knob."""
 
     def prepare(self, bench: Bench) -> Prepared:
-        """Train, then let all exits answer both streams once; the bandit sees of these only what it pays for."""
+        """Train, without sight of the test examples, then let all exits answer both streams once.
+
+        The bandit sees of these only what it pays for.
+        """
         data, stream = self.load()
-        stream = stream.head(bench.test)
-        model = self.build(data, bench.seed)
-        self.train(model, data, bench)
+        stream, known = stream.head(bench.test), data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
         model.eval()
         bench.data["source"], bench.data["stream"] = data.digest, digest(stream)
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, stream))
@@ -275,61 +278,3 @@ class SplitMethod(Method):
 def full_cost(exits: int) -> float:
     """Cost in lambda of the plain network of so many layers on the device: every layer and the last head."""
     return LAYER * exits + HEAD
-
-
-@dataclass(frozen=True)
-class Trials:
-    """The same samples streamed in several orders, the bandit starting anew each time; ``R`` runs of ``N`` samples."""
-
-    quality: float  # mean over the runs
-    cost: float  # mean per sample, in lambda
-    offloaded: float  # share of samples
-    regret: NDArray[np.float64]  # [N], cumulative, mean over the runs
-    settled: float  # share of the runs in whose second half the best fixed arm was cut most often
-
-
-def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
-    """Stream in ``repeats`` orders."""
-    n, last = len(stream.examples), len(stream.outputs) - 1
-    best = rule.layers[int(np.argmax(hindsight(rule, stream.confidences).mean(axis=1)))]
-    quality, costs, offloaded, regrets, settled = [], [], [], [], []
-    for seed in range(repeats):
-        order = stream.shuffled(seed)
-        told = drive(rule, Stored(order.confidences), n)
-        quality.append(order.quality(told.exits(last)))
-        costs.append(rule.costs(told.cuts, told.offloaded).mean())
-        offloaded.append(told.offloaded.mean())
-        regrets.append(regret(rule, order.confidences, told.cuts))
-        settled.append(np.bincount(told.cuts[n // 2 :]).argmax() == best)
-    return Trials(
-        quality=float(np.mean(quality)),
-        cost=float(np.mean(costs)),
-        offloaded=float(np.mean(offloaded)),
-        regret=np.mean(regrets, axis=0),
-        settled=float(np.mean(settled)),
-    )
-
-
-def regret_falls(own: Trials) -> Outcome:
-    """Whether the bandit learns."""
-    quarter, whole = len(own.regret) // 4, len(own.regret)
-    early, late = own.regret[quarter - 1] / quarter, own.regret[-1] / whole
-    return Outcome(
-        name="regret per round falls",
-        statement="Cumulative regret per round is lower after the whole stream than after a quarter of it.",
-        holds=bool(late < early),
-        measured=f"{early:.4f} after {quarter}, {late:.4f} after {whole} rounds; the best fixed arm was the favourite "
-        f"of the second half in {own.settled:.0%} of the orders",
-    )
-
-
-def side_helps(runs: Mapping[Side, Trials]) -> Outcome:
-    """Whether watching the exits on the way is worth it."""
-    end = {side: run.regret[-1] for side, run in runs.items()}
-    return Outcome(
-        name="side observations help",
-        statement="SplitEE-S has less cumulative regret than SplitEE.",
-        holds=bool(end["observed"] < end["none"]),
-        measured=f"{end['observed']:.1f} against {end['none']:.1f}; {end['released']:.1f} with the outcomes that the "
-        "released code uses but a device cannot know",
-    )

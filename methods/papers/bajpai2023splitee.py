@@ -41,18 +41,14 @@ Deviations
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data, Examples
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.families.split import Prepared, SplitMethod, regret_falls, side_helps, trials
+from eelit.methods.families.split import SplitMethod
 from eelit.methods.families.text import JointText
 from eelit.methods.policies.offload import Side, SplitRule
-
-SIDES: tuple[Side, ...] = ("none", "observed", "released")
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,6 @@ class SplitEe(JointText, SplitMethod):
     offload: float = 0.3  # o, cost of sending a sample; the paper: 0.1 to 0.6
     beta: float = 1.0  # exploration; the paper: 1
     side: Side = "none"  # learn from the exit at the cut alone, or ("observed") from all on the way
-    repeats: int = 10  # shuffles of the stream behind the claims; the paper: 20
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "alpha"
@@ -81,9 +76,10 @@ class SplitEe(JointText, SplitMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SplitEE": {}, "SplitEE-S": {"side": "observed"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
-        "head_rate": 5e-3, "offload": 0.2, "repeats": 2,
+        "head_rate": 5e-3, "offload": 0.2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "reviews": 800, "repeats": 3}
+    others: ClassVar[Mapping[str, Any]] = {"reviews": 20, "length": 9}
+    smoke: ClassVar[Mapping[str, Any]] = {**JointText.smoke, "reviews": 200}
 
     def load(self) -> tuple[Data, Examples]:
         """Sentences with labels, and the stream of reviews."""
@@ -95,24 +91,3 @@ class SplitEe(JointText, SplitMethod):
         """The knob is the confidence threshold alpha."""
         layers = (0,) if knob <= 0 else (exits - 1,) if knob > 1 else tuple(range(exits))
         return SplitRule(layers, knob, self.price, self.offload, self.side, self.beta)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """The abstract's claim over the paper's offloading costs, and what its regret plots show."""
-        stream = prepared.streams["test"]
-        learning = [p for p in curve.validation if 0 < p.knob <= 1] or curve.validation
-        good = [p for p in learning if p.quality >= prepared.streams["validation"].full_quality - 0.02]
-        alpha = min(good or learning, key=lambda p: p.cost).knob
-        rule = self.rule(alpha, prepared.model.exits)
-        tried = {o: trials(stream, replace(rule, offload=o), self.repeats) for o in (0.1, 0.3, 0.5)}
-        saved = {o: 1 - t.cost / curve.full_cost for o, t in tried.items()}
-        lost = {o: curve.full_quality - t.quality for o, t in tried.items()}
-        told = [f"o {o:g}: {saved[o]:.0%}, {-lost[o]:+.4f}, {t.offloaded:.0%} offloaded" for o, t in tried.items()]
-        cheap = Outcome(
-            name="half the cost",
-            statement="At every o from 0.1 to 0.5, over half of the cost of running all layers is saved and less than "
-            "two points of accuracy are lost.",
-            holds=all(saved[o] > 0.5 and lost[o] < 0.02 for o in tried),
-            measured=f"saved, accuracy at alpha {alpha:g}: " + "; ".join(told),
-        )
-        runs = {side: trials(stream, replace(rule, side=side), self.repeats) for side in SIDES}
-        return [cheap, regret_falls(runs[self.side]), *([] if self.side == "none" else [side_helps(runs)])]

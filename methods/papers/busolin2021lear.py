@@ -35,32 +35,48 @@ Deviations
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from lightgbm import Booster
+from numpy.typing import NDArray
 
 from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.queries import Floats, Integers, Queries, spans
-from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.engine.trees import probabilities, scores
-from eelit.methods.families.ranking import Judge, Prepared, RankingMethod, Sentinel, positions
+from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
+from eelit.methods.engine.trees import boosted, probabilities, scores
+from eelit.methods.families.ranking import RankingMethod, Sentinel, positions
 from eelit.methods.policies.continuation import ContinuationThreshold
-from eelit.methods.recipes.boosting import Labelled, best_classifier, lambdamart
-
-LOSS = 0.0005  # relative, the larger of the two losses that the abstract reports
 
 
-def worth(final: Floats, grades: Integers, sizes: Integers, k: int) -> Integers:
+def lambdamart(queries: Queries, bench: Bench, *, trees: int, rate: float, leaves: int) -> Booster:
+    """Train a LambdaMART ranker on graded queries (gain ``2^grade - 1``)."""
+    settings = {
+        "objective": "lambdarank",
+        "lambdarank_truncation_level": 40,
+        "learning_rate": rate,
+        "num_leaves": leaves,
+        "min_data_in_leaf": 50,
+        "lambda_l2": 1.0,
+        "feature_fraction": 0.5,
+        "bagging_fraction": 0.7,
+        "bagging_freq": 1,
+    }
+    label = "training the ranker"
+    return boosted(
+        queries.features, queries.grades, bench, trees=trees, label=label, settings=settings, sizes=queries.sizes
+    )
+
+
+def continuation_labels(final: Floats, grades: Integers, sizes: Integers, k: int) -> Integers:
     """Return y+ ``[n]``: 1 for documents that are relevant and among their query's first ``k`` by final score."""
     top = np.concatenate([positions(final[rows]) < k for rows in spans(sizes)])
     return (top & (grades > 0)).astype(np.int64)
 
 
-def weights(wanted: Integers, grades: Integers, sizes: Integers) -> Floats:
+def document_weights(wanted: Integers, grades: Integers, sizes: Integers) -> Floats:
     """Return w(d) ``[n]`` from y+, grades and the documents per query."""
     found = np.where(wanted == 1, 2.0**grades, 1.0)
     for rows in spans(sizes):
@@ -69,7 +85,7 @@ def weights(wanted: Integers, grades: Integers, sizes: Integers) -> Floats:
     return found
 
 
-def standing(queries: Queries, partial: Floats, important: Integers) -> Floats:
+def forest_features(queries: Queries, partial: Floats, important: Integers) -> Floats:
     """Return what the forest sees ``[n, F + 4]``: important features, rank, s_e, the same in [0, 1], n_q."""
     columns = []
     for s in (partial[rows] for rows in queries.spans()):
@@ -77,12 +93,47 @@ def standing(queries: Queries, partial: Floats, important: Integers) -> Floats:
     return np.hstack([queries.features[:, important], np.concatenate(columns)])
 
 
+class Labelled(NamedTuple):
+    """Rows ``[n, F]``, classes 0 and 1 ``[n]``, and weights ``[n]``."""
+
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+def best_classifier(
+    train: Labelled, held: Labelled, bench: Bench, *, trees: int, trials: Sequence[Mapping[str, Any]]
+) -> Booster:
+    """Train a classifier of ``trees`` trees for each of the trials' settings; return the one best on ``held``.
+
+    Best is the smallest weighted log loss; the first of equals.
+    """
+    sign = 2 * held.labels - 1
+
+    def loss(forest: Booster) -> float:
+        return float(np.average(np.logaddexp(0, -sign * scores(forest, held.features)), weights=held.weights))
+
+    forests = [
+        boosted(
+            train.features,
+            train.labels,
+            bench,
+            trees=trees,
+            label="training small forests",
+            settings={"objective": "binary", **settings},
+            weights=train.weights,
+        )
+        for settings in trials
+    ]
+    return min(forests, key=loss)
+
+
 @dataclass(frozen=True)
 class Lear(RankingMethod):
     """Learned early exit for additive ranking ensembles."""
 
     corpus: str = "movielens"  # the paper: MSLR-WEB30K, Istella
-    train: int = 271  # train queries
+    train_size: int = 271  # train queries
     validation: int = 200  # validation queries, half for the forest, half for choosing
     trees: int = 300  # N; the paper: 1,129 and 1,481
     rate: float = 0.02  # the ranker's learning rate; not stated
@@ -95,56 +146,40 @@ class Lear(RankingMethod):
     data: ClassVar[tuple[str, ...]] = ("movielens",)
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.4, 0.2, 0.0)
-    tiny: ClassVar[Mapping[str, Any]] = {"corpus": "made", "train": 60, "validation": 60, "trees": 60, "kept": 3}
+    tiny: ClassVar[Mapping[str, Any]] = {"corpus": "made", "train_size": 60, "validation": 60, "trees": 60, "kept": 3}
     full: ClassVar[Mapping[str, Any]] = {"trees": 600, "rate": 0.01, "sentinel": 30}
 
-    def prepare(self, bench: Bench) -> Prepared:
-        """Train the ranker on train queries, the forest on the first half of validation."""
-        data = tasks.queries(self.corpus, train=self.train, validation=self.validation)
-        bench.data[self.corpus] = data.digest
+    def load(self) -> RankingData:
+        """Users as queries, films as documents."""
+        return tasks.queries(self.corpus, train=self.train_size, validation=self.validation)
+
+    def train(self, data: RankingData, bench: Bench) -> tuple[Sentinel, Queries]:
+        """The ranker on train queries, the forest on the first half of validation; the second half is for choosing."""
         ranker = lambdamart(data.train, bench, trees=self.trees, rate=self.rate, leaves=self.leaves)
         half = len(data.validation) // 2
         fitting, choosing = data.validation.part(0, half), data.validation.part(half, len(data.validation))
         important = np.argsort(-ranker.feature_importance("gain"), kind="stable")[: self.kept]
-        judge = self.judge(ranker, important, fitting, choosing, bench)
-        return Prepared(Sentinel(ranker, self.sentinel, judge, self.forest), data, choosing, bench)
+        forest = self.fit_forest(ranker, important, fitting, choosing, bench)
 
-    def judge(self, ranker: Booster, important: Integers, fitting: Queries, choosing: Queries, bench: Bench) -> Judge:
-        """Train forests on ``fitting``; the one with the smallest weighted log loss on ``choosing`` judges."""
+        def p(q: Queries, partial: Floats) -> Floats:
+            return probabilities(forest, forest_features(q, partial, important))
 
-        def examples(q: Queries) -> Labelled:
-            wanted = worth(scores(ranker, q.features), q.grades, q.sizes, self.top)
-            seen = standing(q, scores(ranker, q.features, 0, self.sentinel), important)
-            return Labelled(seen, wanted, weights(wanted, q.grades, q.sizes))
+        return Sentinel(ranker, self.sentinel, p, self.forest), choosing
+
+    def fit_forest(
+        self, ranker: Booster, important: Integers, fitting: Queries, choosing: Queries, bench: Bench
+    ) -> Booster:
+        """Train forests on ``fitting``; return the one with the smallest weighted log loss on ``choosing``."""
+
+        def labelled(q: Queries) -> Labelled:
+            wanted = continuation_labels(scores(ranker, q.features), q.grades, q.sizes, self.top)
+            seen = forest_features(q, scores(ranker, q.features, 0, self.sentinel), important)
+            return Labelled(seen, wanted, document_weights(wanted, q.grades, q.sizes))
 
         grid = itertools.product((0.1, 0.2, 0.4), (20, 50, 100))
         trials = [{"num_leaves": 64, "max_depth": 8, "learning_rate": r, "min_data_in_leaf": m} for r, m in grid]
-        forest = best_classifier(examples(fitting), examples(choosing), bench, trees=self.forest, trials=trials)
-        return lambda q, partial: probabilities(forest, standing(q, partial, important))
+        return best_classifier(labelled(fitting), labelled(choosing), bench, trees=self.forest, trials=trials)
 
     def policy(self, knob: float) -> ContinuationThreshold:
         """The knob is the probability at or below which a document leaves."""
         return ContinuationThreshold(knob)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Three times fewer trees at no loss; better than EPT at equal cost."""
-        held = curve.validation
-        good = [ours for seen, ours in zip(held, curve.test, strict=True) if seen.quality >= held[-1].quality]
-        loss = 1 - good[0].quality / curve.full_quality
-        rivals = [self.proximity(prepared, p.cost, self.top) for p in held]
-        gains = [ours.quality - theirs.quality for ours, theirs in zip(curve.test, rivals, strict=True)]
-        return [
-            *super().claims(prepared, bench, curve),
-            Outcome(
-                name="3× at no loss",
-                statement=f"The fastest threshold without loss on validation is 3× faster and loses ≤ {LOSS:.2%}.",
-                holds=good[0].speed_up >= 3 and loss <= LOSS,
-                measured=f"loss {loss:.2%} at threshold {good[0].knob:g}, speed-up {good[0].speed_up:.2f}×",
-            ),
-            Outcome(
-                name="better than proximity",
-                statement="At equal cost NDCG@10 is above that of the proximity threshold (EPT), averaged over knobs.",
-                holds=float(np.mean(gains)) > 0,
-                measured=f"{np.mean(gains):+.4f} on average, above at {sum(g > 0 for g in gains)} of {len(gains)}",
-            ),
-        ]

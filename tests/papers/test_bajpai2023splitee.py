@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from eelit.methods.claims.bajpai2023splitee import Trials, regret_falls, side_helps
 from eelit.methods.engine.costs import MacCounter, exit_costs
+from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.engine.method import Bench
 from eelit.methods.families.split import Executed, Meter, full_cost
+from eelit.methods.harness import registry
 from eelit.methods.policies.bandit import Tally, Ucb1
 from eelit.methods.policies.offload import SplitRule, Stored, drive, hindsight, regret
 
@@ -206,3 +210,65 @@ def test_the_device_alone_is_timed_and_one_by_one(prepared):
         assert timing.saved == pytest.approx(1 - device / full_cost(exits))
         assert timing.seconds > 0
         assert timing.full_seconds > 0
+
+
+# The wiring
+
+
+@pytest.mark.parametrize(("variant", "side"), [("SplitEE", "none"), ("SplitEE-S", "observed")])
+def test_splitee_s_asks_all_exits_on_the_way_and_splitee_the_one_at_the_cut(variant, side, stream):
+    method, asked = registry.get(KEY).variant(variant, "tiny"), []
+
+    class Watched(Stored):
+        def device(self, sample, exits):
+            asked.append(tuple(exits))
+            return super().device(sample, exits)
+
+    rule = method.rule(0.7, 5)
+    told = drive(rule, Watched(stream.confidences), 300)
+    way = [tuple(range(cut + 1)) if side == "observed" else (cut,) for cut in told.cuts.tolist()]
+    assert asked == way
+    assert (rule.side, rule.price, rule.offload, rule.beta, rule.threshold) == (side, 0.2, 0.2, 1.0, 0.7)
+
+
+def test_the_network_learns_from_the_source_alone_with_depth_weights(stages):
+    method = registry.get(KEY).variant("SplitEE", "tiny")
+    (stage,) = stages(method)
+    source, _ = method.load()
+    assert torch.equal(stage.train.targets, source.train.targets)
+    index = torch.tensor([0, 3, 5])
+    x = torch.stack([source.train.inputs[i] for i in index.tolist()])
+    model = method.build(source, 0).eval()
+    logits = torch.stack([head(state) for head, state in zip(model.heads, model.states(x), strict=True)])
+    nll = -logits.log_softmax(-1).gather(-1, source.train.targets[index].expand(4, -1)[..., None]).mean(dim=(1, 2))
+    expected = (1 * nll[0] + 2 * nll[1] + 3 * nll[2] + 4 * nll[3]) / 10  # sum_i i L_i / sum_i i, as deviation 3 says
+    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert sorted(set(stage.rates.values())) == [method.rate, method.head_rate]
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch)
+
+
+def test_training_cannot_see_the_test_part_of_the_source(monkeypatch):
+    method, known = registry.get(KEY).variant("SplitEE", "tiny"), []
+    monkeypatch.setattr(type(method), "train", lambda self, model, data, bench: known.append(data))
+    method.prepare(Bench(test=8))
+    with pytest.raises(TestDataAsked):
+        known[0].test.head(1)
+
+
+def test_streams_come_in_an_order_of_their_own_for_each_seed():
+    method = registry.get(KEY).variant("SplitEE", "tiny")
+    one, two = (method.prepare(Bench(seed=seed, test=50, most_steps=0)).streams["test"] for seed in (0, 1))
+    assert not torch.equal(one.examples.targets, two.examples.targets)
+    assert torch.equal(one.examples.targets.sort()[0], two.examples.targets.sort()[0])
+
+
+# The claims
+
+
+def test_regret_and_side_observations_are_told_as_they_are():
+    falling = Trials(0.9, 1.0, 0.1, np.array([1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]), 1.0)
+    rising = dataclasses.replace(falling, regret=np.array([0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+    assert regret_falls(falling).holds
+    assert not regret_falls(rising).holds
+    assert side_helps({"none": rising, "observed": falling, "released": falling}).holds
+    assert not side_helps({"none": falling, "observed": rising, "released": falling}).holds

@@ -9,14 +9,17 @@ import pytest
 import torch
 from conftest import tiny
 
+from eelit.methods.claims.busolin2021lear import proximity
+from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Queries
-from eelit.methods.engine.trees import TreeCounter, scores
+from eelit.methods.engine.trees import TreeCounter, boosted, scores
 from eelit.methods.families.ranking import placed, positions
-from eelit.methods.papers.busolin2021lear import standing, weights, worth
+from eelit.methods.harness import registry
+from eelit.methods.papers.busolin2021lear import Lear, continuation_labels, document_weights, forest_features
 from eelit.methods.policies.continuation import ContinuationThreshold
 from eelit.methods.policies.score_proximity import ScoreProximity
-from eelit.methods.recipes.boosting import boosted
 
 KEY = "busolin2021lear"
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
@@ -37,15 +40,15 @@ def golden():
 
 def test_labels_and_weights_are_those_of_the_released_notebook(golden):
     queries, _, final, _ = golden
-    wanted = worth(final, queries.grades, queries.sizes, GOLDEN["k"])
+    wanted = continuation_labels(final, queries.grades, queries.sizes, GOLDEN["k"])
     assert wanted.tolist() == GOLDEN["targets"]
     assert 0 < wanted.sum() < len(wanted)
-    assert weights(wanted, queries.grades, queries.sizes) == pytest.approx(GOLDEN["weights"])
+    assert document_weights(wanted, queries.grades, queries.sizes) == pytest.approx(GOLDEN["weights"])
 
 
 def test_features_are_those_of_the_released_notebook_in_its_order(golden):
     queries, partial, _, importance = golden
-    ours = standing(queries, partial, importance[: GOLDEN["kept_features"]])
+    ours = forest_features(queries, partial, importance[: GOLDEN["kept_features"]])
     assert ours == pytest.approx(np.array(GOLDEN["features"]))
 
 
@@ -59,7 +62,7 @@ def test_proximity_is_the_rule_of_the_released_notebook(golden):
 
 def test_a_positive_label_means_relevant_and_near_the_top(golden):
     queries, _, final, _ = golden
-    wanted = worth(final, queries.grades, queries.sizes, 15) == 1
+    wanted = continuation_labels(final, queries.grades, queries.sizes, 15) == 1
     ranks = np.concatenate([positions(final[rows]) for rows in queries.spans()])
     assert (ranks[wanted] < 15).all()
     assert (queries.grades[wanted] > 0).all()
@@ -68,7 +71,7 @@ def test_a_positive_label_means_relevant_and_near_the_top(golden):
 
 def test_ranks_are_a_permutation_and_scaled_scores_lie_between_0_and_1(golden):
     queries, partial, _, _ = golden
-    seen = standing(queries, np.where(np.arange(len(partial)) < 23, 1.5, partial), np.array([0]))
+    seen = forest_features(queries, np.where(np.arange(len(partial)) < 23, 1.5, partial), np.array([0]))
     for rows in queries.spans():
         rank, _, scaled, n = seen[rows, 1:].T
         assert sorted(rank) == list(range(len(rank)))
@@ -80,8 +83,8 @@ def test_ranks_are_a_permutation_and_scaled_scores_lie_between_0_and_1(golden):
 
 def test_both_classes_of_a_query_weigh_alike(golden):
     queries, _, final, _ = golden
-    wanted = worth(final, queries.grades, queries.sizes, 15)
-    found = weights(wanted, np.zeros_like(wanted), queries.sizes)
+    wanted = continuation_labels(final, queries.grades, queries.sizes, 15)
+    found = document_weights(wanted, np.zeros_like(wanted), queries.sizes)
     for rows in queries.spans():
         positive, negative = found[rows][wanted[rows] == 1], found[rows][wanted[rows] == 0]
         if len(positive) and len(negative):
@@ -153,15 +156,101 @@ def test_knobs_are_not_chosen_on_what_the_forest_was_fitted_on(trained):
     assert (prepared.choosing.features == held.features).all()
 
 
+# The wiring
+
+
+@pytest.fixture
+def boostings(monkeypatch):
+    """Return (method, data, calls): what every boosting of the tiny setting was given, and what came of it."""
+    method, calls = registry.get(KEY).variant("", "tiny"), []
+
+    def watched(features, labels, bench, **options):
+        found = boosted(features, labels, bench, **options)
+        calls.append((features, labels, options, found))
+        return found
+
+    monkeypatch.setattr("eelit.methods.papers.busolin2021lear.boosted", watched)
+    prepared = method.prepare(Bench())
+    return method, prepared, calls
+
+
+def test_the_ranker_learns_from_grades_of_train_queries(boostings):
+    method, prepared, ((features, labels, options, ranker), *_) = boostings
+    train = prepared.data.train
+    assert (features == train.features).all()
+    assert (labels == train.grades).all()
+    assert (options["sizes"] == train.sizes).all()
+    assert options["settings"]["objective"] == "lambdarank"
+    assert options["settings"]["learning_rate"] == method.rate
+    assert options["settings"]["num_leaves"] == method.leaves
+    assert ranker.num_trees() == method.trees == prepared.sentinel.trees
+
+
+def test_the_forest_learns_from_queries_that_the_ranker_was_not_trained_on(boostings):
+    method, prepared, ((*_, ranker), *forests) = boostings
+    fitting = prepared.data.validation.part(0, method.validation // 2)
+    final, partial = (ranker.predict(fitting.features, raw_score=True, num_iteration=n) for n in (60, 15))
+    wanted, weigh, columns = [], [], []
+    for rows in fitting.spans():
+        s, s_e, grades, n = final[rows], partial[rows], fitting.grades[rows], rows.stop - rows.start
+        first = np.argsort(np.argsort(-s, kind="stable")) < 15  # K'
+        y = first & (grades > 0)
+        share = np.where(y, n / (2 * max(y.sum(), 1)), n / (2 * max(n - y.sum(), 1)))
+        wanted.append(y)
+        weigh.append(np.where(y, 2.0**grades, 1.0) * share)
+        columns.append(np.stack([np.argsort(np.argsort(-s_e)), s_e, (s_e - s_e.min()) / np.ptp(s_e), s * 0 + n], 1))
+    assert len(forests) == 9
+    for features, labels, options, forest in forests:
+        assert (labels == np.concatenate(wanted)).all()
+        assert options["weights"] == pytest.approx(np.concatenate(weigh))
+        assert features[:, -4:] == pytest.approx(np.concatenate(columns))
+        assert features.shape[1] == method.kept + 4
+        assert options["settings"].items() >= {"objective": "binary", "num_leaves": 64, "max_depth": 8}.items()
+        assert forest.num_trees() == method.forest
+    gain = np.argsort(-ranker.feature_importance("gain"), kind="stable")[: method.kept]
+    assert (forests[0][0][:, : method.kept] == fitting.features[:, gain]).all()
+
+
+def test_the_forest_is_the_one_that_is_best_on_the_other_half(boostings):
+    method, prepared, (_, *forests) = boostings
+    held, seen = prepared.choosing, prepared.split("validation")
+    wanted = continuation_labels(seen.full, held.grades, held.sizes, method.top)
+    losses = []
+    for *_, forest in forests:
+        columns = forest_features(held, seen.partial, important_of(prepared, method))
+        p = 1 / (1 + np.exp(-forest.predict(columns, raw_score=True)))
+        likely = np.where(wanted == 1, p, 1 - p)
+        losses.append(np.average(-np.log(likely), weights=document_weights(wanted, held.grades, held.sizes)))
+    assert len(set(losses)) > 1
+    best = forests[int(np.argmin(losses))][3]
+    shown = best.predict(forest_features(held, seen.partial, important_of(prepared, method)))
+    assert seen.shown == pytest.approx(shown)
+
+
+def important_of(prepared, method):
+    return np.argsort(-prepared.sentinel.ranker.feature_importance("gain"), kind="stable")[: method.kept]
+
+
+def test_training_cannot_see_test_queries(trained, monkeypatch):
+    method, bench, _ = trained
+    known, train = [], Lear.train
+    monkeypatch.setattr(Lear, "train", lambda self, data, bench: known.append(data) or train(self, data, bench))
+    method.prepare(bench)
+    with pytest.raises(TestDataAsked):
+        known[0].test.head(1)
+    with pytest.raises(TestDataAsked):
+        len(known[0].test)
+
+
 def test_proximity_at_equal_cost_costs_what_was_asked(trained):
     method, _, prepared = trained
     seen = prepared.split("validation")
     for cost in (20.0, 40.0, 60.0):
-        point = method.proximity(prepared, cost, 15)
+        point = proximity(method, prepared, cost, 15)
         stops = [ScoreProximity(point.knob, 15).step((), seen.partial[rows])[1] for rows in seen.queries.spans()]
         assert 15 + (1 - np.concatenate(stops).mean()) * (60 - 15) == pytest.approx(cost, abs=0.5)
         assert point.cost == pytest.approx(cost, abs=5)
-    assert method.proximity(prepared, 60.0, 15).quality == pytest.approx(
+    assert proximity(method, prepared, 60.0, 15).quality == pytest.approx(
         ndcg(-prepared.sentinel.full(prepared.data.test), prepared.data.test.grades, prepared.data.test.sizes), abs=0.01
     )
 

@@ -1,0 +1,102 @@
+"""What SplitEE claims: half of the cost saved at little loss, by a bandit whose regret per round falls.
+
+The same samples are streamed in several orders, the bandit starting anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.families.split import Prepared, Seen
+from eelit.methods.papers.bajpai2023splitee import SplitEe
+from eelit.methods.policies.offload import Side, SplitRule, Stored, drive, hindsight, regret
+
+SIDES: tuple[Side, ...] = ("none", "observed", "released")
+ORDERS = 10
+"""Orders of the stream; the paper: 20."""
+
+
+def claims(method: SplitEe, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """The abstract's claim over the paper's offloading costs, and what its regret plots show."""
+    stream = prepared.streams["test"]
+    learning = [p for p in curve.validation if 0 < p.knob <= 1] or curve.validation
+    good = [p for p in learning if p.quality >= prepared.streams["validation"].full_quality - 0.02]
+    alpha = min(good or learning, key=lambda p: p.cost).knob
+    rule = method.rule(alpha, prepared.model.exits)
+    tried = {o: trials(stream, replace(rule, offload=o), ORDERS) for o in (0.1, 0.3, 0.5)}
+    saved = {o: 1 - t.cost / curve.full_cost for o, t in tried.items()}
+    lost = {o: curve.full_quality - t.quality for o, t in tried.items()}
+    told = [f"o {o:g}: {saved[o]:.0%}, {-lost[o]:+.4f}, {t.offloaded:.0%} offloaded" for o, t in tried.items()]
+    cheap = Outcome(
+        name="half the cost",
+        statement="At every o from 0.1 to 0.5, over half of the cost of running all layers is saved and less than "
+        "two points of accuracy are lost.",
+        holds=all(saved[o] > 0.5 and lost[o] < 0.02 for o in tried),
+        measured=f"saved, accuracy at alpha {alpha:g}: " + "; ".join(told),
+    )
+    runs = {side: trials(stream, replace(rule, side=side), ORDERS) for side in SIDES}
+    return [cheap, regret_falls(runs[method.side]), *([] if method.side == "none" else [side_helps(runs)])]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The same samples streamed in several orders, the bandit starting anew each time; ``R`` runs of ``N`` samples."""
+
+    quality: float  # mean over the runs
+    cost: float  # mean per sample, in lambda
+    offloaded: float  # share of samples
+    regret: NDArray[np.float64]  # [N], cumulative, mean over the runs
+    settled: float  # share of the runs in whose second half the best fixed arm was cut most often
+
+
+def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
+    """Stream in ``repeats`` orders."""
+    n, last = len(stream.examples), len(stream.outputs) - 1
+    best = rule.layers[int(np.argmax(hindsight(rule, stream.confidences).mean(axis=1)))]
+    quality, costs, offloaded, regrets, settled = [], [], [], [], []
+    for seed in range(repeats):
+        order = stream.shuffled(seed)
+        told = drive(rule, Stored(order.confidences), n)
+        quality.append(order.quality(told.exits(last)))
+        costs.append(rule.costs(told.cuts, told.offloaded).mean())
+        offloaded.append(told.offloaded.mean())
+        regrets.append(regret(rule, order.confidences, told.cuts))
+        settled.append(np.bincount(told.cuts[n // 2 :]).argmax() == best)
+    return Trials(
+        quality=float(np.mean(quality)),
+        cost=float(np.mean(costs)),
+        offloaded=float(np.mean(offloaded)),
+        regret=np.mean(regrets, axis=0),
+        settled=float(np.mean(settled)),
+    )
+
+
+def regret_falls(own: Trials) -> Outcome:
+    """Whether the bandit learns."""
+    quarter, whole = len(own.regret) // 4, len(own.regret)
+    early, late = own.regret[quarter - 1] / quarter, own.regret[-1] / whole
+    return Outcome(
+        name="regret per round falls",
+        statement="Cumulative regret per round is lower after the whole stream than after a quarter of it.",
+        holds=bool(late < early),
+        measured=f"{early:.4f} after {quarter}, {late:.4f} after {whole} rounds; the best fixed arm was the favourite "
+        f"of the second half in {own.settled:.0%} of the orders",
+    )
+
+
+def side_helps(runs: Mapping[Side, Trials]) -> Outcome:
+    """Whether watching the exits on the way is worth it."""
+    end = {side: run.regret[-1] for side, run in runs.items()}
+    return Outcome(
+        name="side observations help",
+        statement="SplitEE-S has less cumulative regret than SplitEE.",
+        holds=bool(end["observed"] < end["none"]),
+        measured=f"{end['observed']:.1f} against {end['none']:.1f}; {end['released']:.1f} with the outcomes that the "
+        "released code uses but a device cannot know",
+    )
