@@ -23,7 +23,6 @@ import json
 import linecache
 import os
 import pickle
-import random
 import re
 import resource
 import shutil
@@ -35,7 +34,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -92,7 +91,7 @@ class Fate:
     """What became of a run of the tests: survived, killed, timed out or crashed."""
 
     fate: str
-    by: str = ""  # the first test that failed
+    by: list[str] = field(default_factory=list)  # the tests that failed: the first, or in the clean run all
     why: str = ""
     seconds: float = 0.0  # of the processor
     output: str = ""
@@ -132,17 +131,22 @@ def possible(key: str, leave: set[str]) -> list[Mutant]:
 
 
 def sample(mutants: Sequence[Mutant], n: int, seed: int) -> list[Mutant]:
-    """Choose two thirds from the own file, the rest from the nearest of the others; first one mutant of each line."""
-    chance = random.Random(seed)
-    tiers: list[list[Mutant]] = []
-    for tier in range(3):
-        here = [mutant for mutant in mutants if mutant.tier == tier]
-        turns: Counter[str] = Counter()
-        order: list[tuple[int, int, Mutant]] = []
-        for i, mutant in enumerate(chance.sample(here, len(here))):
-            order.append((turns[mutant.place], i, mutant))
-            turns[mutant.place] += 1
-        tiers.append([mutant for *_, mutant in sorted(order, key=lambda turn: turn[:2])])
+    """Choose two thirds from the own file, the rest from the nearest of the others; first one mutant of each line.
+
+    Each mutant has its lot by itself, so that a sample changes little when others come or go.
+    """
+
+    def lot(mutant: Mutant) -> str:
+        named = f"{seed} {mutant.module} {mutant.mutation.enclosing} {mutant.mutation.change} {mutant.mutation.text}"
+        return hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
+
+    turns: Counter[str] = Counter()
+    order: list[tuple[int, Mutant]] = []
+    for mutant in sorted(mutants, key=lot):
+        order.append((turns[mutant.place], mutant))
+        turns[mutant.place] += 1
+    drawn = [mutant for _, mutant in sorted(order, key=lambda turn: turn[0])]
+    tiers = [[mutant for mutant in drawn if mutant.tier == tier] for tier in range(3)]
     share = -(-2 * n // 3)
     chosen = tiers[0][:share]
     for more in (*tiers[1:], tiers[0][share:]):
@@ -187,38 +191,39 @@ class Loader(importlib.machinery.SourceFileLoader):
 class Watch:
     """Tells pytest which tests are meant, and keeps the first failure."""
 
-    def __init__(self, key: str) -> None:
-        self.key, self.by, self.why, self.ran = key, "", "", 0
+    def __init__(self, key: str, but: Collection[str]) -> None:
+        self.key, self.but, self.why, self.ran = key, but, "", 0
+        self.failed: list[str] = []
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Of the conformance rules only those of the method; everything else that was asked for."""
-        items[:] = [
-            i for i in items if i.path.name != "test_conformance.py" or self.key in re.split(r"[\[\]-]", i.name)
-        ]
+        meant = [i for i in items if i.path.name != "test_conformance.py" or self.key in re.split(r"[\[\]-]", i.name)]
+        items[:] = [item for item in meant if item.nodeid not in self.but]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.ran += report.when == "call"
         self.pytest_collectreport(report)
 
     def pytest_collectreport(self, report: Any) -> None:
-        if report.failed and not self.by:
+        if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             said = crash.message if crash else str(report.longrepr).strip().rpartition("\n")[2]
-            self.by, self.why = report.nodeid, said.strip().partition("\n")[0][:200]
+            self.why = self.why or said.strip().partition("\n")[0][:200]
+            self.failed.append(report.nodeid)
 
 
-def tested(files: Sequence[str], key: str, cache: Path, folder: Path) -> Fate:
-    """Run the tests in this process, up to the first failure."""
+def run(files: Sequence[str], key: str, cache: Path, folder: Path, but: Collection[str] | None) -> Fate:
+    """Run the tests, but for some, in this process: up to the first failure, or, if ``but`` is None, all."""
     import pytest
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "eelit"]:
         del sys.modules[name]
     os.environ["EELIT_TEST_CACHE"] = str(cache)
-    watch = Watch(key)
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
-    code = pytest.main([*options, *files], plugins=[watch])
-    if watch.by:
-        return Fate("killed", watch.by, watch.why)
+    watch = Watch(key, but or ())
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
+    code = pytest.main([*options, *["-x"] * (but is not None), *files], plugins=[watch])
+    if watch.failed:
+        return Fate("killed", watch.failed, watch.why)
     return Fate("survived" if code == 0 and watch.ran else "crashed", why=f"pytest ended with {code}")
 
 
@@ -332,10 +337,12 @@ def clean_run(files: Sequence[str], key: str, cache: Path, folder: Path) -> tupl
 
     def work(place: Path) -> tuple[Clean, Fate]:
         with traced() as clean:
-            fate = tested(files, key, cache, place)
+            fate = run(files, key, cache, place, None)
         from eelit.methods.harness import registry
 
-        clean.leave = {name for name, value in registry.get(key).tiny.items() if isinstance(value, str)}
+        method = registry.get(key)
+        small = [setting for given in (method.tiny, *method.tiny_variants.values()) for setting in given.items()]
+        clean.leave = {name for name, value in small if isinstance(value, str)}
         return clean, fate
 
     ((_, found),) = tried([work], folder, 1, 3600)
@@ -401,8 +408,11 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
     clean, fate = clean_run(files, asked.key, kept / "clean", folder)
     if fate.fate != "survived":
-        print(fate.output, f"the tests fail without a mistake: {fate.by} {fate.why}", sep="\n", file=sys.stderr)
-        return 2
+        print(fate.output, "fails without a mistake: " + (" ".join(fate.by) or fate.why), sep="\n", file=sys.stderr)
+        if fate.fate != "killed" or not asked.anyway:
+            return 2
+        print(f"left out, as they fail anyway: {' '.join(fate.by)}")
+    but = fate.by
     mutants = possible(asked.key, clean.leave)
     executed = [mutant for mutant in mutants if mutant.lines & clean.lines]
     print(f"clean run: {fate.seconds:.0f} s of processor time; {len(mutants)} mutants, {len(executed)} executed")
@@ -414,7 +424,7 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     def mutated(mutant: Mutant) -> Callable[[Path], Fate]:
         def work(place: Path) -> Fate:
             sys.meta_path.insert(0, Importer(mutant))
-            return tested(files, asked.key, own_cache(mutant, clean, kept), place)
+            return run(files, asked.key, own_cache(mutant, clean, kept), place, but)
 
         return work
 
@@ -430,11 +440,10 @@ def report(asked: argparse.Namespace, digest: str, fates: list[tuple[Mutant, Fat
     """Print the table, write it for programs if asked to, and return the exit code."""
     rows = []
     for number, (mutant, fate) in enumerate(fates, 1):
-        told = mutant.mutation.told(mutant.path.read_text(encoding="utf-8"))
-        ends = {"killed": f"killed by {fate.by.rpartition('/')[2]}", "survived": "SURVIVED"}
-        print(f"{number:3} {mutant.place} {mutant.mutation.enclosing}\n      {told}")
+        ends = {"killed": f"killed by {' '.join(fate.by).rpartition('/')[2]}", "survived": "SURVIVED"}
+        print(f"{number:3} {mutant.place} {mutant.mutation.enclosing}\n      {mutant.mutation.change}")
         print(f"      {ends.get(fate.fate, f'{fate.fate}, counts as killed')}")
-        rows.append({"place": mutant.place, "function": mutant.mutation.enclosing, "change": told} | asdict(fate))
+        rows.append({"place": mutant.place} | asdict(mutant.mutation) | asdict(fate))
     unseen = sorted({(mutant.tier, mutant.file, mutant.mutation.line) for mutant in idle})
     print(f"not executed by any test of the method, and so not in the sample: {len(unseen)} lines")
     for (_, file), lines in groupby(unseen, key=lambda line: line[:2]):
@@ -463,6 +472,7 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=20, help="how many mutants (20)")
     parser.add_argument("--seed", type=int, default=0, help="which sample (0)")
     parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
+    parser.add_argument("--anyway", action="store_true", help="leave out the tests that fail without a mistake")
     parser.add_argument("--out", type=Path, help="a JSON file for programs")
     asked = parser.parse_args()
     from eelit.methods.harness import registry

@@ -50,19 +50,13 @@ class Mutation:
     text: str
     line: int
     lines: tuple[int, int]  # first and last of those of which one must have been executed
-    enclosing: str  # the function, for people
+    enclosing: str  # the function
+    change: str  # in one line, with what stands around
 
     def applied(self, source: str) -> str:
         """Return the mutated source."""
         raw = source.encode()
         return (raw[: self.start] + self.text.encode() + raw[self.end :]).decode()
-
-    def told(self, source: str) -> str:
-        """Return the change in one line, with the lines around it."""
-        raw = source.encode()
-        begin, end = raw.rfind(b"\n", 0, self.start) + 1, raw.find(b"\n", self.end) % (len(raw) + 1)
-        new = raw[begin : self.start] + self.text.encode() + raw[self.end : end]
-        return " → ".join(textwrap.shorten(piece.decode(), 200, placeholder=" …") for piece in (raw[begin:end], new))
 
 
 class Signature(NamedTuple):
@@ -155,7 +149,10 @@ class _Finder(ast.NodeVisitor):
         """Note that the node, or only a piece from start to end, may be replaced by the text."""
         whole, lines = self.span(node), self.lines or (node.lineno, node.end_lineno)
         piece = whole[0] if start is None else start, whole[1] if end is None else end
-        self.found.append(Mutation(*piece, text, node.lineno, lines, ".".join(self.inside)))
+        begin, end = self.raw.rfind(b"\n", 0, piece[0]) + 1, self.raw.find(b"\n", piece[1]) % (len(self.raw) + 1)
+        new = self.raw[begin : piece[0]] + text.encode() + self.raw[piece[1] : end]
+        change = " → ".join(textwrap.shorten(p.decode(), 200, placeholder=" …") for p in (self.raw[begin:end], new))
+        self.found.append(Mutation(*piece, text, node.lineno, lines, ".".join(self.inside), change))
 
     def operator(self, node: ast.AST, left: ast.AST, op: ast.AST, right: ast.AST) -> None:
         """Note another operator between two operands."""

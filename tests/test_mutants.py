@@ -44,7 +44,7 @@ def close(outputs, data):
 
 
 def told(name, known=None):
-    return {m.told(TOY).partition(" → ")[2] for m in mutations(TOY, {name}, known)}
+    return {m.change.partition(" → ")[2] for m in mutations(TOY, {name}, known)}
 
 
 def test_mistakes_are_those_that_reviewers_fear():
@@ -120,7 +120,7 @@ def in_children(mutants, folder, name, look):
 
 
 def after(mutant):
-    return mutant.mutation.told(mutant.path.read_text(encoding="utf-8")).partition(" → ")[2]
+    return mutant.mutation.change.partition(" → ")[2]
 
 
 def test_one_mistake_is_seen_and_another_is_not(toy, tmp_path):
@@ -183,7 +183,7 @@ def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path, monkeypatch
     path = tmp_path / "recipe_to_mutate.py"
     path.write_text(RECIPE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    every = [Mutant(path.stem, path, 0, m) for m in (Mutation(0, 0, "", 1, (1, 1), ""), *mutations(RECIPE))]
+    every = [Mutant(path.stem, path, 0, m) for m in (Mutation(0, 0, "", 1, (1, 1), "", ""), *mutations(RECIPE))]
     names = in_children([mutant for mutant in every if after(mutant) in NAMED], tmp_path, path.stem, named)
     assert {mistake: name != names[""] for mistake, name in names.items()} == NAMED
 
@@ -228,6 +228,7 @@ def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():
     assert chosen == sample(every, 9, seed=1) != sample(every, 9, seed=2)
     assert len({m.place for m in chosen if m.tier == 0}) == 5  # all lines, before a third mistake in one
     assert len(sample(every, 1000, seed=1)) == len(every)
+    assert set(sample(every[:1] + every[2:], 9, seed=1)) >= set(chosen) - {every[1]}
     assert [m.tier for m in sample([m for m in every if m.tier != 1], 9, seed=1)] == [0] * 6 + [2] * 3
 
 
