@@ -45,7 +45,7 @@ test: types browser ## format, lint, types and tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 mutants: $(STAMP) ## KEY=…: which mistakes in a method its tests miss; N=20 of them, SEED=0, JOBS=2 at once, OUT=….json
-	$(BIN)/python tests/mutants.py "$(KEY)" $(FILES) --n $(N) --seed $(SEED) --jobs $(JOBS) $(if $(OUT),--out $(OUT))
+	$(BIN)/python tests/mutants.py "$(KEY)" $(FILES) --n $(N) --seed $(SEED) --jobs $(JOBS) $(if $(OUT),--out $(OUT)) $(if $(ANYWAY),--anyway)
 
 browser: ## find or install the chromium that looks at the site in tests
 	@tests/install_chromium.sh

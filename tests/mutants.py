@@ -23,7 +23,6 @@ import json
 import linecache
 import os
 import pickle
-import random
 import re
 import resource
 import shutil
@@ -33,8 +32,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import traceback
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
@@ -46,13 +47,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 from mutations import Mutation, mutations, signatures  # noqa: E402
 
 ROOMS = ("recipes", "backbones", "policies", "families")
-PLUMBING = ("recipes.fit", "families.answers", "families.rivals")
-"""Training loop, cache and comparison with rivals, which other tests try."""
+PLUMBING = ("recipes.fit",)
+"""The training loop, which other tests try."""
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "transformers", "tokenizers", "safetensors", "lightgbm", "pandas", "PIL")
 """Libraries imported once, here, as far as the clean run needs them."""
 ENOUGH = 0.9
 CPU, CPU_MORE, WALL = 3.0, 20.0, 4.0
 """A mutant has 3 times the processor seconds of the clean run and 20 more, and 4 times that by the clock."""
+
+Lines = set[tuple[str, int]]
+"""Paths and numbers of lines."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,25 @@ class Mutant:
         return self.mutation.applied(self.path.read_text(encoding="utf-8"))
 
     @property
-    def lines(self) -> set[tuple[str, int]]:
-        return {(str(self.path), line) for line in range(self.mutation.first, self.mutation.last + 1)}
+    def lines(self) -> Lines:
+        first, last = self.mutation.lines
+        return {(str(self.path), line) for line in range(first, last + 1)}
+
+    @property
+    def file(self) -> str:
+        return os.path.relpath(self.path, ROOT)
 
     @property
     def place(self) -> str:
-        return f"{self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path}:{self.mutation.line}"
+        return f"{self.file}:{self.mutation.line}"
 
 
 @dataclass
 class Fate:
-    """What became of a run of the tests."""
+    """What became of a run of the tests: survived, killed, timed out or crashed."""
 
-    fate: str  # survived, killed, timed out, crashed
-    by: str = ""  # the first test that failed
+    fate: str
+    by: list[str] = field(default_factory=list)  # the tests that failed: the first, or in the clean run all
     why: str = ""
     seconds: float = 0.0  # of the processor
     output: str = ""
@@ -90,12 +99,12 @@ class Fate:
 
 @dataclass
 class Clean:
-    """What the run without a mistake told: lines executed, and those executed while something was prepared."""
+    """What the run without a mistake told."""
 
-    lines: set[tuple[str, int]]
-    preparing: set[tuple[str, int]]
-    modules: list[str]  # libraries that it imported
-    words: set[str]  # settings that choose data or networks for tests: with their default real data would be loaded
+    lines: Lines = field(default_factory=set)  # executed
+    preparing: Lines = field(default_factory=set)  # executed while something was prepared or trained
+    libraries: list[str] = field(default_factory=list)  # imported
+    leave: set[str] = field(default_factory=set)  # settings that choose data and networks for tests
 
 
 # What is mutated.
@@ -107,38 +116,42 @@ def possible(key: str, leave: set[str]) -> list[Mutant]:
 
     own = registry.describe(key).path
     reached = dependencies.reached(own)
+    sources = {path: path.read_text(encoding="utf-8") for path in sorted({path for path, _ in reached})}
+    known = signatures(ast.parse(source) for source in sources.values())
     near = {path for (path, _), steps in reached.items() if steps == 1}
-    package = own.parents[1]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in {path for path, _ in reached}]
-    known = signatures(trees)
     found = []
-    for path in sorted({path for path, _ in reached}):
-        place = path.relative_to(package).with_suffix("").parts
+    for path, source in sources.items():
+        place = path.relative_to(own.parents[1]).with_suffix("").parts
         if path == own or (place[0] in ROOMS and ".".join(place) not in PLUMBING):
             tier = 0 if path == own else 1 if path in near or place[0] in ROOMS[:2] else 2
             names = {name for origin, name in reached if origin == path}
             module = ".".join((dependencies.PACKAGE, *place))
-            source = path.read_text(encoding="utf-8")
             found += [Mutant(module, path, tier, mutation) for mutation in mutations(source, names, known, leave)]
     return found
 
 
 def sample(mutants: Sequence[Mutant], n: int, seed: int) -> list[Mutant]:
-    """Choose two thirds from the own file, the rest from the nearest of the others; first one mutant of each line."""
-    chance = random.Random(seed)
-    tiers: list[list[Mutant]] = []
-    for tier in range(3):
-        shuffled = chance.sample(members := [m for m in mutants if m.tier == tier], len(members))
-        seen: dict[str, int] = {}
-        turns = {id(m): seen.setdefault(m.place, -1) for m in shuffled}
-        for m in shuffled:
-            turns[id(m)] = seen[m.place] = seen[m.place] + 1
-        tiers.append(sorted(shuffled, key=lambda m: turns[id(m)]))
+    """Choose two thirds from the own file, the rest from the nearest of the others; first one mutant of each line.
+
+    Each mutant has its lot by itself, so that a sample changes little when others come or go.
+    """
+
+    def lot(mutant: Mutant) -> str:
+        named = f"{seed} {mutant.module} {mutant.mutation.enclosing} {mutant.mutation.change} {mutant.mutation.text}"
+        return hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
+
+    turns: Counter[str] = Counter()
+    order: list[tuple[int, Mutant]] = []
+    for mutant in sorted(mutants, key=lot):
+        order.append((turns[mutant.place], mutant))
+        turns[mutant.place] += 1
+    drawn = [mutant for _, mutant in sorted(order, key=lambda turn: turn[0])]
+    tiers = [[mutant for mutant in drawn if mutant.tier == tier] for tier in range(3)]
     share = -(-2 * n // 3)
     chosen = tiers[0][:share]
     for more in (*tiers[1:], tiers[0][share:]):
         chosen += more[: n - len(chosen)]
-    return sorted(chosen, key=lambda m: (m.tier, m.module, m.mutation))
+    return sorted(chosen, key=lambda mutant: (mutant.tier, mutant.module, mutant.mutation))
 
 
 # In the child.
@@ -178,48 +191,46 @@ class Loader(importlib.machinery.SourceFileLoader):
 class Watch:
     """Tells pytest which tests are meant, and keeps the first failure."""
 
-    def __init__(self, key: str) -> None:
-        self.key, self.by, self.why, self.ran = key, "", "", 0
+    def __init__(self, key: str, but: Collection[str]) -> None:
+        self.key, self.but, self.why, self.ran = key, but, "", 0
+        self.failed: list[str] = []
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Of the conformance rules only those of the method; everything else that was asked for."""
-        items[:] = [
-            i for i in items if i.path.name != "test_conformance.py" or self.key in re.split(r"[\[\]-]", i.name)
-        ]
+        meant = [i for i in items if i.path.name != "test_conformance.py" or self.key in re.split(r"[\[\]-]", i.name)]
+        items[:] = [item for item in meant if item.nodeid not in self.but]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.ran += report.when == "call"
-        self.failed(report)
+        self.pytest_collectreport(report)
 
     def pytest_collectreport(self, report: Any) -> None:
-        self.failed(report)
-
-    def failed(self, report: Any) -> None:
-        if report.failed and not self.by:
-            self.by = report.nodeid
+        if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            said = (crash.message if crash else str(report.longrepr).strip().rpartition("\n")[2]).strip()
-            self.why = said.partition("\n")[0][:200]
+            said = crash.message if crash else str(report.longrepr).strip().rpartition("\n")[2]
+            self.why = self.why or said.strip().partition("\n")[0][:200]
+            self.failed.append(report.nodeid)
 
 
-def tested(files: Sequence[str], key: str, cache: Path, folder: Path) -> Fate:
-    """Run the tests in this process, up to the first failure."""
+def run(files: Sequence[str], key: str, cache: Path, folder: Path, but: Collection[str] | None) -> Fate:
+    """Run the tests, but for some, in this process: up to the first failure, or, if ``but`` is None, all."""
     import pytest
 
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("eelit", "conftest")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "eelit"]:
         del sys.modules[name]
     os.environ["EELIT_TEST_CACHE"] = str(cache)
-    watch = Watch(key)
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
-    code = pytest.main([*options, *files], plugins=[watch])
-    fate = "killed" if watch.by or code in (1, 2) else "survived" if code == 0 and watch.ran else "crashed"
-    return Fate(fate, watch.by, watch.why if watch.by else f"pytest ended with {code}")
+    watch = Watch(key, but or ())
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
+    code = pytest.main([*options, *["-x"] * (but is not None), *files], plugins=[watch])
+    if watch.failed:
+        return Fate("killed", watch.failed, watch.why)
+    return Fate("survived" if code == 0 and watch.ran else "crashed", why=f"pytest ended with {code}")
 
 
 @contextlib.contextmanager
 def traced() -> Iterator[Clean]:
     """Note the lines of `eelit.methods` that are executed, and those while something is prepared or trained."""
-    clean, below = Clean(set(), set(), [], set()), 0
+    clean, below = Clean(), 0
     where = str(ROOT / "methods")
 
     def prepares(frame: FrameType) -> bool:
@@ -247,73 +258,103 @@ def traced() -> Iterator[Clean]:
     sys.settrace(called)
     yield clean
     sys.settrace(None)
-    clean.modules = [name for name in sys.modules if name.partition(".")[0] in HEAVY]
+    clean.libraries = [name for name in sys.modules if name.partition(".")[0] in HEAVY]
 
 
 # In the parent.
 
 
-def forked(work: Callable[[], object], folder: Path, seconds: float) -> int:
-    """Do the work in a child whose result goes to a file and whose words to another; return its process id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 3))
-        said = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        (folder / "result").write_bytes(pickle.dumps(work()))
-        code = 0
-    finally:
+class Child:
+    """A forked process that does some work; its result and its words lie in a folder."""
+
+    def __init__(self, work: Callable[[], object], folder: Path, seconds: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.deadline = folder, time.monotonic() + WALL * seconds
         sys.stdout.flush()
-        os._exit(code)
+        self.id = os.fork()
+        if self.id:
+            return
+        try:
+            os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 3))
+            said = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
+            os.dup2(said, 1)
+            os.dup2(said, 2)
+            (folder / "result").write_bytes(pickle.dumps(work()))
+        except BaseException:  # whatever it is, the child must not go on as its parent
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+
+    def ended(self) -> tuple[Any, float, str] | None:
+        """Return its result, processor seconds and words; a `Fate` if it came to no result; None while it works."""
+        late = time.monotonic() > self.deadline
+        if late:
+            self.kill()
+        pid, status, usage = os.wait4(self.id, 0 if late else os.WNOHANG)
+        if not pid:
+            return None
+        self.kill()  # what it may have started
+        signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        result: Any = Fate("timed out" if signalled in (signal.SIGXCPU, signal.SIGKILL) else "crashed")
+        with contextlib.suppress(FileNotFoundError, EOFError):
+            result = pickle.loads((self.folder / "result").read_bytes())
+        output = (self.folder / "output").read_text(errors="replace")
+        shutil.rmtree(self.folder)
+        return result, usage.ru_utime + usage.ru_stime, output
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.id, signal.SIGKILL)
 
 
-def ended(child: int, folder: Path, begun: float, clock: float) -> tuple[object, float] | None:
-    """Return what a child found (or a `Fate`, if it did not come to that) and its processor seconds; None: it runs."""
-    pid, status, usage = os.wait4(child, os.WNOHANG)
-    late = not pid and time.monotonic() - begun > clock
-    if late:
-        os.killpg(child, signal.SIGKILL)
-        pid, status, usage = os.wait4(child, 0)
-    if not pid:
-        return None
-    seconds = usage.ru_utime + usage.ru_stime
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what it may have started
-    with contextlib.suppress(FileNotFoundError, EOFError):
-        return pickle.loads((folder / "result").read_bytes()), seconds
-    stopped = late or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL))
-    return Fate("timed out" if stopped else "crashed", why=f"wait status {status}"), seconds
+def tried(
+    work: Sequence[Callable[[Path], object]], folder: Path, jobs: int, seconds: float
+) -> Iterator[tuple[int, Any]]:
+    """Do each work in a child, ``jobs`` at once; yield its number and result as they come."""
+    waiting, running = list(enumerate(work)), dict[int, Child]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number, each = waiting.pop(0)
+                place = folder / str(number)
+                running[number] = Child(lambda each=each, place=place: each(place), place, seconds)  # type: ignore[misc]
+            time.sleep(0.05)
+            for number, child in list(running.items()):
+                if done := child.ended():
+                    del running[number]
+                    fate = done[0] if isinstance(done[0], Fate) else done[0][1]
+                    fate.seconds, fate.output = done[1:]
+                    yield number, done[0]
+    finally:
+        for child in running.values():
+            child.kill()
 
 
 def clean_run(files: Sequence[str], key: str, cache: Path, folder: Path) -> tuple[Clean, Fate]:
     """Run the tests once without a mistake, watched line by line; trained weights stay in the cache."""
 
-    def work() -> tuple[Clean, Fate]:
+    def work(place: Path) -> tuple[Clean, Fate]:
         with traced() as clean:
-            fate = tested(files, key, cache, folder)
+            fate = run(files, key, cache, place, None)
         from eelit.methods.harness import registry
 
-        clean.words = {name for name, value in registry.get(key).tiny.items() if isinstance(value, str)}
+        method = registry.get(key)
+        small = [setting for given in (method.tiny, *method.tiny_variants.values()) for setting in given.items()]
+        clean.leave = {name for name, value in small if isinstance(value, str)}
         return clean, fate
 
-    child, begun = forked(work, folder, 3600), time.monotonic()
-    while not (done := ended(child, folder, begun, 7200)):
-        time.sleep(0.1)
-    found, seconds = done
-    clean, fate = found if isinstance(found, tuple) else (Clean(set(), set(), [], set()), found)
-    fate.seconds, fate.output = seconds, (folder / "output").read_text(errors="replace")
-    return clean, fate
+    ((_, found),) = tried([work], folder, 1, 3600)
+    return found if isinstance(found, tuple) else (Clean(), found)
 
 
 def own_cache(mutant: Mutant, clean: Clean, kept: Path) -> Path:
-    """Return the mutant's folder of trained weights, with those of the clean run unless it may have trained others."""
-    name = hashlib.blake2b(f"{mutant.module} {mutant.source}".encode(), digest_size=8).hexdigest()
-    folder = kept / name
+    """Return the mutant's folder of trained weights, with those of the clean run unless it may have trained others.
+
+    Their names alone cannot tell: they follow the source of what is called, not what it closes over.
+    """
+    folder = kept / hashlib.blake2b(f"{mutant.module} {mutant.source}".encode(), digest_size=8).hexdigest()
     if not folder.exists() and not mutant.lines & clean.preparing:
         for file in (kept / "clean").rglob("*"):
             if file.is_file() and file.suffix != ".lock":
@@ -324,41 +365,6 @@ def own_cache(mutant: Mutant, clean: Clean, kept: Path) -> Path:
     return folder
 
 
-def tried(
-    mutants: Sequence[Mutant], try_one: Callable[[Mutant, Path], Fate], folder: Path, jobs: int, seconds: float
-) -> Iterator[tuple[int, Fate]]:
-    """Yield number and fate of each mutant as they come, ``jobs`` at once."""
-    waiting = list(enumerate(mutants))
-    running: dict[int, tuple[int, Path, float]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                number, mutant = waiting.pop(0)
-                place = folder / str(number)
-                place.mkdir()
-                work = lambda mutant=mutant, place=place: try_one(mutant, place)  # noqa: E731
-                running[number] = forked(work, place, seconds), place, time.monotonic()
-            time.sleep(0.05)
-            for number, (child, place, begun) in list(running.items()):
-                if done := ended(child, place, begun, WALL * seconds):
-                    del running[number]
-                    fate = done[0] if isinstance(done[0], Fate) else Fate("crashed")
-                    fate.seconds, fate.output = done[1], (place / "output").read_text(errors="replace")
-                    shutil.rmtree(place, ignore_errors=True)
-                    yield number, fate
-    finally:
-        for child, *_ in running.values():
-            os.killpg(child, signal.SIGKILL)
-
-
-def code_digest() -> str:
-    """Return 16 hexadecimal digits for all code of the methods."""
-    h = hashlib.blake2b(digest_size=8)
-    for path in sorted((ROOT / "methods").rglob("*.py")):
-        h.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return h.hexdigest()
-
-
 def kept_folder(key: str, digest: str) -> Path:
     """Return the folder of what was trained for this key by this code, and remove what other code trained."""
     folder = ROOT / "build" / "mutants" / key
@@ -367,6 +373,14 @@ def kept_folder(key: str, digest: str) -> Path:
             shutil.rmtree(other)
     (folder / digest / "clean").mkdir(parents=True, exist_ok=True)
     return folder / digest
+
+
+def code_digest() -> str:
+    """Return 16 hexadecimal digits for all code of the methods."""
+    h = hashlib.blake2b(digest_size=8)
+    for path in sorted((ROOT / "methods").rglob("*.py")):
+        h.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return h.hexdigest()
 
 
 def revision() -> str:
@@ -387,9 +401,80 @@ def limit(kept: Path, seconds: float) -> float:
     return CPU * longest + CPU_MORE
 
 
+def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
+    """Run the tests without a mistake, then with each of a sample."""
+    digest = code_digest()
+    kept = kept_folder(asked.key, digest)
+    print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
+    clean, fate = clean_run(files, asked.key, kept / "clean", folder)
+    if fate.fate != "survived":
+        print(fate.output, "fails without a mistake: " + (" ".join(fate.by) or fate.why), sep="\n", file=sys.stderr)
+        if fate.fate != "killed" or not asked.anyway:
+            return 2
+        print(f"left out, as they fail anyway: {' '.join(fate.by)}")
+    but = fate.by
+    mutants = possible(asked.key, clean.leave)
+    executed = [mutant for mutant in mutants if mutant.lines & clean.lines]
+    print(f"clean run: {fate.seconds:.0f} s of processor time; {len(mutants)} mutants, {len(executed)} executed")
+    chosen = sample(executed, asked.n, asked.seed)
+    for module in clean.libraries:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+    def mutated(mutant: Mutant) -> Callable[[Path], Fate]:
+        def work(place: Path) -> Fate:
+            sys.meta_path.insert(0, Importer(mutant))
+            return run(files, asked.key, own_cache(mutant, clean, kept), place, but)
+
+        return work
+
+    fates: dict[int, Fate] = {}
+    for number, found in tried([mutated(m) for m in chosen], folder, asked.jobs, limit(kept, fate.seconds)):
+        fates[number] = found
+        print(f"{len(fates)}/{len(chosen)} {found.fate:9} {found.seconds:4.0f} s {chosen[number].place}", flush=True)
+    idle = [mutant for mutant in mutants if not mutant.lines & clean.lines]
+    return report(asked, digest, [(mutant, fates[i]) for i, mutant in enumerate(chosen)], idle)
+
+
+def report(asked: argparse.Namespace, digest: str, fates: list[tuple[Mutant, Fate]], idle: list[Mutant]) -> int:
+    """Print the table, write it for programs if asked to, and return the exit code."""
+    rows = []
+    for number, (mutant, fate) in enumerate(fates, 1):
+        ends = {"killed": f"killed by {' '.join(fate.by).rpartition('/')[2]}", "survived": "SURVIVED"}
+        print(f"{number:3} {mutant.place} {mutant.mutation.enclosing}\n      {mutant.mutation.change}")
+        print(f"      {ends.get(fate.fate, f'{fate.fate}, counts as killed')}")
+        rows.append({"place": mutant.place} | asdict(mutant.mutation) | asdict(fate))
+    unseen = sorted({(mutant.tier, mutant.file, mutant.mutation.line) for mutant in idle})
+    print(f"not executed by any test of the method, and so not in the sample: {len(unseen)} lines")
+    for (_, file), lines in groupby(unseen, key=lambda line: line[:2]):
+        print(f"      {file}: {' '.join(str(line) for *_, line in lines)}")
+    dead = sum(fate.fate != "survived" for _, fate in fates)
+    if asked.out:
+        facts = {
+            "key": asked.key,
+            "code": digest,
+            "seed": asked.seed,
+            "killed": dead,
+            "of": len(fates),
+            "mutants": rows,
+        }
+        facts["not_executed"] = [f"{file}:{line}" for _, file, line in unseen]
+        asked.out.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    print(f"{dead} of {len(fates)} killed")
+    return 0 if dead >= ENOUGH * len(fates) else 1
+
+
 def main() -> int:
     """Try a sample and say what became of it; 0 if nine of ten die, 1 if not, 2 if it cannot be tried."""
-    asked = options()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("key", help="the paper's key")
+    parser.add_argument("files", nargs="*", help="more test files to run")
+    parser.add_argument("--n", type=int, default=20, help="how many mutants (20)")
+    parser.add_argument("--seed", type=int, default=0, help="which sample (0)")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
+    parser.add_argument("--anyway", action="store_true", help="leave out the tests that fail without a mistake")
+    parser.add_argument("--out", type=Path, help="a JSON file for programs")
+    asked = parser.parse_args()
     from eelit.methods.harness import registry
 
     own, known = ROOT / "tests" / "papers" / f"test_{asked.key}.py", registry.keys()
@@ -399,75 +484,6 @@ def main() -> int:
     files = [str(own), str(ROOT / "tests" / "test_conformance.py"), *asked.files]
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         return on_trial(asked, files, Path(name))
-
-
-def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
-    """Run the tests without a mistake, then with each of a sample."""
-    digest = code_digest()
-    kept = kept_folder(asked.key, digest)
-    print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
-    clean, fate = clean_run(files, asked.key, kept / "clean", folder)
-    if fate.fate != "survived":
-        print(fate.output, f"the tests fail without a mistake: {fate.by} {fate.why}", sep="\n", file=sys.stderr)
-        return 2
-    mutants = possible(asked.key, clean.words)
-    executed = [m for m in mutants if m.lines & clean.lines]
-    print(f"clean run: {fate.seconds:.0f} s of processor time; {len(mutants)} mutants, {len(executed)} executed")
-    chosen = sample(executed, asked.n, asked.seed)
-    for module in clean.modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(module)
-
-    def try_one(mutant: Mutant, place: Path) -> Fate:
-        sys.meta_path.insert(0, Importer(mutant))
-        return tested(files, asked.key, own_cache(mutant, clean, kept), place)
-
-    fates: dict[int, Fate] = {}
-    for number, found in tried(chosen, try_one, folder, asked.jobs, limit(kept, fate.seconds)):
-        fates[number] = found
-        print(f"{len(fates)}/{len(chosen)} {found.fate:9} {found.seconds:4.0f} s {chosen[number].place}", flush=True)
-    return report(asked, digest, chosen, fates, [m for m in mutants if not m.lines & clean.lines])
-
-
-def report(
-    asked: argparse.Namespace, digest: str, chosen: list[Mutant], fates: dict[int, Fate], idle: list[Mutant]
-) -> int:
-    """Print the table, write it for programs if asked to, and return the exit code."""
-    rows = []
-    for number, mutant in enumerate(chosen):
-        fate = fates[number]
-        told = mutant.mutation.told(mutant.path.read_text(encoding="utf-8"))
-        ends = {"killed": f"killed by {fate.by.rpartition('/')[2] or fate.why}", "survived": "SURVIVED"}
-        print(f"{number + 1:3} {mutant.place} {mutant.mutation.enclosing}\n      {told}")
-        print(f"      {ends.get(fate.fate, fate.fate + ', counts as killed')}")
-        rows.append({"place": mutant.place, "function": mutant.mutation.enclosing, "change": told} | asdict(fate))
-    unseen = sorted({(m.tier, m.place.rpartition(":")[0], m.mutation.line) for m in idle})
-    print(f"not executed by any test of the method, and so not in the sample: {len(unseen)} lines")
-    for (_, path), lines in groupby(unseen, key=lambda line: line[:2]):
-        print(f"      {path}: {' '.join(str(line) for *_, line in lines)}")
-    dead = sum(fate.fate != "survived" for fate in fates.values())
-    if asked.out:
-        facts = {"key": asked.key, "code": digest, "seed": asked.seed, "killed": dead, "of": len(chosen)}
-        asked.out.write_text(
-            json.dumps(
-                facts | {"mutants": rows, "not_executed": [f"{path}:{line}" for _, path, line in unseen]}, indent=1
-            ),
-            encoding="utf-8",
-        )
-    print(f"{dead} of {len(chosen)} killed")
-    return 0 if dead >= ENOUGH * len(chosen) else 1
-
-
-def options() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("key", help="the paper's key")
-    parser.add_argument("files", nargs="*", help="more test files to run")
-    parser.add_argument("--n", type=int, default=20, help="how many mutants (20)")
-    parser.add_argument("--seed", type=int, default=0, help="which sample (0)")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
-    parser.add_argument("--out", type=Path, help="a JSON file for programs")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

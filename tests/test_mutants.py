@@ -1,14 +1,17 @@
 """The tool that tries tests by mistakes in the code: on a toy module with a test that sees one mistake of two."""
 
 import ast
+import importlib
 import inspect
+import shutil
 import sys
 from pathlib import Path
 
 import mutants
 import pytest
-from mutants import Fate, Importer, Mutant, sample, tried
-from mutations import mutations, signatures
+import torch
+from mutants import Clean, Fate, Importer, Mutant, own_cache, sample, traced, tried
+from mutations import Mutation, mutations, signatures
 
 TOY = '''
 """A toy."""
@@ -41,7 +44,7 @@ def close(outputs, data):
 
 
 def told(name, known=None):
-    return {m.told(TOY).partition(" → ")[2] for m in mutations(TOY, {name}, known)}
+    return {m.change.partition(" → ")[2] for m in mutations(TOY, {name}, known)}
 
 
 def test_mistakes_are_those_that_reviewers_fear():
@@ -99,48 +102,123 @@ def toy(tmp_path, monkeypatch):
     return [Mutant("toy_to_mutate", path, 0, m) for m in mutations(path.read_text(encoding="utf-8"))]
 
 
-def fates(toy, folder, look):
-    """Try all mutants in children."""
+def in_children(mutants, folder, name, look):
+    """Return what the look says of each mutant's module, each in a child of its own."""
 
-    def try_one(mutant, place):
-        sys.meta_path.insert(0, Importer(mutant))
-        import toy_to_mutate
+    def work(mutant):
+        def looked(place):
+            for module in [module for module in sys.modules if module.partition(".")[0] == "eelit"]:
+                del sys.modules[module]
+            sys.meta_path.insert(0, Importer(mutant))
+            return Fate(str(look(importlib.import_module(name), place)))
 
-        return Fate("killed" if look(toy_to_mutate) else "survived")
+        return looked
 
-    found = dict(tried(toy, try_one, folder, jobs=2, seconds=20))
-    assert "toy_to_mutate" not in sys.modules
-    return {toy[i].mutation.told(toy[i].path.read_text()).partition(" → ")[2]: fate.fate for i, fate in found.items()}
+    found = dict(tried([work(mutant) for mutant in mutants], folder / "children", 2, 60))
+    assert not [fate.output for fate in found.values() if fate.fate == "crashed"]
+    return {after(mutant): found[i].fate for i, mutant in enumerate(mutants)}
+
+
+def after(mutant):
+    return mutant.mutation.change.partition(" → ")[2]
 
 
 def test_one_mistake_is_seen_and_another_is_not(toy, tmp_path):
     before = toy[0].path.read_text()
-    assert fates(toy, tmp_path, lambda module: (module.most(1, 2), module.twice(2)) != (2, 4)) == {
-        "return a if a > b else b": "survived",  # nothing shows it
-        "return a if not (a >= b) else b": "killed",
-        "return a / 2": "killed",
-        "return a * 3": "killed",
+
+    def right(module, _):
+        return (module.most(1, 2), module.twice(2)) == (2, 4)
+
+    assert in_children(toy, tmp_path, "toy_to_mutate", right) == {
+        "return a if a > b else b": "True",  # nothing shows it
+        "return a if not (a >= b) else b": "False",
+        "return a / 2": "False",
+        "return a * 3": "False",
     }
     assert toy[0].path.read_text() == before
+    assert "toy_to_mutate" not in sys.modules
     assert not list(tmp_path.glob("__pycache__/toy*"))
 
 
 def test_a_mutant_shows_its_own_source(toy, tmp_path):
-    """Trained weights are named by it."""
-    assert set(fates(toy, tmp_path, lambda module: "return a * 2" not in inspect.getsource(module.twice)).values()) == {
-        "survived",
-        "killed",
-    }
+    shown = in_children(toy, tmp_path, "toy_to_mutate", lambda module, _: inspect.getsource(module))
+    assert all(mistake in source for mistake, source in shown.items())
 
 
-def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(toy, tmp_path, monkeypatch):
-    def try_one(mutant, place):
-        while mutant is toy[0]:
+RECIPE = """
+from eelit.methods.engine.weights import trained
+
+
+def loss(x):
+    return x.sum()
+
+
+def train_toy(model, bench, weight):
+    w = weight * 3
+
+    def train():
+        loss(model.weight) + w
+
+    trained(model, train, bench, data="", settings={})
+"""
+NAMED = {  # what is mistaken → whether the name of the trained weights tells
+    "": False,
+    "return x.mean()": True,  # the loss
+    "loss(model.weight) - w": True,  # what is minimised
+    "w = weight * 4": False,  # what that closes over, see `own_cache`
+}
+
+
+def named(recipe, place):
+    """Return the name of the weights that the recipe leaves in the cache."""
+    from eelit.methods.engine.method import Bench
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.zero_()
+    recipe.train_toy(model, Bench(cache=place), 2)
+    return next((place / "weights").glob("*.safetensors")).name
+
+
+def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path, monkeypatch):
+    path = tmp_path / "recipe_to_mutate.py"
+    path.write_text(RECIPE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    every = [Mutant(path.stem, path, 0, m) for m in (Mutation(0, 0, "", 1, (1, 1), "", ""), *mutations(RECIPE))]
+    names = in_children([mutant for mutant in every if after(mutant) in NAMED], tmp_path, path.stem, named)
+    assert {mistake: name != names[""] for mistake, name in names.items()} == NAMED
+
+
+def test_a_mutant_has_the_weights_of_the_clean_run_unless_it_may_train_otherwise(toy, tmp_path):
+    (tmp_path / "clean" / "weights").mkdir(parents=True)
+    (tmp_path / "clean" / "weights" / "a.safetensors").touch()
+    for line in (1, 2):
+        folder = own_cache(toy[0], Clean(preparing={(str(toy[0].path), line)}), tmp_path)
+        assert bool([*folder.rglob("*.safetensors")]) is (line == 1)
+        shutil.rmtree(folder)
+    assert own_cache(toy[0], Clean(), tmp_path) != own_cache(toy[1], Clean(), tmp_path)
+
+
+def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(tmp_path):
+    def hangs(place):
+        while True:
             pass
-        raise ValueError
 
-    found = dict(tried(toy[:2], try_one, tmp_path, jobs=2, seconds=0.5))
-    assert [found[i].fate for i in range(2)] == ["timed out", "crashed"]
+    found = dict(tried([hangs, lambda place: 1 / 0, lambda place: Fate("survived")], tmp_path, jobs=2, seconds=0.5))
+    assert [found[i].fate for i in range(3)] == ["timed out", "crashed", "survived"]
+    assert "ZeroDivisionError" in found[1].output
+
+
+def test_only_executed_lines_count_and_training_is_told_apart(monkeypatch, tmp_path):
+    source = "def train(x):\n    return used(x)\n\n\ndef used(x):\n    if x:\n        return 1\n    return 2\n"
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    path = str(tmp_path / "methods" / "toy.py")
+    code = {}
+    exec(compile(source, path, "exec"), code)
+    with traced() as clean:
+        code["used"](0)
+        code["train"](1)
+    assert {line for _, line in clean.lines} == {2, 6, 7, 8}
+    assert {line for _, line in clean.preparing} == {2, 6, 7}
 
 
 def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():
@@ -150,6 +228,7 @@ def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():
     assert chosen == sample(every, 9, seed=1) != sample(every, 9, seed=2)
     assert len({m.place for m in chosen if m.tier == 0}) == 5  # all lines, before a third mistake in one
     assert len(sample(every, 1000, seed=1)) == len(every)
+    assert set(sample(every[:1] + every[2:], 9, seed=1)) >= set(chosen) - {every[1]}
     assert [m.tier for m in sample([m for m in every if m.tier != 1], 9, seed=1)] == [0] * 6 + [2] * 3
 
 
