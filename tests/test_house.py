@@ -32,6 +32,8 @@ STANDARD_ONLY = [
     "catalog/fresh.py",
     "catalog/sources.py",
 ]
+METHOD_ROOMS = ("policies", "data", "engine", "backbones", "recipes", "families", "papers", "claims", "harness")
+"""The rooms of `methods`, each of which may import those before it, but no paper another."""
 LONGEST_FUNCTION = 40
 
 
@@ -63,6 +65,52 @@ def test_rooms_import_only_what_they_may(room):
                 assert parts[1] in ROOMS[room] | {own}, f"{name(path)} imports {module}"
             assert own in OWNERS.get(parts[0], {own}), f"{name(path)} imports {module}"
             assert ONLY_IN.get(parts[0], name(path)) == name(path), f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize("room", METHOD_ROOMS)
+def test_rooms_of_methods_import_only_those_before_them(room):
+    allowed = {*METHOD_ROOMS[: METHOD_ROOMS.index(room)], *({room} - {"papers"})}
+    for path in files(f"methods/{room}"):
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[:2] == ["eelit", "methods"]:
+                assert parts[2] in allowed, f"{name(path)} imports {module}"
+
+
+def test_the_rooms_of_methods_are_these():
+    folders = {path.parent.name for path in files("methods")} - {"methods"}
+    assert folders == set(METHOD_ROOMS)
+
+
+def used_by(module, graph):
+    """Return the papers and families that use a module, by themselves or through what they share with others."""
+    found, todo = set(), [module]
+    while todo:
+        used = todo.pop()
+        for user in (user for user, modules in graph.items() if used in modules and user not in found):
+            found.add(user)
+            if user.split(".")[0] in ("recipes", "backbones", "engine"):
+                todo.append(user)
+    return {user for user in found if user.split(".")[0] in ("papers", "families")}
+
+
+@pytest.mark.parametrize("room", ["recipes", "backbones"])
+def test_shared_rooms_hold_only_what_two_papers_use(room):
+    """A family serves all its papers; anything else that a single paper uses belongs into that paper's file."""
+    every = {".".join(path.relative_to(ROOT / "methods").with_suffix("").parts): path for path in files("methods")}
+    graph = {
+        user: {
+            module
+            for imported in imports(path)
+            for module in every
+            if f"{imported}.".startswith(f"eelit.methods.{module}.")
+        }
+        for user, path in every.items()
+    }
+    for module in (module for module in every if module.startswith(f"{room}.") and not module.endswith("__init__")):
+        users = used_by(module, graph)
+        shared = len(users) > 1 or any(user.startswith("families.") for user in users)
+        assert shared, f"methods/{module.replace('.', '/')}.py is used by {users or 'nobody'} alone: move it there"
 
 
 @pytest.mark.parametrize("file", STANDARD_ONLY)
@@ -119,3 +167,5 @@ def test_one_key_everywhere():
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/papers").glob("test_*.py")}
     assert methods <= entries
     assert methods == tests
+    claims = {path.stem for path in (ROOT / "methods/claims").glob("*.py")} - {"__init__", "comparisons"}
+    assert claims == methods
