@@ -161,6 +161,7 @@ class RomeBert(TextMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 5.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
     }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "batch": 32}  # as DeeBERT, which is trained once for both
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own copy of the pretrained pooler."""

@@ -157,6 +157,7 @@ class Berxit(TextMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000},
     }
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"train_size": 120}}
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"corpus": "digit-values"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 16, "rate": 2e-3,

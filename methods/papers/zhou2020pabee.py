@@ -64,6 +64,7 @@ class Pabee(TextMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000, "tolerance": 0.1},
     }
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"train_size": 120}}
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "regression": {"corpus": "digit-values", "tolerance": 0.02}
     }

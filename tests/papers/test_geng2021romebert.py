@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims import geng2021romebert as claimed
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
@@ -279,6 +280,15 @@ def test_heads_have_poolers_of_their_own_that_start_alike(wired):
     poolers = [head.pooler for head in model.heads]
     assert len({id(pooler) for pooler in poolers}) == 4
     assert all(torch.equal(pooler.weight, poolers[0].weight) for pooler in poolers)
+
+
+def test_poolers_start_as_the_pretrained_one(wired):
+    model, _ = wired(settings())
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    for head in model.heads:
+        assert torch.equal(head.pooler.weight, pretrained.weight)
+        assert torch.equal(head.pooler.bias, pretrained.bias)
 
 
 def test_the_share_of_conflicts_is_that_of_the_steps(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims.xin2020deebert import claims
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Examples
@@ -90,6 +91,15 @@ def test_every_off_ramp_starts_as_the_pretrained_pooler_with_its_own_parameters(
     assert len({id(p) for p in poolers}) == ready.model.exits
     assert all(torch.equal(p.weight, poolers[0].weight) and torch.equal(p.bias, poolers[0].bias) for p in poolers)
     assert len({head.classifier.weight.sum().item() for head in ready.model.heads}) == ready.model.exits
+
+
+def test_poolers_start_as_the_pretrained_one(begun):
+    model, _ = begun
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    for head in model.heads:
+        assert torch.equal(head.pooler.weight, pretrained.weight)
+        assert torch.equal(head.pooler.bias, pretrained.bias)
 
 
 def mean_token(state):

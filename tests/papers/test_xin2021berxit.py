@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims import xin2021berxit as claimed
 from eelit.methods.claims.xin2021berxit import Joint
 from eelit.methods.engine.evaluate import infer, replay
@@ -188,6 +189,14 @@ def test_heads_have_poolers_of_their_own_that_start_alike(model):
     poolers = [head.pooler for head in model.heads]
     assert len({id(pooler) for pooler in poolers}) == model.exits
     assert all(torch.equal(pooler.weight, poolers[0].weight) for pooler in poolers)
+
+
+def test_poolers_start_as_the_pretrained_one(model):
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    for head in model.heads:
+        assert torch.equal(head.pooler.weight, pretrained.weight)
+        assert torch.equal(head.pooler.bias, pretrained.bias)
 
 
 def test_a_value_is_the_more_correct_the_nearer():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims.zhou2020pabee import claims
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.harness import registry
@@ -134,6 +135,15 @@ def test_one_pooler_serves_all_heads(prepared):
     _, _, ready = prepared(KEY)
     assert len({id(head.pooler) for head in ready.model.heads}) == 1
     assert len({id(head.classifier) for head in ready.model.heads}) == ready.model.exits
+
+
+def test_the_pooler_starts_as_the_pretrained_one(wired):
+    model, _ = wired(registry.get(KEY).variant("classification", "tiny"))
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    for head in model.heads:
+        assert torch.equal(head.pooler.weight, pretrained.weight)
+        assert torch.equal(head.pooler.bias, pretrained.bias)
 
 
 def test_regression_answers_values_and_compares_them(prepared):
