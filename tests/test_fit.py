@@ -8,7 +8,7 @@ from torch import nn
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.harness import runner
-from eelit.methods.recipes.cross_level import train_cross_level
+from eelit.methods.papers.zhu2021leebert import LeeBert
 from eelit.methods.recipes.two_stage import train_heads
 
 
@@ -56,7 +56,7 @@ def test_the_loss_that_one_recipe_takes_from_another_counts():
 
 
 def test_a_number_at_the_top_of_a_module_counts():
-    assert "REACH = 0.01" in sources_of([train_cross_level])
+    assert "REACH = 0.01" in sources_of([LeeBert.train])
     assert "READ = 64" in sources_of([train_heads])
 
 
