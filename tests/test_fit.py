@@ -87,6 +87,18 @@ def test_weights_are_kept_by_seed_and_settings_and_read_where_nothing_can_be_wri
     assert not train_once(tmp_path, 3.0, rate=1.0)
 
 
+def test_weights_are_kept_by_what_the_layers_were_told(tmp_path):
+    """Two layers that differ in a number alone, not in a weight, are not trained alike."""
+    learned = []
+    for probability in (0.1, 0.5, 0.1):
+        bench = Bench(cache=tmp_path)
+        layer = nn.Sequential(nn.Linear(2, 2), nn.Dropout(probability))
+        nn.init.ones_(layer[0].weight)
+        nn.init.zeros_(layer[0].bias)
+        trained(layer, lambda: learned.append(1), bench, data="none", settings={})
+    assert len(learned) == 2
+
+
 def test_damaged_weights_are_trained_anew(tmp_path):
     train_once(tmp_path, 3.0)
     (kept,) = (tmp_path / "weights").glob("*.safetensors")
