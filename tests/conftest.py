@@ -93,6 +93,23 @@ def wired(monkeypatch):
     return of
 
 
+@pytest.fixture
+def one_stage(monkeypatch):
+    """Return a function: method → its network, and its only stage of training, begun in training mode."""
+    from eelit.methods.engine.method import Bench
+
+    def of(method):
+        networks, found = [], []
+        build = type(method).build
+        monkeypatch.setattr(type(method), "build", lambda *given: networks.append(build(*given)) or networks[-1])
+        method.prepare(Bench(most_steps=0, watch=lambda stage: found.append((networks[-1].training, stage))))
+        (training, stage), _ = found
+        assert training
+        return networks[-1], stage
+
+    return of
+
+
 @pytest.fixture(scope="session")
 def made():
     """Return a function: rule → what it is said to have measured, the same point once or more, dearer than anything."""

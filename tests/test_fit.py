@@ -8,7 +8,7 @@ from torch import nn
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.harness import runner
-from eelit.methods.recipes.cross_level import train_cross_level
+from eelit.methods.papers.zhu2021leebert import LeeBert
 from eelit.methods.recipes.two_stage import train_heads
 
 
@@ -56,7 +56,7 @@ def test_the_loss_that_one_recipe_takes_from_another_counts():
 
 
 def test_a_number_at_the_top_of_a_module_counts():
-    assert "REACH = 0.01" in sources_of([train_cross_level])
+    assert "REACH = 0.01" in sources_of([LeeBert.train])
     assert "READ = 64" in sources_of([train_heads])
 
 
@@ -85,6 +85,18 @@ def test_weights_are_kept_by_seed_and_settings_and_read_where_nothing_can_be_wri
     monkeypatch.undo()
     assert not train_once(tmp_path, 3.0, seed=1)
     assert not train_once(tmp_path, 3.0, rate=1.0)
+
+
+def test_weights_are_kept_by_what_the_layers_were_told(tmp_path):
+    """Two layers that differ in a number alone, not in a weight, are not trained alike."""
+    learned = []
+    for probability in (0.1, 0.5, 0.1):
+        bench = Bench(cache=tmp_path)
+        layer = nn.Sequential(nn.Linear(2, 2), nn.Dropout(probability))
+        nn.init.ones_(layer[0].weight)
+        nn.init.zeros_(layer[0].bias)
+        trained(layer, lambda: learned.append(1), bench, data="none", settings={})
+    assert len(learned) == 2
 
 
 def test_damaged_weights_are_trained_anew(tmp_path):
