@@ -66,6 +66,33 @@ def stages():
     return of
 
 
+@pytest.fixture
+def wired(monkeypatch):
+    """Return a function: method → its network as built, and the stages of its training; nothing is trained.
+
+    ``stage.learning`` of each names the parts with dropout that were in training mode when it began.
+    """
+    from eelit.methods.engine.method import Bench
+
+    def of(method):
+        models, found = [], []
+        build = type(method).build
+
+        def watch(stage):
+            if stage:
+                parts = models[0].named_modules()
+                on = {name for name, part in parts if isinstance(part, torch.nn.Dropout) and part.training}
+                object.__setattr__(stage, "learning", on)
+                found.append(stage)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(method), "build", lambda *given: models.append(build(*given)) or models[-1])
+            method.prepare(Bench(most_steps=0, watch=watch))
+        return models[0], found
+
+    return of
+
+
 @pytest.fixture(scope="session")
 def made():
     """Return a function: rule → what it is said to have measured, the same point once or more, dearer than anything."""
