@@ -183,36 +183,43 @@ def task_loss(losses: Tensor, exits: Tensor) -> Tensor:
     return losses.gather(0, exits).mean()
 
 
+def reinforced(
+    leave: Tensor, losses: Tensor, memorised: Tensor, *, trajectories: int, alpha: float, guided: bool
+) -> tuple[Tensor, Tensor]:
+    """Draw K exits of each input ``[K, n]``; return L_pi for them, and them."""
+    exits = sampled_exits(leave, trajectories)
+    return policy_loss(leave, exits, reward(losses, exits, memorised, alpha=alpha, guided=guided)), exits
+
+
 def train_policies(
     model: ConsistentNetwork,
     data: Data,
     bench: Bench,
     *,
-    trajectories: int,
-    alpha: float,
-    guided: bool,
     batch: int,
     epochs: float,
     rate: float,
     joint_epochs: float,
     joint_rate: float,
+    **terms: Any,
 ) -> None:
-    """Phases 2 and 3, on a network that is trained: the policies on frozen states, then everything together."""
+    """Phases 2 and 3, on a network that is trained: the policies on frozen states, then everything together.
+
+    ``terms`` are those of `reinforced`.
+    """
 
     def train() -> None:
         pooled, losses, memorised = frozen(model, data.train, bench)
 
         def phase_2(batch: Batch) -> Tensor:
             leave = torch.stack([head.policy(batch.inputs[:, i]) for i, head in enumerate(model.early)])
-            exits = sampled_exits(leave, trajectories)
-            R = reward(losses[:, batch.index], exits, memorised[batch.index], alpha=alpha, guided=guided)
-            return policy_loss(leave, exits, R)
+            return reinforced(leave, losses[:, batch.index], memorised[batch.index], **terms)[0]
 
         def phase_3(batch: Batch) -> Tensor:
             _, answers, leave = model.decisions(batch.inputs)
-            losses, exits = losses_of(answers, batch.targets), sampled_exits(leave, trajectories)
-            R = reward(losses, exits, memorised[batch.index], alpha=alpha, guided=guided)
-            return policy_loss(leave, exits, R) + task_loss(losses, exits)
+            losses = losses_of(answers, batch.targets)
+            L_pi, exits = reinforced(leave, losses, memorised[batch.index], **terms)
+            return L_pi + task_loss(losses, exits)
 
         fit(
             model.policies, pooled, phase_2, bench, label="training the policies", epochs=epochs, batch=batch, rate=rate
@@ -221,8 +228,8 @@ def train_policies(
         options: dict[str, Any] = {"epochs": joint_epochs, "batch": batch, "rate": joint_rate}
         fit(model.parameters(), data.train, phase_3, bench, label="training everything together", **options)
 
-    settings = {"trajectories": trajectories, "alpha": alpha, "guided": guided, "batch": batch, "epochs": epochs}
-    settings |= {"rate": rate, "joint_epochs": joint_epochs, "joint_rate": joint_rate, "train": len(data.train)}
+    settings = {**terms, "batch": batch, "epochs": epochs, "rate": rate, "train": len(data.train)}
+    settings |= {"joint_epochs": joint_epochs, "joint_rate": joint_rate}
     trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()
 
