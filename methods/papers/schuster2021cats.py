@@ -107,7 +107,7 @@ class MetaConsistencyClassifier(nn.Module):
         k, p = logits.shape[1], logits.softmax(dim=-1)
         best, which = p[:, -1].topk(2)
         top = which[:, :1]
-        earlier = p[:, 1 : k - 1].flip(1) if k > 2 else p[:, :0]
+        earlier = p[:, 1 : k - 1].flip(1)  # none before k = 3
         earlier = earlier.gather(2, top[:, :, None].expand(-1, earlier.shape[1], 1)).squeeze(2)
         past = F.pad(earlier, (0, max(0, self.exits - 3) - earlier.shape[1]))
         predicted = torch.eye(p.shape[-1])[top[:, 0]]
@@ -173,8 +173,7 @@ class ConfidentAdaptiveTransformer(MultiExit):
         """Return the logits ``[N, C]`` of F."""
         for layer in self.layers:
             x = layer(x)
-        logits: Tensor = self.heads[-1](x)
-        return logits
+        return self.heads[-1](x)
 
 
 # The training of what is added, F being frozen: early heads, temperatures, score, each on its part of the data.
@@ -251,13 +250,14 @@ def train_score(model: ConfidentAdaptiveTransformer, examples: Examples, bench: 
 def frozen(model: ConfidentAdaptiveTransformer, examples: Examples) -> tuple[Tensor, Tensor]:
     """Return the mean tokens h_k after each layer but the last, ``[N, l - 1, d]``, and the logits of F, ``[N, C]``."""
     model.eval()
-    h = torch.empty(len(examples), model.exits - 1, model.early[0].inner.in_features)
-    full = torch.empty(len(examples), model.early[0].outer.out_features)
+    found = []
     for index, x in examples.batches(READ):
         *states, last = model.states(x)
-        h[index] = torch.stack([hidden.mean(dim=1) for hidden, *_ in states], dim=1)
-        full[index] = model.heads[-1](last)
-    return h, full
+        h = torch.stack([hidden.mean(dim=1) for hidden, *_ in states], dim=1)
+        found.append((index, h, model.heads[-1](last)))
+    index, h, full = (torch.cat(part) for part in zip(*found, strict=True))
+    order = index.argsort()
+    return h[order], full[order]
 
 
 def scores_and_consistency(seen: StoredOutputs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

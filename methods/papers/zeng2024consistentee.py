@@ -70,8 +70,7 @@ class ExitPolicyNetwork(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the logits ``[N]`` of pi_i, from ``[N, d]``."""
-        logit: Tensor = self.W2(F.gelu(self.W1(pooled))).squeeze(-1)
-        return logit
+        return self.W2(F.gelu(self.W1(pooled))).squeeze(-1)
 
 
 class ExitWithPolicy(nn.Module):
@@ -88,8 +87,7 @@ class ExitWithPolicy(nn.Module):
 
     def answer(self, pooled: Tensor) -> Tensor:
         """Return the classifier's logits ``[N, C]`` from ``[N, d]``."""
-        logits: Tensor = self.classifier.classifier(self.classifier.dropout(pooled))
-        return logits
+        return self.classifier.classifier(self.classifier.dropout(pooled))
 
     def forward(self, state: Tensor) -> dict[str, Tensor]:
         """Return the answer's logits ``[N, C]`` and pi_i ``[N]`` from hidden states ``[N, T, d]``."""
@@ -221,9 +219,7 @@ def train_policies(
             L_pi, exits = reinforced(leave, losses, memorised[batch.index], **terms)
             return L_pi + task_loss(losses, exits)
 
-        fit(
-            model.policies, pooled, phase_2, bench, label="training the policies", epochs=epochs, batch=batch, rate=rate
-        )
+        fit(model.policies, pooled, phase_2, bench, label="training policies", epochs=epochs, batch=batch, rate=rate)
         model.train()
         options: dict[str, Any] = {"epochs": joint_epochs, "batch": batch, "rate": joint_rate}
         fit(model.parameters(), data.train, phase_3, bench, label="training everything together", **options)
@@ -238,18 +234,13 @@ def train_policies(
 def frozen(model: ConsistentNetwork, examples: Examples, bench: Bench) -> tuple[Examples, Tensor, Tensor]:
     """Return what phase 1 made of all examples: the pooled_i ``[L - 1, d]``, losses ``[L, N]`` and ml(x) ``[N]``."""
     model.eval()
-    found: list[Tensor] = [torch.empty(0)] * len(examples)
-    losses, right = torch.empty(model.exits, len(examples)), torch.empty(model.exits, len(examples), dtype=torch.bool)
-    done = 0
-    for index, x in examples.batches(READ):
-        pooled, answers, _ = model.decisions(x)
-        targets = examples.targets[index]
-        losses[:, index], right[:, index] = losses_of(answers, targets), answers.argmax(dim=-1) == targets
-        for i, sample in zip(index.tolist(), pooled.unbind(1), strict=True):
-            found[i] = sample.clone()
-        done += len(index)
-        bench.progress("states of the frozen network", done / len(examples))
-    return Examples(found, examples.targets), losses, memorised_layer(right)
+    bench.progress("states of the frozen network", None)
+    found = [(index, *model.decisions(x)[:2]) for index, x in examples.batches(READ)]
+    order = torch.cat([index for index, _, _ in found]).argsort()
+    pooled, answers = (torch.cat(part, dim=1)[:, order] for part in list(zip(*found, strict=True))[1:])
+    right = answers.argmax(dim=-1) == examples.targets
+    together = Examples(list(pooled.transpose(0, 1)), examples.targets)
+    return together, losses_of(answers, examples.targets), memorised_layer(right)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def mean_tokens(model, part):
 
 
 def test_three_stages_each_with_its_part_parameters_rate_and_length(wired):
-    method = tiny(batch=20, early_epochs=2.5)
+    method = tiny(batch=20, early_epochs=2.5, early_rate=7e-3, head_rate=6e-3)
     model, (network, heads, score) = wired(method)
     data = method.load()
     assert torch.equal(network.train.targets, data.train.targets)
@@ -196,9 +196,9 @@ def test_three_stages_each_with_its_part_parameters_rate_and_length(wired):
     own = {id(p) for layer in model.layers for p in layer.parameters()}
     last = {id(p) for p in model.heads[-1].parameters()}
     early = {id(p) for head in model.early for p in head.parameters()}
-    assert network.rates == dict.fromkeys(own, 4e-3) | dict.fromkeys(last, 1e-3)
-    assert heads.rates == dict.fromkeys(early, 3e-3)
-    assert score.rates == {id(p): 3e-3 for p in model.meta.parameters()}
+    assert network.rates == dict.fromkeys(own, 4e-3) | dict.fromkeys(last, 6e-3)
+    assert heads.rates == dict.fromkeys(early, 7e-3)
+    assert score.rates == {id(p): 7e-3 for p in model.meta.parameters()}
     assert [(s.steps, s.epochs, s.batch) for s in (network, heads, score)] == [
         (210, 6.0, 20),
         (18, 2.5, 20),
@@ -347,9 +347,10 @@ def test_classes_weigh_the_same_however_rare():
     logits, labels = torch.randn(8, 2), torch.tensor([1, 1, 1, 1, 1, 1, 1, 0])
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     assert float(balanced_loss(logits, labels)) == pytest.approx(float((each[:7].mean() + each[7]) / 2))
-    ones = torch.ones(8, dtype=torch.long)
-    plain = torch.nn.functional.cross_entropy(logits, ones)
-    assert float(balanced_loss(logits, ones)) == pytest.approx(float(plain))
+    for only in (0, 1):
+        alike = torch.full((8,), only)
+        plain = torch.nn.functional.cross_entropy(logits, alike)
+        assert float(balanced_loss(logits, alike)) == pytest.approx(float(plain))
 
 
 def test_agrees_with_the_released_calibration(golden):

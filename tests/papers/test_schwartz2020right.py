@@ -274,9 +274,9 @@ def exit_by_exit(model, method, batch):
 
 
 def test_layers_pool_with_dropout_while_they_learn():
-    layers = PooledLayers([torch.nn.Identity()], torch.nn.Linear(4, 400)).train()
+    layers = PooledLayers([torch.nn.Identity()], torch.nn.Linear(4, 5000)).train()
     _, pooled = layers(torch.randn(2, 3, 4))
-    assert 0.02 < float((pooled == 0).double().mean()) < 0.2
+    assert 0.08 < float((pooled == 0).double().mean()) < 0.12
 
 
 def test_heads_share_the_pooler_and_do_not_read_earlier_logits(prepared):

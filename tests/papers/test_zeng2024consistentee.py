@@ -143,12 +143,12 @@ def by_hand(model, x, y):
     pi, losses, right, state = [], [], [], x
     for stage, head in zip(model.stages, model.heads, strict=True):
         state = stage(state)
-        own = getattr(head, "classifier", head) if head is not model.heads[-1] else head
-        logits = own(state)
+        own = head if head is model.heads[-1] else head.classifier
+        pooled = torch.tanh(state.mean(dim=1) @ own.pooler.weight.T + own.pooler.bias)
+        logits = pooled @ own.classifier.weight.T + own.classifier.bias
         losses.append(F.cross_entropy(logits, y, reduction="none"))
         right.append(logits.argmax(-1) == y)
         if head is not model.heads[-1]:
-            pooled = torch.tanh(own.pooler(state.mean(dim=1)))
             policy = head.policy
             pi.append(torch.sigmoid(policy.W2(F.gelu(policy.W1(pooled))))[:, 0])
     return torch.stack(pi), torch.stack(losses), torch.stack(right)

@@ -153,6 +153,8 @@ def test_everything_learns_together_with_weights_that_grow_with_depth(wired, var
     data = method.load().train
     assert torch.equal(stage.train.targets, data.targets)
     assert all(torch.equal(a, b) for a, b in zip(stage.train.inputs, data.inputs, strict=True))
+    assert len({id(head.pooler) for head in model.heads}) == 1
+    assert len({id(head.classifier) for head in model.heads}) == 4
     heads = {id(p) for p in model.heads.parameters()}
     assert stage.rates == {id(p): 5e-3 if id(p) in heads else 2e-3 for p in model.parameters()}
     assert (stage.epochs, stage.batch, stage.steps) == (1.5, 20, 15)
@@ -163,7 +165,9 @@ def test_everything_learns_together_with_weights_that_grow_with_depth(wired, var
     with torch.no_grad():
         for layer, head in zip(model.stages, model.heads, strict=True):
             state = layer(state)
-            losses.append(float(F.cross_entropy(head(state), batch.targets)))
+            pooled = torch.tanh(state.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+            logits = pooled @ head.classifier.weight.T + head.classifier.bias
+            losses.append(float(F.cross_entropy(logits, batch.targets)))
     found = stage.loss(batch).item()
     assert found == pytest.approx((losses[0] + 2 * losses[1] + 3 * losses[2] + 4 * losses[3]) / 10, rel=1e-5)
     assert found != pytest.approx(sum(losses) / 4, rel=1e-4)
