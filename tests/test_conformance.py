@@ -130,7 +130,7 @@ def alternatives(method, field):
 
 
 def looked_at(method):
-    """Return a digest of all that a method trains, decides and counts, with two steps of each of its trainings."""
+    """Return a digest of all that a method trains, fits, decides and counts, with two steps of each training."""
     h = hashlib.blake2b()
 
     def watch(stage):
@@ -142,7 +142,7 @@ def looked_at(method):
     knobs = [method.knobs[0], method.knobs[len(method.knobs) // 2], method.knobs[-1]]
     for split in ("validation", "test"):
         h.update(repr(method.sweep(ready, bench, split, knobs)).encode())
-    h.update(repr(method.full_model(ready, bench)).encode())
+    h.update(repr((method.full_model(ready, bench), getattr(ready, "fitted", None))).encode())
     for model in vars(ready).values():
         if isinstance(model, torch.nn.Module):
             for tensor in model.state_dict().values():
