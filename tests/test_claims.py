@@ -50,9 +50,10 @@ def test_every_method_has_a_claim_of_its_paper(key):
 
 @cache
 def spelled(key):
-    """Return patterns of all names that a method may give to outcomes: literals of its file and of the families."""
+    """Return patterns of all names of outcomes: literals of the method's file, of its claims, and what these share."""
     patterns = set()
-    for path in [ROOT / f"methods/papers/{key}.py", *(ROOT / "methods/families").glob("*.py")]:
+    own = [ROOT / f"methods/{room}/{name}.py" for room in ("papers", "claims") for name in (key, "comparisons")]
+    for path in [*filter(Path.exists, own), *(ROOT / "methods/families").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 patterns.add(re.escape(node.value))

@@ -68,7 +68,7 @@ class Prepared:
     def fitted(self) -> Any:
         """What the method's rule was fitted to, once for all knobs."""
         if not self._fitted:
-            self._fitted.append(self.method.fit(self))
+            self._fitted.append(self.method.fit(self.for_choosing))
         return self._fitted[0]
 
     @property
