@@ -139,11 +139,19 @@ def looked_at(method):
     knobs = [method.knobs[0], method.knobs[len(method.knobs) // 2], method.knobs[-1]]
     h.update(repr(method.sweep(ready, bench, "validation", knobs)).encode())
     h.update(repr(method.full_model(ready, bench)).encode())
-    for model in vars(ready).values():
-        if isinstance(model, torch.nn.Module):
-            for tensor in model.state_dict().values():
-                h.update(tensor.numpy().tobytes())
+    for model in networks(ready):
+        for tensor in model.state_dict().values():
+            h.update(tensor.numpy().tobytes())
     return h.hexdigest()
+
+
+def networks(ready):
+    """Yield the networks in what a method prepared, those of single knobs included."""
+    for value in vars(ready).values():
+        for each in value.values() if isinstance(value, dict) else [value]:
+            model = getattr(each, "model", each)
+            if isinstance(model, torch.nn.Module):
+                yield model
 
 
 @pytest.mark.parametrize("key", KEYS)

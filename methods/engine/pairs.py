@@ -28,7 +28,8 @@ def graded_pairs(
     """
     parts: list[tuple[Sequence[NDArray[np.int64]], NDArray[np.int64]]]
     if source == "made":
-        parts = [_made(train // 2, 2, seed=0), _made(validation, candidates, seed=1), _made(test, candidates, seed=2)]
+        sizes = ((train // 2, 2), (validation, candidates), (test, candidates))
+        parts = [_made(*size, query, document, seed) for seed, size in enumerate(sizes)]
     elif source == "newsgroups":
         from eelit.methods.data import newsgroups
         from eelit.methods.data.tokens import token_ids
@@ -54,8 +55,10 @@ def joined(queries: Sequence[NDArray[np.int64]], documents: Sequence[NDArray[np.
     return [np.concatenate([q, d[1:]]) for q, d in zip(queries, documents, strict=True)]
 
 
-def _made(queries: int, candidates: int, seed: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Texts of 6 made words, most of their topic; topics 2k and 2k + 1 share a top level, 0 and 2 are asked for.
+def _made(
+    queries: int, candidates: int, query: int, document: int, seed: int
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Up to 6 made words each, most of one topic; topics 2k and 2k + 1 share a top level, 0 and 2 are asked for.
 
     Of two candidates one is relevant; of more two are, and a third has grade 1.
     """
@@ -73,6 +76,6 @@ def _made(queries: int, candidates: int, seed: int) -> tuple[list[NDArray[np.int
         drawn = [ours, int(rng.choice([near, *others]))] if candidates == 2 else [ours, ours, near, *rest.tolist()]
         asked = words(ours)
         for topic in rng.permutation(drawn).tolist():
-            pairs.append(np.concatenate([[2], asked, [3], words(topic), [3]]))
+            pairs.append(np.concatenate([[2], asked[:query], [3], words(topic)[:document], [3]]))
             grades.append(2 if topic == ours else int(topic == near))
     return pairs, np.array(grades)

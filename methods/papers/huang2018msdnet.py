@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -266,6 +266,8 @@ class MSDNet(ExitMethod):
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"budgeted": {}, "anytime": {"prediction": "anytime"}}
     tiny: ClassVar[Mapping[str, Any]] = {"images": "digits", "train_size": 600, "layout": TINY}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 2000, "epochs": 2.0}
+    others: ClassVar[Mapping[str, Any]] = {"layout": replace(TINY, growth=6)}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "epochs": 15.0, "layout": Architecture()}
 
     def load(self) -> Data:

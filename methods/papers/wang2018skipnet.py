@@ -282,6 +282,10 @@ class SkipNet(GateMethod):
         "images": "digits", "train_size": 400, "widths": (8, 8, 16), "depth": 2, "stride": 1, "batch": 32,
         "epochs": 5.0, "gate_rate": 1.3e-2, "beta": 0.04,
     }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "train_size": 1500, "epochs": 3.0, "hybrid_epochs": 1.5, "batch": 64, "gate_rate": 2e-2, "beta": 0.04,
+    }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {"widths": (8, 16, 16)}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "depth": 6, "epochs": 12.0, "hybrid_epochs": 4.0}
 
     def load(self) -> Data:

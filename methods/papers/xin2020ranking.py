@@ -154,7 +154,12 @@ class EarlyExitMonoBert(ExitMethod):
         "encoder": "tiny", "corpus": "made", "train_size": 1200, "epochs": 4.0, "rate": 4e-3, "head_rate": 4e-3,
         "validation_queries": 20, "test_queries": 30,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 600, "test_queries": 20, "validation_queries": 20}
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "train_size": 240, "batch": 16, "query": 10, "document": 14, "test_queries": 5, "validation_queries": 5,
+    }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {
+        "validation_queries": 1, "test_queries": 1, "query": 2, "document": 2, "share": 2.0,
+    }  # fmt: skip
 
     @property
     def quality(self) -> str:
