@@ -50,10 +50,10 @@ def test_every_method_has_a_claim_of_its_paper(key):
 
 @cache
 def spelled(key):
-    """Return patterns of all names of outcomes: literals of the method's file, of its claims, and what these share."""
+    """Return patterns of all names that outcomes of a method may have: literals where its claims are tried."""
     patterns = set()
-    own = [ROOT / f"methods/{room}/{name}.py" for room in ("papers", "claims") for name in (key, "comparisons")]
-    for path in [*filter(Path.exists, own), *(ROOT / "methods/families").glob("*.py")]:
+    own = [ROOT / f"methods/papers/{key}.py", ROOT / f"methods/claims/{key}.py", ROOT / "methods/claims/comparisons.py"]
+    for path in [*(path for path in own if path.exists()), *(ROOT / "methods/families").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 patterns.add(re.escape(node.value))
