@@ -106,6 +106,28 @@ def test_lenet_has_the_paper_s_size():
     assert exit_costs(model, x) == [30 * 30 * 5 * 25 + branch, trunk + branch]
 
 
+def test_alexnet_branches_have_the_paper_s_layers():
+    """Two convolutions and one linear layer behind the first convolution, one and one behind the second."""
+    model, x = branchy_alexnet((1, 28, 28), 10, seed=0), torch.zeros(1, 1, 28, 28)
+    first, second = 28 * 28 * 32 * 25, 14 * 14 * 64 * 32 * 25
+    branches = [2 * 14 * 14 * 32 * 32 * 9 + 32 * 7 * 7 * 10, 7 * 7 * 32 * 64 * 9 + 32 * 3 * 3 * 10]
+    assert exit_costs(model, x)[:2] == [first + branches[0], first + second + sum(branches)]
+    kinds = [[type(layer).__name__ for layer in head] for head in model.heads[:2]]
+    normalised, convolution = ["ReLU", "MaxPool2d", "LocalResponseNorm"], ["Conv2d", "ReLU"]
+    ends = ["MaxPool2d", "Flatten", "Linear"]
+    assert kinds == [normalised + convolution * n + ends for n in (2, 1)]
+
+
+def test_untrained_networks_follow_from_training_data_and_seed_alone(prepared):
+    method, _, ready = prepared(KEY)
+    for network in ("lenet", "alexnet"):
+        chosen = method.replace({"network": network})
+        learnt = replace(ready.data, validation=None).without_test()
+        first, again, other = (list(chosen.build(learnt, seed).parameters()) for seed in (0, 0, 1))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not torch.equal(first[0], other[0])
+
+
 def test_finished_images_cost_nothing_more():
     model, x = made(branchy_alexnet((1, 28, 28), 10, width=0.5, seed=0)), torch.randn(20, 1, 28, 28)
     with torch.inference_mode():
