@@ -143,11 +143,19 @@ def looked_at(method):
     for split in ("validation", "test"):
         h.update(repr(method.sweep(ready, bench, split, knobs)).encode())
     h.update(repr((method.full_model(ready, bench), getattr(ready, "fitted", None))).encode())
-    for model in vars(ready).values():
-        if isinstance(model, torch.nn.Module):
-            for tensor in model.state_dict().values():
-                h.update(tensor.numpy().tobytes())
+    for model in networks(ready):
+        for tensor in model.state_dict().values():
+            h.update(tensor.numpy().tobytes())
     return h.hexdigest()
+
+
+def networks(ready):
+    """Yield the networks in what a method prepared, those of single knobs included."""
+    for value in vars(ready).values():
+        for each in value.values() if isinstance(value, dict) else [value]:
+            model = getattr(each, "model", each)
+            if isinstance(model, torch.nn.Module):
+                yield model
 
 
 @pytest.mark.parametrize("key", KEYS)
