@@ -139,6 +139,8 @@ def looked_at(method):
     knobs = [method.knobs[0], method.knobs[len(method.knobs) // 2], method.knobs[-1]]
     h.update(repr(method.sweep(ready, bench, "validation", knobs)).encode())
     h.update(repr(method.full_model(ready, bench)).encode())
+    if isinstance(chosen := getattr(ready, "fitted", None), float):  # a threshold that the method chooses by itself
+        h.update(repr(chosen).encode())
     for model in vars(ready).values():
         if isinstance(model, torch.nn.Module):
             for tensor in model.state_dict().values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -80,6 +80,11 @@ class _Withheld:
 
     def __len__(self) -> int:
         raise TestDataAsked("test data are for reporting only: whatever trains, fits or chooses must not count them")
+
+
+def withheld() -> Any:
+    """Return what stands where test data of any kind were, and raises `TestDataAsked` whatever it is asked."""
+    return _Withheld()
 
 
 @dataclass(frozen=True)
