@@ -127,11 +127,12 @@ class Transkimmer(SkimMethod):
     knobs: ClassVar[tuple[float, ...]] = (math.inf, 6.0, 5.0, 4.5, 4.0, 3.0, 2.0, 1.0, 0.0, -2.0, -4.0, -math.inf)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {}, "lambda 0.1": {"price": 0.1}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 4.0, "rate": 2e-3, "head_rate": 5e-3,
         "price": 0.05, "batch": 32,
     }  # fmt: skip
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.1": {"price": 0.01}}
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "held": 80}
+    others: ClassVar[Mapping[str, Any]] = {"held": 30}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 120, "held": 40, "bias": 2.0}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""

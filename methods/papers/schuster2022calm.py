@@ -210,6 +210,11 @@ class Calm(TokenMethod):
         "corpus": "made", "vocabulary": 32, "layers": 3, "width": 32, "windows": 800, "context": 24, "batch": 16,
         "prompt": 8, "length": 8, "passages": 24, "gate_windows": 160,
     }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {"width": 40}
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "vocabulary": 300, "layers": 4, "width": 96, "windows": 2400, "context": 32, "prompt": 16, "length": 8,
+        "batch": 16, "rate": 1e-2, "other_rate": 8e-3, "gate_windows": 320,
+    }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000}
 
     @property

@@ -288,7 +288,7 @@ def test_training_minimises_task_and_price_of_tokens_drawn(prepared, variant, pr
 def test_wiring_of_the_training(prepared):
     ready, stage = wired(prepared(KEY)[0])
     assert torch.equal(stage.train.targets, ready.data.train.targets)
-    assert (len(stage.train), stage.batch, stage.epochs) == (900, 32, 6.0)
+    assert (len(stage.train), stage.batch, stage.epochs) == (900, 32, 4.0)
     new = {id(p) for part in (ready.model.head, ready.model.predictors) for p in part.parameters()}
     assert stage.rates == {id(p): 5e-3 if id(p) in new else 2e-3 for p in ready.model.parameters()}
     assert isinstance(stage.optimiser, torch.optim.AdamW)

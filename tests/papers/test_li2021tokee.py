@@ -294,7 +294,7 @@ def first_batch(stage, model, size=12):
 def test_wiring_of_the_stages(prepared, level):
     method = prepared(KEY)[0].replace({"level": level, "sampling_epochs": 3.0})
     ready, found = wired(method)
-    assert [stage.epochs for stage in found] == ([6.0, 3.0] if level == "word" else [6.0])
+    assert [stage.epochs for stage in found] == ([4.0, 3.0] if level == "word" else [4.0])
     for stage in found:
         assert torch.equal(stage.train.targets, ready.data.train.targets)
         assert (len(stage.train), stage.batch) == (900, 32)
