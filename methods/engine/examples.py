@@ -83,7 +83,7 @@ class _Withheld:
 
 
 def withheld() -> Any:
-    """Return what stands in the place of test data where they must not be seen: whatever is asked of it raises."""
+    """Return what stands where test data of any kind were, and raises `TestDataAsked` whatever it is asked."""
     return _Withheld()
 
 
