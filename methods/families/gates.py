@@ -23,7 +23,7 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.records import Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, in_turn
-from eelit.methods.families.exits import accuracy
+from eelit.methods.engine.metrics import accuracy
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
-from eelit.methods.families.exits import accuracy, pearson
+from eelit.methods.engine.metrics import accuracy, pearson
 from eelit.methods.policies.base import Policy
 
 

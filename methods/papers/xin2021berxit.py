@@ -47,10 +47,10 @@ from eelit.methods.claims.comparisons import gains_at_equal_cost, gains_by_exit,
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.operating_points import at
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.harness.track import at
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence

@@ -48,10 +48,10 @@ from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.operating_points import At, at
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.harness.track import At, at
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.policy_gradient import memorised_layer, train_choosing
