@@ -47,10 +47,11 @@ class Shallow(ImageMethod):
     }  # fmt: skip
 
     def train(self, model, data, bench):
-        if not self.two_stage:
-            return super().train(model, data, bench)
-        train_plain(model, data, bench, **self.options)
-        train_heads(model, data, bench, **{**self.options, "epochs": 3.0})
+        if self.two_stage:
+            train_plain(model, data, bench, **self.options)
+            train_heads(model, data, bench, **{**self.options, "epochs": 3.0})
+        else:
+            super().train(model, data, bench)
 
     def policy(self, knob, prepared):
         return MaxConfidence(knob)

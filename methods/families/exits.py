@@ -59,19 +59,10 @@ class ExitMethod(StepwiseMethod):
     def policy(self, knob: float, prepared: Prepared) -> Policy:
         """Return the policy at one knob, from the trained model and ``prepared.fitted``; test data are out of reach."""
 
-    def deployed(self, model: MultiExit) -> MultiExit:
-        """Return the trained network as it is run from now on: the same answers, perhaps with less to do."""
-        return model.eval()
-
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train; neither sees the test examples."""
-        data = self.load()
-        known = data.without_test()
-        model = self.build(known, bench.seed)
-        self.train(model, known, bench)
-        bench.data["examples"] = data.digest
-        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
-        return Prepared(self.deployed(model), data, bench, self)
+        model, data = self.trained(bench)
+        return Prepared(model, data, bench, self)
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time `infer` on test samples in full batches, beside the plain network: from inputs to predictions."""

@@ -21,9 +21,9 @@ from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, Routed, ha
 from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.records import Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, in_turn
-from eelit.methods.engine.metrics import accuracy
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,28 @@ class StepwiseMethod(Method):
         """Return the data of the experiment."""
 
     @abstractmethod
+    def build(self, data: Data, seed: int) -> Any:
+        """Return the untrained model; everything random follows the seed."""
+
+    @abstractmethod
+    def train(self, model: Any, data: Data, bench: Bench) -> None:
+        """Train the model in place (with `recipes`, which cache)."""
+
+    def deployed(self, model: Any) -> Any:
+        """Return the trained model as it is run from now on: the same answers, perhaps with less to do."""
+        return model.eval()
+
+    def trained(self, bench: Bench) -> tuple[Any, Data]:
+        """Load the data, build and train, neither of which sees the test examples; return the model and all data."""
+        data = self.load()
+        known = data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
+        bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
+        return self.deployed(model), data
+
+    @abstractmethod
     def policy(self, knob: float, prepared: Any) -> Policy:
         """Return the policy at one knob, from the trained model and ``prepared.fitted``; test data are out of reach."""
 
