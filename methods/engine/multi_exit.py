@@ -99,9 +99,11 @@ def _joined(outputs: Sequence[Output], join: Any) -> Output:
 
 
 def _part(output: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """Return a part of an output, or NaN for each of its samples."""
-    n = len(said(output))
-    return output[name] if name in output else like.new_full((n, *like.shape[1:]), torch.nan)
+    """Return a part of an output, or NaN for each of its samples (so whole numbers become floating)."""
+    if name in output:
+        return output[name]
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return like.new_full((len(said(output)), *like.shape[1:]), torch.nan, dtype=dtype)
 
 
 def at_exit(outputs: Output, i: int) -> Output:
