@@ -74,7 +74,7 @@ def at_shares(units: Sequence[nn.Module], last: nn.Module, image: Shape, shares:
 
     Raises `ValueError` for shares that do not rise between 0 and 1, or if two of them would fall on one unit.
     """
-    if not all(0 < a < b for a, b in zip(shares, [*shares[1:], 1.0], strict=True)):
+    if not all(a < b for a, b in pairwise([0.0, *shares, 1.0])):
         raise ValueError(f"exits stand at rising shares of the cost between 0 and 1, not at {tuple(shares)}")
     network = MultiExit(units, [*(nn.Identity() for _ in units[1:]), last]).eval()
     spent, full = costs.both_costs(network, torch.zeros(1, *image))
