@@ -8,10 +8,10 @@ from statistics import mean
 
 from eelit.methods.backbones.encoder import text_exits
 from eelit.methods.claims.comparisons import gains_at_equal_cost, gains_by_exit, without_ends
-from eelit.methods.engine.equal_cost import at
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.operating_points import at
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.xin2020deebert import DeeBert

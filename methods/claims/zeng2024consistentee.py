@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eelit.methods.engine.equal_cost import At, at
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.operating_points import At, at
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.zeng2024consistentee import ConsistentEE, memorised_layer

@@ -103,7 +103,12 @@ class Data:
         return replace(self, test=withheld())
 
     def part(self, name: str) -> Examples:
-        """Return ``train``, ``validation``, ``test``, or one of the further parts."""
+        """Return ``train``, ``validation``, ``test``, or one of the further parts.
+
+        Raises `TestDataAsked` for ``test`` where it is out of reach.
+        """
+        if name == "test" and isinstance(self.test, _Withheld):
+            raise TestDataAsked("test data are for reporting only: whatever trains, fits or chooses must not see them")
         return {"train": self.train, "validation": self.validation, "test": self.test, **self.more}[name]
 
 

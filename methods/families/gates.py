@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.records import Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, in_turn
-from eelit.methods.families.exits import accuracy
 
 Choice = Callable[[Tensor], Tensor]
 """From the probabilities ``[n]`` of running a block to gates ``[n]``, 0 or 1."""

@@ -23,10 +23,10 @@ from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import accuracy, pearson
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
-from eelit.methods.families.exits import accuracy, pearson
 from eelit.methods.policies.base import Policy
 
 

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from eelit.methods.engine.equal_cost import At as At
-from eelit.methods.engine.equal_cost import at as at
+from eelit.methods.engine.operating_points import at
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
 
 SHARES = (0.25, 0.5, 0.75)
