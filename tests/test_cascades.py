@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import lightgbm
 import numpy as np
 import pytest
+import test_conformance as shared
 import torch
 from sklearn.decomposition import PCA
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
@@ -36,7 +37,6 @@ from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
-from eelit.methods.recipes.members import fit_estimator, train_network
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Pair(CascadeMethod):
 
     second: str = "network"
     train_size: int = 500
+    epochs: float = 6.0
+    batch: int = 32
+    rate: float = 1e-2
 
     data: ClassVar[tuple[str, ...]] = ()
     knob: ClassVar[str] = "threshold"
@@ -62,13 +65,6 @@ class Pair(CascadeMethod):
         network = Network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10)))
         forest = Estimator(RandomForestClassifier(200, random_state=seed), 10)
         return Cascade([first, network if self.second == "network" else forest])
-
-    def train(self, model, data, bench):
-        for member in model.members:
-            if isinstance(member, Estimator):
-                fit_estimator(member, data, bench)
-            else:
-                train_network(member, data, bench, epochs=6.0, batch=32, rate=1e-2)
 
     def fit(self, prepared):
         """A threshold at which nothing is lost; here it only shows that fitting has data of its own."""
@@ -149,15 +145,22 @@ def test_the_rules_of_all_methods_are_kept(ready, kind, variant):
 
 @each_method
 def test_what_a_sample_gets_does_not_depend_on_its_batch_mates(ready, kind, variant):
+    shared.test_what_a_sample_gets_does_not_depend_on_its_batch_mates("", "", lambda *_: ready(kind, variant))
     method, _, prepared = ready(kind, variant)
-    seen, policy = prepared.split("test"), method.rule(0.8, prepared)
-    x, course = torch.stack(list(seen.examples.inputs[:40])), seen.followed(policy)
-    assert len(set(course.exits[:40].tolist())) > 1
+    x, policy = shared.undecided(method, prepared)
     together, alone = prepared.model.run(x, policy), [prepared.model.run(one, policy) for one in x.split(1)]
-    assert torch.equal(together.exits, course.exits[:40])
-    assert torch.equal(torch.cat([one.exits for one in alone]), together.exits)
     assert torch.equal(torch.cat([one.visited for one in alone], dim=1), together.visited)
-    assert torch.allclose(torch.cat([one.outputs for one in alone]), together.outputs, atol=1e-5)
+
+
+def test_networks_learn_by_their_own_loss_from_training_data(stages):
+    method = Pair().variant("network")
+    (stage,) = stages(method)
+    network = method.build(method.load(), 0).members[1].eval()
+    x, targets = torch.stack(stage.train.inputs[:8]), stage.train.targets[:8]
+    found = stage.loss(stage.batch_of(torch.arange(8), x))
+    assert found.item() == pytest.approx(nn.functional.cross_entropy(network(x), targets).item(), rel=1e-5)
+    assert (len(stage.train), stage.epochs, stage.batch) == (500, 6.0, 32)
+    assert list(stage.rates.values()) == [1e-2] * len(list(network.parameters()))
 
 
 def test_same_seed_same_points(ready):

@@ -71,6 +71,12 @@ class Course:
     visited: Tensor
     decisions: NDArray[np.float64]  # [N], MACs that the policy itself computed, where they were counted
 
+    @property
+    def answers(self) -> Tensor:
+        """The answers ``[N, C]`` (``[N]`` for regression)."""
+        found: Tensor = said(self.outputs)
+        return found
+
 
 def follow(
     policy: Policy, ask: Callable[[int, Tensor], Output], members: int, samples: int, *, count: bool = False

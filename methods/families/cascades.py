@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from eelit.methods.engine.records import Execution, Timing
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
 from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
 from eelit.methods.policies.base import Policy
+from eelit.methods.recipes.members import train_members
 
 
 @dataclass
@@ -46,13 +48,22 @@ class Prepared(StepwisePrepared):
 class CascadeMethod(StepwiseMethod):
     """A method that asks separate models in turn: it says which, how to train them, and which policy a knob means."""
 
+    epochs: float
+    batch: int
+    rate: float
+
     @abstractmethod
     def build(self, data: Data, seed: int) -> Cascade:
         """Return the untrained members, from the cheapest to the dearest; everything random follows the seed."""
 
-    @abstractmethod
     def train(self, model: Cascade, data: Data, bench: Bench) -> None:
-        """Train the members in place (with `recipes.members`)."""
+        """Train each member by itself, in place: ``L = L_m`` for member m alone."""
+        train_members(model, data, bench, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `fit` that are settings here, for the members that are networks."""
+        return {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
 
     @abstractmethod
     def policy(self, knob: float, prepared: Prepared) -> Policy:

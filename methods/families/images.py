@@ -43,8 +43,7 @@ class JointImages:
         "epochs": 8.0, "batch": 32, "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 1200, "widths": (8, 16, 24), "blocks": 1, "shares": (0.2, 0.6), "epochs": 2.0, "batch": 32,
-        "rate": 1e-2,
+        "train_size": 1500, "widths": (8, 16, 32), "epochs": 3.0, "batch": 32, "rate": 5e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"network": "vgg", "widths": (8, 16, 16), "shares": (0.25, 0.75)}
 

@@ -8,11 +8,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eelit.methods.engine.cascade import Cascade
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.members import Estimator, Network
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.recipes.plain import train_plain
+
+
+def train_members(model: Cascade, data: Data, bench: Bench, **options: Any) -> None:
+    """Train each member by itself: networks with these ``options`` of `fit`, estimators as they are set."""
+    for member in model.members:
+        if isinstance(member, Estimator):
+            fit_estimator(member, data, bench)
+        elif isinstance(member, Network):
+            train_network(member, data, bench, **options)
 
 
 def train_network(member: Network, data: Data, bench: Bench, **options: Any) -> None:
