@@ -221,6 +221,24 @@ def test_all_classifiers_learn_together_and_weigh_alike(prepared, stages, monkey
     assert (stage.epochs, stage.batch) == (method.epochs, method.batch) == (4.0, 64)
 
 
+def test_normalisation_learns_from_every_batch_and_is_fixed_afterwards(prepared):
+    _, _, ready = prepared(KEY)
+    layers = [layer for layer in ready.model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert {int(layer.num_batches_tracked) for layer in layers} == {4 * 10}  # epochs, batches of 64 in 600
+    assert not any(layer.training for layer in layers)
+
+
+def test_convolutions_start_as_in_the_released_network():
+    """Normal with variance 2 / (k² · outputs); classifiers without bias."""
+    model = msdnet(Architecture(exits=3), inputs=1, classes=10, seed=0)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    for k in (1, 3):
+        of_size = [layer for layer in layers if layer.kernel_size == (k, k)]
+        widest = max(of_size, key=lambda layer: layer.weight.numel())
+        assert widest.weight.std().item() == pytest.approx((2 / (k * k * widest.out_channels)) ** 0.5, rel=0.05)
+    assert all(head.linear.bias.tolist() == [0.0] * 10 for head in model.heads)
+
+
 def test_thresholds_are_those_of_the_fitting_half_alone(prepared):
     """Budgets are judged on the other half; what thresholds were fitted to is no part of it."""
     method, _, ready = prepared(KEY)
