@@ -191,6 +191,7 @@ class PastFuture(TextMethod):
         2.4, 1.7, 1.2, 0.69, 0.68, 0.66, 0.63, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.001, 0.0
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"past and future": {}, "local": {"local": True}}
+    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "batch": 32}  # as other methods: rivals are trained once
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 5e-3, "head_rate": 0.1,
         "batch": 32,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.backbones.encoder import text_exits
+from eelit.methods.backbones.encoder import encoder, text_exits
 from eelit.methods.claims import gao2023pfberxit as claimed
 from eelit.methods.claims.comparisons import better_than, gains, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.engine.evaluate import infer, replay
@@ -210,6 +210,21 @@ def test_exits_weigh_by_their_depth(one_stage, variant):
     by_hand = (wrong[0] + 2 * wrong[1] + 3 * wrong[2] + 4 * wrong[3]) / 10
     assert float(stage.loss(batch)) == pytest.approx(by_hand, rel=1e-5)
     assert [each is batch.inputs for each in asked] == [True]
+
+
+def test_exits_read_the_mean_token_through_one_pooler_that_starts_as_pretrained(prepared):
+    method, _, ready = prepared(KEY)
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    fresh = method.build(ready.data, 0)
+    assert len({id(head.pooler) for head in fresh.heads}) == 1
+    assert torch.equal(fresh.heads[0].pooler.weight, pretrained.weight)
+    assert torch.equal(fresh.heads[0].pooler.bias, pretrained.bias)
+    x = torch.stack(list(ready.data.test.inputs[:3]))
+    with torch.inference_mode():
+        for head, hidden, said in zip(ready.model.heads, ready.model.states(x), ready.model(x), strict=True):
+            pooled = torch.tanh(hidden.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+            assert torch.allclose(said, pooled @ head.classifier.weight.T + head.classifier.bias, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["adapters", "fine-tuned"])

@@ -27,6 +27,7 @@ from eelit.methods.papers.liao2021pastfuture import (
 )
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.papers.zhou2020pabee import Pabee
+from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch
 from eelit.methods.recipes.joint import depth_weights, exit_losses
@@ -250,8 +251,8 @@ def test_classifier_drops_out_in_training_alone(model):
     full = N * D
     assert shared.eval()(past, future).unique().tolist() == pytest.approx([full])
     kept = shared.train()(past, future)[:, 0] * 0.9 / full
-    assert float(kept.mean()) == pytest.approx(0.9, abs=0.02)
-    assert float(kept.min()) < 0.85
+    assert kept.mean().item() == pytest.approx(0.9, abs=0.02)
+    assert kept.min().item() < 0.85
 
 
 # The exit rule.
@@ -263,6 +264,13 @@ def test_zero_uses_all_layers_and_more_than_the_largest_entropy_the_first():
     assert (replay(Entropy(math.log(K) + 1e-3), z) == 0).all()
     exits = [replay(Entropy(s), z) for s in (0.0, 0.2, 0.5, 0.8, 1.0)]
     assert all((looser <= tighter).all() for tighter, looser in pairwise(exits))
+
+
+def test_threshold_is_strict():
+    z = torch.randn(1, 20, K, generator=torch.Generator().manual_seed(3)).repeat(2, 1, 1)
+    for i, h in enumerate(entropy(z[0]).tolist()):
+        assert replay(Entropy(h), z[:, i : i + 1]).tolist() == [1]
+        assert replay(Entropy(h * (1 + 1e-6)), z[:, i : i + 1]).tolist() == [0]
 
 
 def test_the_surest_sample_leaves_at_once_where_the_released_code_gives_nan():

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims.comparisons import disagreement, oracle
 from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.method import Bench
 from eelit.methods.harness import registry
 from eelit.methods.papers.sun2021ensemble import VotingExit, diversities
 from eelit.methods.papers.zhou2020pabee import Pabee
@@ -225,11 +227,34 @@ def test_the_knob_is_the_number_of_votes_and_the_power_is_passed_on():
 def test_variant_without_diversity_is_trained_as_pabee(prepared):
     shared = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
     assert all(getattr(VotingExit(), name) == getattr(Pabee(), name) for name in shared)
-    method, bench, _ = prepared(KEY)
+    _, _, ours = prepared(KEY, "plain")
     _, _, theirs = prepared("zhou2020pabee")
-    ours = method.replace(method.variants["plain"]).prepare(bench)
     other = theirs.model.state_dict()
     assert all(torch.equal(value, other[name]) for name, value in ours.model.state_dict().items())
+    names = []
+    for method in (
+        registry.get(KEY).variant("plain", "tiny"),
+        registry.get("zhou2020pabee").variant("classification", "tiny"),
+    ):
+        bench = Bench(most_steps=0)
+        method.prepare(bench)
+        names.append(list(bench.trainings))
+    assert names[0] == names[1]  # so that one training in the cache serves both
+
+
+def test_exits_read_the_mean_token_through_one_pooler_that_starts_as_pretrained(prepared):
+    method, _, ready = prepared(KEY)
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    fresh = method.build(ready.data, 0)
+    assert len({id(head.pooler) for head in fresh.heads}) == 1
+    assert torch.equal(fresh.heads[0].pooler.weight, pretrained.weight)
+    assert torch.equal(fresh.heads[0].pooler.bias, pretrained.bias)
+    x = torch.stack(list(ready.data.test.inputs[:3]))
+    with torch.inference_mode():
+        for head, hidden, said in zip(ready.model.heads, ready.model.states(x), ready.model(x), strict=True):
+            pooled = torch.tanh(hidden.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+            assert torch.allclose(said, pooled @ head.classifier.weight.T + head.classifier.bias, atol=1e-5)
 
 
 def test_strong_diversity_pushes_exits_apart(prepared):
