@@ -7,7 +7,7 @@
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.
 ``tokens``: a decoder in which each token leaves at a layer of its own.
-``skimming``: an encoder whose tokens leave before the layer that a gate finds they do not need.
+``skimming``: an encoder whose tokens leave before the layer that a predictor finds they do not need.
 ``tagging``: an encoder that tags words, which halt at layers of their own or all at once.
 ``ranking``: an additive ensemble of trees; a policy at a sentinel sends documents away.
 """

@@ -132,7 +132,7 @@ class Transkimmer(SkimMethod):
     }  # fmt: skip
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.1": {"price": 0.01}}
     others: ClassVar[Mapping[str, Any]] = {"held": 30}
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 120, "held": 40, "bias": 2.0}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "held": 24, "bias": 2.0, "rate": 2e-4}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""
