@@ -262,6 +262,11 @@ def test_model_learns_at_its_rates_from_the_first_half_and_the_weights_apart(wir
     heads = {id(p) for p in model.heads.parameters()}
     rates = {id(p): 2e-2 if id(p) in heads else 5e-3 for p in [*model.stages.parameters(), *model.heads.parameters()]}
     assert stage.rates == rates
+    (adam,) = stage.beside
+    assert type(adam) is torch.optim.Adam
+    assert [(group["params"], group["lr"]) for group in adam.param_groups] == [
+        ([model.weights.a, model.weights.b], method.weight_rate)
+    ]
     known = method.load().train
     assert torch.equal(stage.train.targets, known.targets[:450])
     assert all(map(torch.equal, stage.train.inputs, known.inputs[:450]))
