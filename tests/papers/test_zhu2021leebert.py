@@ -60,6 +60,8 @@ def batches():
 @pytest.mark.parametrize("later_only", [False, True])
 def test_weights_are_positive_and_each_kind_sums_to_one(later_only):
     exits, pairs = uneven(4, later_only=later_only).fixed()
+    assert not exits.requires_grad
+    assert not pairs.requires_grad
     assert (exits > 0).all()
     assert float(exits.sum()) == pytest.approx(1.0)
     assert float(pairs.sum()) == pytest.approx(1.0)
