@@ -204,7 +204,8 @@ def test_what_a_stage_does_not_train_stays_as_it_is(key, variant, monkeypatch):
 
     def watch(stage):
         if stage:
-            trained = {id(p) for group in stage.optimiser.param_groups for p in group["params"]}
+            groups = [group for each in (stage.optimiser, *stage.beside) for group in each.param_groups]
+            trained = {id(p) for group in groups for p in group["params"]}
             frozen = [p for model in models for p in model.parameters() if id(p) not in trained]
             frozen += [b for model in models for b in buffers_of_frozen(model, trained)]
             before.update({id(p): (p, p.detach().clone()) for p in frozen})

@@ -229,7 +229,7 @@ class LeeBert(TextMethod):
             fit(
                 [*model.stages.parameters(), *model.heads.parameters()], D1, loss, bench, label="cross-level training",
                 epochs=self.epochs, batch=self.batch, rate=self.rate, faster=model.heads.parameters(),
-                faster_rate=self.head_rate,
+                faster_rate=self.head_rate, beside=(adam,),
             )  # fmt: skip
 
         rates = {"weight_rate": self.weight_rate, "every": self.every}

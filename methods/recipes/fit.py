@@ -55,6 +55,7 @@ class Stage:
     epochs: float
     batch: int
     steps: int
+    beside: tuple[torch.optim.Optimizer, ...] = ()  # what the loss itself moves, with these
 
     def batch_of(self, index: Tensor, inputs: Any, step: int = 0) -> Batch:
         """Return the samples ``index [n]`` of the training data as the loss meets them at a step."""
@@ -82,11 +83,13 @@ def fit(
     warm_up: float = 0.1,
     faster: Iterable[nn.Parameter] = (),
     faster_rate: float | None = None,
+    beside: tuple[torch.optim.Optimizer, ...] = (),
 ) -> None:
     """Minimise ``loss`` over ``epochs`` passes, the rate rising linearly for a share ``warm_up``, then falling to 0.
 
     Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1. Those of the parameters that are also in
-    ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``.
+    ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``. A loss that makes
+    steps of its own on something else names its optimisers in ``beside``; they are only told of.
     """
     chosen = [p for p in parameters if p.requires_grad]
     quick = {id(p) for p in faster} if faster_rate is not None else set()
@@ -104,7 +107,7 @@ def fit(
     )
     shuffle = torch.Generator().manual_seed(bench.seed)
     torch.manual_seed(bench.seed)
-    stage = Stage(label, train, loss, step_rule, epochs, batch, steps)
+    stage = Stage(label, train, loss, step_rule, epochs, batch, steps, beside)
     if bench.watch:
         bench.watch(stage)
     step = 0

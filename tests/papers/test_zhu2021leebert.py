@@ -60,6 +60,8 @@ def batches():
 @pytest.mark.parametrize("later_only", [False, True])
 def test_weights_are_positive_and_each_kind_sums_to_one(later_only):
     exits, pairs = uneven(4, later_only=later_only).fixed()
+    assert not exits.requires_grad
+    assert not pairs.requires_grad
     assert (exits > 0).all()
     assert float(exits.sum()) == pytest.approx(1.0)
     assert float(pairs.sum()) == pytest.approx(1.0)
@@ -262,6 +264,11 @@ def test_model_learns_at_its_rates_from_the_first_half_and_the_weights_apart(one
     heads = {id(p) for p in model.heads.parameters()}
     rates = {id(p): 2e-2 if id(p) in heads else 5e-3 for p in [*model.stages.parameters(), *model.heads.parameters()]}
     assert stage.rates == rates
+    (adam,) = stage.beside
+    assert type(adam) is torch.optim.Adam
+    assert [(group["params"], group["lr"]) for group in adam.param_groups] == [
+        ([model.weights.a, model.weights.b], method.weight_rate)
+    ]
     known = method.load().train
     assert torch.equal(stage.train.targets, known.targets[:450])
     assert all(map(torch.equal, stage.train.inputs, known.inputs[:450]))
