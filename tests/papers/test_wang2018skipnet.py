@@ -172,6 +172,39 @@ def test_price_of_a_gate_by_hand():
     assert prices.count == 5
 
 
+def test_untrained_network_has_the_released_start_and_open_gates(prepared):
+    """Convolutions: normal with variance 2 / (k² · outputs); all gates open; the seed decides."""
+    method, _, ready = prepared(KEY)
+    wide = GatedResNet((32, 64), 2, 10)
+    for k in (1, 3):
+        of_size = [
+            layer for layer in wide.modules() if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size[0] == k
+        ]
+        widest = max(of_size, key=lambda layer: layer.weight.numel())
+        assert widest.weight.std().item() == pytest.approx((2 / (k * k * widest.out_channels)) ** 0.5, rel=0.05)
+    assert wide.gate.proj.bias.tolist() == [1.0]
+    assert (wide.gate.control.input_size, wide.gate.control.hidden_size) == (10, 10)
+    other_sizes = GatedResNet((8, 16), 1, 10, embed=3, hidden=5).eval()
+    assert (other_sizes.gate.control.input_size, other_sizes.gate.control.hidden_size) == (3, 5)
+    first, again, other = (method.build(ready.data, seed).stem[0].weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_are_halved_by_the_stem_as_asked_and_between_groups(stride):
+    model, x = GatedResNet((8, 16, 32), 3, 10, stride=stride).eval(), torch.zeros(1, 1, 16, 16)
+    side, inside = 16 // stride, model.enter(x)
+    assert inside.shape == (1, 8, side, side)
+    sizes = []
+    for _, block in model.gated():
+        inside = block(inside, block.shortcut(inside))
+        sizes.append((inside.shape[1], inside.shape[2]))
+    assert sizes == [(8, side)] * 2 + [(16, side // 2)] * 3 + [(32, side // 4)] * 3
+    plain_shortcuts = [isinstance(block.shortcut, torch.nn.Identity) for _, block in model.gated()]
+    assert plain_shortcuts == [True, True, False, True, True, False, True, True]
+
+
 def test_limits_of_alpha_open_and_close_all_gates():
     p = torch.tensor([0.2, 0.9])
     assert constant_gates(float("inf"))(p).tolist() == [0, 0]
