@@ -141,7 +141,8 @@ def sources_of(things: Iterable[object]) -> list[str]:
         with suppress(OSError):  # what a decorator generated has no source of its own: its class tells all
             found[id(thing)] = inspect.getsource(thing)
         inside = list(vars(thing).values()) if isinstance(thing, type) else [thing]
-        for function in (f for f in inside if isinstance(f, FunctionType)):
+        # unwrapped, since torch wraps an optimiser's step when it is first used: the name must not tell whether it was
+        for function in (inspect.unwrap(f) for f in inside if isinstance(f, FunctionType)):
             named = {name for code in _codes(function.__code__) for name in code.co_names}
             used = {name: function.__globals__[name] for name in named if name in function.__globals__}
             constants |= {f"{name} = {value!r}" for name, value in used.items() if isinstance(value, PLAIN)}

@@ -212,7 +212,7 @@ class Calm(TokenMethod):
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"width": 40}
     smoke: ClassVar[Mapping[str, Any]] = {
-        "vocabulary": 300, "layers": 4, "width": 96, "windows": 2400, "context": 32, "prompt": 16, "length": 8,
+        "vocabulary": 300, "layers": 4, "width": 96, "windows": 1600, "context": 32, "prompt": 16, "length": 8,
         "batch": 16, "rate": 1e-2, "other_rate": 8e-3, "gate_windows": 320,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000}

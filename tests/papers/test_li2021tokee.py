@@ -90,6 +90,13 @@ def test_macs_of_partial_layers_are_those_of_the_released_count(golden):
     assert int(price(asking, torch.tensor(20)).sum()) == golden["flops"]["result"]
 
 
+def test_simulated_words_halt_strictly_below_the_threshold():
+    doubts = torch.tensor([[0.5, 0.5], [0.25, 0.0], [0.0, 0.0]])
+    assert simulate(doubts, 1, 0.5).tolist() == [1, 1]
+    assert simulate(doubts, 3, 0.25).tolist() == [2, 2]
+    assert simulate(torch.zeros(3, 2), 1, 0.0).tolist() == [2, 2]
+
+
 @pytest.mark.parametrize("tags", [2, 5, 80])
 def test_uncertainty_is_0_for_certain_and_1_for_uniform(tags):
     certain = np.full(tags, -1000.0)

@@ -20,6 +20,7 @@ from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.passages import Passages
 from eelit.methods.families.tokens import rouge_l
+from eelit.methods.harness import registry
 from eelit.methods.papers.schuster2022calm import MuonAndAdam, decayed, gate_loss
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.gate_confidence import GateConfidence
@@ -314,6 +315,14 @@ def test_one_step_of_muon_and_adam_at_the_rates_of_the_schedule():
     assert float(moved.square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)
     singular = torch.linalg.svdvals(moved)
     assert float(singular.max() / singular.min()) < 2
+
+
+def test_variants_share_the_training_of_the_layers(tmp_path):
+    """Also once the optimiser was used in the process, which torch then wraps."""
+    bench = Bench(most_steps=1, cache=tmp_path)
+    for variant in VARIANTS:
+        registry.get(KEY).variant(variant, "tiny").prepare(bench)
+    assert len(bench.trainings) == 2
 
 
 def test_gate_learns_where_the_last_token_is_said_already_and_all_else_is_frozen(prepared):
