@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from eelit.catalog.schema import Entry
+from eelit.catalog.schema import Entry, Implementation
 
 WIDTH = 118
 LONGEST_LINE = 80  # longer texts are folded into a block
@@ -36,6 +36,15 @@ _Dumper.add_representer(list, _list)
 
 def to_yaml(entry: Entry) -> str:
     """Return the entry as YAML: fields in the order of the schema, defaults left out."""
-    data = entry.model_dump(mode="json", exclude_defaults=True)
+    return _dumped(entry.model_dump(mode="json", exclude_defaults=True))
+
+
+def with_implementation(text: str, implementation: Implementation) -> str:
+    """Return the text of an entry with this block at its end, where it belongs; all else stays as it is written."""
+    block = _dumped({"implementation": implementation.model_dump(mode="json", exclude_defaults=True)})
+    return f"{text.rstrip()}\n{block}"
+
+
+def _dumped(data: dict[str, Any]) -> str:
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
     return text

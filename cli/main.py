@@ -26,7 +26,7 @@ COMMANDS = {
     "compare": "Compare methods of a track: curves, costs, claims.",
     "smoke": "Run every method shortly, and say which of them work.",
     "data": "List, fetch and verify the data sets and models.",
-    "new": "Start a new work: entry, method and test.",
+    "new": "Start a new work: its entry, and a method with claims and test.",
     "check": "Check the whole catalogue and report all problems.",
     "build": "Build the catalogue database.",
     "site": "Build or serve the documentation site.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from importlib.resources import files
 from pathlib import Path
 from string import ascii_lowercase
 from tempfile import mkstemp
@@ -15,23 +14,28 @@ from eelit.catalog.faults import Unavailable
 from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
 
+FAMILIES = ("exits-text", "exits-images", "cascades", "other")
+"""Families of methods that have a template; `other` derives from the contract itself, as a new family would."""
+ENTRY = ("entry.yaml.j2", "catalog/entries/{key}.yaml")
 # Template → where its result belongs, in the checkout.
 SKELETONS = {
-    "entry.yaml.j2": "catalog/entries/{key}.yaml",
-    "method.py.j2": "methods/papers/{key}.py",
+    "method.{family}.py.j2": "methods/papers/{key}.py",
+    "claims.py.j2": "methods/claims/{key}.py",
     "test_method.py.j2": "tests/papers/test_{key}.py",
 }
+RESTS_ON = "what the implementation rests on"
 
 
-@eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --entry-only")
+@eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images")
 @click.argument("key")
-@click.option("--entry-only", is_flag=True, help="Write no method and no test.")
-def command(key: str, entry_only: bool) -> None:
-    """Start a new work: entry, method and test.
+@click.option("--family", type=click.Choice(FAMILIES), help="Write a method of this family, its claims and its test.")
+def command(key: str, family: str | None) -> None:
+    """Start a new work: its entry, and a method with claims and test.
 
-    KEY is surname, year and a word, in small letters. Files that exist are left alone. Then add the record to
-    bib/early-exit.bib (if it is there already the short name is taken from its title), fill in the files, and let
-    `eelit check KEY` tell what is missing.
+    KEY is surname, year and a word, in small letters. Without --family only the entry is written. Files that exist are
+    left alone, but an entry gets the block that tells of its method. Then add the record to bib/early-exit.bib (if it
+    is there already the short name is taken from its title), fill in the files, and let `eelit check KEY` tell what is
+    missing.
     """
     from eelit.catalog.schema import KEY_PATTERN
 
@@ -41,9 +45,12 @@ def command(key: str, entry_only: bool) -> None:
     if root is None:
         raise Unavailable("new works are written in a checkout; clone the repository first")
     name = short_name(key)
-    for template, place in SKELETONS.items():
-        if not (entry_only and template != "entry.yaml.j2"):
-            _write(Path(root, place.format(key=key)), render(template, key, name, with_method=not entry_only))
+    template, place = ENTRY
+    entry = Path(root, place.format(key=key))
+    if not (family and _implemented(entry)):
+        _write(entry, render(template, key, name, family))
+    for template, place in SKELETONS.items() if family else ():
+        _write(Path(root, place.format(key=key)), render(template, key, name, family))
 
 
 def short_name(key: str) -> str:
@@ -62,31 +69,55 @@ def short_name(key: str) -> str:
     return next((part for part in re.findall(r"\w+", title) if part.casefold() == word), word.capitalize())
 
 
-def render(template: str, key: str, name: str, *, with_method: bool = True) -> str:
-    """Return a skeleton for this key, which goes by this name."""
-    from jinja2 import Environment, StrictUndefined
+def render(template: str, key: str, name: str, family: str | None) -> str:
+    """Return a skeleton for this key, which goes by this name and has a method of the family, if any."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    source = files("eelit.cli").joinpath("templates", template).read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    loader = PackageLoader("eelit.cli", "templates")
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     class_name = re.sub(
         r"^(?=\d)", "Method", key.lstrip(ascii_lowercase)[4:].capitalize()
     )  # no class starts with a digit
-    return environment.from_string(source).render(
-        key=key, short_name=name, class_name=class_name, with_method=with_method
+    return environment.get_template(template.format(family=family)).render(
+        key=key, short_name=name, class_name=class_name, family=family, rests_on=RESTS_ON
     )
+
+
+def _implemented(entry: Path) -> bool:
+    """Give an entry that exists the block that tells of its method, if it lacks it; return whether it exists."""
+    from eelit.catalog.save import with_implementation
+    from eelit.catalog.schema import Implementation
+
+    try:
+        text = entry.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    if re.search(r"^implementation:", text, re.MULTILINE):
+        click.echo(f"eelit: {entry} is there already and was left alone", err=True)
+        return True
+    told = Implementation(fidelity="from-paper", reason=RESTS_ON)
+    os.replace(_aside(entry, with_implementation(text, told)), entry)
+    click.echo(str(entry))
+    return True
 
 
 def _write(path: Path, text: str) -> None:
     """Write a file that does not exist yet, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    aside = _aside(path, text)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)
         os.link(aside, path)  # fails if the file exists, unlike a rename
         click.echo(str(path))
     except FileExistsError:
         click.echo(f"eelit: {path} is there already and was left alone", err=True)
     finally:
         os.unlink(aside)
+
+
+def _aside(path: Path, text: str) -> str:
+    """Return the name of a file beside the path that holds the text."""
+    handle, aside = mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(aside, 0o644)
+    return aside

@@ -236,9 +236,9 @@ def _curve(curve: Curve, budget: float | None) -> str:
 
 
 def _within(curve: Curve, budget: float) -> str:
-    from eelit.methods.harness import runner
+    from eelit.methods.engine.operating_points import within_budget
 
-    point = runner.within_budget(curve, budget)
+    point = within_budget(curve, budget)
     if point is None:
         return f"Within {budget:g} of the full cost: no setting is that cheap on validation data."
     return (

@@ -1,24 +1,89 @@
-"""How the tests find a browser, start it, and watch what a page does."""
+"""How the tests find a browser, start it, choose pages of the site, and watch what a page does."""
 
 import os
+import re
 import shutil
+from collections import defaultdict
 from http.server import SimpleHTTPRequestHandler
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from lxml import html
+from playwright.sync_api import expect
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
     "--disable-dev-shm-usage",  # a container's shared memory may be too small for it
+    "--disable-smooth-scrolling",  # a turn of the wheel is one step, not a movement that a test would look at half way
 ]
 MISSING = "no chromium was found: run tests/install_chromium.sh, or set CHROMIUM to the path of one"
+# What an event alone tells is noted: breaches of the policy, and whether the page still scrolls.
 WATCH = """addEventListener("securitypolicyviolation", (event) => console.error(
-  `policy breached: ${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`))"""
+  `policy breached: ${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));
+addEventListener("scroll", () => { window.scrolls = true; });
+addEventListener("scrollend", () => { window.scrolls = false; });"""
 
-# Two frames: what a page does when its width changes has been done.
+# Two frames: what a page does when its width changes or it was scrolled has been done.
 SETTLED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
-# Rows after the first ones are like them; axe looks at each, which takes long.
-PRUNE = """document.querySelectorAll("tbody > tr:nth-child(n+6), .ee-works > li:nth-child(n+6), .ee-graph a")
-  .forEach((row, index) => index % 8 && row.remove())"""
+# Axe and the walk with the keyboard look at every element, which takes long. What consists of nothing but kinds of
+# elements of which three stand before it goes, unless it is the first of its name in its place. A kind is told by an
+# element's name, class, role, type and attributes and those of its parent. Cells and what names others stay.
+PRUNE = """() => {
+  const looks = new Map();
+  function look(element) {
+    const told = ({ name, value }) => (["class", "role", "type"].includes(name) ? `${name}=${value}` : name);
+    if (!looks.has(element)) looks.set(element, `${element.localName} ${[...element.attributes].map(told).sort()}`);
+    return looks.get(element);
+  }
+  const kind = (element) => `${look(element.parentElement)} > ${look(element)}`;
+  const stay = "td, th, thead *, dt, dd, input, label[for], caption, legend";
+  const seen = new Map();
+  const isKnown = (element) => (seen.get(kind(element)) || 0) >= 3;
+  const mayGo = (element) => !element.matches(stay) && [element, ...element.querySelectorAll("*")].every(isKnown);
+  (function sift(parent) {
+    const names = new Set();
+    for (const element of [...parent.children]) {
+      const isFirst = !names.has(element.localName);
+      names.add(element.localName);
+      if (!isFirst && mayGo(element)) element.remove();
+      else {
+        seen.set(kind(element), (seen.get(kind(element)) || 0) + 1);
+        sift(element);
+      }
+    }
+  })(document.body);
+}"""
+TAG = re.compile(r"<([a-z][a-z0-9]*)((?:\s[^<>]*)?)>")
+
+
+def parts(text):
+    """Return the kinds of elements of a page, told apart by name, class and role, and the number of its elements."""
+    kinds, tags = set(), TAG.findall(text)
+    for name, attributes in tags:
+        given = dict(re.findall(r'(?<![\w-])(class|role)="?([^">]*)', attributes))
+        kinds |= {(name, given.get("role", ""), word) for word in given.get("class", "").split() or [""]}
+    return kinds, len(tags)
+
+
+def one_of_each(pages):
+    """Choose from pages (name below the site → text) one of each type and the widest of each.
+
+    A page that the navigation names is a type of its own; the others of a folder are one. The widest has the most
+    elements, the one beside it the fewest. More are chosen until each kind of element of any page is in one of them.
+    """
+    links = (link.get("href") for link in html.fromstring(pages["index.html"]).find_class("md-nav__link"))
+    named = {link for link in links if link}
+    found = {name: parts(text) for name, text in sorted(pages.items())}
+    types = defaultdict(list)
+    for name in sorted(found, key=lambda name: found[name][1]):
+        folder, slash, _ = name.rpartition("/")
+        types[folder if slash and name not in named else name].append(name)
+    chosen = list(dict.fromkeys(name for alike in types.values() for name in (alike[0], alike[-1])))
+    missing = set().union(*(kinds for kinds, _ in found.values())).difference(*(found[name][0] for name in chosen))
+    while missing:
+        chosen.append(max(found, key=lambda name: len(found[name][0] & missing)))
+        missing -= found[chosen[-1]][0]
+    return chosen
 
 
 def chromium():
@@ -50,6 +115,7 @@ class Guard:
         page.context.add_init_script(WATCH)
         page.on("console", lambda said: said.type == "error" and self.note(f"console: {said.text}"))
         page.on("pageerror", lambda error: self.note(f"exception: {error}"))
+        page.on("dialog", lambda dialog: (self.note(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", self.look_at)
 
     def look_at(self, request):
@@ -79,3 +145,24 @@ def until(page, holds, seconds=30):
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"did not come within {seconds} seconds")
+
+
+def settle(page):
+    """Wait until the page has been laid out, its charts are drawn and nothing scrolls or moves any more."""
+    page.evaluate(SETTLED)
+    moving = "() => window.scrolls || document.querySelector('[aria-busy=true], [data-moves]') !== null"
+    until(page, lambda: not page.evaluate(moving))
+
+
+def search(page, words):
+    """Type into the search, which has the focus, and return its hits.
+
+    It reads its field when a key is released: a single one is, once it is ready, so that no hit is one of half a word.
+    """
+    expect(page.locator(".md-search__input")).to_be_focused()
+    expect(page.locator(".md-search-result__meta")).to_have_text("Type to start searching")
+    page.keyboard.insert_text(words[:-1])
+    page.keyboard.press(words[-1])
+    hits = page.locator(".md-search-result__link")
+    hits.first.wait_for()
+    return hits

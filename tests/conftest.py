@@ -66,6 +66,50 @@ def stages():
     return of
 
 
+@pytest.fixture
+def wired(monkeypatch):
+    """Return a function: method → its network as built, and the stages of its training; nothing is trained.
+
+    ``stage.learning`` of each names the parts with dropout that were in training mode when it began.
+    """
+    from eelit.methods.engine.method import Bench
+
+    def of(method):
+        models, found = [], []
+        build = type(method).build
+
+        def watch(stage):
+            if stage:
+                parts = models[0].named_modules()
+                on = {name for name, part in parts if isinstance(part, torch.nn.Dropout) and part.training}
+                object.__setattr__(stage, "learning", on)
+                found.append(stage)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(method), "build", lambda *given: models.append(build(*given)) or models[-1])
+            method.prepare(Bench(most_steps=0, watch=watch))
+        return models[0], found
+
+    return of
+
+
+@pytest.fixture
+def one_stage(monkeypatch):
+    """Return a function: method → its network, and its only stage of training, begun in training mode."""
+    from eelit.methods.engine.method import Bench
+
+    def of(method):
+        networks, found = [], []
+        build = type(method).build
+        monkeypatch.setattr(type(method), "build", lambda *given: networks.append(build(*given)) or networks[-1])
+        method.prepare(Bench(most_steps=0, watch=lambda stage: found.append((networks[-1].training, stage))))
+        (training, stage), _ = found
+        assert training
+        return networks[-1], stage
+
+    return of
+
+
 @pytest.fixture(scope="session")
 def made():
     """Return a function: rule → what it is said to have measured, the same point once or more, dearer than anything."""
@@ -117,6 +161,19 @@ def database(tmp_path_factory):
     return path
 
 
+def made_once(factory, name, make):
+    """Return a folder that `make` fills, once for all processes that run tests; it is read only."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 BUILD = """
 import sys
 from pathlib import Path
@@ -134,17 +191,23 @@ def hostile_site(tmp_path_factory):
     """Return the folder of a site made from a hostile catalogue."""
     from hostile import written
 
-    return written(tmp_path_factory.mktemp("hostile"))
+    return made_once(tmp_path_factory, "hostile", written) / "site"
 
 
 @pytest.fixture(scope="session")
-def built_site(tmp_path_factory):
-    """Return the folder of the site, built once for all processes that run tests, without a smoke test; read only."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "heavy.txt").exists():
-            folder.mkdir(exist_ok=True)
-            done = subprocess.run([sys.executable, "-c", BUILD, folder], capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-    return folder / "site"
+def build_site():
+    """Return a function that builds the site of the checkout into a folder, told where it and its sources stand."""
+
+    def built(folder, address="", repository=""):
+        environment = os.environ | {"EELIT_SITE_URL": address, "EELIT_REPO_URL": repository}
+        words = [sys.executable, "-c", BUILD, folder]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def built_site(tmp_path_factory, build_site):
+    """Return the folder of the site, built without a smoke test and not told where it will stand."""
+    return made_once(tmp_path_factory, "built", build_site) / "site"

@@ -50,10 +50,10 @@ def test_every_method_has_a_claim_of_its_paper(key):
 
 @cache
 def spelled(key):
-    """Return patterns of all names that outcomes of a method may have: literals where its claims are tried."""
+    """Return patterns of all names that outcomes may have: literals of the method, its claims, what these share."""
     patterns = set()
-    own = [ROOT / f"methods/papers/{key}.py", ROOT / f"methods/claims/{key}.py", ROOT / "methods/claims/comparisons.py"]
-    for path in [*(path for path in own if path.exists()), *(ROOT / "methods/families").glob("*.py")]:
+    own = [path for path in (ROOT / f"methods/{room}/{key}.py" for room in ("papers", "claims")) if path.exists()]
+    for path in [*own, ROOT / "methods/claims/comparisons.py", *(ROOT / "methods/families").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 patterns.add(re.escape(node.value))

@@ -1,9 +1,9 @@
 """What all commands share: help, exit codes, errors in one sentence, completion, and what they do not import."""
 
+import importlib.util
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from eelit.cli import new
 from eelit.cli.main import COMMANDS, EXIT_CODES
 from eelit.cli.main import eelit as group
 from eelit.methods.engine.method import Bench
+from eelit.methods.harness import runner
 
 ROOT = Path(__file__).parent.parent
 EELIT = Path(sys.executable).with_name("eelit")
@@ -162,30 +163,57 @@ def test_the_readme_says_the_exit_codes_that_the_help_says():
     assert f"Exit codes: {EXIT_CODES}." in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_new_writes_three_short_files_and_overwrites_none(tree, eelit):
-    found = eelit("new", "smith2027lazy")
+@pytest.mark.parametrize("family", new.FAMILIES)
+def test_new_writes_four_short_files_and_overwrites_none(tree, eelit, family):
+    found = eelit("new", "smith2027lazy", "--family", family)
     assert found.exit_code == 0, found.stderr
     written = [Path(line) for line in found.stdout.splitlines()]
     assert [path.relative_to(tree).as_posix() for path in written] == [
         "catalog/entries/smith2027lazy.yaml",
         "methods/papers/smith2027lazy.py",
+        "methods/claims/smith2027lazy.py",
         "tests/papers/test_smith2027lazy.py",
     ]
     for path in written:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 90
+        assert len(text.splitlines()) <= 150
         assert "{{" not in text
+        assert "{%" not in text
         if path.suffix == ".py":
             compile(text, str(path), "exec")
-    written[0].write_text("mine", encoding="utf-8")
-    again = eelit("new", "smith2027lazy")
+    assert ("minilm" in written[1].read_text(encoding="utf-8")) == (family == "exits-text")
+    written[1].write_text("mine", encoding="utf-8")
+    again = eelit("new", "smith2027lazy", "--family", family)
     assert again.exit_code == 0
-    assert again.stderr.count("was left alone") == 3
-    assert written[0].read_text(encoding="utf-8") == "mine"
+    assert again.stderr.count("was left alone") == 4
+    assert written[1].read_text(encoding="utf-8") == "mine"
+
+
+def test_without_a_family_only_the_entry_is_written(tree, eelit):
+    found = eelit("new", "smith2027lazy")
+    assert found.stdout.split() == [str(tree / "catalog/entries/smith2027lazy.yaml")]
+    assert "implementation:" not in (tree / "catalog/entries/smith2027lazy.yaml").read_text(encoding="utf-8")
+    assert eelit("new", "smith2027lazy", "--family", "nonsense").exit_code == 2
+
+
+def test_an_entry_that_is_there_gets_its_implementation_and_keeps_all_else(tree, eelit):
+    entry = tree / "catalog/entries/kaya2019sdn.yaml"
+    before = entry.read_text(encoding="utf-8").partition("\nimplementation:")[0].rstrip() + "\n"
+    entry.write_text(before, encoding="utf-8")
+    found = eelit("new", "kaya2019sdn", "--family", "exits-images")
+    assert found.exit_code == 0, found.stderr
+    assert found.stdout.split()[0] == str(entry)
+    after = entry.read_text(encoding="utf-8")
+    block = "implementation:\n  fidelity: from-paper\n  reason: what the implementation rests on\n"
+    assert after == before + block
+    assert entry.stat().st_mode & 0o777 == 0o644
+    again = eelit("new", "kaya2019sdn", "--family", "exits-images")
+    assert f"{entry} is there already and was left alone" in again.stderr
+    assert entry.read_text(encoding="utf-8") == after
 
 
 def test_a_new_entry_is_told_what_it_lacks(tree, eelit):
-    eelit("new", "smith2027lazy", "--entry-only")
+    eelit("new", "smith2027lazy")
     said = eelit("check").stdout
     assert "smith2027lazy.yaml:11: `domain` is empty; name at least one" in said
     assert "smith2027lazy.yaml:3: `smith2027lazy` is not in early-exit.bib; add it" in said
@@ -203,41 +231,53 @@ def test_a_new_entry_is_told_what_it_lacks(tree, eelit):
 def test_a_new_entry_takes_its_short_name_from_the_title(tree, eelit, title, name):
     with (tree / "bib/early-exit.bib").open("a", encoding="utf-8") as file:
         file.write(f"\n@misc{{smith2027lazy,\n author = {{Smith, Jo}},\n title = {{{title}}},\n year = {{2027}}\n}}\n")
-    assert eelit("new", "smith2027lazy").exit_code == 0
+    assert eelit("new", "smith2027lazy", "--family", "exits-text").exit_code == 0
     assert f"\nshort_name: {name}\n" in (tree / "catalog/entries/smith2027lazy.yaml").read_text(encoding="utf-8")
     method = (tree / "methods/papers/smith2027lazy.py").read_text(encoding="utf-8")
     assert method.startswith(f'"""Title of the work ({name}).')
     assert "not in early-exit.bib" not in eelit("check").stdout
 
 
-@pytest.mark.parametrize("key", ["smith2027lazy", "smith20273d"])
-def test_a_new_method_passes_ruff_and_names_a_class(key):
-    for template, place in list(new.SKELETONS.items())[1:]:
-        text = new.render(template, key, "Lazy")
+@pytest.mark.parametrize(
+    ("key", "family"), [*(("smith2027lazy", family) for family in new.FAMILIES), ("smith20273d", "other")]
+)
+def test_a_new_method_passes_ruff_and_names_a_class(key, family):
+    for template, place in new.SKELETONS.items():
+        text = new.render(template, key, "Lazy", family)
         ruff = [sys.executable, "-m", "ruff"]
         for words in (["check", "--stdin-filename", place.format(key=key), "-"], ["format", "--check", "--quiet", "-"]):
             found = subprocess.run([*ruff, *words], input=text, capture_output=True, text=True, cwd=ROOT, check=False)
             assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_a_new_method_runs_in_its_tiny_setting_and_passes_its_own_tests(monkeypatch):
+@pytest.mark.parametrize("family", new.FAMILIES)
+def test_a_new_method_runs_in_its_tiny_setting_and_passes_its_own_tests(tree, eelit, family, monkeypatch, stages):
     """What `eelit new` writes is a sound method from the start, so that whatever fails later is the author's change."""
+    assert eelit("new", "smith2027lazy", "--family", family).exit_code == 0
 
-    def module(template, name):
-        made = types.ModuleType(name)
+    def module(place, name):
+        spec = importlib.util.spec_from_file_location(name, tree / place)
+        made = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, name, made)  # dataclasses look their module up
-        exec(new.render(template, "smith2027lazy", "Lazy"), made.__dict__)
+        spec.loader.exec_module(made)
         return vars(made)
 
-    method = module("method.py.j2", "eelit.methods.papers.smith2027lazy")["Lazy"]()
-    method, bench = method.replace(method.tiny), Bench(executed=48)
+    method = module("methods/papers/smith2027lazy.py", "eelit.methods.papers.smith2027lazy")["Lazy"]()
+    claims = module("methods/claims/smith2027lazy.py", "eelit.methods.claims.smith2027lazy")["claims"]
+    method, bench = method.variant("", "tiny"), Bench(executed=48)
     ready = method.prepare(bench)
-    tests = [
-        (name, test) for name, test in module("test_method.py.j2", "test_lazy").items() if name.startswith("test_")
+    given = {"prepared": lambda key: (method, bench, ready), "stages": stages}
+    written = module("tests/papers/test_smith2027lazy.py", "test_lazy")
+    tests = [test for name, test in written.items() if name.startswith("test_")]
+    assert len(tests) >= 3
+    for test in tests:
+        test(**{name: given[name] for name in test.__code__.co_varnames[: test.__code__.co_argcount]})
+    curve = runner.measure(method, ready, bench, "")
+    assert [outcome.name for outcome in claims(method, ready, bench, curve)] == [
+        "much cheaper at nearly the same quality"
     ]
-    assert len(tests) == 4
-    for _, test in tests:
-        test(*[lambda key: (method, bench, ready)] * test.__code__.co_argcount)
+    assert method.key == "smith2027lazy"
+    assert len({type(method)(), type(method)().variant("", "smoke"), method}) == 3  # each scale has settings of its own
 
 
 def test_build_says_where(tree, eelit, tmp_path):

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from eelit.methods.engine.cascade import Cascade, StoredMembers
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Method, Scale
 from eelit.methods.engine.queries import RankingData
-from eelit.methods.families.exits import ExitMethod
+from eelit.methods.families.stepwise import StepwiseMethod
 from eelit.methods.harness import conformance, registry, runner
 from eelit.methods.policies.fixed_exit import FixedExit
 
 KEYS = registry.keys()
 VARIANTS = [(key, variant) for key in KEYS for variant in registry.get(key).variants]
-WITH_EXITS = [(key, variant) for key, variant in VARIANTS if isinstance(registry.get(key).variant(variant), ExitMethod)]
+STEPWISE = [
+    (key, variant) for key, variant in VARIANTS if isinstance(registry.get(key).variant(variant), StepwiseMethod)
+]
 SECTIONS = ("Idea", "Training", "Exit rule", "Skipped", "Deviations")
 LONG = 320
 """Lines above which a paper's file is worth a second look."""
@@ -61,29 +64,39 @@ def test_same_seed_same_operating_points(key, variant, prepared):
     assert method.sweep(again, bench, "validation", knobs) == method.sweep(ready, bench, "validation", knobs)
 
 
+def stops(policy, seen):
+    """Return the exit, or the member of a cascade, at which each sample stops."""
+    return seen.followed(policy).exits.numpy() if isinstance(seen, StoredMembers) else replay(policy, seen.outputs)
+
+
+def run(ready, x, policy):
+    """Run a network with exits, or a cascade."""
+    return ready.model.run(x, policy) if isinstance(ready.model, Cascade) else infer(ready.model, x, policy)
+
+
 def undecided(method, ready):
     """Return test inputs of one shape, at most eight for each exit, and the policy that scatters them most."""
     seen = ready.split("test")
-    pool = seen.examples.filled(200, 200)
+    pool, members = seen.examples.filled(200, 200), len(seen.costs)
     for knobs in (method.knobs, [sum(pair) / 2 for pair in pairwise(method.knobs)]):
         policies = [method.rule(knob, ready) for knob in knobs]
         exits, policy = max(
-            ((replay(policy, seen.outputs)[pool], policy) for policy in policies), key=lambda found: len(set(found[0]))
+            ((stops(policy, seen)[pool], policy) for policy in policies), key=lambda found: len(set(found[0]))
         )
         if len(set(exits)) > 1:
             break
-    chosen = np.sort(np.concatenate([np.flatnonzero(exits == i)[:8] for i in range(ready.model.exits)]))
+    chosen = np.sort(np.concatenate([np.flatnonzero(exits == i)[:8] for i in range(members)]))
     return torch.stack([seen.examples.inputs[i] for i in pool[chosen].tolist()]), policy
 
 
-@pytest.mark.parametrize(("key", "variant"), WITH_EXITS)
+@pytest.mark.parametrize(("key", "variant"), STEPWISE)
 def test_what_a_sample_gets_does_not_depend_on_its_batch_mates(key, variant, prepared):
     method, _, ready = prepared(key, variant)
     x, policy = undecided(method, ready)
-    together = infer(ready.model, x, policy)
+    together = run(ready, x, policy)
     assert len(set(together.exits.tolist())) > 1 or isinstance(policy, FixedExit)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    mixed, alone = infer(ready.model, x[order], policy), [infer(ready.model, one, policy) for one in x.split(1)]
+    mixed, alone = run(ready, x[order], policy), [run(ready, one, policy) for one in x.split(1)]
     assert torch.equal(mixed.exits, together.exits[order])
     assert torch.equal(torch.cat([one.exits for one in alone]), together.exits)
     assert torch.allclose(mixed.answers, together.answers[order], atol=1e-5)
@@ -130,7 +143,7 @@ def alternatives(method, field):
 
 
 def looked_at(method):
-    """Return a digest of all that a method trains, decides and counts, with two steps of each of its trainings."""
+    """Return a digest of all that a method trains, fits, decides and counts, with two steps of each training."""
     h = hashlib.blake2b()
 
     def watch(stage):
@@ -142,12 +155,20 @@ def looked_at(method):
     knobs = [method.knobs[0], method.knobs[len(method.knobs) // 2], method.knobs[-1]]
     for split in ("validation", "test"):
         h.update(repr(method.sweep(ready, bench, split, knobs)).encode())
-    h.update(repr(method.full_model(ready, bench)).encode())
-    for model in vars(ready).values():
-        if isinstance(model, torch.nn.Module):
-            for tensor in model.state_dict().values():
-                h.update(tensor.numpy().tobytes())
+    h.update(repr((method.full_model(ready, bench), getattr(ready, "fitted", None))).encode())
+    for model in networks(ready):
+        for tensor in model.state_dict().values():
+            h.update(tensor.numpy().tobytes())
     return h.hexdigest()
+
+
+def networks(ready):
+    """Yield the networks in what a method prepared, those of single knobs included."""
+    for value in vars(ready).values():
+        for each in value.values() if isinstance(value, dict) else [value]:
+            model = getattr(each, "model", each)
+            if isinstance(model, torch.nn.Module):
+                yield model
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -5,10 +5,12 @@ import re
 import torch
 from torch import nn
 
+from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.harness import runner
-from eelit.methods.recipes.cross_level import train_cross_level
+from eelit.methods.papers.zhu2021leebert import LeeBert
+from eelit.methods.recipes.fit import fit
 from eelit.methods.recipes.two_stage import train_heads
 
 
@@ -56,7 +58,7 @@ def test_the_loss_that_one_recipe_takes_from_another_counts():
 
 
 def test_a_number_at_the_top_of_a_module_counts():
-    assert "REACH = 0.01" in sources_of([train_cross_level])
+    assert "REACH = 0.01" in sources_of([LeeBert.train])
     assert "READ = 64" in sources_of([train_heads])
 
 
@@ -85,6 +87,18 @@ def test_weights_are_kept_by_seed_and_settings_and_read_where_nothing_can_be_wri
     monkeypatch.undo()
     assert not train_once(tmp_path, 3.0, seed=1)
     assert not train_once(tmp_path, 3.0, rate=1.0)
+
+
+def test_weights_are_kept_by_what_the_layers_were_told(tmp_path):
+    """Two layers that differ in a number alone, not in a weight, are not trained alike."""
+    learned = []
+    for probability in (0.1, 0.5, 0.1):
+        bench = Bench(cache=tmp_path)
+        layer = nn.Sequential(nn.Linear(2, 2), nn.Dropout(probability))
+        nn.init.ones_(layer[0].weight)
+        nn.init.zeros_(layer[0].bias)
+        trained(layer, lambda: learned.append(1), bench, data="none", settings={})
+    assert len(learned) == 2
 
 
 def test_damaged_weights_are_trained_anew(tmp_path):
@@ -116,3 +130,35 @@ def test_what_only_claims_are_compared_with_is_no_training_of_the_method():
 
     assert runner._prepared(Fake(), bench) == ("prepared", {"own": 2.0})
     assert bench.trainings == {"of another variant": 1.0, "own": 2.0}
+
+
+def test_the_loss_is_told_which_samples_these_are_and_how_far_the_training_is():
+    torch.manual_seed(0)
+    data, told = Examples([torch.randn(3) for _ in range(10)], torch.arange(10)), []
+    head = nn.Linear(3, 1)
+
+    def loss(batch):
+        told.append(batch)
+        return head(batch.inputs).sum()
+
+    fit(head.parameters(), data, loss, Bench(), label="", epochs=2.5, batch=4, rate=0.0)
+    steps = round(2.5 * 3)
+    assert [batch.step for batch in told] == list(range(steps))
+    assert [batch.done for batch in told] == [step / steps for step in range(steps)]
+    for batch in told:
+        assert torch.equal(batch.targets, batch.index)
+        assert torch.equal(batch.inputs, torch.stack([data.inputs[i] for i in batch.index.tolist()]))
+    assert sorted(i for batch in told[:3] for i in batch.index.tolist()) == list(range(10))
+
+
+def test_a_training_that_is_cut_short_is_as_far_as_the_whole_one_was():
+    data, head, done, stages = Examples([torch.ones(3)] * 10, torch.zeros(10)), nn.Linear(3, 1), [], []
+
+    def loss(batch):
+        done.append(batch.done)
+        return head(batch.inputs).sum()
+
+    bench = Bench(most_steps=2, watch=lambda stage: stages.append(stage) if stage else None)
+    fit(head.parameters(), data, loss, bench, label="", epochs=2.0, batch=5, rate=0.0)
+    assert done == [0.0, 0.25]
+    assert stages[0].batch_of(torch.tensor([3]), torch.ones(1, 3), step=3).done == 0.75

@@ -5,6 +5,7 @@ import json
 import pytest
 from measured import KEY, curve, point, result
 
+from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, Outcome, Timing
 from eelit.methods.harness import bench, track
 from eelit.methods.harness.plot import compare
@@ -12,31 +13,44 @@ from eelit.methods.harness.plot import compare
 
 def test_between_two_knobs_a_mixture_stands():
     c = curve()
-    found = track.at(c.validation, c.test, 0.4)
+    found = at(c.validation, c.test, 0.4)
     assert (found.quality, found.share) == pytest.approx((0.7, 0.4))
-    assert track.at(c.validation, c.test, 0.6).quality == pytest.approx(0.8)
+    assert at(c.validation, c.test, 0.6).quality == pytest.approx(0.8)
 
 
 def test_a_dearer_knob_is_not_taken_if_it_is_no_better():
     c = curve()
-    assert track.at(c.validation, c.test, 0.9).share == pytest.approx(0.6)
+    assert at(c.validation, c.test, 0.9).share == pytest.approx(0.6)
 
 
 def test_a_bad_knob_between_two_good_ones_is_passed_over():
     points = [point(0.2, 0.6), point(0.5, 0.5), point(1.0, 1.0)]
-    assert track.at(points, points, 0.6).quality == pytest.approx(0.8)
+    assert at(points, points, 0.6).quality == pytest.approx(0.8)
 
 
 def test_knobs_are_chosen_on_validation_data_alone():
     held = [point(0.2, 0.9), point(0.5, 0.5), point(1.0, 0.9)]
     test = [point(0.25, 0.1), point(0.5, 1.0), point(1.0, 1.0)]
-    found = track.at(held, test, 1.0)
+    found = at(held, test, 1.0)
     assert (found.quality, found.share) == pytest.approx((0.1, 0.25))
+
+
+def test_the_cheapest_setting_that_loses_little_is_chosen_on_validation_and_told_on_test_data():
+    held = [point(0.2, 0.5), point(0.4, 0.785), point(0.5, 0.79), point(1.0, 0.8)]
+    test = [point(0.3, 0.9), point(0.45, 0.6), point(0.55, 0.7), point(1.0, 0.95)]
+    assert cheapest_within(held, test, 0.01) == test[2]  # a loss of just so much is allowed
+    assert cheapest_within(held, test, 0.02) == test[1]
+    assert cheapest_within(held, test, 1.0) == test[0]
+    assert cheapest_within(held, test, 0.0) == test[3]
+    assert cheapest_within(held, test, 0.0, of=0.785) == test[1]
+    assert cheapest_within(held, test, 0.0, of=0.9) == test[3]  # all lose more: the best of them
+    equal = [point(0.5, 0.7), point(0.5, 0.8), point(1.0, 0.7)]
+    assert cheapest_within(equal, equal, 0.0) == equal[1]
 
 
 def test_what_is_cheaper_than_the_cheapest_knob_is_out_of_reach():
     c = curve()
-    assert track.at(c.validation, c.test, 0.1) is None
+    assert at(c.validation, c.test, 0.1) is None
     dear = [point(0.5, 0.7), point(1.0, 0.8)]
     assert track.area(dear, dear) is None
 
@@ -333,7 +347,7 @@ def test_what_is_there_is_never_overwritten_not_even_if_it_cannot_be_read(tmp_pa
 
 def test_a_row_says_what_its_share_really_took():
     row = track.row([result()], "", current=True)
-    found = [track.at(c.validation, c.test, 0.5).share for c in result().curves]
+    found = [at(c.validation, c.test, 0.5).share for c in result().curves]
     assert row.spent[0.5].mean == pytest.approx(found[0])
 
 

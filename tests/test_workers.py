@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -12,32 +13,31 @@ from eelit.methods.harness.workers import spread
 
 
 def finish(folder, name):
-    """Leave a mark for each time that it ran."""
-    (folder / f"{name}-{time.monotonic_ns()}").touch()
+    """Leave a mark for each time that it ran, which tells in which process."""
+    (folder / f"{name}-{time.monotonic_ns()}").write_text(str(os.getpid()))
     return name.upper()
 
 
 def die(folder):
-    """Kill the process as soon as the other two tasks have finished and been sent."""
-    while len(list(folder.glob("*-*"))) < 2:
+    """Kill the process as soon as the other two tasks have finished and their results lie aside."""
+    while len(list(folder.glob("temporary/*/*.pickle"))) < 2:
         time.sleep(0.01)
-    time.sleep(0.2)
-    (folder / "dead").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_had_finished_when_a_process_died_is_neither_lost_nor_run_again(tmp_path):
+def test_what_had_finished_when_a_process_died_is_neither_lost_nor_run_again(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     tasks = {name: partial(finish, tmp_path, name) for name in ("a", "b")} | {"c": partial(die, tmp_path)}
     outcomes = {}
     for name, found in spread(tasks, "loky", jobs=2):
         outcomes[name] = found
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "dead").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)  # so long that the pool dies while the other result waits to be taken
-        time.sleep(0.3)
+        marks = tmp_path.glob("[ab]-*")
+        # The pool is dead, the process of the other task with it, while its result waits to be taken.
+        assert within(30, lambda marks=list(marks): marks and not any(running(int(m.read_text())) for m in marks))
     assert (outcomes["a"], outcomes["b"]) == ("A", "B")
     assert isinstance(outcomes["c"], Exception)
-    assert sorted(path.name.partition("-")[0] for path in Path(tmp_path).glob("*-*")) == ["a", "b"]
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("[ab]-*")) == ["a", "b"]
 
 
 ORPHANED = """

@@ -58,21 +58,26 @@ class RowCache:
 class ExitDecoder(nn.Module):
     """A decoder-only language model of transformers whose every layer is an exit, all through its one output head.
 
-    ``gate`` is the learned confidence of schuster2022calm: one linear map from a layer's state to (go on, stop), the
-    same for all layers.
+    ``gate`` is what a method may put there: a module from the states ``[..., d]`` after any layer to what its policy
+    shall see of them. By itself it gives the states.
     """
 
     language_model: Any
-    gate: nn.Linear
+    gate: nn.Module
 
     def __init__(self, language_model: nn.Module) -> None:
         super().__init__()
         self.language_model = language_model
-        self.gate = nn.Linear(self._body.config.hidden_size, 2)
+        self.gate = nn.Identity()
 
     @property
     def _body(self) -> Any:
         return self.language_model.model
+
+    @property
+    def width(self) -> int:
+        """Size of a state, d."""
+        return int(self._body.config.hidden_size)
 
     @property
     def exits(self) -> int:

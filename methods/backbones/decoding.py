@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
+from eelit.methods.engine import costs
 from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy
 
 StepPolicy = Callable[[int], Policy]
 """From the number of the token to be generated (from 0) to the policy for it."""
 Reads = Literal["logits", "state", "gate"]
-"""What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, gate logits ``[n, 2]``."""
+"""What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, or what the gate says."""
 
 
 def always(policy: Policy) -> StepPolicy:
@@ -158,9 +159,10 @@ class TokenCosts:
 
     @classmethod
     def of(cls, model: ExitDecoder, reads: Reads) -> TokenCosts:
-        """Read the sizes off the weights; all layers are alike."""
+        """Read the sizes off the weights, all layers being alike, and count the gate."""
         layer = model.language_model.model.layers[0]
         attention, head = layer.self_attn, model.language_model.lm_head.weight.numel()
+        gate = costs.count(lambda: model.gate(torch.zeros(1, model.width)))
         linear = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
         return cls(
             exits=model.exits,
@@ -168,7 +170,7 @@ class TokenCosts:
             fill=attention.k_proj.weight.numel() + attention.v_proj.weight.numel(),
             attention=2 * attention.q_proj.out_features,
             head=head,
-            look={"logits": head, "state": 0, "gate": model.gate.weight.numel()}[reads],
+            look={"logits": head, "state": 0, "gate": gate}[reads],
             shared=reads == "logits",
         )
 

@@ -1,4 +1,4 @@
-"""An encoder with a gate before every layer that says which tokens need no further layer (guan2022transkimmer)."""
+"""An encoder with a predictor before every layer that says which tokens need neither this layer nor any later one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import TokenLayers, alike
@@ -17,37 +16,9 @@ Choice = Callable[[Tensor], Tensor]
 """From a predictor's logits (skim, keep) ``[n, 2]`` to who is kept, 0 or 1, ``[n]``."""
 
 
-class SkimPredictor(nn.Sequential):
-    """Logits (skim, keep) ``[..., 2]`` of states ``[..., d]``; at first nearly all tokens are kept."""
-
-    def __init__(self, width: int, bias: float = 5.0) -> None:
-        last = nn.Linear(width, 2)
-        nn.init.normal_(last.weight, std=0.02)
-        last.bias.data.copy_(torch.tensor([-bias, bias]))
-        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), last)
-
-
-def sampled(logits: Tensor) -> Tensor:
-    """Draw who is kept with the Gumbel-softmax trick at temperature 1: 0 or 1 forward, soft backward."""
-    return F.gumbel_softmax(logits, tau=1.0, hard=True)[..., 1]
-
-
 def decided(policy: Policy) -> Choice:
     """Keep whom the policy does not stop; it is asked anew before each layer."""
     return lambda logits: (~policy.step(policy.start(), logits)[1]).float()
-
-
-def given(layers: Tensor) -> Choice:
-    """Keep each token that may leave for so many layers, ``[m]``, whatever the predictors say."""
-    rest, asked = layers, iter(range(int(layers.max()) + 1))
-
-    def choose(logits: Tensor) -> Tensor:
-        nonlocal rest
-        stay = rest > next(asked, len(layers))
-        rest = rest[stay]
-        return stay.float()
-
-    return choose
 
 
 @dataclass(frozen=True)
@@ -61,17 +32,18 @@ class Skimmed:
 class SkimEncoder(nn.Module):
     """Embeddings, layers with a predictor before each, and a head that reads the tokens as they left.
 
-    The first token never leaves. One that leaves keeps the state it has, and does not come back.
+    The first token never leaves. One that leaves keeps the state it has, and does not come back. ``predictor`` makes,
+    for states ``[..., d]`` of a width d, the module that gives logits (skim, keep) ``[..., 2]``.
     """
 
-    def __init__(self, name: str, outputs: int | None, *, bias: float, seed: int) -> None:
+    def __init__(self, name: str, outputs: int | None, predictor: Callable[[int], nn.Module], *, seed: int) -> None:
         torch.manual_seed(seed)
         super().__init__()
         model = encoder(name)
         self.embeddings = model.embeddings
         self.layers = TokenLayers(model)
         self.head = PooledHead(pooler_of(model), outputs)
-        self.predictors = nn.ModuleList(SkimPredictor(self.head.pooler.in_features, bias) for _ in self.layers)
+        self.predictors = nn.ModuleList(predictor(self.head.pooler.in_features) for _ in self.layers)
         self.eval()
 
     def forward(self, x: Tensor, choose: Choice) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ class _Withheld:
 
 
 def withheld() -> Any:
-    """Return what stands in the place of test data where they must not be seen: whatever is asked of it raises."""
+    """Return what stands where test data of any kind were, and raises `TestDataAsked` whatever it is asked."""
     return _Withheld()
 
 
@@ -103,7 +103,12 @@ class Data:
         return replace(self, test=withheld())
 
     def part(self, name: str) -> Examples:
-        """Return ``train``, ``validation``, ``test``, or one of the further parts."""
+        """Return ``train``, ``validation``, ``test``, or one of the further parts.
+
+        Raises `TestDataAsked` for ``test`` where it is out of reach.
+        """
+        if name == "test" and isinstance(self.test, _Withheld):
+            raise TestDataAsked("test data are for reporting only: whatever trains, fits or chooses must not see them")
         return {"train": self.train, "validation": self.validation, "test": self.test, **self.more}[name]
 
 

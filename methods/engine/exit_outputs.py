@@ -16,7 +16,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.timing import BATCH
-from eelit.methods.engine.weights import PLAIN, sources_of, trained
+from eelit.methods.engine.weights import attributes_of, sources_of, trained
 from eelit.methods.policies.base import ANSWER, Output, said
 
 
@@ -86,7 +86,6 @@ def identity(model: MultiExit) -> str:
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
         h.update(tensor.numpy().tobytes())
-    for name, module in model.named_modules():
-        h.update(f"{name} {sorted((k, v) for k, v in vars(module).items() if isinstance(v, PLAIN))}".encode())
+    h.update("\n".join(attributes_of(model)).encode())
     h.update("\n".join(sources_of([all_outputs, *{type(m) for m in model.modules()}])).encode())
     return h.hexdigest()

@@ -58,6 +58,7 @@ class Method(ABC):
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # variant → what it needs beside `tiny` in unit tests
     others: ClassVar[Mapping[str, Any]] = {}  # setting → a value to try in its place, where a test could guess none
     smoke: ClassVar[Mapping[str, Any]] = {}  # settings of the smoke test: real data, less training
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # variant → what it needs beside `smoke` in its test
     full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
     cost_noise: ClassVar[float] = 0.0  # share by which mean cost may fall by luck, where a bandit learns online
     exempt: ClassVar[Mapping[str, str]] = {}  # rule of `conformance` → why this method cannot keep it
@@ -79,15 +80,15 @@ class Method(ABC):
     def variant(self, name: str, scale: Scale = "default") -> Method:
         """Return the method as one of its variants has it, at a scale.
 
-        A variant may change the longer recipe; the smoke test and the unit tests cut all variants alike.
+        A variant may change the longer recipe; the smoke test and the unit tests cut all variants alike, but for what
+        ``smoke_variants`` and ``tiny_variants`` say of them.
         """
         chosen = self.variants[name]
         method, settings = (chosen(), {}) if isinstance(chosen, type) else (self, chosen)
-        small = {**settings, **method.tiny, **self.tiny_variants.get(name, {})}
-        return method.replace(
-            {"tiny": small, "smoke": {**settings, **method.smoke}, "default": settings,
-             "full": {**method.full, **settings}}[scale]
-        )  # fmt: skip
+        tiny = {**settings, **method.tiny, **self.tiny_variants.get(name, {})}
+        smoke = {**settings, **method.smoke, **self.smoke_variants.get(name, {})}
+        full = {**method.full, **settings}
+        return method.replace({"tiny": tiny, "smoke": smoke, "default": settings, "full": full}[scale])
 
     @abstractmethod
     def prepare(self, bench: Bench) -> Any:

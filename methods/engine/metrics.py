@@ -1,9 +1,22 @@
-"""Measures of quality that need more than one line, in numpy."""
+"""Measures of quality: of classes and values in torch, of rankings in numpy."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """Share of samples whose largest logit ``[N, C]`` is at the target."""
+    return float((outputs.argmax(dim=-1) == targets).double().mean())
+
+
+def pearson(outputs: Tensor, targets: Tensor) -> float:
+    """Pearson correlation of values ``[N]`` with targets ``[N]``; 0 if either is constant."""
+    x, y = outputs.double() - outputs.double().mean(), targets.double() - targets.double().mean()
+    norm = float(x.norm() * y.norm())
+    return float((x * y).sum()) / norm if norm > 0 else 0.0
 
 
 def ndcg(scores: NDArray[Any], grades: NDArray[Any], groups: NDArray[Any], k: int = 10) -> float:

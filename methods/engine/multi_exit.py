@@ -58,16 +58,21 @@ class MultiExit(nn.Module):
 
 
 class Plain(nn.Module):
-    """A network without exits: all stages, then the last head. What it is called says nothing of other heads."""
+    """A network without exits: all its parts, then the last head.
+
+    How many exits there are and where, the names of its weights do not tell: stages that are mere sequences are taken
+    apart. So it is trained, and kept, once for all of them.
+    """
 
     def __init__(self, stages: Iterable[nn.Module], head: nn.Module) -> None:
         super().__init__()
-        self.stages, self.head = nn.ModuleList(stages), head
+        parts = (part for stage in stages for part in (stage if type(stage) is nn.Sequential else [stage]))
+        self.parts, self.head = nn.ModuleList(parts), head
 
     def forward(self, x: Any) -> Tensor:
         """Return the answer, ``[N, C]`` or ``[N]``."""
-        for stage in self.stages:
-            x = stage(x)
+        for part in self.parts:
+            x = part(x)
         answer: Tensor = said(self.head(x))
         return answer
 
@@ -94,9 +99,11 @@ def _joined(outputs: Sequence[Output], join: Any) -> Output:
 
 
 def _part(output: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """Return a part of an output, or NaN for each of its samples."""
-    n = len(said(output))
-    return output[name] if name in output else like.new_full((n, *like.shape[1:]), torch.nan)
+    """Return a part of an output, or NaN for each of its samples (so whole numbers become floating)."""
+    if name in output:
+        return output[name]
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return like.new_full((len(said(output)), *like.shape[1:]), torch.nan, dtype=dtype)
 
 
 def at_exit(outputs: Output, i: int) -> Output:

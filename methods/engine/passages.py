@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.examples import Examples, withheld
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class LanguageData:
     test: Passages
     vocabulary: int
     digest: str
+
+    def without_test(self) -> LanguageData:
+        """Return the same data with the test passages out of reach: what training and choosing may see."""
+        return replace(self, test=withheld())
 
 
 def language_data(

@@ -28,7 +28,7 @@ from eelit.methods.engine.method import Bench
 LIBRARIES = {"filelock", "lightgbm", "numpy", "safetensors", "sklearn", "torch", "transformers"}
 """Packages whose source says nothing about a training that their version does not say."""
 PLAIN = (bool, int, float, str, tuple)
-"""Types of values at the top of a module that a training may depend on."""
+"""Types of values, at the top of a module or in a layer, that a training may depend on."""
 
 
 def trained(
@@ -43,8 +43,9 @@ def trained(
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
-    and of the training (see `sources_of`), the settings, the data's digest, the seed, and the versions of torch and
-    transformers. So methods that train alike share one training, and a changed line of code trains anew. Two processes
+    with their plain attributes (a scale, a probability of dropout) and of the training (see `sources_of`), the
+    settings, the data's digest, the seed, and the versions of torch and transformers. So methods that train alike share
+    one training, and a changed line of code trains anew. Two processes
     do not train the same thing twice. The bench is told under this name how long the training took, if ``train()``
     learns something; another long computation whose outcome is worth keeping is no preparation.
     """
@@ -105,12 +106,21 @@ def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, s
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
         h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    h.update("\n".join(attributes_of(model)).encode())
     layers = {type(m) for m in model.modules()}
     h.update("\n".join(sources_of([train, Examples, *layers])).encode())
     versions = [torch.__version__, version("transformers")]
     facts = {"seed": seed, "data": data, "settings": settings, "versions": versions}
     h.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return h.hexdigest()
+
+
+def attributes_of(model: nn.Module) -> list[str]:
+    """Return the plain attributes of each module, except whether it is in training mode."""
+    return [
+        f"{name} {sorted((k, v) for k, v in vars(module).items() if isinstance(v, PLAIN) and k != 'training')}"
+        for name, module in model.named_modules()
+    ]
 
 
 def sources_of(things: Iterable[object]) -> list[str]:

@@ -1,10 +1,13 @@
 """Families of methods: each says once how to sweep, execute and check what its members share.
 
 ``exits``: one network with exit heads; a pure policy decides after each head.
+``images``: the same with a convolutional network, cut at shares of its cost; ``text``: with a pretrained encoder.
+``cascades``: a chain of separate models; a policy decides after each, and may pass members over.
+``stepwise``: what exits and cascades have in common, for further families of this kind.
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.
 ``tokens``: a decoder in which each token leaves at a layer of its own.
-``skimming``: an encoder whose tokens leave before the layer that a gate finds they do not need.
+``skimming``: an encoder whose tokens leave before the layer that a predictor finds they do not need.
 ``tagging``: an encoder that tags words, which halt at layers of their own or all at once.
 ``ranking``: an additive ensemble of trees; a policy at a sentinel sends documents away.
 """

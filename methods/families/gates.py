@@ -9,21 +9,72 @@ model is the network trained in the second limit, without its gates.
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eelit.methods.backbones.gated_resnet import Choice, GatedResNet, Routed, hard
 from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.records import Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, in_turn
-from eelit.methods.families.exits import accuracy
+
+Choice = Callable[[Tensor], Tensor]
+"""From the probabilities ``[n]`` of running a block to gates ``[n]``, 0 or 1."""
+
+
+def hard(p: Tensor) -> Tensor:
+    """Return 1 where p > 0.5, else 0: the gate at inference."""
+    return (p > 0.5).to(p.dtype)
+
+
+class Routed(NamedTuple):
+    """What a pass gives: logits ``[n, classes]``, probabilities and gates of all gated blocks, each ``[G, n]``."""
+
+    logits: Tensor
+    p: Tensor
+    gates: Tensor
+
+
+class GatedNetwork(nn.Module, ABC):
+    """A network with ``G`` blocks that can be skipped, as this family runs and counts it.
+
+    ``gate(i, x, state)`` gives the probability ``[n]`` of running block ``i`` on its input, and the state of the gates
+    (None before the first). A block is called with its input and with what its ``shortcut`` makes of that, which always
+    runs.
+    """
+
+    gate: nn.Module
+
+    @abstractmethod
+    def enter(self, x: Tensor) -> Tensor:
+        """Run what is never skipped, up to the first gate."""
+
+    @abstractmethod
+    def gated(self) -> Iterator[tuple[int, Any]]:
+        """Yield the blocks that can be skipped, numbered from 0."""
+
+    @abstractmethod
+    def answer(self, x: Tensor) -> Tensor:
+        """Return logits ``[n, classes]`` from what the last block or its shortcut gives."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, choose: Choice = hard) -> Routed:
+        """Compute every block for every sample and mix by the gates: for training, and for replay."""
+
+    @abstractmethod
+    def infer(self, x: Tensor, choose: Choice = hard) -> Routed:
+        """Compute a block only for the samples whose gate is 1; the others pass its shortcut."""
+
+    @abstractmethod
+    def plain(self, x: Tensor) -> Tensor:
+        """Return logits ``[n, classes]`` of the network itself: all blocks, no gate."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +87,7 @@ class Prices:
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, model: GatedResNet, x: Tensor) -> Prices:
+    def of(cls, model: GatedNetwork, x: Tensor) -> Prices:
         """Count each part on one sample ``[1, ...]``. A block's shortcut always runs; the block is what it adds."""
         gates, blocks, state = 0, [], None
         with costs.MacCounter() as always:
@@ -73,7 +124,7 @@ class Prices:
 class Network:
     """The network of one knob, with what opens its gates."""
 
-    model: GatedResNet
+    model: GatedNetwork
     choose: Choice = hard
 
 
@@ -84,24 +135,25 @@ class Prepared:
     method: GateMethod
     data: Data
     bench: Bench
-    start: GatedResNet  # after the first stage of training
+    start: GatedNetwork  # after the first stage of training
     _networks: dict[float, Network] = field(default_factory=dict)
     _seen: dict[tuple[str, float], Routed] = field(default_factory=dict)
 
     @cached_property
     def prices(self) -> Prices:
         """MACs by part, the same for all knobs."""
-        return Prices.of(self.start, self.data.test.inputs[0][None])
+        return Prices.of(self.start, self.data.validation.inputs[0][None])
 
     def network(self, knob: float) -> Network:
-        """Return the network of the knob, trained when first asked for."""
+        """Return the network of the knob, trained when first asked for, without sight of the test data."""
         if knob not in self._networks:
-            self._networks[knob] = self.method.tuned(copy.deepcopy(self.start), self.data, self.bench, knob)
+            known = self.data.without_test()
+            self._networks[knob] = self.method.tuned(copy.deepcopy(self.start), known, self.bench, knob)
         return self._networks[knob]
 
     def examples(self, split: Split) -> Examples:
-        """Return the split, test up to the bench's limit."""
-        return self.data.validation if split == "validation" else self.data.test.head(self.bench.test)
+        """Return the split, up to the bench's limit."""
+        return self.data.part(split).head(self.bench.test)
 
     def seen(self, split: Split, knob: float) -> Routed:
         """Return what the knob's network says on the split, every block computed for every sample."""
@@ -127,22 +179,23 @@ class GateMethod(Method):
         """Return the data of the experiment."""
 
     @abstractmethod
-    def build(self, data: Data, seed: int) -> GatedResNet:
+    def build(self, data: Data, seed: int) -> GatedNetwork:
         """Return the untrained network; everything random follows the seed."""
 
     @abstractmethod
-    def train(self, model: GatedResNet, data: Data, bench: Bench) -> None:
-        """Run the stages of training that all knobs share, in place (with `recipes`, which cache)."""
+    def train(self, model: GatedNetwork, data: Data, bench: Bench) -> None:
+        """Run the stages of training that all knobs share, in place (with `recipes`, which cache); no test data."""
 
     @abstractmethod
-    def tuned(self, model: GatedResNet, data: Data, bench: Bench, knob: float) -> Network:
-        """Train a copy of what `train` left for one knob."""
+    def tuned(self, model: GatedNetwork, data: Data, bench: Bench, knob: float) -> Network:
+        """Train a copy of what `train` left for one knob, and say what opens its gates; no test data."""
 
     def prepare(self, bench: Bench) -> Prepared:
-        """Load the data, build, train, and tune for every knob of the method."""
+        """Load the data, build, train, and tune for every knob of the method; none of these sees the test examples."""
         data = self.load()
-        model = self.build(data, bench.seed)
-        self.train(model, data, bench)
+        known = data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
         bench.data["examples"] = data.digest
         prepared = Prepared(self, data, bench, model.eval())
         for knob in self.knobs:

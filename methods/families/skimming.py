@@ -1,32 +1,32 @@
-"""An encoder whose tokens leave before the layer that a gate finds they do not need; the text itself passes all layers.
+"""An encoder whose tokens leave before the layer that a predictor finds they do not need; the text passes all layers.
 
 What leaves is a token: ``exits`` of an operating point says how many tokens leave before layer 1, 2 … L, and how many
 never do; the first token of a text never leaves and is not counted. The states depend on who left before, so nothing
 can be replayed on stored outputs: every knob is run with tokens really removed, and an execution is compared with the
-same network computing all tokens and masking those that left. The full model is the network without gates and with all
-tokens. The simpler rules that it has to face let all tokens of a text leave together; the one head serves all depths.
+same network computing all tokens and masking those that left. The full model is the network without predictors, with
+all tokens. The simpler rules it has to face let all tokens of a text leave together; the one head serves all depths.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eelit.methods.backbones.skim_encoder import Choice, SkimEncoder, Skimmed, decided, given
+from eelit.methods.backbones.skim_encoder import Choice, SkimEncoder, Skimmed, decided
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import accuracy, pearson
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
-from eelit.methods.families.exits import accuracy, pearson
 from eelit.methods.policies.base import Policy
 
 
@@ -93,15 +93,21 @@ class Prepared:
         return Prices.of(self.model)
 
     def examples(self, split: Split) -> Examples:
-        """Return the split, up to the bench's limit."""
+        """Return the split, up to the bench's limit; the test split is out of reach of what chooses."""
         return (self.data.validation if split == "validation" else self.data.test).head(self.bench.test)
 
     def seen(self, split: Split, knob: float) -> Seen:
         """Return what the network says on the split at a knob."""
+        examples = self.examples(split)  # raises where the split is out of reach, also if the answer is known
         if (split, knob) not in self._seen:
             self.bench.progress(f"skimming {split} texts at {self.method.knob} {knob:g}", None)
-            self._seen[split, knob] = skimmed(self.model, self.examples(split), self.method.policy(knob))
+            self._seen[split, knob] = skimmed(self.model, examples, self.method.rule(knob, self))
         return self._seen[split, knob]
+
+    @property
+    def for_choosing(self) -> Prepared:
+        """The same with the test data out of reach: all that a policy may be made from."""
+        return replace(self, data=self.data.without_test())
 
     @torch.inference_mode()
     def depths(self, split: Split) -> StoredOutputs:
@@ -129,10 +135,11 @@ def after_each(model: SkimEncoder, x: Tensor) -> Tensor:
 
 def skimmed(model: SkimEncoder, examples: Examples, policy: Policy) -> Seen:
     """Run all examples with tokens removed; the outcome is in their order."""
-    return _gathered(examples, lambda index, x: model.infer(x, decided(policy)))
+    return gathered(examples, lambda index, x: model.infer(x, decided(policy)))
 
 
-def _gathered(examples: Examples, run: Callable[[Tensor, Tensor], Skimmed]) -> Seen:
+def gathered(examples: Examples, run: Callable[[Tensor, Tensor], Skimmed]) -> Seen:
+    """Return what ``run`` says of all examples, given their index ``[n]`` and inputs ``[n, T]``, in their order."""
     found = [(index, run(index, x)) for index, x in examples.batches(BATCH)]
     order = torch.cat([index for index, _ in found])
     layers = [row for _, out in found for row in out.layers]
@@ -142,7 +149,7 @@ def _gathered(examples: Examples, run: Callable[[Tensor, Tensor], Skimmed]) -> S
 
 
 class SkimMethod(Method):
-    """A method whose gates send tokens away before each layer."""
+    """A method whose predictors send tokens away before each layer."""
 
     @abstractmethod
     def load(self) -> Data:
@@ -157,18 +164,26 @@ class SkimMethod(Method):
         """Train the network in place (with `recipes`, which cache)."""
 
     @abstractmethod
-    def policy(self, knob: float) -> Policy:
-        """Return the rule at one knob: it is shown the gate's logits of a token and stops those that leave."""
+    def policy(self, knob: float, prepared: Prepared) -> Policy:
+        """Return the policy at one knob: it is shown the predictor's logits ``[n, 2]`` and stops tokens that leave.
+
+        Test data are out of reach.
+        """
+
+    def rule(self, knob: float, prepared: Prepared) -> Policy:
+        """Return the policy at one knob, made without sight of the test data."""
+        return self.policy(knob, prepared.for_choosing)
 
     def score(self, logits: Tensor, targets: Tensor) -> float:
         """Return the quality of answers ``[N, C]``; for values ``[N]`` Pearson's correlation."""
         return pearson(logits, targets) if logits.dim() == 1 else accuracy(logits, targets)
 
     def prepare(self, bench: Bench) -> Prepared:
-        """Load the data, build and train."""
+        """Load the data, build and train; neither sees the test examples."""
         data = self.load()
-        model = self.build(data, bench.seed)
-        self.train(model, data, bench)
+        known = data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
         bench.data["examples"] = data.digest
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
         return Prepared(self, model.eval(), data, bench)
@@ -190,22 +205,12 @@ class SkimMethod(Method):
             exits=(torch.bincount(leaving, minlength=prices.layers + 1).double() / len(leaving)).tolist(),
         )
 
-    def at_random(self, prepared: Prepared, split: Split, knob: float) -> float:
-        """Return the quality if as many tokens of each text leave before each layer, but which of them is drawn."""
-        seen, draw = prepared.seen(split, knob), torch.Generator().manual_seed(0)
-        mixed = [layers[1:][torch.randperm(len(layers) - 1, generator=draw)] for layers in seen.layers]
-
-        def run(index: Tensor, x: Tensor) -> Skimmed:
-            return prepared.model.infer(x, given(torch.cat([mixed[i] for i in index.tolist()])))
-
-        return self.score(_gathered(seen.examples, run).logits, seen.examples.targets)
-
     @torch.inference_mode()
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
-        """Return quality and mean MACs of the network without gates on the test split."""
+        """Return quality and mean MACs of the network without predictors on the test split."""
         examples, model = prepared.examples("test"), prepared.model
         zero = torch.zeros(0)
-        seen = _gathered(examples, lambda _, x: Skimmed(model.plain(x), zero.expand(len(x), 0)))
+        seen = gathered(examples, lambda _, x: Skimmed(model.plain(x), zero.expand(len(x), 0)))
         costs_of = [prepared.prices.full(len(x)) for x in examples.inputs]
         return self.score(seen.logits, examples.targets), sum(costs_of) / len(costs_of)
 
@@ -221,7 +226,7 @@ class SkimMethod(Method):
     @torch.inference_mode()
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Run test texts: once counted from outside and compared with masking, then timed beside the plain network."""
-        seen, policy = prepared.seen("test", knob), self.policy(knob)
+        seen, policy = prepared.seen("test", knob), self.rule(knob, prepared)
         chosen = seen.examples.head(bench.executed)
         counted, agrees = 0, True
         for index, x in chosen.batches(BATCH):
@@ -248,7 +253,7 @@ class SkimMethod(Method):
         seen = prepared.seen("test", knob)
         index = seen.examples.filled(batch, TIMED[batch == 1])
         chosen = seen.examples.at(index)
-        ours, plain = timed(prepared.model, chosen, decided(self.policy(knob)), batch, bench.repeats)
+        ours, plain = timed(prepared.model, chosen, decided(self.rule(knob, prepared)), batch, bench.repeats)
         spent = sum(prepared.prices.of_layers(seen.layers[i]) for i in index.tolist())
         full = sum(prepared.prices.full(len(x)) for x in chosen.inputs)
         return Timing(

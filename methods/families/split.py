@@ -22,11 +22,11 @@ from torch.utils.hooks import RemovableHandle
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import digest, remembered
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import TIMED
-from eelit.methods.families.exits import accuracy
 from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive
 
 

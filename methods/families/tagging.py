@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,11 +80,10 @@ class Prepared:
 
     method: TagMethod
     model: TagEncoder
-    before: TagEncoder  # after the joint stage of training; the same as ``model`` if there is no other
     data: Data
     bench: Bench
     _seen: dict[tuple[str, float], Seen] = field(default_factory=dict)
-    _said: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _said: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def prices(self) -> Prices:
@@ -92,30 +91,36 @@ class Prepared:
         return Prices.of(self.model)
 
     def examples(self, split: Split) -> Examples:
-        """Return the split, up to the bench's limit."""
+        """Return the split, up to the bench's limit; the test split is out of reach of what chooses."""
         return (self.data.validation if split == "validation" else self.data.test).head(self.bench.test)
 
     def seen(self, split: Split, knob: float) -> Seen:
         """Return what is said on the split at a knob."""
+        self.examples(split)  # raises where the split is out of reach, also if the answer is known
         if (split, knob) not in self._seen:
             self.bench.progress(f"tagging {split} sentences at {self.method.knob} {knob:g}", None)
             if self.method.whole:
                 knobs = {*self.method.knobs, knob}
-                runs = self.at_once(self.model, split, [self.method.policy(each) for each in knobs])
+                runs = self.at_once(split, [self.method.rule(each, self) for each in knobs])
                 self._seen.update({(split, each): run for each, run in zip(knobs, runs, strict=True)})
             else:
-                self._seen[split, knob] = self.run(self.model, split, self.method.policy(knob))
+                self._seen[split, knob] = self.run(split, self.method.rule(knob, self))
         return self._seen[split, knob]
 
-    def run(self, model: TagEncoder, split: Split, policy: Policy) -> Seen:
-        """Tag the split under any policy, halted words left out."""
-        return self.of_runs(split, lambda x: [model.infer(x, policy)])[0]
+    @property
+    def for_choosing(self) -> Prepared:
+        """The same with the test data out of reach: all that a policy may be made from."""
+        return replace(self, data=self.data.without_test())
 
-    def at_once(self, model: TagEncoder, split: Split, policies: Sequence[Policy]) -> list[Seen]:
+    def run(self, split: Split, policy: Policy) -> Seen:
+        """Tag the split under any policy, halted words left out."""
+        return self.of_runs(split, lambda x: [self.model.infer(x, policy)])[0]
+
+    def at_once(self, split: Split, policies: Sequence[Policy]) -> list[Seen]:
         """Return what `run` would for rules that stop whole sentences: one pass serves them all."""
 
         def tag(x: Tensor) -> list[Tagged]:
-            said, words = model(x), words_of(x[:, 1])
+            said, words = self.model(x), words_of(x[:, 1])
             return [stopped(policy, said, words) for policy in policies]
 
         return self.of_runs(split, tag)
@@ -141,40 +146,25 @@ class Prepared:
         return [Seen(torch.cat(right), torch.cat(exits), sum(costs)) for right, exits, costs in every]
 
     @torch.inference_mode()
-    def said(self, split: Split, model: TagEncoder) -> Tensor:
+    def said(self, split: Split) -> Tensor:
         """Return what each layer says of each word, nothing halted: logits ``[L, M, K]``, words in order."""
-        if (split, id(model)) not in self._said:
-            examples = self.examples(split)
+        examples = self.examples(split)
+        if split not in self._said:
             found: dict[int, Tensor] = {}
             for index, x in examples.batches(BATCH):
-                found.update(zip(index.tolist(), model(x).unbind(1), strict=True))
+                found.update(zip(index.tolist(), self.model(x).unbind(1), strict=True))
             rows = [found[i][:, tagged_words(target, found[i])] for i, target in enumerate(examples.targets)]
-            self._said[split, id(model)] = torch.cat(rows, dim=1)
-        return self._said[split, id(model)]
+            self._said[split] = torch.cat(rows, dim=1)
+        return self._said[split]
 
     def tags(self, split: Split) -> Tensor:
         """Return the true tags of the words, ``[M]``."""
         targets = self.examples(split).targets
         return targets[targets >= 0]
 
-    def every(self, split: Split, model: TagEncoder) -> Tensor:
+    def every(self, split: Split) -> Tensor:
         """Return which words each layer tags right, ``[L, M]``, nothing halted."""
-        return self.said(split, model).argmax(dim=-1) == self.tags(split)
-
-    def lost_to_copying(self, model: TagEncoder, split: Split, policy: Policy) -> float:
-        """Return how much better the same layers would tag the same words if no state had been copied."""
-        seen = self.run(model, split, policy)
-        free = self.every(split, model).gather(0, seen.exits[None])[0]
-        return float(free.double().mean() - seen.right.double().mean())
-
-    def gains(self, points: Sequence[OperatingPoint], rivals: Sequence[Seen]) -> list[float]:
-        """Return how much better points are than others on the same split at equal cost.
-
-        Between the others, given from cheap to dear, quality is interpolated.
-        """
-        costs = [run.cost / len(run.right) for run in rivals]
-        quality = [float(run.right.double().mean()) for run in rivals]
-        return [point.quality - float(np.interp(point.cost, costs, quality)) for point in points]
+        return self.said(split).argmax(dim=-1) == self.tags(split)
 
 
 def tagged(examples: Examples, run: Callable[[Tensor], Tagged]) -> list[Tagged]:
@@ -251,21 +241,29 @@ class TagMethod(Method):
         """Return the untrained tagger; everything random follows the seed."""
 
     @abstractmethod
-    def train(self, model: TagEncoder, data: Data, bench: Bench) -> TagEncoder:
-        """Train the tagger in place (with `recipes`, which cache); return it as it was after the joint stage."""
+    def train(self, model: TagEncoder, data: Data, bench: Bench) -> None:
+        """Train the tagger in place (with `trained`, which caches)."""
 
     @abstractmethod
-    def policy(self, knob: float) -> Policy:
-        """Return the rule at one knob: it is shown logits ``[n, W, K]`` and says which words stop, ``[n, W]``."""
+    def policy(self, knob: float, prepared: Prepared) -> Policy:
+        """Return the policy at one knob: it is shown logits ``[n, W, K]`` and says which words stop, ``[n, W]``.
+
+        Test data are out of reach.
+        """
+
+    def rule(self, knob: float, prepared: Prepared) -> Policy:
+        """Return the policy at one knob, made without sight of the test data."""
+        return self.policy(knob, prepared.for_choosing)
 
     def prepare(self, bench: Bench) -> Prepared:
-        """Load the data, build and train."""
+        """Load the data, build and train; neither sees the test examples."""
         data = self.load()
-        model = self.build(data, bench.seed)
-        before = self.train(model, data, bench)
+        known = data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
         bench.data["examples"] = data.digest
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
-        return Prepared(self, model.eval(), before.eval(), data, bench)
+        return Prepared(self, model.eval(), data, bench)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Tag the split at every knob."""
@@ -286,7 +284,7 @@ class TagMethod(Method):
 
     def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return the trained network cut off for good after each layer; the knob is the layer, from 1."""
-        every, inputs = prepared.every(split, prepared.model), prepared.examples(split).inputs
+        every, inputs = prepared.every(split), prepared.examples(split).inputs
         shares = np.eye(len(every)).tolist()
         return [
             self._point(prepared, split, i + 1, right, sum(prepared.prices.cut(x, i + 1) for x in inputs), shares[i])
@@ -300,9 +298,9 @@ class TagMethod(Method):
         """
         rules = [MaxConfidence(c) for c in CONFIDENCES]
         if self.whole:
-            runs = prepared.at_once(prepared.model, split, [Together(rule) for rule in rules])
+            runs = prepared.at_once(split, [Together(rule) for rule in rules])
         else:
-            runs = [prepared.run(prepared.model, split, rule) for rule in rules]
+            runs = [prepared.run(split, rule) for rule in rules]
         return [self.point(prepared, split, run, c) for run, c in zip(runs, CONFIDENCES, strict=True)]
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
@@ -315,7 +313,7 @@ class TagMethod(Method):
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every layer by itself, and the share of words that some earlier layer has right and the last wrong."""
-        return exit_facts(self.static(prepared, "test"), prepared.said("test", prepared.model), prepared.tags("test"))
+        return exit_facts(self.static(prepared, "test"), prepared.said("test"), prepared.tags("test"))
 
     @torch.inference_mode()
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
@@ -331,7 +329,7 @@ class TagMethod(Method):
 
         What is claimed follows from the exits in the replay.
         """
-        policy, chosen = self.policy(knob), prepared.examples("test").head(bench.executed)
+        policy, chosen = self.rule(knob, prepared), prepared.examples("test").head(bench.executed)
         counted, claimed, agrees = 0, 0, True
         for _, x in chosen.batches(BATCH):
             with costs.MacCounter() as counter:
@@ -349,7 +347,7 @@ class TagMethod(Method):
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
         """Time test sentences in batches at one knob, in turn with the full model: from inputs to predictions."""
-        examples, policy = prepared.examples("test"), self.policy(knob)
+        examples, policy = prepared.examples("test"), self.rule(knob, prepared)
         chosen = examples.at(examples.filled(batch, TIMED[batch == 1]))
         ours, plain = timed(prepared.model, chosen, policy, batch, bench.repeats)
         found = tagged(chosen, lambda x: prepared.model.infer(x, policy))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,32 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
-from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
+from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate, replay
 from eelit.methods.engine import costs
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.passages import LanguageData, Passages
-from eelit.methods.engine.records import Curve, Execution, OperatingPoint, Outcome
-from eelit.methods.policies.base import Policy, State
-from eelit.methods.policies.fixed_exit import FixedExit
-from eelit.methods.policies.learn_then_test import learn_then_test, share_missed
+from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.policies.base import Policy
 
 ROWS = 400
 """Texts that are replayed in one batch, if a split has so few prompts that several knobs fit."""
-
-
-@dataclass(frozen=True)
-class FirstRight:
-    """An oracle: stop where the likeliest token is the one wanted, ``[N]``; it knows what it should predict."""
-
-    wanted: Tensor
-
-    def start(self) -> State:
-        """Return the empty state."""
-        return ()
-
-    def step(self, state: State, output: Tensor) -> tuple[State, Tensor]:
-        """Compare the answers of logits ``[N, V]`` with the tokens wanted."""
-        return (), output.argmax(dim=-1) == self.wanted
 
 
 def rouge_l(texts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -65,30 +49,34 @@ def rouge_l(texts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.f
 class Prepared:
     """A trained model with its passages; texts are generated once, when first asked for."""
 
+    method: TokenMethod
     model: ExitDecoder
     data: LanguageData
     bench: Bench
-    reads: Reads
     runs: dict[tuple[str, object], Generation] = field(default_factory=dict)
     caches: dict[str, RowCache] = field(default_factory=dict)  # split → its prompts, read
+    _fitted: list[Any] = field(default_factory=list)  # empty, or what `TokenMethod.fit` returned
 
     @cached_property
     def costs(self) -> TokenCosts:
         """The cost table."""
-        return TokenCosts.of(self.model, self.reads)
+        return TokenCosts.of(self.model, self.method.reads)
 
     @property
     def length(self) -> int:
         """Tokens to generate after each prompt."""
-        return self.data.test.references.shape[1]
+        return self.data.validation.references.shape[1]
 
     @property
     def start(self) -> int:
         """Position of the prompt's last token, the first that is fed in to generate."""
-        return self.data.test.prompts.shape[1] - 1
+        return self.data.validation.prompts.shape[1] - 1
 
     def passages(self, split: Split) -> Passages:
-        """Return as many passages as make up the bench's number of samples (tokens), in either split."""
+        """Return as many passages as make up the bench's number of samples (tokens), in either split.
+
+        The test split is out of reach of what chooses.
+        """
         most = None if self.bench.test is None else max(1, self.bench.test // self.length)
         return (self.data.test if split == "test" else self.data.validation).head(most)
 
@@ -102,15 +90,15 @@ class Prepared:
         for i in range(0, len(missing), at_once):
             self.bench.progress(f"continuing {len(prompts)} {split} passages", i / len(missing))
             names = missing[i : i + at_once]
-            chosen, shown = [policies[name] for name in names], reads or self.reads
+            chosen, shown = [policies[name] for name in names], reads or self.method.reads
             found = replay(self.model, self.caches[split], prompts[:, -1], self.length, chosen, shown)
             self.runs.update({(split, name): run for name, run in zip(names, found, strict=True)})
         return [self.runs[split, name] for name in policies]
 
     def full(self, split: Split) -> Generation:
         """Return plain greedy generation on the split."""
+        prompts = self.passages(split).prompts
         if (split, "full") not in self.runs:
-            prompts = self.passages(split).prompts
             self.runs[split, "full"] = generate(
                 self.model, self.read(prompts), prompts[:, -1], self.length, policy=None
             )
@@ -123,6 +111,18 @@ class Prepared:
     def losses(self, split: Split, generation: Generation) -> NDArray[np.float64]:
         """Return what each text ``[N]`` loses against the full model's: 1 - ROUGE-L."""
         return 1 - rouge_l(generation.tokens.numpy(), self.full(split).tokens.numpy())
+
+    @property
+    def for_choosing(self) -> Prepared:
+        """The same with the test data out of reach: all that a policy may be made from and fitted on."""
+        return replace(self, data=self.data.without_test())
+
+    @property
+    def fitted(self) -> Any:
+        """What the method's rule was fitted to, once for all knobs, without sight of the test data."""
+        if not self._fitted:
+            self._fitted.append(self.method.fit(self.for_choosing))
+        return self._fitted[0]
 
 
 class TokenMethod(Method):
@@ -151,33 +151,45 @@ class TokenMethod(Method):
         """Train the decoder in place (with `recipes`, which cache)."""
 
     @abstractmethod
-    def policy(self, knob: float, step: int, length: int) -> Policy:
-        """Return the policy at one knob for the token number ``step`` (from 0) of ``length``."""
+    def policy(self, knob: float, step: int, prepared: Prepared) -> Policy:
+        """Return the policy at one knob for the token number ``step`` (from 0) of ``prepared.length``.
 
-    def steps(self, knob: float, length: int) -> StepPolicy:
-        """Return the policies of all steps at one knob."""
-        return lambda step: self.policy(knob, step, length)
+        Test data are out of reach.
+        """
 
-    def all_steps(self, prepared: Prepared, knobs: Sequence[float]) -> dict[object, StepPolicy]:
+    def fit(self, prepared: Prepared) -> Any:
+        """Return what the method chooses or fits on validation data (a threshold, a calibration), once for all knobs.
+
+        Test data are out of reach.
+        """
+        return None
+
+    def rule(self, knob: float, prepared: Prepared) -> StepPolicy:
+        """Return the policies of all steps at one knob, made without sight of the test data."""
+        known = prepared.for_choosing
+        return lambda step: self.policy(knob, step, known)
+
+    def rules(self, prepared: Prepared, knobs: Sequence[float]) -> dict[object, StepPolicy]:
         """Return the policies of all steps at each knob."""
-        return {knob: self.steps(knob, prepared.length) for knob in knobs}
+        return {knob: self.rule(knob, prepared) for knob in knobs}
 
     def prepare(self, bench: Bench) -> Prepared:
-        """Load the data, build and train."""
+        """Load the data, build and train; neither sees the test passages."""
         data = self.load()
-        model = self.build(data, bench.seed)
-        self.train(model, data, bench)
+        known = data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
         bench.data["passages"] = data.digest
-        return Prepared(model.eval(), data, bench, self.reads)
+        return Prepared(self, model.eval(), data, bench)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Generate all texts of the split at every knob."""
-        prepared.run(split, self.all_steps(prepared, knobs))
+        prepared.run(split, self.rules(prepared, knobs))
         return [self.point(prepared, split, knob) for knob in knobs]
 
     def point(self, prepared: Prepared, split: Split, knob: float) -> OperatingPoint:
         """Generate all texts of the split at one knob."""
-        (run,) = prepared.run(split, self.all_steps(prepared, [knob]))
+        (run,) = prepared.run(split, self.rules(prepared, [knob]))
         exits = run.exits.numpy()
         cost = float(prepared.costs.claimed(exits, prepared.start).mean())
         return OperatingPoint(
@@ -190,21 +202,8 @@ class TokenMethod(Method):
 
     def losses(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> NDArray[np.float64]:
         """Return what every text of the split loses at each knob, ``[K, N]``, for calibration."""
-        runs = prepared.run(split, self.all_steps(prepared, knobs))
+        runs = prepared.run(split, self.rules(prepared, knobs))
         return np.stack([prepared.losses(split, run) for run in runs])
-
-    def gains(self, prepared: Prepared, curve: Curve) -> dict[str, list[float]]:
-        """Return how much more of the text is kept than by decoders of 2 … L - 1 layers, at their layers and MACs.
-
-        Between operating points of the curve (on test data) quality is interpolated.
-        """
-        shallow = self.shallow(prepared, "test")
-        layers = [float(np.dot(point.exits, np.arange(1, len(point.exits) + 1))) for point in curve.test]
-        macs, quality = [point.cost for point in curve.test], [point.quality for point in curve.test]
-        return {
-            "layers": [float(np.interp(i + 2, layers, quality)) - kept for i, (kept, _) in enumerate(shallow)],
-            "MACs": [float(np.interp(cost, macs, quality)) - kept for kept, cost in shallow],
-        }
 
     def plain_cost(self, prepared: Prepared) -> float:
         """Return mean MACs per token of the full model without exits."""
@@ -214,69 +213,9 @@ class TokenMethod(Method):
         """Return 1 (the full model's text is its own), and the MACs per token of plain greedy generation."""
         return float(1 - prepared.losses("test", prepared.full("test")).mean()), self.plain_cost(prepared)
 
-    def shallow(self, prepared: Prepared, split: Split) -> list[tuple[float, float]]:
-        """Return (quality, MACs per token) of decoders cut off for good after 2 … L - 1 layers, without exits."""
-        depths = range(2, prepared.model.exits)
-        runs = prepared.run(split, {f"{depth} layers": always(FixedExit(depth - 1)) for depth in depths}, "state")
-        macs = [prepared.costs.plain(depth, prepared.start, prepared.length).mean() for depth in depths]
-        return [(float(1 - prepared.losses(split, run).mean()), float(c)) for run, c in zip(runs, macs, strict=True)]
-
-    def oracle(self, prepared: Prepared, split: Split) -> tuple[float, float]:
-        """Return (quality, mean layers) when each token leaves at the first layer that agrees with the full text."""
-        wanted = prepared.full(split).tokens
-        (run,) = prepared.run(split, {"oracle": lambda step: FirstRight(wanted[:, step])}, "logits")
-        return float(1 - prepared.losses(split, run).mean()), float(run.exits.double().mean()) + 1
-
-    def risk_claims(
-        self, prepared: Prepared, order: Sequence[float], tolerance: float, error: float, seed: int
-    ) -> list[Outcome]:
-        """Calibrate the knob, tested in the given order from the safest on, and see whether the tolerance is kept."""
-        held, test = self.losses(prepared, "validation", order), self.losses(prepared, "test", order)
-        point = self.point(prepared, "test", order[learn_then_test(held, tolerance, error) or 0])
-        missed = share_missed(np.concatenate([held, test], axis=1), tolerance, error, seed=seed)
-        return [
-            Outcome(
-                name="the calibrated threshold keeps the tolerance",
-                statement=f"The threshold proved safe on validation loses at most {tolerance:g} on test prompts.",
-                holds=1 - point.quality <= tolerance,
-                measured=f"loss {1 - point.quality:.3f} at {self.knob} {point.knob:g}, speed-up {point.speed_up:.2f}×",
-            ),
-            Outcome(
-                name="the tolerance is seldom missed",
-                statement=f"Calibrated on random halves, it is missed on the others at most {error:.0%} of the time.",
-                holds=missed <= error,
-                measured=f"missed in {missed:.1%} of 200 repetitions",
-            ),
-        ]
-
-    def depth_claims(self, prepared: Prepared, curve: Curve) -> list[Outcome]:
-        """Compare depth by the token with one depth for all, and ask an oracle how little depth would do."""
-        found, layers = [], prepared.model.exits
-        for name, gains in self.gains(prepared, curve).items():
-            told = ", ".join(f"{gain:+.3f} ({i} layers)" for i, gain in enumerate(gains, start=2))
-            found.append(
-                Outcome(
-                    name=f"better than a shallow decoder at equal {name}",
-                    statement="On the mean, exits by the token keep more of the text than a decoder with fewer layers.",
-                    holds=sum(gains) > 0,
-                    measured=f"difference in ROUGE-L: {told}",
-                )
-            )
-        if self.reads == "logits":
-            kept, depth = self.oracle(prepared, "test")
-            found.append(
-                Outcome(
-                    name="few layers would do",
-                    statement="An oracle needs under half of the layers; copying its states hardly changes the text.",
-                    holds=depth < layers / 2 and kept > 0.9,
-                    measured=f"{depth:.2f} of {layers} layers per token, ROUGE-L {kept:.3f}",
-                )
-            )
-        return found
-
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Really skip, on test passages: once counted from outside, then timed in turn with plain generation."""
-        steps, length = self.steps(knob, prepared.length), prepared.length
+        steps, length = self.rule(knob, prepared), prepared.length
         (expected,) = prepared.run("test", {knob: steps})
         prompts = prepared.passages("test").prompts[: -(-bench.executed // length)]
         expected, cache, last = expected.head(len(prompts)), prepared.read(prompts), prompts[:, -1]

@@ -172,17 +172,6 @@ def _middle(knobs: Sequence[float], points: Sequence[OperatingPoint]) -> float:
     return knobs[min(range(len(costs)), key=lambda i: abs(costs[i] - target))]
 
 
-def within_budget(curve: Curve, budget: float) -> OperatingPoint | None:
-    """Return the test point whose knob is best on validation among those costing at most ``budget`` × the full model.
-
-    None if no knob is that cheap on validation data.
-    """
-    cheap = [i for i, p in enumerate(curve.validation) if p.cost <= budget * curve.full_cost]
-    if not cheap:
-        return None
-    return curve.test[max(cheap, key=lambda i: (curve.validation[i].quality, -curve.validation[i].cost))]
-
-
 def commit() -> str | None:
     """Return the git commit of the checkout that this code runs from, with ``+`` if files differ; None elsewhere."""
     folder = Path(__file__).resolve().parent

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
+from eelit.methods.engine.operating_points import at
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
 
 SHARES = (0.25, 0.5, 0.75)
@@ -32,37 +33,6 @@ BATCHES = (1, 32)
 """Batch sizes that are timed."""
 SEEDS = 3
 """Fewest seeds for a verdict, and how many a benchmark runs if not told otherwise."""
-
-
-@dataclass(frozen=True)
-class At:
-    """What is reached on test data within a share of the full model's cost."""
-
-    quality: float
-    share: float  # of the full model's cost, really spent on test data
-
-
-def at(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint], share: float) -> At | None:
-    """Return what the mixture of two knobs that is best on validation data reaches on test data; None if none fits."""
-    best: tuple[float, float, int, int, float] | None = None
-    for i, cheap in enumerate(validation):
-        low = 1 / cheap.speed_up
-        if low > share + 1e-9:
-            continue
-        for j, dear in enumerate(validation):
-            high = 1 / dear.speed_up
-            weight = min(1.0, (share - low) / (high - low)) if high > low else 0.0  # of the dearer knob
-            quality = cheap.quality + weight * (dear.quality - cheap.quality)
-            cost = low + weight * (high - low)
-            if best is None or (quality, -cost) > best[:2]:
-                best = quality, -cost, i, j, weight
-    if best is None:
-        return None
-    *_, i, j, weight = best
-    return At(
-        quality=test[i].quality + weight * (test[j].quality - test[i].quality),
-        share=1 / test[i].speed_up + weight * (1 / test[j].speed_up - 1 / test[i].speed_up),
-    )
 
 
 def area(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint]) -> float | None:

@@ -40,19 +40,46 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from eelit.methods.backbones.adapters import add_adapters
-from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of
+import torch
+from torch import Tensor, nn
+
 from eelit.methods.engine.examples import Data
-from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.papers.xin2021berxit import Berxit
 from eelit.methods.policies.flexible_patience import Distance, FlexiblePatience
-from eelit.methods.policies.patience import Patience
+
+
+class ParallelAdapter(nn.Module):
+    """The end of a BERT layer (second half of its feed-forward part, sum, normalisation) with an adapter in parallel.
+
+    ``FFN'(h) = FFN(h) + s * (W_up relu(W_down h + b) + c)``, with h ``[N, T, d]`` what enters the feed-forward part.
+    W_up and c start at 0, so that the layer starts as pretrained.
+    """
+
+    def __init__(self, output: nn.Module, width: int, bottleneck: int, scale: float) -> None:
+        super().__init__()
+        self.output, self.scale = output, scale
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, intermediate: Tensor, h: Tensor) -> Tensor:
+        """Take the feed-forward part's inner activations ``[N, T, 4d]`` and its input h; return ``[N, T, d]``."""
+        adapter = self.up(torch.relu(self.down(h)))
+        # BERT's own second half returns norm(W intermediate + b + what it is given second).
+        out: Tensor = self.output(intermediate, h + self.scale * adapter)
+        return out
+
+
+def add_adapters(model: MultiExit, bottleneck: int, scale: float) -> None:
+    """Freeze the layers of a text encoder and give each an adapter of this width, which learns."""
+    model.stages.requires_grad_(False)
+    for stage in model.stages:
+        layer = cast(Any, stage).layer
+        layer.output = ParallelAdapter(layer.output, layer.output.dense.out_features, bottleneck, scale)
 
 
 @dataclass(frozen=True)
@@ -84,6 +111,7 @@ class PfBerxit(TextMethod):
         "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 8.0, "rate": 1e-2,
         "head_rate": 1e-2,
     }  # fmt: skip
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fine-tuned": {"adapter": 0, "rate": 2e-3}}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "the first exit has none before it to compare with: all leave at layer t + 1."
     }
@@ -92,42 +120,9 @@ class PfBerxit(TextMethod):
         """A head after every layer; with adapters, the layers themselves are frozen."""
         model = super().build(data, seed)
         if self.adapter:
-            model.stages.requires_grad_(False)
             add_adapters(model, self.adapter, self.scale)
         return model
 
     def policy(self, knob: float, prepared: Prepared) -> FlexiblePatience:
         """The knob is theta."""
         return FlexiblePatience(knob, self.patience, self.distance)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Adapters are better than training all; flexible patience beats patience and BERxiT; kl beats rekl."""
-        exits = prepared.model.exits
-        ours, reverse = (
-            [FlexiblePatience(theta, t, d) for t in range(1, exits - 1) for theta in self.knobs[1:-1]]
-            for d in ("kl", "rekl")
-        )
-        found = []
-        for name, rivals in (("patience", [Patience(p) for p in range(1, exits - 1)]), ("rekl", reverse)):
-            gains = gains_at_equal_cost(self, prepared, ours, rivals)
-            found.append(better_than(name, gains, "With kl on the same network"))
-        if not self.adapter:
-            return found
-        berxit = on_the_task_of(self, Berxit())
-        gains = gains_at_equal_cost(self, prepared, ours, points_of(berxit, berxit.prepare(bench), bench))
-        beats = better_than("BERxiT", gains, "With kl, against the network that BERxiT trains")
-        return [*found, beats, self.efficient(prepared, bench, curve)]
-
-    def efficient(self, prepared: Prepared, bench: Bench, curve: Curve) -> Outcome:
-        """Few weights are trained, and the last exit is better than that of the network trained whole."""
-        whole = self.replace(self.variants["fine-tuned"])
-        theirs, _ = whole.full_model(whole.prepare(bench), bench)
-        every = list(prepared.model.parameters())
-        share = sum(p.numel() for p in every if p.requires_grad) / sum(p.numel() for p in every)
-        return Outcome(
-            name="few weights are better",
-            statement="Under 5 % of all weights are trained, those of adapters and exits, and the full model is half a "
-            "point more accurate than when all are, which the paper says it beats.",
-            holds=share < 0.05 and curve.full_quality >= theirs + 0.005,
-            measured=f"{share:.1%} of the weights; accuracy {curve.full_quality:.4f}, trained whole {theirs:.4f}",
-        )

@@ -40,24 +40,102 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.claims.comparisons import gains_by_exit
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.entropy import Entropy
-from eelit.methods.recipes.distillation import train_distilled
+from eelit.methods.recipes.distillation import divergence
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import exit_losses
+
+
+def distillation_losses(z: Tensor, y: Tensor, *, gamma: float, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return ``L_early`` and ``L_last`` from the logits ``z [n, N, C]`` of all exits and the targets ``y [N]``."""
+    ce = exit_losses(z, y)
+    taught = divergence(z[:-1], z[-1], temperature)  # T^2 KL, the last exit's answers held fixed
+    return ((1 - gamma) * ce[:-1] + gamma * taught).sum(), ce[-1]
+
+
+def projection_coefficient(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Return ``<A, B> / <A, A>`` if ``<A, B> < 0``, else 0: how much of A to take off B.
+
+    A and B are gradients of the same parameters, each read as one long vector. What is left of B is at a right angle
+    to A where they conflicted, and B itself where they did not.
+    """
+    inner = sum(float((u * v).sum()) for u, v in zip(a, b, strict=True))
+    return inner / sum(float((u * u).sum()) for u in a) if inner < 0 else 0.0
+
+
+def with_projected_gradient(
+    leading: Tensor, other: Tensor, parameters: Sequence[nn.Parameter], shared: Sequence[nn.Parameter]
+) -> tuple[Tensor, bool]:
+    """Return a stand-in for ``leading + other`` with the regularised gradient, and whether the two conflicted.
+
+    Its gradient is A + B in all ``parameters``, but in those also in ``shared`` B gives way to A. It is linear in the
+    parameters, with this gradient as its slope, for the training loop to differentiate; its value means nothing.
+    """
+    a, b = gradients(leading, parameters), gradients(other, parameters)
+    chosen = {id(p) for p in shared}
+    pairs = [(u, v) for p, u, v in zip(parameters, a, b, strict=True) if id(p) in chosen]
+    off = projection_coefficient([u for u, _ in pairs], [v for _, v in pairs])
+    slopes = [u + v - off * u if id(p) in chosen else u + v for p, u, v in zip(parameters, a, b, strict=True)]
+    return torch.stack([(slope * p).sum() for slope, p in zip(slopes, parameters, strict=True)]).sum(), off < 0
+
+
+def gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Return the gradient for each parameter, zeros for those that the loss does not depend on."""
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def shared_matrices(model: MultiExit) -> list[nn.Parameter]:
+    """Return the weight matrices of layers 1 … n-1: no embeddings, norms, biases or heads."""
+    return [p for stage in model.stages[:-1] for p in stage.get_submodule("layer").parameters() if p.dim() > 1]
+
+
+def train_distilled(
+    model: MultiExit, data: Data, bench: Bench, *, gamma: float, temperature: float, leads: str | None,
+    head_rate: float, **options: Any,
+) -> None:  # fmt: skip
+    """Minimise ``L_early + L_last`` over all parameters; ``options`` are those of `fit`, heads learn at ``head_rate``.
+
+    With ``leads`` ("early" or "last") the gradient of the other loss gives way to this one in `shared_matrices`. The
+    model's buffer ``conflicts`` then tells in which share of the steps it had to. Raises `KeyError` for another word.
+    """
+    everything, shared, conflicts = list(model.parameters()), shared_matrices(model), list[bool]()
+
+    def loss(batch: Batch) -> Tensor:
+        early, last = distillation_losses(model(batch.inputs), batch.targets, gamma=gamma, temperature=temperature)
+        if leads is None:
+            return early + last
+        leading, other = {"early": (early, last), "last": (last, early)}[leads]
+        stand_in, conflict = with_projected_gradient(leading, other, everything, shared)
+        conflicts.append(conflict)
+        return stand_in
+
+    def train() -> None:
+        model.train()
+        fit(
+            everything, data.train, loss, bench, label="training all exits, the last teaching the others",
+            faster=model.heads.parameters(), faster_rate=head_rate, **options,
+        )  # fmt: skip
+        if conflicts:
+            model.get_buffer("conflicts").fill_(sum(conflicts) / len(conflicts))
+
+    how = {"gamma": gamma, "temperature": temperature, "leads": leads, "head_rate": head_rate}
+    trained(model, train, bench, data=data.digest, settings={**how, "train": len(data.train), **options})
+    model.eval()
 
 
 @dataclass(frozen=True)
@@ -83,6 +161,7 @@ class RomeBert(TextMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 5.0, "batch": 16, "rate": 2e-3,
         "head_rate": 1e-2,
     }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "batch": 32}  # as DeeBERT, which is trained once for both
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own copy of the pretrained pooler."""
@@ -92,43 +171,9 @@ class RomeBert(TextMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """One stage; the last exit teaches the others."""
-        rates = {"rate": self.rate, "head_rate": self.head_rate}
-        options: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, **rates, "leads": self.leads}
-        train_distilled(model, data, bench, gamma=self.gamma, temperature=self.temperature, **options)
+        how: dict[str, Any] = {"gamma": self.gamma, "temperature": self.temperature, "leads": self.leads}
+        train_distilled(model, data, bench, **how, **self.options)
 
     def policy(self, knob: float, prepared: Prepared) -> Entropy:
         """The knob is S in nats."""
         return Entropy(knob)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Early exits better than DeeBERT's and a last one as good; gradients conflict, and minding that helps."""
-        rates = {"rate": self.rate, "ramp_rate": self.head_rate}
-        rival = DeeBert(self.encoder, self.corpus, self.train_size, self.epochs, batch=self.batch, **rates)
-        *early, last = gains_by_exit(self, prepared, rival, bench)
-        robust = Outcome(
-            name="one stage makes all exits strong",
-            statement="Beside two-stage training (DeeBERT), early exits are half a point more accurate on average, and "
-            "the last exit loses at most one point.",
-            holds=mean(early) >= 0.005 and last >= -0.01,
-            measured=f"early exits {mean(early):+.4f} on average, last exit {last:+.4f}",
-        )
-        return [robust] if self.leads is None else [robust, *self.regularised(prepared, bench)]
-
-    def regularised(self, prepared: Prepared, bench: Bench) -> list[Outcome]:
-        """What gradient regularisation meets, and what it brings."""
-        share = float(prepared.model.get_buffer("conflicts"))
-        gains = gains_by_exit(self, prepared, self.replace({"leads": None}), bench)
-        return [
-            Outcome(
-                name="gradients conflict",
-                statement="In at least 5 % of the steps, early exits and last exit push shared layers apart.",
-                holds=share >= 0.05,
-                measured=f"{share:.1%} of the steps",
-            ),
-            Outcome(
-                name="regularisation helps",
-                statement="With it, exits are on average half a point better than with self-distillation only.",
-                holds=mean(gains) >= 0.005,
-                measured="by exit " + ", ".join(f"{gain:+.4f}" for gain in gains),
-            ),
-        ]

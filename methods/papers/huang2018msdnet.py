@@ -20,8 +20,8 @@ Exit rule
     The knob is a budget, as a share of the cost C_K of reaching the last classifier. Budgeted: stop at the first
     classifier whose largest probability is >= theta_k; the last one always answers. If every classifier released a
     share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1). Find the q whose
-    mean cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all held-out
-    images still reaches. As (1-q)^k ~ p^k with p = 1-q, dearer budgets need p > 1, as in the released code.
+    mean cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all images
+    held out for this still reaches. As (1-q)^k ~ p^k with p = 1-q, dearer budgets need p > 1, as in the released code.
     Anytime: every image has the budget for itself and gets the answer of the last classifier within it.
 
 Skipped
@@ -39,19 +39,21 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from eelit.methods.backbones.msdnet import Layout, msdnet
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.policies.base import Policy, softmax
 from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within, thresholds_for
@@ -59,8 +61,191 @@ from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
 
-SMALL = Layout(exits=4, stride=2, channels=8, growth=4, head=64)
-TINY = Layout(exits=3, channels=4, growth=4, factors=(1, 2), head=16)
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a network: which layers carry classifiers, which scales live how long, and how wide maps are.
+
+    In code scales are numbered from 0, the finest; layer 0 makes one map per scale, layers 1 … L grow them.
+    """
+
+    exits: int = 5  # classifiers
+    base: int = 1  # layers before the first classifier
+    step: int = 1  # layers between classifiers
+    growing: bool = True  # the i-th gap (i = 1 …) has step·i + 1 layers instead of step
+    stride: int = 1  # of the first convolution; 2 halves all maps
+    channels: int = 16  # of the finest map of layer 0, C0
+    growth: int = 6  # channels that a layer adds to the finest map, g
+    factors: tuple[int, ...] = (1, 2, 4)  # per scale: its maps are so many times wider, m_s; also the bottleneck's b_s
+    reduction: float = 0.5  # share of channels kept when the finest scale is dropped
+    head: int = 128  # channels inside a classifier
+    lazy: bool = True  # compute finer maps only as far as the next classifier needs them
+
+    @property
+    def scales(self) -> int:
+        """Number of scales, S."""
+        return len(self.factors)
+
+    @property
+    def classifiers(self) -> list[int]:
+        """The layer that each classifier reads."""
+        gaps = [self.step * i + 1 if self.growing else self.step for i in range(1, self.exits)]
+        return [self.base + sum(gaps[:i]) for i in range(self.exits)]
+
+    @property
+    def last(self) -> list[int]:
+        """The last layer of each scale: the layers are cut into S blocks, each one scale poorer than the one before."""
+        layers = self.classifiers[-1]
+        block = math.ceil(layers / self.scales)
+        return [min(layers, block * (s + 1)) for s in range(self.scales - 1)] + [layers]
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels after each layer 0 … L, as multiples of m_s: + g per layer, halved after a scale was dropped."""
+        widths = [self.channels]
+        for layer in range(1, self.classifiers[-1] + 1):
+            widths.append(widths[-1] + self.growth)
+            if self.drops(layer):
+                widths[-1] = math.floor(self.reduction * widths[-1])
+        return widths
+
+    def drops(self, layer: int) -> bool:
+        """Whether this layer is the first without some finer scale."""
+        return layer - 1 in self.last[:-1]
+
+    def depth(self, classifier: int, scale: int) -> int:
+        """How many layers of a scale are computed when the classifier answers.
+
+        It reads the coarsest map of its layer l, which needs the next finer map up to layer l - 1, and so on.
+        """
+        layer = self.classifiers[classifier]
+        needed = max(0, layer - (self.scales - 1 - scale)) if self.lazy else layer
+        return min(needed, self.last[scale])
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / (kernel * kernel * outputs)))
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def bottleneck(inputs: int, outputs: int, factor: int, stride: int = 1) -> nn.Sequential:
+    """1×1 convolution to at most ``factor · outputs`` channels, then 3×3."""
+    inner = min(inputs, factor * outputs)
+    return nn.Sequential(*convolution(inputs, inner, 1), *convolution(inner, outputs, 3, stride))
+
+
+class DenseLayer(nn.Module):
+    """One map of one layer: the map so far, joined by what is new from the finer map (if any) and from itself."""
+
+    def __init__(self, layout: Architecture, layer: int, scale: int) -> None:
+        super().__init__()
+        m, width = layout.factors, layout.widths[layer - 1]
+        new = layout.growth * m[scale]
+        finer = scale > 0 and layer - 1 <= layout.last[scale - 1]
+        self.down = bottleneck(width * m[scale - 1], new // 2, m[scale - 1], stride=2) if finer else None
+        self.same = bottleneck(width * m[scale], new // 2 if finer else new, m[scale])
+        self.transition = (
+            convolution((width + layout.growth) * m[scale], layout.widths[layer] * m[scale], 1)
+            if layout.drops(layer)
+            else None
+        )
+
+    def forward(self, own: Tensor, finer: Tensor | None) -> Tensor:
+        """Map ``[N, C, H, W]`` and the finer ``[N, C', 2H, 2W]``, both of the layer before, to this layer's map."""
+        parts = [own, self.same(own)] if self.down is None else [own, self.down(finer), self.same(own)]
+        out = torch.cat(parts, dim=1)
+        return out if self.transition is None else self.transition(out)
+
+
+class FirstLayer(nn.Module):
+    """Layer 0: a 3×3 convolution of the image, then one with stride 2 for each coarser scale."""
+
+    def __init__(self, layout: Architecture, inputs: int) -> None:
+        super().__init__()
+        wide = [inputs, *(layout.channels * m for m in layout.factors)]
+        self.scales = nn.ModuleList(
+            convolution(a, b, 3, layout.stride if s == 0 else 2) for s, (a, b) in enumerate(pairwise(wide))
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return one map per scale, from fine to coarse."""
+        maps: list[Tensor] = []
+        for scale in self.scales:
+            maps.append(scale(maps[-1] if maps else x))
+        return maps
+
+
+class MultiScaleStage(nn.Module):
+    """The layers between two classifiers. The state is a list of maps, from fine to coarse.
+
+    Each scale advances from the depth where the classifier before left it to the one that this classifier needs. A
+    finer map is advanced first and all its depths are kept meanwhile, because the coarser map reads them one by one. A
+    scale leaves the state when nothing reads it any more.
+    """
+
+    def __init__(self, layout: Architecture, classifier: int, inputs: int) -> None:
+        super().__init__()
+        scales = range(layout.scales)
+        self.first = FirstLayer(layout, inputs) if classifier == 0 else None
+        self.start = [layout.depth(classifier - 1, s) if classifier else 0 for s in scales]
+        stop = [layout.depth(classifier, s) for s in scales]
+        self.entering = [s for s in scales if self.first or _read(layout, self.start, s)]
+        self.leaving = [s for s in scales if _read(layout, stop, s)]
+        self.cells = nn.ModuleList(
+            nn.ModuleList(DenseLayer(layout, layer, s) for layer in range(self.start[s] + 1, stop[s] + 1))
+            for s in scales
+        )
+
+    def forward(self, state: Tensor | list[Tensor]) -> list[Tensor]:
+        """Advance the maps; the first stage takes the image ``[N, C, H, W]``."""
+        maps = self.first(state) if self.first is not None else state
+        depths: dict[int, list[Tensor]] = {}
+        for s, entered in zip(self.entering, maps, strict=True):
+            depths[s] = [entered]
+            for i, cell in enumerate(cast(nn.ModuleList, self.cells[s])):
+                finer = depths[s - 1][self.start[s] + i - self.start[s - 1]] if cell.down is not None else None
+                depths[s].append(cell(depths[s][-1], finer))
+        return [depths[s][-1] for s in self.leaving]
+
+
+def _read(layout: Architecture, depths: Sequence[int], scale: int) -> bool:
+    """Whether a map is still read when the scales have these depths: by its next layer or by the coarser scale's."""
+    return scale == layout.scales - 1 or depths[scale + 1] <= layout.last[scale]
+
+
+class Classifier(nn.Module):
+    """Two 3×3 convolutions with stride 2 on the coarsest map, mean, linear layer."""
+
+    def __init__(self, inputs: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(convolution(inputs, channels, 3, 2), convolution(channels, channels, 3, 2))
+        self.linear = nn.Linear(channels, classes)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, state: list[Tensor]) -> Tensor:
+        """Return logits ``[N, classes]``."""
+        return self.linear(self.features(state[-1]).mean(dim=(2, 3)))
+
+
+def msdnet(layout: Architecture, *, inputs: int, classes: int, seed: int) -> MultiExit:
+    """Return an untrained MSDNet for images with ``inputs`` channels."""
+    torch.manual_seed(seed)
+    stages = [MultiScaleStage(layout, k, inputs) for k in range(layout.exits)]
+    widths = [layout.widths[layer] * layout.factors[-1] for layer in layout.classifiers]
+    return MultiExit(stages, [Classifier(width, layout.head, classes) for width in widths]).eval()
+
+
+class HeldOut(NamedTuple):
+    """What the classifiers say on held-out images, and what they cost."""
+
+    confidence: NDArray[np.float64]  # [K, N], the largest probability
+    costs: NDArray[np.float64]  # [K], C_k
+
+
+SMALL = Architecture(exits=4, stride=2, channels=8, growth=4, head=64)
+TINY = Architecture(exits=3, channels=4, growth=4, factors=(1, 2), head=16)
 
 
 @dataclass(frozen=True)
@@ -73,14 +258,17 @@ class MSDNet(ExitMethod):
     epochs: float = 4.0  # passes over them; the paper: 300
     batch: int = 64  # the paper: 64
     rate: float = 0.1  # largest learning rate of SGD; the paper: 0.1
-    layout: Layout = SMALL  # the network; the paper for batches: 5 to 7 classifiers, C0 = 16, g = 6, stride 1
+    layout: Architecture = SMALL  # the network; the paper for batches: 5 to 7 classifiers, C0 = 16, g = 6, stride 1
 
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
+    fits_on: ClassVar[float] = 0.5  # of the validation images: thresholds; budgets are judged on the others
     knob: ClassVar[str] = "budget"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"budgeted": {}, "anytime": {"prediction": "anytime"}}
     tiny: ClassVar[Mapping[str, Any]] = {"images": "digits", "train_size": 600, "layout": TINY}
-    full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "epochs": 15.0, "layout": Layout()}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 2000, "epochs": 2.0}
+    others: ClassVar[Mapping[str, Any]] = {"layout": replace(TINY, growth=6)}
+    full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "epochs": 15.0, "layout": Architecture()}
 
     def load(self) -> Data:
         """Images in ten classes."""
@@ -98,53 +286,18 @@ class MSDNet(ExitMethod):
             optimiser=torch.optim.SGD, options=sgd,
         )  # fmt: skip
 
+    def fit(self, prepared: Prepared) -> HeldOut:
+        """What thresholds follow from, whatever the budget; all images have the same size, so one tells the costs."""
+        held = prepared.split("fitting")
+        return HeldOut(softmax(held.outputs).amax(dim=-1).numpy(), held.costs[:, 0])
+
     def policy(self, knob: float, prepared: Prepared) -> Policy:
-        """Thresholds fitted on validation data, or the exit that the budget reaches."""
-        held = prepared.split("validation")
-        cost = held.costs[:, 0]  # one row suffices: all images have the same size
-        budget = knob * cost[-1]
+        """Thresholds whose mean cost on held-out images is the budget, or the exit that the budget reaches."""
+        held: HeldOut = prepared.fitted
+        budget = knob * held.costs[-1]
         if self.prediction == "anytime":
-            return FixedExit(max(0, int(np.searchsorted(cost, budget, side="right")) - 1))
-        if budget <= cost[0]:
+            return FixedExit(max(0, int(np.searchsorted(held.costs, budget, side="right")) - 1))
+        if budget <= held.costs[0]:
             return MaxConfidence(0.0)
-        shares = exit_shares(ratio_within(budget, cost), len(cost))
-        return MaxConfidence(thresholds_for(softmax(held.outputs).amax(dim=-1).numpy(), shares))
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """A common budget buys more than the same one for each image; and what the anytime network promises."""
-        if self.prediction == "anytime":
-            return [self.grows(prepared)]
-        return [self.beats_anytime(prepared, curve), self.keeps_budget(prepared, curve)]
-
-    def beats_anytime(self, prepared: Prepared, curve: Curve) -> Outcome:
-        """Compare with answering everything at one exit, mixed between neighbouring exits to the same mean cost."""
-        fixed = [self.trial(FixedExit(k), prepared.split("test")) for k in range(prepared.model.exits)]
-        at = [np.interp(p.cost, [f.cost for f in fixed], [f.quality for f in fixed]) for p in curve.test[1:-1]]
-        gain = float(np.mean([p.quality - a for p, a in zip(curve.test[1:-1], at, strict=True)]))
-        return Outcome(
-            name="a shared budget beats the same budget for each image",
-            statement="At equal mean cost, budgeted batches are on average more accurate than anytime prediction.",
-            holds=gain > 0,
-            measured=f"{gain:+.4f} accuracy over {len(at)} budgets",
-        )
-
-    def keeps_budget(self, prepared: Prepared, curve: Curve) -> Outcome:
-        """Thresholds were solved on validation data; see what test data cost."""
-        dearest = float(prepared.split("test").costs[-1, 0])
-        off = [p.cost / (p.knob * dearest) - 1 for p in curve.test if p.knob * dearest > curve.test[0].cost]
-        return Outcome(
-            name="the budget is kept",
-            statement="On test data the mean cost exceeds no budget by more than 5 %.",
-            holds=max(off) <= 0.05,
-            measured=f"{min(off):+.1%} to {max(off):+.1%} of the budget",
-        )
-
-    def grows(self, prepared: Prepared) -> Outcome:
-        """Compare the last classifier with the first."""
-        quality = [self.trial(FixedExit(k), prepared.split("test")).quality for k in range(prepared.model.exits)]
-        return Outcome(
-            name="more computation, better answers",
-            statement="The last classifier is more accurate than the first, which is already good: within 5 points.",
-            holds=0 < quality[-1] - quality[0] < 0.05,
-            measured=", ".join(f"{q:.4f}" for q in quality),
-        )
+        shares = exit_shares(ratio_within(budget, held.costs), len(held.costs))
+        return MaxConfidence(thresholds_for(held.confidence, shares))

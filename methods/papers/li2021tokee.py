@@ -40,29 +40,144 @@ Deviations
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from eelit.methods.backbones.tag_encoder import TagEncoder
 from eelit.methods.engine import tasks
-from eelit.methods.engine.examples import Data
+from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.families.tagging import Prepared, TagMethod
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.window_uncertainty import SentenceUncertainty, WindowUncertainty
-from eelit.methods.recipes.tagging import HaltSampling, train_on_halts, train_tagger
+from eelit.methods.policies.window_uncertainty import (
+    SentenceUncertainty,
+    WindowUncertainty,
+    uncertainty,
+    window_max,
+)
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import depth_weights
+
+READ = 64  # sentences at a time when the uncertainties are stored
+
+
+def tag_losses(logits: Tensor, targets: Tensor, halts: Tensor | None = None) -> Tensor:
+    """Return each layer's cross-entropy ``[L]``, the mean over words, for logits ``[L, N, T, K]``.
+
+    Targets ``[N, T]`` are -100 where there is no word. A word that halts, at a layer in ``halts [N, T]`` (from 0), has
+    no loss in later layers; the sums are divided by the number of all words all the same.
+    """
+    layers = len(logits)
+    losses = F.cross_entropy(
+        logits.flatten(0, 2), targets.repeat(layers, 1).flatten(), reduction="none", ignore_index=-100
+    ).view(layers, *targets.shape)
+    if halts is not None:
+        losses = losses * (halts >= torch.arange(layers)[:, None, None])
+    return losses.sum(dim=(1, 2)) / (targets != -100).sum().clamp_min(1)
+
+
+def train_tagger(model: TagEncoder, data: Data, bench: Bench, *, head_rate: float, **options: Any) -> None:
+    """Minimise ``sum_l l * CE_l / sum_l l``. Classifiers learn at ``head_rate``; ``options`` are those of `fit`."""
+    weights = torch.tensor(depth_weights(len(model.layers)))
+
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
+        return (weights * tag_losses(model(x), batch.targets[:, : x.shape[-1]])).sum()
+
+    def train() -> None:
+        model.train()
+        fit(
+            model.parameters(), data.train, loss, bench, label="training all layers to tag",
+            faster=model.heads.parameters(), faster_rate=head_rate, **options,
+        )  # fmt: skip
+
+    trained(
+        model, train, bench, data=data.digest, settings={"train": len(data.train), "head_rate": head_rate, **options}
+    )
+    model.eval()
+
+
+def simulate(uncertainties: Tensor, window: int, threshold: float) -> Tensor:
+    """Return the layers ``[T]`` (from 0) at which words would halt, from their uncertainties ``[L, T]``, not copied."""
+    certain = window_max(uncertainties, window) < threshold
+    certain[-1] = True
+    return certain.long().argmax(dim=0)
+
+
+@dataclass(frozen=True)
+class HaltSampling:
+    """How halting patterns are drawn for training."""
+
+    windows: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    small: float  # share of sentences that take the smallest window or the largest threshold
+    full: float  # share of sentences in which no word halts
+
+    def draw(self, uncertainties: Sequence[Tensor], by: torch.Generator) -> Tensor:
+        """Return halting layers ``[n, T]`` of sentences, each simulated with a window and a threshold drawn for it."""
+        found = []
+        for seen in uncertainties:
+            kind, coin = torch.rand(2, generator=by).tolist()
+            window = self.windows[int(torch.randint(len(self.windows), (1,), generator=by))]
+            threshold = self.thresholds[int(torch.randint(len(self.thresholds), (1,), generator=by))]
+            if self.full <= kind < self.full + self.small:
+                window, threshold = (self.windows[0], threshold) if coin < 0.5 else (window, self.thresholds[-1])
+            found.append(simulate(seen, window, 0.0 if kind < self.full else threshold))
+        return torch.stack(found)
+
+
+def train_on_halts(
+    model: TagEncoder, data: Data, bench: Bench, drawn: HaltSampling, *, head_rate: float, **options: Any
+) -> None:
+    """Go on training with words halted and copied as the model itself, as it was before, would halt them.
+
+    What it is uncertain of is computed once; patterns are drawn anew for every batch.
+    """
+    weights, by = torch.tensor(depth_weights(len(model.layers))), torch.Generator().manual_seed(bench.seed)
+
+    def train() -> None:
+        stored = stored_uncertainties(model, data.train, bench)
+
+        def loss(batch: Batch) -> Tensor:
+            x, halts = batch.inputs, drawn.draw([stored[i] for i in batch.index.tolist()], by)
+            return (weights * tag_losses(model(x, halts), batch.targets[:, : x.shape[-1]], halts)).sum()
+
+        model.train()
+        fit(
+            model.parameters(), data.train, loss, bench, label="training on sampled halts",
+            faster=model.heads.parameters(), faster_rate=head_rate, **options,
+        )  # fmt: skip
+
+    settings = {"train": len(data.train), "head_rate": head_rate, "drawn": repr(drawn), **options}
+    settings["drawing"] = sources_of([HaltSampling])  # an object's class is not followed from the function that uses it
+    trained(model, train, bench, data=data.digest, settings=settings)
+    model.eval()
+
+
+@torch.no_grad()
+def stored_uncertainties(model: TagEncoder, examples: Examples, bench: Bench) -> list[Tensor]:
+    """Return what each layer is uncertain of, ``[L, T]`` for each sentence, nothing halted."""
+    model.eval()
+    found, done = [torch.empty(0)] * len(examples), 0
+    for index, x in examples.batches(READ):
+        for i, seen in zip(index.tolist(), uncertainty(model(x)).unbind(1), strict=True):
+            found[i] = seen.clone()
+        done += len(index)
+        bench.progress("uncertainties to sample from", done / len(examples))
+    return found
 
 
 @dataclass(frozen=True)
 class Tokee(TagMethod):
     """Early exit for sequence labelling, by word (TOKEE) or by sentence (SENTEE)."""
 
-    rule: Literal["word", "sentence"] = "word"  # who stops: single words (TOKEE) or the sentence (SENTEE)
+    level: Literal["word", "sentence"] = "word"  # who stops: single words (TOKEE) or the sentence (SENTEE)
     window: int = 5  # words that must be certain for the one in their middle to halt; released examples: 5 and 15
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base
     corpus: str = "brown"  # data; the paper: CoNLL-2003, OntoNotes 4, Weibo, ARK Twitter, CTB5, UD
@@ -79,12 +194,14 @@ class Tokee(TagMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "brown")
     knob: ClassVar[str] = "delta"
     knobs: ClassVar[tuple[float, ...]] = (1.1, 0.6, 0.4, 0.25, 0.15, 0.1, 0.05, 0.0)
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"TOKEE": {}, "SENTEE": {"rule": "sentence"}}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"TOKEE": {}, "SENTEE": {"level": "sentence"}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "made", "train_size": 900, "held": 100, "epochs": 6.0, "sampling_epochs": 2.0,
+        "encoder": "tiny", "corpus": "made", "train_size": 900, "held": 100, "epochs": 4.0, "sampling_epochs": 1.0,
         "batch": 32, "rate": 2e-3, "head_rate": 5e-3, "window": 3, "windows": (3, 5),
+        "thresholds": (0.1, 0.3, 0.5, 0.97),
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 400, "held": 80}
+    others: ClassVar[Mapping[str, Any]] = {"held": 30, "windows": (1,), "thresholds": (0.97,)}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 160, "held": 48}
 
     def load(self) -> Data:
         """Sentences as word pieces, with a tag for each word."""
@@ -94,56 +211,19 @@ class Tokee(TagMethod):
         """A linear classifier after every layer."""
         return TagEncoder(self.encoder, data.classes or 0, seed=seed)
 
-    def train(self, model: TagEncoder, data: Data, bench: Bench) -> TagEncoder:
+    def train(self, model: TagEncoder, data: Data, bench: Bench) -> None:
         """Jointly; then, for TOKEE, on sampled halts."""
         options: dict[str, Any] = {"batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
         train_tagger(model, data, bench, epochs=self.epochs, **options)
-        if self.whole:
-            return model
-        before, drawn = copy.deepcopy(model), HaltSampling(self.windows, self.thresholds, small=0.2, full=0.4)
-        train_on_halts(model, data, bench, drawn, epochs=self.sampling_epochs, **options)
-        return before
+        if not self.whole:
+            drawn = HaltSampling(self.windows, self.thresholds, small=0.2, full=0.4)
+            train_on_halts(model, data, bench, drawn, epochs=self.sampling_epochs, **options)
 
-    def policy(self, knob: float) -> Policy:
+    def policy(self, knob: float, prepared: Prepared) -> Policy:
         """The knob is delta."""
         return SentenceUncertainty(knob) if self.whole else WindowUncertainty(knob, self.window)
 
     @property
     def whole(self) -> bool:
         """SENTEE stops whole sentences."""
-        return self.rule == "sentence"
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Most of the cost saved for little; for TOKEE also: better than SENTEE, and stage 2 makes up for copying."""
-        close = [i for i, p in enumerate(curve.validation) if p.quality >= curve.validation[-1].quality - 0.01]
-        point = curve.test[min(close, key=lambda i: curve.validation[i].cost)]
-        saved, loss = 1 - 1 / point.speed_up, curve.full_quality - point.quality
-        found = Outcome(
-            name="two thirds saved for little",
-            statement="The cheapest delta within a point on validation saves ≥ 66 % of the MACs, as close on test.",
-            holds=saved >= 0.66 and loss <= 0.01,
-            measured=f"{saved:.0%} saved, accuracy {-loss:+.4f}, at delta {point.knob:g}",
-        )
-        return [found] if self.whole else [found, *self.word_claims(prepared, curve)]
-
-    def word_claims(self, prepared: Prepared, curve: Curve) -> list[Outcome]:
-        """Compare with SENTEE, as it is trained and on the same weights, and with TOKEE after stage 1."""
-        policy = WindowUncertainty(0.25, self.window)
-        lost = [prepared.lost_to_copying(model, "test", policy) for model in (prepared.before, prepared.model)]
-        copied = Outcome(
-            name="self-sampling makes up for copied states",
-            statement="At delta 0.25 copying costs 0.1 points less accuracy after stage 2 than before it.",
-            holds=lost[1] <= lost[0] - 0.001,
-            measured=f"{lost[0]:+.4f} lost to copying before, {lost[1]:+.4f} after",
-            not_comparable="" if lost[0] >= 0.001 else "Copying costs next to nothing before stage 2 already.",
-        )
-        found = []
-        for name, how, model in (("TOKEE beats SENTEE", "which has stage 1 alone", prepared.before),
-                                 ("words beat sentences", "on the same weights", prepared.model)):  # fmt: skip
-            sentences = prepared.at_once(model, "test", [SentenceUncertainty(delta) for delta in self.knobs])
-            gains = prepared.gains(curve.test[1:-1], sentences)
-            statement = f"At the cost of each delta, TOKEE is on average 0.2 points better than SENTEE, {how}."
-            measured = f"{np.mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}"
-            holds = float(np.mean(gains)) >= 0.002
-            found.append(Outcome(name=name, statement=statement, holds=holds, measured=measured))
-        return [*found, copied]
+        return self.level == "sentence"

@@ -8,7 +8,7 @@ Idea
 Model
     n layers, each with a tanh pooler of its own: h_k. Imitation, for every target layer k and from any i < k:
     g_k = tanh(h_i U_k + r_k).  View of exit i: g_k = h_k for k <= i, imagined for k > i.
-    A_k g_k + a_k = (s_k, t_k): scores and gate features. lam_i = sigmoid(G tanh(mean_{k <= i} t_k) + b), per class.
+    g_k A_k + a_k = (s_k, t_k): scores and gate features. lam_i = sigmoid(G tanh(mean_{k <= i} t_k) + b), per class.
     z_i = 2 lam_i * sum_{k <= i} s_k + (2 - 2 lam_i) * sum_{k > i} s_k.  U, r, A, a, G, b serve all exits.
 
 Training
@@ -36,38 +36,139 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eelit.methods.backbones.past_future import past_future_encoder, routed
-from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.backbones.encoder import encoder, pooler_of, stages_of
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.engine.timing import BATCH
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.papers.xin2020deebert import DeeBert
-from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.entropy import Entropy
-from eelit.methods.recipes.joint import depth_weights
-from eelit.methods.recipes.past_future import train_past_future
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import depth_weights, exit_losses
+
+State: TypeAlias = tuple[Tensor, Tensor]
+"""Hidden states of the present layer ``[N, T, d]``, and the pooled states h_1 … h_i of all so far ``[N, i, d]``."""
 
 
-@torch.inference_mode()
-def likeness(model: MultiExit, x: Tensor) -> list[float]:
-    """Mean cosine of imagined and true states, by how many layers ahead (1 … n - 1) they are, on a batch of inputs."""
-    _, pooled, imagined = routed(model, x)
-    ahead: list[list[float]] = [[] for _ in imagined[:-1]]
-    for i, guess in enumerate(imagined[:-1], 1):
-        for j, cosine in enumerate(torch.cosine_similarity(pooled[:, i:], guess, dim=-1).mean(dim=0).tolist()):
-            ahead[j].append(cosine)
-    return [sum(each) / len(each) for each in ahead]
+class PooledLayer(nn.Module):
+    """Layer k with its own pooler: ``h_k = tanh(P_k v + q_k)`` of the mean v over its tokens."""
+
+    def __init__(self, layer: nn.Module, pooler: nn.Linear) -> None:
+        super().__init__()
+        self.layer, self.pooler = layer, pooler
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        """Return ``h_k [N, d]`` from hidden states ``[N, T, d]``."""
+        return torch.tanh(self.pooler(hidden.mean(dim=1)))
+
+    def forward(self, state: Tensor | State) -> State:
+        """Run the layer and pool; the first takes token ids ``[N, T]``."""
+        hidden = self.layer(state if isinstance(state, Tensor) else state[0])
+        own = self.pool(hidden)[:, None]
+        return hidden, own if isinstance(state, Tensor) else torch.cat([state[1], own], dim=1)
+
+
+class GlobalClassifier(nn.Module):
+    """What all exits share: imitation of layers to come (U, r), a classifier of all layers (A, a), a gate (G, b)."""
+
+    def __init__(self, layers: int, width: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.randn(layers, width, width) * 0.02)
+        self.r = nn.Parameter(torch.zeros(layers, width))
+        self.A = nn.Parameter(torch.randn(layers, width, 2 * classes) * 0.02)
+        self.a = nn.Parameter(torch.zeros(layers, 2 * classes))
+        self.gate = nn.Linear(classes, classes)  # G, b
+        self.dropout = nn.Dropout(dropout)
+
+    def imitate(self, h_i: Tensor, i: int) -> Tensor:
+        """Return ``g_k = tanh(h_i U_k + r_k)`` for k = i + 1 … n, ``[N, n - i, d]``, from ``h_i [N, d]``."""
+        return torch.tanh(torch.einsum("nd,kde->nke", h_i, self.U[i:]) + self.r[i:])
+
+    def forward(self, past: Tensor, future: Tensor) -> Tensor:
+        """Return ``z_i [N, C]`` from the states passed ``[N, i, d]`` and the imagined ones ``[N, n - i, d]``."""
+        i, g = past.shape[1], self.dropout(torch.cat([past, future], dim=1))
+        s, t = (torch.einsum("nkd,kdc->nkc", g, self.A) + self.a).chunk(2, dim=-1)
+        lam = torch.sigmoid(self.gate(torch.tanh(t[:, :i].mean(dim=1))))
+        return 2 * lam * s[:, :i].sum(dim=1) + (2 - 2 * lam) * s[:, i:].sum(dim=1)
+
+
+class GlobalExit(nn.Module):
+    """Exit i: its own and earlier states, the imagined later ones, one answer."""
+
+    def __init__(self, classifier: GlobalClassifier, i: int) -> None:
+        super().__init__()
+        self.classifier, self.i = classifier, i
+
+    def forward(self, state: State) -> Tensor:
+        """From the state of `PooledLayer` to logits ``[N, C]``."""
+        _, past = state
+        return cast(Tensor, self.classifier(past, self.classifier.imitate(past[:, -1], self.i)))
+
+
+def global_exits(layers: Sequence[nn.Module], poolers: Iterable[nn.Linear], classifier: GlobalClassifier) -> MultiExit:
+    """Return layers with an exit of global view behind each."""
+    stages = [PooledLayer(layer, pooler) for layer, pooler in zip(layers, poolers, strict=True)]
+    return MultiExit(stages, [GlobalExit(classifier, i) for i in range(1, len(stages) + 1)]).eval()
+
+
+def past_future_encoder(name: str, classes: int, *, seed: int) -> MultiExit:
+    """Return a text encoder with such exits; each layer's pooler starts as a copy of the pretrained one."""
+    torch.manual_seed(seed)
+    model = encoder(name)
+    layers = stages_of(model)
+    width = pooler_of(model).out_features
+    return global_exits(layers, [pooler_of(model) for _ in layers], GlobalClassifier(len(layers), width, classes))
+
+
+def training_pass(
+    model: MultiExit, x: Any, protected: Callable[[int], bool] = lambda k: False
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return ``z [n, N, C]``, ``h [N, n, d]`` and, for each exit i, the imagined states ``[N, n - i, d]``.
+
+    States of earlier layers enter an exit without gradient. The output of layer k (from 1) lets no gradient pass where
+    ``protected(k)``, which is asked once for each layer.
+    """
+    classifier = cast(GlobalExit, model.heads[0]).classifier
+    z: list[Tensor] = []
+    h: list[Tensor] = []
+    imagined: list[Tensor] = []
+    hidden = x
+    for i, stage in enumerate(cast(Iterable[PooledLayer], model.stages), 1):
+        hidden = stage.layer(hidden)
+        if protected(i):
+            hidden = hidden.detach()
+        h_i = stage.pool(hidden)
+        imagined.append(classifier.imitate(h_i, i))
+        past = [*(h_k.detach() for h_k in h), h_i]
+        z.append(classifier(torch.stack(past, dim=1), imagined[-1]))
+        h.append(h_i)
+    return torch.stack(z), torch.stack(h, dim=1), imagined
+
+
+def imitation_loss(h: Tensor, imagined: Sequence[Tensor]) -> Tensor:
+    """``L_cos``: the mean over exits i < n of the mean over k > i, and samples, of ``1 - cos(h_k, g_k)``.
+
+    The true states ``h [N, n, d]`` are fixed targets: no gradient passes to them.
+    """
+    true = h.detach()
+    apart = [1 - torch.cosine_similarity(true[:, i:], g, dim=-1) for i, g in enumerate(imagined[:-1], 1)]
+    return torch.stack([each.mean() for each in apart]).mean()
+
+
+def past_future_loss(model: MultiExit, batch: Batch, m: int) -> Tensor:
+    """``L = (L_ce + L_cos) / 2``, the m lowest layers protected with probability ``1 - step / steps``."""
+    z, h, imagined = training_pass(model, batch.inputs, lambda k: k <= m and float(torch.rand(())) > batch.done)
+    w = torch.tensor(depth_weights(model.exits))  # i / sum_i i
+    L_ce = (w * exit_losses(z, batch.targets)).sum()
+    return (L_ce + imitation_loss(h, imagined)) / 2
 
 
 @dataclass(frozen=True)
@@ -90,61 +191,39 @@ class PastFuture(TextMethod):
         2.4, 1.7, 1.2, 0.69, 0.68, 0.66, 0.63, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.001, 0.0
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"past and future": {}, "local": {"local": True}}
+    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "batch": 32}  # as other methods: rivals are trained once
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 5e-3, "head_rate": 0.1,
         "batch": 32,
     }  # fmt: skip
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """Exits with a global view; or PABEE's network."""
+        """Exits with a global view (of classes: regression is not in the paper); for comparison PABEE's network."""
         if self.local:
             return super().build(data, seed)
         return past_future_encoder(self.encoder, data.classes or 1, seed=seed)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Depth-weighted joint training, with the imitation."""
+        """All weights together, imitation among them; for comparison PABEE's training."""
         if self.local:
-            return super().train(model, data, bench)
-        weights, m = depth_weights(model.exits), self.protected
-        return train_past_future(model, data, bench, weights=weights, protected=m, **self.options)
+            super().train(model, data, bench)
+            return
+
+        def loss(batch: Batch) -> Tensor:
+            return past_future_loss(model, batch, self.protected)
+
+        def train() -> None:
+            model.train()
+            fit(
+                model.parameters(), data.train, loss, bench, label="training exits with a global view",
+                epochs=self.epochs, batch=self.batch, rate=self.rate, faster=model.heads.parameters(),
+                faster_rate=self.head_rate,
+            )  # fmt: skip
+
+        settings = {"protected": self.protected, "train": len(data.train), **self.options}
+        trained(model, train, bench, data=data.digest, settings=settings)
+        model.eval()
 
     def policy(self, knob: float, prepared: Prepared) -> Entropy:
         """The knob is S."""
         return Entropy(knob)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Early exits gain most from the global view; near layers are imagined best; better than DeeBERT and PABEE."""
-        if self.local:
-            return []
-        local = self.replace({"local": True}).prepare(bench)
-        tests = [ready.split("test") for ready in (prepared, local)]
-        ours, theirs = ([self.score(output, seen.targets) for output in seen.outputs] for seen in tests)
-        half = len(ours) // 2
-        early = sum(ours[:half]) / half - sum(theirs[:half]) / half
-        by_exit = ", ".join(f"{a:.3f} / {b:.3f}" for a, b in zip(ours, theirs, strict=True))
-        _, x = next(prepared.data.test.batches(BATCH))
-        alike = likeness(prepared.model, x)
-        return [
-            Outcome(
-                name="a global view helps early exits",
-                statement="In the lower half of the layers, exits that see all layers are on average a point more "
-                "accurate than exits that see their own.",
-                holds=early >= 0.01,
-                measured=f"{early:+.4f}; by exit {by_exit}",
-            ),
-            Outcome(
-                name="near layers are imagined best",
-                statement="On a batch of test sentences, imagined states of the next layer are more like the true ones "
-                "than those of the farthest.",
-                holds=alike[0] > alike[-1],
-                measured="mean cosine by layers ahead: " + ", ".join(f"{a:.3f}" for a in alike),
-            ),
-            *(self.beats(name, rival, prepared, bench) for name, rival in (("DeeBERT", DeeBert()), ("PABEE", Pabee()))),
-        ]
-
-    def beats(self, name: str, rival: TextMethod, prepared: Prepared, bench: Bench) -> Outcome:
-        """Compare at equal cost with an earlier method on the network that it trains itself."""
-        rival = on_the_task_of(self, rival).replace({"batch": self.batch})
-        points = points_of(rival, rival.prepare(bench), bench)
-        gains = gains_at_equal_cost(self, prepared, [Entropy(s) for s in self.knobs], points)
-        return better_than(name, gains, f"Against the network that {name} trains in as small batches")

@@ -5,14 +5,14 @@ Idea
     scores how likely that is; a conformal calibration turns any such score into a threshold that keeps the promise.
 
 Model
-    A fine-tuned, frozen network F of l layers. Ramps F_k, k < l, with 32 features: F_k = W_k2 tanh(W_k1 h_k) / T_k.
+    A fine-tuned, frozen network F of l layers. Early heads, k < l, with 32 features: F_k = W_k2 tanh(W_k1 h_k) / T_k.
     The score M_k in [0, 1] is one network for all exits (a tanh layer of 32, then softmax of no and yes) on: the class
-    predicted, the ramp's features, its largest probability and the lead over the second, what exits k-1 … 2 gave to
+    predicted, the head's features, its largest probability and the lead over the second, what exits k-1 … 2 gave to
     that class (zeros for those not seen), and (k - 1) / (l - 1).
 
 Training
-    Each step on data of its own: fine-tune F, then freeze it; ramps on the mean of their cross-entropies with the
-    labels; each T_k; the score on whether F_k(x) = F(x), both classes weighing the same, mean over exits.
+    Each step on data of its own: fine-tune F, then freeze it; early heads on the mean of their cross-entropies with
+    the labels; each T_k; the score on whether F_k(x) = F(x), both classes weighing the same, mean over exits.
     Calibration on n fresh inputs: S_i = max of M_k(x_i) over exits k with F_k(x_i) != F(x_i); inputs without such an
     exit are dropped. tau = the ceil((n + 1)(1 - epsilon))-th smallest of S_1 … S_n and infinity.
 
@@ -22,17 +22,17 @@ Exit rule
     More cautious, and tried in the claims: a threshold for each exit, each with epsilon / (l - 1).
 
 Skipped
-    All layers after the exit, with ramps and scores. (The released code decides afterwards and skips nothing.)
+    All layers after the exit, with heads and scores. (The released code decides afterwards and skips nothing.)
 
 Deviations
     1. MiniLM (6 layers) on Rotten Tomatoes, not ALBERT on four sets. Of the track's 4,000 training sentences 70% train
-       the network, 12.5% the ramps, 5% temperatures, 12.5% the score; half of its validation data calibrates.
+       the network, 12.5% the early heads, 5% temperatures, 12.5% the score; half of its validation data calibrates.
     2. Classes only. Real values that differ by no more than a tolerance the paper calls consistent.
-    3. Ramps read the mean over tokens instead of the class token: MiniLM was pretrained that way.
-    4. AdamW at 3e-3 for ramps and score, 30 epochs each over their small parts; the T_k are found by bisection.
+    3. Early heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
+    4. AdamW at 3e-3 for early heads and score, 30 epochs each over their small parts; the T_k are found by bisection.
     5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
     6. With a threshold for each exit, equal scores all count as larger (u = 1); the released code draws u at random.
-    7. As exits look back at ramps, these are part of the stages; the full model that speed-ups refer to has none.
+    7. As exits look back at early heads, these are part of the stages; the full model that speed-ups refer to has none.
     8. The paper also compares with one fixed layer, the first that agrees often enough in calibration: not tried.
 """
 
@@ -44,29 +44,226 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from eelit.methods.backbones.consistency import ConsistencyExits, consistency_exits
-from eelit.methods.engine.examples import Data, parted
+from eelit.methods.backbones.encoder import EncoderStage, PooledHead, encoder, pooler_of, stages_of
+from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.multi_exit import MultiExit, Plain
 from eelit.methods.engine.stored_outputs import StoredOutputs
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.policies.conformal import independent_thresholds, kept, naive_threshold, resampled, shared_threshold
+from eelit.methods.policies.conformal import conformal_threshold, worst_misleading
 from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.recipes.consistency import train_consistency
+from eelit.methods.policies.temperature import fit_temperature
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import exit_losses
 from eelit.methods.recipes.plain import train_plain
 
-SHARES = {"train": 0.7, "heads": 0.125, "scaling": 0.05, "meta": 0.125}
+SHARES = {"train": 0.7, "heads": 0.125, "temperatures": 0.05, "score": 0.125}
+"""The parts of the training data, each for the step of this name: nothing is scored on what it was trained on."""
+HIDDEN = 32
+READ = 64  # samples at a time when the frozen states are stored
+
+# The network. Exits k are counted from 1 here, as in the equations.
+
+Seen = tuple[Tensor, Tensor, Tensor]
+"""Hidden states ``[N, T, d]``, features of the present head ``[N, 32]``, logits of F_1 … F_k ``[N, k, C]``."""
 
 
-def judged(seen: StoredOutputs) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Return scores, whether the answer is the full model's, and largest probabilities, each ``[E - 1, n]``."""
-    said = seen.answers
-    same = said[:-1].argmax(dim=-1) == said[-1].argmax(dim=-1)
-    return seen.outputs["score"][:-1].double().numpy(), same.numpy(), said[:-1].softmax(-1).amax(-1).double().numpy()
+class EarlyHead(nn.Module):
+    """``F_k = W_k2 tanh(W_k1 h_k) / T_k`` on the mean token h_k; T_k is set when all else is trained."""
+
+    temperature: Tensor
+
+    def __init__(self, width: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.inner, self.outer = nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, classes)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features ``[N, 32]`` and logits ``[N, C]`` from mean tokens ``[N, d]``."""
+        features = torch.tanh(self.inner(self.dropout(h)))
+        return features, self.outer(features) / self.temperature
+
+
+class MetaConsistencyClassifier(nn.Module):
+    """Says from the early heads so far whether the answer of exit k is the full model's; one for all exits."""
+
+    def __init__(self, classes: int, exits: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.exits = exits
+        self.dropout = nn.Dropout(dropout)
+        self.inner = nn.Linear(classes + HIDDEN + 2 + max(0, exits - 3) + 1, HIDDEN)
+        self.outer = nn.Linear(HIDDEN, 2)
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        """From features ``[N, 32]`` and logits of exits 1 … k ``[N, k, C]`` to logits of (no, yes) ``[N, 2]``."""
+        k, p = logits.shape[1], logits.softmax(dim=-1)
+        best, which = p[:, -1].topk(2)
+        top = which[:, :1]
+        earlier = p[:, 1 : k - 1].flip(1)  # none before k = 3
+        earlier = earlier.gather(2, top[:, :, None].expand(-1, earlier.shape[1], 1)).squeeze(2)
+        past = F.pad(earlier, (0, max(0, self.exits - 3) - earlier.shape[1]))
+        predicted = torch.eye(p.shape[-1])[top[:, 0]]
+        depth = torch.full_like(best[:, :1], (k - 1) / (self.exits - 1))
+        lead = best[:, :1] - best[:, 1:]
+        seen = torch.cat([predicted, self.dropout(features), best[:, :1], lead, past, depth], dim=1)
+        return self.outer(torch.tanh(self.inner(seen)))
+
+
+class EarlyStage(nn.Module):
+    """A layer with its early head, whose answer later exits want to know too; the last layer has none."""
+
+    def __init__(self, layer: EncoderStage, head: EarlyHead | None) -> None:
+        super().__init__()
+        self.layer, self.head = layer, head
+
+    def forward(self, state: Tensor | Seen) -> Tensor | Seen:
+        """Run layer and head; the first layer takes token ids ``[N, T]``, the last gives ``[N, T, d]`` alone."""
+        before, logits = (state, []) if isinstance(state, Tensor) else (state[0], [state[2]])
+        hidden = self.layer(before)
+        if self.head is None:
+            return hidden
+        features, answer = self.head(hidden.mean(dim=1))
+        return hidden, features, torch.cat([*logits, answer[:, None]], dim=1)
+
+
+class ScoredExit(nn.Module):
+    """The answer of the present early head, and its score M_k: the probability that the meta classifier gives "yes"."""
+
+    def __init__(self, meta: MetaConsistencyClassifier) -> None:
+        super().__init__()
+        self.meta = meta
+
+    def forward(self, state: Seen) -> dict[str, Tensor]:
+        """Return logits ``[N, C]`` and M_k ``[N]``."""
+        _, features, logits = state
+        return {"answer": logits[:, -1], "score": self.meta(features, logits).softmax(dim=-1)[:, 1]}
+
+
+class ConfidentAdaptiveTransformer(MultiExit):
+    """An encoder with early heads. The plain network F is its layers and its last head."""
+
+    @property
+    def meta(self) -> MetaConsistencyClassifier:
+        """The score of consistency, one for all exits."""
+        return cast(ScoredExit, self.heads[0]).meta
+
+    @property
+    def early(self) -> list[EarlyHead]:
+        """The heads F_k, one per exit before the last."""
+        return [cast(EarlyHead, cast(EarlyStage, stage).head) for stage in self.stages[:-1]]
+
+    @property
+    def layers(self) -> list[EncoderStage]:
+        """The layers of the plain network."""
+        return [cast(EarlyStage, stage).layer for stage in self.stages]
+
+    def plain_network(self) -> Plain:
+        """Return F, weights shared."""
+        return Plain(self.layers, self.heads[-1])
+
+    def full(self, x: Any) -> Tensor:
+        """Return the logits ``[N, C]`` of F."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.heads[-1](x)
+
+
+# The training of what is added, F being frozen: early heads, temperatures, score, each on its part of the data.
+
+
+def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits ``[n, 2]``, each class that occurs among the labels ``[n]`` weighing the same."""
+    counts = torch.bincount(labels, minlength=2)
+    return F.cross_entropy(logits, labels, weight=len(labels) / counts.clamp(min=1))
+
+
+def consistency_loss(meta: MetaConsistencyClassifier, features: Tensor, logits: Tensor, consistent: Tensor) -> Tensor:
+    """Mean of `balanced_loss` over k, of features ``[n, l - 1, 32]``, logits, and whether F_k(x) = F(x)."""
+    exits = range(consistent.shape[1])
+    losses = [balanced_loss(meta(features[:, k], logits[:, : k + 1]), consistent[:, k].long()) for k in exits]
+    return torch.stack(losses).mean()
+
+
+def train_added(
+    model: ConfidentAdaptiveTransformer, data: Data, bench: Bench, *, epochs: float, batch: int, rate: float
+) -> None:
+    """Train early heads and score for ``epochs`` passes over their parts, and between them set the temperatures."""
+
+    def train() -> None:
+        options: dict[str, Any] = {"epochs": epochs, "batch": batch, "rate": rate}
+        train_heads(model, data.part("heads"), bench, **options)
+        set_temperatures(model, data.part("temperatures"))
+        train_score(model, data.part("score"), bench, **options)
+
+    sizes = {name: len(part) for name, part in data.more.items()}
+    trained(model, train, bench, data=data.digest, settings={"epochs": epochs, "batch": batch, "rate": rate, **sizes})
+    model.eval()
+
+
+def train_heads(model: ConfidentAdaptiveTransformer, examples: Examples, bench: Bench, **options: Any) -> None:
+    """Minimise the mean over k of the cross-entropy of F_k(x) with the label."""
+    h, _ = frozen(model, examples)
+    heads = nn.ModuleList(model.early).train()
+
+    def loss(batch: Batch) -> Tensor:
+        answers = [head(batch.inputs[:, k])[1] for k, head in enumerate(model.early)]
+        return exit_losses(torch.stack(answers), batch.targets).mean()
+
+    means = Examples(list(h), examples.targets)
+    fit(heads.parameters(), means, loss, bench, label="training the early heads", **options)
+
+
+@torch.no_grad()
+def set_temperatures(model: ConfidentAdaptiveTransformer, examples: Examples) -> None:
+    """Set each T_k for the largest likelihood of the labels; until then it is 1."""
+    h, _ = frozen(model, examples)
+    for k, head in enumerate(model.early):
+        head.temperature.fill_(fit_temperature(head(h[:, k])[1].numpy(), examples.targets.numpy()))
+
+
+def train_score(model: ConfidentAdaptiveTransformer, examples: Examples, bench: Bench, **options: Any) -> None:
+    """Minimise `consistency_loss`, early heads frozen."""
+    h, full = frozen(model, examples)
+    with torch.no_grad():
+        pairs = [head(h[:, k]) for k, head in enumerate(model.early)]
+        features, logits = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
+        consistent = logits.argmax(dim=-1) == full.argmax(dim=-1)[:, None]
+
+    def loss(batch: Batch) -> Tensor:
+        i = batch.index
+        return consistency_loss(model.meta, features[i], logits[i], consistent[i])
+
+    model.meta.train()
+    means = Examples(list(h), examples.targets)
+    fit(model.meta.parameters(), means, loss, bench, label="training the score of consistency", **options)
+
+
+@torch.no_grad()
+def frozen(model: ConfidentAdaptiveTransformer, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return the mean tokens h_k after each layer but the last, ``[N, l - 1, d]``, and the logits of F, ``[N, C]``."""
+    model.eval()
+    found = []
+    for index, x in examples.batches(READ):
+        *states, last = model.states(x)
+        h = torch.stack([hidden.mean(dim=1) for hidden, *_ in states], dim=1)
+        found.append((index, h, model.heads[-1](last)))
+    index, h, full = (torch.cat(part) for part in zip(*found, strict=True))
+    order = index.argsort()
+    return h[order], full[order]
+
+
+def scores_and_consistency(seen: StoredOutputs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return M_k(x) and whether F_k(x) = F(x), each ``[l - 1, n]``."""
+    predicted = seen.answers.argmax(dim=-1)
+    return seen.outputs["score"][:-1].double().numpy(), (predicted[:-1] == predicted[-1]).numpy()
 
 
 @dataclass(frozen=True)
@@ -80,61 +277,44 @@ class Cats(TextMethod):
     batch: int = 32  # samples per step
     rate: float = 1e-4  # learning rate of the network
     head_rate: float = 1e-3  # learning rate of its own head
-    ramp_epochs: float = 30.0  # for the ramps, and again for the score
-    ramp_rate: float = 3e-3  # learning rate of both
-    promised: float = 0.1  # the epsilon at which the claims are tried; the paper: several
+    early_epochs: float = 30.0  # for the early heads, and again for the score
+    early_rate: float = 3e-3  # learning rate of both
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "tolerated inconsistency"
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "ramp_epochs": 10.0,
+        "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "early_epochs": 10.0,
     }  # fmt: skip
+    fits_on: ClassVar[float] = 0.5
 
     def load(self) -> Data:
-        """Sentences with classes: the track's training data in four parts, its validation data in two."""
+        """Sentences with classes: the track's data, those for training in four parts."""
         whole = super().load()
-        parts, held = parted(whole.train, SHARES), parted(whole.validation, {"validation": 0.5, "calibration": 0.5})
-        return dataclasses.replace(whole, train=parts["train"], validation=held["validation"], more={**parts, **held})
+        parts = parted(whole.train, SHARES)
+        return dataclasses.replace(whole, train=parts.pop("train"), more=parts)
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """A ramp and a score after every layer but the last."""
-        return consistency_exits(self.encoder, data.classes or 1, seed=seed)
+        """An early head and a score after every layer but the last."""
+        torch.manual_seed(seed)
+        model, classes = encoder(self.encoder), data.classes or 1
+        layers, pooler = stages_of(model), pooler_of(model)
+        last = PooledHead(pooler, classes)
+        early = [EarlyHead(pooler.in_features, classes) for _ in layers[:-1]]
+        meta = MetaConsistencyClassifier(classes, len(layers))
+        stages = [EarlyStage(layer, head) for layer, head in zip(layers, [*early, None], strict=True)]
+        return ConfidentAdaptiveTransformer(stages, [*(ScoredExit(meta) for _ in early), last]).eval()
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Fine-tune, freeze, then ramps, temperatures and score."""
-        first = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_plain(model, data, bench, **first)
-        then = {"epochs": self.ramp_epochs, "meta_epochs": self.ramp_epochs, "rate": self.ramp_rate}
-        train_consistency(cast(ConsistencyExits, model), data, bench, batch=self.batch, **then)
+        """Fine-tune F, freeze it, then early heads, temperatures and score."""
+        train_plain(model, data, bench, **self.options)
+        network = cast(ConfidentAdaptiveTransformer, model)
+        train_added(network, data, bench, epochs=self.early_epochs, batch=self.batch, rate=self.early_rate)
+
+    def fit(self, prepared: Prepared) -> NDArray[np.float64]:
+        """Return the S_i of the calibration data: the largest score of an exit whose answer is not the full model's."""
+        return worst_misleading(*scores_and_consistency(prepared.split("fitting")))
 
     def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
-        """The knob is epsilon; the threshold comes from the calibration part alone."""
-        scores, same, _ = judged(prepared.split("calibration"))
-        return ScoreThreshold(shared_threshold(scores, same, knob))
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """The promise is kept, whatever the score; without calibration it is not; the learned score saves most."""
-        eps, tried = self.promised, [e for e in self.knobs if 0 < e < 1]
-        (s, same, sure), (s0, same0, sure0) = (judged(prepared.split(name)) for name in ("test", "calibration"))
-        held, depth = kept(s, same, shared_threshold(s0, same0, eps))
-        slack = 2 * (eps * (1 - eps) * (1 / s.shape[1] + 1 / s0.shape[1])) ** 0.5
-        pool, chance = np.hstack([s0, s]), np.random.default_rng(bench.seed).random((len(s), s0.shape[1] + s.shape[1]))
-        means = [(resampled(x, np.hstack([same0, same]), e)[0], e) for x in (pool, chance) for e in tried]
-        worst = min(mean - (1 - e) for mean, e in means)
-        naive = min(kept(s, same, naive_threshold(e))[0] - (1 - e) for e in tried)
-        other = kept(sure, same, shared_threshold(sure0, same0, eps))[1]
-        cautious = kept(s, same, independent_thresholds(s0, same0, eps))[1]
-        rows = [
-            ("promise kept", f"Calibrated on other data at epsilon = {eps:g}, a share 1 - epsilon of the test answers "
-             "is the full model's (up to two standard errors).", held >= 1 - eps - slack, f"{held:.4f}"),
-            ("promise kept by any score", "Over 100 random splits the same holds on average at every epsilon, for this "
-             "score and for a random one (up to half a point).", worst >= -0.005, f"at least {worst:+.4f} above it"),
-            ("calibration is needed", "Stopping where the score itself is 1 - epsilon misses that by a point at some "
-             "epsilon.", naive < -0.01, f"at least {naive:+.4f} above it"),
-            ("the learned score saves most", f"At epsilon = {eps:g} it leaves 0.05 exits before the largest "
-             "probability.", depth <= other - 0.05, f"mean exit {depth:.2f}, {other:.2f} by the largest probability"),
-            ("one threshold saves more", f"At epsilon = {eps:g} it leaves 0.05 exits before a threshold for each exit.",
-             depth <= cautious - 0.05, f"mean exit {depth:.2f}, {cautious:.2f} with a threshold for each exit"),
-        ]  # fmt: skip
-        return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]
+        """The knob is epsilon, which says what rank tau has among the S_i."""
+        return ScoreThreshold(conformal_threshold(prepared.fitted, knob))

@@ -45,24 +45,133 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.backbones.decoding import Reads
 from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.passages import LanguageData
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.tokens import Prepared, TokenMethod
 from eelit.methods.policies.base import Policy
-from eelit.methods.policies.decaying_threshold import decayed
 from eelit.methods.policies.gate_confidence import GateConfidence
+from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.state_similarity import StateSimilarity
-from eelit.methods.recipes.joint import depth_weights
-from eelit.methods.recipes.tokens import train_gate, train_tokens
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import depth_weights, exit_losses
+
+
+class MuonAndAdam(torch.optim.Optimizer):
+    """Muon for the first group of parameters, which must be matrices, AdamW for the others.
+
+    Muon takes a decoder of this size about twice as far as AdamW in the same time.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, {"lr": lr})
+        matrices, *rest = ({"params": group["params"], "lr": group["lr"]} for group in self.param_groups)
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon([matrices], lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98)),
+        ]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step with the rates that the schedule has set."""
+        inner = [group for part in self.parts for group in part.param_groups]
+        for group, own in zip(self.param_groups, inner, strict=True):
+            own["lr"] = group["lr"]
+        for part in self.parts:
+            part.step()
+
+
+def train_layers(
+    model: ExitDecoder,
+    data: LanguageData,
+    bench: Bench,
+    *,
+    weights: Sequence[float],
+    rate: float,
+    other_rate: float,
+    batch: int,
+) -> None:
+    """Minimise ``sum_i weights[i] * loss_i``, the losses of all exits in predicting the next token, in one pass.
+
+    The layers' matrices learn by Muon at ``rate``, embeddings and norms by AdamW at ``other_rate``.
+    """
+    w = torch.tensor(weights)
+
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
+        logits = model(x[:, :-1])
+        return (w * exit_losses(logits.flatten(1, 2), x[:, 1:].flatten())).sum()
+
+    def train() -> None:
+        model.train()
+        fit(
+            model.language_model.parameters(), data.train, loss, bench,
+            label="training all layers to predict", epochs=1, batch=batch, rate=rate, optimiser=MuonAndAdam,
+            faster=model.vectors(), faster_rate=other_rate,
+        )  # fmt: skip
+
+    settings = {"weights": list(weights), "rate": rate, "other_rate": other_rate, "batch": batch}
+    trained(model, train, bench, data=data.digest, settings=settings)
+    model.eval()
+
+
+def gate_loss(gates: Tensor, right: Tensor) -> Tensor:
+    """Return the loss of a gate's logits ``[E - 1, n, 2]``: cross-entropy with ``right [E - 1, n]``, balanced.
+
+    In each layer the right count for the share of the wrong and the wrong for that of the right, so that both weigh
+    alike together; then the mean over tokens and layers.
+    """
+    target = right.long()
+    share = right.double().mean(dim=1, keepdim=True).to(gates.dtype)
+    weight = torch.where(right, 1 - share, share)
+    loss = F.cross_entropy(gates.flatten(0, 1), target.flatten(), reduction="none").view_as(weight)
+    return (weight * loss).mean()
+
+
+def train_gate(model: ExitDecoder, data: LanguageData, bench: Bench, *, windows: int, rate: float, batch: int) -> None:
+    """Train the gate alone, on the first ``windows`` training windows, everything else frozen.
+
+    It shall say 1 where a layer (but the last) already predicts the token that the last layer predicts.
+    """
+
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
+        with torch.no_grad():
+            states = model.states(x[:, :-1]).flatten(1, 2)
+            said = torch.stack([model.head(state).argmax(dim=-1) for state in states])
+        return gate_loss(model.gate(states[:-1]), said[:-1] == said[-1])
+
+    def train() -> None:
+        fit(
+            model.gate.parameters(), data.train.head(windows), loss, bench,
+            label="training the gate", epochs=1, batch=batch, rate=rate,
+        )  # fmt: skip
+
+    trained(model, train, bench, data=data.digest, settings={"windows": windows, "rate": rate, "batch": batch})
+    model.eval()
+
+
+def decayed(threshold: float, step: int, length: int, tau: float) -> float:
+    """Return lambda_t for the token number ``step`` (from 0) of ``length``, from the ``threshold`` lambda of the text.
+
+    The first tokens need up to 0.1 more than the last. A ``tau`` of 0 keeps the threshold constant. The two ends are
+    kept out of it, so that 0 still stops every token at the first exit and anything above 1 none.
+    """
+    if tau == 0 or threshold <= 0 or threshold > 1:
+        return threshold
+    return min(1.0, max(0.0, 0.9 * threshold + 0.1 * math.exp(-tau * step / length)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +210,11 @@ class Calm(TokenMethod):
         "corpus": "made", "vocabulary": 32, "layers": 3, "width": 32, "windows": 800, "context": 24, "batch": 16,
         "prompt": 8, "length": 8, "passages": 24, "gate_windows": 160,
     }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {"width": 40}
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "vocabulary": 300, "layers": 4, "width": 96, "windows": 2400, "context": 32, "prompt": 16, "length": 8,
+        "batch": 16, "rate": 1e-2, "other_rate": 8e-3, "gate_windows": 320,
+    }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000}
 
     @property
@@ -114,29 +228,32 @@ class Calm(TokenMethod):
         return tasks.language(self.corpus, **{name: getattr(self, name) for name in names})
 
     def build(self, data: LanguageData, seed: int) -> ExitDecoder:
-        """A small decoder with an exit after every layer."""
-        return small_decoder(
+        """A small decoder with an exit after every layer, and the classifier."""
+        model = small_decoder(
             vocabulary=data.vocabulary, layers=self.layers, width=self.width, heads=4, inner=3 * self.width,
             reach=max(self.context, self.prompt + self.length), seed=seed,
         )  # fmt: skip
+        model.gate = nn.Linear(model.width, 2)  # M and b, in every variant: all share the training of the layers
+        return model
 
     def train(self, model: ExitDecoder, data: LanguageData, bench: Bench) -> None:
         """All layers together; then, if it is used, the classifier."""
         weights = depth_weights(self.layers)
-        train_tokens(model, data, bench, weights=weights, rate=self.rate, other_rate=self.other_rate, batch=self.batch)
+        train_layers(model, data, bench, weights=weights, rate=self.rate, other_rate=self.other_rate, batch=self.batch)
         if self.confidence == "gate":
             train_gate(model, data, bench, windows=self.gate_windows, rate=1e-2, batch=self.batch)
 
-    def policy(self, knob: float, step: int, length: int) -> Policy:
+    def policy(self, knob: float, step: int, prepared: Prepared) -> Policy:
         """The knob is lambda; each token has its own threshold."""
         rules: dict[Reads, Callable[[float], Policy]] = {
             "logits": Margin,
             "state": StateSimilarity,
             "gate": GateConfidence,
         }
-        return rules[self.confidence](decayed(knob, step, length, self.decay))
+        return rules[self.confidence](decayed(knob, step, prepared.length, self.decay))
 
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """The calibrated threshold keeps the tolerance; depth by the token beats one depth for all."""
-        risk = self.risk_claims(prepared, self.knobs[::-1], self.delta, self.epsilon, bench.seed)
-        return [*risk, *self.depth_claims(prepared, curve)]
+    def fit(self, prepared: Prepared) -> float:
+        """Learn then Test: the boldest knob proved to keep the tolerance on validation texts, the safest if none is."""
+        candidates = self.knobs[::-1]
+        proved = learn_then_test(self.losses(prepared, "validation", candidates), self.delta, self.epsilon)
+        return candidates[proved or 0]

@@ -36,22 +36,42 @@ Deviations
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods.claims.comparisons import disagreement, gains_at_equal_cost, oracle
+import torch
+from torch import Tensor
+
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
-from eelit.methods.recipes.diverse import train_diverse
-from eelit.methods.recipes.joint import depth_weights
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import depth_weights, exit_losses
+
+
+def diversities(outputs: Tensor) -> Tensor:
+    """Return ``[L - 1]``: the mean over samples of D_i for exits i = 2 … L, at most ln C, of logits ``[L, N, C]``.
+
+    ``D_i = min_{j < i} -sum_c p_j(c) ln p_i(c)``: how far exit i is from the earlier exit that it resembles most, which
+    may be another one for each sample. No gradient passes to p_j.
+    """
+    ln_p = outputs.log_softmax(dim=-1)
+    p = ln_p.exp().detach()
+    D = [(p[:i] * -ln_p[i]).sum(dim=-1).amin(dim=0) for i in range(1, len(outputs))]
+    return torch.stack(D).clamp(max=math.log(outputs.shape[-1])).mean(dim=1)
+
+
+def diverse_loss(outputs: Tensor, targets: Tensor, diversity: float) -> Tensor:
+    """``L = sum_i i * CE(p_i, y) / sum_i i - lambda / L * sum_{i >= 2} D_i`` of logits ``[L, N, C]``."""
+    weights = torch.tensor(depth_weights(len(outputs)))
+    accuracy_term = (weights * exit_losses(outputs, targets)).sum()
+    return accuracy_term - diversity / len(outputs) * diversities(outputs).sum()
 
 
 @dataclass(frozen=True)
@@ -72,61 +92,32 @@ class VotingExit(TextMethod):
     knob: ClassVar[str] = "votes"
     knobs: ClassVar[tuple[float, ...]] = (1, 2, 3, 4, 5, 6, 7)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"diverse": {}, "plain": {"diversity": 0.0}}
+    # Exits that have hardly been trained do not agree: there only a rule that needs fewer votes shows.
+    others: ClassVar[Mapping[str, Any]] = {"power": -2.0}
     exempt: ClassVar[Mapping[str, str]] = {
         "never_answers_as_the_full_model": "without enough votes the majority of all exits answers, not the last exit."
     }
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Depth-weighted joint training, each exit pushed away from its likest predecessor."""
+        """All weights together; without the diversity term this is what PABEE does."""
         if not self.diversity:
-            return super().train(model, data, bench)
-        weights = depth_weights(model.exits)
-        return train_diverse(model, data, bench, weights=weights, diversity=self.diversity, **self.options)
+            super().train(model, data, bench)
+            return
+
+        def loss(batch: Batch) -> Tensor:
+            return diverse_loss(model(batch.inputs), batch.targets, self.diversity)
+
+        def train() -> None:
+            model.train()
+            fit(
+                model.parameters(), data.train, loss, bench, label="training diverse exits", epochs=self.epochs,
+                batch=self.batch, rate=self.rate, faster=model.heads.parameters(), faster_rate=self.head_rate,
+            )  # fmt: skip
+
+        settings = {"diversity": self.diversity, "train": len(data.train), **self.options}
+        trained(model, train, bench, data=data.digest, settings=settings)
+        model.eval()
 
     def policy(self, knob: float, prepared: Prepared) -> Voting:
         """The knob is tau."""
         return Voting(knob, self.power)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Votes against patience; the oracle out of reach; what the diversity term does."""
-        seen, exits = prepared.split("test"), prepared.model.exits
-        votes, patient = [Voting(tau) for tau in self.knobs], [Patience(t) for t in range(1, exits - 1)]
-        gains = gains_at_equal_cost(self, prepared, votes, patient)
-        gain, first = mean(gains or [0.0]), oracle(seen.outputs, seen.targets)
-        best = max(point.quality for point in curve.test)
-        reached = self.score(seen.at(first), seen.targets)
-        found = [
-            Outcome(
-                name="votes beat patience",
-                statement="At no more than the cost of each patience, with settings of either chosen on validation "
-                "data, votes are on average half a point more accurate on test data.",
-                holds=gain >= 0.005,
-                measured=f"{gain:+.4f} on average over the costs of {len(gains)} settings",
-            ),
-            Outcome(
-                name="far below the oracle",
-                statement="Leaving at the first exit that is right is 5 points more accurate than any number of votes.",
-                holds=reached >= best + 0.05,
-                measured=f"{reached:.4f} at exit {first.mean() + 1:.2f} on average; votes {best:.4f}",
-            ),
-        ]
-        return [*found, self.better(prepared, bench)] if self.diversity else found
-
-    def better(self, prepared: Prepared, bench: Bench) -> Outcome:
-        """The diversity term makes exits differ more, and the vote better."""
-        quality, differ = [], []
-        for ready in (prepared, self.replace({"diversity": 0.0}).prepare(bench)):
-            held, test = ready.split("validation"), ready.split("test")
-            tau = max(self.knobs, key=lambda k: self.trial(Voting(k), held).quality)
-            quality.append(self.trial(Voting(tau), test).quality)
-            differ.append(disagreement(test.outputs))
-        return Outcome(
-            name="diverse exits vote better",
-            statement="With the diversity term neighbouring exits differ more often, and with tau chosen on validation "
-            "data votes are half a point more accurate on test data than without it.",
-            holds=differ[0] > differ[1] and quality[0] >= quality[1] + 0.005,
-            measured=f"differing {differ[0]:.1%} / {differ[1]:.1%}, accuracy {quality[0]:.4f} / {quality[1]:.4f}",
-            not_comparable="The term spreads wrong answers, and with two classes there is but one wrong answer."
-            if prepared.data.classes == 2
-            else "",
-        )

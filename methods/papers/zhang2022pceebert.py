@@ -35,34 +35,27 @@ Deviations
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any, ClassVar
 
-from eelit.methods.claims.comparisons import gains_at_equal_cost
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
-from eelit.methods.policies.entropy import Entropy
-from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 
 
 @dataclass(frozen=True)
 class PceeBert(TextMethod):
-    """Early exit after several sure exits in a row; network and training are PABEE's, which `TextMethod` has."""
+    """Early exit after several sure exits in a row. `TextMethod` builds the exits and trains them, as above."""
 
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, ALBERT, TinyBERT
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
-    patience: int = 2  # t, how many exits in a row must be sure; the released script: 2, of 12 layers
     train_size: int = 4000  # training sentences
     epochs: float = 1.0  # passes over them; the released script: up to 15
     batch: int = 32  # the released script: 16
     rate: float = 1e-4  # learning rate; the released script: 2e-5
     head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; the released script: 2e-5
+    patience: int = 2  # t, how many exits in a row must be sure; the released script: 2, of 12 layers
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "entropy threshold"
@@ -77,30 +70,3 @@ class PceeBert(TextMethod):
     def policy(self, knob: float, prepared: Prepared) -> PatientConfidence:
         """The knob is tau."""
         return PatientConfidence(knob, self.patience)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """A finer choice of speeds; with t and tau searched together, better than patience or entropy alone."""
-        speeds, exits = len({round(point.speed_up, 2) for point in curve.test}), prepared.model.exits
-        finer = Outcome(
-            name="a finer choice of speeds",
-            statement="The threshold reaches more different speeds than patience, which has one per layer.",
-            holds=speeds > exits,
-            measured=f"{speeds} different speed-ups, to the second decimal, against {exits}",
-        )
-        ours = [PatientConfidence(tau, t) for t in range(2, exits) for tau in self.knobs]
-        patient = [Patience(p) for p in range(1, exits - 1)]
-        sure = [Entropy(tau * math.log(prepared.data.classes or 2)) for tau in self.knobs[1:-1]]
-        found = []
-        for name, rivals in (("patience", patient), ("entropy", sure)):
-            gains = gains_at_equal_cost(self, prepared, ours, rivals)
-            gain = mean(gains or [0.0])
-            found.append(
-                Outcome(
-                    name=f"better than {name} alone",
-                    statement=f"On the same network, at no more than the cost of each setting of {name} and with "
-                    "settings of either chosen on validation data, test accuracy is on average half a point higher.",
-                    holds=gain >= 0.005,
-                    measured=f"{gain:+.4f}; by cost " + ", ".join(f"{each:+.4f}" for each in gains),
-                )
-            )
-        return [finer, *found] if self.patience == 2 else [finer]

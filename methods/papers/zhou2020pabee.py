@@ -39,8 +39,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.policies.patience import Patience
@@ -66,8 +64,9 @@ class Pabee(TextMethod):
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000, "tolerance": 0.1},
     }
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"train_size": 120}}
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "regression": {"corpus": "digit-values", "tolerance": 0.3}
+        "regression": {"corpus": "digit-values", "tolerance": 0.02}
     }
 
     @property
@@ -78,17 +77,3 @@ class Pabee(TextMethod):
     def policy(self, knob: float, prepared: Prepared) -> Patience:
         """The knob is the patience."""
         return Patience(int(knob), self.tolerance)
-
-    def claims(self, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-        """Stopping early costs no quality, and can even gain some (overthinking); patience chosen on validation."""
-        saving = [i for i, point in enumerate(curve.validation) if point.speed_up > 1]
-        best = curve.test[max(saving, key=lambda i: curve.validation[i].quality)]
-        gain = best.quality - curve.full_quality
-        return [
-            Outcome(
-                name="no worse than the full model",
-                statement="At the patience that is best on validation data, quality is at least the full model's.",
-                holds=gain >= 0,
-                measured=f"{gain:+.4f} {curve.quality} at patience {best.knob:g}, speed-up {best.speed_up:.2f}×",
-            )
-        ]

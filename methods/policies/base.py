@@ -39,6 +39,19 @@ class Assembling(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class Routing(Policy, Protocol):
+    """A policy that, in a cascade, says which member comes next; those between are passed over, and cost nothing."""
+
+    def route(self, state: State, output: Output) -> Array:
+        """Return the number ``[n]`` (from 0) of the member to ask next, from the state after the step for ``output``.
+
+        It must be a later one. A policy that needs to know where it is keeps that in its state: it is asked only by the
+        members that a sample visits.
+        """
+        ...
+
+
 def said(output: Output, name: str = ANSWER) -> Array:
     """Return one named part of what an exit says; an array by itself is whatever is asked for.
 

@@ -86,8 +86,10 @@ def frozen_states(
 def _together(parts: list[list[Any]], samples: int) -> list[Any]:
     """Join the states of batches of one shape; a tensor that all samples share (first axis 1) is kept once."""
 
-    def join(*tensors: Tensor) -> Tensor:
-        joined = torch.cat(tensors)
-        return joined if len(joined) == samples else tensors[0].clone()
+    def join(*found: Any) -> Any:
+        if not isinstance(found[0], Tensor):  # a number, or nothing, that a state carries along
+            return found[0]
+        joined = torch.cat(found)
+        return joined if len(joined) == samples else found[0].clone()
 
     return [pytree.tree_map(join, *states) for states in zip(*parts, strict=True)]

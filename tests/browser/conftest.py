@@ -10,7 +10,7 @@ from functools import partial
 from http.server import ThreadingHTTPServer
 
 import pytest
-from browsing import FLAGS, MISSING, Guard, Quiet, chromium, is_required
+from browsing import FLAGS, MISSING, Guard, Quiet, chromium, is_required, one_of_each, settle
 from playwright.sync_api import expect, sync_playwright
 
 HEIGHTS = {390: 844, 320: 640}
@@ -36,14 +36,15 @@ def site(built_site):
 
 
 @pytest.fixture(scope="session")
-def kinds(site):
-    """Return the largest page of each kind; the pages of a folder are of a kind, but for its index and the guide."""
-    largest = {}
-    for path in sorted(site.rglob("*.html"), key=lambda path: path.stat().st_size):
-        name = path.relative_to(site).as_posix()
-        own = path.name == "index.html" or path.parent == site or name.startswith("guide/")
-        largest[name if own else path.parent.name] = name
-    return largest
+def pages(site):
+    """Return the text of every page by its name below the site."""
+    return {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+
+
+@pytest.fixture(scope="session")
+def kinds(pages):
+    """Return the names of pages that show between them all that pages of the site consist of."""
+    return one_of_each(pages)
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +59,14 @@ def served(site):
 
 @pytest.fixture
 def open_page(browser, served, site):
-    """Return a function that opens a page of the site and returns playwright's page; its faults fail the test.
+    """Return a function that opens a page of the site and returns playwright's page, at rest; its faults fail the test.
 
     ``path`` is below the site (query and fragment may follow), ``over`` is "http" or "file" (then the network is off),
-    ``throttle`` slows the processor down so many times, ``folder`` is another site than the real one, from disk.
+    ``still`` asks for no motion, ``folder`` is another site than the real one, from disk.
     """
     guards, stack = [], ExitStack()
 
-    def opened(path, *, width=1280, scheme="light", over="http", javascript=True, throttle=1, still=False, folder=None):
+    def opened(path, *, width=1280, scheme="light", over="http", javascript=True, still=False, folder=None):
         from_disk = over == "file" or folder is not None
         base = f"{(folder or site).as_uri()}/" if from_disk else served
         context = browser.new_context(
@@ -80,9 +81,9 @@ def open_page(browser, served, site):
         page = context.new_page()
         page.set_default_timeout(30_000)
         guards.append((path, Guard(page, base)))
-        if throttle > 1:
-            context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": throttle})
         page.goto(base + path, wait_until="load")
+        if javascript:
+            settle(page)
         return page
 
     with stack:

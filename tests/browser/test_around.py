@@ -1,6 +1,9 @@
 """Getting around the site: navigation, search and the dark mode, by mouse and by keyboard, at both widths."""
 
+import re
+
 import pytest
+from browsing import search
 from playwright.sync_api import expect
 
 KEYBOARD = pytest.mark.parametrize("keyboard", [False, True], ids=["mouse", "keyboard"])
@@ -67,14 +70,13 @@ def test_search_finds_a_paper(open_page, width, keyboard):
         page.keyboard.press("/")
     else:
         page.locator('label.md-header__button[for="__search"]' if width == 390 else ".md-search__input").click()
-    page.keyboard.type("PABEE")
-    first = page.locator(".md-search-result__link").first
-    first.wait_for()
+    hits = search(page, "PABEE")
     if keyboard:
         page.keyboard.press("ArrowDown")
+        expect(hits.first).to_be_focused()
         page.keyboard.press("Enter")
     else:
-        first.click()
+        hits.first.click()
     page.wait_for_url("**/*zhou2020pabee.html*")
 
 
@@ -101,4 +103,4 @@ def test_skipping_to_the_content(open_page):
     page = open_page("papers/index.html")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.url.endswith("#papers")
+    expect(page).to_have_url(re.compile("#papers$"))

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
+from browsing import settle
 from playwright.sync_api import expect
 
 SCHEMES = [(1280, "light", "http"), (390, "dark", "file")]
@@ -16,6 +17,8 @@ def compare(request, open_page):
 
 
 def drawn(page):
+    """Return the pictures, once they are those of all that has been chosen."""
+    settle(page)
     return page.locator(".ee-compared:visible .ee-vega svg")
 
 
@@ -100,7 +103,7 @@ def test_few_curves_take_the_looks_that_differ_most_and_many_keep_their_own(open
     boxes = page.locator(".ee-pick fieldset").first.locator("input")
     for box in boxes.all():
         box.check()
-    lines = page.locator(".ee-compared:visible .ee-vega [aria-roledescription='line mark']")
+    lines = drawn(page).locator("[aria-roledescription='line mark']")
     expect(lines).to_have_count(boxes.count())
     every = looks(page, lines.evaluate_all("lines => lines.map(line => line.ariaLabel)"))
     assert len(every) == boxes.count() > 12  # more than the palette has colours
@@ -205,6 +208,7 @@ def test_a_point_tells_its_setting_cost_and_quality(open_page):
     point = page.locator(".ee-chart").first.locator("path[aria-roledescription='point']").first
     point.wait_for()
     point.evaluate("mark => mark.scrollIntoView({block: 'center'})")
+    settle(page)
     point.hover(force=True)  # another curve's mark may lie upon it
     tip = page.locator(".ee-tip")
     tip.wait_for()
@@ -229,6 +233,25 @@ def test_the_arrow_keys_walk_along_the_points(open_page):
     assert page.locator(".ee-tip").inner_text().startswith("curve: PABEE, classification\nsetting: patience 0\n")
     page.keyboard.press("Escape")
     expect(page.locator(".ee-tip")).to_be_hidden()
+
+
+# How many pictures of vega have come into the page.
+PICTURES = """window.pictures = 0;
+new MutationObserver((changes) => {
+  const came = changes.flatMap(({ addedNodes }) => [...addedNodes]);
+  window.pictures += came.filter((node) => node.localName === "svg" && node.closest(".ee-vega")).length;
+}).observe(document, { childList: true, subtree: true })"""
+
+
+def test_a_chart_is_drawn_once(open_page):
+    page = open_page("methods/zhou2020pabee.html")
+    page.add_init_script(PICTURES)
+    page.reload()
+    settle(page)
+    assert page.evaluate("pictures") == page.locator(".ee-vega").count() > 0
+    page.set_viewport_size({"width": 390, "height": 844})
+    settle(page)
+    assert page.evaluate("pictures") == 2 * page.locator(".ee-vega").count()
 
 
 def test_the_ring_stands_on_the_point_that_is_told(open_page):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from browsing import until
+from browsing import SETTLED, settle, until
 
 VIEWS = [(1280, "light", "http"), (390, "dark", "file")]
 CY = "document.querySelector('.ee-canvas').eelit"
@@ -36,6 +36,7 @@ def whole(seen):
 def place_of(page, key):
     """Scroll to the canvas and return where a work stands on the screen."""
     page.locator(".ee-canvas").scroll_into_view_if_needed()
+    settle(page)
     return page.evaluate(
         f"key => {{ const at = {CY}.getElementById(key).renderedPosition();"
         f" const box = {CY}.container().getBoundingClientRect(); return [box.x + at.x, box.y + at.y]; }}",
@@ -88,12 +89,14 @@ def test_fit_shows_all_works_on_a_phone(open_page):
     assert len(whole(seen)) == len(seen["boxes"])
 
 
+@pytest.mark.parametrize("still", [True, False])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_chosen_work_is_brought_near_enough_to_be_read(open_page, width):
-    page = open_page("graph.html", width=width, still=True)
+def test_a_chosen_work_is_brought_near_enough_to_be_read(open_page, width, still):
+    page = open_page("graph.html", width=width, still=still)
     page.evaluate(f"void {CY}.zoom(0.2)")  # void: else the whole graph would be handed over
     page.get_by_role("combobox", name="Find a work").fill("bpnet")
     page.keyboard.press("Enter")
+    settle(page)
     seen = page.evaluate(LABELS)
     assert seen["size"] >= 10
     assert any("bpnet" in key for key in whole(seen))
@@ -120,7 +123,7 @@ def test_the_wheel_scrolls_the_page_unless_a_key_is_held(open_page):
     until(page, lambda: page.evaluate("scrollY") > top + 100)
     assert view(page) == before
     page.mouse.move(*place_of(page, "zhou2020pabee"))
-    page.wait_for_timeout(400)  # the library holds still while a page scrolls
+    until(page, lambda: not page.evaluate(f"{CY}.renderer().scrollingPage"))  # for as long the library keeps still
     page.keyboard.down("Control")
     page.mouse.wheel(0, -200)
     until(page, lambda: view(page)[0] > before[0] * 1.01)
@@ -137,7 +140,7 @@ def test_a_mouse_moves_the_picture(open_page):
     page.mouse.move(x + 60, y - 22, steps=4)
     page.mouse.move(x + 130, y - 22, steps=4)
     page.mouse.up()
-    assert view(page)[1] > across + 50
+    until(page, lambda: view(page)[1] > across + 50)
     assert page.locator(".ee-card").is_hidden()
 
 
@@ -159,12 +162,12 @@ def test_one_finger_scrolls_the_page_and_two_zoom(open_page):
     until(page, lambda: page.evaluate("scrollY") > top + 80)
     x, y = place_of(page, "bajpai2025survey")
     drag(finger, x, y, -80, 0)
-    page.wait_for_timeout(400)  # by then a tap would have opened a card
+    page.evaluate(SETTLED)
     assert view(page) == before
     assert page.locator(".ee-card").is_hidden(), "a finger that moves is no tap"
     x, y = place_of(page, "bajpai2025survey")
     finger.send("Input.synthesizePinchGesture", {"x": x, "y": y, "scaleFactor": 1.6, "gestureSourceType": "touch"})
-    assert view(page)[0] > 1.3 * before[0]
+    until(page, lambda: view(page)[0] > 1.3 * before[0])
     assert page.evaluate("visualViewport.scale") == 1
     x, y = place_of(page, "bajpai2025survey")
     page.touchscreen.tap(x, y)
@@ -216,14 +219,8 @@ def test_a_click_opens_a_card_with_links_and_relatives(graph):
     page = graph()
     page.evaluate(f"void {CY}.zoom(1)")
     page.evaluate(f"void {CY}.center({CY}.getElementById('zhou2020pabee'))")
-    place = place_of(page, "zhou2020pabee")
+    page.mouse.click(*place_of(page, "zhou2020pabee"))
     card = page.locator(".ee-card")
-    for _ in range(5):  # a click before the picture is drawn is lost, for people too
-        page.mouse.move(*place)
-        page.mouse.click(*place)
-        page.wait_for_timeout(300)
-        if card.is_visible():
-            break
     assert card.locator("h2 a").get_attribute("href") == "papers/zhou2020pabee.html"
     assert card.get_by_role("link", name="Method").get_attribute("href") == "methods/zhou2020pabee.html"
     assert "Shallow-Deep Networks" in card.inner_text()
@@ -255,6 +252,36 @@ def test_search_and_arrows_by_keyboard(graph):
     assert view(page)[0] > before
     page.keyboard.press("0")
     assert view(page)[0] == pytest.approx(before, rel=0.05)
+
+
+# Press a key that moves the picture, and another one at once or when the picture is on its way.
+TWO_KEYS = f"""
+late => new Promise(done => {{
+  const canvas = document.querySelector('.ee-canvas'), from = {CY}.zoom();
+  const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', {{key, bubbles: true}}));
+  const second = () => {{ press('0'); done(); }};
+  const look = () => {CY}.zoom() === from ? requestAnimationFrame(look) : second();
+  press('ArrowRight');
+  late ? look() : second();
+}})
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_one_asks_for_while_the_picture_moves_is_not_lost(open_page, late):
+    page = open_page("graph.html", width=390)
+    page.locator(".ee-canvas").focus()
+    page.keyboard.press("0")
+    whole_picture = view(page)
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert view(page)[0] > 1.2 * whole_picture[0], "it moves"
+    page.keyboard.press("0")
+    page.evaluate(TWO_KEYS, late)
+    settle(page)
+    page.evaluate(SETTLED)  # a movement that was not stopped would begin now
+    settle(page)
+    assert view(page) == pytest.approx(whole_picture)
 
 
 def test_layout_colour_and_work_are_kept_in_the_address(open_page):

@@ -6,35 +6,33 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from browsing import search
 
 from eelit.site.generator.bundle import bundle
 from eelit.site.generator.faults import SiteFault
 
 
-def search(page, words):
+def found(page, words):
     page.keyboard.press("/")
-    page.locator(".md-search__input").press_sequentially(words)
-    page.locator(".md-search-result__link").first.wait_for()
-    return page.locator(".md-search-result__link").evaluate_all("found => found.map(link => link.href)")
+    return search(page, words).evaluate_all("found => found.map(link => link.href)")
 
 
 @pytest.mark.parametrize("path", ["index.html", "methods/index.html", "taxonomy/policy.html"])
 @pytest.mark.parametrize("over", ["file", "http"])
 def test_search_finds_pages(open_page, path, over):
     page = open_page(path, over=over)
-    found = search(page, "patience")
-    assert any("papers/zhou2020pabee.html" in link for link in found)
+    assert any("papers/zhou2020pabee.html" in link for link in found(page, "patience"))
     page.locator(".md-search-result__link").first.press("Enter")
     page.wait_for_url("**/papers/*.html**")
 
 
 def test_tables_are_no_hits_and_their_pages_are_found_by_title(open_page):
     page = open_page("index.html", over="file")
-    hits = [link.partition("?")[0] for link in search(page, "patience")]
+    hits = [link.partition("?")[0] for link in found(page, "patience")]
     assert not any(link.endswith(("methods/index.html", "papers/index.html", "taxonomy/gaps.html")) for link in hits)
     for words, path in (("methods", "methods/index.html"), ("gap map", "taxonomy/gaps.html")):
         page = open_page("index.html", over="file")
-        assert any(path in link for link in search(page, words)), words
+        assert any(path in link for link in found(page, words)), words
 
 
 def test_the_table_filters_from_disk(open_page):
@@ -50,7 +48,7 @@ def test_the_bundle_opens_from_disk(open_page, site, tmp_path):
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert "index.html" in (unpacked / "README.txt").read_text(encoding="utf-8")
     page = open_page("index.html", folder=unpacked)
-    assert search(page, "confidence")
+    assert found(page, "confidence")
 
 
 def test_the_same_site_gives_the_same_bundle(site, tmp_path):
@@ -70,7 +68,7 @@ def test_without_a_site_there_is_no_bundle(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    found = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert found.returncode == 3
-    assert "Traceback" not in found.stderr
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

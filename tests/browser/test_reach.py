@@ -1,7 +1,7 @@
 """Every kind of page can be used by anybody: the keyboard reaches all, and nothing is out of sight."""
 
 import pytest
-from browsing import PRUNE, told
+from browsing import PRUNE, settle, told
 
 WIDTHS = (1280, 390)
 # Focus all that the Tab key would reach and tell which of them does not show it, or lies where no one sees it.
@@ -33,8 +33,9 @@ WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...do
 def test_the_keyboard_reaches_and_shows_everything(open_page, served, kinds, width):
     page = open_page("index.html", width=width, still=True)
     found = []
-    for path in kinds.values():
+    for path in kinds:
         page.goto(served + path)
+        settle(page)
         page.evaluate(PRUNE)
         page.keyboard.press("Tab")  # the browser shows the focus from now on
         found += [f"{path}: {fault}" for fault in page.evaluate(FOCUS)]
@@ -45,23 +46,25 @@ def test_no_page_is_wider_than_a_small_screen(open_page, served, kinds):
     """320 CSS pixels are a phone, and a desktop of 1,280 pixels at four times its size."""
     page = open_page("index.html", width=320)
     found = []
-    for path in kinds.values():
+    for path in kinds:
         page.goto(served + path)
+        settle(page)
         found += [f"{path}: {fault}" for fault in page.evaluate(WIDE)]
     assert not found, told(found)
 
 
 def test_pages_from_disk_are_silent(open_page, site, kinds):
     page = open_page("index.html", over="file")
-    for path in kinds.values():
+    for path in kinds:
         if path != "404.html":  # its addresses start at the root of a server
             page.goto(f"{site.as_uri()}/{path}")
+            settle(page)
             assert page.locator("h1").first.is_visible()
 
 
 def test_pages_can_be_read_without_scripts(open_page, served, kinds):
     page = open_page("index.html", javascript=False)
-    for path in kinds.values():
+    for path in kinds:
         page.goto(served + path)
         assert page.locator("main h1").first.is_visible()
         assert not page.locator("main form:visible").count()

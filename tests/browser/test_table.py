@@ -9,6 +9,7 @@ from pathlib import Path
 import bibtexparser
 import pytest
 import rispy
+from playwright.sync_api import expect
 
 from eelit.bib.exports import EXPORTS
 from eelit.bib.read import read_bibliography
@@ -149,7 +150,7 @@ def test_filters_are_marked_and_can_be_taken_off_by_keyboard(open_page, width):
     assert marks.count() == 0
     assert page.evaluate("location.search") == ""
     page.go_back()
-    assert page.locator("input[name=policy][value=patience]").is_checked()
+    expect(page.locator("input[name=policy][value=patience]")).to_be_checked()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from playwright.sync_api import expect
 
 CUT = """() => [...document.querySelectorAll("main .ee-badge")].filter((badge) => badge.offsetParent)
   .filter((badge) => badge.getBoundingClientRect().right > badge.closest(".ee-scroll").getBoundingClientRect().right)
@@ -66,8 +67,7 @@ def test_an_edge_is_shaded_where_more_is_hidden(open_page, path, width, still, s
     box = page.locator(".ee-scroll:has(> .ee-named)").last
     before = box.evaluate("box => getComputedStyle(box).boxShadow")
     box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
-    page.wait_for_timeout(100)
-    assert box.evaluate("box => getComputedStyle(box).boxShadow") != before
+    expect(box).not_to_have_css("box-shadow", before)
 
 
 @pytest.mark.parametrize(("path", "width"), [("taxonomy/gaps.html", 1280), ("compare.html", 390)])

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.backbones.adapters import add_adapters
-from eelit.methods.backbones.encoder import text_exits
+from eelit.methods.backbones.encoder import encoder, text_exits
+from eelit.methods.claims import gao2023pfberxit as claimed
 from eelit.methods.claims.comparisons import better_than, gains, gains_at_equal_cost, on_the_task_of, points_of
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.papers import gao2023pfberxit as paper
-from eelit.methods.papers.gao2023pfberxit import PfBerxit
+from eelit.methods.harness import registry
+from eelit.methods.papers.gao2023pfberxit import PfBerxit, add_adapters
 from eelit.methods.papers.xin2021berxit import Berxit
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.flexible_patience import DISTANCES, FlexiblePatience
-from eelit.methods.recipes.joint import depth_weights, train_joint
+from eelit.methods.recipes.fit import Batch
 
 KEY = "gao2023pfberxit"
 THETAS = (0.0, 1e-4, 0.01, 0.05, 0.2, 1.0, math.inf)
@@ -191,17 +191,71 @@ def test_adapter_runs_in_parallel_with_the_feed_forward_part():
         assert torch.allclose(model.stages[1](hidden), by_hand, atol=1e-5)
 
 
-def test_only_adapters_and_exits_learn(prepared):
+SAID = [  # what four exits give to two samples: probabilities of three classes
+    [[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]],
+    [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]],
+    [[0.7, 0.1, 0.2], [0.3, 0.3, 0.4]],
+    [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]],
+]
+
+
+@pytest.mark.parametrize("variant", ["adapters", "fine-tuned"])
+def test_exits_weigh_by_their_depth(one_stage, variant):
+    """The first sample is of class 0, the second of class 1; exits weigh 1, 2, 3, 4 tenths."""
+    model, stage = one_stage(registry.get(KEY).variant(variant, "tiny"))
+    asked = []
+    model.forward = lambda x: asked.append(x) or torch.tensor(SAID).log()
+    batch = Batch(torch.tensor([3, 8]), torch.zeros(2, 17), torch.tensor([0, 1]), 0, 0.0)
+    wrong = [-(math.log(p[0][0]) + math.log(p[1][1])) / 2 for p in SAID]
+    by_hand = (wrong[0] + 2 * wrong[1] + 3 * wrong[2] + 4 * wrong[3]) / 10
+    assert float(stage.loss(batch)) == pytest.approx(by_hand, rel=1e-5)
+    assert [each is batch.inputs for each in asked] == [True]
+
+
+def test_exits_read_the_mean_token_through_one_pooler_that_starts_as_pretrained(prepared):
     method, _, ready = prepared(KEY)
-    fresh, before = method.build(ready.data, 3), method.build(ready.data, 3).state_dict()
-    options = {"epochs": 0.5, "batch": 32, "rate": 1e-2, "head_rate": 1e-2}
-    train_joint(fresh, ready.data, Bench(), weights=depth_weights(fresh.exits), **options)
-    moved = {name for name, value in fresh.state_dict().items() if not torch.equal(value, before[name])}
-    ours = {name for name in before if "heads." in name or ".output.up." in name or ".output.down." in name}
-    assert moved == ours
-    gradients = {name for name, p in fresh.named_parameters() if p.grad is not None}
-    assert gradients == {name for name, p in fresh.named_parameters() if p.requires_grad}
-    assert len([name for name in gradients if "stages" in name]) == 4 * fresh.exits
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    fresh = method.build(ready.data, 0)
+    assert len({id(head.pooler) for head in fresh.heads}) == 1
+    assert torch.equal(fresh.heads[0].pooler.weight, pretrained.weight)
+    assert torch.equal(fresh.heads[0].pooler.bias, pretrained.bias)
+    x = torch.stack(list(ready.data.test.inputs[:3]))
+    with torch.inference_mode():
+        for head, hidden, said in zip(ready.model.heads, ready.model.states(x), ready.model(x), strict=True):
+            pooled = torch.tanh(hidden.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+            assert torch.allclose(said, pooled @ head.classifier.weight.T + head.classifier.bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["adapters", "fine-tuned"])
+def test_only_adapters_and_exits_learn_unless_all_is_fine_tuned(one_stage, variant):
+    method = registry.get(KEY).variant(variant, "tiny").replace({"rate": 0.003, "head_rate": 0.02})
+    model, stage = one_stage(method)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert len(names) > 70
+    learning = {
+        name
+        for name in names.values()
+        if "heads." in name or ".output.up." in name or ".output.down." in name or variant == "fine-tuned"
+    }
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == learning
+    assert sum(".output.up." in name or ".output.down." in name for name in learning) == 16 * (variant == "adapters")
+    rates = {names[p]: rate for p, rate in stage.rates.items()}
+    assert rates == {name: 0.02 if "heads." in name else 0.003 for name in learning}
+    known = method.load().train
+    assert torch.equal(stage.train.targets, known.targets)
+    assert all(map(torch.equal, stage.train.inputs, known.inputs))
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch)
+
+
+def test_width_and_scale_of_the_adapters_and_the_distance_are_the_settings():
+    method = registry.get(KEY).variant("adapters", "tiny")
+    for scale, width in ((1.0, 8), (0.25, 3)):
+        model = method.replace({"scale": scale, "adapter": width}).build(SimpleNamespace(classes=10), 0)
+        adapters = [stage.layer.output for stage in model.stages]
+        assert [(each.scale, each.down.out_features) for each in adapters] == [(scale, width)] * 4
+    assert method.policy(0.1, None) == FlexiblePatience(0.1, 1, "kl")
+    assert method.replace({"distance": "js", "patience": 2}).policy(0.1, None) == FlexiblePatience(0.1, 2, "js")
 
 
 def test_fine_tuned_variant_is_trained_as_pabee():
@@ -221,7 +275,6 @@ def test_trained_model_really_stops(prepared):
     method, _, ready = prepared(KEY)
     x = torch.stack(list(ready.data.test.inputs[:32]))
     policy = method.policy(0.1, ready)
-    assert policy == FlexiblePatience(0.1, 1, "kl")
     with torch.inference_mode():
         outputs = ready.model(x)
     found = infer(ready.model, x, policy)
@@ -237,13 +290,14 @@ def test_it_is_set_against_the_network_that_berxit_trains(prepared, made, monkey
     method, bench, ready = prepared(KEY)
     asked = []
     monkeypatch.setattr(Berxit, "prepare", lambda self, bench: asked.append(self))
-    monkeypatch.setattr(paper, "points_of", lambda rival, ready, bench: made(quality))
-    monkeypatch.setattr(PfBerxit, "efficient", lambda self, *_: better_than("nothing", [], ""))
+    monkeypatch.setattr(claimed, "points_of", lambda rival, ready, bench: made(quality))
+    monkeypatch.setattr(claimed, "few_weights_are_better", lambda *_: better_than("nothing", [], ""))
     curve = SimpleNamespace(full_quality=0.5)
-    found = {outcome.name: outcome.holds for outcome in method.claims(ready, bench, curve)}
+    found = {outcome.name: outcome.holds for outcome in claimed.claims(method, ready, bench, curve)}
     assert found["better than BERxiT"] is holds
     assert asked == [on_the_task_of(method, Berxit())]
-    assert "better than BERxiT" not in {o.name for o in method.replace({"adapter": 0}).claims(ready, bench, curve)}
+    plain = method.replace({"adapter": 0})
+    assert "better than BERxiT" not in {o.name for o in claimed.claims(plain, ready, bench, curve)}
 
 
 def test_berxit_is_trained_as_its_own_row():
@@ -261,7 +315,7 @@ def test_few_weights_must_beat_all(monkeypatch, ours, trained, holds):
     monkeypatch.setattr(PfBerxit, "full_model", lambda self, ready, bench: (0.8, 1.0))
     weights = [torch.nn.Parameter(torch.zeros(n), requires_grad=n == trained) for n in (trained, 100 - trained)]
     ready = SimpleNamespace(model=SimpleNamespace(parameters=lambda: weights))
-    found = PfBerxit().efficient(ready, Bench(), SimpleNamespace(full_quality=ours))
+    found = claimed.few_weights_are_better(PfBerxit(), ready, Bench(), SimpleNamespace(full_quality=ours))
     assert (found.name, found.holds) == ("few weights are better", holds)
 
 

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.backbones.skim_encoder import SkimEncoder, SkimPredictor, decided, given, sampled
+from eelit.methods.backbones.skim_encoder import SkimEncoder, decided
 from eelit.methods.backbones.token_layer import LayerPrice, alike
+from eelit.methods.claims import guan2022transkimmer as claimed
 from eelit.methods.engine.costs import count
+from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.families.skimming import Prices, after_each
+from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled, skim_loss
 from eelit.methods.policies.token_gate import Skim
-from eelit.methods.recipes import skimming
 from eelit.methods.recipes.joint import exit_losses
-from eelit.methods.recipes.skimming import skim_loss, train_skimming
 
 KEY = "guan2022transkimmer"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
@@ -48,7 +49,7 @@ def golden():
 @pytest.fixture
 def filled():
     """The tiny encoder with the weights, states and biases that the released network had for the golden numbers."""
-    model = SkimEncoder("tiny", 2, bias=5.0, seed=0)
+    model = SkimEncoder("tiny", 2, SkimPredictor, seed=0)
     j = 0
     for layer, predictor in zip(model.layers, model.predictors, strict=True):
         after, out = layer.after_attention, layer.output
@@ -113,7 +114,7 @@ def test_all_kept_is_the_plain_network_at_skim_loss_one(prepared):
 def test_plain_network_is_that_of_transformers():
     from eelit.methods.backbones.encoder import encoder, stages_of
 
-    model = SkimEncoder("tiny", 2, bias=5.0, seed=3)
+    model = SkimEncoder("tiny", 2, SkimPredictor, seed=3)
     torch.manual_seed(3)
     state = x = torch.arange(20).reshape(2, 10)
     for stage in stages_of(encoder("tiny").eval()):
@@ -175,7 +176,7 @@ def test_macs_are_those_of_the_tokens_left(leaving):
 
 
 def test_macs_by_hand():
-    model = SkimEncoder("tiny", 2, bias=5.0, seed=0)  # 32 wide, 64 inside, 4 layers
+    model = SkimEncoder("tiny", 2, SkimPredictor, seed=0)  # 32 wide, 64 inside, 4 layers
     prices = Prices.of(model)
     assert prices.layer == LayerPrice(asking=2 * 32 * 32 + 2 * 32 * 64, asked=2 * 32 * 32, pair=2 * 32)
     assert prices.predictor == 32 * 32 + 32 * 2
@@ -232,8 +233,8 @@ def test_at_the_start_nearly_all_is_kept():
     assert float(torch.sigmoid(logits[1] - logits[0])) == pytest.approx(1 / (1 + math.exp(-10)))
 
 
-def test_nothing_is_drawn_at_inference_and_something_is_in_training(prepared, training_loss):
-    method, _, ready = prepared(KEY)
+def test_nothing_is_drawn_at_inference(prepared):
+    _, _, ready = prepared(KEY)
     x = torch.stack(list(ready.data.test.inputs[:16]))
     found = []
     for seed in (0, 1):
@@ -243,15 +244,72 @@ def test_nothing_is_drawn_at_inference_and_something_is_in_training(prepared, tr
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(found[0].logits, found[1].logits)
     assert torch.equal(found[0].layers, found[1].layers)
-    model = method.replace({"bias": 0.0}).build(ready.data, seed=1)
-    loss = training_loss(skimming, lambda: train_skimming(model, ready.data, Bench(), price=0.5, head_rate=1e-3))
-    model.eval()  # dropout draws too
-    index, losses = torch.arange(16), []
+
+
+def wired(method, seed=0):
+    """Return what the method prepares and the one stage of its training, with nothing trained."""
+    found = []
+    ready = method.prepare(Bench(seed=seed, most_steps=0, watch=lambda stage: found.append(stage) if stage else None))
+    (stage,) = found
+    return ready, stage
+
+
+@pytest.mark.parametrize(("variant", "price"), [("lambda 0.5", 0.05), ("lambda 0.1", 0.01)])
+def test_training_minimises_task_and_price_of_tokens_drawn(prepared, variant, price):
+    """L = L_task + lambda / L sum_l mean_j m^l_j, with noise -log(-log u) of each token's two logits drawn anew."""
+    assert prepared(KEY, variant)[0].price == price
+    ready, stage = wired(prepared(KEY, variant)[0].replace({"bias": 0.0}))
+    model, index = ready.model, torch.arange(16)
+    x, masks = torch.stack([stage.train.inputs[i] for i in index]), []
+    batch = stage.batch_of(index, x)
+
+    def drawn(logits):
+        noise = -torch.empty_like(logits).exponential_().log()
+        stay = ((logits + noise)[:, 1] > (logits + noise)[:, 0]).float()
+        before = masks[-1][:, 1:] if masks else torch.ones(16, x.shape[1] - 1)
+        masks.append(torch.cat([torch.ones(16, 1), before * stay.view(16, -1)], dim=1))
+        return stay
+
+    losses = []
     for seed in (0, 1, 0):
         torch.manual_seed(seed)
-        losses.append(loss(index, torch.stack(list(ready.data.train.inputs[:16]))).item())
-    assert losses[0] == losses[2]
-    assert losses[0] != losses[1]
+        masks.clear()
+        with torch.no_grad():
+            answers, _ = model(x, drawn)
+        task = -answers.log_softmax(dim=1)[index, batch.targets].mean()
+        kept = sum(float(mask.sum()) for mask in masks) / (len(model.layers) * x.numel())
+        assert 0.1 < kept < 0.9
+        torch.manual_seed(seed)
+        losses.append(stage.loss(batch).item())
+        assert losses[-1] == pytest.approx(task.item() + price * kept, rel=1e-5)
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_wiring_of_the_training(prepared):
+    ready, stage = wired(prepared(KEY)[0])
+    assert torch.equal(stage.train.targets, ready.data.train.targets)
+    assert (len(stage.train), stage.batch, stage.epochs) == (900, 32, 4.0)
+    new = {id(p) for part in (ready.model.head, ready.model.predictors) for p in part.parameters()}
+    assert stage.rates == {id(p): 5e-3 if id(p) in new else 2e-3 for p in ready.model.parameters()}
+    assert isinstance(stage.optimiser, torch.optim.AdamW)
+    assert [predictor[-1].bias.tolist() for predictor in ready.model.predictors] == [[-5.0, 5.0]] * 4
+
+
+def test_what_chooses_and_trains_sees_no_test_data(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    ready.seen("test", 0.0)
+    for ask in (lambda split: ready.for_choosing.seen(split, 0.0), ready.for_choosing.depths):
+        ask("validation")
+        with pytest.raises(TestDataAsked):
+            ask("test")
+    monkeypatch.setattr(type(method), "train", lambda self, model, data, bench: data.test.targets)
+    with pytest.raises(TestDataAsked):
+        method.prepare(Bench())
+    monkeypatch.undo()
+    monkeypatch.setattr(type(method), "policy", lambda self, knob, prepared: prepared.examples("test") and Skim(knob))
+    for use in (lambda: method.sweep(ready, bench, "validation", [0.5]), lambda: method.execute(ready, bench, 0.0)):
+        with pytest.raises(TestDataAsked):
+            use()
 
 
 def test_samples_are_grouped_by_how_many_rows_they_have():
@@ -262,7 +320,7 @@ def test_samples_are_grouped_by_how_many_rows_they_have():
 def test_lots_keep_as_many_as_told(leaving):
     model, x, found = leaving
     layers = found.layers[:, 1:].flip(1)
-    again = model.infer(x, given(layers.flatten()))
+    again = model.infer(x, claimed.given(layers.flatten()))
     assert torch.equal(again.layers[:, 1:], layers)
 
 
@@ -295,7 +353,7 @@ def test_claims_can_be_tried(prepared):
 
     method, bench, ready = prepared(KEY)
     curve = runner.measure(method, ready, bench, "", [0.0])
-    found = method.claims(ready, bench, curve)
+    found = claimed.claims(method, ready, bench, curve)
     assert [outcome.name for outcome in found] == ["faster at less than one point", "the predictors know whom to skim"]
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.backbones.msdnet import Layout, msdnet
 from eelit.methods.engine.costs import count, exit_costs, full_cost
 from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.papers.huang2018msdnet import Architecture, msdnet
 from eelit.methods.policies.base import softmax
 from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within, thresholds_for
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -21,7 +22,7 @@ from eelit.methods.recipes.joint import exit_losses
 
 KEY = "huang2018msdnet"
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json"
-SMALL = Layout(exits=3, channels=4, growth=2)
+SMALL = Architecture(exits=3, channels=4, growth=2)
 COSTS = np.array([1.0, 3.0, 4.0, 9.0])
 
 
@@ -54,7 +55,7 @@ def confidence(outputs):
     return softmax(outputs).max(axis=-1)
 
 
-@pytest.mark.parametrize("layout", [Layout(), Layout(exits=7, base=4, step=2, growing=False), SMALL])
+@pytest.mark.parametrize("layout", [Architecture(), Architecture(exits=7, base=4, step=2, growing=False), SMALL])
 def test_channels_grow_by_m_g_and_are_halved_where_a_scale_goes(layout):
     expected = layout.channels
     for layer in range(1, layout.classifiers[-1] + 1):
@@ -71,9 +72,9 @@ def test_channels_grow_by_m_g_and_are_halved_where_a_scale_goes(layout):
 
 
 def test_classifiers_and_blocks_lie_where_the_paper_puts_them():
-    assert Layout().classifiers == [1, 3, 6, 10, 15]
-    assert Layout().last == [5, 10, 15]
-    assert Layout(exits=4, base=4, step=2, growing=False).classifiers == [4, 6, 8, 10]
+    assert Architecture().classifiers == [1, 3, 6, 10, 15]
+    assert Architecture().last == [5, 10, 15]
+    assert Architecture(exits=4, base=4, step=2, growing=False).classifiers == [4, 6, 8, 10]
 
 
 def test_a_classifier_does_not_see_later_layers():
@@ -87,7 +88,7 @@ def test_a_classifier_does_not_see_later_layers():
     assert not torch.allclose(after[2], before[2])
 
 
-@pytest.mark.parametrize("layout", [SMALL, Layout(exits=3, base=3, step=2, growing=False, channels=4, growth=2)])
+@pytest.mark.parametrize("layout", [SMALL, Architecture(exits=3, base=3, step=2, growing=False, channels=4, growth=2)])
 def test_lazy_evaluation_changes_costs_but_no_answer(layout):
     x = torch.randn(2, 1, 28, 28)
     lazy, whole = (msdnet(replace(layout, lazy=lazy), inputs=1, classes=10, seed=0) for lazy in (True, False))
@@ -189,13 +190,99 @@ def test_fixed_exit(held, array):
 
 
 def test_anytime_takes_the_last_classifier_within_the_budget(prepared):
-    method, _, ready = prepared(KEY)
-    anytime = method.replace({"prediction": "anytime"})
+    anytime, _, ready = prepared(KEY, "anytime")
     costs = ready.split("validation").costs[:, 0]
     for k, cost in enumerate(costs):
-        assert anytime.policy(cost / costs[-1] + 1e-9, ready) == FixedExit(k)
-    assert anytime.policy(0.0, ready) == FixedExit(0)
-    assert anytime.policy(costs[1] / costs[-1] - 1e-6, ready) == FixedExit(0)
+        assert anytime.rule(cost / costs[-1] + 1e-9, ready) == FixedExit(k)
+    assert anytime.rule(0.0, ready) == FixedExit(0)
+    assert anytime.rule(costs[1] / costs[-1] - 1e-6, ready) == FixedExit(0)
+
+
+# How it is wired.
+
+
+@pytest.mark.parametrize("variant", ["budgeted", "anytime"])
+def test_all_classifiers_learn_together_and_weigh_alike(prepared, stages, monkeypatch, variant):
+    method, _, ready = prepared(KEY, variant)
+    built, build = [], type(method).build
+    monkeypatch.setattr(type(method), "build", lambda *given: built.append(build(*given)) or built[-1])
+    (stage,) = stages(method)
+    (model,) = built
+    x, y = torch.randn(6, 1, 8, 8), torch.tensor([3, 0, 9, 9, 1, 5])
+    batch = stage.batch_of(torch.arange(6), x)
+    log_p = torch.log_softmax(model(x), dim=-1)
+    by_hand = sum(-log_p[k, i, c] / 6 for k in range(3) for i, c in enumerate(y.tolist()))
+    assert stage.loss(replace(batch, targets=y)).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert stage.train.targets.tolist() == ready.data.train.targets.tolist()
+    assert stage.rates == {id(p): 0.1 for p in model.parameters()}
+    (group,) = stage.optimiser.param_groups
+    assert isinstance(stage.optimiser, torch.optim.SGD)
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 1e-4)
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch) == (4.0, 64)
+
+
+def test_normalisation_learns_from_every_batch_and_is_fixed_afterwards(prepared):
+    _, _, ready = prepared(KEY)
+    layers = [layer for layer in ready.model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert {int(layer.num_batches_tracked) for layer in layers} == {4 * 10}  # epochs, batches of 64 in 600
+    assert not any(layer.training for layer in layers)
+
+
+def test_convolutions_start_as_in_the_released_network():
+    """Normal with variance 2 / (k² · outputs); classifiers without bias."""
+    model = msdnet(Architecture(exits=3), inputs=1, classes=10, seed=0)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    for k in (1, 3):
+        of_size = [layer for layer in layers if layer.kernel_size == (k, k)]
+        widest = max(of_size, key=lambda layer: layer.weight.numel())
+        assert widest.weight.std().item() == pytest.approx((2 / (k * k * widest.out_channels)) ** 0.5, rel=0.05)
+    assert all(head.linear.bias.tolist() == [0.0] * 10 for head in model.heads)
+
+
+def test_thresholds_are_those_of_the_fitting_half_alone(prepared):
+    """Budgets are judged on the other half; what thresholds were fitted to is no part of it."""
+    method, _, ready = prepared(KEY)
+    fitting, judged = ready.split("fitting"), ready.split("validation")
+    assert len(fitting.targets) == len(judged.targets) == 150
+    whole = ready.data.validation.targets
+    assert torch.cat([fitting.targets, judged.targets]).tolist() == whole.tolist()
+    costs, p = fitting.costs[:, 0], fitting.outputs.softmax(dim=-1).amax(dim=-1).numpy()
+    for budget in (0.6, 0.8, 0.9):
+        shares = exit_shares(ratio_within(budget * costs[-1], costs), 3)
+        assert method.rule(budget, ready).threshold == pytest.approx(thresholds_for(p, shares), abs=1e-5)
+        left = np.bincount(replay(method.rule(budget, ready), fitting.outputs), minlength=3)
+        assert left[:2].tolist() == np.floor(150 * shares[:2]).tolist()
+    assert method.rule(costs[0] / costs[-1], ready) == MaxConfidence(0.0)
+
+
+@pytest.mark.parametrize("way", ["split", "data"])
+def test_thresholds_cannot_be_fitted_on_test_data(prepared, monkeypatch, way):
+    method, bench, ready = prepared(KEY)
+
+    def cheat(self, given):
+        return given.split("test") if way == "split" else given.data.test.inputs
+
+    monkeypatch.setattr(type(method), "fit", cheat)
+    fresh = replace(ready, _fitted=[])
+    with pytest.raises(TestDataAsked):
+        method.rule(0.7, fresh)
+    with pytest.raises(TestDataAsked):
+        method.sweep(fresh, bench, "test", [0.7])
+    with pytest.raises(TestDataAsked):
+        _ = fresh.fitted
+
+
+def test_thresholds_are_fitted_once_for_all_budgets(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    fits, fit = [], type(method).fit
+    monkeypatch.setattr(type(method), "fit", lambda self, given: fits.append(given) or fit(self, given))
+    fresh = replace(ready, _fitted=[])
+    for split in ("validation", "test"):
+        method.sweep(fresh, bench, split, method.knobs)
+    assert len(fits) == 1
+
+
+# The released code.
 
 
 def test_agrees_with_the_released_network(golden):
@@ -204,7 +291,7 @@ def test_agrees_with_the_released_network(golden):
     x = torch.tensor(np.random.RandomState(1).standard_normal((2, 3, 32, 32)).astype("f"))
     assert torch.allclose(model(x), torch.tensor(golden["logits"]), atol=1e-4)
     for theirs in golden["networks"]:
-        layout = Layout(**theirs["layout"])
+        layout = Architecture(**theirs["layout"])
         model = msdnet(layout, inputs=3, classes=10, seed=0)
         whole = msdnet(replace(layout, lazy=False), inputs=3, classes=10, seed=0)
         assert sum(p.numel() for p in model.parameters()) == theirs["parameters"]

@@ -14,10 +14,13 @@ from torch.nn import functional as F
 
 from eelit.methods.backbones.tag_encoder import TagEncoder, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
+from eelit.methods.claims import li2021tokee as claimed
 from eelit.methods.engine import tasks
 from eelit.methods.engine.costs import count
+from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.families.tagging import Prices, replay
+from eelit.methods.papers.li2021tokee import HaltSampling, simulate, tag_losses
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 from eelit.methods.policies.window_uncertainty import (
@@ -27,9 +30,7 @@ from eelit.methods.policies.window_uncertainty import (
     uncertainty,
     window_max,
 )
-from eelit.methods.recipes import tagging
 from eelit.methods.recipes.joint import depth_weights
-from eelit.methods.recipes.tagging import HaltSampling, simulate, tag_losses, train_on_halts
 
 KEY = "li2021tokee"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
@@ -199,8 +200,8 @@ def test_leaving_out_is_copying(batch, delta):
 def test_one_pass_serves_all_rules_for_whole_sentences(prepared):
     _, _, ready = prepared(KEY)
     rules = [SentenceUncertainty(delta) for delta in (1.1, 0.7, 0.4, 0.0)]
-    for rule, once in zip(rules, ready.at_once(ready.model, "test", rules), strict=True):
-        run = ready.run(ready.model, "test", rule)
+    for rule, once in zip(rules, ready.at_once("test", rules), strict=True):
+        run = ready.run("test", rule)
         assert torch.equal(once.exits, run.exits)
         assert torch.equal(once.right, run.right)
         assert once.cost == run.cost
@@ -275,30 +276,176 @@ def test_sampled_halts_are_the_models_own_with_extremes(logits):
     assert set(drawn(1.0, 0.0)) == eager
 
 
-def test_second_stage_changes_the_whole_model_and_sentee_has_none(prepared):
+def wired(method, seed=0):
+    """Return what the method prepares and the stages of its training, with nothing trained."""
+    found = []
+    ready = method.prepare(Bench(seed=seed, most_steps=0, watch=lambda stage: found.append(stage) if stage else None))
+    return ready, found
+
+
+def first_batch(stage, model, size=12):
+    """Return a batch of training sentences of one length, and the logits ``[L, N, T, K]`` of the model as it is."""
+    index, x = max(stage.train.batches(size), key=lambda found: len(found[0]) + found[1].shape[-1] / 100)
+    with torch.no_grad():
+        return stage.batch_of(index, x), model(x)
+
+
+@pytest.mark.parametrize("level", ["word", "sentence"])
+def test_wiring_of_the_stages(prepared, level):
+    method = prepared(KEY)[0].replace({"level": level, "sampling_epochs": 3.0})
+    ready, found = wired(method)
+    assert [stage.epochs for stage in found] == ([4.0, 3.0] if level == "word" else [4.0])
+    for stage in found:
+        assert torch.equal(stage.train.targets, ready.data.train.targets)
+        assert (len(stage.train), stage.batch) == (900, 32)
+        heads = {id(p) for p in ready.model.heads.parameters()}
+        rates = {id(p): 5e-3 if id(p) in heads else 2e-3 for p in ready.model.parameters()}
+        assert stage.rates == rates
+        assert isinstance(stage.optimiser, torch.optim.AdamW)
+
+
+def test_first_stage_weighs_the_layers_by_their_number(prepared):
+    ready, (stage, _) = wired(prepared(KEY)[0])
+    batch, said = first_batch(stage, ready.model)
+    words = [(i, j) for i, row in enumerate(batch.targets) for j, tag in enumerate(row) if tag >= 0]
+    by_hand = sum(
+        layer * -said[layer - 1, i, j].log_softmax(dim=-1)[batch.targets[i, j]] / len(words) / (1 + 2 + 3 + 4)
+        for layer in (1, 2, 3, 4)
+        for i, j in words
+    )
+    assert stage.loss(batch).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def halted_by_hand(doubts, window, threshold):
+    """Return the layer (from 0) at which each word halts, from the doubts ``[L, W]`` of its layers."""
+    layers, words = doubts.shape
+    reach = (window - 1) // 2
+    return [
+        next((i for i in range(layers - 1) if doubts[i, max(0, j - reach) : j + reach + 1].max() < threshold), 3)
+        for j in range(words)
+    ]
+
+
+def drawn_by_hand(method, said, targets, by):
+    """Return halting layers ``[N][W]``: a window and a threshold for each sentence, some of them eager or never."""
+    found = []
+    for row, tags in enumerate(targets):
+        words = int((tags >= 0).sum())
+        doubts = torch.distributions.Categorical(logits=said[:, row, :words]).entropy() / math.log(said.shape[-1])
+        kind, coin = torch.rand(2, generator=by).tolist()
+        window = method.windows[int(torch.randint(len(method.windows), (1,), generator=by))]
+        threshold = method.thresholds[int(torch.randint(len(method.thresholds), (1,), generator=by))]
+        if 0.4 <= kind < 0.6 and coin < 0.5:
+            window = method.windows[0]
+        elif 0.4 <= kind < 0.6:
+            threshold = method.thresholds[-1]
+        found.append(halted_by_hand(doubts, window, threshold) if kind >= 0.4 else [3] * words)
+    return found
+
+
+@torch.no_grad()
+def halted_loss_by_hand(model, batch, halts):
+    """Return the loss of stage 2: a halted word keeps its state, and has a loss only up to its layer."""
+    numbers, hidden, total = batch.inputs[:, 1], model.embeddings(input_ids=batch.inputs[:, 0]), 0.0
+    words = sum(len(row) for row in halts)
+    for layer, (step, head) in enumerate(zip(model.layers, model.heads, strict=True)):
+        new = step(hidden)
+        for i, row in enumerate(halts):
+            for piece, number in enumerate(numbers[i].tolist()):
+                if number >= 0 and row[number] < layer:
+                    new[i, piece] = hidden[i, piece]
+            for word, halt in enumerate(row):
+                if halt >= layer:
+                    piece = numbers[i].tolist().index(word)
+                    loss = -head(new[i, piece]).log_softmax(dim=-1)[batch.targets[i, word]]
+                    total += (layer + 1) / 10 * float(loss) / words
+        hidden = new
+    return total
+
+
+def test_second_stage_learns_from_halts_that_are_drawn_and_copied(prepared):
+    """Each batch anew, by a generator of its own that follows the seed, from what the model said before the stage."""
+    method = prepared(KEY)[0].replace({"windows": (3, 5), "thresholds": (0.94, 0.97)})
+    ready, (_, stage) = wired(method, seed=1)
+    batch, said = first_batch(stage, ready.model)
+    by = torch.Generator().manual_seed(1)
+    draws = [drawn_by_hand(method, said, batch.targets, by) for _ in range(2)]
+    assert draws[0] != draws[1]
+    assert {layer for row in draws[0] for layer in row} > {0, 3}
+    halts = [halted_loss_by_hand(ready.model, batch, draw) for draw in draws]
+    for seed, by_hand in enumerate(halts):
+        torch.manual_seed(seed)
+        assert stage.loss(batch).item() == pytest.approx(by_hand, rel=1e-5)
+    never = halted_loss_by_hand(ready.model, batch, [[3] * len(row) for row in draws[0]])
+    assert halts[0] != pytest.approx(never, rel=1e-3)
+
+
+def test_trap_the_second_stage_has_no_flooding(prepared):
+    """Its loss follows the model below what it was in the first stage; halts still are those of the model then."""
+    method = prepared(KEY)[0].replace({"windows": (3,), "thresholds": (0.0,)})  # so that no word halts
+    ready, (first, second) = wired(method)
+    batch, _ = first_batch(second, ready.model, 32)
+    optimiser, found = torch.optim.Adam(ready.model.parameters(), lr=1e-2), []
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss = first.loss(batch)
+        found.append(loss.item())
+        assert second.loss(batch).item() == pytest.approx(found[-1], rel=1e-5)
+        loss.backward()
+        optimiser.step()
+    assert found[-1] < 0.7 * found[0]
+
+
+def test_what_chooses_and_trains_sees_no_test_data(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    ready.seen("test", 0.25)
+    for ask in (
+        ready.for_choosing.examples,
+        ready.for_choosing.said,
+        lambda split: ready.for_choosing.seen(split, 0.25),
+    ):
+        ask("validation")
+        with pytest.raises(TestDataAsked):
+            ask("test")
+    monkeypatch.setattr(type(method), "train", lambda self, model, data, bench: data.test.targets)
+    with pytest.raises(TestDataAsked):
+        method.prepare(Bench())
+    monkeypatch.undo()
+    policy = WindowUncertainty(0.25, 3)
+    monkeypatch.setattr(type(method), "policy", lambda self, knob, prepared: prepared.examples("test") and policy)
+    for use in (lambda: method.sweep(ready, bench, "validation", [0.3]), lambda: method.execute(ready, bench, 0.3)):
+        with pytest.raises(TestDataAsked):
+            use()
+
+
+def test_settings_of_the_rule_and_of_the_classifiers(prepared):
     method, _, ready = prepared(KEY)
-    before, after = ready.before.state_dict(), ready.model.state_dict()
-    assert not torch.equal(before["layers.0.query.weight"], after["layers.0.query.weight"])
-    assert not torch.equal(before["heads.3.weight"], after["heads.3.weight"])
-    sentence = method.replace({"rule": "sentence", "epochs": 0.1})
-    model = sentence.build(ready.data, seed=0)
-    assert sentence.train(model, ready.data, ready.bench) is model
+    assert method.replace({"window": 7}).policy(0.2, ready) == WindowUncertainty(0.2, 7)
+    assert method.replace({"level": "sentence"}).policy(0.2, ready) == SentenceUncertainty(0.2)
+    assert [head.out_features for head in ready.model.heads] == [5] * 4
+
+
+def test_second_stage_changes_the_whole_model_and_sentee_has_none(prepared):
+    (_, _, before), (_, _, after) = prepared(KEY, "SENTEE"), prepared(KEY, "TOKEE")
+    now = after.model.state_dict()
+    assert not any(torch.equal(was, now[name]) for name, was in before.model.state_dict().items())
 
 
 # Traps of the released code.
 
 
-@pytest.mark.parametrize("rule", ["word", "sentence"])
-def test_trap_the_threshold_is_not_doubled_in_the_upper_layers(prepared, rule):
+@pytest.mark.parametrize("level", ["word", "sentence"])
+def test_trap_the_threshold_is_not_doubled_in_the_upper_layers(prepared, level):
     """A doubt of 0.3 everywhere stays above delta 0.2 up to the last layer, although it is below twice that."""
-    method = prepared(KEY)[0].replace({"rule": rule})
+    method, _, ready = prepared(KEY)
+    method = method.replace({"level": level})
     low, high = 0.0, 20.0
     for _ in range(60):
         z = (low + high) / 2
         low, high = (z, high) if float(uncertainty(torch.tensor([[[z, 0.0, 0.0]]]))) > 0.3 else (low, z)
     outputs = torch.tensor([z, 0.0, 0.0]).expand(12, 4, 3)
-    assert exits_of(method.policy(0.2), outputs).tolist() == [11] * 4
-    assert exits_of(method.policy(0.31), outputs).tolist() == [0] * 4
+    assert exits_of(method.policy(0.2, ready), outputs).tolist() == [11] * 4
+    assert exits_of(method.policy(0.31, ready), outputs).tolist() == [0] * 4
     assert simulate(uncertainty(outputs), 3, 0.2).tolist() == [11] * 4
 
 
@@ -328,26 +475,6 @@ def test_trap_a_halted_neighbour_is_looked_at_with_the_present_classifier(batch)
             assert torch.allclose(shown[halted], model.read(head, first, numbers)[halted], atol=1e-5)
     assert len(policy.shown) == 3
     assert not torch.allclose(policy.shown[1][halted], policy.shown[0][halted], atol=1e-2)
-
-
-def test_trap_the_second_stage_has_no_flooding(batch, prepared, training_loss):
-    """Its loss is that of the first stage, also where it gets lower than it was then."""
-    method, _, ready = prepared(KEY)
-    model = method.build(ready.data, seed=0)
-    never = HaltSampling((3,), (0.1,), small=0.0, full=1.0)
-    loss = training_loss(tagging, lambda: train_on_halts(model, ready.data, Bench(), never, head_rate=1e-2, rate=1e-3))
-    index, x = next(ready.data.train.batches(32))
-    weights, found = torch.tensor(depth_weights(4)), []
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(12):
-        optimiser.zero_grad()
-        given = loss(index, x)
-        own = (weights * tag_losses(model(x), ready.data.train.targets[index, : x.shape[-1]])).sum()
-        found.append((given.item(), own.item()))
-        own.backward()
-        optimiser.step()
-    assert found[-1][1] < 0.7 * found[0][1]
-    assert [given for given, _ in found] == pytest.approx([own for _, own in found], rel=1e-5)
 
 
 def test_made_sentences_have_words_of_several_pieces():
@@ -382,10 +509,10 @@ def test_first_pieces_alone_are_read():
     assert uncertainty(found)[0, 2:].tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("rule", ["word", "sentence"])
-def test_simpler_rules_stop_the_same_network(prepared, rule):
+@pytest.mark.parametrize("level", ["word", "sentence"])
+def test_simpler_rules_stop_the_same_network(prepared, level):
     method, bench, ready = prepared(KEY)
-    method = method.replace({"rule": rule})
+    method = method.replace({"level": level})
     ready = dataclasses.replace(ready, method=method)
     static, sure = method.baselines(ready, bench)
     quality, cost = method.full_model(ready, bench)
@@ -393,15 +520,15 @@ def test_simpler_rules_stop_the_same_network(prepared, rule):
     assert sure.test[0].exits[0] == 1.0
     assert sure.test[-1].quality == pytest.approx(quality)
     assert sure.test[-1].cost > cost  # all classifiers were asked on the way
-    if rule == "sentence":
+    if level == "sentence":
         policy = Together(MaxConfidence(0.8))
-        assert ready.run(ready.model, "test", policy).cost == ready.at_once(ready.model, "test", [policy])[0].cost
+        assert ready.run("test", policy).cost == ready.at_once("test", [policy])[0].cost
 
 
 def test_calibration_of_each_layer_is_that_of_its_words(prepared):
     method, bench, ready = prepared(KEY)
     facts, overthinking = method.each_exit(ready, bench)
-    said, tags = ready.said("test", ready.model), ready.tags("test")
+    said, tags = ready.said("test"), ready.tags("test")
     assert said.shape[1] == len(tags)
     assert facts[-1].quality == pytest.approx(method.full_model(ready, bench)[0])
     assert facts[0].calibration_error == pytest.approx(calibration_error(said[:1], tags))
@@ -424,7 +551,7 @@ def test_claims_can_be_tried(prepared):
 
     method, bench, ready = prepared(KEY)
     curve = runner.measure(method, ready, bench, "")
-    names = [outcome.name for outcome in method.claims(ready, bench, curve)]
+    names = [outcome.name for outcome in claimed.claims(method, ready, bench, curve)]
     assert names == [
         "two thirds saved for little",
         "TOKEE beats SENTEE",

@@ -1,5 +1,6 @@
 """CALM: the fact sheet's invariants, the released functions' numbers, and what skipping leaves behind."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -9,19 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.backbones.decoding import TokenCosts, always, generate, replay
+from eelit.methods.claims import schuster2022calm as claimed
 from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.passages import Passages
 from eelit.methods.families.tokens import rouge_l
-from eelit.methods.policies.decaying_threshold import decayed, decayed_as_released
+from eelit.methods.papers.schuster2022calm import MuonAndAdam, decayed, gate_loss
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.gate_confidence import GateConfidence
 from eelit.methods.policies.learn_then_test import hoeffding, hoeffding_bentkus, learn_then_test, share_missed
 from eelit.methods.policies.margin import Margin, margin
 from eelit.methods.policies.state_similarity import StateSimilarity, cosine
 from eelit.methods.recipes.joint import depth_weights, exit_losses
-from eelit.methods.recipes.tokens import gate_loss, train_gate
 
 KEY = "schuster2022calm"
 GOLDEN = json.loads((Path(__file__).parent.parent / f"data/golden/{KEY}.json").read_text(encoding="utf-8"))
@@ -52,6 +57,7 @@ def llama():
 def stirred(model):
     """Enlarge the layers' matrices: as they start out they hardly change the state, and a text repeats one token."""
     others = {id(p) for p in model.vectors()}
+    model.gate = nn.Linear(model.width, 2)
     for p in model.language_model.parameters():
         p.data *= 1 if id(p) in others else 12
     return model
@@ -204,7 +210,7 @@ def test_policies_are_pure_and_heed_no_batch_mates(policy, array):
 def test_policies_import_neither_torch_nor_transformers():
     code = (
         "import sys\n"
-        "from eelit.methods.policies import calibration, decay, learned, margin, similarity\n"
+        "from eelit.methods.policies import gate_confidence, learn_then_test, margin, state_similarity\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -251,14 +257,163 @@ def test_losses_are_the_released_ones(prepared):
     assert float(gate_loss(gates, said[:-1] == said[-1])) == pytest.approx(GOLDEN["gate_loss"]["loss"], abs=1e-5)
 
 
-def test_gate_is_trained_with_all_else_frozen(prepared):
+def wired(method, seed=0):
+    """Return what the method prepares and the stages of its training, with nothing trained."""
+    found = []
+    ready = method.prepare(Bench(seed=seed, most_steps=0, watch=lambda stage: found.append(stage) if stage else None))
+    return ready, found
+
+
+VARIANTS = ("softmax-diff", "state", "classifier")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_all_layers_learn_to_predict_weighed_by_their_number(prepared, variant):
+    ready, stages = wired(prepared(KEY, variant)[0])
+    stage, x = stages[0], torch.stack(ready.data.train.inputs[3:7])
+    assert len(stages) == (2 if variant == "classifier" else 1)
+    assert (stage.train, stage.epochs, stage.batch) == (ready.data.train, 1, 16)
+    with torch.no_grad():
+        said = ready.model(x[:, :-1]).log_softmax(dim=-1)  # [3, 4, 24, V]
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(24), indexing="ij")
+    by_hand = sum((i + 1) / (1 + 2 + 3) * -said[i, rows, columns, x[:, 1:]].mean() for i in range(3))
+    assert stage.loss(stage.batch_of(torch.arange(3, 7), x)).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_muon_has_the_matrices_of_the_layers_and_adam_the_rest(prepared, variant):
+    ready, (stage, *_) = wired(prepared(KEY, variant)[0])
+    named = dict(ready.model.language_model.named_parameters())
+    matrices = {id(p) for name, p in named.items() if name.endswith("_proj.weight")}
+    assert len(matrices) == 3 * 7
+    assert stage.rates == {id(p): 5e-3 if id(p) in matrices else 4e-3 for p in named.values()}
+    muon, adam = stage.optimiser.parts
+    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(adam, torch.optim.AdamW)
+    held = [{id(p) for group in part.param_groups for p in group["params"]} for part in (muon, adam)]
+    assert held == [matrices, {id(p) for p in named.values()} - matrices]
+
+
+def test_one_step_of_muon_and_adam_at_the_rates_of_the_schedule():
+    """Muon: an orthogonal step of a root mean square of about 0.2, and decay; Adam: two moments, and decay."""
+    torch.manual_seed(0)
+    matrix, vector = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(5))
+    optimiser = MuonAndAdam([{"params": [matrix]}, {"params": [vector], "lr": 0.5}], lr=0.25)
+    before, first, second, gradients = matrix.detach().clone(), 0.0, 0.0, torch.randn(2, 5)
+    optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = 0.1, 0.3  # as a schedule sets them
+    expected = vector.detach().clone()
+    for step in (1, 2):
+        matrix.grad, vector.grad = (torch.randn(8, 8) if step == 1 else None), gradients[step - 1].clone()
+        optimiser.step()
+        first = 0.9 * first + 0.1 * gradients[step - 1]
+        second = 0.98 * second + 0.02 * gradients[step - 1] ** 2
+        moved = first / (1 - 0.9**step) / ((second / (1 - 0.98**step)).sqrt() + 1e-8)
+        expected = expected * (1 - 0.3 * 0.01) - 0.3 * moved
+    assert torch.allclose(vector, expected, atol=1e-5)
+    moved = (before * (1 - 0.1 * 0.05) - matrix.detach()) / 0.1
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)
+    singular = torch.linalg.svdvals(moved)
+    assert float(singular.max() / singular.min()) < 2
+
+
+def test_gate_learns_where_the_last_token_is_said_already_and_all_else_is_frozen(prepared):
+    """Right and wrong weigh alike in each layer but the last: w = 1 - share of the right for the right, else share."""
+    method, _, trained = prepared(KEY, "classifier")
+    ready, (_, stage) = wired(method)
+    ready.model.load_state_dict(trained.model.state_dict())
+    model, x = ready.model, torch.stack(ready.data.train.inputs[:8])
+    assert stage.rates == {id(p): 1e-2 for p in model.gate.parameters()}
+    assert (len(stage.train), stage.epochs, stage.batch) == (160, 1, 16)
+    assert all(torch.equal(*pair) for pair in zip(stage.train.inputs, ready.data.train.inputs, strict=False))
+    with torch.no_grad():
+        states = model.states(x[:, :-1])
+        answers, gates = model.head(states).argmax(dim=-1), model.gate(states).log_softmax(dim=-1)
+    total, n = 0.0, answers[0].numel()
+    for layer in (0, 1):
+        right = answers[layer] == answers[2]
+        share = float(right.sum()) / n
+        assert 0 < share < 1
+        lost = -torch.where(right, (1 - share) * gates[layer, ..., 1], share * gates[layer, ..., 0])
+        total += float(lost.sum()) / (2 * n)
+    loss = stage.loss(stage.batch_of(torch.arange(8), x))
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    loss.backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {"gate.weight", "gate.bias"}
+
+
+def calibrated_by_hand(method, ready):
+    """Return the last threshold before the first with exp(-2 n max(0, delta - E)^2) > epsilon, from the safest on."""
+    found = method.knobs[-1]
+    for knob in reversed(method.knobs):
+        (run,) = ready.run("validation", method.rules(ready, [knob]))
+        lost = ready.losses("validation", run)
+        if math.exp(-2 * len(lost) * max(0.0, method.delta - lost.mean()) ** 2) > method.epsilon:
+            break
+        found = knob
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_threshold_is_the_boldest_proved_safe_on_validation_texts(prepared, variant):
+    method, _, ready = prepared(KEY, variant)
+    assert ready.fitted == calibrated_by_hand(method, ready)
+    found = []
+    for delta, epsilon in ((0.3, 0.1), (0.6, 0.1), (0.99, 0.1), (0.3, 1e-9)):
+        other = method.replace({"delta": delta, "epsilon": epsilon})
+        found.append(other.fit(ready.for_choosing))
+        assert found[-1] == calibrated_by_hand(other, ready)
+    assert found[0] > found[2]
+    assert found[-1] == method.knobs[-1]  # nothing is proved: the full model
+
+
+def test_other_test_passages_change_no_choice(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
-    model = method.build(ready.data, 0)
-    model.load_state_dict(ready.model.state_dict())
-    before = {name: p.clone() for name, p in model.state_dict().items()}
-    train_gate(model, ready.data, bench, windows=64, rate=1e-2, batch=16)
-    changed = {name for name, p in model.state_dict().items() if not p.equal(before[name])}
-    assert changed == {"gate.weight", "gate.bias"}
+    load = type(method).load
+
+    def other(self):
+        data = load(self)
+        return dataclasses.replace(data, test=Passages(data.test.prompts.flip(1), data.test.references.flip(1)))
+
+    monkeypatch.setattr(type(method), "load", other)
+    again = method.prepare(dataclasses.replace(bench, trainings={}))
+    assert again.fitted == ready.fitted
+    assert method.sweep(again, bench, "validation", [0.2]) == method.sweep(ready, bench, "validation", [0.2])
+    assert method.sweep(again, bench, "test", [0.2]) != method.sweep(ready, bench, "test", [0.2])
+
+
+def test_calibrating_on_test_passages_is_impossible(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    method.sweep(ready, bench, "test", method.knobs)  # known already, and out of reach all the same
+    ready.full("test")
+    known, losses = ready.for_choosing, type(method).losses
+    for ask in (known.full, lambda split: method.losses(known, split, [0.2]), known.passages):
+        ask("validation")
+        with pytest.raises(TestDataAsked):
+            ask("test")
+    monkeypatch.setattr(type(method), "losses", lambda self, known, split, knobs: losses(self, known, "test", knobs))
+    with pytest.raises(TestDataAsked):
+        assert dataclasses.replace(ready, _fitted=[]).fitted
+    monkeypatch.setattr(type(method), "policy", lambda self, knob, step, prepared: prepared.full("test"))
+    for use in (lambda: method.sweep(ready, bench, "test", [0.3]), lambda: method.execute(ready, bench, 0.2)):
+        with pytest.raises(TestDataAsked):
+            use()
+    monkeypatch.setattr(type(method), "train", lambda self, model, data, bench: data.test.prompts)
+    with pytest.raises(TestDataAsked):
+        method.prepare(Bench())
+
+
+def test_each_variant_looks_at_its_own_confidence_and_state_alone_does_not_decay(prepared):
+    for variant, rule, threshold in (
+        ("softmax-diff", Margin, 0.9 * 0.5 + 0.1 * math.exp(-4 * 2 / 8)),
+        ("state", StateSimilarity, 0.5),
+        ("classifier", GateConfidence, 0.9 * 0.5 + 0.1 * math.exp(-4 * 2 / 8)),
+    ):
+        method, _, ready = prepared(KEY, variant)
+        policy = method.rule(0.5, ready)(2)
+        assert isinstance(policy, rule)
+        assert policy.threshold == pytest.approx(threshold)
+        assert method.reads == {"softmax-diff": "logits", "state": "state", "classifier": "gate"}[variant]
+        assert TokenCosts.of(ready.model, "gate").look == 32 * 2
 
 
 def test_decay():
@@ -271,8 +426,11 @@ def test_decay():
     assert steps == sorted(steps, reverse=True)
     known = GOLDEN["decay"]
     for row in known["with_position"]:
-        ours = decayed_as_released(row["threshold"], row["step"], known["length"], known["temperature"])
-        assert ours == pytest.approx(row["in_force"], abs=1e-5)
+        fall = 0.1 * math.exp(-known["temperature"] * row["step"] / known["length"])
+        assert row["in_force"] == pytest.approx(row["threshold"] * (0.9 + fall), abs=1e-5)  # not the paper's form
+        ours = decayed(row["threshold"], row["step"], known["length"], known["temperature"])
+        if 0 < row["threshold"] <= 1:
+            assert ours == pytest.approx(row["in_force"] + fall * (1 - row["threshold"]), abs=1e-5)
     assert all(row["in_force"] == row["threshold"] for row in known["as_called"])  # the position is never passed on
 
 
@@ -321,8 +479,8 @@ def test_claims_and_variants(prepared):
     from eelit.methods.harness import runner
 
     curve = runner.measure(method, ready, bench, "", [0, 0.1, 1.1])
-    assert len(method.claims(ready, bench, curve)) == 5
-    kept, depth = method.oracle(ready, "test")
+    assert len(claimed.claims(method, ready, bench, curve)) == 5
+    kept, depth = claimed.oracle(ready, "test")
     assert kept > 0.9
     assert 1 <= depth <= 3
     assert ready.full("test").tokens.shape == (24, 8)

@@ -1,6 +1,7 @@
 """What only the Right Tool promises: mixtures of layers, temperatures that change no answer, one threshold for all."""
 
 import json
+import math
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,9 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from eelit.methods.claims.schwartz2020right import claims
 from eelit.methods.engine.evaluate import infer, replay
-from eelit.methods.papers.schwartz2020right import Mix, RightTool
+from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.harness import registry
+from eelit.methods.papers.schwartz2020right import PooledLayers, RightTool, ScalarMix
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.temperature import Tempered, calibration_error, fit_temperature, mean_nll
@@ -44,7 +49,7 @@ def weights(mix):
 
 
 def with_direction(values):
-    mix = Mix(len(values))
+    mix = ScalarMix(len(values))
     mix.direction.data = torch.tensor(values)
     return mix
 
@@ -133,26 +138,55 @@ def test_calibration_error_by_hand():
     assert calibration_error(z, np.array([0, 1, 0, 1])) == pytest.approx(0.35)
 
 
-def test_validation_likelihood_does_not_fall_and_no_answer_changes(prepared):
+def test_temperatures_are_the_likeliest_on_data_for_fitting_and_change_no_answer(prepared):
     method, _, ready = prepared(KEY)
-    held = ready.split("validation")
-    for z, t in zip(held.outputs, method.policy(0.5, ready).temperatures, strict=True):
+    held = ready.split("fitting")
+    temperatures = method.policy(0.5, ready).temperatures
+    assert len(temperatures) == 3
+    for z, t in zip(held.outputs, temperatures, strict=True):
         assert t > 0
         assert mean_nll(z / t, held.targets) <= mean_nll(z, held.targets) + 1e-6
-        assert mean_nll(z / t, held.targets) <= min(mean_nll(z / (t * f), held.targets) for f in (0.9, 1.1))
+        assert mean_nll(z / t, held.targets) <= min(mean_nll(z / (t * f), held.targets) for f in (0.98, 1.02))
         assert ((z / t).argmax(dim=-1) == z.argmax(dim=-1)).all()
 
 
-def test_uncalibrated_variant_has_temperatures_of_one(prepared):
+def test_knobs_are_chosen_on_other_data_than_temperatures_are_fitted_on(prepared):
+    _, _, ready = prepared(KEY)
+    fitted, chosen = ready.split("fitting").examples, ready.split("validation").examples
+    assert (len(fitted), len(chosen)) == (150, 150)
+    assert not {x.data_ptr() for x in fitted.inputs} & {x.data_ptr() for x in chosen.inputs}
+
+
+def test_temperatures_are_fitted_once_for_all_knobs(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    again, calls = method.prepare(bench), []
+    fit = RightTool.fit
+    monkeypatch.setattr(RightTool, "fit", lambda self, prepared: calls.append(prepared) or fit(self, prepared))
+    method.sweep(again, bench, "validation", method.knobs)
+    method.shown(again.split("test").outputs, again)
+    assert len(calls) == 1
+    with pytest.raises(TestDataAsked):
+        calls[0].split("test")
+    assert method.rule(0.7, again) == Tempered(method.rule(0.5, ready).temperatures, MaxConfidence(0.7))
+
+
+def test_what_is_shown_is_scaled_exit_by_exit(prepared):
     method, _, ready = prepared(KEY)
-    assert method.replace(method.variants["uncalibrated"]).policy(0.5, ready).temperatures == (1.0,) * 3
-    assert method.policy(0.5, ready).temperatures != (1.0,) * 3
+    outputs = ready.split("test").outputs
+    for z, scaled, t in zip(outputs, method.shown(outputs, ready), ready.fitted, strict=True):
+        assert torch.allclose(scaled, z / t)
+
+
+def test_uncalibrated_variant_has_temperatures_of_one(prepared):
+    method, _, ready = prepared(KEY, "uncalibrated")
+    assert method.rule(0.5, ready) == Tempered((1.0,) * 3, MaxConfidence(0.5))
+    calibrated, _, other = prepared(KEY)
+    assert calibrated.rule(0.5, other).temperatures != (1.0,) * 3
 
 
 def test_uncalibrated_variant_gains_nothing_over_the_same_rule_as_baseline(prepared):
     """A coarser grid of thresholds than the baseline's made it look worse than itself."""
-    method, bench, ready = prepared(KEY)
-    plain = method.replace(method.variants["uncalibrated"])
+    plain, bench, ready = prepared(KEY, "uncalibrated")
     surest = next(b for b in plain.baselines(ready, bench) if b.name == "max-confidence")
     for split, points in (("validation", surest.validation), ("test", surest.test)):
         assert plain.sweep(ready, bench, split, plain.knobs) == points
@@ -163,7 +197,7 @@ def test_uncalibrated_variant_gains_nothing_over_the_same_rule_as_baseline(prepa
 
 def test_mixtures_have_unit_length_before_and_after_every_update():
     torch.manual_seed(0)
-    mix, pooled = Mix(4), torch.randn(8, 4, 5)
+    mix, pooled = ScalarMix(4), torch.randn(8, 4, 5)
     step = torch.optim.Adam(mix.parameters(), lr=0.3)
     for _ in range(5):
         assert float(weights(mix).norm()) == pytest.approx(1)
@@ -172,7 +206,7 @@ def test_mixtures_have_unit_length_before_and_after_every_update():
         mix((pooled, pooled)).square().sum().backward()
         step.step()
         assert not torch.allclose(weights(mix), before)
-    assert abs(float(weights(Mix(1))[0])) == pytest.approx(1)
+    assert abs(float(weights(ScalarMix(1))[0])) == pytest.approx(1)
 
 
 def test_trained_mixtures_moved_and_have_unit_length(prepared):
@@ -200,6 +234,49 @@ def test_a_head_reads_all_layers_up_to_its_own_and_none_above(prepared):
         parameter.data.mul_(-2)
     changed = [not torch.allclose(a, b) for a, b in zip(spoilt(x), before, strict=True)]
     assert changed == [False, True, True]
+
+
+@pytest.mark.parametrize("variant", RightTool.variants)
+def test_all_exits_learn_alike_together_with_the_backbone(wired, variant):
+    """The loss is the sum of the cross-entropies: no weights, and no mean."""
+    method = registry.get(KEY).variant(variant, "tiny").replace({"train_size": 200, "batch": 16, "epochs": 1.5})
+    model, (stage,) = wired(method)
+    data = method.load().train
+    assert torch.equal(stage.train.targets, data.targets)
+    assert all(torch.equal(a, b) for a, b in zip(stage.train.inputs, data.inputs, strict=True))
+    heads = {id(p) for p in model.heads.parameters()}
+    assert stage.rates == {id(p): 1e-2 if id(p) in heads else 5e-3 for p in model.parameters()}
+    assert type(stage.optimiser) is torch.optim.Adam
+    assert (stage.epochs, stage.batch, stage.steps) == (1.5, 16, round(1.5 * 13))
+    dropouts = {f"stages.{j}.dropout" for j in range(3)}
+    assert dropouts <= stage.learning
+    index = torch.arange(7, 27)
+    batch = stage.batch_of(index, torch.stack([data.inputs[i] for i in index.tolist()]))
+    assert stage.loss(batch).item() == pytest.approx(sum(exit_by_exit(model, method, batch)), rel=1e-5)
+
+
+@torch.no_grad()
+def exit_by_exit(model, method, batch):
+    """Cross-entropy of each head, from the layers one by one."""
+    hidden, o, losses = batch.inputs, [], []
+    pooler = model.stages[0].pooler
+    for number, layer in enumerate((layer for stage in model.stages for layer in stage.layers), 1):
+        hidden = layer(hidden)
+        o.append(torch.tanh(hidden.mean(dim=1) @ pooler.weight.T + pooler.bias))
+        if number in method.layers:
+            mix, linear = model.heads[method.layers.index(number)]
+            a = mix.direction / math.sqrt(sum(float(d) ** 2 for d in mix.direction))
+            r = sum(weight * pooled for weight, pooled in zip(a, o, strict=True))
+            losses.append(float(F.cross_entropy(r @ linear.weight.T + linear.bias, batch.targets)))
+    assert len(losses) == len(method.layers)
+    assert len({round(loss, 4) for loss in losses}) == len(losses)
+    return losses
+
+
+def test_layers_pool_with_dropout_while_they_learn():
+    layers = PooledLayers([torch.nn.Identity()], torch.nn.Linear(4, 5000)).train()
+    _, pooled = layers(torch.randn(2, 3, 4))
+    assert 0.08 < float((pooled == 0).double().mean()) < 0.12
 
 
 def test_heads_share_the_pooler_and_do_not_read_earlier_logits(prepared):
@@ -270,18 +347,29 @@ def test_as_fast_as_the_paper_says_at_the_same_accuracy(prepared, made, monkeypa
     """The full model is said to have 0.8."""
     method, bench, ready = prepared(KEY)
     monkeypatch.setattr(RightTool, "sweep", lambda self, *_: made(quality, speed_up=speed_up).test)
-    found = method.claims(ready, bench, SimpleNamespace(full_quality=0.8))[0]
+    found = claims(method, ready, bench, SimpleNamespace(full_quality=0.8))[0]
     assert (found.name, found.holds) == ("faster at the same accuracy", holds)
 
 
 def test_calibration_error_of_each_exit_is_that_of_what_the_policy_sees(prepared):
-    method, bench, ready = prepared(KEY)
-    seen, told = ready.split("test"), {}
-    for calibrated in (True, False):
-        variant = method.replace({"calibrated": calibrated})
-        facts, _ = variant.each_exit(ready, bench)
-        t = variant.policy(0, ready).temperatures
+    told = {}
+    for name in RightTool.variants:
+        method, bench, ready = prepared(KEY, name)
+        seen, t = ready.split("test"), method.rule(0, ready).temperatures
+        facts, _ = method.each_exit(ready, bench)
         errors = [calibration_error(z[None] / t_i, seen.targets) for z, t_i in zip(seen.outputs, t, strict=True)]
         assert [fact.calibration_error for fact in facts] == pytest.approx(errors)
-        told[calibrated] = [fact.calibration_error for fact in facts]
-    assert told[True] != told[False]
+        told[name] = [fact.calibration_error for fact in facts]
+    assert told["calibrated"] != told["uncalibrated"]
+
+
+@pytest.mark.parametrize("variant", RightTool.variants)
+def test_only_the_calibrated_variant_claims_something_of_calibration(prepared, variant):
+    method, bench, ready = prepared(KEY, variant)
+    found = claims(method, ready, bench, SimpleNamespace(full_quality=0.5))
+    assert [outcome.name for outcome in found][1:] == ["calibration carries over"] * method.calibrated
+    if method.calibrated:
+        seen = ready.split("test")
+        errors = [calibration_error(z, seen.targets) for z in (seen.outputs, method.shown(seen.outputs, ready))]
+        assert found[1].holds == (errors[1] < errors[0])
+        assert found[1].measured.endswith(f"{errors[0]:.4f} before, {errors[1]:.4f} after")

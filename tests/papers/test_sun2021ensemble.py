@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims.comparisons import disagreement, oracle
 from eelit.methods.engine.evaluate import answered, infer, replay
-from eelit.methods.papers.sun2021ensemble import VotingExit
+from eelit.methods.engine.method import Bench
+from eelit.methods.harness import registry
+from eelit.methods.papers.sun2021ensemble import VotingExit, diversities
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
-from eelit.methods.recipes import diverse
-from eelit.methods.recipes.diverse import diversities
-from eelit.methods.recipes.joint import depth_weights, exit_losses
+from eelit.methods.recipes.fit import Batch
 
 KEY = "sun2021ensemble"
 L = 6
@@ -162,28 +163,62 @@ def test_only_the_later_exit_is_pushed_away():
     assert z.grad[1, 0, 0] < 0 < z.grad[1, 0, 1]
 
 
-def test_loss_without_diversity_is_the_joint_loss(monkeypatch, prepared):
-    """What `fit` is given to minimise, at two weights of the term; the difference is the term."""
-    _, bench, ready = prepared(KEY)
-    losses = {}
+# The training.
 
-    def catch(parameters, train, loss, bench, **options):
-        with torch.no_grad():
-            ready.model.eval()
-            losses[weight] = float(loss(index, x))
+SAID = [  # what four exits give to two samples: probabilities of two classes
+    [[0.9, 0.1], [0.5, 0.5]],
+    [[0.2, 0.8], [0.6, 0.4]],
+    [[0.8, 0.2], [0.3, 0.7]],
+    [[0.7, 0.3], [0.1, 0.9]],
+]
 
-    monkeypatch.setattr(diverse, "fit", catch)
-    index, x = next(iter(ready.data.train.batches(64)))
-    w = depth_weights(ready.model.exits)
-    for weight in (0.0, 0.1, 1.0):
-        diverse.train_diverse(ready.model, ready.data, bench, weights=w, diversity=weight, epochs=1, batch=64, rate=0)
-    with torch.inference_mode():
-        outputs = ready.model(x)
-        joint = float((torch.tensor(w) * exit_losses(outputs, ready.data.train.targets[index])).sum())
-        term = float(diversities(outputs).sum() / len(outputs))
-    assert losses[0.0] == pytest.approx(joint, rel=1e-5)
-    assert losses[0.1] == pytest.approx(joint - 0.1 * term, rel=1e-5)
-    assert losses[1.0] == pytest.approx(joint - term, rel=1e-5)
+
+def entropy_between(q, p):
+    """``-sum_c q(c) ln p(c)``, at most ln 2."""
+    return min(-sum(a * math.log(b) for a, b in zip(q, p, strict=True)), math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("variant", "weight"), [("diverse", 0.1), ("plain", 0.0), ("diverse", 0.7)], ids=["as it is", "plain", "stronger"]
+)
+def test_training_minimises_the_loss_of_the_paper(one_stage, variant, weight):
+    """Exits weigh 1, 2, 3, 4 tenths; off goes lambda / 4 times the sum of each one's distance from its likest."""
+    method = registry.get(KEY).variant(variant, "tiny")
+    assert method.diversity == (weight if weight != 0.7 else 0.1)
+    model, stage = one_stage(method.replace({"diversity": weight}))
+    asked = []
+    model.forward = lambda x: asked.append(x) or torch.tensor(SAID).log()
+    batch = Batch(torch.tensor([5, 17]), torch.zeros(2, 17), torch.tensor([0, 1]), 0, 0.0)
+    wrong = [-(math.log(p[0][0]) + math.log(p[1][1])) / 2 for p in SAID]
+    apart = [
+        sum(min(entropy_between(earlier[n], SAID[i][n]) for earlier in SAID[:i]) for n in range(2)) / 2
+        for i in range(1, 4)
+    ]
+    by_hand = (wrong[0] + 2 * wrong[1] + 3 * wrong[2] + 4 * wrong[3]) / 10 - weight / 4 * sum(apart)
+    assert float(stage.loss(batch)) == pytest.approx(by_hand, rel=1e-5)
+    assert [each is batch.inputs for each in asked] == [True]
+
+
+@pytest.mark.parametrize("variant", ["diverse", "plain"])
+def test_all_weights_learn_from_all_training_sentences_heads_at_their_own_rate(one_stage, variant):
+    method = registry.get(KEY).variant(variant, "tiny")
+    model, stage = one_stage(method)
+    heads = {id(p) for p in model.heads.parameters()}
+    assert stage.rates == {
+        id(p): method.head_rate if id(p) in heads else method.rate for p in model.parameters() if p.requires_grad
+    }
+    assert method.head_rate != method.rate
+    known = method.load().train
+    assert torch.equal(stage.train.targets, known.targets)
+    assert all(map(torch.equal, stage.train.inputs, known.inputs))
+    assert isinstance(stage.optimiser, torch.optim.AdamW)
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch)
+    assert not model.training  # when it is used
+
+
+def test_the_knob_is_the_number_of_votes_and_the_power_is_passed_on():
+    assert VotingExit().policy(3, None) == Voting(3, 0.0)
+    assert VotingExit(power=0.5).policy(3, None) == Voting(3, 0.5)
 
 
 # The network and what is measured of it.
@@ -192,11 +227,34 @@ def test_loss_without_diversity_is_the_joint_loss(monkeypatch, prepared):
 def test_variant_without_diversity_is_trained_as_pabee(prepared):
     shared = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
     assert all(getattr(VotingExit(), name) == getattr(Pabee(), name) for name in shared)
-    method, bench, _ = prepared(KEY)
+    _, _, ours = prepared(KEY, "plain")
     _, _, theirs = prepared("zhou2020pabee")
-    ours = method.replace(method.variants["plain"]).prepare(bench)
     other = theirs.model.state_dict()
     assert all(torch.equal(value, other[name]) for name, value in ours.model.state_dict().items())
+    names = []
+    for method in (
+        registry.get(KEY).variant("plain", "tiny"),
+        registry.get("zhou2020pabee").variant("classification", "tiny"),
+    ):
+        bench = Bench(most_steps=0)
+        method.prepare(bench)
+        names.append(list(bench.trainings))
+    assert names[0] == names[1]  # so that one training in the cache serves both
+
+
+def test_exits_read_the_mean_token_through_one_pooler_that_starts_as_pretrained(prepared):
+    method, _, ready = prepared(KEY)
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    fresh = method.build(ready.data, 0)
+    assert len({id(head.pooler) for head in fresh.heads}) == 1
+    assert torch.equal(fresh.heads[0].pooler.weight, pretrained.weight)
+    assert torch.equal(fresh.heads[0].pooler.bias, pretrained.bias)
+    x = torch.stack(list(ready.data.test.inputs[:3]))
+    with torch.inference_mode():
+        for head, hidden, said in zip(ready.model.heads, ready.model.states(x), ready.model(x), strict=True):
+            pooled = torch.tanh(hidden.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+            assert torch.allclose(said, pooled @ head.classifier.weight.T + head.classifier.bias, atol=1e-5)
 
 
 def test_strong_diversity_pushes_exits_apart(prepared):

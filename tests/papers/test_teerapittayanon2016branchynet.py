@@ -2,16 +2,17 @@
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from eelit.methods.backbones.convnet import branchy_alexnet, branchy_lenet
 from eelit.methods.engine.costs import exit_costs, full_cost
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
+from eelit.methods.papers.teerapittayanon2016branchynet import branchy_alexnet, branchy_lenet
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.recipes.joint import exit_losses, train_joint
@@ -105,6 +106,28 @@ def test_lenet_has_the_paper_s_size():
     assert exit_costs(model, x) == [30 * 30 * 5 * 25 + branch, trunk + branch]
 
 
+def test_alexnet_branches_have_the_paper_s_layers():
+    """Two convolutions and one linear layer behind the first convolution, one and one behind the second."""
+    model, x = branchy_alexnet((1, 28, 28), 10, seed=0), torch.zeros(1, 1, 28, 28)
+    first, second = 28 * 28 * 32 * 25, 14 * 14 * 64 * 32 * 25
+    branches = [2 * 14 * 14 * 32 * 32 * 9 + 32 * 7 * 7 * 10, 7 * 7 * 32 * 64 * 9 + 32 * 3 * 3 * 10]
+    assert exit_costs(model, x)[:2] == [first + branches[0], first + second + sum(branches)]
+    kinds = [[type(layer).__name__ for layer in head] for head in model.heads[:2]]
+    normalised, convolution = ["ReLU", "MaxPool2d", "LocalResponseNorm"], ["Conv2d", "ReLU"]
+    ends = ["MaxPool2d", "Flatten", "Linear"]
+    assert kinds == [normalised + convolution * n + ends for n in (2, 1)]
+
+
+def test_untrained_networks_follow_from_training_data_and_seed_alone(prepared):
+    method, _, ready = prepared(KEY)
+    for network in ("lenet", "alexnet"):
+        chosen = method.replace({"network": network})
+        learnt = replace(ready.data, validation=None).without_test()
+        first, again, other = (list(chosen.build(learnt, seed).parameters()) for seed in (0, 0, 1))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not torch.equal(first[0], other[0])
+
+
 def test_finished_images_cost_nothing_more():
     model, x = made(branchy_alexnet((1, 28, 28), 10, width=0.5, seed=0)), torch.randn(20, 1, 28, 28)
     with torch.inference_mode():
@@ -143,3 +166,77 @@ def test_agrees_with_the_released_alexnet(golden):
     model = made(branchy_alexnet((3, 32, 32), 10, seed=0))
     x = torch.tensor(np.random.RandomState(3).standard_normal((2, 3, 32, 32)).astype("f"))
     assert torch.allclose(model.full(x), torch.tensor(golden["alexnet"]["logits"]), atol=1e-3)
+
+
+# How it is wired.
+
+
+@pytest.mark.parametrize("network", ["lenet", "alexnet"])
+def test_first_the_trunk_learns_alone_then_all_exits_together(prepared, stages, monkeypatch, network):
+    method, _, ready = prepared(KEY)
+    method = method.replace({"network": network, "trunk_epochs": 2.0, "epochs": 3.0})
+    built, build = [], type(method).build
+    monkeypatch.setattr(type(method), "build", lambda *given: built.append(build(*given)) or built[-1])
+    trunk, joint = stages(method)
+    (model,) = built
+    x, y = torch.randn(5, 1, 8, 8), torch.tensor([7, 0, 2, 2, 9])
+
+    def loss(stage):
+        return stage.loss(replace(stage.batch_of(torch.arange(5), x), targets=y)).item()
+
+    log_p = torch.log_softmax(model(x), dim=-1)
+    each = [-sum(log_p[n, i, c].item() for i, c in enumerate(y.tolist())) / 5 for n in range(model.exits)]
+    w = {"lenet": [1.0, 0.3], "alexnet": [1.0, 1.0, 0.3]}[network]  # the paper's best: branches 1, the last exit 0.3
+    assert loss(trunk) == pytest.approx(each[-1], rel=1e-5)
+    assert loss(joint) == pytest.approx(sum(w_n * l_n for w_n, l_n in zip(w, each, strict=True)), rel=1e-5)
+    of_trunk = [*model.stages.parameters(), *model.heads[-1].parameters()]
+    assert trunk.rates == {id(p): method.rate for p in of_trunk}
+    assert joint.rates == {id(p): method.rate for p in model.parameters()}
+    assert (trunk.epochs, joint.epochs) == (2.0, 3.0)
+    for stage in (trunk, joint):
+        assert isinstance(stage.optimiser, torch.optim.Adam)
+        assert stage.optimiser.param_groups[0]["betas"] == (0.99, 0.999)
+        assert stage.batch == method.batch
+        assert stage.train.targets.tolist() == ready.data.train.targets.tolist()
+
+
+def test_joint_training_starts_from_the_trained_trunk(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    method = method.replace({"trunk_epochs": 0.2, "epochs": 0.1})
+    alone = method.build(ready.data, 0)
+    untrained = {name: t.clone() for name, t in alone.state_dict().items()}
+    method.train_trunk(alone, ready.data, Bench())
+    begun, model = [], method.build(ready.data, 0)
+    look = Bench(watch=lambda stage: begun.append({n: t.clone() for n, t in model.state_dict().items()}))
+    method.train(model, ready.data, look)
+    before_trunk, _, before_joint, _ = begun
+    for name, t in before_joint.items():
+        assert torch.equal(before_trunk[name], untrained[name])
+        assert torch.equal(t, alone.state_dict()[name])
+        assert torch.equal(t, untrained[name]) == name.startswith("heads.0")
+
+
+def test_thresholds_leave_a_share_of_the_fitting_half_below(prepared):
+    method, _, ready = prepared(KEY)
+    fitting, judged = ready.split("fitting"), ready.split("validation")
+    assert (len(fitting.targets), len(judged.targets)) == (150, 150)
+    log_p = torch.log_softmax(fitting.outputs[0].double(), dim=-1)
+    e = -(log_p.exp() * log_p).sum(dim=-1)
+    for share in (0.2, 0.5, 0.9):
+        rule = method.rule(share, ready)
+        assert rule.threshold == pytest.approx((e.sort().values[round(share * 150)].item(),), abs=1e-5)
+        assert (replay(rule, fitting.outputs) == 0).sum() == round(share * 150)
+    assert method.rule(0.0, ready) == Entropy((0.0,))
+
+
+def test_networks_are_lenet_and_alexnet_with_half_the_channels(prepared):
+    method, _, ready = prepared(KEY)
+    alexnet = method.replace({"network": "alexnet"}).build(ready.data, 3)
+    by_hand = branchy_alexnet((1, 8, 8), 10, width=0.5, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(alexnet.parameters(), by_hand.parameters(), strict=True))
+    assert [layer.out_channels for layer in alexnet.modules() if isinstance(layer, torch.nn.Conv2d)] == [
+        16, 32, 48, 48, 32,  # trunk
+        16, 16, 16,  # branches
+    ]  # fmt: skip
+    with pytest.raises(KeyError):
+        method.replace({"network": "resnet"}).build(ready.data, 0)

@@ -1,6 +1,8 @@
 """What only SkipNet promises: routing as released, straight-through gates, the reward to go, and real skipping."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,18 @@ import torch
 from conftest import tiny
 from torch.nn import functional as F
 
-from eelit.methods.backbones.gated_resnet import GatedResNet, sampled, straight_through
 from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.engine.method import Bench
 from eelit.methods.families.gates import Prices
-from eelit.methods.recipes.gating import constant_gates, hybrid_loss, reward_to_go
+from eelit.methods.papers.wang2018skipnet import (
+    GatedResNet,
+    constant_gates,
+    hybrid_loss,
+    reward_to_go,
+    sampled,
+    straight_through,
+)
 
 KEY = "wang2018skipnet"
 PATH = Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json"
@@ -175,3 +185,136 @@ def test_a_larger_alpha_does_not_run_more_blocks():
     shares = [sum(n * share for n, share in enumerate(p.exits)) / prepared.prices.count for p in points]
     assert shares == sorted(shares)
     assert shares[0] < shares[-1]
+
+
+# How it is wired.
+
+
+def begun(train, model):
+    """Return the stage that a training begins, whether the network is in training mode then, and the batch to try."""
+    found = []
+    bench = Bench(most_steps=0, watch=lambda stage: found.append((stage, model.training)) if stage else None)
+    train(model, bench)
+    ((stage, training),) = found
+    assert training
+    assert not model.training
+    x, y = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 0, 9, 4])
+    return stage, replace(stage.batch_of(torch.arange(4), x), targets=y)
+
+
+@pytest.fixture
+def network():
+    """Return the tiny network with gates of which some are open and some closed, and the method with its data."""
+    method, _, prepared = tiny(KEY)
+    model = method.build(prepared.data, 0)
+    fill(model)
+    return method, prepared.data, model.eval()
+
+
+def cross_entropy(logits, targets):
+    log_p = torch.log_softmax(logits, dim=-1)
+    return torch.stack([-log_p[i, c] for i, c in enumerate(targets.tolist())])
+
+
+def test_a_training_of_each_stage_and_alpha(stages):
+    method, _, prepared = tiny(KEY)
+    found = stages(method)
+    assert [stage.label for stage in found] == [
+        "supervised training with hard gates",
+        *(f"hybrid training, alpha {alpha}" for alpha in ("inf", "4", "2.5", "2", "-inf")),
+    ]
+    assert [stage.epochs for stage in found] == [5.0, *[3.0] * 5]
+    assert all(stage.batch == 32 for stage in found)
+    assert all(stage.train.targets.tolist() == prepared.data.train.targets.tolist() for stage in found)
+    assert all(isinstance(stage.optimiser, torch.optim.AdamW) for stage in found)
+
+
+def test_supervised_stage_is_cross_entropy_with_hard_gates_and_straight_through_gradients(network):
+    method, data, model = network
+    stage, batch = begun(lambda model, bench: method.train(model, data, bench), model)
+    assert stage.rates == {id(p): method.rate for p in model.parameters()}
+    loss = stage.loss(batch)
+    with torch.no_grad():
+        out = model(batch.inputs)  # gates 1[p > 0.5]
+    assert 0 < out.gates.mean() < 1
+    assert loss.item() == pytest.approx(cross_entropy(out.logits, batch.targets).mean().item(), rel=1e-5)
+    loss.backward()
+    gradient = model.gate.proj.bias.grad.clone()
+    assert gradient.abs() > 1e-6  # what hard gates alone would not let through
+    model.zero_grad()
+    soft = model(batch.inputs, lambda p: p + ((p > 0.5).float() - p).detach())
+    cross_entropy(soft.logits, batch.targets).mean().backward()
+    assert torch.allclose(model.gate.proj.bias.grad, gradient, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [4.0, 2.5])
+def test_hybrid_stage_is_cross_entropy_and_reinforce(network, alpha):
+    """mean L - beta * sum_i log p(g_i) r_i, summed over the batch as well, for the gates that were drawn."""
+    method, data, model = network
+    stage, batch = begun(lambda model, bench: method.tuned(model, data, bench, alpha), model)
+    gate = {id(p) for p in model.gate.parameters()}
+    assert stage.rates == {id(p): 1.3e-2 if id(p) in gate else 2e-3 for p in model.parameters()}
+    torch.manual_seed(5)
+    loss = stage.loss(batch)
+    torch.manual_seed(5)
+    out = model(batch.inputs, torch.bernoulli)
+    g, p, big_l = out.gates, out.p, cross_entropy(out.logits, batch.targets)
+    assert 0 < g.mean() < 1
+    by_hand = big_l.mean().item()
+    for n in range(4):
+        for i in range(len(g)):
+            r = -big_l[n] + alpha / len(g) * sum(1 - g[j, n] for j in range(i, len(g)))
+            by_hand -= method.beta * (torch.log(p[i, n] if g[i, n] else 1 - p[i, n]) * r).item()
+    assert loss.item() == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize(("alpha", "opened"), [(math.inf, 0.0), (-math.inf, 1.0)])
+def test_limits_of_the_hybrid_stage_are_cross_entropy_with_constant_gates(network, alpha, opened):
+    method, data, model = network
+    stage, batch = begun(lambda model, bench: method.tuned(model, data, bench, alpha), model)
+    logits = model(batch.inputs, lambda p: torch.full_like(p, opened)).logits
+    by_hand = cross_entropy(logits, batch.targets).mean().item()
+    assert stage.loss(batch).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_hybrid_training_starts_from_the_supervised_network_for_each_alpha(monkeypatch):
+    method, _, prepared = tiny(KEY)
+    starts, tuned = [], type(method).tuned
+
+    def watched(self, model, *rest):
+        starts.append({name: t.clone() for name, t in model.state_dict().items()})
+        return tuned(self, model, *rest)
+
+    monkeypatch.setattr(type(method), "tuned", watched)
+    method.prepare(Bench(most_steps=2))
+    assert len(starts) == 5
+    assert all(torch.equal(t, starts[0][name]) for start in starts for name, t in start.items())
+    untrained = method.build(prepared.data, 0).state_dict()
+    assert any(not torch.equal(t, untrained[name]) for name, t in starts[0].items())
+
+
+@pytest.mark.parametrize("step", ["build", "train", "tuned"])
+def test_nothing_that_trains_or_chooses_gates_sees_test_data(step, monkeypatch):
+    method, _, prepared = tiny(KEY)
+    whole = getattr(type(method), step)
+
+    def looking(self, *given):
+        data = next(each for each in given if isinstance(each, type(prepared.data)))
+        with pytest.raises(TestDataAsked):
+            len(data.test)
+        with pytest.raises(TestDataAsked):
+            data.test.head(1)
+        seen.append(step)
+        return whole(self, *given)
+
+    seen = []
+    monkeypatch.setattr(type(method), step, looking)
+    method.prepare(Bench(most_steps=0))
+    assert seen
+
+
+def test_both_parts_are_measured_up_to_the_limit():
+    _, _, prepared = tiny(KEY)
+    short = replace(prepared, bench=Bench(test=20))
+    assert [len(short.examples(split)) for split in ("validation", "test")] == [20, 20]
+    assert short.examples("validation").targets.tolist() == prepared.data.validation.targets[:20].tolist()

@@ -1,6 +1,7 @@
 """What only early-exit monoBERT promises: a threshold for each side, and rankings that mix depths."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.data import fetch
+from eelit.methods.claims.xin2020ranking import claims
+from eelit.methods.data import fetch, newsgroups
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.metrics import mrr, ndcg
-from eelit.methods.engine.pairs import PairHead, graded_pairs, joined, segments
+from eelit.methods.engine.pairs import graded_pairs, joined
+from eelit.methods.harness import registry
+from eelit.methods.papers.xin2020ranking import RelevanceHead, segments
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.recipes.joint import exit_losses
 
@@ -123,7 +127,7 @@ def test_every_head_has_a_pooler_of_its_own(prepared):
 
 
 def test_heads_compare_the_mean_tokens_of_query_and_document():
-    head = PairHead(2).eval()
+    head = RelevanceHead(2).eval()
     document = torch.tensor([[0, 0, 1]])
     hidden = torch.tensor([[[3.0, 0.0], [1.0, 0.0], [0.0, 5.0]]])
     root = 2**0.5  # u = (√2, 0), v = (0, √2)
@@ -166,8 +170,62 @@ def test_agrees_with_the_released_exits_sweep_and_measure(golden):
     assert float(exit_losses(logits, labels).sum()) == pytest.approx(golden["loss"], rel=1e-6)
 
 
+# How it is wired.
+
+
+def test_all_layers_and_heads_learn_together_and_weigh_alike(prepared, stages, monkeypatch):
+    method, _, ready = prepared(KEY)
+    method = method.replace({"rate": 2e-3})
+    built, build = [], type(method).build
+    monkeypatch.setattr(type(method), "build", lambda *given: built.append(build(*given)) or built[-1])
+    (stage,) = stages(method)
+    (model,) = built
+    ids, y = torch.randint(4, 64, (5, 15)), torch.tensor([1, 0, 0, 1, 0])
+    ids[:, [0, 7, 14]] = torch.tensor([2, 3, 3])
+    log_p = torch.log_softmax(model(ids), dim=-1)
+    by_hand = -sum(log_p[e, i, c].item() / 5 for e in range(4) for i, c in enumerate(y.tolist()))
+    loss = stage.loss(replace(stage.batch_of(torch.arange(5), ids), targets=y))
+    assert loss.item() == pytest.approx(by_hand, rel=1e-5)
+    heads = {id(p) for p in model.heads.parameters()}
+    assert stage.rates == {id(p): 4e-3 if id(p) in heads else 2e-3 for p in model.parameters()}
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch) == (4.0, 32)
+    assert stage.train.targets.tolist() == ready.data.train.targets.tolist()
+
+
+def test_it_names_the_data_that_it_loads():
+    method = registry.get(KEY).replace({"train_size": 4, "validation_queries": 1, "test_queries": 1})
+    for item in method.data:
+        fetch.fetch(item)
+    with pytest.MonkeyPatch.context() as patch:
+        asked, path = set(), fetch.path
+        patch.setattr(fetch, "path", lambda name: asked.add(name) or path(name))
+        patch.setattr(newsgroups, "_read", newsgroups._read.__wrapped__)
+        method.build(method.load(), seed=0)
+    assert asked == set(method.data)
+
+
+def test_the_network_starts_from_the_seed_and_hears_of_the_separator_of_its_texts(prepared):
+    method, _, ready = prepared(KEY)
+    first, again, other = (method.build(ready.data, seed) for seed in (0, 0, 1))
+    pairs = list(zip(first.parameters(), again.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    assert any(not torch.equal(a, c) for a, _, c in pairs)
+    assert [stage.separator for stage in first.stages] == [3] * 4
+    assert first.stages[0].layer.embeddings.separator == 3
+    assert not first.training
+
+
+def test_layers_pass_on_which_tokens_are_the_document(prepared):
+    _, _, ready = prepared(KEY)
+    ids = torch.tensor([[2, 9, 8, 3, 7, 3]])
+    for hidden, document in ready.model.states(ids):
+        assert hidden.shape == (1, 6, 32)
+        assert document.tolist() == [[0, 0, 0, 0, 1, 1]]
+
+
 def test_pairs_are_cut_and_joined():
-    fetch.fetch("newsgroups")
+    for item in registry.get(KEY).data:
+        fetch.fetch(item)
     q, d = np.array([101, 7, 8, 102]), np.array([101, 9, 102])
     assert joined([q], [d])[0].tolist() == [101, 7, 8, 102, 9, 102]
     data = graded_pairs("newsgroups", train=40, validation=4, test=4, candidates=20, query=16, document=38)
@@ -189,5 +247,5 @@ def test_as_fast_as_the_paper_says_at_little_loss(prepared, made, quality, speed
     """The full model is said to have 0.8."""
     method, bench, ready = prepared(KEY)
     curve = SimpleNamespace(full_quality=0.8, validation=made(0.8).test, test=made(quality, speed_up=speed_up).test)
-    found = method.claims(ready, bench, curve)[0]
+    found = claims(method, ready, bench, curve)[0]
     assert (found.name, found.holds) == ("faster at little loss", holds)

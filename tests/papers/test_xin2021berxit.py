@@ -1,6 +1,5 @@
 """What only BERxiT promises: the invariants of the paper, on worked cases, and agreement with the released code."""
 
-import dataclasses
 import json
 import math
 from itertools import pairwise
@@ -10,16 +9,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from eelit.methods.backbones.certain import certain_exits
+from eelit.methods.backbones.encoder import encoder
+from eelit.methods.claims import xin2021berxit as claimed
+from eelit.methods.claims.xin2021berxit import Joint
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.papers import xin2021berxit as paper
+from eelit.methods.harness import registry
 from eelit.methods.papers.xin2020deebert import DeeBert
-from eelit.methods.papers.xin2021berxit import Berxit
-from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.recipes import alternating
-from eelit.methods.recipes.alternating import alternating_loss, correctness, parted, train_alternating
+from eelit.methods.papers.xin2021berxit import (
+    Berxit,
+    alternating_loss,
+    certainty_loss,
+    correctness,
+    train_alternating,
+)
 from eelit.methods.recipes.joint import exit_losses
 
 KEY = "xin2021berxit"
@@ -29,22 +34,22 @@ WIDTH = 32
 
 @pytest.fixture
 def model():
-    return certain_exits("tiny", 10, seed=0)
+    return registry.get(KEY).variant("classification", "tiny").build(SimpleNamespace(classes=10), seed=0)
 
 
-@pytest.fixture
-def batch(prepared):
-    _, _, ready = prepared(KEY)
-    return torch.stack(list(ready.data.train.inputs[:16])), ready.data.train.targets[:16]
+@pytest.fixture(scope="module")
+def batch():
+    train = registry.get(KEY).variant("classification", "tiny").load().train
+    return torch.stack(list(train.inputs[:16])), train.targets[:16]
 
 
-def real_valued(data):
-    """The same pictures with the digit, from -1 to 1, as a real value."""
-    parts = {
-        name: dataclasses.replace(getattr(data, name), targets=getattr(data, name).targets / 4.5 - 1)
-        for name in ("train", "validation", "test")
-    }
-    return dataclasses.replace(data, classes=None, digest=data.digest + " values", **parts)
+def without_dropout(model):
+    """The same network in training mode with nothing dropped, so that a loss can be computed anew."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def test_steps_alternate_between_the_last_exit_and_all():
@@ -56,26 +61,89 @@ def test_even_steps_leave_early_exits_alone_and_odd_steps_reach_all(model, batch
     x, y = batch
     for step in (0, 1):
         model.zero_grad(set_to_none=False)
-        answers, _ = parted(model.train()(x))
-        alternating_loss(exit_losses(answers, y), step).backward()
+        alternating_loss(exit_losses(model.train()(x)["answer"], y), step).backward()
         reached = [bool(head.classifier.weight.grad.abs().sum() > 0) for head in model.heads]
         assert reached == ([False, False, False, True] if step == 0 else [True] * 4)
         assert all(stage.layer.output.dense.weight.grad.abs().sum() > 0 for stage in model.stages)
 
 
-def test_training_takes_turns_through_all_passes(prepared, monkeypatch):
-    """Five batches per pass: the second pass begins with an odd step."""
+# What is trained, on what, at which rate.
+
+
+def by_formula(model, x, y, step):
+    """The loss of a step written out: the exits' losses whose turn it is, and the mean of (u_i - t_i)^2."""
+    losses, errors, state = [], [], x
+    for stage, head in zip(model.stages, model.heads, strict=True):
+        state = stage(state)
+        p = torch.tanh(state.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+        f = p @ head.classifier.weight.T + head.classifier.bias
+        u = 1 / (1 + torch.exp(-(p @ head.unit.linear.weight[0] + head.unit.linear.bias[0])))
+        if y.is_floating_point():
+            losses.append(((f[:, 0] - y) ** 2).mean())
+            t = 1 - torch.tanh((f[:, 0] - y).abs())
+        else:
+            losses.append(F.cross_entropy(f, y))
+            t = (f.argmax(dim=1) == y).float()
+        errors.append(((u - t) ** 2).mean())
+    task = losses[-1] if step in (0, 2, 58) else sum(losses)
+    return task.item(), (sum(errors) / len(errors)).item()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 57, 58])
+@pytest.mark.parametrize("variant", Berxit.variants)
+def test_loss_of_a_step_is_that_of_the_paper(wired, variant, step):
+    """There are 57 batches per pass: the second pass begins with an odd step."""
+    model, (stage,) = wired(registry.get(KEY).variant(variant, "tiny"))
+    index = torch.arange(5, 25)
+    x, y = torch.stack(stage.train.inputs[5:25]), stage.train.targets[5:25]
+    with torch.no_grad():
+        task, error = by_formula(without_dropout(model), x, y, step)
+    assert error > 0.01
+    assert stage.loss(stage.batch_of(index, x, step)).item() == pytest.approx(task + error, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classes", "values"])
+def test_loss_on_fixed_numbers(wired, kind):
+    """Certainty is trained by squared error; cross-entropy would be 0.34 for classes, not 0.10."""
+    model, (stage,) = wired(registry.get(KEY).variant("classification", "tiny"))
+    certainty = torch.tensor([[0.9, 0.2], [0.5, 0.7]])
+    if kind == "classes":
+        answers, y = torch.tensor([[[2.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [0.0, 1.0]]]), torch.tensor([0, 1])
+        one = (math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 2
+        last = (math.log1p(math.exp(3)) + math.log1p(math.exp(-1))) / 2
+        error = ((0.9 - 1) ** 2 + (0.2 - 0) ** 2 + (0.5 - 0) ** 2 + (0.7 - 1) ** 2) / 4
+    else:
+        answers, y = torch.tensor([[0.5, 0.0], [0.2, 1.0]]), torch.tensor([0.5, 1.0])
+        one, last = 0.5, 0.09 / 2
+        error = (0.1**2 + (0.2 - 1 + math.tanh(1)) ** 2 + (0.5 - 1 + math.tanh(0.3)) ** 2 + 0.3**2) / 4
+    model.forward = lambda x: {"answer": answers, "certainty": certainty}
+    for step, task in enumerate((last, one + last)):
+        found = stage.loss(SimpleNamespace(inputs=None, targets=y, step=step))
+        assert float(found) == pytest.approx(task + error, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", Berxit.variants)
+def test_one_optimiser_trains_everything_heads_and_unit_faster(wired, variant):
+    method = registry.get(KEY).variant(variant, "tiny").replace({"batch": 20, "epochs": 1.5})
+    model, (stage,) = wired(method)
+    heads = {id(p) for p in model.heads.parameters()}
+    assert {id(p) for p in model.heads[0].unit.parameters()} <= heads
+    assert stage.rates == {id(p): 1e-2 if id(p) in heads else 2e-3 for p in model.parameters()}
+    assert (stage.epochs, stage.batch, stage.steps) == (1.5, 20, round(1.5 * 900 / 20))
+    assert torch.equal(stage.train.targets, method.load().train.targets)
+    assert {name.partition(".")[0] for name in stage.learning} == {"stages", "heads"}
+
+
+def test_training_ends_in_evaluation_mode_and_may_have_one_rate(prepared, model):
     _, _, ready = prepared(KEY)
-    few = dataclasses.replace(ready.data, train=ready.data.train.head(40))
     seen = []
+    bench = Bench(most_steps=0, watch=lambda stage: seen.append(stage) if stage else None)
+    train_alternating(model, ready.data, bench, epochs=1.0, batch=32, rate=3e-3)
+    assert set(seen[0].rates.values()) == {3e-3}
+    assert not any(module.training for module in model.modules())
 
-    def spied(losses, step):
-        seen.append(step)
-        return losses.sum()
 
-    monkeypatch.setattr(alternating, "alternating_loss", spied)
-    train_alternating(certain_exits("tiny", 10, seed=0), few, Bench(), epochs=2, batch=8, rate=1e-3)
-    assert seen == list(range(10))
+# The unit.
 
 
 def test_the_unit_is_one_for_all_layers(model):
@@ -87,18 +155,20 @@ def test_the_unit_is_one_for_all_layers(model):
     state = torch.randn(5, 7, WIDTH)
     for head in model.heads:
         head.pooler.load_state_dict(model.heads[0].pooler.state_dict())
-    certainties = [parted(head(state))[1] for head in model.heads[:-1]]
+    certainties = [head(state)["certainty"] for head in model.heads[:-1]]
     assert all(torch.equal(certainties[0], other) for other in certainties[1:])
     pooled = torch.tanh(model.heads[0].pooler(state.mean(dim=1)))
-    unit = model.heads[0].unit
+    unit = model.heads[0].unit.linear
     by_hand = 1 / (1 + torch.exp(-(pooled @ unit.weight[0] + unit.bias[0])))
     assert torch.allclose(certainties[0], by_hand, atol=1e-6)
 
 
 def test_the_last_layer_asks_the_unit_in_training_alone(model, batch):
     x, _ = batch
-    assert (parted(model.eval()(x))[1][-1] == 1).all()
-    assert (parted(model.train()(x))[1][-1] < 1).all()
+    said = model.eval()(x)["certainty"]
+    assert said[-1].isnan().all()
+    assert not said[:-1].isnan().any()
+    assert not model.train()(x)["certainty"].isnan().any()
 
 
 def test_trap_the_unit_reads_what_the_classifier_reads_also_at_the_last_layer(model, batch):
@@ -119,6 +189,14 @@ def test_heads_have_poolers_of_their_own_that_start_alike(model):
     poolers = [head.pooler for head in model.heads]
     assert len({id(pooler) for pooler in poolers}) == model.exits
     assert all(torch.equal(pooler.weight, poolers[0].weight) for pooler in poolers)
+
+
+def test_poolers_start_as_the_pretrained_one(model):
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    for head in model.heads:
+        assert torch.equal(head.pooler.weight, pretrained.weight)
+        assert torch.equal(head.pooler.bias, pretrained.bias)
 
 
 def test_a_value_is_the_more_correct_the_nearer():
@@ -144,36 +222,34 @@ def test_what_certainty_should_be_has_no_gradient(shape):
 
 def test_the_units_loss_reaches_pooler_and_layers_but_no_classifier(model, batch):
     x, y = batch
-    answers, certainty = parted(model.train()(x))
-    ((certainty - correctness(answers, y)) ** 2).mean().backward()
+    said = model.train()(x)
+    certainty_loss(said["certainty"], said["answer"], y).backward()
     assert all(head.classifier.weight.grad is None or not head.classifier.weight.grad.any() for head in model.heads)
     assert all(head.pooler.weight.grad.abs().sum() > 0 for head in model.heads)
     assert model.stages[0].layer.output.dense.weight.grad.abs().sum() > 0
 
 
-def test_parting_outputs():
-    answers, certainty = parted(torch.tensor([[[1.0, 2.0, 0.3]]]))
-    assert answers.tolist() == [[[1.0, 2.0]]]
-    assert certainty.tolist() == [[pytest.approx(0.3)]]
-    answers, certainty = parted(torch.tensor([[[1.0, 0.3]]]))
-    assert answers.tolist() == [[1.0]]
-    assert certainty.tolist() == [[pytest.approx(0.3)]]
+# The rule.
 
 
 def outputs_of(certainties):
-    return np.stack([np.zeros_like(certainties), np.ones_like(certainties), certainties], axis=-1)
+    return {"answer": np.zeros((*certainties.shape, 2)), "certainty": certainties}
+
+
+def rule(tau):
+    return Berxit().policy(tau, None)
 
 
 def test_exit_is_at_the_first_layer_that_is_certain_enough_strictly():
-    certainties = np.array([[0.2, 0.9, 0.5], [0.7, 0.1, 0.5], [0.9, 0.1, 0.6], [1.0, 1.0, 1.0]])
-    assert replay(ScoreThreshold(0.5), outputs_of(certainties)).tolist() == [1, 0, 2]
-    assert replay(ScoreThreshold(0.0), outputs_of(certainties)).tolist() == [0, 0, 0]
-    assert replay(ScoreThreshold(1.0), outputs_of(certainties)).tolist() == [3, 3, 3]
+    certainties = np.array([[0.2, 0.9, 0.5], [0.7, 0.1, 0.5], [0.9, 0.1, 0.6], [np.nan] * 3])
+    assert replay(rule(0.5), outputs_of(certainties)).tolist() == [1, 0, 2]
+    assert replay(rule(0.0), outputs_of(certainties)).tolist() == [0, 0, 0]
+    assert replay(rule(1.0), outputs_of(certainties)).tolist() == [3, 3, 3]
 
 
 def test_exits_come_no_earlier_at_a_higher_threshold():
     certainties = np.random.default_rng(0).uniform(size=(6, 200))
-    exits = [replay(ScoreThreshold(tau), outputs_of(certainties)) for tau in (0.0, 0.2, 0.5, 0.8, 0.95, 1.0)]
+    exits = [replay(rule(tau), outputs_of(certainties)) for tau in (0.0, 0.2, 0.5, 0.8, 0.95, 1.0)]
     assert all((a <= b).all() for a, b in pairwise(exits))
     assert len({int(e.sum()) for e in exits}) == 6
 
@@ -182,43 +258,33 @@ def test_never_stopping_answers_as_the_full_model(prepared, batch):
     method, _, ready = prepared(KEY)
     found = infer(ready.model, batch[0], method.policy(1.0, ready))
     with torch.inference_mode():
-        assert torch.equal(found.outputs, ready.model.full(batch[0]))
+        assert torch.equal(found.answers, ready.model.full(batch[0]))
     assert (found.exits == ready.model.exits - 1).all()
 
 
 def test_certainty_tells_right_answers_from_wrong_ones(prepared):
     method, _, ready = prepared(KEY)
     seen = ready.split("test")
-    answers, certainty = parted(seen.outputs)
-    right = correctness(answers, seen.targets)[:-1].bool()
+    certainty = seen.outputs["certainty"]
+    right = correctness(seen.answers, seen.targets)[:-1].bool()
     assert certainty[:-1][right].mean() > certainty[:-1][~right].mean() + 0.05
-    assert method.answers(seen.outputs).shape == answers.shape == (4, 400, 10)
+    assert seen.answers.shape == (4, 400, 10)
+    assert method.quality == "accuracy"
 
 
 def test_regression_learns_values_and_certainty(prepared):
     """Where certainty is high the error is small, though a value has no class probability."""
-    method, _, ready = prepared(KEY)
-    data = real_valued(ready.data)
-    model = certain_exits("tiny", None, seed=0)
-    train_alternating(model, data, Bench(), epochs=6.0, batch=32, rate=2e-3, head_rate=1e-2)
-    with torch.inference_mode():
-        outputs = model(torch.stack(list(data.test.inputs)))
-    answers, certainty = parted(outputs)
-    assert outputs.shape == (4, 400, 2)
-    assert answers.shape == (4, 400)
-    assert method.score(outputs[-1], data.test.targets) > 0.3
-    certain, error = certainty[:-1].flatten(), (answers[:-1] - data.test.targets).abs().flatten()
+    method, _, ready = prepared(KEY, "regression")
+    seen = ready.split("test")
+    assert seen.answers.shape == (4, 400)
+    assert method.quality == "Pearson's r"
+    assert method.score(seen.answers[-1], seen.targets) > 0.3
+    certain, error = seen.outputs["certainty"][:-1].flatten(), (seen.answers[:-1] - seen.targets).abs().flatten()
     assert torch.corrcoef(torch.stack([certain, error]))[0, 1] < -0.1
-    exits = [replay(ScoreThreshold(tau), outputs).mean() for tau in (0.0, 0.4, 0.5, 0.6, 0.7, 1.0)]
+    exits = [replay(rule(tau), seen.outputs).mean() for tau in (0.0, 0.4, 0.5, 0.6, 0.7, 1.0)]
     assert exits == sorted(exits)
     assert exits[0] == 0
     assert exits[-1] == 3
-
-
-def test_regression_is_measured_by_correlation(prepared):
-    method, _, _ = prepared(KEY)
-    assert method.quality == "accuracy"
-    assert method.replace(method.variants["regression"]).quality == "Pearson's r"
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
@@ -232,15 +298,14 @@ def test_agrees_with_the_released_code(kind):
     certainty = torch.tensor(known["certainties"])
     answers = answers[..., 0] if kind == "regression" else answers
     losses = exit_losses(answers, targets)
-    error = ((certainty - correctness(answers, targets)) ** 2).mean()
+    error = certainty_loss(certainty, answers, targets)
     for step in range(4):
         ours = alternating_loss(losses, step)
         assert float(ours) == pytest.approx(known["losses"][f"alternate {step}"], rel=1e-5)
         left_out = losses[-1] if step % 2 else 0.0
         assert float(ours + error - left_out) == pytest.approx(known["losses"][f"alternate-lte {step}"], rel=1e-5)
-    outputs = torch.cat([torch.tensor(known["logits"]), certainty[..., None]], dim=-1)
     for tau, layers in known["exit_layers"].items():
-        assert (replay(ScoreThreshold(float(tau)), outputs) + 1).tolist() == layers
+        assert (replay(rule(float(tau)), {"answer": answers, "certainty": certainty}) + 1).tolist() == layers
 
 
 # What is claimed.
@@ -264,14 +329,14 @@ def test_alternating_must_serve_both_ends(prepared, made, monkeypatch, staged, j
         asked.append(rival)
         return staged if isinstance(rival, DeeBert) else joint
 
-    monkeypatch.setattr(paper, "gains_by_exit", gains)
+    monkeypatch.setattr(claimed, "gains_by_exit", gains)
     curve = SimpleNamespace(baselines=[made(0.0, points=3)])
-    found = method.for_classes(ready, bench, curve)
+    found = claimed.for_classes(method, ready, bench, curve)
     assert {o.name for o in found if o.holds} - {"certainty is worth a probability"} == {
         f"alternating {x}" for x in held
     }
-    Berxit().for_classes(ready, bench, curve)
-    assert asked[1:] == [method.replace({"joint": True}), DeeBert(), Berxit(joint=True)]
+    claimed.for_classes(Berxit(), ready, bench, curve)
+    assert asked[2:] == [DeeBert(), Joint()]
 
 
 @pytest.mark.parametrize(("behind", "holds"), [(0.0, True), (-0.001, False)])
@@ -280,32 +345,35 @@ def test_certainty_must_be_as_good_as_the_largest_probability(prepared, made, mo
     held = method.sweep(ready, bench, "validation", method.knobs)
     best = max(range(len(held)), key=lambda i: (held[i].quality, -held[i].cost))
     reached = method.sweep(ready, bench, "test", method.knobs)[best].quality
-    monkeypatch.setattr(paper, "gains_by_exit", lambda *_: [0.0, 0.0])
+    monkeypatch.setattr(claimed, "gains_by_exit", lambda *_: [0.0, 0.0])
     curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - behind, points=3)])
-    assert method.for_classes(ready, bench, curve)[-1].holds is holds
+    assert claimed.for_classes(method, ready, bench, curve)[-1].holds is holds
 
 
-def test_joint_training_weighs_all_exits_alike_and_has_no_unit(prepared, monkeypatch):
+@pytest.mark.parametrize("variant", Berxit.variants)
+def test_learned_exits_are_compared_with_fixed_depths_and_values_with_nothing_else(
+    prepared, made, monkeypatch, variant
+):
+    method, bench, ready = prepared(KEY, variant)
+    monkeypatch.setattr(claimed, "for_classes", lambda *_: ["more"])
+    points = made(method.static(ready.split("test"))[1].quality + 0.1, speed_up=3.0).test
+    first, *more = claimed.claims(method, ready, bench, SimpleNamespace(validation=points, test=points, quality="q"))
+    assert first.holds
+    assert more == (["more"] if variant == "classification" else [])
+    low = made(0.0, speed_up=3.0).test
+    assert not claimed.claims(method, ready, bench, SimpleNamespace(validation=low, test=low, quality="q"))[0].holds
+
+
+def test_joint_training_weighs_all_exits_alike_and_has_no_unit(prepared, wired):
     method, _, _ = prepared(KEY)
-    joint = method.replace({"joint": True, "train_size": 64, "epochs": 1.0})
-    told = []
-    real = paper.train_joint
-    monkeypatch.setattr(paper, "train_joint", lambda *args, **how: told.append(how["weights"]) or real(*args, **how))
-    ready = joint.prepare(Bench())
-    exits = ready.model.exits
-    assert told == [[1.0] * exits]
-    assert len({id(head.pooler) for head in ready.model.heads}) == exits
-    seen = ready.split("test")
-    assert joint.answers(seen.outputs) is seen.outputs
-    assert seen.outputs.shape[-1] == ready.data.classes
-
-
-def test_joint_training_has_no_unit_and_stops_by_the_largest_probability(prepared):
-    method, bench, _ = prepared(KEY)
-    joint = method.replace({"joint": True, "epochs": 1.0})
-    ready = joint.prepare(bench)
-    logits = ready.split("test").outputs
-    assert logits.shape[-1] == ready.data.classes
-    assert torch.equal(joint.answers(logits), logits)
-    (point,) = joint.sweep(ready, bench, "test", [0.0])
-    assert point.exits[0] == 1.0
+    model, (stage,) = wired(Joint(**vars(method)))
+    x, y = torch.stack(stage.train.inputs[:20]), stage.train.targets[:20]
+    with torch.no_grad():
+        answers = model(x)
+    assert answers.shape == (4, 20, 10)  # and no certainty
+    expected = sum(float(F.cross_entropy(logits, y)) for logits in answers)
+    assert stage.loss(stage.batch_of(torch.arange(20), x)).item() == pytest.approx(expected, rel=1e-5)
+    assert len({id(head.pooler) for head in model.heads}) == model.exits
+    heads = {id(p) for p in model.heads.parameters()}
+    assert stage.rates == {id(p): 1e-2 if id(p) in heads else 2e-3 for p in model.parameters()}
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch)

@@ -4,14 +4,18 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from eelit.methods.claims.comparisons import gains_at_equal_cost
+from eelit.methods.claims.zhang2022pceebert import better_alone, claims
 from eelit.methods.engine.evaluate import answered, infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.harness import registry
 from eelit.methods.papers.zhang2022pceebert import PceeBert
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.base import entropy
@@ -142,6 +146,33 @@ def test_numpy_and_torch_agree_and_batch_mates_do_not_matter(logits):
     assert together.tolist() == [replay(policy, logits[:, i : i + 1])[0] for i in range(300)]
 
 
+@pytest.mark.parametrize("variant", PceeBert.variants)
+def test_everything_learns_together_with_weights_that_grow_with_depth(wired, variant):
+    method = registry.get(KEY).variant(variant, "tiny").replace({"train_size": 200, "batch": 20, "epochs": 1.5})
+    model, (stage,) = wired(method)
+    data = method.load().train
+    assert torch.equal(stage.train.targets, data.targets)
+    assert all(torch.equal(a, b) for a, b in zip(stage.train.inputs, data.inputs, strict=True))
+    assert len({id(head.pooler) for head in model.heads}) == 1
+    assert len({id(head.classifier) for head in model.heads}) == 4
+    heads = {id(p) for p in model.heads.parameters()}
+    assert stage.rates == {id(p): 5e-3 if id(p) in heads else 2e-3 for p in model.parameters()}
+    assert (stage.epochs, stage.batch, stage.steps) == (1.5, 20, 15)
+    assert {f"heads.{i}.dropout" for i in range(4)} <= stage.learning
+    index = torch.arange(5, 25)
+    batch = stage.batch_of(index, torch.stack([data.inputs[i] for i in index.tolist()]))
+    losses, state = [], batch.inputs
+    with torch.no_grad():
+        for layer, head in zip(model.stages, model.heads, strict=True):
+            state = layer(state)
+            pooled = torch.tanh(state.mean(dim=1) @ head.pooler.weight.T + head.pooler.bias)
+            logits = pooled @ head.classifier.weight.T + head.classifier.bias
+            losses.append(float(F.cross_entropy(logits, batch.targets)))
+    found = stage.loss(batch).item()
+    assert found == pytest.approx((losses[0] + 2 * losses[1] + 3 * losses[2] + 4 * losses[3]) / 10, rel=1e-5)
+    assert found != pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
 def test_trained_weights_are_those_of_pabee(prepared):
     """Same network, same options: the cache serves both, and the tiny weights are equal."""
     _, _, ready = prepared(KEY)
@@ -153,17 +184,38 @@ def test_trained_weights_are_those_of_pabee(prepared):
     assert all(getattr(PceeBert(), name) == getattr(Pabee(), name) for name in shared)
 
 
-def test_trained_model_really_stops(prepared):
-    method, _, ready = prepared(KEY)
+@pytest.mark.parametrize(("variant", "patience"), [("t = 2", 2), ("t = 3", 3)])
+def test_trained_model_really_stops(prepared, variant, patience):
+    method, _, ready = prepared(KEY, variant)
     x = torch.stack(list(ready.data.test.inputs[:32]))
     policy = method.policy(0.9, ready)
-    assert policy == PatientConfidence(0.9, 2)
+    assert policy == PatientConfidence(0.9, patience)
     with torch.inference_mode():
         outputs = ready.model(x)
     found = infer(ready.model, x, policy)
     assert found.exits.tolist() == replay(policy, outputs).tolist()
     assert len(set(found.exits.tolist())) > 1
     assert torch.allclose(found.outputs, outputs[found.exits, torch.arange(32)], atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", PceeBert.variants)
+def test_claims_of_the_variants(prepared, variant):
+    """Patience and threshold are searched together once, however many variants there are."""
+    method, bench, ready = prepared(KEY, variant)
+    curve = SimpleNamespace(test=[SimpleNamespace(speed_up=1 + i / 100) for i in range(5)])
+    found = claims(method, ready, bench, curve)
+    assert [outcome.name for outcome in found] == ["a finer choice of speeds"] + [
+        "better than patience alone", "better than entropy alone",
+    ] * (variant == "t = 2")  # fmt: skip
+    assert found[0].holds
+    assert not claims(method, ready, bench, SimpleNamespace(test=curve.test[:4]))[0].holds
+
+
+@pytest.mark.parametrize(("gains", "holds"), [([0.01, 0.002], True), ([0.01, -0.002], False), ([], False)])
+def test_half_a_point_on_average_is_asked_for(prepared, monkeypatch, gains, holds):
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr("eelit.methods.claims.zhang2022pceebert.gains_at_equal_cost", lambda *_: gains)
+    assert better_alone("patience", method, ready, [Patience(1)]).holds is holds
 
 
 def test_gain_at_equal_cost_is_chosen_on_validation(prepared):

@@ -141,6 +141,9 @@
     }
     const forget = walk(frame, said, spec, state);
     let turn = 0;
+    const scheme = () => document.body.dataset.mdColorScheme;
+    let width = 0; // for which it was drawn last
+    let colours = "";
 
     async function redraw() {
       const mine = ++turn;
@@ -148,11 +151,16 @@
       state.view = null;
       forget();
       target.replaceChildren();
-      if (!state.shown.size || !target.clientWidth) return;
+      [width, colours] = [target.clientWidth, scheme()];
+      frame.ariaBusy = String(state.shown.size > 0 && width > 0);
+      if (frame.ariaBusy === "false") return;
       const made = await draw(target, spec, state.shown, order());
-      if (mine === turn) state.view = made;
-      else made.finalize();
-      target.dataset.drawn = String(mine);
+      if (mine !== turn) {
+        made.finalize();
+        return;
+      }
+      state.view = made;
+      frame.ariaBusy = "false";
     }
     function show(wanted) {
       state.shown = new Set(names.filter((name) => wanted.includes(name)));
@@ -163,13 +171,10 @@
       picture.hidden = state.shown.size > 0;
       return redraw();
     }
-    let width = 0;
-    new ResizeObserver(() => {
-      if (Math.abs(target.clientWidth - width) < 2) return;
-      width = target.clientWidth;
-      redraw();
-    }).observe(target);
-    new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["data-md-color-scheme"] });
+    // Both are told of more than changes: of the first width, and of the scheme that the theme sets anew when it starts.
+    const renew = () => { if (Math.abs(target.clientWidth - width) >= 2 || colours !== scheme()) redraw(); };
+    new ResizeObserver(renew).observe(target);
+    new MutationObserver(renew).observe(document.body, { attributes: true, attributeFilter: ["data-md-color-scheme"] });
     return { names, show, below: said };
   }
 

@@ -129,10 +129,19 @@
     return { x: along(canvas.clientWidth, place.x, all.x1, all.x2), y: along(canvas.clientHeight, place.y, all.y1, all.y2) };
   }
 
+  // A picture that still moves would overwrite the view that one asks for meanwhile. Whether it moves is told to the page.
+  function halt() {
+    cy.stop(true);
+    delete canvas.dataset.moves;
+  }
   function go(view) {
-    cy.stop();
-    if (still || !ready) cy.viewport(view);
-    else cy.animate({ ...view, duration: 200 });
+    halt();
+    if (still || !ready) {
+      cy.viewport(view);
+      return;
+    }
+    canvas.dataset.moves = "";
+    cy.animate({ ...view, duration: 200, complete: () => { delete canvas.dataset.moves; } });
   }
 
   // How much of what is to be seen a view cuts off at its edges: names that cannot be read from their start are worst.
@@ -310,8 +319,14 @@
     }
   }
 
-  const zoom = (factor) => cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: canvas.clientWidth / 2, y: canvas.clientHeight / 2 } });
-  const fit = () => cy.fit(cy.nodes().not(".out"), EDGE);
+  function zoom(factor) {
+    halt();
+    cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: canvas.clientWidth / 2, y: canvas.clientHeight / 2 } });
+  }
+  function fit() {
+    halt();
+    cy.fit(cy.nodes().not(".out"), EDGE);
+  }
 
   // The topmost work of the year that has most.
   function top() {
@@ -387,13 +402,14 @@
     event.stopPropagation();
     act();
   });
+  cy.on("tapstart", halt);
   cy.on("tap", "node", (event) => { open(event.target.id()); reach(event.target.id()); });
   cy.on("tap", (event) => { if (event.target === cy && !card.hidden) shut(); });
   card.addEventListener("keydown", (event) => { if (event.key === "Escape") shut(); });
 
   // The page keeps the wheel and one finger, to scroll; the library would take both, so it must not see them.
   const stage = canvas.parentElement;
-  stage.addEventListener("wheel", (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); }, { capture: true, passive: true });
+  stage.addEventListener("wheel", (event) => { if (event.ctrlKey || event.metaKey) halt(); else event.stopPropagation(); }, { capture: true, passive: true });
 
   // Two fingers move and zoom the picture; a finger that moves is no tap.
   let touch = null;
@@ -415,6 +431,7 @@
       return;
     }
     if (event.cancelable) event.preventDefault();
+    halt();
     cy.panBy({ x: now.x - touch.x, y: now.y - touch.y });
     cy.zoom({ level: (cy.zoom() * now.apart) / (touch.apart || now.apart || 1), renderedPosition: { x: now.x, y: now.y } });
     touch = now;

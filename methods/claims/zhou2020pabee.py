@@ -1,0 +1,23 @@
+"""What PABEE claims: early exit at no loss of quality, even some gain."""
+
+from __future__ import annotations
+
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.families.exits import Prepared
+from eelit.methods.papers.zhou2020pabee import Pabee
+
+
+def claims(method: Pabee, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """Stopping early costs no quality, and can even gain some (overthinking); patience chosen on validation."""
+    saving = [i for i, point in enumerate(curve.validation) if point.speed_up > 1]
+    best = curve.test[max(saving, key=lambda i: curve.validation[i].quality)]
+    gain = best.quality - curve.full_quality
+    return [
+        Outcome(
+            name="no worse than the full model",
+            statement="At the patience that is best on validation data, quality is at least the full model's.",
+            holds=gain >= 0,
+            measured=f"{gain:+.4f} {curve.quality} at patience {best.knob:g}, speed-up {best.speed_up:.2f}×",
+        )
+    ]

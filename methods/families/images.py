@@ -1,0 +1,96 @@
+"""A convolutional network for images with exits at shares of its cost: what the methods on images have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape
+from eelit.methods.backbones.normalisation import folded
+from eelit.methods.backbones.resnet import residual_exits
+from eelit.methods.backbones.vgg import plain_exits
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.exits import ExitMethod
+from eelit.methods.recipes.joint import train_joint
+
+NETWORKS = {"resnet": residual_exits, "vgg": plain_exits}
+"""Name of a network → what builds it."""
+
+
+class JointImages:
+    """How most methods on images build and train; a method overrides what its paper changes.
+
+    The settings are fields of the method, where they stand beside the paper's values. Exits are worth their while where
+    the network between them costs well more than asking them does: widths of 64, 128 and 256 for 28×28 pixels.
+    """
+
+    network: str  # resnet (basic blocks) or vgg (plain)
+    widths: tuple[int, ...]  # channels of each resolution
+    blocks: int  # residual blocks, or plain convolutions, of each width
+    shares: tuple[float, ...]  # of the full cost, at which exits stand
+    epochs: float
+    batch: int
+    rate: float
+
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "images": "digits", "train_size": 600, "widths": (8, 16, 24), "blocks": 1, "shares": (0.2, 0.6),
+        "epochs": 8.0, "batch": 32, "rate": 1e-2,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "train_size": 1500, "widths": (8, 16, 32), "epochs": 3.0, "batch": 32, "rate": 5e-3,
+    }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {"network": "vgg", "widths": (8, 16, 16), "shares": (0.25, 0.75)}
+
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """The network with a head at each share of its cost."""
+        if self.network not in NETWORKS:
+            raise ValueError(f"no network {self.network!r}; there are {' and '.join(NETWORKS)}")
+        classes = data.classes or 1
+        return NETWORKS[self.network](
+            data.train.inputs[0].shape,
+            classes,
+            widths=self.widths,
+            blocks=self.blocks,
+            shares=self.shares,
+            head=lambda shape: self.head(shape, classes),
+            seed=seed,
+        )
+
+    def head(self, shape: Shape, classes: int) -> nn.Module:
+        """An exit head for maps ``[C, H, W]``: an internal classifier."""
+        return InternalClassifier(shape, classes)
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Joint training of network and heads, all exits weighing alike: ``L = sum_i L_i``."""
+        train_joint(model, data, bench, weights=[1.0] * model.exits, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `fit` that are settings here."""
+        return {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
+
+
+class ImageMethod(JointImages, ExitMethod):
+    """A method that stops whole images at one of the exits."""
+
+    images: str
+    train_size: int
+
+    data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
+
+    def load(self) -> Data:
+        """Images in ten classes."""
+        return tasks.images(self.images, train=self.train_size)
+
+    def deployed(self, model: MultiExit) -> MultiExit:
+        """The trained network with batch normalisation folded into its convolutions: exits and full model alike.
+
+        Channels lie last in memory, which pooling in the heads is several times faster for.
+        """
+        return folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
