@@ -381,11 +381,11 @@ def kept_folder(key: str, digest: str) -> Path:
     return folder / digest
 
 
-def code_digest() -> str:
-    """Return 16 hexadecimal digits for all code of the methods."""
+def code_digest(*more: str) -> str:
+    """Return 16 hexadecimal digits for all code of the methods, and more files."""
     h = hashlib.blake2b(digest_size=8)
-    for path in sorted((ROOT / "methods").rglob("*.py")):
-        h.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    for path in sorted([*(ROOT / "methods").rglob("*.py"), *map(Path, more)]):
+        h.update(os.path.relpath(path, ROOT).encode() + path.read_bytes())
     return h.hexdigest()
 
 
@@ -409,7 +409,7 @@ def limit(kept: Path, seconds: float) -> float:
 
 def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     """Run the tests without a mistake, then with each of a sample."""
-    digest = code_digest()
+    digest, before = code_digest(), code_digest(*files)
     kept = kept_folder(asked.key, digest)
     print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
     clean, fate = clean_run(files, asked.key, kept / "clean", folder)
@@ -438,6 +438,9 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     for number, found in tried([mutated(m) for m in chosen], folder, asked.jobs, limit(kept, fate.seconds)):
         fates[number] = found
         print(f"{len(fates)}/{len(chosen)} {found.fate:9} {found.seconds:4.0f} s {chosen[number].place}", flush=True)
+    if code_digest(*files) != before:
+        print("the code or the tests changed meanwhile: try again", file=sys.stderr)
+        return 2
     idle = [mutant for mutant in mutants if not mutant.lines & clean.lines]
     return report(asked, digest, [(mutant, fates[i]) for i, mutant in enumerate(chosen)], idle)
 
