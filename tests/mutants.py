@@ -52,8 +52,8 @@ PLUMBING = ("recipes.fit",)
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "transformers", "tokenizers", "safetensors", "lightgbm", "pandas", "PIL")
 """Libraries imported once, here, as far as the clean run needs them."""
 ENOUGH = 0.9
-CPU, CPU_MORE, WALL = 3.0, 20.0, 4.0
-"""A mutant has 3 times the processor seconds of the clean run and 20 more, and 4 times that by the clock."""
+CPU, CPU_MORE, WALL = 3.0, 20.0, 10.0
+"""A mutant has 3 times the processor seconds of the clean run and 20 more, and 10 times that by the clock."""
 
 Lines = set[tuple[str, int]]
 """Paths and numbers of lines."""
@@ -191,14 +191,15 @@ class Loader(importlib.machinery.SourceFileLoader):
 class Watch:
     """Tells pytest which tests are meant, and keeps the first failure."""
 
-    def __init__(self, key: str, but: Collection[str]) -> None:
-        self.key, self.but, self.why, self.ran = key, but, "", 0
+    def __init__(self, key: str, but: Collection[str], first: str) -> None:
+        self.key, self.but, self.first, self.why, self.ran = key, but, first, "", 0
         self.failed: list[str] = []
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Of the conformance rules only those of the method; everything else that was asked for."""
         meant = [i for i in items if i.path.name != "test_conformance.py" or self.key in re.split(r"[\[\]-]", i.name)]
-        items[:] = [item for item in meant if item.nodeid not in self.but]
+        wanted = [item for item in meant if item.nodeid not in self.but]
+        items[:] = sorted(wanted, key=lambda item: item.nodeid != self.first)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.ran += report.when == "call"
@@ -213,16 +214,21 @@ class Watch:
 
 
 def run(files: Sequence[str], key: str, cache: Path, folder: Path, but: Collection[str] | None) -> Fate:
-    """Run the tests, but for some, in this process: up to the first failure, or, if ``but`` is None, all."""
+    """Run the tests, but for some, in this process: up to the first failure, or, if ``but`` is None, all.
+
+    What failed the last time is tried first.
+    """
     import pytest
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "eelit"]:
         del sys.modules[name]
     os.environ["EELIT_TEST_CACHE"] = str(cache)
-    watch = Watch(key, but or ())
+    note = cache / "failed"
+    watch = Watch(key, but or (), note.read_text() if note.exists() else "")
     options = ["-q", "--no-header", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
     code = pytest.main([*options, *["-x"] * (but is not None), *files], plugins=[watch])
     if watch.failed:
+        note.write_text(watch.failed[0])
         return Fate("killed", watch.failed, watch.why)
     return Fate("survived" if code == 0 and watch.ran else "crashed", why=f"pytest ended with {code}")
 
@@ -357,7 +363,7 @@ def own_cache(mutant: Mutant, clean: Clean, kept: Path) -> Path:
     folder = kept / hashlib.blake2b(f"{mutant.module} {mutant.source}".encode(), digest_size=8).hexdigest()
     if not folder.exists() and not mutant.lines & clean.preparing:
         for file in (kept / "clean").rglob("*"):
-            if file.is_file() and file.suffix != ".lock":
+            if file.is_file() and file.suffix != ".lock" and file.name != "failed":
                 link = folder / file.relative_to(kept / "clean")
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.hardlink_to(file)
@@ -375,11 +381,11 @@ def kept_folder(key: str, digest: str) -> Path:
     return folder / digest
 
 
-def code_digest() -> str:
-    """Return 16 hexadecimal digits for all code of the methods."""
+def code_digest(*more: str) -> str:
+    """Return 16 hexadecimal digits for all code of the methods, and more files."""
     h = hashlib.blake2b(digest_size=8)
-    for path in sorted((ROOT / "methods").rglob("*.py")):
-        h.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    for path in sorted([*(ROOT / "methods").rglob("*.py"), *map(Path, more)]):
+        h.update(os.path.relpath(path, ROOT).encode() + path.read_bytes())
     return h.hexdigest()
 
 
@@ -403,7 +409,7 @@ def limit(kept: Path, seconds: float) -> float:
 
 def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     """Run the tests without a mistake, then with each of a sample."""
-    digest = code_digest()
+    digest, before = code_digest(), code_digest(*files)
     kept = kept_folder(asked.key, digest)
     print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
     clean, fate = clean_run(files, asked.key, kept / "clean", folder)
@@ -432,6 +438,9 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     for number, found in tried([mutated(m) for m in chosen], folder, asked.jobs, limit(kept, fate.seconds)):
         fates[number] = found
         print(f"{len(fates)}/{len(chosen)} {found.fate:9} {found.seconds:4.0f} s {chosen[number].place}", flush=True)
+    if code_digest(*files) != before:
+        print("the code or the tests changed meanwhile: try again", file=sys.stderr)
+        return 2
     idle = [mutant for mutant in mutants if not mutant.lines & clean.lines]
     return report(asked, digest, [(mutant, fates[i]) for i, mutant in enumerate(chosen)], idle)
 

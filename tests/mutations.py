@@ -19,8 +19,8 @@ TALKING = {"progress", "disable_progress_bar", "print", "warn", "isinstance", "s
 SPOKEN = {"label", "name", "statement", "measured", "strict", "dtype", "device"}
 """Keyword arguments left alone."""
 SYMMETRIC = {"max", "min", "maximum", "minimum", "equal", "allclose", "isclose", "zip", "range", "enumerate", "cast"}
-SYMMETRIC |= {"einsum"}
-"""Functions whose first two arguments are not worth swapping."""
+SYMMETRIC |= {"einsum", "Linear"}
+"""Functions whose first two arguments are not worth swapping: nothing changes, or nothing works."""
 OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"),
