@@ -26,33 +26,37 @@ addEventListener("scrollend", () => { window.scrolls = false; });"""
 # Two frames: what a page does when its width changes or it was scrolled has been done.
 SETTLED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 # Axe and the walk with the keyboard look at every element, which takes long. What consists of nothing but kinds of
-# elements of which three stand before it goes, unless it is the first of its name in its place. A kind is told by an
-# element's name, class, role, type and attributes and those of its parent. Cells and what names others stay.
+# elements that stand before it goes, unless it is the first of its name in its place. They are of a kind if they and
+# those they stand in have the same names, classes, roles, types and attributes. Cells and what names others stay.
 PRUNE = """() => {
-  const looks = new Map();
-  function look(element) {
-    const told = ({ name, value }) => (["class", "role", "type"].includes(name) ? `${name}=${value}` : name);
-    if (!looks.has(element)) looks.set(element, `${element.localName} ${[...element.attributes].map(told).sort()}`);
-    return looks.get(element);
+  const kinds = new Map([[document.body, ""]]);
+  const told = ({ name, value }) => (["class", "role", "type"].includes(name) ? `${name}=${value}` : name);
+  function kind(element) {
+    if (!kinds.has(element)) {
+      const own = `${element.localName} ${[...element.attributes].map(told).sort()}`;
+      kinds.set(element, `${kind(element.parentElement)} > ${own}`);
+    }
+    return kinds.get(element);
   }
-  const kind = (element) => `${look(element.parentElement)} > ${look(element)}`;
   const stay = "td, th, thead *, dt, dd, input, label[for], caption, legend";
-  const seen = new Map();
-  const isKnown = (element) => (seen.get(kind(element)) || 0) >= 3;
+  const seen = new Set();
+  const isKnown = (element) => seen.has(kind(element));
   const mayGo = (element) => !element.matches(stay) && [element, ...element.querySelectorAll("*")].every(isKnown);
   (function sift(parent) {
     const names = new Set();
     for (const element of [...parent.children]) {
-      const isFirst = !names.has(element.localName);
-      names.add(element.localName);
-      if (!isFirst && mayGo(element)) element.remove();
+      if (names.has(element.localName) && mayGo(element)) element.remove();
       else {
-        seen.set(kind(element), (seen.get(kind(element)) || 0) + 1);
+        names.add(element.localName);
+        seen.add(kind(element));
         sift(element);
       }
     }
   })(document.body);
 }"""
+# Hides what the theme puts around the content of each page, but for the header with its switches.
+AROUND = """() => [...document.querySelectorAll(".md-tabs, .md-sidebar, .md-search, .md-footer")]
+  .forEach((part) => { part.style.display = "none"; })"""
 TAG = re.compile(r"<([a-z][a-z0-9]*)((?:\s[^<>]*)?)>")
 
 

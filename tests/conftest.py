@@ -140,6 +140,20 @@ def tree(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def methodless(tree):
+    """Return the key of a work without a method: an invented one, since a real one may get its method any day."""
+    key = "doe2027plain"
+    facets = "placement: [every-layer]\ntraining: [joint]\npolicy: [entropy]\ndomain: [language]\n"
+    entry = f"key: {key}\nshort_name: PlainExit\nrole: early-exit\n{facets}idea: It stops.\nsources: [nothing]\n"
+    (tree / "catalog" / "entries" / f"{key}.yaml").write_text(entry, encoding="utf-8")
+    with (tree / "bib" / "early-exit.bib").open("a", encoding="utf-8") as file:
+        file.write(
+            f"\n@misc{{{key},\n  author = {{Doe, Jo}},\n  title = {{Stopping Plainly}},\n  year = {{2027}}\n}}\n"
+        )
+    return key
+
+
+@pytest.fixture
 def eelit(monkeypatch):
     """Return a function that runs the command line in this process and returns click's result."""
     from click.testing import CliRunner

@@ -155,12 +155,17 @@ def test_two_works_with_one_title(tree):
     assert any("has the same title as" in line for line in errors())
 
 
-def test_implementations_and_files_go_together(tree):
-    (tree / "methods/papers/kaya2019sdn.py").touch()
+def test_the_work_that_is_added_is_sound_too(methodless):
+    assert errors() == []
+    assert [line for line in warnings() if methodless in line] == []
+
+
+def test_implementations_and_files_go_together(tree, methodless):
+    (tree / f"methods/papers/{methodless}.py").touch()
     (tree / "methods/papers/zhou2020pabee.py").unlink()
     (tree / "methods/papers/nobody2020knows.py").touch()
     said = "\n".join(errors())
-    assert "kaya2019sdn.yaml:1: methods/papers/kaya2019sdn.py exists; say in `implementation`" in said
+    assert f"{methodless}.yaml:1: methods/papers/{methodless}.py exists; say in `implementation`" in said
     assert "methods/papers/zhou2020pabee.py does not exist" in said
     assert "the method `nobody2020knows` has no entry" in said
 

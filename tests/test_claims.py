@@ -123,12 +123,12 @@ def test_a_faulty_claim_is_told(tree, old, new, message):
     assert re.search(r"zhou2020pabee\.yaml:\d+: ", found)
 
 
-def test_claims_go_with_methods(tree):
+def test_claims_go_with_methods(tree, methodless):
     (tree / "methods/papers/zhou2020pabee.py").unlink()
-    (tree / "methods/papers/kaya2019sdn.py").touch()
+    (tree / f"methods/papers/{methodless}.py").touch()
     found = "\n".join(errors())
     assert "`tried` is given, but methods/papers/zhou2020pabee.py does not exist; say why in `untried`" in found
-    assert "kaya2019sdn.py exists; say in `claims` what the paper claims to gain" in found
+    assert f"{methodless}.py exists; say in `claims` what the paper claims to gain" in found
 
 
 # The join
@@ -199,7 +199,12 @@ def test_show_tells_the_claims(eelit):
     assert "Not tried here: there are no adversarial inputs on the track." in text
     entry = json.loads(eelit("show", "pabee", "--format", "json").stdout)["entry"]
     assert entry["claims"][0]["tried"] == ["no worse than the full model"]
-    assert "WHAT IT CLAIMS TO GAIN" not in eelit("show", "kaya2019sdn").stdout
+
+
+def test_of_a_work_without_claims_show_tells_none(methodless, eelit):
+    text = eelit("show", methodless).stdout
+    assert "Stopping Plainly" in text
+    assert "WHAT IT CLAIMS TO GAIN" not in text
 
 
 def test_compare_sets_the_papers_claims_beside_ours(measured, eelit):
@@ -217,7 +222,7 @@ def test_compare_sets_the_papers_claims_beside_ours(measured, eelit):
     assert claims[-1]["verdicts"][0]["held"] == 3
 
 
-def test_the_site_sets_the_papers_claims_beside_ours(measured):
+def test_the_site_sets_the_papers_claims_beside_ours(measured, methodless):
     from eelit.site.generator import pages
     from eelit.site.generator.collection import gather
     from eelit.site.generator.reports import read_reports
@@ -237,7 +242,7 @@ def test_the_site_sets_the_papers_claims_beside_ours(measured):
     assert 'rowspan="4"><a href="../methods/zhou2020pabee.html">PABEE</a>' in board
     assert "not measured yet on the track" in board  # all the other methods
     assert "judged by none: it is on no track" in written["papers/wang2018skipnet.md"]
-    assert "What it claims to gain" not in written["papers/kaya2019sdn.md"]
+    assert "What it claims to gain" not in written[f"papers/{methodless}.md"]
 
 
 def test_each_row_of_the_table_fills_all_columns(measured):

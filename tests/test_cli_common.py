@@ -105,12 +105,13 @@ def test_completion_of_keys_and_terms(database):
     assert "policy" in complete("eelit", "taxonomy", "po")
 
 
-@pytest.mark.parametrize("command", ["run", "smoke"])
-def test_completion_of_methods_offers_only_what_runs(database, command):
-    words = {"EELIT_DB": str(database), "_EELIT_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
-    found = [line.partition(",")[2] for line in run(**words, COMP_WORDS=f"eelit {command} ").stdout.splitlines()]
-    assert {"zhou2020pabee", "PABEE"} <= set(found)
-    assert not {"kaya2019sdn", "SDN"} & set(found)
+def test_completion_of_methods_offers_only_what_runs(methodless, eelit):
+    assert eelit("build").exit_code == 0
+    runs, works = {"zhou2020pabee", "PABEE"}, {"zhou2020pabee", "PABEE", methodless, "PlainExit"}
+    for command, offered in [("show", works), ("run", runs), ("smoke", runs)]:
+        words = {"_EELIT_COMPLETE": "bash_complete", "COMP_CWORD": "2", "COMP_WORDS": f"eelit {command} "}
+        found = {line.partition(",")[2] for line in run(**words).stdout.splitlines()}
+        assert works & found == offered, command
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -79,8 +79,8 @@ def test_a_cache_that_fails_on_the_way_is_one_sentence_too(eelit, tmp_path, monk
     assert f"the cache folder {tmp_path / 'file'} cannot be written (file exists); name another" in found.stderr
 
 
-def test_an_unknown_name_is_2_and_a_work_without_method_too(asked, eelit):
-    for words, said in [(["run", "pabe"], "did you mean PABEE"), (["smoke", "kaya2019sdn"], "cannot be run")]:
+def test_an_unknown_name_is_2_and_a_work_without_method_too(asked, methodless, eelit):
+    for words, said in [(["run", "pabe"], "did you mean PABEE"), (["smoke", methodless], "cannot be run")]:
         found = eelit(*words)
         assert found.exit_code == 2
         assert said in found.stderr

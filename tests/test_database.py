@@ -220,6 +220,7 @@ def without_record(tree):
 
 def without_entry(tree):
     (tree / "catalog/entries/kaya2019sdn.yaml").unlink()
+    (tree / "methods/papers/kaya2019sdn.py").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(

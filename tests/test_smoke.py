@@ -11,12 +11,13 @@ import pytest
 
 THEIRS = Path(__file__).parent / "data" / "third_party"
 SMOKE = """
-import json, sys
-from eelit.methods.harness import registry, smoke
+import json, os, sys
+from eelit.methods.harness import smoke
 if __name__ == "__main__":
-    backend, cache, *keys = sys.argv[1:]
-    session, reports = smoke.smoke(keys, backend=backend, jobs=2, cache=cache == "cache")
-    print(json.dumps([json.loads(r.model_dump_json()) for r in reports]))
+    for folder, backend, cache, *keys in json.loads(sys.argv[1]):
+        os.environ["EELIT_CACHE"] = folder
+        session, reports = smoke.smoke(keys, backend=backend, jobs=2, cache=cache == "cache")
+        print(json.dumps([json.loads(r.model_dump_json()) for r in reports]))
 """
 
 
@@ -31,21 +32,44 @@ def theirs(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(theirs, tmp_path):
-    def run_smoke(*arguments, check=True):
-        env = {**os.environ, "PYTHONPATH": str(theirs / "installed"), "EELIT_CACHE": str(tmp_path)}
+@pytest.fixture(scope="module")
+def run(theirs):
+    """Return a function that smoke-tests one after the other in one process, which starts and imports only once.
+
+    A run is the name of its cache, back end, whether to use the cache, and keys.
+    """
+
+    def run_smoke(*runs, check=True):
+        told = json.dumps([[str(theirs / "caches" / cache), *rest] for cache, *rest in runs])
         done = subprocess.run(
-            [sys.executable, str(theirs / "smoke.py"), *arguments], env=env, capture_output=True, text=True, check=False
+            [sys.executable, str(theirs / "smoke.py"), told],
+            env={**os.environ, "PYTHONPATH": str(theirs / "installed")},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0 or not check, done.stderr
-        return json.loads(done.stdout) if check else done
+        return [json.loads(line) for line in done.stdout.splitlines()] if check else done
 
     return run_smoke
 
 
-def test_other_packages_methods_run_and_a_failure_hides_nothing(run):
-    broken, mine = run("loky", "no-cache", "smith2027broken", "smith2027mine")
+@pytest.fixture(scope="module")
+def ran(run):
+    """Return the reports of several runs, by name."""
+    runs = {
+        "first": ("a", "loky", "cache", "smith2027mine"),
+        "second": ("a", "loky", "cache", "smith2027mine"),
+        "anew": ("a", "loky", "no-cache", "smith2027mine"),
+        "failed": ("b", "loky", "cache", "smith2027broken", "smith2027mine"),
+        "failed again": ("b", "loky", "cache", "smith2027broken"),
+        "dask": ("c", "dask", "no-cache", "smith2027broken", "smith2027mine"),
+    }
+    return dict(zip(runs, run(*runs.values()), strict=True))
+
+
+def test_other_packages_methods_run_and_a_failure_hides_nothing(ran):
+    broken, mine = ran["failed"]
     assert broken["status"] == "failed"
     assert "the gradient went for a walk" in broken["error"]
     assert "Traceback" in broken["log"]
@@ -55,7 +79,7 @@ def test_other_packages_methods_run_and_a_failure_hides_nothing(run):
 
 
 def test_a_process_that_dies_and_a_module_that_is_missing_take_no_other_method_along(run):
-    killed, lost, mine = run("loky", "no-cache", "smith2027killed", "smith2027lost", "smith2027mine")
+    ((killed, lost, mine),) = run(("d", "loky", "no-cache", "smith2027killed", "smith2027lost", "smith2027mine"))
     assert killed["status"] == "failed"
     assert "its process died" in killed["error"]
     assert lost["status"] == "failed"  # registered, but not in the package
@@ -63,28 +87,28 @@ def test_a_process_that_dies_and_a_module_that_is_missing_take_no_other_method_a
     assert mine["status"] == "passed"
 
 
-def test_unchanged_methods_are_not_run_again_unless_asked(run):
-    (first,) = run("loky", "cache", "smith2027mine")
-    (second,) = run("loky", "cache", "smith2027mine")
-    (third,) = run("loky", "no-cache", "smith2027mine")
+def test_unchanged_methods_are_not_run_again_unless_asked(ran):
+    (first,), (second,), (third,) = ran["first"], ran["second"], ran["anew"]
     assert [first["executed_now"], second["executed_now"], third["executed_now"]] == [True, False, True]
     assert second["finished"] == first["finished"]
     assert second["fingerprint"] == first["fingerprint"]
 
 
-def test_a_failed_method_is_run_again(run):
-    assert run("loky", "cache", "smith2027broken")[0]["executed_now"]
-    assert run("loky", "cache", "smith2027broken")[0]["executed_now"]
+def test_a_failed_method_is_run_again(ran):
+    before, again = ran["failed"][0], ran["failed again"][0]
+    assert before["executed_now"]
+    assert again["executed_now"]
+    assert again["finished"] > before["finished"]
 
 
-def test_on_a_real_local_dask_cluster(run):
-    broken, mine = run("dask", "no-cache", "smith2027broken", "smith2027mine")
+def test_on_a_real_local_dask_cluster(ran):
+    broken, mine = ran["dask"]
     assert [broken["status"], mine["status"]] == ["failed", "passed"]
-    local = run("loky", "no-cache", "smith2027mine")[0]
-    assert mine["result"]["curves"][0]["test"] == local["result"]["curves"][0]["test"]
+    assert not mine["result"]["prepared_from_cache"], "trained in the cluster"
+    assert mine["result"]["curves"][0]["test"] == ran["first"][0]["result"]["curves"][0]["test"]
 
 
 def test_unknown_method_is_refused_before_anything_runs(run):
-    done = run("loky", "no-cache", "smith2027mine", "nobody2000nothing", check=False)
+    done = run(("e", "loky", "no-cache", "smith2027mine", "nobody2000nothing"), check=False)
     assert done.returncode != 0
     assert "no method is registered under the key 'nobody2000nothing'" in done.stderr

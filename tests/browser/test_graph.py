@@ -276,6 +276,7 @@ def test_what_one_asks_for_while_the_picture_moves_is_not_lost(open_page, late):
     page.keyboard.press("ArrowRight")
     settle(page)
     assert view(page)[0] > 1.2 * whole_picture[0], "it moves"
+    page.keyboard.press("Escape")
     page.keyboard.press("0")
     page.evaluate(TWO_KEYS, late)
     settle(page)
