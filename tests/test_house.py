@@ -34,6 +34,8 @@ STANDARD_ONLY = [
 ]
 METHOD_ROOMS = ("policies", "data", "engine", "backbones", "recipes", "families", "papers", "claims", "harness")
 """The rooms of `methods`, each of which may import those before it, but no paper another."""
+AWAITED = {"recipes.two_stage": "Shallow-Deep Networks (kaya2019sdn), the next method, trains heads as DeeBERT does"}
+"""What is shared though a single paper uses it as yet, and why."""
 LONGEST_FUNCTION = 40
 
 
@@ -110,7 +112,9 @@ def test_shared_rooms_hold_only_what_two_papers_use(room):
     for module in (module for module in every if module.startswith(f"{room}.") and not module.endswith("__init__")):
         users = used_by(module, graph)
         shared = len(users) > 1 or any(user.startswith("families.") for user in users)
-        assert shared, f"methods/{module.replace('.', '/')}.py is used by {users or 'nobody'} alone: move it there"
+        file = f"methods/{module.replace('.', '/')}.py"
+        assert shared or module in AWAITED, f"{file} is used by {users or 'nobody'} alone: move it there"
+        assert not (shared and module in AWAITED), f"{file} is shared now: no exception is needed"
 
 
 @pytest.mark.parametrize("file", STANDARD_ONLY)

@@ -317,7 +317,7 @@ def test_local_variant_is_trained_as_pabee(one_stage):
     batch = stage.batch_of(torch.arange(8), torch.stack(list(stage.train.inputs[:8])))
     entropies = [nn.functional.cross_entropy(z, batch.targets) for z in model(batch.inputs)]
     weighed = sum(i * loss for i, loss in enumerate(entropies, 1)) / 10
-    assert float(stage.loss(batch)) == pytest.approx(float(weighed), rel=1e-5)
+    assert stage.loss(batch).item() == pytest.approx(weighed.item(), rel=1e-5)
     assert float(its.loss(batch)) == pytest.approx(float(weighed), rel=1e-5)
     assert claimed.claims(local, None, None, None) == []
 
