@@ -85,18 +85,12 @@ def with_projected_gradient(
     Its gradient is A + B in all ``parameters``, but in those also in ``shared`` B gives way to A. It is linear in the
     parameters, with this gradient as its slope, for the training loop to differentiate; its value means nothing.
     """
-    a, b = gradients(leading, parameters), gradients(other, parameters)
+    a, b = (torch.autograd.grad(loss, parameters, retain_graph=True) for loss in (leading, other))
     chosen = {id(p) for p in shared}
     pairs = [(u, v) for p, u, v in zip(parameters, a, b, strict=True) if id(p) in chosen]
     off = projection_coefficient([u for u, _ in pairs], [v for _, v in pairs])
     slopes = [u + v - off * u if id(p) in chosen else u + v for p, u, v in zip(parameters, a, b, strict=True)]
     return torch.stack([(slope * p).sum() for slope, p in zip(slopes, parameters, strict=True)]).sum(), off < 0
-
-
-def gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Return the gradient for each parameter, zeros for those that the loss does not depend on."""
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
 def shared_matrices(model: MultiExit) -> list[nn.Parameter]:
