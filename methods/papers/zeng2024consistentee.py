@@ -145,9 +145,9 @@ def sampled_exits(leave: Tensor, trajectories: int) -> Tensor:
 
     ``leave [L - 1, n]`` are the logits of the pi_i.
     """
-    pi = leave.detach().sigmoid()
+    pi = leave.sigmoid()
     drawn = torch.rand(trajectories, *pi.shape) < pi
-    last = torch.ones_like(drawn[:, :1])
+    last = torch.ones(trajectories, 1, pi.shape[1], dtype=torch.bool)
     return torch.cat([drawn, last], dim=1).long().argmax(dim=1)
 
 
@@ -272,6 +272,7 @@ class ConsistentEE(TextMethod):
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "policy_rate": 3e-3, "joint_rate": 5e-4, "alpha": 0.2,
     }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "alpha": 0.01, "joint_epochs": 0.25}
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"one price for all": {"alpha": 0.05}}
 
     def build(self, data: Data, seed: int) -> MultiExit:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims.comparisons import gains_at_equal_cost
 from eelit.methods.claims.zhang2022pceebert import better_alone, claims
 from eelit.methods.engine.evaluate import answered, infer, replay
@@ -144,6 +145,14 @@ def test_numpy_and_torch_agree_and_batch_mates_do_not_matter(logits):
     together = replay(policy, logits)
     assert (together == replay(policy, torch.as_tensor(logits))).all()
     assert together.tolist() == [replay(policy, logits[:, i : i + 1])[0] for i in range(300)]
+
+
+def test_heads_begin_with_the_encoders_own_pooler(wired):
+    model, _ = wired(registry.get(KEY).variant("t = 2", "tiny"))
+    torch.manual_seed(0)
+    pretrained = encoder("tiny").pooler.dense
+    assert torch.equal(model.heads[0].pooler.weight, pretrained.weight)
+    assert torch.equal(model.heads[0].pooler.bias, pretrained.bias)
 
 
 @pytest.mark.parametrize("variant", PceeBert.variants)
