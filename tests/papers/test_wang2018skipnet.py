@@ -216,6 +216,7 @@ def test_a_larger_alpha_does_not_run_more_blocks():
     method, bench, prepared = tiny(KEY)
     points = method.sweep(prepared, bench, "test", (8.0, 4.0, 2.0))
     shares = [sum(n * share for n, share in enumerate(p.exits)) / prepared.prices.count for p in points]
+    assert all(len(p.exits) == 6 and sum(p.exits) == pytest.approx(1) for p in points)  # 0 … 5 blocks run
     assert shares == sorted(shares)
     assert shares[0] < shares[-1]
 
