@@ -162,3 +162,9 @@ def test_a_training_that_is_cut_short_is_as_far_as_the_whole_one_was():
     fit(head.parameters(), data, loss, bench, label="", epochs=2.0, batch=5, rate=0.0)
     assert done == [0.0, 0.25]
     assert stages[0].batch_of(torch.tensor([3]), torch.ones(1, 3), step=3).done == 0.75
+
+
+def test_a_training_that_was_cut_short_is_not_kept(tmp_path):
+    model, bench = Layer(2, 2), Bench(cache=tmp_path, most_steps=1)
+    trained(model, lambda: None, bench, data="none", settings={})
+    assert list(tmp_path.rglob("*.safetensors")) == []

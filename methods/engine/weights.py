@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def trained(
     """
     start = time.perf_counter()
     name = _digest(model, train, bench.seed, data, settings)
-    if bench.cache is None:
+    if bench.cache is None or bench.most_steps < math.inf:  # a training cut short is no outcome worth keeping
         train()
         if learns:
             bench.trainings[name] = time.perf_counter() - start
