@@ -164,7 +164,11 @@ def test_a_training_that_is_cut_short_is_as_far_as_the_whole_one_was():
     assert stages[0].batch_of(torch.tensor([3]), torch.ones(1, 3), step=3).done == 0.75
 
 
-def test_a_training_that_was_cut_short_is_not_kept(tmp_path):
-    model, bench = Layer(2, 2), Bench(cache=tmp_path, most_steps=1)
-    trained(model, lambda: None, bench, data="none", settings={})
-    assert list(tmp_path.rglob("*.safetensors")) == []
+def test_a_training_that_was_cut_short_is_another(tmp_path):
+    trainings = []
+    for steps in (1, float("inf"), 1):
+        model, bench = Layer(2, 2), Bench(cache=tmp_path, most_steps=steps)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        trained(model, lambda: trainings.append(1), bench, data="none", settings={})
+    assert len(trainings) == 2

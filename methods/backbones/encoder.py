@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,28 +55,16 @@ class PooledHead(nn.Module):
 def encoder(name: str) -> Any:
     """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4, random)."""
     from transformers import BertConfig, BertModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # progress is told by the bench
     if name == "tiny":
         config = BertConfig(
             vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64,
             max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
         return BertModel(config)
-    return copy.deepcopy(_pretrained(name))
-
-
-@lru_cache(maxsize=1)
-def _pretrained(name: str) -> Any:
-    """Load an encoder once for all methods that a process runs: reading it takes seconds, a copy does not.
-
-    Whether it was loaded before must not show in anything random.
-    """
-    from transformers import BertModel
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # progress is told by the bench
-    with torch.random.fork_rng():
-        return BertModel.from_pretrained(fetch.path(name), local_files_only=True)
+    return BertModel.from_pretrained(fetch.path(name), local_files_only=True)
 
 
 def stages_of(model: Any) -> list[EncoderStage]:

@@ -46,13 +46,13 @@ def trained(
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
     with their plain attributes (a scale, a probability of dropout) and of the training (see `sources_of`), the
     settings, the data's digest, the seed, and the versions of torch and transformers. So methods that train alike share
-    one training, and a changed line of code trains anew. Two processes
-    do not train the same thing twice. The bench is told under this name how long the training took, if ``train()``
-    learns something; another long computation whose outcome is worth keeping is no preparation.
+    one training, and a changed line of code trains anew. Two processes do not train the same thing twice. The bench is
+    told under this name how long the training took, if ``train()`` learns something; another long computation whose
+    outcome is worth keeping is no preparation.
     """
     start = time.perf_counter()
-    name = _digest(model, train, bench.seed, data, settings)
-    if bench.cache is None or bench.most_steps < math.inf:  # a training cut short is no outcome worth keeping
+    name = _digest(model, train, bench, data, settings)
+    if bench.cache is None:
         train()
         if learns:
             bench.trainings[name] = time.perf_counter() - start
@@ -102,7 +102,7 @@ def _save(model: nn.Module, path: Path, seconds: float) -> None:
         Path(aside).unlink(missing_ok=True)
 
 
-def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, settings: Mapping[str, Any]) -> str:
+def _digest(model: nn.Module, train: Callable[[], None], bench: Bench, data: str, settings: Mapping[str, Any]) -> str:
     h = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
@@ -111,7 +111,9 @@ def _digest(model: nn.Module, train: Callable[[], None], seed: int, data: str, s
     layers = {type(m) for m in model.modules()}
     h.update("\n".join(sources_of([train, Examples, *layers])).encode())
     versions = [torch.__version__, version("transformers")]
-    facts = {"seed": seed, "data": data, "settings": settings, "versions": versions}
+    facts = {"seed": bench.seed, "data": data, "settings": settings, "versions": versions}
+    if bench.most_steps < math.inf:  # a training that was cut short is another
+        facts["steps"] = bench.most_steps
     h.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return h.hexdigest()
 
