@@ -55,6 +55,9 @@ ENOUGH = 0.9
 CPU, CPU_MORE, WALL = 3.0, 20.0, 10.0
 """A mutant has 3 times the processor seconds of the clean run and 20 more, and 10 times that by the clock."""
 
+ROUND = 0.05
+"""Seconds between two looks at what runs."""
+
 Lines = set[tuple[str, int]]
 """Paths and numbers of lines."""
 
@@ -275,7 +278,7 @@ class Child:
 
     def __init__(self, work: Callable[[], object], folder: Path, seconds: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.deadline = folder, time.monotonic() + WALL * seconds
+        self.folder, self.left = folder, WALL * seconds
         sys.stdout.flush()
         self.id = os.fork()
         if self.id:
@@ -293,9 +296,13 @@ class Child:
             sys.stdout.flush()
             os._exit(0)
 
-    def ended(self) -> tuple[Any, float, str] | None:
-        """Return its result, processor seconds and words; a `Fate` if it came to no result; None while it works."""
-        late = time.monotonic() > self.deadline
+    def ended(self, passed: float) -> tuple[Any, float, str] | None:
+        """Return its result, processor seconds and words; a `Fate` if it came to no result; None while it works.
+
+        By the clock it has what passes while its parent is awake: whoever stops both for a while kills nobody.
+        """
+        self.left -= passed
+        late = self.left < 0
         if late:
             self.kill()
         pid, status, usage = os.wait4(self.id, 0 if late else os.WNOHANG)
@@ -326,9 +333,9 @@ def tried(
                 number, each = waiting.pop(0)
                 place = folder / str(number)
                 running[number] = Child(lambda each=each, place=place: each(place), place, seconds)  # type: ignore[misc]
-            time.sleep(0.05)
+            time.sleep(ROUND)
             for number, child in list(running.items()):
-                if done := child.ended():
+                if done := child.ended(ROUND):
                     del running[number]
                     fate = done[0] if isinstance(done[0], Fate) else done[0][1]
                     fate.seconds, fate.output = done[1:]
