@@ -352,7 +352,8 @@ def headings(page):
     return page.evaluate(
         "() => { const cy = document.querySelector('.ee-canvas').eelit;"
         " const left = cy.container().getBoundingClientRect().x;"
-        " return [...document.querySelectorAll('.ee-axis-years span')].filter(year => year.style.visibility === 'visible')"
+        " return [...document.querySelectorAll('.ee-axis-years span')]"
+        ".filter(year => year.style.visibility === 'visible')"
         ".map(year => { const box = year.getBoundingClientRect();"
         " const column = Number(year.dataset.x) * cy.zoom() + cy.pan().x;"
         " return [year.textContent, box.x - left + box.width / 2, column, box.x - left, box.right - left]; }); }"
