@@ -19,7 +19,7 @@ NAMED = ' data-md-component="search" role="dialog" aria-label="Search">'
 
 CONTENTS = '<nav class="ee-contents"'
 """A list of a page's own headings, which a template leaves empty since it does not know them all."""
-HEADING = re.compile(r'<h2 id="([^"]+)"[^>]*>(.*?)(?:<a class="headerlink".*?)?</h2>', re.DOTALL)
+HEADING = re.compile(r'<h2\b[^>]*?\bid="([^"]+)"[^>]*>(.*?)(?:<a class="headerlink".*?)?</h2>', re.DOTALL)
 
 HYPHEN = re.compile(
     r"<!--.*?-->|<(script|style|pre|code|textarea)\b.*?</\1\s*>|<[^>]*>|(?<![^\s(,;:=≥≤±>])-(?=[\d.∞])",
