@@ -1,5 +1,6 @@
 """The code beside each section is the code that runs, from the file and line that it says."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,37 @@ def test_a_rule_and_a_recipe_that_others_share_are_shown_where_they_are_used():
     assert "Patience" in found["Exit rule"]
     assert {"train", "train_joint"} <= found["Training"]  # `train` is the family's
     assert "build" in found["Model"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_part_of_the_papers_own_file_is_shown_once(key):
+    info = registry.describe(key)
+    tree = ast.parse(info.path.read_text(encoding="utf-8"))
+    parts = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    methods = {"load", "build", "train", "policy"}
+    inside = {n.name: {getattr(m, "name", "") for m in n.body} for n in parts if isinstance(n, ast.ClassDef)}
+    of_method = {name for name, names in inside.items() if methods & names}
+    shown = [one.name for listings in beside(info).values() for one in listings if not one.shared]
+    for part in parts:
+        assert shown.count(part.name) == (0 if part.name in of_method else 1), part.name
+
+
+def test_the_papers_parts_come_first_and_stand_where_they_are_needed():
+    found = {
+        section: [one.name for one in listings if not one.shared]
+        for section, listings in beside(registry.describe("xin2021berxit")).items()
+    }
+    assert found == {
+        "Model": ["LearningToExit", "ExitWithCertainty", "build"],
+        "Training": ["alternating_loss", "certainty_loss", "correctness", "train_alternating", "train"],
+        "Exit rule": ["policy"],
+    }
+
+
+def test_a_part_that_is_reached_through_a_table_or_another_function_of_the_class_is_shown():
+    found = {
+        section: [one.name for one in listings if not one.shared]
+        for section, listings in beside(registry.describe("teerapittayanon2016branchynet")).items()
+    }
+    assert {"branchy_lenet", "branchy_alexnet"} <= set(found["Model"])
+    assert "train_trunk" in found["Training"]

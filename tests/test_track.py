@@ -129,6 +129,19 @@ def test_gains_are_paired_by_seed():
     assert row.data == "abc"
 
 
+def test_the_speed_up_within_a_point_is_that_of_a_setting_chosen_on_validation_data():
+    held = [point(0.2, 0.5), point(0.4, 0.785), point(0.5, 0.79), point(1.0, 0.8)]
+    test = [point(0.3, 0.9), point(0.45, 0.6), point(0.625, 0.7), point(1.0, 0.95)]
+    given = result().model_copy(update={"curves": [curve().model_copy(update={"validation": held, "test": test})]})
+    row = track.row([given], "", current=True)
+    assert row.within_a_point.mean == pytest.approx(1.6)
+
+
+def test_the_first_variant_is_the_main_one():
+    given = result().model_copy(update={"curves": [curve(variant="b"), curve(variant="a")]})
+    assert [track.row([given], name, current=True).is_main for name in "ab"] == [False, True]
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "folder", lambda: tmp_path)

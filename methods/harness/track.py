@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from eelit.methods.engine.operating_points import at
+from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
 
 SHARES = (0.25, 0.5, 0.75)
+POINT = 0.01
+"""How much quality a setting may lose on validation data to count as one that loses (next to) nothing."""
 AREA = tuple(i / 100 for i in range(25, 101, 5))
 BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
 """What is turned in the rules that every method has to face."""
@@ -124,6 +126,7 @@ class Row:
 
     key: str
     variant: str
+    is_main: bool  # the method's first variant
     quality: str
     unit: str
     data: str  # digest of the examples: only rows with the same data and quality can be compared
@@ -134,6 +137,7 @@ class Row:
     at: dict[float, Spread | None]  # share of cost → quality
     spent: dict[float, Spread | None]  # share of cost allowed → share that this quality really took on test data
     area: Spread | None
+    within_a_point: Spread | None  # speed-up on test data of the setting that loses at most `POINT` on validation data
     against: dict[str, dict[float, Spread | None]]  # baseline → share → quality minus the baseline's, paired by seed
     overthinking: Spread | None
     training_seconds: Spread | None
@@ -169,6 +173,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
     return Row(
         key=results[0].key,
         variant=variant,
+        is_main=results[0].curves[0].variant == variant,
         quality=first.quality,
         unit=first.unit,
         data=data_of(results[0], variant),
@@ -179,6 +184,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         at={s: Spread.of(_at(curve, s) for curve in curves) for s in (*SHARES, share)},
         spent={s: Spread.of(_spent(curve, s) for curve in curves) for s in (*SHARES, share)},
         area=Spread.of(area(curve.validation, curve.test) for curve in curves),
+        within_a_point=Spread.of(cheapest_within(curve.validation, curve.test, POINT).speed_up for curve in curves),
         against={
             name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)} for name in rivals
         },

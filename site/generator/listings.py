@@ -1,9 +1,13 @@
-"""The code behind each section of a method's docstring, cut out of its source and of the shared parts that it uses."""
+"""The code behind each section of a method's docstring, cut out of its source and of the shared parts that it uses.
+
+A paper's own parts come first, in the order of its file, then the functions of its class that put them to use, then
+what it takes from the shared rooms.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -17,8 +21,9 @@ from pygments.lexers import PythonLexer
 from eelit.methods.harness.registry import MethodInfo
 
 PACKAGE = "eelit.methods"
-SECTIONS = {"Model": "build", "Training": "train", "Exit rule": "policy"}
-"""Section of a docstring → the function of the method's class that does what it says."""
+Definition = ast.FunctionDef | ast.ClassDef
+SECTIONS = {"Model": ("build",), "Training": ("train", "tuned"), "Exit rule": ("policy", "rule", "fit", "answers")}
+"""Section of a docstring → the functions of the method's class that do what it says."""
 SHARED = {"Training": "recipes", "Exit rule": "policies"}
 """Section → where the shared parts lie that its function calls."""
 
@@ -52,11 +57,21 @@ class Source:
         """Yield the classes of the module."""
         return (node for node in self.tree.body if isinstance(node, ast.ClassDef))
 
-    def definitions(self) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    def definitions(self) -> Iterator[Definition]:
         """Yield the functions and classes of the module."""
-        return (node for node in self.tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+        return (node for node in self.tree.body if isinstance(node, Definition))
 
-    def listing(self, node: ast.FunctionDef | ast.ClassDef, *, shared: bool) -> Listing:
+    @property
+    def constants(self) -> dict[str, ast.stmt]:
+        """Names of the module and what is assigned to them; through a table, say, a function uses others."""
+        found = (
+            (node, node.targets if isinstance(node, ast.Assign) else [node.target])
+            for node in self.tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+        )
+        return {target.id: node for node, targets in found for target in targets if isinstance(target, ast.Name)}
+
+    def listing(self, node: Definition, *, shared: bool) -> Listing:
         """Return a function or class as it stands, decorators included."""
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         lines = self.text.splitlines()[first - 1 : node.end_lineno]
@@ -70,27 +85,79 @@ def _set(code: str) -> Markup:
 
 
 def beside(info: MethodInfo) -> dict[str, list[Listing]]:
-    """Return the code that does what each section says; nothing for sections that no single function does."""
+    """Return the code that does what each section says; each part of the paper's own file at most once.
+
+    A part is shown in the first section whose function needs it, directly or through others. Sections that no single
+    function does are left out.
+    """
     own = _read(info.path, f"methods/papers/{info.path.name}")
-    found = {section: list(_of_function(own, name, SHARED.get(section, ""))) for section, name in SECTIONS.items()}
-    return {section: listings for section, listings in found.items() if listings}
+    shown: set[str] = set()
+    found: dict[str, list[Listing]] = {}
+    for section, (main, *more) in SECTIONS.items():
+        entries = [entry for name in (main, *more) if (entry := _function(own, name)) is not None]
+        entries = [(source, node) for source, node in entries if source.path == own.path or node.name == main]
+        parts, methods = _needed(own, [node for source, node in entries if source.path == own.path])
+        entries += [(own, node) for node in methods]
+        new = [own.listing(node, shared=False) for node in parts if node.name not in shown]
+        shown |= {part.name for part in new}
+        new += [source.listing(node, shared=source.path != own.path) for source, node in entries]
+        new += _shared([*entries, *((own, part) for part in parts)], SHARED.get(section, ""))
+        if new:
+            found[section] = new
+    return found
 
 
-def _of_function(own: Source, name: str, room: str) -> Iterator[Listing]:
-    where = _function(own, name)
-    if where is None:
-        return
-    source, node = where
-    yield source.listing(node, shared=source.path != own.path)
-    used = {part.id for statement in node.body for part in ast.walk(statement) if isinstance(part, ast.Name)}
-    for called in sorted(used):
-        module = source.imports.get(called, "")
-        if room and module.startswith(f"{PACKAGE}.{room}."):
-            part = _module(module)
-            yield from (part.listing(n, shared=True) for n in part.definitions() if n.name == called)
+def _needed(own: Source, start: Sequence[ast.FunctionDef]) -> tuple[list[Definition], list[ast.FunctionDef]]:
+    """Return the paper's own functions and classes that these use, directly or through others, as they stand.
+
+    And the further functions of their class that they call.
+    """
+    named: dict[str, ast.stmt] = {node.name: node for node in own.definitions()} | own.constants
+    holders = [owner for owner in own.classes() if any(node in owner.body for node in start)]
+    methods = {node.name: node for owner in holders for node in owner.body if isinstance(node, ast.FunctionDef)}
+    reached: set[str] = {owner.name for owner in holders}
+    called = {node.name for node in start}
+    waiting: list[ast.stmt] = list(start)
+    while waiting:
+        node = waiting.pop()
+        names = _names(node)
+        waiting += [named[name] for name in names & named.keys() - reached]
+        reached |= names
+        if node in methods.values():
+            further = _own_attributes(node) & methods.keys() - called
+            waiting += [methods[name] for name in further]
+            called |= further
+    parts = [node for node in own.definitions() if node.name in reached and node not in holders]
+    return parts, [node for name, node in methods.items() if name in called and node not in start]
 
 
-def _function(source: Source, name: str) -> tuple[Source, ast.FunctionDef] | None:
+def _names(node: ast.AST, *, annotations: bool = True) -> set[str]:
+    """Return the names that code reads."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    left_out = () if annotations else ("annotation", "returns")
+    values = (value for field, value in ast.iter_fields(node) if field not in left_out)
+    children = (x for value in values for x in (value if isinstance(value, list) else [value]))
+    return {name for x in children if isinstance(x, ast.AST) for name in _names(x, annotations=annotations)}
+
+
+def _own_attributes(node: ast.AST) -> set[str]:
+    """Return what code reads as ``self.NAME``."""
+    found = (part for part in ast.walk(node) if isinstance(part, ast.Attribute))
+    return {part.attr for part in found if isinstance(part.value, ast.Name) and part.value.id == "self"}
+
+
+def _shared(users: Sequence[tuple[Source, Definition]], room: str) -> list[Listing]:
+    """Return what these functions and classes take from a shared room, by name."""
+    names = ((source, _names(node, annotations=False) & source.imports.keys()) for source, node in users)
+    used = {(name, source.imports[name]) for source, found in names for name in found}
+    modules = [(name, _module(module)) for name, module in sorted(used) if module.startswith(f"{PACKAGE}.{room}.")]
+    return [
+        part.listing(node, shared=True) for name, part in modules for node in part.definitions() if node.name == name
+    ]
+
+
+def _function(source: Source, name: str) -> tuple[Source, Definition] | None:
     """Return the function of the method's class, or of the family it is derived from, with its module."""
     for owner in source.classes():
         for node in owner.body:

@@ -19,9 +19,8 @@ from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import Result
 from eelit.methods.harness import bench
-from eelit.methods.harness.track import SEEDS
+from eelit.methods.harness.track import SEEDS, Row
 from eelit.site.generator import (
     api,
     claims,
@@ -66,7 +65,6 @@ def environment() -> Environment:
         "amount": markup.amount,
         "baseline": words,
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
-        "best_speed_up": best_speed_up,
         "coins": coins,
         "day": day,
         "docstring": markup.docstring,
@@ -109,11 +107,6 @@ def venue_and_year(record: Record) -> str:
     return venue if venue.endswith(f"{record.year})") else f"{venue}, {record.year}".removeprefix(", ")
 
 
-def best_speed_up(result: Result) -> float:
-    """Return the largest speed-up of a result's main variant."""
-    return max(point.speed_up for point in result.curves[0].test)
-
-
 def write(collection: Collection, folder: Path, root: Path) -> int:
     """Write every page and download of the checkout `root` into the (empty) folder; return how many pages there are."""
     count = 0
@@ -144,7 +137,7 @@ def generated(collection: Collection) -> Iterator[Page]:
         return env.get_template(template).render(**common, **values)
 
     yield "index.md", render("home.md.j2", picture=_picture(), head=head.home(collection))
-    yield "methods/index.md", render("methods.md.j2")
+    yield "methods/index.md", render("methods.md.j2", rows=_main_rows(collection))
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
@@ -176,6 +169,11 @@ def generated(collection: Collection) -> Iterator[Page]:
     yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
     yield "guide/data.md", render("data.md.j2", **_data(collection))
     yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
+
+
+def _main_rows(collection: Collection) -> dict[str, Row]:
+    """Return the row of each method's main variant on the track that measures it."""
+    return {row.key: row for board in collection.boards.values() for row in board.rows if row.is_main}
 
 
 def _picture() -> Markup:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 SHOWN = (
@@ -38,6 +38,7 @@ class Snapshot:
     repository: str = ""  # where the sources stand, without a slash at the end; empty if nobody said
     source: str = "{repository}/blob/HEAD/{path}#L{line}"  # how the forge names a line of a file
     commit: str = "HEAD"
+    code: str = ""  # where one gets the sources: the repository, or else what the package's metadata say
     added: dict[str, datetime] = field(default_factory=dict)  # key → when its entry came in, as far as history goes
 
     def blob(self, path: str, line: int | None = None) -> str:
@@ -56,16 +57,24 @@ def snapshot(root: Path) -> Snapshot:
     for path in files:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     address = os.environ.get(ADDRESS, "").strip()
+    repository = os.environ.get(REPOSITORY, "").strip().rstrip("/")
     return Snapshot(
         id=digest.hexdigest(),
         moment=_moment(root, files),
         version=version("eelit"),
         address=f"{address.rstrip('/')}/" if address else "",
-        repository=os.environ.get(REPOSITORY, "").strip().rstrip("/"),
+        repository=repository,
+        code=repository or _declared("Source"),
         source=os.environ.get(SOURCE, "").strip() or Snapshot.source,
         commit=_git(root, "rev-parse", "HEAD") or "HEAD",
         added=_added(root),
     )
+
+
+def _declared(label: str) -> str:
+    """Return the address that the package's metadata give under a label, or nothing."""
+    listed = (line.partition(", ") for line in metadata("eelit").get_all("Project-URL") or [])
+    return next((address for name, _, address in listed if name == label), "")
 
 
 def _moment(root: Path, files: Iterable[Path]) -> datetime:

@@ -104,3 +104,24 @@ def test_skipping_to_the_content(open_page):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("#papers$"))
+
+
+def test_the_search_index_is_fetched_when_one_searches(open_page):
+    """It is the largest file of the site, and most who read a page never search."""
+    page = open_page("index.html")
+    fetched = "() => performance.getEntriesByType('resource').filter(one => one.name.includes('search_index')).length"
+    assert page.evaluate(fetched) == 0
+    page.locator(".md-search__input").click()
+    assert search(page, "PABEE").count()
+    assert page.evaluate(fetched) == 1
+
+
+def test_an_address_that_asks_finds(open_page):
+    page = open_page("index.html?q=PABEE")
+    expect(page.locator(".md-search-result__link").first).to_be_visible()
+
+
+def test_a_wrong_address_leads_on(open_page, served):
+    page = open_page("404.html")
+    links = page.locator("main a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert "/papers/index.html" in links or any(link.endswith("papers/index.html") for link in links)

@@ -352,7 +352,8 @@ def headings(page):
     return page.evaluate(
         "() => { const cy = document.querySelector('.ee-canvas').eelit;"
         " const left = cy.container().getBoundingClientRect().x;"
-        " return [...document.querySelectorAll('.ee-years span')].filter(year => year.style.visibility === 'visible')"
+        " return [...document.querySelectorAll('.ee-axis-years span')]"
+        ".filter(year => year.style.visibility === 'visible')"
         ".map(year => { const box = year.getBoundingClientRect();"
         " const column = Number(year.dataset.x) * cy.zoom() + cy.pan().x;"
         " return [year.textContent, box.x - left + box.width / 2, column, box.x - left, box.right - left]; }); }"
@@ -371,7 +372,7 @@ def test_years_stay_above_their_columns(open_page, width):
     page.evaluate(f"void {CY}.panBy({{x: -260, y: -300}})")
     until(page, lambda: headings(page)[0][0] > before)
     size = page.locator(".ee-canvas").bounding_box()
-    assert page.locator(".ee-years").bounding_box()["y"] < size["y"]
+    assert page.locator(".ee-axis-years").bounding_box()["y"] < size["y"]
     for _, _, column, left, right in headings(page):
         assert left >= -1
         assert right <= size["width"] + 1
@@ -381,7 +382,7 @@ def test_years_stay_above_their_columns(open_page, width):
     shown = headings(page)
     assert all(one[4] < next_one[3] for one, next_one in pairwise(shown)), "none upon another"
     page.get_by_role("button", name="by connection").click()
-    assert page.locator(".ee-years").is_hidden()
+    assert page.locator(".ee-axis-years").is_hidden()
 
 
 @pytest.mark.parametrize("layout", ["", "?layout=years"])

@@ -28,6 +28,32 @@ WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...do
   .filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".ee-scroll, pre"))
   .slice(0, 3).map((element) => element.outerHTML.slice(0, 120))"""
 
+# What one can turn, but of which a part that cuts off what does not fit shows less than half.
+CUT_OFF = """() => [...document.querySelectorAll("input, select, textarea, button, summary")]
+  .filter((element) => element.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+  .filter((element) => {
+    const box = element.getBoundingClientRect();
+    let [left, top, right, bottom] = [box.left, box.top, box.right, box.bottom];
+    for (let part = element.parentElement; part && part !== document.body; part = part.parentElement) {
+      const style = getComputedStyle(part), frame = part.getBoundingClientRect();
+      const cut = (name) => ["hidden", "clip"].includes(style[name]);
+      if (cut("overflowX")) [left, right] = [Math.max(left, frame.left), Math.min(right, frame.right)];
+      if (cut("overflowY")) [top, bottom] = [Math.max(top, frame.top), Math.min(bottom, frame.bottom)];
+    }
+    return Math.max(0, right - left) * Math.max(0, bottom - top) < 0.5 * box.width * box.height;
+  }).map((element) => element.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_one_can_turn_can_be_seen(open_page, served, kinds, width):
+    page = open_page("index.html", width=width, still=True)
+    found = []
+    for path in kinds:
+        page.goto(served + path)
+        settle(page)
+        found += [f"{path}: {fault}" for fault in page.evaluate(CUT_OFF) if "md-" not in fault]
+    assert not found, told(found)
+
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_keyboard_reaches_and_shows_everything(open_page, served, kinds, width):
@@ -90,3 +116,18 @@ def test_a_walk_with_the_tab_key_has_an_end(open_page, width):
     assert len(seen) < 80
     assert len(seen) == len(set(seen)), "the walk comes back to where it was"
     assert sum("eelit" in element or "href" in element for element in seen) > 12
+
+
+def test_long_pages_list_their_contents(open_page, served):
+    page = open_page("methods/zhou2020pabee.html")
+    for path in ("methods/zhou2020pabee.html", "tracks/text.html"):
+        page.goto(served + path)
+        listed = page.locator(".ee-contents a").evaluate_all("links => links.map(link => link.hash.slice(1))")
+        assert listed == page.locator("main h2").evaluate_all("heads => heads.map(head => head.id)")
+        assert len(listed) > 3
+
+
+def test_on_paper_a_method_takes_few_pages(open_page):
+    page = open_page("methods/zhou2020pabee.html")
+    pages = page.pdf(format="A4").count(b"/Type /Page\n")
+    assert 1 < pages <= 8, f"{pages} pages"

@@ -94,7 +94,7 @@
       ring.style.left = `${x}px`;
       ring.style.top = `${y}px`;
       const box = frame.getBoundingClientRect();
-      const told = { curve: place.curve, setting: place.knob, [quality]: place.quality.toFixed(4), cost: `${(100 * place.share).toFixed(1)}%` };
+      const told = { curve: place.curve, setting: place.knob, [quality]: place.quality.toFixed(4).replace("-", "\u2212"), cost: `${(100 * place.share).toFixed(1)}%` };
       tell(told, box.left + window.scrollX + x, box.top + window.scrollY + y);
       said.classList.remove("is-hint");
       said.textContent = Object.entries(told).map(([name, value]) => (name === "curve" || name === "setting" ? value : `${name} ${value}`)).join(", ");

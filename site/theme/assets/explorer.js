@@ -9,7 +9,7 @@
   const card = root.querySelector(".ee-card");
   const lost = root.querySelector(".ee-lost");
   const outside = root.querySelector(".ee-outside");
-  const heading = root.querySelector(".ee-years");
+  const heading = root.querySelector(".ee-axis-years");
   const status = root.querySelector(".ee-status");
   const input = root.querySelector("input[role=combobox]");
   const list = root.querySelector("[role=listbox]");
