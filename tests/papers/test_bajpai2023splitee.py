@@ -327,19 +327,18 @@ def test_the_stream_is_the_target_s_test_part_and_none_of_what_the_network_learn
 
 def test_source_and_target_are_different_domains(monkeypatch):
     """4,000 sentences of the source; of the target 2,000 reviews of at most 64 tokens, and nothing to train on."""
-    asked = []
+    asked = {}
 
     def asking(corpus, **cut):
-        asked.append((corpus, cut))
+        asked[corpus] = cut
         return SimpleNamespace(test=f"test part of {corpus}")
 
     monkeypatch.setattr(tasks, "text", asking)
     source, stream = registry.get(KEY).load()
-    (target, cut), (origin, training) = asked
-    assert (origin, training) == ("rotten-tomatoes", {"train": 4000})
     assert (source.test, stream) == ("test part of rotten-tomatoes", "test part of imdb")
-    assert (target, cut["length"], cut["test"]) == ("imdb", 64, 2000)
-    assert cut["train"] <= 1
+    assert asked["rotten-tomatoes"] == {"train": 4000}
+    assert (asked["imdb"]["length"], asked["imdb"]["test"]) == (64, 2000)
+    assert asked["imdb"]["train"] <= 1
 
 
 @pytest.mark.parametrize(("variant", "side"), [("SplitEE", "none"), ("SplitEE-S", "observed")])
