@@ -262,7 +262,7 @@ def test_the_device_is_timed_from_its_first_stage_to_its_last_head(prepared, var
     hooks = [part.register_forward_hook(takes(8)) for part in ready.model.stages]
     hooks += [part.register_forward_hook(takes(2)) for part in ready.model.heads]
     for knob in (method.knobs[0], 0.7, method.knobs[-1]):
-        timing, rule = method.time(ready, bench, knob, 1), method.rule(knob, exits)
+        timing, rule = method.time(ready, dataclasses.replace(bench, repeats=1), knob, 1), method.rule(knob, exits)
         told = drive(rule, Stored(ready.streams["test"].confidences), timing.samples)
         assert told.offloaded.any() == (knob == 0.7)
         heads = [len(rule.watched(rule.layers.index(cut))) for cut in told.cuts]
@@ -276,7 +276,7 @@ def test_the_device_is_timed_from_its_first_stage_to_its_last_head(prepared, var
 
 def test_what_is_executed_and_timed_is_the_target_s_stream(prepared):
     method, bench, ready = prepared(KEY)
-    target = dataclasses.replace(ready, streams={"test": ready.streams["test"]})
+    target, bench = dataclasses.replace(ready, streams={"test": ready.streams["test"]}), Bench(repeats=1)
     for executed, samples in ((48, 24), (1, 1)):
         assert method.execute(target, dataclasses.replace(bench, executed=executed), 0.7).samples == samples
     assert method.time(target, bench, 0.7, 1).knob == 0.7
@@ -286,7 +286,7 @@ def test_what_is_executed_and_timed_is_the_target_s_stream(prepared):
 @pytest.mark.parametrize("differs", ["nowhere", "cut", "sent", "answer"])
 def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs):
     """In where it cut, whom it sent, or what was answered, all else being equal."""
-    method, bench, ready = prepared(KEY)
+    method, _, ready = prepared(KEY)
     seen, knob, n = ready.streams["test"], 0.7, 24
     if differs == "cut":  # nobody is ever sent
         knob = 1e-6
@@ -307,7 +307,7 @@ def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs):
     assert (claimed.cuts != told.cuts).any() == (differs == "cut")
     assert (claimed.offloaded != told.offloaded).any() == (differs == "sent")
     other = dataclasses.replace(ready, streams={"test": stored})
-    assert method.execute(other, dataclasses.replace(bench, executed=2 * n), knob).agrees == (differs == "nowhere")
+    assert method.execute(other, Bench(executed=2 * n, repeats=1), knob).agrees == (differs == "nowhere")
 
 
 # The wiring

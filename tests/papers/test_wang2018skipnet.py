@@ -243,15 +243,15 @@ def test_what_is_timed_is_real_skipping_beside_the_plain_network(monkeypatch):
         return 1.0, 2.0
 
     monkeypatch.setattr(family, "in_turn", in_turn)
-    done = method.execute(prepared, bench, 2.5)
+    done = method.execute(prepared, bench, math.inf)
     ((ours, plain, x, repeats),) = told
     assert (done.seconds, done.full_seconds, repeats) == (1.0, 2.0, bench.repeats)
     examples = prepared.examples("test")
     assert torch.equal(x, torch.stack(examples.inputs[:48]))
-    skipping, full = prepared.network(2.5).model, prepared.network(-math.inf).model
-    assert count(lambda: ours(x)) == count(lambda: skipping.infer(x)) < count(lambda: skipping(x))
+    skipping, full = prepared.network(math.inf).model, prepared.network(-math.inf).model
+    assert count(lambda: ours(x)) == count(lambda: skipping.infer(x, torch.zeros_like)) < count(lambda: plain(x))
     with torch.inference_mode():
-        assert torch.equal(ours(x).logits, skipping.infer(x).logits)
+        assert torch.equal(ours(x).logits, skipping.infer(x, torch.zeros_like).logits)
         assert torch.equal(plain(x), full.plain(x))
         right = full.plain(torch.stack(examples.inputs)).argmax(dim=1) == examples.targets
     assert method.full_model(prepared, bench) == (pytest.approx(right.double().mean().item()), prepared.prices.full)
