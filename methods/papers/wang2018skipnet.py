@@ -123,7 +123,7 @@ class GatedResNet(GatedNetwork):
         nn.init.constant_(self.gate.proj.bias, 1.0)  # gates start open, so that every block learns
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+                fan = module.out_channels * math.prod(module.kernel_size)
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
 
     def enter(self, x: Tensor) -> Tensor:

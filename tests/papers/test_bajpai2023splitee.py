@@ -3,16 +3,19 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from eelit.methods.claims.bajpai2023splitee import Trials, regret_falls, side_helps
+from eelit.methods.engine import tasks
 from eelit.methods.engine.costs import MacCounter, exit_costs
-from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.split import Executed, Meter, full_cost
+from eelit.methods.families import split
+from eelit.methods.families.split import Executed, Meter, Seen, confidence, full_cost
 from eelit.methods.harness import registry
 from eelit.methods.policies.bandit import Tally, Ucb1
 from eelit.methods.policies.offload import SplitRule, Stored, drive, hindsight, regret
@@ -62,6 +65,29 @@ def test_cost_by_hand():
     side = dataclasses.replace(RULE, side="observed")
     assert side.costs(cuts, sent) == pytest.approx([1.0, 3.0, 5.0, 3.0 + 3.0])  # i
     assert full_cost(5) == pytest.approx(4.2)
+
+
+def test_confidence_is_the_largest_probability():
+    assert confidence(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]).log()) == pytest.approx([0.5, 0.7])
+
+
+def test_a_confidence_at_the_threshold_is_enough_and_the_last_exit_sends_nothing():
+    at = Stored(np.array([[0.7, 0.69], [0.1, 0.1]]))
+    first, last = (drive(SplitRule((layer,), 0.7, price=0.1, offload=0.3), at, 2) for layer in (0, 1))
+    assert first.offloaded.tolist() == [False, True]
+    assert last.offloaded.tolist() == [False, False]
+
+
+def test_an_operating_point_by_hand():
+    """Four samples cut after the first of three layers; two are sent, at the price of three layers each."""
+    p = torch.tensor([[0.9, 0.6, 0.8, 0.55], [0.5] * 4, [0.2, 0.3, 0.3, 0.6]])  # of class 0, at each exit
+    targets = torch.tensor([0, 1, 0, 1])  # their exits, 0 2 0 2, say 0 1 0 0; the last exit says 1 1 1 0
+    seen = Seen(Examples([torch.zeros(1)] * 4, targets), torch.stack([p, 1 - p], dim=-1).log())
+    assert seen.full_quality == 0.25
+    point = registry.get(KEY).point(seen, SplitRule((0,), threshold=0.7, price=0.1, offload=0.3), 0.7)
+    assert point.cost == pytest.approx((1 + 4 + 1 + 4) / 4)
+    assert point.speed_up == pytest.approx((0.8 * 3 + 0.2) / 2.5)
+    assert (point.knob, point.quality, point.exits) == (0.7, 0.75, [0.5, 0.0, 0.5])
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -153,8 +179,13 @@ def test_device_and_cloud_execute_their_own_part_alone(prepared, side):
     world.cloud(0)
     assert (meter.stages["cloud"], meter.heads["cloud"]) == (2, 1)
     assert meter.cost(rule) == pytest.approx(rule.costs(np.array([1]), np.array([True]))[0])
+    world.device(1, watched)
+    sure = world.cloud(1)
     with torch.inference_mode():
-        assert torch.allclose(world.answers[0], model.full(x)[0], atol=1e-5)
+        for sample in (0, 1):
+            whole = model.full(examples.inputs[sample][None])[0]
+            assert torch.allclose(world.answers[sample], whole, atol=1e-5)
+        assert sure == pytest.approx(float(confidence(whole)), abs=1e-5)  # of the sample sent, not of the first one
 
 
 def stage_macs(model, x):
@@ -167,7 +198,8 @@ def test_ends_of_the_knob_leave_one_arm(prepared):
     method, _, _ = prepared(KEY)
     assert method.rule(0.0, 6).layers == (0,)
     assert method.rule(2.0, 6).layers == (5,)
-    assert method.rule(0.7, 6).layers == (0, 1, 2, 3, 4, 5)
+    for alpha in (0.7, 1.0):  # an exit may be wholly certain: at 1 there is something to learn
+        assert method.rule(alpha, 6).layers == (0, 1, 2, 3, 4, 5)
 
 
 def test_agrees_with_the_released_code():
@@ -196,7 +228,12 @@ def test_simpler_rules_stay_on_the_device(prepared):
     assert [p.cost for p in static.test] == pytest.approx([full_cost(i) for i in range(1, exits + 1)])
     assert sure.test[0].cost == pytest.approx(1.0)
     assert sure.test[-1].cost == pytest.approx(exits)
-    assert len(method.each_exit(ready, bench)[0]) == exits
+    held = ready.streams["validation"].full_quality
+    assert held != quality
+    assert static.validation[-1].quality == pytest.approx(held)
+    facts, _ = method.each_exit(ready, bench)
+    assert len(facts) == exits
+    assert facts[-1].quality == pytest.approx(quality)
 
 
 def test_the_device_alone_is_timed_and_one_by_one(prepared):
@@ -212,7 +249,96 @@ def test_the_device_alone_is_timed_and_one_by_one(prepared):
         assert timing.full_seconds > 0
 
 
+@pytest.mark.parametrize("variant", ["SplitEE", "SplitEE-S"])
+def test_the_device_is_timed_from_its_first_stage_to_its_last_head(prepared, variant, monkeypatch):
+    """By a clock that moves 8 seconds for a stage and 2 for a head: what the cloud does is not the device's time."""
+    method, bench, ready = prepared(KEY, variant)
+    exits, now = ready.model.exits, [1000.0]
+
+    def takes(seconds):
+        return lambda *_: now.__setitem__(0, now[0] + seconds)
+
+    monkeypatch.setattr(split, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    hooks = [part.register_forward_hook(takes(8)) for part in ready.model.stages]
+    hooks += [part.register_forward_hook(takes(2)) for part in ready.model.heads]
+    for knob in (method.knobs[0], 0.7, method.knobs[-1]):
+        timing, rule = method.time(ready, dataclasses.replace(bench, repeats=1), knob, 1), method.rule(knob, exits)
+        told = drive(rule, Stored(ready.streams["test"].confidences), timing.samples)
+        assert told.offloaded.any() == (knob == 0.7)
+        heads = [len(rule.watched(rule.layers.index(cut))) for cut in told.cuts]
+        assert timing.seconds == sum(8 * (cut + 1) + 2 * n for cut, n in zip(told.cuts, heads, strict=True))
+        assert timing.full_seconds == timing.samples * (8 * exits + 2)
+        spent = 0.8 * sum(told.cuts + 1) + 0.2 * sum(heads)
+        assert timing.saved == pytest.approx(1 - spent / timing.samples / full_cost(exits))
+    for hook in hooks:
+        hook.remove()
+
+
+def test_what_is_executed_and_timed_is_the_target_s_stream(prepared):
+    method, bench, ready = prepared(KEY)
+    target, bench = dataclasses.replace(ready, streams={"test": ready.streams["test"]}), Bench(repeats=1)
+    for executed, samples in ((48, 24), (1, 1)):
+        assert method.execute(target, dataclasses.replace(bench, executed=executed), 0.7).samples == samples
+    assert method.time(target, bench, 0.7, 1).knob == 0.7
+    assert method.full_model(target, bench)[0] == ready.streams["test"].full_quality
+
+
+@pytest.mark.parametrize("differs", ["nowhere", "cut", "sent", "answer"])
+def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs):
+    """In where it cut, whom it sent, or what was answered, all else being equal."""
+    method, _, ready = prepared(KEY)
+    seen, knob, n = ready.streams["test"], 0.7, 24
+    if differs == "cut":  # nobody is ever sent
+        knob = 1e-6
+    elif differs == "sent":  # each arm is played once, whatever it brings
+        n = ready.model.exits
+    rule, world = method.rule(knob, ready.model.exits), Executed(ready.model, seen.examples)
+    told = drive(rule, world, n)
+    stored = Seen(seen.examples, seen.outputs.clone())
+    stored.outputs[:, :n] = torch.stack(world.answers)  # the same answer, whoever gives it
+    stored.confidences = seen.confidences.copy()
+    if differs == "cut":
+        stored.confidences = seen.confidences[::-1].copy()
+    elif differs == "sent":
+        stored.confidences[0, 0] = 1.0 if told.offloaded[0] else 0.0
+    elif differs == "answer":
+        stored.outputs[:, 0] = stored.outputs[:, 0].roll(1, -1)
+    claimed = drive(rule, Stored(stored.confidences), n)
+    assert (claimed.cuts != told.cuts).any() == (differs == "cut")
+    assert (claimed.offloaded != told.offloaded).any() == (differs == "sent")
+    other = dataclasses.replace(ready, streams={"test": stored})
+    assert method.execute(other, Bench(executed=2 * n, repeats=1), knob).agrees == (differs == "nowhere")
+
+
 # The wiring
+
+
+def test_the_stream_is_the_target_s_test_part_and_none_of_what_the_network_learns_from(prepared):
+    method, _, ready = prepared(KEY)
+    source, stream = method.load()
+
+    def texts(examples):
+        return sorted((*x.tolist(), y) for x, y in zip(examples.inputs, examples.targets.tolist(), strict=True))
+
+    assert texts(stream) == texts(tasks.text("digits", train=method.train_size, length=64).test)
+    assert texts(ready.streams["test"].examples) == texts(stream)
+    assert texts(ready.streams["validation"].examples) == texts(source.validation)
+
+
+def test_source_and_target_are_different_domains(monkeypatch):
+    """4,000 sentences of the source; of the target 2,000 reviews of at most 64 tokens, and nothing to train on."""
+    asked = {}
+
+    def asking(corpus, **cut):
+        asked[corpus] = cut
+        return SimpleNamespace(test=f"test part of {corpus}")
+
+    monkeypatch.setattr(tasks, "text", asking)
+    source, stream = registry.get(KEY).load()
+    assert (source.test, stream) == ("test part of rotten-tomatoes", "test part of imdb")
+    assert asked["rotten-tomatoes"] == {"train": 4000}
+    assert (asked["imdb"]["length"], asked["imdb"]["test"]) == (64, 2000)
+    assert asked["imdb"]["train"] <= 1
 
 
 @pytest.mark.parametrize(("variant", "side"), [("SplitEE", "none"), ("SplitEE-S", "observed")])

@@ -19,6 +19,7 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.costs import count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
+from eelit.methods.families import tagging
 from eelit.methods.families.tagging import Prices, replay
 from eelit.methods.papers.li2021tokee import HaltSampling, simulate, tag_losses
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -311,6 +312,44 @@ def test_wiring_of_the_stages(prepared, level):
         assert isinstance(stage.optimiser, torch.optim.AdamW)
 
 
+@pytest.mark.parametrize("level", ["word", "sentence"])
+def test_all_dropout_is_on_in_both_stages(prepared, level):
+    """Also in the second, which first looks at what the model says without it."""
+    method, training = prepared(KEY)[0].replace({"level": level}), []
+    models, build = [], type(method).build
+
+    def watch(stage):
+        if stage:
+            training.append([part.training for part in models[0].modules()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(method), "build", lambda *given: models.append(build(*given)) or models[-1])
+        method.prepare(Bench(most_steps=0, watch=watch))
+    assert len(training) == (2 if level == "word" else 1)
+    assert all(all(on) for on in training)
+    assert not any(part.training for part in models[0].modules())
+
+
+def test_attention_drops_shares_while_it_trains_and_only_then():
+    layer = TagEncoder("tiny", 5, seed=0).layers[0]
+    hidden = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
+    sure = layer(hidden)
+    assert torch.equal(layer.train()(hidden), sure)  # the tiny encoder has none
+    layer.dropout.p = 0.5
+    assert (layer(hidden) - sure).abs().max() > 1e-3
+    assert torch.equal(layer.eval()(hidden), sure)
+
+
+def test_second_stage_tells_how_far_it_has_looked(prepared):
+    method, found = prepared(KEY)[0], []
+    told = Bench(most_steps=0, progress=lambda message, share: found.append((message, share)))
+    ready = method.prepare(told)
+    shares = [share for message, share in found if message == "uncertainties to sample from"]
+    sizes = [len(index) for index, _ in ready.data.train.batches(64)]
+    assert shares == pytest.approx([sum(sizes[: i + 1]) / 900 for i in range(len(sizes))])
+    assert shares[-1] == 1.0
+
+
 def test_first_stage_weighs_the_layers_by_their_number(prepared):
     ready, (stage, _) = wired(prepared(KEY)[0])
     batch, said = first_batch(stage, ready.model)
@@ -524,7 +563,16 @@ def test_simpler_rules_stop_the_same_network(prepared, level):
     static, sure = method.baselines(ready, bench)
     quality, cost = method.full_model(ready, bench)
     assert (static.test[-1].quality, static.test[-1].cost) == (pytest.approx(quality), pytest.approx(cost))
-    assert sure.test[0].exits[0] == 1.0
+    assert [point.knob for point in static.test] == [1, 2, 3, 4]
+    held = ready.every("validation")[-1].double().mean().item()
+    assert held != quality
+    assert static.validation[-1].quality == pytest.approx(held)
+    assert sure.test[0].exits == [1.0, 0.0, 0.0, 0.0]
+    rule = MaxConfidence(0.9) if level == "word" else Together(MaxConfidence(0.9))
+    (point,) = (point for point in sure.test if point.knob == 0.9)
+    run = ready.run("test", rule)
+    assert point.exits == pytest.approx([(run.exits == layer).double().mean().item() for layer in range(4)])
+    assert 0 < point.exits[0] < 1
     assert sure.test[-1].quality == pytest.approx(quality)
     assert sure.test[-1].cost > cost  # all classifiers were asked on the way
     if level == "sentence":
@@ -565,6 +613,70 @@ def test_claims_can_be_tried(prepared):
         "words beat sentences",
         "self-sampling makes up for copied states",
     ]
+
+
+def test_words_that_halt_change_what_is_said_of_the_others(prepared):
+    """So TOKEE is run at each knob: a replay on what the layers say of whole sentences would be another rule."""
+    _, _, ready = prepared(KEY)
+    policy = WindowUncertainty(0.4, 3)
+    seen, run, (stored,) = ready.seen("test", 0.4), ready.run("test", policy), ready.at_once("test", [policy])
+    assert torch.equal(seen.exits, run.exits)
+    assert (seen.cost, len(seen.right)) == (run.cost, len(ready.tags("test")))
+    assert not torch.equal(seen.exits, stored.exits)
+
+
+@pytest.mark.parametrize("level", ["word", "sentence"])
+def test_what_is_executed_and_timed_is_test_data(prepared, level):
+    method, bench, ready = prepared(KEY)
+    method = method.replace({"level": level})
+    data = dataclasses.replace(ready.data, validation=None)
+    ready = dataclasses.replace(ready, method=method, data=data, _seen={}, _said={})
+    done = method.execute(ready, bench, 0.4)
+    policy, chosen = method.policy(0.4, ready), ready.data.test.head(48)
+    exits = tagging.tagged(chosen, lambda x: ready.model.infer(x, policy))
+    costs = [ready.prices.of_exits(row.exits, x) for row, x in zip(exits, chosen.inputs, strict=True)]
+    assert done.samples == len(costs) == 48
+    assert done.claimed == done.counted == sum(costs)  # of all batches
+    for batch in (1, 32):
+        assert method.time(ready, bench, 0.4, batch).batch == batch
+    facts, _ = method.each_exit(ready, bench)
+    assert facts[-1].quality == pytest.approx(method.full_model(ready, bench)[0])
+
+
+@pytest.mark.parametrize("differs", ["nowhere", "exits", "answers"])
+def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    calls = []
+
+    def other(model, x, policy):
+        said = replay(model, x, policy)
+        calls.append(len(x))
+        if len(calls) > 1 or differs == "nowhere":
+            return said
+        shift = {"exits": (0, 1), "answers": (1, 0)}[differs]
+        return tagging.Tagged(said.logits + shift[0], torch.where(said.exits == 0, shift[1], said.exits))
+
+    monkeypatch.setattr(tagging, "replay", other)
+    assert method.execute(ready, bench, 0.4).agrees == (differs == "nowhere")
+    assert len(calls) > 1  # the others agree
+
+
+def test_what_is_timed_is_leaving_out_beside_the_plain_network(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    told = []
+
+    def in_turn(ours, plain, batches, repeats):
+        told.append((ours, plain, list(batches), repeats))
+        return 1.0, 2.0
+
+    monkeypatch.setattr(tagging, "in_turn", in_turn)
+    done = method.time(ready, bench, 0.4, 8)
+    ((ours, plain, batches, repeats),) = told
+    assert (done.seconds, done.full_seconds, done.knob, repeats) == (1.0, 2.0, 0.4, bench.repeats)
+    assert done.samples == sum(len(x) for x in batches) <= 96
+    assert {len(x) for x in batches} == {8}
+    assert torch.equal(ours(batches[0]).exits, ready.model.infer(batches[0], WindowUncertainty(0.4, 3)).exits)
+    assert torch.equal(plain(batches[0]), ready.model.plain(batches[0]))
 
 
 def test_timing_tells_what_was_saved(prepared):

@@ -58,6 +58,14 @@ def test_more_leave_at_an_exit_when_its_threshold_rises(logits, other):
     assert first[0][0] < first[-1][0]
 
 
+def test_an_image_leaves_at_the_first_branch_below_that_branch_s_own_threshold(logits):
+    found = replay(Entropy((0.4, 1.2)), logits).tolist()
+    for i, exit_ in enumerate(found):
+        e = [-sum(p * np.log(p) for p in np.exp(z) / np.exp(z).sum()) for z in logits[:2, i]]
+        assert exit_ == (0 if e[0] < 0.4 else 1 if e[1] < 1.2 else 2)
+    assert set(found) == {0, 1, 2}
+
+
 def test_entropy_of_uniform_and_of_certain_predictions():
     assert float(entropy(np.zeros((1, 10)))[0]) == pytest.approx(LN10)
     assert entropy(np.eye(10)[:1] * 1e4).tolist() == [0.0]
@@ -116,6 +124,34 @@ def test_alexnet_branches_have_the_paper_s_layers():
     normalised, convolution = ["ReLU", "MaxPool2d", "LocalResponseNorm"], ["Conv2d", "ReLU"]
     ends = ["MaxPool2d", "Flatten", "Linear"]
     assert kinds == [normalised + convolution * n + ends for n in (2, 1)]
+
+
+def test_channels_are_normalised_by_themselves_and_their_neighbours():
+    """After ReLU and pooling, x / (2 + 5e-5 * sum of squares)^0.75, the sum over a channel and the two beside it."""
+    block = branchy_alexnet((1, 8, 8), 10, seed=0).stages[1][:3]
+    x = torch.tensor([100.0, -50.0, 200.0, 300.0, 30.0])[None, :, None, None].expand(1, 5, 4, 4)
+    x = x + torch.arange(16.0).view(4, 4)
+    largest = [[110.0, 111.0], [114.0, 115.0]]  # of 3×3 places, two apart, the last ones over the border
+    found = block(x)[0]
+    assert found.shape == (5, 2, 2)
+    for row in range(2):
+        for column in range(2):
+            first = largest[row][column]
+            a = [0.0, first, 0.0, first + 100, first + 200, first - 70, 0.0]  # nothing beyond the outer channels
+            by_hand = [a[c] / (2 + 5e-5 * (a[c - 1] ** 2 + a[c] ** 2 + a[c + 1] ** 2)) ** 0.75 for c in range(1, 6)]
+            assert found[:, row, column].tolist() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_alexnet_drops_half_of_both_hidden_layers_while_it_trains():
+    *_, flat, one, relu, drop, two, relu_2, drop_2 = branchy_alexnet((1, 8, 8), 10, seed=0).train().stages[2]
+    kinds = [type(layer).__name__ for layer in (flat, one, relu, drop, two, relu_2, drop_2)]
+    assert kinds == ["Flatten", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout"]
+    assert (one.out_features, two.in_features, two.out_features) == (256, 256, 128)
+    torch.manual_seed(0)
+    for layer in (drop, drop_2):
+        found = layer(torch.ones(10000))
+        assert set(found.tolist()) == {0.0, 2.0}
+        assert found.mean().item() == pytest.approx(1.0, abs=0.05)
 
 
 def test_untrained_networks_follow_from_training_data_and_seed_alone(prepared):
@@ -227,6 +263,22 @@ def test_thresholds_leave_a_share_of_the_fitting_half_below(prepared):
         assert rule.threshold == pytest.approx((e.sort().values[round(share * 150)].item(),), abs=1e-5)
         assert (replay(rule, fitting.outputs) == 0).sum() == round(share * 150)
     assert method.rule(0.0, ready) == Entropy((0.0,))
+
+
+@pytest.mark.parametrize("differs", ["nowhere", "exit", "answer"])
+def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs):
+    method, bench, ready = prepared(KEY)
+    seen, rule = ready.split("test"), method.rule(0.5, ready)
+    early = torch.as_tensor(replay(rule, seen.outputs) == 0)
+    outputs = seen.outputs.clone()
+    if differs == "exit":  # one exit later, with the same answer
+        outputs[1, early] = outputs[0, early]
+        outputs[0, early] = 0
+    elif differs == "answer":
+        outputs = outputs.roll(1, -1)
+    assert (replay(rule, outputs) == (~early).long().numpy()).all() == (differs != "exit")
+    other = replace(ready, _test=[replace(seen, outputs=outputs)])
+    assert method.execute(other, bench, 0.5).agrees == (differs == "nowhere")
 
 
 def test_networks_are_lenet_and_alexnet_with_half_the_channels(prepared):

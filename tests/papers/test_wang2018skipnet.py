@@ -10,10 +10,11 @@ import torch
 from conftest import tiny
 from torch.nn import functional as F
 
-from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.costs import MacCounter, count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.gates import Prices
+from eelit.methods.families import gates as family
+from eelit.methods.families.gates import Prices, Routed
 from eelit.methods.papers.wang2018skipnet import (
     GatedResNet,
     constant_gates,
@@ -96,6 +97,30 @@ def test_straight_through_is_0_or_1_forward_and_has_gradient_1():
     assert p.grad.tolist() == [1.0] * 6
 
 
+def test_gates_are_drawn_with_their_probabilities_and_pass_no_gradient():
+    p = torch.tensor([0.0, 0.3, 0.8, 1.0], requires_grad=True)
+    torch.manual_seed(0)
+    drawn = torch.stack([sampled(p) for _ in range(2000)])
+    assert set(drawn.flatten().tolist()) == {0.0, 1.0}
+    assert drawn.mean(dim=0).tolist() == pytest.approx(p.tolist(), abs=0.03)
+    assert not drawn.requires_grad
+
+
+def test_the_gates_remember_the_blocks_before():
+    """One LSTM steps through all blocks: the second gate depends on what the first one saw, and on its own map."""
+    gate = GatedResNet((4,), 3, 10).gate
+    torch.manual_seed(0)
+    first, other, second = torch.randn(3, 5, 4, 6, 6)
+    p, state = gate(0, first, None)
+    assert p.shape == (5,)
+    again, _ = gate(1, second, state)
+    h, c = gate.control(gate.embed[0](first.flatten(2).mean(dim=2)))
+    h, _ = gate.control(gate.embed[1](second.flatten(2).mean(dim=2)), (h, c))
+    assert torch.allclose(again, 1 / (1 + torch.exp(-(h @ gate.proj.weight[0] + gate.proj.bias))), atol=1e-6)
+    changed, _ = gate(1, second, gate(0, other, None)[1])
+    assert (again - changed).abs().max() > 1e-4
+
+
 def test_reward_to_go_worked_case():
     found = reward_to_go(torch.tensor([2.0]), torch.tensor([[1.0], [0.0], [0.0]]), 0.3)
     assert found[:, 0].tolist() == pytest.approx([-2 + 0.2, -2 + 0.2, -2 + 0.1])
@@ -170,6 +195,66 @@ def test_price_of_a_gate_by_hand():
     assert prices.gates == sum(width * 10 + 40 * (10 + 10) + 10 for width in inputs)
     assert prices.blocks.tolist()[0] == 2 * 64 * 8 * 8 * 9
     assert prices.count == 5
+
+
+def test_price_of_the_full_model_is_that_of_all_blocks_without_gates(filled):
+    x = pictures()[:1]
+    prices = Prices.of(filled, x)
+    assert prices.full == count(lambda: filled.plain(x))
+    assert prices.of_gates(torch.ones(5, 1)).item() == prices.full + prices.gates
+    closed = count(lambda: filled.infer(x, torch.zeros_like))
+    assert prices.of_gates(torch.zeros(5, 1)).item() == prices.always + prices.gates == closed
+
+
+def test_an_operating_point_by_hand():
+    """Three samples that run none, both and the second of two blocks; two of them are right."""
+    method, prices = tiny(KEY)[0], Prices(always=100, gates=10, blocks=torch.tensor([20.0, 40.0]).double())
+    gates = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [0.0, 1.0]])
+    point = method.point(prices, Routed(logits, gates, gates), torch.tensor([0, 1, 0]), 2.5)
+    assert point.cost == pytest.approx((110 + 170 + 150) / 3)
+    assert point.speed_up == pytest.approx(160 / point.cost)
+    assert (point.knob, point.quality) == (2.5, pytest.approx(2 / 3))
+    assert point.exits == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("differs", ["nowhere", "gates", "answers"])
+def test_an_execution_that_differs_from_the_replay_is_told(differs):
+    method, bench, prepared = tiny(KEY)
+    seen = prepared.seen("test", 2.5)
+    if differs == "gates":
+        seen = seen._replace(gates=torch.cat([1 - seen.gates[:, :1], seen.gates[:, 1:]], dim=1))
+    elif differs == "answers":
+        seen = seen._replace(logits=torch.cat([seen.logits[:1] + 1, seen.logits[1:]]))
+    other = replace(prepared, _seen={("test", 2.5): seen})
+    done = method.execute(other, replace(bench, executed=100), 2.5)  # two batches, of which the first differs
+    assert done.agrees == (differs == "nowhere")
+    assert done.samples == 100
+    assert done.claimed == float(prepared.prices.of_gates(seen.gates[:, :100]).sum())
+    assert (done.counted == done.claimed) == (differs != "gates")
+
+
+def test_what_is_timed_is_real_skipping_beside_the_plain_network(monkeypatch):
+    method, bench, prepared = tiny(KEY)
+    told = []
+
+    def in_turn(ours, plain, batches, repeats):
+        told.append((ours, plain, torch.cat(list(batches)), repeats))
+        return 1.0, 2.0
+
+    monkeypatch.setattr(family, "in_turn", in_turn)
+    done = method.execute(prepared, bench, math.inf)
+    ((ours, plain, x, repeats),) = told
+    assert (done.seconds, done.full_seconds, repeats) == (1.0, 2.0, bench.repeats)
+    examples = prepared.examples("test")
+    assert torch.equal(x, torch.stack(examples.inputs[:48]))
+    skipping, full = prepared.network(math.inf).model, prepared.network(-math.inf).model
+    assert count(lambda: ours(x)) == count(lambda: skipping.infer(x, torch.zeros_like)) < count(lambda: plain(x))
+    with torch.inference_mode():
+        assert torch.equal(ours(x).logits, skipping.infer(x, torch.zeros_like).logits)
+        assert torch.equal(plain(x), full.plain(x))
+        right = full.plain(torch.stack(examples.inputs)).argmax(dim=1) == examples.targets
+    assert method.full_model(prepared, bench) == (pytest.approx(right.double().mean().item()), prepared.prices.full)
 
 
 def test_untrained_network_has_the_released_start_and_open_gates(prepared):
