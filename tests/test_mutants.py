@@ -3,7 +3,10 @@
 import ast
 import importlib
 import inspect
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -219,6 +222,33 @@ def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(tmp_path):
     found = dict(tried([hangs, lambda place: 1 / 0, lambda place: Fate("survived")], tmp_path, jobs=2, seconds=0.5))
     assert [found[i].fate for i in range(3)] == ["timed out", "crashed", "survived"]
     assert "ZeroDivisionError" in found[1].output
+
+
+STOPPED = """
+import os, signal, sys, time
+from pathlib import Path
+import mutants
+
+def works(place):
+    os.write(int(sys.argv[2]), b"began")
+    time.sleep(10)
+    os.write(int(sys.argv[2]), b"ended")
+
+signal.signal(signal.SIGTERM, mutants.stopped)
+list(mutants.tried([works], Path(sys.argv[1]), 1, 60))
+"""
+
+
+def test_who_is_stopped_takes_the_children_along(tmp_path):
+    seen, said = os.pipe()
+    words = [sys.executable, "-c", STOPPED, tmp_path, str(said)]
+    process = subprocess.Popen(words, cwd=Path(__file__).parent, pass_fds=[said])
+    os.close(said)
+    assert os.read(seen, 9) == b"began"
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert os.read(seen, 9) == b""  # nobody is left who could say more
+    os.close(seen)
 
 
 def test_only_executed_lines_count_and_training_is_told_apart(monkeypatch, tmp_path):
