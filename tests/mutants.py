@@ -7,6 +7,9 @@ child for each mutant, whose importer hands out the mutated text: no file of the
 
 Mutated are the functions of `methods/papers/KEY.py` (two thirds of the sample) and those of recipes, backbones,
 policies and families that it uses, the nearest first, if a test of the method executes them.
+
+What several methods use has tests of its own, and they are tried, too: on a mutant of `backbones/encoder.py` those of
+`tests/test_encoder.py`, on one of `policies/patience.py` those of `tests/test_policies.py`, whatever the method.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
@@ -113,24 +116,42 @@ class Clean:
 # What is mutated.
 
 
+def mutated(key: str) -> list[Path]:
+    """Return the files of a method's code into which mistakes are put, sorted: its own, and those of the rooms."""
+    from eelit.methods.harness import dependencies, registry
+
+    own = registry.describe(key).path
+
+    def meant(path: Path) -> bool:
+        place = path.relative_to(own.parents[1]).with_suffix("").parts
+        return path == own or (place[0] in ROOMS and ".".join(place) not in PLUMBING)
+
+    return sorted({path for path, _ in dependencies.reached(own) if meant(path)})
+
+
 def possible(key: str, leave: set[str]) -> list[Mutant]:
     """Return all mutants of a method's code, in a fixed order; settings to leave are not ignored."""
     from eelit.methods.harness import dependencies, registry
 
     own = registry.describe(key).path
     reached = dependencies.reached(own)
-    sources = {path: path.read_text(encoding="utf-8") for path in sorted({path for path, _ in reached})}
+    sources = {path: path.read_text(encoding="utf-8") for path, _ in reached}
     known = signatures(ast.parse(source) for source in sources.values())
     near = {path for (path, _), steps in reached.items() if steps == 1}
     found = []
-    for path, source in sources.items():
+    for path in mutated(key):
         place = path.relative_to(own.parents[1]).with_suffix("").parts
-        if path == own or (place[0] in ROOMS and ".".join(place) not in PLUMBING):
-            tier = 0 if path == own else 1 if path in near or place[0] in ROOMS[:2] else 2
-            names = {name for origin, name in reached if origin == path}
-            module = ".".join((dependencies.PACKAGE, *place))
-            found += [Mutant(module, path, tier, mutation) for mutation in mutations(source, names, known, leave)]
+        tier = 0 if path == own else 1 if path in near or place[0] in ROOMS[:2] else 2
+        names = {name for origin, name in reached if origin == path}
+        module = ".".join((dependencies.PACKAGE, *place))
+        found += [Mutant(module, path, tier, mutation) for mutation in mutations(sources[path], names, known, leave)]
     return found
+
+
+def named_after(path: Path) -> list[str]:
+    """Return the files of tests that are named after a module, or after its room."""
+    named = [ROOT / "tests" / f"test_{name}.py" for name in (path.stem, path.parent.name)]
+    return [str(file) for file in named if file.exists()]
 
 
 def sample(mutants: Sequence[Mutant], n: int, seed: int) -> list[Mutant]:
@@ -345,8 +366,11 @@ def tried(
             child.kill()
 
 
-def clean_run(files: Sequence[str], key: str, cache: Path, folder: Path) -> tuple[Clean, Fate]:
-    """Run the tests once without a mistake, watched line by line; trained weights stay in the cache."""
+def clean_run(files: Sequence[str], shared: Sequence[str], key: str, cache: Path, folder: Path) -> tuple[Clean, Fate]:
+    """Run the tests once without a mistake; trained weights stay in the cache.
+
+    Watched line by line are those of the method: what only the shared ones execute does not count as executed.
+    """
 
     def work(place: Path) -> tuple[Clean, Fate]:
         with traced() as clean:
@@ -358,8 +382,13 @@ def clean_run(files: Sequence[str], key: str, cache: Path, folder: Path) -> tupl
         clean.leave = {name for name, value in small if isinstance(value, str)}
         return clean, fate
 
-    ((_, found),) = tried([work], folder, 1, 3600)
-    return found if isinstance(found, tuple) else (Clean(), found)
+    def rest(place: Path) -> Fate:
+        return run(shared, key, cache, place, None) if shared else Fate("survived")
+
+    fates = dict(tried([work, rest], folder, 1, 3600))
+    clean, fate = fates[0] if isinstance(fates[0], tuple) else (Clean(), fates[0])
+    worst = fate if fate.fate != "survived" else fates[1]
+    return clean, replace(worst, by=[*fate.by, *fates[1].by], seconds=fate.seconds + fates[1].seconds)
 
 
 def own_cache(mutant: Mutant, clean: Clean, kept: Path) -> Path:
@@ -416,10 +445,11 @@ def limit(kept: Path, seconds: float) -> float:
 
 def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     """Run the tests without a mistake, then with each of a sample."""
-    digest, before = code_digest(), code_digest(*files)
+    shared = sorted({file for path in mutated(asked.key) for file in named_after(path)} - {*files})
+    digest, before = code_digest(), code_digest(*files, *shared)
     kept = kept_folder(asked.key, digest)
     print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
-    clean, fate = clean_run(files, asked.key, kept / "clean", folder)
+    clean, fate = clean_run(files, shared, asked.key, kept / "clean", folder)
     if fate.fate != "survived":
         print(fate.output, "fails without a mistake: " + (" ".join(fate.by) or fate.why), sep="\n", file=sys.stderr)
         if fate.fate != "killed" or not asked.anyway:
@@ -434,18 +464,19 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
         with contextlib.suppress(Exception):
             importlib.import_module(module)
 
-    def mutated(mutant: Mutant) -> Callable[[Path], Fate]:
+    def with_mistake(mutant: Mutant) -> Callable[[Path], Fate]:
         def work(place: Path) -> Fate:
             sys.meta_path.insert(0, Importer(mutant))
-            return run(files, asked.key, own_cache(mutant, clean, kept), place, but)
+            tests = [*named_after(mutant.path), *files]
+            return run(tests, asked.key, own_cache(mutant, clean, kept), place, but)
 
         return work
 
     fates: dict[int, Fate] = {}
-    for number, found in tried([mutated(m) for m in chosen], folder, asked.jobs, limit(kept, fate.seconds)):
+    for number, found in tried([with_mistake(m) for m in chosen], folder, asked.jobs, limit(kept, fate.seconds)):
         fates[number] = found
         print(f"{len(fates)}/{len(chosen)} {found.fate:9} {found.seconds:4.0f} s {chosen[number].place}", flush=True)
-    if code_digest(*files) != before:
+    if code_digest(*files, *shared) != before:
         print("the code or the tests changed meanwhile: try again", file=sys.stderr)
         return 2
     idle = [mutant for mutant in mutants if not mutant.lines & clean.lines]
@@ -480,6 +511,12 @@ def report(asked: argparse.Namespace, digest: str, fates: list[tuple[Mutant, Fat
     return 0 if dead >= ENOUGH * len(fates) else 1
 
 
+def stopped(*_: Any) -> None:
+    """End as if by itself, once, so that the children are ended, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main() -> int:
     """Try a sample and say what became of it; 0 if nine of ten die, 1 if not, 2 if it cannot be tried."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -504,4 +541,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    signal.signal(signal.SIGTERM, stopped)
     sys.exit(main())

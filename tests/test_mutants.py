@@ -3,14 +3,30 @@
 import ast
 import importlib
 import inspect
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import mutants
 import pytest
 import torch
-from mutants import Clean, Fate, Importer, Mutant, own_cache, sample, traced, tried
+from mutants import (
+    Clean,
+    Fate,
+    Importer,
+    Mutant,
+    clean_run,
+    mutated,
+    named_after,
+    own_cache,
+    possible,
+    sample,
+    traced,
+    tried,
+)
 from mutations import Mutation, mutations, signatures
 
 TOY = '''
@@ -208,6 +224,33 @@ def test_a_mutant_that_hangs_or_crashes_does_not_hold_up_the_others(tmp_path):
     assert "ZeroDivisionError" in found[1].output
 
 
+STOPPED = """
+import os, signal, sys, time
+from pathlib import Path
+import mutants
+
+def works(place):
+    os.write(int(sys.argv[2]), b"began")
+    time.sleep(10)
+    os.write(int(sys.argv[2]), b"ended")
+
+signal.signal(signal.SIGTERM, mutants.stopped)
+list(mutants.tried([works], Path(sys.argv[1]), 1, 60))
+"""
+
+
+def test_who_is_stopped_takes_the_children_along(tmp_path):
+    seen, said = os.pipe()
+    words = [sys.executable, "-c", STOPPED, tmp_path, str(said)]
+    process = subprocess.Popen(words, cwd=Path(__file__).parent, pass_fds=[said])
+    os.close(said)
+    assert os.read(seen, 9) == b"began"
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert os.read(seen, 9) == b""  # nobody is left who could say more
+    os.close(seen)
+
+
 def test_only_executed_lines_count_and_training_is_told_apart(monkeypatch, tmp_path):
     source = "def train(x):\n    return used(x)\n\n\ndef used(x):\n    if x:\n        return 1\n    return 2\n"
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
@@ -219,6 +262,47 @@ def test_only_executed_lines_count_and_training_is_told_apart(monkeypatch, tmp_p
         code["train"](1)
     assert {line for _, line in clean.lines} == {2, 6, 7, 8}
     assert {line for _, line in clean.preparing} == {2, 6, 7}
+
+
+def test_what_is_shared_is_tried_by_the_tests_named_after_the_module_or_its_room(monkeypatch, tmp_path):
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    for name in ("encoder", "policies", "patience", "other"):
+        (tmp_path / "tests" / f"test_{name}.py").touch()
+
+    def names(module):
+        return [Path(file).stem for file in named_after(tmp_path / "methods" / f"{module}.py")]
+
+    assert names("backbones/encoder") == ["test_encoder"]
+    assert names("policies/patience") == ["test_patience", "test_policies"]
+    assert names("policies/entropy") == ["test_policies"]
+    assert names("papers/zhou2020pabee") == []
+
+
+def test_mistakes_are_put_into_the_method_and_the_rooms_that_it_uses():
+    places = [path.relative_to(mutants.ROOT / "methods").as_posix() for path in mutated("zhang2022pceebert")]
+    assert {"papers/zhang2022pceebert.py", "backbones/encoder.py", "policies/patient_confidence.py"} <= {*places}
+    assert {place.partition("/")[0] for place in places} == {"papers", *mutants.ROOMS}
+    assert "recipes/fit.py" not in places
+    assert {mutant.path for mutant in possible("zhang2022pceebert", set())} <= {*mutated("zhang2022pceebert")}
+
+
+def test_tests_of_what_is_shared_have_to_pass_but_what_they_execute_is_not_the_methods(monkeypatch, tmp_path):
+    from eelit.methods.policies import entropy, patience
+
+    def run(files, *_):
+        rule = {"own": patience.Patience(0), "shared": entropy.Entropy(0.0)}[files[0]]
+        rule.step((), torch.zeros(1, 2))
+        return Fate("survived") if files == ["own"] else Fate("killed", ["shared fails"])
+
+    monkeypatch.setattr(mutants, "run", run)
+    clean, fate = clean_run(["own"], [], "zhang2022pceebert", tmp_path, tmp_path)
+    assert fate.fate == "survived"
+    clean, fate = clean_run(["own"], ["shared"], "zhang2022pceebert", tmp_path, tmp_path)
+    assert (fate.fate, fate.by) == ("killed", ["shared fails"])
+    files = {path for path, _ in clean.lines}
+    assert patience.__file__ in files
+    assert entropy.__file__ not in files
 
 
 def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():

@@ -39,6 +39,7 @@ POLICIES = [
     Entropy(0.4),
     Entropy((0.1,) * 5),
     Patience(2),
+    Patience(1, tolerance=1.0),
     ScoreThreshold(0.5),
     ScoreThreshold((0.5, 0.4, 0.3, 0.2, 0.1)),
     ClassThresholds(0.9, 0.6),
@@ -46,7 +47,9 @@ POLICIES = [
 
 
 def told(policy, logits, convert=lambda values: values):
-    """Return logits, or what exits say that give a score beside them."""
+    """Return logits, or one value per sample, or what exits say that give a score beside them."""
+    if getattr(policy, "tolerance", None) is not None:
+        return convert(logits[..., 0])
     if not isinstance(policy, ScoreThreshold):
         return convert(logits)
     return {"answer": convert(logits), "score": convert(1 / (1 + np.exp(-logits[..., 0])))}
@@ -105,10 +108,44 @@ def test_threshold_per_exit():
 
 @pytest.mark.parametrize(
     ("labels", "patience", "stops"),
-    [((0, 1, 1, 1), 2, 3), ((0, 0, 1, 1, 1), 2, 4), ((0, 0, 1, 1, 1), 1, 1), ((0, 1, 0, 1), 1, 3), ((2, 2, 2), 0, 0)],
-)
+    [
+        ((0, 1, 1, 1), 2, 3), ((0, 0, 1, 1, 1), 2, 4), ((0, 0, 1, 1, 1), 1, 1), ((0, 1, 0, 1), 1, 3), ((2, 2, 2), 0, 0),
+        ((1, 2, 2, 2), 1, 2),
+    ],
+)  # fmt: skip
 def test_patience_counts_consecutive_agreements(labels, patience, stops, array):
     assert replay(Patience(patience), array(labels_to_logits(*labels))).tolist() == [stops]
+
+
+def values(*said):
+    """One sample whose exits say these values."""
+    return np.array(said)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("said", "patience", "stops"),
+    [
+        ((0.0, 0.5, 0.55, 0.58, 0.9), 2, 3), ((0.0, 0.5, 0.55, 0.9, 0.95, 0.9, 0.3), 2, 5), ((0.9, 0.1), 0, 0),
+        ((0.3, -0.3, -0.31, 0.9), 1, 2), ((0.5, 0.01, 0.9, 0.85, 0.0), 1, 3),
+    ],
+)  # fmt: skip
+def test_patience_counts_values_closer_than_the_tolerance(said, patience, stops, array):
+    """What counts is the distance from the value before, up or down: not how large either is, nor their sum."""
+    assert replay(Patience(patience, tolerance=0.1), array(values(*said))).tolist() == [stops]
+
+
+def test_tolerance_is_strict(array):
+    steps = array(values(0.0, 0.25, 0.5, 0.75))
+    assert replay(Patience(1, tolerance=0.25), steps).tolist() == [3]
+    assert replay(Patience(1, tolerance=0.25 + 1e-12), steps).tolist() == [1]
+    assert replay(Patience(1, tolerance=0.0), array(values(0.3, 0.3, 0.3))).tolist() == [2]
+    assert replay(Patience(2, tolerance=np.inf), steps).tolist() == [2]
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_a_tolerance_does_not_compare_logits(classes, array):
+    with pytest.raises(ValueError, match="one value per sample"):
+        Patience(1, tolerance=0.1).step((), array(np.zeros((5, classes))))
 
 
 def test_policies_import_neither_torch_nor_transformers():

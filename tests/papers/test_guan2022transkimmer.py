@@ -15,6 +15,7 @@ from eelit.methods.engine.costs import count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.families.skimming import Prices, after_each
+from eelit.methods.harness import registry
 from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled, skim_loss
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes.joint import exit_losses
@@ -246,20 +247,13 @@ def test_nothing_is_drawn_at_inference(prepared):
     assert torch.equal(found[0].layers, found[1].layers)
 
 
-def wired(method, seed=0):
-    """Return what the method prepares and the one stage of its training, with nothing trained."""
-    found = []
-    ready = method.prepare(Bench(seed=seed, most_steps=0, watch=lambda stage: found.append(stage) if stage else None))
-    (stage,) = found
-    return ready, stage
-
-
 @pytest.mark.parametrize(("variant", "price"), [("lambda 0.5", 0.05), ("lambda 0.1", 0.01)])
-def test_training_minimises_task_and_price_of_tokens_drawn(prepared, variant, price):
+def test_training_minimises_task_and_price_of_tokens_drawn(one_stage, variant, price):
     """L = L_task + lambda / L sum_l mean_j m^l_j, with noise -log(-log u) of each token's two logits drawn anew."""
-    assert prepared(KEY, variant)[0].price == price
-    ready, stage = wired(prepared(KEY, variant)[0].replace({"bias": 0.0}))
-    model, index = ready.model, torch.arange(16)
+    method = registry.get(KEY).variant(variant, "tiny")
+    assert method.price == price
+    model, stage = one_stage(method.replace({"bias": 0.0}))
+    index = torch.arange(16)
     x, masks = torch.stack([stage.train.inputs[i] for i in index]), []
     batch = stage.batch_of(index, x)
 
@@ -285,14 +279,31 @@ def test_training_minimises_task_and_price_of_tokens_drawn(prepared, variant, pr
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_wiring_of_the_training(prepared):
-    ready, stage = wired(prepared(KEY)[0])
-    assert torch.equal(stage.train.targets, ready.data.train.targets)
+def test_everything_learns_together_heads_and_predictors_faster(one_stage):
+    """With dropout, which is off again when the network is used."""
+    method = registry.get(KEY).variant("lambda 0.5", "tiny")
+    model, stage = one_stage(method)
+    known = method.load().train
+    assert torch.equal(stage.train.targets, known.targets)
+    assert all(map(torch.equal, stage.train.inputs, known.inputs))
     assert (len(stage.train), stage.batch, stage.epochs) == (900, 32, 4.0)
-    new = {id(p) for part in (ready.model.head, ready.model.predictors) for p in part.parameters()}
-    assert stage.rates == {id(p): 5e-3 if id(p) in new else 2e-3 for p in ready.model.parameters()}
+    new = {id(p) for part in (model.head, model.predictors) for p in part.parameters()}
+    assert stage.rates == {id(p): 5e-3 if id(p) in new else 2e-3 for p in model.parameters()}
     assert isinstance(stage.optimiser, torch.optim.AdamW)
-    assert [predictor[-1].bias.tolist() for predictor in ready.model.predictors] == [[-5.0, 5.0]] * 4
+    assert [predictor[-1].bias.tolist() for predictor in model.predictors] == [[-5.0, 5.0]] * 4
+    assert not model.training
+
+
+def test_at_most_so_many_texts_are_held_out_for_validation_and_for_test():
+    """The first of each; what is learned from stays whole."""
+    method = registry.get(KEY).variant("lambda 0.5", "tiny")
+    everything, few = (method.replace({"held": held}).load() for held in (2000, 20))
+    assert (len(everything.train), len(everything.validation), len(everything.test)) == (900, 300, 400)
+    for part, size in (("train", 900), ("validation", 20), ("test", 20)):
+        kept, all_of_it = getattr(few, part), getattr(everything, part)
+        assert len(kept) == size
+        assert torch.equal(kept.targets, all_of_it.targets[:size])
+        assert all(map(torch.equal, kept.inputs, all_of_it.inputs[:size]))
 
 
 def test_what_chooses_and_trains_sees_no_test_data(prepared, monkeypatch):
