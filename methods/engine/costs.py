@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -199,6 +199,29 @@ def decision_costs(policy: Policy, outputs: Output) -> list[int]:
                 assembling.answer(state, output)
             found.append(counter.macs)
     return [*found, *found[-1:]][: len(told)] if found else [0] * len(told)
+
+
+def structure(model: nn.Module) -> tuple[Any, ...]:
+    """Return all that the costs of a network follow from: the type and attributes of its parts, the shapes in them.
+
+    What its weights are has no say, so methods that train the same network differently have one table of costs.
+    """
+    parts = [
+        (name, type(part), *sorted((key, repr(value)) for key, value in vars(part).items() if key not in _OF_ALL))
+        for name, part in model.named_modules()
+    ]
+    tensors = [(name, tensor.shape) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    return (*parts, *tensors)
+
+
+def counted(model: MultiExit) -> dict[torch.Size, tuple[list[int], list[int]]]:
+    """Return the table of `both_costs` by the shape of one input, as far as known; all of one structure share it."""
+    return _COUNTED.setdefault(structure(model), {})
+
+
+_OF_ALL = vars(nn.Module()).keys() - {"training"}
+"""Attributes in which torch keeps parameters, parts and hooks."""
+_COUNTED: dict[tuple[Any, ...], dict[torch.Size, tuple[list[int], list[int]]]] = {}
 
 
 def _with_heads(parts: list[tuple[int, int]]) -> list[int]:
