@@ -177,7 +177,9 @@ def both_costs(model: MultiExit, example: Tensor) -> tuple[list[int], list[int]]
     """
     parts = _parts(model, example)
     cut = [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
-    return _with_heads(parts), [*cut[:-1], full_cost(model, example)]
+    if type(model).full is not MultiExit.full:  # not all stages and the last head: only a run tells
+        cut[-1] = full_cost(model, example)
+    return _with_heads(parts), cut
 
 
 @torch.inference_mode()

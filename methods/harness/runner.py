@@ -29,7 +29,7 @@ class UnknownVariant(ValueError):
 
 
 SAMPLES: dict[Literal["smoke", "default", "full"], tuple[int | None, int, int]] = {
-    "smoke": (120, 16, 1), "default": (2000, 192, 3), "full": (None, 64, 3),
+    "smoke": (120, 10, 1), "default": (2000, 192, 3), "full": (None, 64, 3),
 }  # fmt: skip
 """Scale → most samples of a split to measure on, most samples to execute for real, times that these are timed."""
 
