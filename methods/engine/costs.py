@@ -120,6 +120,8 @@ _NAMES = """
 """
 FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""
+_WHOLE: set[Any] = set()
+"""Operations found not to be put together from others, so that each is asked once only: there are very many calls."""
 
 
 class MacCounter(TorchDispatchMode):
@@ -135,11 +137,12 @@ class MacCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in FORMULAS:
+        if packet not in FORMULAS and func not in _WHOLE:
             with self:  # so that the parts are counted
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+            _WHOLE.add(func)
         if packet not in FORMULAS and packet.__name__ not in FREE:
             also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
             raise UncountedOperation(
