@@ -300,8 +300,7 @@ class Cats(TextMethod):
         torch.manual_seed(seed)
         model, classes = encoder(self.encoder), data.classes or 1
         layers, pooler = stages_of(model), pooler_of(model)
-        last = PooledHead(pooler, classes)
-        early = [EarlyHead(pooler.in_features, classes) for _ in layers[:-1]]
+        last, early = PooledHead(pooler, classes), [EarlyHead(pooler.in_features, classes) for _ in layers[:-1]]
         meta = MetaConsistencyClassifier(classes, len(layers))
         stages = [EarlyStage(layer, head) for layer, head in zip(layers, [*early, None], strict=True)]
         return ConfidentAdaptiveTransformer(stages, [*(ScoredExit(meta) for _ in early), last]).eval()
