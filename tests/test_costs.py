@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from eelit.methods.engine import costs
 from eelit.methods.engine.costs import FORMULAS, UncountedOperation, count, exit_costs, full_cost
+from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.multi_exit import MultiExit
 
 
@@ -94,6 +95,36 @@ def test_only_what_runs_is_counted():
     model = MultiExit(stages, [nn.Linear(4, 2), nn.Linear(4, 2)])
     assert exit_costs(model, torch.zeros(1, 4)) == [16 + 8, 16 + 8 + 16 + 8]
     assert full_cost(model, torch.zeros(1, 4)) == 16 + 16 + 8
+
+
+class Repeated(nn.Linear):
+    times = 1
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = super().forward(x)
+        return x
+
+
+def network(width=4):
+    return MultiExit([Repeated(width, width)], [nn.Linear(width, 2)])
+
+
+def test_networks_that_differ_in_their_weights_alone_share_a_table_of_costs(monkeypatch):
+    from eelit.methods.families.exits import Prepared
+
+    counted, count_both = [], costs.both_costs
+    monkeypatch.setattr(costs, "_COUNTED", {})
+    monkeypatch.setattr(costs, "both_costs", lambda *given: counted.append(given) or count_both(*given))
+    one, other, twice, wide = network(), network(), network(), network(5)
+    twice.stages[0].times = 2  # no other weights, and other costs
+    data = Examples([torch.zeros(4), torch.zeros(3, 4), torch.ones(4)], torch.zeros(3))
+    found = [Prepared(model, None, None, None).costs(data).tolist() for model in (one, other, twice)]
+    assert found[0] == found[1] == [[[24, 72, 24]], [[24, 72, 24]]]
+    assert found[2] == [[[40, 120, 40]], [[40, 120, 40]]]
+    assert len(counted) == 2 * 2  # structures and shapes
+    assert costs.counted(wide) == {}
+    assert costs.counted(one.eval()) == {}, "a network may do more in training"
 
 
 def test_every_formula_names_an_operation_of_torch():

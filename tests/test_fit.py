@@ -1,5 +1,6 @@
 """The cache of trained weights knows what a training depends on."""
 
+import importlib.util
 import re
 
 import torch
@@ -51,6 +52,20 @@ def test_what_a_function_uses_counts_however_deep():
     assert names([Layer]) == {"Layer", "loss", "halve"}
     assert "halve" in names([closed_over(halve)])
     assert "idle" not in names([closed_over(loss)])
+
+
+def test_equal_code_in_two_files_is_read_in_each(tmp_path):
+    found = []
+    for said in ("one", "two"):
+        path = tmp_path / f"{said}.py"
+        path.write_text(f"def f(x):\n    return x  # {said}\n")
+        spec = importlib.util.spec_from_file_location(said, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found.append(module.f)
+    assert found[0].__code__ == found[1].__code__
+    assert [sources_of([f]) for f in found] == [[f"def f(x):\n    return x  # {said}\n"] for said in ("one", "two")]
+    assert names([torch.inference_mode()(loss)]) == {"loss", "halve"}, "what is decorated is read as it was"
 
 
 def test_the_loss_that_one_recipe_takes_from_another_counts():

@@ -55,6 +55,7 @@ def tagset() -> tuple[str, ...]:
     return tuple(sorted({reduce_tag(tag) for file in _files() for sentence in file for _, tag in sentence}))
 
 
+@cache
 def reduce_tag(tag: str) -> str:
     """The plain part of speech: no marks of foreign words, headlines, titles and citations, negation or genitive.
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -120,6 +120,8 @@ _NAMES = """
 """
 FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""
+_WHOLE: set[Any] = set()
+"""Operations found not to be put together from others, so that each is asked once only: there are very many calls."""
 
 
 class MacCounter(TorchDispatchMode):
@@ -135,11 +137,12 @@ class MacCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in FORMULAS:
+        if packet not in FORMULAS and func not in _WHOLE:
             with self:  # so that the parts are counted
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+            _WHOLE.add(func)
         if packet not in FORMULAS and packet.__name__ not in FREE:
             also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
             raise UncountedOperation(
@@ -177,7 +180,9 @@ def both_costs(model: MultiExit, example: Tensor) -> tuple[list[int], list[int]]
     """
     parts = _parts(model, example)
     cut = [spent + head for spent, (_, head) in zip(accumulate(stage for stage, _ in parts), parts, strict=True)]
-    return _with_heads(parts), [*cut[:-1], full_cost(model, example)]
+    if type(model).full is not MultiExit.full:  # not all stages and the last head: only a run tells
+        cut[-1] = full_cost(model, example)
+    return _with_heads(parts), cut
 
 
 @torch.inference_mode()
@@ -199,6 +204,29 @@ def decision_costs(policy: Policy, outputs: Output) -> list[int]:
                 assembling.answer(state, output)
             found.append(counter.macs)
     return [*found, *found[-1:]][: len(told)] if found else [0] * len(told)
+
+
+def structure(model: nn.Module) -> tuple[Any, ...]:
+    """Return all that the costs of a network follow from: the type and attributes of its parts, the shapes in them.
+
+    What its weights are has no say, so methods that train the same network differently have one table of costs.
+    """
+    parts = [
+        (name, type(part), *sorted((key, repr(value)) for key, value in vars(part).items() if key not in _OF_ALL))
+        for name, part in model.named_modules()
+    ]
+    tensors = [(name, tensor.shape) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    return (*parts, *tensors)
+
+
+def counted(model: MultiExit) -> dict[torch.Size, tuple[list[int], list[int]]]:
+    """Return the table of `both_costs` by the shape of one input, as far as known; all of one structure share it."""
+    return _COUNTED.setdefault(structure(model), {})
+
+
+_OF_ALL = vars(nn.Module()).keys() - {"training"}
+"""Attributes in which torch keeps parameters, parts and hooks."""
+_COUNTED: dict[tuple[Any, ...], dict[torch.Size, tuple[list[int], list[int]]]] = {}
 
 
 def _with_heads(parts: list[tuple[int, int]]) -> list[int]:

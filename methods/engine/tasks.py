@@ -16,7 +16,7 @@ from eelit.methods.engine.passages import LanguageData, language_data
 from eelit.methods.engine.queries import Queries, RankingData
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) -> Data:
     """Return texts as int64 token ids of at most ``length`` tokens, with ``test`` test texts if that is given.
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import CellType, CodeType, FunctionType
@@ -140,9 +140,9 @@ def sources_of(things: Iterable[object]) -> list[str]:
         thing = queue.pop()
         if not isinstance(thing, FunctionType | type) or id(thing) in found or _foreign(thing):
             continue
-        found[id(thing)] = ""
-        with suppress(OSError):  # what a decorator generated has no source of its own: its class tells all
-            found[id(thing)] = inspect.getsource(thing)
+        plain = inspect.unwrap(thing)
+        code = plain.__code__ if isinstance(plain, FunctionType) else None
+        found[id(thing)] = _source(code or plain, code.co_filename if code else "")
         inside = list(vars(thing).values()) if isinstance(thing, type) else [thing]
         # unwrapped, since torch wraps an optimiser's step when it is first used: the name must not tell whether it was
         for function in (inspect.unwrap(f) for f in inside if isinstance(f, FunctionType)):
@@ -153,6 +153,18 @@ def sources_of(things: Iterable[object]) -> list[str]:
             queue += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
         queue += thing.__bases__ if isinstance(thing, type) else ()
     return sorted([*found.values(), *constants])
+
+
+@cache
+def _source(code: CodeType | type, file: str) -> str:
+    """Return the source of a class or of a function's code, read once: reading it takes longer than all the rest.
+
+    Code that stands in two files is equal, though what is written around it may differ: hence ``file``.
+    """
+    try:
+        return inspect.getsource(code)
+    except OSError:  # what a decorator generated has no source of its own: its class tells all
+        return ""
 
 
 def _foreign(thing: FunctionType | type) -> bool:

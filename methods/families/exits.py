@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,14 +28,14 @@ class Prepared(StepwisePrepared):
 
     model: MultiExit
     method: ExitMethod
-    _costs: dict[torch.Size, tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def costs(self, examples: Examples) -> NDArray[np.float64]:
         """Return MACs ``[2, E, N]`` up to each exit: with all heads on the way, and with its own head alone."""
+        table = costs.counted(self.model)
         for x in examples.inputs:
-            if x.shape not in self._costs:
-                self._costs[x.shape] = costs.both_costs(self.model, x[None])
-        return np.array([self._costs[x.shape] for x in examples.inputs], dtype=np.float64).transpose(1, 2, 0)
+            if x.shape not in table:
+                table[x.shape] = costs.both_costs(self.model, x[None])
+        return np.array([table[x.shape] for x in examples.inputs], dtype=np.float64).transpose(1, 2, 0)
 
     def store(self, examples: Examples, name: str) -> StoredOutputs:
         """Return what all exits say on a part of the data, with MACs."""

@@ -184,7 +184,7 @@ class SplitMethod(Method):
         model.eval()
         bench.data["source"], bench.data["stream"] = data.digest, digest(stream)
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, stream))
-        streams: dict[Split, Examples] = {"validation": data.validation, "test": stream}
+        streams: dict[Split, Examples] = {"validation": data.validation.head(bench.test), "test": stream}
         found = {name: Seen(part, remembered(model, part, bench, name)) for name, part in streams.items()}
         return Prepared(model, {name: seen.shuffled(bench.seed) for name, seen in found.items()})
 

@@ -201,7 +201,7 @@ class Tokee(TagMethod):
         "thresholds": (0.1, 0.3, 0.5, 0.97),
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"held": 30, "windows": (1,), "thresholds": (0.97,)}
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "held": 24}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "held": 16}
 
     def load(self) -> Data:
         """Sentences as word pieces, with a tag for each word."""

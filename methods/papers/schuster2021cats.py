@@ -283,6 +283,7 @@ class Cats(TextMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "tolerated inconsistency"
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 300, "rate": 2e-4}  # 210 train the network: 168 do not suffice
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "early_epochs": 10.0,
     }  # fmt: skip
@@ -299,8 +300,7 @@ class Cats(TextMethod):
         torch.manual_seed(seed)
         model, classes = encoder(self.encoder), data.classes or 1
         layers, pooler = stages_of(model), pooler_of(model)
-        last = PooledHead(pooler, classes)
-        early = [EarlyHead(pooler.in_features, classes) for _ in layers[:-1]]
+        last, early = PooledHead(pooler, classes), [EarlyHead(pooler.in_features, classes) for _ in layers[:-1]]
         meta = MetaConsistencyClassifier(classes, len(layers))
         stages = [EarlyStage(layer, head) for layer, head in zip(layers, [*early, None], strict=True)]
         return ConfidentAdaptiveTransformer(stages, [*(ScoredExit(meta) for _ in early), last]).eval()

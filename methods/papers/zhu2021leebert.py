@@ -192,8 +192,10 @@ class LeeBert(TextMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "patience"
     knobs: ClassVar[tuple[float, ...]] = (0, 1, 2, 3, 4, 5)
-    # Half the rounds at three times the rates: each costs two batches, and three networks are trained.
-    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "epochs": 0.5, "rate": 3e-4, "head_rate": 3e-3}
+    # A round costs two batches, and three networks are trained: fewer and faster rounds, weights learned more rarely.
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "train_size": 300, "epochs": 0.75, "rate": 2e-4, "head_rate": 2e-3, "every": 8,
+    }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"every": 1}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"LAE": {}, "LLE": {"later_only": True}}
     tiny: ClassVar[Mapping[str, Any]] = {

@@ -398,3 +398,10 @@ def test_regret_and_side_observations_are_told_as_they_are():
     assert not regret_falls(rising).holds
     assert side_helps({"none": rising, "observed": falling, "released": falling}).holds
     assert not side_helps({"none": falling, "observed": rising, "released": falling}).holds
+
+
+def test_no_stream_is_looked_at_further_than_the_bench_says(prepared):
+    method, bench, ready = prepared(KEY)
+    few = method.prepare(dataclasses.replace(bench, test=20))
+    assert [len(stream.examples) for stream in few.streams.values()] == [20, 20]
+    assert [len(stream.examples) for stream in ready.streams.values()] == [300, 400]
