@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder
 from eelit.methods.backbones.token_layer import TokenLayers, alike
-from eelit.methods.engine.multi_exit import select
+from eelit.methods.engine.multi_exit import evaluating, select
 from eelit.methods.policies.base import Policy
 
 CERTAIN = 1000.0
@@ -79,8 +79,12 @@ class TagEncoder(nn.Module):
         """Run sentences with the queries and feed-forward work of halted words really left out.
 
         A halted word keeps its state, which the others go on attending to and the classifiers go on reading. Special
-        tokens go on until their sentence is done; then it is dropped.
+        tokens go on until their sentence is done; then it is dropped. The network is in evaluation mode meanwhile.
         """
+        with evaluating(self):
+            return self._infer(x, policy)
+
+    def _infer(self, x: Tensor, policy: Policy) -> Tagged:
         numbers = x[:, 1]
         n, length = numbers.shape
         hidden, running, rest = self.embeddings(input_ids=x[:, 0]), words_of(numbers), torch.arange(n)

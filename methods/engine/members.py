@@ -76,8 +76,8 @@ class Network(Member):
 
 
 def flat(x: Tensor) -> NDArray[Any]:
-    """Return inputs ``[n, ...]`` as rows ``[n, F]``."""
-    rows: NDArray[Any] = x.flatten(1).numpy()
+    """Return inputs ``[n, ...]``, wherever they are, as rows ``[n, F]``; numpy has no bfloat16."""
+    rows: NDArray[Any] = (x.float() if x.dtype == torch.bfloat16 else x).flatten(1).cpu().numpy()
     return rows
 
 
