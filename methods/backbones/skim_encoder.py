@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import TokenLayers, alike
+from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.multi_exit import evaluating
 from eelit.methods.policies.base import Policy
 
@@ -19,7 +20,7 @@ Choice = Callable[[Tensor], Tensor]
 
 def decided(policy: Policy) -> Choice:
     """Keep whom the policy does not stop; it is asked anew before each layer."""
-    return lambda logits: (~policy.step(policy.start(), logits)[1]).float()
+    return lambda logits: (~decide(policy, policy.start(), logits)[1]).float()
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,20 @@ from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evalua
 from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, State, finite, said
 
 
-def decide(policy: Policy, state: State, output: Output) -> tuple[State, Array, Array]:
+def decide(policy: Policy, state: State, output: Output, sound: Array | None = None) -> tuple[State, Array, Array]:
     """Ask a policy about one exit's output; return its state, who stops ``[n]``, and whose output is finite ``[n]``.
 
-    Nobody stops by an output that is not finite (see `policies.base.finite`), whatever the policy says. Raises
-    `ValueError` if it says anything but one boolean per sample.
+    Nobody stops by an output that is not finite (see `policies.base.finite`), whatever the policy says. Where words
+    stop, ``sound [n, W]`` tells of which the output is finite. Raises `ValueError` if the policy says anything but one
+    boolean per sample, or word.
     """
     state, stop = policy.step(state, output)
-    sound = finite(output)
+    sound = finite(output) if sound is None else sound
     if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
         told = f"{stop.dtype} {list(stop.shape)}" if hasattr(stop, "shape") else type(stop).__name__
+        each = "word" if sound.ndim > 1 else "sample"
         raise ValueError(
-            f"{type(policy).__name__} must say of each of {len(sound)} samples whether it stops, not {told}"
+            f"{type(policy).__name__} must say of each {each} whether it stops, bool {list(sound.shape)}, not {told}"
         )
     return state, stop & sound, sound
 

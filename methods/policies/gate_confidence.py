@@ -41,6 +41,8 @@ class GateConfidence:
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the gate's confidence with the exit's threshold."""
         gate = said(output, self.of)
-        found = exact(values_of(gate) if gate.ndim == 1 else softmax(logits_of(gate, classes=2))[:, 1])
+        found = exact(
+            values_of(gate) if getattr(gate, "ndim", None) == 1 else softmax(logits_of(gate, classes=2))[:, 1]
+        )
         state, threshold = threshold_at(state, self.threshold, found)
         return state, found >= threshold
