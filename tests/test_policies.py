@@ -47,6 +47,8 @@ POLICIES = [
 
 def told(policy, logits, convert=lambda values: values):
     """Return logits, or what exits say that give a score beside them."""
+    if isinstance(policy, ClassThresholds):
+        return convert(logits[..., :2])
     if not isinstance(policy, ScoreThreshold):
         return convert(logits)
     return {"answer": convert(logits), "score": convert(1 / (1 + np.exp(-logits[..., 0])))}

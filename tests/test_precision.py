@@ -1,6 +1,7 @@
 """Rules decide alike in every precision and library, take settings of any kind, and refuse what they cannot read."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_what_is_above_1_never_stops(precision, threshold):
 class OnMps(np.ndarray):
     """Stands for an array on a device that knows no float64; it is none."""
 
-    device = "mps:0"
+    device = SimpleNamespace(type="mps")
 
 
 def test_a_device_without_float64_compares_in_float32():
@@ -156,7 +157,7 @@ WRONG = {
 @pytest.mark.parametrize("case", [case for case in CASES if type(case.eager).__name__ != "FixedExit"], ids=str)
 def test_a_rule_that_is_shown_something_else_says_what_it_reads(case, library):
     for shape in WRONG[case.reads]:
-        with pytest.raises(ValueError, match=r"the policy reads .*\[n.*\], but the exit says \["):
+        with pytest.raises(ValueError, match=r"the policy reads .*\[n.*\].*, but the exit says \["):
             case.eager.step((), PRECISIONS[library](np.ones(shape)))
     with pytest.raises(ValueError, match="the policy reads"):
         case.eager.step((), {"something else": PRECISIONS[library](np.ones((4, 3)))})

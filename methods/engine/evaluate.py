@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +43,9 @@ def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDAr
     """
     count, samples = _sizes(outputs, exits)
     found = np.full(samples, count - 1, dtype=np.int64)
-    state = policy.start()
+    state, sound = policy.start(), _all_sound(outputs)
     for i in range(count - 1):
-        state, stop, _ = decide(policy, state, at_exit(outputs, i))
+        state, stop, _ = decide(policy, state, at_exit(outputs, i), sound)
         found[_host(stop) & (found == count - 1)] = i
     return found
 
@@ -73,6 +74,15 @@ def _sizes(outputs: Output, exits: int | None = None) -> tuple[int, int]:
     if exits is not None and count != exits:
         raise ValueError(f"outputs are [exits, samples, ...]: {exits} exits, not {count} (is the sample first?)")
     return count, samples
+
+
+def _all_sound(outputs: Output) -> Array | None:
+    """Return that all samples are finite, ``[N]``, if one look at all exits but the last tells so; None if not."""
+    parts = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
+    if all(math.isfinite(part[:-1].sum().item()) for part in parts):
+        first = parts[0][0]
+        return first.new_ones(len(first), dtype=torch.bool) if isinstance(first, Tensor) else np.ones(len(first), bool)
+    return None
 
 
 def _host(flags: Array) -> NDArray[np.bool_]:
@@ -183,6 +193,8 @@ def _one_each(output: Output, samples: int, exit_: int) -> None:
 def _numbers(samples: int, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Return the numbers of the samples that were not finite when they were ``seen``."""
     who, sound = (torch.cat(part) for part in zip(*seen, strict=True))
+    if sound.all():
+        return who[:0]
     flawed = torch.zeros(samples, dtype=torch.bool, device=who.device)
     flawed[who[~sound]] = True
     return flawed.nonzero().flatten()

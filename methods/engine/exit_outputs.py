@@ -89,7 +89,7 @@ def digest(examples: Examples) -> str:
 
 def _bytes(tensor: Tensor) -> bytes:
     """Return the values of a tensor of any type (numpy has no bfloat16), on any device."""
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
 
 
 def identity(model: MultiExit) -> str:

@@ -169,13 +169,24 @@ def _selected(part: Any, keep: Tensor, samples: int | None) -> Any:
     )
 
 
+def _learning(model: nn.Module) -> list[nn.Module]:
+    """Return all parts in training mode, in less time than `Module.modules` takes; one in two places stands there twice."""
+    found, queue = [], [model]
+    while queue:
+        part = queue.pop()
+        if part.training:
+            found.append(part)
+        queue += [inner for inner in part._modules.values() if inner is not None]
+    return found
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Have all parts of a network in evaluation mode inside; each has its own mode back afterwards, come what may.
 
     So dropout drops nothing, and batch normalisation neither looks at the batch nor counts it.
     """
-    learning = [part for part in model.modules() if part.training]
+    learning = _learning(model)
     for part in learning:
         part.training = False
     try:

@@ -107,7 +107,7 @@ def values_of(output: Output, name: str = ANSWER) -> Array:
     if getattr(found, "ndim", None) != 1:
         raise ValueError(f"the policy reads one value per sample, [n], {not_that(found)}")
     xp, found = array_namespace(found), widened(found)
-    return xp.where(xp.isfinite(found), found, math.nan)
+    return xp.where(_bounded(found), found, math.nan)
 
 
 def not_that(found: Any) -> str:
@@ -134,7 +134,7 @@ def exact(scores: Array) -> Array:
     xp = array_namespace(scores)
     if scores.dtype == xp.float64:
         return scores
-    return widened(scores) if str(scores.device).startswith("mps") else xp.astype(scores, xp.float64)
+    return widened(scores) if getattr(scores.device, "type", "") == "mps" else xp.astype(scores, xp.float64)
 
 
 def on_host(values: Array) -> NDArray[np.float64]:
@@ -142,10 +142,15 @@ def on_host(values: Array) -> NDArray[np.float64]:
     return np.asarray(to_device(exact(values), "cpu") if is_array_api_obj(values) else values, dtype=np.float64)
 
 
+def _bounded(values: Array) -> Array:
+    """Return which of the values are finite, in half of the operations that torch's ``isfinite`` takes."""
+    return array_namespace(values).abs(values) < math.inf
+
+
 def usable(logits: Array) -> Array:
     """Return whose logits ``[..., C]`` mean something, ``[...]``: no NaN, no +inf, and not -inf for all classes."""
     xp = array_namespace(logits)
-    return xp.isfinite(xp.max(logits, axis=-1))
+    return _bounded(xp.max(logits, axis=-1))
 
 
 def finite(output: Output) -> Array:
@@ -158,7 +163,7 @@ def finite(output: Output) -> Array:
     for part in every:
         if not xp.isdtype(part.dtype, "real floating"):
             continue
-        here = xp.isfinite(part) if part.ndim == 1 else usable(part)
+        here = _bounded(part) if part.ndim == 1 else usable(part)
         if here.ndim > 1:
             here = xp.all(xp.reshape(here, (here.shape[0], math.prod(here.shape[1:]))), axis=1)
         found = here if found is None else found & here
@@ -168,11 +173,11 @@ def finite(output: Output) -> Array:
 def log_softmax(logits: Array) -> Array:
     """Logarithm of the softmax over the last axis; finite even where a probability underflows.
 
-    It is computed in float32 at least, -inf for a class masked by -inf, and NaN where the logits are not `usable`.
+    It is computed in float32 at least, -inf for a class masked by -inf, and NaN where the logits are not `usable`
+    (infinity less infinity is NaN).
     """
     xp, logits = array_namespace(logits), widened(logits)
-    top = xp.max(logits, axis=-1, keepdims=True)
-    shifted = logits - xp.where(xp.isfinite(top), top, math.nan)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 

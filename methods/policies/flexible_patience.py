@@ -9,7 +9,7 @@ from typing import Literal
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, exact, log_softmax, logits_of, settle, usable
+from eelit.methods.policies.base import Array, Output, State, exact, log_softmax, logits_of, settle
 
 Distance = Literal["kl", "rekl", "bikl", "js"]
 
@@ -21,7 +21,7 @@ def kl(log_p: Array, log_q: Array) -> Array:
     """
     xp = array_namespace(log_p, log_q)
     p = xp.exp(log_p)
-    return xp.sum(p * (xp.where(p == 0, 0.0, log_p) - xp.where(p == 0, 0.0, log_q)), axis=-1)
+    return xp.sum(p * xp.where(p == 0, 0.0, log_p - log_q), axis=-1)
 
 
 def js(log_p: Array, log_q: Array) -> Array:
@@ -63,14 +63,13 @@ class FlexiblePatience:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the distribution of logits ``[n, C]`` with the one before."""
-        logits = logits_of(output)
-        xp = array_namespace(logits)
-        log_p = log_softmax(logits)
+        log_p = log_softmax(logits_of(output))
+        xp = array_namespace(log_p)
         if not state:
-            count = xp.zeros((logits.shape[0],), dtype=xp.int64, device=logits.device)
+            count = xp.zeros((log_p.shape[0],), dtype=xp.int64, device=log_p.device)
         else:
             previous, before = state
             far = DISTANCES[self.distance](previous, log_p)
             far = xp.where(far < 0, 0.0, far)  # rounding can make it negative
             count = xp.where(exact(far) < self.threshold, before + 1, xp.zeros_like(before))
-        return (log_p, count), (count >= self.patience) & usable(logits)
+        return (log_p, count), (count >= self.patience) & ~xp.isnan(log_p[:, 0])  # all classes are NaN, or none is

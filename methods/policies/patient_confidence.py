@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, exact, logits_of, settle, uncertainty, usable
+from eelit.methods.policies.base import Array, Output, State, exact, logits_of, settle, uncertainty
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class PatientConfidence:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Count on for the sure samples among logits ``[n, C]``, from 0 again for the others."""
-        logits = logits_of(output)
-        xp = array_namespace(logits)
-        sure = exact(uncertainty(logits)) < self.uncertainty
-        before = state[0] if state else xp.zeros((logits.shape[0],), dtype=xp.int64, device=logits.device)
+        found = exact(uncertainty(logits_of(output)))
+        xp = array_namespace(found)
+        sure = found < self.uncertainty
+        before = state[0] if state else xp.zeros((found.shape[0],), dtype=xp.int64, device=found.device)
         count = xp.where(sure, before + 1, xp.zeros_like(before))
-        return (count,), (count >= self.patience) & usable(logits)
+        return (count,), (count >= self.patience) & ~xp.isnan(found)

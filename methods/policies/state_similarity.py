@@ -14,7 +14,7 @@ def cosine(a: Array, b: Array) -> Array:
     """Cosine ``[n]`` of the angle between vectors ``[n, d]``: 1 for equal ones, NaN where a length is none."""
     xp, a, b = array_namespace(a, b), widened(a), widened(b)
     squares = xp.sum(a * a, axis=-1) * xp.sum(b * b, axis=-1)
-    return xp.sum(a * b, axis=-1) / xp.sqrt(xp.where(xp.isfinite(squares) & (squares > 0), squares, math.nan))
+    return xp.sum(a * b, axis=-1) / xp.sqrt(xp.where((squares > 0) & (squares < math.inf), squares, math.nan))
 
 
 @dataclass(frozen=True)

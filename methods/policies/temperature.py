@@ -47,8 +47,9 @@ class Tempered:
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Scale logits ``[n, C]`` and hand them on; the state counts exits, then comes the other policy's own."""
         logits = logits_of(output)
-        count, temperature = threshold_at(state[:1], self.temperatures, logits)
-        inner, stop = self.policy.step(state[1:], logits / temperature)
+        own = int(isinstance(self.temperatures, tuple))  # one for all exits needs no count of them
+        count, temperature = threshold_at(state[:own], self.temperatures, logits)
+        inner, stop = self.policy.step(state[own:], logits / temperature)
         return (*count, *inner), stop
 
 
