@@ -10,7 +10,7 @@ from torch import nn
 
 from eelit.methods.engine.cascade import follow
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
-from eelit.methods.engine.multi_exit import MultiExit, stacked
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.gates import hard
 from eelit.methods.policies.base import log_softmax, softmax, usable
 from eelit.methods.policies.budgeted_thresholds import thresholds_for
@@ -23,6 +23,7 @@ from eelit.methods.policies.offload import SplitRule, Stored, drive
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
+from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.temperature import calibration_error, fit_temperature
 from eelit.methods.policies.voting import Voting
 
@@ -208,12 +209,22 @@ def test_what_an_exit_says_beside_its_answer_counts_too():
     x = torch.full((4, 4), 0.5)
     x[2, 0] = 0
     model = network(more=True)
-    found = infer(model, x, MaxConfidence(0.5))
-    assert found.exits.tolist() == [0, 0, 1, 0]
-    assert found.not_finite.tolist() == [2]
-    outputs = stacked([head(state) for head, state in zip(model.heads, model.states(x), strict=True)])
+    outputs = model(x)
     assert outputs["score"][-1].isnan().all()  # the last exit says less, which is no fault
     assert not_finite(outputs, np.full(4, 3)).tolist() == [2]
+    for policy, exits in ((MaxConfidence(0.5), [0] * 4), (ScoreThreshold(0.2), [0, 0, 1, 0])):  # who reads it goes on
+        found = infer(model, x, policy)
+        assert found.exits.tolist() == replay(policy, outputs).tolist() == exits
+        assert found.not_finite.tolist() == not_finite(outputs, found.exits.numpy()).tolist() == [2]
+
+
+def test_what_an_exit_does_not_say_is_no_fault_of_its_answer():
+    model = network(more=True)
+    model.heads[0] = Sure()
+    x = torch.full((4, 4), 0.5)
+    found = infer(model, x, MaxConfidence(0.5))
+    assert found.exits.tolist() == replay(MaxConfidence(0.5), model(x)).tolist() == [0] * 4
+    assert found.not_finite.tolist() == not_finite(model(x), found.exits.numpy()).tolist() == []
 
 
 def test_a_cascade_goes_on_with_them():

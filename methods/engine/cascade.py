@@ -16,7 +16,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.members import Member, Network
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, select, stacked
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select, stacked
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.stored_outputs import Score, StoredOutputs
 from eelit.methods.engine.timing import BATCH
@@ -103,7 +103,7 @@ def follow(
                 f"member {i} says {list(said(output).shape)} of {len(rows)} samples; the first axis is the sample"
             )
         visited[i, rows], exits[rows] = True, i
-        flawed[rows] |= ~finite(said(output) if i == members - 1 else output).cpu()
+        flawed[rows] = flawed[rows] | ~finite(output).cpu()
         parts = torch.arange(len(rows)).split([len(group) for group, _ in groups])
         for (group, before), part in zip(groups, parts, strict=True):
             decide = _Decision(policy, select(output, part), i, members, count)
@@ -177,7 +177,7 @@ class StoredMembers(StoredOutputs):
         """Replay a policy, on the outputs or on what else it is shown of each member; no model is run."""
         asked = self.outputs if shown is None else shown
         members, samples = self.static_costs.shape
-        return follow(policy, lambda i, rows: select(at_exit(asked, i), rows), members, samples, count=True)
+        return follow(policy, lambda i, rows: select(said_at(asked, i), rows), members, samples, count=True)
 
     def spent(self, course: Course) -> NDArray[np.float64]:
         """Return what each sample ``[N]`` costs: the members that it visits, and what the policy computes."""

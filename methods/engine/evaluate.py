@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, select
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select
 from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, State, finite, said
 
 
 def decide(policy: Policy, state: State, output: Output, sound: Array | None = None) -> tuple[State, Array, Array]:
-    """Ask a policy about one exit's output; return its state, who stops ``[n]``, and whose output is finite ``[n]``.
+    """Ask a policy about one exit's output; return its state, who stops ``[n]``, and whose answer is finite ``[n]``.
 
-    Nobody stops by an output that is not finite (see `policies.base.finite`), whatever the policy says. Where words
-    stop, ``sound [n, W]`` tells of which the output is finite. Raises `ValueError` if the policy says anything but one
-    boolean per sample, or word.
+    Nobody stops by an answer that is not finite (see `policies.base.finite`), whatever the policy says; for what else
+    it reads the policy itself sees to that. Where words stop, ``sound [n, W]`` tells of which the answer is finite.
+    Raises `ValueError` if the policy says anything but one boolean per sample, or word.
     """
     state, stop = policy.step(state, output)
-    sound = finite(output) if sound is None else sound
+    sound = finite(said(output)) if sound is None else sound
     if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
         told = f"{stop.dtype} {list(stop.shape)}" if hasattr(stop, "shape") else type(stop).__name__
         each = "word" if sound.ndim > 1 else "sample"
@@ -38,12 +38,12 @@ def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDAr
     """Return the exit ``[N]`` (from 0) at which each sample stops, from the stored outputs ``[E, N, ...]``.
 
     Outputs that say more than an answer are a dictionary of such arrays. One forward pass serves any number of
-    operating points. The last exit always answers; whose output is not finite goes on (see `not_finite`). Raises
+    operating points. The last exit always answers; whose answer is not finite goes on (see `not_finite`). Raises
     `ValueError` if the outputs have not this layout, or not so many ``exits`` as the model is known to have.
     """
     count, samples = _sizes(outputs, exits)
     found = np.full(samples, count - 1, dtype=np.int64)
-    state, sound = policy.start(), _all_sound(outputs)
+    state, sound = policy.start(), _all_sound(said(outputs))
     for i in range(count - 1):
         state, stop, _ = decide(policy, state, at_exit(outputs, i), sound)
         found[_host(stop) & (found == count - 1)] = i
@@ -51,15 +51,11 @@ def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDAr
 
 
 def not_finite(outputs: Output, exits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of the samples of which an exit, up to their own ``[N]``, says something that is not finite.
-
-    Of the last exit it is the answer that counts: it may not say all that the others say.
-    """
+    """Return the numbers of the samples of which an exit, up to their own ``[N]``, says something that is not finite."""
     count, samples = _sizes(outputs)
     found = np.zeros(samples, dtype=bool)
     for i in range(count):
-        output = at_exit(outputs, i)
-        found |= ~_host(finite(said(output) if i == count - 1 else output)) & (exits >= i)
+        found |= ~_host(finite(said_at(outputs, i))) & (exits >= i)
     return np.flatnonzero(found)
 
 
@@ -76,13 +72,12 @@ def _sizes(outputs: Output, exits: int | None = None) -> tuple[int, int]:
     return count, samples
 
 
-def _all_sound(outputs: Output) -> Array | None:
+def _all_sound(answers: Array) -> Array | None:
     """Return that all samples are finite, ``[N]``, if one look at all exits but the last tells so; None if not."""
-    parts = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
-    if all(math.isfinite(part[:-1].sum().item()) for part in parts):
-        first = parts[0][0]
-        return first.new_ones(len(first), dtype=torch.bool) if isinstance(first, Tensor) else np.ones(len(first), bool)
-    return None
+    if not math.isfinite(answers[:-1].sum().item()):
+        return None
+    samples = answers.shape[1]
+    return answers.new_ones(samples, dtype=torch.bool) if isinstance(answers, Tensor) else np.ones(samples, dtype=bool)
 
 
 def _host(flags: Array) -> NDArray[np.bool_]:
@@ -118,9 +113,7 @@ class Inference:
     exits: Tensor
     outputs: Output
     macs: NDArray[np.float64]  # [N], what was executed for each sample; empty if no costs were given
-    not_finite: (
-        Tensor  # [m], numbers of the samples of which an exit said something not finite: they did not stop there
-    )
+    not_finite: Tensor  # [m], numbers of the samples of which an exit said something that is not finite
 
     @property
     def answers(self) -> Tensor:
@@ -167,7 +160,7 @@ def _run(
         last = i == model.exits - 1
         if assembling or not last:
             memory, stop, sound = decide(policy, memory, output)
-        seen.append((rest, finite(said(output)) if last else sound))
+        seen.append((rest, finite(output) if last or isinstance(output, Mapping) else sound))
         if assembling:
             output = _answering(output, assembling.answer(memory, output))
         if last:

@@ -114,6 +114,14 @@ def at_exit(outputs: Output, i: int) -> Output:
     return {name: part[i] for name, part in outputs.items()} if isinstance(outputs, Mapping) else outputs[i]
 
 
+def said_at(outputs: Output, i: int) -> Output:
+    """Return what exit ``i`` says, of `stacked` outputs, without what it does not say: NaN for every sample."""
+    found = at_exit(outputs, i)
+    if not isinstance(found, Mapping):
+        return found
+    return {name: part for name, part in found.items() if name == ANSWER or not (part != part).all()}
+
+
 def of_samples(outputs: Output, which: slice | Tensor) -> Output:
     """Return what all exits say on some of the samples, of `stacked` outputs."""
     if isinstance(outputs, Mapping):
