@@ -51,7 +51,7 @@ def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDAr
 
 
 def not_finite(outputs: Output, exits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of the samples of which an exit, up to their own ``[N]``, says something that is not finite."""
+    """Return the numbers of the samples of which an exit, up to their own ``[N]``, says what is not finite."""
     count, samples = _sizes(outputs)
     found = np.zeros(samples, dtype=bool)
     for i in range(count):
