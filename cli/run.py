@@ -232,6 +232,11 @@ def _curve(curve: Curve, budget: float | None) -> str:
     head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
     text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
     text += f"\n\n{bold('REALLY EXECUTED, beside the full model')}\n{table(head, timed)}"
+    for e in curve.executions:
+        if e.not_finite:
+            text += (
+                f"\nAt {curve.knob} {e.knob:g} exits said of {e.not_finite} samples what is not finite (NaN, infinity)."
+            )
     return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
 
 

@@ -297,6 +297,7 @@ def test_members_may_say_more_than_an_answer():
     assert torch.equal(course.exits, real.exits)
     assert course.exits.tolist() == (outputs["certainty"][0] <= 0).long().tolist()
     assert torch.allclose(seen.read(course.outputs), seen.read(real.outputs), atol=1e-6)
+    assert course.not_finite.tolist() == real.not_finite.tolist() == []
 
 
 @pytest.fixture(scope="module")

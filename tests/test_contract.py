@@ -95,7 +95,7 @@ def test_certainty_is_what_is_read_and_not_the_answer(model, x):
     assert replay(ScoreThreshold(0.7, of="certainty"), outputs).tolist() == by_hand.tolist()
     with pytest.raises(ValueError, match="the policy reads 'score', but the exit says only 'answer', 'certainty'"):
         replay(ScoreThreshold(0.7), outputs)
-    with pytest.raises(ValueError, match=r"one number per sample, \[n\], not \(40, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"one value per sample, \[n\], but the exit says \[40, 4, 4\]"):
         replay(ScoreThreshold(0.7, of="boxes"), outputs)
 
 

@@ -1,14 +1,20 @@
 """Replay on stored outputs and real skipping are the same thing."""
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.costs import MacCounter, exit_costs
-from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.examples import Examples
-from eelit.methods.engine.multi_exit import MultiExit, select
+from eelit.methods.engine.exit_outputs import all_outputs, digest, identity
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, select
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
@@ -157,3 +163,245 @@ def test_full_batches_hold_one_shape_each_and_common_shapes_come_first():
     assert [len(x) for _, x in examples.at(chosen).batches(2)] == [2, 2, 2]
     assert examples.filled(2, 4).tolist() == [1, 2, 4, 5]
     assert examples.filled(9, 99).tolist() == [1, 2, 4, 5, 6]
+
+
+@dataclass
+class Plainly:
+    """A state of which nobody told torch what is inside."""
+
+    hidden: torch.Tensor
+
+
+@dataclass
+class Registered:
+    """One of which somebody did."""
+
+    hidden: torch.Tensor
+    layer: int
+
+
+pytree.register_pytree_node(Registered, lambda s: ([s.hidden], s.layer), lambda parts, layer: Registered(*parts, layer))
+
+
+class Named(NamedTuple):
+    hidden: torch.Tensor
+
+
+def test_a_state_whose_samples_cannot_be_told_apart_is_refused():
+    keep, hidden = torch.tensor([2, 0]), torch.arange(4)
+    for state in (Plainly(hidden), {"a": [Plainly(hidden)]}, hidden.numpy(), object()):
+        with pytest.raises(ValueError, match="samples cannot be taken out of that; use tuples, lists and dictionaries"):
+            select(state, keep)
+    assert select(Registered(hidden, 3), keep).hidden.tolist() == [2, 0]
+    assert select(Named(hidden), keep).hidden.tolist() == [2, 0]
+
+
+def test_what_has_no_axes_is_for_all_samples():
+    state = (torch.tensor(3.0), torch.arange(4), 2, None, "text", 0.5, torch.float32, torch.Size([4]))
+    kept = select(state, torch.tensor([1, 2]), samples=4)
+    assert kept[1].tolist() == [1, 2]
+    assert kept[0] == 3
+    assert kept[2:] == state[2:]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2,), (5, 4)])
+def test_a_state_with_another_axis_first_is_refused(shape):
+    with pytest.raises(ValueError, match=r"a state of 4 samples holds a tensor .* the first axis must be the sample"):
+        select((torch.zeros(4), torch.zeros(shape)), torch.tensor([0]), samples=4)
+
+
+class Says(nn.Module):
+    """A head that says what it is told to, given how many samples there are."""
+
+    def __init__(self, says):
+        super().__init__()
+        self.says = says
+
+    def forward(self, x):
+        return self.says(len(x))
+
+
+HEADS = {
+    "[C] for one sample": lambda n: torch.zeros(3),
+    "no axis": lambda n: torch.tensor(1.0),
+    "one for all": lambda n: torch.zeros(1, 3),
+    "one too many": lambda n: torch.zeros(n + 1, 3),
+    "a part for all": lambda n: {"answer": torch.zeros(n, 3), "score": torch.zeros(1)},
+}
+
+
+@pytest.mark.parametrize("says", HEADS.values(), ids=HEADS)
+def test_a_head_that_does_not_say_one_thing_of_each_sample_is_refused(says):
+    model = MultiExit([nn.Identity(), nn.Identity()], [Says(says), Says(lambda n: torch.zeros(n, 3))])
+    with pytest.raises(ValueError, match=r"exit 0 says .* of 5 samples; the first axis is the sample"):
+        infer(model, torch.zeros(5, 6), MaxConfidence(0.9))
+
+
+def test_one_sample_in_one_answer_out_for_values_in_a_column():
+    model = MultiExit([nn.Identity() for _ in range(6)], [nn.Linear(3, 1) for _ in range(6)])
+    with pytest.raises(ValueError, match=r"one value per sample, \[n\], but the exit says \[1, 1\]"):
+        infer(model, torch.zeros(1, 3), Patience(1, tolerance=0.5))
+
+
+class Deciding:
+    """A rule that says what it is told to."""
+
+    def __init__(self, stop):
+        self.stop = stop
+
+    def start(self):
+        return ()
+
+    def step(self, state, output):
+        return (), self.stop
+
+
+STOPS = [
+    *(torch.zeros(3, dtype=torch.bool), torch.zeros(4, 1, dtype=torch.bool), torch.zeros((), dtype=torch.bool)),
+    *(torch.zeros(4, dtype=torch.int64), torch.zeros(4), [True] * 4, True, np.zeros(4, dtype=bool)),
+]
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=repr)
+def test_a_rule_that_does_not_say_of_each_sample_whether_it_stops_is_refused(stop):
+    model = MultiExit([nn.Identity(), nn.Identity()], [nn.Linear(6, 3), nn.Linear(6, 3)])
+    for run in (
+        lambda: infer(model, torch.zeros(4, 6), Deciding(stop)),
+        lambda: replay(Deciding(stop), torch.zeros(2, 4, 3)),
+    ):
+        with pytest.raises(ValueError, match=r"Deciding must say of each sample whether it stops, bool \[4\], not"):
+            run()
+
+
+def test_costs_are_one_for_each_exit(model):
+    for costs in ([1.0], [1.0] * 5, np.ones(3)):
+        with pytest.raises(ValueError, match="4 exits need as many costs"):
+            infer(model, torch.zeros(2, 6), Patience(0), costs)
+
+
+def test_outputs_in_another_order_are_refused_where_it_can_be_told():
+    outputs = torch.zeros(3, 50, 2)
+    assert replay(Patience(9), outputs, exits=3).tolist() == [2] * 50
+    with pytest.raises(ValueError, match="3 exits, not 50"):
+        replay(Patience(9), outputs.transpose(0, 1), exits=3)
+    with pytest.raises(ValueError, match="each of 3 samples has one exit"):
+        answered(Patience(9), outputs.transpose(0, 1), np.zeros(50, dtype=np.int64))
+    for wrong in (torch.zeros(3), torch.zeros(0, 5, 2), {"answer": outputs, "score": torch.zeros(50, 3)}):
+        with pytest.raises(ValueError, match=r"outputs are \[exits, samples"):
+            replay(Patience(9), wrong)
+
+
+class Normalised(nn.Module):
+    """A stage with what depends on the mode: batch normalisation, inside something else, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+        self.fails = False
+
+    def forward(self, x):
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return x + self.inner(x)
+
+
+def test_infer_is_in_evaluation_mode_and_leaves_every_part_in_its_own():
+    torch.manual_seed(0)
+    model = MultiExit([Normalised() for _ in range(3)], [nn.Linear(6, 3) for _ in range(3)])
+    model.stages[1].eval()
+    model.stages[2].inner[2].eval()
+    modes = [part.training for part in model.modules()]
+    assert len(set(modes)) == 2
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x, seen = torch.randn(20, 6), []
+    hook = model.stages[0].inner[1].register_forward_hook(lambda part, args, out: seen.append(part.training))
+    found = infer(model, x, MaxConfidence(0.5))
+    examples = Examples(list(x), torch.zeros(20))
+    outputs = all_outputs(model, examples, Bench(), "")
+    exit_costs(model, x[:1])
+    assert not any(seen)
+    assert [part.training for part in model.modules()] == modes
+    model.stages[2].fails = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        infer(model, x, MaxConfidence(2.0))
+    hook.remove()
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.stages[2].fails = False
+    expected = infer(model.eval(), x, MaxConfidence(0.5))
+    assert torch.equal(found.outputs, expected.outputs)
+    assert torch.equal(outputs, all_outputs(model, examples, Bench(), ""))
+
+
+def test_a_mode_is_put_back_even_if_it_was_changed_inside():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    with evaluating(model):
+        model[0].train()
+    assert [part.training for part in model.modules()] == [True, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_networks_of_any_precision_run(dtype, policy):
+    torch.manual_seed(0)
+    model = MultiExit([Pair() for _ in range(4)], [Head(6, 3) for _ in range(4)]).eval().to(dtype)
+    x = torch.randn(40, 6).to(dtype)
+    table = exit_costs(model, x[:1])
+    with MacCounter() as counter:
+        found = infer(model, x, policy, table)
+    outputs = all_outputs(model, Examples(list(x), torch.zeros(40)), Bench(), "")
+    assert outputs.dtype == dtype
+    exits = replay(policy, outputs)
+    assert (found.exits.numpy() == exits).mean() > 0.9  # a smaller batch may round otherwise
+    assert counter.macs == int(found.macs.sum())
+    assert identity(model) != identity(model.float())
+    assert digest(Examples(list(x), torch.zeros(40))) != digest(Examples(list(-x), torch.zeros(40)))
+
+
+class FarAway(torch.overrides.TorchFunctionMode):
+    """Stands for another device, which is not at hand: no tensor can be read by numpy before it was brought to the CPU.
+
+    That operations do not mix devices is not seen by it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.near = set()
+        self.held = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.numpy, torch.Tensor.__array__) and id(args[0]) not in self.near:
+            raise TypeError("can't convert a far tensor to numpy; use Tensor.cpu() first")
+        out = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu or (func is torch.Tensor.to and "cpu" in map(str, args[1:])):
+            self.near.add(id(out))
+            self.held.append(out)
+        return out
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_nothing_reads_a_tensor_of_another_device_as_it_is(model, policy):
+    x, table = torch.randn(10, 6), exit_costs(model, torch.randn(1, 6))
+    with torch.inference_mode():
+        outputs = model(x)
+    with FarAway():
+        with pytest.raises(TypeError, match="far tensor"):
+            outputs.numpy()
+        exits = replay(policy, outputs)
+        found = infer(model, x, policy, table)
+        assert not_finite(outputs, exits).tolist() == []
+        answered(policy, outputs, exits)
+        identity(model)
+    assert found.exits.tolist() == exits.tolist()
+
+
+def test_a_network_is_where_its_weights_are(model):
+    assert device_of(model).type == "cpu"
+    assert device_of(nn.Linear(2, 2, device="meta")).type == "meta"
+    assert device_of(nn.Identity()).type == "cpu"
+
+
+def test_an_empty_batch_has_no_answers(model):
+    found = infer(model, torch.zeros(0, 6), MaxConfidence(0.5))
+    assert found.exits.tolist() == found.not_finite.tolist() == []
+    assert found.outputs.shape == (0, 3)

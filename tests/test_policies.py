@@ -50,6 +50,8 @@ def told(policy, logits, convert=lambda values: values):
     """Return logits, or one value per sample, or what exits say that give a score beside them."""
     if getattr(policy, "tolerance", None) is not None:
         return convert(logits[..., 0])
+    if isinstance(policy, ClassThresholds):
+        return convert(logits[..., :2])
     if not isinstance(policy, ScoreThreshold):
         return convert(logits)
     return {"answer": convert(logits), "score": convert(1 / (1 + np.exp(-logits[..., 0])))}

@@ -7,13 +7,10 @@ the same road as the small one built here.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is asked of a hub
 
 
 class RowCache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor, nn
 
 from eelit.methods.data import fetch
 from eelit.methods.engine.multi_exit import MultiExit
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come from the cache of eelit; nothing is asked of a hub
 
 
 class EncoderStage(nn.Module):
@@ -53,7 +50,10 @@ class PooledHead(nn.Module):
 
 
 def encoder(name: str) -> Any:
-    """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4, random)."""
+    """Return a BERT-type encoder: ``minilm-l6`` (6 layers, 384 wide, pretrained), or ``tiny`` for tests (4, random).
+
+    Pretrained weights come from the cache of data; no hub is asked, whatever the environment says.
+    """
     from transformers import BertConfig, BertModel
     from transformers.utils import logging
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import TokenLayers, alike
+from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.multi_exit import evaluating
 from eelit.methods.policies.base import Policy
 
 Choice = Callable[[Tensor], Tensor]
@@ -18,7 +20,7 @@ Choice = Callable[[Tensor], Tensor]
 
 def decided(policy: Policy) -> Choice:
     """Keep whom the policy does not stop; it is asked anew before each layer."""
-    return lambda logits: (~policy.step(policy.start(), logits)[1]).float()
+    return lambda logits: (~decide(policy, policy.start(), logits)[1]).float()
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,13 @@ class SkimEncoder(nn.Module):
     def infer(self, x: Tensor, choose: Choice) -> Skimmed:
         """Run ``x [N, T]`` with tokens really removed: after each predictor the others are packed together.
 
-        Samples with as many tokens left are attended to together; what a sample gets depends on no other.
+        Samples with as many tokens left are attended to together; what a sample gets depends on no other. The network
+        is in evaluation mode meanwhile.
         """
+        with evaluating(self):
+            return self._infer(x, choose)
+
+    def _infer(self, x: Tensor, choose: Choice) -> Skimmed:
         n, length = x.shape
         left = self.embeddings(input_ids=x).flatten(0, 1)
         layers = torch.zeros(n * length, dtype=torch.int64)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder
 from eelit.methods.backbones.token_layer import TokenLayers, alike
-from eelit.methods.engine.multi_exit import select
-from eelit.methods.policies.base import Policy
+from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.multi_exit import evaluating, select
+from eelit.methods.policies.base import Policy, usable
 
 CERTAIN = 1000.0
 """Logit of class 0 where there is no word: such a place is certain and keeps nobody waiting."""
@@ -79,8 +80,12 @@ class TagEncoder(nn.Module):
         """Run sentences with the queries and feed-forward work of halted words really left out.
 
         A halted word keeps its state, which the others go on attending to and the classifiers go on reading. Special
-        tokens go on until their sentence is done; then it is dropped.
+        tokens go on until their sentence is done; then it is dropped. The network is in evaluation mode meanwhile.
         """
+        with evaluating(self):
+            return self._infer(x, policy)
+
+    def _infer(self, x: Tensor, policy: Policy) -> Tagged:
         numbers = x[:, 1]
         n, length = numbers.shape
         hidden, running, rest = self.embeddings(input_ids=x[:, 0]), words_of(numbers), torch.arange(n)
@@ -93,7 +98,7 @@ class TagEncoder(nn.Module):
             hidden[active] = layer.packed(hidden[active], hidden.flatten(0, 1), groups)
             logits, stop = self.read(self.heads[i], hidden, numbers), running
             if i < len(self.layers) - 1:
-                memory, stop = policy.step(memory, logits)
+                memory, stop, _ = decide(policy, memory, logits, usable(logits))
             leaving, slot = (stop & running).nonzero().unbind(1)
             exits[rest[leaving], slot] = i
             answers[rest[leaving], slot] = logits[leaving, slot]

@@ -12,7 +12,7 @@ from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.tokens import Prepared
 from eelit.methods.papers.schuster2022calm import Calm
-from eelit.methods.policies.base import State
+from eelit.methods.policies.base import State, usable
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.learn_then_test import share_missed
 
@@ -111,4 +111,4 @@ class FirstRight:
 
     def step(self, state: State, output: Tensor) -> tuple[State, Tensor]:
         """Compare the answers of logits ``[N, V]`` with the tokens wanted."""
-        return (), output.argmax(dim=-1) == self.wanted
+        return (), (output.argmax(dim=-1) == self.wanted) & usable(output)

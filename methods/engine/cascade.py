@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.members import Member, Network
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, joined, select, stacked
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select, stacked
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.stored_outputs import Score, StoredOutputs
 from eelit.methods.engine.timing import BATCH
-from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, Routing, State, said
+from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, Routing, State, finite, said
 
 
 class Cascade(nn.Module):
@@ -40,7 +41,8 @@ class Cascade(nn.Module):
     @torch.inference_mode()
     def run(self, x: Tensor, policy: Policy) -> Course:
         """Run a batch, each member on the samples alone that reach it."""
-        return follow(policy, lambda i, rows: self.members[i](x.index_select(0, rows)), len(self), len(x))
+        with evaluating(self):
+            return follow(policy, lambda i, rows: self.members[i](select(x, rows)), len(self), len(x))
 
     @torch.inference_mode()
     def outputs(self, examples: Examples, bench: Bench, part: str) -> Output:
@@ -70,6 +72,7 @@ class Course:
     outputs: Output  # [N, ...]
     visited: Tensor
     decisions: NDArray[np.float64]  # [N], MACs that the policy itself computed, where they were counted
+    not_finite: Tensor  # [m], numbers of the samples of which a member said something that is not finite
 
     @property
     def answers(self) -> Tensor:
@@ -89,13 +92,18 @@ def follow(
     waiting: list[list[tuple[Tensor, State]]] = [[] for _ in range(members)]
     waiting[0] = [(torch.arange(samples), policy.start())]
     visited, exits = torch.zeros(members, samples, dtype=torch.bool), torch.zeros(samples, dtype=torch.int64)
-    decisions, found = np.zeros(samples), []
+    decisions, found, flawed = np.zeros(samples), [], torch.zeros(samples, dtype=torch.bool)
     for i, groups in enumerate(waiting):
         if not groups:
             continue
         rows = torch.cat([group for group, _ in groups])
         output = ask(i, rows)
+        if len(said(output)) != len(rows):
+            raise ValueError(
+                f"member {i} says {list(said(output).shape)} of {len(rows)} samples; the first axis is the sample"
+            )
         visited[i, rows], exits[rows] = True, i
+        flawed[rows] = flawed[rows] | ~finite(output).cpu()
         parts = torch.arange(len(rows)).split([len(group) for group, _ in groups])
         for (group, before), part in zip(groups, parts, strict=True):
             decide = _Decision(policy, select(output, part), i, members, count)
@@ -107,7 +115,9 @@ def follow(
             for target, there in decide.ways(keep):
                 waiting[target].append((group[there], select(memory, there)))
     order = torch.argsort(torch.cat([group for group, _ in found]))
-    return Course(exits, select(joined([output for _, output in found]), order), visited, decisions)
+    return Course(
+        exits, select(joined([output for _, output in found]), order), visited, decisions, flawed.nonzero()[:, 0]
+    )
 
 
 class _Decision:
@@ -132,10 +142,10 @@ class _Decision:
         stop = torch.ones(len(said(output)), dtype=torch.bool)
         assembling = isinstance(self.policy, Assembling)
         if assembling or not last:
-            memory, chosen = self.policy.step(memory, output)
-            stop = stop if last else torch.as_tensor(chosen, dtype=torch.bool)
+            memory, chosen, _ = decide(self.policy, memory, output)
+            stop = stop if last else chosen.cpu()
         if isinstance(self.policy, Routing) and not last:
-            self.next = torch.as_tensor(self.policy.route(memory, output))
+            self.next = torch.as_tensor(self.policy.route(memory, output)).cpu()
         if isinstance(self.policy, Assembling):
             answer = self.policy.answer(memory, output)
             output = {**output, ANSWER: answer} if isinstance(output, dict) else answer
@@ -167,7 +177,7 @@ class StoredMembers(StoredOutputs):
         """Replay a policy, on the outputs or on what else it is shown of each member; no model is run."""
         asked = self.outputs if shown is None else shown
         members, samples = self.static_costs.shape
-        return follow(policy, lambda i, rows: select(at_exit(asked, i), rows), members, samples, count=True)
+        return follow(policy, lambda i, rows: select(said_at(asked, i), rows), members, samples, count=True)
 
     def spent(self, course: Course) -> NDArray[np.float64]:
         """Return what each sample ``[N]`` costs: the members that it visits, and what the policy computes."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, of_samples
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, evaluating, of_samples
 from eelit.methods.policies.base import Assembling, Output, Policy, said
 
 aten = torch.ops.aten
@@ -237,10 +237,9 @@ def _parts(model: MultiExit, example: Tensor) -> list[tuple[int, int]]:
     """Return the MACs of each stage and of its head for one input with sample axis."""
     found, state = [], example
     for stage, head in zip(model.stages, model.heads, strict=True):
-        with MacCounter() as counter:
+        with evaluating(model), MacCounter() as counter:
             state = stage(state)
-        before = counter.macs
-        with counter:
+            before = counter.macs
             head(state)
         found.append((before, counter.macs - before))
     return found
@@ -249,4 +248,5 @@ def _parts(model: MultiExit, example: Tensor) -> list[tuple[int, int]]:
 @torch.inference_mode()
 def full_cost(model: MultiExit, example: Tensor) -> int:
     """Return the MACs of the plain network for one sample: all stages and the last head, no other head."""
-    return count(lambda: model.full(example))
+    with evaluating(model):
+        return count(lambda: model.full(example))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +12,76 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, joined, select
-from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, said
+from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select
+from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, State, finite, said
 
 
-def replay(policy: Policy, outputs: Output) -> NDArray[np.int64]:
+def decide(policy: Policy, state: State, output: Output, sound: Array | None = None) -> tuple[State, Array, Array]:
+    """Ask a policy about one exit's output; return its state, who stops ``[n]``, and whose answer is finite ``[n]``.
+
+    Nobody stops by an answer that is not finite (see `policies.base.finite`), whatever the policy says; for what else
+    it reads the policy itself sees to that. Where words stop, ``sound [n, W]`` tells of which the answer is finite.
+    Raises `ValueError` if the policy says anything but one boolean per sample, or word.
+    """
+    state, stop = policy.step(state, output)
+    sound = finite(said(output)) if sound is None else sound
+    if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
+        told = f"{stop.dtype} {list(stop.shape)}" if hasattr(stop, "shape") else type(stop).__name__
+        each = "word" if sound.ndim > 1 else "sample"
+        raise ValueError(
+            f"{type(policy).__name__} must say of each {each} whether it stops, bool {list(sound.shape)}, not {told}"
+        )
+    return state, stop & sound, sound
+
+
+def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDArray[np.int64]:
     """Return the exit ``[N]`` (from 0) at which each sample stops, from the stored outputs ``[E, N, ...]``.
 
     Outputs that say more than an answer are a dictionary of such arrays. One forward pass serves any number of
-    operating points. The last exit always answers.
+    operating points. The last exit always answers; whose answer is not finite goes on (see `not_finite`). Raises
+    `ValueError` if the outputs have not this layout, or not so many ``exits`` as the model is known to have.
     """
-    last = len(said(outputs)) - 1
-    exits = np.full(said(outputs).shape[1], last, dtype=np.int64)
-    state = policy.start()
-    for i in range(last):
-        state, stop = policy.step(state, at_exit(outputs, i))
-        exits[np.asarray(stop, dtype=bool) & (exits == last)] = i
-    return exits
+    count, samples = _sizes(outputs, exits)
+    found = np.full(samples, count - 1, dtype=np.int64)
+    state, sound = policy.start(), _all_sound(said(outputs))
+    for i in range(count - 1):
+        state, stop, _ = decide(policy, state, at_exit(outputs, i), sound)
+        found[_host(stop) & (found == count - 1)] = i
+    return found
+
+
+def not_finite(outputs: Output, exits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of the samples of which an exit, up to their own ``[N]``, says what is not finite."""
+    count, samples = _sizes(outputs)
+    found = np.zeros(samples, dtype=bool)
+    for i in range(count):
+        found |= ~_host(finite(said_at(outputs, i))) & (exits >= i)
+    return np.flatnonzero(found)
+
+
+def _sizes(outputs: Output, exits: int | None = None) -> tuple[int, int]:
+    """Return the numbers of exits and of samples."""
+    parts = outputs if isinstance(outputs, Mapping) else {ANSWER: outputs}
+    sizes = {tuple(part.shape[:2]) for part in parts.values()}
+    if len(sizes) != 1 or any(len(size) < 2 or not size[0] for size in sizes):
+        shapes = ", ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
+        raise ValueError(f"outputs are [exits, samples, ...] in all their parts, not {shapes}")
+    ((count, samples),) = sizes
+    if exits is not None and count != exits:
+        raise ValueError(f"outputs are [exits, samples, ...]: {exits} exits, not {count} (is the sample first?)")
+    return count, samples
+
+
+def _all_sound(answers: Array) -> Array | None:
+    """Return that all samples are finite, ``[N]``, if one look at all exits but the last tells so; None if not."""
+    if not math.isfinite(answers[:-1].sum().item()):
+        return None
+    samples = answers.shape[1]
+    return answers.new_ones(samples, dtype=torch.bool) if isinstance(answers, Tensor) else np.ones(samples, dtype=bool)
+
+
+def _host(flags: Array) -> NDArray[np.bool_]:
+    return np.asarray(flags.cpu() if isinstance(flags, Tensor) else flags)
 
 
 def answered(policy: Policy, outputs: Output, exits: NDArray[np.int64]) -> Output:
@@ -35,6 +89,7 @@ def answered(policy: Policy, outputs: Output, exits: NDArray[np.int64]) -> Outpu
 
     That is its exit's output, but for the answer if the policy is one of those that assemble it.
     """
+    _sizes(outputs)
     told = at_exits(outputs, exits)
     if isinstance(policy, Assembling):
         answers, state = said(told).clone(), policy.start()
@@ -58,6 +113,7 @@ class Inference:
     exits: Tensor
     outputs: Output
     macs: NDArray[np.float64]  # [N], what was executed for each sample; empty if no costs were given
+    not_finite: Tensor  # [m], numbers of the samples of which an exit said something that is not finite
 
     @property
     def answers(self) -> Tensor:
@@ -71,20 +127,40 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
     """Run a batch, dropping each sample as soon as the policy stops it.
 
     Stages and heads behind a sample's exit are not executed for it, and nothing at all once the batch is empty. What a
-    sample gets does not depend on its batch mates. ``costs`` are the MACs of one sample up to each exit (see
+    sample gets does not depend on its batch mates: the network is in evaluation mode for the call, and each part of it
+    has its own mode back afterwards. ``costs`` are the MACs of one sample up to each exit (see
     `eelit.methods.engine.costs.exit_costs`, and `decision_costs` for a policy that computes), for inputs of this shape.
+    Raises `ValueError` if costs, outputs, states or the policy's decisions have not one entry for each exit or sample.
     """
+    if len(costs) not in (0, model.exits):
+        raise ValueError(f"{model.exits} exits need as many costs, not {len(costs)}")
+    with evaluating(model):
+        found, seen = _run(model, x, policy)
+    where = torch.cat([samples for samples, _, _ in found])
+    order = torch.argsort(where)
+    exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])[order]
+    spent = np.array(costs, dtype=np.float64)[exits.cpu().numpy() if len(costs) else []]
+    outputs = select(joined([output for _, _, output in found]), order)
+    return Inference(exits, outputs, spent, _numbers(len(where), seen))
+
+
+def _run(
+    model: MultiExit, x: Any, policy: Policy
+) -> tuple[list[tuple[Tensor, int, Output]], list[tuple[Tensor, Tensor]]]:
+    """Return who left where with which output, and of all who met an exit whether its output was finite."""
     memory, state, rest = policy.start(), x, None
     assembling = policy if isinstance(policy, Assembling) else None
-    found: list[tuple[Tensor, int, Output]] = []
+    found, seen = [], []
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)
         output = head(state)
         if rest is None:
-            rest = torch.arange(len(said(output)), device=said(output).device)
+            rest = torch.arange(len(x) if isinstance(x, Tensor) else len(said(output)), device=said(output).device)
+        _one_each(output, len(rest), i)
         last = i == model.exits - 1
         if assembling or not last:
-            memory, stop = policy.step(memory, output)
+            memory, stop, sound = decide(policy, memory, output)
+        seen.append((rest, finite(output) if last or isinstance(output, Mapping) else sound))
         if assembling:
             output = _answering(output, assembling.answer(memory, output))
         if last:
@@ -96,9 +172,22 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
         found.append((rest[out], i, select(output, out)))
         if not len(keep):
             break
-        rest, state, memory = rest[keep], select(state, keep), select(memory, keep)
-    where = torch.cat([samples for samples, _, _ in found])
-    order = torch.argsort(where)
-    exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])[order]
-    spent = np.array(costs, dtype=np.float64)[exits.numpy() if len(costs) else []]
-    return Inference(exits, select(joined([output for _, _, output in found]), order), spent)
+        state, memory = select(state, keep, len(rest)), select(memory, keep, len(rest))
+        rest = rest[keep]
+    return found, seen
+
+
+def _one_each(output: Output, samples: int, exit_: int) -> None:
+    for part in output.values() if isinstance(output, Mapping) else (output,):
+        if not part.dim() or len(part) != samples:
+            raise ValueError(f"exit {exit_} says {list(part.shape)} of {samples} samples; the first axis is the sample")
+
+
+def _numbers(samples: int, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the numbers of the samples that were not finite when they were ``seen``."""
+    who, sound = (torch.cat(part) for part in zip(*seen, strict=True))
+    if sound.all():
+        return who[:0]
+    flawed = torch.zeros(samples, dtype=torch.bool, device=who.device)
+    flawed[who[~sound]] = True
+    return flawed.nonzero().flatten()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating
 from eelit.methods.engine.timing import BATCH
 from eelit.methods.engine.weights import attributes_of, sources_of, trained
 from eelit.methods.policies.base import ANSWER, Output, said
@@ -22,13 +22,17 @@ from eelit.methods.policies.base import ANSWER, Output, said
 
 @torch.inference_mode()
 def all_outputs(model: MultiExit, examples: Examples, bench: Bench, label: str) -> Output:
-    """Return what all exits say on all examples, ``[E, N, ...]``, in the examples' order."""
-    found = empty_like(model, examples)
+    """Return what all exits say on all examples, ``[E, N, ...]``, in the examples' order, in the host's memory.
+
+    The network is in evaluation mode meanwhile, and may be on any device.
+    """
+    found, device = empty_like(model, examples), device_of(model)
     parts, done = found if isinstance(found, dict) else {ANSWER: found}, 0
     for index, x in examples.batches(BATCH):
-        out = model(x)
+        with evaluating(model):
+            out = model(x.to(device))
         for name, part in parts.items():
-            part[:, index] = said(out, name)
+            part[:, index] = said(out, name).cpu()
         done += len(index)
         bench.progress(label, done / len(examples))
     return found
@@ -39,8 +43,11 @@ def empty_like(model: MultiExit, examples: Examples) -> Output:
     """Return zeros of the shape of what all exits say on all examples."""
     if not len(examples):
         raise ValueError("no examples")
-    one = model(examples.inputs[0][None])
-    return pytree.tree_map(lambda part: part.new_zeros(len(part), len(examples), *part.shape[2:]).clone(), one)
+    with evaluating(model):
+        one = model(examples.inputs[0][None].to(device_of(model)))
+    return pytree.tree_map(
+        lambda part: torch.zeros(len(part), len(examples), *part.shape[2:], dtype=part.dtype).clone(), one
+    )
 
 
 class Kept(nn.Module):
@@ -74,10 +81,15 @@ def remembered(model: MultiExit, examples: Examples, bench: Bench, part: str) ->
 
 def digest(examples: Examples) -> str:
     """Identify the examples by their contents, in order."""
-    h = hashlib.blake2b(examples.targets.numpy().tobytes(), digest_size=8)
+    h = hashlib.blake2b(_bytes(examples.targets), digest_size=8)
     for x in examples.inputs:
-        h.update(x.numpy().tobytes())
+        h.update(_bytes(x))
     return h.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """Return the values of a tensor of any type (numpy has no bfloat16), on any device."""
+    return tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
 
 
 def identity(model: MultiExit) -> str:
@@ -85,7 +97,7 @@ def identity(model: MultiExit) -> str:
     h = hashlib.blake2b(digest_size=8)
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
-        h.update(tensor.numpy().tobytes())
+        h.update(_bytes(tensor))
     h.update("\n".join(attributes_of(model)).encode())
     h.update("\n".join(sources_of([all_outputs, *{type(m) for m in model.modules()}])).encode())
     return h.hexdigest()

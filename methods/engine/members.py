@@ -31,6 +31,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from torch import Tensor, nn
 
 from eelit.methods.engine.costs import MacCounter, UncountedOperation, count
+from eelit.methods.engine.multi_exit import evaluating
 from eelit.methods.policies.base import Output
 
 COMPARISON = 1.0
@@ -71,13 +72,14 @@ class Network(Member):
     def costs(self, x: Tensor) -> NDArray[np.float64]:
         """Return the MACs of the network, the same for all inputs of one shape."""
         if x.shape[1:] not in self._costs:
-            self._costs[x.shape[1:]] = count(lambda: self.network(x[:1]))
+            with evaluating(self):
+                self._costs[x.shape[1:]] = count(lambda: self.network(x[:1]))
         return np.full(len(x), float(self._costs[x.shape[1:]]))
 
 
 def flat(x: Tensor) -> NDArray[Any]:
-    """Return inputs ``[n, ...]`` as rows ``[n, F]``."""
-    rows: NDArray[Any] = x.flatten(1).numpy()
+    """Return inputs ``[n, ...]``, wherever they are, as rows ``[n, F]``; numpy has no bfloat16."""
+    rows: NDArray[Any] = (x.float() if x.dtype == torch.bfloat16 else x).flatten(1).cpu().numpy()
     return rows
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -111,6 +114,14 @@ def at_exit(outputs: Output, i: int) -> Output:
     return {name: part[i] for name, part in outputs.items()} if isinstance(outputs, Mapping) else outputs[i]
 
 
+def said_at(outputs: Output, i: int) -> Output:
+    """Return what exit ``i`` says, of `stacked` outputs, without what it does not say: NaN for every sample."""
+    found = at_exit(outputs, i)
+    if not isinstance(found, Mapping):
+        return found
+    return {name: part for name, part in found.items() if name == ANSWER or not (part != part).all()}
+
+
 def of_samples(outputs: Output, which: slice | Tensor) -> Output:
     """Return what all exits say on some of the samples, of `stacked` outputs."""
     if isinstance(outputs, Mapping):
@@ -121,16 +132,79 @@ def of_samples(outputs: Output, which: slice | Tensor) -> Output:
 def at_exits(outputs: Output, exits: Any) -> Output:
     """Return what each sample ``[N]`` is told by its exit ``[N]``, of `stacked` torch outputs."""
     index = torch.as_tensor(exits)
+    if index.shape != said(outputs).shape[1:2]:
+        raise ValueError(f"each of {said(outputs).shape[1]} samples has one exit, not {list(index.shape)}")
     rows = torch.arange(len(index))
     if isinstance(outputs, Mapping):
         return {name: part[index, rows] for name, part in outputs.items()}
     return outputs[index, rows]
 
 
-def select(state: Any, keep: Tensor) -> Any:
+SHARED = (
+    *(type(None), int, float, complex, str, bytes, Enum, np.generic, slice),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
+)
+"""Types of what a state may carry along for all samples alike, beside tensors."""
+
+
+def select(state: Any, keep: Tensor, samples: int | None = None) -> Any:
     """Keep the samples numbered in ``keep`` (int64 ``[m]``) in every tensor of a state.
 
     A tensor whose first axis is 1, such as an attention mask ``[1, 1, 1, T]``, is shared by all samples and stays as it
-    is. (It may also be that of a sole sample, who stays.) A mask that differs is ``[N, 1, 1, T]``, the sample first.
+    is; so do a tensor without axes, and numbers, texts and None. (It may also be that of a sole sample, who stays.) A
+    mask that differs is ``[N, 1, 1, T]``, the sample first. Raises `ValueError` for a tensor of another length, if it
+    is known of how many ``samples`` the state is, and for anything of which it cannot be told what in it belongs to
+    which sample, such as a dataclass.
     """
-    return pytree.tree_map_only(Tensor, lambda t: t if len(t) == 1 and len(keep) else t.index_select(0, keep), state)
+    return pytree.tree_map(lambda part: _selected(part, keep, samples), state)
+
+
+def _selected(part: Any, keep: Tensor, samples: int | None) -> Any:
+    if isinstance(part, Tensor):
+        if not part.dim() or (len(part) == 1 and len(keep)):
+            return part
+        if samples is not None and len(part) != samples:
+            raise ValueError(
+                f"a state of {samples} samples holds a tensor {list(part.shape)}; the first axis must be the sample, "
+                "or 1 for what all share"
+            )
+        return part.index_select(0, keep.to(part.device))
+    if isinstance(part, SHARED):
+        return part
+    raise ValueError(
+        f"a state holds a {type(part).__qualname__}, and samples cannot be taken out of that; use tuples, lists and "
+        "dictionaries of tensors, or register the class with torch.utils._pytree"
+    )
+
+
+def _learning(model: nn.Module) -> list[nn.Module]:
+    """Return all parts in training mode, faster than by `Module.modules`; one in two places stands there twice."""
+    found, queue = [], [model]
+    while queue:
+        part = queue.pop()
+        if part.training:
+            found.append(part)
+        queue += [inner for inner in part._modules.values() if inner is not None]
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have all parts of a network in evaluation mode inside; each has its own mode back afterwards, come what may.
+
+    So dropout drops nothing, and batch normalisation neither looks at the batch nor counts it.
+    """
+    learning = _learning(model)
+    for part in learning:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's weights are; the CPU if it has none."""
+    weight = next(model.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device

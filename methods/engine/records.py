@@ -37,6 +37,9 @@ class Execution(Typed):
     agrees: bool = Field(description="every sample left at the exit, and with the answer, that replay says")
     seconds: float = Field(description="median wall time of the policy's run")
     full_seconds: float = Field(description="median wall time of the plain full model in the same run")
+    not_finite: int = Field(
+        default=0, description="samples of which an exit said something not finite (NaN, infinity) and that went on"
+    )
 
 
 class Baseline(Typed):

@@ -86,14 +86,15 @@ class CascadeMethod(StepwiseMethod):
         """Ask members about those test samples alone that reach them: once counted from outside, then timed."""
         seen, policy = prepared.split("test"), self.rule(knob, prepared)
         course, chosen = seen.followed(policy), seen.examples.head(bench.executed)
-        expected, cost, agrees = seen.read(course.outputs), 0.0, True
+        expected, cost, agrees, flawed = seen.read(course.outputs), 0.0, True, 0
         for index, x in chosen.batches(BATCH):
             with counted(prepared.model) as work:
                 found = prepared.model.run(x, policy)
             cost += work.cost
             agrees &= torch.equal(found.exits, course.exits[index])
             agrees &= torch.equal(found.visited, course.visited[:, index])
-            agrees &= torch.allclose(seen.read(found.outputs), select(expected, index), atol=1e-3)
+            agrees &= torch.allclose(seen.read(found.outputs), select(expected, index), atol=1e-3, equal_nan=True)
+            flawed += len(found.not_finite)
         ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         claimed = float(seen.spent(course)[: len(chosen)].sum())
         return Execution(
@@ -104,6 +105,7 @@ class CascadeMethod(StepwiseMethod):
             agrees=agrees,
             seconds=ours,
             full_seconds=plain,
+            not_finite=flawed,
         )
 
 

@@ -82,14 +82,15 @@ class ExitMethod(StepwiseMethod):
         exits = replay(policy, outputs)
         expected = seen.read(answered(policy, outputs, exits))
         table = seen.costs_under(policy)
-        counted, claimed, agrees = 0, 0.0, True
+        counted, claimed, agrees, flawed = 0, 0.0, True, 0
         for index, x in chosen.batches(BATCH):
             with costs.MacCounter() as counter:
                 # costs are the same for all inputs of one shape
                 found = infer(prepared.model, x, policy, table[:, int(index[0])].tolist())
             counted, claimed = counted + counter.macs, claimed + float(found.macs.sum())
             agrees &= bool((found.exits == torch.as_tensor(exits[index.numpy()])).all())
-            agrees &= torch.allclose(seen.read(found.outputs), expected[index], atol=1e-3)
+            agrees &= torch.allclose(seen.read(found.outputs), expected[index], atol=1e-3, equal_nan=True)
+            flawed += len(found.not_finite)
         ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
             knob=knob,
@@ -99,6 +100,7 @@ class ExitMethod(StepwiseMethod):
             agrees=agrees,
             seconds=ours,
             full_seconds=plain,
+            not_finite=flawed,
         )
 
 

@@ -30,8 +30,8 @@ Choice = Callable[[Tensor], Tensor]
 
 
 def hard(p: Tensor) -> Tensor:
-    """Return 1 where p > 0.5, else 0: the gate at inference."""
-    return (p > 0.5).to(p.dtype)
+    """Return 1 where p > 0.5, else 0: the gate at inference. What is not a number skips nothing."""
+    return (~(p <= 0.5)).to(p.dtype)
 
 
 class Routed(NamedTuple):

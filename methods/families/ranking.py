@@ -16,6 +16,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from eelit.methods.engine import evaluate
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
@@ -84,9 +85,7 @@ class Sentinel:
 
 def decide(policy: Policy, shown: Floats, sizes: Integers) -> NDArray[np.bool_]:
     """Ask the policy query by query who leaves, ``[n]``."""
-    return np.concatenate(
-        [np.asarray(policy.step(policy.start(), shown[rows])[1], dtype=bool) for rows in spans(sizes)]
-    )
+    return np.concatenate([evaluate.decide(policy, policy.start(), shown[rows])[1] for rows in spans(sizes)])
 
 
 def place_all(partial: Floats, full: Floats, gone: NDArray[np.bool_], sizes: Integers) -> Integers:

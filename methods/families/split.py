@@ -147,7 +147,7 @@ class Prepared:
 
 def confidence(outputs: Tensor) -> NDArray[np.float64]:
     """The largest class probability of logits ``[..., C]``."""
-    return outputs.double().softmax(dim=-1).amax(dim=-1).numpy()
+    return outputs.double().softmax(dim=-1).amax(dim=-1).cpu().numpy()
 
 
 class SplitMethod(Method):

@@ -20,12 +20,13 @@ from torch import Tensor
 from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.engine import costs
+from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
-from eelit.methods.policies.base import Policy
+from eelit.methods.policies.base import Policy, usable
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.window_uncertainty import Together
 
@@ -193,7 +194,7 @@ def stopped(policy: Policy, outputs: Tensor, words: Tensor) -> Tagged:
     answers, running, memory = outputs[-1].clone(), words, policy.start()
     exits = torch.where(words, len(outputs) - 1, -1)
     for i, logits in enumerate(outputs[:-1]):
-        memory, stop = policy.step(memory, logits)
+        memory, stop, _ = decide(policy, memory, logits, usable(logits))
         leaving = running & stop
         exits[leaving], answers[leaving] = i, logits[leaving]
         running = running & ~stop
@@ -212,7 +213,7 @@ def replay(model: TagEncoder, x: Tensor, policy: Policy) -> Tagged:
         hidden = torch.where(active[..., None], layer(hidden), hidden)
         logits, stop = model.read(head, hidden, numbers), torch.ones_like(running)
         if i < len(model.layers) - 1:
-            memory, stop = policy.step(memory, logits)
+            memory, stop, _ = decide(policy, memory, logits, usable(logits))
         leaving = running & stop
         exits[leaving], answers[leaving] = i, logits[leaving]
         running = running & ~stop

@@ -67,7 +67,7 @@ from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.recipes.fit import Batch, fit
-from eelit.methods.recipes.joint import depth_weights, exit_losses
+from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
 
 
 class MuonAndAdam(torch.optim.Optimizer):
@@ -107,12 +107,11 @@ def train_layers(
 
     The layers' matrices learn by Muon at ``rate``, embeddings and norms by AdamW at ``other_rate``.
     """
-    w = torch.tensor(weights)
 
     def loss(batch: Batch) -> Tensor:
         x = batch.inputs
         logits = model(x[:, :-1])
-        return (w * exit_losses(logits.flatten(1, 2), x[:, 1:].flatten())).sum()
+        return weighted(exit_losses(logits.flatten(1, 2), x[:, 1:].flatten()), weights)
 
     def train() -> None:
         model.train()

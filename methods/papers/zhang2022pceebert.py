@@ -58,7 +58,7 @@ class PceeBert(TextMethod):
     patience: int = 2  # t, how many exits in a row must be sure; the released script: 2, of 12 layers
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
-    knob: ClassVar[str] = "entropy threshold"
+    knob: ClassVar[str] = "normalised entropy threshold"
     knobs: ClassVar[tuple[float, ...]] = (
         1.1, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0
     )  # fmt: skip

@@ -12,6 +12,13 @@ that it can be taken to another code base as it is. It holds settings only. Its 
     of arrays whose first axis is the sample (so that finished samples can be dropped), and ``stop`` is a boolean array
     ``[n]``. The same input always gets the same answer.
 
+What is not finite is no certainty: by NaN or +inf in what a rule reads, or logits that are all -inf, nobody stops (a
+class masked by -inf has probability 0). Scores are computed in float32 at least, whatever the network's precision, and
+compared in float64. Settings may be Python's numbers, numpy's or torch's, and one per exit any sequence. ``threshold``
+is in the unit of what the rule compares, which its docstring names; entropy is in nats under that name, and a share of
+its maximum, without unit, under the name ``uncertainty``. Outputs of another shape than a rule reads raise
+`ValueError`. All this is kept in `base`, which new rules use.
+
 The last exit always answers; a policy is not asked there. A policy that makes the answer from several exits, such as a
 vote, also has
 

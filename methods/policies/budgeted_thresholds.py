@@ -52,15 +52,16 @@ def thresholds_for(confidence: NDArray[np.floating], shares: NDArray[np.float64]
     ``confidence [E, N]`` is what held-out samples reach at each exit. From the first exit on, the threshold is the
     ``floor(N * share)``-th largest confidence among the samples that have not left yet; where this is none, or more
     than are left, nobody leaves (infinity). A sample leaves when its confidence is at least the threshold, so that ties
-    leave together.
+    leave together. A confidence that is not finite never leaves.
     """
     n = confidence.shape[1]
     inside = np.ones(n, dtype=bool)
     thresholds: list[float] = []
     for at_exit, share in zip(confidence[:-1], shares, strict=False):
         out = math.floor(n * share)
-        left = np.sort(at_exit[inside])[::-1]
+        known = np.isfinite(at_exit)
+        left = np.sort(at_exit[inside & known])[::-1]
         threshold = float(left[out - 1]) if 1 <= out <= len(left) else math.inf
-        inside &= at_exit < threshold
+        inside &= ~known | (at_exit < threshold)
         thresholds.append(threshold)
     return tuple(thresholds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, Output, State, said, softmax
+from eelit.methods.policies.base import Array, Output, State, exact, logits_of, settle, softmax
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class ClassThresholds:
     positive: float
     negative: float
 
+    def __post_init__(self) -> None:
+        settle(self, "positive", "negative")
+
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the probabilities of both classes with their thresholds."""
-        logits = said(output)
-        p = softmax(logits)
+        p = exact(softmax(logits_of(output, classes=2)))
         return (), (p[:, 1] > self.positive) | (p[:, 0] > self.negative)

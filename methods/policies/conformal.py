@@ -16,13 +16,19 @@ Fit = Callable[[NDArray[np.floating], NDArray[np.bool_], float], float | tuple[f
 """From scores and consistency ``[E - 1, n]`` of calibration examples and a tolerance to the threshold or thresholds."""
 
 
+def _said(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return scores with -inf for those that are not finite: nobody stops by them, so they mislead nobody."""
+    wide = np.asarray(scores, dtype=np.float64)
+    return np.where(np.isfinite(wide), wide, -np.inf)
+
+
 def worst_misleading(scores: NDArray[np.floating], consistent: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the largest score that each example gave to an exit that was inconsistent.
 
     ``scores`` and ``consistent`` are ``[E - 1, n]``, exits before the last. Examples without an inconsistent exit
     cannot be misled and are left out, so that the threshold holds for those that can: ``[at most n]``.
     """
-    worst = np.where(consistent, -np.inf, np.asarray(scores, dtype=np.float64)).max(axis=0)
+    worst = np.where(consistent, -np.inf, _said(scores)).max(axis=0)
     return worst[~consistent.all(axis=0)]
 
 
@@ -32,7 +38,7 @@ def conformal_threshold(scores: NDArray[np.floating], tolerance: float) -> float
     A new score, exchangeable with these, is above it with probability ``tolerance`` at most. Tolerance 0 gives
     infinity, 1 minus infinity.
     """
-    ordered = np.sort(np.append(np.asarray(scores, dtype=np.float64), np.inf))
+    ordered = np.sort(np.append(_said(scores), np.inf))
     rank = math.ceil(len(ordered) * (1 - tolerance) - 1e-9)  # 10 * (1 - 0.7) is a little above 3
     return float(ordered[rank - 1]) if rank > 0 else -math.inf
 
@@ -63,7 +69,7 @@ def kept(
     scores: NDArray[np.floating], consistent: NDArray[np.bool_], threshold: float | tuple[float, ...]
 ) -> tuple[float, float]:
     """Return the share of examples answered as by the full model, and their mean exit (from 1)."""
-    stops = scores > np.reshape(np.asarray(threshold), (-1, 1))
+    stops = np.isfinite(scores) & (scores > np.reshape(np.asarray(threshold), (-1, 1)))
     exits = np.where(stops.any(axis=0), stops.argmax(axis=0), len(scores))
     same = np.concatenate([consistent, np.ones_like(consistent[:1])])[exits, np.arange(len(exits))]
     return float(same.mean()), float(exits.mean()) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, Output, State, said
+from eelit.methods.policies.base import Array, Output, State, exact, settle, values_of
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,13 @@ class ContinuationThreshold:
 
     threshold: float
 
+    def __post_init__(self) -> None:
+        settle(self, "threshold")
+
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Take the probabilities ``[n]`` of going on."""
-        chance = said(output)
-        return (), chance <= self.threshold
+        return (), exact(values_of(output)) <= self.threshold

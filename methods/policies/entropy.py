@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eelit.methods.policies.base import Array, Output, State, entropy, said, threshold_at
+from eelit.methods.policies.base import Array, Output, PerExit, State, entropy, exact, logits_of, settle, threshold_at
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,18 @@ class Entropy:
     0 never stops (entropy is not negative); anything above ``ln C`` always stops at the first exit.
     """
 
-    threshold: float | tuple[float, ...]  # in nats; one for all exits, or one per exit
+    threshold: PerExit  # in nats; one for all exits, or one per exit
+
+    def __post_init__(self) -> None:
+        settle(self, "threshold", per_exit=True)
 
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
-        """Compare the entropy of logits ``[n, C]`` with the exit's threshold."""
-        logits = said(output)
-        h = entropy(logits)
+        """Compare the entropy of logits ``[n, C]``, or ``[n, W, C]`` of words, with the exit's threshold."""
+        h = exact(entropy(logits_of(output, axes=(2, 3))))
         state, threshold = threshold_at(state, self.threshold, h)
         return state, h < threshold
 
@@ -35,8 +37,10 @@ class Entropy:
 def percentile_thresholds(entropies: Sequence[Array], share: float) -> tuple[float, ...]:
     """Return one threshold per exit: the entropy that a share of held-out samples stays strictly below (no ties).
 
-    ``entropies`` holds ``[N]`` for each exit. Share 0 gives thresholds 0 (never stop), share 1 infinity (always stop).
+    ``entropies`` holds ``[N]`` for each exit; one that is NaN stays below nothing. Share 0 gives thresholds 0 (never
+    stop), share 1 infinity (always stop).
     """
     if not 0 < share < 1:
         return (0.0 if share <= 0 else math.inf,) * len(entropies)
-    return tuple(float(np.sort(h)[math.floor(share * len(h) + 1e-9)]) for h in entropies)
+    known = [np.where(np.isnan(h), math.inf, h) for h in entropies]
+    return tuple(float(np.sort(h)[math.floor(share * len(h) + 1e-9)]) for h in known)

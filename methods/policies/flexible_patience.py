@@ -9,15 +9,19 @@ from typing import Literal
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, log_softmax, said
+from eelit.methods.policies.base import Array, Output, State, exact, log_softmax, logits_of, settle
 
 Distance = Literal["kl", "rekl", "bikl", "js"]
 
 
 def kl(log_p: Array, log_q: Array) -> Array:
-    """Kullback-Leibler divergence ``KL(p || q)`` in nats ``[n]``, from logarithms of probabilities ``[n, C]``."""
+    """Kullback-Leibler divergence ``KL(p || q)`` in nats ``[n]``, from logarithms of probabilities ``[n, C]``.
+
+    A class that p excludes adds nothing; one that q alone excludes makes it infinite.
+    """
     xp = array_namespace(log_p, log_q)
-    return xp.sum(xp.exp(log_p) * (log_p - log_q), axis=-1)
+    p = xp.exp(log_p)
+    return xp.sum(p * xp.where(p == 0, 0.0, log_p - log_q), axis=-1)
 
 
 def js(log_p: Array, log_q: Array) -> Array:
@@ -41,13 +45,17 @@ class FlexiblePatience:
     """Stop when neighbouring exits' distributions were strictly closer than ``threshold``, ``patience`` times in a row.
 
     The counter is 0 at the first exit, so the earliest exit (counted from 0) is number ``patience``. A threshold of 0
-    never stops, as no distance is negative; an infinite one stops everything at that earliest exit. Each sample has its
-    own counter.
+    never stops, as no distance is negative; an infinite one stops everything at that earliest exit, unless a distance
+    is infinite (a class masked at one exit only). Each sample has its own counter, which logits that are not finite set
+    to 0.
     """
 
     threshold: float
     patience: int
     distance: Distance = "kl"
+
+    def __post_init__(self) -> None:
+        settle(self, "threshold", "patience")
 
     def start(self) -> State:
         """Return the empty state."""
@@ -55,14 +63,13 @@ class FlexiblePatience:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the distribution of logits ``[n, C]`` with the one before."""
-        logits = said(output)
-        xp = array_namespace(logits)
-        log_p = log_softmax(logits)
+        log_p = log_softmax(logits_of(output))
+        xp = array_namespace(log_p)
         if not state:
-            count = xp.zeros((logits.shape[0],), dtype=xp.int64, device=logits.device)
+            count = xp.zeros((log_p.shape[0],), dtype=xp.int64, device=log_p.device)
         else:
             previous, before = state
             far = DISTANCES[self.distance](previous, log_p)
-            far = xp.where(far > 0, far, xp.zeros_like(far))  # rounding can make it negative
-            count = xp.where(far < self.threshold, before + 1, xp.zeros_like(before))
-        return (log_p, count), count >= self.patience
+            far = xp.where(far < 0, 0.0, far)  # rounding can make it negative
+            count = xp.where(exact(far) < self.threshold, before + 1, xp.zeros_like(before))
+        return (log_p, count), (count >= self.patience) & ~xp.isnan(log_p[:, 0])  # all classes are NaN, or none is

@@ -7,6 +7,7 @@ fixed order every test may use the whole error level. Numpy alone; losses are in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -52,11 +53,13 @@ def learn_then_test(
         error: the probability with which that may fail over the draw of the sequences (ε).
         p_value: `hoeffding` as in the paper, or `hoeffding_bentkus`, which is sharper.
 
-    A candidate behind the first one not proved safe is never returned, however small its own loss.
+    A candidate behind the first one not proved safe is never returned, however small its own loss. One of which a loss
+    is NaN is not proved safe.
     """
     best = None
     for k, row in enumerate(losses):
-        if p_value(float(row.mean()), len(row), tolerance) > error:
+        mean = float(row.mean())
+        if math.isnan(mean) or p_value(mean, len(row), tolerance) > error:
             break
         best = k
     return best

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, said, softmax, threshold_at
+from eelit.methods.policies.base import Array, Output, PerExit, State, exact, logits_of, settle, softmax, threshold_at
 
 
 def margin(logits: Array) -> Array:
@@ -25,7 +25,10 @@ class Margin:
     0 always stops at the first exit; anything above 1 never stops.
     """
 
-    threshold: float | tuple[float, ...]  # one for all exits, or one per exit
+    threshold: PerExit  # one for all exits, or one per exit
+
+    def __post_init__(self) -> None:
+        settle(self, "threshold", per_exit=True)
 
     def start(self) -> State:
         """Return the empty state."""
@@ -33,7 +36,6 @@ class Margin:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the margin of logits ``[n, C]`` with the exit's threshold."""
-        logits = said(output)
-        found = margin(logits)
+        found = exact(margin(logits_of(output)))
         state, threshold = threshold_at(state, self.threshold, found)
         return state, found >= threshold

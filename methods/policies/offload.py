@@ -10,6 +10,7 @@ and a fixed price for sending a sample to the cloud. What the cloud computes is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -61,10 +62,19 @@ class SplitRule:
         return [self.layers[arm]] if self.side == "none" else self.layers[: arm + 1]
 
     def reward(self, exit_: int, confidence: float, final: float | None, last: int) -> float | None:
-        """What cutting at an exit has earned; None if that would need the cloud's answer and nothing was sent."""
-        if confidence >= self.threshold or exit_ == last:
-            return confidence - self.price * (exit_ + 1)
-        return None if final is None else final - self.price * (exit_ + 1) - self.offload
+        """What cutting at an exit has earned; None if that would need the cloud's answer and nothing was sent.
+
+        None, too, if it cannot be told, since a confidence is not finite: a bandit would never forget it.
+        """
+        if self.sure(confidence) or exit_ == last:
+            earned = confidence - self.price * (exit_ + 1)
+        else:
+            earned = math.nan if final is None else final - self.price * (exit_ + 1) - self.offload
+        return earned if math.isfinite(earned) else None
+
+    def sure(self, confidence: float) -> bool:
+        """Whether the device answers; what is not finite is no confidence."""
+        return math.isfinite(confidence) and confidence >= self.threshold
 
     def costs(self, cuts: NDArray[np.int64], offloaded: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Cost ``[N]`` in lambda of samples cut at exits ``[N]``, by the paper's bookkeeping."""
@@ -95,7 +105,7 @@ def drive(rule: SplitRule, world: World, samples: int, tally: Tally | None = Non
         watched = rule.watched(arm)
         confidences = world.device(sample, watched)
         cuts[sample] = rule.layers[arm]
-        offloaded[sample] = confidences[-1] < rule.threshold and cuts[sample] != last
+        offloaded[sample] = not rule.sure(float(confidences[-1])) and cuts[sample] != last
         final = world.cloud(sample) if offloaded[sample] or rule.side == "released" else None
         arms = range(arm + 1 - len(watched), arm + 1)
         earned = {a: rule.reward(rule.layers[a], float(c), final, last) for a, c in zip(arms, confidences, strict=True)}

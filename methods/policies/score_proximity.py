@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, said
+from eelit.methods.policies.base import Array, Output, State, exact, settle, values_of
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,14 @@ class ScoreProximity:
 
     The rule sees all candidates of one query at once. ``distance`` 0 keeps exactly those that score at least the k-th
     best (all of them if there are no more than k); an infinite one keeps everybody, minus infinity nobody.
+    A score that is not finite is nobody's rival, and its candidate stays.
     """
 
     distance: float
     k: int = 10
+
+    def __post_init__(self) -> None:
+        settle(self, "distance", "k")
 
     def start(self) -> State:
         """Return the empty state."""
@@ -26,7 +31,11 @@ class ScoreProximity:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Take the partial scores ``[n]`` of all candidates of a query that are still running."""
-        scores = said(output)
+        scores = exact(values_of(output))
         xp = array_namespace(scores)
-        best = xp.sort(scores, descending=True)
-        return (), ~(scores >= best[min(self.k, scores.shape[0]) - 1] - self.distance)
+        if not scores.shape[0]:
+            return (), scores < 0
+        known = xp.isfinite(scores)
+        best = xp.sort(xp.where(known, scores, -math.inf), descending=True)[min(self.k, scores.shape[0]) - 1]
+        best = xp.maximum(best, xp.min(xp.where(known, scores, math.inf)))  # where fewer than k have a score, the worst
+        return (), scores < best - self.distance

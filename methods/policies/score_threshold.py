@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, Output, State, said, threshold_at
+from eelit.methods.policies.base import Array, Output, PerExit, State, exact, settle, threshold_at, values_of
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,11 @@ class ScoreThreshold:
     Infinity never stops, minus infinity always stops at the first exit.
     """
 
-    threshold: float | tuple[float, ...]  # one for all exits, or one per exit
+    threshold: PerExit  # one for all exits, or one per exit
     of: str = "score"  # the score's name in the output
+
+    def __post_init__(self) -> None:
+        settle(self, "threshold", per_exit=True)
 
     def start(self) -> State:
         """Return the empty state."""
@@ -26,8 +29,6 @@ class ScoreThreshold:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the score with the exit's threshold; an array ``[n]`` by itself is the score."""
-        score = said(output, self.of)
-        if score.ndim != 1:
-            raise ValueError(f"a score is one number per sample, [n], not {tuple(score.shape)}")
+        score = exact(values_of(output, self.of))
         state, threshold = threshold_at(state, self.threshold, score)
         return state, score > threshold

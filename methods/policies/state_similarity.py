@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, said
+from eelit.methods.policies.base import Array, Output, State, exact, not_that, said, settle, widened
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Cosine ``[n]`` of the angle between vectors ``[n, d]``; 1 for equal ones."""
-    xp = array_namespace(a, b)
+    """Cosine ``[n]`` of the angle between vectors ``[n, d]``: 1 for equal ones, NaN where a length is none."""
+    xp, a, b = array_namespace(a, b), widened(a), widened(b)
     squares = xp.sum(a * a, axis=-1) * xp.sum(b * b, axis=-1)
-    return xp.sum(a * b, axis=-1) / xp.sqrt(squares)
+    return xp.sum(a * b, axis=-1) / xp.sqrt(xp.where((squares > 0) & (squares < math.inf), squares, math.nan))
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class StateSimilarity:
     threshold: float
     of: str = "state"  # the name of the hidden state, in outputs that say more
 
+    def __post_init__(self) -> None:
+        settle(self, "threshold")
+
     def start(self) -> State:
         """Return the empty state."""
         return ()
@@ -34,9 +38,8 @@ class StateSimilarity:
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the hidden state ``[n, d]`` with the one before, which the policy remembers."""
         hidden = said(output, self.of)
+        if getattr(hidden, "ndim", None) != 2:
+            raise ValueError(f"the policy reads states [n, d], {not_that(hidden)}")
         xp = array_namespace(hidden)
-        if state:
-            found = cosine(state[0], hidden)
-        else:
-            found = xp.zeros((hidden.shape[0],), dtype=hidden.dtype, device=hidden.device)
-        return (hidden,), found >= self.threshold
+        found = cosine(state[0], hidden) if state else xp.where(xp.all(xp.isfinite(hidden), axis=-1), 0.0, math.nan)
+        return (hidden,), exact(found) >= self.threshold

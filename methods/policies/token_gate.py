@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eelit.methods.policies.base import Array, Output, State, said
+from eelit.methods.policies.base import Array, Output, State, exact, logits_of, settle, usable
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,14 @@ class Skim:
 
     margin: float = 0.0
 
+    def __post_init__(self) -> None:
+        settle(self, "margin")
+
     def start(self) -> State:
         """Return the empty state."""
         return ()
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the logits (leave, stay) ``[n, 2]``."""
-        logits = said(output)
-        return (), logits[:, 1] - logits[:, 0] <= self.margin
+        logits = logits_of(output, classes=2)
+        return (), (exact(logits[:, 1] - logits[:, 0]) <= self.margin) & usable(logits)

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, Policy, State, entropy, said
-
-
-def uncertainty(logits: Array) -> Array:
-    """Entropy of the softmax of ``[..., K]`` logits divided by its maximum ``ln K``: 0 for certain, 1 for uniform."""
-    return entropy(logits) / math.log(logits.shape[-1])
+from eelit.methods.policies.base import Array, Output, Policy, State, exact, logits_of, settle, uncertainty
 
 
 def window_max(values: Array, window: int) -> Array:
@@ -28,15 +23,16 @@ def window_max(values: Array, window: int) -> Array:
 
 @dataclass(frozen=True)
 class WindowUncertainty:
-    """Stop a word when the largest uncertainty in the window around it is strictly below the threshold.
+    """Stop a word when the largest uncertainty in the window around it is strictly below that of the rule.
 
-    0 never stops; anything above 1 stops all words at once.
+    0 never stops; anything above 1 stops all words at once. A word whose logits are not finite holds its neighbours.
     """
 
-    threshold: float
+    uncertainty: float  # a share of ln K, without unit
     window: int  # odd
 
     def __post_init__(self) -> None:
+        settle(self, "uncertainty", "window")
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"a window has an odd size, not {self.window}")
 
@@ -46,15 +42,18 @@ class WindowUncertainty:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
-        logits = said(output)
-        return (), window_max(uncertainty(logits), self.window) < self.threshold
+        found = exact(uncertainty(logits_of(output, axes=(3,))))
+        return (), window_max(found, self.window) < self.uncertainty
 
 
 @dataclass(frozen=True)
 class SentenceUncertainty:
-    """Stop all words of a sentence together, when the largest uncertainty is strictly below the threshold."""
+    """Stop all words of a sentence together, when the largest uncertainty is strictly below that of the rule."""
 
-    threshold: float
+    uncertainty: float  # a share of ln K, without unit
+
+    def __post_init__(self) -> None:
+        settle(self, "uncertainty")
 
     def start(self) -> State:
         """Return the empty state."""
@@ -62,10 +61,9 @@ class SentenceUncertainty:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
-        logits = said(output)
-        xp = array_namespace(logits)
-        found = uncertainty(logits)
-        return (), xp.broadcast_to(xp.max(found, axis=1, keepdims=True), found.shape) < self.threshold
+        found = exact(uncertainty(logits_of(output, axes=(3,))))
+        xp = array_namespace(found)
+        return (), xp.broadcast_to(xp.max(found, axis=1, keepdims=True), found.shape) < self.uncertainty
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Together:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Ask the logits ``[n, W, K]`` of sentences of W words; return who stops, ``[n, W]``."""
-        logits = said(output)
+        logits = logits_of(output, axes=(3,))
         xp = array_namespace(logits)
         state, stop = self.words.step(state, logits)
         return state, xp.broadcast_to(xp.all(stop, axis=1, keepdims=True), stop.shape)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.method import Bench
 
@@ -16,7 +17,7 @@ from eelit.methods.engine.method import Bench
 class Batch:
     """What one step learns from, and how far the training is."""
 
-    index: Tensor  # [n], which of the training samples
+    index: Tensor  # [n], which of the training samples, on the CPU
     inputs: Any  # [n, ...]
     targets: Tensor  # [n, ...]
     step: int  # from 0
@@ -88,10 +89,12 @@ def fit(
     """Minimise ``loss`` over ``epochs`` passes, the rate rising linearly for a share ``warm_up``, then falling to 0.
 
     Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1. Those of the parameters that are also in
-    ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``. A loss that makes
-    steps of its own on something else names its optimisers in ``beside``; they are only told of.
+    ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``. Inputs and targets are brought to where
+    the parameters are. A loss that makes steps of its own on something else names its optimisers in ``beside``; they
+    are only told of.
     """
     chosen = [p for p in parameters if p.requires_grad]
+    device = chosen[0].device if chosen else torch.device("cpu")
     quick = {id(p) for p in faster} if faster_rate is not None else set()
     groups: list[dict[str, Any]] = [{"params": [p for p in chosen if id(p) not in quick]}]
     if quick:
@@ -114,7 +117,7 @@ def fit(
     while step < min(steps, bench.most_steps):
         for index, x in train.batches(batch, shuffle):
             step_rule.zero_grad(set_to_none=True)
-            loss(stage.batch_of(index, x, step)).backward()
+            loss(_on(device, stage.batch_of(index, x, step))).backward()
             nn.utils.clip_grad_norm_(chosen, 1.0)
             step_rule.step()
             schedule.step()
@@ -124,3 +127,11 @@ def fit(
                 break
     if bench.watch:
         bench.watch(None)
+
+
+def _on(device: torch.device, batch: Batch) -> Batch:
+    """Return the batch with its inputs, of whatever structure, and its targets on the device."""
+    if device.type == "cpu":
+        return batch
+    inputs = pytree.tree_map_only(Tensor, lambda part: part.to(device), batch.inputs)
+    return replace(batch, inputs=inputs, targets=batch.targets.to(device))

@@ -25,6 +25,13 @@ def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     return flat.reshape(exits, n).mean(dim=1)
 
 
+def weighted(losses: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return ``sum_i weights[i] * losses[i]`` of losses ``[E]``. Raises `ValueError` unless each has its weight."""
+    if losses.shape != (len(weights),):
+        raise ValueError(f"{len(losses)} exits need as many weights, not {len(weights)}")
+    return (torch.tensor(weights, device=losses.device) * losses).sum()
+
+
 def depth_weights(exits: int) -> list[float]:
     """Weights ``i / sum(1..E)`` for exits i = 1 … E: deeper exits count more (kaya2019sdn, zhou2020pabee)."""
     return [i / (exits * (exits + 1) / 2) for i in range(1, exits + 1)]
@@ -43,14 +50,13 @@ def train_joint(
 
     Heads learn at ``head_rate`` if given: on a pretrained backbone they are the only part that starts from nothing.
     """
-    w = torch.tensor(weights)
 
     def train() -> None:
         model.train()
         fit(
             model.parameters(),
             data.train,
-            lambda batch: (w * exit_losses(model(batch.inputs), batch.targets)).sum(),
+            lambda batch: weighted(exit_losses(model(batch.inputs), batch.targets), weights),
             bench,
             label="training all exits together",
             faster=model.heads.parameters(),

@@ -33,15 +33,18 @@ def train_network(member: Network, data: Data, bench: Bench, **options: Any) -> 
 def fit_estimator(member: Estimator, data: Data, bench: Bench, weights: Tensor | None = None) -> None:
     """Fit a model of scikit-learn or LightGBM, samples weighed by ``weights [N]`` if given. It is fitted on every run.
 
-    The estimator's own settings hold, its random state among them, which must follow the seed.
+    The estimator's own settings hold, its random state among them, which must follow the seed. Raises `ValueError`
+    unless inputs have one shape and there is one weight for each.
     """
     start = time.perf_counter()
     index, inputs = next(data.train.batches(len(data.train)))
     if len(index) < len(data.train):
         raise ValueError("an estimator needs inputs of one shape")
-    more = {} if weights is None else {"sample_weight": weights[index].numpy()}
+    if weights is not None and weights.shape != (len(data.train),):
+        raise ValueError(f"{len(data.train)} samples need as many weights, not {list(weights.shape)}")
+    more = {} if weights is None else {"sample_weight": weights.cpu()[index].numpy()}
     bench.progress(f"fitting {type(member.estimator).__name__}", None)
-    member.estimator.fit(member.view(inputs), data.train.targets[index].numpy(), **more)
+    member.estimator.fit(member.view(inputs), data.train.targets.cpu()[index].numpy(), **more)
     facts = f"{bench.seed} {data.digest} {len(data.train)} {member.estimator!r}"
     name = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
     bench.trainings[name] = time.perf_counter() - start

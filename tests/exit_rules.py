@@ -1,0 +1,115 @@
+"""Every exit rule with its most eager settings and outputs that it can read: what tests of all rules go through."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from eelit.methods import policies
+from eelit.methods.policies.class_thresholds import ClassThresholds
+from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.flexible_patience import FlexiblePatience
+from eelit.methods.policies.gate_confidence import GateConfidence
+from eelit.methods.policies.margin import Margin
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.patient_confidence import PatientConfidence
+from eelit.methods.policies.score_proximity import ScoreProximity
+from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.state_similarity import StateSimilarity
+from eelit.methods.policies.temperature import Tempered
+from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.voting import Voting
+from eelit.methods.policies.window_uncertainty import SentenceUncertainty, Together, WindowUncertainty
+
+EXITS, SAMPLES, CLASSES, WORDS = 4, 6, 5, 3
+INF = float("inf")
+SHAPES = {"logits": (CLASSES,), "pair": (2,), "values": (), "state": (16,), "words": (WORDS, CLASSES)}
+"""What a rule reads of a sample."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule that stops whom it can, and one in the middle of its settings; ``reads`` is a name in `SHAPES`."""
+
+    eager: Any
+    middle: Any
+    reads: str
+    alone: bool = True  # whether what a sample gets depends on no other
+
+    def __str__(self):
+        return f"{type(self.eager).__name__}-{self.reads}"
+
+    def outputs(self, seed=0):
+        """Return finite outputs ``[E, N, ...]`` in float64, exits alike enough for patience."""
+        rng = np.random.default_rng(seed)
+        base = rng.normal(scale=2, size=(1, SAMPLES, *SHAPES[self.reads]))
+        return base + rng.normal(scale=0.7, size=(EXITS, *base.shape[1:]))
+
+
+CASES = [
+    Case(MaxConfidence(0), MaxConfidence(0.7), "logits"),
+    Case(MaxConfidence((0, 0, 0, 0)), MaxConfidence([0.9, 0.7, 0.6, 0.5]), "words"),
+    Case(Entropy(INF), Entropy(1.0), "logits"),
+    Case(Entropy([INF] * 4), Entropy(1.0), "words"),
+    Case(Margin(0), Margin(0.4), "logits"),
+    Case(ClassThresholds(0, 0), ClassThresholds(0.9, 0.6), "pair"),
+    Case(Patience(0), Patience(1), "logits"),
+    Case(Patience(0, tolerance=INF), Patience(1, tolerance=0.5), "values"),
+    Case(FlexiblePatience(INF, 0), FlexiblePatience(0.3, 1), "logits"),
+    *(
+        Case(FlexiblePatience(INF, 1, kind), FlexiblePatience(0.3, 1, kind), "logits")
+        for kind in ("rekl", "bikl", "js")
+    ),
+    Case(PatientConfidence(2, 0), PatientConfidence(0.6, 2), "logits"),
+    Case(Voting(0), Voting(2, 0.5), "logits"),
+    Case(Tempered((2, 2, 2, 2), MaxConfidence(0)), Tempered((3, 2, 1, 1), Entropy(1.2)), "logits"),
+    Case(Tempered(0.5, Patience(0)), Tempered(0.5, Patience(1)), "logits"),
+    Case(ScoreThreshold(-INF), ScoreThreshold((0.5, 0.3, 0.1, 0.1)), "values"),
+    Case(ContinuationThreshold(INF), ContinuationThreshold(0.2), "values"),
+    Case(ScoreProximity(-INF, 2), ScoreProximity(0.5, 2), "values", alone=False),
+    Case(GateConfidence(0), GateConfidence(0.6), "values"),
+    Case(GateConfidence(0), GateConfidence((0.6, 0.5, 0.4, 0.4)), "pair"),
+    Case(StateSimilarity(-2), StateSimilarity(0.9), "state"),
+    Case(Skim(INF), Skim(0.5), "pair"),
+    Case(FixedExit(0), FixedExit(1), "logits"),
+    Case(FixedExit(0), FixedExit(1), "values"),
+    Case(WindowUncertainty(2, 1), WindowUncertainty(0.6, 1), "words"),
+    Case(WindowUncertainty(2, 3), WindowUncertainty(0.8, 3), "words"),
+    Case(SentenceUncertainty(2), SentenceUncertainty(0.8), "words"),
+    Case(Together(MaxConfidence(0)), Together(MaxConfidence(0.5)), "words"),
+]
+
+PRECISIONS: dict[str, Callable[[Any], Any]] = {
+    **{f"numpy-{name}": lambda x, name=name: np.asarray(x, dtype=name) for name in ("float16", "float32", "float64")},
+    **{
+        f"torch-{name}": lambda x, name=name: torch.as_tensor(np.asarray(x)).to(getattr(torch, name))
+        for name in ("float16", "bfloat16", "float32", "float64")
+    },
+}
+"""Name of a library and a precision → what takes numbers there."""
+
+
+def rules():
+    """Return the names of all classes of the library with a ``step``."""
+    found = set()
+    for module in pkgutil.iter_modules(policies.__path__):
+        members = inspect.getmembers(importlib.import_module(f"{policies.__name__}.{module.name}"), inspect.isclass)
+        found |= {name for name, kind in members if hasattr(kind, "step") and not getattr(kind, "_is_protocol", False)}
+    return found
+
+
+def decisions(policy, outputs):
+    """Return who stops at each exit, a boolean array ``[E, N, ...]`` of numpy, everybody going on all the same."""
+    state, found = policy.start(), []
+    for output in outputs:
+        state, stop = policy.step(state, output)
+        found.append(np.asarray(stop))
+    return np.stack(found)

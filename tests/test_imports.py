@@ -1,0 +1,79 @@
+"""Importing changes nothing but what is imported, and pretrained weights are read without a network all the same."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [
+    path for room in ("bib", "catalog", "methods", "site/generator", "cli") for path in (ROOT / room).rglob("*.py")
+]
+CHANGES = ("update", "setdefault", "pop", "clear", "putenv", "unsetenv")
+
+
+def run_on_import(tree):
+    """Yield the nodes of a module that run when it is imported: all but the inside of functions."""
+    queue = list(tree.body)
+    while queue:
+        node = queue.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            queue += ast.iter_child_nodes(node)
+
+
+def changes_environment(node):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGES:
+        return "environ" in ast.unparse(node.func) or node.func.attr.endswith("env")
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return isinstance(node, ast.Assign | ast.AugAssign | ast.Delete) and any(
+        "environ" in ast.unparse(t) for t in targets
+    )
+
+
+def test_no_module_changes_the_environment_when_it_is_imported():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in run_on_import(ast.parse(path.read_text(encoding="utf-8")))
+        if changes_environment(node)
+    ]
+    assert found == []
+    for bad in ("os.environ.setdefault('A', '1')", "os.environ['A'] = '1'", "del os.environ['A']", "os.environ |= x"):
+        assert any(map(changes_environment, run_on_import(ast.parse(f"if True:\n    {bad}")))), bad
+
+
+READ = """
+import os, socket, sys
+import numpy, sklearn, torch, transformers  # what these change is their affair
+from transformers import BertConfig, BertModel
+
+before = dict(os.environ)
+from eelit.methods.backbones import decoder, encoder, skim_encoder, tag_encoder
+from eelit.methods.families import text, tokens
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+
+def refuse(*_, **__):
+    raise AssertionError("the network was asked")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+folder = sys.argv[1]
+small = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+BertModel(small).save_pretrained(folder)
+encoder.fetch.path = lambda name: folder
+assert encoder.encoder("minilm-l6").config.hidden_size == 8
+try:
+    encoder.fetch.path = lambda name: "nobody/such-a-model"
+    encoder.encoder("minilm-l6")
+except OSError:
+    print("refused")
+assert dict(os.environ) == before
+"""
+
+
+def test_weights_are_read_without_a_network_though_no_variable_says_so(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    words = [sys.executable, "-c", READ, tmp_path / "model"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr

@@ -1,0 +1,286 @@
+"""NaN and infinity are no certainty: whoever has one goes on, under every rule, and is told of."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from exit_rules import CASES, EXITS, INF, PRECISIONS, SAMPLES, decisions, rules
+from torch import nn
+
+from eelit.methods.engine.cascade import follow
+from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.gates import hard
+from eelit.methods.policies.base import log_softmax, softmax, usable
+from eelit.methods.policies.budgeted_thresholds import thresholds_for
+from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, worst_misleading
+from eelit.methods.policies.entropy import Entropy, percentile_thresholds
+from eelit.methods.policies.flexible_patience import DISTANCES
+from eelit.methods.policies.learn_then_test import learn_then_test
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.policies.offload import SplitRule, Stored, drive
+from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.patient_confidence import PatientConfidence
+from eelit.methods.policies.score_proximity import ScoreProximity
+from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.temperature import calibration_error, fit_temperature
+from eelit.methods.policies.voting import Voting
+
+NAN = float("nan")
+BAD = {
+    "NaN": ([NAN], True),
+    "+inf": ([INF], True),
+    "+inf and -inf": ([INF, -INF], True),
+    "-inf": ([-INF], False),  # in logits a mask, unless it is all there is
+    "nothing but -inf": ([-INF] * 99, True),
+}
+"""Name → values put in places of a sample's output, and whether they are no mask in logits either."""
+pytestmark = pytest.mark.filterwarnings("error:.*overflow.*:RuntimeWarning")
+
+
+def test_every_rule_of_the_library_is_tried():
+    assert {type(case.eager).__name__ for case in CASES} == rules()
+
+
+def placed(case, values, rng):
+    """Return outputs ``[E, N, ...]`` with the values somewhere in some samples (or words), and in which."""
+    outputs = case.outputs(seed=int(rng.integers(99)))
+    where = rng.random(outputs.shape[: 3 if case.reads == "words" else 2]) < 0.4
+    flat = outputs.reshape(*where.shape, -1)
+    for place in zip(*where.nonzero(), strict=True):
+        slots = rng.permutation(flat.shape[-1])[: len(values)]
+        flat[place][slots] = values[: len(slots)]
+    return outputs, where
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nobody_stops_by_what_is_not_finite(case, precision):
+    rng = np.random.default_rng(0)
+    for name, (values, always) in BAD.items():
+        if not always and case.reads not in ("values", "state"):
+            continue
+        outputs, where = placed(case, values, rng)
+        for rule in (case.eager, case.middle):
+            stops = decisions(rule, PRECISIONS[precision](outputs))
+            assert not stops[where].any(), (name, rule)
+        if case.alone and case.reads != "words":
+            fine = ~where.any(axis=0)
+            clean = np.where(where.reshape(*where.shape, *[1] * (outputs.ndim - 2)), 0.0, outputs)
+            expected = decisions(case.middle, PRECISIONS[precision](clean))
+            assert (decisions(case.middle, PRECISIONS[precision](outputs))[:, fine] == expected[:, fine]).all(), name
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", [case for case in CASES if case.reads in ("logits", "words")], ids=str)
+def test_a_class_masked_by_minus_infinity_has_no_probability_and_that_is_all(case, precision):
+    for seed in range(3):
+        outputs = case.outputs(seed)
+        outputs[..., 1] = -200.0  # its probability underflows to 0
+        masked = np.where(outputs == -200.0, -INF, outputs)
+        for rule in (case.eager, case.middle):
+            expected = decisions(rule, PRECISIONS[precision](outputs))
+            assert (decisions(rule, PRECISIONS[precision](masked)) == expected).all(), rule
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_probabilities_of_what_is_not_finite_are_nan_and_of_a_mask_0(precision):
+    logits = PRECISIONS[precision]([[0, 0, -INF], [NAN, 0, 0], [INF, 0, 0], [-INF, -INF, -INF], [INF, INF, NAN]])
+    p = np.asarray(softmax(logits))
+    assert p[0].tolist() == pytest.approx([0.5, 0.5, 0.0])
+    assert np.isnan(p[1:]).all()
+    assert np.asarray(usable(logits)).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_distance_is_finite_under_one_mask_and_infinite_or_bounded_under_two(name):
+    one = log_softmax(np.array([[1.0, 0.0, -INF]]))
+    assert 0 < DISTANCES[name](one, log_softmax(np.array([[0.0, 1.0, -INF]])))[0] < 1
+    other = DISTANCES[name](one, log_softmax(np.array([[-INF, 0.0, 1.0]])))[0]
+    assert other == (pytest.approx(other, abs=math.log(2)) if name == "js" else INF)
+
+
+def test_an_answer_that_is_not_finite_agrees_with_nothing():
+    def labels(*each):
+        return np.array([[[NAN] * 3 if label is None else np.eye(3)[label] * 5] for label in each])
+
+    assert replay(Patience(1), labels(1, 1, 1)).tolist() == [1]
+    assert replay(Patience(1), labels(1, None, 1, 1, 0)).tolist() == [3]
+    assert replay(Patience(1), labels(0, None, None, 0, 2)).tolist() == [4]
+    assert replay(Patience(2), labels(1, 1, None, 1, 1, 1, 0)).tolist() == [5]
+    assert replay(PatientConfidence(0.5, 2), labels(1, None, 1, 1, 1)).tolist() == [3]
+    values = np.array([[0.0], [0.0], [INF], [INF], [0.0], [0.0], [0.0]])
+    assert replay(Patience(2, tolerance=0.1), values).tolist() == [6]
+
+
+def test_who_has_no_finite_logits_has_no_vote():
+    votes = torch.tensor([[[1.0, 0], [NAN, 0]], [[NAN, 1], [INF, 0]], [[0, 1], [0, NAN]], [[0, 1], [-INF, -INF]]])
+    exits = replay(Voting(3), votes)
+    assert exits.tolist() == [3, 3]
+    told = answered(Voting(3), votes, exits)
+    assert told[0].argmax() == 1
+    assert told[1].isnan().all()
+
+
+def test_a_rival_without_a_finite_score_is_none():
+    scores = np.array([NAN, 3.0, 2.0, 1.0, INF, 0.0])
+    assert ScoreProximity(0, 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
+    assert ScoreProximity(0, 9).step((), scores)[1].tolist() == [False] * 6
+    assert ScoreProximity(0, 2).step((), np.array([NAN, NAN]))[1].tolist() == [False, False]
+    assert ScoreProximity(0, 2).step((), np.zeros(0))[1].tolist() == []
+
+
+class Sure(nn.Linear):
+    """A head that is sure of class 0, but for what the input's last number says."""
+
+    def __init__(self, *, more=False):
+        super().__init__(4, 3)
+        self.more = more
+
+    def forward(self, state):
+        x, at = state
+        answer = super().forward(x) * 0.1 + torch.tensor([5.0, 0, 0])
+        answer = torch.where((x[:, -1:] == at), torch.tensor([NAN, INF, 0]), answer)
+        return {"answer": answer, "score": torch.where(x[:, 0] == at, INF, x[:, 1])} if self.more else answer
+
+
+class Step(nn.Module):
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def forward(self, state):
+        return (state[0] if self.at else state), self.at
+
+
+def network(**more):
+    torch.manual_seed(0)
+    return MultiExit([Step(i) for i in range(4)], [*(Sure(**more) for _ in range(3)), Sure()]).eval()
+
+
+@pytest.mark.parametrize(
+    "policy", [MaxConfidence(0.5), Entropy(0.5), Patience(0), PatientConfidence(0.9, 1), Voting(1)], ids=repr
+)
+def test_infer_says_of_whom_an_exit_said_something_not_finite(policy):
+    x = torch.rand(8, 4) * 0.1 + 0.05
+    x[1, -1], x[4, -1], x[6, -1], x[7, -1] = 0, 1, 0, 3
+    model = network()
+    found = infer(model, x, policy)
+    assert found.exits.tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
+    assert found.not_finite.tolist() == [1, 6]  # who left before the bad exit never met it
+    outputs = model(x)
+    assert replay(policy, outputs).tolist() == found.exits.tolist()
+    assert not_finite(outputs, found.exits.numpy()).tolist() == [1, 6]
+    assert found.outputs.isfinite().all()
+    alone = infer(model, x[[0, 2, 3, 5]], policy)
+    assert torch.equal(alone.outputs, found.outputs[[0, 2, 3, 5]])
+    assert alone.not_finite.tolist() == []
+
+
+def test_the_last_exit_answers_whatever_it_says():
+    x = torch.full((3, 4), 0.5)
+    x[1, -1] = 3
+    found = infer(network(), x, MaxConfidence(1.1))
+    assert found.exits.tolist() == [3, 3, 3]
+    assert found.not_finite.tolist() == [1]
+    assert found.outputs[1].isnan().any()
+
+
+class Always:
+    """Somebody's rule that stops everybody, whatever an exit says."""
+
+    def start(self):
+        return ()
+
+    def step(self, state, output):
+        return (), torch.ones(SAMPLES, dtype=torch.bool)
+
+
+def test_no_rule_from_elsewhere_can_stop_them_either():
+    outputs = torch.zeros(EXITS, SAMPLES, 3)
+    outputs[0, 2, 1] = NAN
+    outputs[:3, 4, 0] = INF
+    assert replay(Always(), outputs).tolist() == [0, 0, 1, 0, 3, 0]
+    assert not_finite(outputs, replay(Always(), outputs)).tolist() == [2, 4]
+
+
+def test_what_an_exit_says_beside_its_answer_counts_too():
+    x = torch.full((4, 4), 0.5)
+    x[2, 0] = 0
+    model = network(more=True)
+    outputs = model(x)
+    assert outputs["score"][-1].isnan().all()  # the last exit says less, which is no fault
+    assert not_finite(outputs, np.full(4, 3)).tolist() == [2]
+    for policy, exits in ((MaxConfidence(0.5), [0] * 4), (ScoreThreshold(0.2), [0, 0, 1, 0])):  # who reads it goes on
+        found = infer(model, x, policy)
+        assert found.exits.tolist() == replay(policy, outputs).tolist() == exits
+        assert found.not_finite.tolist() == not_finite(outputs, found.exits.numpy()).tolist() == [2]
+
+
+def test_what_an_exit_does_not_say_is_no_fault_of_its_answer():
+    model = network(more=True)
+    model.heads[0] = Sure()
+    x = torch.full((4, 4), 0.5)
+    found = infer(model, x, MaxConfidence(0.5))
+    assert found.exits.tolist() == replay(MaxConfidence(0.5), model(x)).tolist() == [0] * 4
+    assert found.not_finite.tolist() == not_finite(model(x), found.exits.numpy()).tolist() == []
+
+
+def test_a_cascade_goes_on_with_them():
+    said = torch.tensor([[[5.0, 0], [NAN, 0], [0, INF]], [[0, 5.0], [0, 5], [NAN, NAN]], [[0, 9.0], [0, 9], [1, 0]]])
+    course = follow(MaxConfidence(0.5), lambda i, rows: said[i, rows], 3, 3)
+    assert course.exits.tolist() == [0, 1, 2]
+    assert course.not_finite.tolist() == [1, 2]
+    assert course.visited.sum(dim=0).tolist() == [1, 2, 3]
+
+
+def test_a_gate_that_gives_no_number_skips_nothing():
+    assert hard(torch.tensor([0.5, 0.51, NAN, 0.0])).tolist() == [0, 1, 1, 0]
+
+
+def test_a_device_that_is_not_sure_asks_the_cloud_and_the_bandit_forgets_it():
+    rule = SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1)
+    sure = np.array([[NAN, 0.9, INF, 0.9, 0.9], [0.9] * 5, [0.9, 0.9, NAN, 0.9, 0.9]])
+    told = drive(rule, Stored(sure), 5)
+    assert told.cuts[0] == 0
+    assert told.offloaded[:3].tolist() == [True, False, False] or told.offloaded[0]
+    assert np.isfinite(told.tally.means).all()
+    stuck = drive(SplitRule(layers=(0,), threshold=0.5, price=0.1, offload=0.1), Stored(sure), 5)
+    assert stuck.offloaded.tolist() == [True, False, True, False, False]
+
+
+def test_thresholds_are_fitted_on_what_is_finite():
+    scores = np.array([[0.9, NAN, 0.2, INF], [0.1, 0.8, 0.3, 0.4]])
+    same = np.array([[False, False, True, False], [True, True, True, True]])
+    assert worst_misleading(scores, same).tolist() == [0.9, -INF, -INF]
+    assert conformal_threshold(np.array([0.5, NAN]), 0.5) == 0.5
+    assert independent_thresholds(scores, same, 0.9)[0] in (0.9, -INF)
+    assert kept(scores, same, 0.0) == (1 - 1 / 4, (1 + 2 + 1 + 2) / 4)
+    h = np.array([0.1, NAN, 0.3, 0.2])
+    assert percentile_thresholds([h], 0.5) == (0.3,)
+    assert percentile_thresholds([h], 0.9) == (INF,)
+    confidence = np.array([[0.9, NAN, 0.5, INF], [0.1, 0.8, 0.9, 0.2], [1.0] * 4])
+    assert thresholds_for(confidence, np.array([0.25, 0.25, 0.5])) == (0.9, 0.9)
+    assert learn_then_test(np.array([[0.0] * 99, [NAN] + [0.0] * 98]), 0.5, 0.05) == 0
+    assert learn_then_test(np.array([[NAN] * 9]), 0.5, 0.05) is None
+
+
+def test_a_temperature_is_fitted_on_what_is_finite_and_under_masks():
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
+    logits[np.arange(200), targets] += 1
+    best = fit_temperature(logits, targets)
+    assert 0.1 < best < 10
+    broken = np.concatenate([logits, [[NAN, 0, 0], [INF, 0, 0]]])
+    assert fit_temperature(broken, np.append(targets, [0, 1])) == best
+    masked = np.concatenate([logits, np.full((200, 1), -INF)], axis=1)
+    assert fit_temperature(masked, targets) == pytest.approx(best)
+    assert fit_temperature(torch.as_tensor(logits).bfloat16(), torch.as_tensor(targets)) == pytest.approx(
+        best, rel=0.05
+    )
+    with pytest.raises(ValueError, match="no sample has finite logits"):
+        fit_temperature(np.full((2, 3), NAN), np.array([0, 1]))
+    error = calibration_error(logits[None], targets)
+    assert calibration_error(broken[None], np.append(targets, [0, 1])) == pytest.approx(error)
+    assert math.isnan(calibration_error(np.full((1, 2, 3), NAN), np.array([0, 1])))
