@@ -16,7 +16,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.timing import BATCH
-from eelit.methods.engine.weights import attributes_of, sources_of, trained
+from eelit.methods.engine.weights import trained
 from eelit.methods.policies.base import ANSWER, Output, said
 
 
@@ -68,7 +68,7 @@ def remembered(model: MultiExit, examples: Examples, bench: Bench, part: str) ->
         for name, buffer in kept.named_buffers():
             buffer.copy_(said(said_now, name))
 
-    trained(kept, fill, bench, data=digest(examples), settings={"model": identity(model)}, learns=False)
+    trained(kept, fill, bench, data="", settings={}, learns=False)  # what `fill` closes over says it all
     return kept.outputs
 
 
@@ -77,15 +77,4 @@ def digest(examples: Examples) -> str:
     h = hashlib.blake2b(examples.targets.numpy().tobytes(), digest_size=8)
     for x in examples.inputs:
         h.update(x.numpy().tobytes())
-    return h.hexdigest()
-
-
-def identity(model: MultiExit) -> str:
-    """Identify a model by its weights, and by the source and the plain attributes of its modules."""
-    h = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
-        h.update(name.encode())
-        h.update(tensor.numpy().tobytes())
-    h.update("\n".join(attributes_of(model)).encode())
-    h.update("\n".join(sources_of([all_outputs, *{type(m) for m in model.modules()}])).encode())
     return h.hexdigest()
