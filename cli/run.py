@@ -130,13 +130,12 @@ def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
 
 
 def _save(result: Result, out: Path | None) -> list[Path]:
-    from eelit.methods.data.cache import cache_root
+    from eelit.methods.data.cache import cache_root, write
     from eelit.methods.harness.plot import plot
-    from eelit.methods.harness.smoke import write
 
     folder = out or cache_root() / "runs" / f"{result.key}-{result.scale}-seed{result.seed}"
     try:
-        write(folder / f"{result.key}.json", result.model_dump_json(indent=1) + "\n")
+        write(folder / f"{result.key}.json", result.model_dump_json(indent=1).encode() + b"\n")
         return [folder / f"{result.key}.json", *plot(result, folder)]
     except OSError as error:
         raise Failure(

@@ -71,6 +71,15 @@ class Timing(Typed):
         return (1 - self.seconds / self.full_seconds) / self.saved
 
 
+class Chance(Typed):
+    """What answers reach that do not look at the input, on the test split: the least that a trained model must beat."""
+
+    what: str = Field(description="of what, such as: the commonest of 2 classes, of 120 samples")
+    quality: float = Field(description="in the curve's measure, unless `reached` is of another")
+    error: float = Field(description="standard error of the measure on so many samples, by chance")
+    reached: float | None = Field(default=None, description="what the model reaches; None: the curve's best quality")
+
+
 class Curve(Typed):
     """Quality against cost for one variant of a method, from the most eager knob to `never`."""
 
@@ -90,6 +99,7 @@ class Curve(Typed):
     )
     timings: list[Timing] = []
     training_seconds: float | None = Field(default=None, description="what training this variant's network took")
+    chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
 
 
 class Outcome(Typed):

@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from eelit.methods.data import manifest
+from eelit.methods.data.cache import write
 from eelit.methods.engine.records import FailedRun, Result
 from eelit.methods.harness import dependencies, registry, track
 from eelit.methods.harness.workers import Backend, spread
@@ -164,24 +165,21 @@ def why(found: Result | Exception) -> str:
 def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
     """Write why a run failed beside the results, in place of an earlier failure of the same run and code."""
     from eelit.methods.harness.runner import commit
-    from eelit.methods.harness.smoke import write
 
     now = datetime.now(UTC).replace(microsecond=0)
     failure = FailedRun(key=key, seed=seed, code=code(key), reason=reason, created=now, commit=commit())
-    write(place / key / f"failed{seed}-{failure.code}.json", failure.model_dump_json(indent=1) + "\n")
+    write(place / key / f"failed{seed}-{failure.code}.json", failure.model_dump_json(indent=1).encode() + b"\n")
 
 
 def keep(result: Result, place: Path) -> Path:
     """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable."""
-    from eelit.methods.harness.smoke import write
-
     name, number = f"seed{result.seed}-{result.code}", 1
     path = place / result.key / f"{name}.json"
     while path.exists() and _read(path) is None:
         number += 1
         path = place / result.key / f"{name}-{number}.json"
     if not path.exists():
-        write(path, result.model_dump_json(indent=1) + "\n")
+        write(path, result.model_dump_json(indent=1).encode() + b"\n")
     return path
 
 
