@@ -196,12 +196,12 @@ BAD = {
     "nothing saved or spent": spoilt("curves", 0, "validation", 0, "speed_up", to=0.0),
     "no curves": spoilt("curves", to=[]),
     "no points": spoilt("curves", 0, "test", to=[]),
-    "fewer points": spoilt("curves", 0, "validation", to=json.loads(result().model_dump_json())["curves"][0]["test"][:2]),
+    "fewer points": spoilt("curves", 0, "validation", to=[json.loads(point(1.0, 0.8).model_dump_json())] * 2),
     "other exits": spoilt("curves", 0, "test", 0, "exits", to=[0.5, 0.5]),
     "a baseline without points": spoilt("curves", 0, "baselines", 0, "test", to=[]),
     "one variant twice": spoilt("curves", to=json.loads(result().model_dump_json())["curves"] * 2),
     "a time of nowhere": spoilt("created", to="2026-11-22T00:00:00"),
-    "a seed without end": spoilt("seed", to=10**5000),
+    "a seed without end": spoilt("seed", to="no").replace(b'"no"', b"9" * 5000),
     "timed where nothing was swept": spoilt(
         "curves", 0, "timings", to=[json.loads(Timing(batch=1, knob=7, samples=1, saved=0, seconds=1, full_seconds=1)
                                                .model_dump_json())],

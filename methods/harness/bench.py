@@ -165,6 +165,8 @@ def _run(key: str, seed: int, threads: int) -> Result | Exception:
     torch.set_num_threads(threads)
     try:
         return runner.run(key, seed=seed, scale="full")
+    except SystemExit as error:  # a method that ends the process ends no benchmark
+        return RuntimeError(f"its code ended the process (exit {error})")
     except Exception as error:
         return error
 
