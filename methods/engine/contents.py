@@ -13,11 +13,10 @@ import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
-from inspect import getsource, unwrap
+from inspect import unwrap
 from itertools import pairwise
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
@@ -111,9 +110,11 @@ class Contents:
         self.code.append(value)
         found: list[tuple[str, object]] = [("name", f"{getattr(value, '__module__', '')}.{_name(value)}")]
         if isinstance(value, FunctionType) and not foreign(value):
-            with suppress(OSError):  # of two functions without a name in one place
-                found.append(("source", getsource(value)))
-            found += closed_over(unwrap(value))
+            inside = unwrap(value)
+            for code in codes(inside.__code__):  # of two functions without a name in one line
+                constants = tuple(each for each in code.co_consts if not isinstance(each, CodeType))
+                found += [("code", code.co_code), ("names", code.co_names), ("constants", constants)]
+            found += closed_over(inside)
         return found
 
 
