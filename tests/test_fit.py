@@ -185,6 +185,7 @@ UNLIKE = {
     "list": ([1, [2, 3]], [[1, 2], 3]),
     "dictionary": ({"a": 1}, {"a": 2}),
     "set": ({1, 2}, {1, 3}),
+    "set in code": (lambda x: x in {"a", "b"}, lambda x: x in {"a", "c"}),
     "function": (halve, idle),
     "nameless function": (lambda x: x + 1, lambda x: x + 2),
     "closure": (scaled(2), scaled(3)),
@@ -228,10 +229,28 @@ def test_of_an_object_only_what_the_training_reads_counts(tmp_path):
     assert not closing_over(tmp_path, Recipe(knob=0.9), read=lambda recipe: recipe.doubled())
 
 
+def test_whom_a_training_tells_of_its_progress_does_not_count(tmp_path):
+    def told(progress):
+        model, bench = Layer(2, 2), Bench(cache=tmp_path, progress=progress)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        trained(model, lambda: bench.progress("", None), bench, data="none", settings={})
+        return bench.prepared_from_cache
+
+    said = []
+    assert not told(lambda *words: said.append(words))
+    assert told(lambda *_: None)
+
+
 def test_parts_of_the_network_that_is_trained_are_told_by_their_places():
     layer = Layer(2, 2)
     assert Contents(layer).of([layer.weight], "") != Contents(layer).of([layer.bias], "")
     assert Contents(layer).of(layer, "") == Contents(replaced := Layer(2, 2)).of(replaced, "")
+
+
+def test_sets_have_no_order():
+    one, other = {halve, idle, loss}, {loss, idle, halve}
+    assert Contents(Layer(2, 2)).of(one, "") == Contents(Layer(2, 2)).of(other, "")
 
 
 def test_what_contains_itself_has_an_end():

@@ -43,8 +43,6 @@ LIBRARIES = {"filelock", "lightgbm", "numpy", "safetensors", "sklearn", "torch",
 """Packages whose source says nothing about a training that their version does not say."""
 BESIDE = (Bench, type(withheld()))
 """Types of values that change no training: a bench, but for its seed and its steps, and test data out of reach."""
-
-
 OPAQUE = LIBRARIES | {"builtins", "io", "threading", "tokenizers"}
 """Packages whose objects do not show in their attributes all that they hold."""
 
@@ -80,9 +78,8 @@ class Contents:
         before = self._circles
         digest = hashlib.blake2b(digest_size=16)
         for part in self._parts(value, place, (*above, id(value))):
-            digest.update(
-                part if isinstance(part, np.ndarray) else f"{len(part)} {part}\n".encode(errors="surrogatepass")
-            )
+            is_text = isinstance(part, str)
+            digest.update(f"{len(part)} {part}\n".encode(errors="surrogatepass") if is_text else part)
         if self._circles == before:
             self._known[id(value)] = digest.hexdigest(), value
         return digest.hexdigest()
@@ -94,6 +91,8 @@ class Contents:
             yield from (f"{value.dtype} {tuple(value.shape)}", bytes_of(value))
         elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
             yield from (f"{value.dtype} {value.shape}", np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        elif isinstance(value, set | frozenset):  # which has no order, but by chance
+            yield from sorted(self.of(part, place, above) for part in value)
         else:
             inside = self._inside(value)
             if inside is None:
@@ -134,14 +133,12 @@ def bytes_of(tensor: Tensor) -> Any:
 
 
 def parts_of(value: Any) -> list[tuple[str, object]] | None:
-    """Return what a value is made of, each part with its name, in an order that does not depend on chance.
+    """Return what a value is made of, each part with its name.
 
     None if the value is opaque: nothing that can be looked at says what it will do.
     """
-    if isinstance(value, set | frozenset):
-        return [("", part) for part in sorted(value, key=repr)]
     if isinstance(value, Mapping):
-        return [part for key in sorted(value, key=repr) for part in (("key", key), ("value", value[key]))]
+        return [part for key in value for part in (("key", key), ("value", value[key]))]
     if isinstance(value, Iterable) and _is_container(value):
         return [("", part) for part in value]
     if isinstance(value, partial):
@@ -202,7 +199,7 @@ def closed_over(function: FunctionType) -> Iterator[tuple[str, object]]:
     method's rate does not depend on the method's policy.
     """
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if cell == CellType():
+        if cell == CellType() or isinstance(cell.cell_contents, BESIDE):
             continue
         value = cell.cell_contents
         read = _read_of(function.__code__, name)
@@ -222,9 +219,9 @@ def _read_of(code: CodeType, name: str) -> set[str] | None:
     for each in (each for each in codes(code) if name in each.co_freevars):
         steps = list(dis.get_instructions(each))
         for step, after in pairwise(steps):
-            if step.argval != name or not step.opname.startswith(("LOAD_DEREF", "STORE_DEREF", "LOAD_CLASSDEREF")):
+            if step.argval != name or "DEREF" not in step.opname:
                 continue
-            if not step.opname.startswith("LOAD_DEREF") or after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+            if step.opname != "LOAD_DEREF" or after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
                 return None
             found.add(after.argval)
     return found
