@@ -148,9 +148,13 @@ def _copy(archive: Archive, pattern: str, name: str, target: IO[bytes], size: in
 
 def _copy_plain(stream: IO[bytes], member: str, name: str, target: IO[bytes], room: int) -> int:
     """Copy a member, decompressed if need be, into what room is left; returns what is left then, in bytes."""
-    packed = member.endswith(".gz") and not name.endswith(".gz")
+    plain = gzip.GzipFile(fileobj=stream) if _packed(member, name) else stream
     with _blamed(f"{member} is damaged"):
-        return _pour(gzip.GzipFile(fileobj=stream) if packed else stream, target, room, f"{name} is larger than pinned")
+        return _pour(plain, target, room, f"{name} is larger than pinned")
+
+
+def _packed(member: str, name: str) -> bool:
+    return member.endswith(".gz") and not name.endswith(".gz")
 
 
 def _pour(stream: IO[bytes], target: IO[bytes], room: int, otherwise: str) -> int:
@@ -328,7 +332,8 @@ def _bytes_in(folder: Path) -> int:
 
 def _download_archive(source: Source, scratch: Path, progress: Progress) -> tuple[Path, Form]:
     path = scratch / "archive"
-    _within(source, lambda ended: _download(source.url, path, source, 0, _until(ended, progress)))
+    most = 2 * source.download + CHUNK
+    _within(source, lambda ended: _download(source.url, path, source, most, 0, _until(ended, progress)))
     return path, "zip" if source.archive == "zip" else "tar"
 
 
@@ -336,30 +341,31 @@ def _download_members(source: Source, sizes: Mapping[str, int], into: Path, scra
     done = 0
     for name, member in source.members.items():
         path = scratch / "download"
-        _download(source.url + member, path, source, done, progress)
+        most = 2 * source.download + CHUNK if _packed(member, name) else sizes[name]
+        _download(source.url + member, path, source, most, done, progress)
         done += path.stat().st_size
         with path.open("rb") as stream, (into / name).open("wb") as target:
             _copy_plain(stream, member, name, target, sizes[name])
 
 
-def _download(url: str, path: Path, source: Source, before: int, progress: Progress) -> None:
-    """Save what is at the address. A body shorter than announced is an error."""
+def _download(url: str, path: Path, source: Source, most: int, before: int, progress: Progress) -> None:
+    """Save what is at the address. A body shorter than announced, or of more than `most` bytes, is an error."""
     with (
         _blamed("the server's answer cannot be read"),
         requests.get(url, stream=True, timeout=(CONNECT, READ), headers={"Accept-Encoding": "identity"}) as answer,
     ):
         if not answer.ok:
             raise SourceFailed(f"the server answered {answer.status_code} {answer.reason}")
-        _save(answer, path, source, before, progress)
+        _save(answer, path, source, most, before, progress)
 
 
-def _save(answer: requests.Response, path: Path, source: Source, before: int, progress: Progress) -> None:
-    limit, size = 2 * source.download + CHUNK, 0
+def _save(answer: requests.Response, path: Path, source: Source, most: int, before: int, progress: Progress) -> None:
+    size = 0
     with path.open("wb") as out:
         for block in answer.iter_content(CHUNK):
             size += out.write(block)
-            if size > limit:
-                raise SourceFailed(f"the server sends more than twice the {source.download} bytes expected")
+            if size > most:
+                raise SourceFailed(f"the server sends more than {most} bytes, of {source.download} in all")
             progress(min(before + size, source.download), source.download)
     announced = answer.headers.get("Content-Length", "").strip()
     if announced.isdecimal() and size != int(announced):  # of any other length nothing follows: hashes decide
