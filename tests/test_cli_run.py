@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(aske
 
 
 def test_a_method_that_ends_the_process_ends_in_one_sentence(eelit, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "run", lambda *_, **__: exit(0))
+    monkeypatch.setattr(runner, "run", lambda *_, **__: sys.exit(0))
     found = eelit("run", "pabee", "--out", tmp_path)
     assert found.exit_code == 4
     assert found.stderr == "eelit: zhou2020pabee was not run to its end: its code ended the process (exit 0)\n"
