@@ -83,7 +83,7 @@ def test_trees_that_were_cut_short_never_reach_lightgbm(tmp_path, monkeypatch, s
 
 
 def test_warnings_of_lightgbm_do_not_stand_amid_what_programs_read(tmp_path, capfd, caplog):
-    forest(tmp_path, verbosity=1, min_data_in_leaf=50)  # it warns that no tree can be split
+    forest(tmp_path, verbosity=1, nonsense=1)  # it warns of a parameter that it does not know
     print(json.dumps({}))
     assert capfd.readouterr().out == "{}\n"
     assert any(record.levelname == "WARNING" for record in caplog.records)

@@ -77,7 +77,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(asked, eelit, tmp_path, 
 def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(asked, eelit, tmp_path, out, said):
     (tmp_path / "file").touch()
     (tmp_path / "zhou2020pabee.svg").mkdir()
-    found = eelit("run", "pabee", "--out", tmp_path / out)
+    found = eelit("run", "zhou2020pabee", "--out", tmp_path / out)
     assert found.exit_code in (2, 4)  # click itself refuses a file
     assert asked == []
     assert found.exit_code == 2 or found.stderr == said.format(tmp_path / out)
@@ -85,7 +85,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(aske
 
 def test_a_method_that_ends_the_process_ends_in_one_sentence(eelit, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "run", lambda *_, **__: sys.exit(0))
-    found = eelit("run", "pabee", "--out", tmp_path)
+    found = eelit("run", "zhou2020pabee", "--out", tmp_path)
     assert found.exit_code == 4
     assert found.stderr == "eelit: zhou2020pabee was not run to its end: its code ended the process (exit 0)\n"
 
