@@ -23,8 +23,9 @@ def _known(value: float) -> float:
 
 Knob = Annotated[float, AfterValidator(_known)]
 """A setting, which may be infinite."""
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-100, le=1e100, allow_inf_nan=False)]
+"""What can be divided by, and squared for a deviation, without an end."""
 Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
