@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eelit.methods.engine.records import Chance
 
-SHUFFLES = 200
+SHUFFLES = 100
 """Random orders that chance is measured with, where no formula gives it."""
 
 
