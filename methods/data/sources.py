@@ -157,7 +157,7 @@ def _packed(member: str, name: str) -> bool:
     return member.endswith(".gz") and not name.endswith(".gz")
 
 
-def _pour(stream: IO[bytes], target: IO[bytes], room: int, otherwise: str) -> int:
+def _pour(stream: IO[bytes] | gzip.GzipFile, target: IO[bytes], room: int, otherwise: str) -> int:
     """Copy a stream into what room is left, in bytes, and return what is left then; `SourceFailed` if it is more."""
     while block := stream.read(CHUNK):
         room -= len(block)

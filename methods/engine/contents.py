@@ -78,8 +78,8 @@ class Contents:
         before = self._circles
         digest = hashlib.blake2b(digest_size=16)
         for part in self._parts(value, place, (*above, id(value))):
-            is_text = isinstance(part, str)
-            digest.update(f"{len(part)} {part}\n".encode(errors="surrogatepass") if is_text else part)
+            told = f"{len(part)} {part}\n".encode(errors="surrogatepass") if isinstance(part, str) else part
+            digest.update(told)
         if self._circles == before:
             self._known[id(value)] = digest.hexdigest(), value
         return digest.hexdigest()
