@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from eelit.methods.data.cache import keep, kept
+from eelit.methods.data.progress import say
 from eelit.methods.engine.method import Bench
 
 ALWAYS = {"verbosity": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True}
@@ -42,8 +42,7 @@ def boosted(
     rows of each query (for ranking objectives). The name in the cache is a hash of all of this, the seed and LightGBM's
     version.
     """
-    # LightGBM prints its warnings on stdout, where they would stand amid JSON; those of a logger go to stderr.
-    lightgbm.register_logger(logging.getLogger("lightgbm"))
+    lightgbm.register_logger(_OnStderr())
     begin = time.perf_counter()
     chosen = {**ALWAYS, "seed": bench.seed, **settings}
 
@@ -102,6 +101,19 @@ class TreeCounter:
 
     def __exit__(self, *error: object) -> None:
         lightgbm.Booster.predict = self._predict
+
+
+class _OnStderr:
+    """Tells LightGBM's warnings on stderr: it would print them on stdout, where they would stand amid JSON."""
+
+    def info(self, text: str) -> None:
+        """Tell what the library itself says if it is a warning; all that it says comes this way."""
+        if "[Warning]" in text:
+            self.warning(text)
+
+    def warning(self, text: str) -> None:
+        """Tell a warning in one line."""
+        say(f"LightGBM: {' '.join(text.split())}")
 
 
 def _cached(path: Path, train: Callable[[], str]) -> str:
