@@ -87,4 +87,4 @@ def test_warnings_of_lightgbm_do_not_stand_amid_what_programs_read(tmp_path, cap
     print(json.dumps({}))
     said = capfd.readouterr()
     assert said.out == "{}\n"
-    assert "eelit: LightGBM: [LightGBM] [Warning] Unknown parameter: nonsense\n" in said.err
+    assert "eelit: [LightGBM] [Warning] Unknown parameter: nonsense\n" in said.err

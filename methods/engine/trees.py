@@ -113,7 +113,7 @@ class _OnStderr:
 
     def warning(self, text: str) -> None:
         """Tell a warning in one line."""
-        say(f"LightGBM: {' '.join(text.split())}")
+        say(" ".join(text.split()))
 
 
 def _cached(path: Path, train: Callable[[], str]) -> str:
