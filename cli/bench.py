@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eelit.cli.command import MethodName, eelit_command
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.main import RUN_FAILED, Failure
-from eelit.cli.run import demand_backend, demand_cache
+from eelit.cli.main import RUN_FAILED
+from eelit.cli.run import demand_backend, demand_cache, demand_writable
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Result
@@ -41,7 +39,7 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
     for key in keys:
         say_unreadable(bench.stored(name, key).unreadable)
     if runs:
-        demand_folder(bench.folder())
+        demand_writable(bench.folder(), "{} cannot be written ({}); run `eelit bench` from a checkout of your own")
         click.echo("eelit: each run trains and measures for some minutes; each is told when it ends", err=True)
     start, done = time.monotonic(), 0
 
@@ -53,17 +51,6 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
 
     failed = bench.bench(name, runs, backend=backend, jobs=jobs, report=report)
     ctx.exit(RUN_FAILED if failed else 0)
-
-
-def demand_folder(folder: Path) -> None:
-    """See that results can be kept before anything is measured."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = f"{folder} cannot be written ({error.strerror}); run `eelit bench` from a checkout of your own"
-        raise Failure(reason, RUN_FAILED) from error
 
 
 def _said(found: Result | Exception) -> str:

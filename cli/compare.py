@@ -41,7 +41,7 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
     if out and out.suffix not in (".svg", ".png"):
         raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")
     known = {key: bench.stored(name, key) for key in keys}
-    say_unreadable(path for found in known.values() for path in found.unreadable)
+    say_unreadable(fault for found in known.values() for fault in found.unreadable)
     missing = [key for key in keys if not known[key].results]
     for key in missing:
         click.echo(f"eelit: {key} was not measured on the track `{name}`; `eelit bench {key}` does it", err=True)

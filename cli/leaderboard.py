@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +16,7 @@ from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
 if TYPE_CHECKING:
+    from eelit.methods.engine.records import Unreadable
     from eelit.methods.harness.bench import NotRun
     from eelit.methods.harness.track import Row, Spread
 
@@ -44,7 +44,7 @@ def command(name: str, share: float, style: str) -> None:
     """Rank the methods of a track at equal cost.
 
     Every figure is a mean over seeds, from results that this code measured and that are kept with it. A row marked
-    `stale` was measured by older code.
+    `stale` was measured by older code. A file that is no result is left out, and stderr names it.
     """
     from eelit.methods.harness import bench
 
@@ -94,12 +94,10 @@ def on_track(names: Iterable[str], track: str) -> list[str]:
     return keys
 
 
-def say_unreadable(paths: Iterable[Path]) -> None:
-    """Name on stderr the files that are no results."""
-    for path in paths:
-        click.echo(
-            f"eelit: {path} is left out: no result of this version of eelit; `eelit bench` measures anew", err=True
-        )
+def say_unreadable(faults: Iterable[Unreadable]) -> None:
+    """Name on stderr the files that are no results. The exit code tells only whether others are left."""
+    for fault in faults:
+        click.echo(f"eelit: {fault}; `eelit bench` measures anew", err=True)
 
 
 Trust = dict[tuple[str, str], str]

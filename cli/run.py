@@ -68,6 +68,8 @@ def command(
     if out is None:  # with --out a cache that can only be read may do
         demand_cache()
     key = method_key(method)
+    if out is not None:
+        demand_out(out, key)
     result = _run(key, knobs, seed=seed, scale="full" if full else "default", variant=variant)
     paths = _save(result, out)
     click.echo(result.model_dump_json(indent=2) if style == "json" else _report(result, budget))
@@ -94,6 +96,8 @@ def _run(
         raise click.UsageError(str(error)) from error
     except registry.BrokenMethod as error:
         raise Failure(str(error), RUN_FAILED) from error
+    except SystemExit as error:
+        raise Failure(f"{key} was not run to its end: its code ended the process (exit {error})", RUN_FAILED) from error
     except OSError:
         demand_cache()
         raise
@@ -105,16 +109,25 @@ def demand_cache() -> None:
     """Say so at once if nothing can be written to the cache, before anything slow is imported or trained."""
     from eelit.methods.data.cache import cache_root
 
-    root = cache_root()
+    demand_writable(cache_root(), "the cache folder {} cannot be written ({}); name another in EELIT_CACHE")
+
+
+def demand_writable(folder: Path, otherwise: str) -> None:
+    """Make a folder, and see that files can be written there; else fail with these words on the folder and why."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=root):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise Failure(
-            f"the cache folder {root} cannot be written ({reason}); name another in EELIT_CACHE", RUN_FAILED
-        ) from error
+        raise Failure(otherwise.format(folder, (error.strerror or str(error)).lower()), RUN_FAILED) from error
+
+
+def demand_out(out: Path, key: str) -> None:
+    """See that the result and its plot can be written before anything is measured."""
+    demand_writable(out, "{} cannot be written ({}); choose another with --out")
+    for path in (out / f"{key}{suffix}" for suffix in (".json", ".png", ".svg")):
+        if path.is_dir():
+            raise Failure(f"{path} cannot be written (it is a folder); choose another with --out", RUN_FAILED)
 
 
 def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
@@ -130,13 +143,12 @@ def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
 
 
 def _save(result: Result, out: Path | None) -> list[Path]:
-    from eelit.methods.data.cache import cache_root
+    from eelit.methods.data.cache import cache_root, write
     from eelit.methods.harness.plot import plot
-    from eelit.methods.harness.smoke import write
 
     folder = out or cache_root() / "runs" / f"{result.key}-{result.scale}-seed{result.seed}"
     try:
-        write(folder / f"{result.key}.json", result.model_dump_json(indent=1) + "\n")
+        write(folder / f"{result.key}.json", result.model_dump_json(indent=1).encode() + b"\n")
         return [folder / f"{result.key}.json", *plot(result, folder)]
     except OSError as error:
         raise Failure(

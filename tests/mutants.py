@@ -394,7 +394,7 @@ def clean_run(files: Sequence[str], shared: Sequence[str], key: str, cache: Path
 def own_cache(mutant: Mutant, clean: Clean, kept: Path) -> Path:
     """Return the mutant's folder of trained weights, with those of the clean run unless it may have trained others.
 
-    Their names alone cannot tell: they follow the source of what is called, not what it closes over.
+    Their names alone cannot tell: of what stands at the top of a module they hold functions and plain values only.
     """
     folder = kept / hashlib.blake2b(f"{mutant.module} {mutant.source}".encode(), digest_size=8).hexdigest()
     if not folder.exists() and not mutant.lines & clean.preparing:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -63,6 +64,30 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(asked, eelit, tmp_path, 
         "name another in EELIT_CACHE\n"
     )
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("file", "eelit: {} cannot be written (file exists); choose another with --out\n"),
+        ("file/below", "eelit: {} cannot be written (not a directory); choose another with --out\n"),
+        ("", "eelit: {}/zhou2020pabee.svg cannot be written (it is a folder); choose another with --out\n"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(asked, eelit, tmp_path, out, said):
+    (tmp_path / "file").touch()
+    (tmp_path / "zhou2020pabee.svg").mkdir()
+    found = eelit("run", "zhou2020pabee", "--out", tmp_path / out)
+    assert found.exit_code in (2, 4)  # click itself refuses a file
+    assert asked == []
+    assert found.exit_code == 2 or found.stderr == said.format(tmp_path / out)
+
+
+def test_a_method_that_ends_the_process_ends_in_one_sentence(eelit, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda *_, **__: sys.exit(0))
+    found = eelit("run", "zhou2020pabee", "--out", tmp_path)
+    assert found.exit_code == 4
+    assert found.stderr == "eelit: zhou2020pabee was not run to its end: its code ended the process (exit 0)\n"
 
 
 def test_a_cache_that_fails_on_the_way_is_one_sentence_too(eelit, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from eelit.methods.engine.method import Bench, Method, Scale
 from eelit.methods.engine.queries import RankingData
 from eelit.methods.families.stepwise import StepwiseMethod
 from eelit.methods.harness import conformance, registry, runner
+from eelit.methods.harness.smoke import at_chance
 from eelit.methods.policies.fixed_exit import FixedExit
 
 KEYS = registry.keys()
@@ -54,6 +55,12 @@ def test_rule(key, variant, rule, curves):
         assert holds, f"{rule.statement} {measured}"
     elif not rule.by_luck:
         assert not holds, f"{key} keeps “{rule.statement}” ({measured}): the exemption is no longer needed"
+
+
+@every_variant
+def test_what_was_learnt_is_better_than_chance(key, variant, curves):
+    assert curves(key, variant).chance is not None, "its family says in `chance` what that is"
+    assert at_chance(curves(key, variant)) is None
 
 
 @every_variant

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eelit.methods.data import brown, fetch, images, manifest, newsgroups, sentiment, split, text, tokens
+from eelit.methods.data.cache import kept
 from eelit.methods.data.derived import arrays
 from eelit.methods.engine.exit_outputs import digest
 from eelit.methods.harness import bench, registry
@@ -211,11 +212,12 @@ def test_learning_the_brown_tokens_is_deterministic_and_kept(tmp_path, monkeypat
     monkeypatch.setattr(brown, "documents", lambda: few)
     monkeypatch.setenv("EELIT_CACHE", str(tmp_path))
     learnt = brown.tokenizer(400).to_str()
-    (kept,) = (tmp_path / "derived").glob("brown-bpe-*.json")
-    assert kept.read_text(encoding="utf-8") == learnt
-    kept.write_text("damaged")
+    (place,) = (tmp_path / "derived").glob("brown-bpe-*.kept")
+    whole = place.read_bytes()
+    assert kept(place) == learnt.encode()
+    place.write_bytes(whole.replace(b"th", b"ht"))
     assert brown.tokenizer(400).to_str() == learnt
-    assert kept.read_text(encoding="utf-8") == learnt
+    assert place.read_bytes() == whole
 
 
 def test_derived_arrays_are_made_once_and_again_when_damaged(tmp_path, monkeypatch):
@@ -231,9 +233,11 @@ def test_derived_arrays_are_made_once_and_again_when_damaged(tmp_path, monkeypat
     assert len(made) == 1
     arrays("thing", "of that", make)
     assert len(made) == 2
-    for kept in (tmp_path / "derived").iterdir():
-        kept.write_bytes(kept.read_bytes()[:-30])
-    arrays("thing", "of this", make)
+    for place in (tmp_path / "derived").iterdir():
+        content = bytearray(place.read_bytes())
+        content[-40] ^= 1  # zip would not notice it everywhere
+        place.write_bytes(content)
+    assert arrays("thing", "of this", make)["a"].tolist() == [0, 1, 2]
     assert len(made) == 3
 
 

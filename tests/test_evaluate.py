@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from eelit.methods.engine.contents import Contents
 from eelit.methods.engine.costs import MacCounter, exit_costs
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.examples import Examples
-from eelit.methods.engine.exit_outputs import all_outputs, digest, identity
+from eelit.methods.engine.exit_outputs import all_outputs, digest
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, select
 from eelit.methods.policies.entropy import Entropy
@@ -354,7 +355,8 @@ def test_networks_of_any_precision_run(dtype, policy):
     exits = replay(policy, outputs)
     assert (found.exits.numpy() == exits).mean() > 0.9  # a smaller batch may round otherwise
     assert counter.macs == int(found.macs.sum())
-    assert identity(model) != identity(model.float())
+    before = Contents(nn.Module()).of(model, "model")
+    assert before != Contents(nn.Module()).of(model.float(), "model")
     assert digest(Examples(list(x), torch.zeros(40))) != digest(Examples(list(-x), torch.zeros(40)))
 
 

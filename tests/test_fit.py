@@ -2,16 +2,23 @@
 
 import importlib.util
 import re
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.contents import Contents
+from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.weights import sources_of, trained
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.weights import reached, sources_of, trained
 from eelit.methods.harness import runner
 from eelit.methods.papers.zhu2021leebert import LeeBert
 from eelit.methods.recipes.fit import fit
+from eelit.methods.recipes.joint import train_joint
 from eelit.methods.recipes.two_stage import train_heads
 
 
@@ -106,22 +113,183 @@ def test_weights_are_kept_by_seed_and_settings_and_read_where_nothing_can_be_wri
 
 def test_weights_are_kept_by_what_the_layers_were_told(tmp_path):
     """Two layers that differ in a number alone, not in a weight, are not trained alike."""
-    learned = []
+    known = []
     for probability in (0.1, 0.5, 0.1):
         bench = Bench(cache=tmp_path)
         layer = nn.Sequential(nn.Linear(2, 2), nn.Dropout(probability))
         nn.init.ones_(layer[0].weight)
         nn.init.zeros_(layer[0].bias)
-        trained(layer, lambda: learned.append(1), bench, data="none", settings={})
-    assert len(learned) == 2
+        trained(layer, lambda: None, bench, data="none", settings={})
+        known.append(bench.prepared_from_cache)
+    assert known == [False, False, True]
 
 
-def test_damaged_weights_are_trained_anew(tmp_path):
+def flipped(content):
+    """Return the content with the highest bit of the last number's exponent flipped: a weight of 3 becomes huge."""
+    return content[:-1] + bytes([content[-1] ^ 0x40])
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:20], lambda content: content[:-4], lambda _: b""])
+def test_damaged_weights_are_trained_anew_and_said_to_be(tmp_path, capsys, damage):
     train_once(tmp_path, 3.0)
-    (kept,) = (tmp_path / "weights").glob("*.safetensors")
-    kept.write_bytes(kept.read_bytes()[:20])
+    (kept,) = (tmp_path / "weights").glob("*.kept")
+    kept.write_bytes(damage(kept.read_bytes()))
     assert not train_once(tmp_path, 3.0)
+    said = capsys.readouterr().err
+    assert f"{kept} is damaged" in said
+    assert said.count("\n") == 1
     assert train_once(tmp_path, 3.0)
+
+
+def jointly(cache, labels=(0, 1, 0, 1), weights=(1.0, 2.0)):
+    """Train two exits on four samples, whose digest is always said to be the same; return whether that was known."""
+    torch.manual_seed(0)
+    model = MultiExit([nn.Linear(3, 3), nn.Linear(3, 3)], [nn.Linear(3, 2), nn.Linear(3, 2)])
+    part, bench = Examples([torch.eye(3)[i % 3] for i in range(4)], torch.tensor(labels)), Bench(cache=cache)
+    data = Data(part, part, part, 2, "always the same").without_test()
+    train_joint(model, data, bench, weights=weights, epochs=1.0, batch=2, rate=0.1)
+    return bench.prepared_from_cache
+
+
+def test_other_labels_under_the_same_digest_are_another_training(tmp_path):
+    assert not jointly(tmp_path)
+    assert jointly(tmp_path)
+    assert not jointly(tmp_path, labels=(0, 1, 1, 1))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of which a training reads one."""
+
+    rate: float = 0.1
+    knob: float = 0.5
+
+    def doubled(self):
+        return 2 * self.rate
+
+
+def closing_over(cache, value, read=lambda value: value):
+    """Train with something that only the enclosing function knows; return whether the outcome was known."""
+    model, bench = Layer(2, 2), Bench(cache=cache)
+    nn.init.ones_(model.weight)
+    nn.init.zeros_(model.bias)
+
+    def train():
+        read(value)
+
+    trained(model, train, bench, data="none", settings={})
+    return bench.prepared_from_cache
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def scaled(by):
+    return lambda x: by * x
+
+
+UNLIKE = {
+    "number": (2, 3),
+    "truth": (1, True),
+    "text": ("a", "b"),
+    "tensor": (torch.ones(2), torch.tensor([1.0, 2.0])),
+    "shape": (torch.ones(4), torch.ones(2, 2)),
+    "half": (torch.ones(2).bfloat16(), torch.zeros(2).bfloat16()),
+    "array": (np.arange(3), np.arange(3)[::-1]),
+    "list": ([1, [2, 3]], [[1, 2], 3]),
+    "dictionary": ({"a": 1}, {"a": 2}),
+    "set": ({1, 2}, {1, 3}),
+    "set in code": (lambda x: x in {"a", "b"}, lambda x: x in {"a", "c"}),
+    "function": (halve, idle),
+    "nameless function": (lambda x: x + 1, lambda x: x + 2),
+    "closure": (scaled(2), scaled(3)),
+    "partial": (partial(scaled, 2), partial(scaled, 3)),
+    "bound method": ([1].append, [2].append),
+    "object": (Recipe(rate=0.1), Recipe(rate=0.2)),
+    "method": (Recipe(rate=0.1).doubled, Recipe(rate=0.2).doubled),
+    "generator": (generator(1), generator(2)),
+    "random numbers": (np.random.default_rng(1), np.random.default_rng(2)),
+    "layer": (nn.Dropout(0.1), nn.Dropout(0.2)),
+    "class": (Layer, nn.Linear),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_what_a_training_closes_over_tells_it_from_another(tmp_path, kind):
+    one, other = UNLIKE[kind]
+    assert not closing_over(tmp_path, one)
+    assert closing_over(tmp_path, one)
+    assert not closing_over(tmp_path, other)
+
+
+def test_of_an_object_only_what_the_training_reads_counts(tmp_path):
+    def rated(recipe):
+        model, bench = Layer(2, 2), Bench(cache=tmp_path)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+
+        def train():
+            for _ in range(2):
+                loss(recipe.rate)
+
+        trained(model, train, bench, data="none", settings={})
+        return bench.prepared_from_cache
+
+    assert not rated(Recipe())
+    assert rated(Recipe(knob=0.9))
+    assert not rated(Recipe(rate=0.2))
+    # used as a whole, by a method of its own or by another function, it counts as a whole
+    assert not closing_over(tmp_path, Recipe(), read=lambda recipe: recipe.doubled())
+    assert not closing_over(tmp_path, Recipe(knob=0.9), read=lambda recipe: recipe.doubled())
+
+
+def test_whom_a_training_tells_of_its_progress_does_not_count(tmp_path):
+    def told(progress):
+        model, bench = Layer(2, 2), Bench(cache=tmp_path, progress=progress)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        trained(model, lambda: bench.progress("", None), bench, data="none", settings={})
+        return bench.prepared_from_cache
+
+    said = []
+    assert not told(lambda *words: said.append(words))
+    assert told(lambda *_: None)
+
+
+def test_parts_of_the_network_that_is_trained_are_told_by_their_places():
+    layer = Layer(2, 2)
+    assert Contents(layer).of([layer.weight], "") != Contents(layer).of([layer.bias], "")
+    assert Contents(layer).of(layer, "") == Contents(replaced := Layer(2, 2)).of(replaced, "")
+
+
+def test_sets_have_no_order():
+    one, other = {halve, idle, loss}, {loss, idle, halve}
+    assert Contents(Layer(2, 2)).of(one, "") == Contents(Layer(2, 2)).of(other, "")
+
+
+def test_what_contains_itself_has_an_end():
+    one, other = [1], [2]
+    one.append(one)
+    other.append(other)
+    contents = Contents(Layer(2, 2))
+    assert contents.of(one, "") != contents.of(other, "")
+
+
+def test_what_cannot_be_told_apart_is_said_and_trained_every_time(tmp_path, capsys):
+    assert not closing_over(tmp_path, (i for i in range(3)))
+    assert not closing_over(tmp_path, [iter([1])])
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert "a training is not kept" in said[0]
+    assert "value in closing_over.<locals>.train (builtins.generator)" in said[0] or "(builtins.generator)" in said[0]
+    assert not list(tmp_path.rglob("*.kept"))
+
+
+def test_in_which_order_functions_are_met_does_not_matter():
+    things = [closed_over(halve), closed_over(idle), loss, Layer]
+    found = [reached(order, Contents(nn.Module())) for order in (things, things[::-1])]
+    assert found[0] == found[1]
 
 
 def test_a_training_counts_once_however_often_it_is_used(tmp_path):
@@ -180,10 +348,11 @@ def test_a_training_that_is_cut_short_is_as_far_as_the_whole_one_was():
 
 
 def test_a_training_that_was_cut_short_is_another(tmp_path):
-    trainings = []
+    known = []
     for steps in (1, float("inf"), 1):
         model, bench = Layer(2, 2), Bench(cache=tmp_path, most_steps=steps)
         nn.init.ones_(model.weight)
         nn.init.zeros_(model.bias)
-        trained(model, lambda: trainings.append(1), bench, data="none", settings={})
-    assert len(trainings) == 2
+        trained(model, lambda: None, bench, data="none", settings={})
+        known.append(bench.prepared_from_cache)
+    assert known == [False, False, True]

@@ -118,7 +118,7 @@ def test_where_exits_stand_changes_nothing_of_the_plain_network_and_its_training
     )  # fmt: skip
     train_plain(other, data, bench, **method.options)
     assert len(bench.trainings) == 1
-    assert len(list((tmp_path / "weights").glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "weights").glob("*.kept"))) == 1
     assert torch.equal(model.full(data.train.inputs[0][None]), other.full(data.train.inputs[0][None]))
 
 

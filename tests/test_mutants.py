@@ -181,7 +181,7 @@ NAMED = {  # what is mistaken → whether the name of the trained weights tells
     "": False,
     "return x.mean()": True,  # the loss
     "loss(model.weight) - w": True,  # what is minimised
-    "w = weight * 4": False,  # what that closes over, see `own_cache`
+    "w = weight * 4": True,  # what that closes over
 }
 
 
@@ -192,7 +192,7 @@ def named(recipe, place):
     model = torch.nn.Linear(1, 1, bias=False)
     model.weight.data.zero_()
     recipe.train_toy(model, Bench(cache=place), 2)
-    return next((place / "weights").glob("*.safetensors")).name
+    return next((place / "weights").glob("*.kept")).name
 
 
 def test_a_mutated_loss_gives_trained_weights_another_name(tmp_path, monkeypatch):

@@ -51,6 +51,8 @@ def theirs(monkeypatch, tmp_path):
     (folder / "binary.py").write_bytes(b"\xff\xfe")
     (tmp_path / "their_angry_package").mkdir()
     (tmp_path / "their_angry_package" / "__init__.py").write_text("1 / 0")
+    (tmp_path / "their_leaving_package").mkdir()
+    (tmp_path / "their_leaving_package" / "__init__.py").write_text("import sys\nsys.exit(7)\n")
     monkeypatch.syspath_prepend(tmp_path)
     values = {
         "smith2027Good": "their_methods.good:Good",
@@ -59,6 +61,7 @@ def theirs(monkeypatch, tmp_path):
         "smith2027torn": "their_methods.torn:Torn",
         "smith2027binary": "their_methods.binary:Binary",
         "smith2027angry": "their_angry_package.angry:Angry",
+        "smith2027leaving": "their_leaving_package.leaving:Leaving",
         "smith2027builtin": "sys:version",
         "smith2027value": "not a value",
     }
@@ -87,7 +90,9 @@ def test_a_method_under_one_of_our_keys_is_left_out_and_told(monkeypatch):
     assert "offer it under another" in str(fault)
 
 
-@pytest.mark.parametrize("key", ["smith2027module", "smith2027package", "smith2027torn", "smith2027angry"])
+@pytest.mark.parametrize(
+    "key", ["smith2027module", "smith2027package", "smith2027torn", "smith2027angry", "smith2027leaving"]
+)
 def test_a_bad_method_says_why_when_it_is_asked_for(theirs, key):
     for ask in (registry.get, registry.describe):
         with pytest.raises(registry.BrokenMethod, match=f"the method `{key}`, which another package offers as `their_"):
@@ -111,6 +116,13 @@ def test_methods_lists_the_others_and_says_what_is_wrong_with_the_bad_ones(their
     assert {"zhou2020pabee", "smith2027Good"} <= set(found.stdout.split())
     assert found.stderr.count("\n") == len(theirs)
     assert "eelit: the method `smith2027package`, which another package offers as" in found.stderr
+
+
+def test_claims_that_leave_the_process_are_the_fault_of_their_package(theirs, monkeypatch):
+    point = EntryPoint("smith2027Good", "their_leaving_package.claims:claims", registry.CLAIMS)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
+    with pytest.raises(registry.BrokenMethod, match="SystemExit: 7"):
+        registry.claims("smith2027Good")
 
 
 @pytest.mark.parametrize("name", ["smith2027good", "SMITH2027GOOD", "smith2027Good"])

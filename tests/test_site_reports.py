@@ -1,5 +1,6 @@
 """What a badge may say, and how a method's page shows a run. The figures here are made up and stay in the tests."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
@@ -189,6 +190,21 @@ def test_unreadable_reports_are_named(tmp_path):
     assert KEY in known.by_key
     assert len(unreadable) == 1
     assert "session.json" in unreadable[0]
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b'{"key": "a"}', b"[" * 99_999, None, ("quality", "NaN"), ("exits", [])])
+def test_a_report_that_cannot_be_one_hides_no_other(tmp_path, bad):
+    (tmp_path / f"{KEY}.json").write_text(report().model_dump_json())
+    path = tmp_path / "a.json"
+    if isinstance(bad, tuple):
+        found = json.loads(report().model_dump_json())
+        found["result"]["curves"][0]["test"][0] |= dict([bad])
+        bad = json.dumps(found).encode()
+    path.mkdir() if bad is None else path.write_bytes(bad)
+    known, (said,) = read_reports(tmp_path, NOW)
+    assert list(known.by_key) == [KEY]
+    assert said.startswith(f"{path} is left out: it ")
+    assert said.endswith("; run `eelit smoke` again")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from measured import KEY, curve, result
+
+from eelit.methods.engine.records import Chance
+from eelit.methods.harness import smoke
 
 THEIRS = Path(__file__).parent / "data" / "third_party"
 SMOKE = """
@@ -63,6 +67,7 @@ def ran(run):
         "anew": ("a", "loky", "no-cache", "smith2027mine"),
         "failed": ("b", "loky", "cache", "smith2027broken", "smith2027mine"),
         "failed again": ("b", "loky", "cache", "smith2027broken"),
+        "guessed": ("f", "loky", "cache", "smith2027guess"),
         "dask": ("c", "dask", "no-cache", "smith2027broken", "smith2027mine"),
     }
     return dict(zip(runs, run(*runs.values()), strict=True))
@@ -92,6 +97,75 @@ def test_unchanged_methods_are_not_run_again_unless_asked(ran):
     assert [first["executed_now"], second["executed_now"], third["executed_now"]] == [True, False, True]
     assert second["finished"] == first["finished"]
     assert second["fingerprint"] == first["fingerprint"]
+
+
+def test_what_the_same_code_did_before_it_does_again(ran):
+    (first,), (third,) = ran["first"], ran["anew"]
+    assert first["result"]["curves"][0]["test"] == third["result"]["curves"][0]["test"]
+    assert third["error"] is None
+
+
+def test_a_method_that_has_learnt_nothing_does_not_pass(ran):
+    (guessed,) = ran["guessed"]
+    assert guessed["status"] == "failed"
+    assert "the method is at chance: it reaches 0." in guessed["error"]
+    assert "and the commonest of 10 classes, of 120 samples, 0." in guessed["error"]
+
+
+@pytest.mark.parametrize(("best", "fails"), [(0.5, True), (0.59, True), (0.6, False), (0.8, False)])
+def test_two_standard_errors_above_chance_are_asked_for(best, fails):
+    chance = Chance(what="the commonest of 2 classes, of 120 samples", quality=0.5, error=0.0456)
+    points = [
+        point.model_copy(update={"quality": quality})
+        for point, quality in zip(curve().test, (0.4, best, 0.5), strict=True)
+    ]
+    found = smoke.at_chance(curve().model_copy(update={"chance": chance, "test": points}))
+    assert (found is not None) == fails
+    other = chance.model_copy(update={"reached": best})  # in a measure of its own: the curve says nothing
+    assert (smoke.at_chance(curve().model_copy(update={"chance": other})) is not None) == fails
+    assert smoke.at_chance(curve()) is None  # nobody said what chance is
+
+
+@pytest.fixture
+def passed(tmp_path, monkeypatch):
+    """Return a function: what it gained → the report of a smoke test that passed, in a cache of its own."""
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path))
+
+    def made(gain=0.0, mark="same code", **machine):
+        found = result(gain=gain)
+        found = found.model_copy(update={"machine": found.machine.model_copy(update=machine)})
+        return smoke._report(KEY, mark, "passed", 1.0, [], None).model_copy(update={"result": found})
+
+    return made
+
+
+def test_a_figure_far_from_that_of_the_same_code_does_not_pass_however_often_it_is_tried(passed):
+    smoke._remember(smoke._compared(passed()))
+    for _ in range(2):
+        found = smoke._compared(passed(gain=-0.1))
+        smoke._remember(found)
+        assert found.status == "failed"
+        assert "unlike its run of 20" in found.error
+        assert "accuracy at threshold 0 is 0.500 and was 0.600" in found.error
+        assert smoke._remembered(KEY, "same code") is None
+    assert smoke._compared(passed(gain=-0.009)).status == "passed"  # one sample of 120
+
+
+def test_after_a_change_or_on_another_processor_nothing_is_compared(passed):
+    smoke._remember(passed())
+    assert smoke._compared(passed(gain=-0.1, mark="other code")).status == "passed"
+    found = smoke._compared(passed(gain=-0.1, processor="q"))
+    assert found.status == "passed"
+    assert "not compared with the run of 20" in found.log
+
+
+def test_a_damaged_report_is_no_reason_not_to_run(passed, capsys):
+    smoke._remember(passed())
+    assert smoke._remembered(KEY, "same code")
+    place = smoke._memory(KEY)
+    place.write_bytes(place.read_bytes().replace(b'"passed"', b'"failed"'))
+    assert smoke._remembered(KEY, "same code") is None
+    assert f"{place} is damaged" in capsys.readouterr().err
 
 
 def test_a_failed_method_is_run_again(ran):

@@ -189,6 +189,82 @@ def test_a_file_that_is_no_result_is_left_out_named_and_measured_anew(place, eel
     assert len(bench.stored("text", KEY).results) == 2
 
 
+def spoilt(*place, to):
+    """Return a result as JSON, with something else at a place in it."""
+    found = json.loads(result(1).model_dump_json())
+    inside = found
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = to
+    return json.dumps(found).encode()
+
+
+BAD = {
+    "no UTF-8": b"\xff\xfe{}",
+    "cut short": result(1).model_dump_json().encode()[:-40],
+    "deep": b"[" * 100_000,
+    "no number": spoilt("curves", 0, "test", 1, "quality", to=float("nan")),
+    "no number for a knob": spoilt("curves", 0, "test", 1, "knob", to="NaN"),
+    "infinite": spoilt("curves", 0, "full_quality", to=float("inf")),
+    "as good as infinite": spoilt("curves", 0, "test", 0, "quality", to=1e300),
+    "as good as nothing": spoilt("curves", 0, "test", 0, "speed_up", to=1e-300),
+    "nothing saved or spent": spoilt("curves", 0, "validation", 0, "speed_up", to=0.0),
+    "no curves": spoilt("curves", to=[]),
+    "no points": spoilt("curves", 0, "test", to=[]),
+    "fewer points": spoilt("curves", 0, "validation", to=[json.loads(point(1.0, 0.8).model_dump_json())] * 2),
+    "other exits": spoilt("curves", 0, "test", 0, "exits", to=[0.5, 0.5]),
+    "a baseline without points": spoilt("curves", 0, "baselines", 0, "test", to=[]),
+    "one variant twice": spoilt("curves", to=json.loads(result().model_dump_json())["curves"] * 2),
+    "a time of nowhere": spoilt("created", to="2026-11-22T00:00:00"),
+    "a seed without end": spoilt("seed", to="no").replace(b'"no"', b"9" * 5000),
+    "timed where nothing was swept": spoilt(
+        "curves", 0, "timings", to=[json.loads(Timing(batch=1, knob=7, samples=1, saved=0, seconds=1, full_seconds=1)
+                                               .model_dump_json())],
+    ),
+    "of another method": result(1, key="xin2020deebert", code="old").model_dump_json().encode(),
+}  # fmt: skip
+
+
+def test_results_that_cannot_be_any_are_named_and_hide_no_other(place, eelit):
+    kept = bench.keep(result(0), place / "text")
+    paths = {kind: kept.with_name(f"seed1-{number}.json") for number, kind in enumerate(BAD)}
+    for kind, path in paths.items():
+        path.write_bytes(BAD[kind])
+    kept.with_name("seed1-folder.json").mkdir()
+    for words in (["leaderboard", "--format", "json"], ["compare", "pabee", "--format", "json"]):
+        found = eelit(*words)
+        assert found.exit_code == 0, found.stderr
+        assert [row["seeds"] for row in json.loads(found.stdout)["rows"]] == [[0]]
+        said = [line for line in found.stderr.splitlines() if "left out" in line]
+        assert len(said) == len(BAD) + 1
+        for kind, path in paths.items():
+            assert any(line.startswith(f"eelit: {path} is left out: it is ") for line in said), kind
+
+
+def test_a_result_that_does_not_go_with_the_other_seeds_is_named(place, eelit):
+    for seed in (0, 2):
+        bench.keep(result(seed), place / "text")
+    other = result(1)
+    short = [curve().model_copy(update={"test": curve().test[:2], "validation": curve().validation[:2]})]
+    path = bench.keep(other.model_copy(update={"curves": short}), place / "text")
+    for words in (["leaderboard", "--format", "json"], ["compare", "pabee", "--format", "json"]):
+        found = eelit(*words)
+        assert [row["seeds"] for row in json.loads(found.stdout)["rows"]] == [[0, 2]]
+        assert f"{path} is left out: it has other curves" in found.stderr
+
+
+def test_where_no_result_is_left_nothing_is_found(place, eelit):
+    (place / "text" / KEY).mkdir(parents=True)
+    (place / "text" / KEY / "seed0-a.json").write_bytes(b"{")
+    found = eelit("compare", "pabee")
+    assert found.exit_code == 1
+    assert found.stderr.count("is left out") == 1
+
+
+def test_every_committed_result_goes_with_the_others():
+    assert bench.board("text").unreadable == ()
+
+
 def test_runs_that_fail_are_told_and_not_kept(place, monkeypatch):
     broken = Outcome(name="r", statement="s", holds=False, measured="m")
     outcomes = {

@@ -159,7 +159,7 @@ def test_the_trunk_is_trained_and_kept_once_whatever_heads_follow(data, tmp_path
     assert all(torch.equal(a, b) for other in trunks[1:] for a, b in zip(trunks[0], other, strict=True))
     labels = len(bench.trainings)
     assert labels == 1 + 3  # one trunk, and three sets of heads
-    assert len(list((tmp_path / "weights").glob("*.safetensors"))) == labels
+    assert len(list((tmp_path / "weights").glob("*.kept"))) == labels
 
 
 def one_exit_less():

@@ -52,19 +52,25 @@ def sleep():
 
 
 if __name__ == "__main__":
-    list(spread({"a": sleep}, "loky", jobs=1))
+    list(spread({"a": sleep}, "loky", jobs=2))
 """
 
 
-def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+def test_workers_end_with_the_process_that_started_them_busy_or_not(tmp_path):
     (tmp_path / "program.py").write_text(ORPHANED)
     told = tmp_path / "pid"
     parent = subprocess.Popen([sys.executable, tmp_path / "program.py", told], stderr=subprocess.DEVNULL)
-    assert within(30, lambda: told.exists() and told.read_text())
-    worker = int(told.read_text())
+    assert within(30, lambda: told.exists() and told.read_text() and len(children(parent.pid)) >= 3)
+    started = children(parent.pid)  # the one that sleeps, one that waits for a task, and what tracks their resources
+    assert int(told.read_text()) in started
     parent.kill()
     parent.wait()
-    assert within(10, lambda: not running(worker))
+    assert within(10, lambda: not any(running(pid) for pid in started))
+
+
+def children(pid):
+    """Return the processes that one has started and that are still there."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def within(seconds, true):

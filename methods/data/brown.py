@@ -4,7 +4,6 @@ The 500 texts are divided by file, in order of name: of each ten the ninth is va
 follow their genres, so every part holds every genre of ten texts or more.
 """
 
-import contextlib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from eelit.methods.data import fetch
-from eelit.methods.data.cache import store
-from eelit.methods.data.derived import arrays, place
+from eelit.methods.data.derived import arrays, derived
 from eelit.methods.data.split import Split, labelled, source_digest
 
 ITEM = "brown"
@@ -73,13 +71,8 @@ def documents() -> Split[tuple[str, ...]]:
 
 def tokenizer(vocabulary: int = 2000) -> Tokenizer:
     """Byte-level byte-pair encoding learnt from the training texts; deterministic, kept in the cache."""
-    kept = place("brown-bpe", _depends(vocabulary), ".json")
-    if kept.exists():
-        with contextlib.suppress(Exception):  # the library raises plain Exception for a damaged file: learn it again
-            return Tokenizer.from_file(str(kept))
-    learnt = _learn(vocabulary)
-    store(kept, learnt.to_str().encode())
-    return learnt
+    learnt = derived("brown-bpe", _depends(vocabulary), lambda: _learn(vocabulary).to_str().encode())
+    return Tokenizer.from_str(learnt.decode())
 
 
 def token_stream(vocabulary: int = 2000) -> Split[NDArray[np.int64]]:

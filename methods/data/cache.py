@@ -1,15 +1,24 @@
-"""The one folder eelit writes to on a user's machine.
+"""The one folder eelit writes to on a user's machine, and how files are kept there so that a damaged one is noticed.
 
 `EELIT_CACHE` names another folder; otherwise it is the platform's cache folder for `eelit`. Inside, `data` holds what
-was fetched (see `eelit.methods.data.fetch`) and `derived` what was made from it.
+was fetched (see `eelit.methods.data.fetch`), `derived` what was made from it, and `weights`, `trees` and `smoke` what
+was computed. What was fetched is checked against the manifest; whatever else is read again has a line before its
+content that tells the digest of that content: `keep` writes such files and `kept` reads them. Both cost what a BLAKE2b
+hash of the content costs, about a second for a gigabyte.
 """
 
 import contextlib
+import hashlib
 import os
 import uuid
 from pathlib import Path
 
 import platformdirs
+
+from eelit.methods.data.progress import say
+
+FORMAT = b"eelit keeps, blake2b "
+"""How the first line of a kept file begins; the digest follows."""
 
 
 def cache_root() -> Path:
@@ -18,15 +27,45 @@ def cache_root() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("eelit", appauthor=False))
 
 
-def store(target: Path, content: bytes) -> bool:
-    """Write a file whole or not at all, making its folder; returns False where the cache is read-only or full."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+def write(target: Path, *parts: bytes) -> None:
+    """Write a file whole or not at all, making its folder: aside, then renamed. Raises `OSError`."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
         os.replace(temporary, target)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        return False
-    return True
+
+
+def keep(target: Path, content: bytes) -> None:
+    """Write a file that `kept` reads, whole or not at all, making its folder. Raises `OSError`."""
+    write(target, FORMAT, _digest(content), b"\n", content)
+
+
+def kept(target: Path) -> bytes | None:
+    """The content of a file that `keep` wrote; None if there is none, or if its digest is not that of its content.
+
+    The latter is told in one sentence, and the file removed: whoever asked makes it anew.
+    """
+    try:
+        with target.open("rb") as file:
+            head, content = file.readline(len(FORMAT) + 200), file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        say(f"{target} cannot be read ({error.strerror or error}); what it held is made anew")
+        return None
+    if head != FORMAT + _digest(content) + b"\n":
+        say(f"{target} is damaged (its digest is not that of its content); what it held is made anew")
+        with contextlib.suppress(OSError):
+            target.unlink()
+        return None
+    return content
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()

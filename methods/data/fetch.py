@@ -1,13 +1,12 @@
 """The cache of data sets and pretrained models: fetch an item, find it, verify it.
 
 Only `fetch` uses the network, and never with `EELIT_OFFLINE=1`; loaders call `path`. Files count as present only when
-their sha256 is the one pinned in the manifest. A marker remembers size and modification time of the files so verified,
-so that large ones are hashed again only when they changed.
+their sha256 is the one pinned in the manifest. `fetch` and `verify` hash them whenever they are asked, `path` once in
+every process and again when size or time of a file has changed: less than a second for the largest item.
 """
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -18,12 +17,11 @@ from pathlib import Path
 import filelock
 
 from eelit.methods.data import manifest
-from eelit.methods.data.cache import cache_root, store
+from eelit.methods.data.cache import cache_root
 from eelit.methods.data.manifest import InnerFile, Item, Source
 from eelit.methods.data.progress import Bar, Progress, megabytes, say
 from eelit.methods.data.sources import SourceFailed, obtain
 
-MARKER = "verified.json"
 PATIENCE = 3600.0  # seconds to wait for another process fetching the same item
 
 
@@ -42,27 +40,23 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
 def path(name: str) -> Path:
     """The folder holding the item's verified files; `DataUnavailable` if they are not in the cache (no network)."""
     item = manifest.get(name)
-    if not _complete(item, _folder(item)):
-        raise DataUnavailable(f"{name} is not in the cache {_folder(item).parent}: run `eelit data fetch {name}`")
+    if problems(item, anew=False):
+        place = _folder(item).parent
+        raise DataUnavailable(f"{name} is not in the cache {place}, or not whole: run `eelit data fetch {name}`")
     return _folder(item)
 
 
 def verify(name: str) -> list[str]:
     """Hash everything of the item again; one sentence per problem, an empty list when all is well."""
     item = manifest.get(name)
-    folder = _folder(item)
-    state = {file.name: _state(folder, file, {}) for file in item.files.values()}
-    bad = {file: what for file, what in state.items() if what not in ("", "missing")}
-    if not bad and any(not any(state[member] for member in source.members) for source in item.sources):
-        return []
-    wanted = [file for file in item.sources[0].members if state[file] == "missing"]
-    return [f"{name}: {folder / file} is {state[file]}; run `eelit data fetch {name}`" for file in [*bad, *wanted]]
+    found = problems(item)
+    return [f"{name}: {_folder(item) / file} is {what}; run `eelit data fetch {name}`" for file, what in found.items()]
 
 
 def fetch_item(item: Item, *, progress: Progress | None = None) -> Path:
     """As `fetch`, for an item that need not be in the manifest."""
     folder = _folder(item)
-    if _complete(item, folder):
+    if not problems(item):
         return folder
     if os.environ.get("EELIT_OFFLINE", "").lower() not in ("", "0", "no", "false"):
         raise DataUnavailable(
@@ -72,7 +66,7 @@ def fetch_item(item: Item, *, progress: Progress | None = None) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(item, folder):
-            if not _complete(item, folder):
+            if problems(item):
                 _fetch_into(item, folder, progress)
     except OSError as error:
         raise DataUnavailable(
@@ -89,56 +83,46 @@ def _folder(item: Item) -> Path:
 # -- what is there -----------------------------------------------------------------------------------------------------
 
 
-def _complete(item: Item, folder: Path) -> bool:
-    known = _read_marker(folder)
-    state: dict[str, str] = {}
-    for source in item.sources:
-        for member in source.members:
-            if member not in state:
-                state[member] = _state(folder, item.files[member], known)
-        if not any(state[member] for member in source.members):
-            _write_marker(folder, [item.files[member] for member in source.members], known)
-            return True
-    return False
+_right: dict[Path, tuple[str, int, int, int]] = {}
+"""Files that this process has hashed and found right → their pinned sha256, and their stamp then."""
 
 
-def _state(folder: Path, file: InnerFile, known: dict[str, list[int | str]]) -> str:
+def problems(item: Item, *, anew: bool = True) -> dict[str, str]:
+    """What is wrong with the files of an item in the cache, by name; nothing, and then it is complete.
+
+    It is complete when all files of one source are there and no file that the manifest knows is damaged. Unless
+    ``anew``, what this process has hashed already is trusted as long as its size and its times are the same.
+    """
+    state = {file.name: _state(_folder(item), file, anew=anew) for file in item.files.values()}
+    bad = {file: what for file, what in state.items() if what not in ("", "missing")}
+    if not bad and any(not any(state[member] for member in source.members) for source in item.sources):
+        return {}
+    return bad | {file: "missing" for file in item.sources[0].members if state[file] == "missing"}
+
+
+def _state(folder: Path, file: InnerFile, *, anew: bool = True) -> str:
     """Empty when the file is there and right, else what is wrong with it."""
+    path = folder / file.name
     try:
-        if _stamp(folder, file) == known.get(file.name):
+        status = path.stat()
+        stamp = (file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
+        if not anew and _right.get(path) == stamp:
             return ""
-        size = (folder / file.name).stat().st_size
-        if size != file.size:
-            return f"truncated or damaged ({size} bytes instead of {file.size})"
-        return "" if _sha256(folder / file.name) == file.sha256 else "damaged (its sha256 is not the pinned one)"
-    except OSError:
+        if status.st_size != file.size:
+            return f"truncated or damaged ({status.st_size} bytes instead of {file.size})"
+        if _sha256(path) != file.sha256:
+            return "damaged (its sha256 is not the pinned one)"
+    except FileNotFoundError:
         return "missing"
-
-
-def _stamp(folder: Path, file: InnerFile) -> list[int | str]:
-    status = (folder / file.name).stat()
-    return [file.sha256, status.st_size, status.st_mtime_ns]
+    except OSError as error:
+        return f"not to be read ({error.strerror or error})"
+    _right[path] = stamp
+    return ""
 
 
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read_marker(folder: Path) -> dict[str, list[int | str]]:
-    try:
-        known = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write_marker(folder: Path, right: list[InnerFile], known: dict[str, list[int | str]]) -> None:
-    """Remember verified files; in a read-only cache they are hashed each time instead."""
-    with contextlib.suppress(OSError):
-        stamps = {file.name: _stamp(folder, file) for file in right}
-        if stamps != known:
-            store(folder / MARKER, json.dumps(stamps).encode())
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
@@ -175,11 +159,11 @@ def _fetch_into(item: Item, folder: Path, progress: Progress | None) -> None:
         try:
             _from_source(item, source, temporary, progress)
             _put_in_place(temporary, folder)
-            _write_marker(folder, [item.files[member] for member in source.members], {})
             return
         except SourceFailed as error:
-            reasons.append(f"{source}: {error}")
-            say(f"{source} failed: {error}")
+            said = "".join(letter if letter.isprintable() else " " for letter in str(error))  # it may quote the source
+            reasons.append(f"{source}: {said}")
+            say(f"{source} failed: {said}")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     raise DataUnavailable(f"{item.name} could not be fetched from any source ({'; '.join(reasons)})")
@@ -193,11 +177,11 @@ def _from_source(item: Item, source: Source, temporary: Path, progress: Progress
     start = time.monotonic()
     bar = Bar()
     try:
-        obtain(source, new, scratch, progress or bar)
+        obtain(source, {name: file.size for name, file in item.files.items()}, new, scratch, progress or bar)
     finally:
         bar.close()
     for member in source.members:
-        wrong = _state(new, item.files[member], {})
+        wrong = _state(new, item.files[member])
         if wrong:
             raise SourceFailed(f"{member} is {wrong}")
     say(f"{item.name} is there and verified after {time.monotonic() - start:.0f} s")

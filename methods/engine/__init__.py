@@ -4,5 +4,7 @@
 ``costs``, ``timing``, ``metrics``: multiply-accumulates counted from outside, seconds, qualities.
 ``examples``, ``passages``, ``queries``, ``pairs``, ``tasks``: the kinds of data, and where each comes from.
 ``exit_outputs``, ``stored_outputs``: what all exits say on given examples, and rules tried on it.
+``weights``, ``contents``: the cache of what training makes, and what tells one training from another by its content.
+``chance``: what answers reach that do not look at the input.
 ``method``, ``records``: the contract of a method, and the figures that it gives.
 """

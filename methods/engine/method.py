@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 
 Split = Literal["validation", "test"]
 Scale = Literal["tiny", "smoke", "default", "full"]
@@ -113,6 +113,13 @@ class Method(ABC):
     def each_exit(self, prepared: Any, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every exit by itself, and the share of samples that are overthought."""
         return [], None
+
+    def chance(self, prepared: Any, bench: Bench) -> Chance | None:
+        """Return what answers reach on the test split that do not look at the input; None: nobody has said it.
+
+        A smoke test whose best quality is not two standard errors above that does not pass.
+        """
+        return None
 
     def time(self, prepared: Any, bench: Bench, knob: float, batch: int) -> Timing | None:
         """Time test samples at one knob in batches of one size, beside the full model."""

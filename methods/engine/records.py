@@ -1,14 +1,33 @@
 """What a run leaves behind, typed: operating points, what was really executed, and how the paper's claims fared.
 
-No torch here: the command line and the site read results without it.
+No torch here: the command line and the site read results without it. What is made of them divides and compares these
+figures, so a file in which one cannot be what it is said to be (not a number, a curve without points) is none.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Literal
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+def _known(value: float) -> float:
+    """Refuse NaN. Raises `ValueError`."""
+    if math.isnan(value):
+        raise ValueError("it is not a number")
+    return value
+
+
+Knob = Annotated[float, AfterValidator(_known)]
+"""A setting, which may be infinite."""
+Finite = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-100, le=1e100, allow_inf_nan=False)]
+"""What can be divided by, and squared for a deviation, without an end."""
+Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Typed(BaseModel):
@@ -17,61 +36,109 @@ class Typed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
+T = TypeVar("T", bound=Typed)
+
+
+class Unreadable(Exception):
+    """A file that holds no record of the kind it should; it says in one sentence which, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is left out: {reason}")
+        self.path = path
+
+
+def read(kind: type[T], path: Path) -> T:
+    """Return the record in a file. Raises `Unreadable`."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise Unreadable(path, f"it cannot be read ({error.strerror or error})") from error
+    except ValidationError as error:  # cut short, damaged, or written by another version
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        said = " ".join(f"{place}: {first['msg']}".removeprefix(": ").split())
+        raise Unreadable(path, f"it is no {kind.__name__} of this version of eelit ({said})") from error
+
+
 class OperatingPoint(Typed):
     """One setting of the knob, measured on one split."""
 
-    knob: float
-    quality: float
-    cost: float = Field(description="mean per sample, in the curve's unit")
-    speed_up: float = Field(description="cost of the plain full model ÷ cost")
-    exits: list[float] = Field(description="share of samples (or tokens, documents) that leave at each exit")
+    knob: Knob
+    quality: Finite
+    cost: Finite = Field(description="mean per sample, in the curve's unit")
+    speed_up: Positive = Field(description="cost of the plain full model ÷ cost")
+    exits: list[Share] = Field(
+        min_length=1, description="share of samples (or tokens, documents) that leave at each exit"
+    )
 
 
 class Execution(Typed):
     """One operating point really executed: finished samples dropped, later stages not run."""
 
-    knob: float
-    samples: int
-    claimed: float = Field(description="total cost according to the cost table and the replayed exits")
-    counted: float = Field(description="total cost counted from outside while it ran")
+    knob: Knob
+    samples: Count
+    claimed: Finite = Field(description="total cost according to the cost table and the replayed exits")
+    counted: Finite = Field(description="total cost counted from outside while it ran")
     agrees: bool = Field(description="every sample left at the exit, and with the answer, that replay says")
-    seconds: float = Field(description="median wall time of the policy's run")
-    full_seconds: float = Field(description="median wall time of the plain full model in the same run")
-    not_finite: int = Field(
+    seconds: Finite = Field(description="median wall time of the policy's run")
+    full_seconds: Finite = Field(description="median wall time of the plain full model in the same run")
+    not_finite: Count = Field(
         default=0, description="samples of which an exit said something not finite (NaN, infinity) and that went on"
     )
+
+
+def _alike(found: T, *curves: Sequence[OperatingPoint]) -> T:
+    """Return the record if its curves have as many points as each other, each of as many exits. Else `ValueError`."""
+    if len({len(curve) for curve in curves}) > 1:
+        raise ValueError("validation and test data have different numbers of points")
+    if len({len(point.exits) for curve in curves for point in curve}) > 1:
+        raise ValueError("points have different numbers of exits")
+    return found
 
 
 class Baseline(Typed):
     """What the same trained model does under a simpler rule: the least that a method should beat."""
 
     name: str
-    validation: list[OperatingPoint]
-    test: list[OperatingPoint]
+    validation: list[OperatingPoint] = Field(min_length=1)
+    test: list[OperatingPoint] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _points_of_one_sweep(self) -> Self:
+        return _alike(self, self.validation, self.test)
 
 
 class ExitFacts(Typed):
     """One exit by itself, on all test samples."""
 
-    quality: float
-    cost: float = Field(description="mean cost of the network cut off for good after this exit")
-    calibration_error: float | None = Field(default=None, description="expected calibration error; None: no classes")
+    quality: Finite
+    cost: Finite = Field(description="mean cost of the network cut off for good after this exit")
+    calibration_error: Finite | None = Field(default=None, description="expected calibration error; None: no classes")
 
 
 class Timing(Typed):
     """Wall time of inference beside the full model's, both from inputs to predictions, in turn in one process."""
 
-    batch: int
-    knob: float
-    samples: int
-    saved: float = Field(description="share of the full model's cost that was not computed, on these samples")
-    seconds: float = Field(description="median")
-    full_seconds: float = Field(description="median")
+    batch: Count
+    knob: Knob
+    samples: Annotated[Count, Field(ge=1)]
+    saved: Finite = Field(description="share of the full model's cost that was not computed, on these samples")
+    seconds: Finite = Field(description="median")
+    full_seconds: Positive = Field(description="median")
 
     @property
     def efficiency(self) -> float:
         """Share of the full model's time that was saved ÷ share of its cost that was saved; 1 is perfect."""
         return (1 - self.seconds / self.full_seconds) / self.saved
+
+
+class Chance(Typed):
+    """What answers reach that do not look at the input, on the test split: the least that a trained model must beat."""
+
+    what: str = Field(description="of what, such as: the commonest of 2 classes, of 120 samples")
+    quality: Finite = Field(description="in the curve's measure, unless `reached` is of another")
+    error: Finite = Field(description="standard error of the measure on so many samples, by chance")
+    reached: Finite | None = Field(default=None, description="what the model reaches; None: the curve's best quality")
 
 
 class Curve(Typed):
@@ -81,18 +148,27 @@ class Curve(Typed):
     knob: str
     quality: str
     unit: str
-    full_quality: float = Field(description="the plain full model on the test split")
-    full_cost: float
-    validation: list[OperatingPoint]
-    test: list[OperatingPoint]
+    full_quality: Finite = Field(description="the plain full model on the test split")
+    full_cost: Finite
+    validation: list[OperatingPoint] = Field(min_length=1)
+    test: list[OperatingPoint] = Field(min_length=1)
     executions: list[Execution]
     baselines: list[Baseline] = []
     each_exit: list[ExitFacts] = []
-    overthinking: float | None = Field(
+    overthinking: Finite | None = Field(
         default=None, description="share of samples that some earlier exit has right and the last exit wrong"
     )
     timings: list[Timing] = []
-    training_seconds: float | None = Field(default=None, description="what training this variant's network took")
+    training_seconds: Finite | None = Field(default=None, description="what training this variant's network took")
+    chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
+
+    @model_validator(mode="after")
+    def _points_of_one_sweep(self) -> Self:
+        swept = {point.knob for point in self.validation}
+        for timing in self.timings:
+            if timing.knob not in swept:
+                raise ValueError(f"what is timed at {self.knob} {timing.knob:g} was not swept")
+        return _alike(self, self.validation, self.test)
 
 
 class Outcome(Typed):
@@ -110,9 +186,9 @@ class Machine(Typed):
 
     system: str
     processor: str
-    cores: int
-    threads: int
-    load: float | None = Field(default=None, description="mean number of busy processes in the minute before the end")
+    cores: Count
+    threads: Count
+    load: Finite | None = Field(default=None, description="mean number of busy processes in the minute before the end")
 
 
 class Result(Typed):
@@ -120,24 +196,42 @@ class Result(Typed):
 
     key: str
     scale: Literal["smoke", "default", "full"]
-    seed: int
+    seed: Count
     settings: dict[str, str]
     data: dict[str, str] = Field(description="data item → version or digest")
-    curves: list[Curve]
+    curves: list[Curve] = Field(min_length=1)
     claims: list[Outcome]
     checks: list[Outcome]
-    prepared_seconds: float = Field(description="training or loading of what was prepared")
+    prepared_seconds: Finite = Field(description="training or loading of what was prepared")
     prepared_from_cache: bool
-    training_seconds: float = Field(
+    training_seconds: Finite = Field(
         default=0.0, description="what training the method's networks took when it was done, each counted once"
     )
-    rival_seconds: float = Field(default=0.0, description="the same of what only its claims are compared with")
+    rival_seconds: Finite = Field(default=0.0, description="the same of what only its claims are compared with")
     code: str = Field(default="", description="digest of the code that measured this, see `dependencies`")
-    seconds: float = Field(description="wall time after the preparation")
-    created: datetime
+    seconds: Finite = Field(description="wall time after the preparation")
+    created: AwareDatetime
     commit: str | None
     versions: dict[str, str]
     machine: Machine
+
+    @model_validator(mode="after")
+    def _one_curve_for_each_variant(self) -> Self:
+        if len({curve.variant for curve in self.curves}) < len(self.curves):
+            raise ValueError("two curves are of one variant")
+        return self
+
+    @property
+    def shape(self) -> list[object]:
+        """What results of the same code with different seeds have in common: which curves, of how many points."""
+        return [
+            (
+                *(curve.variant, curve.knob, curve.quality, curve.unit),
+                *(len(curve.test), len(curve.test[0].exits), len(curve.each_exit)),
+                [(baseline.name, len(baseline.test)) for baseline in curve.baselines],
+            )
+            for curve in self.curves
+        ]
 
     @property
     def passed(self) -> bool:
@@ -149,10 +243,10 @@ class FailedRun(Typed):
     """A run of a benchmark that did not end well, kept so that its empty cell can say why."""
 
     key: str
-    seed: int
+    seed: Count
     code: str = Field(description="digest of the code that failed, see `dependencies`")
     reason: str
-    created: datetime
+    created: AwareDatetime
     commit: str | None
 
 
@@ -162,9 +256,9 @@ class SmokeReport(Typed):
     key: str
     status: Literal["passed", "failed", "not-run"]
     executed_now: bool = Field(description="False: nothing changed since an earlier run, whose report this is")
-    finished: datetime
-    seconds: float = Field(description="wall time after the preparation")
-    prepared_seconds: float
+    finished: AwareDatetime
+    seconds: Finite = Field(description="wall time after the preparation")
+    prepared_seconds: Finite
     fingerprint: str = Field(description="hash of code, data, versions and seed")
     log: str
     error: str | None = None
@@ -177,7 +271,7 @@ class SmokeChange(Typed):
     key: str
     status: Literal["passed", "failed"]
     before: Literal["passed", "failed"] | None = Field(description="None: the first run that this machine knows")
-    finished: datetime
+    finished: AwareDatetime
     error: str | None = None
 
 
@@ -190,8 +284,8 @@ class SmokeHistory(Typed):
 class SmokeSession(Typed):
     """One call of the smoke test over several methods."""
 
-    started: datetime
-    finished: datetime
+    started: AwareDatetime
+    finished: AwareDatetime
     commit: str | None
     versions: dict[str, str]
     machine: Machine

@@ -1,16 +1,15 @@
 """Ensembles of regression trees with LightGBM: training, partial scores, a counter of the trees really traversed.
 
-What is trained is the same to the last bit on every run, and cached as text.
+What is trained is the same to the last bit on every run, and cached as text, which LightGBM sees only if it is whole: a
+model that was cut short makes it abort the process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from eelit.methods.data.cache import keep, kept
+from eelit.methods.data.progress import say
 from eelit.methods.engine.method import Bench
 
 ALWAYS = {"verbosity": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True}
@@ -41,6 +42,7 @@ def boosted(
     rows of each query (for ranking objectives). The name in the cache is a hash of all of this, the seed and LightGBM's
     version.
     """
+    lightgbm.register_logger(_OnStderr())
     begin = time.perf_counter()
     chosen = {**ALWAYS, "seed": bench.seed, **settings}
 
@@ -55,7 +57,7 @@ def boosted(
     else:
         facts = [trees, chosen, lightgbm.__version__]
         name = _digest(facts, features, labels, weights, sizes)
-        text = _cached(bench.cache / "trees" / f"{name}.txt", train)
+        text = _cached(bench.cache / "trees" / f"{name}.kept", train)
     bench.prepared_seconds += time.perf_counter() - begin
     return lightgbm.Booster(model_str=text)
 
@@ -101,21 +103,30 @@ class TreeCounter:
         lightgbm.Booster.predict = self._predict
 
 
-def _cached(path: Path, train: Any) -> str:
-    """Return the text at the path, written first if need be: aside, then renamed, by one process only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            return path.read_text(encoding="utf-8")
-        text: str = train()
-        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(aside, path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
-        return text
+class _OnStderr:
+    """Tells LightGBM's warnings on stderr: it would print them on stdout, where they would stand amid JSON."""
+
+    def info(self, text: str) -> None:
+        """Tell what the library itself says if it is a warning; all that it says comes this way."""
+        if "[Warning]" in text:
+            self.warning(text)
+
+    def warning(self, text: str) -> None:
+        """Tell a warning in one line."""
+        say(" ".join(text.split()))
+
+
+def _cached(path: Path, train: Callable[[], str]) -> str:
+    """Return the text at the path, made first if need be, by one process only."""
+    known = kept(path)
+    if known is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            known = kept(path)  # another process may have made it while this one waited
+            if known is None:
+                known = train().encode()
+                keep(path, known)
+    return known.decode()
 
 
 def _digest(facts: object, *arrays: NDArray[Any] | None) -> str:

@@ -6,30 +6,26 @@ import hashlib
 import inspect
 import json
 import math
-import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from types import CellType, CodeType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
-import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import __version__ as torch_version
 from torch import nn
 
+from eelit.methods.data.cache import keep, kept
+from eelit.methods.data.progress import say
+from eelit.methods.engine.contents import PLAIN, Contents, attributes_of, bytes_of, closed_over, codes, foreign
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
-
-LIBRARIES = {"filelock", "lightgbm", "numpy", "safetensors", "sklearn", "torch", "transformers"}
-"""Packages whose source says nothing about a training that their version does not say."""
-PLAIN = (bool, int, float, str, tuple)
-"""Types of values, at the top of a module or in a layer, that a training may depend on."""
 
 
 def trained(
@@ -44,86 +40,77 @@ def trained(
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
     The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
-    with their plain attributes (a scale, a probability of dropout) and of the training (see `sources_of`), the
-    settings, the data's digest, the seed, and the versions of torch and transformers. So methods that train alike share
-    one training, and a changed line of code trains anew. Two processes do not train the same thing twice. The bench is
-    told under this name how long the training took, if ``train()`` learns something; another long computation whose
-    outcome is worth keeping is no preparation.
+    with their plain attributes (a scale, a probability of dropout) and of the training (see `sources_of`), what the
+    training closes over, which holds the data with its labels (see `Contents`), the settings, the data's digest, the
+    seed, and the versions of torch and transformers. So methods that train alike share one training, and a changed line
+    of code, a label that was flipped, or a setting that nobody named trains anew. What closes over something that
+    cannot be told apart is trained every time, and said to be. Two processes do not train the same thing twice. The
+    bench is told under this name how long the training took, if ``train()`` learns something; another long computation
+    whose outcome is worth keeping is no preparation.
     """
     start = time.perf_counter()
-    name = _digest(model, train, bench, data, settings)
-    if bench.cache is None:
+    name, untold = _digest(model, train, bench, data, settings)
+    if bench.cache is None or untold:
+        if bench.cache is not None:
+            say(f"a training is not kept, for it depends on what cannot be told apart by its content: {untold}")
         train()
         if learns:
             bench.trainings[name] = time.perf_counter() - start
             bench.prepared_seconds += bench.trainings[name]
             bench.prepared_from_cache = False
         return
-    path = bench.cache / "weights" / f"{name}.safetensors"
-    if not _loaded(model, path):
+    path = bench.cache / "weights" / f"{name}.kept"
+    took = _loaded(model, path)
+    if took is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if not _loaded(model, path):  # another process may have trained it while this one waited
+            took = _loaded(model, path)  # another process may have trained it while this one waited
+            if took is None:
                 began = time.perf_counter()
                 train()
                 bench.prepared_from_cache &= not learns
-                _save(model, path, time.perf_counter() - began)
+                took = time.perf_counter() - began
+                _save(model, path, took)
     if learns:
-        bench.trainings[name] = _seconds(path)
+        bench.trainings[name] = took
         bench.prepared_seconds += time.perf_counter() - start
 
 
-def _loaded(model: nn.Module, path: Path) -> bool:
-    """Load the weights if they are there and whole; a damaged file is as good as none and will be replaced."""
-    if not path.exists():
-        return False
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError):
-        return False
-    return True
-
-
-def _seconds(path: Path) -> float:
-    """Return how long it took to train what is in the file."""
-    with safe_open(path, framework="pt") as file:
-        return float((file.metadata() or {}).get("seconds", 0.0))
+def _loaded(model: nn.Module, path: Path) -> float | None:
+    """Load the weights if they are there and whole, and return how long it took to train them, in seconds."""
+    content = kept(path)
+    if content is None:
+        return None
+    with suppress(SafetensorError, RuntimeError):  # of another version of the format
+        model.load_state_dict(load(content))
+        size = int.from_bytes(content[:8], "little")
+        return float(json.loads(content[8 : 8 + size])["__metadata__"]["seconds"])
+    return None
 
 
 def _save(model: nn.Module, path: Path, seconds: float) -> None:
-    """Write aside, then rename: an interrupted run leaves no half-written weights."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        weights = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
-        save_file(weights, aside, metadata={"seconds": f"{seconds:.3f}"})
-        os.replace(aside, path)
-    finally:
-        Path(aside).unlink(missing_ok=True)
+    weights = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
+    keep(path, save(weights, metadata={"seconds": f"{seconds:.3f}"}))
 
 
-def _digest(model: nn.Module, train: Callable[[], None], bench: Bench, data: str, settings: Mapping[str, Any]) -> str:
+def _digest(
+    model: nn.Module, train: Callable[[], None], bench: Bench, data: str, settings: Mapping[str, Any]
+) -> tuple[str, str]:
+    """Return the name of a training, and where it closes over what cannot be told apart; empty if nowhere."""
     h = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         h.update(name.encode())
-        h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        h.update(bytes_of(tensor))
     h.update("\n".join(attributes_of(model)).encode())
-    layers = {type(m) for m in model.modules()}
-    h.update("\n".join(sources_of([train, Examples, *layers])).encode())
-    versions = [torch.__version__, version("transformers")]
+    contents = Contents(model)
+    h.update(contents.of(train, "the training").encode())
+    h.update("\n".join(reached([train, Examples, *{type(m) for m in model.modules()}], contents)).encode())
+    versions = [torch_version, version("transformers")]
     facts = {"seed": bench.seed, "data": data, "settings": settings, "versions": versions}
     if bench.most_steps < math.inf:  # a training that was cut short is another
         facts["steps"] = bench.most_steps
     h.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    return h.hexdigest()
-
-
-def attributes_of(model: nn.Module) -> list[str]:
-    """Return the plain attributes of each module, except whether it is in training mode."""
-    return [
-        f"{name} {sorted((k, v) for k, v in vars(module).items() if isinstance(v, PLAIN) and k != 'training')}"
-        for name, module in model.named_modules()
-    ]
+    return h.hexdigest(), "; ".join(contents.untold)
 
 
 def sources_of(things: Iterable[object]) -> list[str]:
@@ -133,12 +120,17 @@ def sources_of(things: Iterable[object]) -> list[str]:
     in `LIBRARIES` are left out. So a changed docstring of a paper or an unused function beside
     a used one does not count, and a changed loss does.
     """
+    return reached(things, Contents(nn.Module()))
+
+
+def reached(things: Iterable[object], contents: Contents) -> list[str]:
+    """Return `sources_of` the things, with a digest of whatever the functions that are met close over."""
     found: dict[int, str] = {}
-    constants: set[str] = set()
-    queue = list(things)
+    values: set[str] = set()
+    queue = [*things, *contents.code]
     while queue:
         thing = queue.pop()
-        if not isinstance(thing, FunctionType | type) or id(thing) in found or _foreign(thing):
+        if not isinstance(thing, FunctionType | type) or id(thing) in found or foreign(thing):
             continue
         plain = inspect.unwrap(thing)
         code = plain.__code__ if isinstance(plain, FunctionType) else None
@@ -146,13 +138,16 @@ def sources_of(things: Iterable[object]) -> list[str]:
         inside = list(vars(thing).values()) if isinstance(thing, type) else [thing]
         # unwrapped, since torch wraps an optimiser's step when it is first used: the name must not tell whether it was
         for function in (inspect.unwrap(f) for f in inside if isinstance(f, FunctionType)):
-            named = {name for code in _codes(function.__code__) for name in code.co_names}
+            named = {name for code in codes(function.__code__) for name in code.co_names}
             used = {name: function.__globals__[name] for name in named if name in function.__globals__}
-            constants |= {f"{name} = {value!r}" for name, value in used.items() if isinstance(value, PLAIN)}
-            queue += used.values()
-            queue += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+            values |= {f"{name} = {value!r}" for name, value in used.items() if isinstance(value, PLAIN)}
+            contents.code.clear()
+            for name, value in closed_over(function):
+                place = f"{name} in {function.__qualname__}"
+                values.add(f"{place}: {contents.of(value, place)}")
+            queue += [*used.values(), *contents.code]
         queue += thing.__bases__ if isinstance(thing, type) else ()
-    return sorted([*found.values(), *constants])
+    return sorted([*found.values(), *values])
 
 
 @cache
@@ -165,16 +160,3 @@ def _source(code: CodeType | type, file: str) -> str:
         return inspect.getsource(code)
     except OSError:  # what a decorator generated has no source of its own: its class tells all
         return ""
-
-
-def _foreign(thing: FunctionType | type) -> bool:
-    top = thing.__module__.partition(".")[0]
-    return top in sys.stdlib_module_names or top in LIBRARIES
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield the code of a function and of all functions defined inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eelit.methods.engine import costs
+from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy
-from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, in_turn
 
 Choice = Callable[[Tensor], Tensor]
@@ -228,6 +228,10 @@ class GateMethod(Method):
             int((model.plain(x).argmax(dim=1) == examples.targets[index]).sum()) for index, x in examples.batches(BATCH)
         )
         return right / len(examples), prepared.prices.full
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return the accuracy of always saying the commonest class."""
+        return chance.of_classes(prepared.examples("test").targets)
 
     @torch.inference_mode()
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:

@@ -16,11 +16,11 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine import evaluate
+from eelit.methods.engine import chance, evaluate
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
-from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.engine.timing import in_turn
 from eelit.methods.engine.trees import TreeCounter, scores
 from eelit.methods.policies.base import Policy
@@ -193,6 +193,11 @@ class RankingMethod(Method):
         """Return the quality of the whole ensemble on the test split, and its trees."""
         queries = prepared.split("test").queries
         return self.score(prepared.sentinel.full(queries), queries), float(prepared.sentinel.trees)
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return what random orders of each query's documents reach."""
+        queries = prepared.split("test").queries
+        return chance.of_orders(lambda values: ndcg(values, queries.grades, queries.sizes), len(queries.grades))
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Run test queries: once with trees counted from outside, then timed in turn with the whole ensemble."""

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from eelit.methods.backbones.skim_encoder import Choice, SkimEncoder, Skimmed, decided
 from eelit.methods.backbones.token_layer import LayerPrice
-from eelit.methods.engine import costs
+from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy, pearson
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
 from eelit.methods.policies.base import Policy
@@ -204,6 +204,11 @@ class SkimMethod(Method):
             speed_up=full / cost,
             exits=(torch.bincount(leaving, minlength=prices.layers + 1).double() / len(leaving)).tolist(),
         )
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return the accuracy of always saying the commonest class; for values, no correlation."""
+        seen = prepared.seen("test", self.knobs[-1])
+        return chance.of_answers(seen.logits, seen.examples.targets)
 
     @torch.inference_mode()
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from eelit.methods.engine import chance
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import digest, remembered
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import TIMED
 from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive
@@ -211,6 +212,10 @@ class SplitMethod(Method):
         """Return accuracy on the target stream when the device runs the whole plain network, and that cost."""
         stream, exits = prepared.streams["test"], prepared.model.exits
         return stream.full_quality, full_cost(exits)
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return the accuracy of always saying the commonest class of the target stream."""
+        return chance.of_classes(prepared.streams["test"].examples.targets)
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth on the device, and stopping there at the largest probability: no cloud."""

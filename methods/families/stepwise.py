@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from eelit.methods.engine import chance
 from eelit.methods.engine.examples import Data, Examples, TestDataAsked, parted
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy, pearson
-from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
+from eelit.methods.engine.records import Baseline, Chance, ExitFacts, OperatingPoint
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.policies.base import Output, Policy, said
 
@@ -139,6 +140,11 @@ class StepwiseMethod(Method):
         """Return quality and mean cost of the plain network, or of the last member alone, on the test split."""
         seen = prepared.split("test")
         return self.score(seen.answers[-1], seen.targets), float(seen.full_costs.mean())
+
+    def chance(self, prepared: Any, bench: Bench) -> Chance | None:
+        """Return the accuracy of always saying the commonest class; for values, no correlation."""
+        seen = prepared.split("test")
+        return chance.of_answers(seen.answers[-1], seen.targets)
 
     def answers(self, outputs: Output, prepared: Any) -> Tensor:
         """Return the answers ``[..., C]`` or ``[...]`` in what is said, which may be more, or not the answer yet."""

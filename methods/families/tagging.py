@@ -19,11 +19,11 @@ from torch import Tensor
 
 from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
-from eelit.methods.engine import costs
+from eelit.methods.engine import chance, costs
 from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
 from eelit.methods.policies.base import Policy, usable
@@ -315,6 +315,10 @@ class TagMethod(Method):
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every layer by itself, and the share of words that some earlier layer has right and the last wrong."""
         return exit_facts(self.static(prepared, "test"), prepared.said("test"), prepared.tags("test"))
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return the accuracy of always saying the commonest tag."""
+        return chance.of_classes(prepared.tags("test"), "words")
 
     @torch.inference_mode()
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:

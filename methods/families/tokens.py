@@ -21,10 +21,10 @@ from torch import Tensor
 
 from eelit.methods.backbones.decoder import ExitDecoder, RowCache
 from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate, replay
-from eelit.methods.engine import costs
+from eelit.methods.engine import chance, costs
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.passages import LanguageData, Passages
-from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.policies.base import Policy
 
 ROWS = 400
@@ -212,6 +212,18 @@ class TokenMethod(Method):
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return 1 (the full model's text is its own), and the MACs per token of plain greedy generation."""
         return float(1 - prepared.losses("test", prepared.full("test")).mean()), self.plain_cost(prepared)
+
+    @torch.inference_mode()
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return how often the commonest token comes next, and how often the full model says rightly which.
+
+        Its quality says nothing of the model: however bad that is, it keeps its own text.
+        """
+        passages = prepared.passages("test")
+        text = torch.cat([passages.prompts, passages.references], dim=1)
+        said, true = prepared.model(text[:, :-1])[-1].argmax(dim=-1), text[:, 1:]
+        level = chance.of_classes(true.flatten(), "tokens")
+        return level.model_copy(update={"reached": float((said == true).double().mean())})
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Really skip, on test passages: once counted from outside, then timed in turn with plain generation."""

@@ -17,7 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import FailedRun, Result
+from eelit.methods.data.cache import write
+from eelit.methods.engine.records import FailedRun, Result, Unreadable, read
 from eelit.methods.harness import dependencies, registry, track
 from eelit.methods.harness.workers import Backend, spread
 
@@ -71,7 +72,7 @@ class Stored:
 
     results: list[Result]  # one per seed, by seed
     current: bool
-    unreadable: tuple[Path, ...] = ()  # files that are no results of this version
+    unreadable: tuple[Unreadable, ...] = ()  # files that are no results of this version, or do not go with the others
 
 
 def stored(name: str, key: str, place: Path | None = None) -> Stored:
@@ -79,24 +80,39 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
 
     Current is what the present code measured on the present version of the data.
     """
-    read = {path: _read(path) for path in sorted(((place or folder()) / name / key).glob("seed*.json"))}
-    found = [result for result in read.values() if result]
+    found, unreadable = _read_all(sorted(((place or folder()) / name / key).glob("seed*.json")), key)
     present, data = code(key), {item: manifest.get(item).version for item in registry.describe(key).data}
     current = [
         result
-        for result in found
+        for result in found.values()
         if result.code == present and all(result.data.get(item, version) == version for item, version in data.items())
     ]
-    chosen = current or _newest_code(found)
-    unreadable = tuple(path for path, result in read.items() if not result)
-    return Stored(sorted(chosen, key=lambda result: result.seed), bool(current), unreadable)
+    chosen = sorted(current or _newest_code(list(found.values())), key=lambda result: result.seed)
+    usual = _usual(chosen)
+    for path, result in found.items():
+        if result in chosen and result.shape != usual:
+            unreadable.append(Unreadable(path, "it has other curves than the same code's results with other seeds"))
+    return Stored([result for result in chosen if result.shape == usual], bool(current), tuple(unreadable))
 
 
-def _read(path: Path) -> Result | None:
-    try:
-        return Result.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValueError:  # cut short, or written by another version
-        return None
+def _read_all(paths: Iterable[Path], key: str) -> tuple[dict[Path, Result], list[Unreadable]]:
+    """Return the results of a method in the files, and what is wrong with the others."""
+    found: dict[Path, Result] = {}
+    unreadable: list[Unreadable] = []
+    for path in paths:
+        try:
+            found[path] = read(Result, path)
+            if found[path].key != key:
+                raise Unreadable(path, f"it is a result of {found.pop(path).key}")
+        except Unreadable as fault:
+            unreadable.append(fault)
+    return found, unreadable
+
+
+def _usual(results: Sequence[Result]) -> list[object]:
+    """Return the shape that most of the results have; of as many, that of the first."""
+    shapes = [result.shape for result in results]
+    return max(shapes, key=shapes.count, default=[])
 
 
 def _newest_code(results: Sequence[Result]) -> list[Result]:
@@ -149,6 +165,8 @@ def _run(key: str, seed: int, threads: int) -> Result | Exception:
     torch.set_num_threads(threads)
     try:
         return runner.run(key, seed=seed, scale="full")
+    except SystemExit as error:  # a method that ends the process ends no benchmark
+        return RuntimeError(f"its code ended the process (exit {error})")
     except Exception as error:
         return error
 
@@ -164,24 +182,21 @@ def why(found: Result | Exception) -> str:
 def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
     """Write why a run failed beside the results, in place of an earlier failure of the same run and code."""
     from eelit.methods.harness.runner import commit
-    from eelit.methods.harness.smoke import write
 
     now = datetime.now(UTC).replace(microsecond=0)
     failure = FailedRun(key=key, seed=seed, code=code(key), reason=reason, created=now, commit=commit())
-    write(place / key / f"failed{seed}-{failure.code}.json", failure.model_dump_json(indent=1) + "\n")
+    write(place / key / f"failed{seed}-{failure.code}.json", failure.model_dump_json(indent=1).encode() + b"\n")
 
 
 def keep(result: Result, place: Path) -> Path:
     """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable."""
-    from eelit.methods.harness.smoke import write
-
     name, number = f"seed{result.seed}-{result.code}", 1
     path = place / result.key / f"{name}.json"
-    while path.exists() and _read(path) is None:
+    while path.exists() and not _read_all([path], result.key)[0]:
         number += 1
         path = place / result.key / f"{name}-{number}.json"
     if not path.exists():
-        write(path, result.model_dump_json(indent=1) + "\n")
+        write(path, result.model_dump_json(indent=1).encode() + b"\n")
     return path
 
 
@@ -205,9 +220,9 @@ def not_run(key: str, known: Stored, place: Path) -> list[NotRun]:
     lacking = set(range(track.SEEDS)) - {result.seed for result in known.results}
     reasons: dict[str, list[int]] = {}
     for seed in sorted(lacking):
-        with suppress(OSError, ValueError):
-            text = (place / key / f"failed{seed}-{code(key)}.json").read_text(encoding="utf-8")
-            reasons.setdefault(f"failed: {FailedRun.model_validate_json(text).reason}", []).append(seed)
+        with suppress(Unreadable):
+            failure = read(FailedRun, place / key / f"failed{seed}-{code(key)}.json")
+            reasons.setdefault(f"failed: {failure.reason}", []).append(seed)
             continue
         reasons.setdefault(NO_TIME, []).append(seed)
     return [NotRun(key, tuple(seeds), reason) for reason, seeds in reasons.items()]
@@ -224,7 +239,7 @@ class Board:
     hours: float = 0.0  # at most, one after the other: each training counted for every run that used it
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
-    unreadable: tuple[Path, ...] = ()  # files among the results that are none
+    unreadable: tuple[Unreadable, ...] = ()  # files among the results that are none
 
     @property
     def unmeasured(self) -> list[str]:
@@ -242,7 +257,7 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     where = (place or folder()) / name
     rows, lacking, judged = [], [], {}
     every: list[Result] = []
-    unreadable: list[Path] = []
+    unreadable: list[Unreadable] = []
     for key in members(name):
         known = stored(name, key, place)
         lacking += not_run(key, known, where)

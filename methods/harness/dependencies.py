@@ -23,7 +23,7 @@ Symbol = tuple[str, str]
 MEASURING = ("measure", "timings", "SAMPLES", "_prepared")
 """What of the runner has a say in the figures."""
 PLUMBING = {
-    "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.records",
+    "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.contents", "engine.records",
     "harness.conformance", "harness.registry",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""

@@ -108,7 +108,7 @@ def get(key: str) -> Method:
     if key in _theirs():
         try:
             method: Method = _theirs()[key].load()()
-        except Exception as error:  # whatever its package does when it is imported
+        except (Exception, SystemExit) as error:  # whatever its package does when it is imported
             raise _broken(key, error) from error
         return method
     raise UnknownMethod(key)
@@ -123,7 +123,7 @@ def claims(key: str) -> Callable[[Any, Any, Bench, Curve], list[Outcome]] | None
     point = next(iter(entry_points(group=CLAIMS, name=key)), None)
     try:
         return point.load() if point else None
-    except Exception as error:  # whatever its package does when it is imported
+    except (Exception, SystemExit) as error:  # whatever its package does when it is imported
         raise _broken(key, error) from error
 
 
@@ -136,7 +136,7 @@ def describe(key: str) -> MethodInfo:
         raise UnknownMethod(key)
     try:
         return _described(key, _own()[key] if key in _own() else _origin(_theirs()[key].module))
-    except Exception as error:  # looking for a module imports the package around it, which may do anything
+    except (Exception, SystemExit) as error:  # looking for a module imports the package around it: it may do anything
         raise _broken(key, error) from error
 
 
@@ -160,7 +160,7 @@ def _shadowed(key: str) -> BrokenMethod:
     )
 
 
-def _broken(key: str, error: Exception) -> BrokenMethod:
+def _broken(key: str, error: BaseException) -> BrokenMethod:
     said = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if key in _own():
         return BrokenMethod(f"the method `{key}` cannot be read ({said}); mend {_own()[key]}")

@@ -165,6 +165,7 @@ def measure(
         executions=executions,
         baselines=method.baselines(prepared, bench),
         each_exit=facts,
+        chance=method.chance(prepared, bench),
         overthinking=overthinking,
     )
 

@@ -2,6 +2,13 @@
 
 A report is kept in the cache under a hash of all that it depends on (the code behind the method, versions, seed, and
 which data items with which hashes); while nothing changes, the method is not run again and its report says so.
+
+To pass, a method keeps the rules of the contract, and every variant has learnt something: its best quality lies two
+standard errors, of as many samples as there were, or more above what answers reach that do not look at the input (see
+`Chance`). And it does again what it did: where the same code has passed before on the same data, with the same
+versions, seed and kind of processor, no quality may differ by more than `TOLERANCE`. Such runs are usually equal to the
+last bit; the tolerance lets one of 120 samples tip over. After a change of any of these nothing is compared, as nothing
+would follow; that the processor is another one is told in the log.
 """
 
 from __future__ import annotations
@@ -9,22 +16,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from eelit.methods.data import fetch, manifest
-from eelit.methods.data.cache import cache_root
-from eelit.methods.engine.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
+from eelit.methods.data.cache import cache_root, keep, kept, write
+from eelit.methods.engine.records import Curve, Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
 from eelit.methods.harness import dependencies, registry
 from eelit.methods.harness.workers import Backend, spread
 
 Report = Callable[[SmokeReport], None]
+T = TypeVar("T", bound=Typed)
+ERRORS = 2.0
+"""Standard errors by which the best quality must lie above chance."""
+TOLERANCE = 0.01
+"""Most by which a quality may differ from that of the same code on the same data."""
 CHANGES = 200
 """Most changes from passing to failing and back that are remembered, the newest."""
 SECONDS = 20.0
@@ -74,6 +86,7 @@ def smoke(
         else:
             said = f"its process died: {type(outcome).__name__}"
             found = _report(key, wanted[key], "failed", 0.0, [str(outcome)], said)
+        found = _compared(found)
         reports[key] = found
         _remember(found)
         report(found)
@@ -113,11 +126,68 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
         said = f"{type(error).__name__}: {error}"
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
     broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
+    faults = ["rules broken: " + "; ".join(broken)] if broken else []
+    faults += [said for curve in result.curves if (said := at_chance(curve))]
+    log += [f"{_of(curve)} is not compared with chance: {curve.quality} has none that is told"
+            for curve in result.curves if curve.chance is None]  # fmt: skip
     if result.seconds > SECONDS:
         log.append(f"took {result.seconds:.1f} s after its preparation; it should be {SECONDS:.0f} s at most")
-    error_text = "rules broken: " + "; ".join(broken) if broken else None
-    found = _report(key, mark, "failed" if broken else "passed", result.seconds, log, error=error_text)
+    status: Literal["passed", "failed"] = "failed" if faults else "passed"
+    found = _report(key, mark, status, result.seconds, log, error="; ".join(faults) or None)
     return found.model_copy(update={"result": result, "prepared_seconds": result.prepared_seconds})
+
+
+def at_chance(curve: Curve) -> str | None:
+    """Return in one sentence that a curve is no better than chance; None if it is, or if nobody said what chance is."""
+    if curve.chance is None:
+        return None
+    reached = curve.chance.reached
+    reached = max(point.quality for point in curve.test) if reached is None else reached
+    least = curve.chance.quality + ERRORS * curve.chance.error
+    if reached >= least:
+        return None
+    return (
+        f"{_of(curve)} is at chance: it reaches {reached:.3f}, and {curve.chance.what}, {curve.chance.quality:.3f} "
+        f"± {curve.chance.error:.3f}; {least:.3f} are asked for"
+    )
+
+
+def _of(curve: Curve) -> str:
+    return f"variant {curve.variant!r}" if curve.variant else "the method"
+
+
+def _compared(found: SmokeReport) -> SmokeReport:
+    """Return a report that passed, or one that failed since the same code has given other qualities before."""
+    before = _read(_passed(found.key), SmokeReport)
+    if found.status != "passed" or before is None or before.fingerprint != found.fingerprint:
+        return found
+    if found.result is None or before.result is None:
+        return found
+    here, there = found.result.machine.processor, before.result.machine.processor
+    if here != there:
+        told = f"not compared with the run of {before.finished:%Y-%m-%d}, which was made on another processor, {there}"
+        return found.model_copy(update={"log": f"{found.log}\n{told}".strip()})
+    unlike = next(differences(found.result, before.result), None)
+    if unlike is None:
+        return found
+    told = (
+        f"unlike its run of {before.finished:%Y-%m-%d}, of the same code on the same data: {unlike}; something that "
+        f"neither tells has changed or is broken (if it is meant to be so, remove {_passed(found.key)})"
+    )
+    return found.model_copy(update={"status": "failed", "error": told})
+
+
+def differences(found: Result, before: Result) -> Iterator[str]:
+    """Yield which qualities differ by more than the tolerance, between two results of the same code."""
+    if [len(curve.test) for curve in found.curves] != [len(curve.test) for curve in before.curves]:
+        yield "there are other points"
+        return
+    for curve, other in zip(found.curves, before.curves, strict=True):
+        pairs = [(f"at {curve.knob} {p.knob:g}", p.quality, q.quality)
+                 for p, q in zip(curve.test, other.test, strict=True)]  # fmt: skip
+        for where, now, then in [("of the full model", curve.full_quality, other.full_quality), *pairs]:
+            if abs(now - then) > TOLERANCE:
+                yield f"{curve.quality} {where} is {now:.3f} and was {then:.3f} ({_of(curve)})"
 
 
 def _report(
@@ -158,68 +228,65 @@ def _longest_first(keys: Sequence[str]) -> list[str]:
     """Start what took longest last time first, so that the workers end together; new methods go first of all."""
     took: dict[str, float] = {}
     for key in keys:
-        path = _memory(key)
-        try:
-            known = SmokeReport.model_validate_json(path.read_text(encoding="utf-8"))
-            took[key] = known.seconds + known.prepared_seconds
-        except (OSError, ValueError):
-            took[key] = float("inf")
+        known = _read(_memory(key), SmokeReport)
+        took[key] = known.seconds + known.prepared_seconds if known else float("inf")
     return sorted(keys, key=lambda key: -took[key])
 
 
 def _memory(key: str) -> Path:
-    return cache_root() / "smoke" / f"{key}.json"
+    return cache_root() / "smoke" / f"{key}.kept"
+
+
+def _passed(key: str) -> Path:
+    """Return where the last report that passed lies: what later ones of the same code are compared with."""
+    return cache_root() / "smoke" / "passed" / f"{key}.kept"
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return what is kept in a file; None if there is nothing, or something that another version wrote."""
+    content = kept(path)
+    with suppress(ValueError):
+        return kind.model_validate_json(content) if content is not None else None
+    return None
 
 
 def _remembered(key: str, mark: str) -> SmokeReport | None:
     """Return the last report if it passed and nothing changed since."""
-    try:
-        known = SmokeReport.model_validate_json(_memory(key).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never run, or written by another version: run it
-        return None
-    if known.status != "passed" or known.fingerprint != mark:
+    known = _read(_memory(key), SmokeReport)
+    if known is None or known.status != "passed" or known.fingerprint != mark:
         return None
     return known.model_copy(update={"executed_now": False})
 
 
 def _remember(found: SmokeReport) -> None:
-    write(_memory(found.key), found.model_dump_json(indent=1))
+    content = found.model_dump_json(indent=1).encode()
+    keep(_memory(found.key), content)
+    if found.status == "passed":
+        keep(_passed(found.key), content)
     known = history().changes
     before = next((change.status for change in reversed(known) if change.key == found.key), None)
     if found.status != "not-run" and found.status != before:
         change = SmokeChange(
             key=found.key, status=found.status, before=before, finished=found.finished, error=found.error
         )
-        write(_history(), SmokeHistory(changes=[*known, change][-CHANGES:]).model_dump_json(indent=1))
+        keep(_history(), SmokeHistory(changes=[*known, change][-CHANGES:]).model_dump_json(indent=1).encode())
 
 
 def _history() -> Path:
-    return cache_root() / "smoke" / "changes" / "history.json"
+    return cache_root() / "smoke" / "changes" / "history.kept"
 
 
 def history() -> SmokeHistory:
     """Return which methods began to pass or to fail on this machine; nothing if that cannot be read."""
-    try:
-        return SmokeHistory.model_validate_json(_history().read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never run, or written by another version
-        return SmokeHistory()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file aside, then rename it, so that a half-written one is never seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(aside, path)
+    return _read(_history(), SmokeHistory) or SmokeHistory()
 
 
 def save(session: SmokeSession, reports: Sequence[SmokeReport], out: Path) -> None:
     """Write ``session.json``, ``history.json`` and one ``KEY.json`` per method into ``out``, where the site looks."""
     for found in reports:
-        write(out / f"{found.key}.json", found.model_dump_json(indent=1))
-    write(out / "session.json", session.model_dump_json(indent=1))
-    write(out / "history.json", history().model_dump_json(indent=1))
+        write(out / f"{found.key}.json", found.model_dump_json(indent=1).encode())
+    write(out / "session.json", session.model_dump_json(indent=1).encode())
+    write(out / "history.json", history().model_dump_json(indent=1).encode())
 
 
 def _now() -> datetime:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
@@ -44,8 +43,7 @@ def spread(
     """
     with TemporaryDirectory(prefix="eelit-") as folder, _workers(backend, jobs, threads):
         numbered = enumerate(tasks.items())
-        own = os.getpid() if backend == "loky" else None
-        left = {name: delayed(_finished)(name, task, Path(folder, f"{i}.pickle"), own) for i, (name, task) in numbered}
+        left = {name: delayed(_finished)(name, task, Path(folder, f"{i}.pickle")) for i, (name, task) in numbered}
         try:
             together = [left.values()] if jobs > 1 else [[task] for task in left.values()]
             for batch in together:
@@ -60,10 +58,8 @@ def spread(
                     yield name, error
 
 
-def _finished(name: Any, task: Callable[[], R], aside: Path, parent: int | None) -> tuple[Any, R]:
+def _finished(name: Any, task: Callable[[], R], aside: Path) -> tuple[Any, R]:
     """Run a task, unless its result lies aside, and lay it there before it is sent."""
-    if parent is not None and parent != os.getpid():
-        _end_with(parent)
     if aside.exists():
         known: R = pickle.loads(aside.read_bytes())
         return name, known
@@ -87,9 +83,12 @@ def _give_back_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-@cache
 def _end_with(parent: int) -> None:
-    """End this worker when the process that started it is killed: it would go on, and slow down what comes next."""
+    """End this worker when the process that started it is killed: it would go on, and slow down what comes next.
+
+    One that has had no task yet would wait for minutes. A signal of Linux's to that effect would come already when the
+    thread ends that started the worker.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -103,7 +102,8 @@ def _end_with(parent: int) -> None:
 def _workers(backend: Backend, jobs: int, threads: int = 1) -> Iterator[None]:
     """Run joblib's tasks in ``jobs`` processes with so many threads each; a single worker would mean this process."""
     if backend == "loky":
-        with parallel_config(backend="loky", n_jobs=max(2, jobs), inner_max_num_threads=threads):
+        watched: dict[str, Any] = {"initializer": _end_with, "initargs": (os.getpid(),)}
+        with parallel_config(backend="loky", n_jobs=max(2, jobs), inner_max_num_threads=threads, **watched):
             yield
     elif backend == "dask":
         with _dask_cluster(jobs), parallel_config(backend="dask"):

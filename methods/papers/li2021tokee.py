@@ -52,7 +52,7 @@ from eelit.methods.backbones.tag_encoder import TagEncoder
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.weights import sources_of, trained
+from eelit.methods.engine.weights import trained
 from eelit.methods.families.tagging import Prepared, TagMethod
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.window_uncertainty import (
@@ -154,8 +154,7 @@ def train_on_halts(
             faster=model.heads.parameters(), faster_rate=head_rate, **options,
         )  # fmt: skip
 
-    settings = {"train": len(data.train), "head_rate": head_rate, "drawn": repr(drawn), **options}
-    settings["drawing"] = sources_of([HaltSampling])  # an object's class is not followed from the function that uses it
+    settings = {"train": len(data.train), "head_rate": head_rate, **options}
     trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()
 

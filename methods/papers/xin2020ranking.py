@@ -45,11 +45,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import EncoderStage, encoder, stages_of
+from eelit.methods.engine import chance
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.pairs import SEPARATOR, graded_pairs, relevant
+from eelit.methods.engine.records import Chance
 from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.recipes.joint import train_joint
@@ -191,6 +193,12 @@ class EarlyExitMonoBert(ExitMethod):
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         """NDCG@10 of pairs sorted by p[1]: logits ``[N, 2]``, grades ``[N]``; queries that are cut off do not count."""
         return ndcg(*self.ranked(outputs, targets))
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """What random orders of each query's candidates reach."""
+        seen = prepared.split("test")
+        _, grades, sizes = self.ranked(seen.answers[-1], seen.targets)
+        return chance.of_orders(lambda values: ndcg(values, grades, sizes), len(grades))
 
     def ranked(self, outputs: Tensor, grades: Tensor) -> tuple[Any, Any, Any]:
         """Return the scores and grades of all whole queries, and the number of candidates of each."""

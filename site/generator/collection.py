@@ -227,8 +227,8 @@ def gather(sources: Sources, reports: Reports) -> Collection:
     for key, work in collection.works.items():
         work.places = dict(_places(loaded, key))
     collection.boards = {name: bench.board(name) for name in bench.TRACKS}
-    for path in (path for board in collection.boards.values() for path in board.unreadable):
-        print(f"eelit: {path} is left out: no result of this version of eelit", file=sys.stderr)
+    for fault in (fault for board in collection.boards.values() for fault in board.unreadable):
+        print(f"eelit: {fault}", file=sys.stderr)
     return collection
 
 

@@ -7,9 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
-from eelit.methods.engine.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession
+from eelit.methods.engine.records import SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Unreadable, read
 from eelit.methods.harness import bench
 
 State = Literal["passed-now", "failed-now", "unchanged", "earlier-passed", "earlier-failed", "not-run", "never-run"]
@@ -121,14 +119,13 @@ def read_reports(folder: Path | None, built: datetime | None = None) -> tuple[Re
     changes: tuple[SmokeChange, ...] = ()
     for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else []:
         try:
-            text = path.read_text(encoding="utf-8")
             if path.stem == "session":
-                session = SmokeSession.model_validate_json(text)
+                session = read(SmokeSession, path)
             elif path.stem == "history":
-                changes = tuple(SmokeHistory.model_validate_json(text).changes)
+                changes = tuple(read(SmokeHistory, path).changes)
             else:
-                report = SmokeReport.model_validate_json(text)
+                report = read(SmokeReport, path)
                 reports[report.key] = report
-        except (OSError, ValidationError):
-            unreadable.append(f"{path} is not a smoke report of this version and was left out; run `eelit smoke` again")
+        except Unreadable as fault:
+            unreadable.append(f"{fault}; run `eelit smoke` again")
     return Reports(reports, session, moment, changes), unreadable

@@ -1,1 +1,1 @@
-"""A package of somebody else that brings a method, and three that fail in ways of their own."""
+"""A package of somebody else that brings a method, and four that fail in ways of their own."""
