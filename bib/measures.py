@@ -1,5 +1,6 @@
-"""What the citation graph says as a whole, by networkx: pairs, the main path, communities, who stands alone.
+"""What the citation graph says as a whole: pairs, the main path, communities, who stands alone.
 
+Pairs are products of sparse matrices, which millions of edges need; the rest is networkx.
 Only citations that were seen count for pairs and path; communities use every verified edge. All of it describes what is
 known of the edges, which is far from complete.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from eelit.bib.graph import Edge, Graph
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from networkx import DiGraph
 
 SEED = 7
+MOST_PAIRS = 100_000
 EXPLAINED = {
-    "co-citation": "Two works are cited together by later works, which see them side by side.",
-    "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place.",
+    "co-citation": "Two works are cited together by later works, which see them side by side. "
+    f"{MOST_PAIRS:,} pairs at most, the closest.",
+    "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place. "
+    f"{MOST_PAIRS:,} pairs at most, the closest.",
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
     "circle, the edges inside the circle are dropped.",
@@ -83,16 +87,22 @@ def coupling(graph: Graph) -> list[Pair]:
 
 
 def _pairs(edges: Iterable[tuple[str, str]]) -> list[Pair]:
-    """Return pairs of second ends that share at least two first ends."""
-    ends: dict[str, set[str]] = {}
-    for first, second in edges:
-        ends.setdefault(first, set()).add(second)
-    through: dict[tuple[str, str], list[str]] = {}
-    for first, seconds in sorted(ends.items()):
-        for pair in combinations(sorted(seconds), 2):
-            through.setdefault(pair, []).append(first)
-    found = [Pair(one, other, tuple(works)) for (one, other), works in through.items() if len(works) > 1]
-    return sorted(found, key=lambda pair: (-len(pair.through), pair.one, pair.other))
+    """Return pairs of second ends that share at least two first ends, at most `MOST_PAIRS`."""
+    import numpy as np
+
+    from eelit.bib import matrices
+
+    found = set(edges)
+    firsts, seconds = (sorted({edge[end] for edge in found}) for end in (0, 1))
+    columns, rows = ({key: place for place, key in enumerate(keys)} for keys in (firsts, seconds))
+    ends = np.array([(rows[second], columns[first]) for first, second in found], np.int64).reshape(-1, 2)
+    matrix = matrices.ones(ends[:, 0], ends[:, 1], (len(rows), len(columns)))
+    matrix.sort_indices()
+    of = [matrix.indices[start:end] for start, end in pairwise(matrix.indptr)]
+    return [
+        Pair(seconds[one], seconds[other], tuple(firsts[place] for place in np.intersect1d(of[one], of[other])))
+        for one, other, _ in zip(*matrices.shared(matrix, 2, MOST_PAIRS), strict=True)
+    ]
 
 
 def main_path(graph: Graph) -> list[str]:
