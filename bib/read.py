@@ -114,15 +114,15 @@ def _faults(block: Block, fields: Mapping[str, str], names: Names) -> Iterator[F
         if not fields.get(name):
             yield "", f"`{key}` has no `{name}`; add it", "error"
     if fields.get("year") and not re.fullmatch(r"(19|20)\d\d", fields["year"]):
-        yield "", f"`{key}` has the year `{fields['year']}`; give four digits", "error"
+        yield "year", f"`{key}` has the year `{fields['year']}`; give four digits", "error"
     for name in fields:
         if name not in FIELDS:
             yield name, f"`{key}` has an unknown field `{name}`{did_you_mean(name, FIELDS)}", "error"
     for message, severity in names.faults:
-        yield "author", f"among the authors of `{key}` {message}", severity
+        yield "author", f"the authors of `{key}`: {message}", severity
     if fields.get("editor"):
         for message, severity in read_names(fields["editor"]).faults:
-            yield "editor", f"among the editors of `{key}` {message}", severity
+            yield "editor", f"the editors of `{key}`: {message}", severity
     for name, value in fields.items():
         yield from _faults_of_value(key, name, value)
 
@@ -140,7 +140,7 @@ def _faults_of_value(key: str, name: str, value: str) -> Iterator[Fault]:
         normal, told_so = normal_pages(read_tex(value).text)
         if not told_so:
             written = normal.replace(EN_DASH, "--")
-            yield name, f"`pages = {{{value}}}` of `{key}` is a range; write `{written}`", "warning"
+            yield name, f"the pages of `{key}` are written `{value}`; write `{written}`", "warning"
 
 
 def to_record(kind: str, key: str, fields: Mapping[str, str], names: Names) -> Record:
