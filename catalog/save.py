@@ -9,7 +9,7 @@ import yaml
 
 from eelit.catalog.schema import Entry, Implementation
 
-NUMBER_LIKE = re.compile(r"[-+]?(?:0[box])?[\d._]*(?:e[-+]?\d+)?", re.IGNORECASE)  # to YAML 1.2, not to PyYAML
+AMBIGUOUS = re.compile(r"[-+]?(?:0[box])?[\d._]*(?:e[-+]?\d+)?|[yn]", re.IGNORECASE)  # to some YAML, not to PyYAML
 WIDTH = 118
 LONGEST_LINE = 80  # longer texts are folded into a block
 
@@ -50,7 +50,7 @@ def with_implementation(text: str, implementation: Implementation) -> str:
 def scalar(text: str) -> str:
     """Return a short text as the value of a field, quoted if some version of YAML would take it for something else."""
     written = _dumped({"": text}).removeprefix("'': ").rstrip("\n")
-    return f"'{text}'" if written == text and NUMBER_LIKE.fullmatch(text) else written
+    return f"'{text}'" if written == text and AMBIGUOUS.fullmatch(text) else written
 
 
 def _dumped(data: dict[str, Any]) -> str:
