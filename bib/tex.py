@@ -149,7 +149,7 @@ class _Text(LatexNodes2Text):  # type: ignore[misc]  # pylatexenc has no types
     """pylatexenc's converter, which also notes what it does not know and keeps mathematics unambiguous."""
 
     def __init__(self, unread: list[str]) -> None:
-        super().__init__(latex_context=_printed(), strict_latex_spaces="except-in-equations")
+        super().__init__(latex_context=_printed(), strict_latex_spaces=True)
         self.unread = unread
         self.formulas = 0  # how many surround the place that is being read
 
@@ -160,10 +160,11 @@ class _Text(LatexNodes2Text):  # type: ignore[misc]  # pylatexenc has no types
         return text
 
     def macro_node_to_text(self, node: Any) -> str:
-        """Return what a command prints; of one that is unknown, its arguments."""
+        """Return what a command prints, in formulas with the space after it; of one that is unknown, its arguments."""
         name: str = node.macroname
         if name and name not in NOT_TEXT and _printed().get_macro_spec(name) is not None:
-            return str(super().macro_node_to_text(node))
+            text = str(super().macro_node_to_text(node))
+            return text + node.macro_post_space if self.formulas and self._is_bare_macro_node(node) else text
         self.unread.append(f"\\{name}")
         arguments = node.nodeargd.argnlist if node.nodeargd else None
         return "".join(self._groupnodecontents_to_text(argument) for argument in arguments or ())
