@@ -139,12 +139,14 @@ class _Cutter:
         within = WITHIN.search(text, text.find("\n") + 1) if text.count("@") > 1 and "\n" in text else None
         self._go_on(end, closed=True)
         if fault := _spoilt_start(line, text):
+            self.after = ""
             yield fault
             return
         scanner = _Scanner(text, self.macros)
         try:
             parsed = list(scanner)
         except PybtexSyntaxError as error:
+            self.after = ""  # what stands outside now is a consequence, and not told beside its cause
             if within:  # what closes it is likely to be another's brace
                 self._go_on(start + within.start(), closed=True)
                 yield _never_closed(line, "", key)
