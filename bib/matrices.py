@@ -32,10 +32,11 @@ def shared(matrix: sparse.csr_array, least: int, most: int) -> tuple[Indices, In
     none = np.zeros(0, np.int64)
     kept = (none, none, none)
     for first, product in _products(matrix):
-        found = product.tocoo()
-        one, other, count = found.row.astype(np.int64) + first, found.col.astype(np.int64), found.data
-        wanted = (other > one) & (count >= least)
-        parts = (one[wanted], other[wanted], count[wanted].astype(np.int64))
+        enough = np.flatnonzero(product.data >= least)  # few: most pairs have one thing in common
+        one = np.searchsorted(product.indptr, enough, side="right") - 1
+        other, count = product.indices[enough].astype(np.int64), product.data[enough].astype(np.int64)
+        upper = other > one
+        parts = (one[upper] + first, other[upper] + first, count[upper])
         kept = _closest(tuple(np.concatenate(both) for both in zip(kept, parts, strict=True)), most)
     return kept
 
@@ -47,14 +48,16 @@ def _closest(pairs: tuple[Indices, ...], most: int) -> tuple[Indices, Indices, I
 
 
 def _products(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Yield the product of the matrix with its transpose in blocks of rows, each with its first row."""
-    transposed = matrix.T.tocsr()
-    work = np.cumsum(matrix @ np.diff(transposed.indptr).astype(np.int64))
+    """Yield the product of the matrix with its transpose in blocks of rows, each with its first row.
+
+    The product is symmetric, so that the columns of a block start at its own first row.
+    """
+    work = np.cumsum(matrix @ np.bincount(matrix.indices, minlength=matrix.shape[1]))
     start = 0
     while start < matrix.shape[0]:
         done = work[start - 1] if start else 0
         end = max(start + 1, int(np.searchsorted(work, done + AT_ONCE, side="right")))
-        yield start, matrix[start:end] @ transposed
+        yield start, matrix[start:end] @ matrix[start:].T.tocsr()
         start = end
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SEED = 7
 MOST_PAIRS = 100_000
+MOST_FOR_LOUVAIN = 100_000
+"""Edges beyond which Louvain's method would take minutes, and labels are passed along instead."""
 EXPLAINED = {
     "co-citation": "Two works are cited together by later works, which see them side by side. "
     f"{MOST_PAIRS:,} pairs at most, the closest.",
@@ -28,7 +30,8 @@ EXPLAINED = {
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
     "circle, the edges inside the circle are dropped.",
-    "communities": "Works with more edges among themselves than to others (Louvain's method, fixed seed), each marked "
+    "communities": "Works with more edges among themselves than to others (Louvain's method, or in "
+    f"graphs of more than {MOST_FOR_LOUVAIN:,} edges label propagation; fixed seed), each marked "
     "by the term that most sets it apart from all other works, with the share of its works and of the others that "
     "carry it. No term marks two; where none is left that would set one apart, it has no mark.",
     "alone": "Works to which no verified edge leads: nothing is known yet of how they connect.",
@@ -160,7 +163,10 @@ def communities(graph: Graph) -> list[list[str]]:
     joined.add_weighted_edges_from(
         (one, other, count) for (one, other), count in sorted(counts.items()) if one != other
     )
-    found = networkx.community.louvain_communities(joined, weight="weight", seed=SEED)
+    few = joined.number_of_edges() <= MOST_FOR_LOUVAIN
+    algorithms = networkx.community
+    find = algorithms.louvain_communities if few else algorithms.fast_label_propagation_communities
+    found = find(joined, weight="weight", seed=SEED)
     inside = [sorted(group, key=lambda key: (-joined.degree(key, weight="weight"), key)) for group in found]
     return sorted((group for group in inside if len(group) > 1), key=lambda group: (-len(group), group[0]))
 

@@ -98,6 +98,14 @@ def test_communities_are_what_hangs_together_and_the_same_every_time():
     assert found == communities(made_with(two))
 
 
+def test_large_graphs_have_communities_too(monkeypatch):
+    monkeypatch.setattr("eelit.bib.measures.MOST_FOR_LOUVAIN", 0)
+    graph = made_with([(pair, True) for pair in ("ab", "bc", "ca", "de", "ef", "fd")])
+    found = communities(graph)
+    assert sorted(map(sorted, found)) == [["a", "b", "c"], ["d", "e", "f"]]
+    assert found == communities(graph)
+
+
 def test_recalled_relations_join_nobody():
     graph = made_with([("ab", True), ("bc", False)], more="d")
     assert communities(graph) == [["a", "b"]]
