@@ -106,7 +106,11 @@ def _fault_of_name(name: str) -> str:
     if EXTENDED.search(_hidden(name)):
         return f"`{name}` is biber's form of a name; write `{_from_extended(name)}`"
     if _body(name):
-        return "" if plain_text(name) else "a name is empty; write it or take it out"
+        return (
+            ""
+            if plain_text(name)
+            else f"the name `{name}` is empty, or cannot be read as text; write it or take it out"
+        )
     parts = _commas(name)
     if len(parts) > 1 and not all(parts):
         return f"`{name}` has a comma without a name beside it; write `{', '.join(part for part in parts if part)}`"
@@ -116,7 +120,7 @@ def _fault_of_name(name: str) -> str:
         return f"`{name}` has its suffix at the end; write `{parts[0]}, {parts[2]}, {parts[1]}`"
     if len(parts) > 2:
         return f"`{name}` holds {len(parts) - 1} commas; separate names by `and`: write `{_from_commas(parts)}`"
-    return "" if plain_text(name) else "a name is empty; write it or take it out"
+    return "" if plain_text(name) else f"the name `{name}` is empty, or cannot be read as text; write it or take it out"
 
 
 def _from_extended(name: str) -> str:

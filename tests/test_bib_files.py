@@ -55,7 +55,7 @@ EXPECTED = {
             (9, "error", "write `Beek, Anna and Dorn, Carl and others`"),
             (10, "error", "write `Doe, Jr., John`"),
             (11, "error", "write `Beek`"),
-            (12, "error", "a name is empty"),
+            (12, "error", "is empty, or cannot be read as text"),
             (13, "error", "`&ouml;` is HTML"),
             (14, "error", "the editors of `doe2020editor`"),
             (15, "warning", "write `Anna Beek and Carl Dorn`, else put the family in braces"),
