@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from pybtex.database import InvalidNameString
@@ -51,6 +52,7 @@ def read_names(tex: str) -> Names:
     return Names(tuple(people), others, tuple(faults))
 
 
+@lru_cache(maxsize=4_096)
 def _hidden(tex: str) -> str:
     """Return a text of the same length in which braces and what they hold are hidden."""
     if "{" not in tex:
@@ -91,9 +93,9 @@ def _fault_of_list(tex: str, names: list[str]) -> str:
     if OTHERS in (name.casefold() for name in names[:-1]) or names[0].casefold() == OTHERS:
         kept = [name for name in names if name.casefold() != OTHERS] or ["Family, Given"]
         return f"`and others` stands at the end, after a name; write `{_joined([*kept, OTHERS])}`"
-    if found := next((name for name in names if ET_AL.search(_hidden(name))), None):
+    if cut := next((name for name in names if ET_AL.search(_hidden(name))), None):
         others = [*(ET_AL.sub("", name) for name in names), OTHERS]
-        return f"`{found}` is not BibTeX's way to leave authors out; write `{_joined(others)}`"
+        return f"`{cut}` is not BibTeX's way to leave authors out; write `{_joined(others)}`"
     return ""
 
 
@@ -101,6 +103,7 @@ def _joined(names: list[str]) -> str:
     return " and ".join(name for name in names if name)
 
 
+@lru_cache(maxsize=32_768)  # people write more than one paper
 def _fault_of_name(name: str) -> str:
     """Return what is wrong with one name of a list."""
     if EXTENDED.search(_hidden(name)):
@@ -143,7 +146,7 @@ def _from_commas(parts: list[str]) -> str:
 def _doubt(name: str, names: list[str]) -> str:
     """Return that a name may be two with a comma between; a body, or a family in braces, leaves no doubt."""
     parts = _commas(name)
-    if len(parts) != 2 or (len(names) > 1 and all(len(_commas(other)) > 1 for other in names)):
+    if len(parts) != 2 or name.count(" ") < 3 or (len(names) > 1 and all(len(_commas(other)) > 1 for other in names)):
         return ""
     words = [part.split() for part in parts]
     if any(HIDDEN in _hidden(part) for part in parts) or any(len(each) < 2 for each in words):
@@ -170,10 +173,12 @@ def _groups(name: str) -> Iterator[int]:
             yield place
 
 
+@lru_cache(maxsize=32_768)
 def _person(name: str) -> Person:
     if _body(name):
         return Person(plain_text(name), corporate=True)
     person = TexPerson(name)
     given = person.first_names + person.middle_names
     family = person.prelast_names + person.last_names
-    return Person(*(plain_text(" ".join(part)) for part in (family, given, person.lineage_names)))
+    family, given, suffix = (plain_text(" ".join(part)) for part in (family, given, person.lineage_names))
+    return Person(family, given, suffix)

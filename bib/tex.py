@@ -22,6 +22,7 @@ TEX = re.compile(r"[\\{}~$`]|--|''")
 BRACES_ONLY = re.compile(r"(?:[^\\~$`'-]|'(?!')|-(?!-))*")  # most titles; converting takes a hundred times longer
 ESCAPED_OR_PERCENT = re.compile(r"(\\.)|%", re.DOTALL)
 ESCAPED_OR_DOLLAR = re.compile(r"(\\.)|\$", re.DOTALL)
+WANTS_MORE = re.compile(r"\\(?:[A-Za-z]+\*?|[^A-Za-z&%_#{},;:!/-])?$")
 COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|.)?", re.DOTALL)
 
 SWITCHES = (
@@ -120,6 +121,33 @@ def read_tex(tex: str) -> Plain:
         return Plain(tex)
     if BRACES_ONLY.fullmatch(tex):
         return Plain(" ".join(tex.replace("{", "").replace("}", "").split()))
+    read = [_converted(word) if TEX.search(word) else Plain(word) for word in _words(tex)]
+    unread = dict.fromkeys(command for part in read for command in part.unread)
+    return Plain(" ".join(part.text for part in read if part.text), tuple(unread))
+
+
+def _words(tex: str) -> list[str]:
+    """Return the parts of a text that can be converted by themselves: it has few different words with TeX in them.
+
+    A word ends at a space outside of braces. Where one ends in a command that may want what follows, or there is a
+    formula, which may go on, the text is one part.
+    """
+    if "$" in tex or r"\begin" in tex:
+        return [tex]
+    words: list[str] = []
+    depth = 0
+    for piece in tex.split():
+        if depth:
+            words[-1] += f" {piece}"
+        else:
+            words.append(piece)
+        depth += piece.count("{") - piece.count("}")
+    return [tex] if any(WANTS_MORE.search(word) for word in words) else words
+
+
+@lru_cache(maxsize=32_768)
+def _converted(tex: str) -> Plain:
+    """Return what pylatexenc makes of TeX."""
     source = ESCAPED_OR_PERCENT.sub(lambda found: found[1] or r"\%", tex)
     unread: list[str] = []
     if sum(not found[1] for found in ESCAPED_OR_DOLLAR.finditer(source)) % 2:
