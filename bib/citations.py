@@ -1,21 +1,23 @@
-"""Who cites whom inside the collection, each edge with its evidence."""
+"""Who cites whom inside the collection, each edge with its evidence, and whose reference list is known in full."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from eelit.bib.problems import Problem, did_you_mean
 
 COLUMNS = ["citing_key", "cited_key", "evidence", "kind"]
+LIST_COLUMNS = ["key", "complete", "source", "references"]
 KINDS = {
     "bibliography": "found in the reference list of the citing work",
     "text-citation": "found in the running text of the citing work",
     "baseline-comparison": "compared with or built upon in experiments or code; whether it is cited was not seen",
 }
 CITING_KINDS = ("bibliography", "text-citation")
-WORKS_READ_IN_FULL = "eight"  # the rest of the edges come from abstracts, introductions and code
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 @dataclass(frozen=True)
@@ -44,40 +46,73 @@ class Citations:
     known: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
 
 
-def completeness(edges: int) -> str:
-    """Return the sentence that goes with every view of the graph."""
+@dataclass
+class ReferenceLists:
+    """The works whose reference list was looked at, each with its line; those in `complete` were read to the end.
+
+    The edges of all other works come from abstracts, introductions and code.
+    """
+
+    path: Path
+    lines: dict[str, int] = field(default_factory=dict)
+    complete: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def completeness(edges: int, complete: int) -> str:
+    """Return the sentence that goes with every view of the graph, of so many edges and complete reference lists."""
+    number = NUMBERS[complete] if complete < len(NUMBERS) else str(complete)
     return (
         f"{edges} citations inside the collection are known, and complete reference lists could be read for "
-        f"{WORKS_READ_IN_FULL} works only: a missing edge proves nothing, and works are not ranked by citations."
+        f"{number} works only: a missing edge proves nothing, and works are not ranked by citations."
     )
 
 
 def read_citations(path: Path) -> Citations:
     """Read the table of edges; rows with a fault are left out and reported."""
     citations = Citations(path)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            if header != COLUMNS:
-                citations.problems.append(Problem(str(path), 1, f"the first line must read `{','.join(COLUMNS)}`"))
-                return citations
-            for row in rows:
-                _add_row(citations, rows.line_num, row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        citations.problems.append(Problem(str(path), 1, f"the citations cannot be read: {error}"))
+    for line, row in _rows(path, COLUMNS, citations.problems):
+        if fault := _fault(citations, row):
+            citations.problems.append(Problem(str(path), line, fault))
+            continue
+        edge = Citation(*row)
+        citations.edges.append(edge)
+        citations.known.add((edge.citing, edge.cited, edge.kind))
+        citations.lines.append(line)
     return citations
 
 
-def _add_row(citations: Citations, line: int, row: list[str]) -> None:
-    fault = _fault(citations, row)
-    if fault:
-        citations.problems.append(Problem(str(citations.path), line, fault))
+def read_reference_lists(path: Path) -> ReferenceLists:
+    """Read which reference lists are complete; rows with a fault are left out and reported."""
+    lists = ReferenceLists(path)
+    for line, row in _rows(path, LIST_COLUMNS, lists.problems):
+        if fault := _fault_of_list(lists, row):
+            lists.problems.append(Problem(str(path), line, fault))
+            continue
+        lists.lines[row[0]] = line
+        if row[1] == "yes":
+            lists.complete.append(row[0])
+    return lists
+
+
+def _rows(path: Path, columns: list[str], problems: list[Problem]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows below the header, each with its line. A row is one line, so that a lost quote costs one row."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        problems.append(Problem(str(path), 1, f"the table cannot be read: {error}"))
         return
-    edge = Citation(*row)
-    citations.edges.append(edge)
-    citations.known.add((edge.citing, edge.cited, edge.kind))
-    citations.lines.append(line)
+    for line, found in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines() or [b""], start=1):
+        try:
+            row = next(csv.reader([found.decode("utf-8")], strict=True), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            row, said = [], f"this row cannot be read ({error}); save it as UTF-8, and quote a value that holds quotes"
+            problems.append(Problem(str(path), line, said))
+        if line == 1 and row != columns:
+            problems.append(Problem(str(path), 1, f"the first line must read `{','.join(columns)}`"))
+            return
+        if line > 1 and row:
+            yield line, row
 
 
 def _fault(citations: Citations, row: list[str]) -> str:
@@ -90,4 +125,17 @@ def _fault(citations: Citations, row: list[str]) -> str:
         return f"`{citing}` cannot cite itself; mend or remove the row"
     if (citing, cited, kind) in citations.known:
         return f"the edge `{citing}` → `{cited}` ({kind}) stands here twice; keep one"
+    return ""
+
+
+def _fault_of_list(lists: ReferenceLists, row: list[str]) -> str:
+    if len(row) != len(LIST_COLUMNS) or not all(row[:3]):
+        return f"a row has {len(LIST_COLUMNS)} columns ({', '.join(LIST_COLUMNS)}), of which only the last may be empty"
+    key, complete, _, references = row
+    if complete not in ("yes", "no"):
+        return f"`complete` of `{key}` is `{complete}`; write yes or no"
+    if references and not references.isdecimal():
+        return f"`references` of `{key}` is `{references}`; write how many there are, or nothing"
+    if key in lists.lines:
+        return f"the list of `{key}` stands here twice; keep one"
     return ""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from eelit.bib.record import Record
+from eelit.bib.record import ET_AL, Person, Record
 
 RIS_TYPES = {
     "article": "JOUR",
@@ -50,13 +50,19 @@ def to_ris(records: Iterable[Record]) -> str:
 def _ris_record(record: Record) -> str:
     first, _, last = record.pages.partition("–")
     tags = [("TY", RIS_TYPES[record.type]), ("ID", record.key), ("TI", record.title)]
-    tags += [("AU", person.inverted) for person in record.authors]
+    tags += [("AU", _ris_name(person)) for person in record.authors]
+    tags += [("AU", ET_AL)] if record.et_al else []
     tags += [("PY", str(record.year)), ("T2", record.venue), ("VL", record.volume), ("IS", record.number)]
     tags += [("SP", first), ("EP", last), ("C7", record.articleno), ("PB", record.publisher), ("DO", record.doi)]
     tags += [("AN", f"arXiv:{record.arxiv}" if record.arxiv else "")]
     tags += [("UR", address) for _, address in record.links()[:1]]
     lines = [f"{tag}  - {value}" for tag, value in tags if value]
     return "\r\n".join([*lines, "ER  - ", ""])
+
+
+def _ris_name(person: Person) -> str:
+    """Return a name as RIS has it. A comma splits it there, so the name of a body goes without."""
+    return person.family.replace(",", "") if person.corporate else person.inverted
 
 
 def to_csl(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -74,7 +80,7 @@ def _csl_item(record: Record) -> dict[str, Any]:
         "id": record.key,
         "type": CSL_TYPES[record.type],
         "title": record.title,
-        "author": [{name: value for name, value in vars(person).items() if value} for person in record.authors],
+        "author": [*map(_csl_name, record.authors), *([{"literal": ET_AL}] if record.et_al else [])],
         "issued": {"date-parts": [[record.year]]},
         "container-title": record.venue,
         "volume": record.volume,
@@ -90,6 +96,13 @@ def _csl_item(record: Record) -> dict[str, Any]:
     return {name: value for name, value in item.items() if value}
 
 
+def _csl_name(person: Person) -> dict[str, str]:
+    if person.corporate:
+        return {"literal": person.family}
+    named = {"family": person.family, "given": person.given, "suffix": person.suffix}
+    return {name: value for name, value in named.items() if value}
+
+
 CSV_COLUMNS = ("key", "title", "authors", "year", "venue", "doi", "arxiv", "url")
 
 
@@ -99,7 +112,7 @@ def to_csv(records: Iterable[Record]) -> str:
     rows = csv.writer(out)
     rows.writerow(CSV_COLUMNS)
     for record in records:
-        authors = "; ".join(person.inverted for person in record.authors)
+        authors = "; ".join([*(person.inverted for person in record.authors), *([ET_AL] if record.et_al else [])])
         url = next((address for _, address in record.links()), "")
         rows.writerow([record.key, record.title, authors, record.year, record.venue, record.doi, record.arxiv, url])
     return out.getvalue()

@@ -68,8 +68,14 @@ class Neighbour:
 class Graph:
     """Works and typed edges; parts of it are graphs again."""
 
-    def __init__(self, nodes: Iterable[Node], edges: Iterable[Edge], whole: Graph | None = None) -> None:
-        """Keep the edges whose two ends are among the nodes; `whole` is the graph that this is a part of."""
+    def __init__(
+        self, nodes: Iterable[Node], edges: Iterable[Edge], whole: Graph | None = None, *, complete_lists: int = 0
+    ) -> None:
+        """Keep the edges whose two ends are among the nodes.
+
+        `whole` is the graph that this is a part of; of how many works the list of references is complete, only the
+        whole need be told.
+        """
         self.nodes = {node.key: node for node in nodes}
         self.edges = [edge for edge in edges if edge.source in self.nodes and edge.target in self.nodes]
         self._cites: dict[str, list[str]] = {}
@@ -86,6 +92,7 @@ class Graph:
                     later, earlier = earlier, later
                 self._onto.setdefault(later, []).append(earlier)
                 self._under.setdefault(earlier, []).append(later)
+        self.complete_lists: int = whole.complete_lists if whole else complete_lists
         self.citations: int = whole.citations if whole else sum(edge.group == "citation" for edge in self.edges)
 
     def to_networkx(self) -> MultiDiGraph[str]:
@@ -169,7 +176,7 @@ class Graph:
 
     def note(self) -> str:
         """Return what a reader must know of how complete the edges are."""
-        return completeness(self.citations)
+        return completeness(self.citations, self.complete_lists)
 
 
 def _closest(built: Iterable[str], cited: Iterable[str]) -> dict[str, Link]:

@@ -1,5 +1,6 @@
-"""What the citation graph says as a whole, by networkx: pairs, the main path, communities, who stands alone.
+"""What the citation graph says as a whole: pairs, the main path, communities, who stands alone.
 
+Pairs are products of sparse matrices, which millions of edges need; the rest is networkx.
 Only citations that were seen count for pairs and path; communities use every verified edge. All of it describes what is
 known of the edges, which is far from complete.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from eelit.bib.graph import Edge, Graph
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
     from networkx import DiGraph
 
 SEED = 7
+MOST_PAIRS = 100_000
+MOST_FOR_LOUVAIN = 100_000
+"""Edges beyond which Louvain's method would take minutes, and labels are passed along instead."""
 EXPLAINED = {
-    "co-citation": "Two works are cited together by later works, which see them side by side.",
-    "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place.",
+    "co-citation": "Two works are cited together by later works, which see them side by side. "
+    f"{MOST_PAIRS:,} pairs at most, the closest.",
+    "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place. "
+    f"{MOST_PAIRS:,} pairs at most, the closest.",
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
     "circle, the edges inside the circle are dropped.",
-    "communities": "Works with more edges among themselves than to others (Louvain's method, fixed seed), each marked "
+    "communities": "Works with more edges among themselves than to others (Louvain's method, or in "
+    f"graphs of more than {MOST_FOR_LOUVAIN:,} edges label propagation; fixed seed), each marked "
     "by the term that most sets it apart from all other works, with the share of its works and of the others that "
     "carry it. No term marks two; where none is left that would set one apart, it has no mark.",
     "alone": "Works to which no verified edge leads: nothing is known yet of how they connect.",
@@ -83,16 +90,38 @@ def coupling(graph: Graph) -> list[Pair]:
 
 
 def _pairs(edges: Iterable[tuple[str, str]]) -> list[Pair]:
-    """Return pairs of second ends that share at least two first ends."""
-    ends: dict[str, set[str]] = {}
-    for first, second in edges:
-        ends.setdefault(first, set()).add(second)
-    through: dict[tuple[str, str], list[str]] = {}
-    for first, seconds in sorted(ends.items()):
-        for pair in combinations(sorted(seconds), 2):
-            through.setdefault(pair, []).append(first)
-    found = [Pair(one, other, tuple(works)) for (one, other), works in through.items() if len(works) > 1]
-    return sorted(found, key=lambda pair: (-len(pair.through), pair.one, pair.other))
+    """Return pairs of second ends that share at least two first ends, at most `MOST_PAIRS`."""
+    import numpy as np
+
+    from eelit.bib import matrices
+
+    found = set(edges)
+    firsts, seconds = (sorted({edge[end] for edge in found}) for end in (0, 1))
+    columns, rows = ({key: place for place, key in enumerate(keys)} for keys in (firsts, seconds))
+    ends = np.array([(rows[second], columns[first]) for first, second in found], np.int64).reshape(-1, 2)
+    matrix = matrices.ones(ends[:, 0], ends[:, 1], (len(rows), len(columns)))
+    matrix.sort_indices()
+    of = [matrix.indices[start:end] for start, end in pairwise(matrix.indptr)]
+    return [
+        Pair(seconds[one], seconds[other], tuple(firsts[place] for place in np.intersect1d(of[one], of[other])))
+        for one, other, _ in zip(*matrices.shared(matrix, 2, MOST_PAIRS), strict=True)
+    ]
+
+
+def pagerank(graph: Graph) -> dict[str, float]:
+    """Return how often a reader comes by each work who follows citations, and now and then opens any work.
+
+    It is for those who know every citation: no page shows it, since too few are known here to rank works by.
+    """
+    import numpy as np
+
+    from eelit.bib import matrices
+
+    places = {key: place for place, key in enumerate(graph.nodes)}
+    edges = [(places[edge.source], places[edge.target]) for edge in _citations(graph)]
+    ends = np.array(edges, np.int64).reshape(-1, 2)
+    matrix = matrices.ones(ends[:, 0], ends[:, 1], (len(places), len(places)))
+    return dict(zip(graph.nodes, matrices.pagerank(matrix).tolist(), strict=True))
 
 
 def main_path(graph: Graph) -> list[str]:
@@ -134,7 +163,10 @@ def communities(graph: Graph) -> list[list[str]]:
     joined.add_weighted_edges_from(
         (one, other, count) for (one, other), count in sorted(counts.items()) if one != other
     )
-    found = networkx.community.louvain_communities(joined, weight="weight", seed=SEED)
+    few = joined.number_of_edges() <= MOST_FOR_LOUVAIN
+    algorithms = networkx.community
+    find = algorithms.louvain_communities if few else algorithms.fast_label_propagation_communities
+    found = find(joined, weight="weight", seed=SEED)
     inside = [sorted(group, key=lambda key: (-joined.degree(key, weight="weight"), key)) for group in found]
     return sorted((group for group in inside if len(group) > 1), key=lambda group: (-len(group), group[0]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,11 @@ def shown(path: str | Path) -> str:
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Return `; did you mean …?` if a known word is close, else nothing."""
+    return _hint(word, tuple(known))
+
+
+@lru_cache(maxsize=1_000)  # a field that nothing knows comes with every record of a file
+def _hint(word: str, known: tuple[str, ...]) -> str:
     import difflib  # only needed once something is wrong
 
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)

@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pybtex.bibtex.utils import split_name_list
-from pybtex.database import Person as TexPerson
-from pybtex.database.input.bibtex import LowLevelParser
-from pybtex.richtext import Text
-from pybtex.scanner import PrematureEOF, PybtexSyntaxError
+from eelit.bib.blocks import TYPES, Block, blocks
+from eelit.bib.identifiers import EN_DASH, arxiv_id, normal_pages
+from eelit.bib.names import Names, read_names
+from eelit.bib.problems import Problem, Severity, did_you_mean
+from eelit.bib.record import Record
+from eelit.bib.tex import read_tex, read_verbatim
 
-from eelit.bib.problems import Problem, did_you_mean
-from eelit.bib.record import Person, Record
-
-TYPES = ("article", "book", "incollection", "inproceedings", "mastersthesis", "misc", "phdthesis", "techreport")
 VENUE_FIELDS = ("journal", "booktitle", "howpublished", "school", "institution")
+VERBATIM_FIELDS = ("acl", "doi", "eprint", "openreview", "url")  # `_` and `%` mean themselves
 OTHER_FIELDS = (
-    *(
-        "address",
-        "archiveprefix",
-        "articleno",
-        "author",
-        "doi",
-        "edition",
-        "editor",
-        "eprint",
-        "isbn",
-        "issn",
-        "month",
-        "note",
-        "numpages",
-    ),
-    *("acl", "number", "openreview", "pages", "primaryclass", "publisher", "series", "title", "url", "volume", "year"),
+    *("address", "archiveprefix", "articleno", "author", "edition", "editor", "isbn", "issn", "month", "note"),
+    *("numpages", "number", "pages", "primaryclass", "publisher", "series", "title", "volume", "year"),
 )
-FIELDS = VENUE_FIELDS + OTHER_FIELDS
+FIELDS = VENUE_FIELDS + VERBATIM_FIELDS + OTHER_FIELDS
 REQUIRED = ("author", "title", "year")
-LOST_AT = re.compile(rf"[ \t]*({'|'.join(TYPES)})[ \t]*[{{(]\s*([^\s,}}]+)\s*,", re.IGNORECASE)
-START = re.compile(rf"^(?:@|{LOST_AT.pattern})", re.MULTILINE | re.IGNORECASE)
-TEX = re.compile(r"[\\{}~$%`]|--|''")
-KEY = re.compile(r"@\s*(\w+)\s*[{(]\s*([^\s,}]+)\s*")
-NO_RECORDS = ("comment", "preamble", "string")
+WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+UNDECODED = re.compile("[\udc80-\udcff]")  # what Python makes of bytes that are not UTF-8
+
+Fault = tuple[str, str, Severity]
+"""Name of the field, or nothing if the whole record is meant; what is wrong; and how much that matters."""
 
 
 @dataclass
@@ -60,157 +44,129 @@ class Bibliography:
         return self.lines.get((key, name)) or self.lines.get((key, "")) or 1
 
 
-class _Scanner(LowLevelParser):  # type: ignore[misc]  # pybtex has no types
-    """pybtex's own scanner, which also remembers the line on which each field starts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.field_lines: list[tuple[str, int]] = []
-
-    def parse_field(self) -> None:
-        """Parse one field and note where its name stood."""
-        self.eat_whitespace()
-        line = self.lineno
-        super().parse_field()
-        if self.current_field_name:
-            self.field_lines.append((self.current_field_name.lower(), line))
-
-
 def read_bibliography(path: Path) -> Bibliography:
     """Read a BibTeX file; a record with a fault is left out and reported, the others are kept."""
     bibliography = Bibliography(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        bibliography.problems.append(Problem(str(path), 1, f"the bibliography cannot be read: {error}"))
-        return bibliography
-    for line, chunk in _chunks(text):
-        _read_chunk(bibliography, line, chunk)
+    text = _read_text(bibliography)
+    for block in blocks(text):
+        _add_block(bibliography, block)
+    if text and not bibliography.records and not bibliography.problems:
+        _report(bibliography, 1, "the file holds no record; restore it or fill it in")
     return bibliography
 
 
-def _chunks(text: str) -> Iterator[tuple[int, str]]:
-    """Cut the file at each line that starts a record, so that an unclosed one does not swallow the next.
-
-    A record that lost its `@` starts one too: BibTeX takes it for a comment, and nobody would miss it.
-    """
-    starts = [match.start() for match in START.finditer(text)]
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
-        yield text.count("\n", 0, start) + 1, text[start:end]
+def _report(bibliography: Bibliography, line: int, message: str, severity: Severity = "error") -> None:
+    message = message.encode("utf-8", errors="replace").decode("utf-8")  # bytes that are no text cannot be printed
+    bibliography.problems.append(Problem(str(bibliography.path), line, message, severity))
 
 
-def _read_chunk(bibliography: Bibliography, line: int, chunk: str) -> None:
-    found = KEY.match(chunk)
-    key = found[2] if found else ""
-    if cause := _spoilt_start(chunk, found):
-        key, offset, message = cause
-        bibliography.broken.add(key)
-        bibliography.problems.append(Problem(str(bibliography.path), line + offset, message))
-        return
-    scanner = _Scanner(chunk)
+def _read_text(bibliography: Bibliography) -> str:
+    """Return the text of the file without a byte-order mark; bytes that are not UTF-8 are kept, to be told apart."""
     try:
-        parsed = list(scanner)
-    except PybtexSyntaxError as error:
-        bibliography.broken.add(key)
-        bibliography.problems.append(_syntax_problem(bibliography.path, line, key, error))
+        content = bibliography.path.read_bytes()
+    except OSError as error:
+        _report(bibliography, 1, f"the bibliography cannot be read: {error}")
+        return ""
+    if content[:2] in WIDE_MARKS:
+        _report(bibliography, 1, f"the file is {WIDE_MARKS[content[:2]]}; save it as UTF-8")
+        return ""
+    text = content.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
+    if not text.strip():
+        _report(bibliography, 1, "the file is empty; restore it or fill it in")
+    return text
+
+
+def _add_block(bibliography: Bibliography, block: Block) -> None:
+    key = block.key
+    if block.fault:
+        _report(bibliography, block.line, block.fault, block.severity)
+        if block.severity == "error" and key:
+            bibliography.broken.add(key)
+            bibliography.lines.setdefault((key, ""), block.line)
         return
-    for command, body in parsed:
-        if command.lower() in NO_RECORDS:
-            continue
-        fields = {name.lower(): " ".join("".join(parts).split()) for name, parts in body[1]}
-        lines = {"": line} | {name: line + offset - 1 for name, offset in scanner.field_lines}
-        twice = [name for name in fields if [seen for seen, _ in scanner.field_lines].count(name) > 1]
-        _add_record(bibliography, command.lower(), body[0], fields, lines, twice)
-
-
-def _spoilt_start(chunk: str, found: re.Match[str] | None) -> tuple[str, int, str] | None:
-    """Return key, line within the chunk and fault of a start that the parser would pass over in silence."""
-    if lost := LOST_AT.match(chunk):
-        kind, key = lost[1], lost[2]
-        return key, 0, f"the record `{key}` has lost its `@`; write `@{kind}{{{key},`"
-    if found and found[1].lower() not in NO_RECORDS and chunk[found.end() : found.end() + 1] not in (",", "}", ")"):
-        key = found[2]
-        return key, chunk.count("\n", 0, found.end(2)), f"a comma is missing after the key `{key}`; add it"
-    return None
-
-
-def _syntax_problem(path: Path, line: int, key: str, error: PybtexSyntaxError) -> Problem:
-    if isinstance(error, PrematureEOF):
-        return Problem(str(path), line, f"the record `{key}` is never closed; a brace, quote or comma is missing")
-    what = str(error).split(": ", 1)[-1]
-    return Problem(
-        str(path), line + error.lineno - 1, f"the record `{key}` is not valid BibTeX ({what}); mend this line"
-    )
-
-
-def _add_record(
-    bibliography: Bibliography, kind: str, key: str, fields: dict[str, str], lines: dict[str, int], twice: list[str]
-) -> None:
-    path = str(bibliography.path)
     if key in bibliography.records or key in bibliography.broken:
         first = bibliography.line(key)
         message = f"the key `{key}` is already used in line {first}; keep one record, or rename this one"
-        bibliography.problems.append(Problem(path, lines[""], message))
+        _report(bibliography, block.line, message)
         return
+    lines = {"": block.line} | dict(block.lines)
     bibliography.lines |= {(key, name): line for name, line in lines.items()}
-    faults = [(lines[name], f"`{key}` gives `{name}` twice; keep one") for name in twice]
-    faults += [(lines[""], message) for message in _faults_of_record(kind, key, fields)]
-    faults += [
-        (lines[name], f"`{key}` has an unknown field `{name}`{did_you_mean(name, FIELDS)}")
-        for name in fields
-        if name not in FIELDS
-    ]
-    bibliography.problems += [Problem(path, line, message) for line, message in faults]
-    if faults:
+    fields = dict(block.fields)
+    names = read_names(fields["author"]) if fields.get("author") else Names()
+    faults = list(_faults(block, fields, names))
+    for name, message, severity in faults:
+        _report(bibliography, lines.get(name, block.line), message, severity)
+    if any(severity == "error" for _, _, severity in faults):
         bibliography.broken.add(key)
     else:
-        bibliography.records[key] = to_record(kind, key, fields)
+        bibliography.records[key] = to_record(block.kind, key, fields, names)
 
 
-def _faults_of_record(kind: str, key: str, fields: dict[str, str]) -> Iterator[str]:
-    if kind not in TYPES:
-        yield f"`{key}` has an unknown type `@{kind}`{did_you_mean(kind, TYPES)}"
+def _faults(block: Block, fields: Mapping[str, str], names: Names) -> Iterator[Fault]:
+    """Yield what is wrong with a record that is sound BibTeX."""
+    key, seen = block.key, [name for name, _ in block.lines]
+    for name in dict.fromkeys(seen):
+        if seen.count(name) > 1:
+            yield name, f"`{key}` gives `{name}` twice; keep one", "error"
+    if block.kind not in TYPES:
+        yield "", f"`{key}` has an unknown type `@{block.kind}`{did_you_mean(block.kind, TYPES)}", "error"
     for name in REQUIRED:
         if not fields.get(name):
-            yield f"`{key}` has no `{name}`; add it"
+            yield "", f"`{key}` has no `{name}`; add it", "error"
     if fields.get("year") and not re.fullmatch(r"(19|20)\d\d", fields["year"]):
-        yield f"`{key}` has the year `{fields['year']}`; give four digits"
+        yield "year", f"`{key}` has the year `{fields['year']}`; give four digits", "error"
+    for name in fields:
+        if name not in FIELDS:
+            yield name, f"`{key}` has an unknown field `{name}`{did_you_mean(name, FIELDS)}", "error"
+    for message, severity in names.faults:
+        yield "author", f"the authors of `{key}`: {message}", severity
+    if fields.get("editor"):
+        for message, severity in read_names(fields["editor"]).faults:
+            yield "editor", f"the editors of `{key}`: {message}", severity
+    for name, value in fields.items():
+        yield from _faults_of_value(key, name, value)
 
 
-def to_record(kind: str, key: str, fields: dict[str, str]) -> Record:
+def _faults_of_value(key: str, name: str, value: str) -> Iterator[Fault]:
+    if UNDECODED.search(value):
+        yield name, f"`{name}` of `{key}` holds bytes that are not UTF-8; save the file as UTF-8", "error"
+        return
+    unread = (read_verbatim if name in VERBATIM_FIELDS else read_tex)(value).unread
+    if unread:
+        told = ", ".join(f"`{command}`" for command in unread)
+        message = f"`{name}` of `{key}` holds {told}, which cannot be read as text; write what it stands for"
+        yield name, message, "warning"
+    if name == "pages":
+        normal, told_so = normal_pages(read_tex(value).text)
+        if not told_so:
+            written = normal.replace(EN_DASH, "--")
+            yield name, f"the pages of `{key}` are written `{value}`; write `{written}`", "warning"
+
+
+def to_record(kind: str, key: str, fields: Mapping[str, str], names: Names) -> Record:
     """Make the plain record of a BibTeX entry whose fields are still in TeX."""
-    plain = {name: plain_text(value) for name, value in fields.items() if name != "author"}
-    is_arxiv = plain.get("archiveprefix", "").lower() == "arxiv"
+    plain = {
+        name: (read_verbatim if name in VERBATIM_FIELDS else read_tex)(value).text
+        for name, value in fields.items()
+        if name != "author"
+    }
     return Record(
         key=key,
         type=kind,
         title=plain["title"],
-        authors=tuple(_person(name) for name in split_name_list(fields["author"])),
+        authors=names.people,
+        et_al=names.others,
         year=int(plain["year"]),
         venue=next((plain[name] for name in VENUE_FIELDS if plain.get(name)), ""),
         volume=plain.get("volume", ""),
         number=plain.get("number", ""),
-        pages=plain.get("pages", ""),
+        pages=normal_pages(plain.get("pages", ""))[0],
         articleno=plain.get("articleno", ""),
         publisher=plain.get("publisher", ""),
-        doi=fields.get("doi", "").replace("\\_", "_"),
-        arxiv=fields.get("eprint", "") if is_arxiv else "",
-        acl=fields.get("acl", ""),
-        openreview=fields.get("openreview", "").replace("\\_", "_"),
-        url=fields.get("url", "").replace("\\_", "_"),
+        doi=plain.get("doi", ""),
+        arxiv=arxiv_id(plain),
+        acl=plain.get("acl", ""),
+        openreview=plain.get("openreview", ""),
+        url=plain.get("url", ""),
         tex=tuple(fields.items()),
     )
-
-
-def plain_text(tex: str) -> str:
-    """Return TeX as plain Unicode: accents resolved, braces gone, `--` as an en dash."""
-    if not TEX.search(tex):
-        return tex  # most values; decoding takes a hundred times longer
-    return str(Text.from_latex(tex)).replace("\xa0", " ")
-
-
-def _person(name: str) -> Person:
-    person = TexPerson(name)
-    given = person.first_names + person.middle_names
-    family = person.prelast_names + person.last_names
-    return Person(*(plain_text(" ".join(part)) for part in (family, given, person.lineage_names)))

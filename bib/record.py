@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
+
+ET_AL = "et al."
+PLAIN_IN_ADDRESSES = "/:;()"  # the other signs of old DOIs (`<`, `>`, `#`) would end or change an address
 
 
 @dataclass(frozen=True)
 class Person:
-    """An author; `family` holds particles too ("van den Berg"), `suffix` such things as "Jr."."""
+    """An author; `family` holds particles too ("van den Berg"), `suffix` such things as "Jr.".
+
+    Of a body ("World Health Organization") `family` is the whole name, which nobody may take apart.
+    """
 
     family: str
     given: str = ""
     suffix: str = ""
+    corporate: bool = False
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.given, self.family, self.suffix) if part)
@@ -25,7 +33,10 @@ class Person:
 
 @dataclass(frozen=True)
 class Record:
-    """A bibliographic record in plain Unicode; `tex` keeps the fields as they stand in the BibTeX file."""
+    """A bibliographic record in plain Unicode; `tex` keeps the fields as they stand in the BibTeX file.
+
+    Pages are ranges with an en dash, the arXiv identifier is bare, and `et_al` tells of authors who are not named.
+    """
 
     key: str
     type: str
@@ -44,6 +55,7 @@ class Record:
     openreview: str = ""
     url: str = ""
     tex: tuple[tuple[str, str], ...] = ()
+    et_al: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -59,7 +71,7 @@ class Record:
     def links(self) -> list[tuple[str, str]]:
         """Return (label, address) of every place where the work can be read, the version of record first."""
         found = [
-            ("DOI", self.doi and f"https://doi.org/{self.doi}"),
+            ("DOI", self.doi and f"https://doi.org/{quote(self.doi, safe=PLAIN_IN_ADDRESSES)}"),
             ("ACL Anthology", self.acl and f"https://aclanthology.org/{self.acl}/"),
             ("arXiv", self.arxiv and f"https://arxiv.org/abs/{self.arxiv}"),
             ("OpenReview", self.openreview and f"https://openreview.net/forum?id={self.openreview}"),
@@ -70,6 +82,10 @@ class Record:
     def short_authors(self) -> str:
         """Return the authors as in running text: `Zhou et al.`, `Phuong and Lampert`."""
         families = [person.family for person in self.authors]
-        if len(families) > 2:
-            return f"{families[0]} et al."
+        if len(families) > 2 or self.et_al:
+            return f"{families[0]} {ET_AL}"
         return " and ".join(families)
+
+    def author_names(self) -> list[str]:
+        """Return the names of all authors, and `et al.` where the list is known to go on."""
+        return [*map(str, self.authors), *([ET_AL] if self.et_al else [])]

@@ -65,8 +65,7 @@ def coins(record: Record) -> str:
         ("rft_val_fmt", BOOK if book else JOURNAL),
         ("rft.genre", "book" if book else COINS_GENRES.get(record.type, "unknown")),
         ("rft.btitle" if book else "rft.atitle", record.title),
-        ("rft.aulast", record.authors[0].family if record.authors else ""),
-        ("rft.aufirst", record.authors[0].given if record.authors else ""),
+        *_first_author(record),
         *(("rft.au", str(person)) for person in record.authors),
         ("rft.date", str(record.year)),
         ("rft.jtitle", "" if book else record.venue),
@@ -77,3 +76,13 @@ def coins(record: Record) -> str:
         ("rft_id", f"info:doi/{record.doi}" if record.doi else next((url for _, url in record.links()), "")),
     ]
     return urlencode([(name, value) for name, value in fields if value])
+
+
+def _first_author(record: Record) -> list[tuple[str, str]]:
+    """Return the name that a list is sorted by; that of a body is not taken apart."""
+    if not record.authors:
+        return []
+    first = record.authors[0]
+    if first.corporate:
+        return [("rft.aucorp", first.family)]
+    return [("rft.aulast", first.family), ("rft.aufirst", first.given)]

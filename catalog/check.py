@@ -7,17 +7,17 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from eelit.bib.identifiers import ARXIV
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.bib.read import FIELDS
 from eelit.bib.record import Record
 from eelit.catalog.baselines import REFERENCES
 from eelit.catalog.load import Loaded, load
-from eelit.catalog.schema import FACETS, Entry, ExternalTarget, TaxonomyTerm
+from eelit.catalog.schema import FACETS, KEY_PATTERN, Entry, ExternalTarget, TaxonomyTerm
 from eelit.catalog.sources import Sources
 from eelit.catalog.yaml_lines import Located
 
-DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
-ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
+DOI = re.compile(r"10\.\d{4,9}/(?:(?!&(?:amp|lt|gt|#\d+);)[^\s\"])+")  # with `<…>`, as old ones have them; never HTML
 ACL = re.compile(r"[A-Z]\d\d-\d{4,5}|\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+")
 FIELDS_OF_RECORDS = (*FIELDS, "authors", "venue", "arxiv")  # as people call them in `unverified`
 EXTERNAL = "; name it as `external: {title, year, id}`"
@@ -41,6 +41,7 @@ def check_loaded(loaded: Loaded) -> list[Problem]:
         _relations,
         _claims,
         _citations,
+        _reference_lists,
         _taxonomy,
         _narrower_with_broader,
         _implementations,
@@ -51,7 +52,7 @@ def check_loaded(loaded: Loaded) -> list[Problem]:
 
 def losses(loaded: Loaded) -> list[Problem]:
     """Return the problems because of which a work, or a part of one, would be left out."""
-    return [*loaded.problems, *_missing_entries(loaded)]
+    return [problem for problem in (*loaded.problems, *_missing_entries(loaded)) if problem.severity == "error"]
 
 
 def about(keys: Collection[str], problems: list[Problem], loaded: Loaded) -> list[Problem]:
@@ -77,9 +78,19 @@ def _entries(loaded: Loaded) -> Iterator[tuple[Entry, Located]]:
 
 def _missing_entries(loaded: Loaded) -> Iterator[Problem]:
     for key in loaded.bibliography.records:
-        if key not in loaded.entries and key not in loaded.unreadable:
+        if not re.fullmatch(KEY_PATTERN, key):
+            yield _in_bibliography(loaded, key, "", f"`{key}` is not a key; {_better_key(key)}")
+        elif key not in loaded.entries and key not in loaded.unreadable:
             message = f"`{key}` has no entry; write entries/{key}.yaml (`eelit new {key}` starts it)"
             yield _in_bibliography(loaded, key, "", message)
+
+
+def _better_key(key: str) -> str:
+    """Return what to do about a key that nothing here would take."""
+    plain = unicodedata.normalize("NFKD", key).casefold()
+    better = re.sub(r"[^a-z0-9]", "", plain)
+    says = "a key is surname, year and a word, in small letters, as in `zhou2020pabee`"
+    return f"rename it to `{better}`" if re.fullmatch(KEY_PATTERN, better) else f"{says}; rename it"
 
 
 def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn: bool = False) -> Problem:
@@ -90,7 +101,7 @@ def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn:
 def _identifiers(loaded: Loaded) -> Iterator[Problem]:
     for key, record in loaded.bibliography.records.items():
         shapes = [
-            ("doi", "DOI", record.doi, DOI, "a DOI starts with `10.`, without https://doi.org/"),
+            ("doi", "DOI", record.doi, DOI, "a DOI starts with `10.`, without https://doi.org/, and holds no HTML"),
             ("eprint", "arXiv id", record.arxiv, ARXIV, "an arXiv id is `2006.04152` or `cs/0112017`, without version"),
             ("acl", "ACL Anthology id", record.acl, ACL, "an ACL Anthology id is `2020.acl-main.204` or `P19-1001`"),
         ]
@@ -102,7 +113,7 @@ def _identifiers(loaded: Loaded) -> Iterator[Problem]:
 def _duplicates(loaded: Loaded) -> Iterator[Problem]:
     marks: list[tuple[str, str, Callable[[Record], str]]] = [
         ("doi", "DOI", lambda record: record.doi.lower()),
-        ("eprint", "arXiv id", lambda record: record.arxiv),
+        ("eprint", "arXiv id", lambda record: re.sub(r"\.[A-Z]{2}/", "/", record.arxiv)),  # a subject names nothing
         ("title", "title", lambda record: normalised(record.title)),
     ]
     for field, name, mark in marks:
@@ -212,6 +223,14 @@ def _citations(loaded: Loaded) -> Iterator[Problem]:
         if cited - citing > YEARS_AHEAD:
             message = f"`{edge.citing}` ({citing}) cites `{edge.cited}` ({cited}), which is younger; check both years"
             yield Problem(path, line, message, "warning")
+
+
+def _reference_lists(loaded: Loaded) -> Iterator[Problem]:
+    known = loaded.known()
+    for key, line in loaded.lists.lines.items():
+        if key not in known:
+            hint = did_you_mean(key, sorted(known)) or "; remove the row"
+            yield Problem(str(loaded.lists.path), line, f"unknown key `{key}`{hint}")
 
 
 def _taxonomy(loaded: Loaded) -> Iterator[Problem]:

@@ -202,6 +202,7 @@ def build(path: Path, sources: Sources, *, shipped: bool = False) -> Report:
     works = [(entry, records[key]) for key, entry in loaded.entries.items()]
     works.sort(key=lambda work: (-work[1].year, work[0].key))
     meta = {"root": "" if shipped else root, "fingerprint": "" if shipped else mark}
+    meta["complete_lists"] = str(len(loaded.lists.complete))
     write(path, Content(loaded.taxonomy, works, loaded.citations.edges, meta))
     return Report(path, len(works), time.perf_counter() - start, problems)
 

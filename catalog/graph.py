@@ -11,7 +11,8 @@ def collection(catalogue: Catalogue) -> Graph:
     works = catalogue.find(Query()).works
     nodes = [Node(work["key"], work["short_name"], work["year"], work["title"]) for work in works]
     relations = [_edge(relation) for relation in catalogue.relations() if relation.target]
-    return Graph(nodes, [*citation_edges(catalogue.citations()), *relations])
+    edges = [*citation_edges(catalogue.citations()), *relations]
+    return Graph(nodes, edges, complete_lists=catalogue.complete_lists())
 
 
 def _edge(relation: Relation) -> Edge:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from eelit.bib.citations import Citations, read_citations
+from eelit.bib.citations import Citations, ReferenceLists, read_citations, read_reference_lists
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.bib.read import Bibliography, read_bibliography
 from eelit.catalog.explain import explain
@@ -23,6 +23,7 @@ class Loaded:
     sources: Sources
     bibliography: Bibliography
     citations: Citations
+    lists: ReferenceLists
     taxonomy: Taxonomy | None = None
     taxonomy_file: Located | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -43,8 +44,13 @@ class Loaded:
 
 def load(sources: Sources) -> Loaded:
     """Read all sources."""
-    loaded = Loaded(sources, read_bibliography(sources.bibliography), read_citations(sources.citations))
-    loaded.problems += loaded.bibliography.problems + loaded.citations.problems
+    loaded = Loaded(
+        sources,
+        read_bibliography(sources.bibliography),
+        read_citations(sources.citations),
+        read_reference_lists(sources.reference_lists),
+    )
+    loaded.problems += loaded.bibliography.problems + loaded.citations.problems + loaded.lists.problems
     _load_taxonomy(loaded)
     for path in sorted(sources.entries.glob("*.yaml")):
         located, problems = read_yaml(path)

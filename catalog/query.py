@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eelit.bib.citations import Citation
     from eelit.bib.record import Record
 
-FORMAT = 2  # raised whenever tables or entries change; stored as SQLite's user_version
+FORMAT = 3  # raised whenever tables or entries change; stored as SQLite's user_version
 FACETS = ("placement", "training", "policy", "domain")
 COUNTED = (*FACETS, "role")
 FIDELITIES = ("checked-against-code", "from-paper", "reconstructed")
@@ -124,6 +124,10 @@ class Catalogue:
         """Return what the build noted under this name."""
         row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return str(row[0]) if row else ""
+
+    def complete_lists(self) -> int:
+        """Return of how many works every reference is known."""
+        return int(self.meta("complete_lists") or 0)
 
     def find(self, query: Query) -> Found:
         """Return the works that match, with counts for the next step."""

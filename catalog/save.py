@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 from eelit.catalog.schema import Entry, Implementation
 
+AMBIGUOUS = re.compile(r"[-+]?(?:0[box])?[\d._]*(?:e[-+]?\d+)?|[yn]", re.IGNORECASE)  # to some YAML, not to PyYAML
 WIDTH = 118
 LONGEST_LINE = 80  # longer texts are folded into a block
 
@@ -43,6 +45,12 @@ def with_implementation(text: str, implementation: Implementation) -> str:
     """Return the text of an entry with this block at its end, where it belongs; all else stays as it is written."""
     block = _dumped({"implementation": implementation.model_dump(mode="json", exclude_defaults=True)})
     return f"{text.rstrip()}\n{block}"
+
+
+def scalar(text: str) -> str:
+    """Return a short text as the value of a field, quoted if some version of YAML would take it for something else."""
+    written = _dumped({"": text}).removeprefix("'': ").rstrip("\n")
+    return f"'{text}'" if written == text and AMBIGUOUS.fullmatch(text) else written
 
 
 def _dumped(data: dict[str, Any]) -> str:

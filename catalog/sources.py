@@ -23,6 +23,11 @@ class Sources:
     entries: Path
     methods: Path
 
+    @property
+    def reference_lists(self) -> Path:
+        """Return the table of reference lists that were read."""
+        return self.citations.with_name("reference-lists.csv")
+
     def entry(self, key: str) -> Path:
         """Return where the entry of this key belongs."""
         return self.entries / f"{key}.yaml"

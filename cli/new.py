@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from keyword import iskeyword
 from pathlib import Path
 from string import ascii_lowercase
 from tempfile import mkstemp
@@ -73,11 +74,14 @@ def render(template: str, key: str, name: str, family: str | None) -> str:
     """Return a skeleton for this key, which goes by this name and has a method of the family, if any."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from eelit.catalog.save import scalar
+
     loader = PackageLoader("eelit.cli", "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    class_name = re.sub(
-        r"^(?=\d)", "Method", key.lstrip(ascii_lowercase)[4:].capitalize()
-    )  # no class starts with a digit
+    environment.filters["scalar"] = scalar
+    class_name = key.lstrip(ascii_lowercase)[4:].capitalize()
+    if not class_name.isidentifier() or iskeyword(class_name):  # no class is called `007` or `None`
+        class_name = f"Method{class_name}"
     return environment.get_template(template.format(family=family)).render(
         key=key, short_name=name, class_name=class_name, family=family, rests_on=RESTS_ON
     )

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import bibtexparser
 import networkx
@@ -10,12 +11,14 @@ import pybtex.database
 import pytest
 import rispy
 
-from eelit.bib.citations import KINDS, Citation, read_citations
-from eelit.bib.exports import to_bibtex, to_csl, to_csl_json, to_ris
+from eelit.bib.citations import KINDS, Citation, completeness, read_citations, read_reference_lists
+from eelit.bib.exports import to_bibtex, to_csl, to_csl_json, to_csv, to_ris
 from eelit.bib.graph import Edge, Graph, Node, NoPath, citation_edges
 from eelit.bib.graph_formats import FORMATS
-from eelit.bib.read import plain_text, read_bibliography
+from eelit.bib.read import read_bibliography
 from eelit.bib.record import Person, Record
+from eelit.bib.tags import coins
+from eelit.bib.tex import plain_text
 from eelit.catalog.sources import sources
 
 GOOD = """@inproceedings{doe2020fast,
@@ -70,7 +73,7 @@ def test_a_record_survives_json(records):
     [
         (GOOD.replace("year = {2020},", "year = {2020,"), 1, "never closed"),
         (GOOD.replace("year = {2020},", "year {2020},"), 4, "not valid BibTeX"),
-        (GOOD.replace("year = {2020},", "year = {20},"), 1, "give four digits"),
+        (GOOD.replace("year = {2020},", "year = {20},"), 4, "give four digits"),
         (GOOD.replace("  year = {2020},\n", ""), 1, "has no `year`"),
         (GOOD.replace("booktitle", "booktitel"), 5, "did you mean `booktitle`"),
         (GOOD.replace("@inproceedings", "@inproceeding"), 1, "did you mean `inproceedings`"),
@@ -146,6 +149,35 @@ def test_csl_has_what_citation_processors_need(records):
         assert all(set(author) <= {"family", "given", "suffix"} and author["family"] for author in item["author"])
 
 
+def test_others_and_bodies_stay_what_they_are_in_every_export(tmp_path):
+    authors = "{Barnes and Noble, Inc.} and van den Berg, Anna and others"
+    found = read(tmp_path, GOOD.replace("van den Berg, Anna and Doe, Jr., John and {\\'E}cole, {\\L}ukasz", authors))
+    record = found.records["doe2020fast"]
+    assert found.problems == []
+    assert (record.et_al, record.short_authors()) == (True, "Barnes and Noble, Inc. et al.")
+    assert record.author_names() == ["Barnes and Noble, Inc.", "Anna van den Berg", "et al."]
+    (item,) = to_csl([record])
+    assert item["author"] == [
+        {"literal": "Barnes and Noble, Inc."},
+        {"family": "van den Berg", "given": "Anna"},
+        {"literal": "et al."},
+    ]
+    assert rispy.loads(to_ris([record]))[0]["authors"] == ["Barnes and Noble Inc.", "van den Berg, Anna", "et al."]
+    assert '"Barnes and Noble, Inc.; van den Berg, Anna; et al."' in to_csv([record])
+    assert "others" not in to_ris([record]) + to_csl_json([record]) + to_csv([record])
+    assert ("rft.aucorp", "Barnes and Noble, Inc.") in parse_qsl(coins(record))
+    assert Record.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_one_author_of_many_is_said_to_have_company():
+    assert Record("k", "misc", "T", (Person("Doe", "Jo"),), 2020, et_al=True).short_authors() == "Doe et al."
+
+
+def test_the_address_of_an_old_doi_can_be_followed():
+    record = Record("k", "misc", "T", (Person("Doe"),), 1990, doi="10.1002/(SICI)1097(1990)41:6<391::AID>3.0.CO;2-9#x")
+    assert record.links() == [("DOI", "https://doi.org/10.1002/(SICI)1097(1990)41:6%3C391::AID%3E3.0.CO;2-9%23x")]
+
+
 def test_citations_say_what_readers_can_follow():
     citations = read_citations(sources().citations)
     assert citations.problems == []
@@ -173,6 +205,56 @@ def test_faults_of_citations(tmp_path, row, said):
     assert len(found.edges) == 1
 
 
+HEAD = "citing_key,cited_key,evidence,kind\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "kept"),
+    [
+        (b"\xef\xbb\xbf" + HEAD.encode() + b"a,b,here,bibliography\n", None, 1),
+        (HEAD.encode() + b'a,b,"here,bibliography\nc,d,there,bibliography\n', 2, 1),
+        (HEAD.encode() + b"a,b,h\xf6re,bibliography\nc,d,there,bibliography\n", 2, 1),
+        (HEAD.encode() + b"\na,b,here,bibliography\r\n\r\nc,c,there,bibliography\r\n\n", 5, 1),
+        (b"", 1, 0),
+    ],
+    ids=["mark", "lost-quote", "bytes", "blank-lines", "empty"],
+)
+def test_a_row_that_cannot_be_read_costs_no_other(tmp_path, content, line, kept):
+    path = tmp_path / "citations.csv"
+    path.write_bytes(content)
+    found = read_citations(path)
+    assert [problem.line for problem in found.problems] == ([line] if line else [])
+    assert len(found.edges) == kept
+
+
+def test_every_reference_list_says_where_it_was_read_and_whether_to_the_end():
+    lists = read_reference_lists(sources().reference_lists)
+    assert lists.problems == []
+    assert len(lists.complete) == 10
+    assert "wang2019see" in set(lists.lines) - set(lists.complete)
+    assert not re.search(r"\bstored\b|\bfile id\b", lists.path.read_text(encoding="utf-8"))
+    assert "for ten works only" in completeness(3, len(lists.complete))
+    assert "for 13 works only" in completeness(3, 13)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a,maybe,here,3", "write yes or no"),
+        ("a,yes,here,many", "how many there are"),
+        ("b,yes,here,3", "stands here twice"),
+        ("a,yes,,3", "only the last may be empty"),
+    ],
+)
+def test_faults_of_reference_lists(tmp_path, row, said):
+    path = tmp_path / "reference-lists.csv"
+    path.write_text(f"key,complete,source,references\nb,no,here,\n{row}\n", encoding="utf-8")
+    found = read_reference_lists(path)
+    (problem,) = found.problems
+    assert (problem.line, found.complete) == (3, [])
+    assert said in problem.message
+
+
 @pytest.fixture
 def graph():
     """Old is cited by mid and sister, which late and later both cite; one comparison, one unverified relation."""
@@ -189,7 +271,9 @@ def graph():
     citations = [Citation(citing, cited, "page 1", "bibliography") for citing, cited in pairs]
     citations.append(Citation("late", "old", "table 2", "baseline-comparison"))
     return Graph(
-        nodes, [*citation_edges(citations), Edge("lonely", "old", "builds-on", "relation", "unverified", False)]
+        nodes,
+        [*citation_edges(citations), Edge("lonely", "old", "builds-on", "relation", "unverified", False)],
+        complete_lists=10,
     )
 
 
@@ -236,7 +320,7 @@ def test_around_and_path_follow_verified_edges_only(graph):
 def test_a_part_still_knows_how_complete_the_whole_is(graph):
     assert graph.around("later", 1).note() == graph.note()
     assert graph.note().startswith("6 citations")
-    assert "eight works only" in graph.note()
+    assert "ten works only" in graph.around("later", 1).verified().note()
 
 
 def test_formats(graph, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +90,33 @@ def test_the_shingles_are_sorted_and_small():
     marks = [packed[start : start + sheets.SIZE] for start in range(0, len(packed), sheets.SIZE)]
     assert all(one < other for one, other in pairwise(marks))
     assert path.stat().st_size < 600_000
+
+
+PUBLISHED = {"article", "inproceedings"}
+
+
+def test_what_a_published_work_lacks_is_said(loaded):
+    """A DOI and pages are given, or the entry lists that nobody showed them."""
+    for key, record in loaded.bibliography.records.items():
+        listed = {item.field for item in loaded.entries[key].unverified}
+        if record.type in PUBLISHED and not record.doi:
+            assert "doi" in listed, key
+        if record.type in PUBLISHED and not (record.pages or record.articleno):
+            assert "pages" in listed, key
+
+
+def test_a_venue_has_one_name(loaded):
+    """`(ACL 2022)` follows the same words in every record, and those of other years differ in their numbers alone."""
+    by_year, by_series = {}, {}
+    for record in loaded.bibliography.records.values():
+        found = re.search(r"^(.*) \(([^()]+) (\d{4})\)$", record.venue)
+        if found and "Workshop" not in record.venue:  # one may be held at a conference, and is not it
+            name, series, year = found.groups()
+            by_year.setdefault((series, year), set()).add(name)
+            bare = re.sub(r"\d+(st|nd|rd|th)? | \(Volume.*", "", name).removeprefix("Proceedings of the ")
+            by_series.setdefault(series, set()).add(bare.replace("IEEE/CVF", "IEEE"))
+    assert {series: names for series, names in by_year.items() if len(names) > 1} == {}
+    assert {series: names for series, names in by_series.items() if len(names) > 1} == {}
 
 
 def test_load_save_load(loaded):

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (a table reads best with a fault per line)
 
+import json
 import re
 from pathlib import Path
 
@@ -231,6 +232,81 @@ def test_a_work_is_checked_that_a_broken_file_hides(tree, eelit):
     found = eelit("check", "zhou2020pabee")
     assert found.exit_code == 3
     assert "the bibliography cannot be read" in found.stdout
+
+
+def test_an_empty_bibliography_blames_no_entry(tree):
+    (tree / BIB).write_text("", encoding="utf-8")
+    (line,) = errors()
+    assert re.search(r"early-exit.bib:1: the file is empty", line)
+
+
+RECORD = "\n@misc{{{key},\n  author = {{Doe, Jo}},\n  title = {{On {key}}},\n  year = {{2020}}{more}\n}}\n"
+
+
+def add(tree, key, more=""):
+    with (tree / BIB).open("a", encoding="utf-8") as file:
+        file.write(RECORD.format(key=key, more=more))
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("Doe2020Lazy", "rename it to `doe2020lazy`"),
+        ("DBLP:conf/nips/Doe20", "surname, year and a word"),
+        ("größe2020x", "rename it"),
+        ("doe2020", "surname, year and a word"),
+    ],
+)
+def test_no_key_is_advised_that_the_command_would_refuse(tree, eelit, key, advice):
+    add(tree, key)
+    (line,) = errors()
+    assert re.search(r"early-exit.bib:\d+: `" + key, line)
+    assert advice in line
+    assert "eelit new" not in line
+
+
+def test_a_key_that_is_advised_is_taken(tree, eelit):
+    add(tree, "doe2020lazy")
+    (line,) = errors()
+    advised = re.search(r"`eelit new (\S+)` starts it", line)[1]
+    assert eelit("new", advised).exit_code == 0
+    assert eelit("new", "doe2020none", "--family", "other").exit_code == 0
+    compile((tree / "methods/papers/doe2020none.py").read_text(encoding="utf-8"), "doe2020none.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("journal = {arXiv preprint arXiv:2006.04152}", "has the same arXiv id as `zhou2020pabee`"),
+        ("eprint = {2006.04152}", "has the same arXiv id as `zhou2020pabee`"),
+        ("doi = {10.48550/arXiv.2006.04152}", "has the same arXiv id as `zhou2020pabee`"),
+        ("doi = {10.1000/a&lt;b}", "is not a valid DOI; a DOI starts with `10.`"),
+    ],
+)
+def test_a_duplicate_is_found_wherever_its_identifier_stands(tree, field, said):
+    add(tree, "doe2020again", f",\n  {field}")
+    assert any(said in line for line in errors())
+
+
+def test_an_old_doi_is_sound(tree):
+    add(tree, "doe2020sici", ",\n  doi = {10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9}")
+    assert not any("DOI" in line for line in errors())
+
+
+def test_what_is_only_doubtful_does_not_stop_the_build(tree, eelit):
+    edit(tree, BIB, "title = {{BERT} Loses", "title = {{BERT} \\frobnicates Loses")
+    edit(tree, BIB, "pages = {18330--18341}", "pages = {18330-18341}")
+    assert errors() == []
+    assert [line.partition(": ")[2][:8] for line in warnings() if "early-exit.bib" in line] == ["warning:"] * 2
+    assert eelit("build").exit_code == 0
+    record = json.loads(eelit("show", "pabee", "--format", "json").stdout)["record"]
+    assert (record["pages"], record["title"][:10]) == ("18330–18341", "BERT Loses")
+
+
+def test_a_reference_list_of_nobody_is_told(tree):
+    edit(tree, "bib/reference-lists.csv", "xin2020deebert,", "xin2020deebret,")
+    (line,) = errors()
+    assert re.search(r"reference-lists.csv:\d+: unknown key `xin2020deebret`; did you mean `xin2020deebert`", line)
 
 
 def test_a_work_that_nobody_knows_cannot_be_checked(tree, eelit):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from eelit.cli import new
 from eelit.cli.main import COMMANDS, EXIT_CODES
@@ -137,7 +138,8 @@ sys.argv = ["eelit", *{words!r}]
 try:
     eelit()
 finally:
-    slow = {{"torch", "networkx", "sqlalchemy", "sqlmodel", "pydantic", "pybtex", "yaml", "numpy", "jinja2"}}
+    slow = {{"torch", "networkx", "sqlalchemy", "sqlmodel", "pydantic", "pybtex", "pylatexenc"}}
+    slow |= {{"yaml", "numpy", "scipy", "jinja2"}}
     print(*sorted(slow & set(sys.modules)), file=sys.stderr)
 """
     environment = os.environ | {"EELIT_DB": str(database)}
@@ -227,13 +229,16 @@ def test_a_new_entry_is_told_what_it_lacks(tree, eelit):
         ("{LazyNet}: Being Idle at Depth", "LazyNet"),
         ("Why {LAZY} Networks: Win", "LAZY"),
         ("Being Idle at Depth", "Lazy"),
+        ("NO: Not Now", "NO"),
+        ("007: A Net", "Lazy"),
     ],
 )
 def test_a_new_entry_takes_its_short_name_from_the_title(tree, eelit, title, name):
     with (tree / "bib/early-exit.bib").open("a", encoding="utf-8") as file:
         file.write(f"\n@misc{{smith2027lazy,\n author = {{Smith, Jo}},\n title = {{{title}}},\n year = {{2027}}\n}}\n")
     assert eelit("new", "smith2027lazy", "--family", "exits-text").exit_code == 0
-    assert f"\nshort_name: {name}\n" in (tree / "catalog/entries/smith2027lazy.yaml").read_text(encoding="utf-8")
+    entry = yaml.safe_load((tree / "catalog/entries/smith2027lazy.yaml").read_text(encoding="utf-8"))
+    assert entry["short_name"] == name
     method = (tree / "methods/papers/smith2027lazy.py").read_text(encoding="utf-8")
     assert method.startswith(f'"""Title of the work ({name}).')
     assert "not in early-exit.bib" not in eelit("check").stdout
@@ -292,3 +297,10 @@ def test_methods_and_data_are_listed(eelit):
     assert "minilm-l6" in eelit("data", "list", "--format", "keys").stdout
     assert eelit("data", "verify", "no-such-thing").exit_code == 2
     assert eelit("run", "branchnet").exit_code == 2
+
+
+@pytest.mark.parametrize("word", ["no", "on", "007", "1e5", "null", "y", "true"])
+def test_a_new_entry_quotes_what_yaml_would_take_for_something_else(tree, eelit, word):
+    assert eelit("new", f"smith2027{word}").exit_code == 0
+    text = (tree / f"catalog/entries/smith2027{word}.yaml").read_text(encoding="utf-8")
+    assert f"\nshort_name: '{word.capitalize()}'\n" in text

@@ -21,6 +21,7 @@ OWNERS = {
     "transformers": {"methods"},
     "sqlmodel": {"catalog"},
     "pybtex": {"bib"},
+    "pylatexenc": {"bib"},
     "click": {"cli", "site"},
 }
 ONLY_IN = {"sqlmodel": "catalog/database.py", "sqlalchemy": "catalog/database.py"}

@@ -146,6 +146,7 @@ class Collection:
     methods: dict[str, Method]
     reports: Reports
     citations: list[Citation] = field(default_factory=list)
+    complete_lists: int = 0  # works whose reference list was read to the end
     boards: dict[str, bench.Board] = field(
         default_factory=lambda: {name: bench.Board([], [], {}) for name in bench.TRACKS}
     )
@@ -168,7 +169,8 @@ class Collection:
             for edge in work.edges
             if edge.direction == "out" and edge.other
         ]
-        return Graph(nodes, [*citation_edges(self.citations), *related])
+        edges = [*citation_edges(self.citations), *related]
+        return Graph(nodes, edges, complete_lists=self.complete_lists)
 
     def name(self, key: str) -> str:
         """Return the short name of a work, or its key if the catalogue does not have it."""
@@ -218,12 +220,14 @@ def _evidence(relation: Relation) -> str:
 def gather(sources: Sources, reports: Reports) -> Collection:
     """Read everything. Raises `SiteFault` if a part cannot be read, since a page would be missing without a word."""
     loaded = load(sources)
-    if loaded.problems or loaded.taxonomy is None:
-        more = len(loaded.problems) - 1
+    errors = [problem for problem in loaded.problems if problem.severity == "error"]
+    if errors or loaded.taxonomy is None:
+        more = len(errors) - 1
         rest = f" (and {more} more)" if more > 0 else ""
-        raise SiteFault(f"the site was not built: {min(loaded.problems)}{rest}; `eelit check` lists all problems")
+        raise SiteFault(f"the site was not built: {min(errors)}{rest}; `eelit check` lists all problems")
     pairs = [(entry, loaded.bibliography.records[key]) for key, entry in loaded.entries.items()]
     collection = assemble(loaded.taxonomy, pairs, loaded.citations.edges, methods(reports), reports)
+    collection.complete_lists = len(loaded.lists.complete)
     for key, work in collection.works.items():
         work.places = dict(_places(loaded, key))
     collection.boards = {name: bench.board(name) for name in bench.TRACKS}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from eelit.bib.record import Record
+from eelit.bib.record import Person, Record
 from eelit.catalog.schema import FACETS, Facet
 from eelit.methods.harness.track import Row
 from eelit.site.generator.collection import Collection, Method, Term, Work
@@ -55,10 +55,7 @@ def paper(collection: Collection, work: Work, root: str) -> list[Node]:
             "headline": record.title,
             "name": record.title,
             "alternateName": work.entry.short_name,
-            "author": [
-                _bare({"@type": "Person", "givenName": a.given, "familyName": a.family, "name": str(a)})
-                for a in record.authors
-            ],
+            "author": [_author(person) for person in record.authors],
             "datePublished": str(record.year),
             "isPartOf": _venue(record),
             "identifier": named,
@@ -68,6 +65,12 @@ def paper(collection: Collection, work: Work, root: str) -> list[Node]:
             "workExample": {"@id": f"{root}methods/{work.key}.html"} if work.key in collection.methods else None,
         }
     ]
+
+
+def _author(person: Person) -> Node:
+    if person.corporate:
+        return {"@type": "Organization", "name": person.family}
+    return _bare({"@type": "Person", "givenName": person.given, "familyName": person.family, "name": str(person)})
 
 
 def _venue(record: Record) -> Node | None:

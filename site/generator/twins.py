@@ -25,7 +25,7 @@ def plain(text: str) -> str:
 def paper(collection: Collection, work: Work) -> str:
     """Return the twin of a work's page."""
     entry, record = work.entry, work.record
-    lines = [f"# {plain(record.title)}", "", plain(", ".join(map(str, record.authors))), ""]
+    lines = [f"# {plain(record.title)}", "", plain(", ".join(record.author_names())), ""]
     lines += [f"- Year: {record.year}", *([f"- Venue: {plain(record.venue)}"] if record.venue else [])]
     lines += [f"- Short name: {plain(entry.short_name)}", f"- Key: `{work.key}`", f"- Role: {entry.role}"]
     lines += [

@@ -1,0 +1,223 @@
+"""Small .bib files of our own, each of a kind that people really write: what is read of them, and what is reported."""
+
+# ruff: noqa: E501 (a table reads best with a problem per line)
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from eelit.bib.exports import EXPORTS, to_ris
+from eelit.bib.identifiers import normal_pages
+from eelit.bib.names import read_names
+from eelit.bib.read import read_bibliography
+from eelit.bib.tex import read_tex, read_verbatim
+
+FILES = Path(__file__).parent / "data" / "bib"
+# File → keys that are read, and (line, severity, what is said) of each problem.
+EXPECTED = {
+    "bytes.bib": (["doe2020sound"], [(2, "error", "`author` of `doe2020latin` holds bytes that are not UTF-8")]),
+    "empty.bib": ([], [(1, "error", "the file is empty")]),
+    "mark.bib": (["doe2020marked"], []),
+    "wide.bib": ([], [(1, "error", "the file is UTF-16; save it as UTF-8")]),
+    "windows.bib": ([], [(4, "error", "has the year `20`")]),
+    "layout.bib": (
+        ["doe2020indented", "doe2020one", "doe2020three", "doe2020four", "doe2020brackets", "doe2020spread", "doe2020quoting"],
+        [(17, "error", "`doe2020two` has the year `20`"), (31, "warning", "looks like the record `doe2020inner`")],
+    ),
+    "spoilt.bib": (
+        ["doe2020after", "doe2020early", "doe2020defined", "doe2020last"],
+        [
+            (1, "error", "the record `doe2020open` is never closed"),
+            (13, "error", "`doi = …` stands outside of any record; a brace too many closes `doe2020early`"),
+            (17, "error", "`doe2020noat` has lost its `@`"),
+            (19, "error", "`doe2020nobrace` has lost its brace; write `@misc{doe2020nobrace,`"),
+            (21, "error", "a comma is missing after the key `doe2020nocomma`"),
+            (28, "error", "this record has no key"),
+            (35, "error", "`doe2020noequals` is not valid BibTeX ('=' expected)"),
+            (43, "error", "`doe2020undefined` uses the name `brumaire`"),
+            (49, "error", "unknown type `@misk`; did you mean `misc`"),
+            (53, "error", "`doe2020end` is never closed"),
+        ],
+    ),
+    "names.bib": (
+        ["doe2020doubtful", "doe2020others", "doe2020body", "doe2020all"],
+        [
+            (1, "error", "write `van der Beek, Anna`"),
+            (2, "error", "write `Anna Beek and Carl Dorn and Eva Fink`"),
+            (3, "error", "write `Beek, A. and Dorn, C.`"),
+            (4, "error", "write `Beek, Anna and Dorn, Carl`"),
+            (5, "error", "write `Beek, Anna`"),
+            (6, "error", "write `Beek, Anna and Dorn, Carl`"),
+            (7, "error", "write `Beek, Anna and others`"),
+            (8, "error", "write `Anna Beek and Carl Dorn`"),
+            (9, "error", "write `Beek, Anna and Dorn, Carl and others`"),
+            (10, "error", "write `Doe, Jr., John`"),
+            (11, "error", "write `Beek`"),
+            (12, "error", "is empty, or cannot be read as text"),
+            (13, "error", "`&ouml;` is HTML"),
+            (14, "error", "the editors of `doe2020editor`"),
+            (15, "warning", "write `Anna Beek and Carl Dorn`, else put the family in braces"),
+        ],
+    ),
+    "tex.bib": (
+        ["doe2020accents", "doe2020formulas", "doe2020unknown", "doe2020dollar"],
+        [
+            (14, "warning", r"`author` of `doe2020unknown` holds `\mystery`"),
+            (15, "warning", r"`title` of `doe2020unknown` holds `\noopsort`, `\frobnicate`"),
+            (17, "warning", r"holds `\begin{odd}`"),
+            (18, "warning", r"`doi` of `doe2020unknown` holds `\odd`"),
+            (22, "warning", "`title` of `doe2020dollar` holds `$`"),
+            (24, "warning", r"holds `\input`, `\today`"),
+        ],
+    ),
+    "places.bib": (
+        [
+            *("doe1990sici", "doe1991sici", "doe1992html", "doe2020hyphen", "doe2020dash", "doe2020parts", "doe2020single"),
+            *("doe2020short", "doe2020eprint", "doe2020coloned", "doe2020journal", "doe2020corr", "doe2020doi", "doe2020url"),
+            "doe2020hal",
+        ],
+        [(7, "warning", "write `420--436, e1--e9`"), (11, "warning", "write `1234--45`")],
+    ),
+}  # fmt: skip
+
+
+def test_every_file_is_expected():
+    assert {path.name for path in FILES.glob("*.bib")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_record_is_read_or_reported_with_its_line(name):
+    keys, problems = EXPECTED[name]
+    found = read_bibliography(FILES / name)
+    assert list(found.records) == keys
+    assert [(problem.line, problem.severity) for problem in found.problems] == [problem[:2] for problem in problems]
+    for problem, (_, _, said) in zip(found.problems, problems, strict=True):
+        assert said in problem.message
+    for export in EXPORTS.values():
+        export(found.records.values())
+
+
+def test_plain_text_has_no_tex_left():
+    found = read_bibliography(FILES / "tex.bib").records
+    accents = found["doe2020accents"]
+    assert accents.author_names() == ["Ếva Martín", "Karel Čapek", "M. Skłodowska"]
+    assert accents.title == "50% of all values: 1st, m², $5, Don’t stop"
+    assert accents.venue == "AT&T, C#, https://example.org/a_b~c%20d, bold Caps"
+    formulas = "O(n²), x_(i+1)^T, (a+b)/2, O(n log n), 10⁻³ and α-β in ℝ^d"
+    assert found["doe2020formulas"].title == formulas
+    assert found["doe2020unknown"].title == "aUnknown words stay"
+    for record in found.values():
+        assert not re.search(r"[\\{}]", to_ris([record])), record.key
+        assert not re.search(r"[\\{}]", " ".join([*record.author_names(), record.title, record.venue, record.doi]))
+
+
+@pytest.mark.parametrize(
+    ("tex", "text", "unread"),
+    [
+        (r"100\% and 100% of \\%", "100% and 100% of %", ()),
+        (r"{\'\i} \'{\^{e}} \~{} \~n \c c {\ss}{\AA}", "í ế ~ ñ ç ßÅ", ()),
+        (r"\'{ab} \t{oo} \h{a}", "áb o͡o ả", ()),
+        (r"$k$NN, $\{0,1\}^{n}$ and $\ell_1$", "kNN, {0,1}ⁿ and ℓ₁", ()),
+        (r"$a_{b_{c}} \leq \frac{1}{n}$", "a_(b_c) ≤ 1/n", ()),
+        (r"ends with \ ", "ends with", ()),
+        ("ends with \\", "ends with", ("\\",)),
+        (r"\cite{doe} {A} {B}", "doe A B", (r"\cite",)),
+        (r"odd $x", "odd $x", ("$",)),
+        (r"\begin{odd}x\end{odd}", "x", (r"\begin{odd}",)),
+        (r"\textbackslash", "\\", ()),
+        (r"``so''---\enquote{it} is--", "“so”—“it” is–", ()),
+        (r"H\textsubscript{2}O \href{http://x.org/a_b}{there}", "H₂O there", ()),
+        ("{" * 300 + "x" + "}" * 300, "x", ()),
+        (r"\emph" + "{" * 300 + "x" + "}" * 300, "x", (r"\emph",)),
+    ],
+)
+def test_tex_becomes_text_and_what_is_unknown_is_named(tex, text, unread):
+    assert read_tex(tex) == (text, unread)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (r"10.1000/a{\_}b\_c", "10.1000/a_b_c"),
+        (r"10.1002/(SICI)1$<$391::AID\textgreater 3.0", "10.1002/(SICI)1<391::AID>3.0"),
+        (r"\url{https://x.org/\%7Ejo/\~{}a\#b}", "https://x.org/%7Ejo/~a#b"),
+        ("https://x.org/a--b%20c", "https://x.org/a--b%20c"),
+    ],
+)
+def test_identifiers_mean_themselves(value, text):
+    assert read_verbatim(value) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("pages", "normal", "told"),
+    [
+        ("1–9", "1–9", True),
+        ("1-9", "1–9", False),
+        ("L1—L9", "L1–L9", False),
+        ("1234-45", "1234–45", False),
+        ("12-3", "12-3", True),  # part 12, page 3
+        ("S-12", "S-12", True),
+        ("34:1–34:10", "34:1–34:10", True),
+        ("7", "7", True),
+        ("1-3, 7, 9 - 12", "1–3, 7, 9–12", False),
+    ],
+)
+def test_ranges_of_pages(pages, normal, told):
+    assert normal_pages(pages) == (normal, told)
+
+
+def test_identifiers_of_arxiv_are_found_wherever_they_stand():
+    found = read_bibliography(FILES / "places.bib").records
+    assert {key: record.arxiv for key, record in found.items() if record.arxiv} == {
+        "doe2020eprint": "2001.00001",
+        "doe2020coloned": "2001.00002",
+        "doe2020journal": "2001.00003",
+        "doe2020corr": "2001.00004",
+        "doe2020doi": "2001.00005",
+        "doe2020url": "cs.LG/0112017",
+    }
+    assert found["doe1991sici"].doi == "10.1002/(SICI)1097-4571(199109)41:6<391::AID-ASI1>3.0.CO;2-9"
+    assert found["doe2020hyphen"].pages == "420–436, e1–e9"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "García Márquez, Gabriel",
+        "Jahier Pagliari, Daniele and Doe, Jo Ann",
+        "{García Márquez}, Gabriel José",
+        "van der Beek, Anna Maria",
+        "Doe, {Jr.}, Jo",
+        "Doe, III, Jo",
+        "{Smith & Wesson; sons and daughters, Ltd.}",
+        "{\\'E}mile and Anderssen, {\\O}ystein",
+        "Sandford, Andy and Band, Rand",
+    ],
+)
+def test_sound_names_are_left_alone(names):
+    assert read_names(names).faults == ()
+
+
+def test_records_are_as_many_lines_down_as_they_are(tmp_path):
+    """Lines are counted once, whatever stands between the records."""
+    path = tmp_path / "some.bib"
+    one = "\n%% a comment\ntext\n@misc{doe2020%d,\n  author = {Doe, Jo},\n  title = {T},\n  year = {20}\n}"
+    path.write_text("".join(one % number for number in range(50)), encoding="utf-8")
+    assert [problem.line for problem in read_bibliography(path).problems] == [7 + 7 * n for n in range(50)]
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
+    """Reading once took four times as long for twice the records; what is never closed must not be sought to the end."""
+    one = "@misc{doe2020k%d,\n  author = {Doe, Jo},\n  title = {{T}itle %d%s,\n  year = {2020}\n}\n\n"
+    seconds = []
+    for size in (500, 4_000):
+        path = tmp_path / f"{size}.bib"
+        path.write_text("".join(one % (n, n, "" if spoilt else "}") for n in range(size)), encoding="utf-8")
+        start = time.process_time()
+        found = read_bibliography(path)
+        seconds.append(time.process_time() - start)
+        assert (len(found.problems), len(found.records)) == ((size, 0) if spoilt else (0, size))
+    assert seconds[1] < 30 * seconds[0], "eight times the records"
