@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 NOTHING_FOUND, USAGE, INVALID_DATA, RUN_FAILED, NOT_WRITTEN, INTERRUPTED = 1, 2, 3, 4, 5, 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -39,3 +41,15 @@ class NotWritten(CatalogueFault):
     """There was no room, or the disk failed, while something was written."""
 
     code = NOT_WRITTEN
+
+
+@contextmanager
+def writing(place: object, remedy: str) -> Iterator[None]:
+    """Name the place if there is no room for what is written meanwhile: the system itself often names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise NotWritten(f"{place} cannot be written ({reason}); make room on its disk, or {remedy}") from error

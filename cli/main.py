@@ -119,7 +119,7 @@ def _of_the_disk(error: OSError, place: str | bytes | int | None) -> Failure:
     """Return what to say of a file that could not be read or written."""
     if error.errno not in FULL:
         return _unforeseen(error)
-    where = place if isinstance(place, str) else "a file in the cache or in the folder for temporary files"
+    where = place if isinstance(place, str) else "a file"
     reason = (error.strerror or str(error)).lower()
     remedy = "make room on its disk, or choose another place (EELIT_CACHE for the cache, TMPDIR for temporary files)"
     return Failure(f"{where} cannot be written ({reason}); {remedy}", NOT_WRITTEN)

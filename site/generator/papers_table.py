@@ -8,7 +8,7 @@ from typing import Any
 
 from eelit.bib.exports import EXPORTS
 from eelit.catalog.query import FIDELITIES
-from eelit.catalog.words import stems, synonyms, texts
+from eelit.catalog.words import stems, texts
 from eelit.site.generator.collection import Collection
 
 WORDS, RECORDS = "papers/papers-words.js", "papers/papers-records.js"
@@ -18,9 +18,8 @@ SCRIPTS = ["assets/papers.js", "assets/vendor/stemmer-2.0.1.min.js", WORDS]
 
 def words(collection: Collection) -> str:
     """Return each work's words without their endings, in the order of the table's rows."""
-    terms = {facet: {name: term.definition for name, term in own.items()} for facet, own in collection.terms.items()}
-    known = synonyms(terms)
-    found = stems({key: " ".join(texts(work.entry, work.record, known)) for key, work in collection.works.items()})
+    works, known = collection.works.items(), collection.synonyms
+    found = stems({key: " ".join(texts(work.entry, work.record, known)) for key, work in works})
     return _script("eelitWords", [" ".join(own) for own in found.values()])
 
 
