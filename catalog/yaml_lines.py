@@ -66,7 +66,7 @@ class _Loader(yaml.CSafeLoader):
             value = super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
-            said = f"`{short(node.value)}` looks like {kind} but is none; mend it, or put it in quotes"
+            said = f"`{short(node.value)}` looks like {kind} but cannot be read so; mend it, or put it in quotes"
             raise _Refused(_line(node), said) from error
         if isinstance(value, int) and abs(value) >= GREATEST:
             raise _Refused(_line(node), f"the number `{short(node.value)}` is too large; mend it, or put it in quotes")

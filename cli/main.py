@@ -88,12 +88,10 @@ class LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit):
             raise
         except OSError as error:
-            lost = streams.lost()
-            if lost and isinstance(error, BrokenPipeError):
-                ctx.exit(0)  # the reader, e.g. `head`, has seen enough
-            if debugging():
+            told = _told(error)
+            if debugging() and isinstance(told, Failure):
                 raise
-            raise _of_the_disk(error, "the output" if lost else error.filename) from error
+            raise told from error
         except CatalogueFault as fault:
             if debugging():
                 raise
@@ -106,20 +104,21 @@ class LazyGroup(click.Group):
             raise _unforeseen(error) from error
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read the command line; who asks for help may close the pipe, too."""
+        """Read the command line; help is printed here."""
         try:
             return super().make_context(*args, **extra)
-        except BrokenPipeError:
-            if not streams.lost():
-                raise
-            raise click.exceptions.Exit(0) from None
+        except OSError as error:
+            raise _told(error) from error
 
 
-def _of_the_disk(error: OSError, place: str | bytes | int | None) -> Failure:
-    """Return what to say of a file that could not be read or written."""
+def _told(error: OSError) -> Failure | click.exceptions.Exit:
+    """Return how to end when something, maybe the output itself, cannot be written or read."""
+    lost = streams.lost()
+    if lost and isinstance(error, BrokenPipeError):
+        return click.exceptions.Exit(0)  # the reader, e.g. `head`, has seen enough
     if error.errno not in FULL:
         return _unforeseen(error)
-    where = place if isinstance(place, str) else "a file"
+    where = "the output" if lost else error.filename or "a file"
     reason = (error.strerror or str(error)).lower()
     remedy = "make room on its disk, or choose another place (EELIT_CACHE for the cache, TMPDIR for temporary files)"
     return Failure(f"{where} cannot be written ({reason}); {remedy}", NOT_WRITTEN)

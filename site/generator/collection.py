@@ -165,7 +165,7 @@ class Collection:
         return synonyms({facet: {name: term.definition for name, term in own.items()} for facet, own in facets})
 
     def found_as(self, work: Work) -> list[str]:
-        """Return what a search should find a work by though its page does not say it: synonyms, names without accents."""
+        """Return what a search should find a work by beside what its page says: synonyms, names without accents."""
         said = f"{work.entry.short_name} {work.record.title} {' '.join(map(str, work.record.authors))}"
         plain = [fold(word) for word in said.split() if not word.isascii()]
         return list(dict.fromkeys([*called(work.entry, self.synonyms), *plain]))
