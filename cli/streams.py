@@ -17,11 +17,24 @@ class Guarded(io.TextIOWrapper):
     """A text stream on which a title from somebody's bibliography cannot move the cursor or rename the window."""
 
     acts = ACTS
+    failed = False
 
     def write(self, text: str) -> int:
         """Write the text; what would act on a terminal becomes a replacement character."""
-        super().write(self.acts.sub(lambda found: found[1] or "\ufffd", text))
+        try:
+            super().write(self.acts.sub(lambda found: found[1] or "\ufffd", text))
+        except OSError:
+            self.failed = True
+            raise
         return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        try:
+            super().flush()
+        except OSError:
+            self.failed = True
+            raise
 
 
 class GuardedProgress(Guarded):
@@ -43,20 +56,19 @@ def guard() -> str:
         if type(stream) is io.TextIOWrapper:
             unicode = stream.encoding.lower().replace("-", "") == "utf8"
             errors = stream.errors if name == "stderr" else "surrogateescape" if unicode else "replace"
-            encoding, lines = stream.encoding, stream.line_buffering
-            guarded = kind(stream.detach(), encoding=encoding, errors=errors, line_buffering=lines)
+            how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            encoding = stream.encoding  # detached, it has none
+            guarded = kind(stream.detach(), encoding=encoding, errors=errors, **how)
             setattr(sys, name, guarded)
             setattr(sys, f"__{name}__", guarded)
     return "stdout is closed; send it to /dev/null if nobody reads it" if closed else ""
 
 
 def lost() -> bool:
-    """Tell whether stdout or stderr can no longer be written; Python must not try that again at its end."""
+    """Tell whether stdout or stderr could not be written; if so Python will not try again at its end."""
     found = False
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
+        if getattr(stream, "failed", False):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             found = True
     return found

@@ -115,7 +115,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
         (b"a: x\nb: \xff\nc: z", r":2: the byte 0xff is not UTF-8; save the file as UTF-8"),
         ("a: x".encode("utf-16"), r":1: the byte 0xff is not UTF-8"),
         ("[" * 100_000, r":1: more than 20 lists and mappings lie inside each other"),
-        ("a: x\nb: " + "{c: " * 100_000, r":2: more than 20 lists and mappings"),
+        ("a: x\nb: " + "{c: " * 50_000, r":2: more than 20 lists and mappings"),
         ("- " * 100_000, r":1: more than 20 lists and mappings"),
         ("? " * 100_000, r":1: more than 20 lists and mappings"),
         ("a: " + "x" * yaml_lines.LARGEST, r":1: the file is larger than 256 kB"),

@@ -100,19 +100,25 @@ def into(stream, *words, **variables):
     return subprocess.run([EELIT, *words], check=False, **given)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["find", "--help"], ["show", "pabee"]], ids=" ".join)
-def test_a_reader_who_left_before_the_first_word(database, words):
+PRINTED = pytest.mark.parametrize("words", [["--help"], ["find", "--help"], ["show", "pabee"]], ids=" ".join)
+BUFFERED = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+@PRINTED
+@BUFFERED
+def test_a_reader_who_left_before_the_first_word(database, words, unbuffered):
     read, write = os.pipe()
     os.close(read)
-    found = into(write, *words, EELIT_DB=str(database))
+    found = into(write, *words, EELIT_DB=str(database), PYTHONUNBUFFERED=unbuffered)
     os.close(write)
     assert (found.returncode, found.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["find", "--help"], ["show", "pabee"]], ids=" ".join)
-def test_output_on_a_full_disk(database, words):
+@PRINTED
+@BUFFERED
+def test_output_on_a_full_disk(database, words, unbuffered):
     with open("/dev/full", "w", encoding="utf-8") as full:
-        found = into(full, *words, EELIT_DB=str(database))
+        found = into(full, *words, EELIT_DB=str(database), PYTHONUNBUFFERED=unbuffered)
     assert found.returncode == 5
     assert found.stderr.startswith("eelit: the output cannot be written (no space left on device); make room")
     assert found.stderr.count("\n") == 1

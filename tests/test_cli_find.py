@@ -186,7 +186,7 @@ def test_taxonomy(eelit):
     everything = eelit("taxonomy").stdout
     assert all(facet.upper() in everything for facet in FACETS)
     terms = json.loads(eelit("taxonomy", "--format", "json").stdout)
-    assert {"facet", "term", "label", "definition", "broader", "example", "works"} == set(terms[0])
+    assert {"facet", "term", "label", "definition", "broader", "example", "works", "synonyms"} == set(terms[0])
     assert eelit("taxonomy", "colour").exit_code == 2
 
 
