@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,7 @@ def _faults_of_term(
         yield "example", f"the example `{term.example}` does not carry `{term.term}` or a narrower {facet} term"
 
 
-def broader_terms(term: str, terms: dict[str, TaxonomyTerm]) -> list[str]:
+def broader_terms(term: str, terms: Mapping[str, TaxonomyTerm]) -> list[str]:
     """Return all terms above this one, nearest first; the term itself is among them only if they form a circle."""
     above: list[str] = []
     current = terms.get(term)

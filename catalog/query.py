@@ -315,7 +315,7 @@ class Catalogue:
         sql = """SELECT facet, term, label, definition, broader, example,
                 coalesce((SELECT works FROM term_pair WHERE term_a = term.id AND term_b = term.id), 0), synonyms
             FROM term WHERE facet = ?1 OR ?1 = '' ORDER BY id"""
-        return [Term(*row[:-1], json.loads(row[-1])) for row in self._rows(sql, (facet,))]
+        return [Term._make((*row[:-1], json.loads(row[-1]))) for row in self._rows(sql, (facet,))]
 
 
 def _is_damage(error: Exception) -> bool:

@@ -126,11 +126,11 @@ def _demand_plain(text: str) -> None:
     """Refuse aliases, tags and deep nesting, before anything is made of them."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
             raise _Refused(line, f"`*{short(event.anchor)}` stands for something else; write that here")
-        if getattr(event, "tag", None):
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+        if tag := getattr(event, "tag", None):
+            tag = str(tag).replace("tag:yaml.org,2002:", "!!")
             raise _Refused(line, f"the tag `{short(tag)}` is not known here; leave it out")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1

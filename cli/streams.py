@@ -56,9 +56,9 @@ def guard() -> str:
         if type(stream) is io.TextIOWrapper:
             unicode = stream.encoding.lower().replace("-", "") == "utf8"
             errors = stream.errors if name == "stderr" else "surrogateescape" if unicode else "replace"
-            how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            encoding = stream.encoding  # detached, it has none
-            guarded = kind(stream.detach(), encoding=encoding, errors=errors, **how)
+            encoding, lines, through = stream.encoding, stream.line_buffering, stream.write_through
+            raw = stream.detach()
+            guarded = kind(raw, encoding=encoding, errors=errors, line_buffering=lines, write_through=through)
             setattr(sys, name, guarded)
             setattr(sys, f"__{name}__", guarded)
     return "stdout is closed; send it to /dev/null if nobody reads it" if closed else ""
