@@ -75,7 +75,7 @@ REFUSED = {
 
 def made(name, settings):
     """An architecture with random weights, large enough that layers matter and texts vary."""
-    settings = dict(settings)
+    settings = {**settings, "tie_word_embeddings": False}  # tied, a text repeats its last token
     attention = settings.pop("attn_implementation", "sdpa")
     kind = getattr(transformers, name)
     config = kind.config_class(**settings)

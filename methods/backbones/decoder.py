@@ -231,9 +231,10 @@ class _Probe:
         cache = getattr(self.forward(self.padded, new=True), "past_key_values", None)
         kinds = [type(layer) for layer in getattr(cache, "layers", ())]
         others = sorted({kind.__name__ for kind in kinds} - {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__})
-        if others or not kinds:
-            held = f"{', '.join(others)} in its cache" if others else "no cache of transformers"
-            raise CannotAttach(self.model, f"it has {held}, not keys and values alone")
+        if not kinds:
+            raise CannotAttach(self.model, "it keeps no keys and values in a cache of transformers")
+        if others:
+            raise CannotAttach(self.model, f"its cache holds {' and '.join(others)}, not keys and values alone")
         return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
     def givens(self, decoder: ExitDecoder, cached: bool) -> Iterator[Any]:

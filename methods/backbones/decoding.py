@@ -62,7 +62,9 @@ class Ending:
 
     def alive(self, tokens: Tensor, before: Tensor) -> Tensor:
         """Return which texts ``[N]`` go on behind ``tokens [N]``, of those that did ``before [N]``."""
-        return before & ~torch.isin(tokens, torch.tensor(self.ends, device=tokens.device)) if self.ends else before
+        for end in self.ends:
+            before = before & (tokens != end)
+        return before
 
 
 @torch.inference_mode()
