@@ -1,5 +1,6 @@
 """Architectures of transformers, tiny and random: with exits they say what they say by themselves, or are refused."""
 
+import copy
 import re
 
 import pytest
@@ -222,6 +223,16 @@ def test_padding_stands_on_the_left(decoders):
         decoder.read(ids, 20, mask.flip(1))
 
 
+def test_copies_have_layers_of_their_own(decoders):
+    _, decoder = decoders("Llama")
+    other = copy.deepcopy(decoder)
+    other.language_model.model.layers[2].mlp.down_proj.weight.data.zero_()
+    ids, mask = prompts()
+    written = [generate(d, read(d, ids, mask), ids[:, -1], 6, None) for d in (decoder, other)]
+    assert written[1].tokens.equal(by_itself(other.language_model, ids, mask, 6))
+    assert not written[0].tokens.equal(written[1].tokens)
+
+
 class Echo(transformers.LlamaForCausalLM):
     """Something that no layer says is added after the layers."""
 
@@ -308,6 +319,12 @@ def test_encoders_in_stages_say_what_they_say_by_themselves(encoders, name):
     for stage in attached.stages:
         state = stage(state)
     torch.testing.assert_close(attached.reading(state)[0], own[2, :5], rtol=1e-3, atol=1e-3)
+
+
+def test_an_argument_that_no_probe_had_is_refused(encoders):
+    _, attached, _ = encoders("BERT")
+    inputs = {**batch("BERT"), "encoder_attention_mask": torch.ones((6, 14))}
+    assert "did not get when" in refusal(lambda: attached.stages[0](inputs))
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -163,7 +163,8 @@ class ExitDecoder(nn.Module):
         They are found by poisoning: what a projection gives is replaced by NaN, which spreads to all that it enters.
         """
         cache = self.new_cache(1, 1)
-        state, layer, found = self.start(ids, cache), self._own.layers[i], {}
+        state, layer = self.start(ids, cache), self._own.layers[i]
+        found: dict[nn.Module, Callable[..., Tensor]] = {}
         self._unread = [{}] * self.exits
         for event in watch(layer, lambda: self.fill(i, state, cache)):
             if not _is_projection(event):
@@ -228,7 +229,7 @@ class _Probe:
         """Return how far each layer looks back, by the cache that the model makes for itself."""
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-        cache = getattr(self.forward(self.padded, new=True), "past_key_values", None)
+        cache: Any = getattr(self.forward(self.padded, new=True), "past_key_values", None)
         kinds = [type(layer) for layer in getattr(cache, "layers", ())]
         others = sorted({kind.__name__ for kind in kinds} - {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__})
         if not kinds:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -250,8 +251,8 @@ def _counted(model: ExitDecoder) -> list[NDArray[np.int64]]:
     found = [[costs.count(lambda: model.start(ids, cache))]]
     for _ in range(2):
         state = model.start(ids, cache)
-        found.append([costs.count(lambda i=i, state=state: model.layer(i, state, cache)) for i in range(model.exits)])
+        found.append([costs.count(partial(model.layer, i, state, cache)) for i in range(model.exits)])
         cache.advance(ids)
     state = model.start(ids, cache)
-    found.append([costs.count(lambda i=i: model.fill(i, state, cache)) for i in range(model.exits)])
+    found.append([costs.count(partial(model.fill, i, state, cache)) for i in range(model.exits)])
     return [np.array(macs, dtype=np.int64) for macs in found]

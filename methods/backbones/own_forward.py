@@ -85,11 +85,11 @@ def in_place_of(stand_ins: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[N
     try:
         yield
     finally:
-        for module, forward in before.items():
-            if forward is None:
+        for module, own in before.items():
+            if own is None:
                 del vars(module)["forward"]
             else:
-                vars(module)["forward"] = forward
+                vars(module)["forward"] = own
 
 
 @contextmanager
@@ -261,6 +261,12 @@ class Plan:
 
     def state(self, given: Given) -> State:
         """Return the state before the first layer."""
+        for planned, leaves in zip(self.leaves, given.leaves, strict=True):
+            if any(
+                isinstance(value, Tensor) and not isinstance(leaf, Slot)
+                for leaf, value in zip(planned, leaves, strict=True)
+            ):
+                raise CannotAttach(self.model, "its layers get a tensor that they did not get when it was tried")
         found = {HIDDEN: given.first}
         for slot, (i, j) in self.places.items():
             tensor = given.leaves[i][j]

@@ -36,6 +36,9 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
     What it tells of lengths and offsets, from which models make their masks, is as transformers' own layers tell it.
     """
 
+    keys: Any
+    values: Any
+
     def __init__(self, place: Place, window: int | None) -> None:
         super().__init__()
         self.place, self.window = place, window
