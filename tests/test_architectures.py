@@ -173,6 +173,20 @@ def test_skipped_layers_get_the_keys_and_values_that_they_would_make(decoders, n
 
 
 @pytest.mark.parametrize("name", DECODERS)
+@torch.inference_mode()
+def test_prompts_may_be_read_in_parts(decoders, name):
+    _, decoder = decoders(name)
+    ids, mask = prompts()
+    whole, parts = read(decoder, ids, mask), decoder.read(ids[:, :6], 6, mask[:, :6])
+    state = decoder.start(ids[:, 6:10], parts, mask[:, 6:10])
+    for i in range(3):
+        state = decoder.layer(i, state, parts)
+    parts.advance(ids[:, 6:10], mask[:, 6:10])
+    written = [generate(decoder, cache, ids[:, -1], 6, exit_in_turn).tokens for cache in (whole, parts)]
+    assert written[0].equal(written[1])
+
+
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_decoders_work_in_half_precision(name, dtype):
     model = made(*DECODERS[name]).to(dtype)
@@ -321,6 +335,7 @@ def test_encoders_in_stages_say_what_they_say_by_themselves(encoders, name):
     torch.testing.assert_close(attached.reading(state)[0], own[2, :5], rtol=1e-3, atol=1e-3)
 
 
+@torch.inference_mode()
 def test_an_argument_that_no_probe_had_is_refused(encoders):
     _, attached, _ = encoders("BERT")
     inputs = {**batch("BERT"), "encoder_attention_mask": torch.ones((6, 14))}

@@ -59,6 +59,7 @@ class ExitDecoder(nn.Module):
             self._own = OwnForward(language_model, lambda: probe.forward(probe.padded))
             self._windows = probe.windows()
             self._plans = {cached: Plan(language_model, list(probe.givens(self, cached))) for cached in (False, True)}
+            self._unread: list[dict[nn.Module, Callable[..., Tensor]]] = [{} for _ in range(self.exits)]
             self._unread = [self._unread_by_keys(i, probe.ids[:1, :1]) for i in range(self.exits)]
             probe.prove(self)
 
@@ -165,7 +166,6 @@ class ExitDecoder(nn.Module):
         cache = self.new_cache(1, 1)
         state, layer = self.start(ids, cache), self._own.layers[i]
         found: dict[nn.Module, Callable[..., Tensor]] = {}
-        self._unread = [{}] * self.exits
         for event in watch(layer, lambda: self.fill(i, state, cache)):
             if not _is_projection(event):
                 continue

@@ -96,7 +96,7 @@ def in_place_of(stand_ins: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[N
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate inside, without gradients; the model's modes and torch's random numbers are afterwards as before."""
     modes = {module: module.training for module in model.modules()}
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
         try:
             yield
