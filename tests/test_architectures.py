@@ -11,7 +11,7 @@ from eelit.methods.backbones.attached import attach
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Ending, TokenCosts, generate, replay
 from eelit.methods.backbones.own_forward import HIDDEN, CannotAttach
-from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.costs import MacCounter, exit_costs
 from eelit.methods.engine.evaluate import infer
 from eelit.methods.engine.evaluate import replay as replay_outputs
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -279,6 +279,15 @@ def test_a_model_that_does_more_than_its_modules_say_is_refused():
     assert "between its layers" in refusal(lambda: attach(made("DebertaV2Model", convolved)))
 
 
+def test_what_is_no_bare_encoder_and_no_decoder_is_refused():
+    t5 = {"vocab_size": 48, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    assert "no output head" in refusal(lambda: ExitDecoder(made("LlamaModel", LLAMA)))
+    assert "cannot be tried" in refusal(lambda: ExitDecoder(made("T5ForConditionalGeneration", t5)))
+    assert "base_model" in refusal(lambda: attach(made("BertForSequenceClassification", ENCODER)))
+    for put in (attach, ExitDecoder):
+        assert "no model of transformers" in refusal(lambda put=put: put(torch.nn.Linear(2, 2)))
+
+
 def test_a_model_that_is_not_finite_is_refused():
     model = made("LlamaForCausalLM", LLAMA)
     model.lm_head.weight.data[3] = torch.nan
@@ -354,6 +363,8 @@ def test_encoders_drop_what_has_left_and_keep_masks_of_the_rest(encoders, name):
     assert found.exits.equal(exits)
     assert len(exits.unique()) > 1
     torch.testing.assert_close(found.answers, outputs[exits, torch.arange(len(exits))], rtol=1e-4, atol=1e-5)
+    costs = exit_costs(network, {key: value[:1] for key, value in inputs.items()})
+    assert 0 < costs[0] < costs[1] < costs[2]
     for row in range(6):  # alone, and without padding if it is text
         one = {key: value[row : row + 1] for key, value in inputs.items()}
         if "attention_mask" in one:

@@ -24,6 +24,7 @@ from eelit.methods.backbones.own_forward import (
     probe_ids,
     probe_length,
     prove_equal,
+    text_config,
     undisturbed,
 )
 from eelit.methods.engine.multi_exit import MultiExit, select
@@ -115,11 +116,13 @@ def attach(encoder: nn.Module) -> Attached:
     with undisturbed(encoder):
         probes = list(_probes(encoder))
         own = OwnForward(encoder, _run(encoder, probes[0]))
+        if own.body is not encoder:
+            raise CannotAttach(encoder, "it is more than an encoder, whose base_model can be tried")
         plan = Plan(encoder, [own.given(len(_first(probe)), _run(encoder, probe)) for probe in probes])
         found = Attached(
             stages=[OwnStage(own, plan, i) for i in range(len(own.layers))],
             reading=Reading(own),
-            width=int(own.model.config.get_text_config().hidden_size),
+            width=int(text_config(encoder).hidden_size),
         )
         for probe in probes:
             _prove(found, own, probe)
@@ -148,7 +151,7 @@ def _prove(attached: Attached, own: OwnForward, probe: Mapping[str, Tensor]) -> 
 
 def _probes(encoder: Any) -> Iterator[dict[str, Tensor]]:
     """Yield made inputs: 3 texts of unlike lengths and 2 of one, or 3 and 2 images."""
-    config, name = encoder.config, encoder.main_input_name
+    config, name = text_config(encoder), encoder.main_input_name
     device = next(encoder.parameters()).device
     if name == "input_ids":
         length = probe_length(config)

@@ -28,6 +28,7 @@ from eelit.methods.backbones.own_forward import (
     probe_ids,
     probe_length,
     prove_equal,
+    text_config,
     undisturbed,
     watch,
 )
@@ -57,6 +58,8 @@ class ExitDecoder(nn.Module):
         with undisturbed(language_model):
             probe = _Probe(self)
             self._own = OwnForward(language_model, lambda: probe.forward(probe.padded))
+            if self._own.body is language_model:
+                raise CannotAttach(language_model, "it has no output head over a vocabulary")
             self._windows = probe.windows()
             self._plans = {cached: Plan(language_model, list(probe.givens(self, cached))) for cached in (False, True)}
             self._unread: list[dict[nn.Module, Callable[..., Tensor]]] = [{} for _ in range(self.exits)]
@@ -66,7 +69,7 @@ class ExitDecoder(nn.Module):
     @property
     def width(self) -> int:
         """Size of a state, d."""
-        return int(self.language_model.config.get_text_config().hidden_size)
+        return int(text_config(self.language_model).hidden_size)
 
     @property
     def exits(self) -> int:
@@ -92,7 +95,7 @@ class ExitDecoder(nn.Module):
                 len(ids), lambda: self.language_model(**_inputs(self.language_model, ids, known, cache))
             )
         except IndexError as error:
-            config = self.language_model.config.get_text_config()
+            config = text_config(self.language_model)
             end = ids.shape[1] + (cache.position if cache is not None else 0)
             raise ValueError(
                 f"{type(self.language_model).__name__} knows {config.vocab_size} tokens and "
@@ -214,7 +217,7 @@ class _Probe:
 
     def __init__(self, decoder: ExitDecoder) -> None:
         self.model: Any = decoder.language_model
-        config = self.model.config.get_text_config()
+        config = text_config(self.model)
         self.ids = probe_ids(config, 3, probe_length(config)).to(next(self.model.parameters()).device)
         self.padded = torch.ones_like(self.ids)
         self.padded[1, :1] = 0

@@ -123,7 +123,11 @@ class OwnForward:
 
     def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
         self.model: Any = model
-        events = watch(model, run)
+        try:
+            events = watch(model, run)
+        except Exception as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise CannotAttach(model, f"its own forward cannot be tried on made inputs ({said})") from error
         calls = _layers(model, events)
         self.layers = [call.module for call in calls]
         self._tuples = [len(call.out) if isinstance(call.out, tuple) else 0 for call in calls]
@@ -166,10 +170,19 @@ class OwnForward:
         return hidden
 
 
+def text_config(model: nn.Module) -> Any:
+    """Return the configuration of a model of transformers, or of its part for text."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        raise CannotAttach(model, "it is no model of transformers")
+    return config.get_text_config()
+
+
 def _layers(model: nn.Module, events: Sequence[Event]) -> list[Event]:
     """Return the calls of the layers: of the modules of one list, each on what the one before gave."""
-    config: Any = model.config
-    count = int(config.get_text_config().num_hidden_layers)
+    count = getattr(text_config(model), "num_hidden_layers", None)
+    if not isinstance(count, int):
+        raise CannotAttach(model, "its configuration does not say how many layers it has")
     broken = False
     for parts in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
         members = set(parts)
