@@ -347,7 +347,7 @@ def test_encoders_in_stages_say_what_they_say_by_themselves(encoders, name):
 @torch.inference_mode()
 def test_an_argument_that_no_probe_had_is_refused(encoders):
     _, attached, _ = encoders("BERT")
-    inputs = {**batch("BERT"), "encoder_attention_mask": torch.ones((6, 14))}
+    inputs = {**batch("BERT"), "encoder_hidden_states": torch.ones((6, 3, 32))}
     assert "did not get when" in refusal(lambda: attached.stages[0](inputs))
 
 
