@@ -10,7 +10,6 @@ import click
 from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import JOBS, MethodName, eelit_command
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.main import Failure
 from eelit.cli.run import demand_backend, demand_cache, demand_writable
 
 if TYPE_CHECKING:

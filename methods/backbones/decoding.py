@@ -4,6 +4,8 @@ Tokens are chosen greedily. A policy is asked after each layer but the last, for
 token at layer i, the later layers get their keys and values from the state after layer i, so that later tokens can
 attend to it there, and do nothing else for it.
 
+A text that has come to an end-of-text token, if one is named, gets padding from there on, which no layer runs for.
+
 `generate` drops rows that have left, and later layers never see them. `replay` runs every layer for every row, and
 holds the state of a row that has left.
 """
@@ -12,17 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from eelit.methods.backbones.decoder import ExitDecoder, RowCache
+from eelit.methods.backbones.decoder import ExitDecoder
+from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.engine import costs
 from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy
+
+if TYPE_CHECKING:
+    from eelit.methods.backbones.row_cache import RowCache
 
 StepPolicy = Callable[[int], Policy]
 """From the number of the token to be generated (from 0) to the policy for it."""
@@ -37,7 +44,7 @@ def always(policy: Policy) -> StepPolicy:
 
 @dataclass(frozen=True)
 class Generation:
-    """Generated tokens ``[N, T]`` and the exit (from 0) of each ``[N, T]``."""
+    """Generated tokens ``[N, T]`` and the exit (from 0) of each ``[N, T]``, -1 for padding behind the end of a text."""
 
     tokens: Tensor
     exits: Tensor
@@ -47,54 +54,80 @@ class Generation:
         return Generation(self.tokens[:n], self.exits[:n])
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Which tokens end a text, and the token that stands behind its end."""
+
+    ends: tuple[int, ...] = ()
+    pad: int = 0
+
+    def alive(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """Return which texts ``[N]`` go on behind ``tokens [N]``, of those that did ``before [N]``."""
+        for end in self.ends:
+            before = before & (tokens != end)
+        return before
+
+
 @torch.inference_mode()
 def generate(
-    model: ExitDecoder, cache: RowCache, last: Tensor, length: int, policy: StepPolicy | None, reads: Reads = "logits"
+    model: ExitDecoder,
+    cache: RowCache,
+    last: Tensor,
+    length: int,
+    policy: StepPolicy | None,
+    reads: Reads = "logits",
+    ending: Ending = Ending(),
 ) -> Generation:
     """Generate ``length`` tokens after ``last [N]``, the cache holding all before it; rows that have left are not run.
 
     Without a policy this is plain greedy generation: all layers, and the head once per token.
     """
-    tokens, exits = [], []
+    tokens = last.new_full((len(last), length), ending.pad)
+    exits = torch.full_like(tokens, -1)
+    alive = torch.ones_like(last, dtype=torch.bool)
     for step in range(length):
-        last, left = _next_token(model, cache, last, policy(step) if policy else None, reads)
-        tokens.append(last)
-        exits.append(left)
-    return Generation(torch.stack(tokens, dim=1), torch.stack(exits, dim=1))
+        rows = alive.nonzero().flatten()
+        if not len(rows):
+            break
+        rule = policy(step) if policy else None
+        tokens[rows, step], exits[rows, step] = _next_token(model, cache, last, rows, rule, reads)
+        last = tokens[:, step]
+        alive = ending.alive(last, alive)
+    return Generation(tokens, exits)
 
 
 def _next_token(
-    model: ExitDecoder, cache: RowCache, ids: Tensor, policy: Policy | None, reads: Reads
+    model: ExitDecoder, cache: RowCache, ids: Tensor, rows: Tensor, policy: Policy | None, reads: Reads
 ) -> tuple[Tensor, Tensor]:
-    """Return the token ``[N]`` after each of ``ids [N]``, and the exit ``[N]`` at which it was decided."""
-    state, tokens, exits = model.embed(ids[:, None]), torch.empty_like(ids), torch.empty_like(ids)
-    angles, final = model.angles(cache.position, 1, state), model.exits - 1
-    rest, memory = torch.arange(len(ids)), policy.start() if policy else ()
+    """Return the tokens ``[n]`` after ids ``[N]`` at some rows ``[n]``, and the exits ``[n]`` that decided them."""
+    cache.rows = rows if len(rows) < len(ids) else None
+    state, tokens, exits = model.start(ids[rows, None], cache), torch.empty_like(ids), torch.empty_like(ids)
+    rest, memory, final = rows, policy.start() if policy else (), model.exits - 1
     for i in range(model.exits):
         cache.rows = rest if len(rest) < len(ids) else None
-        state = model.layer(i, state, angles, cache)
+        state = model.layer(i, state, cache)
         seen: Tensor | None = None
         if i == final:
-            out = torch.arange(len(rest))
+            out = torch.arange(len(rest), device=ids.device)
         elif policy is None:
             continue
         else:
-            seen = look(model, state[:, 0], reads)
+            seen = look(model, state[HIDDEN][:, 0], reads)
             memory, stop = policy.step(memory, seen)
             out = stop.nonzero().flatten()
         if not len(out):
             continue
-        logits = seen[out] if seen is not None and reads == "logits" else model.head(state[out, 0])
+        logits = seen[out] if seen is not None and reads == "logits" else model.head(state[HIDDEN][out, 0])
         tokens[rest[out]], exits[rest[out]] = logits.argmax(dim=-1), i
-        cache.rows = rest[out]
+        cache.rows, leaving = rest[out], select(state, out) if i < final else state
         for skipped in range(i + 1, model.exits):
-            model.fill(skipped, state[out], angles, cache)
+            model.fill(skipped, leaving, cache)
         if len(out) == len(rest):
             break
         keep = (~stop).nonzero().flatten()
-        rest, state, memory = rest[keep], state[keep], select(memory, keep)
-    cache.position += 1
-    return tokens, exits
+        rest, state, memory = rest[keep], select(state, keep), select(memory, keep)
+    cache.advance(ids[:, None])
+    return tokens[rows], exits[rows]
 
 
 def look(model: ExitDecoder, state: Tensor, reads: Reads) -> Tensor:
@@ -113,6 +146,7 @@ def replay(
     length: int,
     policies: Sequence[StepPolicy],
     reads: Reads = "logits",
+    ending: Ending = Ending(),
 ) -> list[Generation]:
     """Generate ``length`` tokens after ``last [N]`` with each policy, all layers for all rows, states held after exits.
 
@@ -120,70 +154,105 @@ def replay(
     other, and what else it makes of it is thrown away. The policies' texts are rows of one batch. Cache and ``last``
     are as for `generate`; the cache is left as it was.
     """
-    own, parts = cache.copy(len(policies)), torch.arange(len(last) * len(policies)).split(len(last))
-    last, final = last.repeat(len(policies)), model.exits - 1
+    own, n = cache.copy(len(policies)), len(last)
+    last, alive = last.repeat(len(policies)), torch.ones(n * len(policies), dtype=torch.bool, device=last.device)
     tokens, exits = [], []
     for step in range(length):
-        state, rules = model.embed(last[:, None]), [policy(step) for policy in policies]
-        angles, memories = model.angles(own.position, 1, state), [rule.start() for rule in rules]
-        gone, left = torch.zeros_like(last, dtype=torch.bool), torch.full_like(last, final)
-        for i in range(model.exits):
-            state = torch.where(gone[:, None, None], state, model.layer(i, state, angles, own))
-            if i < final:
-                seen = look(model, state[:, 0], reads)
-                answers = [rule.step(memory, seen[p]) for rule, memory, p in zip(rules, memories, parts, strict=True)]
-                memories, stop = [memory for memory, _ in answers], torch.cat([stop for _, stop in answers])
-                left[stop & ~gone] = i
-                gone = gone | stop
-        own.position += 1
-        last = model.head(state[:, 0]).argmax(dim=-1)
+        said, left = _held(model, own, last, [policy(step) for policy in policies], reads)
+        last = torch.where(alive, said, ending.pad)
         tokens.append(last)
-        exits.append(left)
-    every = zip(
-        torch.stack(tokens, dim=1).split(len(parts[0])), torch.stack(exits, dim=1).split(len(parts[0])), strict=True
-    )
+        exits.append(torch.where(alive, left, -1))
+        alive = ending.alive(last, alive)
+    every = zip(torch.stack(tokens, dim=1).split(n), torch.stack(exits, dim=1).split(n), strict=True)
     return [Generation(t, e) for t, e in every]
+
+
+def _held(
+    model: ExitDecoder, cache: RowCache, ids: Tensor, rules: Sequence[Policy], reads: Reads
+) -> tuple[Tensor, Tensor]:
+    """Return the token ``[P N]`` after each of ids ``[P N]``, N rows for each rule, and its exit ``[P N]``."""
+    state, memories = model.start(ids[:, None], cache), [rule.start() for rule in rules]
+    parts = torch.arange(len(ids), device=ids.device).split(len(ids) // len(rules))
+    gone, left = torch.zeros_like(ids, dtype=torch.bool), torch.full_like(ids, model.exits - 1)
+    for i in range(model.exits):
+        before, state = state[HIDDEN], model.layer(i, state, cache)
+        state[HIDDEN] = torch.where(gone[:, None, None], before, state[HIDDEN])
+        if i < model.exits - 1:
+            seen = look(model, state[HIDDEN][:, 0], reads)
+            answers = [rule.step(memory, seen[p]) for rule, memory, p in zip(rules, memories, parts, strict=True)]
+            memories, stop = [memory for memory, _ in answers], torch.cat([stop for _, stop in answers])
+            left[stop & ~gone] = i
+            gone = gone | stop
+    cache.advance(ids[:, None])
+    return model.head(state[HIDDEN][:, 0]).argmax(dim=-1), left
 
 
 @dataclass(frozen=True)
 class TokenCosts:
-    """MACs of the parts of a decoder, for one token."""
+    """MACs of the parts of a decoder, for one token; what a layer costs is a number for each layer, ``[E]``."""
 
     exits: int
-    layer: int  # a layer's linear maps
-    fill: int  # its key and value projections
-    attention: int  # of one layer, per position attended to
+    start: int  # what is before the first layer
+    layer: NDArray[np.int64]  # all but attending
+    fill: NDArray[np.int64]  # its keys and values alone, for a token that skips it
+    attention: NDArray[np.int64]  # per position attended to
+    window: NDArray[np.int64]  # positions attended to at most
     head: int
     look: int  # one question to the policy
     shared: bool  # whether looking runs the head, so that a token that leaves early needs it no more
 
     @classmethod
     def of(cls, model: ExitDecoder, reads: Reads) -> TokenCosts:
-        """Read the sizes off the weights, all layers being alike, and count the gate."""
-        layer = model.language_model.model.layers[0]
-        attention, head = layer.self_attn, model.language_model.lm_head.weight.numel()
-        gate = costs.count(lambda: model.gate(torch.zeros(1, model.width)))
-        linear = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+        """Count what the parts execute for one token, behind none and behind one."""
+        start, first, second, fill = _counted(model)
+        vector = next(model.language_model.parameters()).new_zeros(1, model.width)
+        head, gate = costs.count(lambda: model.head(vector)), costs.count(lambda: model.gate(vector))
         return cls(
             exits=model.exits,
-            layer=linear,
-            fill=attention.k_proj.weight.numel() + attention.v_proj.weight.numel(),
-            attention=2 * attention.q_proj.out_features,
+            start=int(start[0]),
+            layer=2 * first - second,
+            fill=fill,
+            attention=second - first,
+            window=np.array([window or np.iinfo(np.int64).max for window in model.windows]),
             head=head,
             look={"logits": head, "state": 0, "gate": gate}[reads],
             shared=reads == "logits",
         )
 
+    def _layers(self, start: int, length: int) -> NDArray[np.int64]:
+        """Return the MACs ``[T, E]`` of all layers up to each, for tokens from position ``start`` on."""
+        seen = np.minimum(start + 1 + np.arange(length)[:, None], self.window)
+        return self.start + np.cumsum(self.layer + self.attention * seen, axis=1)
+
     def claimed(self, exits: NDArray[np.int64], start: int) -> NDArray[np.float64]:
-        """Return the MACs ``[N, T]`` of tokens that left at ``exits [N, T]``, fed in from position ``start`` on."""
+        """Return the MACs ``[N, T]`` of tokens that left at ``exits [N, T]``, fed in from position ``start`` on.
+
+        Padding behind the end of a text costs nothing.
+        """
         run, final = exits + 1, exits == self.exits - 1
-        seen = start + 1 + np.arange(exits.shape[1])
+        filled = self.fill.sum() - np.cumsum(self.fill)[exits]
         looks = np.minimum(run, self.exits - 1)
         heads = np.where(final | (not self.shared), self.head, 0)
-        work = run * (self.layer + self.attention * seen) + (self.exits - run) * self.fill + looks * self.look + heads
-        return work.astype(np.float64)
+        work = (
+            self._layers(start, exits.shape[1])[np.arange(exits.shape[1]), exits] + filled + looks * self.look + heads
+        )
+        return np.where(exits < 0, 0, work).astype(np.float64)
 
     def plain(self, depth: int, start: int, length: int) -> NDArray[np.float64]:
         """Return the MACs ``[T]`` of tokens in a decoder of ``depth`` layers without exits."""
-        seen = start + 1 + np.arange(length)
-        return (depth * (self.layer + self.attention * seen) + self.head).astype(np.float64)
+        return (self._layers(start, length)[:, depth - 1] + self.head).astype(np.float64)
+
+
+@torch.inference_mode()
+def _counted(model: ExitDecoder) -> list[NDArray[np.int64]]:
+    """Return the MACs before the layers ``[1]``, and of each ``[E]`` for a first token, a second, and to fill it."""
+    device = next(model.language_model.parameters()).device
+    ids, cache = torch.zeros((1, 1), dtype=torch.int64, device=device), model.new_cache(1, 2)
+    found = [[costs.count(lambda: model.start(ids, cache))]]
+    for _ in range(2):
+        state = model.start(ids, cache)
+        found.append([costs.count(partial(model.layer, i, state, cache)) for i in range(model.exits)])
+        cache.advance(ids)
+    state = model.start(ids, cache)
+    found.append([costs.count(partial(model.fill, i, state, cache)) for i in range(model.exits)])
+    return [np.array(macs, dtype=np.int64) for macs in found]

@@ -12,20 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eelit.methods.backbones.decoder import ExitDecoder, RowCache
+from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate, replay
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.passages import LanguageData, Passages
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.policies.base import Policy
+
+if TYPE_CHECKING:
+    from eelit.methods.backbones.row_cache import RowCache
 
 ROWS = 400
 """Texts that are replayed in one batch, if a split has so few prompts that several knobs fit."""

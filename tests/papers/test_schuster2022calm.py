@@ -137,14 +137,26 @@ def test_skipped_layers_remember_the_state_of_the_exit(make, exit_at):
     _, ours = written(model, always(FixedExit(exit_at)), length=1)
     from transformers import DynamicCache
 
-    theirs, past, state = DynamicCache(), model.embed(PROMPTS[:, :-1]), model.embed(PROMPTS[:, -1:])
-    before, angles = model.angles(0, 8, past), model.angles(8, 1, state)
-    for i in range(4):
-        past = model.layer(i, past, before, theirs)
-        new = model.layer(i, state, angles, theirs)
+    body, theirs = model.language_model.model, DynamicCache()
+    past, state = body.embed_tokens(PROMPTS[:, :-1]), body.embed_tokens(PROMPTS[:, -1:])
+    before, now = body.rotary_emb(past, torch.arange(8)[None]), body.rotary_emb(past, torch.tensor([[8]]))
+    for i, layer in enumerate(body.layers):
+        past = layer(past, position_embeddings=before, past_key_values=theirs, use_cache=True)
+        new = layer(state, position_embeddings=now, past_key_values=theirs, use_cache=True)
         state = new if i <= exit_at else state
-        torch.testing.assert_close(ours.keys[i], theirs.layers[i].keys)
-        torch.testing.assert_close(ours.values[i], theirs.layers[i].values)
+        torch.testing.assert_close(ours.layers[i].keys, theirs.layers[i].keys)
+        torch.testing.assert_close(ours.layers[i].values, theirs.layers[i].values)
+
+
+@pytest.mark.parametrize("make", [llama, qwen])
+def test_costs_are_those_of_the_weights(make):
+    model = make()
+    layer, costs = model.language_model.model.layers[0], TokenCosts.of(model, "logits")
+    attention = layer.self_attn
+    assert (costs.layer == sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))).all()
+    assert (costs.fill == attention.k_proj.weight.numel() + attention.v_proj.weight.numel()).all()
+    assert (costs.attention == 2 * attention.q_proj.out_features).all()
+    assert costs.head == costs.look == model.language_model.lm_head.weight.numel()
 
 
 def test_later_layers_are_not_run_for_rows_that_have_left():
