@@ -94,14 +94,17 @@ def beside(info: MethodInfo) -> dict[str, list[Listing]]:
     shown: set[str] = set()
     found: dict[str, list[Listing]] = {}
     for section, (main, *more) in SECTIONS.items():
-        entries = [entry for name in (main, *more) if (entry := _function(own, name)) is not None]
+        entries: list[tuple[Source, ast.FunctionDef]] = [
+            entry for name in (main, *more) if (entry := _function(own, name)) is not None
+        ]
         entries = [(source, node) for source, node in entries if source.path == own.path or node.name == main]
         parts, methods = _needed(own, [node for source, node in entries if source.path == own.path])
         entries += [(own, node) for node in methods]
         new = [own.listing(node, shared=False) for node in parts if node.name not in shown]
         shown |= {part.name for part in new}
         new += [source.listing(node, shared=source.path != own.path) for source, node in entries]
-        new += _shared([*entries, *((own, part) for part in parts)], SHARED.get(section, ""))
+        users: list[tuple[Source, Definition]] = [*entries, *((own, part) for part in parts)]
+        new += _shared(users, SHARED.get(section, ""))
         if new:
             found[section] = new
     return found
