@@ -160,7 +160,7 @@ def _shared(users: Sequence[tuple[Source, Definition]], room: str) -> list[Listi
     ]
 
 
-def _function(source: Source, name: str) -> tuple[Source, Definition] | None:
+def _function(source: Source, name: str) -> tuple[Source, ast.FunctionDef] | None:
     """Return the function of the method's class, or of the family it is derived from, with its module."""
     for owner in source.classes():
         for node in owner.body:
