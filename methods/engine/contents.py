@@ -78,8 +78,9 @@ class Contents:
         before = self._circles
         digest = hashlib.blake2b(digest_size=16)
         for part in self._parts(value, place, (*above, id(value))):
-            told = f"{len(part)} {part}\n".encode(errors="surrogatepass") if isinstance(part, str) else part
-            digest.update(told)
+            digest.update(
+                f"{len(part)} {part}\n".encode(errors="surrogatepass") if isinstance(part, str) else part.data
+            )
         if self._circles == before:
             self._known[id(value)] = digest.hexdigest(), value
         return digest.hexdigest()
