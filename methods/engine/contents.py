@@ -78,10 +78,9 @@ class Contents:
         before = self._circles
         digest = hashlib.blake2b(digest_size=16)
         for part in self._parts(value, place, (*above, id(value))):
-            if isinstance(part, str):
-                digest.update(f"{len(part)} {part}\n".encode(errors="surrogatepass"))
-            else:
-                digest.update(part.data)
+            digest.update(
+                f"{len(part)} {part}\n".encode(errors="surrogatepass") if isinstance(part, str) else part.data
+            )
         if self._circles == before:
             self._known[id(value)] = digest.hexdigest(), value
         return digest.hexdigest()

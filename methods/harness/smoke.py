@@ -127,7 +127,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
     broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
     faults = ["rules broken: " + "; ".join(broken)] if broken else []
-    faults += [flaw for curve in result.curves if (flaw := at_chance(curve))]
+    faults += [fault for curve in result.curves if (fault := at_chance(curve))]
     log += [f"{_of(curve)} is not compared with chance: {curve.quality} has none that is told"
             for curve in result.curves if curve.chance is None]  # fmt: skip
     if result.seconds > SECONDS:

@@ -287,4 +287,4 @@ def test_boosting_is_deterministic_and_cached_under_a_hash_of_all_it_depends_on(
     assert cached.prepared_from_cache
     train(cached, num_leaves=5)
     assert not cached.prepared_from_cache
-    assert sorted(path.suffix for path in (tmp_path / "trees").iterdir()) == [".lock", ".lock", ".txt", ".txt"]
+    assert sorted(path.suffix for path in (tmp_path / "trees").iterdir()) == [".kept", ".kept", ".lock", ".lock"]
