@@ -54,11 +54,10 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import sources_of, trained
 from eelit.methods.families.tagging import Prepared, TagMethod
-from eelit.methods.policies.base import Policy
+from eelit.methods.policies.base import Policy, uncertainty
 from eelit.methods.policies.window_uncertainty import (
     SentenceUncertainty,
     WindowUncertainty,
-    uncertainty,
     window_max,
 )
 from eelit.methods.recipes.fit import Batch, fit

@@ -244,6 +244,6 @@ def settle(policy: Any, *names: str, per_exit: bool = False) -> None:
 def _number(given: Any) -> float | None:
     """Return a scalar of any library as Python's number; None for anything else, and for NaN."""
     found = given.item() if hasattr(given, "item") and getattr(given, "ndim", 0) == 0 else given
-    if not isinstance(found, Real) or math.isnan(found):
-        return None
-    return found if isinstance(found, int) else float(found)
+    if isinstance(found, int):
+        return found
+    return float(found) if isinstance(found, Real) and not math.isnan(found) else None
