@@ -22,13 +22,13 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.families import tagging
 from eelit.methods.families.tagging import Prices, replay
 from eelit.methods.papers.li2021tokee import HaltSampling, simulate, tag_losses
+from eelit.methods.policies.base import uncertainty
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 from eelit.methods.policies.window_uncertainty import (
     SentenceUncertainty,
     Together,
     WindowUncertainty,
-    uncertainty,
     window_max,
 )
 from eelit.methods.recipes.joint import depth_weights
