@@ -243,6 +243,6 @@ def _spoilt(line: int, key: str, error: PybtexSyntaxError) -> Block:
         return _never_closed(line, "", key)
     where, what = line + error.lineno - 1, str(error).split(": ", 1)[-1]
     if isinstance(error, UndefinedMacro):
-        said = f"`{key}` uses the name `{what}`, which no `@string` before it explains; put a text in braces or quotes"
-        return Block(where, key=key, fault=said)
+        said = f"uses the name `{what}`, which no `@string` before it explains; put a text in braces or quotes"
+        return Block(where, key=key, fault=f"the record `{key}` {said}")
     return Block(where, key=key, fault=f"the record {_named(key)} is not valid BibTeX ({what}); mend this line")

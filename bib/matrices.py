@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 Indices = npt.NDArray[np.int64]
-Ranks = npt.NDArray[np.float64]
+Shares = npt.NDArray[np.float64]
 AT_ONCE = 20_000_000
 """Products of a block of rows at most, unless one row alone has more: what bounds the memory (8 bytes each)."""
 
@@ -62,7 +62,7 @@ def _products(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]
         start = end
 
 
-def pagerank(matrix: sparse.csr_array, damping: float = 0.85, tolerance: float = 1e-6, most: int = 100) -> Ranks:
+def pagerank(matrix: sparse.csr_array, damping: float = 0.85, tolerance: float = 1e-6, most: int = 100) -> Shares:
     """Return the share of time `[N]` that a reader spends at each node who follows edges and at times jumps anywhere.
 
     As networkx has it: jumps (and the ways on from nodes without edges) lead to every node alike, and the steps end
@@ -75,7 +75,7 @@ def pagerank(matrix: sparse.csr_array, damping: float = 0.85, tolerance: float =
     ways = matrix.T.tocsr().astype(np.float64)
     ways.data = 1.0 / degrees[ways.indices]
     ends = degrees == 0
-    rank: Ranks = np.full(size, 1.0 / size)
+    rank: Shares = np.full(size, 1.0 / size)
     for _ in range(most):
         last = rank
         rank = damping * (ways @ last + last[ends].sum() / size) + (1 - damping) / size

@@ -49,7 +49,7 @@ def with_implementation(text: str, implementation: Implementation) -> str:
 
 def scalar(text: str) -> str:
     """Return a short text as the value of a field, quoted if some version of YAML would take it for something else."""
-    written = _dumped({"": text}).removeprefix("'': ").rstrip("\n")
+    written = _dumped({"x": text}).removeprefix("x: ").rstrip("\n")
     return f"'{text}'" if written == text and AMBIGUOUS.fullmatch(text) else written
 
 
