@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.bib.read import FIELDS
@@ -14,13 +15,14 @@ from eelit.catalog.baselines import REFERENCES
 from eelit.catalog.load import Loaded, load
 from eelit.catalog.schema import FACETS, Entry, ExternalTarget, TaxonomyTerm
 from eelit.catalog.sources import Sources
-from eelit.catalog.yaml_lines import Located
+from eelit.catalog.yaml_lines import Located, Place
 
 DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 ACL = re.compile(r"[A-Z]\d\d-\d{4,5}|\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+")
 FIELDS_OF_RECORDS = (*FIELDS, "authors", "venue", "arxiv")  # as people call them in `unverified`
 EXTERNAL = "; name it as `external: {title, year, id}`"
+INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 YEARS_AHEAD = 1  # preprints are cited before they appear, but seldom by more than a year
 
 
@@ -33,6 +35,7 @@ def check_loaded(loaded: Loaded) -> list[Problem]:
     """Return every problem of what was loaded."""
     rules: list[Callable[[Loaded], Iterator[Problem]]] = [
         _missing_entries,
+        _invisible,
         _identifiers,
         _duplicates,
         _names,
@@ -85,6 +88,37 @@ def _missing_entries(loaded: Loaded) -> Iterator[Problem]:
 def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn: bool = False) -> Problem:
     line = loaded.bibliography.line(key, name)
     return Problem(str(loaded.bibliography.path), line, message, "warning" if warn else "error")
+
+
+def _invisible(loaded: Loaded) -> Iterator[Problem]:
+    """Characters that command a terminal, or turn the direction of a text, are no part of what a work says."""
+    files = [(loaded.taxonomy_file, loaded.taxonomy_file.data)] if loaded.taxonomy_file else []
+    for located, data in [*files, *((located, located.data) for _, located in _entries(loaded))]:
+        for place, text in _texts(data, ()):
+            if found := INVISIBLE.search(text):
+                yield located.problem(place, _remove(found[0]))
+    for key, record in loaded.bibliography.records.items():
+        for name, value in record.to_dict().items():
+            found = next((found for _, text in _texts(value, ()) if (found := INVISIBLE.search(text))), None)
+            if found and name != "tex":
+                field = {"authors": "author", "arxiv": "eprint"}.get(name, name)
+                yield _in_bibliography(loaded, key, field, f"in {name} of `{key}`, {_remove(found[0])}")
+
+
+def _remove(character: str) -> str:
+    return f"the character U+{ord(character):04X} cannot be seen and may act on a terminal; remove it"
+
+
+def _texts(data: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """Yield every text in nested data, and where it is."""
+    if isinstance(data, str):
+        yield place, data
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            yield from _texts(value, (*place, name))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from _texts(value, (*place, index))
 
 
 def _identifiers(loaded: Loaded) -> Iterator[Problem]:
@@ -251,7 +285,7 @@ def _faults_of_term(
         yield "example", f"the example `{term.example}` does not carry `{term.term}` or a narrower {facet} term"
 
 
-def broader_terms(term: str, terms: dict[str, TaxonomyTerm]) -> list[str]:
+def broader_terms(term: str, terms: Mapping[str, TaxonomyTerm]) -> list[str]:
     """Return all terms above this one, nearest first; the term itself is among them only if they form a circle."""
     above: list[str] = []
     current = terms.get(term)

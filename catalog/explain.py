@@ -10,13 +10,15 @@ from pydantic import BaseModel, ValidationError
 from eelit.bib.problems import Problem, did_you_mean
 from eelit.catalog import schema
 from eelit.catalog.baselines import REFERENCES
-from eelit.catalog.yaml_lines import Located, Place
+from eelit.catalog.yaml_lines import Located, Place, short
 
 TARGET = "`target` is a key of the catalogue, or `external: {title, year, id}`"
 OVER = (
     f"`over` lists keys of the catalogue, `external: {{title, year, id}}`, or what is not a work: "
     f"{', '.join(REFERENCES)}"
 )
+MOST = 100
+"""Faults of one file that are told; a file with more of them is none of ours, and to look for hints takes time."""
 # What the fields of nested parts are called, for did-you-mean; the entry's own fields come first.
 PARTS: dict[str, type[BaseModel]] = {
     "relations": schema.Relation,
@@ -35,7 +37,8 @@ PARTS: dict[str, type[BaseModel]] = {
 def explain(located: Located, error: ValidationError, model: type[BaseModel], prefix: Place = ()) -> list[Problem]:
     """Return one problem per fault, each with the line it stands on."""
     problems: dict[tuple[Place, str], Problem] = {}
-    for fault in error.errors(include_url=False):
+    faults = error.errors(include_url=False)
+    for fault in faults[:MOST]:
         place = prefix + _place_in_file(located, prefix, fault["loc"])
         union = {"target": TARGET, "over": OVER}.keys() & set(fault["loc"][:-1])
         if union and "external" not in place[len(prefix) :]:
@@ -43,6 +46,8 @@ def explain(located: Located, error: ValidationError, model: type[BaseModel], pr
         else:
             message = "; ".join(_sentences(place, dict(fault), model))
         problems[place, message] = located.problem(place, message)
+    if len(faults) > MOST:
+        problems[(), ""] = located.problem((), f"the file has {len(faults) - MOST} faults more; mend these first")
     return list(problems.values())
 
 
@@ -57,7 +62,7 @@ def _place_in_file(located: Located, prefix: Place, loc: Place) -> Place:
 
 def _sentences(place: Place, fault: dict[str, Any], model: type[BaseModel]) -> Iterator[str]:
     name = _spelled(place)
-    given = fault.get("input")
+    given = short(fault.get("input"))
     match fault["type"]:
         case "missing":
             yield f"the field `{name}` is missing; add it"
@@ -66,7 +71,7 @@ def _sentences(place: Place, fault: dict[str, Any], model: type[BaseModel]) -> I
             yield f"unknown field `{name}`{did_you_mean(str(place[-1]), known) or '; known are ' + ', '.join(known)}"
         case "literal_error":
             allowed = str(fault["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
-            yield f"`{name}` cannot be `{given}` (allowed: {allowed}){did_you_mean(str(given), allowed.split(', '))}"
+            yield f"`{name}` cannot be `{given}` (allowed: {allowed}){did_you_mean(given, allowed.split(', '))}"
         case "too_short":
             yield f"`{name}` is empty; name at least one"
         case "string_pattern_mismatch" if place[-1:] == ("key",):
@@ -74,7 +79,7 @@ def _sentences(place: Place, fault: dict[str, Any], model: type[BaseModel]) -> I
         case "string_pattern_mismatch":
             yield f"`{name}` cannot be `{given}`; use small letters, digits and single hyphens"
         case "string_type" | "int_type" | "float_type" | "bool_type" | "list_type" | "model_type":
-            yield f"`{name}` holds `{given}`, which is {type(given).__name__}; {_lower(fault['msg'])}"
+            yield f"`{name}` holds `{given}`, which is {type(fault['input']).__name__}; {_lower(fault['msg'])}"
         case _:
             yield f"`{name}`: {_lower(str(fault['msg']).removeprefix('Value error, '))}" if name else fault["msg"]
 
@@ -87,7 +92,7 @@ def _spelled(place: Place) -> str:
     """Return `reported[0].cost.unit` for a place."""
     text = ""
     for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{short(part)}" if text else short(part)
     return text
 
 

@@ -2,13 +2,16 @@
 
 # ruff: noqa: E501 (a table reads best with a fault per line)
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from eelit.catalog import yaml_lines
 from eelit.catalog.check import check
 from eelit.catalog.sources import sources
+from eelit.catalog.yaml_lines import read_yaml
 
 ENTRY = "catalog/entries/zhou2020pabee.yaml"
 BIB = "bib/early-exit.bib"
@@ -75,6 +78,109 @@ def test_a_fault_is_said_where_it_stands(tree, file, old, new, said):
     found = errors()
     assert any(re.search(said, line) for line in found), "\n".join(found)
     assert all(re.match(r"\S+:\d+: .+", line) for line in found)
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, r":2: `\*a0` stands for something else; write that here"),
+        ("a: &a [*a]", r":1: `\*a` stands for"),
+        ("a: &a {x: y}\nb:\n  <<: *a", r":3: `\*a` stands for"),
+        ("a: x\n<<: {x: y}", r":2: `<<` cannot be the name of a field: YAML reads it as merge"),
+        ("a: x\nb: !!bool x", r":2: the tag `!!bool` is not known here; leave it out"),
+        ("a: !!timestamp x", r":1: the tag `!!timestamp`"),
+        ("a: !!binary aGk=", r":1: the tag `!!binary`"),
+        ("a: !!python/object/apply:os.getcwd []", r":1: the tag `!!python/object/apply:os.getcwd`"),
+        ("a: !own {x: y}", r":1: the tag `!own`"),
+        ("a: x\n? [a, b]\n: c", r":2: a list or a mapping cannot be the name of a field"),
+        ("? {a: b}\n: c", r":1: a list or a mapping cannot be the name of a field"),
+        ("a: x\nyes: x", r":2: `yes` cannot be the name of a field: YAML reads it as bool; quote it"),
+        ("a: [{1: x}]", r":1: `1` cannot be the name of a field: YAML reads it as int"),
+        ("2020-01-01: x", r":1: `2020-01-01` cannot be the name of a field: YAML reads it as timestamp"),
+        ("~: x", r":1: `~` cannot be the name of a field: YAML reads it as null"),
+        ("a: x\nb: {c: x, c: y}", r":2: the field `c` is given twice; keep one"),
+        ("a: x\nb: 2020-13-45", r":2: `2020-13-45` looks like timestamp but cannot be read so; mend it, or put it in quotes"),
+        ("a:\n  - " + "9" * 5000, r":2: `9{40}…` looks like int but cannot be read so"),
+        ("a: 0x" + "f" * 4000, r":1: the number `0xf+…` is too large"),
+        ("a: 0x_", r":1: `0x_` looks like int"),
+        ("a: x\nb: .nan", r":2: `.nan` is no number"),
+        ("a: -.inf", r":1: `-.inf` is no number"),
+        ("a: 1.0e+999", r":1: `1.0e\+999` is no number"),
+        ("a: x\n\tb: y", r":2: the file breaks off here"),
+        ("a: x\nb: x\0y\nc: z", r":2: the character U\+0000 may not stand in YAML; remove it"),
+        ("a: x\nb: \x1b[2J", r":2: the character U\+001B may not stand in YAML"),
+        (b"a: x\nb: \xff\nc: z", r":2: the byte 0xff is not UTF-8; save the file as UTF-8"),
+        ("a: x".encode("utf-16"), r":1: the byte 0xff is not UTF-8"),
+        ("[" * 100_000, r":1: more than 20 lists and mappings lie inside each other"),
+        ("a: x\nb: " + "{c: " * 50_000, r":2: more than 20 lists and mappings"),
+        ("- " * 100_000, r":1: more than 20 lists and mappings"),
+        ("? " * 100_000, r":1: more than 20 lists and mappings"),
+        ("a: " + "x" * yaml_lines.LARGEST, r":1: the file is larger than 256 kB"),
+        ("- a\n- b", r":1: the file holds no fields; write them as `name: value`"),
+        ("some text", r":1: the file holds no fields"),
+        ("a: x\n---\nb: y", r":\d: this is not valid YAML|:\d: the file breaks off here"),
+        ("# nothing", r":1: the file is empty"),
+    ],
+    ids=range(37),
+)  # fmt: skip
+def test_what_yaml_has_beside_fields_lists_and_values_is_refused_where_it_stands(tmp_path, text, said):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    _, (problem, *more) = read_yaml(path)
+    assert re.search(said, str(problem)), problem
+    assert "\n" not in str(problem)
+    assert not more
+
+
+def test_what_is_no_file_is_not_waited_for(tree):
+    os.mkfifo(tree / "catalog/entries/pipe2020x.yaml")
+    (tree / "catalog/entries/folder2020x.yaml").mkdir()
+    said = "\n".join(errors())
+    assert "pipe2020x.yaml:1: this is no file" in said
+    assert "folder2020x.yaml:1: this is no file" in said
+
+
+def test_a_bomb_in_an_entry_is_one_line_of_the_report(tree, eelit):
+    with (tree / ENTRY).open("a", encoding="utf-8") as file:
+        file.write(f"bomb:\n  {BOMB.replace(chr(10), chr(10) + '  ')}")
+    found = eelit("check")
+    assert found.exit_code == 3
+    assert re.search(r"zhou2020pabee.yaml:\d+: `\*a0` stands for something else", found.stdout)
+    assert found.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999"])
+def test_a_result_that_is_no_number_is_refused(tree, value):
+    edit(tree, ENTRY, "value: 93.0", f"value: {value}")
+    assert any(re.search(r":\d+: `reported\[0\].value`: input should be a finite number", line) for line in errors())
+
+
+def test_thousands_of_faults_of_one_file_are_told_in_time(tree):
+    with (tree / ENTRY).open("a", encoding="utf-8") as file:
+        file.writelines(f"domian{number}: x\n" for number in range(2_000))
+    found = errors()
+    assert len(found) == 101
+    assert any("zhou2020pabee.yaml:1: the file has 1900 faults more; mend these first" in line for line in found)
+
+
+def test_a_long_value_is_not_repeated_whole(tree):
+    edit(tree, ENTRY, "role: early-exit", f"role: {'x' * 9000}")
+    (line,) = errors()
+    assert "`role` cannot be `xxxx" in line
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x9b", "\x07", "\u202e"])
+def test_characters_that_act_on_a_terminal_are_reported(tree, character):
+    edit(tree, ENTRY, "short_name: PABEE", f'short_name: "PA\\u{ord(character):04x}BEE"')
+    edit(tree, BIB, "{DeeBERT}: Dynamic", f"{{DeeBERT}}: Dyna{character}mic")
+    said = "\n".join(errors())
+    told = f"the character U+{ord(character):04X} cannot be seen and may act on a terminal; remove it"
+    assert f"zhou2020pabee.yaml:2: {told}" in said
+    assert re.search(rf"early-exit.bib:\d+: in title of `xin2020deebert`, {re.escape(told)}", said)
 
 
 def test_all_problems_come_at_once(tree):
