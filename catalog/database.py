@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,8 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Index
+from sqlalchemy import URL, Connection, Engine, Index
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Field, SQLModel, create_engine, insert
 
 from eelit.bib.citations import Citation
@@ -23,14 +25,17 @@ from eelit.bib.problems import Problem
 from eelit.bib.record import Record
 from eelit.catalog import words
 from eelit.catalog.check import broader_terms, check_loaded, losses
-from eelit.catalog.faults import INVALID_DATA, CatalogueFault, Unavailable
-from eelit.catalog.fresh import fingerprint
+from eelit.catalog.faults import FULL, INTERRUPTED, RUN_FAILED, CatalogueFault, NotWritten, Unavailable
+from eelit.catalog.fresh import fingerprint, own_path
 from eelit.catalog.load import load
-from eelit.catalog.query import FORMAT, fold
+from eelit.catalog.query import FORMAT, MARK, fold
 from eelit.catalog.schema import FACETS, ROLES, Entry, ExternalTarget, Taxonomy, TaxonomyTerm
-from eelit.catalog.sources import Sources, checkout
+from eelit.catalog.sources import Sources, as_text, checkout
 
 BATCH = 5_000
+HEADER = 100
+"""Bytes in front of every SQLite file; the application's mark is among them."""
+UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 LEFTOVER_AGE = 3_600  # seconds; younger files beside the database may belong to a build that still runs
 
 
@@ -53,6 +58,7 @@ class TermRow(SQLModel, table=True):
     definition: str
     broader: str | None
     example: str | None
+    synonyms: str  # JSON
 
 
 class WorkRow(SQLModel, table=True):
@@ -201,32 +207,53 @@ def build(path: Path, sources: Sources, *, shipped: bool = False) -> Report:
     records = loaded.bibliography.records
     works = [(entry, records[key]) for key, entry in loaded.entries.items()]
     works.sort(key=lambda work: (-work[1].year, work[0].key))
-    meta = {"root": "" if shipped else root, "fingerprint": "" if shipped else mark}
+    meta = {"root": "" if shipped else as_text(root), "fingerprint": "" if shipped else mark}
     write(path, Content(loaded.taxonomy, works, loaded.citations.edges, meta))
     return Report(path, len(works), time.perf_counter() - start, problems)
 
 
 def write(path: Path, content: Content) -> None:
     """Write the database aside and put it in place in one step."""
+    name = ""
     try:
-        if path.exists() and not path.read_bytes()[:16].startswith(b"SQLite format 3"):
-            raise Unavailable(f"{path} is something else than a database and was left alone; name another place")
+        _demand_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         handle, name = mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise Unavailable(
-            f"cannot write {path} ({reason}); name another place with --db or EELIT_DB, or "
-            "another cache folder with EELIT_CACHE"
-        ) from error
-    os.close(handle)
-    try:
+        os.close(handle)
         _fill(Path(name), content)
         os.chmod(name, 0o644)  # mkstemp gives it to its owner alone
         os.replace(name, path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _unwritable(path, reason, full=error.errno in FULL) from error
+    except DBAPIError as error:
+        if not isinstance(error.orig, sqlite3.OperationalError) or error.orig.sqlite_errorcode & 0xFF not in UNWRITABLE:
+            raise
+        full = error.orig.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        raise _unwritable(path, str(error.orig), full=full) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def _demand_replaceable(path: Path) -> None:
+    """See that nothing of value lies there. Raises `Unavailable` for what is neither a catalogue nor empty."""
+    if not path.exists() or (path.is_file() and str(path) == own_path()):
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(HEADER)
+        if not head or (head.startswith(b"SQLite format 3") and int.from_bytes(head[68:72], "big") == MARK):
+            return
+    raise Unavailable(f"{path} is something else than a catalogue of eelit and was left alone; name another place")
+
+
+def _unwritable(path: Path, reason: str, *, full: bool) -> CatalogueFault:
+    remedy = "name another place with --db or EELIT_DB, or another cache folder with EELIT_CACHE"
+    if full:
+        return NotWritten(f"cannot write {path} ({reason}); make room on its disk, or {remedy}")
+    return Unavailable(f"cannot write {path} ({reason}); {remedy}")
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -237,7 +264,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _fill(path: Path, content: Content) -> None:
-    engine: Engine = create_engine(f"sqlite:///{path}")
+    engine: Engine = create_engine(URL.create("sqlite", database=str(path)))  # as text, `?` or `%` would mean something
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode = OFF")  # nobody sees the file before it is whole
@@ -250,6 +277,7 @@ def _fill(path: Path, content: Content) -> None:
             meta = content.meta | {"works": str(len(keys))}
             _insert(connection, MetaRow, ({"name": name, "value": value} for name, value in meta.items()))
             connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT}")
+            connection.exec_driver_sql(f"PRAGMA application_id = {MARK}")
         with engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")
             connection.commit()
@@ -273,7 +301,12 @@ def _write_terms(connection: Connection, taxonomy: Taxonomy) -> dict[tuple[str, 
     facets: dict[str, list[TaxonomyTerm]] = {facet: getattr(taxonomy, facet) for facet in FACETS} | {"role": ROLES}
     listed = [(facet, term) for facet, terms in facets.items() for term in terms]
     ids = {(facet, term.term): number for number, (facet, term) in enumerate(listed, start=1)}
-    rows = ({"id": ids[facet, term.term], "facet": facet} | term.model_dump() for facet, term in listed)
+    rows = (
+        {"id": ids[facet, term.term], "facet": facet}
+        | term.model_dump()
+        | {"synonyms": json.dumps(term.synonyms, ensure_ascii=False)}
+        for facet, term in listed
+    )
     _insert(connection, TermRow, rows)
     by_name = {facet: {term.term: term for term in terms} for facet, terms in facets.items()}
     return {
@@ -287,6 +320,7 @@ def _write_works(
 ) -> tuple[dict[str, int], list[tuple[int, Entry]]]:
     """Write the works; return ids by key, and the entries that have relations."""
     keys: dict[str, int] = {}
+    known = words.synonyms({facet: {term.term: term for term in getattr(content.taxonomy, facet)} for facet in FACETS})
     related: list[tuple[int, Entry]] = []
     rows: dict[type[SQLModel], list[dict[str, Any]]] = {}
     texts: list[tuple[Any, ...]] = []
@@ -307,7 +341,7 @@ def _write_works(
             related.append((number, entry))
         for table, row in _rows_of_work(number, entry, record, numbers):
             rows.setdefault(table, []).append(row)
-        texts.append((number, *map(fold, words.texts(entry, record))))
+        texts.append((number, *map(fold, words.texts(entry, record, known))))
         if number % BATCH == 0:
             flush()
     flush()
@@ -390,9 +424,12 @@ def main() -> int:
     except CatalogueFault as fault:
         print(f"eelit: {fault}", file=sys.stderr)
         return fault.code
-    except OSError as error:
-        print(f"eelit: the catalogue was not built: {error}; mend this place, or name another", file=sys.stderr)
-        return INVALID_DATA
+    except KeyboardInterrupt:
+        return INTERRUPTED  # whoever started this was interrupted too, and says so
+    except Exception as error:
+        said = " ".join(str(error).split()) or "no further message"
+        print(f"eelit: the catalogue was not built: {type(error).__name__}: {said}", file=sys.stderr)
+        return RUN_FAILED
     print(f"eelit: built the catalogue of {report.works} works in {report.seconds:.1f} s", file=sys.stderr)
     return 0
 

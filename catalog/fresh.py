@@ -1,26 +1,31 @@
-"""Open the catalogue, and rebuild it first if the sources of the checkout have changed."""
+"""Open the catalogue, and rebuild it first if the sources of the checkout have changed or the file is damaged."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 
-from eelit.catalog.faults import CatalogueFault
+from eelit.catalog.faults import INTERRUPTED, INVALID_DATA, NOT_WRITTEN, RUN_FAILED, USAGE, CatalogueFault, Damaged
 from eelit.catalog.query import Catalogue
-from eelit.catalog.sources import HERE, checkout
+from eelit.catalog.sources import HERE, as_text, checkout
 
 DATABASE_VARIABLE = "EELIT_DB"
 CACHE_VARIABLE = "EELIT_CACHE"
 SHIPPED = os.path.join(HERE, "catalogue.sqlite")
-MOST_FILES = 1_000  # beyond, looking at every file would cost more than the search itself
+SPOKEN = (USAGE, INVALID_DATA, RUN_FAILED, NOT_WRITTEN, INTERRUPTED)
+"""Exit codes of a build that has said why it failed."""
 
 
 def database_path(chosen: str | None = None) -> str:
     """Return where the database is: option, environment, the package, or one file per checkout in the user's cache."""
     named = chosen or os.environ.get(DATABASE_VARIABLE)
-    if named:
-        return os.path.abspath(named)
+    return os.path.abspath(named) if named else own_path()
+
+
+def own_path() -> str:
+    """Return where the database is if nobody names another: whatever lies there is eelit's to replace."""
     root = checkout()
     if root is None:
         return SHIPPED
@@ -31,13 +36,13 @@ def database_path(chosen: str | None = None) -> str:
         from platformdirs import user_cache_dir
 
         cache = user_cache_dir("eelit", appauthor=False)
-    return os.path.join(os.path.expanduser(cache), f"{os.path.basename(root)}-{crc32(root.encode()):08x}.sqlite")
+    name = f"{os.path.basename(root)}-{crc32(os.fsencode(root)):08x}.sqlite"
+    return os.path.join(os.path.abspath(os.path.expanduser(cache)), name)
 
 
 def fingerprint(root: str) -> str:
-    """Return names, sizes and times of all sources, or nothing if there are too many to look at."""
-    lines = sorted(_marks(root))
-    return "\n".join(lines) if len(lines) < MOST_FILES else ""
+    """Return names, sizes and times of all sources."""
+    return "\n".join(sorted(_marks(root)))
 
 
 def _marks(root: str) -> Iterator[str]:
@@ -47,19 +52,22 @@ def _marks(root: str) -> Iterator[str]:
         with os.scandir(os.path.join(root, folder)) as files:
             for file in files:
                 if file.name.endswith(endings):
-                    status = file.stat()
-                    yield f"{folder}/{file.name} {status.st_size} {status.st_mtime_ns}"
+                    try:
+                        status = file.stat()
+                        yield f"{folder}/{as_text(file.name)} {status.st_size} {status.st_mtime_ns}"
+                    except OSError:  # a link that leads nowhere, or a file removed just now
+                        yield f"{folder}/{as_text(file.name)} lost"
 
 
 def open_catalogue(chosen: str | None = None) -> Catalogue:
-    """Open the database; in a checkout build it first if it is missing or older than its sources."""
+    """Open the database; in a checkout build it first if it is missing, damaged or older than its sources."""
     path, root = database_path(chosen), checkout()
     if root is None:
         return Catalogue(path, immutable=path == SHIPPED)
-    opened = _open_if_any(path, replaceable=not (chosen or os.environ.get(DATABASE_VARIABLE)))
+    opened, why = _open_if_any(path, root)
     if opened is not None and not _is_stale(opened, root):
         return opened
-    code = _rebuild(path, "the catalogue is older than its sources" if opened else "there is no catalogue yet")
+    code = _rebuild(path, why)
     if code == 0:
         if opened is not None:
             opened.close()
@@ -71,29 +79,45 @@ def open_catalogue(chosen: str | None = None) -> Catalogue:
 
 
 class RebuildFailed(CatalogueFault):
-    """There is no catalogue and none could be built. It has no message: the build has said why."""
+    """There is no catalogue and none could be built. It has no message if the build has said why."""
 
     def __init__(self, code: int) -> None:
-        super().__init__()
-        self.code = code
+        if code in SPOKEN:
+            super().__init__()
+        else:
+            super().__init__(f"the catalogue could not be built (exit code {code}); `eelit build --debug` may say why")
+        self.code = code if code in SPOKEN else RUN_FAILED
 
 
-def _open_if_any(path: str, *, replaceable: bool) -> Catalogue | None:
-    """Return the database if there is one; in the cache one that cannot be read may be replaced."""
+def _open_if_any(path: str, root: str) -> tuple[Catalogue | None, str]:
+    """Return the database if there is one that can be used, and why one would build it.
+
+    One that was made from here is made anew if it turns out to be damaged; of any other that is only told.
+    """
+    own = path == own_path()
     try:
-        return Catalogue(path)
-    except CatalogueFault:
-        if os.path.exists(path) and not replaceable:
+        catalogue = Catalogue(path, renew=partial(_renew, path) if own else None)
+    except CatalogueFault as fault:
+        if not os.path.exists(path):
+            return None, "there is no catalogue yet"
+        if not own:
             raise
-        return None
+        return None, f"the catalogue is {'damaged' if isinstance(fault, Damaged) else 'of another version'}"
+    if not own and catalogue.meta("root") == as_text(root):
+        catalogue.renew = partial(_renew, path)
+    return catalogue, "the catalogue is older than its sources"
+
+
+def _renew(path: str, damage: Damaged) -> None:
+    """Replace a database that turned out to be damaged. Raises `RebuildFailed`."""
+    code = _rebuild(path, f"the catalogue {damage.reason}")
+    if code:
+        raise RebuildFailed(code) from damage
 
 
 def _is_stale(catalogue: Catalogue, root: str) -> bool:
     """A database that was built from somewhere else is used as it is."""
-    if catalogue.meta("root") != root:
-        return False
-    now = fingerprint(root)
-    return now != "" and catalogue.meta("fingerprint") != now
+    return catalogue.meta("root") == as_text(root) and catalogue.meta("fingerprint") != fingerprint(root)
 
 
 def _rebuild(path: str, why: str) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from eelit.catalog.faults import CatalogueFault, Unavailable, UnknownName
+from eelit.catalog.faults import CatalogueFault, Damaged, Unavailable, UnknownName
 
 if TYPE_CHECKING:
     from eelit.bib.citations import Citation
     from eelit.bib.record import Record
 
-FORMAT = 2  # raised whenever tables or entries change; stored as SQLite's user_version
+FORMAT = 3  # raised whenever tables or entries change; stored as SQLite's user_version
+MARK = 0x65656C69  # "eeli": SQLite's application_id, by which a catalogue is told from other people's databases
 FACETS = ("placement", "training", "policy", "domain")
 COUNTED = (*FACETS, "role")
 FIDELITIES = ("checked-against-code", "from-paper", "reconstructed")
@@ -32,7 +33,13 @@ SORTS = {
     "title": "work.sort_title",
     "venue": "work.venue COLLATE NOCASE, work.id",
 }
+MOST_WORDS = 32
+"""Words of one search; thousands of them take minutes."""
+LARGEST = 2**63 - 1
+"""What SQLite takes for a number."""
 RELEVANCE = "bm25(work_text, 8, 6, 4, 2, 1)"  # names, title, authors, idea, the rest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Term(NamedTuple):
     broader: str | None
     example: str | None
     works: int
+    synonyms: list[str]
 
 
 class Relation(NamedTuple):
@@ -102,28 +110,65 @@ class Work:
 class Catalogue:
     """A read-only view of one database file."""
 
-    def __init__(self, path: str, *, immutable: bool = False) -> None:
-        """Open the file; `immutable` promises that nobody writes to it (a database inside an installed package)."""
-        self.path = path
-        if not os.path.isfile(path):
-            raise Unavailable(f"there is no catalogue at {path}; `eelit build` makes one")
-        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        self._connection = sqlite3.connect(f"file:{quoted}?mode=ro{'&immutable=1' if immutable else ''}", uri=True)
+    def __init__(self, path: str, *, immutable: bool = False, renew: Callable[[Damaged], None] | None = None) -> None:
+        """Open the file; `immutable` promises that nobody writes to it (a database inside an installed package).
+
+        `renew` puts a sound file in the place of one that turns out to be damaged, at most once.
+        """
+        self.path = os.path.abspath(path)
+        self.renew = renew
+        self._immutable = immutable
+        self._connection = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        if not os.path.isfile(self.path):
+            raise Unavailable(f"there is no catalogue at {self.path}; `eelit build` makes one")
+        quoted = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        how = "mode=ro&immutable=1" if self._immutable else "mode=ro"
+        connection = sqlite3.connect(f"file://{quoted}?{how}", uri=True)
         try:
-            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+            mark, found = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )
         except sqlite3.DatabaseError as error:
-            raise CatalogueFault(f"{path} is not a catalogue ({error}); delete it or run `eelit build`") from error
+            raise self._damaged(f"is no catalogue of eelit ({error})") from error
+        if mark != MARK:
+            raise self._damaged("is no catalogue of eelit")
         if found != FORMAT:
-            raise CatalogueFault(f"{path} was built by another version of eelit; run `eelit build`")
+            raise CatalogueFault(f"{self.path} was built by another version of eelit; run `eelit build`")
+        return connection
+
+    def _damaged(self, reason: str) -> Damaged:
+        remedy = "install eelit again" if self._immutable else "name another file with --db or EELIT_DB"
+        return Damaged(self.path, reason, remedy)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """Return an answer; if the file is damaged it is renewed first, or the fault names it."""
+        try:
+            return ask()
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            if not _is_damage(error):
+                raise
+            damage = self._damaged(f"is damaged ({error})")
+            if self.renew is None:
+                raise damage from error
+            renew, self.renew = self.renew, None
+            self.close()
+            renew(damage)
+            self._connection = self._opened()
+            return self._asked(ask)
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self._asked(lambda: self._connection.execute(sql, values).fetchall())
+
     def meta(self, name: str) -> str:
         """Return what the build noted under this name."""
-        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return str(row[0]) if row else ""
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else ""
 
     def find(self, query: Query) -> Found:
         """Return the works that match, with counts for the next step."""
@@ -133,45 +178,50 @@ class Catalogue:
         total = counts.pop(0)
         order = SORTS.get(query.sort) or (RELEVANCE if query.text else SORTS["year"])
         source = "work JOIN work_text ON work_text.rowid = work.id" if query.text else "work"
-        limit = query.limit if query.limit > 0 else -1
-        sql = f"SELECT work.* FROM {source} WHERE {where} ORDER BY {order} LIMIT {limit}"
-        cursor = self._connection.execute(sql, values)
-        names = [column[0] for column in cursor.description]
-        works = [_row(dict(zip(names, row, strict=True))) for row in cursor]
+        limit = min(query.limit, LARGEST) if query.limit > 0 else -1
+        columns = ", ".join(f"work.{name}" for name in WORK_FIELDS)
+        sql = f"SELECT {columns} FROM {source} WHERE {where} ORDER BY {order} LIMIT {limit}"
+        works = [_row(dict(zip(WORK_FIELDS, row, strict=True))) for row in self._rows(sql, values)]
         return Found(total, works, self._by_facet(counts))
 
     def _term_ids(self, facet: str, terms: tuple[str, ...]) -> list[int]:
-        found = dict(self._connection.execute("SELECT term, id FROM term WHERE facet = ?", (facet,)).fetchall())
+        found = dict(self._rows("SELECT term, id FROM term WHERE facet = ?", (facet,)))
         for term in terms:
             if term not in found:
-                from eelit.bib.problems import did_you_mean
-
-                hint = did_you_mean(term, tuple(found)) or f"; `eelit taxonomy {facet}` lists them"
-                raise UnknownName(f"`{term}` is not a term of {facet}{hint}")
+                raise UnknownName(f"`{term}` is not a term of {facet}{self._hint(facet, term, tuple(found))}")
         return [found[term] for term in terms]
+
+    def _hint(self, facet: str, term: str, known: tuple[str, ...]) -> str:
+        """Return what somebody may have meant who asked for a term that there is not."""
+        from eelit.bib.problems import did_you_mean
+
+        said = term.replace("-", " ")
+        for meant in self.taxonomy(facet):
+            if any(fold(name) == said for name in meant.synonyms):
+                return f"; it is called `{meant.term}` here"
+        return did_you_mean(term, known) or f"; `eelit taxonomy {facet}` lists them"
 
     def _counts(self, where: str, values: list[Any], term_ids: dict[str, list[int]]) -> dict[int, int]:
         """Return works per term among the matches, and their total under 0."""
         asked = [number for numbers in term_ids.values() for number in numbers]
         if where == "1":
-            (total,) = self._connection.execute("SELECT count(*) FROM work").fetchone()
-            rows = self._connection.execute("SELECT term_b, works FROM term_pair WHERE term_a = term_b")
+            ((total,),) = self._rows("SELECT count(*) FROM work")
+            rows = self._rows("SELECT term_b, works FROM term_pair WHERE term_a = term_b")
         elif len(asked) == 1 and where == _has_one_of(asked):
             # The commonest question; its counts were worked out by the build.
-            rows = self._connection.execute("SELECT term_b, works FROM term_pair WHERE term_a = ?", asked)
-            counts = dict(rows.fetchall())
+            counts = dict(self._rows("SELECT term_b, works FROM term_pair WHERE term_a = ?", asked))
             return {0: counts.get(asked[0], 0)} | counts
         else:
             source = "work_text JOIN work ON work.id = work_text.rowid" if "MATCH" in where else "work"
             matched = f"SELECT work.id FROM {source} WHERE {where}"
-            (total,) = self._connection.execute(f"SELECT count(*) FROM ({matched})", values).fetchone()
+            ((total,),) = self._rows(f"SELECT count(*) FROM ({matched})", values)
             sql = f"SELECT term_id, count(*) FROM work_term WHERE work_id IN ({matched}) GROUP BY term_id"
-            rows = self._connection.execute(sql, values)
-        return {0: total} | dict(rows.fetchall())
+            rows = self._rows(sql, values)
+        return {0: total} | dict(rows)
 
     def _by_facet(self, counts: dict[int, int]) -> dict[str, list[tuple[str, int]]]:
         by_facet: dict[str, list[tuple[str, int]]] = {facet: [] for facet in COUNTED}
-        for number, facet, term in self._connection.execute("SELECT id, facet, term FROM term ORDER BY id"):
+        for number, facet, term in self._rows("SELECT id, facet, term FROM term ORDER BY id"):
             if number in counts:
                 by_facet[facet].append((term, counts[number]))
         return {facet: sorted(terms, key=lambda term: -term[1]) for facet, terms in by_facet.items()}
@@ -179,17 +229,17 @@ class Catalogue:
     def keys(self, prefix: str = "") -> list[str]:
         """Return all keys that start so, in alphabetical order."""
         sql = "SELECT key FROM work WHERE substr(key, 1, ?) = ? ORDER BY key"
-        return [key for (key,) in self._connection.execute(sql, (len(prefix), prefix))]
+        return [key for (key,) in self._rows(sql, (len(prefix), prefix))]
 
     def names(self, *, runnable: bool = False) -> list[str]:
         """Return every key, short name and alias that a work answers to; or only those of works that run here."""
         sql = "SELECT DISTINCT name FROM name JOIN work ON work.id = work_id WHERE implemented OR NOT ? ORDER BY name"
-        return [name for (name,) in self._connection.execute(sql, (runnable,))]
+        return [name for (name,) in self._rows(sql, (runnable,))]
 
     def resolve(self, name: str) -> str:
         """Return the key of the work with this key, short name or alias, without regard to case."""
         sql = "SELECT key FROM name JOIN work ON work.id = work_id WHERE folded = ? ORDER BY is_key DESC, key"
-        keys = [key for (key,) in self._connection.execute(sql, (fold(name),))]
+        keys = [key for (key,) in self._rows(sql, (fold(name),))]
         if len(keys) == 1 or fold(name) in keys:
             return str(keys[0])
         if keys:
@@ -205,21 +255,26 @@ class Catalogue:
         """Return the bibliographic record of a work."""
         from eelit.bib.record import Record
 
-        return Record.from_dict(json.loads(self._document(key)[1]))
+        return Record.from_dict(self._document(key)[1])
 
-    def _document(self, key: str) -> tuple[str, str]:
+    def _document(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return entry and record."""
         sql = "SELECT entry, record FROM document JOIN work ON work.id = work_id WHERE key = ?"
-        row = self._connection.execute(sql, (key,)).fetchone()
-        if row is None:
+
+        def read() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+            rows = self._connection.execute(sql, (key,)).fetchall()
+            return [(json.loads(entry), json.loads(record)) for entry, record in rows]
+
+        rows = self._asked(read)
+        if not rows:
             raise UnknownName(f"no work has the key `{key}`")
-        return row[0], row[1]
+        return rows[0]
 
     def work(self, key: str) -> Work:
         """Return everything about one work."""
-        entry = json.loads(self._document(key)[0])
         return Work(
             key=key,
-            entry=entry,
+            entry=self._document(key)[0],
             record=self.record(key),
             cites=list(self._citations("citing.key = ?", key)),
             cited_by=list(self._citations("cited.key = ?", key)),
@@ -229,7 +284,7 @@ class Catalogue:
 
     def works(self) -> Iterator[Work]:
         """Yield all works, newest first."""
-        for (key,) in self._connection.execute("SELECT key FROM work ORDER BY id").fetchall():
+        for (key,) in self._rows("SELECT key FROM work ORDER BY id"):
             yield self.work(key)
 
     def citations(self) -> list[Citation]:
@@ -242,7 +297,7 @@ class Catalogue:
         sql = f"""SELECT citing.key, cited.key, evidence, citation.kind FROM citation
             JOIN work AS citing ON citing.id = citing_id JOIN work AS cited ON cited.id = cited_id
             WHERE {where} ORDER BY citing.key, cited.key"""
-        return (Citation(*row) for row in self._connection.execute(sql, (value,)))
+        return (Citation(*row) for row in self._rows(sql, (value,)))
 
     def relations(self) -> list[Relation]:
         """Return all relations of all entries."""
@@ -253,14 +308,24 @@ class Catalogue:
                 coalesce(target.year, relation.year), identifier, evidence, url, note
             FROM relation JOIN work AS source ON source.id = source_id LEFT JOIN work AS target ON target.id = target_id
             WHERE {where} ORDER BY relation.id"""
-        return (Relation(*row) for row in self._connection.execute(sql, (value,)))
+        return (Relation(*row) for row in self._rows(sql, (value,)))
 
     def taxonomy(self, facet: str = "") -> list[Term]:
         """Return the terms of a facet, or of all, in reading order."""
         sql = """SELECT facet, term, label, definition, broader, example,
-                coalesce((SELECT works FROM term_pair WHERE term_a = term.id AND term_b = term.id), 0)
+                coalesce((SELECT works FROM term_pair WHERE term_a = term.id AND term_b = term.id), 0), synonyms
             FROM term WHERE facet = ?1 OR ?1 = '' ORDER BY id"""
-        return [Term(*row) for row in self._connection.execute(sql, (facet,))]
+        return [Term._make((*row[:-1], json.loads(row[-1]))) for row in self._rows(sql, (facet,))]
+
+
+def _is_damage(error: Exception) -> bool:
+    """Tell a file that cannot be read from a question that cannot be answered."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # JSON, or text that is no UTF-8
+        return True
+    unlike = ("no such table", "no such column", "vtable constructor failed")
+    corrupt = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
+    return code & 0xFF in corrupt or str(error).startswith(unlike)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -279,8 +344,8 @@ def _conditions(query: Query, term_ids: dict[str, list[int]]) -> tuple[str, list
     parts: list[tuple[str, list[Any]]] = [(_has_one_of(numbers), []) for numbers in term_ids.values()]
     checks: list[tuple[object, str, list[Any]]] = [
         (query.text, "work_text MATCH ?", [_match(query.text)]),
-        (query.first_year, "work.year >= ?", [query.first_year]),
-        (query.last_year, "work.year <= ?", [query.last_year]),
+        (query.first_year is not None, "work.year >= ?", [query.first_year]),
+        (query.last_year is not None, "work.year <= ?", [query.last_year]),
         (query.author, "work.id IN (SELECT work_id FROM author WHERE instr(folded, ?))", [fold(query.author)]),
         (query.venue, "instr(work.folded_venue, ?)", [fold(query.venue)]),
         (query.runnable, "work.implemented", []),
@@ -292,9 +357,11 @@ def _conditions(query: Query, term_ids: dict[str, list[int]]) -> tuple[str, list
 
 def _match(text: str) -> str:
     """Return an FTS5 expression for works that hold all words, the ends of which may be left off."""
-    words = "".join(letter if letter.isalnum() else " " for letter in fold(text)).split()
+    words = dict.fromkeys("".join(letter if letter.isalnum() else " " for letter in fold(text)).split())
     if text and not words:
         raise UnknownName(f"`{text}` holds no word to look for")
+    if len(words) > MOST_WORDS:
+        raise UnknownName(f"{len(words)} different words are too many for one search; give at most {MOST_WORDS}")
     return " ".join(f'"{word}"*' for word in words)
 
 

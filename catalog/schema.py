@@ -33,7 +33,7 @@ Reference = Literal["full-model", "static-exit", "own-variant", "full-training",
 class Strict(BaseModel):
     """Base of all catalogue types: immutable, unknown fields forbidden."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class External(Strict):
@@ -205,13 +205,22 @@ class TaxonomyTerm(Strict):
     definition: Prose
     broader: Term | None = None
     example: Key | None = None
+    synonyms: list[Prose] = Field(default=[], description="what else people call it; full-text search finds it by them")
 
 
 # The roles are part of the model, not of the vocabulary that curators extend; terms they are for searches and lists.
 ROLES = [
-    TaxonomyTerm(term="early-exit", label="Early exit", definition="Inference may stop early, depending on the input."),
     TaxonomyTerm(
-        term="neighbour", label="Neighbour", definition="Spends compute adaptively in another way, e.g. skips blocks."
+        term="early-exit",
+        label="Early exit",
+        definition="Inference may stop early, depending on the input.",
+        synonyms=["early exit"],
+    ),
+    TaxonomyTerm(
+        term="neighbour",
+        label="Neighbour",
+        definition="Spends compute adaptively in another way, e.g. skips blocks.",
+        synonyms=["relative of early exit"],
     ),
     TaxonomyTerm(
         term="context", label="Context", definition="Not an early-exit work; listed because others build on it."

@@ -44,6 +44,11 @@ def checkout() -> str | None:
     return parent if os.path.isfile(os.path.join(parent, "pyproject.toml")) else None
 
 
+def as_text(path: str) -> str:
+    """Return a path as text that can be stored and printed, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def sources() -> Sources:
     """Return the sources of the checkout, or those that were installed. Raises `Unavailable` if it is no checkout."""
     root = checkout()

@@ -10,15 +10,38 @@ import sqlite3
 from collections.abc import Mapping
 
 from eelit.bib.record import Record
+from eelit.catalog.check import broader_terms
 from eelit.catalog.query import fold
-from eelit.catalog.schema import FACETS, Entry
+from eelit.catalog.schema import FACETS, ROLES, Entry, TaxonomyTerm
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 
 
-def texts(entry: Entry, record: Record) -> tuple[str, str, str, str, str]:
+Synonyms = Mapping[tuple[str, str], list[str]]
+"""Facet (or `role`) and term → what else people call it or one of its broader terms."""
+
+
+def synonyms(terms: Mapping[str, Mapping[str, TaxonomyTerm]]) -> Synonyms:
+    """Return the synonyms of all terms of all facets, and of the roles."""
+    known = {**terms, "role": {term.term: term for term in ROLES}}
+    return {
+        (facet, name): [
+            said for term in (name, *broader_terms(name, own)) if term in own for said in own[term].synonyms
+        ]
+        for facet, own in known.items()
+        for name in own
+    }
+
+
+def called(entry: Entry, known: Synonyms) -> list[str]:
+    """Return the synonyms of everything that an entry carries, each once."""
+    carried = [(facet, term) for facet in FACETS for term in getattr(entry, facet)] + [("role", entry.role)]
+    return list(dict.fromkeys(said for term in carried for said in known.get(term, [])))
+
+
+def texts(entry: Entry, record: Record, known: Synonyms) -> tuple[str, str, str, str, str]:
     """Return what full-text search looks through, in falling weight: names, title, authors, idea, the rest."""
-    rest = [entry.exit_rule or "", entry.skipped or "", entry.note or "", record.venue]
+    rest = [entry.exit_rule or "", entry.skipped or "", entry.note or "", record.venue, *called(entry, known)]
     rest += entry.datasets + entry.backbones + [term for facet in FACETS for term in getattr(entry, facet)]
     names = " ".join([entry.key, entry.short_name, *entry.aliases])
     return names, record.title, " ".join(map(str, record.authors)), entry.idea, " ".join(rest)

@@ -1,6 +1,7 @@
 """The database: built whole or not at all, rebuilt when sources change, never at the cost of what was there."""
 
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from eelit.bib.record import Person, Record
 from eelit.catalog import database, fresh, query
 from eelit.catalog.faults import CatalogueFault, Unavailable
 from eelit.catalog.fresh import database_path, open_catalogue
 from eelit.catalog.query import Catalogue, Query
+from eelit.catalog.schema import FACETS, Entry, Taxonomy
 from eelit.catalog.sources import sources
 
 ENTRY = "catalog/entries/zhou2020pabee.yaml"
@@ -63,10 +66,17 @@ def test_a_new_file_and_a_removed_one_are_noticed(tree, built):
     assert fresh.fingerprint(str(tree)) == before
 
 
-def test_beyond_a_thousand_files_nobody_looks(tree, built, monkeypatch):
-    monkeypatch.setattr(fresh, "MOST_FILES", 10)
+def test_an_edit_is_noticed_among_thousands_of_files(tree):
+    for number in range(1_100):
+        (tree / f"catalog/entries/more{number}.yaml").touch()
+    before = fresh.fingerprint(str(tree))
     edit(tree, "short_name: PABEE", "short_name: PaBEE")
-    assert "PABEE" in names(open_catalogue())
+    assert fresh.fingerprint(str(tree)) != before
+
+
+def test_a_link_that_leads_nowhere_is_a_source_too(tree):
+    (tree / "catalog/entries/lost2020x.yaml").symlink_to(tree / "nowhere")
+    assert "entries/lost2020x.yaml lost" in fresh.fingerprint(str(tree))
 
 
 def test_a_database_of_another_origin_is_used_as_it_is(tree, database, monkeypatch):
@@ -179,6 +189,149 @@ def test_a_database_of_another_version_says_what_to_do(built, monkeypatch):
         open_catalogue()
 
 
+ODD = ["a?b", "100%", "a%20b", "a#b", "a b", "ä ö", "x&mode=memory", "a;b", "file:x", "\udcff", " ", "a\nb", "\x1b[2J"]
+
+
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+def test_a_place_with_any_name_holds_what_was_built(tmp_path, name):
+    """Each of these means something in a URL, which a path is not."""
+    path = tmp_path / name / f"{name}.sqlite"
+    taxonomy = Taxonomy.model_validate(
+        {facet: [{"term": "t", "label": "T", "definition": "It is."}] for facet in FACETS}
+    )
+    entry = Entry(key="doe2020x", short_name="X", role="early-exit", domain=["t"], idea="It stops.", sources=["s"])
+    record = Record("doe2020x", "misc", "X", (Person("Doe"),), 2020)
+    database.write(path, database.Content(taxonomy, [(entry, record)]))
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert Catalogue(str(path)).find(Query(text="stops")).total == 1
+
+
+def test_a_checkout_and_a_cache_with_odd_names(tree, monkeypatch, tmp_path, eelit):
+    root = tree.rename(tmp_path / "100% #1?\udcff")
+    monkeypatch.setenv("EELIT_ROOT", str(root))
+    monkeypatch.delenv("EELIT_DB")
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "a?b%20c#d"))
+    assert "PABEE" in names(open_catalogue())
+    before = os.stat(database_path()).st_ino
+    assert "PABEE" in names(open_catalogue())
+    assert os.stat(database_path()).st_ino == before
+
+
+def damage(path, table):
+    """Overwrite the first page of a table."""
+    with sqlite3.connect(path) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("table", ["work", "term_pair", "work_text_data"])
+def test_a_database_that_was_built_here_and_is_damaged_is_built_anew(built, capfd, table):
+    damage(built, table)
+    assert "PABEE" in names(open_catalogue())
+    assert open_catalogue().find(Query(text="patience")).total > 0
+    assert "the catalogue is damaged (" in capfd.readouterr().err
+
+
+def test_a_document_that_is_damaged_is_read_anew(built, capfd):
+    with sqlite3.connect(built) as connection:
+        connection.execute("UPDATE document SET entry = substr(entry, 2)")
+    connection.close()
+    assert open_catalogue().work("zhou2020pabee").entry["short_name"] == "PABEE"
+    assert capfd.readouterr().err.count("the catalogue is damaged (") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 9000, b"SQLite format 3\0 and then nothing", b"no database"])
+def test_whatever_lies_in_our_own_place_is_replaced(tree, monkeypatch, tmp_path, content, capfd):
+    monkeypatch.delenv("EELIT_DB")
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    path = Path(database_path())
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert fresh._open_if_any(str(path), str(tree)) == (None, "the catalogue is damaged")
+    database._demand_replaceable(path)
+
+
+def test_elsewhere_a_damaged_database_is_named(database, tmp_path, monkeypatch, eelit):
+    monkeypatch.setattr("eelit.catalog.fresh.checkout", lambda: None)
+    path = tmp_path / "mine.sqlite"
+    shutil.copy(database, path)
+    damage(path, "work")
+    found = eelit("--db", path, "find")
+    assert found.exit_code == 3
+    assert found.stderr.startswith(f"eelit: {path} is damaged (")
+    assert found.stderr.endswith("; name another file with --db or EELIT_DB\n")
+
+
+def test_the_database_of_somebody_else_is_left_alone(tree, tmp_path, eelit):
+    path = tmp_path / "bookmarks.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmark (address TEXT)")
+        connection.execute(f"PRAGMA user_version = {query.FORMAT}")
+    connection.close()
+    before = path.read_bytes()
+    for words in (["--db", path, "find"], ["build", "--db", path]):
+        found = eelit(*words)
+        assert found.exit_code in (2, 3)
+        assert str(path) in found.stderr
+        assert "a catalogue of eelit" in found.stderr.replace("no catalogue", "a catalogue")
+        assert "delete" not in found.stderr
+        assert "run `eelit build`" not in found.stderr
+    assert path.read_bytes() == before
+
+
+def small(command, most, **variables):
+    """Run a command that may write no file of more than so many bytes, as on a disk that is nearly full."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("eelit"), *command],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )
+
+
+def test_a_disk_without_room_is_named_and_not_called_nothing_found(tree, tmp_path):
+    cache = tmp_path / "cache"
+    found = small(["find"], 50_000, EELIT_CACHE=str(cache), EELIT_DB="")
+    assert found.returncode == 5
+    assert "Traceback" not in found.stderr
+    (_, said) = found.stderr.splitlines()
+    assert said.startswith(f"eelit: cannot write {cache}/checkout-")
+    assert "make room on its disk, or name another place" in said
+    assert list(cache.iterdir()) == []
+
+
+def test_a_disk_without_room_leaves_the_good_database(tree, built):
+    edit(tree, "short_name: PABEE", "short_name: PaBEE")
+    found = small(["find", "--format", "keys", "--limit", "0"], 50_000)
+    assert found.returncode == 0
+    assert "zhou2020pabee" in found.stdout
+    assert "cannot write" in found.stderr
+    assert "as it was built before" in found.stderr
+
+
+def test_a_build_that_dies_is_told(tree, monkeypatch, eelit):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    found = eelit("find")
+    assert found.exit_code == 4
+    assert "the catalogue could not be built (exit code 1)" in found.stderr
+
+
+def test_an_unforeseen_fault_of_a_build_is_one_sentence(tree, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(database, "load", fail)
+    monkeypatch.setattr(sys, "argv", ["database", str(tmp_path / "some.sqlite")])
+    assert database.main() == 4
+    assert capsys.readouterr().err == "eelit: the catalogue was not built: ZeroDivisionError: division by zero\n"
+
+
 def test_without_a_database_there_is_one_sentence(tmp_path):
     with pytest.raises(Unavailable, match="`eelit build` makes one"):
         Catalogue(str(tmp_path / "none.sqlite"))
@@ -280,7 +433,7 @@ def test_sources_that_cannot_be_listed_are_one_sentence(tree, tmp_path, monkeypa
 
     monkeypatch.setattr(database, "fingerprint", refuse)
     monkeypatch.setattr(sys, "argv", ["database", str(tmp_path / "some.sqlite")])
-    assert database.main() == 3
+    assert database.main() == 4
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert str(tree / "bib") in said
