@@ -1,7 +1,12 @@
 """The site as a whole, built from the real catalogue; and what a hostile catalogue cannot do to it."""
 
+import errno
 import json
 import re
+import resource
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,14 +18,16 @@ import pytest
 import yaml
 from hostile import HOSTILE
 
+from eelit.catalog.faults import NotWritten
 from eelit.catalog.load import load
 from eelit.catalog.schema import FACETS
 from eelit.catalog.sources import sources
 from eelit.methods.harness import registry
-from eelit.site.generator import proofread
+from eelit.site.generator import build as building
+from eelit.site.generator import place, proofread
 from eelit.site.generator.build import build
 from eelit.site.generator.collection import gather
-from eelit.site.generator.faults import SiteFault
+from eelit.site.generator.faults import SiteBusy, SiteFault
 from eelit.site.generator.reports import read_reports
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +210,172 @@ def test_output_never_replaces_strange_files(tmp_path):
     assert (tmp_path / "letter.txt").exists()
 
 
+MAKER = """
+import sys, time
+from pathlib import Path
+from eelit.site.generator import place
+
+site, edition, slowly = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+print("imported", flush=True)
+while True:
+    with place.aside(site) as folder:
+        for number in range(100):
+            file = folder / "site" / f"{number // 10}" / f"{number}.html"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(edition)
+            time.sleep(slowly)
+        place.put(folder / "site", site)
+    if not slowly:
+        break
+"""
+
+
+def maker(site, edition, slowly):
+    """Start a process that makes a site of a hundred pages over and over, or once if it need not be slow."""
+    child = subprocess.Popen([sys.executable, "-c", MAKER, site, edition, str(slowly)], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"imported\n"
+    return child
+
+
+def editions(site):
+    """Return how many pages there are, and which editions they are of."""
+    pages = list(site.rglob("*.html"))
+    return len(pages), {page.read_text() for page in pages}
+
+
+def test_a_build_that_is_killed_leaves_a_whole_site_and_blocks_no_other(tmp_path):
+    site = tmp_path / "site"
+    maker(site, "first", 0).wait()
+    assert editions(site) == (100, {"first"})
+    for moment in (0.001, 0.004, 0.009, 0.03, 0.05, 0.07):
+        with maker(site, "killed", 0.0001) as child:
+            time.sleep(moment)
+            child.kill()
+        count, found = editions(site)
+        assert (count, len(found)) == (100, 1), moment
+    maker(site, "last", 0).wait()
+    assert editions(site) == (100, {"last"})
+    assert {path.name for path in tmp_path.iterdir()} == {"site", ".site.lock"}
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_where_folders_cannot_be_exchanged_the_next_build_mends_what_was_interrupted(tmp_path, monkeypatch, old):
+    site, rename = tmp_path / "site", Path.rename
+
+    def killed_at(moment):
+        """Put a new site in place by two renames, of which the second or the clearing up never comes."""
+        with place.aside(site) as folder, monkeypatch.context() as patch:
+            (folder / "site").mkdir()
+            (folder / "site" / "new.html").touch()
+            patch.setattr(place, "_exchanged", lambda *_: False)
+            steps = iter(range(9))
+            patch.setattr(Path, "rename", lambda *given: rename(*given) if next(steps) < moment else 1 / 0)
+            patch.setattr(place.shutil, "rmtree", lambda *given, **_: None)
+            place.put(folder / "site", site)
+
+    for moment in (0, 1):
+        if old:
+            site.mkdir(exist_ok=True)
+            (site / "old.html").touch()
+        with pytest.raises(ZeroDivisionError) if old or not moment else monkeypatch.context():
+            killed_at(moment)
+        with place.aside(site):
+            found = {path.name for path in site.rglob("*.html")}
+        assert found == ({"old.html"} if old else {"new.html"} if moment else set())
+    killed_at(2)
+    with place.aside(site):
+        assert {path.name for path in site.rglob("*.html")} == {"new.html"}
+        assert {path.name for path in tmp_path.iterdir()} == {"site", ".site.lock", ".site.new"}
+
+
+def test_two_builds_at_once_are_one_too_many(tmp_path):
+    site = tmp_path / "site"
+    with maker(site, "slow", 0.05) as child:
+        time.sleep(0.3)
+        with pytest.raises(SiteBusy, match=r"another build of .*site is under way; wait"), place.aside(site):
+            pass
+        child.kill()
+    with place.aside(site):
+        assert not site.exists()
+
+
+@pytest.fixture
+def small_site(tmp_path, monkeypatch):
+    """Return a function that builds a site of one page as `build` does; whatever it is given replaces the builder."""
+    monkeypatch.setattr(building, "gather", lambda *_: type("Collection", (), {})())
+    monkeypatch.setattr(building, "snapshot", lambda *_: None)
+    monkeypatch.setattr(building.pages, "write", lambda *_: 1)
+    monkeypatch.setattr(building.machines, "write", lambda *_: None)
+
+    def built(name, builder):
+        monkeypatch.setattr(building, "run_builder", lambda root, docs, site: builder(site))
+        return build(out=tmp_path / name)
+
+    return built
+
+
+def writes(text):
+    """Return a builder that writes a page, and what marks a site."""
+
+    def builder(site):
+        (site / "assets").mkdir(parents=True)
+        (site / "assets" / "eelit.css").touch()
+        (site / "index.html").write_text(text)
+
+    return builder
+
+
+def test_a_build_that_fails_leaves_the_site_that_was_there(tmp_path, small_site):
+    def full(site):
+        writes("half")(site)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def interrupted(site):
+        writes("half")(site)
+        raise KeyboardInterrupt
+
+    small_site("site", writes("old"))
+    with pytest.raises(NotWritten, match=r"site cannot be written \(no space left on device\); make room on its disk"):
+        small_site("site", full)
+    with pytest.raises(KeyboardInterrupt):
+        small_site("site", interrupted)
+    with pytest.raises(SiteFault, match=r"not put in place, since index\.html links to gone\.html"):
+        small_site("site", writes('<a href="gone.html">x</a>'))
+    assert (tmp_path / "site/index.html").read_text() == "old"
+    small_site("site", writes("new"))
+    assert (tmp_path / "site/index.html").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"site", ".site.lock"}
+
+
+def test_a_site_goes_into_an_empty_folder_and_to_any_name(tmp_path, small_site):
+    for name in ("empty", "a?b", "100%", "a#b", "\udcff", "deep/er"):
+        (tmp_path / name).mkdir(parents=True)
+        assert small_site(name, writes("new")) == tmp_path / name
+        assert (tmp_path / name / "index.html").read_text() == "new"
+
+
+def test_a_disk_without_room_is_named_by_site_build(tmp_path, small_site):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(NotWritten, match=rf"{tmp_path}/site cannot be written \(file too large\)") as fault:
+            small_site("site", writes("x" * 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert fault.value.code == 5
+
+
+def test_our_own_folder_is_replaced_whatever_a_killed_builder_left_there(tmp_path):
+    left = tmp_path / "build" / "site" / "half.html"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert building._safe(tmp_path, left.parent) == left.parent
+    other = tmp_path / "build" / "other"
+    left.parent.rename(other)
+    with pytest.raises(SiteFault, match="something else"):
+        building._safe(tmp_path, other)
+
+
 def test_outside_a_checkout_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("EELIT_ROOT", str(tmp_path))
     with pytest.raises(SiteFault, match=r"checkout; clone the repository and run `make site`"):
@@ -270,6 +443,17 @@ def test_search_index_holds_no_markup_of_ours(hostile_site):
     assert index["docs"]
     for entry in index["docs"]:
         assert "<script" not in entry["title"] + entry["text"]
+
+
+def test_search_finds_works_by_what_people_call_them_and_without_accents(site):
+    docs = json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))["docs"]
+    found = {doc["location"]: doc["text"] for doc in docs}
+    for key in ("schuster2022calm", "bae2023free", "kim2023bild"):
+        assert all(words in found[f"papers/{key}.html"] for words in ("LLM", "large language model", "early exit"))
+    assert "LLM" not in found["papers/huang2018msdnet.html"]
+    assert "smieja" in found["papers/wolczyk2021ztw.html"]
+    assert "LLM" in found["taxonomy/domain.html#text-generation"]
+    assert "<p hidden>" in (site / "papers/wolczyk2021ztw.html").read_text(encoding="utf-8")
 
 
 def test_search_finds_sentences_not_controls_or_pictures(site):

@@ -1,11 +1,10 @@
-"""Build the site: gather, write the pages into build/docs, run the builder, check what it made."""
+"""Build the site: gather, write the pages into build/docs, run the builder, check what it made, put it in place."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from eelit.catalog.faults import writing
 from eelit.catalog.sources import checkout, sources
-from eelit.site.generator import machines, pages, proofread
+from eelit.site.generator import machines, pages, place, proofread
 from eelit.site.generator.collection import gather
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.finish import finish
@@ -22,7 +22,7 @@ from eelit.site.generator.reports import read_reports
 from eelit.site.generator.snapshot import snapshot
 
 Progress = Callable[[str], None]
-MARK = Path("assets", "eelit.css")  # a folder that holds it was written by us and may be emptied
+MARK = Path("assets", "eelit.css")  # a folder that holds it was written by us and may be replaced
 
 
 def silent(message: str) -> None:
@@ -33,26 +33,27 @@ def build(*, smoke_reports: Path | None = None, out: Path | None = None, progres
     """Build the whole site and return its folder.
 
     ``smoke_reports`` is the folder that `eelit smoke` wrote (default: build/smoke), ``out`` where the site goes
-    (default: build/site, with the pages' Markdown beside it in build/docs). Raises `SiteFault` outside a checkout, for
-    a catalogue that cannot be read and for a page that is broken.
+    (default: build/site, with the pages' Markdown beside it in build/docs). The site that was there before stays until
+    the new one is whole. Raises `SiteFault` outside a checkout, for a catalogue that cannot be read, for a page that is
+    broken and while another build goes on, `NotWritten` if the disk is full.
     """
     root = _root()
     site = _safe(root, out or root / "build" / "site")
     start = time.perf_counter()
-    reports, unreadable = read_reports(smoke_reports or root / "build" / "smoke")
-    for message in unreadable:
-        progress(message)
-    collection = gather(sources(), reports)
-    collection.snapshot = snapshot(root)
-    with _docs(root, is_default=out is None) as docs:
+    with writing(site, "build it elsewhere; what was there before is left as it was"), place.aside(site) as folder:
+        reports, unreadable = read_reports(smoke_reports or root / "build" / "smoke")
+        for message in unreadable:
+            progress(message)
+        collection = gather(sources(), reports)
+        collection.snapshot = snapshot(root)
+        docs = _emptied(root / "build" / "docs") if out is None else folder / "docs"
         count = pages.write(collection, docs, root)
         progress(f"{count} pages written in {time.perf_counter() - start:.1f} s")
-        run_builder(root, docs, site)
-    machines.write(collection, site)
-    faults = proofread.faults(site)
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise SiteFault(f"the site was built, but {faults[0]}{more}")
+        made = folder / "site"
+        run_builder(root, docs, made)
+        machines.write(collection, made)
+        _demand_whole(made)
+        place.put(made, site)
     progress(f"site built in {time.perf_counter() - start:.1f} s")
     return site
 
@@ -73,33 +74,32 @@ def _root() -> Path:
     root = checkout()
     if root is None or not Path(root, "mkdocs.yml").is_file():
         raise SiteFault("the site is built from a checkout; clone the repository and run `make site` there")
-    return Path(root)
+    return Path(root).resolve()
 
 
-@contextmanager
-def _docs(root: Path, *, is_default: bool) -> Iterator[Path]:
-    """Give an empty folder for the Markdown: build/docs, or a temporary one if the site goes elsewhere."""
-    if is_default:
-        docs = root / "build" / "docs"
-        shutil.rmtree(docs, ignore_errors=True)
-        yield docs
-    else:
-        with tempfile.TemporaryDirectory(prefix="eelit-docs-") as folder:
-            yield Path(folder)
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _demand_whole(site: Path) -> None:
+    faults = proofread.faults(site)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise SiteFault(f"the site was built, but not put in place, since {faults[0]}{more}")
 
 
 def _safe(root: Path, out: Path) -> Path:
-    """Return the output folder if emptying it, as the builder does, can harm nothing."""
+    """Return the output folder if replacing it can harm nothing."""
     site = out.resolve()
     inside = site.is_relative_to(root) and not site.is_relative_to(root / "build")
     if inside or root.is_relative_to(site) or site == root / "build":
         raise SiteFault(
-            f"{out} holds sources, and the builder empties its folder; choose one below build/ or elsewhere"
+            f"{out} holds sources, and a site would replace them; choose a folder below build/ or elsewhere"
         )
-    if site.exists() and (not site.is_dir() or any(site.iterdir())) and not (site / MARK).exists():
-        raise SiteFault(
-            f"{out} holds something else than a site, and the builder would empty it; choose another folder"
-        )
+    own = site.is_dir() and (site == root / "build" / "site" or (site / MARK).exists() or not any(site.iterdir()))
+    if site.exists() and not own:
+        raise SiteFault(f"{out} holds something else than a site, which would replace it; choose another folder")
     return site
 
 

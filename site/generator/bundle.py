@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from eelit.catalog.faults import writing
 from eelit.site.generator.build import MARK
 from eelit.site.generator.faults import SiteFault
 
@@ -28,7 +29,10 @@ def bundle(site: Path, folder: Path) -> Path:
     name = f"eelit-site-{version('eelit')}"
     target = folder / f"{name}.zip"
     folder.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as aside:
+    with (
+        writing(target, "choose another folder"),
+        NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as aside,
+    ):
         try:
             with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as packed:
                 _add(packed, f"{name}/README.txt", README.encode())

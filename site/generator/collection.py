@@ -14,8 +14,10 @@ from eelit.bib.graph import Graph, Node, citation_edges
 from eelit.bib.record import Record
 from eelit.catalog.check import broader_terms
 from eelit.catalog.load import Loaded, load
+from eelit.catalog.query import fold
 from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy, TaxonomyTerm
 from eelit.catalog.sources import Sources
+from eelit.catalog.words import Synonyms, called, synonyms
 from eelit.methods.data import manifest
 from eelit.methods.engine.records import SmokeReport
 from eelit.methods.harness import bench, registry
@@ -155,6 +157,18 @@ class Collection:
     def roles(self) -> dict[str, TaxonomyTerm]:
         """The roles a work can have, with what they mean."""
         return {role.term: role for role in ROLES}
+
+    @cached_property
+    def synonyms(self) -> Synonyms:
+        """What else people call the terms and roles."""
+        facets = self.terms.items()
+        return synonyms({facet: {name: term.definition for name, term in own.items()} for facet, own in facets})
+
+    def found_as(self, work: Work) -> list[str]:
+        """Return what a search should find a work by beside what its page says: synonyms, names without accents."""
+        said = f"{work.entry.short_name} {work.record.title} {' '.join(map(str, work.record.authors))}"
+        plain = [fold(word) for word in said.split() if not word.isascii()]
+        return list(dict.fromkeys([*called(work.entry, self.synonyms), *plain]))
 
     @cached_property
     def graph(self) -> Graph:

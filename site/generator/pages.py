@@ -192,6 +192,7 @@ def _paper(collection: Collection, work: Work, similar: list[Similar]) -> dict[s
         "near": {"prior": collection.graph.prior(work.key), "derivative": collection.graph.derivative(work.key)},
         "similar": similar,
         "head": head.paper(collection, work),
+        "found_as": collection.found_as(work),
     }
 
 

@@ -18,7 +18,8 @@ SCRIPTS = ["assets/papers.js", "assets/vendor/stemmer-2.0.1.min.js", WORDS]
 
 def words(collection: Collection) -> str:
     """Return each work's words without their endings, in the order of the table's rows."""
-    found = stems({key: " ".join(texts(work.entry, work.record)) for key, work in collection.works.items()})
+    works, known = collection.works.items(), collection.synonyms
+    found = stems({key: " ".join(texts(work.entry, work.record, known)) for key, work in works})
     return _script("eelitWords", [" ".join(own) for own in found.values()])
 
 

@@ -121,7 +121,9 @@ def test_fifty_random_questions_get_the_same_answers(open_page, eelit, database,
 
 
 def test_every_word_loses_its_ending_as_in_the_database(open_page, loaded):
-    said = " ".join(" ".join(texts(loaded.entries[key], loaded.bibliography.records[key])) for key in loaded.entries)
+    said = " ".join(
+        " ".join(texts(loaded.entries[key], loaded.bibliography.records[key], {})) for key in loaded.entries
+    )
     words = sorted({word for word in said.lower().split() if word.isascii() and word.isalpha()})
     assert len(words) > 1000
     expected = stems(dict(zip(words, words, strict=True)))
