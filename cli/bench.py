@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eelit.cli.command import MethodName, eelit_command
+from eelit.catalog.faults import RUN_FAILED
+from eelit.cli.command import JOBS, MethodName, eelit_command
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.main import RUN_FAILED, Failure
+from eelit.cli.main import Failure
 from eelit.cli.run import demand_backend, demand_cache
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 @eelit_command("eelit bench --track text", "eelit bench pabee deebert --seeds 5", "eelit bench --backend dask --jobs 8")
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
 @click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Measure with seeds 0 to N - 1.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 1_000), default=3, show_default=True, help="Measure with seeds 0 to N - 1."
+)
 @click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, sharing the cores.")
+@click.option("--jobs", type=JOBS, default=1, show_default=True, help="Runs at a time, sharing the cores.")
 @click.pass_context
 def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int, backend: Any, jobs: int) -> None:
     """Measure the methods of a track with several seeds.

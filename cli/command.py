@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from eelit.catalog.query import Catalogue
 
 MOST_COMPLETIONS = 200
+SEED = click.IntRange(0, 2**31 - 1)
+"""What every random generator takes, and leaves room for the seeds that methods derive from it."""
+JOBS = click.IntRange(1, 1_000)
 
 
 class EelitCommand(click.Command):
@@ -25,6 +28,20 @@ class EelitCommand(click.Command):
         self.examples = examples
         self.params += [database_option()] if catalogue else []
         self.params.append(debug_option())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words; those that are no text could be looked up nowhere."""
+        rest = super().parse_args(ctx, args)
+        for value in ctx.params.values():
+            for text in value if isinstance(value, tuple) else (value,):
+                if (
+                    isinstance(text, str)
+                    and not text.isascii()
+                    and any("\ud800" <= letter <= "\udfff" for letter in text)
+                ):
+                    shown = text.encode("utf-8", "backslashreplace").decode()
+                    ctx.fail(f"`{shown}` is not UTF-8; type it in a terminal that uses UTF-8")
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then the options."""
@@ -65,7 +82,19 @@ def nothing_found(message: str) -> None:
     click.get_current_context().exit(1)
 
 
-class WorkName(click.ParamType[str]):
+class Words(click.ParamType[str]):
+    """Words to look for, of which there is at least one."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the words."""
+        if not str(value).strip():
+            self.fail("nothing is given to look for; give it, or leave the option out", param, ctx)
+        return str(value)
+
+
+class WorkName(Words):
     """The name of a work; the shell completes keys and short names."""
 
     name = "work"
@@ -75,7 +104,7 @@ class WorkName(click.ParamType[str]):
         return _items(_asked(ctx, lambda catalogue: catalogue.names()), incomplete)
 
 
-class MethodName(click.ParamType[str]):
+class MethodName(Words):
     """The name of a method; the shell completes keys and short names, but only of what runs."""
 
     name = "method"

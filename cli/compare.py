@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from eelit.catalog.baselines import said
+from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.main import RUN_FAILED, Failure
+from eelit.cli.main import Failure
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 
 if TYPE_CHECKING:

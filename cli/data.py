@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import EelitCommand, format_option
-from eelit.cli.main import RUN_FAILED, Failure, debug_option
+from eelit.cli.main import Failure, debug_option
 from eelit.cli.table import json_text, table, tsv
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from eelit.catalog.query import COUNTED, FACETS, FIDELITIES, SORTS, WORK_FIELDS, Found, Query
-from eelit.cli.command import TermName, eelit_command, format_option, nothing_found, open_catalogue
+from eelit.cli.command import TermName, Words, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
 SHOWN = ("key", "short_name", "year", "policy", "title")
@@ -24,12 +24,14 @@ def parse_years(_: click.Context, __: click.Parameter, value: str | None) -> tup
     if not found or not (found[1] or found[3]) or (found[3] and not found[2]):
         raise click.BadParameter(f"`{value}` is not a year or a range such as 2019..2021, ..2020 or 2020..")
     first, last = (int(year) if year else None for year in (found[1], found[3]))
+    if first is not None and last is not None and first > last:
+        raise click.BadParameter(f"`{value}` ends before it begins; write {last}..{first}")
     return (first, last) if found[2] else (first, first)
 
 
 def parse_fields(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Return the fields named, separated by commas."""
-    names = tuple(name.strip() for name in value.split(",")) if value else ()
+    names = () if value is None else tuple(name.strip() for name in value.split(","))
     for name in names:
         if name not in WORK_FIELDS:
             from eelit.bib.problems import did_you_mean
@@ -55,16 +57,18 @@ def _facet_option(facet: str, text: str) -> Callable[[Callable[..., Any]], Calla
 @_facet_option("policy", "Which rule decides to stop.")
 @_facet_option("domain", "What it is used for.")
 @_facet_option("role", "early-exit, neighbour or context.")
-@click.option("--text", default="", metavar="WORDS", help="Words of names, title, authors, idea or notes.")
+@click.option("--text", type=Words(), metavar="WORDS", help="Words of names, title, authors, idea or notes.")
 @click.option("--year", callback=parse_years, metavar="YEARS", help="2020, 2019..2021, ..2020 or 2020..")
-@click.option("--author", default="", metavar="NAME", help="Part of an author's name.")
-@click.option("--venue", default="", metavar="NAME", help="Part of the venue's name.")
+@click.option("--author", type=Words(), metavar="NAME", help="Part of an author's name.")
+@click.option("--venue", type=Words(), metavar="NAME", help="Part of the venue's name.")
 @click.option("--runnable", is_flag=True, help="Only works with an implementation here.")
 @click.option(
     "--fidelity", multiple=True, type=click.Choice(FIDELITIES), help="Of the implementation here. Repeat for `or`."
 )
 @click.option("--sort", type=click.Choice([*SORTS, "relevance"]), help="Default: relevance with --text, else year.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(0), help="Most works to print; 0 for all.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(0, 10**9), help="Most works to print; 0 for all."
+)
 @click.option("--fields", callback=parse_fields, metavar="A,B,…", help=f"Of {', '.join(WORK_FIELDS)}.")
 @format_option("table", "json", "tsv", "keys", "bibtex")
 def command(**options: Any) -> None:
@@ -79,11 +83,11 @@ def command(**options: Any) -> None:
         raise click.UsageError("--sort relevance needs --text")
     query = Query(
         terms=terms,
-        text=options["text"],
+        text=options["text"] or "",
         first_year=options["year"][0],
         last_year=options["year"][1],
-        author=options["author"],
-        venue=options["venue"],
+        author=options["author"] or "",
+        venue=options["venue"] or "",
         runnable=options["runnable"],
         fidelity=tuple(dict.fromkeys(options["fidelity"])),
         sort=options["sort"] or "",

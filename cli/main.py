@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
-from eelit.catalog.faults import CatalogueFault
+from eelit.catalog.faults import FULL, INTERRUPTED, NOT_WRITTEN, RUN_FAILED, CatalogueFault
+from eelit.cli import streams
 
 # The first sentence of each command stands here too, so that `eelit --help` need not import them all.
 COMMANDS = {
@@ -31,8 +31,10 @@ COMMANDS = {
     "build": "Build the catalogue database.",
     "site": "Build or serve the documentation site.",
 }
-RUN_FAILED = 4
-EXIT_CODES = "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed"
+EXIT_CODES = (
+    "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed, "
+    "5 something could not be written (a full disk, a closed output), 130 interrupted"
+)
 
 
 class Failure(click.ClickException):
@@ -80,12 +82,16 @@ class LazyGroup(click.Group):
         """Run the command; whatever goes wrong is said in one sentence unless --debug is given."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            # The reader, e.g. `head`, has seen enough. Python must not try to flush into the closed pipe at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("eelit: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit):
             raise
+        except OSError as error:
+            told = _told(error)
+            if debugging() and isinstance(told, Failure):
+                raise
+            raise told from error
         except CatalogueFault as fault:
             if debugging():
                 raise
@@ -95,8 +101,32 @@ class LazyGroup(click.Group):
         except Exception as error:
             if debugging():
                 raise
-            said = " ".join(str(error).split()) or "no further message"
-            raise Failure(f"{type(error).__name__}: {said} (use --debug to see where)", RUN_FAILED) from error
+            raise _unforeseen(error) from error
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line; help is printed here."""
+        try:
+            return super().make_context(*args, **extra)
+        except OSError as error:
+            raise _told(error) from error
+
+
+def _told(error: OSError) -> Failure | click.exceptions.Exit:
+    """Return how to end when something, maybe the output itself, cannot be written or read."""
+    lost = streams.lost()
+    if lost and isinstance(error, BrokenPipeError):
+        return click.exceptions.Exit(0)  # the reader, e.g. `head`, has seen enough
+    if error.errno not in FULL:
+        return _unforeseen(error)
+    where = "the output" if lost else error.filename or "a file"
+    reason = (error.strerror or str(error)).lower()
+    remedy = "make room on its disk, or choose another place (EELIT_CACHE for the cache, TMPDIR for temporary files)"
+    return Failure(f"{where} cannot be written ({reason}); {remedy}", NOT_WRITTEN)
+
+
+def _unforeseen(error: Exception) -> Failure:
+    said = " ".join(str(error).split()) or "no further message"
+    return Failure(f"{type(error).__name__}: {said} (use --debug to see where)", RUN_FAILED)
 
 
 def debugging() -> bool:
@@ -123,6 +153,8 @@ def debug_option() -> click.Option:
 
 
 def _remember_database(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value == "":
+        raise click.BadParameter("the name of a file is empty; give one, or leave the option out")
     if value:
         ctx.meta["eelit.db"] = value
 
@@ -159,4 +191,7 @@ eelit.params += [database_option(), debug_option()]
 
 def main() -> None:
     """Run the command line."""
+    if reason := streams.guard():
+        Failure(reason, NOT_WRITTEN).show()
+        raise SystemExit(NOT_WRITTEN)
     eelit(prog_name="eelit")

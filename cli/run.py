@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from eelit.cli.command import MethodName, eelit_command, format_option, open_catalogue
-from eelit.cli.main import RUN_FAILED, Failure
+from eelit.catalog.faults import RUN_FAILED
+from eelit.cli.command import SEED, MethodName, eelit_command, format_option, open_catalogue
+from eelit.cli.main import Failure
+from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
 
 @eelit_command("eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee")
 @click.argument("method", type=MethodName(), metavar="METHOD")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all that is random.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
 @click.option(
     "--knob",
     "knobs",
@@ -148,7 +150,7 @@ class ProgressLine:
     """What is being done and how far it is, on stderr: a bar on a terminal, elsewhere one line per step."""
 
     def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and not plain_terminal()
         self.message = ""
 
     def __call__(self, message: str, share: float | None) -> None:

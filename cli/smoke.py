@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eelit.catalog.faults import RUN_FAILED
 from eelit.catalog.sources import checkout
-from eelit.cli.command import MethodName, eelit_command, format_option
-from eelit.cli.main import RUN_FAILED
+from eelit.cli.command import JOBS, MethodName, eelit_command, format_option
 from eelit.cli.run import demand_backend, demand_cache, method_key
 from eelit.cli.table import json_text, table
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
 @click.option("--no-cache", is_flag=True, help="Run even what has not changed since it last passed.")
 @click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: one per core.")
+@click.option("--jobs", type=JOBS, help="Worker processes; default: one per core.")
 @format_option("table", "json")
 @click.pass_context
 def command(

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from eelit.cli.streams import plain_terminal
+
 GAP = "  "
 WHOLE = ("key", "work")  # columns that one copies from are never cut
 LEAST = 12  # characters that a column keeps when the table has to be narrowed
@@ -17,7 +19,7 @@ LEAST = 12  # characters that a column keeps when the table has to be narrowed
 
 def bold(text: str) -> str:
     """Return the text in bold if the terminal may show it so (click strips it outside of terminals)."""
-    return text if "NO_COLOR" in os.environ else click.style(text, bold=True)
+    return text if "NO_COLOR" in os.environ or plain_terminal() else click.style(text, bold=True)
 
 
 def width() -> int | None:

@@ -40,7 +40,8 @@ def _facet(name: str, terms: list[Term]) -> str:
     def add(broader: str | None, depth: int) -> None:
         for term in own:
             if term.broader == broader:
-                rows.append(["  " * depth + term.term, term.works, term.definition])
+                also = f" Also: {', '.join(term.synonyms)}." if term.synonyms else ""
+                rows.append(["  " * depth + term.term, term.works, term.definition + also])
                 add(term.term, depth + 1)
 
     add(None, 0)

@@ -1,7 +1,9 @@
 """What all commands share: help, exit codes, errors in one sentence, completion, and what they do not import."""
 
 import importlib.util
+import io
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from eelit.cli import new
+from eelit.cli import new, streams
 from eelit.cli.main import COMMANDS, EXIT_CODES
 from eelit.cli.main import eelit as group
 from eelit.methods.engine.method import Bench
@@ -42,7 +44,8 @@ def test_every_command_has_help_with_an_example(eelit, words, command):
 
 def test_the_overview_agrees_with_the_commands(eelit):
     text = " ".join(eelit("--help").stdout.split())
-    assert "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed" in text
+    assert "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed, 5 " in text
+    assert "130 interrupted" in text
     context = click.Context(group)
     for name, sentence in COMMANDS.items():
         assert sentence in text
@@ -88,6 +91,143 @@ def test_a_closed_pipe_is_not_an_error(database):
     found = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert found.stderr == ""
     assert found.returncode == 0
+
+
+def into(stream, *words, **variables):
+    """Run a command whose output goes to this stream."""
+    environment = os.environ | variables
+    given = {"stdout": stream, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.run([EELIT, *words], check=False, **given)
+
+
+PRINTED = pytest.mark.parametrize("words", [["--help"], ["find", "--help"], ["show", "pabee"]], ids=" ".join)
+BUFFERED = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+@PRINTED
+@BUFFERED
+def test_a_reader_who_left_before_the_first_word(database, words, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    found = into(write, *words, EELIT_DB=str(database), PYTHONUNBUFFERED=unbuffered)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@PRINTED
+@BUFFERED
+def test_output_on_a_full_disk(database, words, unbuffered):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        found = into(full, *words, EELIT_DB=str(database), PYTHONUNBUFFERED=unbuffered)
+    assert found.returncode == 5
+    assert found.stderr.startswith("eelit: the output cannot be written (no space left on device); make room")
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_closed_output_is_one_sentence(database):
+    words = ["bash", "-c", f"'{EELIT}' taxonomy >&-"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert found.returncode == 5
+    assert found.stderr == "eelit: stdout is closed; send it to /dev/null if nobody reads it\n"
+
+
+def test_a_broken_pipe_elsewhere_is_no_success(monkeypatch, eelit):
+    def broken(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("eelit.catalog.fresh.open_catalogue", broken)
+    found = eelit("find")
+    assert found.exit_code == 4
+    assert "BrokenPipeError" in found.stderr
+
+
+def test_an_interruption_is_130(monkeypatch, eelit):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eelit.catalog.fresh.open_catalogue", interrupt)
+    for words in (["find"], ["find", "--debug"]):
+        found = eelit(*words)
+        assert (found.exit_code, found.stderr) == (130, "eelit: interrupted\n")
+
+
+def on_terminal(*words, **variables):
+    """Return what a command sends to a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | variables
+    child = subprocess.Popen([EELIT, *words], stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    sent = b""
+    try:
+        while more := os.read(ours, 9000):
+            sent += more
+    except OSError:  # the child has ended
+        pass
+    os.close(ours)
+    child.wait()
+    return sent.decode("utf-8")
+
+
+def test_a_terminal_gets_bold_unless_it_is_dumb(database):
+    assert "\x1b[1mPABEE: " in on_terminal("show", "pabee", TERM="xterm", EELIT_DB=str(database))
+    dumb = on_terminal("show", "pabee", TERM="dumb", EELIT_DB=str(database))
+    assert "PABEE: " in dumb
+    assert "\x1b" not in dumb
+
+
+def test_nothing_that_is_printed_moves_the_cursor(database):
+    said = on_terminal("show", "\x1b]0;owned\x07\x9b2Jx", EELIT_DB=str(database))
+    assert "no work is called `\ufffd]0;owned\ufffd\ufffd2Jx`" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("plain\ttext ✓\n", "plain\ttext ✓\n"),
+        ("\x1b[1mbold\x1b[0m\r\n", "\x1b[1mbold\x1b[0m\r\n"),
+        ("\x1b[2J\x1b]0;title\x07\x9b1m\x7f", "\ufffd[2J\ufffd]0;title\ufffd\ufffd1m\ufffd"),
+        ("good\rbad \u202eabc", "good\ufffdbad \ufffdabc"),
+    ],
+)
+def test_what_acts_on_a_terminal_is_shown_instead(given, sent):
+    raw = io.BytesIO()
+    stream = streams.Guarded(raw, encoding="utf-8")
+    assert stream.write(given) == len(given)
+    stream.flush()
+    assert raw.getvalue().decode("utf-8") == sent
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "pabee", "--seed", "1" * 23], "'--seed': 11111111111111111111111 is not in the range"),
+        (["run", "pabee", "--seed", str(2**31)], "'--seed'"),
+        (["bench", "--jobs", "9" * 20], "'--jobs'"),
+        (["bench", "--seeds", "9" * 20], "'--seeds'"),
+        (["smoke", "--jobs", "9" * 20], "'--jobs'"),
+        (["site", "serve", "--port", "9" * 20], "'--port'"),
+        (["graph", "--depth", "9" * 20], "'--depth'"),
+        (["graph", "--around", ""], "nothing is given to look for"),
+        (["graph", "--path", "pabee", ""], "nothing is given to look for"),
+        (["show", ""], "nothing is given to look for"),
+        (["run", ""], "nothing is given to look for"),
+        (["--db", "", "find"], "the name of a file is empty"),
+        (["find", "--db", ""], "the name of a file is empty"),
+        (["leaderboard", "--at", "nan"], "not nan"),
+        *(
+            ([*words, "a\udcffb"], "`a\\udcffb` is not UTF-8; type it in a terminal that uses UTF-8")
+            for words in (["show"], ["cite"], ["find", "--text"], ["find", "--author"], ["graph", "--around"], ["new"])
+        ),
+        (["data", "verify", "\udcff"], "is not UTF-8"),
+    ],
+    ids=str,
+)
+def test_values_that_mean_nothing_are_wrong_usage(eelit, words, said):
+    found = eelit(*words)
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert found.stdout == ""
 
 
 def test_completion_of_keys_and_terms(database):

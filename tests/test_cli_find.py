@@ -74,6 +74,14 @@ def test_years(eelit, years, expected):
         (["--sort", "relevance"], "--sort relevance needs --text"),
         (["--limit", "-1"], "not in the range"),
         (["--text", "!?"], "holds no word"),
+        (["--text", " ".join(f"w{n}" for n in range(1_000))], "1000 different words are too many"),
+        (["--text", ""], "nothing is given to look for"),
+        (["--author", " "], "nothing is given to look for"),
+        (["--venue", ""], "nothing is given to look for"),
+        (["--fields", ""], "unknown field ``"),
+        (["--limit", "9" * 20], "not in the range"),
+        (["--year", "2021..2019"], "ends before it begins; write 2019..2021"),
+        (["--domain", "LLM"], "it is called `text-generation` here"),
         (["--polcy", "patience"], "--policy"),
     ],
 )
@@ -82,6 +90,30 @@ def test_wrong_usage_is_2(eelit, words, said):
     assert found.exit_code == 2
     assert said in found.stderr
     assert found.stdout == ""
+
+
+def test_a_word_said_often_is_one_word(eelit):
+    found = eelit("find", "--text", "patience " * 1_000, "--format", "keys")
+    assert found.stdout == eelit("find", "--text", "patience", "--format", "keys").stdout != ""
+
+
+@pytest.mark.parametrize("years", ["0000", "..0000", "9999"])
+def test_a_year_without_works_finds_nothing(eelit, years):
+    assert eelit("find", "--year", years).exit_code == 1
+
+
+@pytest.mark.parametrize("text", ["LLM", "llms", "early exit LLM", "large language model", "Large Language Models"])
+def test_decoders_are_found_by_what_people_call_them(eelit, text):
+    found = eelit("find", "--text", text, "--format", "keys", "--limit", 0).stdout.split()
+    assert {"schuster2022calm", "bae2023free", "kim2023bild"} <= set(found)
+    assert len(found) < 20  # not every work on language
+    assert "huang2018msdnet" not in found
+
+
+@pytest.mark.parametrize("name", ["Smieja", "Śmieja", "SMIEJA", "śmieja"])
+def test_names_are_found_without_their_accents(eelit, name):
+    for option in ("--text", "--author"):
+        assert "wolczyk2021ztw" in eelit("find", option, name, "--format", "keys").stdout.split()
 
 
 def test_nothing_found_is_1(eelit):
@@ -154,7 +186,7 @@ def test_taxonomy(eelit):
     everything = eelit("taxonomy").stdout
     assert all(facet.upper() in everything for facet in FACETS)
     terms = json.loads(eelit("taxonomy", "--format", "json").stdout)
-    assert {"facet", "term", "label", "definition", "broader", "example", "works"} == set(terms[0])
+    assert {"facet", "term", "label", "definition", "broader", "example", "works", "synonyms"} == set(terms[0])
     assert eelit("taxonomy", "colour").exit_code == 2
 
 
