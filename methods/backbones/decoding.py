@@ -25,6 +25,7 @@ from torch import Tensor
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.engine import costs
+from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy
 
@@ -113,7 +114,7 @@ def _next_token(
             continue
         else:
             seen = look(model, state[HIDDEN][:, 0], reads)
-            memory, stop = policy.step(memory, seen)
+            memory, stop, _ = decide(policy, memory, seen)
             out = stop.nonzero().flatten()
         if not len(out):
             continue
@@ -179,8 +180,8 @@ def _held(
         state[HIDDEN] = torch.where(gone[:, None, None], before, state[HIDDEN])
         if i < model.exits - 1:
             seen = look(model, state[HIDDEN][:, 0], reads)
-            answers = [rule.step(memory, seen[p]) for rule, memory, p in zip(rules, memories, parts, strict=True)]
-            memories, stop = [memory for memory, _ in answers], torch.cat([stop for _, stop in answers])
+            answers = [decide(rule, memory, seen[p]) for rule, memory, p in zip(rules, memories, parts, strict=True)]
+            memories, stop = [memory for memory, _, _ in answers], torch.cat([stop for _, stop, _ in answers])
             left[stop & ~gone] = i
             gone = gone | stop
     cache.advance(ids[:, None])

@@ -91,7 +91,7 @@ def alternating_loss(losses: Tensor, s: int) -> Tensor:
 
 
 def certainty_loss(u: Tensor, f: Tensor, y: Tensor) -> Tensor:
-    """Mean of ``(u_i - t_i)^2`` over layers and samples, for certainties ``u [n, N]`` and answers f (see below)."""
+    """Mean of ``(u_i - t_i)^2`` over layers and samples: certainties ``u [n, N]``, t the `correctness` of answers f."""
     return ((u - correctness(f, y)) ** 2).mean()
 
 

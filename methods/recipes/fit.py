@@ -88,10 +88,10 @@ def fit(
 ) -> None:
     """Minimise ``loss`` over ``epochs`` passes, the rate rising linearly for a share ``warm_up``, then falling to 0.
 
-    Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1. Those of the parameters that are also in
-    ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``. Inputs and targets are brought to where
-    the parameters are. A loss that makes steps of its own on something else names its optimisers in ``beside``; they
-    are only told of.
+    It rises for one step at least. Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1. Those of
+    the parameters that are also in ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``. Inputs and
+    targets are brought to where the parameters are. A loss that makes steps of its own on something else names its
+    optimisers in ``beside``; they are only told of.
     """
     chosen = [p for p in parameters if p.requires_grad]
     device = chosen[0].device if chosen else torch.device("cpu")
