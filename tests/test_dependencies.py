@@ -99,7 +99,7 @@ def test_what_is_claimed_counts(digest, sources):
         ("papers/zhou2020pabee.py", "epochs: float = 1.0", "epochs: float = 2.0"),
         ("recipes/joint.py", "/ (exits * (exits + 1) / 2)", "/ exits"),  # two definitions away
         ("policies/patience.py", "before + 1", "before + 2"),
-        ("engine/evaluate.py", "== last)] = i", "== last)] = last"),
+        ("engine/evaluate.py", "== count - 1)] = i", "== count - 1)] = 0"),
         ("harness/runner.py", "target = (min(costs) + max(costs)) / 2", "target = max(costs)"),
         (
             "engine/costs.py",

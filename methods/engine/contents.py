@@ -130,7 +130,7 @@ def foreign(thing: FunctionType | type) -> bool:
 
 def bytes_of(tensor: Tensor) -> Any:
     """Return the values of a tensor of any type, on any device, as an array of bytes."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
 
 
 def parts_of(value: Any) -> list[tuple[str, object]] | None:
