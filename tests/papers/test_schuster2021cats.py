@@ -158,7 +158,9 @@ def test_thresholds_come_from_the_calibration_half_of_the_validation_data(prepar
     assert sorted(method.fit(ready)) == pytest.approx(sorted(worst))
     rank = math.ceil((len(worst) + 1) * (1 - epsilon))
     tau = sorted([*worst, math.inf])[rank - 1] if rank else -math.inf
-    assert method.policy(epsilon, ready) == ScoreThreshold(pytest.approx(tau), "score")
+    chosen = method.policy(epsilon, ready)
+    assert chosen == ScoreThreshold(chosen.threshold, "score")
+    assert chosen.threshold == pytest.approx(tau)
 
 
 # How it is trained.
