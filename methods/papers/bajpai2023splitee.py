@@ -8,8 +8,8 @@ Model
     Exit heads after all L layers, trained before on another domain. C_i(x) is the largest class probability at exit i.
 
 Training
-    The network, on the source domain: the exits' cross-entropies together, L = sum_i L_i. The bandit: online, without
-    labels.
+    The network, on the source domain: the exits' cross-entropies together, L = sum_i i L_i / sum_i i here (the released
+    code: sum_i L_i). The bandit: online, without labels.
 
 Exit rule
     Cut at arm i. If C_i >= alpha or i = L the device answers; otherwise it offloads and exit L answers in the cloud.
@@ -66,7 +66,7 @@ class SplitEe(JointText, SplitMethod):
     rate: float = 1e-4  # learning rate; the paper: 2e-5
     head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; the paper: 2e-5
     price: float = 0.2  # lambda, cost of a layer in units of confidence; the paper: 0.1 with twice the layers
-    offload: float = 0.3  # o, cost of sending a sample; the paper: 0.1 to 0.6
+    offload: float = 0.3  # o, cost of sending a sample; released scripts: 0.1 to 0.6
     beta: float = 1.0  # exploration; the paper: 1
     side: Side = "none"  # learn from the exit at the cut alone, or ("observed") from all on the way
 

@@ -35,7 +35,9 @@ Deviations
        below what it can do. DeeBERT, beside which claims put it, is trained with batches of 8 as well.
     4. KL is a sum over classes and a mean over samples. The released code's mean is over classes too, which makes it
        weaker by the number of classes (2 here): its gamma of 0.9 is not quite ours.
-    5. "The last layer" is the last one. The released code leaves out layer 12 by name, whatever the network's depth.
+    5. The released code, as DeeBERT's, has an exit head at the last layer beside the real one: no loss ever trains it,
+       yet it may answer. Here the last layer has its real head alone.
+    6. "The last layer" is the last one. The released code leaves out layer 12 by name, whatever the network's depth.
 """
 
 from __future__ import annotations

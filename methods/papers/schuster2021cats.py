@@ -32,6 +32,7 @@ Deviations
     4. AdamW at 3e-3 for early heads and score, 30 epochs each over their small parts; the T_k are found by bisection.
     5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
     6. With a threshold for each exit, equal scores all count as larger (u = 1); the released code draws u at random.
+       Its test is p_k < epsilon / (l - 1), strictly; ours, M_k > tau_k, is p_k <= that, and keeps the promise as well.
     7. As exits look back at early heads, these are part of the stages; the full model that speed-ups refer to has none.
     8. The paper also compares with one fixed layer, the first that agrees often enough in calibration: not tried.
 """

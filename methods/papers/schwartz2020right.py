@@ -92,7 +92,7 @@ class RightTool(TextMethod):
     epochs: float = 1.0  # passes over them; the paper: 2
     batch: int = 32  # the paper: 72
     rate: float = 1e-4  # learning rate; the paper: drawn from 2e-5, 3e-5, 5e-5
-    head_rate: float = 1e-3  # learning rate of heads; the paper: the same as of the rest
+    head_rate: float = 1e-3  # learning rate of heads and their pooler; the paper: the same as of the rest
     calibrated: bool = True  # False: all temperatures 1
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
@@ -117,7 +117,8 @@ class RightTool(TextMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Joint training on the plain sum of the losses."""
-        train_joint(model, data, bench, weights=[1.0] * model.exits, optimiser=torch.optim.Adam, **self.options)
+        how = {**self.options, "optimiser": torch.optim.Adam}
+        train_joint(model, data, bench, weights=[1.0] * model.exits, head_parts=["stages.0.pooler"], **how)
 
     def fit(self, prepared: Prepared) -> tuple[float, ...]:
         """Return the temperatures T_1 … T_m."""

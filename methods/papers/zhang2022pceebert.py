@@ -16,8 +16,8 @@ Exit rule
     H_i = -sum_c p_i(c) ln p_i(c) / ln C, in [0, 1].
     cnt_0 = 0;  cnt_i = cnt_{i-1} + 1 if H_i < tau (strictly), else 0.  Stop at exit i when cnt_i = t.
     The earliest exit is layer t. t = 1 asks for one sure exit (DeeBERT's test at tau * ln C nats); tau = 0 never stops,
-    tau > 1 stops everything at layer t, t > n never stops. The paper searches both together; here a curve has one t
-    (a variant each) and tau for its knob, and claims search both on held-out data.
+    tau > 1 stops everything at layer t, t > n never stops. The released script fixes t = 2 and tries many tau; so here
+    a curve has one t (a variant each) and tau for its knob. Claims search both on held-out data.
 
 Skipped
     All layers after the exit, with their heads.
