@@ -62,7 +62,7 @@ class SplitEe(JointText, SplitMethod):
     length: int = 64  # tokens of a review; the paper: 128
     train_size: int = 4000  # training sentences
     epochs: float = 1.0  # passes over them; the paper: 5
-    batch: int = 32  # the paper: 32
+    batch: int = 8  # the paper: 32
     rate: float = 1e-4  # learning rate; the paper: 2e-5
     head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; the paper: 2e-5
     price: float = 0.2  # lambda, cost of a layer in units of confidence; the paper: 0.1 with twice the layers
@@ -76,7 +76,7 @@ class SplitEe(JointText, SplitMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SplitEE": {}, "SplitEE-S": {"side": "observed"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
-        "head_rate": 5e-3, "offload": 0.2,
+        "head_rate": 5e-3, "offload": 0.2, "batch": 32,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"reviews": 20, "length": 9}
     smoke: ClassVar[Mapping[str, Any]] = {**JointText.smoke, "reviews": 200}

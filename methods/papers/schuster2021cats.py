@@ -275,7 +275,7 @@ class Cats(TextMethod):
     corpus: str = "rotten-tomatoes"  # data; the paper: IMDB, VitaminC, AG News, STS-B
     train_size: int = 4000  # training sentences, of which 70% train the network
     epochs: float = 1.0  # passes of the network over its part
-    batch: int = 32  # samples per step
+    batch: int = 8  # samples per step
     rate: float = 1e-4  # learning rate of the network
     head_rate: float = 1e-3  # learning rate of its own head
     early_epochs: float = 30.0  # for the early heads, and again for the score
@@ -286,6 +286,7 @@ class Cats(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "early_epochs": 10.0,
+        "batch": 32,
     }  # fmt: skip
     fits_on: ClassVar[float] = 0.5
 
