@@ -193,8 +193,8 @@ class PastFuture(TextMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"past and future": {}, "local": {"local": True}}
     smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "batch": 32}  # as other methods: rivals are trained once
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 5e-3, "head_rate": 0.1,
-        "batch": 32,
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 2e-3, "head_rate": 0.02,
+        "batch": 8,
     }  # fmt: skip
 
     def build(self, data: Data, seed: int) -> MultiExit:
