@@ -7,7 +7,7 @@ from measured import KEY, curve, point, result
 
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, Outcome, Timing
-from eelit.methods.harness import bench, track
+from eelit.methods.harness import bench, registry, track
 from eelit.methods.harness.plot import compare
 
 
@@ -446,3 +446,16 @@ def test_curves_of_different_data_have_pictures_of_their_own(tmp_path):
     compare([result(), result(key="xin2020deebert")], tmp_path / "together.svg")
     axes = [(tmp_path / f"{name}.svg").read_text().count('id="axes_') for name in ("apart", "together")]
     assert axes == [2, 1]
+
+
+def test_all_rows_of_the_text_track_are_trained_for_as_many_steps_of_as_many_sentences():
+    """What is compared differs by its method alone. LeeBERT takes half a batch from either half of its data."""
+    rows = {key: registry.get(key) for key in bench.members("text")}
+    rows = {key: method for key, method in rows.items() if getattr(method, "corpus", "") == "rotten-tomatoes"}
+    assert len(rows) > 10
+    trained = {
+        key: (method.train_size, method.epochs, method.batch * (1 + (key == "zhu2021leebert")))
+        for key, method in rows.items()
+    }
+    assert set(trained.values()) == {(4000, 1.0, 8)}, trained
+    assert "batches of 8, by AdamW with weight decay 0.01" in bench.TRACKS["text"].conditions

@@ -20,6 +20,8 @@ from eelit.methods.policies.offload import Side, SplitRule, Stored, drive, hinds
 SIDES: tuple[Side, ...] = ("none", "observed", "released")
 ORDERS = 10
 """Orders of the stream; the paper: 20."""
+OFFLOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+"""Costs o of sending a sample at which saving is tried; the released scripts: these and those half way between."""
 
 
 def claims(method: SplitEe, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -29,14 +31,15 @@ def claims(method: SplitEe, prepared: Prepared, bench: Bench, curve: Curve) -> l
     good = [p for p in learning if p.quality >= prepared.streams["validation"].full_quality - 0.02]
     alpha = min(good or learning, key=lambda p: p.cost).knob
     rule = method.rule(alpha, prepared.model.exits)
-    tried = {o: trials(stream, replace(rule, offload=o), ORDERS) for o in (0.1, 0.3, 0.5)}
+    tried = {o: trials(stream, replace(rule, offload=o), ORDERS) for o in OFFLOADS}
     saved = {o: 1 - t.cost / curve.full_cost for o, t in tried.items()}
     lost = {o: curve.full_quality - t.quality for o, t in tried.items()}
     told = [f"o {o:g}: {saved[o]:.0%}, {-lost[o]:+.4f}, {t.offloaded:.0%} offloaded" for o, t in tried.items()]
     cheap = Outcome(
         name="half the cost",
-        statement="At every o from 0.1 to 0.5, over half of the cost of running all layers is saved and less than "
-        "two points of accuracy are lost.",
+        statement="At every o from 0.1 to 0.6 in steps of 0.1 (the released scripts: of 0.05), over half of the cost "
+        "of running all layers is saved and less than two points of accuracy are lost. The alpha is the one that is "
+        f"cheapest on validation data of the source at o = {method.offload:g} and loses no more there.",
         holds=all(saved[o] > 0.5 and lost[o] < 0.02 for o in tried),
         measured=f"saved, accuracy at alpha {alpha:g}: " + "; ".join(told),
     )

@@ -1,4 +1,4 @@
-"""What LEAR claims: the same quality with a third of the trees, and better than rules on partial scores alone."""
+"""What LEAR claims: as good with a third or a fifth of the trees, and better than rules on partial scores alone."""
 
 from __future__ import annotations
 
@@ -8,47 +8,70 @@ import numpy as np
 
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
+from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.families.ranking import Prepared
 from eelit.methods.papers.busolin2021lear import Lear
 from eelit.methods.policies.score_proximity import ScoreProximity
 
-LOSS = 0.0005  # relative, the larger of the two losses that the abstract reports
+LOSS = 0.0005  # relative: the loss that the abstract stays below on its second data set
+WORTH = (
+    0.01  # least NDCG@10 of the whole ensemble minus that of the films' damped mean rating: else little is to be lost
+)
 
 
 def claims(method: Lear, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-    """Three times fewer trees at no loss; better than EPT at equal cost."""
-    held = curve.validation
-    good = [ours for seen, ours in zip(held, curve.test, strict=True) if seen.quality >= held[-1].quality]
-    loss = 1 - good[0].quality / curve.full_quality
+    """Three times fewer trees at no loss, five times fewer at hardly any; better than EPT at equal cost."""
+    held, test = curve.validation[1:-1], curve.test[1:-1]  # at either end all rules are the same
     rivals = [proximity(method, prepared, p.cost, method.top) for p in held]
-    gains = [ours.quality - theirs.quality for ours, theirs in zip(curve.test, rivals, strict=True)]
+    gains = [ours.quality - theirs.quality for ours, theirs in zip(test, rivals, strict=True)]
+    better = Outcome(
+        name="better than proximity",
+        statement="At equal cost NDCG@10 is on average 0.001 above that of the proximity threshold (EPT), over all "
+        "thresholds but the ends.",
+        holds=float(np.mean(gains)) >= 0.001,
+        measured=f"{np.mean(gains):+.4f} on average, above at {sum(g > 0 for g in gains)} of {len(gains)}",
+    )
+    reason = why_not_comparable(prepared, curve)
+    found = [*fewer_trees(curve), better]
+    return [outcome.model_copy(update={"not_comparable": reason}) for outcome in found]
+
+
+def fewer_trees(curve: Curve) -> list[Outcome]:
+    """Try both figures of the abstract, each at the fastest threshold that loses no more on validation queries."""
+    full = curve.validation[-1].quality
+    none, little = (cheapest_within(curve.validation, curve.test, share * full) for share in (0.0, LOSS))
+    losses = [1 - point.quality / curve.full_quality for point in (none, little)]
+    measured = [
+        f"loss {loss:.2%} at threshold {point.knob:g}, speed-up {point.speed_up:.2f}×"
+        for loss, point in zip(losses, (none, little), strict=True)
+    ]
     return [
-        worth_its_trees(prepared, curve),
         Outcome(
             name="3× at no loss",
-            statement=f"The fastest threshold without loss on validation is 3× faster and loses ≤ {LOSS:.2%}.",
-            holds=good[0].speed_up >= 3 and loss <= LOSS,
-            measured=f"loss {loss:.2%} at threshold {good[0].knob:g}, speed-up {good[0].speed_up:.2f}×",
+            statement="The fastest threshold without loss on validation queries is 3× faster, and loses nothing on "
+            "test queries.",
+            holds=none.speed_up >= 3 and losses[0] <= 0,
+            measured=measured[0],
         ),
         Outcome(
-            name="better than proximity",
-            statement="At equal cost NDCG@10 is above that of the proximity threshold (EPT), averaged over knobs.",
-            holds=float(np.mean(gains)) > 0,
-            measured=f"{np.mean(gains):+.4f} on average, above at {sum(g > 0 for g in gains)} of {len(gains)}",
+            name="5× at a loss below 0.05 %",
+            statement=f"The fastest threshold that loses {LOSS:.2%} at most on validation queries is 5× faster, and "
+            "loses less than that on test queries.",
+            holds=little.speed_up >= 5 and losses[1] < LOSS,
+            measured=measured[1],
         ),
     ]
 
 
-def worth_its_trees(prepared: Prepared, curve: Curve) -> Outcome:
-    """Try a condition rather than a claim: the ensemble must be worth saving on."""
+def why_not_comparable(prepared: Prepared, curve: Curve) -> str:
+    """Return why nothing can be said of saving trees, or nothing: the whole ensemble must be worth saving on."""
     queries = prepared.split("test").queries
     gain = curve.full_quality - ndcg(queries.plain, queries.grades, queries.sizes)
-    return Outcome(
-        name="worth its trees",
-        statement="The whole ensemble beats the plain one-number ranking by more than 0.01 NDCG@10.",
-        holds=gain > 0.01,
-        measured=f"{curve.full_quality:.4f}, {gain:+.4f}",
+    return (
+        ""
+        if gain > WORTH
+        else f"The whole ensemble ranks only {gain:+.4f} NDCG@10 better than a film's damped mean rating does."
     )
 
 

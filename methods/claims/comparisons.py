@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Baseline, OperatingPoint, Outcome
 from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.families.text import TextMethod
+from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.base import Policy
 
 Rival = TypeVar("Rival", bound=TextMethod)
@@ -22,6 +24,26 @@ Rival = TypeVar("Rival", bound=TextMethod)
 def on_the_task_of(method: TextMethod, rival: Rival) -> Rival:
     """Return the rival on the method's encoder and sentences, else as its own row has it: one training serves both."""
     return rival.replace({name: getattr(method, name) for name in ("encoder", "corpus", "train_size")})
+
+
+def trained_alike(method: TextMethod, rival: Rival) -> Rival:
+    """Return the rival on the method's encoder and sentences, trained for as long, in such batches, at its rates."""
+    options = {name: getattr(method, name) for name in ("epochs", "batch", "rate")}
+    if isinstance(rival, DeeBert):
+        return on_the_task_of(method, rival).replace(
+            {**options, "ramp_epochs": method.epochs, "ramp_rate": method.head_rate}
+        )
+    return on_the_task_of(method, rival).replace({**options, "head_rate": method.head_rate})
+
+
+def two_stage(method: TextMethod) -> DeeBert:
+    """Return DeeBERT trained as `trained_alike` says: its off-ramps see as many steps as the exits of the method."""
+    return trained_alike(method, DeeBert())
+
+
+def steps(method: TextMethod, data: Data) -> int:
+    """Return the steps that a method's training takes in all: batches are of one length, so there are some more."""
+    return max(1, round(method.epochs * sum(1 for _ in data.train.batches(method.batch))))
 
 
 def points_of(rival: ExitMethod, prepared: Prepared, bench: Bench) -> Baseline:

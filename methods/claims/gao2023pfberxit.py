@@ -1,8 +1,8 @@
-"""What PF-BERxiT claims: adapters better than training all; its rule better than PABEE's and BERxiT's; kl than rekl."""
+"""What PF-BERxiT claims: adapters better than training all; its rule than PABEE's, BERxiT's; kl and bikl than rekl."""
 
 from __future__ import annotations
 
-from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of, tried
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
@@ -19,15 +19,20 @@ def claims(method: PfBerxit, prepared: Prepared, bench: Bench, curve: Curve) -> 
     def flexible(distance: Distance) -> list[FlexiblePatience]:
         return [FlexiblePatience(theta, t, distance) for t in range(1, exits - 1) for theta in method.knobs[1:-1]]
 
-    ours, found = flexible("kl"), []
-    for name, rivals in (("patience", [Patience(p) for p in range(1, exits - 1)]), ("rekl", flexible("rekl"))):
-        gains = gains_at_equal_cost(method, prepared, ours, rivals)
-        found.append(better_than(name, gains, "With kl on the same network"))
+    ours, patient = flexible(method.distance), [Patience(p) for p in range(1, exits - 1)]
+    gains = gains_at_equal_cost(method, prepared, ours, patient)
+    found = [better_than("patience", gains, f"With {method.distance} on the same network")]
+    rekl = tried(method, prepared, flexible("rekl"))
+    kinds: tuple[Distance, ...] = ("kl", "bikl")
+    for name in kinds:
+        gains = gains_at_equal_cost(method, prepared, flexible(name), rekl)
+        beats = better_than("rekl", gains, f"With {name} on the same network")
+        found.append(beats.model_copy(update={"name": f"{name} better than rekl"}))
     if not method.adapter:
         return found
     berxit = on_the_task_of(method, Berxit())
     gains = gains_at_equal_cost(method, prepared, ours, points_of(berxit, berxit.prepare(bench), bench))
-    beats = better_than("BERxiT", gains, "With kl, against the network that BERxiT trains")
+    beats = better_than("BERxiT", gains, f"With {method.distance}, against the network that BERxiT trains")
     return [*found, beats, few_weights_are_better(method, prepared, bench, curve)]
 
 

@@ -25,8 +25,9 @@ def beats_anytime(method: MSDNet, prepared: Prepared, curve: Curve) -> Outcome:
     gain = float(np.mean([p.quality - a for p, a in zip(curve.test[1:-1], at, strict=True)]))
     return Outcome(
         name="a shared budget beats the same budget for each image",
-        statement="At equal mean cost, budgeted batches are on average more accurate than anytime prediction.",
-        holds=gain > 0,
+        statement="At equal mean cost, budgeted batches are on average 0.2 points more accurate than anytime "
+        "prediction.",
+        holds=gain >= 0.002,
         measured=f"{gain:+.4f} accuracy over {len(at)} budgets",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, on_the_task_of, points_of
+from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost, points_of, steps, trained_alike
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Curve, Outcome
@@ -73,7 +73,8 @@ def imitation_cosines(model: MultiExit, x: Tensor) -> list[float]:
 
 def better_than_rival(method: PastFuture, name: str, rival: TextMethod, prepared: Prepared, bench: Bench) -> Outcome:
     """Compare at equal cost with an earlier method on the network that it trains itself."""
-    rival = on_the_task_of(method, rival).replace({"batch": method.batch})
+    rival, n = trained_alike(method, rival), steps(method, prepared.data)
     points = points_of(rival, rival.prepare(bench), bench)
     gains = gains_at_equal_cost(method, prepared, [Entropy(s) for s in method.knobs], points)
-    return better_than(name, gains, f"Against the network that {name} trains in as small batches")
+    ramps = " and as many for its off-ramps" if isinstance(rival, DeeBert) else ""
+    return better_than(name, gains, f"Against the network that {name} trains ({n} steps as here{ramps})")

@@ -23,7 +23,7 @@ def claims(method: Calm, prepared: Prepared, bench: Bench, curve: Curve) -> list
 
 
 def risk_claims(method: Calm, prepared: Prepared, seed: int) -> list[Outcome]:
-    """See whether the tolerance is kept by the calibrated threshold, and by thresholds of random halves."""
+    """See whether the calibrated threshold keeps the tolerance and saves something, and whether random halves do."""
     tolerance, error, order = method.delta, method.epsilon, method.knobs[::-1]
     point = method.point(prepared, "test", prepared.fitted)
     losses = [method.losses(prepared, split, order) for split in ("validation", "test")]
@@ -34,6 +34,13 @@ def risk_claims(method: Calm, prepared: Prepared, seed: int) -> list[Outcome]:
             statement=f"The threshold proved safe on validation loses at most {tolerance:g} on test prompts.",
             holds=1 - point.quality <= tolerance,
             measured=f"loss {1 - point.quality:.3f} at {method.knob} {point.knob:g}, speed-up {point.speed_up:.2f}×",
+        ),
+        Outcome(
+            name="faster within the tolerance",
+            statement=f"The same threshold loses at most {tolerance:g} and is 1.5× faster, half of the paper's figure "
+            "for the best of its three tasks.",
+            holds=1 - point.quality <= tolerance and point.speed_up >= 1.5,
+            measured=f"{point.speed_up:.2f}× faster, loss {1 - point.quality:.3f}",
         ),
         Outcome(
             name="the tolerance is seldom missed",
@@ -52,8 +59,9 @@ def depth_claims(method: Calm, prepared: Prepared, curve: Curve) -> list[Outcome
         found.append(
             Outcome(
                 name=f"better than a shallow decoder at equal {name}",
-                statement="On the mean, exits by the token keep more of the text than a decoder with fewer layers.",
-                holds=sum(gains) > 0,
+                statement="On the mean, exits by the token keep 0.01 more ROUGE-L of the text than a decoder with "
+                "fewer layers.",
+                holds=sum(gains) >= 0.01 * len(gains),
                 measured=f"difference in ROUGE-L: {told}",
             )
         )

@@ -16,7 +16,7 @@ from eelit.methods.policies.voting import Voting
 def claims(method: VotingExit, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Try all of them; the last needs the diversity term, and a training without it beside."""
     seen, exits = prepared.split("test"), prepared.model.exits
-    votes, patient = [Voting(tau) for tau in method.knobs], [Patience(t) for t in range(1, exits - 1)]
+    votes, patient = [Voting(tau, method.power) for tau in method.knobs], [Patience(t) for t in range(1, exits - 1)]
     gains = gains_at_equal_cost(method, prepared, votes, patient)
     gain, first = mean(gains or [0.0]), oracle(seen.outputs, seen.targets)
     best = max(point.quality for point in curve.test)
@@ -44,8 +44,8 @@ def diverse_exits_vote_better(method: VotingExit, prepared: Prepared, bench: Ben
     quality, differ = [], []
     for ready in (prepared, method.replace({"diversity": 0.0}).prepare(bench)):
         held, test = ready.split("validation"), ready.split("test")
-        tau = max(method.knobs, key=lambda k: method.trial(Voting(k), held).quality)
-        quality.append(method.trial(Voting(tau), test).quality)
+        tau = max(method.knobs, key=lambda k: method.trial(Voting(k, method.power), held).quality)
+        quality.append(method.trial(Voting(tau, method.power), test).quality)
         differ.append(disagreement(test.outputs))
     return Outcome(
         name="diverse exits vote better",

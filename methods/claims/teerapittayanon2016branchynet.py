@@ -14,6 +14,9 @@ from eelit.methods.policies.entropy import Entropy
 GRID = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0)
 """Entropies in nats that the released scripts try for each branch, up to the first above ln 10."""
 
+SPEED_UPS = {"lenet": 2.7, "alexnet": 1.5}
+"""What counts as fast: half of the paper's 5.4× for LeNet; for AlexNet, where a half would ask nothing, its 1.5×."""
+
 
 def claims(method: BranchyNet, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Large savings at the knee of the screened thresholds, and a last exit that gains from its branches."""
@@ -28,12 +31,13 @@ def knee(method: BranchyNet, prepared: Prepared) -> Outcome:
     enough = method.score(held.outputs[-1], held.targets) - 0.005
     chosen = grid[min((i for i, p in enumerate(screened) if p.quality >= enough), key=lambda i: screened[i].cost)]
     point = method.trial(Entropy(chosen), test)
-    loss = method.score(test.outputs[-1], test.targets) - point.quality
+    loss, enough_speed = method.score(test.outputs[-1], test.targets) - point.quality, SPEED_UPS[method.network]
     return Outcome(
         name="faster at nearly the same accuracy",
-        statement="The cheapest thresholds that lose at most 0.5 points on validation data make the network 1.5 "
-        "times as fast as the plain one or faster, and lose at most 1 point.",
-        holds=point.speed_up >= 1.5 and loss <= 0.01,
+        statement="The cheapest thresholds that lose at most half a point on validation data make the network at "
+        f"least {enough_speed:g} times as fast as the plain one (the paper, on CPUs: 5.4 for LeNet, 1.5 for AlexNet), "
+        "and lose at most a point on test data.",
+        holds=point.speed_up >= enough_speed and loss <= 0.01,
         measured=f"T = {', '.join(map(str, chosen))}: speed-up {point.speed_up:.2f}×, accuracy {-loss:+.4f}",
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eelit.methods.data.ratings import ITEM, Ratings, ratings
 from eelit.methods.data.split import Split, divide
 
-PRIOR = 5.0  # ratings' worth of pull towards the overall mean
+PRIOR = 5.0  # pull towards the overall mean m, as by so many ratings of m: (sum of n ratings + PRIOR m) / (n + PRIOR)
 FELLOWS = 10.0  # films in common that halve the distrust in a neighbour
 
 Floats = NDArray[np.float64]

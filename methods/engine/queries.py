@@ -22,7 +22,9 @@ class Queries:
     features: NDArray[np.float32]  # [n, F]
     grades: Integers  # [n], from 0 (irrelevant)
     sizes: Integers  # [Q], documents per query
-    plain: Floats  # [n], the one-number score that a ranker has to beat to be worth its trees
+    plain: (
+        Floats  # [n], a score of one number, which a ranker has to beat by its NDCG; made by whoever loads the queries
+    )
 
     def __len__(self) -> int:
         return len(self.sizes)

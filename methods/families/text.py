@@ -28,8 +28,9 @@ class JointText:
 
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
+        "batch": 32,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "batch": 32}
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, one pooler for all."""

@@ -94,7 +94,7 @@ class PfBerxit(TextMethod):
     patience: int = 1  # t; the paper's is not known
     train_size: int = 4000  # training sentences
     epochs: float = 1.0  # passes over them
-    batch: int = 32  # samples per step
+    batch: int = 8  # samples per step
     rate: float = 1e-3  # learning rate of the adapters, which start from nothing
     head_rate: float = 1e-3  # learning rate of the heads
 
@@ -109,7 +109,7 @@ class PfBerxit(TextMethod):
     }
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 8.0, "rate": 1e-2,
-        "head_rate": 1e-2,
+        "head_rate": 1e-2, "batch": 32,
     }  # fmt: skip
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fine-tuned": {"adapter": 0, "rate": 2e-3}}
     exempt: ClassVar[Mapping[str, str]] = {

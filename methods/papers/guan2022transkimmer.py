@@ -28,8 +28,8 @@ Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences of at most 40 tokens, one epoch at rate
        1e-4, instead of BERT and RoBERTa (12 layers, 768 wide) on GLUE, SQuAD and long texts at 2e-5 for 3 epochs. There
        is no padding to skim: what a model fed with padded texts saves on padding is not counted as saved here.
-       Batches are of 8 (released code: 64; most methods of this track: 32): 517 steps within the one epoch, not 146.
-       The plain network that claims compare with is trained in the same way. Predictors add 8% to the full cost.
+       Batches are of 8 (released code: 64). The plain network that claims compare with is trained in the same way.
+       Predictors add 8% to the full cost.
     2. The head reads the mean over all tokens as they left, not the class token: MiniLM is meant to be read so.
     3. One network serves all knobs, which move the margin of the decision; the paper trains one for each lambda. The
        variants are its lambda and a gentler one.

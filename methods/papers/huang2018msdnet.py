@@ -34,7 +34,9 @@ Deviations
        images, 4 epochs instead of 300, for want of time; later classifiers would need more to show their worth.
     3. The learning rate rises, then falls linearly to 0, instead of falling tenfold at half and three quarters of the
        training; gradients are clipped at norm 1; no shifts and flips of the images.
-    4. The released op counter ignores lazy evaluation and counts ReLU, pooling and biases; here MACs that really ran.
+    4. One network serves both variants, its classifiers ever farther apart, as the paper has them for budgets. For
+       anytime prediction it spaces them evenly (from layer 4, every 2).
+    5. The released op counter ignores lazy evaluation and counts ReLU, pooling and biases; here MACs that really ran.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class VotingExit(TextMethod):
     power: float = 0.0  # mu of the variant normalised by depth; 0: plain votes
     train_size: int = 4000  # training sentences
     epochs: float = 1.0  # passes over them
-    batch: int = 32  # samples per step
+    batch: int = 8  # samples per step
     rate: float = 1e-4  # learning rate
     head_rate: float = 1e-3  # learning rate of the heads, which start from nothing
 

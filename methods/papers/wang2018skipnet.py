@@ -29,7 +29,9 @@ Deviations
     2. Six epochs of SP and three of HRL with AdamW, instead of 64,000 and 10,000 steps of SGD.
     3. alpha from 2 to 4, as few steps of a small network need; the paper: 0.001 to 0.1. In HRL the gate learns faster
        than the rest.
-    4. The last layer of the gate starts with bias 1, so that all gates start open and no block stays untrained.
+    4. The recurrent gate alone, which the paper finds best; its two convolutional gates (FFGate-I and II) are left out.
+    5. Images are neither shifted nor flipped in training.
+    6. The last layer of the gate starts with bias 1, so that all gates start open and no block stays untrained.
 """
 
 from __future__ import annotations

@@ -44,11 +44,13 @@ def train_joint(
     *,
     weights: Sequence[float],
     head_rate: float | None = None,
+    head_parts: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Minimise ``sum_i weights[i] * loss_i`` over all parameters; ``options`` are those of `fit`.
 
-    Heads learn at ``head_rate`` if given: on a pretrained backbone they are the only part that starts from nothing.
+    Heads learn at ``head_rate`` if given, and with them the submodules named in ``head_parts``, parts of heads that lie
+    in stages: on a pretrained backbone they are the only parts that start from nothing, or nearly so.
     """
 
     def train() -> None:
@@ -59,11 +61,13 @@ def train_joint(
             lambda batch: weighted(exit_losses(model(batch.inputs), batch.targets), weights),
             bench,
             label="training all exits together",
-            faster=model.heads.parameters(),
+            faster=[p for part in (model.heads, *map(model.get_submodule, head_parts)) for p in part.parameters()],
             faster_rate=head_rate,
             **options,
         )
 
     settings = {"weights": list(weights), "head_rate": head_rate, "train": len(data.train), **options}
+    if head_parts:
+        settings["head_parts"] = list(head_parts)
     trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from eelit.methods.claims import bajpai2023splitee as claimed
 from eelit.methods.claims.bajpai2023splitee import Trials, regret_falls, side_helps
 from eelit.methods.engine import tasks
 from eelit.methods.engine.costs import MacCounter, exit_costs
@@ -405,3 +406,21 @@ def test_no_stream_is_looked_at_further_than_the_bench_says(prepared):
     few = method.prepare(dataclasses.replace(bench, test=20))
     assert [len(stream.examples) for stream in few.streams.values()] == [20, 20]
     assert [len(stream.examples) for stream in ready.streams.values()] == [300, 400]
+
+
+@pytest.mark.parametrize(("dearest", "holds"), [(0.49, True), (0.51, False)])
+def test_half_the_cost_must_be_saved_at_every_price_of_sending(prepared, monkeypatch, dearest, holds):
+    """At all o but the largest, 0.6, a tenth of the cost is said to be spent."""
+    method, bench, ready = prepared(KEY)
+    asked = []
+
+    def trials(stream, rule, repeats):
+        asked.append(rule.offload)
+        return Trials(0.9, dearest if rule.offload > 0.55 else 0.1, 0.1, np.ones(8), 1.0)
+
+    monkeypatch.setattr(claimed, "trials", trials)
+    points = method.sweep(ready, bench, "validation", method.knobs)
+    curve = SimpleNamespace(validation=points, full_cost=1.0, full_quality=0.9)
+    found = claimed.claims(method, ready, bench, curve)[0]
+    assert (found.name, found.holds) == ("half the cost", holds)
+    assert asked[:6] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]

@@ -295,6 +295,7 @@ def test_it_is_set_against_the_network_that_berxit_trains(prepared, made, monkey
     curve = SimpleNamespace(full_quality=0.5)
     found = {outcome.name: outcome.holds for outcome in claimed.claims(method, ready, bench, curve)}
     assert found["better than BERxiT"] is holds
+    assert {"better than patience", "kl better than rekl", "bikl better than rekl"} < found.keys()
     assert asked == [on_the_task_of(method, Berxit())]
     plain = method.replace({"adapter": 0})
     assert "better than BERxiT" not in {o.name for o in claimed.claims(plain, ready, bench, curve)}
@@ -347,3 +348,18 @@ def test_a_rule_gains_nothing_over_itself(prepared):
         update={"test": [p.model_copy(update={"quality": p.quality - 0.01}) for p in points.test]}
     )
     assert gains(points, worse) == pytest.approx([0.01] * len(points.test))
+
+
+@pytest.mark.parametrize("distance", ["kl", "js"])
+def test_the_rule_that_is_set_against_others_is_the_method_s_own(prepared, made, monkeypatch, distance):
+    method, bench, ready = prepared(KEY)
+    method, asked = method.replace({"distance": distance}), []
+
+    def gains(method, ready, ours, rivals):
+        asked.append({rule.distance for rule in ours})
+        return [0.0]
+
+    monkeypatch.setattr(claimed, "gains_at_equal_cost", gains)
+    monkeypatch.setattr(claimed, "tried", lambda *_: made(0.5))
+    claimed.claims(method.replace({"adapter": 0}), ready, bench, SimpleNamespace(full_quality=0.5))
+    assert asked == [{distance}, {"kl"}, {"bikl"}]

@@ -368,7 +368,8 @@ def test_exits_must_be_better_than_in_two_stages_and_without_regularisation(prep
 
     monkeypatch.setattr(claimed, "gains_by_exit", gains)
     found = claimed.claims(method, ready, bench, None)
-    assert {o.name for o in found if o.holds} - {"gradients conflict"} == held
-    assert [o.holds for o in found if o.name == "gradients conflict"] == [float(ready.model.conflicts) >= 0.05]
+    assert {o.name for o in found if o.holds} == held
+    assert "here 285 in all" in found[0].statement
+    assert found[1].measured.endswith(f"gradients conflict in {float(ready.model.conflicts):.1%} of the steps")
     assert [o.name for o in claimed.claims(RomeBert(leads=None), ready, bench, None)] == [found[0].name]
-    assert asked[1:] == [method.replace({"leads": None}), DeeBert(batch=8)]
+    assert asked[1:] == [method.replace({"leads": None}), DeeBert(batch=8, ramp_epochs=1.0)]

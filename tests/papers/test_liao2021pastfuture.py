@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from eelit.methods.claims import liao2021pastfuture as claimed
-from eelit.methods.claims.comparisons import on_the_task_of
+from eelit.methods.claims.comparisons import on_the_task_of, steps, trained_alike
 from eelit.methods.engine.costs import count
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
@@ -226,13 +226,16 @@ def test_a_protected_layer_is_cut_off_less_and_less_often(model, monkeypatch):
             assert len({tuple(each) for each in asked}) == 4
 
 
-def test_layers_and_poolers_learn_at_one_rate_what_exits_share_at_another(one_stage):
+def test_layers_learn_at_one_rate_poolers_and_what_exits_share_at_another(one_stage):
+    """So do poolers of the methods that it is compared with, where they are part of the heads."""
     method = registry.get(KEY).variant("past and future", "tiny")
     model, stage = one_stage(method)
     shared = {id(p) for p in classifier_of(model).parameters()}
     assert len(shared) == 6
-    assert stage.rates == {id(p): 0.1 if id(p) in shared else 5e-3 for p in model.parameters()}
-    assert (method.rate, method.head_rate) == (5e-3, 0.1)
+    poolers = {id(p) for each in model.stages for p in each.pooler.parameters()}
+    assert len(poolers) == 8
+    assert stage.rates == {id(p): 0.02 if id(p) in shared | poolers else 2e-3 for p in model.parameters()}
+    assert (method.rate, method.head_rate) == (2e-3, 0.02)
     known = method.load().train
     assert torch.equal(stage.train.targets, known.targets)
     assert all(map(torch.equal, stage.train.inputs, known.inputs))
@@ -398,8 +401,19 @@ def test_it_beats_a_rival_only_by_half_a_point(prepared, made, monkeypatch, name
     assert found.measured == f"{ahead:+.4f} on average over the costs of 1 settings"
 
 
+def test_rivals_see_as_many_steps_in_as_small_batches(prepared):
+    """DeeBERT's off-ramps too; and the network of either is that of its own row, so that one training serves both."""
+    ours = PastFuture(batch=7, epochs=1.5, rate=2e-4, head_rate=3e-3)
+    deebert, pabee = trained_alike(ours, DeeBert()), trained_alike(ours, Pabee())
+    assert deebert == DeeBert(batch=7, epochs=1.5, ramp_epochs=1.5, rate=2e-4, ramp_rate=3e-3)
+    assert pabee == Pabee(batch=7, epochs=1.5, rate=2e-4, head_rate=3e-3)
+    assert trained_alike(PastFuture(batch=DeeBert().batch), DeeBert()) == DeeBert(ramp_epochs=1.0)
+    assert trained_alike(PastFuture(batch=Pabee().batch), Pabee()) == Pabee()
+    method, _, ready = prepared(KEY)
+    assert steps(method, ready.data) == 8 * 113  # 900 in batches of 8
+
+
 @pytest.mark.parametrize("rival", [DeeBert(), Pabee()])
-def test_rivals_are_trained_as_their_own_rows(rival):
-    """So the cache serves both."""
+def test_rivals_have_the_same_task(rival):
     assert on_the_task_of(PastFuture(), rival) == rival
     assert on_the_task_of(PastFuture(train_size=7), rival).train_size == 7

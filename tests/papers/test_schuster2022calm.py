@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -500,8 +501,23 @@ def test_claims_and_variants(prepared):
     from eelit.methods.harness import runner
 
     curve = runner.measure(method, ready, bench, "", [0, 0.1, 1.1])
-    assert len(claimed.claims(method, ready, bench, curve)) == 5
+    assert len(claimed.claims(method, ready, bench, curve)) == 6
     kept, depth = claimed.oracle(ready, "test")
     assert kept > 0.9
     assert 1 <= depth <= 3
     assert ready.full("test").tokens.shape == (24, 8)
+
+
+@pytest.mark.parametrize(
+    ("quality", "speed_up", "kept", "faster"),
+    [(0.71, 1.5, True, True), (0.71, 1.4, True, False), (1.0, 1.0, True, False), (0.69, 3.0, False, False)],
+)
+def test_to_keep_the_tolerance_by_saving_nothing_is_not_to_be_faster(
+    prepared, monkeypatch, quality, speed_up, kept, faster
+):
+    method, _, ready = prepared(KEY)
+    point = SimpleNamespace(knob=0.5, quality=quality, speed_up=speed_up)
+    monkeypatch.setattr(type(method), "point", lambda *_: point)
+    found = {outcome.name: outcome.holds for outcome in claimed.risk_claims(method, ready, 0)}
+    assert found["the calibrated threshold keeps the tolerance"] is kept
+    assert found["faster within the tolerance"] is faster

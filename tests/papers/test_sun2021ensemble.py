@@ -2,12 +2,14 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from eelit.methods.backbones.encoder import encoder
+from eelit.methods.claims import sun2021ensemble as claimed
 from eelit.methods.claims.comparisons import disagreement, oracle
 from eelit.methods.engine.evaluate import answered, infer, replay
 from eelit.methods.engine.method import Bench
@@ -294,3 +296,15 @@ def test_execution_answers_as_replay_does_and_drops_who_has_left(prepared):
         changed += int((found.outputs.argmax(-1) != outputs[found.exits, torch.arange(64)].argmax(-1)).sum())
     assert changed > 0
     assert len(set(np.unique(replay(method.policy(2, ready), outputs)))) > 1
+
+
+def test_claims_try_the_rule_of_the_variant(prepared, monkeypatch):
+    """Votes divided by a power of the depth are compared as such, not as plain votes."""
+    method, bench, ready = prepared(KEY)
+    asked = set()
+    monkeypatch.setattr(claimed, "Voting", lambda *given: asked.add(given) or Voting(*given))
+    method = method.replace({"power": 0.5})
+    curve = SimpleNamespace(test=method.sweep(ready, bench, "test", method.knobs))
+    monkeypatch.setattr(type(method), "prepare", lambda self, bench: ready)
+    assert len(claimed.claims(method, ready, bench, curve)) == 3
+    assert asked == {(tau, 0.5) for tau in method.knobs}

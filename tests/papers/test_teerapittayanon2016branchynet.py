@@ -4,11 +4,13 @@ import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from eelit.methods.claims.teerapittayanon2016branchynet import knee
 from eelit.methods.engine.costs import exit_costs, full_cost
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
@@ -292,3 +294,28 @@ def test_networks_are_lenet_and_alexnet_with_half_the_channels(prepared):
     ]  # fmt: skip
     with pytest.raises(KeyError):
         method.replace({"network": "resnet"}).build(ready.data, 0)
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(
+    ("network", "speed_up", "loss", "holds"),
+    [
+        ("lenet", 2.7, 0.009, True), ("lenet", 2.6, 0.0, False), ("lenet", 2.7, 0.011, False),
+        ("alexnet", 1.5, 0.009, True), ("alexnet", 1.4, 0.0, False),
+    ],
+)  # fmt: skip
+def test_each_network_has_the_bar_that_the_paper_s_figure_for_it_sets(network, speed_up, loss, holds):
+    """The last exit has 0.9 on either split; on validation data nothing is lost."""
+    splits = {name: SimpleNamespace(outputs=[None], targets=None) for name in ("validation", "test")}
+    points = {
+        name: SimpleNamespace(quality=0.9 - (name == "test") * loss, cost=1.0, speed_up=speed_up) for name in splits
+    }
+    method = SimpleNamespace(
+        network=network,
+        trial=lambda rule, seen: points["test" if seen is splits["test"] else "validation"],
+        score=lambda outputs, targets: 0.9,
+    )
+    ready = SimpleNamespace(split=splits.get, model=SimpleNamespace(exits=2))
+    assert knee(method, ready).holds is holds

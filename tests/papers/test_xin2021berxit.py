@@ -336,7 +336,7 @@ def test_alternating_must_serve_both_ends(prepared, made, monkeypatch, staged, j
         f"alternating {x}" for x in held
     }
     claimed.for_classes(Berxit(), ready, bench, curve)
-    assert asked[2:] == [DeeBert(), Joint()]
+    assert asked[2:] == [DeeBert(ramp_epochs=1.0), Joint()]
 
 
 @pytest.mark.parametrize(("behind", "holds"), [(0.0, True), (-0.001, False)])

@@ -211,13 +211,13 @@ def test_trained_model_really_stops(prepared, variant, patience):
 def test_claims_of_the_variants(prepared, variant):
     """Patience and threshold are searched together once, however many variants there are."""
     method, bench, ready = prepared(KEY, variant)
-    curve = SimpleNamespace(test=[SimpleNamespace(speed_up=1 + i / 100) for i in range(5)])
+    curve = SimpleNamespace(test=[SimpleNamespace(speed_up=1 + i / 100) for i in range(8)])
     found = claims(method, ready, bench, curve)
     assert [outcome.name for outcome in found] == ["a finer choice of speeds"] + [
         "better than patience alone", "better than entropy alone",
     ] * (variant == "t = 2")  # fmt: skip
     assert found[0].holds
-    assert not claims(method, ready, bench, SimpleNamespace(test=curve.test[:4]))[0].holds
+    assert not claims(method, ready, bench, SimpleNamespace(test=curve.test[:7]))[0].holds
 
 
 @pytest.mark.parametrize(("gains", "holds"), [([0.01, 0.002], True), ([0.01, -0.002], False), ([], False)])
