@@ -31,7 +31,7 @@ Deviations
     3. Early heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
     4. AdamW at 3e-3 for early heads and score, 30 epochs each over their small parts; the T_k are found by bisection.
     5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
-    6. With a threshold for each exit u = 1 and p_k <= epsilon / (l - 1) leaves; released: u at random, p_k < that.
+    6. With a threshold per exit, ties count as larger (released: by lot); p = epsilon / (l - 1) leaves (there: not).
     7. As exits look back at early heads, these are part of the stages; the full model that speed-ups refer to has none.
     8. The paper also compares with one fixed layer, the first that agrees often enough in calibration: not tried.
 """
