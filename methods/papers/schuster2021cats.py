@@ -31,8 +31,7 @@ Deviations
     3. Early heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
     4. AdamW at 3e-3 for early heads and score, 30 epochs each over their small parts; the T_k are found by bisection.
     5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
-    6. With a threshold for each exit, equal scores all count as larger (u = 1); the released code draws u at random.
-       Its test is p_k < epsilon / (l - 1), strictly; ours, M_k > tau_k, is p_k <= that, and keeps the promise as well.
+    6. With a threshold per exit, ties count as larger (released: by lot); p = epsilon / (l - 1) leaves (there: not).
     7. As exits look back at early heads, these are part of the stages; the full model that speed-ups refer to has none.
     8. The paper also compares with one fixed layer, the first that agrees often enough in calibration: not tried.
 """
@@ -287,8 +286,7 @@ class Cats(TextMethod):
     # Of these sentences 210 train the network: 168 do not suffice.
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 300, "batch": 32, "rate": 2e-4}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 1000, "epochs": 6.0, "rate": 4e-3, "early_epochs": 10.0,
-        "batch": 32,
+        **TextMethod.tiny, "train_size": 1000, "rate": 4e-3, "head_rate": 1e-3, "early_epochs": 10.0,
     }  # fmt: skip
     fits_on: ClassVar[float] = 0.5
 

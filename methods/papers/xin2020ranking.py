@@ -179,8 +179,8 @@ class EarlyExitMonoBert(ExitMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The plain sum of all exits' losses."""
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
-        train_joint(model, data, bench, weights=[1.0] * model.exits, **options)
+        how: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
+        train_joint(model, data, bench, weights=[1.0] * model.exits, head_rate=self.head_rate, **how)
 
     def policy(self, knob: float, prepared: Prepared) -> ClassThresholds:
         """The knob is NC."""
