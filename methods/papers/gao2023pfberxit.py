@@ -107,6 +107,8 @@ class PfBerxit(TextMethod):
         "adapters": {},
         "fine-tuned": {"adapter": 0, "rate": 1e-4},  # PABEE's training
     }
+    # What few weights learn from 240 sentences is hardly more than chance.
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"adapters": {"train_size": 360, "rate": 2e-3}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 8.0, "rate": 1e-2,
         "head_rate": 1e-2, "batch": 32,
