@@ -10,6 +10,8 @@ from typing import Any
 
 from eelit.bib.record import ET_AL, Person, Record
 
+MORE = "There are more authors (et al.)."
+"""What a format says that has no other way to tell that the list of authors goes on."""
 RIS_TYPES = {
     "article": "JOUR",
     "book": "BOOK",
@@ -51,9 +53,9 @@ def _ris_record(record: Record) -> str:
     first, _, last = record.pages.partition("–")
     tags = [("TY", RIS_TYPES[record.type]), ("ID", record.key), ("TI", record.title)]
     tags += [("AU", _ris_name(person)) for person in record.authors]
-    tags += [("AU", ET_AL)] if record.et_al else []
     tags += [("PY", str(record.year)), ("T2", record.venue), ("VL", record.volume), ("IS", record.number)]
     tags += [("SP", first), ("EP", last), ("C7", record.articleno), ("PB", record.publisher), ("DO", record.doi)]
+    tags += [("N1", MORE)] if record.et_al else []
     tags += [("AN", f"arXiv:{record.arxiv}" if record.arxiv else "")]
     tags += [("UR", address) for _, address in record.links()[:1]]
     lines = [f"{tag}  - {value}" for tag, value in tags if value]
@@ -80,7 +82,7 @@ def _csl_item(record: Record) -> dict[str, Any]:
         "id": record.key,
         "type": CSL_TYPES[record.type],
         "title": record.title,
-        "author": [*map(_csl_name, record.authors), *([{"literal": ET_AL}] if record.et_al else [])],
+        "author": [*map(_csl_name, record.authors)],
         "issued": {"date-parts": [[record.year]]},
         "container-title": record.venue,
         "volume": record.volume,
@@ -88,6 +90,7 @@ def _csl_item(record: Record) -> dict[str, Any]:
         "page": record.pages.replace("–", "-"),
         "number": record.articleno,
         "publisher": record.publisher,
+        "note": MORE if record.et_al else "",
         "DOI": record.doi,
         "URL": next((address for _, address in record.links()), ""),
     }

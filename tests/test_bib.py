@@ -157,12 +157,11 @@ def test_others_and_bodies_stay_what_they_are_in_every_export(tmp_path):
     assert (record.et_al, record.short_authors()) == (True, "Barnes and Noble, Inc. et al.")
     assert record.author_names() == ["Barnes and Noble, Inc.", "Anna van den Berg", "et al."]
     (item,) = to_csl([record])
-    assert item["author"] == [
-        {"literal": "Barnes and Noble, Inc."},
-        {"family": "van den Berg", "given": "Anna"},
-        {"literal": "et al."},
-    ]
-    assert rispy.loads(to_ris([record]))[0]["authors"] == ["Barnes and Noble Inc.", "van den Berg, Anna", "et al."]
+    assert item["author"] == [{"literal": "Barnes and Noble, Inc."}, {"family": "van den Berg", "given": "Anna"}]
+    assert item["note"] == "There are more authors (et al.)."
+    (loaded,) = rispy.loads(to_ris([record]))
+    assert loaded["authors"] == ["Barnes and Noble Inc.", "van den Berg, Anna"]
+    assert loaded["notes"] == ["There are more authors (et al.)."]
     assert '"Barnes and Noble, Inc.; van den Berg, Anna; et al."' in to_csv([record])
     assert "others" not in to_ris([record]) + to_csl_json([record]) + to_csv([record])
     assert ("rft.aucorp", "Barnes and Noble, Inc.") in parse_qsl(coins(record))

@@ -9,6 +9,7 @@ import torch
 from exit_rules import CASES, PRECISIONS, decisions
 
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.papers.xin2021berxit import LearningToExit
 from eelit.methods.policies.base import entropy, exact, on_host, softmax
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.gate_confidence import GateConfidence
@@ -180,3 +181,16 @@ def test_integers_are_logits_too():
     assert softmax(np.array([[0, 0]])).tolist() == [[0.5, 0.5]]
     with pytest.raises(ValueError, match="real numbers"):
         softmax(np.array([[1j, 0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_a_head_says_of_itself_is_computed_in_float32(dtype):
+    """A sigmoid in half precision gives the same certainty to answers that differ."""
+    unit = LearningToExit(2).to(dtype)
+    with torch.no_grad():
+        unit.linear.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        unit.linear.bias.zero_()
+    p = torch.tensor([[6.0, 0.0], [6.03125, 0.0], [6.0625, 0.0]]).to(dtype)
+    said = unit(p)
+    assert said.dtype == torch.float32
+    assert said.tolist() == pytest.approx(torch.sigmoid(p[:, 0].float()).tolist())

@@ -27,15 +27,19 @@ def claims(method: ConsistentEE, prepared: Prepared, bench: Bench, curve: Curve)
     theirs = joint.split("test").answers.argmax(dim=-1) == test.targets
     here, there = leaving_early(right, exits), leaving_early(theirs, exits)
     loss, saved = curve.full_quality - ours.quality, 1 - 1 / ours.speed_up
+    trained = (
+        f"trained for {method.epochs:g} epochs, where this one goes on for {method.policy_epochs:g} of its policies "
+        f"alone and {method.joint_epochs:g} of policies and classifiers"
+    )
     rows = [
         ("faster at little loss", "Threshold 0.5 saves a quarter of the MACs and loses a point at most.",
          saved >= 0.25 and loss <= 0.01, f"{saved:.1%} saved, accuracy {-loss:+.4f}"),
         ("the hard go deeper", "Inputs memorised at the last layer leave 0.3 layers behind those known to all.",
          hard >= easy + 0.3, f"mean exit {hard:.2f} and {easy:.2f}"),
         ("exits specialise", "On what leaves through them, early exits are half a point better than the same exits "
-         "of PABEE's network.", here >= there + 0.005, f"accuracy {here:.4f} and {there:.4f}"),
+         f"of PABEE's network, {trained}.", here >= there + 0.005, f"accuracy {here:.4f} and {there:.4f}"),
         *((f"better than {name}", "At no higher cost on validation data, the best mixture of settings of "
-           f"{name} on PABEE's network is half a point worse.", ours.quality >= other.quality + 0.005,
+           f"{name} on PABEE's network, {trained}, is half a point worse.", ours.quality >= other.quality + 0.005,
            f"{ours.quality:.4f} and {other.quality:.4f}")
           for name, other in rivals(method, prepared, joint, bench) if other),
     ]  # fmt: skip

@@ -82,8 +82,10 @@ class Execution(Typed):
     agrees: bool = Field(description="every sample left at the exit, and with the answer, that replay says")
     seconds: Finite = Field(description="median wall time of the policy's run")
     full_seconds: Finite = Field(description="median wall time of the plain full model in the same run")
-    not_finite: Count = Field(
-        default=0, description="samples of which an exit said something not finite (NaN, infinity) and that went on"
+    not_finite: Count | None = Field(
+        default=None,
+        description="samples of which an exit said something not finite (NaN, infinity) and that went on; "
+        "null where nobody looked",
     )
 
 

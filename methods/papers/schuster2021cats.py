@@ -57,6 +57,7 @@ from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
+from eelit.methods.policies.base import widened
 from eelit.methods.policies.conformal import conformal_threshold, worst_misleading
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.temperature import fit_temperature
@@ -144,7 +145,7 @@ class ScoredExit(nn.Module):
     def forward(self, state: Seen) -> dict[str, Tensor]:
         """Return logits ``[N, C]`` and M_k ``[N]``."""
         _, features, logits = state
-        return {"answer": logits[:, -1], "score": self.meta(features, logits).softmax(dim=-1)[:, 1]}
+        return {"answer": logits[:, -1], "score": widened(self.meta(features, logits)).softmax(dim=-1)[:, 1]}
 
 
 class ConfidentAdaptiveTransformer(MultiExit):

@@ -50,6 +50,7 @@ from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
+from eelit.methods.policies.base import widened
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
@@ -64,7 +65,7 @@ class LearningToExit(nn.Module):
 
     def forward(self, p: Tensor) -> Tensor:
         """Return the certainty ``[N]``, in (0, 1), of the answers given from ``p [N, d]``."""
-        return torch.sigmoid(self.linear(p))[:, 0]
+        return torch.sigmoid(widened(self.linear(p)))[:, 0]
 
 
 class ExitWithCertainty(PooledHead):

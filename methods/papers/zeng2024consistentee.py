@@ -53,6 +53,7 @@ from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
+from eelit.methods.policies.base import widened
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
 
@@ -93,7 +94,7 @@ class ExitWithPolicy(nn.Module):
     def forward(self, state: Tensor) -> dict[str, Tensor]:
         """Return the answer's logits ``[N, C]`` and pi_i ``[N]`` from hidden states ``[N, T, d]``."""
         pooled = self.pooled(state)
-        return {"answer": self.answer(pooled), "leave": self.policy(pooled).sigmoid()}
+        return {"answer": self.answer(pooled), "leave": widened(self.policy(pooled)).sigmoid()}
 
 
 class ConsistentNetwork(MultiExit):

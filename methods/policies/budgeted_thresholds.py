@@ -58,7 +58,7 @@ def thresholds_for(confidence: NDArray[np.floating], shares: NDArray[np.float64]
     inside = np.ones(n, dtype=bool)
     thresholds: list[float] = []
     for at_exit, share in zip(confidence[:-1], shares, strict=False):
-        out = math.floor(n * share)
+        out = math.floor(n * share + 1e-9)
         known = np.isfinite(at_exit)
         left = np.sort(at_exit[inside & known])[::-1]
         threshold = float(left[out - 1]) if 1 <= out <= len(left) else math.inf

@@ -54,12 +54,12 @@ def learn_then_test(
         p_value: `hoeffding` as in the paper, or `hoeffding_bentkus`, which is sharper.
 
     A candidate behind the first one not proved safe is never returned, however small its own loss. One of which a loss
-    is NaN is not proved safe.
+    is not finite is not proved safe.
     """
     best = None
     for k, row in enumerate(losses):
         mean = float(row.mean())
-        if math.isnan(mean) or p_value(mean, len(row), tolerance) > error:
+        if not math.isfinite(mean) or p_value(mean, len(row), tolerance) > error:
             break
         best = k
     return best
@@ -85,5 +85,5 @@ def share_missed(
         order = rng.permutation(losses.shape[1])
         ours, others = np.array_split(order, 2)
         chosen = learn_then_test(losses[:, ours], tolerance, error, p_value)
-        missed += chosen is not None and float(losses[chosen, others].mean()) > tolerance
+        missed += chosen is not None and not float(losses[chosen, others].mean()) <= tolerance  # NaN is a miss
     return missed / repeats
