@@ -13,7 +13,9 @@ from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.policies.max_confidence import MaxConfidence
 
-FLOOR = 0.85
+OWN, SAVED = 0.6, 0.35
+"""Least share of a run's time that goes into the network itself, and least share of the saved computation that is saved
+time: products of few rows are slower by as much as the machine likes, so that only `make bench` measures the latter."""
 REPEATS = {8: 10, 32: 5, 128: 2}  # batch size → runs of which the best counts
 
 
@@ -49,27 +51,37 @@ def saving(model, x, wanted):
 
 
 @torch.inference_mode()
-def saved_time(model, x, policy):
-    """Return the share of time saved, each the best of some runs in turn; what others do meanwhile does not count."""
-    ours, full = [], []
+def by_hand(model, x, exits):
+    """Run just what a policy leaves to be run that stops samples at these exits ``[N]``, without any policy."""
+    state, left = x, torch.as_tensor(exits)
+    for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        state = stage(state)
+        head(state)
+        stay = (left > i).nonzero().flatten()
+        if not len(stay):
+            break
+        state, left = state[stay], left[stay]
+
+
+@torch.inference_mode()
+def times(model, x, policy):
+    """Return seconds of the policy, of the same by hand and of the full model, each the best of some runs in turn."""
+    exits = infer(model, x, policy).exits
+    runs = [lambda: infer(model, x, policy), lambda: by_hand(model, x, exits), lambda: model.full(x)]
+    best = [float("inf")] * 3
     for _ in range(REPEATS[len(x)]):
-        start = time.process_time()
-        infer(model, x, policy)
-        middle = time.process_time()
-        model.full(x)
-        ours.append(middle - start)
-        full.append(time.process_time() - middle)
-    return 1 - min(ours) / min(full)
+        for i, run in enumerate(runs):
+            start = time.process_time()
+            run()
+            best[i] = min(best[i], time.process_time() - start)
+    return best
 
 
 @pytest.mark.parametrize(("batch", "wanted"), [(8, 0.75), (32, 0.5), (32, 0.75), (128, 0.5), (128, 0.75)])
 def test_saved_computation_is_saved_time(model, one_thread, batch, wanted):
-    """The share of time saved over the share of MACs saved; a noisy machine has three tries.
-
-    Half of a batch of 8 is left out: there two random sentences go on alone, and rows so few make slower products.
-    """
+    """What asking, dropping and putting together take is little beside the network; a noisy machine has three tries."""
     x = torch.randint(0, 1000, (batch, 28), generator=torch.Generator().manual_seed(1))
     policy, saved = saving(model, x, wanted)
     assert saved == pytest.approx(wanted, abs=0.05)
-    tried = (saved_time(model, x, policy) / saved for _ in range(3))
-    assert any(efficiency >= FLOOR for efficiency in tried)
+    tried = [times(model, x, policy) for _ in range(3)]
+    assert any(hand / ours >= OWN and 1 - ours / full >= SAVED * saved for ours, hand, full in tried), tried
