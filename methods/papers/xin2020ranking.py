@@ -157,7 +157,7 @@ class EarlyExitMonoBert(ExitMethod):
         "validation_queries": 20, "test_queries": 30,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 240, "batch": 16, "query": 10, "document": 14, "test_queries": 4, "validation_queries": 4,
+        "train_size": 240, "batch": 16, "query": 10, "document": 14, "test_queries": 8, "validation_queries": 4,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "validation_queries": 1, "test_queries": 1, "query": 2, "document": 2, "share": 2.0,
