@@ -280,6 +280,7 @@ def _fraction(node: Any, l2tobj: Any) -> str:
 def _printed() -> LatexContextDb:
     """Return what commands print: pylatexenc's tables, corrected for bibliographies."""
     context = get_default_latex_context_db()
+    # Left out is what pylatexenc prints instead of something that it does not know, such as a picture: it is reported.
     context = context.filter_context(exclude_categories=["latex-placeholders", "latex-ethuebung", "nonstandard-qit"])
     macros = [MacroTextSpec(name, discard=True) for name in SWITCHES]
     macros += [MacroTextSpec(name, simplify_repl=sign) for name, sign in SIGNS.items()]

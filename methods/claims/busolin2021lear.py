@@ -15,9 +15,8 @@ from eelit.methods.papers.busolin2021lear import Lear
 from eelit.methods.policies.score_proximity import ScoreProximity
 
 LOSS = 0.0005  # relative: the loss that the abstract stays below on its second data set
-WORTH = (
-    0.01  # least NDCG@10 of the whole ensemble minus that of the films' damped mean rating: else little is to be lost
-)
+WORTH = 0.01
+"""Least NDCG@10 of the whole ensemble minus that of the films' damped mean rating: else little is to be lost."""
 
 
 def claims(method: Lear, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
