@@ -172,7 +172,7 @@ def test_a_failed_method_is_run_again(ran):
     before, again = ran["failed"][0], ran["failed again"][0]
     assert before["executed_now"]
     assert again["executed_now"]
-    assert again["finished"] > before["finished"]
+    assert again["finished"] >= before["finished"]  # to the second: both may be of the same one
 
 
 def test_on_a_real_local_dask_cluster(ran):
