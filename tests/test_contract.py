@@ -1,6 +1,5 @@
 """The contract, tried with invented methods: what exits say, what decisions cost, what fitting sees, two families."""
 
-import math
 import sys
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -19,7 +18,6 @@ from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, joined, of_samples, stacked
-from eelit.methods.engine.records import Outcome
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.harness import conformance, registry, runner
 from eelit.methods.policies.base import said, softmax
@@ -431,19 +429,3 @@ def test_a_paper_of_several_families_is_described_whole(paper):
         ("depth", "number of exits"), ("width", "of the second model"),
     ]  # fmt: skip
     assert info.data == ["movie-reviews"]
-
-
-@pytest.mark.parametrize(("scale", "rivals", "steps"), [("smoke", 1, 4), ("smoke", 0, 4), ("full", 1, math.inf)])
-def test_in_a_smoke_test_rivals_are_hardly_trained_and_outcomes_beside_them_say_so(scale, rivals, steps):
-    bench, allowed = Bench(trainings={"own": 1.0}), []
-
-    def claims(method, prepared, bench, curve):
-        allowed.append(bench.most_steps)
-        bench.trainings |= {f"rival {i}": 1.0 for i in range(rivals)}
-        return [Outcome(name="better", statement="It is better.", holds=True, measured="+0.1")]
-
-    (found,) = runner._tried(claims, scale, None, None, bench, None)
-    assert (allowed, bench.most_steps) == ([steps], math.inf)
-    hardly = scale == "smoke" and rivals > 0
-    assert bool(found.not_comparable) == hardly
-    assert ("4 steps" in found.measured) == hardly

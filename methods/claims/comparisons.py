@@ -23,7 +23,7 @@ Rival = TypeVar("Rival", bound=TextMethod)
 
 def on_the_task_of(method: TextMethod, rival: Rival) -> Rival:
     """Return the rival on the method's encoder and sentences, else as its own row has it: one training serves both."""
-    return rival.replace({name: getattr(method, name) for name in ("encoder", "corpus", "train_size")})
+    return rival.replace({name: getattr(method, name) for name in ("encoder", "corpus", "train_size", "length")})
 
 
 def trained_alike(method: TextMethod, rival: Rival) -> Rival:

@@ -54,7 +54,7 @@ def leaving_early(right: Tensor, exits: Tensor) -> float:
 
 def pabee(method: ConsistentEE) -> Pabee:
     """PABEE, whose network is that of phase 1."""
-    names = ("encoder", "corpus", "train_size", "epochs", "batch", "rate", "head_rate")
+    names = ("encoder", "corpus", "train_size", "length", "epochs", "batch", "rate", "head_rate")
     return Pabee(**{name: getattr(method, name) for name in names})
 
 

@@ -15,7 +15,7 @@ from eelit.methods.papers.zhu2021leebert import LeeBert, LossWeights
 
 def claims(method: LeeBert, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """At equal cost, better than PABEE and (LAE) than with equal weights, which alone beat PABEE too."""
-    shared = ("encoder", "corpus", "train_size", "epochs", "rate", "head_rate")
+    shared = ("encoder", "corpus", "train_size", "length", "epochs", "rate", "head_rate")
     rival = Pabee(**{name: getattr(method, name) for name in shared}, batch=2 * method.batch)
     ours, plain = points_of(method, prepared, bench), points_of(rival, rival.prepare(bench), bench)
     beats = better_than("PABEE", gains(ours, plain), "Against the network that PABEE trains")

@@ -74,14 +74,16 @@ class ExitMethod(StepwiseMethod):
         return Timing(batch=batch, knob=knob, samples=len(index), saved=1 - spent, seconds=ours, full_seconds=plain)
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
-        """Run `infer` on test samples: once counted from outside, then timed in turn with the plain network."""
+        """Run `infer` on test samples: once counted from outside, then timed in turn with the plain network.
+
+        Batches are full, of the commonest shapes, so that samples really leave a batch in which others stay.
+        """
         seen, policy = prepared.split("test"), self.rule(knob, prepared)
-        chosen = seen.examples.head(bench.executed)
-        n = len(chosen)
-        outputs = of_samples(seen.outputs, slice(n))
+        taken = seen.examples.filled(min(BATCH, bench.executed), bench.executed)
+        chosen, outputs = seen.examples.at(taken), of_samples(seen.outputs, taken)
         exits = replay(policy, outputs)
         expected = seen.read(answered(policy, outputs, exits))
-        table = seen.costs_under(policy)
+        table = seen.costs_under(policy)[:, taken]
         counted, claimed, agrees, flawed = 0, 0.0, True, 0
         for index, x in chosen.batches(BATCH):
             with costs.MacCounter() as counter:
@@ -94,7 +96,7 @@ class ExitMethod(StepwiseMethod):
         ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
             knob=knob,
-            samples=n,
+            samples=len(chosen),
             claimed=claimed,
             counted=counted,
             agrees=agrees,

@@ -30,7 +30,7 @@ class JointText:
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3, "head_rate": 5e-3,
         "batch": 32,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "batch": 32}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "length": 24, "batch": 32}
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, one pooler for all."""
@@ -51,7 +51,8 @@ class TextMethod(JointText, ExitMethod):
 
     corpus: str
     train_size: int
+    length: int  # most word pieces of a text
 
     def load(self) -> Data:
         """Token ids of sentences, with classes or values."""
-        return tasks.text(self.corpus, train=self.train_size)
+        return tasks.text(self.corpus, train=self.train_size, length=self.length)

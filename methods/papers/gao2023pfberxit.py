@@ -93,6 +93,7 @@ class PfBerxit(TextMethod):
     distance: Distance = "kl"  # kl, rekl, bikl or js; the paper finds kl and bikl better than rekl
     patience: int = 1  # t; the paper's is not known
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes over them
     batch: int = 8  # samples per step
     rate: float = 1e-3  # learning rate of the adapters, which start from nothing

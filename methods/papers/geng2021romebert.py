@@ -139,6 +139,7 @@ class RomeBert(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: BERT and RoBERTa, base size
     corpus: str = "rotten-tomatoes"  # data; the paper: MRPC, RTE, SST-2, QNLI, MNLI, QQP
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes over them; the paper: 3 (BERT), 10 (RoBERTa)
     batch: int = 8  # the paper: 8
     rate: float = 1e-4  # learning rate; the paper: 2e-5

@@ -116,6 +116,7 @@ class Transkimmer(SkimMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, RoBERTa-base
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE, SQuAD v2, IMDB, Yelp, 20 Newsgroups
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     held: int = 2000  # at most so many sentences for validation and for test
     epochs: float = 1.0  # passes over them; released code: 3, small tasks 5
     batch: int = 8  # released code: 64
@@ -133,12 +134,12 @@ class Transkimmer(SkimMethod):
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.1": {"price": 0.01}}
     others: ClassVar[Mapping[str, Any]] = {"held": 30}
     # Few steps, so the head learns faster, and the predictors with it: at the dearer price they start farther off.
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "held": 30, "head_rate": 1e-3}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "length": 24, "held": 30, "head_rate": 1e-3}
     smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {"bias": 6.5}}
 
     def load(self) -> Data:
         """Token ids of sentences, with classes."""
-        found = tasks.text(self.corpus, train=self.train_size)
+        found = tasks.text(self.corpus, train=self.train_size, length=self.length)
         return replace(found, validation=found.validation.head(self.held), test=found.test.head(self.held))
 
     def build(self, data: Data, seed: int) -> SkimEncoder:

@@ -180,6 +180,7 @@ class PastFuture(TextMethod):
     local: bool = False  # True: exits that see their own layer alone, trained as PABEE's, for comparison
     protected: int = 1  # m, lowest layers that are protected at first; the paper: 1 to 3
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence; the paper: 128
     epochs: float = 1.0  # passes over them; the paper: 3 to 5
     batch: int = 8  # the paper: 16 to 128
     rate: float = 1e-4  # learning rate; the paper: 1e-5 to 5e-5

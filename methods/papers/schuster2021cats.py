@@ -274,6 +274,7 @@ class Cats(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT
     corpus: str = "rotten-tomatoes"  # data; the paper: IMDB, VitaminC, AG News, STS-B
     train_size: int = 4000  # training sentences, of which 70% train the network
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes of the network over its part
     batch: int = 8  # samples per step
     rate: float = 1e-4  # learning rate of the network
@@ -285,7 +286,7 @@ class Cats(TextMethod):
     knob: ClassVar[str] = "tolerated inconsistency"
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
     # Of these sentences 210 train the network: 168 do not suffice.
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 300, "batch": 32, "rate": 2e-4}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 300, "length": 24, "batch": 32, "rate": 2e-4}
     tiny: ClassVar[Mapping[str, Any]] = {
         **TextMethod.tiny, "train_size": 1000, "rate": 4e-3, "head_rate": 1e-3, "early_epochs": 10.0,
     }  # fmt: skip

@@ -90,6 +90,7 @@ class RightTool(TextMethod):
     corpus: str = "rotten-tomatoes"  # data; the paper: AG News, IMDB, SST, SNLI, MultiNLI
     layers: tuple[int, ...] = (1, 2, 4, 6)  # number of layers before each classifier; the paper: 1, 5, 13, 24
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes over them; the paper: 2
     batch: int = 8  # the paper: 72
     rate: float = 1e-4  # learning rate; the paper: drawn from 2e-5, 3e-5, 5e-5

@@ -83,6 +83,7 @@ class VotingExit(TextMethod):
     diversity: float = 0.1  # lambda; the paper's is not known; 0: PABEE's training
     power: float = 0.0  # mu of the variant normalised by depth; 0: plain votes
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes over them
     batch: int = 8  # samples per step
     rate: float = 1e-4  # learning rate

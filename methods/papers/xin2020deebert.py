@@ -60,6 +60,7 @@ class DeeBert(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: BERT and RoBERTa, base and large
     corpus: str = "rotten-tomatoes"  # data; the paper: SST-2, MRPC, QNLI, RTE, QQP, MNLI
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence; the paper: 128
     epochs: float = 1.0  # of stage 1; the paper: 3 (BERT), 10 (RoBERTa)
     rate: float = 1e-4  # learning rate of stage 1; the paper: 2e-5
     ramp_epochs: float = 10.0  # of stage 2; the paper: as many as in stage 1

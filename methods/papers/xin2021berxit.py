@@ -144,6 +144,7 @@ class Berxit(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: BERT, RoBERTa, DistilBERT, ALBERT, base size
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE tasks, for regression STS-B and SICK
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence; the paper: 128
     epochs: float = 1.0  # passes over them; the released script: 3 (RoBERTa: 10)
     batch: int = 8  # the released script: 8
     rate: float = 1e-4  # learning rate; the released script: 2e-5

@@ -252,6 +252,7 @@ class ConsistentEE(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, LLaMA
     corpus: str = "rotten-tomatoes"  # data; the paper: six GLUE tasks, MCID, StackOverflow
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # of phase 1; released script: 5
     batch: int = 8  # released script: 16, then 32
     rate: float = 1e-4  # learning rate of phase 1; released script: 1e-5

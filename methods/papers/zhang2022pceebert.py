@@ -52,6 +52,7 @@ class PceeBert(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: BERT-base, ALBERT, TinyBERT
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes over them; the released script: up to 15
     batch: int = 8  # the released script: 16
     rate: float = 1e-4  # learning rate; the released script: 2e-5

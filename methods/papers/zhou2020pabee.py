@@ -52,6 +52,7 @@ class Pabee(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT-base, ALBERT-large, BERT-base
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
     train_size: int = 4000  # training sentences
+    length: int = 40  # most word pieces of a sentence; the paper: 128
     epochs: float = 1.0  # passes over them; the paper: 5
     batch: int = 8  # the paper: 32
     rate: float = 1e-4  # learning rate; the paper: 2e-5

@@ -177,6 +177,7 @@ class LeeBert(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT-base, BERT-base
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
     train_size: int = 4000  # training sentences, half of them for the weights' upper loss
+    length: int = 40  # most word pieces of a sentence
     epochs: float = 1.0  # passes over them; the paper's is not known, as all below
     batch: int = 4  # sentences from either half
     rate: float = 1e-4  # learning rate of the model
