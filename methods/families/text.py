@@ -31,6 +31,7 @@ class JointText:
         "batch": 32,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "length": 24, "batch": 32}
+    others: ClassVar[Mapping[str, Any]] = {"length": 9}  # the tokens of the tests are few
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """A head after every layer, one pooler for all."""

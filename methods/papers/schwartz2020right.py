@@ -107,7 +107,7 @@ class RightTool(TextMethod):
     }  # fmt: skip
     # At the rates of a whole epoch its few steps end no better than chance.
     smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "rate": 2e-4, "head_rate": 3e-3}
-    others: ClassVar[Mapping[str, Any]] = {"layers": (1, 3, 4)}
+    others: ClassVar[Mapping[str, Any]] = {**TextMethod.others, "layers": (1, 3, 4)}
     fits_on: ClassVar[float] = 0.5
 
     def build(self, data: Data, seed: int) -> MultiExit:

@@ -94,7 +94,7 @@ class VotingExit(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (1, 2, 3, 4, 5, 6, 7)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"diverse": {}, "plain": {"diversity": 0.0}}
     # Exits that have hardly been trained do not agree: there only a rule that needs fewer votes shows.
-    others: ClassVar[Mapping[str, Any]] = {"power": -2.0}
+    others: ClassVar[Mapping[str, Any]] = {**TextMethod.others, "power": -2.0}
     exempt: ClassVar[Mapping[str, str]] = {
         "never_answers_as_the_full_model": "without enough votes the majority of all exits answers, not the last exit."
     }

@@ -195,9 +195,9 @@ class LeeBert(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (0, 1, 2, 3, 4, 5)
     # A round costs two batches, and three networks are trained: fewer and faster rounds, weights learned more rarely.
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 300, "epochs": 0.75, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "every": 8,
+        "train_size": 240, "length": 24, "epochs": 0.75, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "every": 8,
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {"every": 1}
+    others: ClassVar[Mapping[str, Any]] = {**TextMethod.others, "every": 1}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"LAE": {}, "LLE": {"later_only": True}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 4.0, "rate": 5e-3, "head_rate": 2e-2,
