@@ -185,6 +185,7 @@ def test_every_knob_has_an_effect(key, variant, curves):
     ends = [seen(both) for both in (points[0], points[-1]) if all(max(point.exits) == 1 for point in both)]
     idle = [b[0].knob for a, b in pairwise(points) if seen(a) == seen(b) and seen(b) not in ends]
     assert idle == EQUAL.get((key, variant), ([], ""))[0]
+    assert any(seen(both) not in (seen(points[0]), seen(points[-1])) for both in points), "nothing leaves in between"
 
 
 def alternatives(method, field):
