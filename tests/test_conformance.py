@@ -163,6 +163,8 @@ def test_decisions_are_blind_to_labels_that_they_must_not_know(key, variant, par
 
 
 EQUAL: dict[tuple[str, str], tuple[list[float], str]] = {
+    ("bajpai2023splitee", "SplitEE"): ([0.6, 0.65, 0.7, 0.75], UNSURE := "no exit is as sure, so all is offloaded"),
+    ("bajpai2023splitee", "SplitEE-S"): ([0.6, 0.65, 0.7, 0.75], UNSURE),
     ("huang2018msdnet", "anytime"): ([0.6, 0.7, 0.8, 0.9], "the same exit is the last that these budgets reach"),
     ("schuster2022calm", "state"): ([0.05, 0.1, 0.2, 0.5, 0.6, 0.7, 0.9], "cosines of neighbouring states lie above"),
     ("xin2020ranking", ""): ([0.52, 0.6], "probabilities of so few pairs leave gaps"),
