@@ -116,6 +116,9 @@ def _report(rows: list[Row], not_run: list[NotRun], conditions: str, share: floa
         group = list(together)
         title = bold(f"{heading(group[0]).upper()}, WITHIN {share:.0%} OF THE FULL MODEL'S COST")
         parts.append(f"{title}\n{table(HEADER, [_cells(row, share, trust) for row in group])}")
+    if otherwise := {row.key: row.trained_otherwise for row in rows if row.trained_otherwise}:
+        lines = [paragraph(f"{key}: {why}", "  - ", "    ") for key, why in otherwise.items()]
+        parts.append("\n".join([bold("TRAINED OTHERWISE"), *lines]))
     if not_run:
         lines = [paragraph(f"{each.key}, {each}", "  - ", "    ") for each in not_run]
         parts.append("\n".join([bold("NOT MEASURED"), *lines]))

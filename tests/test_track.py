@@ -1,6 +1,7 @@
 """What several seeds say together, the store of results, and the commands that show it."""
 
 import json
+import re
 
 import pytest
 from measured import KEY, curve, point, result
@@ -327,6 +328,7 @@ def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     assert {"key": "schwartz2020right", "seeds": [0, 1, 2], "reason": bench.NO_TIME} in board["not_run"]
     text = eelit("leaderboard").stdout
     assert text.index("xin2020deebert") < text.index(KEY)
+    assert "  - xin2020deebert: Beside the epoch that all rows have" in text
     assert "schwartz2020right, seeds 0, 1, 2: not run" in text
 
 
@@ -448,14 +450,72 @@ def test_curves_of_different_data_have_pictures_of_their_own(tmp_path):
     assert axes == [2, 1]
 
 
-def test_all_rows_of_the_text_track_are_trained_for_as_many_steps_of_as_many_sentences():
-    """What is compared differs by its method alone. LeeBERT takes half a batch from either half of its data."""
-    rows = {key: registry.get(key) for key in bench.members("text")}
-    rows = {key: method for key, method in rows.items() if getattr(method, "corpus", "") == "rotten-tomatoes"}
-    assert len(rows) > 10
-    trained = {
-        key: (method.train_size, method.epochs, method.batch * (1 + (key == "zhu2021leebert")))
-        for key, method in rows.items()
-    }
-    assert set(trained.values()) == {(4000, 1.0, 8)}, trained
-    assert "batches of 8, by AdamW with weight decay 0.01" in bench.TRACKS["text"].conditions
+SENTENCES = 800
+"""What rows are trained on here instead of 4,000: digits, in the settings of the track but for the encoder."""
+ALIKE = [(100, {1e-4, 1e-3}, "AdamW", {0.01}, 0)]
+"""One stage: an epoch of `SENTENCES` in batches of 8, rates of the encoder and of what starts from nothing."""
+OTHERWISE = {
+    "gao2023pfberxit": [[100], [100]],
+    "guan2022transkimmer": [[100], [100]],
+    "schuster2021cats": [[70, 390, 390]],
+    "schwartz2020right": [[100], [100]],
+    "xin2020deebert": [[100, 1000]],
+    "zeng2024consistentee": [[100, 600, 50], [100, 600, 50]],
+    "zhu2021leebert": [[100], [100]],
+}
+"""Rows that are trained otherwise: the steps of each stage, variant by variant. Why, says their docstring."""
+
+
+def course(stages, method):
+    """Return steps, rates, optimiser, weight decay and further optimisers of each stage of a method's training."""
+    small = {"encoder": "tiny", "corpus": "digits", "train_size": SENTENCES}
+    small |= {"stream": "digits"} if hasattr(method, "stream") else {}
+    return [
+        (
+            stage.steps,
+            set(stage.rates.values()),
+            type(stage.optimiser).__name__,
+            {group["weight_decay"] for group in stage.optimiser.param_groups},
+            len(stage.beside),
+        )
+        for stage in stages(method.replace(small))
+    ]
+
+
+@pytest.mark.parametrize("key", bench.members("text"))
+def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(stages, key):
+    """Every step of every stage is counted: what is compared differs by its method alone, or by what its row says."""
+    main = registry.get(key)
+    rows = [main.variant(name, "full") for name in main.variants]
+    rows = [method for method in rows if method.corpus == "rotten-tomatoes"]
+    assert {method.train_size for method in rows} <= {4000}
+    found = [course(stages, method) for method in rows]
+    otherwise = any(each != ALIKE for each in found)
+    assert otherwise == (key in OTHERWISE), found
+    if otherwise:
+        assert [[stage[0] for stage in each] for each in found] == OTHERWISE[key]
+    assert bool(track.row([result(key=key)], "", current=True).trained_otherwise) == otherwise
+
+
+def test_the_conditions_of_the_track_are_those_that_rows_are_trained_under():
+    told = bench.TRACKS["text"].conditions
+    assert "4,000 sentences" in told
+    assert "one epoch in batches of 8, by AdamW with weight decay 0.01" in told
+    assert "to 1e-4, to 1e-3 for what starts from nothing" in told
+
+
+WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten"}
+
+
+@pytest.mark.parametrize("key", bench.members("text"))
+def test_what_the_paper_trains_otherwise_is_among_the_deviations(key):
+    """Each setting of the training names the paper's value; where that differs from ours, a deviation names it too."""
+    info = registry.describe(key)
+    told = " ".join(info.deviations)
+    for setting in info.settings:
+        if setting.name.endswith(("epochs", "batch", "rate")):
+            theirs = re.search(r"(the paper|released (script|code)|not known).*", setting.meaning)
+            assert theirs, f"{setting.name} does not say what the paper has, or that it is not known"
+            for number in re.findall(r"\d+(?:e-\d+)?", theirs[0]):
+                said = rf"(?<![\w.-]){number}(?![\w])|\b{WORDS.get(int(float(number)), number)}\b"
+                assert float(number) == float(setting.default) or re.search(said, told), (setting.name, number)

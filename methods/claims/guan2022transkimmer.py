@@ -1,4 +1,9 @@
-"""What Transkimmer claims: much faster for less than a point, by tokens that its predictors choose well."""
+"""What Transkimmer claims: much faster for less than a point, by tokens that its predictors choose well.
+
+Of the paper's figure half is asked, as there are half as many layers: whoever needs the first k of n layers is n / k
+times as fast. Sentences of at most 40 tokens are as long as those of several tasks of GLUE and do not put the bar out
+of reach: if all tokens but one left at once, which the first knob does, it would be passed more than three times over.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,8 @@ def claims(method: Transkimmer, prepared: Prepared, bench: Bench, curve: Curve) 
     return [
         Outcome(
             name="faster at less than one point",
-            statement="At margin 0 at least 5.5× faster, half of the paper's mean over GLUE, and within one point of a "
-            "plain network trained as long.",
+            statement="At margin 0 at least 5.5× faster, half of the paper's mean over GLUE as there are half as many "
+            "layers, and within one point of a plain network trained as long.",
             holds=point.speed_up >= 5.5 and point.quality >= plain - 0.01,
             measured=f"{point.speed_up:.2f}×, accuracy {point.quality:.4f}, plain {plain:.4f}",
         ),

@@ -24,7 +24,7 @@ def claims(method: Calm, prepared: Prepared, bench: Bench, curve: Curve) -> list
 
 def risk_claims(method: Calm, prepared: Prepared, seed: int) -> list[Outcome]:
     """See whether the calibrated threshold keeps the tolerance and saves something, and whether random halves do."""
-    tolerance, error, order = method.delta, method.epsilon, method.knobs[::-1]
+    tolerance, error, order = method.delta, method.epsilon, method.candidates
     point = method.point(prepared, "test", prepared.fitted)
     losses = [method.losses(prepared, split, order) for split in ("validation", "test")]
     missed = share_missed(np.concatenate(losses, axis=1), tolerance, error, seed=seed)

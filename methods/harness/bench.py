@@ -47,9 +47,10 @@ TRACKS = {
         "MiniLM-L6 (6 layers, 384 wide, 22.7 million weights) fine-tuned on 4,000 sentences of Rotten Tomatoes of at "
         "most 40 tokens, for one epoch in batches of 8, by AdamW with weight decay 0.01: rates rise for a tenth of the "
         "steps to 1e-4, to 1e-3 for what starts from nothing, then fall linearly to 0, and gradients are clipped at "
-        "norm 1. Where a paper needs something else (off-ramps on a frozen network, adapters, policies, parts of the "
-        "sentences for calibration), its deviations tell; knobs chosen on 1,000 validation sentences, figures "
-        "from 2,000 test sentences. "
+        "norm 1, whatever the paper does about decay, warm-up and clipping. Where a paper is about something else "
+        "(off-ramps on a frozen network, adapters, policies, parts of the sentences for calibration), its row says "
+        "what is trained otherwise, and why; knobs chosen on 1,000 validation sentences, figures from 2,000 test "
+        "sentences. "
         "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
         "on other data, and are listed apart.",
     )

@@ -24,6 +24,7 @@ from typing import Literal
 
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
+from eelit.methods.harness import registry
 
 SHARES = (0.25, 0.5, 0.75)
 POINT = 0.01
@@ -31,6 +32,8 @@ POINT = 0.01
 AREA = tuple(i / 100 for i in range(25, 101, 5))
 BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
 """What is turned in the rules that every method has to face."""
+TRAINED_OTHERWISE = "Trained otherwise"
+"""The section of a method's docstring that says how its training differs from that of the track, and why."""
 BATCHES = (1, 32)
 """Batch sizes that are timed."""
 SEEDS = 3
@@ -148,6 +151,7 @@ class Row:
     baselines: dict[str, list[tuple[float, float]]]  # points of the rules that it has to face
     baseline_knobs: dict[str, list[str]]
     settings: dict[str, str]  # of the method in this variant, as Python writes them
+    trained_otherwise: str  # how the method's training differs from that of the track, and why; else empty
     calibration: list[Spread | None]  # expected calibration error of each exit
     exits: list[float]  # share of test samples leaving at each exit, at the knob nearest to half of the validation cost
 
@@ -197,6 +201,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         baselines={name: _means(tests) for name, tests in rivals.items()},
         baseline_knobs={name: _knobs(tests, BASELINE_KNOBS.get(name, "knob")) for name, tests in rivals.items()},
         settings=_settings(results[0], variant),
+        trained_otherwise=_section(results[0].key, TRAINED_OTHERWISE),
         calibration=[
             Spread.of(facts.calibration_error for facts in at_exit)
             for at_exit in zip(*(curve.each_exit for curve in curves), strict=True)
@@ -235,6 +240,11 @@ def _settings(result: Result, variant: str) -> dict[str, str]:
     own = {name.removeprefix(f"{variant}."): said for name, said in names.items() if name.startswith(f"{variant}.")}
     shared = {name: said for name, said in names.items() if "." not in name}
     return shared | own
+
+
+def _section(key: str, heading: str) -> str:
+    """Return a section of the method's docstring in one line; empty if it has none."""
+    return " ".join(registry.describe(key).sections.get(heading, "").split())
 
 
 def _leaving(curves: Sequence[Curve]) -> list[float]:

@@ -24,8 +24,9 @@ Skipped
 
 Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch at rate 1e-4 (heads 1e-3),
-       instead of pretrained encoders of 12 layers on GLUE: what two cores can train in minutes. Heads read the mean
-       over tokens. With two classes there are no different wrong answers to spread over.
+       instead of pretrained encoders of 12 layers on GLUE: what two cores can train in minutes. How long and at which
+       rates the paper trains is not known. Heads read the mean over tokens. With two classes there are no different
+       wrong answers to spread over.
     2. Weights are i / sum i, and lambda stands for lambda / L, so that both are means. Its value is ours: 0.1; the
        paper's could not be read.
     3. Ours too: no gradient passes to p_j, so that only the later exit moves away, and D_i stops growing at ln C, at
@@ -83,11 +84,11 @@ class VotingExit(TextMethod):
     diversity: float = 0.1  # lambda; the paper's is not known; 0: PABEE's training
     power: float = 0.0  # mu of the variant normalised by depth; 0: plain votes
     train_size: int = 4000  # training sentences
-    length: int = 40  # most word pieces of a sentence
-    epochs: float = 1.0  # passes over them
-    batch: int = 8  # samples per step
-    rate: float = 1e-4  # learning rate
-    head_rate: float = 1e-3  # learning rate of the heads, which start from nothing
+    length: int = 40  # most word pieces of a sentence; the paper's is not known
+    epochs: float = 1.0  # passes over them; the paper's are not known
+    batch: int = 8  # samples per step; the paper's is not known
+    rate: float = 1e-4  # learning rate; the paper's is not known
+    head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; the paper's is not known
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "votes"

@@ -24,6 +24,11 @@ Exit rule
 Skipped
     All layers after the exit, with their heads.
 
+Trained otherwise
+    As many sentences in as many steps, but half a batch from either half of the data; and in every fourth round the
+    weights of the losses take a step, for which the network is run four times more: to learn them on data that the
+    losses did not see is what the paper is about.
+
 Deviations
     1. The paper's text was not at hand. Known of it: both kinds of losses, LAE and LLE, learned weights, two halves of
        the data, gradients from both for the weights, patience. Ours: softmax, V, how rounds 1 and 2 go, all numbers.
@@ -177,17 +182,17 @@ class LeeBert(TextMethod):
     encoder: str = "minilm-l6"  # backbone; the paper: ALBERT-base, BERT-base
     corpus: str = "rotten-tomatoes"  # data; the paper: GLUE
     train_size: int = 4000  # training sentences, half of them for the weights' upper loss
-    length: int = 40  # most word pieces of a sentence
-    epochs: float = 1.0  # passes over them; the paper's is not known, as all below
-    batch: int = 4  # sentences from either half
-    rate: float = 1e-4  # learning rate of the model
-    head_rate: float = 1e-3  # learning rate of the heads, which start from nothing
+    length: int = 40  # most word pieces of a sentence; the paper's is not known
+    epochs: float = 1.0  # passes over them; the paper's are not known, as all below
+    batch: int = 4  # sentences from either half; not known
+    rate: float = 1e-4  # learning rate of the model; not known
+    head_rate: float = 1e-3  # learning rate of the heads, which start from nothing; not known
     later_only: bool = False  # exits learn from later ones only (LLE); False: from all others (LAE)
     temperature: float = 2.0  # T
     strength: float = 1.0  # s: 0 leaves nothing but cross-entropy
     look_ahead: float = 0.01  # xi, the step from theta to theta'
     own_share: float = 0.1  # rho, the share of L(theta; D1) in what the weights follow; 0 is the classic two levels
-    weight_rate: float = 0.05  # learning rate of a and b; 0 keeps all weights equal
+    weight_rate: float = 0.05  # learning rate of a and b; 0 keeps all weights equal; not known
     every: int = 4  # rounds from one step of a and b to the next
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")

@@ -190,7 +190,7 @@ def test_the_ranker_learns_from_grades_of_train_queries(boostings):
 
 def test_the_forest_learns_from_queries_that_the_ranker_was_not_trained_on(boostings):
     method, prepared, ((*_, ranker), *forests) = boostings
-    fitting = prepared.data.validation.part(0, method.validation // 2)
+    fitting = prepared.data.validation.part(0, 7 * (method.validation // 2) // 10)
     final, partial = (ranker.predict(fitting.features, raw_score=True, num_iteration=n) for n in (60, 15))
     wanted, weigh, columns = [], [], []
     for rows in fitting.spans():
@@ -213,19 +213,21 @@ def test_the_forest_learns_from_queries_that_the_ranker_was_not_trained_on(boost
     assert (forests[0][0][:, : method.kept] == fitting.features[:, gain]).all()
 
 
-def test_the_forest_is_the_one_that_is_best_on_the_other_half(boostings):
+def test_the_forest_is_the_one_that_is_best_on_queries_that_neither_taught_it_nor_choose_the_threshold(boostings):
     method, prepared, (_, *forests) = boostings
-    held, seen = prepared.choosing, prepared.split("validation")
-    wanted = continuation_labels(seen.full, held.grades, held.sizes, method.top)
+    half, ranker = method.validation // 2, prepared.sentinel.ranker
+    held = prepared.data.validation.part(7 * half // 10, half)
+    partial, seen = scores(ranker, held.features, 0, method.sentinel), prepared.split("validation")
+    wanted = continuation_labels(scores(ranker, held.features), held.grades, held.sizes, method.top)
     losses = []
     for *_, forest in forests:
-        columns = forest_features(held, seen.partial, important_of(prepared, method))
+        columns = forest_features(held, partial, important_of(prepared, method))
         p = 1 / (1 + np.exp(-forest.predict(columns, raw_score=True)))
         likely = np.where(wanted == 1, p, 1 - p)
         losses.append(np.average(-np.log(likely), weights=document_weights(wanted, held.grades, held.sizes)))
     assert len(set(losses)) > 1
     best = forests[int(np.argmin(losses))][3]
-    shown = best.predict(forest_features(held, seen.partial, important_of(prepared, method)))
+    shown = best.predict(forest_features(prepared.choosing, seen.partial, important_of(prepared, method)))
     assert seen.shown == pytest.approx(shown)
 
 

@@ -601,12 +601,18 @@ def test_a_sentence_stops_together_when_each_word_would():
     )
 
 
-def test_claims_can_be_tried(prepared):
+def test_claims_can_be_tried(prepared, monkeypatch):
     from eelit.methods.harness import runner
 
     method, bench, ready = prepared(KEY)
     curve = runner.measure(method, ready, bench, "")
+    rivals, prepare = [], type(method).prepare
+    monkeypatch.setattr(type(method), "prepare", lambda self, bench: rivals.append(self) or prepare(self, bench))
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, curve)]
+    assert rivals == [  # one as TOKEE was after its first stage, the other trained for as long as TOKEE in all
+        method.replace({"level": "sentence"}),
+        method.replace({"level": "sentence", "epochs": method.epochs + method.sampling_epochs}),
+    ]
     assert names == [
         "two thirds saved for little",
         "TOKEE beats SENTEE",

@@ -365,8 +365,10 @@ def test_gate_learns_where_the_last_token_is_said_already_and_all_else_is_frozen
 
 def calibrated_by_hand(method, ready):
     """Return the last threshold before the first with exp(-2 n max(0, delta - E)^2) > epsilon, from the safest on."""
+    grid = {1.1, 0, 0.02, 0.99, *(round(0.05 * step, 2) for step in range(1, 21))}  # the knobs and steps of 0.05
+    assert len(grid) == 24
     found = method.knobs[-1]
-    for knob in reversed(method.knobs):
+    for knob in sorted(grid, reverse=True):
         (run,) = ready.run("validation", method.rules(ready, [knob]))
         lost = ready.losses("validation", run)
         if math.exp(-2 * len(lost) * max(0.0, method.delta - lost.mean()) ** 2) > method.epsilon:
@@ -386,6 +388,18 @@ def test_threshold_is_the_boldest_proved_safe_on_validation_texts(prepared, vari
         assert found[-1] == calibrated_by_hand(other, ready)
     assert found[0] > found[2]
     assert found[-1] == method.knobs[-1]  # nothing is proved: the full model
+
+
+def test_no_policy_reads_the_calibrated_threshold(prepared, monkeypatch):
+    """It is a choice among knobs, on the data on which knobs are chosen, and not a rule that is fitted first."""
+    method, bench, ready = prepared(KEY)
+
+    def forbidden(self, prepared):
+        raise AssertionError("a rule that is fitted needs data of its own")
+
+    monkeypatch.setattr(type(method), "fit", forbidden)
+    fresh = dataclasses.replace(ready, _fitted=[], runs={})
+    assert method.sweep(fresh, bench, "validation", [0.2]) == method.sweep(ready, bench, "validation", [0.2])
 
 
 def test_other_test_passages_change_no_choice(prepared, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.claims.teerapittayanon2016branchynet import knee
+from eelit.methods.claims.teerapittayanon2016branchynet import knee, no_harm
 from eelit.methods.engine.costs import exit_costs, full_cost
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
@@ -297,6 +297,16 @@ def test_networks_are_lenet_and_alexnet_with_half_the_channels(prepared):
 
 
 # What is claimed.
+
+
+def test_the_trunk_that_the_last_exit_has_to_match_is_trained_alone_for_as_long(prepared):
+    method, _, ready = prepared(KEY)
+    found = []
+    bench = Bench(most_steps=0, watch=lambda stage: found.append(stage) if stage else None)
+    outcome = no_harm(method, ready, bench, SimpleNamespace(full_quality=1.0))
+    assert [stage.epochs for stage in found] == [method.trunk_epochs + method.epochs] == [8.0]
+    assert outcome.holds
+    assert not no_harm(method, ready, bench, SimpleNamespace(full_quality=0.0)).holds
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ def test_first_stage_is_ordinary_fine_tuning(begun):
     with torch.no_grad():
         expected = float(F.cross_entropy(model.full(x), y))
     assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected, rel=1e-5)
-    head = {id(p): 5e-3 for p in model.heads[-1].parameters()}
-    assert stage.rates == {id(p): 2e-3 for p in model.stages.parameters()} | head
+    head = {id(p): 1e-2 for p in model.heads[-1].parameters()}
+    assert stage.rates == {id(p): 6e-3 for p in model.stages.parameters()} | head
     assert (stage.epochs, stage.batch, stage.steps) == (1.5, 20, round(1.5 * 900 / 20))
     dropping = {name for name in stage.learning if name.startswith("heads")}
     assert dropping == {"heads.3.dropout"}
@@ -178,7 +178,7 @@ def test_second_stage_minimises_the_plain_sum_of_the_losses_before_the_last(begu
 
 def test_second_stage_trains_off_ramps_alone_on_frozen_states_of_all_training_data(begun):
     model, (first, stage) = begun
-    assert stage.rates == {id(p): 5e-3 for p in model.heads[:-1].parameters()}
+    assert stage.rates == {id(p): 1e-2 for p in model.heads[:-1].parameters()}
     assert (stage.epochs, stage.batch, stage.steps) == (2.5, 20, round(2.5 * 900 / 20))
     assert stage.learning == {"heads.0.dropout", "heads.1.dropout", "heads.2.dropout"}
     index, states = next(stage.train.batches(20))

@@ -425,10 +425,10 @@ def test_a_rival_may_cost_no_more(prepared, made, monkeypatch):
     assert found["the surest exit"].quality == pytest.approx(0.4)
 
 
-def test_the_rivals_network_is_that_of_pabees_own_row():
-    """So the cache serves both; and the settings are those of our first phase."""
-    assert pabee(ConsistentEE()) == Pabee()
-    assert pabee(ConsistentEE(rate=7e-5)) == Pabee(rate=7e-5)
+def test_the_rivals_network_is_pabees_trained_for_as_many_epochs_as_ours():
+    """Phase 2 trains policies alone; the network itself learns in phases 1 and 3."""
+    assert pabee(ConsistentEE()) == Pabee(epochs=1.5)
+    assert pabee(ConsistentEE(epochs=2.0, joint_epochs=1.0, rate=7e-5)) == Pabee(epochs=3.0, rate=7e-5)
 
 
 def test_exits_specialise_if_they_serve_their_own_inputs_better_than_exits_that_serve_all(prepared, made, monkeypatch):
