@@ -106,7 +106,7 @@ _NAMES = """
     _adaptive_avg_pool2d _assert_async _fused_rms_norm _has_same_storage_numel _local_scalar_dense _log_softmax
     _native_batch_norm_legit_no_training _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
     adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided as_strided_ avg_pool1d
-    avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or bucketize cat ceil clamp
+    avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or bitwise_or_ bucketize cat ceil clamp
     clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach detach_ div div_ embedding
     empty empty_like empty_strided eq erf exp expand eye fill_ flatten flip floor full full_like gather ge gelu
     gt hardtanh index index_copy index_put index_put_ index_select is_same_size isfinite isnan le lerp lift_fresh
