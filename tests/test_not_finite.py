@@ -15,7 +15,7 @@ from torch import nn
 
 from eelit.methods import families
 from eelit.methods.backbones.decoder import small_decoder
-from eelit.methods.backbones.decoding import always, generate
+from eelit.methods.backbones.decoding import always, generate, sound_of
 from eelit.methods.backbones.decoding import replay as replay_tokens
 from eelit.methods.backbones.skim_encoder import decided
 from eelit.methods.engine.cascade import follow
@@ -307,6 +307,12 @@ def test_a_token_goes_on_with_them(reads):
         assert torch.equal(run.not_finite, run.exits > 0)
     assert 0 < found.not_finite.double().mean() < 1
     assert torch.equal(found.exits, expected.exits)
+
+
+def test_minus_infinity_is_a_mask_in_logits_and_none_in_a_state():
+    shown = torch.tensor([[0.0, -INF], [0.0, 1.0], [NAN, 0.0]])
+    assert sound_of(shown, "logits").tolist() == sound_of(shown, "gate").tolist() == [True, True, False]
+    assert sound_of(shown, "state").tolist() == [False, True, False]
 
 
 def test_a_word_goes_on_with_them(prepared):
