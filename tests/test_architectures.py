@@ -25,6 +25,7 @@ ENCODER = {**TEXT, "intermediate_size": 48}
 LLAMA = {**TEXT, "intermediate_size": 48, "num_key_value_heads": 2}
 GPT2 = {"vocab_size": 48, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80, "pad_token_id": 0}
 WINDOW = {**LLAMA, "sliding_window": 5}  # shorter than the prompts
+EXPERTS = {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
 EAGER = {"attn_implementation": "eager"}
 MULTIPLIERS = {
     "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.3, "logits_scaling": 8.0,
@@ -46,6 +47,8 @@ DECODERS = {
     "Olmo2": ("Olmo2ForCausalLM", LLAMA),
     "Granite": ("GraniteForCausalLM", {**LLAMA, **MULTIPLIERS}),
     "SmolLM3": ("SmolLM3ForCausalLM", {**LLAMA, "no_rope_layer_interval": 2}),
+    "Mixtral": ("MixtralForCausalLM", EXPERTS),
+    "Mixtral, eager": ("MixtralForCausalLM", {**EXPERTS, "experts_implementation": "eager"}),
     "Gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}),
     "Gemma 2": ("Gemma2ForCausalLM", {**WINDOW, "head_dim": 8}),
 }
@@ -78,10 +81,13 @@ def made(name, settings):
     """An architecture with random weights, large enough that layers matter and texts vary."""
     settings = {**settings, "tie_word_embeddings": False}  # tied, a text repeats its last token
     attention = settings.pop("attn_implementation", "sdpa")
+    experts = settings.pop("experts_implementation", None)
     kind = getattr(transformers, name)
     config = kind.config_class(**settings)
     if kind._supports_sdpa or attention == "eager":
         config._attn_implementation = attention
+    if experts:
+        config._experts_implementation = experts
     torch.manual_seed(0)
     model = kind(config).eval()
     for p in model.parameters():

@@ -36,6 +36,14 @@ def test_matrix_and_vector_products():
     assert macs(lambda: torch.addmv(torch.zeros(4), torch.zeros(4, 5), torch.zeros(5))) == 20
 
 
+def test_products_in_groups_multiply_each_row_by_one_matrix_alone():
+    rows, matrices, ends = torch.zeros(6, 8), torch.zeros(2, 8, 16), torch.tensor([2, 6], dtype=torch.int32)
+    assert macs(lambda: torch._grouped_mm(rows.bfloat16(), matrices.bfloat16(), offs=ends)) == 6 * 8 * 16
+    shapes = {((2, 3, 8), (2, 8, 16)): 2 * 3 * 8 * 16, ((2, 3, 8), (8, 16)): 3 * 8 * 16, ((3, 8), (8, 16)): 3 * 8 * 16}
+    for (a, b), wanted in shapes.items():
+        assert FORMULAS[torch.ops.aten._grouped_mm]((torch.zeros(a), torch.zeros(b)), None) == wanted
+
+
 def test_attention_is_counted():
     q, k = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8)
     assert macs(lambda: F.scaled_dot_product_attention(q, k, k)) == 2 * 3 * 5 * 7 * 8 * 2

@@ -6,20 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.backbones.encoder import EncoderStage, PooledHead, encoder, pooler_of, stages_of, text_exits
+from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of, stages_of, text_exits
 
 IDS = torch.arange(20).reshape(2, 10)
-
-
-class Says(nn.Module):
-    """A layer that doubles its states, and says more behind them, as those of some encoders do."""
-
-    def __init__(self, more):
-        super().__init__()
-        self.more = more
-
-    def forward(self, hidden):
-        return (2 * hidden, *self.more) if self.more is not None else 2 * hidden
 
 
 @torch.no_grad()
@@ -34,12 +23,6 @@ def test_stages_in_a_row_are_the_whole_encoder():
         found.append(state)
     assert len(found) == len(whole) - 1 == 4
     assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(found, whole[1:], strict=True))
-
-
-@pytest.mark.parametrize("more", [None, (), ("attention",)], ids=["tensor", "tuple of one", "tuple with attention"])
-def test_a_stage_passes_on_the_states_whatever_else_its_layer_says(more):
-    state = torch.tensor([[[1.0, -2.0]], [[0.5, 3.0]]])
-    assert torch.equal(EncoderStage(Says(more))(state), 2 * state)
 
 
 def by_hand(outputs, dropout=0.1):

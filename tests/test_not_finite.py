@@ -1,6 +1,11 @@
 """NaN and infinity are no certainty: whoever has one goes on, under every rule, and is told of."""
 
+import ast
+import copy
+import dataclasses
 import math
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,23 +13,33 @@ import torch
 from exit_rules import CASES, EXITS, INF, PRECISIONS, SAMPLES, decisions, rules
 from torch import nn
 
+from eelit.methods import families
+from eelit.methods.backbones.decoder import small_decoder
+from eelit.methods.backbones.decoding import always, generate, sound_of
+from eelit.methods.backbones.decoding import replay as replay_tokens
+from eelit.methods.backbones.skim_encoder import decided
 from eelit.methods.engine.cascade import follow
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families import tagging
 from eelit.methods.families.gates import hard
 from eelit.methods.policies.base import log_softmax, softmax, usable
 from eelit.methods.policies.budgeted_thresholds import thresholds_for
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, worst_misleading
+from eelit.methods.policies.continuation import ContinuationThreshold
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.policies.flexible_patience import DISTANCES
+from eelit.methods.policies.gate_confidence import GateConfidence
 from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.policies.offload import SplitRule, Stored, drive
+from eelit.methods.policies.offload import SplitRule, Stored, drive, mean_rewards, regret
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.temperature import calibration_error, fit_temperature
+from eelit.methods.policies.token_gate import Skim
 from eelit.methods.policies.voting import Voting
 
 NAN = float("nan")
@@ -36,7 +51,7 @@ BAD = {
     "nothing but -inf": ([-INF] * 99, True),
 }
 """Name → values put in places of a sample's output, and whether they are no mask in logits either."""
-pytestmark = pytest.mark.filterwarnings("error:.*overflow.*:RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # as somebody's pipeline may have it
 
 
 def test_every_rule_of_the_library_is_tried():
@@ -58,8 +73,8 @@ def placed(case, values, rng):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nobody_stops_by_what_is_not_finite(case, precision):
     rng = np.random.default_rng(0)
-    for name, (values, always) in BAD.items():
-        if not always and case.reads not in ("values", "state"):
+    for name, (values, never) in BAD.items():
+        if not never and case.reads not in ("values", "state"):
             continue
         outputs, where = placed(case, values, rng)
         for rule in (case.eager, case.middle):
@@ -239,6 +254,132 @@ def test_a_gate_that_gives_no_number_skips_nothing():
     assert hard(torch.tensor([0.5, 0.51, NAN, 0.0])).tolist() == [0, 1, 1, 0]
 
 
+def test_a_stay_that_is_masked_leaves_at_every_margin_but_that_at_which_nobody_leaves():
+    logits = np.array([[3.0, -INF], [-INF, 3.0], [-INF, -INF]])
+    assert Skim(-1e300).step((), logits)[1].tolist() == [True, False, False]
+    assert Skim(-INF).step((), logits)[1].tolist() == [False, False, False]
+    assert Skim(INF).step((), logits)[1].tolist() == [True, True, False]
+
+
+def test_every_family_reports_them():
+    for path in Path(families.__file__).parent.glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in (call for call in calls if getattr(call.func, "id", "") == "Execution"):
+            assert "not_finite" in {keyword.arg for keyword in call.keywords}, path.name
+
+
+def spoilt(module, at):
+    """Let a module say NaN of some rows, which follow from what it says of each."""
+
+    def spoil(_, args, out):
+        return torch.where(out[..., :1] > at, NAN, out)
+
+    return module.register_forward_hook(spoil)
+
+
+def middle(module, run):
+    """Return the median of the first numbers that the module says during ``run()``."""
+    seen = []
+    with module.register_forward_hook(lambda _, args, out: seen.append(out[..., 0].flatten())):
+        run()
+    return torch.cat(seen).median().item()
+
+
+class Sign(nn.Module):
+    """A gate that is sure, or gives NaN, by the sign of the state's first number."""
+
+    def forward(self, states):
+        sure = torch.tensor([0.0, 5.0]).expand(*states.shape[:-1], 2)
+        return torch.where(states[..., :1] > 0, NAN, sure)
+
+
+@pytest.mark.parametrize("reads", ["gate", "state", "logits"])
+def test_a_token_goes_on_with_them(reads):
+    model = small_decoder(vocabulary=32, layers=3, width=32, heads=2, inner=48, reach=16, seed=0)
+    model.gate = Sign()
+    prompts = torch.randint(0, 32, (6, 5), generator=torch.Generator().manual_seed(0))
+    rule = {"gate": GateConfidence(0.5), "state": StateSimilarity(-2.0), "logits": MaxConfidence(0.0)}[reads]
+    cache, last = model.read(prompts[:, :-1], 16), prompts[:, -1]
+    with nullcontext() if reads == "gate" else spoilt(model.language_model.model.layers[0], 0.0):
+        (expected,) = replay_tokens(model, cache, last, 4, [always(rule)], reads)
+        found = generate(model, cache.copy(), last, 4, always(rule), reads)
+    for run in (found, expected):
+        assert torch.equal(run.not_finite, run.exits > 0)
+    assert 0 < found.not_finite.double().mean() < 1
+    assert torch.equal(found.exits, expected.exits)
+
+
+def test_minus_infinity_is_a_mask_in_logits_and_none_in_a_state():
+    shown = torch.tensor([[0.0, -INF], [0.0, 1.0], [NAN, 0.0]])
+    assert sound_of(shown, "logits").tolist() == sound_of(shown, "gate").tolist() == [True, True, False]
+    assert sound_of(shown, "state").tolist() == [False, True, False]
+
+
+def test_a_word_goes_on_with_them(prepared):
+    method, bench, ready = prepared("li2021tokee")
+    model, x = copy.deepcopy(ready.model), next(ready.data.test.batches(8))[1]
+    rule = MaxConfidence(0.0)
+    with torch.inference_mode(), spoilt(model.heads[0], middle(model.heads[0], lambda: model(x))):
+        runs = model.infer(x, rule), tagging.replay(model, x, rule)
+        runs += (tagging.stopped(rule, model(x), runs[0].exits >= 0),)
+        done = method.execute(dataclasses.replace(ready, model=model, _seen={}), bench, 1.1)
+    for run in runs:
+        assert torch.equal(run.not_finite, run.exits > 0)
+        assert 0 < run.not_finite.sum() < (run.exits == 0).sum() * 2
+    assert done.agrees
+    assert 0 < done.not_finite <= done.samples
+
+
+def test_a_token_that_is_skimmed_stays_with_them(prepared):
+    method, bench, ready = prepared("guan2022transkimmer")
+    model, x = copy.deepcopy(ready.model), next(ready.data.test.batches(8))[1]
+    everybody = decided(Skim(INF))
+    at = middle(model.predictors[0], lambda: model.infer(x, everybody))
+    with spoilt(model.predictors[0], at):
+        found = model.infer(x, everybody)
+        done = method.execute(dataclasses.replace(ready, model=model, _seen={}), bench, INF)
+    assert 0 < (found.layers[:, 1:] > 0).double().mean() < 1
+    assert torch.equal(found.not_finite, (found.layers[:, 1:] > 0).any(dim=1))
+    assert done.agrees
+    assert 0 < done.not_finite <= done.samples
+    with spoilt(model.head.classifier, -INF):
+        assert model.infer(x, everybody).not_finite.all()
+
+
+def test_an_image_whose_gate_or_answer_is_not_finite_is_told_of(prepared):
+    method, bench, ready = prepared("wang2018skipnet")
+    network = copy.deepcopy(ready.network(2.5))
+    x = next(ready.data.test.batches(64))[1]
+    at = middle(network.model.gate.proj, lambda: network.model(x))
+    with torch.inference_mode(), spoilt(network.model.gate.proj, at):
+        found = network.model.infer(x)
+        changed = dataclasses.replace(ready, _networks={**ready._networks, 2.5: network}, _seen={})
+        done = method.execute(changed, bench, 2.5)
+    assert (found.gates[found.p.isnan()] == 1).all()
+    assert torch.equal(found.not_finite, found.p.isnan().any(dim=0))
+    assert 0 < found.not_finite.double().mean() <= 1
+    assert done.agrees
+    assert 0 < done.not_finite <= done.samples
+    with torch.inference_mode(), spoilt(network.model.head, -INF):
+        assert network.model.infer(x).not_finite.all()
+
+
+def test_a_document_stays_with_them(prepared):
+    method, bench, ready = prepared("busolin2021lear")
+
+    def predictor(queries, partial):
+        return np.where(np.arange(len(partial)) % 7 == 0, NAN, 0.5)
+
+    sentinel = dataclasses.replace(ready.sentinel, predictor=predictor)
+    queries = ready.split("test").queries.head(4)
+    found = sentinel.traverse(queries, ContinuationThreshold(1.0))
+    assert found.not_finite.tolist() == (np.arange(len(found.gone)) % 7 == 0).tolist()
+    assert (found.gone == ~found.not_finite).all()
+    done = method.execute(dataclasses.replace(ready, sentinel=sentinel, _seen={}), bench, 1.0)
+    assert done.agrees
+    assert 0 < done.not_finite <= done.samples
+
+
 def test_a_device_that_is_not_sure_asks_the_cloud_and_the_bandit_forgets_it():
     rule = SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1)
     sure = np.array([[NAN, 0.9, INF, 0.9, 0.9], [0.9] * 5, [0.9, 0.9, NAN, 0.9, 0.9]])
@@ -248,6 +389,31 @@ def test_a_device_that_is_not_sure_asks_the_cloud_and_the_bandit_forgets_it():
     assert np.isfinite(told.tally.means).all()
     stuck = drive(SplitRule(layers=(0,), threshold=0.5, price=0.1, offload=0.1), Stored(sure), 5)
     assert stuck.offloaded.tolist() == [True, False, True, False, False]
+    assert stuck.not_finite.tolist() == [True, False, True, False, False]
+
+
+def test_an_execution_on_device_and_cloud_tells_of_them(prepared):
+    method, bench, ready = prepared("bajpai2023splitee")
+    model = copy.deepcopy(ready.model)
+    stream = copy.copy(ready.streams["test"])
+    with spoilt(model.heads[0], -INF), torch.inference_mode():
+        stream.outputs = torch.where(torch.arange(model.exits)[:, None, None] == 0, NAN, stream.outputs)
+        stream.__post_init__()
+        done = method.execute(dataclasses.replace(ready, model=model, streams={"test": stream}), bench, 0.0)
+    assert done.agrees  # at alpha 0 the first exit is the only arm
+    assert done.not_finite == done.samples
+    assert done.counted > done.samples  # all were sent
+
+
+def test_regret_leaves_out_what_cannot_be_told():
+    rule = SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1)
+    sure = np.array([[0.9, 0.9, NAN], [0.8, NAN, NAN]])
+    # arm 1: 0.9 - 0.1 twice, and what is unsure is sent for nothing; arm 2: 0.8 - 0.2 once
+    assert mean_rewards(rule, sure) == pytest.approx([0.8, 0.6])
+    assert regret(rule, sure, np.array([0, 1, 0])) == pytest.approx([0, 0.2, 0.2])
+    nothing = regret(rule, np.array([[0.9, 0.9], [NAN, NAN]]), np.array([0, 1]))
+    assert nothing[0] == 0
+    assert np.isnan(nothing[1])
 
 
 def test_thresholds_are_fitted_on_what_is_finite():

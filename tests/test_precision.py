@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 from exit_rules import CASES, PRECISIONS, decisions
+from torch import nn
 
+from eelit.methods.backbones.attached import MeanHead
+from eelit.methods.backbones.skim_encoder import SkimEncoder, decided
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.families.gates import hard
+from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled
+from eelit.methods.papers.schuster2021cats import MetaConsistencyClassifier, ScoredExit
+from eelit.methods.papers.wang2018skipnet import GatedResNet, RecurrentGate
+from eelit.methods.papers.xin2020ranking import scaled_mean
 from eelit.methods.papers.xin2021berxit import LearningToExit
+from eelit.methods.papers.zeng2024consistentee import sampled_exits
 from eelit.methods.policies.base import entropy, exact, on_host, softmax
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.gate_confidence import GateConfidence
@@ -19,6 +28,7 @@ from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.state_similarity import StateSimilarity, cosine
 from eelit.methods.policies.temperature import Tempered
+from eelit.methods.policies.token_gate import Skim
 
 HALF = ("numpy-float16", "torch-float16", "torch-bfloat16")
 
@@ -194,3 +204,76 @@ def test_what_a_head_says_of_itself_is_computed_in_float32(dtype):
     said = unit(p)
     assert said.dtype == torch.float32
     assert said.tolist() == pytest.approx(torch.sigmoid(p[:, 0].float()).tolist())
+
+
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+@HALVES
+def test_a_gate_opens_by_its_probability_in_float32(dtype):
+    gate = RecurrentGate((4,), 3, 3).to(dtype)
+    with torch.no_grad():
+        gate.proj.weight.zero_()
+        gate.proj.bias.fill_(1e-4)  # in half precision the sigmoid of this is 0.5, at which a block is skipped
+        p, _ = gate(0, torch.randn(5, 4, 2, 2).to(dtype), None)
+    assert p.dtype == torch.float32
+    assert hard(p).tolist() == [1] * 5
+
+
+@HALVES
+@torch.inference_mode()
+def test_a_gated_network_runs_in_half_precision(dtype):
+    torch.manual_seed(0)
+    model, x = GatedResNet((4, 8), 2, 3).eval().to(dtype), torch.randn(6, 1, 8, 8).to(dtype)
+    every, skipping = (run(x, lambda p: hard(p - p.median() + 0.5)) for run in (model, model.infer))
+    assert every.logits.dtype == skipping.logits.dtype == dtype
+    assert 0 < every.gates.mean() < 1
+    assert torch.equal(every.gates, skipping.gates)
+
+
+@HALVES
+def test_a_score_of_consistency_sees_how_far_classes_are_apart(dtype):
+    exit_, seen = ScoredExit(MetaConsistencyClassifier(2, 4)).eval().to(dtype), []
+    exit_.meta.inner.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    logits = torch.tensor([[[0.01, 0.0]]]).to(dtype)
+    said = exit_((None, torch.zeros(1, 32).to(dtype), logits))
+    top, lead = seen[0][0, 2 + 32 : 2 + 32 + 2].tolist()  # behind the class and the features
+    p = logits[0, 0].double().softmax(dim=0).tolist()
+    assert lead == pytest.approx(p[0] - p[1], rel=torch.finfo(dtype).eps)
+    assert top == pytest.approx(p[0], rel=torch.finfo(dtype).eps)
+    assert said["score"].dtype == torch.float32
+
+
+@HALVES
+@pytest.mark.parametrize("draw", [sampled, lambda logits: sampled_exits(logits.T, 50)], ids=["tokens", "exits"])
+def test_what_is_drawn_in_training_is_drawn_as_the_same_numbers_in_float32(dtype, draw):
+    logits, found = (3 * torch.randn(400, 2, generator=torch.Generator().manual_seed(0))).to(dtype), []
+    for given in (logits, logits.float()):
+        torch.manual_seed(0)
+        found.append(draw(given))
+    assert torch.equal(found[0].long(), found[1].long())
+
+
+class Hidden(nn.Module):
+    def forward(self, state):
+        return state["hidden"]
+
+
+@torch.inference_mode()
+def test_a_long_text_of_large_numbers_has_a_mean_in_half_precision():
+    hidden, mask = torch.full((2, 400, 8), 300.0).half(), torch.ones(2, 400, dtype=torch.int64)
+    head = MeanHead(Hidden(), 8, 2).half()
+    nn.init.eye_(head.classifier.weight)
+    nn.init.zeros_(head.classifier.bias)
+    for state in ({"hidden": hidden}, {"hidden": hidden, "mask": mask}):
+        assert head(state).tolist() == [[300.0] * 2] * 2
+    assert scaled_mean(hidden, mask).tolist() == pytest.approx(np.ones((2, 8)))
+
+
+@torch.inference_mode()
+def test_a_skimming_network_runs_in_half_precision():
+    model, x = SkimEncoder("tiny", 2, SkimPredictor, seed=0).half(), torch.arange(24).reshape(2, 12)
+    masked, removed = model(x, decided(Skim(9.9))), model.infer(x, decided(Skim(9.9)))
+    assert masked[0].dtype == removed.logits.dtype == torch.float16
+    assert 0 < masked[1].mean() < 1
+    assert torch.equal(masked[1].sum(dim=0).long(), removed.layers)

@@ -28,6 +28,7 @@ from eelit.methods.backbones.own_forward import (
     undisturbed,
 )
 from eelit.methods.engine.multi_exit import MultiExit, select
+from eelit.methods.policies.base import widened
 
 Inputs = Tensor | Mapping[str, Tensor]
 """Token ids ``[N, T]`` or pixels ``[N, channels, height, width]`` alone, or the model's arguments by name."""
@@ -90,8 +91,9 @@ class MeanHead(nn.Module):
         hidden = self.reading(state)
         mask = state.get(MASK)
         weights = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden)
-        mean = (weights[..., None] * hidden).sum(dim=1) / weights.sum(dim=1, keepdim=True)
-        out: Tensor = self.classifier(mean)
+        wide = widened(hidden)  # the sum over a long text leaves the range of half precision
+        mean = (weights[..., None] * wide).sum(dim=1) / widened(weights).sum(dim=1, keepdim=True)
+        out: Tensor = self.classifier(mean.to(hidden.dtype))
         return out.squeeze(-1) if self.regression else out
 
 
@@ -145,7 +147,7 @@ def _prove(attached: Attached, own: OwnForward, probe: Mapping[str, Tensor]) -> 
     for rows, found in ((slice(None), everything), (keep, state)):
         ours, theirs = attached.reading(found), wanted[rows]
         mask = probe.get("attention_mask")
-        real = torch.ones(theirs.shape[:2], dtype=torch.bool) if mask is None else mask[rows].bool()
+        real = theirs.new_ones(theirs.shape[:2], dtype=torch.bool) if mask is None else mask[rows].bool()
         prove_equal(own.model, theirs[real], ours[real], "hidden states")
 
 

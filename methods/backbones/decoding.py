@@ -27,7 +27,7 @@ from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.multi_exit import select
-from eelit.methods.policies.base import Policy
+from eelit.methods.policies.base import Policy, finite
 
 if TYPE_CHECKING:
     from eelit.methods.backbones.row_cache import RowCache
@@ -45,14 +45,18 @@ def always(policy: Policy) -> StepPolicy:
 
 @dataclass(frozen=True)
 class Generation:
-    """Generated tokens ``[N, T]`` and the exit (from 0) of each ``[N, T]``, -1 for padding behind the end of a text."""
+    """Generated tokens ``[N, T]`` and the exit (from 0) of each ``[N, T]``, -1 for padding behind the end of a text.
+
+    ``not_finite [N, T]``: of which tokens a layer that was looked at, or the head at last, said what is not finite.
+    """
 
     tokens: Tensor
     exits: Tensor
+    not_finite: Tensor
 
     def head(self, n: int) -> Generation:
         """Return the first ``n`` texts."""
-        return Generation(self.tokens[:n], self.exits[:n])
+        return Generation(self.tokens[:n], self.exits[:n], self.not_finite[:n])
 
 
 @dataclass(frozen=True)
@@ -85,25 +89,30 @@ def generate(
     """
     tokens = last.new_full((len(last), length), ending.pad)
     exits = torch.full_like(tokens, -1)
-    alive = torch.ones_like(last, dtype=torch.bool)
+    alive, flawed = torch.ones_like(last, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.bool)
     for step in range(length):
         rows = alive.nonzero().flatten()
         if not len(rows):
             break
         rule = policy(step) if policy else None
-        tokens[rows, step], exits[rows, step] = _next_token(model, cache, last, rows, rule, reads)
+        said, left, bad = _next_token(model, cache, last, rows, rule, reads)
+        tokens[rows, step], exits[rows, step], flawed[rows, step] = said, left, bad
         last = tokens[:, step]
         alive = ending.alive(last, alive)
-    return Generation(tokens, exits)
+    return Generation(tokens, exits, flawed)
 
 
 def _next_token(
     model: ExitDecoder, cache: RowCache, ids: Tensor, rows: Tensor, policy: Policy | None, reads: Reads
-) -> tuple[Tensor, Tensor]:
-    """Return the tokens ``[n]`` after ids ``[N]`` at some rows ``[n]``, and the exits ``[n]`` that decided them."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tokens ``[n]`` after ids ``[N]`` at some rows ``[n]``, and the exits ``[n]`` that decided them.
+
+    The third is of which of them something said is not finite ``[n]``.
+    """
     cache.rows = rows if len(rows) < len(ids) else None
     state, tokens, exits = model.start(ids[rows, None], cache), torch.empty_like(ids), torch.empty_like(ids)
     rest, memory, final = rows, policy.start() if policy else (), model.exits - 1
+    flawed = torch.zeros_like(ids, dtype=torch.bool)
     for i in range(model.exits):
         cache.rows = rest if len(rest) < len(ids) else None
         state = model.layer(i, state, cache)
@@ -114,12 +123,14 @@ def _next_token(
             continue
         else:
             seen = look(model, state[HIDDEN][:, 0], reads)
-            memory, stop, _ = decide(policy, memory, seen)
+            memory, stop, sound = decide(policy, memory, seen, sound_of(seen, reads))
+            flawed[rest] |= ~sound
             out = stop.nonzero().flatten()
         if not len(out):
             continue
         logits = seen[out] if seen is not None and reads == "logits" else model.head(state[HIDDEN][out, 0])
         tokens[rest[out]], exits[rest[out]] = logits.argmax(dim=-1), i
+        flawed[rest[out]] |= ~finite(logits)
         cache.rows, leaving = rest[out], select(state, out) if i < final else state
         for skipped in range(i + 1, model.exits):
             model.fill(skipped, leaving, cache)
@@ -128,7 +139,7 @@ def _next_token(
         keep = (~stop).nonzero().flatten()
         rest, state, memory = rest[keep], select(state, keep), select(memory, keep)
     cache.advance(ids[:, None])
-    return tokens[rows], exits[rows]
+    return tokens[rows], exits[rows], flawed[rows]
 
 
 def look(model: ExitDecoder, state: Tensor, reads: Reads) -> Tensor:
@@ -137,6 +148,11 @@ def look(model: ExitDecoder, state: Tensor, reads: Reads) -> Tensor:
         return state
     shown: Tensor = model.gate(state) if reads == "gate" else model.head(state)
     return shown
+
+
+def sound_of(shown: Tensor, reads: Reads) -> Tensor:
+    """Return whether what the policy is shown is finite ``[n]``; in logits -inf is a mask, in a state it is none."""
+    return shown.isfinite().all(dim=-1) if reads == "state" else finite(shown)
 
 
 @torch.inference_mode()
@@ -157,35 +173,44 @@ def replay(
     """
     own, n = cache.copy(len(policies)), len(last)
     last, alive = last.repeat(len(policies)), torch.ones(n * len(policies), dtype=torch.bool, device=last.device)
-    tokens, exits = [], []
+    tokens, exits, flawed = [], [], []
     for step in range(length):
-        said, left = _held(model, own, last, [policy(step) for policy in policies], reads)
+        said, left, bad = _held(model, own, last, [policy(step) for policy in policies], reads)
         last = torch.where(alive, said, ending.pad)
         tokens.append(last)
         exits.append(torch.where(alive, left, -1))
+        flawed.append(alive & bad)
         alive = ending.alive(last, alive)
-    every = zip(torch.stack(tokens, dim=1).split(n), torch.stack(exits, dim=1).split(n), strict=True)
-    return [Generation(t, e) for t, e in every]
+    every = zip(*(torch.stack(each, dim=1).split(n) for each in (tokens, exits, flawed)), strict=True)
+    return [Generation(*each) for each in every]
 
 
 def _held(
     model: ExitDecoder, cache: RowCache, ids: Tensor, rules: Sequence[Policy], reads: Reads
-) -> tuple[Tensor, Tensor]:
-    """Return the token ``[P N]`` after each of ids ``[P N]``, N rows for each rule, and its exit ``[P N]``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the token ``[P N]`` after each of ids ``[P N]``, N rows for each rule, and its exit ``[P N]``.
+
+    The third is of which of them something said is not finite ``[P N]``.
+    """
     state, memories = model.start(ids[:, None], cache), [rule.start() for rule in rules]
     parts = torch.arange(len(ids), device=ids.device).split(len(ids) // len(rules))
     gone, left = torch.zeros_like(ids, dtype=torch.bool), torch.full_like(ids, model.exits - 1)
+    flawed = gone
     for i in range(model.exits):
         before, state = state[HIDDEN], model.layer(i, state, cache)
         state[HIDDEN] = torch.where(gone[:, None, None], before, state[HIDDEN])
         if i < model.exits - 1:
             seen = look(model, state[HIDDEN][:, 0], reads)
-            answers = [decide(rule, memory, seen[p]) for rule, memory, p in zip(rules, memories, parts, strict=True)]
+            sound = sound_of(seen, reads)
+            asked = zip(rules, memories, parts, strict=True)
+            answers = [decide(rule, memory, seen[p], sound[p]) for rule, memory, p in asked]
             memories, stop = [memory for memory, _, _ in answers], torch.cat([stop for _, stop, _ in answers])
+            flawed = flawed | ~gone & ~sound
             left[stop & ~gone] = i
             gone = gone | stop
     cache.advance(ids[:, None])
-    return model.head(state[HIDDEN][:, 0]).argmax(dim=-1), left
+    logits = model.head(state[HIDDEN][:, 0])
+    return logits.argmax(dim=-1), left, flawed | ~finite(logits)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class EncoderStage(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """Map token ids (first stage) or hidden states ``[N, T, d]`` to hidden states ``[N, T, d]``."""
         hidden: Tensor = self.embeddings(input_ids=state) if self.embeddings is not None else state
-        out = self.layer(hidden)
-        return out[0] if isinstance(out, tuple) else out
+        out: Tensor = self.layer(hidden)
+        return out
 
 
 class PooledHead(nn.Module):

@@ -12,7 +12,7 @@ from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import TokenLayers, alike
 from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.multi_exit import evaluating
-from eelit.methods.policies.base import Policy
+from eelit.methods.policies.base import Policy, finite, usable
 
 Choice = Callable[[Tensor], Tensor]
 """From a predictor's logits (skim, keep) ``[n, 2]`` to who is kept, 0 or 1, ``[n]``."""
@@ -20,15 +20,19 @@ Choice = Callable[[Tensor], Tensor]
 
 def decided(policy: Policy) -> Choice:
     """Keep whom the policy does not stop; it is asked anew before each layer."""
-    return lambda logits: (~decide(policy, policy.start(), logits)[1]).float()
+    return lambda logits: (~decide(policy, policy.start(), logits)[1]).to(logits.dtype)
 
 
 @dataclass(frozen=True)
 class Skimmed:
-    """Answers ``[N, C]``, and in how many layers each token took part ``[N, T]``, 0 to L."""
+    """Answers ``[N, C]``, and in how many layers each token took part ``[N, T]``, 0 to L.
+
+    ``not_finite [N]``: of which texts a predictor or the head said what is not finite.
+    """
 
     logits: Tensor
     layers: Tensor
+    not_finite: Tensor
 
 
 class SkimEncoder(nn.Module):
@@ -73,18 +77,20 @@ class SkimEncoder(nn.Module):
     def _infer(self, x: Tensor, choose: Choice) -> Skimmed:
         n, length = x.shape
         left = self.embeddings(input_ids=x).flatten(0, 1)
-        layers = torch.zeros(n * length, dtype=torch.int64)
-        rows, place = left, torch.arange(n * length)
-        free = (torch.arange(length) > 0).repeat(n)
+        place = torch.arange(n * length, device=x.device)
+        layers, flawed, rows = torch.zeros_like(place), torch.zeros_like(place, dtype=torch.bool), left
+        free = (torch.arange(length, device=x.device) > 0).repeat(n)
         for i, predictor in enumerate(self.predictors):
-            stay = torch.ones_like(free)
-            stay[free] = choose(predictor(rows[free])) > 0
+            stay, logits = torch.ones_like(free), predictor(rows[free])
+            flawed[place[free]] |= ~usable(logits)
+            stay[free] = choose(logits) > 0
             rows, place, free = rows[stay], place[stay], free[stay]
             layers[place] = i + 1
             counts = (layers > i).view(n, length).sum(dim=1).tolist()
-            rows = self.layers[i].packed(rows, rows, [(asking, asking) for _, asking in alike(counts)])
+            rows = self.layers[i].packed(rows, rows, [(asking, asking) for _, asking in alike(counts, x.device)])
             left[place] = rows
-        return Skimmed(self.head(left.view(n, length, -1)), layers.view(n, length))
+        answers = self.head(left.view(n, length, -1))
+        return Skimmed(answers, layers.view(n, length), flawed.view(n, length).any(dim=1) | ~finite(answers))
 
     def plain(self, x: Tensor) -> Tensor:
         """Return the answers ``[N, C]`` of the network without predictors, no token left out."""

@@ -19,10 +19,14 @@ CERTAIN = 1000.0
 
 @dataclass(frozen=True)
 class Tagged:
-    """Logits ``[N, T, K]`` and layer ``[N, T]`` (from 0; -1 where there is no word) with which each word left."""
+    """Logits ``[N, T, K]`` and layer ``[N, T]`` (from 0; -1 where there is no word) with which each word left.
+
+    ``not_finite [N, T]``: of which words a layer, up to the one where they left, said what is not finite.
+    """
 
     logits: Tensor
     exits: Tensor
+    not_finite: Tensor
 
 
 def of_pieces(values: Tensor, numbers: Tensor, special: float) -> Tensor:
@@ -32,7 +36,7 @@ def of_pieces(values: Tensor, numbers: Tensor, special: float) -> Tensor:
 
 def words_of(numbers: Tensor) -> Tensor:
     """Return where there is a word, ``[n, T]``, if the pieces ``[n, T]`` are of these words."""
-    return torch.arange(numbers.shape[1]) <= numbers.amax(dim=1, keepdim=True)
+    return torch.arange(numbers.shape[1], device=numbers.device) <= numbers.amax(dim=1, keepdim=True)
 
 
 class TagEncoder(nn.Module):
@@ -88,17 +92,20 @@ class TagEncoder(nn.Module):
     def _infer(self, x: Tensor, policy: Policy) -> Tagged:
         numbers = x[:, 1]
         n, length = numbers.shape
-        hidden, running, rest = self.embeddings(input_ids=x[:, 0]), words_of(numbers), torch.arange(n)
-        exits = torch.full((n, length), -1)
+        hidden, running = self.embeddings(input_ids=x[:, 0]), words_of(numbers)
+        rest, exits = torch.arange(n, device=x.device), torch.full_like(numbers, -1)
+        flawed = torch.zeros_like(running)
         answers, memory = hidden.new_zeros(n, length, self.tags), policy.start()
         for i, layer in enumerate(self.layers):
             active = of_pieces(running.long(), numbers, 1) > 0
-            sentences = torch.arange(len(rest) * length).view(len(rest), length)
-            groups = [(asking, sentences[chosen]) for chosen, asking in alike(active.sum(dim=1).tolist())]
+            sentences = torch.arange(len(rest) * length, device=x.device).view(len(rest), length)
+            groups = [(asking, sentences[chosen]) for chosen, asking in alike(active.sum(dim=1).tolist(), x.device)]
             hidden[active] = layer.packed(hidden[active], hidden.flatten(0, 1), groups)
             logits, stop = self.read(self.heads[i], hidden, numbers), running
+            sound = usable(logits)
+            flawed[rest] |= running & ~sound
             if i < len(self.layers) - 1:
-                memory, stop, _ = decide(policy, memory, logits, usable(logits))
+                memory, stop, _ = decide(policy, memory, logits, sound)
             leaving, slot = (stop & running).nonzero().unbind(1)
             exits[rest[leaving], slot] = i
             answers[rest[leaving], slot] = logits[leaving, slot]
@@ -107,7 +114,7 @@ class TagEncoder(nn.Module):
             if not len(left):
                 break
             rest, hidden, numbers, running, memory = select((rest, hidden, numbers, running, memory), left)
-        return Tagged(answers, exits)
+        return Tagged(answers, exits, flawed)
 
     @property
     def tags(self) -> int:

@@ -84,18 +84,19 @@ class TokenLayers(nn.ModuleList):
         return super().__getitem__(index)  # type: ignore[return-value]
 
 
-def alike(counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+def alike(counts: Sequence[int], device: torch.device | None = None) -> list[tuple[Tensor, Tensor]]:
     """Group samples whose rows, ``counts`` of them each, lie one below the other, by their number of rows.
 
-    For each number k > 0: the samples ``[g]`` that have k rows, and these rows ``[g, k]``.
+    For each number k > 0: the samples ``[g]`` that have k rows, and these rows ``[g, k]``, on the device.
     """
     found: dict[int, list[tuple[int, int]]] = {}
     start = 0
     for sample, count in enumerate(counts):
         found.setdefault(count, []).append((sample, start))
         start += count
-    groups = [(torch.from_numpy(np.array(members)), count) for count, members in sorted(found.items()) if count]
-    return [(members[:, 0], members[:, 1:] + torch.arange(count)) for members, count in groups]
+    groups = [(np.array(members), count) for count, members in sorted(found.items()) if count]
+    pairs = [(members[:, 0], members[:, 1:] + np.arange(count)) for members, count in groups]
+    return [(torch.tensor(samples, device=device), torch.tensor(rows, device=device)) for samples, rows in pairs]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class LayerPrice:
     @classmethod
     def of(cls, layer: TokenLayer) -> LayerPrice:
         """Count on one token."""
-        x = torch.zeros(1, layer.query.in_features)
+        x = layer.query.weight.new_zeros(1, layer.query.in_features)
         asking = costs.count(lambda: layer.finish(layer.query(x), x))
         asked = costs.count(lambda: (layer.key(x), layer.value(x)))
         return cls(asking, asked, costs.count(lambda: layer.mix(x[None], x[None], x[None])))

@@ -15,7 +15,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.split import Prepared, Seen
 from eelit.methods.papers.bajpai2023splitee import SplitEe
-from eelit.methods.policies.offload import Side, SplitRule, Stored, drive, hindsight, regret
+from eelit.methods.policies.offload import Side, SplitRule, Stored, drive, mean_rewards, regret
 
 SIDES: tuple[Side, ...] = ("none", "observed", "released")
 ORDERS = 10
@@ -61,7 +61,7 @@ class Trials:
 def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
     """Stream in ``repeats`` orders."""
     n, last = len(stream.examples), len(stream.outputs) - 1
-    best = rule.layers[int(np.argmax(hindsight(rule, stream.confidences).mean(axis=1)))]
+    best = rule.layers[int(np.nanargmax(mean_rewards(rule, stream.confidences)))]
     quality, costs, offloaded, regrets, settled = [], [], [], [], []
     for seed in range(repeats):
         order = stream.shuffled(seed)

@@ -58,9 +58,9 @@ def at_random(method: Transkimmer, prepared: Prepared, split: Split, knob: float
     mixed = [layers[1:][torch.randperm(len(layers) - 1, generator=draw)] for layers in seen.layers]
 
     def run(index: Tensor, x: Tensor) -> Skimmed:
-        return prepared.model.infer(x, given(torch.cat([mixed[i] for i in index.tolist()])))
+        return prepared.model.infer(x, given(torch.cat([mixed[i] for i in index.tolist()]).to(x.device)))
 
-    return method.score(gathered(seen.examples, run).logits, seen.examples.targets)
+    return method.score(gathered(seen.examples, prepared.model, run).logits, seen.examples.targets)
 
 
 def given(layers: Tensor) -> Choice:

@@ -46,5 +46,5 @@ def claims(method: Cats, prepared: Prepared, bench: Bench, curve: Curve) -> list
 
 def largest_probabilities(seen: StoredOutputs) -> NDArray[np.float64]:
     """Return the largest class probability at each exit but the last, ``[l - 1, n]``, of heads at their temperature."""
-    found: NDArray[np.float64] = seen.answers[:-1].softmax(dim=-1).amax(dim=-1).double().numpy()
+    found: NDArray[np.float64] = seen.answers[:-1].double().softmax(dim=-1).amax(dim=-1).numpy()
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import decide
@@ -88,6 +89,7 @@ def follow(
 
     Any exit rule serves; one that is `Routing` also says who is asked next. Samples that came by different ways to a
     member are asked about together, but decided upon apart, each with what the policy remembers of its own way.
+    What members say is brought to the host's memory: they may be on several devices.
     """
     waiting: list[list[tuple[Tensor, State]]] = [[] for _ in range(members)]
     waiting[0] = [(torch.arange(samples), policy.start())]
@@ -97,13 +99,13 @@ def follow(
         if not groups:
             continue
         rows = torch.cat([group for group, _ in groups])
-        output = ask(i, rows)
+        output = pytree.tree_map_only(Tensor, Tensor.cpu, ask(i, rows))
         if len(said(output)) != len(rows):
             raise ValueError(
                 f"member {i} says {list(said(output).shape)} of {len(rows)} samples; the first axis is the sample"
             )
         visited[i, rows], exits[rows] = True, i
-        flawed[rows] = flawed[rows] | ~finite(output).cpu()
+        flawed[rows] = flawed[rows] | ~finite(output)
         parts = torch.arange(len(rows)).split([len(group) for group, _ in groups])
         for (group, before), part in zip(groups, parts, strict=True):
             decide = _Decision(policy, select(output, part), i, members, count)
@@ -143,9 +145,9 @@ class _Decision:
         assembling = isinstance(self.policy, Assembling)
         if assembling or not last:
             memory, chosen, _ = decide(self.policy, memory, output)
-            stop = stop if last else chosen.cpu()
+            stop = stop if last else chosen
         if isinstance(self.policy, Routing) and not last:
-            self.next = torch.as_tensor(self.policy.route(memory, output)).cpu()
+            self.next = torch.as_tensor(self.policy.route(memory, output))
         if isinstance(self.policy, Assembling):
             answer = self.policy.answer(memory, output)
             output = {**output, ANSWER: answer} if isinstance(output, dict) else answer

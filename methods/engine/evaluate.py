@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select
-from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, State, finite, said
+from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, State, finite, quiet, said
 
 
 def decide(policy: Policy, state: State, output: Output, sound: Array | None = None) -> tuple[State, Array, Array]:
@@ -72,6 +72,7 @@ def _sizes(outputs: Output, exits: int | None = None) -> tuple[int, int]:
     return count, samples
 
 
+@quiet
 def _all_sound(answers: Array) -> Array | None:
     """Return that all samples are finite, ``[N]``, if one look at all exits but the last tells so; None if not."""
     if not math.isfinite(answers[:-1].sum().item()):

@@ -28,13 +28,17 @@ class Examples:
         """Return the first ``n`` examples (all if None)."""
         return self if n is None else Examples(self.inputs[:n], self.targets[:n])
 
-    def batches(self, size: int, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, shuffle: torch.Generator | None = None, *, device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(index [n], inputs [n, ...])`` with at most ``size`` inputs of equal shape.
 
-        Without a generator the order is fixed; with one, samples and batches are shuffled.
+        Without a generator the order is fixed; with one, samples and batches are shuffled. The inputs, not the index,
+        are brought to the device, if one is named.
         """
         for chunk in alike([x.shape for x in self.inputs], size, shuffle):
-            yield torch.tensor(chunk), torch.stack([self.inputs[i] for i in chunk])
+            found = torch.stack([self.inputs[i] for i in chunk])
+            yield torch.tensor(chunk), found if device is None else found.to(device)
 
     def at(self, index: Tensor) -> Examples:
         """Return the examples numbered in ``index [n]``."""

@@ -29,9 +29,9 @@ def all_outputs(model: MultiExit, examples: Examples, bench: Bench, label: str) 
     """
     found, device = empty_like(model, examples), device_of(model)
     parts, done = found if isinstance(found, dict) else {ANSWER: found}, 0
-    for index, x in examples.batches(BATCH):
+    for index, x in examples.batches(BATCH, device=device):
         with evaluating(model):
-            out = model(x.to(device))
+            out = model(x)
         for name, part in parts.items():
             part[:, index] = said(out, name).cpu()
         done += len(index)

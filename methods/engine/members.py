@@ -31,7 +31,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from torch import Tensor, nn
 
 from eelit.methods.engine.costs import MacCounter, UncountedOperation, count
-from eelit.methods.engine.multi_exit import evaluating
+from eelit.methods.engine.multi_exit import device_of, evaluating
 from eelit.methods.policies.base import Output
 
 COMPARISON = 1.0
@@ -66,14 +66,14 @@ class Network(Member):
         self._costs: dict[torch.Size, int] = {}
 
     def forward(self, x: Tensor) -> Output:
-        """Return what the network says."""
-        return self.network(x)
+        """Return what the network says, wherever it is."""
+        return self.network(x.to(device_of(self.network)))
 
     def costs(self, x: Tensor) -> NDArray[np.float64]:
         """Return the MACs of the network, the same for all inputs of one shape."""
         if x.shape[1:] not in self._costs:
             with evaluating(self):
-                self._costs[x.shape[1:]] = count(lambda: self.network(x[:1]))
+                self._costs[x.shape[1:]] = count(lambda: self(x[:1]))
         return np.full(len(x), float(self._costs[x.shape[1:]]))
 
 

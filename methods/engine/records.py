@@ -84,8 +84,8 @@ class Execution(Typed):
     full_seconds: Finite = Field(description="median wall time of the plain full model in the same run")
     not_finite: Count | None = Field(
         default=None,
-        description="samples of which an exit said something not finite (NaN, infinity) and that went on; "
-        "null where nobody looked",
+        description="samples (or tokens) of which an exit, gate or predictor said what is not finite (NaN, infinity), "
+        "and that went on; null in older results",
     )
 
 

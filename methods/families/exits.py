@@ -14,7 +14,7 @@ from eelit.methods.engine.evaluate import answered, infer, replay
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, of_samples
+from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
 from eelit.methods.engine.records import Execution, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
@@ -34,7 +34,7 @@ class Prepared(StepwisePrepared):
         table = costs.counted(self.model)
         for x in examples.inputs:
             if x.shape not in table:
-                table[x.shape] = costs.both_costs(self.model, x[None])
+                table[x.shape] = costs.both_costs(self.model, x[None].to(device_of(self.model)))
         return np.array([table[x.shape] for x in examples.inputs], dtype=np.float64).transpose(1, 2, 0)
 
     def store(self, examples: Examples, name: str) -> StoredOutputs:
@@ -85,13 +85,13 @@ class ExitMethod(StepwiseMethod):
         expected = seen.read(answered(policy, outputs, exits))
         table = seen.costs_under(policy)[:, taken]
         counted, claimed, agrees, flawed = 0, 0.0, True, 0
-        for index, x in chosen.batches(BATCH):
+        for index, x in chosen.batches(BATCH, device=device_of(prepared.model)):
             with costs.MacCounter() as counter:
                 # costs are the same for all inputs of one shape
                 found = infer(prepared.model, x, policy, table[:, int(index[0])].tolist())
             counted, claimed = counted + counter.macs, claimed + float(found.macs.sum())
-            agrees &= bool((found.exits == torch.as_tensor(exits[index.numpy()])).all())
-            agrees &= torch.allclose(seen.read(found.outputs), expected[index], atol=1e-3, equal_nan=True)
+            agrees &= bool((found.exits.cpu() == torch.as_tensor(exits[index.numpy()])).all())
+            agrees &= torch.allclose(seen.read(found.outputs).cpu(), expected[index], atol=1e-3, equal_nan=True)
             flawed += len(found.not_finite)
         ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
@@ -108,5 +108,5 @@ class ExitMethod(StepwiseMethod):
 
 def timed(model: MultiExit, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of `infer` and of the plain network over the examples."""
-    batches = (x for _, x in examples.batches(batch))
+    batches = (x for _, x in examples.batches(batch, device=device_of(model)))
     return in_turn(lambda x: infer(model, x, policy), model.full, batches, repeats)

@@ -4,6 +4,8 @@ Nothing exits: every sample reaches the end, but by a shorter way. ``exits`` of 
 share of samples that run 0, 1, 2 … of the blocks that can be skipped. The knob is a setting of training, so there is a
 network for each of its values; at its two limits the gates are computed but overruled, all closed or all open. The full
 model is the network trained in the second limit, without its gates.
+
+A gate whose probability is not finite skips nothing, unless it is overruled.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy
+from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, in_turn
+from eelit.methods.policies.base import exact, finite
 
 Choice = Callable[[Tensor], Tensor]
 """From the probabilities ``[n]`` of running a block to gates ``[n]``, 0 or 1."""
@@ -31,7 +35,7 @@ Choice = Callable[[Tensor], Tensor]
 
 def hard(p: Tensor) -> Tensor:
     """Return 1 where p > 0.5, else 0: the gate at inference. What is not a number skips nothing."""
-    return (~(p <= 0.5)).to(p.dtype)
+    return (~(exact(p) <= 0.5)).to(p.dtype)
 
 
 class Routed(NamedTuple):
@@ -40,6 +44,11 @@ class Routed(NamedTuple):
     logits: Tensor
     p: Tensor
     gates: Tensor
+
+    @property
+    def not_finite(self) -> Tensor:
+        """Of which samples ``[n]`` a gate or the answer is not finite."""
+        return ~(self.p.isfinite().all(dim=0) & finite(self.logits))
 
 
 class GatedNetwork(nn.Module, ABC):
@@ -142,7 +151,7 @@ class Prepared:
     @cached_property
     def prices(self) -> Prices:
         """MACs by part, the same for all knobs."""
-        return Prices.of(self.start, self.data.validation.inputs[0][None])
+        return Prices.of(self.start, self.data.validation.inputs[0][None].to(device_of(self.start)))
 
     def network(self, knob: float) -> Network:
         """Return the network of the knob, trained when first asked for, without sight of the test data."""
@@ -164,11 +173,17 @@ class Prepared:
 
 @torch.inference_mode()
 def routed(network: Network, examples: Examples) -> Routed:
-    """Return logits, probabilities and gates for all examples in their order."""
-    found = [(index, network.model(x, network.choose)) for index, x in examples.batches(BATCH)]
+    """Return logits, probabilities and gates for all examples in their order, in the host's memory."""
+    batches = examples.batches(BATCH, device=device_of(network.model))
+    found = [(index, to_host(network.model(x, network.choose))) for index, x in batches]
     order = torch.argsort(torch.cat([index for index, _ in found]))
     logits, p, gates = zip(*(out for _, out in found), strict=True)
     return Routed(torch.cat(logits)[order], torch.cat(p, dim=1)[:, order], torch.cat(gates, dim=1)[:, order])
+
+
+def to_host(found: Routed) -> Routed:
+    """Return what a pass gives, in the host's memory."""
+    return Routed(*(part.cpu() for part in found))
 
 
 class GateMethod(Method):
@@ -225,7 +240,8 @@ class GateMethod(Method):
         """Return accuracy and MACs of the network whose gates are all open, without them, on the test split."""
         model, examples = prepared.network(self.knobs[-1]).model, prepared.examples("test")
         right = sum(
-            int((model.plain(x).argmax(dim=1) == examples.targets[index]).sum()) for index, x in examples.batches(BATCH)
+            int((model.plain(x).argmax(dim=1).cpu() == examples.targets[index]).sum())
+            for index, x in examples.batches(BATCH, device=device_of(model))
         )
         return right / len(examples), prepared.prices.full
 
@@ -238,15 +254,16 @@ class GateMethod(Method):
         """Run test samples with blocks really skipped: once counted from outside, then timed beside the full model."""
         network, seen = prepared.network(knob), prepared.seen("test", knob)
         examples = prepared.examples("test").head(bench.executed)
-        counted, agrees = 0, True
-        for index, x in examples.batches(BATCH):
+        counted, agrees, flawed = 0, True, 0
+        for index, x in examples.batches(BATCH, device=device_of(network.model)):
             with costs.MacCounter() as counter:
-                found = network.model.infer(x, network.choose)
-            counted += counter.macs
+                routed = network.model.infer(x, network.choose)
+            counted, found = counted + counter.macs, to_host(routed)
             agrees &= torch.equal(found.gates, seen.gates[:, index])
-            agrees &= torch.allclose(found.logits, seen.logits[index], atol=1e-3)
+            agrees &= torch.allclose(found.logits, seen.logits[index], atol=1e-3, equal_nan=True)
+            flawed += int(found.not_finite.sum())
         full = prepared.network(self.knobs[-1]).model
-        batches = (x for _, x in examples.batches(BATCH))
+        batches = (x for _, x in examples.batches(BATCH, device=device_of(full)))
         ours, plain = in_turn(lambda x: network.model.infer(x, network.choose), full.plain, batches, bench.repeats)
         return Execution(
             knob=knob,
@@ -256,4 +273,5 @@ class GateMethod(Method):
             agrees=agrees,
             seconds=ours,
             full_seconds=plain,
+            not_finite=flawed,
         )

@@ -49,10 +49,11 @@ def placed(partial: Floats, full: Floats, gone: NDArray[np.bool_]) -> Integers:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The outcome for a batch of queries."""
+    """The outcome for a batch of queries. Who is shown to the policy as not finite does not leave."""
 
     gone: NDArray[np.bool_]  # [n], who left at the sentinel
     places: Integers  # [n], each document's position in its query's result
+    not_finite: NDArray[np.bool_]  # [n], of whom the policy was shown what is not finite
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class Sentinel:
     def traverse(self, queries: Queries, policy: Policy) -> Ranking:
         """Rank for real: the trees behind the sentinel see only the documents that the policy keeps."""
         partial = scores(self.ranker, queries.features, 0, self.tree)
-        gone = decide(policy, self.predictor(queries, partial), queries.sizes)
+        gone, flawed = decide(policy, self.predictor(queries, partial), queries.sizes)
         full = partial.copy()
         full[~gone] += scores(self.ranker, queries.features[~gone], self.tree)
-        return Ranking(gone, place_all(partial, full, gone, queries.sizes))
+        return Ranking(gone, place_all(partial, full, gone, queries.sizes), flawed)
 
     def full(self, queries: Queries) -> Integers:
         """Return the places ``[n]`` that the whole ensemble gives, without a sentinel."""
@@ -83,9 +84,11 @@ class Sentinel:
         return place_all(values, values, np.zeros(len(values), dtype=bool), queries.sizes)
 
 
-def decide(policy: Policy, shown: Floats, sizes: Integers) -> NDArray[np.bool_]:
-    """Ask the policy query by query who leaves, ``[n]``."""
-    return np.concatenate([evaluate.decide(policy, policy.start(), shown[rows])[1] for rows in spans(sizes)])
+def decide(policy: Policy, shown: Floats, sizes: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Ask the policy query by query who leaves, ``[n]``; return that, and of whom it was shown what is not finite."""
+    told = [evaluate.decide(policy, policy.start(), shown[rows])[1:] for rows in spans(sizes)]
+    gone, sound = (np.concatenate(part) for part in zip(*told, strict=True))
+    return gone, ~sound
 
 
 def place_all(partial: Floats, full: Floats, gone: NDArray[np.bool_], sizes: Integers) -> Integers:
@@ -104,8 +107,8 @@ class StoredScores:
 
     def replay(self, policy: Policy) -> Ranking:
         """Return what `Sentinel.traverse` would, from the stored scores."""
-        gone = decide(policy, self.shown, self.queries.sizes)
-        return Ranking(gone, place_all(self.partial, self.full, gone, self.queries.sizes))
+        gone, flawed = decide(policy, self.shown, self.queries.sizes)
+        return Ranking(gone, place_all(self.partial, self.full, gone, self.queries.sizes), flawed)
 
 
 @dataclass
@@ -216,4 +219,5 @@ class RankingMethod(Method):
             agrees=bool((found.gone == expected.gone[:n]).all() and (found.places == expected.places[:n]).all()),
             seconds=ours,
             full_seconds=plain,
+            not_finite=sum(bool(found.not_finite[rows].any()) for rows in queries.spans()),
         )

@@ -24,6 +24,7 @@ from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy, pearson
+from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
@@ -43,7 +44,7 @@ class Prices:
     def of(cls, model: SkimEncoder) -> Prices:
         """Count each part on one token."""
         layer, predictor = model.layers[0], model.predictors[0]
-        x = torch.zeros(1, 1, layer.query.in_features)
+        x = layer.query.weight.new_zeros(1, 1, layer.query.in_features)
         asked, head = costs.count(lambda: predictor(x)), costs.count(lambda: model.head(x))
         return cls(LayerPrice.of(layer), asked, head, len(model.layers))
 
@@ -65,7 +66,10 @@ class Prices:
 
 @dataclass
 class Seen:
-    """What the network says on a split: answers ``[N, C]`` and, for each text, the layers of its tokens ``[T]``."""
+    """What the network says on a split: answers ``[N, C]`` and, for each text, the layers of its tokens ``[T]``.
+
+    All is in the host's memory.
+    """
 
     examples: Examples
     logits: Tensor
@@ -113,12 +117,11 @@ class Prepared:
     def depths(self, split: Split) -> StoredOutputs:
         """Return what the head says on the split if all tokens leave together, after each of the layers."""
         examples, prices = self.examples(split), self.prices
-        found = [(index, after_each(self.model, x)) for index, x in examples.batches(BATCH)]
-        back = torch.argsort(torch.cat([index for index, _ in found]))
+        outputs = in_order(examples, self.model, lambda x: after_each(self.model, x).transpose(0, 1))
         depths, sizes = range(1, prices.layers + 1), [len(x) for x in examples.inputs]
         return StoredOutputs(
             examples,
-            torch.cat([out for _, out in found], dim=1)[:, back],
+            outputs.transpose(0, 1),
             np.array([[prices.cut(n, i, heads=i) for n in sizes] for i in depths], dtype=np.float64),
             np.array([[prices.cut(n, i) for n in sizes] for i in depths], dtype=np.float64),
         )
@@ -135,17 +138,26 @@ def after_each(model: SkimEncoder, x: Tensor) -> Tensor:
 
 def skimmed(model: SkimEncoder, examples: Examples, policy: Policy) -> Seen:
     """Run all examples with tokens removed; the outcome is in their order."""
-    return gathered(examples, lambda index, x: model.infer(x, decided(policy)))
+    return gathered(examples, model, lambda index, x: model.infer(x, decided(policy)))
 
 
-def gathered(examples: Examples, run: Callable[[Tensor, Tensor], Skimmed]) -> Seen:
-    """Return what ``run`` says of all examples, given their index ``[n]`` and inputs ``[n, T]``, in their order."""
-    found = [(index, run(index, x)) for index, x in examples.batches(BATCH)]
+def gathered(examples: Examples, model: SkimEncoder, run: Callable[[Tensor, Tensor], Skimmed]) -> Seen:
+    """Return what ``run`` says of all examples, in their order.
+
+    It is given their index ``[n]`` and inputs ``[n, T]``, these beside the model.
+    """
+    found = [(index, run(index, x)) for index, x in examples.batches(BATCH, device=device_of(model))]
     order = torch.cat([index for index, _ in found])
-    layers = [row for _, out in found for row in out.layers]
-    logits = torch.cat([out.logits for _, out in found])
+    layers = [row for _, out in found for row in out.layers.cpu()]
+    logits = torch.cat([out.logits.cpu() for _, out in found])
     back = torch.argsort(order)
     return Seen(examples, logits[back], [layers[i] for i in back.tolist()])
+
+
+def in_order(examples: Examples, model: SkimEncoder, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what ``run`` says of all examples, ``[N, ...]``, in their order; it is given them beside the model."""
+    found = [(index, run(x).cpu()) for index, x in examples.batches(BATCH, device=device_of(model))]
+    return torch.cat([out for _, out in found])[torch.argsort(torch.cat([index for index, _ in found]))]
 
 
 class SkimMethod(Method):
@@ -214,10 +226,8 @@ class SkimMethod(Method):
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return quality and mean MACs of the network without predictors on the test split."""
         examples, model = prepared.examples("test"), prepared.model
-        zero = torch.zeros(0)
-        seen = gathered(examples, lambda _, x: Skimmed(model.plain(x), zero.expand(len(x), 0)))
         costs_of = [prepared.prices.full(len(x)) for x in examples.inputs]
-        return self.score(seen.logits, examples.targets), sum(costs_of) / len(costs_of)
+        return self.score(in_order(examples, model, model.plain), examples.targets), sum(costs_of) / len(costs_of)
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return what the one head says if all tokens leave together: after a fixed layer, or when it is sure."""
@@ -233,15 +243,16 @@ class SkimMethod(Method):
         """Run test texts: once counted from outside and compared with masking, then timed beside the plain network."""
         seen, policy = prepared.seen("test", knob), self.rule(knob, prepared)
         chosen = seen.examples.head(bench.executed)
-        counted, agrees = 0, True
-        for index, x in chosen.batches(BATCH):
+        counted, agrees, flawed = 0, True, 0
+        for index, x in chosen.batches(BATCH, device=device_of(prepared.model)):
             with costs.MacCounter() as counter:
                 found = prepared.model.infer(x, decided(policy))
             counted += counter.macs
             logits, masks = prepared.model(x, decided(policy))
             said = torch.stack([seen.layers[i] for i in index.tolist()])
-            agrees &= torch.equal(found.layers, said) and torch.equal(masks.sum(dim=0).long(), said)
-            agrees &= torch.allclose(found.logits, logits, atol=1e-3)
+            agrees &= torch.equal(found.layers.cpu(), said) and torch.equal(masks.sum(dim=0).long().cpu(), said)
+            agrees &= torch.allclose(found.logits, logits, atol=1e-3, equal_nan=True)
+            flawed += int(found.not_finite.sum())
         ours, plain = timed(prepared.model, chosen, decided(policy), BATCH, bench.repeats)
         return Execution(
             knob=knob,
@@ -251,6 +262,7 @@ class SkimMethod(Method):
             agrees=agrees,
             seconds=ours,
             full_seconds=plain,
+            not_finite=flawed,
         )
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
@@ -268,5 +280,5 @@ class SkimMethod(Method):
 
 def timed(model: SkimEncoder, examples: Examples, choose: Choice, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of inference with tokens removed and of the plain network over the examples."""
-    batches = (x for _, x in examples.batches(batch))
+    batches = (x for _, x in examples.batches(batch, device=device_of(model)))
     return in_turn(lambda x: model.infer(x, choose), model.plain, batches, repeats)

@@ -24,10 +24,11 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import digest, remembered
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import TIMED
+from eelit.methods.policies.base import on_host
 from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive
 
 
@@ -45,7 +46,7 @@ class Executed:
     def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
         """Run the stages up to the last of these exits and their heads."""
         start = time.perf_counter()
-        self._state, self._next = self.examples.inputs[sample][None], exits[-1] + 1
+        self._state, self._next = self.examples.inputs[sample][None].to(device_of(self.model)), exits[-1] + 1
         found = []
         with self._counted("device"):
             for i in range(self._next):
@@ -148,7 +149,7 @@ class Prepared:
 
 def confidence(outputs: Tensor) -> NDArray[np.float64]:
     """The largest class probability of logits ``[..., C]``."""
-    return outputs.double().softmax(dim=-1).amax(dim=-1).cpu().numpy()
+    return torch.as_tensor(on_host(outputs)).softmax(dim=-1).amax(dim=-1).numpy()
 
 
 class SplitMethod(Method):
@@ -246,9 +247,10 @@ class SplitMethod(Method):
             claimed=float(rule.costs(claimed.cuts, claimed.offloaded).sum()),
             counted=meter.cost(rule),
             agrees=bool((told.cuts == claimed.cuts).all() and (told.offloaded == claimed.offloaded).all())
-            and torch.allclose(torch.stack(world.answers), said, atol=1e-3),
+            and torch.allclose(torch.stack(world.answers).cpu(), said, atol=1e-3, equal_nan=True),
             seconds=ours,
             full_seconds=plain,
+            not_finite=int(told.not_finite.sum()),
         )
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing | None:
@@ -275,7 +277,7 @@ class SplitMethod(Method):
             drive(rule, world, len(chosen))
             start = time.perf_counter()
             for x in chosen.inputs:
-                model.full(x[None])
+                model.full(x[None].to(device_of(model)))
             taken.append((world.seconds, time.perf_counter() - start))
         return median(a for a, _ in taken), median(b for _, b in taken)
 

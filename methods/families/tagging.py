@@ -23,6 +23,7 @@ from eelit.methods.engine import chance, costs
 from eelit.methods.engine.evaluate import decide
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, in_turn
@@ -46,7 +47,7 @@ class Prices:
     def of(cls, model: TagEncoder) -> Prices:
         """Count each part on one token."""
         layer, head = model.layers[0], model.heads[0]
-        x = torch.zeros(1, layer.query.in_features)
+        x = layer.query.weight.new_zeros(1, layer.query.in_features)
         return cls(LayerPrice.of(layer), costs.count(lambda: head(x)), len(model.layers))
 
     def of_exits(self, exits: Tensor, x: Tensor) -> int:
@@ -131,15 +132,15 @@ class Prepared:
         """Tag the split in one or several ways at once; words are in order of their sentences."""
         examples = self.examples(split)
         found: dict[int, list[tuple[Tensor, Tensor, int]]] = {}
-        for index, x in examples.batches(BATCH):
-            ways, targets = tag(x), examples.targets[index, : x.shape[-1]]
+        for index, x in examples.batches(BATCH, device=device_of(self.model)):
+            ways, targets = [to_host(way) for way in tag(x)], examples.targets[index, : x.shape[-1]]
             for row, i in enumerate(index.tolist()):
                 said = targets[row] >= 0
                 found[i] = [
                     (
                         (way.logits[row].argmax(dim=-1) == targets[row])[said],
                         way.exits[row][said],
-                        self.prices.of_exits(way.exits[row], x[row]),
+                        self.prices.of_exits(way.exits[row], examples.inputs[i]),
                     )
                     for way in ways
                 ]
@@ -151,10 +152,8 @@ class Prepared:
         """Return what each layer says of each word, nothing halted: logits ``[L, M, K]``, words in order."""
         examples = self.examples(split)
         if split not in self._said:
-            found: dict[int, Tensor] = {}
-            for index, x in examples.batches(BATCH):
-                found.update(zip(index.tolist(), self.model(x).unbind(1), strict=True))
-            rows = [found[i][:, tagged_words(target, found[i])] for i, target in enumerate(examples.targets)]
+            found = in_order(examples, self.model, lambda x: self.model(x).transpose(0, 1))
+            rows = [said[:, tagged_words(target, said)] for said, target in zip(found, examples.targets, strict=True)]
             self._said[split] = torch.cat(rows, dim=1)
         return self._said[split]
 
@@ -168,14 +167,17 @@ class Prepared:
         return self.said(split).argmax(dim=-1) == self.tags(split)
 
 
-def tagged(examples: Examples, run: Callable[[Tensor], Tagged]) -> list[Tagged]:
-    """Return what is said of each sentence, in order: logits ``[T, K]`` and layers ``[T]``."""
-    found: dict[int, Tagged] = {}
-    for index, x in examples.batches(BATCH):
-        out = run(x)
-        rows = [Tagged(*row) for row in zip(out.logits, out.exits, strict=True)]
-        found.update(zip(index.tolist(), rows, strict=True))
+def in_order(examples: Examples, model: TagEncoder, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Return what ``run`` says of each sentence, in order, in the host's memory; it is given them beside the model."""
+    found: dict[int, Tensor] = {}
+    for index, x in examples.batches(BATCH, device=device_of(model)):
+        found.update(zip(index.tolist(), run(x).cpu(), strict=True))
     return [found[i] for i in range(len(examples))]
+
+
+def to_host(found: Tagged) -> Tagged:
+    """Return what is said of words, in the host's memory."""
+    return Tagged(found.logits.cpu(), found.exits.cpu(), found.not_finite.cpu())
 
 
 def tagged_words(target: Tensor, logits: Tensor) -> Tensor:
@@ -192,13 +194,14 @@ def correct(logits: Sequence[Tensor], examples: Examples) -> Tensor:
 def stopped(policy: Policy, outputs: Tensor, words: Tensor) -> Tagged:
     """Return where words ``[N, T]`` leave by outputs ``[L, N, T, K]`` that do not depend on who left before."""
     answers, running, memory = outputs[-1].clone(), words, policy.start()
-    exits = torch.where(words, len(outputs) - 1, -1)
+    exits, flawed = torch.where(words, len(outputs) - 1, -1), torch.zeros_like(words)
     for i, logits in enumerate(outputs[:-1]):
-        memory, stop, _ = decide(policy, memory, logits, usable(logits))
+        memory, stop, sound = decide(policy, memory, logits, usable(logits))
+        flawed |= running & ~sound
         leaving = running & stop
         exits[leaving], answers[leaving] = i, logits[leaving]
         running = running & ~stop
-    return Tagged(answers, exits)
+    return Tagged(answers, exits, flawed | running & ~usable(outputs[-1]))
 
 
 @torch.inference_mode()
@@ -206,18 +209,20 @@ def replay(model: TagEncoder, x: Tensor, policy: Policy) -> Tagged:
     """Return what `TagEncoder.infer` would, with every layer computed for every token and halted states put back."""
     ids, numbers = x.unbind(1)
     hidden, running = model.embeddings(input_ids=ids), words_of(numbers)
-    exits, memory = torch.full(numbers.shape, -1), policy.start()
+    exits, memory, flawed = torch.full_like(numbers, -1), policy.start(), torch.zeros_like(running)
     answers = hidden.new_zeros(*numbers.shape, model.tags)
     for i, (layer, head) in enumerate(zip(model.layers, model.heads, strict=True)):
         active = of_pieces(running.long(), numbers, 1) > 0
         hidden = torch.where(active[..., None], layer(hidden), hidden)
         logits, stop = model.read(head, hidden, numbers), torch.ones_like(running)
+        sound = usable(logits)
+        flawed |= running & ~sound
         if i < len(model.layers) - 1:
-            memory, stop, _ = decide(policy, memory, logits, usable(logits))
+            memory, stop, _ = decide(policy, memory, logits, sound)
         leaving = running & stop
         exits[leaving], answers[leaving] = i, logits[leaving]
         running = running & ~stop
-    return Tagged(answers, exits)
+    return Tagged(answers, exits, flawed)
 
 
 class TagMethod(Method):
@@ -324,8 +329,7 @@ class TagMethod(Method):
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return accuracy and MACs per word of the network without the classifiers between, on the test split."""
         examples, model = prepared.examples("test"), prepared.model
-        found = tagged(examples, lambda x: Tagged(model.plain(x), x[:, 1]))
-        right = correct([row.logits for row in found], examples)
+        right = correct(in_order(examples, model, model.plain), examples)
         cost = sum(prepared.prices.cut(x, prepared.prices.layers) for x in examples.inputs)
         return float(right.double().mean()), cost / len(right)
 
@@ -335,19 +339,20 @@ class TagMethod(Method):
         What is claimed follows from the exits in the replay.
         """
         policy, chosen = self.rule(knob, prepared), prepared.examples("test").head(bench.executed)
-        counted, claimed, agrees = 0, 0, True
-        for _, x in chosen.batches(BATCH):
+        counted, claimed, agrees, flawed = 0, 0, True, 0
+        for _, x in chosen.batches(BATCH, device=device_of(prepared.model)):
             with costs.MacCounter() as counter:
                 found = prepared.model.infer(x, policy)
             counted += counter.macs
             said = replay(prepared.model, x, policy)
-            claimed += sum(prepared.prices.of_exits(*pair) for pair in zip(said.exits, x, strict=True))
-            agrees &= torch.equal(found.exits, said.exits)
-            agrees &= torch.allclose(found.logits, said.logits, atol=1e-3)
+            claimed += sum(prepared.prices.of_exits(*pair) for pair in zip(said.exits.cpu(), x.cpu(), strict=True))
+            agrees &= torch.equal(found.exits, said.exits) and torch.equal(found.not_finite, said.not_finite)
+            agrees &= torch.allclose(found.logits, said.logits, atol=1e-3, equal_nan=True)
+            flawed += int(found.not_finite.any(dim=1).sum())
         ours, plain = timed(prepared.model, chosen, policy, BATCH, bench.repeats)
         return Execution(
             knob=knob, samples=len(chosen), claimed=claimed, counted=counted, agrees=agrees,
-            seconds=ours, full_seconds=plain,
+            seconds=ours, full_seconds=plain, not_finite=flawed,
         )  # fmt: skip
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> Timing:
@@ -355,9 +360,8 @@ class TagMethod(Method):
         examples, policy = prepared.examples("test"), self.rule(knob, prepared)
         chosen = examples.at(examples.filled(batch, TIMED[batch == 1]))
         ours, plain = timed(prepared.model, chosen, policy, batch, bench.repeats)
-        found = tagged(chosen, lambda x: prepared.model.infer(x, policy))
-        pairs = zip(found, chosen.inputs, strict=True)
-        spent = sum(prepared.prices.of_exits(row.exits, x) for row, x in pairs)
+        found = in_order(chosen, prepared.model, lambda x: prepared.model.infer(x, policy).exits)
+        spent = sum(prepared.prices.of_exits(*pair) for pair in zip(found, chosen.inputs, strict=True))
         full = sum(prepared.prices.cut(x, prepared.prices.layers) for x in chosen.inputs)
         return Timing(
             batch=batch, knob=knob, samples=len(chosen), saved=1 - spent / full, seconds=ours, full_seconds=plain
@@ -366,5 +370,5 @@ class TagMethod(Method):
 
 def timed(model: TagEncoder, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of inference with halted words left out and of the full model over the examples."""
-    batches = (x for _, x in examples.batches(batch))
+    batches = (x for _, x in examples.batches(batch, device=device_of(model)))
     return in_turn(lambda x: model.infer(x, policy), model.plain, batches, repeats)

@@ -23,6 +23,7 @@ from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate, replay
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.passages import LanguageData, Passages
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.policies.base import Policy
@@ -83,9 +84,13 @@ class Prepared:
         most = None if self.bench.test is None else max(1, self.bench.test // self.length)
         return (self.data.test if split == "test" else self.data.validation).head(most)
 
+    def prompts(self, split: Split) -> Tensor:
+        """Return the prompts of the passages, where the model is."""
+        return self.passages(split).prompts.to(device_of(self.model))
+
     def run(self, split: Split, policies: Mapping[object, StepPolicy], reads: Reads | None = None) -> list[Generation]:
         """Replay policies on the split, several in one batch; their names tell which are known already."""
-        prompts = self.passages(split).prompts
+        prompts = self.prompts(split)
         missing = [name for name in policies if (split, name) not in self.runs]
         if missing and split not in self.caches:
             self.caches[split] = self.read(prompts)
@@ -100,7 +105,7 @@ class Prepared:
 
     def full(self, split: Split) -> Generation:
         """Return plain greedy generation on the split."""
-        prompts = self.passages(split).prompts
+        prompts = self.prompts(split)
         if (split, "full") not in self.runs:
             self.runs[split, "full"] = generate(
                 self.model, self.read(prompts), prompts[:, -1], self.length, policy=None
@@ -113,7 +118,7 @@ class Prepared:
 
     def losses(self, split: Split, generation: Generation) -> NDArray[np.float64]:
         """Return what each text ``[N]`` loses against the full model's: 1 - ROUGE-L."""
-        return 1 - rouge_l(generation.tokens.numpy(), self.full(split).tokens.numpy())
+        return 1 - rouge_l(generation.tokens.cpu().numpy(), self.full(split).tokens.cpu().numpy())
 
     @property
     def for_choosing(self) -> Prepared:
@@ -193,7 +198,7 @@ class TokenMethod(Method):
     def point(self, prepared: Prepared, split: Split, knob: float) -> OperatingPoint:
         """Generate all texts of the split at one knob."""
         (run,) = prepared.run(split, self.rules(prepared, [knob]))
-        exits = run.exits.numpy()
+        exits = run.exits.cpu().numpy()
         cost = float(prepared.costs.claimed(exits, prepared.start).mean())
         return OperatingPoint(
             knob=knob,
@@ -224,7 +229,8 @@ class TokenMethod(Method):
         """
         passages = prepared.passages("test")
         text = torch.cat([passages.prompts, passages.references], dim=1)
-        said, true = prepared.model(text[:, :-1])[-1].argmax(dim=-1), text[:, 1:]
+        logits = prepared.model(text[:, :-1].to(device_of(prepared.model)))[-1]
+        said, true = logits.argmax(dim=-1).cpu(), text[:, 1:]
         level = chance.of_classes(true.flatten(), "tokens")
         return level.model_copy(update={"reached": float((said == true).double().mean())})
 
@@ -232,11 +238,11 @@ class TokenMethod(Method):
         """Really skip, on test passages: once counted from outside, then timed in turn with plain generation."""
         steps, length = self.rule(knob, prepared), prepared.length
         (expected,) = prepared.run("test", {knob: steps})
-        prompts = prepared.passages("test").prompts[: -(-bench.executed // length)]
+        prompts = prepared.prompts("test")[: -(-bench.executed // length)]
         expected, cache, last = expected.head(len(prompts)), prepared.read(prompts), prompts[:, -1]
         with costs.MacCounter() as counter:
             found = generate(prepared.model, cache.copy(), last, length, steps, self.reads)
-        exits = expected.exits.numpy()
+        exits = expected.exits.cpu().numpy()
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for ours in (True, False) * 2:
             fresh = cache.copy()
@@ -248,7 +254,10 @@ class TokenMethod(Method):
             samples=exits.size,
             claimed=float(prepared.costs.claimed(exits, prepared.start).sum()),
             counted=counter.macs,
-            agrees=torch.equal(found.exits, expected.exits) and torch.equal(found.tokens, expected.tokens),
+            agrees=all(
+                torch.equal(getattr(found, part), getattr(expected, part)) for part in ("tokens", "exits", "not_finite")
+            ),
             seconds=median(seconds[True]),
             full_seconds=median(seconds[False]),
+            not_finite=int(found.not_finite.sum()),
         )

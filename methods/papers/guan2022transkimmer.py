@@ -62,6 +62,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.skimming import Prepared, SkimMethod
+from eelit.methods.policies.base import widened
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
@@ -79,7 +80,7 @@ class SkimPredictor(nn.Sequential):
 
 def sampled(logits: Tensor) -> Tensor:
     """Draw m~ ``[n]`` from the predictors' logits ``[n, 2]`` by Gumbel-softmax: 0 or 1 forward, soft backward."""
-    return F.gumbel_softmax(logits, tau=1.0, hard=True)[..., 1]
+    return F.gumbel_softmax(widened(logits), tau=1.0, hard=True)[..., 1].to(logits.dtype)
 
 
 def skim_loss(masks: Tensor) -> Tensor:

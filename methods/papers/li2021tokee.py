@@ -11,7 +11,7 @@ Model
 
 Training
     1. Jointly: L = sum_l l CE_l / sum_l l, with CE_l the mean cross-entropy of layer l over words.
-    2. TOKEE only, self-sampling: for each sentence a window and a threshold are drawn, TOKEE is simulated on what the
+    2. TOKEE only, self-sampling: for each sentence a window and a delta are drawn, TOKEE is simulated on what the
        model of stage 1 is uncertain of, and the loss is that of stage 1 with the words halted and copied so; a word
        counts in the layers up to the one where it halts. Some sentences halt eagerly, some not at all.
 
@@ -33,8 +33,9 @@ Deviations
        1e-4). Accuracy, not F1.
     2. Kinds of sentences are drawn one by one (20 % eager, 40 % never halting); the released script fixes their numbers
        in batches of ten, but our batches, of one length each, are often smaller.
-    3. One threshold for all layers. The released code doubles it in the upper half of the layers, up to 0.5 there: both
-       in use and where stage 2 draws halts. What stage 2 draws here is its thresholds of the lower half, up to 0.25.
+    3. One delta, a share of ln K, for all layers. The released code doubles it in the upper half of the layers, up to
+       0.5 there: both in use and where stage 2 draws halts. What stage 2 draws here is that of the lower half, up to
+       0.25.
     4. Copied states are bit-identical. The released script normalises them anew with the next layer's norm; its stage 2
        also trains towards the loss of stage 1 (flooding). Neither is done here.
     5. Class and separator tokens go on until their sentence is done, as in the released code.
@@ -54,16 +55,17 @@ from eelit.methods.backbones.tag_encoder import TagEncoder
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.tagging import Prepared, TagMethod
-from eelit.methods.policies.base import Policy, uncertainty
+from eelit.methods.policies.base import Policy, exact, uncertainty
 from eelit.methods.policies.window_uncertainty import (
     SentenceUncertainty,
     WindowUncertainty,
     window_max,
 )
 from eelit.methods.recipes.fit import Batch, fit
-from eelit.methods.recipes.joint import depth_weights
+from eelit.methods.recipes.joint import depth_weights, weighted
 
 READ = 64  # sentences at a time when the uncertainties are stored
 
@@ -79,17 +81,17 @@ def tag_losses(logits: Tensor, targets: Tensor, halts: Tensor | None = None) -> 
         logits.flatten(0, 2), targets.repeat(layers, 1).flatten(), reduction="none", ignore_index=-100
     ).view(layers, *targets.shape)
     if halts is not None:
-        losses = losses * (halts >= torch.arange(layers)[:, None, None])
+        losses = losses * (halts >= torch.arange(layers, device=halts.device)[:, None, None])
     return losses.sum(dim=(1, 2)) / (targets != -100).sum().clamp_min(1)
 
 
 def train_tagger(model: TagEncoder, data: Data, bench: Bench, *, head_rate: float, **options: Any) -> None:
     """Minimise ``sum_l l * CE_l / sum_l l``. Classifiers learn at ``head_rate``; ``options`` are those of `fit`."""
-    weights = torch.tensor(depth_weights(len(model.layers)))
+    weights = depth_weights(len(model.layers))
 
     def loss(batch: Batch) -> Tensor:
         x = batch.inputs
-        return (weights * tag_losses(model(x), batch.targets[:, : x.shape[-1]])).sum()
+        return weighted(tag_losses(model(x), batch.targets[:, : x.shape[-1]]), weights)
 
     def train() -> None:
         model.train()
@@ -105,8 +107,11 @@ def train_tagger(model: TagEncoder, data: Data, bench: Bench, *, head_rate: floa
 
 
 def simulate(uncertainties: Tensor, window: int, threshold: float) -> Tensor:
-    """Return the layers ``[T]`` (from 0) at which words would halt, from their uncertainties ``[L, T]``, not copied."""
-    certain = window_max(uncertainties, window) < threshold
+    """Return the layers ``[T]`` (from 0) at which words would halt, from their uncertainties ``[L, T]``, not copied.
+
+    The threshold is a share of ln K, as they are.
+    """
+    certain = window_max(exact(uncertainties), window) < threshold
     certain[-1] = True
     return certain.long().argmax(dim=0)
 
@@ -116,7 +121,7 @@ class HaltSampling:
     """How halting patterns are drawn for training."""
 
     windows: tuple[int, ...]
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float, ...]  # deltas, shares of ln K
     small: float  # share of sentences that take the smallest window or the largest threshold
     full: float  # share of sentences in which no word halts
 
@@ -140,14 +145,14 @@ def train_on_halts(
 
     What it is uncertain of is computed once; patterns are drawn anew for every batch.
     """
-    weights, by = torch.tensor(depth_weights(len(model.layers))), torch.Generator().manual_seed(bench.seed)
+    weights, by = depth_weights(len(model.layers)), torch.Generator().manual_seed(bench.seed)
 
     def train() -> None:
         stored = stored_uncertainties(model, data.train, bench)
 
         def loss(batch: Batch) -> Tensor:
-            x, halts = batch.inputs, drawn.draw([stored[i] for i in batch.index.tolist()], by)
-            return (weights * tag_losses(model(x, halts), batch.targets[:, : x.shape[-1]], halts)).sum()
+            x, halts = batch.inputs, drawn.draw([stored[i] for i in batch.index.tolist()], by).to(batch.inputs.device)
+            return weighted(tag_losses(model(x, halts), batch.targets[:, : x.shape[-1]], halts), weights)
 
         model.train()
         fit(
@@ -162,11 +167,11 @@ def train_on_halts(
 
 @torch.no_grad()
 def stored_uncertainties(model: TagEncoder, examples: Examples, bench: Bench) -> list[Tensor]:
-    """Return what each layer is uncertain of, ``[L, T]`` for each sentence, nothing halted."""
+    """Return what each layer is uncertain of, ``[L, T]`` for each sentence, nothing halted, in the host's memory."""
     model.eval()
     found, done = [torch.empty(0)] * len(examples), 0
-    for index, x in examples.batches(READ):
-        for i, seen in zip(index.tolist(), uncertainty(model(x)).unbind(1), strict=True):
+    for index, x in examples.batches(READ, device=device_of(model)):
+        for i, seen in zip(index.tolist(), uncertainty(model(x)).cpu().unbind(1), strict=True):
             found[i] = seen.clone()
         done += len(index)
         bench.progress("uncertainties to sample from", done / len(examples))
@@ -189,7 +194,15 @@ class Tokee(TagMethod):
     rate: float = 1e-4  # learning rate of the encoder; released script: 5e-6, then 1e-5
     head_rate: float = 1e-2  # learning rate of the classifiers; released script: 5e-5, then 1e-4
     windows: tuple[int, ...] = (5, 7, 9, 11, 13, 15)  # drawn in stage 2; released script: these
-    thresholds: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.25)  # drawn too; released script: see 3 above
+    thresholds: tuple[float, ...] = (
+        0.01,
+        0.03,
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.25,
+    )  # deltas drawn too, shares of ln K; see 3 above
 
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "brown")
     knob: ClassVar[str] = "delta"

@@ -52,7 +52,7 @@ from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
-from eelit.methods.recipes.joint import depth_weights, exit_losses
+from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
 
 State: TypeAlias = tuple[Tensor, Tensor]
 """Hidden states of the present layer ``[N, T, d]``, and the pooled states h_1 … h_i of all so far ``[N, i, d]``."""
@@ -166,8 +166,7 @@ def imitation_loss(h: Tensor, imagined: Sequence[Tensor]) -> Tensor:
 def past_future_loss(model: MultiExit, batch: Batch, m: int) -> Tensor:
     """``L = (L_ce + L_cos) / 2``, the m lowest layers protected with probability ``1 - step / steps``."""
     z, h, imagined = training_pass(model, batch.inputs, lambda k: k <= m and float(torch.rand(())) > batch.done)
-    w = torch.tensor(depth_weights(model.exits))  # i / sum_i i
-    L_ce = (w * exit_losses(z, batch.targets)).sum()
+    L_ce = weighted(exit_losses(z, batch.targets), depth_weights(model.exits))  # i / sum_i i
     return (L_ce + imitation_loss(h, imagined)) / 2
 
 

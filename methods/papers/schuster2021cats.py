@@ -58,7 +58,7 @@ from torch.nn import functional as F
 from eelit.methods.backbones.encoder import EncoderStage, PooledHead, encoder, pooler_of, stages_of
 from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, Plain
+from eelit.methods.engine.multi_exit import MultiExit, Plain, device_of
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
@@ -111,17 +111,17 @@ class MetaConsistencyClassifier(nn.Module):
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         """From features ``[N, 32]`` and logits of exits 1 … k ``[N, k, C]`` to logits of (no, yes) ``[N, 2]``."""
-        k, p = logits.shape[1], logits.softmax(dim=-1)
+        k, p = logits.shape[1], widened(logits).softmax(dim=-1)
         best, which = p[:, -1].topk(2)
         top = which[:, :1]
         earlier = p[:, 1 : k - 1].flip(1)  # none before k = 3
         earlier = earlier.gather(2, top[:, :, None].expand(-1, earlier.shape[1], 1)).squeeze(2)
         past = F.pad(earlier, (0, max(0, self.exits - 3) - earlier.shape[1]))
-        predicted = torch.eye(p.shape[-1])[top[:, 0]]
+        predicted = torch.eye(p.shape[-1], device=p.device)[top[:, 0]]
         depth = torch.full_like(best[:, :1], (k - 1) / (self.exits - 1))
         lead = best[:, :1] - best[:, 1:]
         seen = torch.cat([predicted, self.dropout(features), best[:, :1], lead, past, depth], dim=1)
-        return self.outer(torch.tanh(self.inner(seen)))
+        return self.outer(torch.tanh(self.inner(seen.to(features.dtype))))
 
 
 class EarlyStage(nn.Module):
@@ -233,7 +233,7 @@ def set_temperatures(model: ConfidentAdaptiveTransformer, examples: Examples) ->
     """Set each T_k for the largest likelihood of the labels; until then it is 1."""
     h, _ = frozen(model, examples)
     for k, head in enumerate(model.early):
-        head.temperature.fill_(fit_temperature(head(h[:, k])[1].numpy(), examples.targets.numpy()))
+        head.temperature.fill_(fit_temperature(head(h[:, k])[1], examples.targets))
 
 
 def train_score(model: ConfidentAdaptiveTransformer, examples: Examples, bench: Bench, **options: Any) -> None:
@@ -258,7 +258,7 @@ def frozen(model: ConfidentAdaptiveTransformer, examples: Examples) -> tuple[Ten
     """Return the mean tokens h_k after each layer but the last, ``[N, l - 1, d]``, and the logits of F, ``[N, C]``."""
     model.eval()
     found = []
-    for index, x in examples.batches(READ):
+    for index, x in examples.batches(READ, device=device_of(model)):
         *states, last = model.states(x)
         h = torch.stack([hidden.mean(dim=1) for hidden, *_ in states], dim=1)
         found.append((index, h, model.heads[-1](last)))

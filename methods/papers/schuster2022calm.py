@@ -139,7 +139,7 @@ def gate_loss(gates: Tensor, right: Tensor) -> Tensor:
     alike together; then the mean over tokens and layers.
     """
     target = right.long()
-    share = right.double().mean(dim=1, keepdim=True).to(gates.dtype)
+    share = right.float().mean(dim=1, keepdim=True).to(gates.dtype)
     weight = torch.where(right, 1 - share, share)
     loss = F.cross_entropy(gates.flatten(0, 1), target.flatten(), reduction="none").view_as(weight)
     return (weight * loss).mean()
@@ -202,7 +202,6 @@ class Calm(TokenMethod):
     gate_windows: int = 800  # training windows for the classifier
 
     data: ClassVar[tuple[str, ...]] = ("brown",)
-    knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (
         0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.6, 0.7, 0.9, 0.99, 1.1,
     )  # fmt: skip
@@ -221,6 +220,11 @@ class Calm(TokenMethod):
         "batch": 16, "rate": 1e-2, "other_rate": 8e-3, "gate_windows": 320,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000}
+
+    @property
+    def knob(self) -> str:  # type: ignore[override]
+        """The name of lambda: each variant compares it with a confidence of its own."""
+        return {"logits": "softmax-diff", "state": "cosine", "gate": "classifier"}[self.confidence] + " threshold"
 
     @property
     def reads(self) -> Reads:

@@ -53,7 +53,7 @@ from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.policies.voting import Voting
 from eelit.methods.recipes.fit import Batch, fit
-from eelit.methods.recipes.joint import depth_weights, exit_losses
+from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
 
 
 def diversities(outputs: Tensor) -> Tensor:
@@ -70,8 +70,7 @@ def diversities(outputs: Tensor) -> Tensor:
 
 def diverse_loss(outputs: Tensor, targets: Tensor, diversity: float) -> Tensor:
     """``L = sum_i i * CE(p_i, y) / sum_i i - lambda / L * sum_{i >= 2} D_i`` of logits ``[L, N, C]``."""
-    weights = torch.tensor(depth_weights(len(outputs)))
-    accuracy_term = (weights * exit_losses(outputs, targets)).sum()
+    accuracy_term = weighted(exit_losses(outputs, targets), depth_weights(len(outputs)))
     return accuracy_term - diversity / len(outputs) * diversities(outputs).sum()
 
 

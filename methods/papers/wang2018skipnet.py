@@ -50,6 +50,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.gates import Choice, GatedNetwork, GateMethod, Network, Routed, hard
+from eelit.methods.policies.base import widened
 from eelit.methods.recipes.fit import Batch, fit
 
 
@@ -91,7 +92,7 @@ class RecurrentGate(nn.Module):
     def forward(self, i: int, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the probability ``[n]`` of running block ``i`` on its input ``[n, C, H, W]``, and the LSTM's state."""
         state = self.control(self.embed[i](x.mean(dim=(2, 3))), state)
-        return torch.sigmoid(self.proj(state[0])[:, 0]), state
+        return torch.sigmoid(widened(self.proj(state[0]))[:, 0]), state
 
 
 class GatedResNet(GatedNetwork):
@@ -174,7 +175,7 @@ class GatedResNet(GatedNetwork):
 
 def _mixed(block: ResidualBlock, x: Tensor, g: Tensor) -> Tensor:
     """Return ``g F(x) + (1 - g) S(x)`` for gates ``[n]``, with S the block's shortcut."""
-    short, g = block.shortcut(x), g[:, None, None, None]
+    short, g = block.shortcut(x), g.to(x.dtype)[:, None, None, None]
     return g * block(x, short) + (1 - g) * short
 
 

@@ -54,6 +54,7 @@ from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.pairs import SEPARATOR, graded_pairs, relevant
 from eelit.methods.engine.records import Chance
 from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.policies.base import widened
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.recipes.joint import train_joint
 
@@ -106,16 +107,16 @@ class RelevanceHead(nn.Module):
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """Read the state of `CrossEncoderLayer`."""
         hidden, document = state
-        u, v = _scaled_mean(hidden, 1 - document), _scaled_mean(hidden, document)
+        u, v = scaled_mean(hidden, 1 - document), scaled_mean(hidden, document)
         compared = torch.cat([(u - v).abs(), u * v], dim=1)
         found: Tensor = self.classifier(self.dropout(torch.tanh(self.pooler(compared))))
         return found
 
 
-def _scaled_mean(hidden: Tensor, chosen: Tensor) -> Tensor:
+def scaled_mean(hidden: Tensor, chosen: Tensor) -> Tensor:
     """Return the mean direction ``[N, d]`` of the chosen tokens, with length ``sqrt(d)``."""
-    total = (hidden * chosen[..., None].to(hidden.dtype)).sum(dim=1)
-    return F.normalize(total, dim=1) * hidden.shape[-1] ** 0.5
+    total = (widened(hidden) * chosen[..., None]).sum(dim=1)  # beyond half precision, as is its length
+    return (F.normalize(total, dim=1) * hidden.shape[-1] ** 0.5).to(hidden.dtype)
 
 
 def mono_bert(name: str, separator: int, *, seed: int) -> MultiExit:

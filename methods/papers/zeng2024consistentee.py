@@ -55,7 +55,7 @@ from torch.nn import functional as F
 from eelit.methods.backbones.encoder import PooledHead, text_exits
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
@@ -153,9 +153,9 @@ def sampled_exits(leave: Tensor, trajectories: int) -> Tensor:
 
     ``leave [L - 1, n]`` are the logits of the pi_i.
     """
-    pi = leave.sigmoid()
-    drawn = torch.rand(trajectories, *pi.shape) < pi
-    last = torch.ones(trajectories, 1, pi.shape[1], dtype=torch.bool)
+    pi = widened(leave).sigmoid()
+    drawn = torch.rand(trajectories, *pi.shape, device=pi.device) < pi
+    last = torch.ones_like(drawn[:, :1])
     return torch.cat([drawn, last], dim=1).long().argmax(dim=1)
 
 
@@ -243,12 +243,14 @@ def frozen(model: ConsistentNetwork, examples: Examples, bench: Bench) -> tuple[
     """Return what phase 1 made of all examples: the pooled_i ``[L - 1, d]``, losses ``[L, N]`` and ml(x) ``[N]``."""
     model.eval()
     bench.progress("states of the frozen network", None)
-    found = [(index, *model.decisions(x)[:2]) for index, x in examples.batches(READ)]
+    device = device_of(model)
+    found = [(index, *model.decisions(x)[:2]) for index, x in examples.batches(READ, device=device)]
     order = torch.cat([index for index, _, _ in found]).argsort()
     pooled, answers = (torch.cat(part, dim=1)[:, order] for part in list(zip(*found, strict=True))[1:])
-    right = answers.argmax(dim=-1) == examples.targets
+    targets = examples.targets.to(device)
+    right = answers.argmax(dim=-1) == targets
     together = Examples(list(pooled.transpose(0, 1)), examples.targets)
-    return together, losses_of(answers, examples.targets), memorised_layer(right)
+    return together, losses_of(answers, targets), memorised_layer(right)
 
 
 @dataclass(frozen=True)

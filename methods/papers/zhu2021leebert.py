@@ -51,7 +51,7 @@ from torch import Tensor, nn
 
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
@@ -168,11 +168,12 @@ def learn_weights(
     model.train()
 
 
-def endless(examples: Examples, batch: int, seed: int) -> Iterator[Labelled]:
-    """Yield shuffled batches, inputs and classes, for ever."""
+def endless(examples: Examples, batch: int, seed: int, device: torch.device | None = None) -> Iterator[Labelled]:
+    """Yield shuffled batches, inputs and classes, for ever, on the device."""
     shuffle = torch.Generator().manual_seed(seed)
+    targets = examples.targets.to(device)
     while True:
-        yield from ((x, examples.targets[index]) for index, x in examples.batches(batch, shuffle))
+        yield from ((x, targets[index]) for index, x in examples.batches(batch, shuffle, device=device))
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class LeeBert(TextMethod):
 
         def train() -> None:
             adam = torch.optim.Adam(weights.parameters(), lr=self.weight_rate)
-            from_D2 = endless(D2, self.batch, bench.seed)
+            from_D2 = endless(D2, self.batch, bench.seed, device_of(model))
 
             def loss(batch: Batch) -> Tensor:
                 first, second = (batch.inputs, batch.targets), next(from_D2)

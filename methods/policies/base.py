@@ -7,6 +7,8 @@ Three promises are kept here, so that each policy keeps them:
   stops by it. A policy that counts asks `usable` or `finite` besides. A class masked by -inf has probability 0.
 - Scores are computed in float32 at least, also from float16 and bfloat16 (`widened`); float64 stays.
 - Scores are compared with thresholds in float64 (`exact`), so that a threshold means the same in any precision.
+
+As what is not finite is seen to, numpy is not to warn of it (`quiet`): a warning may be an error to whoever calls.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ PerExit: TypeAlias = float | Sequence[float] | Array
 
 ANSWER = "answer"
 """The name of the answer in an output that says more than it."""
+quiet = np.errstate(invalid="ignore", over="ignore")
+"""Decorates what gives NaN, or nobody's stop, for what is not finite."""
 WORDS = {1: "values [n]", 2: "logits [n, C]", 3: "logits [n, W, C]"}
 
 
@@ -142,11 +146,13 @@ def on_host(values: Array) -> NDArray[np.float64]:
     return np.asarray(to_device(exact(values), "cpu") if is_array_api_obj(values) else values, dtype=np.float64)
 
 
+@quiet
 def _bounded(values: Array) -> Array:
     """Return which of the values are finite, in half of the operations that torch's ``isfinite`` takes."""
     return array_namespace(values).abs(values) < math.inf
 
 
+@quiet
 def usable(logits: Array) -> Array:
     """Return whose logits ``[..., C]`` mean something, ``[...]``: no NaN, no +inf, and not -inf for all classes."""
     xp = array_namespace(logits)
@@ -170,6 +176,7 @@ def finite(output: Output) -> Array:
     return xp.ones((every[0].shape[0],), dtype=xp.bool, device=every[0].device) if found is None else found
 
 
+@quiet
 def log_softmax(logits: Array) -> Array:
     """Logarithm of the softmax over the last axis; finite even where a probability underflows.
 
@@ -187,6 +194,7 @@ def softmax(logits: Array) -> Array:
     return xp.exp(log_softmax(logits))
 
 
+@quiet
 def entropy(logits: Array) -> Array:
     """Entropy ``[n]`` in nats of the softmax of logits ``[n, C]``; ``[1000, -1000]`` gives 0, not NaN.
 

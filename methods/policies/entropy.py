@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eelit.methods.policies.base import Array, Output, PerExit, State, entropy, exact, logits_of, settle, threshold_at
+from eelit.methods.policies.base import (
+    Array,
+    Output,
+    PerExit,
+    State,
+    entropy,
+    exact,
+    logits_of,
+    on_host,
+    settle,
+    threshold_at,
+)
 
 
 @dataclass(frozen=True)
@@ -42,5 +53,5 @@ def percentile_thresholds(entropies: Sequence[Array], share: float) -> tuple[flo
     """
     if not 0 < share < 1:
         return (0.0 if share <= 0 else math.inf,) * len(entropies)
-    known = [np.where(np.isnan(h), math.inf, h) for h in entropies]
+    known = [np.where(np.isnan(h), math.inf, h) for h in map(on_host, entropies)]
     return tuple(float(np.sort(h)[math.floor(share * len(h) + 1e-9)]) for h in known)

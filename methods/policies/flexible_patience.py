@@ -9,11 +9,12 @@ from typing import Literal
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, exact, log_softmax, logits_of, settle
+from eelit.methods.policies.base import Array, Output, State, exact, log_softmax, logits_of, quiet, settle
 
 Distance = Literal["kl", "rekl", "bikl", "js"]
 
 
+@quiet
 def kl(log_p: Array, log_q: Array) -> Array:
     """Kullback-Leibler divergence ``KL(p || q)`` in nats ``[n]``, from logarithms of probabilities ``[n, C]``.
 
@@ -24,6 +25,7 @@ def kl(log_p: Array, log_q: Array) -> Array:
     return xp.sum(p * xp.where(p == 0, 0.0, log_p - log_q), axis=-1)
 
 
+@quiet
 def js(log_p: Array, log_q: Array) -> Array:
     """Jensen-Shannon divergence ``[n]``: the mean divergence of p and q from their mean; at most ``ln 2``."""
     xp = array_namespace(log_p, log_q)

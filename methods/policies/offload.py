@@ -88,6 +88,7 @@ class Stream:
 
     cuts: NDArray[np.int64]  # [N], the exit at which each was cut
     offloaded: NDArray[np.bool_]  # [N], whether it was sent to the cloud
+    not_finite: NDArray[np.bool_]  # [N], whether a confidence that was asked for is not finite
     tally: Tally  # what the bandit knows at the end
 
     def exits(self, last: int) -> NDArray[np.int64]:
@@ -99,7 +100,7 @@ def drive(rule: SplitRule, world: World, samples: int, tally: Tally | None = Non
     """Process samples 0, 1, … one after the other, learning from each; ``tally`` continues an earlier stream."""
     bandit, last = rule.bandit, world.exits - 1
     tally = bandit.start() if tally is None else tally
-    cuts, offloaded = np.zeros(samples, dtype=np.int64), np.zeros(samples, dtype=bool)
+    cuts, (offloaded, flawed) = np.zeros(samples, dtype=np.int64), np.zeros((2, samples), dtype=bool)
     for sample in range(samples):
         arm = bandit.choose(tally)
         watched = rule.watched(arm)
@@ -107,10 +108,11 @@ def drive(rule: SplitRule, world: World, samples: int, tally: Tally | None = Non
         cuts[sample] = rule.layers[arm]
         offloaded[sample] = not rule.sure(float(confidences[-1])) and cuts[sample] != last
         final = world.cloud(sample) if offloaded[sample] or rule.side == "released" else None
+        flawed[sample] = not np.isfinite([*confidences, 0.0 if final is None else final]).all()
         arms = range(arm + 1 - len(watched), arm + 1)
         earned = {a: rule.reward(rule.layers[a], float(c), final, last) for a, c in zip(arms, confidences, strict=True)}
         tally = bandit.update(tally, {a: reward for a, reward in earned.items() if reward is not None})
-    return Stream(cuts, offloaded, tally)
+    return Stream(cuts, offloaded, flawed, tally)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,18 @@ def hindsight(rule: SplitRule, confidences: NDArray[np.float64]) -> NDArray[np.f
 
 
 def regret(rule: SplitRule, confidences: NDArray[np.float64], cuts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Cumulative regret ``[N]``: the best fixed arm's mean reward less that of the arms chosen, summed over rounds."""
-    means = hindsight(rule, confidences).mean(axis=1)
-    return np.cumsum(means.max() - means[np.searchsorted(rule.layers, cuts)])
+    """Cumulative regret ``[N]``: the best fixed arm's mean reward less that of the arms chosen, summed over rounds.
+
+    A reward that cannot be told is left out of its arm's mean, as the bandit leaves it out of Q. Where an arm is chosen
+    of which no reward can be told, the regret is NaN from there on.
+    """
+    means = mean_rewards(rule, confidences)
+    return np.cumsum(np.fmax.reduce(means) - means[np.searchsorted(rule.layers, cuts)])
+
+
+def mean_rewards(rule: SplitRule, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean ``[A]`` of the `hindsight` rewards of every arm that can be told; NaN if none can."""
+    rewards = hindsight(rule, confidences)
+    known = np.isfinite(rewards)
+    count = known.sum(axis=1)
+    return np.where(count, np.where(known, rewards, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, exact, not_that, said, settle, widened
+from eelit.methods.policies.base import Array, Output, State, exact, not_that, quiet, said, settle, widened
 
 
+@quiet
 def cosine(a: Array, b: Array) -> Array:
     """Cosine ``[n]`` of the angle between vectors ``[n, d]``: 1 for equal ones, NaN where a length is none."""
     xp, a, b = array_namespace(a, b), widened(a), widened(b)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from array_api_compat import array_namespace
 
 from eelit.methods.policies.base import Array, Output, State, exact, logits_of, settle, usable
 
@@ -27,4 +30,6 @@ class Skim:
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Compare the logits (leave, stay) ``[n, 2]``."""
         logits = logits_of(output, classes=2)
-        return (), (exact(logits[:, 1] - logits[:, 0]) <= self.margin) & usable(logits)
+        xp, known = array_namespace(logits), usable(logits)
+        leave, stay = (exact(xp.where(known, logits[:, i], 0.0)) for i in (0, 1))
+        return (), (stay - leave <= self.margin) & (self.margin > -math.inf) & known  # a mask lies -inf apart

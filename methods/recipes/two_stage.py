@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.examples import Data, Examples, alike
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, select, stacked
+from eelit.methods.engine.multi_exit import MultiExit, device_of, select, stacked
 from eelit.methods.engine.weights import trained
 from eelit.methods.policies.base import said
 from eelit.methods.recipes.fit import Batch, fit
@@ -66,14 +66,18 @@ def train_heads(
 def frozen_states(
     model: MultiExit, examples: Examples, bench: Bench, keep: Callable[[Any], Any] = lambda state: state
 ) -> States:
-    """Return what the heads before the last read of each example. The last stage is not run."""
+    """Return what the heads before the last read of each example, in the host's memory. The last stage is not run.
+
+    The network may be on any device.
+    """
     model.eval()
     found: dict[torch.Size, list[list[Any]]] = {}
     places: list[tuple[int, int]] = [(0, 0)] * len(examples)
     rows: dict[torch.Size, int] = {}
-    for index, x in examples.batches(READ):
+    for index, x in examples.batches(READ, device=device_of(model)):
         shape = x.shape[1:]
-        read = [keep(state) for _, state in zip(model.heads[:-1], model.states(x), strict=False)]
+        states = zip(model.heads[:-1], model.states(x), strict=False)
+        read = [pytree.tree_map_only(Tensor, Tensor.cpu, keep(state)) for _, state in states]
         found.setdefault(shape, []).append(read)
         number, start = list(found).index(shape), rows.get(shape, 0)
         for row, i in enumerate(index.tolist(), start):

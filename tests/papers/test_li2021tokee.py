@@ -639,8 +639,8 @@ def test_what_is_executed_and_timed_is_test_data(prepared, level):
     ready = dataclasses.replace(ready, method=method, data=data, _seen={}, _said={})
     done = method.execute(ready, bench, 0.4)
     policy, chosen = method.policy(0.4, ready), ready.data.test.head(48)
-    exits = tagging.tagged(chosen, lambda x: ready.model.infer(x, policy))
-    costs = [ready.prices.of_exits(row.exits, x) for row, x in zip(exits, chosen.inputs, strict=True)]
+    exits = tagging.in_order(chosen, ready.model, lambda x: ready.model.infer(x, policy).exits)
+    costs = [ready.prices.of_exits(*pair) for pair in zip(exits, chosen.inputs, strict=True)]
     assert done.samples == len(costs) == 48
     assert done.claimed == done.counted == sum(costs)  # of all batches
     for batch in (1, 32):
@@ -660,7 +660,8 @@ def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs, mo
         if len(calls) > 1 or differs == "nowhere":
             return said
         shift = {"exits": (0, 1), "answers": (1, 0)}[differs]
-        return tagging.Tagged(said.logits + shift[0], torch.where(said.exits == 0, shift[1], said.exits))
+        shifted = torch.where(said.exits == 0, shift[1], said.exits)
+        return dataclasses.replace(said, logits=said.logits + shift[0], exits=shifted)
 
     monkeypatch.setattr(tagging, "replay", other)
     assert method.execute(ready, bench, 0.4).agrees == (differs == "nowhere")

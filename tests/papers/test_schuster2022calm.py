@@ -452,6 +452,12 @@ def test_each_variant_looks_at_its_own_confidence_and_state_alone_does_not_decay
         assert TokenCosts.of(ready.model, "gate").look == 32 * 2
 
 
+def test_the_knob_is_named_for_what_each_variant_compares(prepared):
+    names = {variant: prepared(KEY, variant)[0].knob for variant in ("softmax-diff", "state", "classifier")}
+    assert names == {"softmax-diff": "softmax-diff threshold", "state": "cosine threshold",
+                     "classifier": "classifier threshold"}  # fmt: skip
+
+
 def test_decay():
     assert decayed(0.5, 0, 20, 4) == pytest.approx(0.55)
     assert decayed(0.5, 20, 20, 4) == pytest.approx(0.45 + 0.1 * math.exp(-4))
