@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eelit.bib.blocks import TYPES, Block, blocks
+from eelit.bib.files import read_file
 from eelit.bib.identifiers import EN_DASH, arxiv_id, normal_pages
 from eelit.bib.names import Names, read_names
 from eelit.bib.problems import Problem, Severity, did_you_mean
@@ -63,7 +64,7 @@ def _report(bibliography: Bibliography, line: int, message: str, severity: Sever
 def _read_text(bibliography: Bibliography) -> str:
     """Return the text of the file without a byte-order mark; bytes that are not UTF-8 are kept, to be told apart."""
     try:
-        content = bibliography.path.read_bytes()
+        content = read_file(bibliography.path)
     except OSError as error:
         _report(bibliography, 1, f"the bibliography cannot be read: {error}")
         return ""
