@@ -108,22 +108,6 @@ def _pairs(edges: Iterable[tuple[str, str]]) -> list[Pair]:
     ]
 
 
-def pagerank(graph: Graph) -> dict[str, float]:
-    """Return how often a reader comes by each work who follows citations, and now and then opens any work.
-
-    It is for those who know every citation: no page shows it, since too few are known here to rank works by.
-    """
-    import numpy as np
-
-    from eelit.bib import matrices
-
-    places = {key: place for place, key in enumerate(graph.nodes)}
-    edges = [(places[edge.source], places[edge.target]) for edge in _citations(graph)]
-    ends = np.array(edges, np.int64).reshape(-1, 2)
-    matrix = matrices.ones(ends[:, 0], ends[:, 1], (len(places), len(places)))
-    return dict(zip(graph.nodes, matrices.pagerank(matrix).tolist(), strict=True))
-
-
 def main_path(graph: Graph) -> list[str]:
     """Return the works of the main path, each cited by the next; empty if nobody cites anybody."""
     import networkx

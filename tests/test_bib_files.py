@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (a table reads best with a problem per line)
 
+import os
 import re
 import time
 from pathlib import Path
@@ -221,3 +222,33 @@ def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
         seconds.append(time.process_time() - start)
         assert (len(found.problems), len(found.records)) == ((size, 0) if spoilt else (0, size))
     assert seconds[1] < 30 * seconds[0], "eight times the records"
+
+
+CORPUS = os.environ.get("EELIT_BIB_CORPUS", "")
+START = re.compile(
+    r"^[ \t]*@[ \t]*(?!(?:comment|preamble|string)\b)\w+[ \t]*\{[ \t]*(?P<key>[^\s,{}=%]+)[ \t]*,", re.M | re.I
+)
+
+
+@pytest.mark.skipif(not CORPUS, reason="EELIT_BIB_CORPUS names no folder with .bib files of others")
+def test_every_record_of_a_corpus_is_read_or_reported_by_its_line():
+    paths = sorted(Path(CORPUS).rglob("*.bib"))
+    assert paths, f"{CORPUS} holds no .bib file"
+    missed = [f"{path}:{line}: {key}" for path in paths for line, key in unread(path)]
+    assert missed == []
+
+
+def unread(path):
+    """Return line and key of what starts a record in the file, and is neither read nor reported."""
+    found = read_bibliography(path)
+    for export in EXPORTS.values():
+        export(found.records.values())
+    text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    starts = [(text.count("\n", 0, start.start()) + 1, start["key"]) for start in START.finditer(text)]
+    ends = [*(line for line, _ in starts), text.count("\n") + 2][1:]
+    told = {problem.line for problem in found.problems}
+    return [
+        (line, key)
+        for (line, key), end in zip(starts, ends, strict=True)
+        if found.lines.get((key, "")) != line and told.isdisjoint(range(line, end))
+    ]
