@@ -209,6 +209,28 @@ def test_records_are_as_many_lines_down_as_they_are(tmp_path):
     assert [problem.line for problem in read_bibliography(path).problems] == [7 + 7 * n for n in range(50)]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\n@Article,\n  author = {Doe, Jo},\n}\n",
+            ":2: this record has lost its brace and its key; write `@Article{surname",
+        ),
+        (b"\n@misc\n  author = {Doe, Jo},\n}\n", ":2: this record has lost its brace and its key"),
+        (b"\n@Preamble{word}", ":2: this `@preamble` uses the name `word`, which no `@string` before it explains"),
+        (b'@string{a = "b" # }', ":1: this `@string` is not valid BibTeX"),
+        (b"@string{a = {b}", ":1: this `@string` is never closed; a brace, quote or comma is missing"),
+        ("@misc{doe2020wide,}".encode("utf-16-le"), ":1: the file is UTF-16; save it as UTF-8"),
+        ("@misc{doe2020wide,}".encode("utf-16-be"), ":1: the file is UTF-16; save it as UTF-8"),
+    ],
+)
+def test_what_is_no_record_any_more_is_reported_all_the_same(tmp_path, content, said):
+    path = tmp_path / "some.bib"
+    path.write_bytes(content)
+    (problem,) = read_bibliography(path).problems
+    assert f"{path}{said}" in str(problem)
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
     """Reading once took four times as long for twice the records; what is never closed must not be sought to the end."""
