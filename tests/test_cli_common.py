@@ -234,6 +234,8 @@ def test_what_acts_on_a_terminal_is_shown_instead(given, sent):
             for words in (["show"], ["cite"], ["find", "--text"], ["find", "--author"], ["graph", "--around"], ["new"])
         ),
         (["data", "verify", "\udcff"], "is not UTF-8"),
+        (["show", "a\nb"], "no work is called `a b`"),
+        (["find", "--policy", "a\nb"], "`a-b` is not a term of policy"),
     ],
     ids=str,
 )
