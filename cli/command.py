@@ -95,6 +95,21 @@ class Words(click.ParamType[str]):
         return words
 
 
+class Place(click.Path):
+    """Where to write; an empty name would mean the working directory."""
+
+    def __init__(self) -> None:
+        from pathlib import Path
+
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the name of a file is empty; give one, or leave the option out", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class WorkName(Words):
     """The name of a work; the shell completes keys and short names."""
 

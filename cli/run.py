@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from eelit.catalog.faults import RUN_FAILED, NotWritten, writing
-from eelit.cli.command import SEED, MethodName, eelit_command, format_option, open_catalogue
+from eelit.cli.command import SEED, MethodName, Place, eelit_command, format_option, open_catalogue
 from eelit.cli.main import Failure
 from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, paragraph, table
@@ -49,7 +49,7 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
 @click.option("--full", is_flag=True, help="The longer recipe, on all test samples.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="DIR",
     help="Write the result (JSON) and its plot (PNG, SVG) there; default: a folder in the cache.",
 )

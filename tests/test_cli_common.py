@@ -228,6 +228,7 @@ def test_what_acts_on_a_terminal_is_shown_instead(given, sent):
         (["run", ""], "nothing is given to look for"),
         (["--db", "", "find"], "the name of a file is empty"),
         (["find", "--db", ""], "the name of a file is empty"),
+        *((words, "is empty; give one") for words in (["run", "pabee", "--out", ""], ["site", "bundle", "--out", ""])),
         (["leaderboard", "--at", "nan"], "not nan"),
         *(
             ([*words, "a\udcffb"], "`a\\udcffb` is not UTF-8; type it in a terminal that uses UTF-8")
