@@ -21,10 +21,11 @@ COMMANDS = ("comment", "preamble", "string")
 KNOWN = "|".join((*TYPES, *COMMANDS))
 LOST_AT = rf"^[ \t]*(?P<lost>{'|'.join(TYPES)})[ \t]*[{{(]\s*(?P<lost_key>[^\s,}}=]+)\s*,"
 LOST_BRACE = rf"^[ \t]*@[ \t]*(?P<bare>{'|'.join(TYPES)})[ \t]+(?P<bare_key>[^\s,{{}}()=]+)[ \t]*,"
+NAKED = rf"^[ \t]*@[ \t]*(?P<naked>{'|'.join(TYPES)})[ \t]*,?[ \t]*\n\s*[A-Za-z]+[ \t]*="
 RECORD = r"(?<![\w.])@\s*(?P<kind>\w+)\s*(?P<open>[{(])"
 STRAY = r"^[ \t,]*(?P<stray>[A-Za-z]+)[ \t]*=[ \t]*[{\"]"
 FLAGS = re.MULTILINE | re.IGNORECASE
-EVENT = re.compile("|".join((r"%[^\n]*", RECORD, LOST_BRACE, LOST_AT, STRAY)), FLAGS)
+EVENT = re.compile("|".join((r"%[^\n]*", RECORD, LOST_BRACE, NAKED, LOST_AT, STRAY)), FLAGS)
 AGAIN = re.compile(rf"^[ \t]*@\s*\w+\s*[{{(]|(?<![\w.])@\s*(?:{KNOWN})\s*[{{(]\s*[^\s,{{}}()=]+\s*,|{LOST_AT}", FLAGS)
 """Where reading goes on after a record that is never closed."""
 WITHIN = re.compile(rf"^[ \t]*@\s*(?:{'|'.join(TYPES)})\s*[{{(]\s*(?P<key>[^\s,{{}}()=]+)\s*,", FLAGS)
@@ -95,6 +96,10 @@ class _Cutter:
             elif event["bare"]:
                 said = f"has lost its brace; write `@{event['bare']}{{{event['bare_key']},`"
                 yield self._lost(event, said, "bare")
+            elif event["naked"]:
+                self.after = ""
+                said = f"this record has lost its brace and its key; write `@{event['naked']}{{surname2020word,`"
+                yield Block(self.line(event.start("naked")), fault=said)
             elif event["stray"] and self.after:
                 said = f"`{event['stray']} = …` stands outside of any record; a brace too many closes `{self.after}`"
                 yield Block(self.line(event.start("stray")), key=self.after, fault=f"{said} before it, take it out")
@@ -122,7 +127,7 @@ class _Cutter:
             self._go_on(event.end(), closed=False)
             yield _never_closed(line, kind, key)
         elif kind != "comment":
-            yield from self._read(line, key, event.start(), end)
+            yield from self._read(line, kind, key, event.start(), end)
         else:
             self.place = end
 
@@ -133,7 +138,7 @@ class _Cutter:
         start = self.text.rfind("\n", 0, event.start()) + 1
         return not self.text[start : event.start()].strip() or KEYED.match(self.text, event.end()) is not None
 
-    def _read(self, line: int, key: str, start: int, end: int) -> Iterator[Block]:
+    def _read(self, line: int, kind: str, key: str, start: int, end: int) -> Iterator[Block]:
         """Read one record that is closed, and tell of another that seems to hide in it."""
         text = self.text[start:end]
         within = WITHIN.search(text, text.find("\n") + 1) if text.count("@") > 1 and "\n" in text else None
@@ -149,9 +154,9 @@ class _Cutter:
             self.after = ""  # what stands outside now is a consequence, and not told beside its cause
             if within:  # what closes it is likely to be another's brace
                 self._go_on(start + within.start(), closed=True)
-                yield _never_closed(line, "", key)
+                yield _never_closed(line, kind, key)
             else:
-                yield _spoilt(line, key, error)
+                yield _spoilt(line, kind, key, error)
             return
         if within:
             told = f"`{key}` holds in a value what looks like the record `{within['key']}`; if it is one, a brace is "
@@ -212,13 +217,13 @@ def _end_of_brackets(text: str, opened: int) -> int | None:
 
 
 def _never_closed(line: int, kind: str, key: str) -> Block:
+    return Block(line, key=key, fault=f"{_named(kind, key)} is never closed; a brace, quote or comma is missing")
+
+
+def _named(kind: str, key: str) -> str:
     if kind in COMMANDS:
-        return Block(line, fault=f"this `@{kind}` is never closed; a brace is missing")
-    return Block(line, key=key, fault=f"the record {_named(key)} is never closed; a brace, quote or comma is missing")
-
-
-def _named(key: str) -> str:
-    return f"`{key}`" if key else "without a key"
+        return f"this `@{kind}`"
+    return f"the record `{key}`" if key else "the record without a key"
 
 
 def _spoilt_start(line: int, text: str) -> Block | None:
@@ -237,12 +242,12 @@ def _spoilt_start(line: int, text: str) -> Block | None:
     return None
 
 
-def _spoilt(line: int, key: str, error: PybtexSyntaxError) -> Block:
+def _spoilt(line: int, kind: str, key: str, error: PybtexSyntaxError) -> Block:
     """Return what is wrong with a record that pybtex does not read, and where."""
     if isinstance(error, PrematureEOF):
-        return _never_closed(line, "", key)
+        return _never_closed(line, kind, key)
     where, what = line + error.lineno - 1, str(error).split(": ", 1)[-1]
     if isinstance(error, UndefinedMacro):
         said = f"uses the name `{what}`, which no `@string` before it explains; put a text in braces or quotes"
-        return Block(where, key=key, fault=f"the record `{key}` {said}")
-    return Block(where, key=key, fault=f"the record {_named(key)} is not valid BibTeX ({what}); mend this line")
+        return Block(where, key=key, fault=f"{_named(kind, key)} {said}")
+    return Block(where, key=key, fault=f"{_named(kind, key)} is not valid BibTeX ({what}); mend this line")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eelit.bib.files import read_file
 from eelit.bib.problems import Problem, did_you_mean
 
 COLUMNS = ["citing_key", "cited_key", "evidence", "kind"]
@@ -48,13 +49,14 @@ class Citations:
 
 @dataclass
 class ReferenceLists:
-    """The works whose reference list was looked at, each with its line; those in `complete` were read to the end.
+    """The works whose list of references was looked at, each with its line and source.
 
-    The edges of all other works come from abstracts, introductions and code.
+    Those in `complete` were read to the end; the edges of all other works come from abstracts, introductions and code.
     """
 
     path: Path
     lines: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     complete: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -90,6 +92,7 @@ def read_reference_lists(path: Path) -> ReferenceLists:
             lists.problems.append(Problem(str(path), line, fault))
             continue
         lists.lines[row[0]] = line
+        lists.sources[row[0]] = row[2]
         if row[1] == "yes":
             lists.complete.append(row[0])
     return lists
@@ -98,7 +101,7 @@ def read_reference_lists(path: Path) -> ReferenceLists:
 def _rows(path: Path, columns: list[str], problems: list[Problem]) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows below the header, each with its line. A row is one line, so that a lost quote costs one row."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         problems.append(Problem(str(path), 1, f"the table cannot be read: {error}"))
         return

@@ -50,7 +50,7 @@ def to_ris(records: Iterable[Record]) -> str:
 
 
 def _ris_record(record: Record) -> str:
-    first, _, last = record.pages.partition("–")
+    first, last = (_pages(record), "") if record.has_ranges else record.ends()  # between them RIS knows no gaps
     tags = [("TY", RIS_TYPES[record.type]), ("ID", record.key), ("TI", record.title)]
     tags += [("AU", _ris_name(person)) for person in record.authors]
     tags += [("PY", str(record.year)), ("T2", record.venue), ("VL", record.volume), ("IS", record.number)]
@@ -60,6 +60,10 @@ def _ris_record(record: Record) -> str:
     tags += [("UR", address) for _, address in record.links()[:1]]
     lines = [f"{tag}  - {value}" for tag, value in tags if value]
     return "\r\n".join([*lines, "ER  - ", ""])
+
+
+def _pages(record: Record) -> str:
+    return record.pages.replace("–", "-")
 
 
 def _ris_name(person: Person) -> str:
@@ -87,7 +91,7 @@ def _csl_item(record: Record) -> dict[str, Any]:
         "container-title": record.venue,
         "volume": record.volume,
         "issue": record.number,
-        "page": record.pages.replace("–", "-"),
+        "page": _pages(record),
         "number": record.articleno,
         "publisher": record.publisher,
         "note": MORE if record.et_al else "",

@@ -1,6 +1,7 @@
 """What the citation graph says as a whole: pairs, the main path, communities, who stands alone.
 
-Pairs are products of sparse matrices, which millions of edges need; the rest is networkx.
+Pairs are products of sparse matrices, which millions of edges need. Main path and communities are networkx's, which
+makes an object of every edge: they are meant for graphs of a hundred thousand edges or so.
 Only citations that were seen count for pairs and path; communities use every verified edge. All of it describes what is
 known of the edges, which is far from complete.
 """
@@ -106,22 +107,6 @@ def _pairs(edges: Iterable[tuple[str, str]]) -> list[Pair]:
         Pair(seconds[one], seconds[other], tuple(firsts[place] for place in np.intersect1d(of[one], of[other])))
         for one, other, _ in zip(*matrices.shared(matrix, 2, MOST_PAIRS), strict=True)
     ]
-
-
-def pagerank(graph: Graph) -> dict[str, float]:
-    """Return how often a reader comes by each work who follows citations, and now and then opens any work.
-
-    It is for those who know every citation: no page shows it, since too few are known here to rank works by.
-    """
-    import numpy as np
-
-    from eelit.bib import matrices
-
-    places = {key: place for place, key in enumerate(graph.nodes)}
-    edges = [(places[edge.source], places[edge.target]) for edge in _citations(graph)]
-    ends = np.array(edges, np.int64).reshape(-1, 2)
-    matrix = matrices.ones(ends[:, 0], ends[:, 1], (len(places), len(places)))
-    return dict(zip(graph.nodes, matrices.pagerank(matrix).tolist(), strict=True))
 
 
 def main_path(graph: Graph) -> list[str]:

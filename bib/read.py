@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eelit.bib.blocks import TYPES, Block, blocks
+from eelit.bib.files import read_file
 from eelit.bib.identifiers import EN_DASH, arxiv_id, normal_pages
 from eelit.bib.names import Names, read_names
 from eelit.bib.problems import Problem, Severity, did_you_mean
@@ -22,7 +23,7 @@ OTHER_FIELDS = (
 )
 FIELDS = VENUE_FIELDS + VERBATIM_FIELDS + OTHER_FIELDS
 REQUIRED = ("author", "title", "year")
-WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UNDECODED = re.compile("[\udc80-\udcff]")  # what Python makes of bytes that are not UTF-8
 
 Fault = tuple[str, str, Severity]
@@ -63,12 +64,12 @@ def _report(bibliography: Bibliography, line: int, message: str, severity: Sever
 def _read_text(bibliography: Bibliography) -> str:
     """Return the text of the file without a byte-order mark; bytes that are not UTF-8 are kept, to be told apart."""
     try:
-        content = bibliography.path.read_bytes()
+        content = read_file(bibliography.path)
     except OSError as error:
         _report(bibliography, 1, f"the bibliography cannot be read: {error}")
         return ""
-    if content[:2] in WIDE_MARKS:
-        _report(bibliography, 1, f"the file is {WIDE_MARKS[content[:2]]}; save it as UTF-8")
+    if content[:2] in WIDE_MARKS or b"\0" in content[:2]:  # the mark may be left out
+        _report(bibliography, 1, "the file is UTF-16; save it as UTF-8")
         return ""
     text = content.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():

@@ -79,6 +79,17 @@ class Record:
         ]
         return [(label, address) for label, address in found if address]
 
+    @property
+    def has_ranges(self) -> bool:
+        """Whether the pages do not follow each other from a first to a last: `1–5, 9–12`."""
+        return "," in self.pages
+
+    def ends(self) -> tuple[str, str]:
+        """Return the page on which the work begins, and the one on which it ends if that is another."""
+        first = self.pages.split(", ")[0].partition("–")[0]
+        last = self.pages.split(", ")[-1].rpartition("–")[2]
+        return first, "" if last == first else last
+
     def short_authors(self) -> str:
         """Return the authors as in running text: `Zhou et al.`, `Phuong and Lampert`."""
         families = [person.family for person in self.authors]

@@ -26,7 +26,7 @@ def highwire(record: Record, keywords: Iterable[str] = (), page: str = "") -> li
 
     A PDF is named only where its address follows from an identifier: it is the original, never a copy of ours.
     """
-    first, _, last = record.pages.partition("–")
+    first, last = record.ends()
     publisher = record.publisher or ("arXiv" if record.type == "misc" and record.arxiv else "")
     tags = [
         ("citation_title", record.title),
@@ -59,7 +59,7 @@ def pdf(record: Record) -> str:
 def coins(record: Record) -> str:
     """Return the title of a COinS span (``<span class="Z3988" title="…">``), not yet escaped for HTML."""
     book = record.type in ("book", "incollection")
-    first, _, last = record.pages.partition("–")
+    first, last = ("", "") if record.has_ranges else record.ends()
     fields = [
         ("ctx_ver", "Z39.88-2004"),
         ("rft_val_fmt", BOOK if book else JOURNAL),
@@ -73,6 +73,7 @@ def coins(record: Record) -> str:
         ("rft.issue", record.number),
         ("rft.spage", first),
         ("rft.epage", last),
+        ("rft.pages", record.pages if record.has_ranges else ""),
         ("rft_id", f"info:doi/{record.doi}" if record.doi else next((url for _, url in record.links()), "")),
     ]
     return urlencode([(name, value) for name, value in fields if value])

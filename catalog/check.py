@@ -109,11 +109,17 @@ def _invisible(loaded: Loaded) -> Iterator[Problem]:
             if found := INVISIBLE.search(text):
                 yield located.problem(place, _remove(found[0]))
     for key, record in loaded.bibliography.records.items():
-        for name, value in record.to_dict().items():
-            found = next((found for _, text in _texts(value, ()) if (found := INVISIBLE.search(text))), None)
-            if found and name != "tex":
-                field = {"authors": "author", "arxiv": "eprint"}.get(name, name)
-                yield _in_bibliography(loaded, key, field, f"in {name} of `{key}`, {_remove(found[0])}")
+        for name, value in record.tex:
+            if found := INVISIBLE.search(value):
+                yield _in_bibliography(loaded, key, name, f"in {name} of `{key}`, {_remove(found[0])}")
+    for edge, line in zip(loaded.citations.edges, loaded.citations.lines, strict=True):
+        if found := INVISIBLE.search(edge.evidence):
+            message = f"in the evidence of `{edge.citing}` → `{edge.cited}`, {_remove(found[0])}"
+            yield Problem(str(loaded.citations.path), line, message)
+    for key, source in loaded.lists.sources.items():
+        if found := INVISIBLE.search(source):
+            message = f"in the source of the list of `{key}`, {_remove(found[0])}"
+            yield Problem(str(loaded.lists.path), loaded.lists.lines[key], message)
 
 
 def _remove(character: str) -> str:

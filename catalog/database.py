@@ -5,6 +5,7 @@ This module alone imports SQLModel. Questions are asked through `eelit.catalog.q
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -25,7 +26,7 @@ from eelit.bib.problems import Problem
 from eelit.bib.record import Record
 from eelit.catalog import words
 from eelit.catalog.check import broader_terms, check_loaded, losses
-from eelit.catalog.faults import FULL, INTERRUPTED, RUN_FAILED, CatalogueFault, NotWritten, Unavailable
+from eelit.catalog.faults import INTERRUPTED, RUN_FAILED, CatalogueFault, NotWritten, not_written
 from eelit.catalog.fresh import fingerprint, own_path
 from eelit.catalog.load import load
 from eelit.catalog.query import FORMAT, MARK, fold
@@ -36,6 +37,7 @@ BATCH = 5_000
 HEADER = 100
 """Bytes in front of every SQLite file; the application's mark is among them."""
 UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+REMEDY = "name another place with --db or EELIT_DB, or another cache folder with EELIT_CACHE"
 LEFTOVER_AGE = 3_600  # seconds; younger files beside the database may belong to a build that still runs
 
 
@@ -226,20 +228,19 @@ def write(path: Path, content: Content) -> None:
         os.chmod(name, 0o644)  # mkstemp gives it to its owner alone
         os.replace(name, path)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise _unwritable(path, reason, full=error.errno in FULL) from error
+        raise not_written(path, error, REMEDY) from error
     except DBAPIError as error:
         if not isinstance(error.orig, sqlite3.OperationalError) or error.orig.sqlite_errorcode & 0xFF not in UNWRITABLE:
             raise
         full = error.orig.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-        raise _unwritable(path, str(error.orig), full=full) from error
+        raise not_written(path, OSError(errno.ENOSPC if full else errno.EACCES, str(error.orig)), REMEDY) from error
     finally:
         if name:
             Path(name).unlink(missing_ok=True)
 
 
 def _demand_replaceable(path: Path) -> None:
-    """See that nothing of value lies there. Raises `Unavailable` for what is neither a catalogue nor empty."""
+    """See that nothing of value lies there. Raises `NotWritten` for what is neither a catalogue nor empty."""
     if not path.exists() or (path.is_file() and str(path) == own_path()):
         return
     if path.is_file():
@@ -247,14 +248,7 @@ def _demand_replaceable(path: Path) -> None:
             head = file.read(HEADER)
         if not head or (head.startswith(b"SQLite format 3") and int.from_bytes(head[68:72], "big") == MARK):
             return
-    raise Unavailable(f"{path} is something else than a catalogue of eelit and was left alone; name another place")
-
-
-def _unwritable(path: Path, reason: str, *, full: bool) -> CatalogueFault:
-    remedy = "name another place with --db or EELIT_DB, or another cache folder with EELIT_CACHE"
-    if full:
-        return NotWritten(f"cannot write {path} ({reason}); make room on its disk, or {remedy}")
-    return Unavailable(f"cannot write {path} ({reason}); {remedy}")
+    raise NotWritten(f"{path} is something else than a catalogue of eelit and was left alone; name another place")
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ class UnknownName(CatalogueFault):
 
 
 class Unavailable(CatalogueFault):
-    """The database is not there, or its place cannot be written to."""
+    """What is needed is not there: a database, a checkout."""
 
     code = USAGE
 
@@ -38,18 +39,34 @@ class Damaged(CatalogueFault):
 
 
 class NotWritten(CatalogueFault):
-    """There was no room, or the disk failed, while something was written."""
+    """Something could not be written: there was no room, no permission, or something else lies there."""
 
     code = NOT_WRITTEN
 
 
+def not_written(place: object, error: OSError, remedy: str) -> NotWritten:
+    """Return the fault that says which place could not be written, why, and what to do."""
+    room = "make room on its disk, or " if error.errno in FULL else ""
+    return NotWritten(f"{place} cannot be written ({(error.strerror or str(error)).lower()}); {room}{remedy}")
+
+
 @contextmanager
-def writing(place: object, remedy: str) -> Iterator[None]:
-    """Name the place if there is no room for what is written meanwhile: the system itself often names none."""
+def writing(place: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+    """Name the place if what is written meanwhile cannot be: of a full disk the system itself often names none.
+
+    Other errors count if they name the place, something beside it (where files are made first) or a folder above it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL and not _near(error.filename, place):
             raise
-        reason = (error.strerror or str(error)).lower()
-        raise NotWritten(f"{place} cannot be written ({reason}); make room on its disk, or {remedy}") from error
+        raise not_written(os.fspath(place), error, remedy) from error
+
+
+def _near(name: object, place: str | os.PathLike[str]) -> bool:
+    """Tell whether a name that an error gives is beside or below a place, or above it."""
+    if not isinstance(name, str | bytes):
+        return False
+    path, folder = os.path.abspath(os.fsdecode(name)), os.path.dirname(os.path.abspath(place))
+    return os.path.commonpath((path, folder)) in (path, folder)

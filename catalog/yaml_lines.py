@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from eelit.bib.files import read_file
 from eelit.bib.problems import Problem
 
 LARGEST = 256_000
@@ -108,11 +109,8 @@ def short(value: object) -> str:
 
 
 def _read(path: Path) -> str:
-    """Return the text of a file, which is neither endless nor anything but a file."""
-    if path.exists() and not path.is_file():
-        raise _Refused(1, "this is no file (but a folder, a pipe or a device); remove it")
-    with path.open("rb") as file:
-        raw = file.read(LARGEST + 1)
+    """Return the text of a file, which is not endless."""
+    raw = read_file(path, LARGEST + 1)
     if len(raw) > LARGEST:
         raise _Refused(1, f"the file is larger than {LARGEST // 1000} kB, which no entry is; shorten it")
     try:

@@ -10,7 +10,7 @@ import click
 from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import JOBS, MethodName, eelit_command
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.run import demand_backend, demand_cache, demand_writable
+from eelit.cli.run import caching, demand_backend, demand_cache, demand_writable
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Result
@@ -41,7 +41,7 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
     for key in keys:
         say_unreadable(bench.stored(name, key).unreadable)
     if runs:
-        demand_writable(bench.folder(), "{} cannot be written ({}); run `eelit bench` from a checkout of your own")
+        demand_writable(bench.folder(), "run `eelit bench` from a checkout of your own")
         click.echo("eelit: each run trains and measures for some minutes; each is told when it ends", err=True)
     start, done = time.monotonic(), 0
 
@@ -51,7 +51,8 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
         passed = (time.monotonic() - start) / 60
         click.echo(f"eelit: {done}/{len(runs)} {run[0]} seed {run[1]}: {_said(found)} ({passed:.1f} min)", err=True)
 
-    failed = bench.bench(name, runs, backend=backend, jobs=jobs, report=report)
+    with caching():
+        failed = bench.bench(name, runs, backend=backend, jobs=jobs, report=report)
     ctx.exit(RUN_FAILED if failed else 0)
 
 

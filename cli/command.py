@@ -88,10 +88,26 @@ class Words(click.ParamType[str]):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the words."""
-        if not str(value).strip():
+        """Return the words, on one line as names and messages are."""
+        words = " ".join(str(value).split())
+        if not words:
             self.fail("nothing is given to look for; give it, or leave the option out", param, ctx)
-        return str(value)
+        return words
+
+
+class Place(click.Path):
+    """Where to write; an empty name would mean the working directory."""
+
+    def __init__(self) -> None:
+        from pathlib import Path
+
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the name of a file is empty; give one, or leave the option out", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class WorkName(Words):
@@ -127,7 +143,7 @@ class TermName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the term as it is spelled in the taxonomy."""
-        return str(value).strip().lower().replace(" ", "-").replace("_", "-")
+        return "-".join(str(value).lower().replace("_", " ").split())
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the terms that start so."""

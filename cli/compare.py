@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from eelit.catalog.baselines import said
-from eelit.catalog.faults import RUN_FAILED
-from eelit.cli.command import MethodName, eelit_command, format_option, nothing_found, open_catalogue
+from eelit.catalog.faults import writing
+from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.main import Failure
+from eelit.cli.run import ELSEWHERE
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 @eelit_command("eelit compare pabee deebert", "eelit compare pabee deebert --track text --out comparison.svg")
 @click.argument("methods", nargs=-1, required=True, type=MethodName(), metavar="METHOD METHOD…")
 @click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the curves (.svg, .png)."
-)
+@click.option("--out", type=Place(), metavar="FILE", help="Draw the curves (.svg, .png).")
 @format_option("table", "json")
 def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -> None:
     """Compare methods of a track: curves, costs, claims.
@@ -171,10 +169,6 @@ def _judged(verdict: Verdict) -> str:
 def _draw(results: list[Result], out: Path) -> None:
     from eelit.methods.harness.plot import compare
 
-    try:
+    with writing(out, ELSEWHERE):
         compare(results, out)
-    except (OSError, ValueError) as error:
-        raise Failure(
-            f"{out} cannot be drawn ({error}); choose another file ending in .svg or .png", RUN_FAILED
-        ) from error
     click.echo(f"eelit: wrote {out}", err=True)

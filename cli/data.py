@@ -10,6 +10,7 @@ import click
 from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import EelitCommand, format_option
 from eelit.cli.main import Failure, debug_option
+from eelit.cli.run import caching
 from eelit.cli.table import json_text, table, tsv
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def fetch(names: tuple[str, ...]) -> None:
     missing = []
     for name in _known(names):
         try:
-            click.echo(f"{name}\t{fetch_one(name)}")
+            with caching():
+                place = fetch_one(name)
+            click.echo(f"{name}\t{place}")
         except DataUnavailable as error:
             missing.append(str(error))
     if missing:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
-from eelit.catalog.faults import FULL, INTERRUPTED, NOT_WRITTEN, RUN_FAILED, CatalogueFault
+from eelit.catalog.faults import FULL, INTERRUPTED, NOT_WRITTEN, RUN_FAILED, CatalogueFault, not_written
 from eelit.cli import streams
 
 # The first sentence of each command stands here too, so that `eelit --help` need not import them all.
@@ -33,7 +36,7 @@ COMMANDS = {
 }
 EXIT_CODES = (
     "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed, "
-    "5 something could not be written (a full disk, a closed output), 130 interrupted"
+    "5 something could not be written (a full disk, a place one may not write to, a closed output), 130 interrupted"
 )
 
 
@@ -80,48 +83,52 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; whatever goes wrong is said in one sentence unless --debug is given."""
-        try:
+        with _plainly():
             return super().invoke(ctx)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("eelit: interrupted", err=True)
-            ctx.exit(INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except OSError as error:
-            told = _told(error)
-            if debugging() and isinstance(told, Failure):
-                raise
-            raise told from error
-        except CatalogueFault as fault:
-            if debugging():
-                raise
-            if not str(fault):  # a build in another process has already spoken
-                ctx.exit(fault.code)
-            raise Failure(str(fault), fault.code) from fault
-        except Exception as error:
-            if debugging():
-                raise
-            raise _unforeseen(error) from error
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the command line; help is printed here."""
-        try:
+        with _plainly():
             return super().make_context(*args, **extra)
-        except OSError as error:
-            raise _told(error) from error
 
 
-def _told(error: OSError) -> Failure | click.exceptions.Exit:
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """End whatever goes wrong meanwhile in one sentence and with the exit code for it."""
+    try:
+        yield
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo("eelit: interrupted", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from error
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:
+        told = _told(error)
+        if debugging() and isinstance(told, Failure):
+            raise
+        raise told from error
+
+
+def _told(error: Exception) -> Failure | click.exceptions.Exit:
+    """Return how to end: an error that nobody foresaw is a failed run."""
+    if isinstance(error, OSError):
+        return _told_of_system(error)
+    if not isinstance(error, CatalogueFault):
+        return _unforeseen(error)
+    if not str(error):  # a build in another process has already spoken
+        return click.exceptions.Exit(error.code)
+    return Failure(str(error), error.code)
+
+
+def _told_of_system(error: OSError) -> Failure | click.exceptions.Exit:
     """Return how to end when something, maybe the output itself, cannot be written or read."""
     lost = streams.lost()
     if lost and isinstance(error, BrokenPipeError):
         return click.exceptions.Exit(0)  # the reader, e.g. `head`, has seen enough
-    if error.errno not in FULL:
+    if error.errno not in (*FULL, errno.EROFS):
         return _unforeseen(error)
-    where = "the output" if lost else error.filename or "a file"
-    reason = (error.strerror or str(error)).lower()
-    remedy = "make room on its disk, or choose another place (EELIT_CACHE for the cache, TMPDIR for temporary files)"
-    return Failure(f"{where} cannot be written ({reason}); {remedy}", NOT_WRITTEN)
+    remedy = "choose another place (EELIT_CACHE for the cache, TMPDIR for temporary files)"
+    return _told(not_written("the output" if lost else error.filename or "a file", error, remedy))
 
 
 def _unforeseen(error: Exception) -> Failure:

@@ -11,7 +11,7 @@ from tempfile import mkstemp
 
 import click
 
-from eelit.catalog.faults import Unavailable
+from eelit.catalog.faults import CatalogueFault, Unavailable, writing
 from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
 
@@ -24,6 +24,7 @@ SKELETONS = {
     "claims.py.j2": "methods/claims/{key}.py",
     "test_method.py.j2": "tests/papers/test_{key}.py",
 }
+ELSEWHERE = "start the work in a checkout of your own"
 RESTS_ON = "what the implementation rests on"
 
 
@@ -91,37 +92,47 @@ def _implemented(entry: Path) -> bool:
     """Give an entry that exists the block that tells of its method, if it lacks it; return whether it exists."""
     from eelit.catalog.save import with_implementation
     from eelit.catalog.schema import Implementation
+    from eelit.catalog.yaml_lines import read_yaml
 
-    try:
-        text = entry.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(entry):
         return False
-    if re.search(r"^implementation:", text, re.MULTILINE):
+    located, problems = read_yaml(entry)
+    if located is None:
+        raise CatalogueFault(str(problems[0]))
+    if "implementation" in located.data:
         click.echo(f"eelit: {entry} is there already and was left alone", err=True)
         return True
     told = Implementation(fidelity="from-paper", reason=RESTS_ON)
-    os.replace(_aside(entry, with_implementation(text, told)), entry)
+    with writing(entry, ELSEWHERE):
+        text = with_implementation(entry.read_text(encoding="utf-8"), told)
+        os.replace(_aside(entry, text), entry)
     click.echo(str(entry))
     return True
 
 
 def _write(path: Path, text: str) -> None:
     """Write a file that does not exist yet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path, text)
-    try:
-        os.link(aside, path)  # fails if the file exists, unlike a rename
-        click.echo(str(path))
-    except FileExistsError:
+    if os.path.lexists(path):
         click.echo(f"eelit: {path} is there already and was left alone", err=True)
-    finally:
-        os.unlink(aside)
+        return
+    with writing(path, ELSEWHERE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(path, text)
+        try:
+            os.link(aside, path)  # fails if the file has come to be meanwhile, unlike a rename
+        finally:
+            os.unlink(aside)
+    click.echo(str(path))
 
 
 def _aside(path: Path, text: str) -> str:
     """Return the name of a file beside the path that holds the text."""
     handle, aside = mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(aside, 0o644)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)
+    except BaseException:
+        os.unlink(aside)
+        raise
     return aside

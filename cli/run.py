@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import AbstractContextManager
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from eelit.catalog.faults import RUN_FAILED
-from eelit.cli.command import SEED, MethodName, eelit_command, format_option, open_catalogue
+from eelit.catalog.faults import RUN_FAILED, NotWritten, writing
+from eelit.cli.command import SEED, MethodName, Place, eelit_command, format_option, open_catalogue
 from eelit.cli.main import Failure
 from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Curve, Outcome, Result
+
+ELSEWHERE = "choose another with --out"
 
 
 def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -46,7 +49,7 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
 @click.option("--full", is_flag=True, help="The longer recipe, on all test samples.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(),
     metavar="DIR",
     help="Write the result (JSON) and its plot (PNG, SVG) there; default: a folder in the cache.",
 )
@@ -91,7 +94,8 @@ def _run(
     bar = ProgressLine()
     try:
         _demand_whole(key, knobs)
-        return runner.run(key, seed=seed, knobs=knobs or None, scale=scale, variant=variant, progress=bar)
+        with caching():
+            return runner.run(key, seed=seed, knobs=knobs or None, scale=scale, variant=variant, progress=bar)
     except DataUnavailable as error:
         raise Failure(f"{key} was not run: data unavailable: {error}", RUN_FAILED) from error
     except runner.UnknownVariant as error:
@@ -100,36 +104,43 @@ def _run(
         raise Failure(str(error), RUN_FAILED) from error
     except SystemExit as error:
         raise Failure(f"{key} was not run to its end: its code ended the process (exit {error})", RUN_FAILED) from error
-    except OSError:
-        demand_cache()
-        raise
     finally:
         bar.clear()
+
+
+def caching() -> AbstractContextManager[None]:
+    """Name the cache if what is kept there meanwhile cannot be written."""
+    from eelit.methods.data.cache import cache_root
+
+    return writing(cache_root(), "name another cache folder in EELIT_CACHE")
 
 
 def demand_cache() -> None:
     """Say so at once if nothing can be written to the cache, before anything slow is imported or trained."""
     from eelit.methods.data.cache import cache_root
 
-    demand_writable(cache_root(), "the cache folder {} cannot be written ({}); name another in EELIT_CACHE")
+    with caching():
+        _try(cache_root())
 
 
-def demand_writable(folder: Path, otherwise: str) -> None:
-    """Make a folder, and see that files can be written there; else fail with these words on the folder and why."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise Failure(otherwise.format(folder, (error.strerror or str(error)).lower()), RUN_FAILED) from error
+def demand_writable(folder: Path, remedy: str) -> None:
+    """Make a folder, and see that files can be written there; else fail with what to do."""
+    with writing(folder, remedy):
+        _try(folder)
+
+
+def _try(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder, buffering=0) as file:
+        file.write(bytes(4096))  # on a full disk an empty file can still be made
 
 
 def demand_out(out: Path, key: str) -> None:
     """See that the result and its plot can be written before anything is measured."""
-    demand_writable(out, "{} cannot be written ({}); choose another with --out")
+    demand_writable(out, ELSEWHERE)
     for path in (out / f"{key}{suffix}" for suffix in (".json", ".png", ".svg")):
         if path.is_dir():
-            raise Failure(f"{path} cannot be written (it is a folder); choose another with --out", RUN_FAILED)
+            raise NotWritten(f"{path} cannot be written (it is a folder); {ELSEWHERE}")
 
 
 def _demand_whole(key: str, knobs: tuple[float, ...]) -> None:
@@ -149,13 +160,9 @@ def _save(result: Result, out: Path | None) -> list[Path]:
     from eelit.methods.harness.plot import plot
 
     folder = out or cache_root() / "runs" / f"{result.key}-{result.scale}-seed{result.seed}"
-    try:
+    with writing(folder, ELSEWHERE):
         write(folder / f"{result.key}.json", result.model_dump_json(indent=1).encode() + b"\n")
         return [folder / f"{result.key}.json", *plot(result, folder)]
-    except OSError as error:
-        raise Failure(
-            f"{folder} cannot be written ({error.strerror}); choose another with --out", RUN_FAILED
-        ) from error
 
 
 class ProgressLine:

@@ -8,7 +8,7 @@ import click
 
 from eelit.catalog.faults import Unavailable
 from eelit.catalog.sources import checkout
-from eelit.cli.command import EelitCommand
+from eelit.cli.command import EelitCommand, Place
 from eelit.cli.main import debug_option
 
 
@@ -42,7 +42,7 @@ def serve(port: int) -> None:
 @command.command(cls=EelitCommand, examples=("eelit site bundle", "eelit site bundle --out /tmp"))
 @click.option("--site", type=click.Path(file_okay=False, path_type=Path), help="The built site; default: build/site.")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("dist"), show_default=True, metavar="DIR",
+    "--out", type=Place(), default=Path("dist"), show_default=True, metavar="DIR",
     help="Where to write it.",
 )  # fmt: skip
 def bundle(site: Path | None, out: Path) -> None:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eelit.catalog.faults import RUN_FAILED
+from eelit.catalog.faults import RUN_FAILED, writing
 from eelit.catalog.sources import checkout
 from eelit.cli.command import JOBS, MethodName, eelit_command, format_option
-from eelit.cli.run import demand_backend, demand_cache, method_key
+from eelit.cli.run import caching, demand_backend, demand_cache, demand_writable, method_key
 from eelit.cli.table import json_text, table
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import SmokeReport
+
+OWN = "run `eelit smoke` from a checkout of your own"
 
 
 @eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8")
@@ -37,10 +39,15 @@ def command(
     keys = [method_key(name) for name in methods] or None
     from eelit.methods.harness import smoke
 
-    session, reports = smoke.smoke(keys, backend=backend, jobs=jobs, cache=not no_cache, report=_say)
     root = checkout()
-    if root is not None:
-        smoke.save(session, reports, Path(root, "build", "smoke"))
+    out = Path(root, "build", "smoke") if root is not None else None
+    if out is not None:
+        demand_writable(out, OWN)
+    with caching():
+        session, reports = smoke.smoke(keys, backend=backend, jobs=jobs, cache=not no_cache, report=_say)
+    if out is not None:
+        with writing(out, OWN):
+            smoke.save(session, reports, out)
     if style == "json":
         click.echo(json_text([report.model_dump(mode="json") for report in reports]))
     else:

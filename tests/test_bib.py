@@ -17,7 +17,7 @@ from eelit.bib.graph import Edge, Graph, Node, NoPath, citation_edges
 from eelit.bib.graph_formats import FORMATS
 from eelit.bib.read import read_bibliography
 from eelit.bib.record import Person, Record
-from eelit.bib.tags import coins
+from eelit.bib.tags import coins, highwire
 from eelit.bib.tex import plain_text
 from eelit.catalog.sources import sources
 
@@ -134,6 +134,25 @@ def test_ris_is_read_by_rispy(records):
         assert len(item["authors"]) == len(record.authors)
         assert item["year"] == str(record.year)
     assert "\r\nER  - \r\n" in text
+
+
+@pytest.mark.parametrize(
+    ("pages", "ris", "ends", "openurl"),
+    [
+        ("1--5", {"start_page": "1", "end_page": "5"}, ("1", "5"), {"rft.spage": "1", "rft.epage": "5"}),
+        ("7", {"start_page": "7"}, ("7", ""), {"rft.spage": "7"}),
+        ("12-3", {"start_page": "12-3"}, ("12-3", ""), {"rft.spage": "12-3"}),
+        ("1--5, 9--12", {"start_page": "1-5, 9-12"}, ("1", "12"), {"rft.pages": "1–5, 9–12"}),
+        ("1, 5, 9", {"start_page": "1, 5, 9"}, ("1", "9"), {"rft.pages": "1, 5, 9"}),
+    ],
+)
+def test_pages_in_several_ranges_lose_nothing(tmp_path, pages, ris, ends, openurl):
+    record = read(tmp_path, GOOD.replace("{1--9}", f"{{{pages}}}")).records["doe2020fast"]
+    (loaded,) = rispy.loads(to_ris([record]))
+    assert {name: loaded[name] for name in ("start_page", "end_page") if name in loaded} == ris
+    tags = dict(highwire(record))
+    assert (tags["citation_firstpage"], tags.get("citation_lastpage", "")) == ends
+    assert {name: value for name, value in parse_qsl(coins(record)) if "page" in name} == openurl
 
 
 def test_csl_has_what_citation_processors_need(records):

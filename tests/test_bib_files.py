@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (a table reads best with a problem per line)
 
+import os
 import re
 import time
 from pathlib import Path
@@ -208,6 +209,28 @@ def test_records_are_as_many_lines_down_as_they_are(tmp_path):
     assert [problem.line for problem in read_bibliography(path).problems] == [7 + 7 * n for n in range(50)]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\n@Article,\n  author = {Doe, Jo},\n}\n",
+            ":2: this record has lost its brace and its key; write `@Article{surname",
+        ),
+        (b"\n@misc\n  author = {Doe, Jo},\n}\n", ":2: this record has lost its brace and its key"),
+        (b"\n@Preamble{word}", ":2: this `@preamble` uses the name `word`, which no `@string` before it explains"),
+        (b'@string{a = "b" # }', ":1: this `@string` is not valid BibTeX"),
+        (b"@string{a = {b}", ":1: this `@string` is never closed; a brace, quote or comma is missing"),
+        ("@misc{doe2020wide,}".encode("utf-16-le"), ":1: the file is UTF-16; save it as UTF-8"),
+        ("@misc{doe2020wide,}".encode("utf-16-be"), ":1: the file is UTF-16; save it as UTF-8"),
+    ],
+)
+def test_what_is_no_record_any_more_is_reported_all_the_same(tmp_path, content, said):
+    path = tmp_path / "some.bib"
+    path.write_bytes(content)
+    (problem,) = read_bibliography(path).problems
+    assert f"{path}{said}" in str(problem)
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
     """Reading once took four times as long for twice the records; what is never closed must not be sought to the end."""
@@ -221,3 +244,33 @@ def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
         seconds.append(time.process_time() - start)
         assert (len(found.problems), len(found.records)) == ((size, 0) if spoilt else (0, size))
     assert seconds[1] < 30 * seconds[0], "eight times the records"
+
+
+CORPUS = os.environ.get("EELIT_BIB_CORPUS", "")
+START = re.compile(
+    r"^[ \t]*@[ \t]*(?!(?:comment|preamble|string)\b)\w+[ \t]*\{[ \t]*(?P<key>[^\s,{}=%]+)[ \t]*,", re.M | re.I
+)
+
+
+@pytest.mark.skipif(not CORPUS, reason="EELIT_BIB_CORPUS names no folder with .bib files of others")
+def test_every_record_of_a_corpus_is_read_or_reported_by_its_line():
+    paths = sorted(Path(CORPUS).rglob("*.bib"))
+    assert paths, f"{CORPUS} holds no .bib file"
+    missed = [f"{path}:{line}: {key}" for path in paths for line, key in unread(path)]
+    assert missed == []
+
+
+def unread(path):
+    """Return line and key of what starts a record in the file, and is neither read nor reported."""
+    found = read_bibliography(path)
+    for export in EXPORTS.values():
+        export(found.records.values())
+    text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    starts = [(text.count("\n", 0, start.start()) + 1, start["key"]) for start in START.finditer(text)]
+    ends = [*(line for line, _ in starts), text.count("\n") + 2][1:]
+    told = {problem.line for problem in found.problems}
+    return [
+        (line, key)
+        for (line, key), end in zip(starts, ends, strict=True)
+        if found.lines.get((key, "")) != line and told.isdisjoint(range(line, end))
+    ]

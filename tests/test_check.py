@@ -5,6 +5,7 @@
 import json
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ENTRY = "catalog/entries/zhou2020pabee.yaml"
 BIB = "bib/early-exit.bib"
 TAXONOMY = "catalog/taxonomy.yaml"
 CITATIONS = "bib/citations.csv"
+LISTS = "bib/reference-lists.csv"
 
 
 def edit(tree, file, old, new, count=1):
@@ -136,12 +138,23 @@ def test_what_yaml_has_beside_fields_lists_and_values_is_refused_where_it_stands
     assert not more
 
 
-def test_what_is_no_file_is_not_waited_for(tree):
-    os.mkfifo(tree / "catalog/entries/pipe2020x.yaml")
-    (tree / "catalog/entries/folder2020x.yaml").mkdir()
-    said = "\n".join(errors())
-    assert "pipe2020x.yaml:1: this is no file" in said
-    assert "folder2020x.yaml:1: this is no file" in said
+def bound(name):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(name)
+
+
+KINDS = {"pipe": os.mkfifo, "folder": os.mkdir, "socket": bound, "device": lambda name: os.symlink("/dev/zero", name)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", [BIB, CITATIONS, LISTS, TAXONOMY, ENTRY])
+def test_what_is_no_file_is_not_waited_for(tree, monkeypatch, kind, file):
+    path = tree / file
+    path.unlink()
+    monkeypatch.chdir(path.parent)  # the names of sockets are short
+    KINDS[kind](path.name)
+    (said,) = [line for line in errors() if line.startswith(f"{path.name}:1: ")]
+    assert "cannot be read: it is no file but a folder, a pipe, a socket or a device; put a file in its place" in said
 
 
 def test_a_bomb_in_an_entry_is_one_line_of_the_report(tree, eelit):
@@ -178,10 +191,16 @@ def test_a_long_value_is_not_repeated_whole(tree):
 def test_characters_that_act_on_a_terminal_are_reported(tree, character):
     edit(tree, ENTRY, "short_name: PABEE", f'short_name: "PA\\u{ord(character):04x}BEE"')
     edit(tree, BIB, "{DeeBERT}: Dynamic", f"{{DeeBERT}}: Dyna{character}mic")
+    edit(tree, BIB, "@inproceedings{zhou2020pabee,", f"@inproceedings{{zhou2020pabee,\n  note = {{{character}}},")
+    for file in (CITATIONS, LISTS):
+        edit(tree, file, " ", f" {character}")
     said = "\n".join(errors())
     told = f"the character U+{ord(character):04X} cannot be seen and may act on a terminal; remove it"
     assert f"zhou2020pabee.yaml:2: {told}" in said
     assert re.search(rf"early-exit.bib:\d+: in title of `xin2020deebert`, {re.escape(told)}", said)
+    assert re.search(rf"early-exit.bib:\d+: in note of `zhou2020pabee`, {re.escape(told)}", said)
+    assert re.search(rf"citations.csv:\d+: in the evidence of `\w+` → `\w+`, {re.escape(told)}", said)
+    assert re.search(rf"reference-lists.csv:\d+: in the source of the list of `\w+`, {re.escape(told)}", said)
 
 
 def test_all_problems_come_at_once(tree):

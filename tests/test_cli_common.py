@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import pty
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -142,14 +143,26 @@ def test_a_broken_pipe_elsewhere_is_no_success(monkeypatch, eelit):
     assert "BrokenPipeError" in found.stderr
 
 
-def test_an_interruption_is_130(monkeypatch, eelit):
-    def interrupt(*_):
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("eelit.catalog.fresh.open_catalogue", ["find"]),
+        ("eelit.catalog.fresh.open_catalogue", ["find", "--debug"]),
+        ("click.Group.parse_args", ["find"]),
+        ("eelit.cli.main.LazyGroup.format_commands", ["--help"]),
+        ("http.server.ThreadingHTTPServer.serve_forever", ["site", "serve", "--port", "0"]),
+    ],
+)
+def test_an_interruption_is_130_wherever_it_comes(monkeypatch, eelit, tmp_path, place, words):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eelit.catalog.fresh.open_catalogue", interrupt)
-    for words in (["find"], ["find", "--debug"]):
-        found = eelit(*words)
-        assert (found.exit_code, found.stderr) == (130, "eelit: interrupted\n")
+    monkeypatch.setattr("eelit.site.generator.build.build", lambda **_: tmp_path)
+    monkeypatch.setattr(place, interrupt)
+    found = eelit(*words)
+    assert found.exit_code == 130
+    assert found.stderr.endswith("eelit: interrupted\n")
+    assert "Aborted" not in found.stderr
 
 
 def on_terminal(*words, **variables):
@@ -215,12 +228,15 @@ def test_what_acts_on_a_terminal_is_shown_instead(given, sent):
         (["run", ""], "nothing is given to look for"),
         (["--db", "", "find"], "the name of a file is empty"),
         (["find", "--db", ""], "the name of a file is empty"),
+        *((words, "is empty; give one") for words in (["run", "pabee", "--out", ""], ["site", "bundle", "--out", ""])),
         (["leaderboard", "--at", "nan"], "not nan"),
         *(
             ([*words, "a\udcffb"], "`a\\udcffb` is not UTF-8; type it in a terminal that uses UTF-8")
             for words in (["show"], ["cite"], ["find", "--text"], ["find", "--author"], ["graph", "--around"], ["new"])
         ),
         (["data", "verify", "\udcff"], "is not UTF-8"),
+        (["show", "a\nb"], "no work is called `a b`"),
+        (["find", "--policy", "a\nb"], "`a-b` is not a term of policy"),
     ],
     ids=str,
 )
@@ -353,6 +369,37 @@ def test_an_entry_that_is_there_gets_its_implementation_and_keeps_all_else(tree,
     again = eelit("new", "kaya2019sdn", "--family", "exits-images")
     assert f"{entry} is there already and was left alone" in again.stderr
     assert entry.read_text(encoding="utf-8") == after
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("bytes", ":2: the byte 0xff is not UTF-8; save"), ("pipe", ":1: the file cannot")]
+)
+def test_an_entry_that_cannot_be_read_gets_no_implementation(tree, eelit, kind, said):
+    entry = tree / "catalog/entries/smith2027lazy.yaml"
+    entry.write_bytes(b"key: smith2027lazy\nidea: \xff\n") if kind == "bytes" else os.mkfifo(entry)
+    found = eelit("new", "smith2027lazy", "--family", "other")
+    assert found.exit_code == 3
+    assert found.stderr.startswith(f"eelit: {entry}{said}")
+    assert found.stderr.count("\n") == 1
+    assert not (tree / "methods/papers/smith2027lazy.py").exists()
+
+
+@pytest.mark.parametrize("family", [[], ["--family", "other"]])
+def test_a_disk_without_room_leaves_no_half_of_a_new_file(tree, eelit, family):
+    entries = tree / "catalog/entries"
+    before = sorted(entries.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        found = eelit("new", "smith2027lazy", *family)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert found.exit_code == 5
+    entry = entries / "smith2027lazy.yaml"
+    assert found.stderr.startswith(
+        f"eelit: {entry} cannot be written (file too large); make room on its disk, or start"
+    )
+    assert sorted(entries.iterdir()) == before
 
 
 def test_a_new_entry_is_told_what_it_lacks(tree, eelit):

@@ -411,9 +411,28 @@ def test_a_full_disk_is_no_fault_of_the_source(server, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sources, "_pour", full)
-    with pytest.raises(DataUnavailable, match=r"cannot be stored in the cache folder .*No space left on device"):
+    with pytest.raises(OSError, match="No space left on device"):
         fetch_item(item(upstream(server), upstream(server, "never")))
     assert not any("never" in path for path in server.asked)
+
+
+@pytest.mark.parametrize("said", ["ERROR: [Errno 28] No space left on device", "npm error code ENOSPC"])
+def test_a_client_that_meets_a_full_disk_is_none_either(server, monkeypatch, eelit, said):
+    program = f"import sys; sys.exit({said!r})"
+    monkeypatch.setattr(
+        sources,
+        "_npm",
+        lambda source, scratch, progress: sources._run([sys.executable, "-c", program], source, scratch, progress),
+    )
+    full = item(Source("npm", {name: name for name in CONTENT}, 80_000, package="thing"), upstream(server, "never"))
+    with pytest.raises(OSError, match="No space left on device"):
+        fetch_item(full)
+    assert server.asked == []
+    assert left_behind() == []
+    monkeypatch.setattr(fetch, "fetch", lambda name: fetch_item(full))
+    found = eelit("data", "fetch", "minilm-l6")
+    assert found.exit_code == 5
+    assert f"{cache_root()} cannot be written (no space left on device); make room on its disk, or name" in found.stderr
 
 
 def test_offline_forbids_the_network_but_not_the_cache(listed, monkeypatch):
@@ -427,11 +446,17 @@ def test_offline_forbids_the_network_but_not_the_cache(listed, monkeypatch):
     assert fetch.fetch("sample") == folder
 
 
-def test_a_cache_that_cannot_be_written_is_one_clear_sentence(server, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_one_clear_sentence(server, eelit, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataUnavailable, match=r"cannot be stored in the cache folder .* set EELIT_CACHE to a folder"):
+    with pytest.raises(NotADirectoryError):
         fetch_item(item(upstream(server)))
+    found = eelit("data", "fetch", "minilm-l6")
+    assert found.exit_code == 5
+    assert found.stderr == (
+        f"eelit: {tmp_path / 'file' / 'cache'} cannot be written (not a directory); "
+        "name another cache folder in EELIT_CACHE\n"
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
@@ -442,7 +467,7 @@ def test_a_read_only_cache_can_be_read(listed, monkeypatch):
     assert fetch.path("sample") == folder
     folder.chmod(0o700)
     (folder / "first.txt").write_text("damaged")
-    with pytest.raises(DataUnavailable, match="cannot be stored in the cache folder"):
+    with pytest.raises(PermissionError):
         fetch.fetch("sample")
     folder.parent.chmod(0o700)
 

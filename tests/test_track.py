@@ -1,7 +1,9 @@
 """What several seeds say together, the store of results, and the commands that show it."""
 
+import errno
 import json
 import re
+import resource
 
 import pytest
 from measured import KEY, curve, point, result
@@ -389,8 +391,45 @@ def test_results_that_could_not_be_kept_are_not_measured(eelit, monkeypatch, tmp
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(bench, "folder", lambda: tmp_path / "file" / "results")
     found = eelit("bench", "pabee")
-    assert found.exit_code == 4
+    assert found.exit_code == 5
     assert "cannot be written" in found.stderr
+
+
+def test_a_full_disk_ends_a_benchmark_and_loses_nothing(place, eelit, monkeypatch):
+    """Each further run would meet it, too."""
+    outcomes = [result(0), OSError(errno.ENOSPC, "No space left on device"), result(2)]
+    monkeypatch.setattr(bench, "spread", lambda tasks, *_: zip(tasks, outcomes, strict=True))
+    found = eelit("bench", "pabee")
+    assert found.exit_code == 5
+    (said,) = [line for line in found.stderr.splitlines() if "cannot be written" in line]
+    assert "(no space left on device); make room on its disk, or name another cache folder in EELIT_CACHE" in said
+    assert [r.seed for r in bench.stored("text", KEY).results] == [0]
+    assert not list((place / "text" / KEY).glob("failed*"))
+
+
+def test_a_picture_is_drawn_whole_or_not_at_all(place, eelit, tmp_path):
+    bench.keep(result(0), place / "text")
+    picture = tmp_path / "drawn" / "pabee.svg"
+    assert eelit("compare", "pabee", "--out", picture).exit_code == 0
+    before = picture.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        found = eelit("compare", "pabee", "--out", picture)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert found.exit_code == 5
+    assert found.stderr == (
+        f"eelit: {picture} cannot be written (file too large); make room on its disk, or choose another with --out\n"
+    )
+    assert [*picture.parent.iterdir()] == [picture]
+    assert picture.read_bytes() == before
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "pabee.svg", tmp_path / "file.svg"):
+        (tmp_path / "file.svg").mkdir(exist_ok=True)
+        found = eelit("compare", "pabee", "--out", out)
+        assert found.exit_code == 5
+        assert found.stderr.startswith(f"eelit: {out} cannot be written (")
 
 
 def test_bench_has_nothing_to_do_when_all_is_measured(place, eelit):

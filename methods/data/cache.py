@@ -8,6 +8,7 @@ hash of the content costs, about a second for a gigabyte.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import uuid
@@ -19,12 +20,19 @@ from eelit.methods.data.progress import say
 
 FORMAT = b"eelit keeps, blake2b "
 """How the first line of a kept file begins; the digest follows."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says when a disk has no room left, gives this user no more of it, or fails."""
 
 
 def cache_root() -> Path:
     """The cache folder; it need not exist yet."""
     chosen = os.environ.get("EELIT_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("eelit", appauthor=False))
+
+
+def without_room(error: object) -> bool:
+    """Tell whether a disk is full: that is no fault of whoever met it, and the next would meet it, too."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def write(target: Path, *parts: bytes) -> None:
@@ -51,6 +59,9 @@ def kept(target: Path) -> bytes | None:
 
     The latter is told in one sentence, and the file removed: whoever asked makes it anew.
     """
+    if target.exists() and not target.is_file():  # a pipe would be waited for without end
+        say(f"{target} is no file but a folder, a pipe, a socket or a device; what it should hold is made anew")
+        return None
     try:
         with target.open("rb") as file:
             head, content = file.readline(len(FORMAT) + 200), file.read()

@@ -32,7 +32,8 @@ class DataUnavailable(Exception):
 def fetch(name: str, *, progress: Progress | None = None) -> Path:
     """The folder holding the item's verified files, fetched first if need be.
 
-    `progress(done, expected)` is called with bytes; by default a bar is drawn on stderr. Raises `DataUnavailable`.
+    `progress(done, expected)` is called with bytes; by default a bar is drawn on stderr. Raises `DataUnavailable`,
+    and `OSError` if the cache cannot be written.
     """
     return fetch_item(manifest.get(name), progress=progress)
 
@@ -63,16 +64,10 @@ def fetch_item(item: Item, *, progress: Progress | None = None) -> Path:
             f"{item.name} ({megabytes(item.download)}) is not in the cache {folder.parent} and EELIT_OFFLINE forbids "
             f"the network: run `eelit data fetch {item.name}` without it"
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(item, folder):
-            if problems(item):
-                _fetch_into(item, folder, progress)
-    except OSError as error:
-        raise DataUnavailable(
-            f"{item.name} cannot be stored in the cache folder {folder.parent} ({error.strerror or error}): "
-            f"set EELIT_CACHE to a folder with room that you can write to"
-        ) from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(item, folder):
+        if problems(item):
+            _fetch_into(item, folder, progress)
     return folder
 
 

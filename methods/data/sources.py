@@ -27,6 +27,7 @@ from typing import IO, Literal, TypeAlias
 
 import requests
 
+from eelit.methods.data.cache import NO_ROOM
 from eelit.methods.data.manifest import Source
 from eelit.methods.data.progress import Progress, megabytes
 
@@ -39,7 +40,7 @@ CHUNK = 1 << 16
 SLACK = 32_000_000  # bytes beside what is fetched: a client's indexes, an archive's headers
 COPIES = 4  # of what is fetched that a client may write: one to come in, one in its own cache, one to keep
 SWELL = 30  # times its size that an archive may have unpacked; the text of this manifest has 4
-OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO)
+OURS = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """Errors of this machine's disk, which are no fault of a source's: the next one would meet them, too."""
 
 
@@ -296,6 +297,9 @@ def _run(command: list[str], source: Source, scratch: Path, progress: Progress, 
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip().splitlines()
     if process.returncode:
+        for number in NO_ROOM:
+            if any(os.strerror(number) in line or errno.errorcode[number] in line.split() for line in said):
+                raise OSError(number, os.strerror(number), str(scratch))
         complaints = [line for line in said if line.lower().startswith(("error", "e: ", "npm error", "npm err!"))]
         raise SourceFailed((complaints or said or [f"{command[0]} ended with code {process.returncode}"])[0])
 

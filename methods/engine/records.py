@@ -49,6 +49,8 @@ class Unreadable(Exception):
 
 def read(kind: type[T], path: Path) -> T:
     """Return the record in a file. Raises `Unreadable`."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise Unreadable(path, "it is no file but a folder, a pipe, a socket or a device")
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from eelit.methods.data import manifest
-from eelit.methods.data.cache import write
+from eelit.methods.data.cache import without_room, write
 from eelit.methods.engine.records import FailedRun, Result, Unreadable, read
 from eelit.methods.harness import dependencies, registry, track
 from eelit.methods.harness.workers import Backend, spread
@@ -144,11 +144,15 @@ def bench(
 ) -> list[Run]:
     """Carry out the runs, keeping each result as soon as it is there. Returns those that failed.
 
+    Raises `OSError` if a disk is full.
+
     One job at a time by default, with all cores: seconds mean little on a machine that does something else as well.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = []
     for (key, seed), found in spread({run: partial(_run, *run, threads) for run in runs}, backend, jobs, threads):
+        if isinstance(found, Exception) and without_room(found):
+            raise found
         if isinstance(found, Exception) or not found.passed:
             failed.append((key, seed))
             _keep_failure(key, seed, why(found), (place or folder()) / name)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
+from eelit.methods.data.cache import write
 from eelit.methods.engine.records import Curve, Result
 from eelit.methods.harness.track import data_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot(result: Result, folder: Path) -> list[Path]:
@@ -27,7 +33,7 @@ def plot(result: Result, folder: Path) -> list[Path]:
         axes.legend(fontsize=8)
     paths = [folder / f"{result.key}.{kind}" for kind in ("png", "svg")]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        _save(figure, path)
     return paths
 
 
@@ -57,4 +63,11 @@ def compare(results: Sequence[Result], path: Path) -> None:
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a picture whole or not at all, of the kind that its name ends in. Raises `OSError`."""
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=150, format=path.suffix[1:])
+    write(path, drawn.getvalue())

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from eelit.methods.data import fetch, manifest
-from eelit.methods.data.cache import cache_root, keep, kept, write
+from eelit.methods.data.cache import cache_root, keep, kept, without_room, write
 from eelit.methods.engine.records import Curve, Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
 from eelit.methods.harness import dependencies, registry
 from eelit.methods.harness.workers import Backend, spread
@@ -56,7 +56,8 @@ def smoke(
     """Smoke-test the methods (all if None); ``report`` is told each outcome as it arrives.
 
     With ``cache`` a method is run only if something changed since it last passed. Raises `registry.UnknownMethod`
-    before anything runs; whatever goes wrong in a method ends in its report.
+    before anything runs, and `OSError` if a disk is full (what has passed by then is kept); whatever else goes wrong in
+    a method ends in its report.
     """
     from eelit.methods.harness.runner import commit, machine, versions
 
@@ -83,6 +84,8 @@ def smoke(
     for key, outcome in spread(tasks, backend, jobs or os.cpu_count() or 1):
         if isinstance(outcome, SmokeReport):
             found = outcome
+        elif without_room(outcome):
+            raise outcome
         else:
             said = f"its process died: {type(outcome).__name__}"
             found = _report(key, wanted[key], "failed", 0.0, [str(outcome)], said)
@@ -102,8 +105,8 @@ def smoke(
     return session, [reports[key] for key in chosen]
 
 
-def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
-    """Run one method in this process with one torch thread; every error becomes part of the report."""
+def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSError:
+    """Run one method in this process with one torch thread; every error but a full disk becomes part of the report."""
     os.environ["EELIT_CACHE"] = cache
     import torch
 
@@ -122,6 +125,8 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport:
     except fetch.DataUnavailable as missing:
         return _report(key, mark, "not-run", time.perf_counter() - start, log, error=f"data unavailable: {missing}")
     except (Exception, SystemExit) as error:  # whatever it is, it is this method's outcome and hides no other
+        if isinstance(error, OSError) and without_room(error):
+            return error
         log.append(traceback.format_exc())
         said = f"{type(error).__name__}: {error}"
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)

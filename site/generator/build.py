@@ -64,10 +64,7 @@ def serve(*, smoke_reports: Path | None = None, port: int = 8000, progress: Prog
     handler = partial(SimpleHTTPRequestHandler, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         progress(f"http://127.0.0.1:{server.server_port}/ (stop with Ctrl-C)")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            progress("stopped")
+        server.serve_forever()
 
 
 def _root() -> Path:

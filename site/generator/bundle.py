@@ -7,6 +7,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
 
 from eelit.catalog.faults import writing
 from eelit.site.generator.build import MARK
@@ -28,22 +29,25 @@ def bundle(site: Path, folder: Path) -> Path:
         raise SiteFault(f"{site} holds no built site; `eelit site build` makes one")
     name = f"eelit-site-{version('eelit')}"
     target = folder / f"{name}.zip"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        writing(target, "choose another folder"),
-        NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as aside,
-    ):
-        try:
-            with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as packed:
-                _add(packed, f"{name}/README.txt", README.encode())
-                for path in sorted(path for path in site.rglob("*") if path.is_file()):
-                    _add(packed, f"{name}/{path.relative_to(site).as_posix()}", path.read_bytes())
-        except BaseException:
-            Path(aside.name).unlink()
-            raise
-    os.replace(aside.name, target)
-    target.chmod(0o644)
+    with writing(target, "choose another folder with --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as aside:
+            try:
+                _pack(site, name, aside)
+                aside.close()  # what a full disk refuses may only be told now
+                os.chmod(aside.name, 0o644)
+                os.replace(aside.name, target)
+            except BaseException:
+                Path(aside.name).unlink()
+                raise
     return target
+
+
+def _pack(site: Path, name: str, file: IO[bytes]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        _add(packed, f"{name}/README.txt", README.encode())
+        for path in sorted(path for path in site.rglob("*") if path.is_file()):
+            _add(packed, f"{name}/{path.relative_to(site).as_posix()}", path.read_bytes())
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
