@@ -8,6 +8,7 @@ result whose code or data is no longer the present one is stale, and is said to 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -246,6 +247,11 @@ class Board:
     def unmeasured(self) -> list[str]:
         """Keys of the methods without any result."""
         return list(dict.fromkeys(each.key for each in self.not_run if each.key not in self.verdicts))
+
+    def unusual(self, row: track.Row) -> dict[str, str]:
+        """Return in which settings a row's training differs from most rows', in length or in the size of batches."""
+        common = Counter(setting for other in self.rows for setting in other.training.items())
+        return {name: said for name, said in row.training.items() if 2 * common[name, said] <= len(self.rows)}
 
     def spent(self, share: float) -> tuple[float, float] | None:
         """Return the least and the most that rows within a share of the cost really took of it on test data."""
