@@ -26,7 +26,7 @@ class Line:
     id: str  # key, or key:variant; what stands in the page's address
     name: str
     row: Row
-    trained: str  # in what its training differs from most rows'; else empty
+    trained: str  # in what its training differs from the track's; else empty
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def examples(row: Row) -> str:
 
 
 def trained(row: Row, board: Board) -> str:
-    """Return in what a row's training differs from most others', each setting as the method's source explains it."""
+    """Return in what a row's training differs from the track's, each setting as the method's source explains it."""
     meant = {setting.name: setting.meaning.partition(";")[0] for setting in registry.describe(row.key).settings}
     said = []
     for name, value in board.unusual(row).items():

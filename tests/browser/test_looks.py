@@ -13,8 +13,8 @@ from PIL import Image
 from playwright.sync_api import expect
 
 WIDTHS = (1280, 390)
-PICTURE = 3000  # pixels from the top that are looked at: tables go on in the same way below
-BLANK = 240  # pixels; the highest band without ink is about half as high
+PICTURE = 1600  # pixels from the top that are looked at: pages go on in the same way below
+BLANK = 200  # pixels; the highest band without ink is a third as high
 # What is meant to be seen and turned: not what the page folds or hides by attribute, not the theme's own. On a phone
 # the table of papers has fewer columns; on a desktop the key of the graph is not folded.
 MEANT = """
@@ -80,16 +80,15 @@ COVERED = (
 
 
 def part(picture, box):
-    """Return what a box ``(left, top, right, bottom)`` holds of a picture ``[H, W, 3]``: whole pixels inside."""
+    """Return what a box ``(left, top, right, bottom)`` holds of a picture ``[H, W]``: whole pixels inside."""
     left, top, right, bottom = box
     return picture[max(0, int(np.ceil(top))) : int(bottom), max(0, int(np.ceil(left))) : int(right)]
 
 
 def highest_blank(picture):
-    """Return how many rows in a row of a picture ``[H, W, 3]`` have one colour and no other."""
-    plain = (picture == picture[:1, :1]).all(axis=(1, 2))
-    inked = np.flatnonzero(~plain)
-    return int(np.diff(np.concatenate([[-1], inked, [len(plain)]])).max()) - 1
+    """Return how many rows in a row of a picture ``[H, W]`` have the brightness of its corner and no other."""
+    inked = np.flatnonzero((picture != picture[0, 0]).any(axis=1))
+    return int(np.diff(np.concatenate([[-1], inked, [len(picture)]])).max()) - 1
 
 
 def faults_of(page, width):
@@ -98,7 +97,7 @@ def faults_of(page, width):
     height = page.evaluate("document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": width, "height": min(height, PICTURE)}
     shot = page.screenshot(full_page=True, clip=clip, animations="disabled")
-    picture = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+    picture = np.asarray(Image.open(io.BytesIO(shot)).convert("L"))
     for name, box in boxes:
         inside = part(picture, box)
         if box[3] < len(picture) and box[2] < width and (inside == inside[:1, :1]).all():
