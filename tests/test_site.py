@@ -117,6 +117,12 @@ def test_the_guide_tells_the_numbers_that_hold(site):
     assert f"by more than {smoke.TOLERANCE:g} from that run" in told
 
 
+def test_every_page_has_one_tab(site):
+    for path in site.rglob("*.html"):
+        active = path.read_text(encoding="utf-8").count("md-tabs__item--active")
+        assert active == (path.name != "404.html"), path.relative_to(site)
+
+
 def test_facts_of_a_paper(site):
     page = read(site, "papers/zhou2020pabee.html")
     for said in (
