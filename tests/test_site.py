@@ -21,14 +21,14 @@ from hostile import HOSTILE
 from eelit.bib.citations import NUMBERS
 from eelit.catalog.faults import NotWritten
 from eelit.catalog.load import load
-from eelit.catalog.schema import FACETS
+from eelit.catalog.schema import FACETS, Entry
 from eelit.catalog.sources import sources
 from eelit.methods.families.split import SplitMethod
 from eelit.methods.harness import registry, smoke
 from eelit.site.generator import build as building
 from eelit.site.generator import place, proofread
 from eelit.site.generator.build import build
-from eelit.site.generator.collection import gather
+from eelit.site.generator.collection import Work, gather
 from eelit.site.generator.faults import SiteBusy, SiteFault
 from eelit.site.generator.reports import read_reports
 
@@ -115,6 +115,16 @@ def test_the_guide_tells_the_numbers_that_hold(site):
     assert f"complete reference lists could be read for {NUMBERS[lists]} works only" in told
     assert f"at least {smoke.ERRORS:g} standard errors above" in told
     assert f"by more than {smoke.TOLERANCE:g} from that run" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "awaited"), [("method", True), ("system", True), ("survey", False), ("analysis", False)]
+)
+def test_only_what_could_be_run_awaits_a_method(kind, awaited):
+    entry = Entry(
+        key="doe2027plain", short_name="P", role="context", kind=kind, domain=["vision"], idea="I.", sources=["-"]
+    )
+    assert ("no method to run yet" in Work(entry, None).without_method) == awaited
 
 
 def test_every_page_has_one_tab(site):
