@@ -280,8 +280,8 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     machines = {_machine(result): None for result in every}
     loads = [result.machine.load for result in every if result.machine.load is not None]
     busy = (min(loads), max(loads)) if loads else None
-    known = TRACKS[name].training
-    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable), known)
+    training = TRACKS[name].training
+    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable), training)
 
 
 def _machine(result: Result) -> str:
