@@ -25,9 +25,9 @@ MOST_FOR_LOUVAIN = 100_000
 """Edges beyond which Louvain's method would take minutes, and labels are passed along instead."""
 EXPLAINED = {
     "co-citation": "Two works are cited together by later works, which see them side by side. "
-    f"{MOST_PAIRS:,} pairs at most, the closest.",
+    f"No more than the closest {MOST_PAIRS:,} pairs are kept.",
     "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place. "
-    f"{MOST_PAIRS:,} pairs at most, the closest.",
+    f"No more than the closest {MOST_PAIRS:,} pairs are kept.",
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
     "circle, the edges inside the circle are dropped.",

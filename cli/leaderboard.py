@@ -17,7 +17,7 @@ from eelit.cli.table import bold, json_text, paragraph, table, tsv
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Unreadable
-    from eelit.methods.harness.bench import NotRun
+    from eelit.methods.harness.bench import Board
     from eelit.methods.harness.track import Row, Spread
 
 HEADER = (
@@ -73,7 +73,7 @@ def command(name: str, share: float, style: str) -> None:
     elif style == "tsv":
         click.echo(tsv(HEADER, [_cells(row, share, trust) for row in board.rows]))
     elif board.rows:
-        click.echo(_report(board.rows, board.not_run, bench.TRACKS[name].conditions, share, trust))
+        click.echo(_report(board, bench.TRACKS[name].conditions, share, trust))
         load = f", load {board.loads[0]:.1f} to {board.loads[1]:.1f}" if board.loads else ""
         click.echo(
             f"eelit: {board.runs} runs, at most {board.hours:.1f} hours, on {'; '.join(board.machines)}{load}", err=True
@@ -104,23 +104,28 @@ Trust = dict[tuple[str, str], str]
 """Key and variant → fidelity of the implementation, and whether the variant is an ablation."""
 
 
-def _report(rows: list[Row], not_run: list[NotRun], conditions: str, share: float, trust: Trust) -> str:
-    from eelit.site.generator.tested import heading
+def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
+    from eelit.site.generator.tested import heading, trained
 
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
         "on test data. Gains are over two rules on the same trained weights, seed by seed."
     )
     parts = [paragraph(conditions), paragraph(rule)]
-    for _, together in groupby(rows, key=lambda row: row.group):
+    for _, together in groupby(board.rows, key=lambda row: row.group):
         group = list(together)
         title = bold(f"{heading(group[0]).upper()}, WITHIN {share:.0%} OF THE FULL MODEL'S COST")
-        parts.append(f"{title}\n{table(HEADER, [_cells(row, share, trust) for row in group])}")
-    if otherwise := {row.key: row.trained_otherwise for row in rows if row.trained_otherwise}:
+        notes = [
+            paragraph(f"{' '.join(filter(None, (row.key, row.variant)))}: trained with {said}", "  - ", "    ")
+            for row in group
+            if (said := trained(row, board))
+        ]
+        parts.append("\n".join([title, table(HEADER, [_cells(row, share, trust) for row in group]), *notes]))
+    if otherwise := {row.key: row.trained_otherwise for row in board.rows if row.trained_otherwise}:
         lines = [paragraph(f"{key}: {why}", "  - ", "    ") for key, why in otherwise.items()]
         parts.append("\n".join([bold("TRAINED OTHERWISE"), *lines]))
-    if not_run:
-        lines = [paragraph(f"{each.key}, {each}", "  - ", "    ") for each in not_run]
+    if board.not_run:
+        lines = [paragraph(f"{each.key}, {each}", "  - ", "    ") for each in board.not_run]
         parts.append("\n".join([bold("NOT MEASURED"), *lines]))
     return "\n\n".join(parts)
 

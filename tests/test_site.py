@@ -18,15 +18,17 @@ import pytest
 import yaml
 from hostile import HOSTILE
 
+from eelit.bib.citations import NUMBERS
 from eelit.catalog.faults import NotWritten
 from eelit.catalog.load import load
-from eelit.catalog.schema import FACETS
+from eelit.catalog.schema import FACETS, Entry
 from eelit.catalog.sources import sources
-from eelit.methods.harness import registry
+from eelit.methods.families.split import SplitMethod
+from eelit.methods.harness import registry, smoke
 from eelit.site.generator import build as building
 from eelit.site.generator import place, proofread
 from eelit.site.generator.build import build
-from eelit.site.generator.collection import gather
+from eelit.site.generator.collection import Work, gather
 from eelit.site.generator.faults import SiteBusy, SiteFault
 from eelit.site.generator.reports import read_reports
 
@@ -89,6 +91,46 @@ def test_home_tells_true_numbers(site):
     assert f"methods that run {len(registry.keys())}" in text
     assert "passed their last smoke test 0" in text
     assert "was not part of this build" in text
+
+
+def test_whoever_says_that_what_is_skipped_is_not_computed_names_the_exception(site):
+    """Of a network divided between a device and the cloud, the cost is the device's, with a set price for sending."""
+    assert {info.key for info in registry.described()[0] if isinstance(registry.get(info.key), SplitMethod)} == {
+        "bajpai2023splitee"
+    }
+    for name in ("README.md", "CITATION.cff", "methods/engine/records.py"):
+        assert "between a device and the cloud" in " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    for path in ("index.html", "methods/index.html", "tracks/text.html"):
+        links = [
+            given.get("href", "") for tag, given in Reader((site / path).read_text(encoding="utf-8")).tags if tag == "a"
+        ]
+        assert any(link.endswith("guide/reading.html#cost") for link in links), path
+    cost = Reader((site / "guide/reading.html").read_text(encoding="utf-8")).text.partition("How cost is counted")[2]
+    assert "was not computed, with one exception. SplitEE divides" in cost
+
+
+def test_the_guide_tells_the_numbers_that_hold(site):
+    told = Reader((site / "guide/reading.html").read_text(encoding="utf-8")).text
+    lists = (ROOT / "bib" / "reference-lists.csv").read_text(encoding="utf-8").count(",yes,")
+    assert f"complete reference lists could be read for {NUMBERS[lists]} works only" in told
+    assert f"at least {smoke.ERRORS:g} standard errors above" in told
+    assert f"by more than {smoke.TOLERANCE:g} from that run" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "awaited"), [("method", True), ("system", True), ("survey", False), ("analysis", False)]
+)
+def test_only_what_could_be_run_awaits_a_method(kind, awaited):
+    entry = Entry(
+        key="doe2027plain", short_name="P", role="context", kind=kind, domain=["vision"], idea="I.", sources=["-"]
+    )
+    assert ("no method to run yet" in Work(entry, None).without_method) == awaited
+
+
+def test_every_page_has_one_tab(site):
+    for path in site.rglob("*.html"):
+        active = path.read_text(encoding="utf-8").count("md-tabs__item--active")
+        assert active == (path.name != "404.html"), path.relative_to(site)
 
 
 def test_facts_of_a_paper(site):

@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import urllib.parse
+from dataclasses import replace
 from html import unescape
+from types import SimpleNamespace
 
 import bibtexparser
 import extruct
@@ -20,8 +22,11 @@ from lxml import html
 from pybtex.database import parse_string
 
 from eelit.bib.read import read_bibliography
+from eelit.catalog.schema import Entry
 from eelit.catalog.sources import sources
 from eelit.methods.harness import registry
+from eelit.site.generator import linked
+from eelit.site.generator.collection import Work
 from eelit.site.generator.snapshot import Snapshot, snapshot
 from eelit.site.generator.twins import plain
 
@@ -121,6 +126,17 @@ def test_structured_data_are_read_by_a_metadata_reader(site, path, kind):
     if kind == "SoftwareSourceCode":
         assert node["isBasedOn"] == {"@id": f"{ADDRESS}papers/zhou2020pabee.html"}
         assert node["codeRepository"] == "https://example.org/forge/eelit/blob/HEAD/methods/papers/zhou2020pabee.py"
+
+
+def test_structured_data_say_that_the_list_of_authors_goes_on():
+    entry = Entry(
+        key="zhou2020pabee", short_name="PABEE", role="early-exit", domain=["language"], idea="It stops.", sources=["-"]
+    )
+    whole = RECORDS[entry.key]
+    for record, said in ((whole, None), (replace(whole, et_al=True), f"{', '.join(map(str, whole.authors))}, et al.")):
+        (node,) = linked.paper(SimpleNamespace(methods={}), Work(entry, record), ADDRESS)
+        assert node["creditText"] == said
+        assert len(node["author"]) == len(whole.authors)
 
 
 def test_what_the_catalogue_offers_for_download_is_there(site):
@@ -265,7 +281,8 @@ def test_twins_and_documents_of_methods_hold_what_was_measured_and_judged(site):
     document = load(site, "api/v1/methods/zhou2020pabee.json")
     track = load(site, "api/v1/tracks/text.json")
     assert document["measured"] == {"text": [row for row in track["rows"] if row["key"] == "zhou2020pabee"]}
-    assert f"{document['measured']['text'][0]['full']['mean']:.4f}" in twin
+    assert document["measured"]["text"][0]["settings"]["epochs"] == "1.0"
+    assert f"{document['measured']['text'][0]['full']['mean']:.4f}" in twin.partition("## Measured on the track")[2]
     verdicts = [verdict for trial in document["claims"] for verdict in trial["verdicts"]]
     assert {v["name"] for v in verdicts} == {v["name"] for v in track["verdicts"] if v["key"] == "zhou2020pabee"}
     assert all(plain(verdict["statement"]) in twin for verdict in verdicts)

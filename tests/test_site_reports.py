@@ -177,7 +177,7 @@ def test_home_counts_what_passed_when_it_last_ran(changes, count):
 
 
 def test_every_badge_is_explained():
-    guide = (pages.Path(__file__).parents[1] / "site/pages/guide/reading.md").read_text(encoding="utf-8")
+    guide = (pages.Path(__file__).parents[1] / "site/generator/templates/reading.md.j2").read_text(encoding="utf-8")
     for words, _, _ in SHOWN.values():
         assert f"| {words} |" in guide
 

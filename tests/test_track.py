@@ -12,6 +12,7 @@ from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, Outcome, Timing
 from eelit.methods.harness import bench, registry, track
 from eelit.methods.harness.plot import compare
+from eelit.site.generator.tested import trained
 
 
 def test_between_two_knobs_a_mixture_stands():
@@ -320,7 +321,8 @@ def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
 def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     for seed in range(3):
         bench.keep(result(seed, gain=0.01 * seed), place / "text")
-        bench.keep(result(seed, gain=0.05, key="xin2020deebert"), place / "text")
+        longer = result(seed, gain=0.05, key="xin2020deebert").model_copy(update={"settings": {"ramp_epochs": "10.0"}})
+        bench.keep(longer, place / "text")
     found = eelit("leaderboard", "--track", "text", "--at", "0.4", "--format", "json")
     assert found.exit_code == 0, found.stderr
     board = json.loads(found.stdout)
@@ -331,6 +333,7 @@ def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     text = eelit("leaderboard").stdout
     assert text.index("xin2020deebert") < text.index(KEY)
     assert "  - xin2020deebert: Beside the epoch that all rows have" in text
+    assert "  - xin2020deebert: trained with ramp epochs 10 (of stage 2)\n" in text
     assert "schwartz2020right, seeds 0, 1, 2: not run" in text
 
 
@@ -447,7 +450,8 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
 
     for seed in range(3):
         bench.keep(result(seed, holds=seed > 0), place / "text")
-    bench.keep(result(code="old", key="xin2020deebert"), place / "text")
+    longer = result(code="old", key="xin2020deebert").model_copy(update={"settings": {"ramp_epochs": "10.0"}})
+    bench.keep(longer, place / "text")
     reports, _ = read_reports(place / "none")
     collection = gather(sources(), reports)
     written = dict(pages.generated(collection))
@@ -456,6 +460,9 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
     assert "holds in part" in board
     assert "2 of 3 seeds" in board
     assert "stale: older code" in board
+    assert "trained with ramp epochs 10 (of stage 2)" in board
+    assert '(<a href="../methods/xin2020deebert.html#trained-otherwise">why</a>)' in board
+    assert "trained with ramp epochs 10 (of stage 2)" in written["compare.md"]
     assert "stale: measured by older code" in board  # the verdict, too
     assert "What the paper reports" in written[f"methods/{KEY}.md"]
     assert "holds in part" in written[f"methods/{KEY}.md"]  # although no smoke test is known
@@ -479,6 +486,18 @@ def test_a_row_says_what_its_share_really_took():
     row = track.row([result()], "", current=True)
     found = [at(c.validation, c.test, 0.5).share for c in result().curves]
     assert row.spent[0.5].mean == pytest.approx(found[0])
+
+
+def test_a_row_says_in_what_its_training_differs_from_the_tracks():
+    def said(key, **own):
+        settings = dict(bench.TRACKS["text"].training) | {"rate": "0.1"} | own
+        row = track.row([result(key=key).model_copy(update={"settings": settings})], "", current=True)
+        return trained(row, bench.Board([row], [], {}, training=bench.TRACKS["text"].training))
+
+    assert said(KEY, rate="0.2") == ""
+    assert said("xin2020deebert", ramp_epochs="10.0") == "ramp epochs 10 (of stage 2)"
+    assert said("zhu2021leebert", batch="4") == "batch 4 (sentences from either half)"
+    assert said("li2021tokee", batch="10", epochs="2.0") == "epochs 2 (of stage 1), batch 10"
 
 
 def test_curves_of_different_data_have_pictures_of_their_own(tmp_path):

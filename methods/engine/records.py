@@ -75,7 +75,11 @@ class OperatingPoint(Typed):
 
 
 class Execution(Typed):
-    """One operating point really executed: finished samples dropped, later stages not run."""
+    """One operating point really executed: finished samples dropped, later stages not run.
+
+    Of a network divided between a device and the cloud (`families.split`) the device's cost alone is told, with a set
+    price for each sample sent: the cloud does run the later stages.
+    """
 
     knob: Knob
     samples: Count

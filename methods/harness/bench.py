@@ -8,9 +8,9 @@ result whose code or data is no longer the present one is stale, and is said to 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
@@ -38,6 +38,7 @@ class Track:
     title: str
     backbone: str  # item of the data manifest: methods that need it are measured on this track
     conditions: str
+    training: Mapping[str, str]  # the settings among these conditions that say how long is trained
 
 
 TRACKS = {
@@ -53,6 +54,7 @@ TRACKS = {
         "sentences. "
         "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
         "on other data, and are listed apart.",
+        {"epochs": "1.0", "batch": "8"},
     )
 }
 
@@ -246,11 +248,16 @@ class Board:
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Unreadable, ...] = ()  # files among the results that are none
+    training: Mapping[str, str] = field(default_factory=dict)  # of the track
 
     @property
     def unmeasured(self) -> list[str]:
         """Keys of the methods without any result."""
         return list(dict.fromkeys(each.key for each in self.not_run if each.key not in self.verdicts))
+
+    def unusual(self, row: track.Row) -> dict[str, str]:
+        """Return in which settings a row's training differs from the track's, in length or in the size of batches."""
+        return {name: said for name, said in row.training.items() if self.training.get(name) != said}
 
     def spent(self, share: float) -> tuple[float, float] | None:
         """Return the least and the most that rows within a share of the cost really took of it on test data."""
@@ -278,7 +285,8 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     machines = {_machine(result): None for result in every}
     loads = [result.machine.load for result in every if result.machine.load is not None]
     busy = (min(loads), max(loads)) if loads else None
-    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable))
+    training = TRACKS[name].training
+    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable), training)
 
 
 def _machine(result: Result) -> str:

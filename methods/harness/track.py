@@ -161,6 +161,11 @@ class Row:
         return min(share for share, _ in self.points)
 
     @property
+    def training(self) -> dict[str, str]:
+        """The settings that say how long its training was: passes over the data by stage, and the size of batches."""
+        return {name: said for name, said in self.settings.items() if name == "batch" or name.endswith("epochs")}
+
+    @property
     def group(self) -> tuple[str, str]:
         """Rows of one group were measured on the same data by the same quality."""
         return self.data, self.quality

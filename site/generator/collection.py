@@ -87,6 +87,11 @@ class Work:
         """The key, the same everywhere."""
         return self.entry.key
 
+    @property
+    def without_method(self) -> str:
+        """What is said of a work that cannot be run: surveys and analyses have nothing that could be."""
+        return f"catalogued{'; no method to run yet' if self.entry.kind in ('method', 'system') else ''}"
+
     def relations(self, *, verified: bool) -> dict[str, list[Edge]]:
         """Return the edges by their title, outgoing ones first; verified and recalled ones never mix."""
         order = list(RELATION_TITLES)

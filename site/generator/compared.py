@@ -26,6 +26,7 @@ class Line:
     id: str  # key, or key:variant; what stands in the page's address
     name: str
     row: Row
+    trained: str  # in what its training differs from the track's; else empty
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class Group:
 
 def compared(collection: Collection, board: bench.Board) -> list[Group]:
     """Return the rows of a board under their names, those that can be compared together."""
-    return [Group([_line(collection, row) for row in rows]) for rows in groups(board)]
+    return [Group([_line(collection, row, board) for row in rows]) for rows in groups(board)]
 
 
-def _line(collection: Collection, row: Row) -> Line:
-    name = collection.name(row.key)
+def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
+    name, trained = collection.name(row.key), tested.trained(row, board)
     if not row.variant:
-        return Line(row.key, name, row)
+        return Line(row.key, name, row, trained)
     said = row.variant if row.variant.startswith(name) else f"{name}, {row.variant}"
-    return Line(f"{row.key}:{row.variant}", said, row)
+    return Line(f"{row.key}:{row.variant}", said, row, trained)
 
 
 def values(collection: Collection) -> dict[str, Any]:

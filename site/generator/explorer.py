@@ -79,7 +79,7 @@ def _node(collection: Collection, work: Work, tops: dict[Any, list[str]]) -> dic
         "terms": [collection.terms[facet][name].definition.label for facet in FACETS for name in getattr(entry, facet)],
         "runs": method is not None,
         "shape": network.shape(method),
-        "said": method.badge.words if method else "catalogued; no method to run yet",
+        "said": method.badge.words if method else work.without_method,
         "colour": colour,
         "curve": _curve(collection, work.key),
         "prior": [_neighbour(one) for one in collection.graph.prior(work.key)],

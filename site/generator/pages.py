@@ -19,7 +19,7 @@ from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS
 from eelit.methods.data import manifest
-from eelit.methods.harness import bench
+from eelit.methods.harness import bench, smoke
 from eelit.methods.harness.track import SEEDS, Row
 from eelit.site.generator import (
     api,
@@ -119,13 +119,10 @@ def write(collection: Collection, folder: Path, root: Path) -> int:
 
 
 def pages(collection: Collection, root: Path) -> Iterator[Page]:
-    """Yield all pages and downloads: the generated ones, the guide for contributors, and the hand-written ones."""
+    """Yield all pages and downloads: the generated ones, and the guide for contributors."""
     yield from generated(collection)
     contributing = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     yield "guide/contributing.md", without_local_links(contributing)
-    own = root / "site" / "pages"
-    for path in sorted(own.rglob("*.md")):
-        yield path.relative_to(own).as_posix(), path.read_text(encoding="utf-8")
 
 
 def generated(collection: Collection) -> Iterator[Page]:
@@ -165,6 +162,7 @@ def generated(collection: Collection) -> Iterator[Page]:
     yield "graph.md", render("graph.md.j2", **_graph(collection))
     yield explorer.FILE, explorer.script(collection)
     yield from network.downloads(collection.graph).items()
+    yield "guide/reading.md", render("reading.md.j2", smoke=smoke)
     yield "guide/commands.md", render("commands.md.j2", commands=commands())
     yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
     yield "guide/data.md", render("data.md.j2", **_data(collection))

@@ -1,7 +1,9 @@
-"""What the rows of a leaderboard were tested on, in words; the digest alone tells nobody anything."""
+"""What the rows of a leaderboard were trained with and tested on, in words; the digest alone tells nobody anything."""
 
 from __future__ import annotations
 
+from eelit.methods.harness import registry
+from eelit.methods.harness.bench import Board
 from eelit.methods.harness.track import Row
 
 CORPORA = {
@@ -24,6 +26,17 @@ def examples(row: Row) -> str:
     count = row.settings.get("reviews", "") if _is_stream(row) else row.sizes.rpartition("/")[2].strip()
     number = f"{int(count):,} " if count.isdecimal() else ""
     return f"a stream of {number}{_kind(row)}" if _is_stream(row) else f"{number}test {_kind(row)}"
+
+
+def trained(row: Row, board: Board) -> str:
+    """Return in what a row's training differs from the track's, each setting as the method's source explains it."""
+    meant = {setting.name: setting.meaning.partition(";")[0] for setting in registry.describe(row.key).settings}
+    said = []
+    for name, value in board.unusual(row).items():
+        meaning = meant.get(name, ":")  # a colon follows on whose value it is: no meaning stands there
+        told = f"{name.replace('_', ' ')} {value.removesuffix('.0')}"
+        said.append(told if ":" in meaning else f"{told} ({meaning})")
+    return ", ".join(said)
 
 
 def _is_stream(row: Row) -> bool:

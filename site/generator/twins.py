@@ -138,7 +138,7 @@ def method(collection: Collection, method: Method) -> str:
     lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data)}"]
     for title, text in info.sections.items():
         lines += ["", f"## {plain(title)}", "", fence(text, "text")]
-    lines += _section("StoredOutputs on the track", _measured(collection, info.key))
+    lines += _section("Measured on the track", _measured(collection, info.key))
     lines += _section("What the paper reports (by the named source)", _reported(work) if work else ())
     lines += _section("What the paper claims, and what holds here", _claims(collection, info.key))
     settings = (f"`{s.name}: {s.type} = {s.default}`: {plain(s.meaning)}" for s in info.settings)
