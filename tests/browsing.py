@@ -4,10 +4,11 @@ import os
 import re
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler
 
 from lxml import html
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -149,6 +150,13 @@ def until(page, holds, seconds=30):
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"did not come within {seconds} seconds")
+
+
+def strike(page, key):
+    """Press a key, and wait until the page has met it, which the browser may do a moment later than it says so."""
+    page.keyboard.press(key)
+    with suppress(Error):  # the key led to another page
+        page.evaluate(SETTLED)
 
 
 def settle(page):

@@ -43,7 +43,7 @@ def test_no_damage_goes_unnoticed(tmp_path, capsys):
 def test_what_cannot_be_read_is_made_anew_and_said_to_be(tmp_path, capsys):
     (tmp_path / "thing.kept").mkdir()
     assert kept(tmp_path / "thing.kept") is None
-    assert "cannot be read (Is a directory)" in capsys.readouterr().err
+    assert "is no file but a folder" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):

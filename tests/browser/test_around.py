@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browsing import search
+from browsing import search, strike
 from playwright.sync_api import expect
 
 KEYBOARD = pytest.mark.parametrize("keyboard", [False, True], ids=["mouse", "keyboard"])
@@ -15,7 +15,7 @@ def press(page, target, keyboard, key="Enter"):
     """Use a control with the mouse or the keyboard."""
     if keyboard:
         target.focus()
-        page.keyboard.press(key)
+        strike(page, key)
     else:
         target.click()
 
@@ -41,7 +41,7 @@ def test_the_drawer_of_a_phone(open_page, keyboard):
     assert button.get_attribute("aria-expanded") == "true"
     if keyboard:
         assert page.evaluate("document.activeElement.closest('.md-sidebar--primary') !== null")
-        page.keyboard.press("Escape")
+        strike(page, "Escape")
         assert button.get_attribute("aria-expanded") == "false"
         assert button.evaluate("element => element === document.activeElement")
         press(page, button, keyboard)
@@ -67,14 +67,14 @@ def test_leaving_the_drawer_closes_it(open_page):
 def test_search_finds_a_paper(open_page, width, keyboard):
     page = open_page("index.html", width=width)
     if keyboard:
-        page.keyboard.press("/")
+        strike(page, "/")
     else:
         page.locator('label.md-header__button[for="__search"]' if width == 390 else ".md-search__input").click()
     hits = search(page, "PABEE")
     if keyboard:
-        page.keyboard.press("ArrowDown")
+        strike(page, "ArrowDown")
         expect(hits.first).to_be_focused()
-        page.keyboard.press("Enter")
+        strike(page, "Enter")
     else:
         hits.first.click()
     page.wait_for_url("**/*zhou2020pabee.html*")
@@ -101,8 +101,8 @@ def test_the_scheme_of_the_machine_is_taken(open_page):
 
 def test_skipping_to_the_content(open_page):
     page = open_page("papers/index.html")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+    strike(page, "Tab")
+    strike(page, "Enter")
     expect(page).to_have_url(re.compile("#papers$"))
 
 

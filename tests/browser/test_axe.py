@@ -4,7 +4,7 @@ import json
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from browsing import AROUND, PRUNE, search, settle, told
+from browsing import AROUND, PRUNE, search, settle, strike, told
 from playwright.sync_api import expect
 
 WIDTHS = (1280, 390)
@@ -50,7 +50,7 @@ def ask(page):
 
 def look_up(page):
     page.get_by_label("Find a work").fill("pabee")
-    page.keyboard.press("Enter")
+    strike(page, "Enter")
     page.locator(".ee-card").wait_for()
 
 

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from browsing import settle
+from browsing import settle, strike
 from playwright.sync_api import expect
 
 SCHEMES = [(1280, "light", "http"), (390, "dark", "file")]
@@ -30,7 +30,7 @@ def test_choosing_draws_curves_and_turns_the_table(compare):
     first, second = boxes.nth(0), boxes.nth(1)
     first.check()
     second.focus()
-    page.keyboard.press("Space")  # by keyboard
+    strike(page, "Space")  # by keyboard
     assert page.locator(".ee-status").first.inner_text().startswith("comparing 2 of ")
     drawn(page).first.wait_for()
     names = [box.locator("xpath=..").inner_text().strip() for box in (first, second)]
@@ -199,7 +199,7 @@ def test_a_methods_curve_is_drawn_with_the_rules_it_has_to_face(open_page, width
     assert {"static exit", "max-confidence"} < {name.strip() for name in names}
     assert lines.count() == len(names)
     figure.locator(".ee-choice input").last.focus()
-    page.keyboard.press("Space")
+    strike(page, "Space")
     expect(lines).to_have_count(len(names) - 1)
 
 
@@ -224,14 +224,14 @@ def test_the_arrow_keys_walk_along_the_points(open_page):
     frame.focus()
     walked = []
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "End", "Home", "ArrowLeft", "ArrowUp"):
-        page.keyboard.press(key)
+        strike(page, key)
         walked.append(said.inner_text())
     starts = ["PABEE, classification, patience 0", "PABEE, classification, patience 1", "static exit, exit 2"]
     starts += ["static exit, exit 6", "static exit, exit 1", "static exit, exit 1", "PABEE, classification, patience 0"]
     for told, start in zip(walked, starts, strict=True):
         assert re.fullmatch(rf"{start}, accuracy 0\.\d{{4}}, cost \d+\.\d%", told), told
     assert page.locator(".ee-tip").inner_text().startswith("curve: PABEE, classification\nsetting: patience 0\n")
-    page.keyboard.press("Escape")
+    strike(page, "Escape")
     expect(page.locator(".ee-tip")).to_be_hidden()
 
 
@@ -260,7 +260,7 @@ def test_the_ring_stands_on_the_point_that_is_told(open_page):
     figure.locator(".ee-vega svg").wait_for()
     figure.locator(".ee-walk").focus()
     for _ in range(3):
-        page.keyboard.press("ArrowRight")
+        strike(page, "ArrowRight")
     middle = "mark => (({x, y, width, height}) => [x + width / 2, y + height / 2])(mark.getBoundingClientRect())"
     point = figure.locator("path[aria-label*='curve: PABEE, classification; setting: patience 2;']")
     assert figure.locator(".ee-ring").evaluate(middle) == pytest.approx(point.evaluate(middle), abs=1)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from browsing import strike
 
 
 @pytest.mark.parametrize(("width", "scheme", "over"), [(1280, "light", "http"), (390, "dark", "file")])
@@ -16,7 +17,7 @@ def test_a_way_of_training_is_chosen_by_keyboard_and_a_cell_leads_to_its_works(o
     cell = page.locator(".ee-gaps td a").first
     count = int(cell.locator(".ee-sum").inner_text())
     cell.focus()
-    page.keyboard.press("Enter")
+    strike(page, "Enter")
     page.wait_for_url("**/papers/index.html?**")
     assert page.locator("#paper-table tbody tr:not([hidden])").count() == count
     assert "training=joint" in page.url

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from browsing import SETTLED, settle, until
+from browsing import SETTLED, settle, strike, until
+from playwright.sync_api import expect
 
 VIEWS = [(1280, "light", "http"), (390, "dark", "file")]
 CY = "document.querySelector('.ee-canvas').eelit"
@@ -95,7 +96,7 @@ def test_a_chosen_work_is_brought_near_enough_to_be_read(open_page, width, still
     page = open_page("graph.html", width=width, still=still)
     page.evaluate(f"void {CY}.zoom(0.2)")  # void: else the whole graph would be handed over
     page.get_by_role("combobox", name="Find a work").fill("bpnet")
-    page.keyboard.press("Enter")
+    strike(page, "Enter")
     settle(page)
     seen = page.evaluate(LABELS)
     assert seen["size"] >= 10
@@ -235,22 +236,22 @@ def test_search_and_arrows_by_keyboard(graph):
     box.focus()
     page.keyboard.type("deebert")
     assert box.get_attribute("aria-expanded") == "true"
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("Enter")
+    strike(page, "ArrowDown")
+    strike(page, "ArrowUp")
+    strike(page, "Enter")
     assert page.locator(".ee-card h2").inner_text() == "DeeBERT"
     page.locator(".ee-canvas").focus()
-    page.keyboard.press("ArrowRight")
+    strike(page, "ArrowRight")
     moved = status(page)
     assert "DeeBERT" not in moved
-    page.keyboard.press("Escape")
+    strike(page, "Escape")
     assert page.locator(".ee-card").is_hidden()
     assert "none chosen" in status(page)
-    page.keyboard.press("0")
+    strike(page, "0")
     before = view(page)[0]
-    page.keyboard.press("+")
+    strike(page, "+")
     assert view(page)[0] > before
-    page.keyboard.press("0")
+    strike(page, "0")
     assert view(page)[0] == pytest.approx(before, rel=0.05)
 
 
@@ -271,13 +272,13 @@ late => new Promise(done => {{
 def test_what_one_asks_for_while_the_picture_moves_is_not_lost(open_page, late):
     page = open_page("graph.html", width=390)
     page.locator(".ee-canvas").focus()
-    page.keyboard.press("0")
+    strike(page, "0")
     whole_picture = view(page)
-    page.keyboard.press("ArrowRight")
+    strike(page, "ArrowRight")
     settle(page)
     assert view(page)[0] > 1.2 * whole_picture[0], "it moves"
-    page.keyboard.press("Escape")
-    page.keyboard.press("0")
+    strike(page, "Escape")
+    strike(page, "0")
     page.evaluate(TWO_KEYS, late)
     settle(page)
     page.evaluate(SETTLED)  # a movement that was not stopped would begin now
@@ -290,9 +291,9 @@ def test_layout_colour_and_work_are_kept_in_the_address(open_page):
     page.get_by_role("button", name="by year").click()
     page.get_by_label("Colour by").select_option("domain")
     page.get_by_role("combobox", name="Find a work").fill("branchynet")
-    page.keyboard.press("Enter")
-    query = page.evaluate("location.search")
-    assert all(part in query for part in ("layout=years", "colour=domain", "work=teerapittayanon2016branchynet"))
+    strike(page, "Enter")
+    kept = ("layout=years", "colour=domain", "work=teerapittayanon2016branchynet")
+    until(page, lambda: all(part in page.evaluate("location.search") for part in kept))
     page.reload()
     assert page.locator("[data-layout=years]").get_attribute("aria-pressed") == "true"
     assert page.locator(".ee-card h2").inner_text() == "BranchyNet"
@@ -317,8 +318,10 @@ def test_kinds_of_edges_can_be_hidden_and_recalled_ones_are_at_first(open_page):
 def test_edges_shown_are_kept_in_the_address(open_page):
     page = open_page("graph.html")
     page.locator(".ee-kinds input[value=cites]").uncheck()
-    page.locator(".ee-kinds input[value=unverified]").focus()
-    page.keyboard.press("Space")
+    added = page.locator(".ee-kinds input[value=unverified]")
+    added.press("Space")
+    expect(added).to_be_checked()
+    until(page, lambda: "edges=unverified" in page.evaluate("location.search"))
     page.reload()
     boxes = page.locator(".ee-kinds input")
     checked = {box.get_attribute("value"): box.is_checked() for box in boxes.all()}
@@ -326,6 +329,7 @@ def test_edges_shown_are_kept_in_the_address(open_page):
     assert page.evaluate(f"() => {CY}.edges('[kind = \"cites\"]').not('.out').length") == 0
     for box in boxes.all():
         box.uncheck()
+    until(page, lambda: "edges=none" in page.evaluate("location.search"))
     page.reload()
     assert not any(box.is_checked() for box in boxes.all())
     for kind in ("cites", "builds", "compares", "other"):
@@ -342,7 +346,7 @@ def test_what_is_wrong_in_the_address_is_named_until_something_is_changed(graph)
     assert page.locator(".ee-kinds input[value=cites]").is_checked()
     assert not page.locator(".ee-kinds input[value=builds]").is_checked()
     page.get_by_role("button", name="by year").focus()
-    page.keyboard.press("Enter")
+    strike(page, "Enter")
     assert lost.is_hidden()
     assert graph("?layout=years&colour=domain").locator(".ee-lost").is_hidden()
 
@@ -400,7 +404,7 @@ def test_on_a_phone_nothing_is_cut_at_the_left_and_the_page_says_that_more_lies_
     assert "zoom in" in outside.inner_text()
     page.locator(".ee-canvas").focus()
     for _ in range(4):
-        page.keyboard.press("+")
+        strike(page, "+")
     until(page, lambda: "outside" in outside.inner_text())
 
 
@@ -414,7 +418,7 @@ def test_a_chosen_work_is_shown_with_its_neighbours_beside_the_card(open_page, b
     if by_mouse:
         page.locator("#ee-graph-list li").first.click()
     else:
-        page.keyboard.press("Enter")
+        strike(page, "Enter")
     near = set(page.evaluate(NEAR))
     assert len(near) > 12
     seen = page.evaluate(LABELS)
@@ -425,7 +429,7 @@ def test_a_chosen_work_is_shown_with_its_neighbours_beside_the_card(open_page, b
 def test_where_the_neighbours_find_no_room_the_work_is_in_the_middle_and_can_be_read(open_page):
     page = open_page("graph.html?layout=years", still=True)
     page.get_by_role("combobox", name="Find a work").fill("deebert")
-    page.keyboard.press("Enter")
+    strike(page, "Enter")
     seen = page.evaluate(LABELS)
     assert seen["size"] >= 10
     near = set(page.evaluate(NEAR))

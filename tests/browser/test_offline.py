@@ -6,14 +6,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from browsing import search
+from browsing import search, strike
 
 from eelit.site.generator.bundle import bundle
 from eelit.site.generator.faults import SiteFault
 
 
 def found(page, words):
-    page.keyboard.press("/")
+    strike(page, "/")
     return search(page, words).evaluate_all("found => found.map(link => link.href)")
 
 

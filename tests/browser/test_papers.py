@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from browsing import until
+from browsing import strike, until
 from playwright.sync_api import expect
 
 PAPERS = "papers/index.html"
@@ -36,7 +36,7 @@ def said(page):
 def use(page, target, keyboard, key):
     if keyboard:
         target.focus()
-        page.keyboard.press(key)
+        strike(page, key)
     else:
         target.click()
 

@@ -1,7 +1,7 @@
 """Every kind of page can be used by anybody: the keyboard reaches all, and nothing is out of sight."""
 
 import pytest
-from browsing import PRUNE, settle, told
+from browsing import PRUNE, settle, strike, told
 
 WIDTHS = (1280, 390)
 # Focus all that the Tab key would reach and tell which of them does not show it, or lies where no one sees it.
@@ -37,7 +37,7 @@ def test_the_keyboard_reaches_and_shows_everything(open_page, served, kinds, wid
         page.goto(served + path)
         settle(page)
         page.evaluate(PRUNE)
-        page.keyboard.press("Tab")  # the browser shows the focus from now on
+        strike(page, "Tab")  # the browser shows the focus from now on
         found += [f"{path}: {fault}" for fault in page.evaluate(FOCUS)]
     assert not found, told(found)
 
@@ -83,7 +83,7 @@ def test_a_walk_with_the_tab_key_has_an_end(open_page, width):
     page = open_page("index.html", width=width)
     seen = []
     for _ in range(80):
-        page.keyboard.press("Tab")
+        strike(page, "Tab")
         seen.append(page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
         if seen[-1].startswith("<body"):
             break

@@ -9,6 +9,7 @@ from pathlib import Path
 import bibtexparser
 import pytest
 import rispy
+from browsing import strike
 from playwright.sync_api import expect
 
 from eelit.bib.exports import EXPORTS
@@ -142,13 +143,13 @@ def test_filters_are_marked_and_can_be_taken_off_by_keyboard(open_page, width):
         page.locator(".ee-filterbox > summary").press("Enter")
         page.locator("details[data-facet=policy] > summary").press("Enter")
     page.locator("input[name=policy][value=patience]").focus()
-    page.keyboard.press("Space")
+    strike(page, "Space")
     marks = page.locator(".ee-active button")
     assert marks.count() == 1
     assert page.evaluate("location.search") == "?policy=patience"
     assert "showing" in page.locator(".ee-results .ee-status").inner_text()
     marks.first.focus()
-    page.keyboard.press("Enter")
+    strike(page, "Enter")
     assert marks.count() == 0
     assert page.evaluate("location.search") == ""
     page.go_back()
