@@ -192,8 +192,8 @@ class PastFuture(TextMethod):
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"past and future": {}, "local": {"local": True}}
     # Twice the sentences of other methods: with fewer its exits stay near chance.
-    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "train_size": 480}
-    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"local": {"train_size": 240}}
+    smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "train_size": 480, "length": 40}
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"local": {"train_size": 240, "length": 24}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "rate": 2e-3, "head_rate": 0.02,
         "batch": 16,
