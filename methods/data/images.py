@@ -1,4 +1,4 @@
-"""Small grey pictures in ten classes: Fashion-MNIST, and scikit-learn's digits for unit tests only."""
+"""Small grey pictures in ten classes: Fashion-MNIST, plain or cluttered, and scikit-learn's digits for unit tests only."""
 
 import math
 from dataclasses import dataclass
@@ -16,6 +16,9 @@ CLASSES = (
 )  # fmt: skip
 MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures, on a scale of 0 to 1
 OFFICIAL_TRAIN, OFFICIAL_TEST = 60_000, 10_000
+CANVAS, PIECES, PIECE = 48, 8, 9
+"""Side of the canvas of a cluttered picture, how many pieces of other pictures lie on it, and their side, in pixels."""
+CLUTTERED_MEAN, CLUTTERED_STD = 0.1680, 0.2987  # of the 60,000 training pictures, cluttered, on a scale of 0 to 1
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,60 @@ def fashion_mnist(
 
     Test pictures are the official ones; their rows are counted on from 60,000. Labels index `CLASSES`.
     """
-    folder = fetch.path(ITEM)
     if test > OFFICIAL_TEST:
         raise ValueError(f"{ITEM} has {OFFICIAL_TEST} test pictures, not {test}")
     cut = divide(range(OFFICIAL_TRAIN), train, validation, 0, seed=seed, item=ITEM)
     held_out = shuffled(range(OFFICIAL_TRAIN, OFFICIAL_TRAIN + OFFICIAL_TEST), seed)[:test]
     rows = labelled(ITEM, cut.train.tolist(), cut.validation.tolist(), held_out)
+    pixels, labels = _source()
+    return _pictures(pixels, labels, rows, 255.0, MEAN, STD)
+
+
+def cluttered_fashion_mnist(
+    train: int = 12_000, validation: int = 5_000, test: int = 10_000, *, seed: int = 0
+) -> Split[Pictures]:
+    """The rows of `fashion_mnist`, each at a random place of a 48×48 canvas that eight pieces of other pictures clutter.
+
+    In the manner of the cluttered MNIST of mnih2014recurrent: pieces of 9×9 pixels are cut from random places of random
+    training pictures, and where things overlap the brighter pixel is seen. A row's canvas follows the seed and the row
+    alone, whatever else is asked for. Mean 0 and deviation 1 over the official training part.
+    """
+    plain = fashion_mnist(train, validation, test, seed=seed)
+    pixels, labels = _source()
+    rows = Rows(plain.train.rows, plain.validation.rows, plain.test.rows, f"cluttered {seed} {plain.digest}")
+    canvases = np.zeros((len(pixels), CANVAS, CANVAS), dtype=np.uint8)
+    every = np.concatenate([rows.train, rows.validation, rows.test])
+    canvases[every] = _cluttered(pixels, every, seed)
+    return _pictures(canvases, labels, rows, 255.0, CLUTTERED_MEAN, CLUTTERED_STD)
+
+
+def _cluttered(pixels: NDArray[np.uint8], rows: NDArray[np.int64], seed: int) -> NDArray[np.uint8]:
+    """Return the canvases ``[n, 48, 48]`` of some rows: the picture somewhere, and pieces of training pictures."""
+    random, total = np.random.default_rng(seed), len(pixels)
+    side = pixels.shape[1]
+    corners = random.integers(0, CANVAS - side + 1, (total, 2))[rows]
+    canvases = np.zeros((len(rows), CANVAS, CANVAS), dtype=np.uint8)
+    canvases[_window(np.arange(len(rows)), corners, side)] = pixels[rows]
+    for _ in range(PIECES):
+        others = random.integers(0, OFFICIAL_TRAIN, total)[rows]
+        cut = random.integers(0, side - PIECE + 1, (total, 2))[rows]
+        put = _window(np.arange(len(rows)), random.integers(0, CANVAS - PIECE + 1, (total, 2))[rows], PIECE)
+        canvases[put] = np.maximum(canvases[put], pixels[_window(others, cut, PIECE)])
+    return canvases
+
+
+def _window(pictures: NDArray[np.int64], corners: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], ...]:
+    """Return the indices of a square ``[n, side, side]`` in each of the pictures ``[n]``, given its corner ``[n, 2]``."""
+    across = np.arange(side)
+    return pictures[:, None, None], corners[:, :1, None] + across[:, None], corners[:, 1:, None] + across
+
+
+def _source() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """All pictures ``[70000, 28, 28]`` and labels, the training part first."""
+    folder = fetch.path(ITEM)
     pixels = np.concatenate([_idx(folder / f"{part}-images-idx3-ubyte") for part in ("train", "t10k")])
     labels = np.concatenate([_idx(folder / f"{part}-labels-idx1-ubyte") for part in ("train", "t10k")])
-    return _pictures(pixels, labels, rows, 255.0, MEAN, STD)
+    return pixels, labels
 
 
 def digits(train: int = 1_000, validation: int = 300, test: int = 497, *, seed: int = 0) -> Split[Pictures]:

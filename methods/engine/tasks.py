@@ -49,8 +49,9 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
 def images(source: str, *, train: int, validation: int = 2000) -> Data:
     """Return images ``[1, H, W]`` in 10 classes.
 
-    ``fashion-mnist`` (28×28, mean 0 and deviation 1; 10,000 test images), or ``digits`` (scikit-learn's 8×8 pictures,
-    values 0 to 1, its own 300 for validation; unit tests only).
+    ``cluttered`` (Fashion-MNIST somewhere on a canvas of 48×48 among pieces of other pictures) or ``fashion-mnist``
+    (28×28), both with mean 0, deviation 1 and 10,000 test images; or ``digits`` (scikit-learn's 8×8 pictures, values 0
+    to 1, its own 300 for validation; unit tests only).
     """
     from eelit.methods.data import images as pictures
 
@@ -58,8 +59,10 @@ def images(source: str, *, train: int, validation: int = 2000) -> Data:
         split = pictures.digits(train=train)
     elif source == "fashion-mnist":
         split = pictures.fashion_mnist(train=train, validation=validation)
+    elif source == "cluttered":
+        split = pictures.cluttered_fashion_mnist(train=train, validation=validation)
     else:
-        raise ValueError(f"no images {source!r}; there are fashion-mnist and digits")
+        raise ValueError(f"no images {source!r}; there are cluttered, fashion-mnist and digits")
     parts = [examples(part.images, part.labels) for part in (split.train, split.validation, split.test)]
     return data(parts, classes=10)
 
