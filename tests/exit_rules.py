@@ -24,6 +24,7 @@ from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.state_similarity import StateSimilarity
+from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.temperature import Tempered
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.policies.voting import Voting
@@ -70,6 +71,7 @@ CASES = [
     ),
     Case(PatientConfidence(2, 0), PatientConfidence(0.6, 2), "logits"),
     Case(Voting(0), Voting(2, 0.5), "logits"),
+    Case(Surest(0), Surest(0.7), "logits"),
     Case(Tempered((2, 2, 2, 2), MaxConfidence(0)), Tempered((3, 2, 1, 1), Entropy(1.2)), "logits"),
     Case(Tempered(0.5, Patience(0)), Tempered(0.5, Patience(1)), "logits"),
     Case(ScoreThreshold(-INF), ScoreThreshold((0.5, 0.3, 0.1, 0.1)), "values"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.backbones.internal_classifier import InternalClassifier, MixedPool, at_shares
+from eelit.methods.backbones.internal_classifier import InternalClassifier, MixedPool, at_shares, condensed
 from eelit.methods.backbones.normalisation import convolution, folded
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import infer, replay
@@ -132,6 +132,18 @@ def test_mixed_pooling_by_hand():
     assert torch.equal(MixedPool(3)(x), x)
     assert 0 <= pool.alpha.item() <= 1
     assert pool.alpha.requires_grad
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 5])
+@pytest.mark.parametrize("size", [3, 5, 7, 8, 9, 13, 24, 28])
+def test_a_condensed_map_is_pooled_as_the_map_itself(size, side):
+    pool, x = MixedPool(side), torch.randn(2, 3, size, size)
+    less = condensed(x, side)
+    for alpha in (0.0, 0.3, 1.0, 1.5):
+        pool.alpha.data.fill_(alpha)
+        assert torch.allclose(pool(less), pool(x), atol=1e-5)
+    places = pool(x).shape[2] * pool(x).shape[3]
+    assert less[0, 0].numel() == (2 * places if size > side else size * size)
 
 
 @pytest.mark.parametrize(("side", "size"), [(28, 16), (14, 16), (9, 9), (4, 16), (3, 9)])

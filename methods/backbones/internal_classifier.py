@@ -31,11 +31,27 @@ class MixedPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool both ways and mix."""
-        window = [math.ceil(n / self.side) for n in x.shape[2:]]
-        if max(window) == 1:
+        if max(x.shape[2:]) <= self.side:
             return x
-        most, mean = F.max_pool2d(x, window, ceil_mode=True), F.avg_pool2d(x, window, ceil_mode=True)
+        most, mean = _most_and_mean(x, self.side)
         return torch.lerp(mean, most, self.alpha)
+
+
+def condensed(x: Tensor, side: int = 4) -> Tensor:
+    """Return a square map ``[N, C, H, H]`` as one ``[N, C, h, 2 h]`` that `MixedPool` pools alike, whatever its α.
+
+    Of each window it holds the maximum, and the number whose mean with that is the window's: all that a head with
+    ``side`` reads of a frozen map, hence all that need be stored of it for training.
+    """
+    if max(x.shape[2:]) <= side:
+        return x
+    most, mean = _most_and_mean(x, side)
+    return torch.stack([most, 2 * mean - most], dim=-1).flatten(3)
+
+
+def _most_and_mean(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    window = [math.ceil(n / side) for n in x.shape[2:]]
+    return F.max_pool2d(x, window, ceil_mode=True), F.avg_pool2d(x, window, ceil_mode=True)
 
 
 class InternalClassifier(nn.Sequential):
