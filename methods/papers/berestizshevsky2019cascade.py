@@ -1,0 +1,166 @@
+"""Dynamically Sacrificing Accuracy for Reduced Computation: Cascaded Inference Based on Softmax Confidence (CI).
+
+Idea
+    What a user knows is how much accuracy may be lost, not which confidence is enough. So draw one curve for each
+    classifier of a cascade: how accurate it is where it is at least so confident. The threshold is the least confidence
+    at which the curve comes within the tolerance of its own peak. Another tolerance is a look-up, not a training.
+
+Model
+    A trained network is cut into components m = 1 … M; behind each but the last stands a classifier of two layers:
+    means over windows of the map, a linear layer of 64 units, batch normalisation, ReLU, a linear layer. The last one
+    is the network's own. p_m = softmax of classifier m; it answers argmax_c p_m(c), with confidence
+    delta_m = max_c p_m(c).
+
+Training
+    Stage 1: the plain network alone, by cross-entropy.
+    Stage 2: everything of it frozen; each classifier by its own cross-entropy (the sum of all, which share nothing).
+    Thresholds, from what all training images get at classifier m, whoever would have left before:
+    alpha_m(d) = accuracy of classifier m where delta_m >= d  (residual accuracy);  alpha*_m = max_d alpha_m(d);
+    threshold of m for the tolerance epsilon = min {d : alpha_m(d) >= alpha*_m - epsilon}, d among the confidences seen.
+
+Exit rule
+    Stop at the first classifier m < M with delta_m >= its threshold. The knob is epsilon, as a share: a larger one
+    never raises a threshold. It is counted from each classifier's own peak, not from the accuracy of the whole network.
+
+Skipped
+    The components behind the exit, with their classifiers.
+
+Trained otherwise
+    Beside the epochs that all rows have, which train the network, the classifiers alone learn for twenty more on its
+    frozen maps, as many as the paper gives them: two stages are what the paper is about.
+
+Deviations
+    1. Cluttered Fashion-MNIST (48×48, one channel) and a residual network of 13 convolutions instead of CIFAR, SVHN and
+       ImageNet with ResNet-110 and ResNet-50, which two cores cannot train.
+    2. Six components, cut at shares of the cost, instead of three, cut where the map halves. Windows have the side of
+       the last map, as the paper's for CIFAR; those for ImageNet are larger, their hidden layer has 1024 units.
+    3. AdamW, the rate rising, then falling to 0, instead of momentum with two steps; the classifiers learn at one time.
+       They see maps of the frozen network in evaluation mode; the released code normalises them by the batch.
+    4. Confidences that are equal have one place on the curve. The released code takes them one by one, in any order.
+    5. Where every image of the curve may leave, the threshold is 0, not the least confidence that was seen: an image
+       less sure than all of them leaves too. A tolerance below 0 admits no threshold: nobody leaves early.
+    6. The variant `held out` draws the curves on half of the validation images, since a network knows its training
+       images better than any others.
+    7. The sum of the five largest probabilities as confidence, for top-5 accuracy, is left out: there are ten classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eelit.methods.backbones.internal_classifier import Shape
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.images import ImageMethod
+from eelit.methods.policies.base import softmax
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.two_stage import train_heads
+
+
+class Curve(NamedTuple):
+    """How accurate one classifier is where it is at least so confident."""
+
+    confidences: NDArray[np.float64]  # [K], the distinct ones that were seen, rising
+    accuracies: NDArray[np.float64]  # [K], residual accuracy alpha at each
+
+
+def residual_accuracy(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
+    """Return the curve of one classifier from its confidence ``[N]`` and whether it is right ``[N]``.
+
+    Samples whose confidence is not finite are left out: they never leave early.
+    """
+    order = np.argsort(confidences)[: np.isfinite(confidences).sum()]
+    hits = np.cumsum(right[order][::-1])[::-1]
+    levels, first = np.unique(confidences[order], return_index=True)
+    return Curve(levels, hits[first] / (len(order) - first))
+
+
+def threshold(curve: Curve, epsilon: float) -> float:
+    """Return the least confidence whose residual accuracy is within ``epsilon`` of the best.
+
+    0 if that is the least confidence seen, infinity if there is none (``epsilon`` below 0).
+    """
+    enough = curve.accuracies >= curve.accuracies.max() - epsilon
+    if enough[0]:
+        return 0.0
+    return float(curve.confidences[np.argmax(enough)]) if enough.any() else math.inf
+
+
+def places(shape: Shape, window: int) -> list[int]:
+    """Return into how many windows of the side ``window`` a map ``[C, H, W]`` is cut, down and across."""
+    return [math.ceil(side / window) for side in shape[1:]]
+
+
+def pooled(maps: Tensor, window: int) -> Tensor:
+    """Return what a classifier reads of maps ``[N, C, H, W]``: means over windows."""
+    return F.adaptive_avg_pool2d(maps, places(maps.shape[1:], window))
+
+
+@dataclass(frozen=True)
+class CascadedInference(ImageMethod):
+    """Classifiers on a frozen network, with thresholds of their own that follow from a tolerance."""
+
+    network: str = "resnet"  # residual; the paper: ResNet-110, ResNet-50 (v2)
+    images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, SVHN, ImageNet
+    train_size: int = 12000  # training images; the paper: 50,000 (CIFAR)
+    widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution; the paper: 16, 32, 64 (CIFAR)
+    blocks: int = 2  # residual blocks of each width; the paper: 18
+    shares: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75)  # of the cost; the paper: 1/3 and 2/3
+    epochs: float = 6.0  # passes that train the network
+    batch: int = 64  # images of a step
+    rate: float = 2e-3  # largest learning rate of either stage
+    head_epochs: float = 20.0  # passes that train the classifiers; the paper: 20 (ImageNet)
+    window: int = 6  # side of the windows that a classifier takes the mean of, in pixels; the paper: 8 (CIFAR)
+    hidden: int = 64  # units of a classifier's hidden layer; the paper: 64 (CIFAR), 1024 (ImageNet)
+    calibration: str = "train"  # images that curves are drawn on: train, as in the paper, or fitting (held out)
+
+    fits_on: ClassVar[float] = (
+        0.5  # of the validation images: curves of `held out`; tolerances are judged on the others
+    )
+    knob: ClassVar[str] = "tolerance"
+    knobs: ClassVar[tuple[float, ...]] = (1.0, 0.4, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.04, 0.02, 0.01, 0.0, -1.0)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "training images": {}, "held out": {"calibration": "fitting"},
+    }  # fmt: skip
+    tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "window": 2, "hidden": 16, "head_epochs": 4.0}
+    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "head_epochs": 5.0}
+
+    def head(self, shape: Shape, classes: int) -> nn.Module:
+        """A classifier of two layers for maps ``[C, H, W]``."""
+        down, across = places(shape, self.window)
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d((down, across)),  # keeps what is pooled already
+            nn.Flatten(),
+            nn.Linear(shape[0] * down * across, self.hidden),
+            nn.BatchNorm1d(self.hidden),
+            nn.ReLU(),
+            nn.Linear(self.hidden, classes),
+        )
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Train the network, freeze it, then train the classifiers, which read no more than means over windows."""
+        window, options = self.window, {**self.options, "epochs": self.head_epochs}
+        train_plain(model, data, bench, **self.options)
+        train_heads(model, data, bench, keep=lambda maps: pooled(maps, window), **options)
+
+    def fit(self, prepared: Prepared) -> list[Curve]:
+        """The curves of all classifiers but the last: any tolerance is looked up there."""
+        seen = prepared.split(self.calibration)
+        p = softmax(seen.outputs[:-1].double())
+        right = p.argmax(dim=-1) == seen.targets
+        return [residual_accuracy(*each) for each in zip(p.amax(dim=-1).numpy(), right.numpy(), strict=True)]
+
+    def policy(self, knob: float, prepared: Prepared) -> MaxConfidence:
+        """The knob is epsilon; each classifier has the threshold that follows from it."""
+        return MaxConfidence([threshold(curve, knob) for curve in prepared.fitted])
