@@ -22,8 +22,9 @@ from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
 from eelit.methods.engine import tasks
-from eelit.methods.engine.cascade import Cascade, StoredMembers, follow
+from eelit.methods.engine.cascade import Cascade, StoredMembers
 from eelit.methods.engine.costs import UncountedOperation, count
+from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import answered, replay
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.members import Estimator, Network, comparisons, counted, multiplications
@@ -247,7 +248,7 @@ def test_a_router_can_only_name_a_later_member(three, target):
             return torch.full((len(output),), target)
 
     model, _, x = three
-    with pytest.raises(ValueError, match=rf"member 0 of 3 sends samples to \[{target}\]; only later members"):
+    with pytest.raises(ValueError, match=rf"number 0 of 3 sends samples to \[{target}\] \(from 0\); only later"):
         model.run(x, Astray(2.0, 0.5))
 
 

@@ -10,12 +10,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.contents import Contents
-from eelit.methods.engine.costs import MacCounter, exit_costs
-from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
+from eelit.methods.engine.costs import MacCounter, both_costs, exit_costs
+from eelit.methods.engine.evaluate import answered, followed, infer, not_finite, replay
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import all_outputs, digest
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, select
+from eelit.methods.engine.stored_outputs import StoredOutputs
+from eelit.methods.policies.base import softmax
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
@@ -71,6 +73,88 @@ def test_replay_equals_infer_and_skipped_work_is_not_done(model, policy):
     assert ran == [int((exits >= i).sum()) for i in range(4)]
     assert found.macs.tolist() == [table[i] for i in exits]
     assert counter.macs == int(found.macs.sum())
+
+
+@dataclass(frozen=True)
+class Hopping:
+    """Stop when sure enough, or asked for the third time; else go one exit further, or two if class 0 is unlikely."""
+
+    sure: float
+    target: int | None = None  # whither it sends everybody
+
+    def start(self):
+        return ()
+
+    def step(self, state, output):
+        p = softmax(output)
+        here, asked = state or (torch.zeros(len(p), dtype=torch.int64), torch.zeros(len(p)))
+        further = torch.where(p[:, 0] > 0.3, 1, 2)
+        return ((here + further).clamp(max=3), asked + 1), (p.amax(dim=1) >= self.sure) | (asked == 2)
+
+    def route(self, state, output):
+        return state[0] if self.target is None else torch.full_like(state[0], self.target)
+
+
+def walked(outputs, sure):
+    """Return the exits that a sample of outputs ``[E, C]`` is asked at, by `Hopping`."""
+    route = [0]
+    while route[-1] < 3:
+        p = outputs[route[-1]].softmax(dim=0)
+        if p.max() >= sure or len(route) == 3:
+            break
+        route.append(min(3, route[-1] + (1 if p[0] > 0.3 else 2)))
+    return route
+
+
+@pytest.mark.parametrize("sure", [0.0, 0.6, 0.8, 2.0])
+def test_heads_that_a_policy_passes_over_are_not_run_and_not_paid_for(model, sure):
+    x, policy = torch.randn(60, 6), Hopping(sure)
+    with torch.inference_mode():
+        outputs = model(x)
+    routes = [walked(outputs[:, n], sure) for n in range(60)]
+    if 0 < sure < 2:
+        assert len({tuple(route) for route in routes}) > 2
+    exits = [route[-1] for route in routes]
+    assert replay(policy, outputs).tolist() == replay(policy, outputs.numpy()).tolist() == exits
+    assert followed(policy, outputs).visited.T.tolist() == [[i in route for i in range(4)] for route in routes]
+    ran = {"stages": [0] * 4, "heads": [0] * 4}
+    for name in ran:
+        for i, part in enumerate(getattr(model, name)):
+            part.register_forward_hook(
+                lambda _, args, out, i=i, name=name: ran[name].__setitem__(
+                    i, ran[name][i] + len(out if name == "heads" else out["coarse"])
+                )
+            )
+    with MacCounter() as counter:
+        found = infer(model, x, policy)
+    assert found.exits.tolist() == exits
+    assert torch.allclose(found.outputs, answered(policy, outputs, np.array(exits)), atol=1e-5)
+    assert ran["heads"] == [sum(i in route for route in routes) for i in range(4)]
+    assert ran["stages"] == [sum(i <= route[-1] for route in routes) for i in range(4)]
+    every, alone = (np.repeat(np.array(part, dtype=float)[:, None], 60, axis=1) for part in both_costs(model, x[:1]))
+    seen = StoredOutputs(Examples(list(x), torch.zeros(60, dtype=torch.int64)), outputs, every, alone)
+    assert counter.macs == seen.paid(policy).sum()
+    assert seen.under(policy, lambda *_: 0.0).cost == pytest.approx(counter.macs / 60)
+    assert [infer(model, one, policy).exits.item() for one in x.split(1)] == exits
+
+
+def test_an_exit_sends_samples_to_later_exits_only_and_has_no_table_of_costs(model):
+    x = torch.randn(5, 6)
+    for target in (0, 4):
+        for run in (lambda policy: infer(model, x, policy), lambda policy: replay(policy, model(x))):
+            with pytest.raises(ValueError, match=rf"number 0 of 4 sends samples to \[{target}\] .* only later exits"):
+                run(Hopping(2.0, target))
+    with pytest.raises(ValueError, match="say nothing of a policy that passes exits over"):
+        infer(model, x, Hopping(0.5), exit_costs(model, x[:1]))
+    assert infer(model, x[:0], Hopping(0.5)).outputs.shape == (0, 3)
+
+
+def test_who_is_sent_on_without_a_finite_answer_is_told_of(model):
+    x = torch.randn(8, 6)
+    x[3] = torch.nan
+    found = infer(model, x, Hopping(0.0))
+    assert found.not_finite.tolist() == [3]
+    assert found.exits.tolist() == [3 if n == 3 else 0 for n in range(8)]
 
 
 def test_answer_is_the_exits_own_unless_the_policy_assembles_it():

@@ -18,7 +18,7 @@ from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import always, generate, sound_of
 from eelit.methods.backbones.decoding import replay as replay_tokens
 from eelit.methods.backbones.skim_encoder import decided
-from eelit.methods.engine.cascade import follow
+from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families import tagging

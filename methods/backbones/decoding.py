@@ -25,7 +25,7 @@ from torch import Tensor
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.engine import costs
-from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.course import decide
 from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy, finite
 

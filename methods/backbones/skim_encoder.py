@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import TokenLayers, alike
-from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.course import decide
 from eelit.methods.engine.multi_exit import evaluating
 from eelit.methods.policies.base import Policy, finite, usable
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder
 from eelit.methods.backbones.token_layer import TokenLayers, alike
-from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.course import decide
 from eelit.methods.engine.multi_exit import evaluating, select
 from eelit.methods.policies.base import Policy, usable
 

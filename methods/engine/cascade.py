@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from eelit.methods.engine.costs import MacCounter
-from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.course import Course, follow
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.members import Member, Network
@@ -21,7 +19,7 @@ from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evalua
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.stored_outputs import Score, StoredOutputs
 from eelit.methods.engine.timing import BATCH
-from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, Routing, State, finite, said
+from eelit.methods.policies.base import Output, Policy, said
 
 
 class Cascade(nn.Module):
@@ -63,109 +61,6 @@ class Cascade(nn.Module):
             for i, member in enumerate(self.members):
                 found[i, index.numpy()] = member.costs(x)  # type: ignore[operator]
         return found
-
-
-@dataclass(frozen=True)
-class Course:
-    """How samples went through a cascade: who answers each ``[N]``, what it says, and who was asked ``[M, N]``."""
-
-    exits: Tensor
-    outputs: Output  # [N, ...]
-    visited: Tensor
-    decisions: NDArray[np.float64]  # [N], MACs that the policy itself computed, where they were counted
-    not_finite: Tensor  # [m], numbers of the samples of which a member said something that is not finite
-
-    @property
-    def answers(self) -> Tensor:
-        """The answers ``[N, C]`` (``[N]`` for regression)."""
-        found: Tensor = said(self.outputs)
-        return found
-
-
-def follow(
-    policy: Policy, ask: Callable[[int, Tensor], Output], members: int, samples: int, *, count: bool = False
-) -> Course:
-    """Send samples through a cascade as the policy says, with ``ask(i, rows [n])`` for what member ``i`` says of them.
-
-    Any exit rule serves; one that is `Routing` also says who is asked next. Samples that came by different ways to a
-    member are asked about together, but decided upon apart, each with what the policy remembers of its own way.
-    What members say is brought to the host's memory: they may be on several devices.
-    """
-    waiting: list[list[tuple[Tensor, State]]] = [[] for _ in range(members)]
-    waiting[0] = [(torch.arange(samples), policy.start())]
-    visited, exits = torch.zeros(members, samples, dtype=torch.bool), torch.zeros(samples, dtype=torch.int64)
-    decisions, found, flawed = np.zeros(samples), [], torch.zeros(samples, dtype=torch.bool)
-    for i, groups in enumerate(waiting):
-        if not groups:
-            continue
-        rows = torch.cat([group for group, _ in groups])
-        output = pytree.tree_map_only(Tensor, Tensor.cpu, ask(i, rows))
-        if len(said(output)) != len(rows):
-            raise ValueError(
-                f"member {i} says {list(said(output).shape)} of {len(rows)} samples; the first axis is the sample"
-            )
-        visited[i, rows], exits[rows] = True, i
-        flawed[rows] = flawed[rows] | ~finite(output)
-        parts = torch.arange(len(rows)).split([len(group) for group, _ in groups])
-        for (group, before), part in zip(groups, parts, strict=True):
-            decide = _Decision(policy, select(output, part), i, members, count)
-            memory, stop, own = decide.on(before)
-            decisions[group.numpy()] += decide.macs / len(group)
-            out, keep = stop.nonzero().flatten(), (~stop).nonzero().flatten()
-            if len(out):
-                found.append((group[out], select(own, out)))
-            for target, there in decide.ways(keep):
-                waiting[target].append((group[there], select(memory, there)))
-    order = torch.argsort(torch.cat([group for group, _ in found]))
-    return Course(
-        exits, select(joined([output for _, output in found]), order), visited, decisions, flawed.nonzero()[:, 0]
-    )
-
-
-class _Decision:
-    """What the policy does with what one member says of some samples, its MACs counted if asked for."""
-
-    def __init__(self, policy: Policy, output: Output, member: int, members: int, count: bool) -> None:
-        self.policy, self.output, self.member, self.members, self.count = policy, output, member, members, count
-        self.macs = 0
-        self.next: Tensor | None = None
-
-    def on(self, memory: State) -> tuple[State, Tensor, Output]:
-        """Return what is remembered now, who stops ``[n]``, and what they are told."""
-        if not self.count:
-            return self._decide(memory)
-        with MacCounter() as counter:
-            found = self._decide(memory)
-        self.macs = counter.macs
-        return found
-
-    def _decide(self, memory: State) -> tuple[State, Tensor, Output]:
-        output, last = self.output, self.member == self.members - 1
-        stop = torch.ones(len(said(output)), dtype=torch.bool)
-        assembling = isinstance(self.policy, Assembling)
-        if assembling or not last:
-            memory, chosen, _ = decide(self.policy, memory, output)
-            stop = stop if last else chosen
-        if isinstance(self.policy, Routing) and not last:
-            self.next = torch.as_tensor(self.policy.route(memory, output))
-        if isinstance(self.policy, Assembling):
-            answer = self.policy.answer(memory, output)
-            output = {**output, ANSWER: answer} if isinstance(output, dict) else answer
-        return memory, stop, output
-
-    def ways(self, keep: Tensor) -> list[tuple[int, Tensor]]:
-        """Return the next member and the samples that go there, of those ``[m]`` that go on."""
-        if not len(keep):
-            return []
-        if self.next is None:
-            return [(self.member + 1, keep)]
-        targets = self.next[keep]
-        if int(targets.min()) <= self.member or int(targets.max()) >= self.members:
-            raise ValueError(
-                f"member {self.member} of {self.members} sends samples to {sorted(set(targets.tolist()))}; only later "
-                "members can be asked"
-            )
-        return [(target, keep[targets == target]) for target in sorted(set(targets.tolist()))]
 
 
 @dataclass

@@ -11,27 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from eelit.methods.engine.course import Course, decide, follow, onward
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select
-from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, State, finite, quiet, said
-
-
-def decide(policy: Policy, state: State, output: Output, sound: Array | None = None) -> tuple[State, Array, Array]:
-    """Ask a policy about one exit's output; return its state, who stops ``[n]``, and whose answer is finite ``[n]``.
-
-    Nobody stops by an answer that is not finite (see `policies.base.finite`), whatever the policy says; for what else
-    it reads the policy itself sees to that. Where words stop, ``sound [n, W]`` tells of which the answer is finite.
-    Raises `ValueError` if the policy says anything but one boolean per sample, or word.
-    """
-    state, stop = policy.step(state, output)
-    sound = finite(said(output)) if sound is None else sound
-    if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
-        told = f"{stop.dtype} {list(stop.shape)}" if hasattr(stop, "shape") else type(stop).__name__
-        each = "word" if sound.ndim > 1 else "sample"
-        raise ValueError(
-            f"{type(policy).__name__} must say of each {each} whether it stops, bool {list(sound.shape)}, not {told}"
-        )
-    return state, stop & sound, sound
+from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, Routing, State, finite, quiet, said
 
 
 def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDArray[np.int64]:
@@ -42,12 +26,24 @@ def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDAr
     `ValueError` if the outputs have not this layout, or not so many ``exits`` as the model is known to have.
     """
     count, samples = _sizes(outputs, exits)
+    if isinstance(policy, Routing):
+        return followed(policy, outputs).exits.numpy()
     found = np.full(samples, count - 1, dtype=np.int64)
     state, sound = policy.start(), _all_sound(said(outputs))
     for i in range(count - 1):
         state, stop, _ = decide(policy, state, at_exit(outputs, i), sound)
         found[_host(stop) & (found == count - 1)] = i
     return found
+
+
+def followed(policy: Policy, outputs: Output) -> Course:
+    """Return the course of each sample through the exits from the stored outputs ``[E, N, ...]``, decisions counted.
+
+    Under a `Routing` policy that is what `replay` gives, and which exits are asked on the way.
+    """
+    count, samples = _sizes(outputs)
+    held = pytree.tree_map(torch.as_tensor, outputs)
+    return follow(policy, lambda i, rows: select(said_at(held, i), rows), count, samples, count=True)
 
 
 def not_finite(outputs: Output, exits: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -127,16 +123,20 @@ class Inference:
 def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ()) -> Inference:
     """Run a batch, dropping each sample as soon as the policy stops it.
 
-    Stages and heads behind a sample's exit are not executed for it, and nothing at all once the batch is empty. What a
-    sample gets does not depend on its batch mates: the network is in evaluation mode for the call, and each part of it
-    has its own mode back afterwards. ``costs`` are the MACs of one sample up to each exit (see
-    `eelit.methods.engine.costs.exit_costs`, and `decision_costs` for a policy that computes), for inputs of this shape.
+    Stages and heads behind a sample's exit are not executed for it, and nothing at all once the batch is empty; nor are
+    heads that a `Routing` policy passes over. What a sample gets does not depend on its batch mates: the network is in
+    evaluation mode for the call, and each part of it has its own mode back afterwards. ``costs`` are the MACs of one
+    sample up to each exit (see `eelit.methods.engine.costs.exit_costs`, and `decision_costs` for a policy that
+    computes), for inputs of this shape; a `Routing` policy has no such table (see `StoredOutputs.paid`).
     Raises `ValueError` if costs, outputs, states or the policy's decisions have not one entry for each exit or sample.
     """
     if len(costs) not in (0, model.exits):
         raise ValueError(f"{model.exits} exits need as many costs, not {len(costs)}")
+    routing = isinstance(policy, Routing)
+    if len(costs) and routing:
+        raise ValueError("costs up to each exit say nothing of a policy that passes exits over; see `paid`")
     with evaluating(model):
-        found, seen = _run(model, x, policy)
+        found, seen = _run_routed(model, x, policy) if routing else _run(model, x, policy)
     where = torch.cat([samples for samples, _, _ in found])
     order = torch.argsort(where)
     exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])[order]
@@ -176,6 +176,46 @@ def _run(
         state, memory = select(state, keep, len(rest)), select(memory, keep, len(rest))
         rest = rest[keep]
     return found, seen
+
+
+def _run_routed(
+    model: MultiExit, x: Any, policy: Routing
+) -> tuple[list[tuple[Tensor, int, Output]], list[tuple[Tensor, Tensor]]]:
+    """The same under a policy that names the next exit: all stages on the way are run, but only the heads asked for."""
+    memory, state = policy.start(), x
+    found, seen = [], []
+    for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        state = stage(state)
+        if i == 0:  # which is asked about all
+            output = head(state)
+            here = rest = torch.arange(len(said(output)), device=said(output).device)
+            due = torch.zeros_like(rest)
+        else:
+            here = (due == i).nonzero().flatten()
+            if not len(here):
+                continue
+            output = head(select(state, here, len(rest)))
+        _one_each(output, len(here), i)
+        if i == model.exits - 1:
+            found.append((rest[here], i, output))
+            seen.append((rest[here], finite(output)))
+            break
+        own, stop, sound = decide(policy, select(memory, here), output)
+        seen.append((rest[here], finite(output) if isinstance(output, Mapping) else sound))
+        out, on, elsewhere = (flags.nonzero().flatten() for flags in (stop, ~stop, due != i))
+        found.append((rest[here[out]], i, select(output, out)))
+        targets = onward(torch.as_tensor(policy.route(own, output))[on], i, model.exits)
+        keep = torch.cat([elsewhere, here[on]])
+        if not len(keep):
+            break
+        memory = select(own, on) if not len(elsewhere) else _both(select(memory, elsewhere), select(own, on))
+        due, state, rest = torch.cat([due[elsewhere], targets]), select(state, keep, len(rest)), rest[keep]
+    return found, seen
+
+
+def _both(some: State, others: State) -> State:
+    """Return what is remembered of two groups of samples as that of one."""
+    return tuple(torch.cat(parts) for parts in zip(some, others, strict=True))
 
 
 def _one_each(output: Output, samples: int, exit_: int) -> None:

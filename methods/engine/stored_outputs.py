@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.engine.costs import decision_costs
-from eelit.methods.engine.evaluate import answered, replay
+from eelit.methods.engine.evaluate import answered, followed, replay
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.multi_exit import at_exits
 from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
-from eelit.methods.policies.base import Output, Policy, said
+from eelit.methods.policies.base import Output, Policy, Routing, said
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 
@@ -59,11 +59,28 @@ class StoredOutputs:
         asked = self.outputs if shown is None else shown
         return self.costs + np.array(decision_costs(policy, asked), dtype=np.float64)[:, None]
 
+    def paid(self, policy: Policy, shown: Output | None = None) -> NDArray[np.float64]:
+        """Return MACs ``[N]`` that each sample costs under a policy, what the policy computes included.
+
+        Heads that a `Routing` policy passes over cost nothing. What a head costs is how much more the cost rises up to
+        the next exit with all heads on the way than with that exit's alone.
+        """
+        asked = self.outputs if shown is None else shown
+        if not isinstance(policy, Routing):
+            exits = replay(policy, asked)
+            found: NDArray[np.float64] = self.costs_under(policy, shown)[exits, np.arange(len(exits))]
+            return found
+        course = followed(policy, asked)
+        exits, heads = course.exits.numpy(), np.diff(self.costs, axis=0) - np.diff(self.static_costs, axis=0)
+        on_the_way = course.visited[:-1].numpy() & (np.arange(len(heads))[:, None] < exits)
+        own: NDArray[np.float64] = self.static_costs[exits, np.arange(len(exits))]
+        return own + (heads * on_the_way).sum(axis=0) + course.decisions
+
     def under(self, policy: Policy, score: Score, knob: float = 0.0, shown: Output | None = None) -> OperatingPoint:
         """Replay a policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
         exits = replay(policy, self.outputs if shown is None else shown)
         answers = self.read(answered(policy, self.outputs, exits)) if shown is None else self.at(exits)
-        cost = float(self.costs_under(policy, shown)[exits, np.arange(len(exits))].mean())
+        cost = float(self.paid(policy, shown).mean())
         return OperatingPoint(
             knob=knob,
             quality=score(answers, self.targets),

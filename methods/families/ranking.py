@@ -16,7 +16,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine import chance, evaluate
+from eelit.methods.engine import chance, course
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
@@ -86,7 +86,7 @@ class Sentinel:
 
 def decide(policy: Policy, shown: Floats, sizes: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Ask the policy query by query who leaves, ``[n]``; return that, and of whom it was shown what is not finite."""
-    told = [evaluate.decide(policy, policy.start(), shown[rows])[1:] for rows in spans(sizes)]
+    told = [course.decide(policy, policy.start(), shown[rows])[1:] for rows in spans(sizes)]
     gone, sound = (np.concatenate(part) for part in zip(*told, strict=True))
     return gone, ~sound
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from eelit.methods.backbones.tag_encoder import TagEncoder, Tagged, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.engine import chance, costs
-from eelit.methods.engine.evaluate import decide
+from eelit.methods.engine.course import decide
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of

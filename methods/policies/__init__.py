@@ -25,4 +25,10 @@ vote, also has
 ``answer(state, output) -> answer``
     what is answered to those that stop here, ``[n, C]``, from the state after this exit's step. At the last exit its
     step is asked as well, for the state alone.
+
+A policy that asks not every exit (or member of a cascade) also has
+
+``route(state, output) -> exit``
+    the number ``[n]``, from 0, of the exit to ask next, from the state after this exit's step. Heads in between are
+    neither run nor paid for.
 """

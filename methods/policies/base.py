@@ -61,13 +61,16 @@ class Assembling(Policy, Protocol):
 
 @runtime_checkable
 class Routing(Policy, Protocol):
-    """A policy that, in a cascade, says which member comes next; those between are passed over, and cost nothing."""
+    """A policy that says which exit, or member of a cascade, is asked next.
+
+    Those between are passed over, and cost nothing; but the layers of the network between two exits are run.
+    """
 
     def route(self, state: State, output: Output) -> Array:
-        """Return the number ``[n]`` (from 0) of the member to ask next, from the state after the step for ``output``.
+        """Return the number ``[n]`` (from 0) of the exit or member to ask next, from the state after this step.
 
-        It must be a later one. A policy that needs to know where it is keeps that in its state: it is asked only by the
-        members that a sample visits.
+        It must be a later one. A policy that needs to know where it is keeps that in its state: it is asked only where
+        a sample is sent. It does not assemble its answer in a network with exits.
         """
         ...
 
