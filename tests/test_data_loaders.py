@@ -161,6 +161,36 @@ def test_fashion_mnist():
         images.fashion_mnist(test=10_001)
 
 
+def test_cluttered_fashion_mnist():
+    found, plain = images.cluttered_fashion_mnist(300, 50, 100), images.fashion_mnist(300, 50, 100)
+    assert found.train.images.shape == (300, 1, 48, 48)
+    assert found.train.rows.tolist() == plain.train.rows.tolist()
+    assert found.test.labels.tolist() == plain.test.labels.tolist()
+    assert found.digest != plain.digest
+    more = images.cluttered_fashion_mnist(200, 50, 500)
+    assert np.array_equal(more.test.images[:100], found.test.images), "a canvas follows the row alone"
+    assert not np.array_equal(images.cluttered_fashion_mnist(300, 50, 100, seed=1).test.images, found.test.images)
+    every = images.cluttered_fashion_mnist(12_000, 50, 100).train.images
+    assert abs(every.mean()) < 0.02
+    assert abs(every.std() - 1) < 0.02
+
+
+def test_a_cluttered_picture_holds_its_own_and_pieces_of_eight_others():
+    dots = np.zeros((70_000, 28, 28), dtype=np.uint8)
+    rows = np.arange(40)
+    assert not images._cluttered(dots, rows, 0).any()
+    dots[rows] = 200  # the pictures themselves, all white; no others are
+    whole = images._cluttered(dots, rows, 0)
+    assert (whole == 200).sum(axis=(1, 2)).min() == 28 * 28
+    dots[:60_000] = 9  # what is cut pieces from, those above too
+    dots[rows] = 200
+    mixed = images._cluttered(dots, rows, 0)
+    assert (mixed == 200).sum(axis=(1, 2)).min() >= 28 * 28, "where things overlap the brighter one is seen"
+    pieces = (mixed == 9).sum(axis=(1, 2))
+    assert 0 < pieces.max() <= 8 * 9 * 9
+    assert len(set(map(bytes, whole > 0))) > 30, "places differ"
+
+
 def test_digits():
     found = images.digits()
     assert [part.images.shape for part in (found.train, found.validation, found.test)] == [
