@@ -6,8 +6,15 @@ import re
 from collections.abc import Mapping
 
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
-ARXIV_NAMED = re.compile(rf"\b(?:arxiv\s*:\s*|arxiv\.org/(?:abs|pdf)/|10\.48550/arxiv\.|abs/)({ARXIV.pattern})", re.I)
+ARXIV_NAMED = re.compile(
+    rf"\b(?:arxiv(?:\s+(?:e-?|pre)print)?\s*:?\s*|arxiv\.org/(?:abs|pdf)/|10\.48550/arxiv\.|abs/)({ARXIV.pattern})",
+    re.I,
+)
 ARXIV_FIELDS = ("journal", "booktitle", "howpublished", "publisher", "series", "number", "note", "doi", "url")
+ARXIV_NOTE = re.compile(
+    rf"(?:https?://|arxiv\s+(?:e-?|pre)print\s+)?{ARXIV_NAMED.pattern}(?:v\d+)?(?:\s*\[[\w.-]+\])?\.?", re.I
+)
+"""A note that says nothing but an identifier; one that says more may speak of another work."""
 DASH = r"[-‐‑‒–—−]"
 RANGE = re.compile(rf"(?P<first>[A-Za-z]{{0,2}}\d+)\s*(?P<dash>{DASH}{{1,3}})\s*(?P<last>[A-Za-z]{{0,2}}\d+)")
 EN_DASH = "–"
@@ -20,11 +27,12 @@ def arxiv_id(fields: Mapping[str, str]) -> str:
     """
     eprint, archive = fields.get("eprint", ""), fields.get("archiveprefix", "").casefold()
     bare = re.sub(r"^(?:arxiv\s*:\s*|https?://arxiv\.org/(?:abs|pdf)/)", "", eprint, flags=re.IGNORECASE)
-    if eprint and (archive == "arxiv" or (not archive and ARXIV.fullmatch(bare))):
+    if eprint and (archive == "arxiv" or (not archive and ARXIV.fullmatch(re.sub(r"v\d+$", "", bare)))):
         return bare
     if fields.get("journal", "").casefold() == "corr" and (found := ARXIV_NAMED.search(fields.get("volume", ""))):
         return found[1]
-    named = (ARXIV_NAMED.search(fields.get(name, "")) for name in ARXIV_FIELDS)
+    said = ((name, fields.get(name, "").strip()) for name in ARXIV_FIELDS)
+    named = (ARXIV_NOTE.fullmatch(text) if name == "note" else ARXIV_NAMED.search(text) for name, text in said)
     return next((found[1] for found in named if found), "")
 
 

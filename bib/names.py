@@ -151,7 +151,8 @@ def _doubt(name: str, names: list[str]) -> str:
     words = [part.split() for part in parts]
     if any(HIDDEN in _hidden(part) for part in parts) or any(len(each) < 2 for each in words):
         return ""
-    if any(word[0].islower() or len(word.rstrip(".")) < 2 for each in words for word in each):
+    begun = any(word[0].isupper() and len(word.rstrip(".")) < 2 for word in words[0])  # no family has an initial
+    if not begun and any(word[0].islower() or len(word.rstrip(".")) < 2 for each in words for word in each):
         return ""
     return (
         f"`{name}` is taken for one person of the family `{parts[0]}`; if they are two, write "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eelit.bib.exports import EXPORTS, to_ris
-from eelit.bib.identifiers import normal_pages
+from eelit.bib.identifiers import arxiv_id, normal_pages
 from eelit.bib.names import read_names
 from eelit.bib.read import read_bibliography
 from eelit.bib.tex import read_tex, read_verbatim
@@ -195,10 +195,39 @@ def test_identifiers_of_arxiv_are_found_wherever_they_stand():
         "{Smith & Wesson; sons and daughters, Ltd.}",
         "{\\'E}mile and Anderssen, {\\O}ystein",
         "Sandford, Andy and Band, Rand",
+        "Jahier Pagliari, D. A.",
+        "Ortega y Gasset, José",
     ],
 )
 def test_sound_names_are_left_alone(names):
     assert read_names(names).faults == ()
+
+
+@pytest.mark.parametrize(
+    "names", ["A. Beek, C. Dorn", "A. B. Beek, C. D. Dorn", "Beek A, Dorn C", "Jo A. Beek, C. Dorn"]
+)
+def test_a_family_with_an_initial_may_be_another_person(names):
+    (fault,) = read_names(names).faults
+    assert fault[1] == "warning"
+    assert "if they are two, write" in fault[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"note": "A reply to arXiv:2001.00004"}, ""),  # another work's
+        ({"note": "Earlier as arXiv:2001.00004 and arXiv:2001.00005"}, ""),
+        ({"note": "arXiv:2001.00004 [cs.LG]"}, "2001.00004"),
+        ({"note": "arXiv preprint arXiv:2001.00004v2."}, "2001.00004"),
+        ({"journal": "arXiv preprint hep-th/9901001"}, "hep-th/9901001"),
+        ({"journal": "arXiv preprint arXiv:2001.00004"}, "2001.00004"),
+        ({"howpublished": "arXiv 2001.00004"}, "2001.00004"),
+        ({"eprint": "2001.00004v3"}, "2001.00004v3"),  # as it is, so that it is told
+        ({"eprint": "123456", "archiveprefix": "other"}, ""),
+    ],
+)
+def test_whose_identifier_of_arxiv_it_is(fields, said):
+    assert arxiv_id(fields) == said
 
 
 def test_records_are_as_many_lines_down_as_they_are(tmp_path):
