@@ -19,6 +19,7 @@ from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, se
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.policies.base import softmax
 from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.voting import Voting
@@ -326,6 +327,30 @@ def test_one_sample_in_one_answer_out_for_values_in_a_column():
     model = MultiExit([nn.Identity() for _ in range(6)], [nn.Linear(3, 1) for _ in range(6)])
     with pytest.raises(ValueError, match=r"one value per sample, \[n\], but the exit says \[1, 1\]"):
         infer(model, torch.zeros(1, 3), Patience(1, tolerance=0.5))
+
+
+class Inner(nn.Module):
+    """What a part says of the tensor in a dictionary."""
+
+    def __init__(self, says):
+        super().__init__()
+        self.says = says
+
+    def forward(self, state):
+        return self.says(state)
+
+
+@pytest.mark.parametrize(
+    ("stage", "head", "told"),
+    [
+        (lambda x: x, lambda x: x["ids"][0], r"says \[48\] of 1"),  # its samples are lost, and 48 values remain
+        (lambda x: {"ids": x["ids"][:0]}, lambda x: x["ids"].sum(dim=1), r"says \[0\] of 1"),
+    ],
+)
+def test_how_many_samples_there_are_the_input_tells(stage, head, told):
+    model = MultiExit([Inner(stage), nn.Identity()], [Inner(head), Inner(head)])
+    with pytest.raises(ValueError, match=told):
+        infer(model, {"ids": torch.ones(1, 48), "mask": None}, FixedExit(0))
 
 
 class Deciding:

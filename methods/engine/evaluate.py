@@ -156,7 +156,7 @@ def _run(
         state = stage(state)
         output = head(state)
         if rest is None:
-            rest = torch.arange(len(x) if isinstance(x, Tensor) else len(said(output)), device=said(output).device)
+            rest = torch.arange(_samples(x, output), device=said(output).device)
         _one_each(output, len(rest), i)
         last = i == model.exits - 1
         if assembling or not last:
@@ -178,6 +178,12 @@ def _run(
     return found, seen
 
 
+def _samples(x: Any, output: Output) -> int:
+    """Return how many samples an input is of: its tensors tell, of which some may be shared by all (first axis 1)."""
+    sizes = [len(part) for part in pytree.tree_leaves(x) if isinstance(part, Tensor) and part.dim()]
+    return max(sizes) if sizes else len(said(output))
+
+
 def _run_routed(
     model: MultiExit, x: Any, policy: Routing
 ) -> tuple[list[tuple[Tensor, int, Output]], list[tuple[Tensor, Tensor]]]:
@@ -188,7 +194,7 @@ def _run_routed(
         state = stage(state)
         if i == 0:  # which is asked about all
             output = head(state)
-            here = rest = torch.arange(len(said(output)), device=said(output).device)
+            here = rest = torch.arange(_samples(x, output), device=said(output).device)
             due = torch.zeros_like(rest)
         else:
             here = (due == i).nonzero().flatten()
