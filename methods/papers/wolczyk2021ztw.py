@@ -205,7 +205,7 @@ class ZeroTimeWaste(ImageMethod):
     train_size: int = 12000  # training images; the paper: 50,000 of CIFAR
     widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution; the paper's ResNet-56: 16, 32, 64
     blocks: int = 2  # blocks of each width; the paper's ResNet-56: 9
-    shares: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75)  # of the cost, where exits stand; the paper: each block
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand; the paper: each block
     epochs: float = 6.0  # of the network; the paper: 100
     batch: int = 64  # the paper: 128
     rate: float = 2e-3  # learning rate of the network, with AdamW; the paper: 0.1 of SGD
