@@ -217,6 +217,13 @@ def test_both_trainings_start_from_the_same_network(prepared):
     assert ready.model.exits == 3
 
 
+@pytest.mark.parametrize("scale", ["smoke", "default"])
+def test_the_network_for_cluttered_pictures_has_a_place_for_each_classifier(scale):
+    method = registry.get(KEY)
+    pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10)
+    assert method.variant(next(iter(method.variants)), scale).build(pictures, 0).exits == 6
+
+
 # Confusion and overthinking.
 
 
