@@ -116,7 +116,7 @@ class CascadedInference(ImageMethod):
     train_size: int = 12000  # training images; the paper: 50,000 (CIFAR)
     widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution; the paper: 16, 32, 64 (CIFAR)
     blocks: int = 2  # residual blocks of each width; the paper: 18
-    shares: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75)  # of the cost; the paper: 1/3 and 2/3
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost; the paper: 1/3 and 2/3
     epochs: float = 6.0  # passes that train the network
     batch: int = 64  # images of a step
     rate: float = 2e-3  # largest learning rate of either stage

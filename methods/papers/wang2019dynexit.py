@@ -67,7 +67,7 @@ class DynExit(ImageMethod):
     train_size: int = 12000  # training images
     widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution
     blocks: int = 2  # residual blocks of each width
-    shares: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75)  # of the cost, where exits stand
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand
     epochs: float = 6.0  # passes over the images
     batch: int = 64  # images of a step
     rate: float = 2e-3  # largest learning rate, of the network and of the raw weights
