@@ -23,6 +23,7 @@ from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.sole_class import SoleClass
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.temperature import Tempered
@@ -61,6 +62,7 @@ CASES = [
     Case(Entropy(INF), Entropy(1.0), "logits"),
     Case(Entropy([INF] * 4), Entropy(1.0), "words"),
     Case(Margin(0), Margin(0.4), "logits"),
+    Case(SoleClass(0.5), SoleClass((0.9, 0.7, 0.6, 0.5)), "logits"),
     Case(ClassThresholds(0, 0), ClassThresholds(0.9, 0.6), "pair"),
     Case(Patience(0), Patience(1), "logits"),
     Case(Patience(0, tolerance=INF), Patience(1, tolerance=0.5), "values"),

@@ -14,6 +14,7 @@ from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.sole_class import SoleClass
 
 LIBRARIES = {"numpy": np.asarray, "torch": torch.as_tensor}
 
@@ -43,6 +44,8 @@ POLICIES = [
     ScoreThreshold(0.5),
     ScoreThreshold((0.5, 0.4, 0.3, 0.2, 0.1)),
     ClassThresholds(0.9, 0.6),
+    SoleClass(0.5),
+    SoleClass((0.9, 0.8, 0.7, 0.6, 0.5)),
 ]
 
 

@@ -97,9 +97,9 @@ def threshold(curve: Curve, epsilon: float) -> float:
     return float(curve.confidences[np.argmax(enough)]) if enough.any() else math.inf
 
 
-def places(shape: Shape, window: int) -> list[int]:
+def places(shape: Shape, window: int) -> tuple[int, int]:
     """Return into how many windows of the side ``window`` a map ``[C, H, W]`` is cut, down and across."""
-    return [math.ceil(side / window) for side in shape[1:]]
+    return math.ceil(shape[1] / window), math.ceil(shape[2] / window)
 
 
 def pooled(maps: Tensor, window: int) -> Tensor:

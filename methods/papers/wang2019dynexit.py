@@ -1,0 +1,110 @@
+"""DynExit: A Dynamic Early-Exit Strategy for Deep Residual Networks (DynExit).
+
+Idea
+    How much the loss of each exit should count is guessed as a rule, and a bad guess ruins either the early exits or
+    the last. Let gradient descent find out: the weights are parameters like any others, squashed to lie between 0 and
+    1, and their ratio moves while the network learns. Nothing is tuned by hand; at test time nothing is new.
+
+Model
+    A residual network with light heads at chosen places, exits i = 1 … N, the last of which is the network's own.
+
+Training
+    Everything together, the raw weights w_i too, from w_i = 0:
+    L = sum_i r_i L_i  with  r_i = sigma(w_i) / sum_j sigma(w_j),  sigma(a) = 1 / (1 + exp(-a)),
+    L_i the cross-entropy of exit i. As d L / d w_i = sigma(w_i) (1 - sigma(w_i)) (L_i - L) / sum_j sigma(w_j), weight
+    moves from exits whose loss is above the weighted mean to those below: all exits alike at first, deep ones later.
+
+Exit rule
+    Stop at the first exit i < N whose entropy, -sum_c p_c ln p_c of its softmax p in nats, is below T (strictly). T = 0
+    never stops, T > ln C always stops at the first (C classes). One T, chosen on validation data, serves all exits.
+
+Skipped
+    The layers behind the exit, with their heads.
+
+Deviations
+    1. The paper could not be read, only its abstract and two surveys. Told there are: a residual network, joint
+       training, raw weights that are trained and used through a sigmoid, fixed thresholds from validation data.
+    2. The sigmoids are divided by their sum. In the bare form, L = sum_i sigma(w_i) L_i, every derivative by w_i is
+       positive, so that all weights would shrink without end; the abstract speaks of the ratio of the exits.
+    3. Entropy as the confidence, and one threshold for all exits, are those of BranchyNet, which the paper builds on;
+       which confidence it tests is not known. Nor are heads, depths and data, for which the track's stand here.
+    4. The variant `equal weights` keeps w = 0, which is joint training with weights 1/N.
+    5. The exit unit for hardware is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.weights import trained
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.images import ImageMethod
+from eelit.methods.policies.entropy import Entropy
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import exit_losses
+
+
+def ratio(raw: Tensor) -> Tensor:
+    """Return the weights ``r_i [N]`` of the exits, which sum to 1, from the raw ones ``w_i [N]``."""
+    squashed = raw.sigmoid()
+    return squashed / squashed.sum()
+
+
+@dataclass(frozen=True)
+class DynExit(ImageMethod):
+    """Joint training with loss weights that are learned."""
+
+    network: str = "resnet"  # residual, as the paper's, of unknown depths
+    images: str = "cluttered"  # data; the paper's are not known
+    train_size: int = 12000  # training images
+    widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution
+    blocks: int = 2  # residual blocks of each width
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand
+    epochs: float = 6.0  # passes over the images
+    batch: int = 64  # images of a step
+    rate: float = 2e-3  # largest learning rate, of the network and of the raw weights
+    learned: bool = True  # whether the raw weights learn, as in the paper; else all exits weigh alike
+
+    knob: ClassVar[str] = "entropy threshold"
+    knobs: ClassVar[tuple[float, ...]] = (2.4, 1.8, 1.5, 1.2, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"learned weights": {}, "equal weights": {"learned": False}}
+
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """The network with its heads, and a raw weight for the loss of each exit."""
+        model = super().build(data, seed)
+        model.register_parameter("raw_weights", nn.Parameter(torch.zeros(model.exits), requires_grad=self.learned))
+        return model
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Minimise ``L = sum_i r_i L_i`` over the network, the heads and the raw weights."""
+        raw, options = model.get_parameter("raw_weights"), self.options
+
+        def loss(batch: Batch) -> Tensor:
+            return (ratio(raw) * exit_losses(model(batch.inputs), batch.targets)).sum()
+
+        def train() -> None:
+            model.train()
+            fit(
+                model.parameters(),
+                data.train,
+                loss,
+                bench,
+                label="training all exits and their weights",
+                **options,
+            )
+
+        settings = {"learned": self.learned, "train": len(data.train), **options}
+        trained(model, train, bench, data=data.digest, settings=settings)
+        model.eval()
+
+    def policy(self, knob: float, prepared: Prepared) -> Entropy:
+        """The knob is T in nats."""
+        return Entropy(knob)
