@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from eelit.methods import policies
+from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.continuation import ContinuationThreshold
 from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.exit_probability import ExitProbability
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.gate_confidence import GateConfidence
@@ -63,6 +65,7 @@ CASES = [
     Case(Entropy([INF] * 4), Entropy(1.0), "words"),
     Case(Margin(0), Margin(0.4), "logits"),
     Case(SoleClass(0.5), SoleClass((0.9, 0.7, 0.6, 0.5)), "logits"),
+    Case(ClassExclusion((1,) * 4), ClassExclusion((0.2, 0.3, 0.4, 0.4)), "logits"),
     Case(ClassThresholds(0, 0), ClassThresholds(0.9, 0.6), "pair"),
     Case(Patience(0), Patience(1), "logits"),
     Case(Patience(0, tolerance=INF), Patience(1, tolerance=0.5), "values"),
@@ -77,6 +80,7 @@ CASES = [
     Case(Tempered((2, 2, 2, 2), MaxConfidence(0)), Tempered((3, 2, 1, 1), Entropy(1.2)), "logits"),
     Case(Tempered(0.5, Patience(0)), Tempered(0.5, Patience(1)), "logits"),
     Case(ScoreThreshold(-INF), ScoreThreshold((0.5, 0.3, 0.1, 0.1)), "values"),
+    Case(ExitProbability(0), ExitProbability((0.5, 0.3, 0.6, 0.5)), "values"),
     Case(ContinuationThreshold(INF), ContinuationThreshold(0.2), "values"),
     Case(ScoreProximity(-INF, 2), ScoreProximity(0.5, 2), "values", alone=False),
     Case(GateConfidence(0), GateConfidence(0.6), "values"),

@@ -1,0 +1,79 @@
+"""What EECE claims: much less computation at little loss, classes struck out early, better than stopping when sure."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from eelit.methods.claims.comparisons import better_than, gains, without_ends
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit, at_exit
+from eelit.methods.engine.operating_points import cheapest_within
+from eelit.methods.engine.records import Baseline, Curve, Outcome
+from eelit.methods.families.exits import Prepared
+from eelit.methods.papers.wang2024exclusion import ClassExclusionExits, head_weights
+from eelit.methods.policies.base import Policy
+from eelit.methods.recipes.joint import train_joint
+
+LOSS = 0.01
+"""Accuracy that may be lost on validation data."""
+
+
+class Confident(ClassExclusionExits):
+    """The paper's rival: the same heads with the same weights in the loss, but trained to answer, and softmax."""
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Minimise ``CE(z, y) + sum_l 1 / (N - l + 1) CE(u_l, y)``."""
+        train_joint(model, data, bench, weights=[*head_weights(model.exits - 1), 1.0], **self.options)
+
+
+def claims(method: ClassExclusionExits, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """A tolerance chosen on validation data saves much; few classes are left; sure exits do worse."""
+    best = cheapest_within(curve.validation, curve.test, LOSS)
+    saved, lost = 1 - 1 / best.speed_up, curve.full_quality - best.quality
+    less = Outcome(
+        name="much less computation at little loss",
+        statement="The cheapest tolerance that loses a point at most on validation data saves a quarter of the "
+        "multiply-accumulates on test data, and loses a point at most there.",
+        holds=saved >= 0.25 and lost <= LOSS,
+        measured=f"{saved:.1%} saved at tolerance {best.knob:g}, accuracy {-lost:+.4f}",
+    )
+    ours = Baseline(name=method.key, validation=curve.validation, test=curve.test)
+    return [less, few_are_left(method, prepared, best.knob), surer(method, bench, ours)]
+
+
+def few_are_left(method: ClassExclusionExits, prepared: Prepared, tolerance: float) -> Outcome:
+    """Look at the images that reach the last layer."""
+    seen, policy = prepared.split("test"), method.rule(tolerance, prepared)
+    remaining = remaining_classes(policy, seen.outputs)[-1]
+    last = torch.as_tensor(replay(policy, seen.outputs)) == len(seen.outputs) - 1
+    left = float(remaining[last].sum(dim=-1).double().mean()) if last.any() else 0.0
+    true = float(remaining[last, seen.targets[last]].double().mean()) if last.any() else 1.0
+    return Outcome(
+        name="the last layer chooses among few classes",
+        statement="At the same tolerance, images that reach the last layer have at most half of the classes left on "
+        "average, and 98 % of them the true one.",
+        holds=left <= remaining.shape[-1] / 2 and true >= 0.98,
+        measured=f"{left:.2f} of {remaining.shape[-1]} left, the true one for {true:.1%} of {int(last.sum())} images",
+    )
+
+
+def remaining_classes(policy: Policy, outputs: Tensor) -> list[Tensor]:
+    """Return which classes remain ``[n, C]`` after each exit, for logits ``[E, n, C]``, if nobody stopped."""
+    state, found = policy.start(), []
+    for i in range(len(outputs)):
+        state, _ = policy.step(state, at_exit(outputs, i))
+        found.append(state[0])
+    return found
+
+
+def surer(method: ClassExclusionExits, bench: Bench, ours: Baseline) -> Outcome:
+    """Compare with the rival, which stops when the largest probability is high enough."""
+    rival = Confident(**{field.name: getattr(method, field.name) for field in fields(method)})
+    surest = next(b for b in rival.baselines(rival.prepare(bench), bench) if b.name == "max-confidence")
+    where = "Against the same heads trained to answer, stopped by a threshold on the largest probability"
+    return better_than("stopping when sure", gains(ours, without_ends(surest)), where)
