@@ -36,7 +36,6 @@ STANDARD_ONLY = [
 METHOD_ROOMS = ("policies", "data", "engine", "backbones", "recipes", "families", "papers", "claims", "harness")
 """The rooms of `methods`, each of which may import those before it, but no paper another."""
 AWAITED = {
-    "recipes.two_stage": "Shallow-Deep Networks (kaya2019sdn), the next method, trains heads as DeeBERT does",
     "backbones.attached": "exits on encoders that users bring, which no paper's method needs",
 }
 """What is shared though a single paper uses it as yet, and why."""
