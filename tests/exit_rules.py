@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from eelit.methods import policies
+from eelit.methods.policies.activation import Activation
 from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.continuation import ContinuationThreshold
@@ -18,6 +19,7 @@ from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.exit_probability import ExitProbability
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
+from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.gate_confidence import GateConfidence
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -66,6 +68,8 @@ CASES = [
     Case(Margin(0), Margin(0.4), "logits"),
     Case(SoleClass(0.5), SoleClass((0.9, 0.7, 0.6, 0.5)), "logits"),
     Case(ClassExclusion((1,) * 4), ClassExclusion((0.2, 0.3, 0.4, 0.4)), "logits"),
+    Case(Activation(-INF), Activation([2.5, 2.0, 1.5, 1.5]), "logits"),
+    Case(Forecast((0, 0, 0, 0)), Forecast([2.5, 3.0, 3.5, 4.0], 3), "logits"),
     Case(ClassThresholds(0, 0), ClassThresholds(0.9, 0.6), "pair"),
     Case(Patience(0), Patience(1), "logits"),
     Case(Patience(0, tolerance=INF), Patience(1, tolerance=0.5), "values"),

@@ -12,7 +12,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.recipes import two_stage
 from eelit.methods.recipes.plain import train_plain
-from eelit.methods.recipes.two_stage import frozen_states, train_heads
+from eelit.methods.recipes.two_stage import frozen_states, train_heads, train_parts
 
 OPTIONS = {"epochs": 1.0, "batch": 8, "rate": 1e-2}
 
@@ -131,6 +131,18 @@ def test_heads_minimise_the_sum_of_their_losses_and_nothing_else_moves(data, say
     moved = {name.rpartition(".")[0] for name, now in model.state_dict().items() if not torch.equal(now, before[name])}
     assert moved == {"heads.0.linear", "heads.1.linear"}
     assert not model.training
+
+
+def test_on_the_network_run_anew_heads_learn_what_they_learn_from_stored_states(data, monkeypatch):
+    stored, live = network(), network()
+    train_heads(stored, data, Bench(), **OPTIONS)
+    monkeypatch.setattr(live.stages[-1], "forward", None)
+    train_parts(live, live.heads[:-1].parameters(), data, Bench(), **OPTIONS)
+    for name, tensor in stored.state_dict().items():
+        assert torch.allclose(live.state_dict()[name], tensor, atol=1e-4), name
+    assert all(p.requires_grad and (p.grad is None) is (name.startswith(("stages", "heads.2")))
+               for name, p in live.named_parameters())  # fmt: skip
+    assert not any(part.training for part in live.modules())
 
 
 def test_the_plain_network_is_trained_by_its_own_loss_without_other_heads(data):

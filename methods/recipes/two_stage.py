@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.examples import Data, Examples, alike
@@ -60,6 +60,31 @@ def train_heads(
 
     trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
     model.eval()
+
+
+def train_parts(model: MultiExit, parts: Iterable[nn.Parameter], data: Data, bench: Bench, **options: Any) -> None:
+    """Minimise the sum of the losses of all exits but the last over some parameters, everything else frozen.
+
+    As `train_heads`, but the network, in evaluation mode, is run anew for every batch: for heads that read whole
+    feature maps, which would take gigabytes to keep, and for parts of exits that lie in stages.
+    """
+    chosen = list(parts)
+
+    def loss(batch: Batch) -> Tensor:
+        outputs = [head(state) for head, state in zip(model.heads[:-1], model.states(batch.inputs), strict=False)]
+        return exit_losses(said(stacked(outputs)), batch.targets).sum()
+
+    def train() -> None:
+        model.eval()
+        learning = {id(p) for p in chosen}
+        others = [p for p in model.parameters() if p.requires_grad and id(p) not in learning]
+        for p in others:  # so that no gradient is computed for them
+            p.requires_grad_(False)
+        fit(chosen, data.train, loss, bench, label="training the exits on the frozen network", **options)
+        for p in others:
+            p.requires_grad_(True)
+
+    trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
 
 
 @torch.no_grad()
