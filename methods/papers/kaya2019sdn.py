@@ -135,7 +135,7 @@ class ShallowDeep(ImageMethod):
     head_rate: float = 1e-3  # learning rate there; the paper: 1e-3 of Adam
 
     knob: ClassVar[str] = "threshold"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"IC-only": {}, "SDN training": {"frozen": False}}
     tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "head_epochs": 4.0, "head_rate": 1e-2}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "head_epochs": 3.0, "head_rate": 5e-3}

@@ -216,7 +216,7 @@ class ZeroTimeWaste(ImageMethod):
     ensemble_rate: float = 1e-2  # learning rate there; the paper: 5e-4
 
     knob: ClassVar[str] = "threshold"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ZTW": {}, "additive": {"geometric": False}, "no cascade": {"cascade": False},
     }  # fmt: skip
