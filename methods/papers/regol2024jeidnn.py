@@ -1,0 +1,308 @@
+"""Jointly-Learned Exit and Inference for a Dynamic Neural Network (JEI-DNN).
+
+Idea
+    A threshold on confidence, chosen afterwards, sends exits samples that they were not trained for. So learn both
+    sides together on a frozen network: gates with five parameters look for the cheapest exit that will do, and exits
+    learn for the samples that the gates send them.
+
+Model
+    A trained network, frozen. After layers l = 1 … G a classifier: a linear layer on the map gives z_l. Its gate reads
+    how doubtful p = softmax(z_l) is, held fixed:  g_l = sigmoid(w [max p, H(p), p_(1) - p_(2), H(p^2 / sum p^2)] + b),
+    with H the entropy in nats and p_(1), p_(2) the two largest. The network's own head is exit G+1.
+    P_l = max(0, min(g_l, 1 - sum_{j<l} g_j)) is the probability of leaving at l,
+    q_l = P_l / prod_{j<l} (1 - q_j), in [0, 1], that for a sample which came so far.
+
+Training
+    1. The network alone, as usual; then it is frozen, its head too.
+    2. The classifiers alone: sum_l (G + 2 - l) CE(z_l, y), l from 1.
+    3. In turn, for `switch` batches each, the gates first:
+       Gates. With c_l the cost up to exit l as a share of that of G+1, b = argmin_l CE(z_l, y) + lam c_l is the best
+       exit, and a_j = 1 if j >= b, else 0. L_gate = mean over samples and gates of w BCE(g_j, a_j); w = 1 where
+       a_j = 0, else min(#0 / #1, 5), counted for each gate on held-out data at the start of each epoch.
+       Classifiers. L_cls = mean over samples and classifiers of r P_l CE(z_l, y), P_l held fixed, and r = sum_l
+       CE(z_l, y) / sum_l P_l CE(z_l, y) held fixed, too: each sample keeps its loss, and the P_l share it out.
+
+Exit rule
+    Leave at the first l with q_l >= 0.5, else at G+1. lam sets the price of computation, a training for each; here the
+    knob moves the threshold of one training: 0 leaves at the first exit, above 1 never.
+
+Skipped
+    All layers after the exit, with their classifiers and gates.
+
+Trained otherwise
+    Beside the six epochs that all rows have, which train the network (stage 1), classifiers and gates alone learn for
+    ten more on its frozen states (stages 2 and 3): the paper is about what can be added to a network as it is.
+
+Deviations
+    1. A residual network on cluttered Fashion-MNIST, 12,000 images, instead of T2T-ViT on CIFAR and SVHN. Classifiers
+       read the mean over 4×4 parts of the map, instead of the class token under the network's last normalisation.
+    2. One lam for each variant, and a curve over the threshold, which stays 0.5 in the paper. What the paper claims is
+       tried at 0.5, with a training for each lam.
+    3. The released code forgets to hold r fixed. Then r cancels P, in value and in gradient, and the classifiers learn
+       as if there were no gates: the variant "weights cancelled".
+    4. #1 counts the samples with a_j = 1. The released code counts those whose best exit is j itself: far fewer.
+    5. The warm-up has a fixed length. In the paper each classifier rests once its validation accuracy has not risen for
+       two epochs. Afterwards the network of the last epoch is taken, not that of the best one.
+    6. AdamW, gates at a higher rate, phases of 100 batches, instead of SGD at 0.01 and phases of 200: an epoch has 188.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eelit.methods.backbones.internal_classifier import Shape
+from eelit.methods.engine.costs import exit_costs
+from eelit.methods.engine.examples import Data, Examples, parted
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit, device_of
+from eelit.methods.engine.weights import trained
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.images import ImageMethod
+from eelit.methods.policies.base import entropy, softmax, widened
+from eelit.methods.policies.exit_probability import ExitProbability, shared_out
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import exit_losses, weighted
+from eelit.methods.recipes.plain import train_plain
+
+SIDE = 4  # a classifier reads the mean over SIDE × SIDE parts of a map
+LARGEST_WEIGHT = 5.0  # of what a gate should let go
+READ = 64  # samples at a time when the frozen states are stored
+
+
+# The network.
+
+
+def read_of(state: Tensor) -> Tensor:
+    """Return what a classifier reads of maps ``[N, C, H, W]``: ``[N, size]``."""
+    height, width = state.shape[2:]
+    return F.adaptive_avg_pool2d(state, (min(SIDE, height), min(SIDE, width))).flatten(1)
+
+
+def doubts(z: Tensor) -> Tensor:
+    """Return what a gate reads of logits ``[..., C]``: max p, H(p), p_(1) - p_(2), H(p^2 / sum p^2); no gradient."""
+    z = widened(z.detach())
+    top = softmax(z).topk(2, dim=-1).values
+    return torch.stack([top[..., 0], entropy(z), top[..., 0] - top[..., 1], entropy(2 * z)], dim=-1)
+
+
+class GatedExit(nn.Module):
+    """A linear classifier on a map, and its gate."""
+
+    def __init__(self, shape: Shape, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(shape[0] * math.prod(min(SIDE, n) for n in shape[1:]), classes)
+        self.gate = nn.Linear(4, 1)
+
+    def gate_logit(self, z: Tensor) -> Tensor:
+        """Return the logit ``[N]`` of g_l from z_l ``[N, C]``."""
+        return self.gate(doubts(z).to(self.gate.weight.dtype)).squeeze(-1)
+
+    def forward(self, state: Tensor) -> dict[str, Tensor]:
+        """Return z_l ``[N, C]`` and g_l ``[N]`` from maps ``[N, channels, H, W]``."""
+        z = self.classifier(read_of(state))
+        return {"answer": z, "gate": widened(self.gate_logit(z)).sigmoid()}
+
+
+def early_exits(model: MultiExit) -> list[GatedExit]:
+    """Return the exits 1 … G."""
+    return [cast(GatedExit, head) for head in model.heads[:-1]]
+
+
+# What is learned. Exits are counted from 0 here, and from 1 in the equations.
+
+
+def exit_probabilities(g: Tensor) -> Tensor:
+    """Return P_l ``[G, n]`` of gates ``[G, n]``."""
+    found, total, stayed = [], torch.zeros_like(g[0]), torch.ones_like(g[0])
+    for g_l in g:
+        P, _, stayed = shared_out(g_l, total, stayed)
+        total = total + g_l
+        found.append(P)
+    return torch.stack(found)
+
+
+def losses_of(z: Tensor, y: Tensor) -> Tensor:
+    """Return ``CE(z_l, y)`` ``[E, n]`` of logits ``[E, n, C]`` and classes ``[n]``."""
+    exits, n, classes = z.shape
+    return F.cross_entropy(z.reshape(exits * n, classes), y.repeat(exits), reduction="none").reshape(exits, n)
+
+
+def gate_targets(losses: Tensor, costs: Tensor, lam: float) -> Tensor:
+    """Return a_j ``[G, n]``: 1 from the best exit on, from ``CE(z_l, y)`` ``[G + 1, n]`` and c_l ``[G + 1]``."""
+    best = (losses + lam * costs[:, None]).argmin(dim=0)
+    gates = torch.arange(len(losses) - 1, device=losses.device)
+    return (gates[:, None] >= best).to(losses.dtype)
+
+
+def positive_weights(targets: Tensor) -> Tensor:
+    """Return ``min(#0 / #1, 5)`` of each gate, ``[G]``, in targets ``[G, n]``."""
+    ones = targets.sum(dim=1)
+    return ((targets.shape[1] - ones) / ones.clamp(min=0.1)).clamp(max=LARGEST_WEIGHT)
+
+
+def gate_loss(logits: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
+    """Return L_gate from the gates' logits and targets ``[G, n]``, and what positive targets weigh ``[G]``."""
+    w = torch.where(targets > 0, positive[:, None], 1.0)
+    return F.binary_cross_entropy_with_logits(logits, targets, weight=w)
+
+
+def classifier_loss(losses: Tensor, P: Tensor, *, detached: bool) -> Tensor:
+    """Return L_cls from ``CE(z_l, y)`` and P_l, ``[G, n]`` both; r is held fixed if ``detached``."""
+    shared = P * losses
+    r = losses.sum(dim=0) / shared.sum(dim=0).clamp(min=torch.finfo(losses.dtype).tiny)
+    return ((r.detach() if detached else r) * shared).mean()
+
+
+class Frozen(NamedTuple):
+    """What a frozen network makes of samples."""
+
+    read: Examples  # what the G classifiers read, one after the other in one vector for each sample
+    last: Tensor  # [N], CE of the network's own head
+
+
+@torch.no_grad()
+def frozen(model: MultiExit, examples: Examples, bench: Bench) -> Frozen:
+    """Return what the exits read of all examples, and how the network's own head fares, in the host's memory."""
+    model.eval()
+    bench.progress("states of the frozen network", None)
+    order, read, last = [], [], []
+    for index, x in examples.batches(READ, device=device_of(model)):
+        *states, end = model.states(x)
+        order.append(index)
+        read.append(torch.cat([read_of(state) for state in states], dim=1).cpu())
+        last.append(losses_of(model.heads[-1](end)[None].cpu(), examples.targets[index])[0])
+    back = torch.cat(order).argsort()
+    return Frozen(Examples(list(torch.cat(read)[back]), examples.targets), torch.cat(last)[back])
+
+
+@dataclass
+class Alternation:
+    """The loss of stages 2 and 3 on what is frozen; each batch of stage 3 belongs to a phase."""
+
+    early: Sequence[GatedExit]
+    train: Frozen
+    held: Frozen  # on which positive targets are counted
+    costs: Tensor  # [G + 1], c_l
+    lam: float
+    detached: bool
+    switch: int
+    epoch: int  # batches in one
+    positive: Tensor | None = None  # [G], what positive targets weigh in this epoch
+
+    def answers(self, read: Tensor) -> Tensor:
+        """Return z_l ``[G, n, C]`` from what the classifiers read, ``[n, sizes]``."""
+        parts = read.split([exit_.classifier.in_features for exit_ in self.early], dim=1)
+        return torch.stack([exit_.classifier(part) for exit_, part in zip(self.early, parts, strict=True)])
+
+    def targets(self, z: Tensor, y: Tensor, last: Tensor) -> Tensor:
+        """Return a_j ``[G, n]``."""
+        return gate_targets(torch.cat([losses_of(z, y), last[None].to(z)]), self.costs.to(z), self.lam)
+
+    def warm_up(self, batch: Batch) -> Tensor:
+        """Stage 2."""
+        G = len(self.early)
+        return weighted(exit_losses(self.answers(batch.inputs), batch.targets), [float(G + 1 - i) for i in range(G)])
+
+    def in_turn(self, batch: Batch) -> Tensor:
+        """Stage 3."""
+        if self.positive is None or batch.step % self.epoch == 0:
+            self.positive = self.counted()
+        gates = batch.step // self.switch % 2 == 0
+        with torch.set_grad_enabled(not gates):
+            z = self.answers(batch.inputs)
+        with torch.set_grad_enabled(gates):
+            logits = torch.stack([exit_.gate_logit(z_l) for exit_, z_l in zip(self.early, z, strict=True)])
+        if gates:
+            return gate_loss(logits, self.targets(z, batch.targets, self.train.last[batch.index]), self.positive)
+        P = exit_probabilities(logits.sigmoid())
+        return classifier_loss(losses_of(z, batch.targets), P, detached=self.detached)
+
+    @torch.no_grad()
+    def counted(self) -> Tensor:
+        """Return what positive targets weigh ``[G]``, counted on the held-out samples."""
+        device = device_of(self.early[0])
+        z = self.answers(torch.stack(list(self.held.read.inputs)).to(device))
+        return positive_weights(self.targets(z, self.held.read.targets.to(device), self.held.last))
+
+
+def train_exits(
+    model: MultiExit, data: Data, held: Examples, bench: Bench, *,
+    lam: float, detached: bool, switch: int, batch: int, epochs: tuple[float, float], rate: float, gate_rate: float,
+) -> None:  # fmt: skip
+    """Stages 2 and 3 on a network that is trained, ``epochs`` long, with gates at a rate of their own."""
+    early = early_exits(model)
+    classifiers = [p for exit_ in early for p in exit_.classifier.parameters()]
+    gates = [p for exit_ in early for p in exit_.gate.parameters()]
+
+    def train() -> None:
+        known, others = frozen(model, data.train, bench), frozen(model, held, bench)
+        spent = exit_costs(model, data.train.inputs[0][None].to(device_of(model)))
+        costs, steps = torch.tensor(spent) / spent[-1], math.ceil(len(data.train) / batch)
+        losses = Alternation(early, known, others, costs, lam, detached, switch, steps)
+        warm, joint = epochs
+        fit(
+            classifiers, known.read, losses.warm_up, bench, label="training the classifiers",
+            epochs=warm, batch=batch, rate=rate,
+        )  # fmt: skip
+        if joint:
+            fit(
+                [*classifiers, *gates], known.read, losses.in_turn, bench,
+                label="training gates and classifiers in turn", epochs=joint, batch=batch, rate=rate, faster=gates,
+                faster_rate=gate_rate,
+            )  # fmt: skip
+
+    settings = {"lam": lam, "detached": detached, "switch": switch, "batch": batch, "epochs": list(epochs)}
+    settings |= {"rate": rate, "gate_rate": gate_rate, "train": len(data.train), "held": len(held)}
+    trained(model, train, bench, data=data.digest, settings=settings)
+    model.eval()
+
+
+@dataclass(frozen=True)
+class JeiDnn(ImageMethod):
+    """Gates and classifiers that learn from each other, on a frozen network."""
+
+    network: str = "resnet"  # resnet or vgg; the paper: T2T-ViT-7 and T2T-ViT-14
+    images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, CIFAR-100-LT, SVHN
+    train_size: int = 12000  # training images; released code: 45,000 of CIFAR-10
+    widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution
+    blocks: int = 2  # residual blocks, or plain convolutions, of each width
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand; the paper: every layer
+    epochs: float = 6.0  # of stage 1; the paper starts from trained networks
+    batch: int = 64  # the paper: 64
+    rate: float = 2e-3  # largest learning rate of network and classifiers; the paper: 0.01, by SGD
+    lam: float = 0.5  # price of the whole network in nats; the released runs: 0.01 to 7
+    detached: bool = True  # False: r is not held fixed, as in the released code
+    warm_epochs: float = 4.0  # of stage 2; released code: until it rests, at most 6
+    joint_epochs: float = 6.0  # of stage 3; released code: 15 to 20 with stage 2
+    switch: int = 100  # batches of one phase; released code: 200
+    gate_rate: float = 2e-2  # learning rate of the gates; the paper: 0.01, by SGD
+
+    fits_on: ClassVar[float] = 0.5  # of the validation images: how many should leave; knobs are judged on the others
+    knob: ClassVar[str] = "threshold"
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"joint": {}, "weights cancelled": {"detached": False}}
+    tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "warm_epochs": 4.0, "joint_epochs": 4.0, "switch": 1}
+
+    def head(self, shape: Shape, classes: int) -> GatedExit:
+        """A classifier and its gate."""
+        return GatedExit(shape, classes)
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """The network, then what is put on it."""
+        train_plain(model, data, bench, **self.options)
+        held = parted(data.validation, {"fitting": self.fits_on, "validation": 1 - self.fits_on})["fitting"]
+        train_exits(
+            model, data, held, bench, lam=self.lam, detached=self.detached, switch=self.switch, batch=self.batch,
+            epochs=(self.warm_epochs, self.joint_epochs), rate=self.rate, gate_rate=self.gate_rate,
+        )  # fmt: skip
+
+    def policy(self, knob: float, prepared: Prepared) -> ExitProbability:
+        """The knob is the threshold on q_l; the paper's is 0.5."""
+        return ExitProbability(knob)
