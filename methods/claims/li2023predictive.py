@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def claims(method: PredictiveExit, prepared: Prepared, bench: Bench, curve: Curv
     passive = method.replace({"rounds": 1})
     held, test = (passive.sweep(prepared, bench, split, method.knobs) for split in ("validation", "test"))
     beta, theirs = (cheapest_within(*points, 0.01).knob for points in ((curve.validation, curve.test), (held, test)))
-    seen, policy = prepared.split("test"), method.rule(beta, prepared)
+    seen, policy = prepared.split("test"), cast(Forecast, method.rule(beta, prepared))
     ours, rival = (followed(each, seen.outputs) for each in (policy, passive.rule(theirs, prepared)))
     return [
         fewer_heads(ours, rival),

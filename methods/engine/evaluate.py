@@ -132,11 +132,10 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
     """
     if len(costs) not in (0, model.exits):
         raise ValueError(f"{model.exits} exits need as many costs, not {len(costs)}")
-    routing = isinstance(policy, Routing)
-    if len(costs) and routing:
+    if len(costs) and isinstance(policy, Routing):
         raise ValueError("costs up to each exit say nothing of a policy that passes exits over; see `paid`")
     with evaluating(model):
-        found, seen = _run_routed(model, x, policy) if routing else _run(model, x, policy)
+        found, seen = _run_routed(model, x, policy) if isinstance(policy, Routing) else _run(model, x, policy)
     where = torch.cat([samples for samples, _, _ in found])
     order = torch.argsort(where)
     exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])[order]

@@ -53,7 +53,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -144,7 +144,7 @@ class PredictiveExit(ImageMethod):
     def build(self, data: Data, seed: int) -> MultiExit:
         """The network with pooled heads, linear map and classifier shared."""
         model = super().build(data, seed)
-        first, *others = model.heads[:-1]
+        first, *others = (cast(nn.Sequential, head) for head in model.heads[:-1])
         for head in others:
             head[1] = first[1]
         return model
