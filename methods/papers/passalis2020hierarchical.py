@@ -153,7 +153,7 @@ class HierarchicalBof(ImageMethod):
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"hierarchical": {}, "separate": {"hierarchical": False}}
     tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "codewords": 16, "exit_epochs": 6.0, "exit_rate": 2e-2}
-    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "exit_epochs": 3.0, "exit_rate": 1e-2}
+    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "codewords": 16, "exit_epochs": 3.0, "exit_rate": 1e-2}
 
     def head(self, shape: Shape, classes: int) -> nn.Module:
         """A bag of features; `build` puts it into the stage."""
