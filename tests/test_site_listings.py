@@ -68,3 +68,8 @@ def test_a_part_that_is_reached_through_a_table_or_another_function_of_the_class
     }
     assert {"branchy_lenet", "branchy_alexnet"} <= set(found["Model"])
     assert "train_trunk" in found["Training"]
+
+
+def test_what_the_method_itself_does_not_need_stands_beside_the_section_that_names_it_or_beside_the_idea():
+    assert "modelled_energy" in [one.name for one in beside(registry.describe("li2023predictive"))["Energy"]]
+    assert "confusion" in [one.name for one in beside(registry.describe("kaya2019sdn"))["Idea"]]

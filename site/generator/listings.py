@@ -88,7 +88,8 @@ def beside(info: MethodInfo) -> dict[str, list[Listing]]:
     """Return the code that does what each section says; each part of the paper's own file at most once.
 
     A part is shown in the first section whose function needs it, directly or through others. Sections that no single
-    function does are left out.
+    function does are left out. What the method itself does not need, such as a measure of its own that claims are tried
+    with, stands beside the section that names it, or else beside the idea.
     """
     own = _read(info.path, f"methods/papers/{info.path.name}")
     shown: set[str] = set()
@@ -107,7 +108,17 @@ def beside(info: MethodInfo) -> dict[str, list[Listing]]:
         new += _shared(users, SHARED.get(section, ""))
         if new:
             found[section] = new
+    for part in own.definitions():
+        if part.name not in shown and not _is_method(part):
+            section = next((title for title, text in info.sections.items() if part.name in text), "Idea")
+            found.setdefault(section, []).append(own.listing(part, shared=False))
     return found
+
+
+def _is_method(part: Definition) -> bool:
+    """Tell whether this is the class of a method, which the settings stand for."""
+    known = {"load", *(name for names in SECTIONS.values() for name in names)}
+    return isinstance(part, ast.ClassDef) and any(getattr(node, "name", "") in known for node in part.body)
 
 
 def _needed(own: Source, start: Sequence[ast.FunctionDef]) -> tuple[list[Definition], list[ast.FunctionDef]]:
