@@ -54,6 +54,11 @@ def _most_and_mean(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return F.max_pool2d(x, window, ceil_mode=True), F.avg_pool2d(x, window, ceil_mode=True)
 
 
+def places(shape: Shape, side: int) -> tuple[int, int]:
+    """Return how many places of a map ``[C, H, W]``, down and across, a head takes the mean of: ``side`` at most."""
+    return min(side, shape[1]), min(side, shape[2])
+
+
 class InternalClassifier(nn.Sequential):
     """Mixed pooling to at most ``side × side``, then one linear layer: logits ``[N, classes]`` of ``[N, C, H, W]``."""
 

@@ -53,7 +53,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eelit.methods.backbones.internal_classifier import Shape
+from eelit.methods.backbones.internal_classifier import Shape, places
 from eelit.methods.engine.costs import both_costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
@@ -70,14 +70,9 @@ SIDE = 4
 """Most places down and across that a classifier reads of a map."""
 
 
-def places(shape: Shape) -> tuple[int, int]:
-    """Return how many places of a map ``[C, H, W]`` are read, down and across."""
-    return min(SIDE, shape[1]), min(SIDE, shape[2])
-
-
 def pooled(maps: Tensor) -> Tensor:
     """Return what a classifier reads of maps ``[N, C, H, W]``: means over places."""
-    return F.adaptive_avg_pool2d(maps, places(maps.shape[1:]))
+    return F.adaptive_avg_pool2d(maps, places(maps.shape[1:], SIDE))
 
 
 def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
@@ -171,7 +166,7 @@ class ConditionalDeepLearning(ImageMethod):
 
     def head(self, shape: Shape, classes: int) -> nn.Module:
         """A linear classifier for maps ``[C, H, W]``: logits, whose sigmoids are the outputs of its neurons."""
-        down, across = places(shape)
+        down, across = places(shape, SIDE)
         pool = nn.AdaptiveAvgPool2d((down, across))  # keeps what is pooled already
         return nn.Sequential(pool, nn.Flatten(), nn.Linear(shape[0] * down * across, classes))
 

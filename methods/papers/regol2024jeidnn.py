@@ -57,7 +57,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eelit.methods.backbones.internal_classifier import Shape
+from eelit.methods.backbones.internal_classifier import Shape, places
 from eelit.methods.engine.costs import exit_costs
 from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench
@@ -81,8 +81,7 @@ READ = 64  # samples at a time when the frozen states are stored
 
 def read_of(state: Tensor) -> Tensor:
     """Return what a classifier reads of maps ``[N, C, H, W]``: ``[N, size]``."""
-    height, width = state.shape[2:]
-    return F.adaptive_avg_pool2d(state, (min(SIDE, height), min(SIDE, width))).flatten(1)
+    return F.adaptive_avg_pool2d(state, places(state.shape[1:], SIDE)).flatten(1)
 
 
 def doubts(z: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class GatedExit(nn.Module):
 
     def __init__(self, shape: Shape, classes: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(shape[0] * math.prod(min(SIDE, n) for n in shape[1:]), classes)
+        self.classifier = nn.Linear(shape[0] * math.prod(places(shape, SIDE)), classes)
         self.gate = nn.Linear(4, 1)
 
     def gate_logit(self, z: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eelit.methods.backbones.internal_classifier import Shape
+from eelit.methods.backbones.internal_classifier import Shape, places
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
@@ -159,10 +159,9 @@ class ClassExclusionExits(ImageMethod):
 
     def head(self, shape: Shape, classes: int) -> nn.Module:
         """An exclusion head: the mean over the map, or over parts of it, and a linear layer."""
-        channels, height, width = shape
-        parts = min(self.side, height), min(self.side, width)
-        size = channels * parts[0] * parts[1]
-        return nn.Sequential(nn.AdaptiveAvgPool2d(parts), nn.Flatten(), nn.Linear(size, classes))
+        down, across = places(shape, self.side)
+        size = shape[0] * down * across
+        return nn.Sequential(nn.AdaptiveAvgPool2d((down, across)), nn.Flatten(), nn.Linear(size, classes))
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Network and heads together."""
