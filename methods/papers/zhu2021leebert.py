@@ -201,7 +201,7 @@ class LeeBert(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (0, 1, 2, 3, 4, 5)
     # A round costs two batches, and three networks are trained: fewer and faster rounds, weights learned more rarely.
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 240, "length": 24, "epochs": 0.75, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "every": 8,
+        "train_size": 300, "epochs": 0.75, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "every": 8,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {**TextMethod.others, "every": 1}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"LAE": {}, "LLE": {"later_only": True}}
