@@ -382,28 +382,32 @@ def test_a_source_that_drips_has_an_end(server, monkeypatch, capsys, head):
     server.answers["/bad/first.txt"] = partial(dripping, head=head)
     start = time.monotonic()
     fetch_item(item(upstream(server, "bad"), upstream(server)))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 8
     assert "it was not there after 0 seconds" in capsys.readouterr().err
 
 
-CLIENTS = {"sleep 9": "it was not there after", "head -c 900000 /dev/zero > x; sleep 9": "more than 0.4 MB came"}
+CLIENTS = {
+    "sleep 99": (0.5, "it was not there after"),
+    "head -c 900000 /dev/zero > x; sleep 99": (60, "more than 0.4 MB came"),
+}
 
 
 @pytest.mark.parametrize("line", CLIENTS)
 def test_a_client_that_takes_too_long_or_too_much_has_an_end(server, tmp_path, monkeypatch, capsys, line):
+    grace, said = CLIENTS[line]
     client = tmp_path / "clients" / "npm"
     client.parent.mkdir()
     client.write_text(f"#!/bin/sh\n{line}\n")
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(sources, "SLACK", 100_000)
-    monkeypatch.setattr(sources, "GRACE", 0.5)
+    monkeypatch.setattr(sources, "GRACE", grace)
     monkeypatch.setattr(sources, "SLOWEST", 1e9)
     package = Source("npm", {name: name for name in CONTENT}, 80_000, package="thing")
     start = time.monotonic()
     fetch_item(item(package, upstream(server)))
-    assert time.monotonic() - start < 4
-    assert CLIENTS[line] in capsys.readouterr().err
+    assert time.monotonic() - start < 50
+    assert said in capsys.readouterr().err
 
 
 def test_a_full_disk_is_no_fault_of_the_source(server, monkeypatch):
