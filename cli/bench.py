@@ -9,7 +9,7 @@ import click
 
 from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import JOBS, MethodName, eelit_command
-from eelit.cli.leaderboard import on_track, say_unreadable
+from eelit.cli.leaderboard import on_track, say_unreadable, track_option
 from eelit.cli.run import caching, demand_backend, demand_cache, demand_writable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @eelit_command("eelit bench --track text", "eelit bench pabee deebert --seeds 5", "eelit bench --backend dask --jobs 8")
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
-@click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
+@track_option
 @click.option(
     "--seeds", type=click.IntRange(1, 1_000), default=3, show_default=True, help="Measure with seeds 0 to N - 1."
 )

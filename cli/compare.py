@@ -13,7 +13,7 @@ import click
 from eelit.catalog.baselines import said
 from eelit.catalog.faults import writing
 from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
-from eelit.cli.leaderboard import on_track, say_unreadable
+from eelit.cli.leaderboard import on_track, say_unreadable, track_option
 from eelit.cli.run import ELSEWHERE
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @eelit_command("eelit compare pabee deebert", "eelit compare pabee deebert --track text --out comparison.svg")
 @click.argument("methods", nargs=-1, required=True, type=MethodName(), metavar="METHOD METHOD…")
-@click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
+@track_option
 @click.option("--out", type=Place(), metavar="FILE", help="Draw the curves (.svg, .png).")
 @format_option("table", "json")
 def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -> None:

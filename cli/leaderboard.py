@@ -14,6 +14,7 @@ from eelit.catalog.query import Query
 from eelit.cli.command import eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.run import method_key
 from eelit.cli.table import bold, json_text, paragraph, table, tsv
+from eelit.methods.harness.tracks import TRACKS
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Unreadable
@@ -33,8 +34,14 @@ HEADER = (
 )
 
 
-@eelit_command("eelit leaderboard --track text", "eelit leaderboard --track text --at 0.25")
-@click.option("--track", "name", type=click.Choice(["text"]), default="text", show_default=True)
+track_option = click.option(
+    "--track", "name", type=click.Choice(list(TRACKS)), default="text", show_default=True,
+    help="Task and conditions of the comparison.",
+)  # fmt: skip
+
+
+@eelit_command("eelit leaderboard --track text", "eelit leaderboard --track images --at 0.25")
+@track_option
 @click.option(
     "--at", "share", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
     help="Share of the full model's cost.",
@@ -73,7 +80,7 @@ def command(name: str, share: float, style: str) -> None:
     elif style == "tsv":
         click.echo(tsv(HEADER, [_cells(row, share, trust) for row in board.rows]))
     elif board.rows:
-        click.echo(_report(board, bench.TRACKS[name].conditions, share, trust))
+        click.echo(_report(board, TRACKS[name].conditions, share, trust))
         load = f", load {board.loads[0]:.1f} to {board.loads[1]:.1f}" if board.loads else ""
         click.echo(
             f"eelit: {board.runs} runs, at most {board.hours:.1f} hours, on {'; '.join(board.machines)}{load}", err=True

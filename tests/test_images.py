@@ -15,7 +15,7 @@ from eelit.methods.backbones.normalisation import convolution, folded
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, select
 from eelit.methods.families.images import NETWORKS, ImageMethod
 from eelit.methods.harness import conformance, runner
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -31,11 +31,13 @@ class Shallow(ImageMethod):
 
     two_stage: bool = True
     network: str = "resnet"
+    pixels: int = 2
     widths: tuple[int, ...] = (64, 128, 256)
     blocks: int = 3
     shares: tuple[float, ...] = SHARES
     images: str = "fashion-mnist"
     train_size: int = 12000
+    half: bool = False
     epochs: float = 4.0
     batch: int = 64
     rate: float = 1e-3
@@ -76,7 +78,7 @@ def ready():
 
 
 def network(name, **settings):
-    chosen = {"widths": (8, 16, 24), "blocks": 3, "shares": SHARES, "seed": 0, "stem_stride": 2, **settings}
+    chosen = {"widths": (8, 16, 24), "blocks": 3, "shares": SHARES, "seed": 0, "pixels": 2, "half": False, **settings}
     return NETWORKS[name](IMAGE, 10, head=lambda shape: InternalClassifier(shape, 10), **chosen)
 
 
@@ -113,13 +115,61 @@ def test_where_exits_stand_changes_nothing_of_the_plain_network_and_its_training
         model = method.replace({"shares": shares}).build(data, seed=0)
         train_plain(model, data, bench, **method.options)
     other = NETWORKS["resnet"](
-        data.train.inputs[0].shape, 10, widths=method.widths, blocks=1, shares=(0.6,), seed=0,
+        data.train.inputs[0].shape, 10, widths=method.widths, blocks=1, shares=(0.6,), seed=0, pixels=2, half=False,
         head=lambda shape: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], 10)),
     )  # fmt: skip
     train_plain(other, data, bench, **method.options)
     assert len(bench.trainings) == 1
     assert len(list((tmp_path / "weights").glob("*.kept"))) == 1
     assert torch.equal(model.full(data.train.inputs[0][None]), other.full(data.train.inputs[0][None]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_learns_in_half_precision_answers_in_float32_and_alike(name):
+    plain, half = network(name), network(name, half=True)
+    assert list(plain.state_dict()) != list(half.state_dict())  # each unit stands in one that learns in half
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), half.parameters(), strict=True))
+    x = torch.rand(4, *IMAGE)
+    assert torch.equal(plain(x), half(x))
+    assert torch.equal(folded(plain)(x), folded(half)(x))
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded(half).modules())
+    met = []
+    for part in half.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(lambda _, inputs, output: met.append(output.dtype))
+    half(x)
+    assert set(met) == {torch.float32}
+    met.clear()
+    outputs = half.train()(x)
+    assert (set(met), outputs.dtype) == ({torch.bfloat16}, torch.float32)
+    outputs.square().sum().backward()
+    assert {p.grad.dtype for p in half.parameters() if p.grad is not None} == {torch.float32}
+    assert torch.allclose(outputs, plain.train()(x), atol=0.1)
+    assert not torch.equal(outputs, plain(x))
+
+
+@pytest.mark.parametrize(("pixels", "kernel", "side"), [(1, 3, 12), (2, 3, 6), (4, 4, 3)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_first_convolution_makes_a_place_of_a_square_of_pixels(name, pixels, kernel, side):
+    model = network(name, pixels=pixels)
+    first = next(part for part in model.modules() if isinstance(part, nn.Conv2d))
+    assert first.kernel_size == (kernel, kernel)
+    assert first(torch.zeros(1, 1, 12, 12)).shape[2:] == (side, side)
+    image = torch.rand(1, 1, 12, 12, requires_grad=True)
+    first(image)[0, 0, 1, 1].backward()
+    seen = image.grad[0, 0].nonzero()
+    low, high = (pixels, 2 * pixels - 1) if pixels == 4 else (pixels - 1, pixels + 1)
+    assert (seen.min().item(), seen.max().item()) == (low, high)
+
+
+def test_samples_that_go_on_lie_in_memory_as_before():
+    """Channels last in memory are what convolutions are fast for; `index_select` alone would put them first."""
+    x = torch.rand(6, 8, 5, 5).to(memory_format=torch.channels_last)
+    keep = torch.tensor([4, 0, 5])
+    found = select(x, keep, 6)
+    assert torch.equal(found, x.index_select(0, keep))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert select(x.contiguous(), keep, 6).is_contiguous()
 
 
 def test_mixed_pooling_by_hand():

@@ -152,3 +152,10 @@ def test_the_shell_completes_what_runs_and_nothing_else(theirs, methodless, eeli
     assert complete("doe") == complete("Plain") == []  # in the catalogue, but without a method
     monkeypatch.setenv("EELIT_DB", "/nowhere/none.sqlite")
     assert complete("zhou2020p") == ["zhou2020pabee"]
+
+
+def test_what_a_method_needs_is_told_where_its_family_says_it_too():
+    every = registry.keys()
+    for key in every:
+        assert set(registry.describe(key).data) >= set(registry.get(key).data), key
+    assert registry.describe("kaya2019sdn").data == ["fashion-mnist"]

@@ -4,14 +4,20 @@ import errno
 import json
 import re
 import resource
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from measured import KEY, curve, point, result
 
+from eelit.methods.data import manifest
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, Outcome, Timing
-from eelit.methods.harness import bench, registry, track
+from eelit.methods.harness import bench, registry, runner, track
 from eelit.methods.harness.plot import compare
+from eelit.methods.harness.tracks import TRACKS
+from eelit.site.generator import pages
 from eelit.site.generator.tested import trained
 
 
@@ -157,6 +163,54 @@ def test_a_result_is_kept_once_and_never_overwritten(place):
     assert path == place / "text" / KEY / f"seed0-{bench.code(KEY)}.json"
     assert bench.keep(result(gain=0.02), place / "text") == path
     assert bench.stored("text", KEY).results == [result(gain=0.01)]
+
+
+def with_settings(of, **settings):
+    return of.model_copy(update={"settings": {**of.settings, **{k: repr(v) for k, v in settings.items()}}})
+
+
+def test_what_was_measured_with_other_settings_than_the_tracks_is_stale_and_does_not_hide_the_new(place, monkeypatch):
+    data = {item: manifest.get(item).version for item in registry.describe(KEY).data}
+    now = result().model_copy(update={"data": data})
+    monkeypatch.setitem(TRACKS, "text", replace(TRACKS["text"], settings={"train_size": 9, "not_its_own": 1}))
+    older = bench.keep(with_settings(now, train_size=8), place / "text")
+    assert not bench.stored("text", KEY).current
+    assert bench.missing("text", [KEY], 1) == [(KEY, 0)]
+    newer = bench.keep(with_settings(now, train_size=9), place / "text")
+    assert newer != older
+    found = bench.stored("text", KEY)
+    assert (found.current, [each.settings["train_size"] for each in found.results]) == (True, ["9"])
+    own = with_settings(now, train_size=9)  # of one variant another value than of all
+    own = own.model_copy(update={"settings": {**own.settings, "b.train_size": "8"}, "curves": [curve(variant="b")]})
+    assert not bench._as_set(TRACKS["text"], own)
+
+
+def test_results_of_different_settings_are_never_mixed(place, monkeypatch):
+    monkeypatch.setitem(TRACKS, "text", replace(TRACKS["text"], settings={"train_size": 9}))
+    for created, (seed, size) in enumerate([(0, 7), (1, 7), (0, 8)]):
+        bench.keep(with_settings(result(seed, created=created), train_size=size), place / "text")
+    found = bench.stored("text", KEY)
+    assert [(each.seed, each.settings["train_size"]) for each in found.results] == [(0, "8")]
+
+
+def test_a_run_of_a_track_has_its_settings_in_every_variant(monkeypatch):
+    seen = []
+    monkeypatch.setattr(runner, "run", lambda key, **options: seen.append((key, options)) or result())
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    bench._run("images-plain", "kaya2019sdn", 3, 1)
+    assert seen == [("kaya2019sdn", {"seed": 3, "scale": "full", "settings": TRACKS["images-plain"].settings})]
+    sdn = registry.get("kaya2019sdn")
+    for name in sdn.variants:
+        method = runner.given(sdn.variant(name, "full"), {"images": "fashion-mnist", "not_its_own": 1})
+        assert method == sdn.variant(name, "full").replace({"images": "fashion-mnist"})
+
+
+def test_a_method_on_several_tracks_has_the_row_of_the_first_on_the_index(place):
+    for seed, name in ((0, "images"), (1, "images-plain")):
+        bench.keep(result(seed, key="kaya2019sdn"), place / name)
+    boards = {name: bench.board(name) for name in TRACKS}
+    rows = pages._main_rows(SimpleNamespace(boards=boards))
+    assert rows["kaya2019sdn"].seeds == [0]
 
 
 def test_what_is_measured_already_is_not_measured_again(place):
@@ -490,9 +544,9 @@ def test_a_row_says_what_its_share_really_took():
 
 def test_a_row_says_in_what_its_training_differs_from_the_tracks():
     def said(key, **own):
-        settings = dict(bench.TRACKS["text"].training) | {"rate": "0.1"} | own
+        settings = dict(TRACKS["text"].training) | {"rate": "0.1"} | own
         row = track.row([result(key=key).model_copy(update={"settings": settings})], "", current=True)
-        return trained(row, bench.Board([row], [], {}, training=bench.TRACKS["text"].training))
+        return trained(row, bench.Board([row], [], {}, training=TRACKS["text"].training))
 
     assert said(KEY, rate="0.2") == ""
     assert said("xin2020deebert", ramp_epochs="10.0") == "ramp epochs 10 (of stage 2)"
@@ -556,7 +610,7 @@ def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(s
 
 
 def test_the_conditions_of_the_track_are_those_that_rows_are_trained_under():
-    told = bench.TRACKS["text"].conditions
+    told = TRACKS["text"].conditions
     assert "4,000 sentences" in told
     assert "one epoch in batches of 8, by AdamW with weight decay 0.01" in told
     assert "to 1e-4, to 1e-3 for what starts from nothing" in told

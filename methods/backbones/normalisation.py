@@ -17,6 +17,19 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) 
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
+def stem(inputs: int, outputs: int, pixels: int) -> nn.Sequential:
+    """Return the convolution that reads images, a place for each ``pixels × pixels``, then batch normalisation, ReLU.
+
+    It sees 3×3 pixels around the place, or from 4 on just those of the place.
+    """
+    if pixels < 4:
+        layers = convolution(inputs, outputs, stride=pixels)
+    else:
+        conv = nn.Conv2d(inputs, outputs, pixels, pixels, bias=False)
+        layers = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
 def folded(network: M) -> M:
     """Return a copy in evaluation mode, with each batch normalisation that follows a convolution folded into it.
 

@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from eelit.methods.backbones.half_precision import LearnsInHalf
 from eelit.methods.backbones.internal_classifier import Shape, exits_at_shares
-from eelit.methods.backbones.normalisation import convolution
+from eelit.methods.backbones.normalisation import convolution, stem
 from eelit.methods.engine.multi_exit import MultiExit
 
 
@@ -19,7 +20,7 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         first, second = convolution(inputs, outputs, stride=stride), convolution(outputs, outputs)
-        self.body = nn.Sequential(*first, nn.ReLU(), *second)
+        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else convolution(inputs, outputs, 1, stride=stride)
 
@@ -37,19 +38,21 @@ def residual_exits(
     shares: Sequence[float],
     head: Callable[[Shape], nn.Module],
     seed: int,
-    stem_stride: int = 2,
+    pixels: int,
+    half: bool,
 ) -> MultiExit:
     """Return a residual network with a head for maps of their shape at shares of its cost.
 
-    A 3×3 convolution with ``stem_stride``, then ``blocks`` blocks of each width, the first of every width but the first
-    with stride 2; at the end the mean over the map and a linear layer.
+    A convolution with a place for each ``pixels × pixels``, then ``blocks`` blocks of each width, the first of every
+    width but the first with stride 2; at the end the mean over the map and a linear layer. All but that learn in
+    bfloat16 if ``half``.
     """
     torch.manual_seed(seed)
-    units: list[nn.Module] = [nn.Sequential(*convolution(image[0], widths[0], stride=stem_stride), nn.ReLU())]
+    units: list[nn.Module] = [stem(image[0], widths[0], pixels)]
     for before, width in pairwise([widths[0], *widths]):
         for block in range(blocks):
             first = block == 0
             stride = 2 if first and len(units) > 1 else 1
             units.append(BasicBlock(before if first else width, width, stride))
     last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-    return exits_at_shares(units, last, image, shares, head)
+    return exits_at_shares([LearnsInHalf(unit) for unit in units] if half else units, last, image, shares, head)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from eelit.methods.backbones.half_precision import LearnsInHalf
 from eelit.methods.backbones.internal_classifier import Shape, exits_at_shares
-from eelit.methods.backbones.normalisation import convolution
+from eelit.methods.backbones.normalisation import convolution, stem
 from eelit.methods.engine.multi_exit import MultiExit
 
 
@@ -21,22 +22,25 @@ def plain_exits(
     shares: Sequence[float],
     head: Callable[[Shape], nn.Module],
     seed: int,
-    stem_stride: int = 1,
+    pixels: int,
+    half: bool,
 ) -> MultiExit:
     """Return a VGG-like network with a head for maps of their shape at shares of its cost.
 
-    ``blocks`` 3×3 convolutions of each width, the very first with ``stem_stride``, then max-pooling that halves the
-    map (keeping an odd border) before the next width; at the end the mean over the map, a linear layer as wide as the
-    map was, and the linear layer that answers.
+    ``blocks`` 3×3 convolutions of each width (the very first has a place for each ``pixels × pixels``), then
+    max-pooling that halves the map (keeping an odd border) before the next width; at the end the mean over the map, a
+    linear layer as wide as the map was, and the linear layer that answers. All but these learn in bfloat16 if ``half``.
     """
     torch.manual_seed(seed)
     units: list[nn.Module] = []
-    before, stride = image[0], stem_stride
+    before = image[0]
     for number, width in enumerate(widths):
         for block in range(blocks):
             pool = [nn.MaxPool2d(2, ceil_mode=True)] if number and not block else []
-            units.append(nn.Sequential(*pool, *convolution(before, width, stride=stride), nn.ReLU()))
-            before, stride = width, 1
-    dense = (nn.Linear(widths[-1], widths[-1]), nn.ReLU(), nn.Linear(widths[-1], classes))
+            first = not units
+            layers = stem(before, width, pixels) if first else (*convolution(before, width), nn.ReLU(inplace=True))
+            units.append(nn.Sequential(*pool, *layers))
+            before = width
+    dense = (nn.Linear(widths[-1], widths[-1]), nn.ReLU(inplace=True), nn.Linear(widths[-1], classes))
     last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *dense)
-    return exits_at_shares(units, last, image, shares, head)
+    return exits_at_shares([LearnsInHalf(unit) for unit in units] if half else units, last, image, shares, head)

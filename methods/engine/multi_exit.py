@@ -168,13 +168,20 @@ def _selected(part: Any, keep: Tensor, samples: int | None) -> Any:
                 f"a state of {samples} samples holds a tensor {list(part.shape)}; the first axis must be the sample, "
                 "or 1 for what all share"
             )
-        return part.index_select(0, keep.to(part.device))
+        return _rows(part, keep.to(part.device))
     if isinstance(part, SHARED):
         return part
     raise ValueError(
         f"a state holds a {type(part).__qualname__}, and samples cannot be taken out of that; use tuples, lists and "
         "dictionaries of tensors, or register the class with torch.utils._pytree"
     )
+
+
+def _rows(x: Tensor, keep: Tensor) -> Tensor:
+    """Return some rows of a tensor that lie in memory as they did: `index_select` alone puts channels first."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).index_select(0, keep).permute(0, 3, 1, 2)
+    return x.index_select(0, keep)
 
 
 def _learning(model: nn.Module) -> list[nn.Module]:

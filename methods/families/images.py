@@ -27,23 +27,27 @@ class JointImages:
     """How most methods on images build and train; a method overrides what its paper changes.
 
     The settings are fields of the method, where they stand beside the paper's values. Exits are worth their while where
-    the network between them costs well more than asking them does: widths of 64, 128 and 256 for 28×28 pixels.
+    the network between them costs well more than asking them does, and where its layers are equally fast: a convolution
+    at 24×24 places of few channels spends its time on memory, one at 12×12 of 128 on multiplying.
     """
 
     network: str  # resnet (basic blocks) or vgg (plain)
+    pixels: int  # side of the square of pixels of which the first convolution makes one place
     widths: tuple[int, ...]  # channels of each resolution
     blocks: int  # residual blocks, or plain convolutions, of each width
     shares: tuple[float, ...]  # of the full cost, at which exits stand
+    half: bool  # whether the network, but for its heads, learns with products in bfloat16
     epochs: float
     batch: int
     rate: float
 
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "train_size": 600, "widths": (8, 16, 24), "blocks": 1, "shares": (0.2, 0.6),
-        "epochs": 8.0, "batch": 32, "rate": 1e-2,
+        "images": "digits", "train_size": 600, "pixels": 2, "widths": (8, 16, 24), "blocks": 1, "shares": (0.2, 0.6),
+        "half": False, "epochs": 8.0, "batch": 32, "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 1500, "widths": (8, 16, 32), "epochs": 3.0, "batch": 32, "rate": 5e-3,
+        "train_size": 1500, "pixels": 2, "widths": (8, 16, 32), "blocks": 2, "shares": (0.2, 0.35, 0.5, 0.65, 0.8),
+        "half": False, "epochs": 3.0, "batch": 32, "rate": 5e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"network": "vgg", "widths": (8, 16, 16), "shares": (0.25, 0.75)}
 
@@ -57,6 +61,8 @@ class JointImages:
             classes,
             widths=self.widths,
             blocks=self.blocks,
+            pixels=self.pixels,
+            half=self.half,
             shares=self.shares,
             head=lambda shape: self.head(shape, classes),
             seed=seed,

@@ -20,6 +20,7 @@ from eelit.methods.data import manifest
 from eelit.methods.data.cache import without_room, write
 from eelit.methods.engine.records import FailedRun, Result, Unreadable, read
 from eelit.methods.harness import dependencies, registry, track
+from eelit.methods.harness.tracks import TRACKS, Track
 from eelit.methods.harness.workers import Backend, spread
 
 Run = tuple[str, int]
@@ -31,38 +32,10 @@ def folder() -> Path:
     return Path(str(files("eelit.methods"))) / "results"
 
 
-@dataclass(frozen=True)
-class Track:
-    """One backbone and its data, on which methods are measured side by side."""
-
-    title: str
-    backbone: str  # item of the data manifest: methods that need it are measured on this track
-    conditions: str
-    training: Mapping[str, str]  # the settings among these conditions that say how long is trained
-
-
-TRACKS = {
-    "text": Track(
-        "Text: MiniLM-L6 on Rotten Tomatoes",
-        "minilm-l6",
-        "MiniLM-L6 (6 layers, 384 wide, 22.7 million weights) fine-tuned on 4,000 sentences of Rotten Tomatoes of at "
-        "most 40 tokens, for one epoch in batches of 8, by AdamW with weight decay 0.01: rates rise for a tenth of the "
-        "steps to 1e-4, to 1e-3 for what starts from nothing, then fall linearly to 0, and gradients are clipped at "
-        "norm 1, whatever the paper does about decay, warm-up and clipping. Where a paper is about something else "
-        "(off-ramps on a frozen network, adapters, policies, parts of the sentences for calibration), its row says "
-        "what is trained otherwise, and why; knobs chosen on 1,000 validation sentences, figures from 2,000 test "
-        "sentences. "
-        "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
-        "on other data, and are listed apart.",
-        {"epochs": "1.0", "batch": "8"},
-    )
-}
-
-
 def members(name: str) -> list[str]:
     """Return the keys of the methods that are measured on a track, sorted."""
     infos, _ = registry.described()
-    return sorted(info.key for info in infos if TRACKS[name].backbone in info.data)
+    return sorted(info.key for info in infos if TRACKS[name].item in info.data)
 
 
 def code(key: str) -> str:
@@ -82,14 +55,16 @@ class Stored:
 def stored(name: str, key: str, place: Path | None = None) -> Stored:
     """Return what is known of a method on a track. A file that cannot be read is as good as none, and is named.
 
-    Current is what the present code measured on the present version of the data.
+    Current is what the present code measured on the present version of the data, with the track's settings.
     """
     found, unreadable = _read_all(sorted(((place or folder()) / name / key).glob("seed*.json")), key)
     present, data = code(key), {item: manifest.get(item).version for item in registry.describe(key).data}
     current = [
         result
         for result in found.values()
-        if result.code == present and all(result.data.get(item, version) == version for item, version in data.items())
+        if result.code == present
+        and all(result.data.get(item, version) == version for item, version in data.items())
+        and _as_set(TRACKS[name], result)
     ]
     chosen = sorted(current or _newest_code(list(found.values())), key=lambda result: result.seed)
     usual = _usual(chosen)
@@ -97,6 +72,15 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
         if result in chosen and result.shape != usual:
             unreadable.append(Unreadable(path, "it has other curves than the same code's results with other seeds"))
     return Stored([result for result in chosen if result.shape == usual], bool(current), tuple(unreadable))
+
+
+def _as_set(track: Track, result: Result) -> bool:
+    """Return whether a result was measured with the track's settings, in all its variants."""
+    return all(
+        result.settings.get(f"{curve.variant}.{name}", result.settings.get(name, repr(value))) == repr(value)
+        for name, value in track.settings.items()
+        for curve in result.curves
+    )
 
 
 def _read_all(paths: Iterable[Path], key: str) -> tuple[dict[Path, Result], list[Unreadable]]:
@@ -120,11 +104,11 @@ def _usual(results: Sequence[Result]) -> list[object]:
 
 
 def _newest_code(results: Sequence[Result]) -> list[Result]:
-    """Results of different code are never mixed: return those of the code that measured last."""
+    """Results of different code or settings are never mixed: return those like the one that was measured last."""
     if not results:
         return []
-    last = max(results, key=lambda result: result.created).code
-    return [result for result in results if result.code == last]
+    last = max(results, key=lambda result: result.created)
+    return [result for result in results if (result.code, result.settings) == (last.code, last.settings)]
 
 
 def missing(name: str, keys: Iterable[str], seeds: int, place: Path | None = None) -> list[Run]:
@@ -152,7 +136,7 @@ def bench(
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = []
-    for (key, seed), found in spread({run: partial(_run, *run, threads) for run in runs}, backend, jobs, threads):
+    for (key, seed), found in spread({run: partial(_run, name, *run, threads) for run in runs}, backend, jobs, threads):
         if isinstance(found, Exception) and without_room(found):
             raise found
         if isinstance(found, Exception) or not found.passed:
@@ -164,15 +148,15 @@ def bench(
     return failed
 
 
-def _run(key: str, seed: int, threads: int) -> Result | Exception:
-    """Measure one method with one seed at full scale; what it raises is its outcome."""
+def _run(name: str, key: str, seed: int, threads: int) -> Result | Exception:
+    """Measure one method with one seed at full scale on a track; what it raises is its outcome."""
     import torch
 
     from eelit.methods.harness import runner
 
     torch.set_num_threads(threads)
     try:
-        return runner.run(key, seed=seed, scale="full")
+        return runner.run(key, seed=seed, scale="full", settings=TRACKS[name].settings)
     except SystemExit as error:  # a method that ends the process ends no benchmark
         return RuntimeError(f"its code ended the process (exit {error})")
     except Exception as error:
@@ -197,10 +181,15 @@ def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
 
 
 def keep(result: Result, place: Path) -> Path:
-    """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable."""
+    """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable.
+
+    A run that is there already, with the same settings, is not kept twice.
+    """
     name, number = f"seed{result.seed}-{result.code}", 1
     path = place / result.key / f"{name}.json"
-    while path.exists() and not _read_all([path], result.key)[0]:
+    while path.exists() and not any(
+        kept.settings == result.settings for kept in _read_all([path], result.key)[0].values()
+    ):
         number += 1
         path = place / result.key / f"{name}-{number}.json"
     if not path.exists():

@@ -188,9 +188,9 @@ def _described(key: str, path: Path) -> MethodInfo:
     data: list[str] = []
     for node in reversed(tree.body):  # the main class stands last, behind those that it names as its variants
         if isinstance(node, ast.ClassDef) and _is_method(node):
-            own, needed = _settings(node, source)
+            own = _settings(node, source)
             settings = {**settings, **{each.name: each for each in own if each.name not in settings}}
-            data += [item for item in needed if item not in data]
+            data += [item for item in _needed(node, tree) if item not in data]
     return MethodInfo(
         key, title, sections, _numbered(sections.get("Deviations", "")), list(settings.values()), data, source, path
     )
@@ -225,17 +225,35 @@ def _numbered(text: str) -> list[str]:
     return [" ".join(item) for item in items]
 
 
-def _settings(node: ast.ClassDef, source: str) -> tuple[list[Setting], list[str]]:
-    lines, settings, data = source.splitlines(), [], []
+def _needed(node: ast.ClassDef, tree: ast.Module) -> list[str]:
+    """Return the data items that a class names, or else the first of its bases that stand in modules of ours."""
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "data" and item.value is not None:
+            return list(ast.literal_eval(item.value))
+    for base in node.bases:
+        for place in tree.body:
+            if (
+                isinstance(place, ast.ImportFrom)
+                and (place.module or "").startswith("eelit.methods.families.")
+                and any((each.asname or each.name) == ast.unparse(base) for each in place.names)
+            ):
+                other = ast.parse(_origin(str(place.module)).read_text(encoding="utf-8"))
+                classes = (each for each in other.body if isinstance(each, ast.ClassDef))
+                found = [_needed(each, other) for each in classes if each.name == ast.unparse(base)]
+                if found and found[0]:
+                    return found[0]
+    return []
+
+
+def _settings(node: ast.ClassDef, source: str) -> list[Setting]:
+    lines, settings = source.splitlines(), []
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         kind = ast.unparse(item.annotation)
         if kind.startswith("ClassVar"):
-            if item.target.id == "data" and item.value is not None:
-                data = list(ast.literal_eval(item.value))
             continue
         comment = lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]
         default = ast.unparse(item.value) if item.value is not None else ""
         settings.append(Setting(item.target.id, kind, default, comment.strip()))
-    return settings, data
+    return settings

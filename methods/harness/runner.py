@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,10 +44,12 @@ def run(
     knobs: Sequence[float] | None = None,
     scale: Scale = "default",
     variant: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Run one registered method on its real data; one curve per variant (or the one named).
 
+    ``settings`` hold for each variant that has a setting of the name, whatever its own value is there.
     Raises `registry.UnknownMethod`, `fetch.DataUnavailable`, and `ValueError` for a variant or knob it does not have.
     """
     method = registry.get(key)
@@ -69,7 +71,7 @@ def run(
     used: dict[str, str] = {}
     own: dict[str, float] = {}
     for name in names:
-        chosen = method.variant(name, scale)
+        chosen = given(method.variant(name, scale), settings or {})
         bench.data.clear()
         prepared, trained = _prepared(chosen, bench)
         own |= trained
@@ -105,6 +107,12 @@ def run(
         versions=versions(),
         machine=machine(),
     )
+
+
+def given(method: Method, settings: Mapping[str, Any]) -> Method:
+    """Return the method with those of the settings that it has."""
+    own = {f.name for f in dataclasses.fields(method)}  # type: ignore[arg-type]
+    return method.replace({name: value for name, value in settings.items() if name in own})
 
 
 def _prepared(method: Method, bench: Bench) -> tuple[Any, dict[str, float]]:

@@ -270,16 +270,18 @@ class JeiDnn(ImageMethod):
     network: str = "resnet"  # resnet or vgg; the paper: T2T-ViT-7 and T2T-ViT-14
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, CIFAR-100-LT, SVHN
     train_size: int = 12000  # training images; released code: 45,000 of CIFAR-10
-    widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution
-    blocks: int = 2  # residual blocks, or plain convolutions, of each width
+    pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
+    blocks: int = 3  # residual blocks, or plain convolutions, of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand; the paper: every layer
-    epochs: float = 6.0  # of stage 1; the paper starts from trained networks
+    half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
+    epochs: float = 4.0  # of stage 1; the paper starts from trained networks
     batch: int = 64  # the paper: 64
     rate: float = 2e-3  # largest learning rate of network and classifiers; the paper: 0.01, by SGD
     lam: float = 0.5  # price of the whole network in nats; the released runs: 0.01 to 7
     detached: bool = True  # False: r is not held fixed, as in the released code
     warm_epochs: float = 4.0  # of stage 2; released code: until it rests, at most 6
-    joint_epochs: float = 6.0  # of stage 3; released code: 15 to 20 with stage 2
+    joint_epochs: float = 4.0  # of stage 3; released code: 15 to 20 with stage 2
     switch: int = 100  # batches of one phase; released code: 200
     gate_rate: float = 2e-2  # learning rate of the gates; the paper: 0.01, by SGD
 

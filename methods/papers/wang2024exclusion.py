@@ -141,10 +141,12 @@ class ClassExclusionExits(ImageMethod):
     network: str = "resnet"  # resnet or vgg; the paper: AlexNet, VGG-small, ResNet-50
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100
     train_size: int = 12000  # training images; the paper: 40,000
-    widths: tuple[int, ...] = (48, 96, 192)  # channels of each resolution; the paper's VGG-small: 128, 256, 512
-    blocks: int = 2  # residual blocks, or plain convolutions, of each width; VGG-small: 2 convolutions
+    pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution; the paper's VGG-small: 128, 256, 512
+    blocks: int = 3  # residual blocks, or plain convolutions, of each width; VGG-small: 2 convolutions
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where heads stand; the paper: every layer
-    epochs: float = 6.0  # passes over the training images; the paper: 200 (VGG-small)
+    half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
+    epochs: float = 4.0  # passes over the training images; the paper: 200 (VGG-small)
     batch: int = 64  # the paper: 100
     rate: float = 2e-3  # largest learning rate; the paper: 0.02, by SGD (VGG-small)
     pos_weight: float = 36.0  # c; the paper: 36 for 10 classes, 396 for 100

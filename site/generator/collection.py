@@ -23,6 +23,7 @@ from eelit.methods.engine.records import SmokeReport
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
 from eelit.methods.harness.track import Verdict
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
 from eelit.site.generator.reports import PASSED, Badge, Reports
@@ -154,9 +155,7 @@ class Collection:
     reports: Reports
     citations: list[Citation] = field(default_factory=list)
     complete_lists: int = 0  # works whose reference list was read to the end
-    boards: dict[str, bench.Board] = field(
-        default_factory=lambda: {name: bench.Board([], [], {}) for name in bench.TRACKS}
-    )
+    boards: dict[str, bench.Board] = field(default_factory=lambda: {name: bench.Board([], [], {}) for name in TRACKS})
     snapshot: Snapshot = field(default_factory=Snapshot)  # of which state of a checkout; the default: of none
 
     @cached_property
@@ -205,6 +204,10 @@ class Collection:
         judged = board.verdicts.get(key, []) if board else self.verdicts(key)
         return beside(work.entry.claims if work else [], judged)
 
+    def tracks(self, key: str) -> list[str]:
+        """Return the names of the tracks that a method is on, measured or not."""
+        return [name for name, board in self.boards.items() if key in board.verdicts or key in board.unmeasured]
+
     def on_board(self, board: bench.Board) -> list[tuple[str, list[Trial], str]]:
         """Return the trials of all methods of a track, measured ones first, with what is to say of missing results."""
         keys = [*board.verdicts, *board.unmeasured]
@@ -216,7 +219,7 @@ class Collection:
 
     def waiting(self, key: str) -> str:
         """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
-        if any(key in board.unmeasured or key in board.verdicts for board in self.boards.values()):
+        if self.tracks(key):
             return "not measured yet on the track"
         return "tried by every run of the method, but judged by none: it is on no track"
 
@@ -249,7 +252,7 @@ def gather(sources: Sources, reports: Reports) -> Collection:
     collection.complete_lists = len(loaded.lists.complete)
     for key, work in collection.works.items():
         work.places = dict(_places(loaded, key))
-    collection.boards = {name: bench.board(name) for name in bench.TRACKS}
+    collection.boards = {name: bench.board(name) for name in TRACKS}
     for fault in (fault for board in collection.boards.values() for fault in board.unreadable):
         print(f"eelit: {fault}", file=sys.stderr)
     return collection

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from eelit.catalog.query import fold
 from eelit.methods.harness import bench
 from eelit.methods.harness.track import Row
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import plots, tested
 from eelit.site.generator.board import groups
 from eelit.site.generator.collection import Collection
@@ -78,7 +79,7 @@ def values(collection: Collection) -> dict[str, Any]:
     """Return what the page's template needs."""
     return {
         "tracks": {name: compared(collection, board) for name, board in collection.boards.items()},
-        "site_tracks": bench.TRACKS,
+        "site_tracks": TRACKS,
         "scripts": SCRIPTS,
         "names": names(collection),
     }

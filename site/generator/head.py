@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from eelit.bib.tags import highwire
 from eelit.catalog.schema import FACETS, Facet
-from eelit.methods.harness import bench
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import linked
 from eelit.site.generator.collection import Collection, Method, Work
 from eelit.site.generator.markup import printable
@@ -56,7 +56,5 @@ def home(collection: Collection) -> Markup:
 
 def track(collection: Collection, name: str) -> Markup:
     """Return the head of a leaderboard."""
-    nodes = linked.track(
-        name, bench.TRACKS[name].title, collection.boards[name].rows, collection.snapshot.address or "../"
-    )
+    nodes = linked.track(name, TRACKS[name].title, collection.boards[name].rows, collection.snapshot.address or "../")
     return _front(linked=linked.graph(nodes))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eelit.bib.exports import EXPORTS
-from eelit.methods.harness import bench
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import api, feeds, twins
 from eelit.site.generator.collection import Collection
 from eelit.site.generator.snapshot import Snapshot
@@ -41,7 +41,7 @@ def files(collection: Collection) -> Iterator[File]:
     yield "feed.xml", feeds.works(collection, snapshot)
     yield "feed-runs.xml", feeds.runs(collection.reports.changes, snapshot)
     yield "robots.txt", robots(snapshot)
-    yield from api.files(collection, snapshot, {name: track.conditions for name, track in bench.TRACKS.items()})
+    yield from api.files(collection, snapshot, {name: track.conditions for name, track in TRACKS.items()})
 
 
 def robots(snapshot: Snapshot) -> str:

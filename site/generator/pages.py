@@ -19,8 +19,9 @@ from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS
 from eelit.methods.data import manifest
-from eelit.methods.harness import bench, smoke
+from eelit.methods.harness import smoke
 from eelit.methods.harness.track import SEEDS, Row
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import (
     api,
     claims,
@@ -138,7 +139,7 @@ def generated(collection: Collection) -> Iterator[Page]:
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
-        values = {"track": bench.TRACKS[name], "board": board, "groups": compared.compared(collection, board)}
+        values = {"track": TRACKS[name], "board": board, "groups": compared.compared(collection, board)}
         yield (
             f"tracks/{name}.md",
             render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),
@@ -170,8 +171,9 @@ def generated(collection: Collection) -> Iterator[Page]:
 
 
 def _main_rows(collection: Collection) -> dict[str, Row]:
-    """Return the row of each method's main variant on the track that measures it."""
-    return {row.key: row for board in collection.boards.values() for row in board.rows if row.is_main}
+    """Return the row of each method's main variant on the first of the tracks that measure it."""
+    boards = reversed(collection.boards.values())
+    return {row.key: row for board in boards for row in board.rows if row.is_main}
 
 
 def _picture() -> Markup:
@@ -202,6 +204,7 @@ def _method(collection: Collection, method: Method) -> dict[str, Any]:
         "head": head.method(collection, method),
         "scripts": plots.SCRIPTS,
         "measured": compared.of_method(collection, method.key),
+        "tracks": TRACKS,
         "run_lines": plots.of_curve,
         "listings": listings.beside(method.info),
         "place": Place,

@@ -12,8 +12,10 @@ CORPORA = {
     "tweet-sentiment": "tweets to airlines",
     "brown": "sentences of the Brown corpus",
     "newsgroups": "pairs of 20 Newsgroups postings",
+    "cluttered": "cluttered pictures of clothes",
+    "fashion-mnist": "pictures of clothes",
 }
-"""The setting `corpus` or `stream` → what its examples are."""
+"""The setting `corpus`, `images` or `stream` → what its examples are."""
 
 
 def heading(row: Row) -> str:
@@ -44,5 +46,6 @@ def _is_stream(row: Row) -> bool:
 
 
 def _kind(row: Row) -> str:
-    name = row.settings.get("stream", row.settings.get("corpus", "")).strip("'\"")
+    named = (row.settings[setting] for setting in ("stream", "corpus", "images") if setting in row.settings)
+    name = next(named, "").strip("'\"")
     return CORPORA.get(name, f"examples of {name}" if name else "examples")

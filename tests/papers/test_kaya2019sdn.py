@@ -179,7 +179,7 @@ def test_ic_only_training_trains_the_network_by_itself_and_then_internal_classif
 
 def test_internal_classifiers_learn_from_condensed_maps_of_the_frozen_network(wired):
     """Two numbers for each of the 4×4 places, of maps of 8×8 here."""
-    model, (first, second) = wired(tiny("IC-only", network="vgg", shares=(0.2,)))
+    model, (first, second) = wired(tiny("IC-only", network="vgg", pixels=1, shares=(0.2,)))
     index, (maps,) = next(second.train.batches(10))
     assert maps.shape == (10, 8, 4, 8)
     x = torch.stack([first.train.inputs[i] for i in index.tolist()])

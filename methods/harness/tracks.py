@@ -1,0 +1,68 @@
+"""The tracks of the benchmark: on which data and under which conditions methods are measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Track:
+    """One task and the conditions on which methods are measured side by side."""
+
+    title: str
+    item: str  # of the data manifest: methods that need it are measured on this track
+    conditions: str
+    sizes: str  # how many examples rows are trained, chosen and tested on
+    training: Mapping[str, str]  # the settings among these conditions that say how long is trained
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of each method that has a setting of the name
+
+
+IMAGES = (
+    "A residual network (one convolution of 4×4 pixels, then three blocks each of 128 and 256 channels, 246 million "
+    "MACs, 4.0 million weights) with exits after 17, 35, 52, 65 and 83 % of its cost, on 12,000 training images, for "
+    "4 epochs in batches of 64, by AdamW with weight decay 0.01: rates rise for a tenth of the steps to 2e-3, then "
+    "fall linearly to 0, and gradients are clipped at norm 1. Products of training are in bfloat16 (weights, losses "
+    "and all that is measured: float32). Where the network is the method (BranchyNet, MSDNet, SkipNet, the vision "
+    "transformer), it is the paper's, made small, and shares of the cost are of its own full model. Where a paper is "
+    "about something else than joint training (frozen networks, distillation, gates, attacks), its row says what is "
+    "trained otherwise, and why; knobs chosen on 2,000 validation images, figures from all 10,000 test images."
+)
+
+TRACKS = {
+    "text": Track(
+        "Text: MiniLM-L6 on Rotten Tomatoes",
+        "minilm-l6",
+        "MiniLM-L6 (6 layers, 384 wide, 22.7 million weights) fine-tuned on 4,000 sentences of Rotten Tomatoes of at "
+        "most 40 tokens, for one epoch in batches of 8, by AdamW with weight decay 0.01: rates rise for a tenth of the "
+        "steps to 1e-4, to 1e-3 for what starts from nothing, then fall linearly to 0, and gradients are clipped at "
+        "norm 1, whatever the paper does about decay, warm-up and clipping. Where a paper is about something else "
+        "(off-ramps on a frozen network, adapters, policies, parts of the sentences for calibration), its row says "
+        "what is trained otherwise, and why; knobs chosen on 1,000 validation sentences, figures from 2,000 test "
+        "sentences. "
+        "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
+        "on other data, and are listed apart.",
+        "4000 / 1000 / 2000",
+        {"epochs": "1.0", "batch": "8"},
+    ),
+    "images": Track(
+        "Images: cluttered Fashion-MNIST",
+        "fashion-mnist",
+        f"{IMAGES} Each picture of 28×28 pixels lies at a random place of a canvas of 48×48, among eight pieces of "
+        "other training pictures: later exits know more.",
+        "12000 / 2000 / 10000",
+        {"epochs": "4.0", "batch": "64"},
+        {"images": "cluttered", "train_size": 12000},
+    ),
+    "images-plain": Track(
+        "Images: plain Fashion-MNIST",
+        "fashion-mnist",
+        f"{IMAGES} Pictures are those of Fashion-MNIST as they are, 28×28 pixels: the easy set, beside the cluttered "
+        "one, so that no verdict rests on one set. The network sees 7×7 places instead of 12×12, and costs a third.",
+        "12000 / 2000 / 10000",
+        {"epochs": "4.0", "batch": "64"},
+        {"images": "fashion-mnist", "train_size": 12000},
+    ),
+}
+"""Name of a track → the track."""
