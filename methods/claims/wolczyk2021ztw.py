@@ -5,15 +5,13 @@ from __future__ import annotations
 from eelit.methods.claims.comparisons import better_than, gains, points_of, tried
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Baseline, Curve, Outcome
+from eelit.methods.families import images
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.kaya2019sdn import ShallowDeep
 from eelit.methods.papers.wolczyk2021ztw import ZeroTimeWaste
 from eelit.methods.policies.patience import Patience
 
-SHARED = (
-    *("network", "images", "train_size", "widths", "blocks", "shares"),
-    *("epochs", "batch", "rate", "head_epochs", "head_rate"),
-)
+SHARED = (*images.SHARED, "head_epochs", "head_rate")
 """Settings of the network and of its internal classifiers."""
 
 

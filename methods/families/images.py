@@ -21,6 +21,11 @@ from eelit.methods.recipes.joint import train_joint
 
 NETWORKS = {"resnet": residual_exits, "vgg": plain_exits}
 """Name of a network → what builds it."""
+SHARED = (
+    *("network", "images", "train_size", "pixels", "widths", "blocks", "shares", "half"),
+    *("epochs", "batch", "rate"),
+)
+"""Settings of the data, the network and its training: two methods that are compared have them in common."""
 
 
 class JointImages:
