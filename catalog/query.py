@@ -130,7 +130,8 @@ class Catalogue:
                 connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )
         except sqlite3.DatabaseError as error:
-            raise self._damaged(f"is no catalogue of eelit ({error})") from error
+            what = "damaged" if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT else "no catalogue of eelit"
+            raise self._damaged(f"is {what} ({error})") from error
         if mark != MARK:
             raise self._damaged("is no catalogue of eelit")
         if found != FORMAT:
