@@ -113,7 +113,7 @@ def command(shape):
 
     pairs = list(shape())
     keys = [f"doe2020k{number:06}" for number in range(max(pairs)[0] + 1)]
-    entry = Entry(key=keys[0], short_name="X", role="early-exit", policy=["patience"], idea="It stops.", sources=["x"])
+    entry = Entry(key=keys[0], short_name="X", role="early-exit", domain=["language"], idea="It stops.", sources=["x"])
     works = (
         (entry.model_copy(update={"key": key, "short_name": key}), Record(key, "misc", "X", (Person("Doe"),), 2020))
         for key in keys
