@@ -15,8 +15,8 @@ SEAL = b"\neelit seal, written %020d, crc32 "
 SUM = b"%08x\n"
 SUM_LENGTH = 9
 AT_ONCE = 1 << 20
-ALWAYS = 64_000_000
-"""Bytes up to which all are read at each opening (some 25 ms at most); what is larger, only if its time has changed."""
+ALWAYS = 16_000_000
+"""Bytes up to which all are read at each opening (some 10 ms at most); what is larger, only if its time has changed."""
 
 
 def seal(path: str, written: int) -> None:
