@@ -274,7 +274,7 @@ def test_no_page_can_be_lost_and_no_byte_of_the_seal(database, tmp_path):
             Catalogue(str(path))
 
 
-def test_a_lost_page_makes_no_work_unknown(built, eelit, capfd):
+def test_a_lost_page_makes_no_work_unknown(built, eelit):
     with sqlite3.connect(built) as connection:
         ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'name'")
     connection.close()
@@ -283,7 +283,7 @@ def test_a_lost_page_makes_no_work_unknown(built, eelit, capfd):
     found = eelit("show", "pabee")
     assert found.exit_code == 0
     assert "zhou2020pabee" in found.stdout
-    assert capfd.readouterr().err.count("the catalogue is damaged, building it\n") == 1
+    assert found.stderr.count("the catalogue is damaged, building it\n") == 1
 
 
 def test_a_large_database_is_read_whole_only_if_its_time_has_changed(database, tmp_path, monkeypatch):
