@@ -180,7 +180,8 @@ class _Walker(LatexWalker):  # type: ignore[misc]  # pylatexenc has no types
         """Return the one argument that starts at a place, where it does, and how long it is."""
         token = self.get_token(pos, environments=False, parsing_state=parsing_state)
         spec = _parsed().get_macro_spec(token.arg) if token.tok == "macro" else None
-        if spec is not None and getattr(spec.args_parser, "argspec", ""):
+        arguments = getattr(spec.args_parser, "argspec", "") if spec is not None else ""
+        if arguments:
             nodes, start, length = self.get_latex_nodes(pos, read_max_nodes=1, parsing_state=parsing_state)
             return nodes[0], start, length
         return super().get_latex_expression(pos, strict_braces, parsing_state)

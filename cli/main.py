@@ -7,6 +7,13 @@ import sys
 INTERRUPTED = 130
 
 
+def group() -> object:
+    """Return all commands, a `click.Group`, to be described."""
+    from eelit.cli.group import eelit
+
+    return eelit
+
+
 def main() -> None:
     """Run the command line. Raises `SystemExit`."""
     try:
