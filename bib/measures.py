@@ -1,7 +1,7 @@
 """What the citation graph says as a whole: pairs, the main path, communities, who stands alone.
 
-Pairs are products of sparse matrices, which millions of edges need. Main path and communities are networkx's, which
-makes an object of every edge: they are meant for graphs of a hundred thousand edges or so.
+Pairs are products of sparse matrices and the main path runs over plain lists of numbers, which millions of edges need.
+Communities are networkx's, which makes an object of every edge: a million of them take about a gigabyte.
 Only citations that were seen count for pairs and path; communities use every verified edge. All of it describes what is
 known of the edges, which is far from complete.
 """

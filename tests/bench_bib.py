@@ -19,7 +19,7 @@ LEAST, MOST_PAIRS = 2, 100_000
 TWICE = 2.6
 """Most that twice the records may take, in times of the others."""
 SECONDS, GIGABYTES = 60.0, 2.0
-COMMAND_SECONDS, COMMAND_GIGABYTES = 90.0, 3.0
+COMMAND_SECONDS, COMMAND_GIGABYTES = 120.0, 3.0
 RECORD = """\
 @inproceedings{{doe{year}k{n},
   author = {{Doe, Jo Ann and {{\\'E}}cole, {{\\L}}ukasz and van den Berg, Anna}},
