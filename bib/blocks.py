@@ -1,7 +1,7 @@
 """Cut a BibTeX file into its records, so that one that is spoilt costs no other. Takes time in proportion to the file.
 
 Inside a record pybtex reads. Between records only what starts like one counts: the rest is text, as BibTeX has it, and
-`%` starts a comment, as biber has it.
+`%` starts a comment, as biber has it, unless it stands behind a number or word.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEYED_RECORD = rf"@(?:{'|'.join(TYPES)})\s*[{{(]\s*[^\s,{{}}()=]+\s*,"
 RECORD = rf"(?:(?<![\w.])|(?={KEYED_RECORD}))@\s*(?P<kind>\w+)\s*(?P<open>[{{(])"
 STRAY = r"^[ \t,]*(?P<stray>[A-Za-z]+)[ \t]*=[ \t]*[{\"]"
 FLAGS = re.MULTILINE | re.IGNORECASE
-EVENT = re.compile("|".join((r"%[^\n]*", RECORD, LOST_BRACE, NAKED, LOST_AT, STRAY)), FLAGS)
+EVENT = re.compile("|".join((r"(?<!\w)%[^\n]*", RECORD, LOST_BRACE, NAKED, LOST_AT, STRAY)), FLAGS)
 START = rf"(?<![\w.])@\s*(?:{KNOWN})\s*[{{(]\s*[^\s,{{}}()=]+\s*,|{KEYED_RECORD}"
 AGAIN = re.compile(rf"^[ \t]*@\s*\w+\s*[{{(]|{START}|{LOST_AT}", FLAGS)
 """Where reading goes on after a record that is never closed."""

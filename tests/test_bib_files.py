@@ -327,7 +327,7 @@ def test_a_title_without_a_letter_is_none(tmp_path, title):
     assert "the title of `doe2020x` is empty" in problem.message
 
 
-@pytest.mark.parametrize("before", ["text ", "text", "a.b", "}", ") ", "see: ", "jo@home.org "])
+@pytest.mark.parametrize("before", ["text ", "text", "a.b", "}", ") ", "see: ", "jo@home.org ", "100% "])
 @pytest.mark.parametrize("closed", [True, False])
 def test_text_before_a_record_on_its_line_costs_nothing(tmp_path, before, closed):
     record = "@misc{doe2020%s, author = {Doe, Jo}, title = {T}, year = {2020}}"
