@@ -1,7 +1,7 @@
 """Cut a BibTeX file into its records, so that one that is spoilt costs no other. Takes time in proportion to the file.
 
 Inside a record pybtex reads. Between records only what starts like one counts: the rest is text, as BibTeX has it, and
-`%` starts a comment, as biber has it.
+`%` starts a comment, as biber has it, unless it stands behind a number or word.
 """
 
 from __future__ import annotations
@@ -22,18 +22,26 @@ KNOWN = "|".join((*TYPES, *COMMANDS))
 LOST_AT = rf"^[ \t]*(?P<lost>{'|'.join(TYPES)})[ \t]*[{{(]\s*(?P<lost_key>[^\s,}}=]+)\s*,"
 LOST_BRACE = rf"^[ \t]*@[ \t]*(?P<bare>{'|'.join(TYPES)})[ \t]+(?P<bare_key>[^\s,{{}}()=]+)[ \t]*,"
 NAKED = rf"^[ \t]*@[ \t]*(?P<naked>{'|'.join(TYPES)})[ \t]*,?[ \t]*\n\s*[A-Za-z]+[ \t]*="
-RECORD = r"(?<![\w.])@\s*(?P<kind>\w+)\s*(?P<open>[{(])"
+KEYED_RECORD = rf"@(?:{'|'.join(TYPES)})\s*[{{(]\s*[^\s,{{}}()=]+\s*,"
+"""What no address of mail looks like, so that a record may follow a text without a space."""
+RECORD = rf"(?:(?<![\w.])|(?={KEYED_RECORD}))@\s*(?P<kind>\w+)\s*(?P<open>[{{(])"
 STRAY = r"^[ \t,]*(?P<stray>[A-Za-z]+)[ \t]*=[ \t]*[{\"]"
 FLAGS = re.MULTILINE | re.IGNORECASE
-EVENT = re.compile("|".join((r"%[^\n]*", RECORD, LOST_BRACE, NAKED, LOST_AT, STRAY)), FLAGS)
-AGAIN = re.compile(rf"^[ \t]*@\s*\w+\s*[{{(]|(?<![\w.])@\s*(?:{KNOWN})\s*[{{(]\s*[^\s,{{}}()=]+\s*,|{LOST_AT}", FLAGS)
+EVENT = re.compile("|".join((r"(?<!\w)%[^\n]*", RECORD, LOST_BRACE, NAKED, LOST_AT, STRAY)), FLAGS)
+START = rf"(?<![\w.])@\s*(?:{KNOWN})\s*[{{(]\s*[^\s,{{}}()=]+\s*,|{KEYED_RECORD}"
+AGAIN = re.compile(rf"^[ \t]*@\s*\w+\s*[{{(]|{START}|{LOST_AT}", FLAGS)
 """Where reading goes on after a record that is never closed."""
-WITHIN = re.compile(rf"^[ \t]*@\s*(?:{'|'.join(TYPES)})\s*[{{(]\s*(?P<key>[^\s,{{}}()=]+)\s*,", FLAGS)
+WITHIN = re.compile(rf"@\s*(?:{'|'.join(TYPES)})\s*[{{(]\s*(?P<key>[^\s,{{}}()=]+)\s*,", FLAGS)
 KEY = re.compile(r"\s*([^\s,{}=]+)\s*")
 KEYED = re.compile(rf"{KEY.pattern},")
-IN_BRACES = re.compile(r"[{}]|^[ \t]*@", re.MULTILINE)
-IN_BRACKETS = re.compile(r"[{})\"]|^[ \t]*@", re.MULTILINE)
-MOST_WITHIN = 20  # lines that start like records before a record counts as never closed
+BRACES = re.compile(r"[{}]")
+STARTS = rf"(?P<line>^[ \t]*(?:@|(?:{'|'.join(TYPES)})(?=[ \t]*[{{(])))|@"
+IN_BRACES = re.compile(rf"[{{}}]|{STARTS}", FLAGS)
+IN_BRACKETS = re.compile(rf"[{{}})\"]|{STARTS}", FLAGS)
+INLINE = re.compile(START, FLAGS)
+MOST_WITHIN = 20
+"""Starts of records, wherever one would go on reading, before a record counts as never closed: each is read past by no
+more than so many."""
 
 
 @dataclass
@@ -77,6 +85,7 @@ class _Cutter:
         self.place = 0
         self.counted = 0  # up to here the lines are counted
         self.line_there = 1
+        self.closings: dict[int, int] | None = None  # of all braces, once a comment turned out to be never closed
         self.after = ""  # key of the record before this place, until something stray was told
 
     def line(self, place: int) -> int:
@@ -87,10 +96,10 @@ class _Cutter:
 
     def blocks(self) -> Iterator[Block]:
         """Yield records and faults in the order of the file."""
-        while event := EVENT.search(self.text, self.place):
+        while event := EVENT.search(self.text, since := self.place):
             self.place = event.end()
             if event["kind"]:
-                yield from self._record(event)
+                yield from self._record(event, since)
             elif event["lost"]:
                 yield self._lost(event, f"has lost its `@`; write `@{event['lost']}{{{event['lost_key']},`", "lost")
             elif event["bare"]:
@@ -114,12 +123,12 @@ class _Cutter:
         self._go_on(end or event.end(), closed=end is not None)
         return block
 
-    def _record(self, event: re.Match[str]) -> Iterator[Block]:
+    def _record(self, event: re.Match[str], since: int) -> Iterator[Block]:
         kind, opened = event["kind"].lower(), event.start("open")
-        if not self._is_record(kind, event):
+        if not self._is_record(kind, event, since):
             return
         line = self.line(event.start())
-        end = _end(self.text, opened, bounded=kind not in COMMANDS)
+        end = self._end_of_comment(opened) if kind == "comment" else _end(self.text, opened)
         found = KEY.match(self.text, opened + 1)
         key = found[1] if found and kind not in COMMANDS else ""
         self.after = key
@@ -131,17 +140,31 @@ class _Cutter:
         else:
             self.place = end
 
-    def _is_record(self, kind: str, event: re.Match[str]) -> bool:
-        """Tell a record from a sentence with an `@` in it; of a type that is unknown it must look the part."""
+    def _end_of_comment(self, opened: int) -> int | None:
+        """Return where a comment is closed, which may hold any number of records."""
+        if self.closings is not None:
+            return self.closings.get(opened)
+        end = _end(self.text, opened, bounded=False)
+        if end is None:
+            self.closings = _closings(self.text)
+        return end
+
+    def _is_record(self, kind: str, event: re.Match[str], since: int) -> bool:
+        """Tell a record from a sentence with an `@` in it; of a type that is unknown it must look the part.
+
+        Text was passed over `since` a place: what stands before that on the same line is no blank.
+        """
         if kind in (*TYPES, *COMMANDS) or event["open"] == "(":
             return kind in TYPES or (kind in COMMANDS and (kind, event["open"]) != ("comment", "("))
-        start = self.text.rfind("\n", 0, event.start()) + 1
-        return not self.text[start : event.start()].strip() or KEYED.match(self.text, event.end()) is not None
+        start = max(self.text.rfind("\n", since, event.start()) + 1, since)
+        first = start == 0 or self.text[start - 1] == "\n"
+        alone = first and not self.text[start : event.start()].strip()
+        return alone or KEYED.match(self.text, event.end()) is not None
 
     def _read(self, line: int, kind: str, key: str, start: int, end: int) -> Iterator[Block]:
         """Read one record that is closed, and tell of another that seems to hide in it."""
         text = self.text[start:end]
-        within = WITHIN.search(text, text.find("\n") + 1) if text.count("@") > 1 and "\n" in text else None
+        within = WITHIN.search(text, 1) if text.count("@") > 1 else None
         self._go_on(end, closed=True)
         if fault := _spoilt_start(line, text):
             self.after = ""
@@ -192,10 +215,26 @@ def _end(text: str, opened: int, *, bounded: bool = True) -> int | None:
             if depth == 0:
                 return found.end()
         elif bounded:
-            starts += 1
+            starts += _starts(found)
             if starts > MOST_WITHIN:
                 return None
     return None
+
+
+def _starts(found: re.Match[str]) -> bool:
+    """Tell whether reading would go on at an `@`, or at a type that has lost it."""
+    return found["line"] is not None or INLINE.match(found.string, found.start()) is not None
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Return for the place of each brace that is closed the place behind the brace that closes it."""
+    opened, closed = [], {}
+    for found in BRACES.finditer(text):
+        if found[0] == "{":
+            opened.append(found.start())
+        elif opened:
+            closed[opened.pop()] = found.end()
+    return closed
 
 
 def _end_of_brackets(text: str, opened: int) -> int | None:
@@ -209,8 +248,8 @@ def _end_of_brackets(text: str, opened: int) -> int | None:
             depth += 1 if sign == "{" else -1
         elif sign == ")" and depth == 0 and not quoted:
             return found.end()
-        elif sign.endswith("@"):
-            starts += 1
+        elif sign not in ')"':
+            starts += _starts(found)
             if starts > MOST_WITHIN:
                 return None
     return None

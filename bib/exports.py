@@ -63,7 +63,8 @@ def _ris_record(record: Record) -> str:
 
 
 def _pages(record: Record) -> str:
-    return record.pages.replace("–", "-")
+    """Return the pages with hyphens in their ranges, as most have it; not where a page number has one, too."""
+    return record.pages if "-" in record.pages else record.pages.replace("–", "-")
 
 
 def _ris_name(person: Person) -> str:

@@ -1,7 +1,7 @@
 """What the citation graph says as a whole: pairs, the main path, communities, who stands alone.
 
-Pairs are products of sparse matrices, which millions of edges need. Main path and communities are networkx's, which
-makes an object of every edge: they are meant for graphs of a hundred thousand edges or so.
+Pairs are products of sparse matrices and the main path runs over plain lists of numbers, which millions of edges need.
+Communities are networkx's, which makes an object of every edge: a million of them take about a gigabyte.
 Only citations that were seen count for pairs and path; communities use every verified edge. All of it describes what is
 known of the edges, which is far from complete.
 """
@@ -12,12 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from eelit.bib.graph import Edge, Graph
-
-if TYPE_CHECKING:
-    from networkx import DiGraph
 
 SEED = 7
 MOST_PAIRS = 100_000
@@ -110,33 +106,22 @@ def _pairs(edges: Iterable[tuple[str, str]]) -> list[Pair]:
 
 
 def main_path(graph: Graph) -> list[str]:
-    """Return the works of the main path, each cited by the next; empty if nobody cites anybody."""
-    import networkx
+    """Return the works of the main path, each cited by the next; empty if nobody cites anybody.
 
-    flow = _flow(graph)
-    if not flow.edges:
+    Of paths alike, the one is taken whose newest work comes first in the alphabet, then the work before it.
+    """
+    import numpy as np
+
+    from eelit.bib.chains import heaviest
+    from eelit.bib.matrices import ones
+
+    edges = {(edge.target, edge.source) for edge in _citations(graph)}  # from the cited to the citing
+    if not edges:
         return []
-    order = list(networkx.topological_sort(flow))
-    before, after = dict.fromkeys(order, 1), dict.fromkeys(order, 1)  # ways from any source, and to any sink
-    for node in order:
-        before[node] = sum(before[other] for other in flow.predecessors(node)) or 1
-    for node in reversed(order):
-        after[node] = sum(after[other] for other in flow.successors(node)) or 1
-    for one, other in flow.edges:
-        flow.edges[one, other]["weight"] = before[one] * after[other]
-    found: list[str] = networkx.dag_longest_path(flow, weight="weight")
-    return found
-
-
-def _flow(graph: Graph) -> DiGraph[str]:
-    """Return who influenced whom (from cited to citing), without the edges inside circles."""
-    import networkx
-
-    flow: DiGraph[str] = networkx.DiGraph()
-    flow.add_edges_from(sorted((edge.target, edge.source) for edge in _citations(graph)))
-    circle = {node: i for i, circle in enumerate(networkx.strongly_connected_components(flow)) for node in circle}
-    flow.remove_edges_from([(one, other) for one, other in flow.edges if circle[one] == circle[other]])
-    return flow
+    keys = sorted({key for edge in edges for key in edge})
+    places = {key: place for place, key in enumerate(keys)}
+    ends = np.array([(places[cited], places[citing]) for cited, citing in edges], np.int64)
+    return [keys[place] for place in heaviest(ones(ends[:, 0], ends[:, 1], (len(keys), len(keys))))]
 
 
 def communities(graph: Graph) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from html import unescape
 from typing import NamedTuple
 
 from pybtex.database import InvalidNameString
@@ -20,7 +21,10 @@ ET_AL = re.compile(r",?\s*\bet\.?\s+al\b\.?,?$", re.IGNORECASE)
 EXTENDED = re.compile(r"\b(family|given|prefix|suffix)(?:-i)?\s*=", re.IGNORECASE)
 AMPERSAND = re.compile(r"\s+\\?&\s+")
 ENTITY = re.compile(r"&#?\w+;")
+SEMICOLON = re.compile(";")
 SUFFIX = re.compile(r"(jr|sr|[ivx]+|\d(st|nd|rd|th)|ph\.?\s?d|m\.?\s?d|esq|filho|junior|senior|neto)\.?", re.IGNORECASE)
+UNKNOWN = "Family, Given"
+MOST_MENDED = 10
 HIDDEN = "\0"  # stands for what is in braces, which is nobody's comma, `and` or equals sign
 
 
@@ -32,24 +36,46 @@ class Names(NamedTuple):
     faults: tuple[tuple[str, Severity], ...] = ()
 
 
+class _Fault(NamedTuple):
+    """What is wrong with a list or a name, what may be meant, and what else one might do."""
+
+    said: str
+    meant: str = ""
+    otherwise: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.said}; write `{_sound(self.meant)}`{self.otherwise}" if self.meant else self.said
+
+
 def read_names(tex: str) -> Names:
     """Read a list of names in BibTeX's form; each fault says what to write instead."""
     names = _split(tex, AND)
     if fault := _fault_of_list(tex, names):
-        return Names(faults=((fault, "error"),))
+        return Names(faults=((str(fault), "error"),))
     others = names[-1].casefold() == OTHERS
     named = names[:-1] if others else names
-    faults: list[tuple[str, Severity]] = [(fault, "error") for name in named if (fault := _fault_of_name(name))]
+    faults: list[tuple[str, Severity]] = [(str(fault), "error") for name in named if (fault := _fault_of_name(name))]
     if faults:
         return Names(faults=tuple(faults))
-    people = []
-    for name in named:
-        try:
-            people.append(_person(name))
-        except InvalidNameString:
-            faults.append((f"`{name}` is no name; write `Family, Given`", "error"))
-    faults += [(doubt, "warning") for name in named if (doubt := _doubt(name, named))]
-    return Names(tuple(people), others, tuple(faults))
+    people = tuple(_person(name) for name in named)
+    faults = [(doubt, "warning") for name in named if (doubt := _doubt(name, named))]
+    return Names(people, others, tuple(faults))
+
+
+def _sound(meant: str) -> str:
+    """Return advice as the reader itself would take it: faults that it brings along are mended in turn."""
+    for _ in range(MOST_MENDED):
+        names = _split(meant, AND)
+        if fault := _fault_of_list(meant, names):
+            meant = fault.meant
+            continue
+        mended = [fault.meant if (fault := _fault_of_name(name)) else name for name in names]
+        if mended == names:
+            return meant
+        meant = _joined(mended)
+        if not meant:
+            break
+    return UNKNOWN
 
 
 @lru_cache(maxsize=4_096)
@@ -77,26 +103,24 @@ def _commas(name: str) -> list[str]:
     return _split(name, re.compile(","))
 
 
-def _fault_of_list(tex: str, names: list[str]) -> str:
+def _fault_of_list(tex: str, names: list[str]) -> _Fault | None:
     outside = _hidden(tex)
     if found := ENTITY.search(tex):
-        return f"`{found[0]}` is HTML; write the letter itself"
+        return _Fault(f"`{found[0]}` is HTML", unescape(tex) if unescape(tex) != tex else UNKNOWN)
     if ";" in outside:
-        return f"names are separated by `and`, not by semicolons; write `{_joined(_split(tex, re.compile(';')))}`"
+        return _Fault("names are separated by `and`, not by semicolons", _joined(_split(tex, SEMICOLON)) or UNKNOWN)
     if AMPERSAND.search(outside):
-        return (
-            f"names are separated by `and`, not by `&`; write `{_joined(_split(tex, AMPERSAND))}`, or put the name "
-            "of a body in braces"
-        )
+        said = "names are separated by `and`, not by `&`"
+        return _Fault(said, _joined(_split(tex, AMPERSAND)) or UNKNOWN, ", or put the name of a body in braces")
     if not all(names):
-        return f"an `and` has no name before or after it; write `{_joined(names)}`"
+        return _Fault("an `and` has no name before or after it", _joined(names) or UNKNOWN)
     if OTHERS in (name.casefold() for name in names[:-1]) or names[0].casefold() == OTHERS:
-        kept = [name for name in names if name.casefold() != OTHERS] or ["Family, Given"]
-        return f"`and others` stands at the end, after a name; write `{_joined([*kept, OTHERS])}`"
+        kept = [name for name in names if name.casefold() != OTHERS] or [UNKNOWN]
+        return _Fault("`and others` stands at the end, after a name", _joined([*kept, OTHERS]))
     if cut := next((name for name in names if ET_AL.search(_hidden(name))), None):
-        others = [*(ET_AL.sub("", name) for name in names), OTHERS]
-        return f"`{cut}` is not BibTeX's way to leave authors out; write `{_joined(others)}`"
-    return ""
+        others = [*(ET_AL.sub("", name).strip() for name in names), OTHERS]
+        return _Fault(f"`{cut}` is not BibTeX's way to leave authors out", _joined(others))
+    return None
 
 
 def _joined(names: list[str]) -> str:
@@ -104,26 +128,32 @@ def _joined(names: list[str]) -> str:
 
 
 @lru_cache(maxsize=32_768)  # people write more than one paper
-def _fault_of_name(name: str) -> str:
+def _fault_of_name(name: str) -> _Fault | None:
     """Return what is wrong with one name of a list."""
     if EXTENDED.search(_hidden(name)):
-        return f"`{name}` is biber's form of a name; write `{_from_extended(name)}`"
+        return _Fault(f"`{name}` is biber's form of a name", _from_extended(name) or UNKNOWN)
+    unread = _Fault(f"the name `{name}` is empty, or cannot be read as text; write it or take it out")
     if _body(name):
-        return (
-            ""
-            if plain_text(name)
-            else f"the name `{name}` is empty, or cannot be read as text; write it or take it out"
-        )
+        return None if plain_text(name) else unread
     parts = _commas(name)
     if len(parts) > 1 and not all(parts):
-        return f"`{name}` has a comma without a name beside it; write `{', '.join(part for part in parts if part)}`"
+        said = f"`{name}` has a comma without a name beside it"
+        return _Fault(said, ", ".join(part for part in parts if part) or UNKNOWN)
     if len(parts) == 3 and SUFFIX.fullmatch(plain_text(parts[1])):
-        return ""
+        return _fault_of_person(name)
     if len(parts) == 3 and SUFFIX.fullmatch(plain_text(parts[2])):
-        return f"`{name}` has its suffix at the end; write `{parts[0]}, {parts[2]}, {parts[1]}`"
+        return _Fault(f"`{name}` has its suffix at the end", f"{parts[0]}, {parts[2]}, {parts[1]}")
     if len(parts) > 2:
-        return f"`{name}` holds {len(parts) - 1} commas; separate names by `and`: write `{_from_commas(parts)}`"
-    return "" if plain_text(name) else f"the name `{name}` is empty, or cannot be read as text; write it or take it out"
+        return _Fault(f"`{name}` holds {len(parts) - 1} commas; separate names by `and`", _from_commas(parts))
+    return _fault_of_person(name) if plain_text(name) else unread
+
+
+def _fault_of_person(name: str) -> _Fault | None:
+    try:
+        family = _person(name).family
+    except InvalidNameString:
+        return _Fault(f"`{name}` is no name", UNKNOWN)
+    return None if family else _Fault(f"`{name}` has no family name", UNKNOWN)
 
 
 def _from_extended(name: str) -> str:
@@ -138,6 +168,8 @@ def _from_extended(name: str) -> str:
 
 def _from_commas(parts: list[str]) -> str:
     """Return what a list of names with commas between them most likely means."""
+    if len(parts) > 1 and parts[-1].casefold() == OTHERS:
+        return _joined([_from_commas(parts[:-1]), OTHERS])
     if len(parts) % 2 == 0 and not all(" " in part for part in parts):
         return " and ".join(f"{family}, {given}" for family, given in zip(parts[::2], parts[1::2], strict=True))
     return " and ".join(parts)
@@ -156,7 +188,7 @@ def _doubt(name: str, names: list[str]) -> str:
         return ""
     return (
         f"`{name}` is taken for one person of the family `{parts[0]}`; if they are two, write "
-        f"`{_joined(parts)}`, else put the family in braces"
+        f"`{_sound(_joined(parts))}`, else put the family in braces"
     )
 
 

@@ -114,6 +114,8 @@ def _faults(block: Block, fields: Mapping[str, str], names: Names) -> Iterator[F
     for name in REQUIRED:
         if not fields.get(name):
             yield "", f"`{key}` has no `{name}`; add it", "error"
+    if fields.get("title") and not read_tex(fields["title"]).text:
+        yield "title", f"the title of `{key}` is empty, or cannot be read as text; write it", "error"
     if fields.get("year") and not re.fullmatch(r"(19|20)\d\d", fields["year"]):
         yield "year", f"`{key}` has the year `{fields['year']}`; give four digits", "error"
     for name in fields:

@@ -173,6 +173,20 @@ def read_verbatim(value: str) -> Plain:
     return Plain(" ".join(COMMAND.sub("", text).split()), tuple(dict.fromkeys(COMMAND.findall(text))))
 
 
+class _Walker(LatexWalker):  # type: ignore[misc]  # pylatexenc has no types
+    """pylatexenc's parser; of a command that is an argument without braces it reads the arguments too: `\\'\\^e`."""
+
+    def get_latex_expression(self, pos: int, strict_braces: bool | None = None, parsing_state: Any = None) -> Any:
+        """Return the one argument that starts at a place, where it does, and how long it is."""
+        token = self.get_token(pos, environments=False, parsing_state=parsing_state)
+        spec = _parsed().get_macro_spec(token.arg) if token.tok == "macro" else None
+        arguments = getattr(spec.args_parser, "argspec", "") if spec is not None else ""
+        if arguments:
+            nodes, start, length = self.get_latex_nodes(pos, read_max_nodes=1, parsing_state=parsing_state)
+            return nodes[0], start, length
+        return super().get_latex_expression(pos, strict_braces, parsing_state)
+
+
 class _Text(LatexNodes2Text):  # type: ignore[misc]  # pylatexenc has no types
     """pylatexenc's converter, which also notes what it does not know and keeps mathematics unambiguous."""
 
@@ -183,7 +197,7 @@ class _Text(LatexNodes2Text):  # type: ignore[misc]  # pylatexenc has no types
 
     def converted(self, source: str) -> str:
         """Return the text of a source; raises LatexWalkerError if it is no TeX."""
-        walker = LatexWalker(source, latex_context=_parsed(), tolerant_parsing=False)
+        walker = _Walker(source, latex_context=_parsed(), tolerant_parsing=False)
         text: str = self.nodelist_to_text(walker.get_latex_nodes()[0])
         return text
 
@@ -276,6 +290,14 @@ def _fraction(node: Any, l2tobj: Any) -> str:
     return "/".join(part if part.isalnum() else f"({part})" for part in parts)
 
 
+def _root(node: Any, l2tobj: Any) -> str:
+    """Return a root with its index: √(2), ∛(2), ⁿ√(2); as a power where Unicode lacks the index."""
+    optional, radicand = node.nodeargd.argnlist[0], str(l2tobj.node_arg_to_text(node, 1))
+    index = str(l2tobj.nodelist_to_text(optional.nodelist)).strip(OPEN + CLOSE + " ") if optional else ""
+    sign = {"": "√", "2": "√", "3": "∛", "4": "∜"}.get(index) or ((raised := _moved(index, RAISED)) and f"{raised}√")
+    return f"{sign}({radicand})" if sign else f"({radicand}){SUPER if l2tobj.formulas else '^'}(1/{index})"
+
+
 @lru_cache(maxsize=1)
 def _printed() -> LatexContextDb:
     """Return what commands print: pylatexenc's tables, corrected for bibliographies."""
@@ -296,6 +318,7 @@ def _printed() -> LatexContextDb:
         MacroTextSpec("href", "%(2)s"),
         MacroTextSpec("foreignlanguage", "%(2)s"),
         MacroTextSpec("footnote", " (%(2)s)"),
+        MacroTextSpec("sqrt", _root),
         MacroTextSpec("_", "_"),
     ]
     specials = [SpecialsTextSpec("&", "&"), SpecialsTextSpec("~", " ")]
@@ -310,5 +333,6 @@ def _parsed() -> LatexContextDb:
     one = (*SHOWN, *STYLES, *ADDRESSES, *ACCENTS, "enquote", "textsubscript", "textsuperscript")
     macros = [MacroSpec(name, "{") for name in one]
     macros += [MacroSpec(name, "{{") for name in ("href", "foreignlanguage", "dfrac", "tfrac", "textfrac")]
+    macros += [MacroSpec("linebreak", "[")]
     context.add_context_category("bibliography", macros=macros, prepend=True)
     return context

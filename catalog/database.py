@@ -31,6 +31,7 @@ from eelit.catalog.fresh import fingerprint, own_path
 from eelit.catalog.load import load
 from eelit.catalog.query import FORMAT, MARK, fold
 from eelit.catalog.schema import FACETS, ROLES, Entry, ExternalTarget, Taxonomy, TaxonomyTerm
+from eelit.catalog.seal import seal
 from eelit.catalog.sources import Sources, as_text, checkout
 
 BATCH = 5_000
@@ -225,6 +226,7 @@ def write(path: Path, content: Content) -> None:
         handle, name = mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         _fill(Path(name), content)
+        seal(name, time.time_ns())
         os.chmod(name, 0o644)  # mkstemp gives it to its owner alone
         os.replace(name, path)
     except OSError as error:

@@ -35,7 +35,6 @@ class Damaged(CatalogueFault):
 
     def __init__(self, path: str, reason: str, remedy: str) -> None:
         super().__init__(f"{path} {reason}; {remedy}")
-        self.reason = reason  # without where and without what to do
 
 
 class NotWritten(CatalogueFault):

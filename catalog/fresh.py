@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 
 from eelit.catalog.faults import INTERRUPTED, INVALID_DATA, NOT_WRITTEN, RUN_FAILED, USAGE, CatalogueFault, Damaged
-from eelit.catalog.query import Catalogue
+from eelit.catalog.query import Catalogue, made_from
 from eelit.catalog.sources import HERE, as_text, checkout
 
 DATABASE_VARIABLE = "EELIT_DB"
@@ -92,27 +91,21 @@ class RebuildFailed(CatalogueFault):
 def _open_if_any(path: str, root: str) -> tuple[Catalogue | None, str]:
     """Return the database if there is one that can be used, and why one would build it.
 
-    One that was made from here is made anew if it turns out to be damaged; of any other that is only told.
+    One that was made from here is made anew if it is damaged; of any other that is only told.
     """
     own = path == own_path()
     try:
-        catalogue = Catalogue(path, renew=partial(_renew, path) if own else None)
-    except CatalogueFault as fault:
+        return Catalogue(path), "the catalogue is older than its sources"
+    except Damaged:
+        if not own and made_from(path) != as_text(root):
+            raise
+        return None, "the catalogue is damaged"
+    except CatalogueFault:
         if not os.path.exists(path):
             return None, "there is no catalogue yet"
         if not own:
             raise
-        return None, f"the catalogue is {'damaged' if isinstance(fault, Damaged) else 'of another version'}"
-    if not own and catalogue.meta("root") == as_text(root):
-        catalogue.renew = partial(_renew, path)
-    return catalogue, "the catalogue is older than its sources"
-
-
-def _renew(path: str, damage: Damaged) -> None:
-    """Replace a database that turned out to be damaged. Raises `RebuildFailed`."""
-    code = _rebuild(path, f"the catalogue {damage.reason}")
-    if code:
-        raise RebuildFailed(code) from damage
+        return None, "the catalogue is of another version"
 
 
 def _is_stale(catalogue: Catalogue, root: str) -> bool:

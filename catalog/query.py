@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eelit.catalog import seal
 from eelit.catalog.faults import CatalogueFault, Damaged, Unavailable, UnknownName
 
 if TYPE_CHECKING:
     from eelit.bib.citations import Citation
     from eelit.bib.record import Record
 
-FORMAT = 3  # raised whenever tables or entries change; stored as SQLite's user_version
+FORMAT = 4  # raised whenever tables, entries or the seal change; stored as SQLite's user_version
 MARK = 0x65656C69  # "eeli": SQLite's application_id, by which a catalogue is told from other people's databases
 FACETS = ("placement", "training", "policy", "domain")
 COUNTED = (*FACETS, "role")
@@ -37,9 +39,9 @@ MOST_WORDS = 32
 """Words of one search; thousands of them take minutes."""
 LARGEST = 2**63 - 1
 """What SQLite takes for a number."""
+UNREADABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
+"""What SQLite says of a file that went bad after it was opened."""
 RELEVANCE = "bm25(work_text, 8, 6, 4, 2, 1)"  # names, title, authors, idea, the rest
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,32 +112,32 @@ class Work:
 class Catalogue:
     """A read-only view of one database file."""
 
-    def __init__(self, path: str, *, immutable: bool = False, renew: Callable[[Damaged], None] | None = None) -> None:
-        """Open the file; `immutable` promises that nobody writes to it (a database inside an installed package).
+    def __init__(self, path: str, *, immutable: bool = False) -> None:
+        """Open the file and see that it is as it was built; raises `Damaged` if it is not.
 
-        `renew` puts a sound file in the place of one that turns out to be damaged, at most once.
+        `immutable` promises that nobody writes to it (a database inside an installed package).
         """
         self.path = os.path.abspath(path)
-        self.renew = renew
         self._immutable = immutable
         self._connection = self._opened()
 
     def _opened(self) -> sqlite3.Connection:
         if not os.path.isfile(self.path):
             raise Unavailable(f"there is no catalogue at {self.path}; `eelit build` makes one")
-        quoted = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        how = "mode=ro&immutable=1" if self._immutable else "mode=ro"
-        connection = sqlite3.connect(f"file://{quoted}?{how}", uri=True)
+        connection = _connected(self.path, immutable=self._immutable)
         try:
             mark, found = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )
         except sqlite3.DatabaseError as error:
-            raise self._damaged(f"is no catalogue of eelit ({error})") from error
+            what = "damaged" if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT else "no catalogue of eelit"
+            raise self._damaged(f"is {what} ({error})") from error
         if mark != MARK:
             raise self._damaged("is no catalogue of eelit")
         if found != FORMAT:
             raise CatalogueFault(f"{self.path} was built by another version of eelit; run `eelit build`")
+        if reason := seal.fault(self.path):
+            raise self._damaged(f"is damaged ({reason})")
         return connection
 
     def _damaged(self, reason: str) -> Damaged:
@@ -146,24 +148,13 @@ class Catalogue:
         """Close the file."""
         self._connection.close()
 
-    def _asked(self, ask: Callable[[], T]) -> T:
-        """Return an answer; if the file is damaged it is renewed first, or the fault names it."""
-        try:
-            return ask()
-        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-            if not _is_damage(error):
-                raise
-            damage = self._damaged(f"is damaged ({error})")
-            if self.renew is None:
-                raise damage from error
-            renew, self.renew = self.renew, None
-            self.close()
-            renew(damage)
-            self._connection = self._opened()
-            return self._asked(ask)
-
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        return self._asked(lambda: self._connection.execute(sql, values).fetchall())
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in UNREADABLE:
+                raise
+            raise self._damaged(f"is damaged ({error})") from error
 
     def meta(self, name: str) -> str:
         """Return what the build noted under this name."""
@@ -263,16 +254,11 @@ class Catalogue:
 
     def _document(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return entry and record."""
-        sql = "SELECT entry, record FROM document JOIN work ON work.id = work_id WHERE key = ?"
-
-        def read() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-            rows = self._connection.execute(sql, (key,)).fetchall()
-            return [(json.loads(entry), json.loads(record)) for entry, record in rows]
-
-        rows = self._asked(read)
+        rows = self._rows("SELECT entry, record FROM document JOIN work ON work.id = work_id WHERE key = ?", (key,))
         if not rows:
             raise UnknownName(f"no work has the key `{key}`")
-        return rows[0]
+        entry, record = rows[0]
+        return json.loads(entry), json.loads(record)
 
     def work(self, key: str) -> Work:
         """Return everything about one work."""
@@ -322,14 +308,21 @@ class Catalogue:
         return [Term._make((*row[:-1], json.loads(row[-1]))) for row in self._rows(sql, (facet,))]
 
 
-def _is_damage(error: Exception) -> bool:
-    """Tell a file that cannot be read from a question that cannot be answered."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # JSON, or text that is no UTF-8
-        return True
-    unlike = ("no such table", "no such column", "vtable constructor failed")
-    corrupt = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
-    return code & 0xFF in corrupt or str(error).startswith(unlike)
+def made_from(path: str) -> str:
+    """Return the root of the checkout that a database was built from, as far as a damaged one still tells it."""
+    try:
+        connection = _connected(path)
+        with closing(connection):
+            found = connection.execute("SELECT value FROM meta WHERE name = 'root'").fetchone()
+    except sqlite3.DatabaseError:
+        return ""
+    return str(found[0]) if found else ""
+
+
+def _connected(path: str, *, immutable: bool = False) -> sqlite3.Connection:
+    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    how = "mode=ro&immutable=1" if immutable else "mode=ro"
+    return sqlite3.connect(f"file://{quoted}?{how}", uri=True)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eelit.cli.main import database_option, debug_option
+from eelit.cli.group import database_option, debug_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -9,7 +9,7 @@ import click
 
 from eelit.catalog.faults import RUN_FAILED
 from eelit.cli.command import EelitCommand, format_option
-from eelit.cli.main import Failure, debug_option
+from eelit.cli.group import Failure, debug_option
 from eelit.cli.run import caching
 from eelit.cli.table import json_text, table, tsv
 

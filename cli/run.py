@@ -14,7 +14,7 @@ import click
 
 from eelit.catalog.faults import RUN_FAILED, NotWritten, writing
 from eelit.cli.command import SEED, MethodName, Place, eelit_command, format_option, open_catalogue
-from eelit.cli.main import Failure
+from eelit.cli.group import Failure
 from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, paragraph, table
 

@@ -9,7 +9,7 @@ import click
 from eelit.catalog.faults import Unavailable
 from eelit.catalog.sources import checkout
 from eelit.cli.command import EelitCommand, Place
-from eelit.cli.main import debug_option
+from eelit.cli.group import debug_option
 
 
 @click.group()

@@ -158,7 +158,7 @@ def eelit(monkeypatch):
     """Return a function that runs the command line in this process and returns click's result."""
     from click.testing import CliRunner
 
-    from eelit.cli.main import eelit as command
+    from eelit.cli.group import eelit as command
 
     monkeypatch.delenv("COLUMNS", raising=False)
     return lambda *words: CliRunner().invoke(command, [str(word) for word in words], prog_name="eelit")

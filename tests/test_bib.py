@@ -142,6 +142,20 @@ def test_ris_is_read_by_rispy(records):
         ("1--5", {"start_page": "1", "end_page": "5"}, ("1", "5"), {"rft.spage": "1", "rft.epage": "5"}),
         ("7", {"start_page": "7"}, ("7", ""), {"rft.spage": "7"}),
         ("12-3", {"start_page": "12-3"}, ("12-3", ""), {"rft.spage": "12-3"}),
+        (
+            "34:1-34:10",
+            {"start_page": "34:1", "end_page": "34:10"},
+            ("34:1", "34:10"),
+            {"rft.spage": "34:1", "rft.epage": "34:10"},
+        ),
+        ("S1-S9", {"start_page": "S1", "end_page": "S9"}, ("S1", "S9"), {"rft.spage": "S1", "rft.epage": "S9"}),
+        ("ix-xii", {"start_page": "ix", "end_page": "xii"}, ("ix", "xii"), {"rft.spage": "ix", "rft.epage": "xii"}),
+        (
+            "A-1--A-9",
+            {"start_page": "A-1", "end_page": "A-9"},
+            ("A-1", "A-9"),
+            {"rft.spage": "A-1", "rft.epage": "A-9"},
+        ),
         ("1--5, 9--12", {"start_page": "1-5, 9-12"}, ("1", "12"), {"rft.pages": "1–5, 9–12"}),
         ("1, 5, 9", {"start_page": "1, 5, 9"}, ("1", "9"), {"rft.pages": "1, 5, 9"}),
     ],
@@ -153,6 +167,14 @@ def test_pages_in_several_ranges_lose_nothing(tmp_path, pages, ris, ends, openur
     tags = dict(highwire(record))
     assert (tags["citation_firstpage"], tags.get("citation_lastpage", "")) == ends
     assert {name: value for name, value in parse_qsl(coins(record)) if "page" in name} == openurl
+
+
+@pytest.mark.parametrize(
+    ("pages", "told"), [("1--9", "1-9"), ("34:1-34:10", "34:1-34:10"), ("A-1--A-9", "A-1–A-9"), ("12-3", "12-3")]
+)
+def test_pages_in_csl_have_hyphens_where_these_can_only_be_those_of_ranges(tmp_path, pages, told):
+    record = read(tmp_path, GOOD.replace("{1--9}", f"{{{pages}}}")).records["doe2020fast"]
+    assert to_csl([record])[0]["page"] == told
 
 
 def test_csl_has_what_citation_processors_need(records):

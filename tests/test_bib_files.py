@@ -122,6 +122,12 @@ def test_plain_text_has_no_tex_left():
         (r"\'{ab} \t{oo} \h{a}", "áb o͡o ả", ()),
         (r"$k$NN, $\{0,1\}^{n}$ and $\ell_1$", "kNN, {0,1}ⁿ and ℓ₁", ()),
         (r"$a_{b_{c}} \leq \frac{1}{n}$", "a_(b_c) ≤ 1/n", ()),
+        (r"$\sqrt{2}$, $\sqrt[3]{2}$, $\sqrt[4]x$, $\sqrt[n]{x+1}$", "√(2), ∛(2), ∜(x), ⁿ√(x+1)", ()),
+        (r"$\sqrt[k]{2}^{2}$ \sqrt[k]{2}", "(2)^(1/k)² (2)^(1/k)", ()),
+        (r"\'\^e \'{\^e} \d\^{a} \'\"u \'\~\i x", "ế ế ậ ǘ ĩ́x", ()),
+        (r"$\hat\bar x$ $\frac\hat x\sqrt{2}$", "x̄̂ (x̂)/(√(2))", ()),
+        (r"\textbf\emph{so}", "so", ()),
+        (r"this\linebreak[4]that", "this that", ()),
         (r"ends with \ ", "ends with", ()),
         ("ends with \\", "ends with", ("\\",)),
         (r"\cite{doe} {A} {B}", "doe A B", (r"\cite",)),
@@ -161,12 +167,44 @@ def test_identifiers_mean_themselves(value, text):
         ("12-3", "12-3", True),  # part 12, page 3
         ("S-12", "S-12", True),
         ("34:1–34:10", "34:1–34:10", True),
+        ("34:1-34:10", "34:1–34:10", False),
+        ("34:1-10", "34:1–10", False),
+        ("34:90-35:3", "34:90–35:3", False),
+        ("1.1—1.12", "1.1–1.12", False),
+        ("S1-S9", "S1–S9", False),
+        ("S1-9", "S1–9", False),
+        ("Suppl1-Suppl12", "Suppl1–Suppl12", False),
+        ("RC12--RC31".replace("--", "–"), "RC12–RC31", True),
+        ("A-1-A-12", "A-1–A-12", False),
+        ("12-1 - 12-9", "12-1–12-9", False),
+        ("12-1–12-9", "12-1–12-9", True),
+        ("12-1-13", "12-1-13", True),  # who knows
+        ("2-9-2-3", "2-9-2-3", True),
+        ("ix-xii", "ix–xii", False),
+        ("XL—LIX", "XL–LIX", False),
+        ("i–v, 1–9", "i–v, 1–9", True),
+        ("xii-ix", "xii-ix", True),
+        ("Ix-xii", "Ix-xii", True),
+        ("xxiv-214", "xxiv–214", False),
+        ("I-12", "I-12", True),  # part I, page 12
+        ("pp. 12-34", "12–34", False),
+        ("p. 7", "7", False),
+        ("Pages 3–9", "3–9", False),
+        ("", "", True),
+        ("-", "-", True),
+        ("p", "p", True),
         ("7", "7", True),
         ("1-3, 7, 9 - 12", "1–3, 7, 9–12", False),
     ],
 )
 def test_ranges_of_pages(pages, normal, told):
     assert normal_pages(pages) == (normal, told)
+
+
+def test_pages_may_have_any_number_of_digits():
+    assert normal_pages(f"1-{'9' * 5_000}") == (f"1–{'9' * 5_000}", False)
+    assert normal_pages("-".join(["1"] * 5_001))[1]
+    assert normal_pages("1." * 50_000)[1]
 
 
 def test_identifiers_of_arxiv_are_found_wherever_they_stand():
@@ -210,6 +248,106 @@ def test_a_family_with_an_initial_may_be_another_person(names):
     (fault,) = read_names(names).faults
     assert fault[1] == "warning"
     assert "if they are two, write" in fault[0]
+
+
+PARTS = (
+    *(
+        "Beek, Anna",
+        "Anna Beek",
+        "A. Beek",
+        "A. Beek, C. Dorn",
+        "Beek",
+        "others",
+        "Others, Anna",
+        "OTHERS",
+        "et al.",
+        "{}",
+    ),
+    *(
+        "{Body; Inc.}",
+        "{and}",
+        "family=Beek, given=Anna",
+        "family=",
+        "Beek, Anna,",
+        ",",
+        "Doe, John, Jr.",
+        "J&ouml;rg &amp; Sons",
+    ),
+    *("prefix=van, family={and}", "Beek, A., others", "\\relax"),
+)
+BETWEEN = (" and ", " AND ", " and and ", ", ", ", and ", "; ", " & ", " ")
+
+
+def advised(said):
+    return re.findall(r"write `([^`]*)`", said)
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_no_advice_is_refused_by_who_gives_it(between):
+    """All pairs of names, good and bad, between all that people write between names, and before and behind them."""
+    lists = [f"{one}{between}{other}" for one in PARTS for other in PARTS]
+    lists += [text for one in PARTS for text in (f"{between}{one}".strip(), f"{one}{between}".strip())]
+    told = {names: [advice for fault in read_names(names).faults for advice in advised(fault[0])] for names in lists}
+    assert sum(map(len, told.values())) > 100
+    for names, advices in told.items():
+        for advice in advices:
+            assert [fault for fault in read_names(advice).faults if fault[1] == "error"] == [], (names, advice)
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        ("and others", "Family, Given and others"),
+        ("AND Beek, Anna", "Beek, Anna"),
+        ("Beek, Anna,; Dorn AND others", "Beek, Anna and Dorn and others"),
+        ("Beek, Anna AND et al. and others", "Beek, Anna and others"),
+        ("A. Beek, C. Dorn, E. Fink & others", "A. Beek and C. Dorn and E. Fink and others"),
+        ("Beek, A., Dorn, C., others", "Beek, A. and Dorn, C. and others"),
+        ("J&ouml;rg Beek", "Jörg Beek"),
+        ("AND", "Family, Given"),
+        (";", "Family, Given"),
+        ("Anna {}", "Family, Given"),
+        ("{}, Anna", "Family, Given"),
+    ],
+)
+def test_advice_mends_all_faults_at_once(names, advice):
+    (fault,) = read_names(names).faults
+    assert advised(fault[0]) == [advice]
+
+
+@pytest.mark.parametrize("title", ["{}", "{{}}", "{ }", "~", "\\relax", "{\\bf }"])
+def test_a_title_without_a_letter_is_none(tmp_path, title):
+    path = tmp_path / "some.bib"
+    path.write_text(
+        f"@misc{{doe2020x,\n  author = {{Doe, Jo}},\n  title = {{{title}}},\n  year = {{2020}}\n}}\n", encoding="utf-8"
+    )
+    found = read_bibliography(path)
+    (problem,) = found.problems
+    assert (problem.line, problem.severity, found.records) == (3, "error", {})
+    assert "the title of `doe2020x` is empty" in problem.message
+
+
+@pytest.mark.parametrize("before", ["text ", "text", "a.b", "}", ") ", "see: ", "jo@home.org ", "100% "])
+@pytest.mark.parametrize("closed", [True, False])
+def test_text_before_a_record_on_its_line_costs_nothing(tmp_path, before, closed):
+    record = "@misc{doe2020%s, author = {Doe, Jo}, title = {T}, year = {2020}}"
+    first = record % "a" if closed else (record % "a").replace("{T}", "{T").replace("{2020}}", "{2020}")
+    path = tmp_path / "some.bib"
+    path.write_text(f"{first}\n{before}{record % 'b'} {before}{record % 'c'}\n", encoding="utf-8")
+    found = read_bibliography(path)
+    assert list(found.records) == (["doe2020a", "doe2020b", "doe2020c"] if closed else ["doe2020b", "doe2020c"])
+    assert [problem.line for problem in found.problems] == ([] if closed else [1])
+
+
+def test_a_record_that_hides_in_another_is_told_wherever_it_stands_on_its_line(tmp_path):
+    path = tmp_path / "some.bib"
+    path.write_text(
+        "@misc{doe2020a, author = {Doe, Jo}, year = {2020}, title = {T\n text @misc{doe2020b, year = 2020}}}\n",
+        encoding="utf-8",
+    )
+    (problem,) = read_bibliography(path).problems
+    assert (problem.line, problem.severity) == (2, "warning")
+    assert "looks like the record `doe2020b`" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -273,6 +411,35 @@ def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
         seconds.append(time.process_time() - start)
         assert (len(found.problems), len(found.records)) == ((size, 0) if spoilt else (0, size))
     assert seconds[1] < 30 * seconds[0], "eight times the records"
+
+
+ON_ONE_LINE = {
+    "braces": "@misc{k%d, title = {T ",
+    "brackets": "@misc(k%d, title = {T ",
+    "comments": "@comment{ %d ",
+    "lines of comments": "@comment{ %d\n",
+    "preambles": "@preamble{ x%d ",
+    "strings": "@string{s%d, ",
+    "without at": "misc{k%d, title = {T\n",
+    "unknown": "x @odd{ %d } ",
+    "unknown and closed": "@odd{k%d, } ",
+    "after letters": "x%d@misc{k, title = {T ",
+    "without comma": "@misc{k%d ",
+    "no spaces": "@misc(-%d",
+    "commas": "@misc{,%d ",
+}
+
+
+@pytest.mark.parametrize("kind", ON_ONE_LINE)
+def test_what_is_never_closed_is_not_sought_to_the_end_on_one_line_either(tmp_path, kind):
+    seconds = []
+    for size in (1_000, 8_000):
+        path = tmp_path / f"{size}.bib"
+        path.write_text("".join(ON_ONE_LINE[kind] % n for n in range(size)), encoding="utf-8")
+        start = time.process_time()
+        read_bibliography(path)
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < max(30 * seconds[0], 1.0), "eight times the records"
 
 
 CORPUS = os.environ.get("EELIT_BIB_CORPUS", "")

@@ -1,6 +1,7 @@
 """What is kept in the cache is whole, or it is made anew and said to be."""
 
 import json
+from pathlib import Path
 
 import lightgbm
 import numpy as np
@@ -35,9 +36,28 @@ def test_no_damage_goes_unnoticed(tmp_path, capsys):
         place.write_bytes(damaged)
         assert kept(place) is None
         said = capsys.readouterr().err
-        assert said == f"eelit: {place} is damaged (its digest is not that of its content); what it held is made anew\n"
+        why = "its digest is not that of its name and content"
+        assert said == f"eelit: {place} is damaged ({why}); what it held is made anew\n"
         assert kept(place) is None
         assert capsys.readouterr().err == ""  # said once
+
+
+@pytest.mark.parametrize("other", ["smoke/b.kept", "smoke/passed/a.kept", "weights/a.kept"])
+def test_what_is_copied_under_another_name_is_not_taken_for_that(tmp_path, capsys, other):
+    place, wrong = tmp_path / "smoke/a.kept", tmp_path / other
+    keep(place, b"what is kept")
+    wrong.parent.mkdir(exist_ok=True, parents=True)
+    wrong.write_bytes(place.read_bytes())
+    assert kept(wrong) is None
+    assert f"{wrong} is damaged" in capsys.readouterr().err
+    assert kept(place) == b"what is kept"
+
+
+def test_a_cache_may_be_moved_and_named_from_anywhere(tmp_path, monkeypatch):
+    keep(tmp_path / "old" / "trees" / "a.kept", b"what is kept")
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new" / "trees")
+    assert kept(tmp_path / "new" / "trees" / "a.kept") == kept(Path("a.kept")) == b"what is kept"
 
 
 def test_what_cannot_be_read_is_made_anew_and_said_to_be(tmp_path, capsys):

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 KEY = "zhou2020pabee"
 ENTRY = f"catalog/entries/{KEY}.yaml"
 METHODS = sorted(path.stem for path in (ROOT / "methods/papers").glob("[a-z]*.py"))
-TRIED = "    tried: [no worse than the full model]\n"
+TRIED = "    tried: [better than the full model]\n"
 
 
 @cache
@@ -182,9 +182,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "folder", lambda: tmp_path)
     for seed in range(3):
         outcomes = [
-            Outcome(
-                name="regression: no worse than the full model", statement="S.", holds=seed > 0, measured=f"m{seed}"
-            ),
+            Outcome(name="regression: better than the full model", statement="S.", holds=seed > 0, measured=f"m{seed}"),
             Outcome(name="a <b>gain</b>", statement="T.", holds=True, measured="n"),
         ]
         bench.keep(result(seed).model_copy(update={"claims": outcomes}), tmp_path / "text")
@@ -195,10 +193,10 @@ def test_show_tells_the_claims(eelit):
     text = " ".join(eelit("show", "pabee").stdout.split())
     assert "WHAT IT CLAIMS TO GAIN" in text
     assert "Over the full model (source: abstract;" in text
-    assert "Tried here as `no worse than the full model`." in text
+    assert "Tried here as `better than the full model`." in text
     assert "Not tried here: there are no adversarial inputs on the track." in text
     entry = json.loads(eelit("show", "pabee", "--format", "json").stdout)["entry"]
-    assert entry["claims"][0]["tried"] == ["no worse than the full model"]
+    assert entry["claims"][0]["tried"] == ["better than the full model"]
 
 
 def test_of_a_work_without_claims_show_tells_none(methodless, eelit):
@@ -210,7 +208,7 @@ def test_of_a_work_without_claims_show_tells_none(methodless, eelit):
 def test_compare_sets_the_papers_claims_beside_ours(measured, eelit):
     text = " ".join(eelit("compare", "pabee").stdout.split())
     assert f"WHAT THE PAPER CLAIMS, AND WHAT HOLDS HERE: {KEY} - Faster and more accurate" in text
-    assert "holds in part, held with 2 of 3 seeds: `regression: no worse than the full model`. S." in text
+    assert "holds in part, held with 2 of 3 seeds: `regression: better than the full model`. S." in text
     assert "measured, seed by seed: m0; m1; m2" in text
     assert "not tried here: there are no adversarial inputs" in text
     assert "What follows from it, though no claim names it: holds, held with 3 of 3 seeds: `a <b>gain</b>`" in text

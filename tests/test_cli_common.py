@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from eelit.cli import new, streams
-from eelit.cli.main import COMMANDS, EXIT_CODES
-from eelit.cli.main import eelit as group
+from eelit.cli.group import COMMANDS, EXIT_CODES
+from eelit.cli.group import eelit as group
 from eelit.methods.engine.method import Bench
 from eelit.methods.harness import runner
 
@@ -143,13 +143,31 @@ def test_a_broken_pipe_elsewhere_is_no_success(monkeypatch, eelit):
     assert "BrokenPipeError" in found.stderr
 
 
+@pytest.mark.parametrize("module", ["click", "eelit.cli.find", "eelit.catalog.fresh"])
+def test_an_interruption_while_the_command_is_imported_is_130_too(module):
+    program = f"""
+import sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from eelit.cli.main import main
+main()
+"""
+    found = subprocess.run([sys.executable, "-c", program, "find"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "eelit: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("place", "words"),
     [
         ("eelit.catalog.fresh.open_catalogue", ["find"]),
         ("eelit.catalog.fresh.open_catalogue", ["find", "--debug"]),
         ("click.Group.parse_args", ["find"]),
-        ("eelit.cli.main.LazyGroup.format_commands", ["--help"]),
+        ("eelit.cli.group.LazyGroup.format_commands", ["--help"]),
         ("http.server.ThreadingHTTPServer.serve_forever", ["site", "serve", "--port", "0"]),
     ],
 )
@@ -289,7 +307,7 @@ def test_what_must_start_fast_imports_little(database, words):
     """Neither torch nor networkx nor SQLAlchemy, nor anything else that is slow to import."""
     program = f"""
 import sys
-from eelit.cli.main import eelit
+from eelit.cli.group import eelit
 sys.argv = ["eelit", *{words!r}]
 try:
     eelit()

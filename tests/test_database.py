@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from eelit.bib.record import Person, Record
-from eelit.catalog import database, fresh, query
-from eelit.catalog.faults import CatalogueFault, Unavailable
+from eelit.catalog import database, fresh, query, seal
+from eelit.catalog.faults import CatalogueFault, Damaged, Unavailable
 from eelit.catalog.fresh import database_path, open_catalogue
 from eelit.catalog.query import Catalogue, Query
 from eelit.catalog.schema import FACETS, Entry, Taxonomy
@@ -38,7 +38,13 @@ def built(tree, database):
         connection.execute("UPDATE meta SET value = ? WHERE name = 'root'", (str(tree),))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (fresh.fingerprint(str(tree)),))
     connection.close()
+    sealed(target)
     return target
+
+
+def sealed(path):
+    """Seal a database that a test has changed."""
+    seal.seal(str(path), time.time_ns())
 
 
 def names(catalogue):
@@ -233,7 +239,7 @@ def test_a_database_that_was_built_here_and_is_damaged_is_built_anew(built, capf
     damage(built, table)
     assert "PABEE" in names(open_catalogue())
     assert open_catalogue().find(Query(text="patience")).total > 0
-    assert "the catalogue is damaged (" in capfd.readouterr().err
+    assert "the catalogue is damaged, building it\n" in capfd.readouterr().err
 
 
 def test_a_document_that_is_damaged_is_read_anew(built, capfd):
@@ -241,7 +247,79 @@ def test_a_document_that_is_damaged_is_read_anew(built, capfd):
         connection.execute("UPDATE document SET entry = substr(entry, 2)")
     connection.close()
     assert open_catalogue().work("zhou2020pabee").entry["short_name"] == "PABEE"
-    assert capfd.readouterr().err.count("the catalogue is damaged (") == 1
+    assert capfd.readouterr().err.count("the catalogue is damaged, building it\n") == 1
+
+
+def flip(path, place):
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_no_letter_of_a_database_is_shown_that_was_not_built(built, capfd):
+    flip(built, built.read_bytes().index(b"PABEE"))
+    assert "PABEE" in names(open_catalogue())
+    assert capfd.readouterr().err.count("the catalogue is damaged, building it\n") == 1
+    assert Catalogue(str(built)).resolve("pabee") == "zhou2020pabee"
+
+
+def test_no_page_can_be_lost_and_no_byte_of_the_seal(database, tmp_path):
+    path, whole = tmp_path / "some.sqlite", database.read_bytes()
+    lost = [whole[:at] + bytes(4096) + whole[at + 4096 :] for at in range(4096, len(whole) - 4096, 4096)]
+    ends = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole) - 70, len(whole))]
+    for content in (*(one for one in lost if one != whole), *ends, whole + b"x", whole[:-1], whole[: -len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(Damaged, match="is damaged"):
+            Catalogue(str(path))
+
+
+def test_a_lost_page_makes_no_work_unknown(built, eelit):
+    with sqlite3.connect(built) as connection:
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'name'")
+    connection.close()
+    content = built.read_bytes()
+    built.write_bytes(content[: (page - 1) * 4096] + bytes(4096) + content[page * 4096 :])
+    found = eelit("show", "pabee")
+    assert found.exit_code == 0
+    assert "zhou2020pabee" in found.stdout
+    assert found.stderr.count("the catalogue is damaged, building it\n") == 1
+
+
+def test_a_large_database_is_read_whole_only_if_its_time_has_changed(database, tmp_path, monkeypatch):
+    path = tmp_path / "some.sqlite"
+    shutil.copy2(database, path)
+    monkeypatch.setattr(seal, "ALWAYS", 0)
+    read, count = [], seal._sum
+    monkeypatch.setattr(seal, "_sum", lambda file, size: read.append(size) or count(file, size))
+    Catalogue(str(path))
+    assert read == []
+    os.utime(path)
+    Catalogue(str(path))
+    assert read == [path.stat().st_size - seal.SUM_LENGTH]
+    flip(path, path.read_bytes().index(b"PABEE"))
+    with pytest.raises(Damaged):
+        Catalogue(str(path))
+
+
+def test_a_seal_is_renewed_and_not_added(database, tmp_path):
+    path = tmp_path / "some.sqlite"
+    shutil.copy(database, path)
+    sealed(path)
+    assert path.stat().st_size == database.stat().st_size
+    assert Catalogue(str(path)).resolve("pabee") == "zhou2020pabee"
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
+def test_what_goes_bad_while_it_is_open_is_named(database, tmp_path):
+    path = tmp_path / "some.sqlite"
+    shutil.copy(database, path)
+    catalogue = Catalogue(str(path))
+    damage(path, "work")
+    with pytest.raises(Damaged, match=r"some.sqlite is damaged \("):
+        catalogue.find(Query())
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 9000, b"SQLite format 3\0 and then nothing", b"no database"])

@@ -30,6 +30,7 @@ STANDARD_ONLY = [
     "bib/problems.py",
     "catalog/baselines.py",
     "catalog/query.py",
+    "catalog/seal.py",
     "catalog/fresh.py",
     "catalog/sources.py",
 ]

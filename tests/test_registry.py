@@ -1,5 +1,8 @@
 """The registry: what is listed without importing, and what is told of a method from its source."""
 
+import importlib.util
+import json
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -53,6 +56,14 @@ def theirs(monkeypatch, tmp_path):
     (tmp_path / "their_angry_package" / "__init__.py").write_text("1 / 0")
     (tmp_path / "their_leaving_package").mkdir()
     (tmp_path / "their_leaving_package" / "__init__.py").write_text("import sys\nsys.exit(7)\n")
+    does = {
+        "leaving_at_once": "import os\nos._exit(7)\n",
+        "raising": "raise BaseException('no')\n",
+        "cancelling": "import asyncio\nraise asyncio.CancelledError\n",
+    }
+    for name, text in does.items():
+        (tmp_path / f"their_{name}_package").mkdir()
+        (tmp_path / f"their_{name}_package" / "__init__.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     values = {
         "smith2027Good": "their_methods.good:Good",
@@ -62,6 +73,7 @@ def theirs(monkeypatch, tmp_path):
         "smith2027binary": "their_methods.binary:Binary",
         "smith2027angry": "their_angry_package.angry:Angry",
         "smith2027leaving": "their_leaving_package.leaving:Leaving",
+        **{f"smith2027{name}": f"their_{name}_package.module:Lost" for name in does},
         "smith2027builtin": "sys:version",
         "smith2027value": "not a value",
     }
@@ -91,7 +103,11 @@ def test_a_method_under_one_of_our_keys_is_left_out_and_told(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "key", ["smith2027module", "smith2027package", "smith2027torn", "smith2027angry", "smith2027leaving"]
+    "key",
+    [
+        *("smith2027module", "smith2027package", "smith2027torn", "smith2027angry", "smith2027leaving"),
+        *("smith2027leaving_at_once", "smith2027raising", "smith2027cancelling"),
+    ],
 )
 def test_a_bad_method_says_why_when_it_is_asked_for(theirs, key):
     for ask in (registry.get, registry.describe):
@@ -123,6 +139,52 @@ def test_claims_that_leave_the_process_are_the_fault_of_their_package(theirs, mo
     monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
     with pytest.raises(registry.BrokenMethod, match="SystemExit: 7"):
         registry.claims("smith2027Good")
+
+
+@pytest.fixture
+def talking(monkeypatch, tmp_path):
+    """Register a good method and claims in a package that prints when it is imported, past Python too."""
+    folder = tmp_path / "their_talking_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("import os\nprint('hello')\nos.write(1, b'from below\\n')\n")
+    imports = "from eelit.methods.papers.zhou2020pabee import Pabee"
+    (folder / "good.py").write_text(f'"""A Good One (Good)."""\n{imports}\n\n\ndef claims(*_):\n    return []\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {registry.GROUP: "their_talking_package.good:Pabee", registry.CLAIMS: "their_talking_package.good:claims"}
+    points = {group: EntryPoint("smith2027talking", value, group) for group, value in values.items()}
+    monkeypatch.setattr(registry, "_theirs", lambda: {"smith2027talking": points[registry.GROUP]})
+    monkeypatch.setattr(registry, "entry_points", lambda group, **_: [points[group]])
+    yield "smith2027talking"
+    for name in [name for name in sys.modules if name.startswith("their_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("ask", ["get", "describe", "claims"])
+def test_what_a_package_prints_when_it_is_imported_never_stands_on_stdout(talking, capfd, ask):
+    print("before")
+    assert getattr(registry, ask)(talking)
+    print("after")
+    told = capfd.readouterr()
+    assert told.out == "before\nafter\n"
+    assert sorted(told.err.split("\n")) == ["", "from below", "hello"]
+
+
+def test_a_list_for_programs_is_one_document_whatever_packages_print(talking, eelit, capfd):
+    found = eelit("methods", "--format", "json")
+    assert talking in {each["key"] for each in json.loads(found.stdout)}
+    assert "hello\n" in found.stderr
+    assert "from below\n" in capfd.readouterr().err
+
+
+def test_an_interruption_while_a_package_is_imported_is_the_users(talking, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.util, "find_spec", interrupt)
+    exits = os._exit
+    with pytest.raises(KeyboardInterrupt):
+        registry.describe(talking)
+    assert os._exit is exits
 
 
 @pytest.mark.parametrize("name", ["smith2027good", "SMITH2027GOOD", "smith2027Good"])

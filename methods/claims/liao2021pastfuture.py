@@ -53,9 +53,9 @@ def near_layers_are_imagined_best(prepared: Prepared) -> Outcome:
     alike = imitation_cosines(prepared.model, x)
     return Outcome(
         name="near layers are imagined best",
-        statement="On a batch of test sentences, imagined states of the next layer are more like the true ones "
-        "than those of the farthest.",
-        holds=alike[0] > alike[-1],
+        statement="On a batch of test sentences, the mean cosine of imagined and true states is 0.05 higher for the "
+        "next layer than for the farthest.",
+        holds=alike[0] >= alike[-1] + 0.05,
         measured="mean cosine by layers ahead: " + ", ".join(f"{a:.3f}" for a in alike),
     )
 

@@ -26,8 +26,8 @@ def claims(method: RightTool, prepared: Prepared, bench: Bench, curve: Curve) ->
         ),
         Outcome(
             name="calibration carries over",
-            statement="On new data, the temperatures bring confidence nearer to accuracy.",
-            holds=after < before,
+            statement="On new data, the temperatures bring confidence half a point nearer to accuracy.",
+            holds=after <= before - 0.005,
             measured=f"expected calibration error, mean over exits: {before:.4f} before, {after:.4f} after",
         ),
     ][: 1 + method.calibrated]

@@ -52,8 +52,8 @@ def no_harm(method: BranchyNet, prepared: Prepared, bench: Bench, curve: Curve) 
     gain = curve.full_quality - alone
     return Outcome(
         name="the last exit gains from the branches",
-        statement="After joint training the last exit is at least as accurate as a trunk that was trained alone for "
-        f"as long: {longer.trunk_epochs:g} epochs.",
-        holds=gain >= 0,
+        statement="After joint training the last exit is half a point more accurate than a trunk that was trained "
+        f"alone for as long: {longer.trunk_epochs:g} epochs.",
+        holds=gain >= 0.005,
         measured=f"{curve.full_quality:.4f} with branches, {alone:.4f} alone ({gain:+.4f})",
     )

@@ -3,8 +3,9 @@
 `EELIT_CACHE` names another folder; otherwise it is the platform's cache folder for `eelit`. Inside, `data` holds what
 was fetched (see `eelit.methods.data.fetch`), `derived` what was made from it, and `weights`, `trees` and `smoke` what
 was computed. What was fetched is checked against the manifest; whatever else is read again has a line before its
-content that tells the digest of that content: `keep` writes such files and `kept` reads them. Both cost what a BLAKE2b
-hash of the content costs, about a second for a gigabyte.
+content that tells the digest of that content, of the file's name and of its folder's, so that it is taken for nothing
+else: `keep` writes such files and `kept` reads them. Both cost what a BLAKE2b hash of the content costs, about a second
+for a gigabyte.
 """
 
 import contextlib
@@ -51,11 +52,11 @@ def write(target: Path, *parts: bytes) -> None:
 
 def keep(target: Path, content: bytes) -> None:
     """Write a file that `kept` reads, whole or not at all, making its folder. Raises `OSError`."""
-    write(target, FORMAT, _digest(content), b"\n", content)
+    write(target, FORMAT, _digest(target, content), b"\n", content)
 
 
 def kept(target: Path) -> bytes | None:
-    """The content of a file that `keep` wrote; None if there is none, or if its digest is not that of its content.
+    """The content of a file that `keep` wrote; None if there is none, or if its digest is another's.
 
     The latter is told in one sentence, and the file removed: whoever asked makes it anew.
     """
@@ -70,13 +71,17 @@ def kept(target: Path) -> bytes | None:
     except OSError as error:
         say(f"{target} cannot be read ({error.strerror or error}); what it held is made anew")
         return None
-    if head != FORMAT + _digest(content) + b"\n":
-        say(f"{target} is damaged (its digest is not that of its content); what it held is made anew")
+    if head != FORMAT + _digest(target, content) + b"\n":
+        say(f"{target} is damaged (its digest is not that of its name and content); what it held is made anew")
         with contextlib.suppress(OSError):
             target.unlink()
         return None
     return content
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+def _digest(target: Path, content: bytes) -> bytes:
+    """The cache may be moved, so no more than the last folder counts."""
+    name = os.fsencode(os.path.join(target.absolute().parent.name, target.name))
+    digest = hashlib.blake2b(name + b"\0", digest_size=16)
+    digest.update(content)
+    return digest.hexdigest().encode()

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
+import sys
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from eelit.methods.engine.method import Bench, Method
     from eelit.methods.engine.records import Curve, Outcome
@@ -106,10 +109,8 @@ def get(key: str) -> Method:
             )
         return main[0]()
     if key in _theirs():
-        try:
+        with _held(key):
             method: Method = _theirs()[key].load()()
-        except (Exception, SystemExit) as error:  # whatever its package does when it is imported
-            raise _broken(key, error) from error
         return method
     raise UnknownMethod(key)
 
@@ -121,10 +122,11 @@ def claims(key: str) -> Callable[[Any, Any, Bench, Curve], list[Outcome]] | None
             return None
         return importlib.import_module(f"eelit.methods.claims.{key}").claims
     point = next(iter(entry_points(group=CLAIMS, name=key)), None)
-    try:
-        return point.load() if point else None
-    except (Exception, SystemExit) as error:  # whatever its package does when it is imported
-        raise _broken(key, error) from error
+    if point is None:
+        return None
+    with _held(key):
+        found: Callable[[Any, Any, Bench, Curve], list[Outcome]] = point.load()
+    return found
 
 
 def describe(key: str) -> MethodInfo:
@@ -134,10 +136,8 @@ def describe(key: str) -> MethodInfo:
     """
     if key not in keys():
         raise UnknownMethod(key)
-    try:
+    with _held(key):  # looking for a module imports the package around it
         return _described(key, _own()[key] if key in _own() else _origin(_theirs()[key].module))
-    except (Exception, SystemExit) as error:  # looking for a module imports the package around it: it may do anything
-        raise _broken(key, error) from error
 
 
 def described() -> tuple[list[MethodInfo], list[BrokenMethod]]:
@@ -149,6 +149,43 @@ def described() -> tuple[list[MethodInfo], list[BrokenMethod]]:
         except BrokenMethod as fault:
             broken.append(fault)
     return found, broken
+
+
+@contextmanager
+def _held(key: str) -> Iterator[None]:
+    """Hold what is imported meanwhile to account, whatever it does: raise anything, leave the process, or print.
+
+    Raises `BrokenMethod`. What is printed goes to stderr, since stdout may be a document that programs read. Only an
+    interruption passes, which is the user's.
+    """
+
+    def leave(status: int) -> NoReturn:
+        raise SystemExit(status)
+
+    left, os._exit = os._exit, leave
+    try:
+        with _printing_on_stderr():
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise _broken(key, error) from error
+    finally:
+        os._exit = left
+
+
+@contextmanager
+def _printing_on_stderr() -> Iterator[None]:
+    """Send what is printed to stderr, by Python or past it."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _shadowed(key: str) -> BrokenMethod:

@@ -46,9 +46,8 @@ def commands() -> list[Command]:
     points = entry_points(group="console_scripts", name="eelit")
     if not points:
         raise SiteFault("the command `eelit` is not installed here; install the checkout with pip first")
-    module = import_module(next(iter(points)).module)
-    groups = [value for value in vars(module).values() if isinstance(value, click.Group)]
-    return list(walk(groups[0], click.Context(groups[0], info_name="eelit")))
+    group: click.Group = import_module(next(iter(points)).module).group()
+    return list(walk(group, click.Context(group, info_name="eelit")))
 
 
 def walk(command: click.Command, context: click.Context) -> Iterator[Command]:

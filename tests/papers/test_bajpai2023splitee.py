@@ -401,6 +401,24 @@ def test_regret_and_side_observations_are_told_as_they_are():
     assert not side_helps({"none": falling, "observed": rising, "released": falling}).holds
 
 
+def trials_with(*regret):
+    return Trials(0.9, 1.0, 0.1, np.array(regret), 1.0)
+
+
+@pytest.mark.parametrize(("whole", "holds"), [(5.9, True), (6.1, False), (8.0, False), (16.0, False)])
+def test_regret_per_round_must_fall_by_a_quarter(whole, holds):
+    """It is 1 after the first two of eight rounds."""
+    assert regret_falls(trials_with(1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, whole)).holds is holds
+    assert not regret_falls(trials_with(*[0.0] * 8)).holds
+
+
+@pytest.mark.parametrize(("observed", "holds"), [(8.9, True), (9.1, False), (10.0, False)])
+def test_watching_must_spare_a_tenth_of_the_regret(observed, holds):
+    runs = {"none": trials_with(10.0), "observed": trials_with(observed), "released": trials_with(1.0)}
+    assert side_helps(runs).holds is holds
+    assert not side_helps(dict.fromkeys(runs, trials_with(0.0))).holds
+
+
 def test_no_stream_is_looked_at_further_than_the_bench_says(prepared):
     method, bench, ready = prepared(KEY)
     few = method.prepare(dataclasses.replace(bench, test=20))

@@ -5,11 +5,13 @@ import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from eelit.methods.claims.huang2018msdnet import grows
 from eelit.methods.engine.costs import count, exit_costs, full_cost
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import TestDataAsked
@@ -322,3 +324,13 @@ def made_tied():
     z = rng.standard_normal((4, 60, 5)) * np.array([1, 1.5, 2, 3])[:, None, None]
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     return np.round(p, 1)
+
+
+@pytest.mark.parametrize(
+    ("gain", "holds"), [(0.006, True), (0.049, True), (0.004, False), (0.0, False), (-0.01, False), (0.051, False)]
+)
+def test_more_computation_must_answer_better_by_half_a_point(gain, holds):
+    qualities = iter([0.8, 0.9, 0.8 + gain])
+    method = SimpleNamespace(trial=lambda *_: SimpleNamespace(quality=next(qualities)))
+    prepared = SimpleNamespace(model=SimpleNamespace(exits=3), split=lambda _: None)
+    assert grows(method, prepared).holds is holds

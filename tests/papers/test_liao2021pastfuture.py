@@ -417,3 +417,10 @@ def test_rivals_see_as_many_steps_in_as_small_batches(prepared):
 def test_rivals_have_the_same_task(rival):
     assert on_the_task_of(PastFuture(), rival) == rival
     assert on_the_task_of(PastFuture(train_size=7), rival).train_size == 7
+
+
+@pytest.mark.parametrize(("farthest", "holds"), [(0.74, True), (0.76, False), (0.8, False)])
+def test_near_layers_must_be_imagined_clearly_better(prepared, monkeypatch, farthest, holds):
+    _, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "imitation_cosines", lambda *_: [0.8, 0.9, farthest])
+    assert claimed.near_layers_are_imagined_best(ready).holds is holds

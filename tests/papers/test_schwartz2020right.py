@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eelit.methods.claims import schwartz2020right as claimed
 from eelit.methods.claims.schwartz2020right import claims
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import TestDataAsked
@@ -371,5 +372,13 @@ def test_only_the_calibrated_variant_claims_something_of_calibration(prepared, v
     if method.calibrated:
         seen = ready.split("test")
         errors = [calibration_error(z, seen.targets) for z in (seen.outputs, method.shown(seen.outputs, ready))]
-        assert found[1].holds == (errors[1] < errors[0])
+        assert found[1].holds == (errors[1] <= errors[0] - 0.005)
         assert found[1].measured.endswith(f"{errors[0]:.4f} before, {errors[1]:.4f} after")
+
+
+@pytest.mark.parametrize(("after", "holds"), [(0.044, True), (0.046, False), (0.05, False)])
+def test_temperatures_must_bring_confidence_half_a_point_nearer(prepared, monkeypatch, after, holds):
+    method, bench, ready = prepared(KEY, "calibrated")
+    errors = iter([0.05, after])
+    monkeypatch.setattr(claimed, "calibration_error", lambda *_: next(errors))
+    assert claimed.claims(method, ready, bench, SimpleNamespace(full_quality=0.5))[1].holds is holds

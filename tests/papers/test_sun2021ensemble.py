@@ -308,3 +308,19 @@ def test_claims_try_the_rule_of_the_variant(prepared, monkeypatch):
     monkeypatch.setattr(type(method), "prepare", lambda self, bench: ready)
     assert len(claimed.claims(method, ready, bench, curve)) == 3
     assert asked == {(tau, 0.5) for tau in method.knobs}
+
+
+@pytest.mark.parametrize(
+    ("differ", "gain", "holds"), [(0.011, 0.006, True), (0.009, 0.006, False), (0.0, 0.006, False), (0.02, 0.0, False)]
+)
+def test_diverse_exits_must_differ_a_point_more_often_and_vote_half_a_point_better(monkeypatch, differ, gain, holds):
+    differing, qualities = iter([0.06 + differ, 0.06]), iter([0.8 + gain, 0.8 + gain, 0.8, 0.8])
+    monkeypatch.setattr(claimed, "disagreement", lambda _: next(differing))
+    ready = SimpleNamespace(split=lambda _: SimpleNamespace(outputs=None), data=SimpleNamespace(classes=3))
+    method = SimpleNamespace(
+        knobs=(1,),
+        power=1.5,
+        trial=lambda *_: SimpleNamespace(quality=next(qualities)),
+        replace=lambda _: SimpleNamespace(prepare=lambda _: ready),
+    )
+    assert claimed.diverse_exits_vote_better(method, ready, None).holds is holds

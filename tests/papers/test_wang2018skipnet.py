@@ -4,12 +4,14 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny
 from torch.nn import functional as F
 
+from eelit.methods.claims import wang2018skipnet as claimed
 from eelit.methods.engine.costs import MacCounter, count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
@@ -437,3 +439,32 @@ def test_both_parts_are_measured_up_to_the_limit():
     short = replace(prepared, bench=Bench(test=20))
     assert [len(short.examples(split)) for split in ("validation", "test")] == [20, 20]
     assert short.examples("validation").targets.tolist() == prepared.data.validation.targets[:20].tolist()
+
+
+# What is claimed.
+
+
+def ran(**blocks):
+    """Return what is prepared where, of 8 blocks, so many ran on average under each alpha `a2`, `a3` …."""
+    gates = {float(name[1:]): torch.full((8, 10), count / 8) for name, count in blocks.items()}
+    return SimpleNamespace(
+        seen=lambda _, alpha: SimpleNamespace(gates=gates[alpha]),
+        prices=SimpleNamespace(count=8),
+        network=lambda alpha: alpha,
+        examples=lambda _: SimpleNamespace(inputs=[torch.zeros(1, 2, 2)], targets=torch.zeros(1, dtype=torch.long)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("blocks", "holds"),
+    [((4, 5, 6), True), ((4, 4, 6), True), ((5, 4, 6), False), ((6, 6, 6), False), ((5.4, 6, 6), False)],
+)
+def test_alpha_must_govern_skipping_by_a_tenth(blocks, holds):
+    prepared = ran(**dict(zip(("a4", "a3", "a2"), blocks, strict=True)))
+    assert claimed.follows(prepared, [4.0, 3.0, 2.0]).holds is holds
+
+
+@pytest.mark.parametrize(("more", "holds"), [(0.11, True), (0.09, False), (0.0, False), (-1.0, False)])
+def test_noisy_pictures_must_run_a_tenth_of_a_block_more(monkeypatch, more, holds):
+    monkeypatch.setattr(claimed, "routed", lambda *_: SimpleNamespace(gates=torch.full((8, 10), (4 + more) / 8)))
+    assert claimed.noise(ran(a2=4), 2.0).holds is holds

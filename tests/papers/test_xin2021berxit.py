@@ -332,21 +332,19 @@ def test_alternating_must_serve_both_ends(prepared, made, monkeypatch, staged, j
     monkeypatch.setattr(claimed, "gains_by_exit", gains)
     curve = SimpleNamespace(baselines=[made(0.0, points=3)])
     found = claimed.for_classes(method, ready, bench, curve)
-    assert {o.name for o in found if o.holds} - {"certainty is worth a probability"} == {
-        f"alternating {x}" for x in held
-    }
+    assert {o.name for o in found if o.holds} - {"certainty beats a probability"} == {f"alternating {x}" for x in held}
     claimed.for_classes(Berxit(), ready, bench, curve)
     assert asked[2:] == [DeeBert(ramp_epochs=1.0), Joint()]
 
 
-@pytest.mark.parametrize(("behind", "holds"), [(0.0, True), (-0.001, False)])
-def test_certainty_must_be_as_good_as_the_largest_probability(prepared, made, monkeypatch, behind, holds):
+@pytest.mark.parametrize(("ahead", "holds"), [(0.006, True), (0.004, False), (0.0, False)])
+def test_certainty_must_be_better_than_the_largest_probability(prepared, made, monkeypatch, ahead, holds):
     method, bench, ready = prepared(KEY)
     held = method.sweep(ready, bench, "validation", method.knobs)
     best = max(range(len(held)), key=lambda i: (held[i].quality, -held[i].cost))
     reached = method.sweep(ready, bench, "test", method.knobs)[best].quality
     monkeypatch.setattr(claimed, "gains_by_exit", lambda *_: [0.0, 0.0])
-    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - behind, points=3)])
+    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - ahead, points=3)])
     assert claimed.for_classes(method, ready, bench, curve)[-1].holds is holds
 
 
