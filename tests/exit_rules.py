@@ -78,7 +78,7 @@ CASES = [
         Case(FlexiblePatience(INF, 1, kind), FlexiblePatience(0.3, 1, kind), "logits")
         for kind in ("rekl", "bikl", "js")
     ),
-    Case(PatientConfidence(2, 0), PatientConfidence(0.6, 2), "logits"),
+    Case(PatientConfidence(2, 1), PatientConfidence(0.6, 2), "logits"),
     Case(Voting(0), Voting(2, 0.5), "logits"),
     Case(Surest(0), Surest(0.7), "logits"),
     Case(Tempered((2, 2, 2, 2), MaxConfidence(0)), Tempered((3, 2, 1, 1), Entropy(1.2)), "logits"),

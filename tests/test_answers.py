@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.engine import exit_outputs as answers
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
@@ -25,43 +24,35 @@ def model():
     return MultiExit(stages, [nn.Linear(4, 3), nn.Linear(4, 3)]).eval()
 
 
-class Told:
-    """Stands for `all_outputs`, and lists for which parts it was asked: no function, whose lists would be looked at."""
-
-    def __init__(self):
-        self.labels = []
-
-    def __call__(self, model, examples, bench, label):
-        self.labels.append(label)
-        return all_outputs(model, examples, bench, label)
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """The parts that were really computed."""
-    told = Told()
-    monkeypatch.setattr(answers, "all_outputs", told)
-    return told.labels
-
-
 def some(n, seed=0):
     rng = torch.Generator().manual_seed(seed)
     return examples(torch.rand(n, 4, generator=rng).numpy(), torch.arange(n).numpy() % 3)
 
 
-def test_the_same_network_is_asked_once(model, computed, tmp_path):
-    bench, part = Bench(cache=tmp_path), some(9)
+@pytest.fixture
+def computed():
+    """What was really computed, by the labels of its progress."""
+    return []
+
+
+@pytest.fixture
+def bench(computed, tmp_path):
+    return Bench(cache=tmp_path, progress=lambda label, share: computed.append(label))
+
+
+def test_the_same_network_is_asked_once(model, computed, bench):
+    part = some(9)
     first = remembered(model, part, bench, "test")
     assert torch.equal(first, remembered(model, part, bench, "test"))
-    assert torch.allclose(first, all_outputs(model, part, bench, ""))
+    assert torch.allclose(first, all_outputs(model, part, Bench(), ""))
     assert computed == ["all exits on 9 test samples"]
     assert bench.prepared_from_cache  # nothing was trained
     assert bench.prepared_seconds == 0
     assert bench.trainings == {}
 
 
-def test_another_network_or_other_examples_are_asked_anew(model, computed, tmp_path):
-    bench, part = Bench(cache=tmp_path), some(9)
+def test_another_network_or_other_examples_are_asked_anew(model, computed, bench):
+    part = some(9)
     remembered(model, part, bench, "test")
     remembered(model, some(9, seed=1), bench, "test")
     model.heads[1].bias.data += 1
@@ -70,3 +61,17 @@ def test_another_network_or_other_examples_are_asked_anew(model, computed, tmp_p
     scaled = remembered(model, part, bench, "test")
     assert len(computed) == 4
     assert not torch.allclose(changed, scaled)
+
+
+def twice(module, args, out):
+    return 2 * out
+
+
+def test_a_hook_makes_another_network(model, computed, bench):
+    part = some(9)
+    plain = remembered(model, part, bench, "test")
+    hook = model.heads[0].register_forward_hook(twice)
+    assert torch.allclose(remembered(model, part, bench, "test")[0], 2 * plain[0])
+    hook.remove()
+    assert torch.equal(remembered(model, part, bench, "test"), plain)
+    assert len(computed) == 2

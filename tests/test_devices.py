@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("key", FAMILIES)
-def test_every_family_executes_where_its_network_is(prepared, key):
+def test_every_family_executes_where_its_network_is(prepared, key, monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch, DEVICE.type, SimpleNamespace(synchronize=waited.append), raising=False)
     method, bench, ready = prepared(key)
     bench = dataclasses.replace(bench, executed=12, test=24, cache=None, repeats=1)
     networks = (
@@ -69,6 +72,7 @@ def test_every_family_executes_where_its_network_is(prepared, key):
         found = method.execute(dataclasses.replace(ready, **there, **fresh), bench, FAMILIES[key])
     assert found.agrees
     assert (found.claimed, found.counted, found.not_finite) == (expected.claimed, expected.counted, 0)
+    assert set(waited) == {DEVICE}  # before the clock was read
 
 
 class Sum(Member):

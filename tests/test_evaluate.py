@@ -1,5 +1,6 @@
 """Replay on stored outputs and real skipping are the same thing."""
 
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -296,6 +297,51 @@ def test_a_state_with_another_axis_first_is_refused(shape):
         select((torch.zeros(4), torch.zeros(shape)), torch.tensor([0]), samples=4)
 
 
+def test_a_list_of_numbers_might_be_of_all_samples_or_one_of_each():
+    hidden, keep = torch.arange(4), torch.tensor([1, 2])
+    for listed in ([0.5] * 4, [1], ["a", "b", "c", "d"], [True] * 4, [np.float64(1)] * 4, [torch.tensor(1.0)] * 4):
+        for state in ((hidden, listed), {"a": [hidden], "b": {"c": listed}}, (hidden, deque(listed)), [listed]):
+            with pytest.raises(
+                ValueError, match=rf"holds a list of {len(listed)} numbers or texts, .* make it a tensor"
+            ):
+                select(state, keep, samples=4)
+    shared = {"size": (2, 3), "layer": [hidden, 3], "nothing": [], "caches": [None, None]}
+    kept = select(shared, keep, samples=4)
+    assert kept["layer"][0].tolist() == [1, 2]
+    assert {**kept, "layer": 0} == {**shared, "layer": 0}
+
+
+def test_a_second_axis_as_long_as_there_are_samples_might_be_the_sample():
+    keep = torch.tensor([1, 2])
+    for state in (torch.zeros(1, 4, 3), (torch.zeros(4, 3), (torch.zeros(1, 4, 3), torch.zeros(1, 4, 4)))):
+        with pytest.raises(ValueError, match=r"a tensor \[1, 4, 3\], .* its second axis is the sample; bring"):
+            select(state, keep, samples=4)
+    positions, mask = torch.zeros(1, 4, 3), torch.zeros(1, 4, 4, 4)  # of texts that happen to be as long
+    kept = select((torch.zeros(4, 4, 3), positions, mask, torch.zeros(1, 1, 4, 3)), keep, samples=4)
+    assert [part.shape[0] for part in kept] == [2, 1, 1, 1]
+    assert select(torch.zeros(1, 1, 3), torch.tensor([0]), samples=1).shape == (1, 1, 3)
+
+
+class Recurrent(nn.Module):
+    """A stage that passes on what it remembers, with the sample second, as recurrent networks have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.GRU(6, 6, batch_first=True)
+
+    def forward(self, state):
+        x, memory = state if isinstance(state, tuple) else (state, None)
+        return self.inner(x, memory)
+
+
+def test_a_recurrent_network_whose_memory_would_stay_behind_is_refused():
+    torch.manual_seed(0)
+    model = MultiExit([Recurrent() for _ in range(3)], [Reading(6, 3) for _ in range(3)]).eval()
+    for samples in (2, 7):
+        with pytest.raises(ValueError, match=rf"a tensor \[1, {samples}, 6\], .* its second axis is the sample"):
+            infer(model, torch.randn(samples, 5, 6), Deciding(torch.arange(samples) > 0))
+
+
 class Says(nn.Module):
     """A head that says what it is told to, given how many samples there are."""
 
@@ -381,6 +427,16 @@ def test_a_rule_that_does_not_say_of_each_sample_whether_it_stops_is_refused(sto
     ):
         with pytest.raises(ValueError, match=r"Deciding must say of each sample whether it stops, bool \[4\], not"):
             run()
+
+
+def test_a_rule_answers_in_the_library_of_what_it_is_shown():
+    wrong = {
+        "numpy: it is shown torch": (torch.zeros(2, 4, 3), np.zeros(4, dtype=bool)),
+        "torch: it is shown numpy": (np.zeros((2, 4, 3)), torch.zeros(4, dtype=torch.bool)),
+    }
+    for told, (outputs, stop) in wrong.items():
+        with pytest.raises(ValueError, match=rf"stops, bool \[4\], not .*bool \[4\] of {told}, and answers with"):
+            replay(Deciding(stop), outputs)
 
 
 def test_costs_are_one_for_each_exit(model):

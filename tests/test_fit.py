@@ -1,9 +1,13 @@
 """The cache of trained weights knows what a training depends on."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial, wraps
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -221,6 +225,238 @@ def test_what_a_training_closes_over_tells_it_from_another(tmp_path, kind):
     assert not closing_over(tmp_path, one)
     assert closing_over(tmp_path, one)
     assert not closing_over(tmp_path, other)
+
+
+def double(module, *given):
+    """A hook for any occasion: what it returns takes the place of the last that it is given."""
+    return tuple(2 * each for each in given[-1]) if isinstance(given[-1], tuple) else 2 * given[-1]
+
+
+def same(module, *given):
+    return None
+
+
+HOOKS = (double, same)
+HELD = {
+    "persistent buffer": lambda part, i: part.register_buffer("held", torch.tensor([i])),
+    "buffer that is not persistent": lambda part, i: part.register_buffer("held", torch.tensor([i]), persistent=False),
+    "list": lambda part, i: setattr(part, "held", [1.0, i]),
+    "tuple": lambda part, i: setattr(part, "held", (1.0, i)),
+    "dictionary": lambda part, i: setattr(part, "held", {"rate": [i]}),
+    "tensor": lambda part, i: setattr(part, "held", torch.tensor([i])),
+    "array": lambda part, i: setattr(part, "held", np.array([i])),
+    "function": lambda part, i: setattr(part, "held", (halve, idle)[i]),
+    "closure": lambda part, i: setattr(part, "held", scaled(i)),
+    "object": lambda part, i: setattr(part, "held", Recipe(rate=i)),
+    "layer that is no part": lambda part, i: setattr(part, "held", [nn.Dropout(0.1 + i / 2)]),
+    "own forward": lambda part, i: setattr(part, "forward", (halve, idle)[i]),
+    "hook before": lambda part, i: part.register_forward_pre_hook(HOOKS[i]),
+    "hook after": lambda part, i: part.register_forward_hook(HOOKS[i]),
+    "hook of gradients before": lambda part, i: part.register_full_backward_pre_hook(HOOKS[i]),
+    "hook of gradients": lambda part, i: part.register_full_backward_hook(HOOKS[i]),
+    "weight's hook": lambda part, i: part.weight.register_hook(scaled(i)),
+    "weight's rate": lambda part, i: setattr(part.weight, "rate", i),
+    "weight that learns": lambda part, i: part.weight.requires_grad_(bool(i)),
+    "weight in two places": lambda part, i: setattr(part, "held", part.weight if i else nn.Parameter(torch.ones(2, 2))),
+}
+"""Kind of what hangs on a module, beside its weights → what gives it one or another of that kind."""
+
+
+def holding(cache, kind, where, i):
+    """Train a network that holds something, or a part of it does, or a loss; return whether the outcome was known."""
+    model, loss, bench = nn.Sequential(Layer(2, 2), Layer(2, 2)), Layer(2, 2), Bench(cache=cache)
+    for weight in [*model.parameters(), *loss.parameters()]:
+        nn.init.ones_(weight)
+    network = model[0] if where == "network" else model
+    HELD[kind]({"network": model[0], "part": model[1], "loss": loss}[where], i)
+    trained(network, lambda: loss, bench, data="none", settings={})
+    return bench.prepared_from_cache
+
+
+@pytest.mark.parametrize("where", ["network", "part", "loss"])
+@pytest.mark.parametrize("kind", HELD)
+def test_whatever_hangs_on_a_module_tells_it_from_another(tmp_path, kind, where):
+    assert not holding(tmp_path, kind, where, 0)
+    assert holding(tmp_path, kind, where, 0)
+    assert not holding(tmp_path, kind, where, 1)
+
+
+def test_what_hangs_on_a_network_and_cannot_be_told_apart_is_said(tmp_path, capsys):
+    for _ in range(2):
+        model, bench = nn.Sequential(Layer(2, 2)), Bench(cache=tmp_path)
+        model[0].stream = iter([1])
+        trained(model, lambda: None, bench, data="none", settings={})
+        assert not bench.prepared_from_cache
+        assert "the network, stream of 0 (builtins.list_iterator)" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.kept"))
+
+
+def test_buffers_that_are_not_persistent_come_back_from_the_cache(tmp_path):
+    for known in (False, True):
+        model, bench = nn.BatchNorm1d(2), Bench(cache=tmp_path)
+        model.register_buffer("seen", torch.zeros(2), persistent=False)
+        trained(model, lambda model=model: model.seen.add_(3), bench, data="none", settings={})
+        assert bench.prepared_from_cache == known
+        assert model.seen.tolist() == [3, 3]
+
+
+def test_a_training_that_changes_more_than_weights_is_not_kept(tmp_path, capsys):
+    for _ in range(2):
+        model, bench = nn.Sequential(Layer(2, 2)), Bench(cache=tmp_path)
+        model[0].factors = [1.0]
+        trained(model, lambda model=model: model[0].factors.append(2.0), bench, data="none", settings={})
+        assert model[0].factors == [1.0, 2.0]
+        assert not bench.prepared_from_cache
+        assert "not kept, for it changes what is no weight: factors of 0\n" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.kept"))
+
+
+FACTORS = {"first": [1.0, 2.0]}
+ORDER = (halve, idle)
+
+
+class Held:
+    """A class of which a training reads more than its code says."""
+
+    factors: ClassVar[list[float]] = [1.0]
+
+    @staticmethod
+    def still():
+        return FACTORS
+
+    @property
+    def told(self):
+        return FACTORS
+
+
+def by_name():
+    return FACTORS["first"]
+
+
+def by_class():
+    return Held.factors
+
+
+def by_static_method():
+    return Held.still()
+
+
+def by_property():
+    return Held().told
+
+
+def by_module():
+    return here.FACTORS
+
+
+def by_default(factors=FACTORS):
+    return factors
+
+
+def by_order():
+    return ORDER[0]
+
+
+def times(factors):
+    def decorate(function):
+        @wraps(function)
+        def multiplied():
+            return factors["first"][0] * function()
+
+        return multiplied
+
+    return decorate
+
+
+@times(FACTORS)
+def by_decorator():
+    return 1.0
+
+
+@lru_cache
+def by_cache():
+    return FACTORS
+
+
+def by_cached():
+    return by_cache()
+
+
+here = sys.modules[__name__]
+CHANGES = {
+    by_name: lambda patch: patch.setitem(FACTORS, "first", [1.0, 3.0]),
+    by_class: lambda patch: patch.setattr(Held, "factors", [2.0]),
+    by_static_method: lambda patch: patch.setitem(FACTORS, "first", [1.0, 3.0]),
+    by_property: lambda patch: patch.setitem(FACTORS, "first", [1.0, 3.0]),
+    by_module: lambda patch: patch.setitem(FACTORS, "second", [1.0, 3.0]),
+    by_default: lambda patch: patch.setitem(FACTORS, "first", [1.0, 3.0]),
+    by_order: lambda patch: patch.setattr(here, "ORDER", (idle, halve)),
+    by_decorator: lambda patch: patch.setitem(FACTORS, "first", [1.0, 3.0]),
+    by_cached: lambda patch: patch.setitem(FACTORS, "first", [1.0, 3.0]),
+}
+"""Training that reads something outside of it → what changes that."""
+
+
+@pytest.mark.parametrize("train", CHANGES, ids=lambda train: train.__name__)
+def test_what_the_code_of_a_training_reads_outside_of_it_counts(tmp_path, monkeypatch, train):
+    def known():
+        model, bench = Layer(2, 2), Bench(cache=tmp_path)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        trained(model, train, bench, data="none", settings={})
+        return bench.prepared_from_cache
+
+    assert not known()
+    assert known()
+    CHANGES[train](monkeypatch)
+    assert not known()
+
+
+MADE = """
+from enum import Enum
+
+from torch import nn
+
+from eelit.methods.engine.contents import Contents
+from eelit.methods.engine.weights import reached
+
+
+class Side(Enum):
+    LEFT = len
+
+
+def first():
+    return KNOWN
+
+
+def second(module, args, out):
+    return out
+
+
+KNOWN = {"functions": (first, second), "names": {"a", "b", "c", "d"}, "kinds": frozenset({int, str, Side})}
+
+
+def name():
+    model = nn.Sequential(nn.LSTM(2, 2), nn.Linear(2, 2))
+    for weight in model.parameters():
+        nn.init.ones_(weight)
+    model[0].register_forward_hook(second)
+    model[1].known, model[1].side = KNOWN, Side.LEFT
+    contents = Contents(model)
+    found = [contents.of_model("here"), contents.of(first, "here"), *reached([first], contents)]
+    assert not contents.untold
+    return repr(found)
+"""
+
+
+def test_another_process_gives_a_training_the_same_name(tmp_path, monkeypatch):
+    (tmp_path / "made_training.py").write_text(MADE)
+    monkeypatch.syspath_prepend(tmp_path)
+    ours = importlib.import_module("made_training").name()
+    code = "import made_training; print(made_training.name())"
+    env = {**os.environ, "PYTHONHASHSEED": "12", "PYTHONPATH": str(tmp_path)}
+    theirs = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert theirs.stdout == f"{ours}\n"
 
 
 def test_of_an_object_only_what_the_training_reads_counts(tmp_path):

@@ -20,7 +20,7 @@ from eelit.methods.backbones.decoding import replay as replay_tokens
 from eelit.methods.backbones.skim_encoder import decided
 from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.multi_exit import MultiExit, said_at, stacked
 from eelit.methods.families import tagging
 from eelit.methods.families.gates import hard
 from eelit.methods.policies.base import log_softmax, softmax, usable
@@ -242,6 +242,53 @@ def test_what_an_exit_does_not_say_is_no_fault_of_its_answer():
     assert found.not_finite.tolist() == not_finite(model(x), found.exits.numpy()).tolist() == []
 
 
+def test_what_an_exit_says_of_nobody_is_told_from_what_is_not_finite_of_all():
+    parts = {"certainty": torch.full((4,), NAN), "features": torch.full((4, 2), NAN)}
+    answers = torch.eye(3)[[0, 1, 2, 0]]
+    for name, part in parts.items():
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            said = {"answer": answers, name: part.to(dtype)}
+            fine = {"answer": answers, name: torch.zeros_like(part, dtype=dtype)}
+            outputs = stacked([answers, said, fine, answers])
+            assert outputs[name][[0, 1, 3]].isnan().all()
+            found = [outputs, {part: values.clone() for part, values in outputs.items()}]
+            if dtype != torch.bfloat16:
+                found.append({part: values.numpy() for part, values in outputs.items()})
+            for each in found:
+                assert not_finite(each, np.full(4, 3)).tolist() == [0, 1, 2, 3]
+                assert not_finite(each, np.array([0, 1, 2, 0])).tolist() == [1, 2]
+                assert [*said_at(each, 0)] == [*said_at(each, 3)] == ["answer"]
+            less = stacked([answers, fine, fine, answers])
+            assert not_finite(less, np.full(4, 3)).tolist() == []
+    wider = stacked(
+        [
+            {"answer": answers, "certainty": torch.zeros(4)},
+            {"answer": answers, "certainty": parts["certainty"].half()},
+            answers,
+        ]
+    )
+    assert not_finite(wider, np.full(4, 2)).tolist() == [0, 1, 2, 3]
+
+
+class Certain(nn.Linear):
+    """A head whose certainty is NaN, whatever it reads."""
+
+    def forward(self, state):
+        answer = super().forward(state)
+        return {"answer": answer, "certainty": 0 * answer[:, 0] / 0}
+
+
+def test_replay_tells_of_a_certainty_that_is_never_finite_as_inference_does():
+    torch.manual_seed(0)
+    model = MultiExit([nn.Identity()] * 3, [Certain(4, 3), Certain(4, 3), nn.Linear(4, 3)]).eval()
+    x = torch.randn(5, 4)
+    outputs = model(x).items()
+    for policy in (MaxConfidence(0.0), MaxConfidence(2.0)):
+        found = infer(model, x, policy)
+        told = not_finite({name: part.detach() for name, part in outputs}, found.exits.numpy())
+        assert told.tolist() == found.not_finite.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_cascade_goes_on_with_them():
     said = torch.tensor([[[5.0, 0], [NAN, 0], [0, INF]], [[0, 5.0], [0, 5], [NAN, NAN]], [[0, 9.0], [0, 9], [1, 0]]])
     course = follow(MaxConfidence(0.5), lambda i, rows: said[i, rows], 3, 3)
@@ -390,6 +437,35 @@ def test_a_device_that_is_not_sure_asks_the_cloud_and_the_bandit_forgets_it():
     stuck = drive(SplitRule(layers=(0,), threshold=0.5, price=0.1, offload=0.1), Stored(sure), 5)
     assert stuck.offloaded.tolist() == [True, False, True, False, False]
     assert stuck.not_finite.tolist() == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize("side", ["none", "observed", "released"])
+def test_an_arm_whose_reward_can_never_be_told_is_not_played_for_ever(beta, side):
+    n = 400
+    sure = np.stack([np.full(n, NAN), np.full(n, 0.8), np.full(n, 0.6), np.full(n, NAN)])
+    rule = SplitRule(layers=(0, 1, 2), threshold=0.5, price=0.1, offload=0.1, side=side, beta=beta)
+    told = drive(rule, Stored(sure), n)
+    played = np.bincount(told.cuts, minlength=3)
+    assert played.argmax() == 1
+    assert 1 <= played[0] < 0.1 * n
+    assert np.isfinite(told.tally.means).all()
+    assert told.tally.untold.tolist()[1:] == [0, 0]
+    assert played[0] <= told.tally.untold[0]
+
+
+def test_an_arm_is_forgiven_what_once_could_not_be_told():
+    sure = np.stack([np.full(300, 0.9), np.full(300, 0.6), np.full(300, 0.6)])
+    sure[0, :3] = NAN
+    sure[2, :3] = NAN
+    told = drive(SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1), Stored(sure), 300)
+    assert np.bincount(told.cuts[-50:]).argmax() == 0
+
+
+def test_a_bandit_that_never_earns_anything_tries_all_arms():
+    nothing = np.full((3, 60), NAN)
+    told = drive(SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1), Stored(nothing), 60)
+    assert np.bincount(told.cuts).tolist() == [30, 30]
 
 
 def test_an_execution_on_device_and_cloud_tells_of_them(prepared):

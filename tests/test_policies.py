@@ -1,5 +1,6 @@
 """Policies on numpy and torch: the worked cases, purity, and no torch behind numpy's back."""
 
+import math
 import subprocess
 import sys
 
@@ -8,13 +9,27 @@ import pytest
 import torch
 
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.policies.bandit import Ucb1
 from eelit.methods.policies.base import entropy, softmax
+from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within
+from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
-from eelit.methods.policies.entropy import Entropy
+from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, naive_threshold
+from eelit.methods.policies.entropy import Entropy, percentile_thresholds
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.flexible_patience import FlexiblePatience
+from eelit.methods.policies.forecast import Forecast
+from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.policies.offload import SplitRule
 from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.patient_confidence import PatientConfidence
+from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
+from eelit.methods.policies.temperature import Tempered, calibration_error, expected_error, fit_temperature, mean_nll
+from eelit.methods.policies.voting import Voting
+from eelit.methods.policies.window_uncertainty import Together, WindowUncertainty
 
 LIBRARIES = {"numpy": np.asarray, "torch": torch.as_tensor}
 
@@ -151,6 +166,70 @@ def test_tolerance_is_strict(array):
 def test_a_tolerance_does_not_compare_logits(classes, array):
     with pytest.raises(ValueError, match="one value per sample"):
         Patience(1, tolerance=0.1).step((), array(np.zeros((5, classes))))
+
+
+WRONG = {
+    "patience": (lambda: Patience(2.5), "Patience: patience is one whole number of at least 0, not 2.5"),
+    "whole as float": (lambda: Patience(2.0), "Patience: patience is one whole number"),
+    "truth": (lambda: Patience(True), "Patience: patience is one whole number of at least 0, not True"),
+    "below": (lambda: Patience(-1), "Patience: patience is one whole number of at least 0, not -1"),
+    "endless": (lambda: Patience(math.inf), "Patience: patience is one whole number"),
+    "tolerance": (lambda: Patience(1, tolerance=-0.1), "Patience: tolerance is one number of at least 0, not -0.1"),
+    "no patience": (lambda: PatientConfidence(0.5, 0), "PatientConfidence: patience is one whole number of at least 1"),
+    "exit": (lambda: FixedExit(0.5), "FixedExit: exit is one whole number of at least 0, not 0.5"),
+    "flexible": (lambda: FlexiblePatience(0.1, 1.5), "FlexiblePatience: patience is one whole number of at least 0"),
+    "distance": (
+        lambda: FlexiblePatience(0.1, 1, "foo"),
+        "FlexiblePatience: distance is one of 'kl', 'rekl', 'bikl', 'js', not 'foo'",
+    ),
+    "no name": (lambda: FlexiblePatience(0.1, 1, ["kl"]), "FlexiblePatience: distance is one of"),
+    "rounds": (lambda: Forecast((1.0,), 0), "Forecast: rounds is one whole number of at least 1, not 0"),
+    "broken rounds": (lambda: Forecast((1.0,), 1.5), "Forecast: rounds is one whole number of at least 1, not 1.5"),
+    "k": (lambda: ScoreProximity(0.1, 2.5), "ScoreProximity: k is one whole number of at least 1, not 2.5"),
+    "no k": (lambda: ScoreProximity(0.1, 0), "ScoreProximity: k is one whole number of at least 1, not 0"),
+    "window": (lambda: WindowUncertainty(0.5, 3.0), "WindowUncertainty: window is one whole number of at least 1"),
+    "even window": (lambda: WindowUncertainty(0.5, 2), "WindowUncertainty: window is an odd number, not 2"),
+    "negative window": (lambda: WindowUncertainty(0.5, -1), "WindowUncertainty: window is one whole number of at leas"),
+    "temperature 0": (
+        lambda: Tempered(0, MaxConfidence(0.5)),
+        "Tempered: temperatures is one finite number, or one per exit, above 0, not 0",
+    ),
+    "cold": (lambda: Tempered((1, -1), MaxConfidence(0.5)), r"Tempered: temperatures is one .* not \(1, -1\)"),
+    "hot": (lambda: Tempered(math.inf, MaxConfidence(0.5)), "Tempered: temperatures is one finite number"),
+    "no policy": (lambda: Tempered(1.0, 0.5), "Tempered: policy is an exit policy, with start and step, not 0.5"),
+    "words": (lambda: Together(None), "Together: words is an exit policy, with start and step, not None"),
+    "assembling": (lambda: Tempered(1.0, Voting(2)), "Tempered: policy .* but Voting makes the answer from several"),
+    "routing": (lambda: Together(Forecast((1.0,))), "Together: words .* but Forecast says which exit is next"),
+    "power": (lambda: Voting(2, math.inf), "Voting: power is one finite number, not inf"),
+    "beta": (lambda: ClassExclusion((0.5, 1.5)), "ClassExclusion: beta is one .*, of at least 0 and of at most 1, not"),
+    "arms": (lambda: Ucb1(0), "Ucb1: arms is one whole number of at least 1, not 0"),
+    "exploring": (lambda: Ucb1(2, math.nan), "Ucb1: beta is one finite number of at least 0, not nan"),
+    "layers": (lambda: SplitRule((0, 1.5), 0.5, 0.1, 0.1), "SplitRule: layers is one whole number"),
+    "order of layers": (lambda: SplitRule((1, 0), 0.5, 0.1, 0.1), "SplitRule: layers are exits from 0, each later"),
+    "price": (lambda: SplitRule((0,), 0.5, -0.1, 0.1), "SplitRule: price is one finite number of at least 0, not -0.1"),
+    "side": (lambda: SplitRule((0,), 0.5, 0.1, 0.1, "all"), "SplitRule: side is one of 'none', 'observed', 'released'"),
+    "ratio": (lambda: exit_shares(-1.0, 3), "exit_shares: ratio is one number of at least 0, not -1.0"),
+    "budget": (lambda: ratio_within(math.nan, [1, 2]), "ratio_within: budget is one number, not nan"),
+    "conformal": (lambda: conformal_threshold(np.ones(3), 1.5), "conformal_threshold: tolerance is one number of at l"),
+    "independent": (
+        lambda: independent_thresholds(np.ones((1, 3)), np.ones((1, 3), dtype=bool), -1),
+        "tolerance is one",
+    ),
+    "naive": (lambda: naive_threshold(math.nan), "naive_threshold: tolerance is one number of at least 0 and of at mo"),
+    "error": (lambda: learn_then_test(np.zeros((1, 9)), 0.1, 2.0), "learn_then_test: error is one number of at least"),
+    "share": (lambda: percentile_thresholds([np.ones(3)], math.nan), "percentile_thresholds: share is one number, not"),
+    "bins": (lambda: expected_error(np.ones(3), np.ones(3), 0), "expected_error: bins is one whole number of at least"),
+    "one class": (lambda: fit_temperature(np.zeros((4, 1)), np.zeros(4, dtype=int)), "of at least two classes"),
+    "one class at each exit": (lambda: calibration_error(np.zeros((2, 4, 1)), np.zeros(4)), "of at least two classes"),
+    "likelihood of one class": (lambda: mean_nll(np.zeros((4, 1)), np.zeros(4, dtype=int)), "of at least two classes"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_settings_with_which_a_rule_cannot_work_are_refused(case):
+    make, told = WRONG[case]
+    with pytest.raises(ValueError, match=told):
+        make()
 
 
 def test_policies_import_neither_torch_nor_transformers():

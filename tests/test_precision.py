@@ -69,6 +69,23 @@ def test_a_state_resembles_itself(precision):
     assert not np.asarray(policy.step(memory, state)[1]).any()  # no direction, no resemblance
 
 
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if "16" not in name])
+def test_how_long_states_are_changes_no_resemblance(precision):
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 6, 768))
+    expected = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    for a, b in ((1, 1), (1e30, 1e30), (1e-30, 1e-30), (1e30, 1e-30), (1e-36, 1e36), (1e30, 1)):
+        found = np.asarray(cosine(*(PRECISIONS[precision](scale * state) for scale, state in ((a, one), (b, other)))))
+        assert found.tolist() == pytest.approx(expected, abs=1e-6), (a, b)
+    states = PRECISIONS[precision](one * np.array([1e30, 1e-30, 0, 1, np.inf, np.nan])[:, None])
+    found = np.asarray(cosine(states, states))
+    assert found[[0, 1, 3]].tolist() == pytest.approx([1] * 3, abs=1e-6)
+    assert np.isnan(found[[2, 4, 5]]).all()
+    policy = StateSimilarity(0.999)
+    memory, _ = policy.step((), states)
+    assert np.asarray(policy.step(memory, states)[1]).tolist() == [True, True, False, True, False, False]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threshold", [1 + 1e-9, 1.003])
 def test_what_is_above_1_never_stops(precision, threshold):
@@ -135,7 +152,7 @@ def test_what_is_no_threshold_is_refused(given):
 def test_what_holds_for_all_exits_is_one_number(given):
     with pytest.raises(ValueError, match="PatientConfidence: uncertainty is one number, not"):
         PatientConfidence(given, 2)
-    with pytest.raises(ValueError, match="Patience: patience is one number, not"):
+    with pytest.raises(ValueError, match="Patience: patience is one whole number of at least 0, not"):
         Patience(given)
 
 

@@ -1,5 +1,7 @@
 """Recipes: one weight for each loss and each sample, and batches that come to where the network is."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from torch.nn import functional as F
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.members import Estimator, flat
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.recipes.distillation import divergence
 from eelit.methods.recipes.fit import fit
-from eelit.methods.recipes.joint import exit_losses, train_joint, weighted
+from eelit.methods.recipes.joint import depth_weights, exit_losses, train_joint, weighted
 from eelit.methods.recipes.members import fit_estimator
 
 OPTIONS = {"epochs": 1.0, "batch": 4, "rate": 1e-2}
@@ -47,6 +51,65 @@ def test_a_weight_does_not_serve_several_exits(data, weights):
 def test_a_weight_does_not_serve_several_samples(data, weights):
     with pytest.raises(ValueError, match="8 samples need as many weights"):
         fit_estimator(Estimator(LogisticRegression(), 2), data, Bench(), weights)
+
+
+WRONG = {
+    "one class": ((3, 8, 1), torch.zeros(8, dtype=torch.int64), r"of at least two classes, .* not \[3, 8, 1\]"),
+    "values in a column": ((3, 8, 1), torch.zeros(8), r"or values \[exits, samples\], not \[3, 8, 1\]"),
+    "one exit": ((8,), torch.zeros(8), r"not \[8\]"),
+    "words": ((3, 8, 5, 2), torch.zeros(8, dtype=torch.int64), r"not \[3, 8, 5, 2\]"),
+    "targets in a column": ((8, 8), torch.zeros(8, 1), r"each of 8 samples has one target, not \[8, 1\]"),
+    "one target": ((3, 8), torch.zeros(1), r"each of 8 samples has one target, not \[1\]"),
+    "too many targets": ((3, 8, 2), torch.zeros(9, dtype=torch.int64), r"each of 8 samples has one target, not \[9\]"),
+    "values for classes": (
+        (3, 8, 2),
+        torch.zeros(8),
+        "the targets of logits are classes, whole numbers, not torch.float",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_losses_of_something_else_are_refused(case):
+    shape, targets, told = WRONG[case]
+    with pytest.raises(ValueError, match=told):
+        exit_losses(torch.zeros(shape), targets)
+
+
+def test_one_class_is_always_right_and_no_answer():
+    assert accuracy(torch.eye(3), torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
+    for outputs in (torch.zeros(4, 1), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"accuracy is that of logits .* of at least two classes"):
+            accuracy(outputs, torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        *[
+            ("epochs", given, "epochs is one finite number above 0, not")
+            for given in (0, -1.0, math.inf, math.nan, "2")
+        ],
+        *[("batch", given, "batch is one whole number of at least 1, not") for given in (0, 4.0, None)],
+        *[("rate", given, "rate is one finite number of at least 0, not") for given in (-1e-3, math.nan, (0.1, 0.2))],
+        ("faster_rate", math.nan, "faster_rate is one finite number of at least 0, not"),
+        *[("warm_up", given, "warm_up is one number of at least 0 and of at most 1, not") for given in (-0.1, 2)],
+    ],
+)
+def test_numbers_with_which_nothing_can_be_trained_are_refused(data, name, given, told):
+    model = network()
+    with pytest.raises(ValueError, match=f"fit: {told}"):
+        fit(model.parameters(), data.train, None, Bench(), label="", **{**OPTIONS, name: given})
+
+
+def test_weights_and_temperatures_are_finite(data):
+    with pytest.raises(ValueError, match="train_joint: weights is one finite number, or one per exit, not"):
+        train_joint(network(), data, Bench(), weights=[1.0, math.nan, 1.0], **OPTIONS)
+    for temperature in (0, -1.0, math.inf):
+        with pytest.raises(ValueError, match="divergence: temperature is one finite number above 0, not"):
+            divergence(torch.zeros(2, 3), torch.zeros(2, 3), temperature)
+    with pytest.raises(ValueError, match="depth_weights: exits is one whole number of at least 1, not 0"):
+        depth_weights(0)
 
 
 class Rule(torch.optim.SGD):

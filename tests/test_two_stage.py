@@ -174,6 +174,49 @@ def test_the_trunk_is_trained_and_kept_once_whatever_heads_follow(data, tmp_path
     assert len(list((tmp_path / "weights").glob("*.kept"))) == labels
 
 
+class Carrying(nn.Module):
+    """A stage whose state holds something beside the hidden states, made of the batch ``[n, T, 4]``."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made = made
+
+    def forward(self, x):
+        return {"h": x.mean(dim=1), "beside": self.made(x)}
+
+
+CARRIED = {
+    "list": (lambda x: x[:, 0, 0].tolist(), "a list of .* numbers or texts"),
+    "number": (lambda x: float(x.sum()), "a float that all samples of a batch share, but not those of another"),
+    "number without axes": (lambda x: x.sum(), r"a tensor \[\] that all samples of a batch share, but not"),
+    "tensor of the batch": (
+        lambda x: x.mean(dim=0)[None, None],
+        r"a tensor \[1, 1, 5, 4\] that all samples of a batch",
+    ),
+    "sample second": (lambda x: x[None, :, 0], r"a tensor \[1, 7, 4\], .* its second axis is the sample"),
+    "sample last": (lambda x: x[:, 0].T, r"a state of 7 samples holds a tensor \[4, 7\]"),
+}
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_states_whose_samples_cannot_be_told_apart_are_not_stored(data, monkeypatch, kind):
+    made, told = CARRIED[kind]
+    monkeypatch.setattr(two_stage, "READ", 7)
+    model = MultiExit([Carrying(made), nn.Identity()], [nn.Identity(), nn.Identity()])
+    with pytest.raises(ValueError, match=told):
+        frozen_states(model, data.train, Bench())
+
+
+def test_what_all_samples_share_is_stored_once(data, monkeypatch):
+    monkeypatch.setattr(two_stage, "READ", 7)
+    shared = {"scale": torch.tensor(2.0), "mask": torch.ones(1, 1, 4), "layer": 3, "size": (2, 3), "name": "first"}
+    model = MultiExit([Carrying(lambda x: shared), nn.Identity()], [nn.Identity(), nn.Identity()])
+    for index, (state,) in frozen_states(model, data.train, Bench()).batches(16):
+        assert len(state["h"]) == len(index)
+        assert {**state["beside"], "mask": 0} == {**shared, "mask": 0}
+        assert state["beside"]["mask"].shape == (1, 1, 4)
+
+
 def one_exit_less():
     """The same network with its first two stages as one, which has one head."""
     model = network()

@@ -141,7 +141,7 @@ def _prove(attached: Attached, own: OwnForward, probe: Mapping[str, Tensor]) -> 
         if i == 0:
             everything = state
         elif i == len(attached.stages) // 2:
-            state = select(state, keep)
+            state = select(state, keep, len(wanted))
     for stage in attached.stages[1:]:
         everything = stage(everything)
     for rows, found in ((slice(None), everything), (keep, state)):

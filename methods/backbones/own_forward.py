@@ -215,7 +215,10 @@ def _after(events: Sequence[Event], last: Event, wanted: Tensor) -> list[nn.Modu
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of a tensor among a call's arguments; ``shared``, without an axis for samples, it is kept as [1, …]."""
+    """The place of a tensor among a call's arguments; ``shared``, without an axis for samples, it is kept as [1, 1, …].
+
+    One axis of 1 might be taken for that of a recurrent network's layers, with the samples behind it.
+    """
 
     name: str
     shared: bool
@@ -284,7 +287,7 @@ class Plan:
         for slot, (i, j) in self.places.items():
             tensor = given.leaves[i][j]
             if tensor is not None:
-                found[slot.name] = tensor[None] if slot.shared else tensor
+                found[slot.name] = tensor[None, None] if slot.shared else tensor
         return found
 
     def arguments(self, i: int, state: State, cache: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -300,7 +303,7 @@ class Plan:
         if not isinstance(leaf, Slot):
             return leaf
         tensor = state.get(leaf.name)
-        return tensor[0] if leaf.shared and tensor is not None else tensor
+        return tensor[0, 0] if leaf.shared and tensor is not None else tensor
 
 
 def prove_equal(model: nn.Module, own: Tensor, ours: Tensor, what: str) -> None:

@@ -27,11 +27,19 @@ def decide(policy: Policy, state: State, output: Output, sound: Array | None = N
     sound = finite(said(output)) if sound is None else sound
     if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
         told = f"{stop.dtype} {list(stop.shape)}" if hasattr(stop, "shape") else type(stop).__name__
-        each = "word" if sound.ndim > 1 else "sample"
+        each, home, other = "word" if sound.ndim > 1 else "sample", _library_of(sound), _library_of(stop)
+        where = (
+            f" of {other}: it is shown {home}, and answers with {home}" if {home, other} == {"numpy", "torch"} else ""
+        )
         raise ValueError(
             f"{type(policy).__name__} must say of each {each} whether it stops, bool {list(sound.shape)}, not {told}"
+            f"{where}"
         )
     return state, stop & sound, sound
+
+
+def _library_of(array: Array) -> str:
+    return type(array).__module__.partition(".")[0]
 
 
 def onward(targets: Tensor, here: int, count: int) -> Tensor:

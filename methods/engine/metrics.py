@@ -8,7 +8,12 @@ from torch import Tensor
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """Share of samples whose largest logit ``[N, C]`` is at the target."""
+    """Share of samples whose largest logit ``[N, C]`` is at the target.
+
+    Raises `ValueError` for logits of one class, of which that is always the largest.
+    """
+    if outputs.dim() < 2 or outputs.shape[-1] < 2:
+        raise ValueError(f"accuracy is that of logits [N, C] of at least two classes, not {list(outputs.shape)}")
     return float((outputs.argmax(dim=-1) == targets).double().mean())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eelit.methods.policies.base import ANSWER, Output, said
+from eelit.methods.policies.base import ANSWER, Array, Output, said
+
+UNSAID = {"bfloat16": 0x7FED, "float16": 0x7F68, "float32": 0x7FED_0000, "float64": 0x7FFD_A000_0000_0000}
+"""The bits, by precision, of the NaN that stands where an exit says nothing, and that a wider precision makes of them.
+
+So it can be told from one that an exit has said, wherever outputs were stored, and though that was of all samples.
+"""
 
 
 class MultiExit(nn.Module):
@@ -83,7 +90,7 @@ class Plain(nn.Module):
 def stacked(outputs: Sequence[Output]) -> Output:
     """Return what several exits say of the same samples as one output with the exit as first axis, ``[E, n, ...]``.
 
-    What one of them says and another does not, as the last exit may, is NaN there.
+    What one of them says and another does not, as the last exit may, is NaN there, and known to be (see `UNSAID`).
     """
     return _joined(outputs, torch.stack)
 
@@ -102,11 +109,23 @@ def _joined(outputs: Sequence[Output], join: Any) -> Output:
 
 
 def _part(output: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """Return a part of an output, or NaN for each of its samples (so whole numbers become floating)."""
+    """Return a part of an output, or the NaN of `UNSAID` for each of its samples (so whole numbers become floating)."""
     if name in output:
         return output[name]
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    return like.new_full((len(said(output)), *like.shape[1:]), torch.nan, dtype=dtype)
+    shape, bits = (len(said(output)), *like.shape[1:]), UNSAID.get(str(dtype).removeprefix("torch."))
+    if bits is None:
+        return like.new_full(shape, torch.nan, dtype=dtype)
+    return like.new_full(shape, bits, dtype=getattr(torch, f"int{8 * dtype.itemsize}")).view(dtype)
+
+
+def _is_unsaid(part: Array) -> bool:
+    """Whether a part of `stacked` outputs is what no exit has said: computed NaN have other bits."""
+    if not (part != part).all():
+        return False
+    bits = UNSAID.get(str(part.dtype).removeprefix("torch."))
+    numbers = getattr(torch if isinstance(part, Tensor) else np, f"int{8 * part.dtype.itemsize}")
+    return bits is None or bool((part.view(numbers) == bits).all())
 
 
 def at_exit(outputs: Output, i: int) -> Output:
@@ -115,11 +134,11 @@ def at_exit(outputs: Output, i: int) -> Output:
 
 
 def said_at(outputs: Output, i: int) -> Output:
-    """Return what exit ``i`` says, of `stacked` outputs, without what it does not say: NaN for every sample."""
+    """Return what exit ``i`` says, of `stacked` outputs, without what it does not say."""
     found = at_exit(outputs, i)
     if not isinstance(found, Mapping):
         return found
-    return {name: part for name, part in found.items() if name == ANSWER or not (part != part).all()}
+    return {name: part for name, part in found.items() if name == ANSWER or not _is_unsaid(part)}
 
 
 def of_samples(outputs: Output, which: slice | Tensor) -> Output:
@@ -140,8 +159,10 @@ def at_exits(outputs: Output, exits: Any) -> Output:
     return outputs[index, rows]
 
 
+NUMBERS = (int, float, complex, str, bytes, np.generic)
+"""Types of values of which a list might hold one for each sample."""
 SHARED = (
-    *(type(None), int, float, complex, str, bytes, Enum, np.generic, slice),
+    *(*NUMBERS, type(None), Enum, slice),
     *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
 )
 """Types of what a state may carry along for all samples alike, beside tensors."""
@@ -152,29 +173,71 @@ def select(state: Any, keep: Tensor, samples: int | None = None) -> Any:
 
     A tensor whose first axis is 1, such as an attention mask ``[1, 1, 1, T]``, is shared by all samples and stays as it
     is; so do a tensor without axes, and numbers, texts and None. (It may also be that of a sole sample, who stays.) A
-    mask that differs is ``[N, 1, 1, T]``, the sample first. Raises `ValueError` for a tensor of another length, if it
-    is known of how many ``samples`` the state is, and for anything of which it cannot be told what in it belongs to
-    which sample, such as a dataclass.
+    mask that differs is ``[N, 1, 1, T]``, the sample first. Raises `ValueError` as `parts_of` does.
     """
-    return pytree.tree_map(lambda part: _selected(part, keep, samples), state)
+    if isinstance(state, Tensor):  # as most are
+        if samples is not None and state.dim():
+            _check_axes(state, samples, [state])
+        return _selected(state, keep)
+    parts, structure = parts_of(state, samples)
+    return pytree.tree_unflatten([_selected(part, keep) for part in parts], structure)
 
 
-def _selected(part: Any, keep: Tensor, samples: int | None) -> Any:
-    if isinstance(part, Tensor):
-        if not part.dim() or (len(part) == 1 and len(keep)):
-            return part
-        if samples is not None and len(part) != samples:
-            raise ValueError(
-                f"a state of {samples} samples holds a tensor {list(part.shape)}; the first axis must be the sample, "
-                "or 1 for what all share"
-            )
-        return _rows(part, keep.to(part.device))
-    if isinstance(part, SHARED):
+def _selected(part: Any, keep: Tensor) -> Any:
+    if not isinstance(part, Tensor) or not part.dim() or (len(part) == 1 and len(keep)):
         return part
-    raise ValueError(
-        f"a state holds a {type(part).__qualname__}, and samples cannot be taken out of that; use tuples, lists and "
-        "dictionaries of tensors, or register the class with torch.utils._pytree"
+    return _rows(part, keep.to(part.device))
+
+
+def parts_of(state: Any, samples: int | None = None) -> tuple[list[Any], Any]:
+    """Return the parts of a state, and how they are nested.
+
+    Raises `ValueError` for whatever it cannot be told of what in it belongs to which sample: a list of numbers or
+    texts, which might be one for each (a tuple is shared by all); anything else that is no tensor, such as a dataclass;
+    and, if it is known of how many ``samples`` the state is, a tensor of another length, or ``[1, N, d]``, as a
+    recurrent network has its state. One that all share, as positions ``[1, T, d]`` are, may be as long as there are
+    samples if the samples' own tensors have that length somewhere, too; another one is given as ``[1, 1, T, d]``.
+    """
+    parts, structure = pytree.tree_flatten(state, is_leaf=_is_list_of_numbers)
+    for part in parts:
+        if isinstance(part, Tensor):
+            if samples is not None and part.dim():
+                _check_axes(part, samples, parts)
+        elif _is_list_of_numbers(part):
+            raise ValueError(
+                f"a state holds a list of {len(part)} numbers or texts, and it cannot be told whether each is that of "
+                "a sample; make it a tensor whose first axis is the sample, or a tuple if all samples share it"
+            )
+        elif not isinstance(part, SHARED):
+            raise ValueError(
+                f"a state holds a {type(part).__qualname__}, and samples cannot be taken out of that; use tuples, "
+                "lists and dictionaries of tensors, or register the class with torch.utils._pytree"
+            )
+    return parts, structure
+
+
+def _is_list_of_numbers(part: Any) -> bool:
+    return (
+        isinstance(part, list | deque)
+        and bool(part)
+        and all(isinstance(each, NUMBERS) or (isinstance(each, Tensor) and not each.dim()) for each in part)
     )
+
+
+def _check_axes(part: Tensor, samples: int, beside: list[Any]) -> None:
+    if len(part) not in (1, samples):
+        raise ValueError(
+            f"a state of {samples} samples holds a tensor {list(part.shape)}; the first axis must be the sample, or 1 "
+            "for what all share"
+        )
+    if len(part) == 1 < samples and part.dim() == 3 and len(part[0]) == samples:
+        own = (each.shape for each in beside if isinstance(each, Tensor) and each.shape[:1] == (samples,))
+        if not any(samples in shape[1:] for shape in own):
+            raise ValueError(
+                f"a state of {samples} samples holds a tensor {list(part.shape)}, and it cannot be told whether its "
+                "second axis is the sample; bring the sample to the first axis, or, if all samples share it, give it "
+                "one more axis of 1 in front"
+            )
 
 
 def _rows(x: Tensor, keep: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from statistics import median
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 BATCH = 64
 """Samples at a time, where no batch size is asked for."""
@@ -16,11 +17,33 @@ TIMED = (96, 24)
 X = TypeVar("X")
 
 
+def devices_of(*models: nn.Module) -> set[torch.device]:
+    """Return where the weights of some networks are, for `now`."""
+    return {weight.device for model in models for weight in model.parameters()}
+
+
+def now(devices: Collection[torch.device]) -> float:
+    """Return the clock's seconds as soon as all that was asked of the devices is done.
+
+    A device computes while the host goes on: without waiting, only the asking would be timed.
+    """
+    for device in devices:
+        if device.type == "mps":
+            torch.mps.synchronize()
+        elif device.type != "cpu" and hasattr(torch, device.type):
+            getattr(torch, device.type).synchronize(device)
+    return time.perf_counter()
+
+
 @torch.inference_mode()
 def in_turn(
-    ours: Callable[[X], object], plain: Callable[[X], object], batches: Iterable[X], repeats: int
+    ours: Callable[[X], object],
+    plain: Callable[[X], object],
+    batches: Iterable[X],
+    repeats: int,
+    devices: Collection[torch.device],
 ) -> tuple[float, float]:
-    """Return the seconds that each of the two takes for all batches, after one batch to warm up.
+    """Return the seconds that each of the two takes on its devices for all batches, after one batch to warm up.
 
     Each batch is taken in turn by the one and by the other, ``repeats`` times; medians of a batch are added up. So
     what else the machine does for a while meets both alike, or no median at all.
@@ -30,15 +53,17 @@ def in_turn(
     plain(held[0])
     mine, full = 0.0, 0.0
     for x in held:
-        taken = [_pair(ours, plain, x) for _ in range(repeats)]
+        taken = [_pair(ours, plain, x, devices) for _ in range(repeats)]
         mine += median(a for a, _ in taken)
         full += median(b for _, b in taken)
     return mine, full
 
 
-def _pair(ours: Callable[[X], object], plain: Callable[[X], object], x: X) -> tuple[float, float]:
-    start = time.perf_counter()
+def _pair(
+    ours: Callable[[X], object], plain: Callable[[X], object], x: X, devices: Collection[torch.device]
+) -> tuple[float, float]:
+    start = now(devices)
     ours(x)
-    middle = time.perf_counter()
+    middle = now(devices)
     plain(x)
-    return middle - start, time.perf_counter() - middle
+    return middle - start, now(devices) - middle

@@ -12,18 +12,18 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor, nn
 from torch import __version__ as torch_version
-from torch import nn
 
 from eelit.methods.data.cache import keep, kept
 from eelit.methods.data.progress import say
-from eelit.methods.engine.contents import PLAIN, Contents, attributes_of, bytes_of, closed_over, codes, foreign
+from eelit.methods.engine.contents import SAID, Contents, foreign, used_by
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 
@@ -39,14 +39,15 @@ def trained(
 ) -> None:
     """Run ``train()``, which trains ``model`` in place, unless the cache already has its outcome.
 
-    The name in the cache is a hash of all that the outcome depends on: the weights before, the source of the layers
-    with their plain attributes (a scale, a probability of dropout) and of the training (see `sources_of`), what the
-    training closes over, which holds the data with its labels (see `Contents`), the settings, the data's digest, the
-    seed, and the versions of torch and transformers. So methods that train alike share one training, and a changed line
-    of code, a label that was flipped, or a setting that nobody named trains anew. What closes over something that
-    cannot be told apart is trained every time, and said to be. Two processes do not train the same thing twice. The
-    bench is told under this name how long the training took, if ``train()`` learns something; another long computation
-    whose outcome is worth keeping is no preparation.
+    The name in the cache is a hash of all that the outcome depends on: the weights and buffers before, the source of
+    the layers with their attributes (a scale, a list of thresholds) and hooks, and that of the training with the values
+    at the top of modules and in classes that it reads (see `sources_of`), what the training closes over, which holds
+    the data with its labels (see `Contents`), the settings, the data's digest, the seed, and the versions of torch and
+    transformers. So methods that train alike share one training, and a changed line of code, a label that was flipped,
+    or a setting that nobody named trains anew. What depends on something that cannot be told apart, or changes
+    something of the network that is no weight, is trained every time, and said to be. Two processes do not train the
+    same thing twice. The bench is told under this name how long the training took, if ``train()`` learns something;
+    another long computation whose outcome is worth keeping is no preparation.
     """
     start = time.perf_counter()
     name, untold = _digest(model, train, bench, data, settings)
@@ -66,11 +67,18 @@ def trained(
         with FileLock(path.with_suffix(".lock")):
             took = _loaded(model, path)  # another process may have trained it while this one waited
             if took is None:
-                began = time.perf_counter()
+                began, before = time.perf_counter(), Contents(model).beside_weights()
                 train()
                 bench.prepared_from_cache &= not learns
                 took = time.perf_counter() - began
-                _save(model, path, took)
+                after = Contents(model).beside_weights()
+                changed = sorted(place for place, _ in before.items() ^ after.items())
+                if changed:
+                    say(
+                        f"a training is not kept, for it changes what is no weight: {', '.join(dict.fromkeys(changed))}"
+                    )
+                else:
+                    _save(model, path, took)
     if learns:
         bench.trainings[name] = took
         bench.prepared_seconds += time.perf_counter() - start
@@ -81,73 +89,87 @@ def _loaded(model: nn.Module, path: Path) -> float | None:
     content = kept(path)
     if content is None:
         return None
-    with suppress(SafetensorError, RuntimeError):  # of another version of the format
-        model.load_state_dict(load(content))
+    with suppress(SafetensorError, RuntimeError, KeyError):  # of another version of the format
+        found, beside = load(content), _beside(model)
+        model.load_state_dict({name: tensor for name, tensor in found.items() if name not in beside})
+        for name, buffer in beside.items():
+            buffer.copy_(found[name])
         size = int.from_bytes(content[:8], "little")
         return float(json.loads(content[8 : 8 + size])["__metadata__"]["seconds"])
     return None
 
 
 def _save(model: nn.Module, path: Path, seconds: float) -> None:
-    weights = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
+    every = {**model.state_dict(), **_beside(model)}
+    weights = {name: t.detach().clone().contiguous() for name, t in every.items()}
     keep(path, save(weights, metadata={"seconds": f"{seconds:.3f}"}))
+
+
+def _beside(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that a network's state leaves out, though a training may change them."""
+    state = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in state}
 
 
 def _digest(
     model: nn.Module, train: Callable[[], None], bench: Bench, data: str, settings: Mapping[str, Any]
 ) -> tuple[str, str]:
     """Return the name of a training, and where it closes over what cannot be told apart; empty if nowhere."""
-    h = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        h.update(name.encode())
-        h.update(bytes_of(tensor))
-    h.update("\n".join(attributes_of(model)).encode())
     contents = Contents(model)
-    h.update(contents.of(train, "the training").encode())
-    h.update("\n".join(reached([train, Examples, *{type(m) for m in model.modules()}], contents)).encode())
     versions = [torch_version, version("transformers")]
-    facts = {"seed": bench.seed, "data": data, "settings": settings, "versions": versions}
+    facts = {"seed": bench.seed, "data": data, "settings": dict(sorted(settings.items())), "versions": versions}
     if bench.most_steps < math.inf:  # a training that was cut short is another
         facts["steps"] = bench.most_steps
-    h.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    return h.hexdigest(), "; ".join(contents.untold)
+    told = [contents.of_model("the network"), contents.of(train, "the training"), contents.of(facts, "the settings")]
+    told += reached([train, Examples], contents)
+    return hashlib.blake2b("\n".join(told).encode(), digest_size=16).hexdigest(), "; ".join(contents.untold)
 
 
 def sources_of(things: Iterable[object]) -> list[str]:
-    """Return the source of functions and classes, and of all functions, classes and plain values that they use, sorted.
+    """Return the source of functions and classes, and of all functions, classes and values that they use, sorted.
 
-    Followed are names in their code and what they close over, not attributes; the standard library and the libraries
-    in `LIBRARIES` are left out. So a changed docstring of a paper or an unused function beside
-    a used one does not count, and a changed loss does.
+    Followed are names in their code, those of modules of ours among them, what they close over, the defaults of their
+    arguments, and what a class holds; the standard library and the libraries in `LIBRARIES` are left out. So a changed
+    docstring of a paper or an unused function beside a used one does not count, and a changed loss does.
     """
     return reached(things, Contents(nn.Module()))
 
 
 def reached(things: Iterable[object], contents: Contents) -> list[str]:
-    """Return `sources_of` the things, with a digest of whatever the functions that are met close over."""
-    found: dict[int, str] = {}
+    """Return `sources_of` the things and of the code met in ``contents``, with a digest of whatever values they use."""
+    found: dict[int, FunctionType | type] = {}
     values: set[str] = set()
+    methods: set[int] = set()  # whose source stands in that of their class
     queue = [*things, *contents.code]
     while queue:
         thing = queue.pop()
-        if not isinstance(thing, FunctionType | type) or id(thing) in found or foreign(thing):
+        if not isinstance(thing, FunctionType | type) or id(thing) in found:
             continue
-        plain = inspect.unwrap(thing)
-        code = plain.__code__ if isinstance(plain, FunctionType) else None
-        found[id(thing)] = _source(code or plain, code.co_filename if code else "")
-        inside = list(vars(thing).values()) if isinstance(thing, type) else [thing]
-        # unwrapped, since torch wraps an optimiser's step when it is first used: the name must not tell whether it was
-        for function in (inspect.unwrap(f) for f in inside if isinstance(f, FunctionType)):
-            named = {name for code in codes(function.__code__) for name in code.co_names}
-            used = {name: function.__globals__[name] for name in named if name in function.__globals__}
-            values |= {f"{name} = {value!r}" for name, value in used.items() if isinstance(value, PLAIN)}
-            contents.code.clear()
-            for name, value in closed_over(function):
-                place = f"{name} in {function.__qualname__}"
-                values.add(f"{place}: {contents.of(value, place)}")
-            queue += [*used.values(), *contents.code]
-        queue += thing.__bases__ if isinstance(thing, type) else ()
-    return sorted([*found.values(), *values])
+        if foreign(thing):
+            queue += [thing.__wrapped__] if hasattr(thing, "__wrapped__") else []
+            continue
+        found[id(thing)] = thing
+        contents.code.clear()
+        for place, value in used_by(thing):
+            if isinstance(value, FunctionType | type):
+                queue.append(value)
+                methods |= {id(value)} if _is_written_in(thing, value) else set()
+            elif not isinstance(value, ModuleType):
+                said = f" = {value!r}" if isinstance(value, SAID) else f": {contents.of(value, place)}"
+                values.add(f"{place}{said}")
+        queue += contents.code
+    return sorted([*(_source_of(thing) for place, thing in found.items() if place not in methods), *values])
+
+
+def _is_written_in(owner: FunctionType | type, value: FunctionType | type) -> bool:
+    """Whether a function's code stands in that of a class."""
+    if isinstance(owner, FunctionType) or isinstance(value, type):
+        return False
+    return value.__code__.co_qualname.startswith(f"{owner.__qualname__}.") and value.__module__ == owner.__module__
+
+
+def _source_of(thing: FunctionType | type) -> str:
+    return _source(thing, "") if isinstance(thing, type) else _source(thing.__code__, thing.__code__.co_filename)
 
 
 @cache
@@ -158,5 +180,5 @@ def _source(code: CodeType | type, file: str) -> str:
     """
     try:
         return inspect.getsource(code)
-    except OSError:  # what a decorator generated has no source of its own: its class tells all
+    except (OSError, TypeError):  # what a decorator generated, or was compiled: its class tells all, or its version
         return ""

@@ -19,7 +19,7 @@ from eelit.methods.engine.members import counted
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import select
 from eelit.methods.engine.records import Execution, Timing
-from eelit.methods.engine.timing import BATCH, TIMED, in_turn
+from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
 from eelit.methods.policies.base import Policy
 from eelit.methods.recipes.members import train_members
@@ -112,4 +112,4 @@ class CascadeMethod(StepwiseMethod):
 def timed(model: Cascade, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of the cascade and of its last member alone over the examples."""
     batches = (x for _, x in examples.batches(batch))
-    return in_turn(lambda x: model.run(x, policy), model.full, batches, repeats)
+    return in_turn(lambda x: model.run(x, policy), model.full, batches, repeats, devices_of(model))

@@ -17,7 +17,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
 from eelit.methods.engine.records import Execution, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs
-from eelit.methods.engine.timing import BATCH, TIMED, in_turn
+from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
 from eelit.methods.policies.base import Policy
 
@@ -106,4 +106,4 @@ class ExitMethod(StepwiseMethod):
 def timed(model: MultiExit, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of `infer` and of the plain network over the examples."""
     batches = (x for _, x in examples.batches(batch, device=device_of(model)))
-    return in_turn(lambda x: infer(model, x, policy), model.full, batches, repeats)
+    return in_turn(lambda x: infer(model, x, policy), model.full, batches, repeats, devices_of(model))

@@ -26,7 +26,7 @@ from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
-from eelit.methods.engine.timing import BATCH, in_turn
+from eelit.methods.engine.timing import BATCH, devices_of, in_turn
 from eelit.methods.policies.base import exact, finite
 
 Choice = Callable[[Tensor], Tensor]
@@ -264,7 +264,13 @@ class GateMethod(Method):
             flawed += int(found.not_finite.sum())
         full = prepared.network(self.knobs[-1]).model
         batches = (x for _, x in examples.batches(BATCH, device=device_of(full)))
-        ours, plain = in_turn(lambda x: network.model.infer(x, network.choose), full.plain, batches, bench.repeats)
+        ours, plain = in_turn(
+            lambda x: network.model.infer(x, network.choose),
+            full.plain,
+            batches,
+            bench.repeats,
+            devices_of(network.model, full),
+        )
         return Execution(
             knob=knob,
             samples=len(examples),

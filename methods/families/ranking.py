@@ -210,7 +210,7 @@ class RankingMethod(Method):
         expected = prepared.split("test").replay(policy)
         with TreeCounter() as counter:
             found = sentinel.traverse(queries, policy)
-        ours, plain = in_turn(lambda q: sentinel.traverse(q, policy), sentinel.full, [queries], bench.repeats)
+        ours, plain = in_turn(lambda q: sentinel.traverse(q, policy), sentinel.full, [queries], bench.repeats, ())
         return Execution(
             knob=knob,
             samples=len(queries),

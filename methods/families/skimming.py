@@ -27,7 +27,7 @@ from eelit.methods.engine.metrics import accuracy, pearson
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
-from eelit.methods.engine.timing import BATCH, TIMED, in_turn
+from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.policies.base import Policy
 
 
@@ -281,4 +281,4 @@ class SkimMethod(Method):
 def timed(model: SkimEncoder, examples: Examples, choose: Choice, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of inference with tokens removed and of the plain network over the examples."""
     batches = (x for _, x in examples.batches(batch, device=device_of(model)))
-    return in_turn(lambda x: model.infer(x, choose), model.plain, batches, repeats)
+    return in_turn(lambda x: model.infer(x, choose), model.plain, batches, repeats, devices_of(model))

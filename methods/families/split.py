@@ -6,7 +6,6 @@ another, and the two sides are executed for real, instrumented from outside.
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +26,7 @@ from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
-from eelit.methods.engine.timing import TIMED
+from eelit.methods.engine.timing import TIMED, devices_of, now
 from eelit.methods.policies.base import on_host
 from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive
 
@@ -39,13 +38,13 @@ class Executed:
         self.model, self.examples, self.exits = model, examples, model.exits
         self.answers: list[Tensor] = []  # logits [C] of each sample, from the device or else from the cloud
         self.seconds = 0.0  # that the device took
-        self._meter = meter
+        self._meter, self._devices = meter, devices_of(model)
         self._state, self._next = torch.empty(0), 0
 
     @torch.inference_mode()
     def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
         """Run the stages up to the last of these exits and their heads."""
-        start = time.perf_counter()
+        start = now(self._devices)
         self._state, self._next = self.examples.inputs[sample][None].to(device_of(self.model)), exits[-1] + 1
         found = []
         with self._counted("device"):
@@ -55,7 +54,7 @@ class Executed:
                     found.append(self.model.heads[i](self._state)[0])
         self.answers.append(found[-1])
         sure = confidence(torch.stack(found))
-        self.seconds += time.perf_counter() - start
+        self.seconds += now(self._devices) - start
         return sure
 
     @torch.inference_mode()
@@ -271,14 +270,14 @@ class SplitMethod(Method):
     @torch.inference_mode()
     def timed(self, model: MultiExit, chosen: Examples, rule: SplitRule, repeats: int) -> tuple[float, float]:
         """Return the median seconds of the device under the rule, and of the plain network, in turn, one by one."""
-        taken = []
+        taken, devices = [], devices_of(model)
         for _ in range(repeats):
             world = Executed(model, chosen)
             drive(rule, world, len(chosen))
-            start = time.perf_counter()
+            start = now(devices)
             for x in chosen.inputs:
                 model.full(x[None].to(device_of(model)))
-            taken.append((world.seconds, time.perf_counter() - start))
+            taken.append((world.seconds, now(devices) - start))
         return median(a for a, _ in taken), median(b for _, b in taken)
 
 

@@ -26,7 +26,7 @@ from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import exit_facts
-from eelit.methods.engine.timing import BATCH, TIMED, in_turn
+from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.policies.base import Policy, usable
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.window_uncertainty import Together
@@ -371,4 +371,4 @@ class TagMethod(Method):
 def timed(model: TagEncoder, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:
     """Return median seconds of inference with halted words left out and of the full model over the examples."""
     batches = (x for _, x in examples.batches(batch, device=device_of(model)))
-    return in_turn(lambda x: model.infer(x, policy), model.plain, batches, repeats)
+    return in_turn(lambda x: model.infer(x, policy), model.plain, batches, repeats, devices_of(model))

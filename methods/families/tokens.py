@@ -6,7 +6,6 @@ costs are MACs per generated token, without that reading.
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.passages import LanguageData, Passages
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
+from eelit.methods.engine.timing import devices_of, now
 from eelit.methods.policies.base import Policy
 
 if TYPE_CHECKING:
@@ -244,11 +244,12 @@ class TokenMethod(Method):
             found = generate(prepared.model, cache.copy(), last, length, steps, self.reads)
         exits = expected.exits.cpu().numpy()
         seconds: dict[bool, list[float]] = {True: [], False: []}
+        devices = devices_of(prepared.model)
         for ours in (True, False) * 2:
             fresh = cache.copy()
-            start = time.perf_counter()
+            start = now(devices)
             generate(prepared.model, fresh, last, length, steps if ours else None, self.reads)
-            seconds[ours].append(time.perf_counter() - start)
+            seconds[ours].append(now(devices) - start)
         return Execution(
             knob=knob,
             samples=exits.size,

@@ -235,26 +235,88 @@ def threshold_at(state: State, threshold: float | Sequence[float], like: Array) 
     return (index + 1,), xp.reshape(found, (like.shape[0], *[1] * (like.ndim - 1)))
 
 
-def settle(policy: Any, *names: str, per_exit: bool = False) -> None:
+def settle(
+    policy: Any,
+    *names: str,
+    per_exit: bool = False,
+    whole: bool = False,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    finite: bool = False,
+) -> None:
     """Turn settings of a frozen policy, as it is made, into Python's numbers, whichever library they come from.
 
-    With ``per_exit`` a setting may also be a sequence (list, tuple, array, tensor), and becomes a tuple. Raises
-    `ValueError` for what is no number, or is NaN.
+    See `checked` for what may be asked of them, and for what `ValueError` is raised.
     """
+    limits: dict[str, Any] = {"per_exit": per_exit, "whole": whole, "least": least, "above": above, "most": most}
     for name in names:
-        given = getattr(policy, name)
-        listed = given.tolist() if hasattr(given, "tolist") else given
-        several = per_exit and isinstance(listed, Iterable) and not isinstance(listed, str | bytes)
-        numbers = [_number(each) for each in listed] if several else [_number(listed)]
-        if not numbers or any(each is None for each in numbers):
-            wanted = "one number, or one per exit" if per_exit else "one number"
-            raise ValueError(f"{type(policy).__name__}: {name} is {wanted}, not {given!r}")
-        object.__setattr__(policy, name, tuple(numbers) if several else numbers[0])
+        found = checked(type(policy).__name__, name, getattr(policy, name), finite=finite, **limits)
+        object.__setattr__(policy, name, found)
+
+
+def checked(
+    owner: str,
+    name: str,
+    given: Any,
+    *,
+    per_exit: bool = False,
+    whole: bool = False,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    finite: bool = False,
+) -> Any:
+    """Return a setting ``name`` of ``owner`` as Python's number, whichever library it comes from.
+
+    With ``per_exit`` it may also be a sequence (list, tuple, array, tensor), and becomes a tuple. Raises `ValueError`
+    for what is no number, or is NaN, is not ``whole`` (a type of whole numbers, not 3.0) or not ``finite``, below
+    ``least``, not ``above`` something, or over ``most``.
+    """
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    several = per_exit and isinstance(listed, Iterable) and not isinstance(listed, str | bytes)
+    numbers = [_number(each) for each in listed] if several else [_number(listed)]
+    if not numbers or not all(
+        each is not None
+        and least <= each <= most
+        and (each > above or above == -math.inf)
+        and (isinstance(each, int) or not whole)
+        and (math.isfinite(each) or not finite)
+        for each in numbers
+    ):
+        kind = f"one {'finite ' * finite}{'whole ' * whole}number{', or one per exit' * per_exit}"
+        limits = {"of at least": least, "above": above, "of at most": most}
+        told = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+        raise ValueError(
+            f"{owner}: {name} is {kind}{',' * (per_exit and bool(told))}{' ' * bool(told)}{told}, not {given!r}"
+        )
+    return tuple(numbers) if several else numbers[0]
 
 
 def _number(given: Any) -> float | None:
-    """Return a scalar of any library as Python's number; None for anything else, and for NaN."""
+    """Return a scalar of any library as Python's number; None for anything else, truth values too, and for NaN."""
     found = given.item() if hasattr(given, "item") and getattr(given, "ndim", 0) == 0 else given
+    if isinstance(found, bool):
+        return None
     if isinstance(found, int):
         return found
     return float(found) if isinstance(found, Real) and not math.isnan(found) else None
+
+
+def choose(policy: Any, name: str, among: Iterable[str]) -> None:
+    """Raise `ValueError` unless a setting is one of some names."""
+    given = getattr(policy, name)
+    if not (isinstance(given, str) and given in among):
+        raise ValueError(f"{type(policy).__name__}: {name} is one of {', '.join(map(repr, among))}, not {given!r}")
+
+
+def asks(policy: Any, name: str) -> None:
+    """Raise `ValueError` unless a setting is a rule of which nothing is lost if only its decisions are asked for."""
+    inner, own = getattr(policy, name), type(policy).__name__
+    if not (callable(getattr(inner, "start", None)) and callable(getattr(inner, "step", None))):
+        raise ValueError(f"{own}: {name} is an exit policy, with start and step, not {inner!r}")
+    if isinstance(inner, Assembling | Routing):
+        does = "makes the answer from several exits" if isinstance(inner, Assembling) else "says which exit is next"
+        raise ValueError(
+            f"{own}: {name} is a policy that decides who stops and no more, but {type(inner).__name__} {does}"
+        )

@@ -11,14 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from eelit.methods.policies.base import checked
+
 
 def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
     """Return the share ``[E]`` of samples to leave at each exit, a geometric series: share k goes with ``ratio**k``.
 
     ``ratio = 1 - q`` is the paper's form, where each exit releases a share q of those that reach it:
     ``(1 - q)**(k - 1) * q``, scaled to sum 1. Above 1 more leave late than early, as in the released code. 0 sends all
-    to the first exit, infinity all to the last.
+    to the first exit, infinity all to the last. Raises `ValueError` for a ratio below 0, or NaN.
     """
+    checked("exit_shares", "ratio", ratio, least=0)
+    checked("exit_shares", "exits", exits, whole=True, least=1)
     if ratio == 0 or math.isinf(ratio):
         return np.eye(exits)[0 if ratio == 0 else -1]
     powers = np.arange(exits) * math.log(ratio)
@@ -29,8 +33,10 @@ def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
 def ratio_within(budget: float, costs: Sequence[float] | NDArray[np.float64]) -> float:
     """Return the largest ratio whose shares cost at most ``budget`` per sample, given the rising costs of the exits.
 
-    0 if even the first exit alone is as dear as the budget, infinity if the last is not dearer.
+    0 if even the first exit alone is as dear as the budget, infinity if the last is not dearer. Raises `ValueError` for
+    a budget that is NaN.
     """
+    checked("ratio_within", "budget", budget)
     cost = np.asarray(costs, dtype=np.float64)
     if budget <= cost[0]:
         return 0.0

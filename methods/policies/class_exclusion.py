@@ -24,7 +24,7 @@ class ClassExclusion:
     beta: Sequence[float]  # one per exit but the last
 
     def __post_init__(self) -> None:
-        settle(self, "beta", per_exit=True)
+        settle(self, "beta", per_exit=True, least=0, most=1)
         if not isinstance(self.beta, tuple):
             raise ValueError(f"ClassExclusion: beta is one number per exit but the last, not {self.beta!r}")
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from eelit.methods.policies.base import checked
+
 Fit = Callable[[NDArray[np.floating], NDArray[np.bool_], float], float | tuple[float, ...]]
 """From scores and consistency ``[E - 1, n]`` of calibration examples and a tolerance to the threshold or thresholds."""
 
@@ -36,8 +38,9 @@ def conformal_threshold(scores: NDArray[np.floating], tolerance: float) -> float
     """Return the ``⌈(n + 1)(1 - tolerance)⌉``-th smallest of the ``n`` scores and infinity.
 
     A new score, exchangeable with these, is above it with probability ``tolerance`` at most. Tolerance 0 gives
-    infinity, 1 minus infinity.
+    infinity, 1 minus infinity. Raises `ValueError` for any other than from 0 to 1, here and below.
     """
+    checked("conformal_threshold", "tolerance", tolerance, least=0, most=1)
     ordered = np.sort(np.append(_said(scores), np.inf))
     rank = math.ceil(len(ordered) * (1 - tolerance) - 1e-9)  # 10 * (1 - 0.7) is a little above 3
     return float(ordered[rank - 1]) if rank > 0 else -math.inf
@@ -55,6 +58,7 @@ def independent_thresholds(
 
     Each comes from the examples on which this exit was inconsistent. Tolerance 1 still stops all at the first exit.
     """
+    checked("independent_thresholds", "tolerance", tolerance, least=0, most=1)
     each = tolerance / len(scores) if tolerance < 1 else 1.0
     pairs = zip(scores, consistent, strict=True)
     return tuple(conformal_threshold(at_exit[~same], each) for at_exit, same in pairs)
@@ -62,6 +66,7 @@ def independent_thresholds(
 
 def naive_threshold(tolerance: float) -> float:
     """Take the score at its word: stop where it is at least ``1 - tolerance``. Nothing is calibrated or promised."""
+    checked("naive_threshold", "tolerance", tolerance, least=0, most=1)
     return math.nextafter(1 - tolerance, -math.inf)
 
 

@@ -13,6 +13,7 @@ from eelit.methods.policies.base import (
     Output,
     PerExit,
     State,
+    checked,
     entropy,
     exact,
     logits_of,
@@ -49,8 +50,9 @@ def percentile_thresholds(entropies: Sequence[Array], share: float) -> tuple[flo
     """Return one threshold per exit: the entropy that a share of held-out samples stays strictly below (no ties).
 
     ``entropies`` holds ``[N]`` for each exit; one that is NaN stays below nothing. Share 0 gives thresholds 0 (never
-    stop), share 1 infinity (always stop).
+    stop), share 1 infinity (always stop). Raises `ValueError` for a share that is NaN.
     """
+    checked("percentile_thresholds", "share", share)
     if not 0 < share < 1:
         return (0.0 if share <= 0 else math.inf,) * len(entropies)
     known = [np.where(np.isnan(h), math.inf, h) for h in map(on_host, entropies)]

@@ -19,7 +19,7 @@ class FixedExit:
     exit: int  # counted from 0
 
     def __post_init__(self) -> None:
-        settle(self, "exit")
+        settle(self, "exit", whole=True, least=0)
 
     def start(self) -> State:
         """Return the empty state."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, exact, log_softmax, logits_of, quiet, settle
+from eelit.methods.policies.base import Array, Output, State, choose, exact, log_softmax, logits_of, quiet, settle
 
 Distance = Literal["kl", "rekl", "bikl", "js"]
 
@@ -57,7 +57,9 @@ class FlexiblePatience:
     distance: Distance = "kl"
 
     def __post_init__(self) -> None:
-        settle(self, "threshold", "patience")
+        settle(self, "threshold")
+        settle(self, "patience", whole=True, least=0)
+        choose(self, "distance", DISTANCES)
 
     def start(self) -> State:
         """Return the empty state."""

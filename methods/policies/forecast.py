@@ -34,11 +34,9 @@ class Forecast:
 
     def __post_init__(self) -> None:
         settle(self, "threshold", per_exit=True)
-        settle(self, "rounds")
+        settle(self, "rounds", whole=True, least=1)
         if not isinstance(self.threshold, tuple):
             raise ValueError(f"Forecast: threshold is one number per exit but the last, not {self.threshold!r}")
-        if not (isinstance(self.rounds, int) and self.rounds > 0):
-            raise ValueError(f"Forecast: rounds is a whole number of at least 1, not {self.rounds!r}")
 
     def start(self) -> State:
         """Return the empty state."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from eelit.methods.policies.base import checked
+
 PValue = Callable[[float, int, float], float]
 """From the mean loss of ``n`` sequences, ``n`` and the tolerance to a p-value."""
 
@@ -54,8 +56,10 @@ def learn_then_test(
         p_value: `hoeffding` as in the paper, or `hoeffding_bentkus`, which is sharper.
 
     A candidate behind the first one not proved safe is never returned, however small its own loss. One of which a loss
-    is not finite is not proved safe.
+    is not finite is not proved safe. Raises `ValueError` unless tolerance and error are from 0 to 1.
     """
+    checked("learn_then_test", "tolerance", tolerance, least=0, most=1)
+    checked("learn_then_test", "error", error, least=0, most=1)
     best = None
     for k, row in enumerate(losses):
         mean = float(row.mean())

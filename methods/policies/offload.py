@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.policies.bandit import Tally, Ucb1
+from eelit.methods.policies.base import choose, settle
 
 LAYER, HEAD = 0.8, 0.2  # of lambda: what running one layer and one exit head costs
 Side = Literal["none", "observed", "released"]
@@ -52,6 +53,14 @@ class SplitRule:
     side: Side = "none"  # observe only the exit at the cut, or all exits on the way
     beta: float = 1.0  # exploration of UCB1
 
+    def __post_init__(self) -> None:
+        settle(self, "layers", per_exit=True, whole=True, least=0)
+        settle(self, "threshold")
+        settle(self, "price", "offload", "beta", least=0, finite=True)
+        choose(self, "side", get_args(Side))
+        if not isinstance(self.layers, tuple) or list(self.layers) != sorted({*self.layers}):
+            raise ValueError(f"SplitRule: layers are exits from 0, each later than the one before, not {self.layers!r}")
+
     @property
     def bandit(self) -> Ucb1:
         """The bandit over the arms."""
@@ -64,13 +73,15 @@ class SplitRule:
     def reward(self, exit_: int, confidence: float, final: float | None, last: int) -> float | None:
         """What cutting at an exit has earned; None if that would need the cloud's answer and nothing was sent.
 
-        None, too, if it cannot be told, since a confidence is not finite: a bandit would never forget it.
+        NaN if it cannot be told, since a confidence is not finite: then a bandit learns that it has tried for nothing.
         """
         if self.sure(confidence) or exit_ == last:
             earned = confidence - self.price * (exit_ + 1)
+        elif final is None:
+            return None
         else:
-            earned = math.nan if final is None else final - self.price * (exit_ + 1) - self.offload
-        return earned if math.isfinite(earned) else None
+            earned = final - self.price * (exit_ + 1) - self.offload
+        return earned if math.isfinite(earned) else math.nan
 
     def sure(self, confidence: float) -> bool:
         """Whether the device answers; what is not finite is no confidence."""

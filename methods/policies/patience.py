@@ -24,7 +24,8 @@ class Patience:
     )
 
     def __post_init__(self) -> None:
-        settle(self, "patience", *([] if self.tolerance is None else ["tolerance"]))
+        settle(self, "patience", whole=True, least=0)
+        settle(self, *([] if self.tolerance is None else ["tolerance"]), least=0)
 
     def start(self) -> State:
         """Return the empty state."""

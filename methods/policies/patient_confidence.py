@@ -23,7 +23,8 @@ class PatientConfidence:
     patience: int  # at least 1; 1 asks for a single sure exit
 
     def __post_init__(self) -> None:
-        settle(self, "uncertainty", "patience")
+        settle(self, "uncertainty")
+        settle(self, "patience", whole=True, least=1)
 
     def start(self) -> State:
         """Return the empty state."""

@@ -23,7 +23,8 @@ class ScoreProximity:
     k: int = 10
 
     def __post_init__(self) -> None:
-        settle(self, "distance", "k")
+        settle(self, "distance")
+        settle(self, "k", whole=True, least=1)
 
     def start(self) -> State:
         """Return the empty state."""

@@ -13,9 +13,18 @@ from eelit.methods.policies.base import Array, Output, State, exact, not_that, q
 @quiet
 def cosine(a: Array, b: Array) -> Array:
     """Cosine ``[n]`` of the angle between vectors ``[n, d]``: 1 for equal ones, NaN where a length is none."""
-    xp, a, b = array_namespace(a, b), widened(a), widened(b)
-    squares = xp.sum(a * a, axis=-1) * xp.sum(b * b, axis=-1)
-    return xp.sum(a * b, axis=-1) / xp.sqrt(xp.where((squares > 0) & (squares < math.inf), squares, math.nan))
+    xp, a, b = array_namespace(a, b), _of_size_1(a), _of_size_1(b)
+    return xp.sum(a * b, axis=-1) / xp.sqrt(xp.sum(a * a, axis=-1) * xp.sum(b * b, axis=-1))
+
+
+def _of_size_1(vectors: Array) -> Array:
+    """Return vectors ``[n, d]`` divided by their largest number, so that no square leaves the range of the precision.
+
+    NaN where that is 0, or not finite.
+    """
+    xp, vectors = array_namespace(vectors), widened(vectors)
+    largest = xp.max(xp.abs(vectors), axis=-1, keepdims=True)
+    return vectors / xp.where((largest > 0) & (largest < math.inf), largest, math.nan)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from eelit.methods.policies.base import (
     PerExit,
     Policy,
     State,
+    asks,
+    checked,
     log_softmax,
     logits_of,
     on_host,
@@ -38,7 +40,8 @@ class Tempered:
     policy: Policy
 
     def __post_init__(self) -> None:
-        settle(self, "temperatures", per_exit=True)
+        settle(self, "temperatures", per_exit=True, above=0, finite=True)
+        asks(self, "policy")
 
     def start(self) -> State:
         """Return the empty state."""
@@ -59,7 +62,7 @@ def _classes(targets: Array) -> Array:
 
 def mean_nll(logits: Array, targets: Array) -> float:
     """Mean negative log likelihood of the target classes ``[n]`` under the softmax of logits ``[n, C]``."""
-    chosen = log_softmax(on_host(logits))[np.arange(len(targets)), _classes(targets)]
+    chosen = log_softmax(on_host(logits_of(logits)))[np.arange(len(targets)), _classes(targets)]
     return -float(chosen.mean())
 
 
@@ -70,7 +73,7 @@ def fit_temperature(logits: Array, targets: Array) -> float:
     (every answer is right: the colder, the better) and 100 (no better than chance: the hotter, the better). Samples
     whose logits are not `usable` are left out; raises `ValueError` if there are no others.
     """
-    z, y = on_host(logits), _classes(targets)
+    z, y = on_host(logits_of(logits)), _classes(targets)
     known = usable(z)
     if not known.any():
         raise ValueError("no temperature can be fitted: no sample has finite logits")
@@ -89,8 +92,9 @@ def calibration_error(outputs: Array, targets: Array, bins: int = 15) -> float:
     """Expected calibration error, mean over exits, of logits ``[E, n, C]``.
 
     Of one exit: its confidences fall into equal bins; ``|accuracy - mean confidence|`` of each, weighted by its share.
+    Raises `ValueError` for logits of a single class, which are always sure.
     """
-    p = softmax(on_host(outputs))
+    p = softmax(np.stack([on_host(logits_of(output)) for output in outputs]))
     right = p.argmax(axis=-1) == _classes(targets)
     return float(np.mean([expected_error(sure, hit, bins) for sure, hit in zip(p.max(axis=-1), right, strict=True)]))
 
@@ -100,6 +104,7 @@ def expected_error(confidences: Array, right: Array, bins: int = 15) -> float:
 
     Samples without a finite confidence are left out; NaN if there are no others.
     """
+    checked("expected_error", "bins", bins, whole=True, least=1)
     every = on_host(confidences)
     known = np.isfinite(every)
     if not known.any():

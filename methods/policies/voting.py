@@ -24,7 +24,8 @@ class Voting:
     power: float = 0.0  # the votes are divided by this power of the number of exits passed; 0 counts them as they are
 
     def __post_init__(self) -> None:
-        settle(self, "votes", "power")
+        settle(self, "votes")
+        settle(self, "power", finite=True)
 
     def start(self) -> State:
         """Return the empty state."""

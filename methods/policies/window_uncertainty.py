@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, Policy, State, exact, logits_of, settle, uncertainty
+from eelit.methods.policies.base import Array, Output, Policy, State, asks, exact, logits_of, settle, uncertainty
 
 
 def window_max(values: Array, window: int) -> Array:
@@ -32,9 +32,10 @@ class WindowUncertainty:
     window: int  # odd
 
     def __post_init__(self) -> None:
-        settle(self, "uncertainty", "window")
-        if self.window < 1 or self.window % 2 == 0:
-            raise ValueError(f"a window has an odd size, not {self.window}")
+        settle(self, "uncertainty")
+        settle(self, "window", whole=True, least=1)
+        if self.window % 2 == 0:
+            raise ValueError(f"WindowUncertainty: window is an odd number, not {self.window}")
 
     def start(self) -> State:
         """Return the empty state."""
@@ -71,6 +72,9 @@ class Together:
     """Stop all words of a sentence together, as soon as a rule for single words would stop each of them."""
 
     words: Policy
+
+    def __post_init__(self) -> None:
+        asks(self, "words")
 
     def start(self) -> State:
         """Return the state of the rule for words."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.method import Bench
+from eelit.methods.policies.base import checked
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,13 @@ def fit(
     It rises for one step at least. Order and dropout follow ``bench.seed``. Gradients are clipped at norm 1. Those of
     the parameters that are also in ``faster`` (new heads on a pretrained backbone) learn at ``faster_rate``. Inputs and
     targets are brought to where the parameters are. A loss that makes steps of its own on something else names its
-    optimisers in ``beside``; they are only told of.
+    optimisers in ``beside``; they are only told of. Raises `ValueError` for numbers with which nothing can be trained.
     """
+    checked("fit", "epochs", epochs, above=0, finite=True)
+    checked("fit", "batch", batch, whole=True, least=1)
+    for name, given in {"rate": rate, **({} if faster_rate is None else {"faster_rate": faster_rate})}.items():
+        checked("fit", name, given, least=0, finite=True)
+    checked("fit", "warm_up", warm_up, least=0, most=1)
     chosen = [p for p in parameters if p.requires_grad]
     device = chosen[0].device if chosen else torch.device("cpu")
     quick = {id(p) for p in faster} if faster_rate is not None else set()

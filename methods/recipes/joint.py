@@ -13,13 +13,27 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
+from eelit.methods.policies.base import checked
 from eelit.methods.recipes.fit import fit
 
 
 def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss of each exit ``[E]``: cross-entropy of logits ``[E, N, C]``, squared error of values ``[E, N]``."""
+    """Mean loss of each exit ``[E]``: cross-entropy of logits ``[E, N, C]``, squared error of values ``[E, N]``.
+
+    Raises `ValueError` for anything else, or targets that are not ``[N]``. Logits of one class, ``[E, N, 1]``, would
+    have no loss, whatever they are.
+    """
+    if outputs.dim() not in (2, 3) or outputs.shape[2:] == (1,):
+        raise ValueError(
+            f"outputs are logits [exits, samples, classes] of at least two classes, or values [exits, samples], not "
+            f"{list(outputs.shape)}"
+        )
+    if targets.shape != outputs.shape[1:2]:
+        raise ValueError(f"each of {outputs.shape[1]} samples has one target, not {list(targets.shape)}")
     if outputs.dim() == 2:
         return ((outputs - targets) ** 2).mean(dim=1)
+    if targets.is_floating_point():
+        raise ValueError(f"the targets of logits are classes, whole numbers, not {targets.dtype}")
     exits, n, classes = outputs.shape
     flat = F.cross_entropy(outputs.reshape(exits * n, classes), targets.repeat(exits), reduction="none")
     return flat.reshape(exits, n).mean(dim=1)
@@ -34,6 +48,7 @@ def weighted(losses: Tensor, weights: Sequence[float]) -> Tensor:
 
 def depth_weights(exits: int) -> list[float]:
     """Weights ``i / sum(1..E)`` for exits i = 1 … E: deeper exits count more (kaya2019sdn, zhou2020pabee)."""
+    checked("depth_weights", "exits", exits, whole=True, least=1)
     return [i / (exits * (exits + 1) / 2) for i in range(1, exits + 1)]
 
 
@@ -50,8 +65,11 @@ def train_joint(
     """Minimise ``sum_i weights[i] * loss_i`` over all parameters; ``options`` are those of `fit`.
 
     Heads learn at ``head_rate`` if given, and with them the submodules named in ``head_parts``, parts of heads that lie
-    in stages: on a pretrained backbone they are the only parts that start from nothing, or nearly so.
+    in stages: on a pretrained backbone they are the only parts that start from nothing, or nearly so. Raises
+    `ValueError` unless each exit has a finite weight.
     """
+    if len(weights):  # `weighted` says how many there must be
+        checked("train_joint", "weights", weights, per_exit=True, finite=True)
 
     def train() -> None:
         model.train()

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.examples import Data, Examples, alike
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, device_of, select, stacked
+from eelit.methods.engine.multi_exit import MultiExit, device_of, parts_of, select, stacked
 from eelit.methods.engine.weights import trained
 from eelit.methods.policies.base import said
 from eelit.methods.recipes.fit import Batch, fit
@@ -93,7 +93,8 @@ def frozen_states(
 ) -> States:
     """Return what the heads before the last read of each example, in the host's memory. The last stage is not run.
 
-    The network may be on any device.
+    The network may be on any device. Raises `ValueError` for a state whose samples cannot be told apart (see
+    `multi_exit.parts_of`), or in which what all samples share is not the same in all batches.
     """
     model.eval()
     found: dict[torch.Size, list[list[Any]]] = {}
@@ -103,6 +104,8 @@ def frozen_states(
         shape = x.shape[1:]
         states = zip(model.heads[:-1], model.states(x), strict=False)
         read = [pytree.tree_map_only(Tensor, Tensor.cpu, keep(state)) for _, state in states]
+        for state in read:
+            parts_of(state, len(index))  # which raises, if samples cannot be told apart
         found.setdefault(shape, []).append(read)
         number, start = list(found).index(shape), rows.get(shape, 0)
         for row, i in enumerate(index.tolist(), start):
@@ -113,12 +116,23 @@ def frozen_states(
 
 
 def _together(parts: list[list[Any]], samples: int) -> list[Any]:
-    """Join the states of batches of one shape; a tensor that all samples share (first axis 1) is kept once."""
+    """Join the states of batches of one shape; what all samples share is kept once."""
 
     def join(*found: Any) -> Any:
-        if not isinstance(found[0], Tensor):  # a number, or nothing, that a state carries along
-            return found[0]
-        joined = torch.cat(found)
-        return joined if len(joined) == samples else found[0].clone()
+        first = found[0]
+        if isinstance(first, Tensor) and first.dim():
+            joined = torch.cat(found)
+            if len(joined) == samples:
+                return joined
+        same = all(
+            torch.equal(first, each) if isinstance(first, Tensor) else repr(first) == repr(each) for each in found
+        )
+        if not same:
+            what = f"tensor {list(first.shape)}" if isinstance(first, Tensor) else type(first).__qualname__
+            raise ValueError(
+                f"a state holds a {what} that all samples of a batch share, but not those of another; what belongs to "
+                "a sample must be in a tensor whose first axis is the sample"
+            )
+        return first.clone() if isinstance(first, Tensor) else first
 
     return [pytree.tree_map(join, *states) for states in zip(*parts, strict=True)]
