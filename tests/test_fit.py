@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -447,6 +447,21 @@ def name():
     assert not contents.untold
     return repr(found)
 """
+
+
+class Pair(NamedTuple):
+    first: int
+
+
+OPERATIONS = {torch.ops.aten.add: torch.ops.aten.mul.Tensor}
+
+
+def test_operations_of_torch_and_fields_by_name_can_be_told():
+    contents = Contents(nn.Module())
+    told = reached([Pair], contents), contents.of([OPERATIONS, dict[str, int], np.random.permutation], "")
+    assert told
+    assert not contents.untold
+    assert contents.of([OPERATIONS], "") != contents.of([{torch.ops.aten.add: torch.ops.aten.sub.Tensor}], "")
 
 
 def test_another_process_gives_a_training_the_same_name(tmp_path, monkeypatch):

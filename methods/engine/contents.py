@@ -19,7 +19,7 @@ from enum import Enum
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, GenericAlias, MethodType, ModuleType, NoneType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,11 +31,14 @@ from eelit.methods.engine.examples import withheld
 from eelit.methods.engine.method import Bench
 
 SAID = (
-    *(NoneType, bool, int, float, complex, str, bytes, range, Path, re.Pattern, np.generic, np.dtype),
+    *(NoneType, bool, int, float, complex, str, bytes, range, Path, re.Pattern, np.generic, np.dtype, GenericAlias),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
 """Types whose ``repr`` says all that there is to a value."""
-NAMED = (FunctionType, BuiltinFunctionType, type, ModuleType, type(torch.sigmoid), np.ufunc)
+NAMED = (
+    *(FunctionType, BuiltinFunctionType, type, ModuleType, type(torch.sigmoid), np.ufunc),
+    *(torch._ops.OperatorBase, torch._ops.OpOverloadPacket),
+)
 """Types of values that go by their name; the source of functions and classes is looked at by whoever follows them."""
 LIBRARIES = {"filelock", "lightgbm", "numpy", "safetensors", "sklearn", "torch", "transformers"}
 """Packages whose source says nothing about a training that their version does not say."""
@@ -325,7 +328,7 @@ def _functions_in(value: Any) -> list[object]:
 
 def _is_slot(value: object) -> bool:
     """Whether an entry of a class only says where its objects have a value."""
-    return hasattr(type(value), "__get__") and type(value).__module__ in ("builtins", "collections")
+    return hasattr(type(value), "__get__") and type(value).__module__ in ("builtins", "_collections")
 
 
 def _read_of(code: CodeType, name: str) -> set[str] | None:

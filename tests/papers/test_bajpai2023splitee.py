@@ -12,10 +12,10 @@ import torch
 from eelit.methods.claims import bajpai2023splitee as claimed
 from eelit.methods.claims.bajpai2023splitee import Trials, regret_falls, side_helps
 from eelit.methods.engine import tasks
+from eelit.methods.engine import timing as engine_timing
 from eelit.methods.engine.costs import MacCounter, exit_costs
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.method import Bench
-from eelit.methods.families import split
 from eelit.methods.families.split import Executed, Meter, Seen, confidence, full_cost
 from eelit.methods.harness import registry
 from eelit.methods.policies.bandit import Tally, Ucb1
@@ -259,7 +259,7 @@ def test_the_device_is_timed_from_its_first_stage_to_its_last_head(prepared, var
     def takes(seconds):
         return lambda *_: now.__setitem__(0, now[0] + seconds)
 
-    monkeypatch.setattr(split, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(engine_timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     hooks = [part.register_forward_hook(takes(8)) for part in ready.model.stages]
     hooks += [part.register_forward_hook(takes(2)) for part in ready.model.heads]
     for knob in (method.knobs[0], 0.7, method.knobs[-1]):
