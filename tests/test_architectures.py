@@ -123,7 +123,7 @@ REFUSED_ENCODERS = {
     "ConvNeXt": (
         "ConvNextModel", {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "image_size": 32}, "not a state of"
     ),
-    "Wav2Vec2": ("Wav2Vec2Model", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "input_values"),
+    "Wav2Vec2": ("Wav2Vec2Model", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "input_val"),
 }  # fmt: skip
 
 
