@@ -2,6 +2,7 @@
 
 import copy
 import re
+from operator import attrgetter
 
 import pytest
 import torch
@@ -51,6 +52,8 @@ DECODERS = {
     "Mixtral, eager": ("MixtralForCausalLM", {**EXPERTS, "experts_implementation": "eager"}),
     "Gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}),
     "Gemma 2": ("Gemma2ForCausalLM", {**WINDOW, "head_dim": 8}),
+    "GPT-NeoX": ("GPTNeoXForCausalLM", ENCODER),
+    "Falcon": ("FalconForCausalLM", {**TEXT, "new_decoder_architecture": True, "num_kv_heads": 2}),
 }
 ENCODERS = {
     "BERT": ("BertModel", ENCODER),
@@ -71,10 +74,57 @@ ENCODERS = {
          "patch_size": 4},
     ),
 }  # fmt: skip
+ROBERTA = {**ENCODER, "is_decoder": True, "pad_token_id": 1}  # its positions begin behind that of the padding
+PADDED = "in a padded batch or with a cache logits differ from those of a text alone"
 REFUSED = {
     "Bloom": ("BloomForCausalLM", {"vocab_size": 48, "hidden_size": 32, "n_layer": 3, "n_head": 4}, "cut by samples"),
     "Mamba": ("MambaForCausalLM", {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3}, "keys and values"),
-}
+    "MiniMax": (
+        "MiniMaxForCausalLM", EXPERTS, "called one by one .*uses cache of its own"
+    ),
+    "RoBERTa": ("RobertaForCausalLM", ROBERTA, PADDED),
+    "XLM-R": ("XLMRobertaForCausalLM", ROBERTA, PADDED),
+    "CamemBERT": ("CamembertForCausalLM", ROBERTA, PADDED),
+    "BART": (
+        "BartForCausalLM",
+        {"vocab_size": 48, "d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "decoder_attention_heads": 4,
+         "decoder_ffn_dim": 48, "max_position_embeddings": 80, "pad_token_id": 0},
+        PADDED,
+    ),
+}  # fmt: skip
+LEAKING = "in a padded batch hidden states differ from those of a text alone"
+REFUSED_ENCODERS = {
+    # 12 tokens are three windows of 4, and 67 are padded to whole ones; a window of 8 is too long for 12 as well
+    "Longformer": ("LongformerModel", {**ENCODER, "attention_window": 4}, "3×68 states for 3 texts of 67 tokens"),
+    "Longformer, long": ("LongformerModel", {**ENCODER, "attention_window": 8}, "after its last layer"),
+    "LED": (
+        "models.led.modeling_led.LEDEncoder",
+        {"vocab_size": 48, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
+         "max_encoder_position_embeddings": 80, "attention_window": 4, "pad_token_id": 0},
+        "3×68 states for 3 texts of 67 tokens",
+    ),
+    "BigBird": ("BigBirdModel", {**ENCODER, "block_size": 4}, "which modules it has depends on the input"),
+    "Nyströmformer": (
+        "NystromformerModel", {**ENCODER, "num_landmarks": 4, "segment_means_seq_len": 12}, "cannot be tried"
+    ),
+    "Reformer": (
+        "ReformerModel",
+        {"vocab_size": 48, "hidden_size": 32, "num_attention_heads": 4, "attention_head_size": 8,
+         "feed_forward_size": 48, "attn_layers": ["local", "lsh", "local"], "axial_pos_embds_dim": (16, 16),
+         "axial_pos_shape": (8, 16), "max_position_embeddings": 128},
+        "after its last layer",
+    ),
+    "Funnel": ("FunnelModel", {"vocab_size": 48, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48}, "called"),
+    "FNet": ("FNetModel", ENCODER, LEAKING),
+    "YOSO": ("YosoModel", ENCODER, LEAKING),
+    "ConvBERT": ("ConvBertModel", {**ENCODER, "embedding_size": 32}, LEAKING),
+    "Canine": ("CanineModel", ENCODER, "after its last layer"),
+    "ResNet": ("ResNetModel", {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]}, "how large the images"),
+    "ConvNeXt": (
+        "ConvNextModel", {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "image_size": 32}, "not a state of"
+    ),
+    "Wav2Vec2": ("Wav2Vec2Model", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "input_val"),
+}  # fmt: skip
 
 
 def made(name, settings):
@@ -82,7 +132,7 @@ def made(name, settings):
     settings = {**settings, "tie_word_embeddings": False}  # tied, a text repeats its last token
     attention = settings.pop("attn_implementation", "sdpa")
     experts = settings.pop("experts_implementation", None)
-    kind = getattr(transformers, name)
+    kind = attrgetter(name)(transformers)
     config = kind.config_class(**settings)
     if kind._supports_sdpa or attention == "eager":
         config._attn_implementation = attention
@@ -146,6 +196,20 @@ def test_decoders_write_what_they_write_by_themselves(decoders, name):
     assert ended.tokens[:, : wanted.shape[1]].equal(wanted)
     assert (ended.tokens[:, wanted.shape[1] :] == 0).all()
     assert ((ended.exits == -1) == ((ended.tokens == end).cumsum(dim=1) - (ended.tokens == end).int() > 0)).all()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_prompt_goes_on_alone_as_it_does_beside_longer_ones(decoders, name):
+    """No padding, no mask and no position is told of the prompt alone; nor does the model itself see a cache then."""
+    model, decoder = decoders(name)
+    ids, mask = prompts()
+    found = generate(decoder, read(decoder, ids, mask), ids[:, -1], 8, None).tokens
+    for row in (0, 1, 3):
+        text = alone = ids[row : row + 1, int((mask[row] == 0).sum()) :]
+        assert generate(decoder, decoder.read(text[:, :-1], 4), text[:, -1], 8, None).tokens[0].equal(found[row])
+        for _ in range(3):
+            text = torch.cat([text, model(text, use_cache=False).logits[:, -1:].argmax(dim=-1)], dim=1)
+        assert text[0, alone.shape[1] :].equal(found[row, :3])
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -276,6 +340,16 @@ def test_what_cannot_be_is_refused_in_one_sentence(name):
     model, settings, reason = REFUSED[name]
     sentence = refusal(lambda: ExitDecoder(made(model, settings)))
     assert re.search(f"exits cannot be put on {model}: .*{reason}", sentence)
+
+
+@pytest.mark.parametrize("name", REFUSED_ENCODERS)
+def test_encoders_are_refused_too_and_stay_as_they_were(name):
+    model, settings, reason = REFUSED_ENCODERS[name]
+    encoder = made(model, settings)
+    before = [(type(module), sorted(vars(module))) for module in encoder.modules()]
+    sentence = refusal(lambda: attach(encoder))
+    assert re.search(f"exits cannot be put on {type(encoder).__name__}: .*{reason}", sentence)
+    assert [(type(module), sorted(vars(module))) for module in encoder.modules()] == before
 
 
 def test_a_model_that_does_more_than_its_modules_say_is_refused():

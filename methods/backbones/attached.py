@@ -8,7 +8,7 @@ know no padding, and have stages of their own: `eelit.methods.backbones.encoder`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from eelit.methods.backbones.own_forward import (
     HIDDEN,
     CannotAttach,
+    Given,
     OwnForward,
     Plan,
     State,
     probe_ids,
-    probe_length,
+    probe_lengths,
     prove_equal,
     text_config,
-    undisturbed,
+    trial,
 )
 from eelit.methods.engine.multi_exit import MultiExit, select
 from eelit.methods.policies.base import widened
@@ -56,8 +57,7 @@ class OwnStage(nn.Module):
 
     def _start(self, inputs: Inputs) -> State:
         named = _named(self._own.model, inputs)
-        samples = len(next(iter(named.values())))
-        state = self._plan.state(self._own.given(samples, lambda: self._own.model(**named)))
+        state = self._plan.state(_given(self._own, named))
         mask = named.get("attention_mask")
         return state if mask is None else {**state, MASK: mask}
 
@@ -115,16 +115,16 @@ def attach(encoder: nn.Module) -> Attached:
 
     Raises `CannotAttach` if the stages do not give what the encoder itself gives.
     """
-    with undisturbed(encoder):
+    with trial(encoder):
         probes = list(_probes(encoder))
-        own = OwnForward(encoder, _run(encoder, probes[0]))
+        own = OwnForward(encoder, lambda: encoder(**probes[0]))
         if own.body is not encoder:
             raise CannotAttach(encoder, "it is more than an encoder, whose base_model can be tried")
-        plan = Plan(encoder, [own.given(len(_first(probe)), _run(encoder, probe)) for probe in probes])
+        plan = Plan(encoder, [_given(own, probe) for probe in probes])
         found = Attached(
             stages=[OwnStage(own, plan, i) for i in range(len(own.layers))],
             reading=Reading(own),
-            width=int(text_config(encoder).hidden_size),
+            width=own.width,
         )
         for probe in probes:
             _prove(found, own, probe)
@@ -132,7 +132,10 @@ def attach(encoder: nn.Module) -> Attached:
 
 
 def _prove(attached: Attached, own: OwnForward, probe: Mapping[str, Tensor]) -> None:
-    """Compare what the stages give with what the encoder gives, where tokens are real; one sample leaves half-way."""
+    """Compare what the stages give with what the encoder gives, where tokens are real; one sample leaves half-way.
+
+    What the encoder gives of a text must not depend on the padding behind it either.
+    """
     wanted = own.model(**probe).last_hidden_state
     state: Any = probe
     keep = torch.arange(1, len(wanted), device=wanted.device)
@@ -145,38 +148,54 @@ def _prove(attached: Attached, own: OwnForward, probe: Mapping[str, Tensor]) -> 
     for stage in attached.stages[1:]:
         everything = stage(everything)
     for rows, found in ((slice(None), everything), (keep, state)):
-        ours, theirs = attached.reading(found), wanted[rows]
-        mask = probe.get("attention_mask")
-        real = theirs.new_ones(theirs.shape[:2], dtype=torch.bool) if mask is None else mask[rows].bool()
-        prove_equal(own.model, theirs[real], ours[real], "hidden states")
+        ours, theirs, mask = attached.reading(found), wanted[rows], probe.get("attention_mask")
+        if mask is not None and ours.shape == theirs.shape:
+            real = mask[rows].bool()
+            ours, theirs = ours[real], theirs[real]
+        prove_equal(own.model, theirs, ours, "layer by layer its hidden states differ from its own")
+    if "attention_mask" in probe:
+        for ids, mask, hidden in zip(probe["input_ids"], probe["attention_mask"].bool(), wanted, strict=True):
+            alone = own.model(input_ids=ids[mask][None]).last_hidden_state[0]
+            prove_equal(
+                own.model, alone, hidden[mask], "in a padded batch hidden states differ from those of a text alone"
+            )
 
 
 def _probes(encoder: Any) -> Iterator[dict[str, Tensor]]:
-    """Yield made inputs: 3 texts of unlike lengths and 2 of one, or 3 and 2 images."""
+    """Yield made inputs: 3 texts of unlike lengths and 2 of one, short and long, or 3 and 2 images."""
     config, name = text_config(encoder), encoder.main_input_name
-    device = next(encoder.parameters()).device
     if name == "input_ids":
-        length = probe_length(config)
-        ids, mask = probe_ids(config, 3, length).to(device), torch.ones((3, length), dtype=torch.int64, device=device)
-        mask[1, -2:], mask[2, -1:] = 0, 0
-        yield {"input_ids": ids.masked_fill(mask == 0, config.pad_token_id or 0), "attention_mask": mask}
-        yield {"input_ids": ids[:2]}
+        padding = getattr(config, "pad_token_id", None) or 0
+        for length in probe_lengths(config):
+            ids = probe_ids(encoder, 3, length)
+            mask = torch.ones_like(ids)
+            mask[1, -(length // 3 or 1) :], mask[2, -1:] = 0, 0
+            yield {"input_ids": ids.masked_fill(mask == 0, padding), "attention_mask": mask}
+            yield {"input_ids": ids[:2]}
     elif name == "pixel_values":
-        size = config.image_size if isinstance(config.image_size, Sequence) else (config.image_size, config.image_size)
-        pixels = torch.rand((3, config.num_channels, *size), generator=torch.Generator().manual_seed(0)).to(device)
+        pixels = torch.rand((3, *_image_shape(encoder)), generator=torch.Generator().manual_seed(0))
+        pixels = pixels.to(next(encoder.parameters()).device)
         yield {name: pixels}
         yield {name: pixels[:2]}
     else:
         raise CannotAttach(encoder, f"it reads {name}, and only text and images can be tried here")
 
 
+def _image_shape(encoder: Any) -> tuple[int, int, int]:
+    """Return channels, height and width of the images that an encoder reads."""
+    size, channels = (getattr(encoder.config, name, None) for name in ("image_size", "num_channels"))
+    if isinstance(size, int):
+        size = (size, size)
+    if not isinstance(channels, int) or not isinstance(size, Sequence) or len(size) != 2:
+        raise CannotAttach(encoder, "its configuration does not say how large the images are that it reads")
+    return channels, int(size[0]), int(size[1])
+
+
+def _given(own: OwnForward, inputs: Mapping[str, Tensor]) -> Given:
+    """Return what the encoder gives its layers; of a text, a state for each token."""
+    first, ids = next(iter(inputs.values())), inputs.get("input_ids")
+    return own.given(len(first), lambda: own.model(**inputs), None if ids is None else ids.shape[1])
+
+
 def _named(encoder: Any, inputs: Inputs | State) -> Mapping[str, Tensor]:
     return inputs if isinstance(inputs, Mapping) else {encoder.main_input_name: inputs}
-
-
-def _first(inputs: Mapping[str, Tensor]) -> Tensor:
-    return next(iter(inputs.values()))
-
-
-def _run(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
-    return lambda: encoder(**inputs)

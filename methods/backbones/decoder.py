@@ -25,10 +25,10 @@ from eelit.methods.backbones.own_forward import (
     State,
     in_place_of,
     probe_ids,
-    probe_length,
+    probe_lengths,
     prove_equal,
     text_config,
-    undisturbed,
+    trial,
     watch,
 )
 
@@ -52,21 +52,25 @@ class ExitDecoder(nn.Module):
         super().__init__()
         self.language_model = language_model
         self.gate = nn.Identity()
-        with undisturbed(language_model):
-            probe = _Probe(self)
-            self._own = OwnForward(language_model, lambda: probe.forward(probe.padded))
+        with trial(language_model):
+            probes = [_Probe(language_model, length) for length in probe_lengths(text_config(language_model))]
+            self._own = OwnForward(language_model, lambda: probes[0].forward(probes[0].padded))
             if self._own.body is language_model:
                 raise CannotAttach(language_model, "it has no output head over a vocabulary")
-            self._windows = probe.windows()
-            self._plans = {cached: Plan(language_model, list(probe.givens(self, cached))) for cached in (False, True)}
+            self._windows = probes[0].windows()
+            self._plans = {
+                cached: Plan(language_model, [given for probe in probes for given in probe.givens(self, cached)])
+                for cached in (False, True)
+            }
             self._unread: list[dict[nn.Module, Callable[..., Tensor]]] = [{} for _ in range(self.exits)]
-            self._unread = [self._unread_by_keys(i, probe.ids[:1, :1]) for i in range(self.exits)]
-            probe.prove(self)
+            self._unread = [self._unread_by_keys(i, probes[0].ids[:1, :1]) for i in range(self.exits)]
+            for probe in probes:
+                probe.prove(self)
 
     @property
     def width(self) -> int:
         """Size of a state, d."""
-        return int(text_config(self.language_model).hidden_size)
+        return self._own.width
 
     @property
     def exits(self) -> int:
@@ -88,15 +92,16 @@ class ExitDecoder(nn.Module):
     def _given(self, ids: Tensor, cache: RowCache | None, mask: Tensor | None) -> Any:
         known = cache.mask(ids, mask) if cache is not None else mask
         try:
-            return self._own.given(
-                len(ids), lambda: self.language_model(**_inputs(self.language_model, ids, known, cache))
-            )
+            inputs = _inputs(self.language_model, ids, known, cache)
+            return self._own.given(len(ids), lambda: self.language_model(**inputs), ids.shape[1])
         except IndexError as error:
             config = text_config(self.language_model)
+            positions = getattr(config, "max_position_embeddings", None)
             end = ids.shape[1] + (cache.position if cache is not None else 0)
             raise ValueError(
-                f"{type(self.language_model).__name__} knows {config.vocab_size} tokens and "
-                f"{config.max_position_embeddings} positions; it was given token {int(ids.max())} and {end} positions"
+                f"{type(self.language_model).__name__} knows {config.vocab_size} tokens"
+                f"{f' and {positions} positions' if positions else ''}; "
+                f"it was given token {int(ids.max())} and {end} positions"
             ) from error
 
     def layer(self, i: int, state: State, cache: RowCache | None = None) -> State:
@@ -212,12 +217,11 @@ def _inputs(model: Any, ids: Tensor, mask: Tensor | None, cache: Any) -> dict[st
 class _Probe:
     """Made prompts on which a decoder's own forward is watched, and compared with its layers called one by one."""
 
-    def __init__(self, decoder: ExitDecoder) -> None:
-        self.model: Any = decoder.language_model
-        config = text_config(self.model)
-        self.ids = probe_ids(config, 3, probe_length(config)).to(next(self.model.parameters()).device)
+    def __init__(self, language_model: nn.Module, length: int) -> None:
+        self.model: Any = language_model
+        self.ids = probe_ids(language_model, 3, length)
         self.padded = torch.ones_like(self.ids)
-        self.padded[1, :1] = 0
+        self.padded[1, : length // 3 or 1] = 0
         self.steps = 3
 
     def forward(self, mask: Tensor | None, ids: Tensor | None = None, cache: Any = None, new: bool = False) -> Any:
@@ -248,19 +252,25 @@ class _Probe:
                 yield decoder._given(ids[:, :1], cache, None)
 
     def prove(self, decoder: ExitDecoder) -> None:
-        """Compare logits without a cache, then with one, step by step, rows apart from each other."""
-        real = self.padded.bool()
+        """Compare logits without a cache, then with one, step by step, rows apart; last with those of texts alone."""
+        equal, real = partial(prove_equal, self.model), self.padded.bool()
         state = decoder.start(self.ids, mask=self.padded)
         for i in range(decoder.exits):
             state = decoder.layer(i, state)
-        prove_equal(self.model, self.forward(self.padded).logits[real], decoder.head(state[HIDDEN])[real], "logits")
+        logits = decoder.head(state[HIDDEN])
+        equal(self.forward(self.padded).logits[real], logits[real], "layer by layer its logits differ from its own")
         own = self.forward(self.padded, new=True)
         cache, mask = decoder.read(self.ids, self.ids.shape[1], self.padded), self.padded
+        text, told = [self.ids], [logits]
         for _ in range(self.steps):
             ids = own.logits[:, -1:].argmax(dim=-1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             own = self.forward(mask, ids, own.past_key_values)
-            prove_equal(self.model, own.logits, self._apart(decoder, ids, cache), "logits with a cache")
+            text, told = [*text, ids], [*told, self._apart(decoder, ids, cache)]
+            equal(own.logits, told[-1], "layer by layer its logits with a cache differ from its own")
+        for ids, kept, said in zip(torch.cat(text, dim=1), mask.bool(), torch.cat(told, dim=1), strict=True):
+            alone = self.forward(None, ids[kept][None]).logits[0]
+            equal(alone, said[kept], "in a padded batch or with a cache logits differ from those of a text alone")
 
     def _apart(self, decoder: ExitDecoder, ids: Tensor, cache: RowCache) -> Tensor:
         """Return the logits ``[n, 1, V]`` after ids ``[n, 1]``, some rows run through all layers before the others."""

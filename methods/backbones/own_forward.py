@@ -93,16 +93,33 @@ def in_place_of(stand_ins: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[N
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluate inside, without gradients; the model's modes and torch's random numbers are afterwards as before."""
-    modes = {module: module.training for module in model.modules()}
+def trial(model: nn.Module) -> Iterator[None]:
+    """Evaluate inside, without gradients; the model and torch's random numbers are afterwards as before.
+
+    Whatever fails inside means that exits cannot be put on the model: raises `CannotAttach`.
+    """
+    before = {module: (dict(vars(module)), dict(module._modules), dict(module._buffers)) for module in model.modules()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
         try:
             yield
+            if set(model.modules()) != set(before):
+                raise CannotAttach(model, "which modules it has depends on the input")
+        except CannotAttach:
+            raise
+        except Exception as error:
+            raise CannotAttach(model, f"its layers cannot be called one by one ({_said(error)})") from error
         finally:
-            for module, mode in modes.items():
-                module.training = mode
+            for module, (own, modules, buffers) in before.items():
+                for now, then in ((vars(module), own), (module._modules, modules), (module._buffers, buffers)):
+                    now.clear()
+                    now.update(then)
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says, as a part of a sentence."""
+    first = (str(error).strip().splitlines() or [""])[0].strip()
+    return f"{type(error).__name__}: {first}".removesuffix(": ").rstrip(".").replace(". ", "; ")
 
 
 @dataclass(frozen=True)
@@ -126,12 +143,16 @@ class OwnForward:
         try:
             events = watch(model, run)
         except Exception as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise CannotAttach(model, f"its own forward cannot be tried on made inputs ({said})") from error
+            raise CannotAttach(model, f"its own forward cannot be tried on made inputs ({_said(error)})") from error
         calls = _layers(model, events)
         self.layers = [call.module for call in calls]
+        shapes = {tuple(call.leaving.shape): None for call in calls}
+        if len(shapes) > 1 or calls[-1].leaving.ndim != 3:
+            told = " and ".join(map(str, map(list, shapes)))
+            raise CannotAttach(model, f"its layers give {told}, not a state of one width for each token or patch")
+        self.width = int(calls[-1].leaving.shape[-1])  # d
         self._tuples = [len(call.out) if isinstance(call.out, tuple) else 0 for call in calls]
-        body = next((event for event in events if hasattr(event.out, "last_hidden_state")), None)
+        body = next((e for e in events if isinstance(getattr(e.out, "last_hidden_state", None), Tensor)), None)
         if body is None:
             raise CannotAttach(model, "its forward gives no last_hidden_state")
         self.body, self.answer = body.module, type(body.out)
@@ -140,8 +161,12 @@ class OwnForward:
             raise CannotAttach(model, "what it does after its last layer is more than one module after the other")
         self.tail = tail
 
-    def given(self, samples: int, run: Callable[[], Any]) -> Given:
-        """Return what the own forward ``run()`` gives the layers; it stops where the last one would begin."""
+    def given(self, samples: int, run: Callable[[], Any], tokens: int | None = None) -> Given:
+        """Return what the own forward ``run()`` gives the layers; it stops where the last one would begin.
+
+        Raises `CannotAttach` if the layers get another number of states than of ``tokens``, if one is named: what the
+        model cuts off or puts together behind its layers would be left to heads.
+        """
         found: list[tuple[Any, tuple[tuple[Any, ...], dict[str, Any]]]] = []
 
         def stand_in(*args: Any, **kwargs: Any) -> Any:
@@ -154,6 +179,9 @@ class OwnForward:
 
         with in_place_of(dict.fromkeys(self.layers, stand_in)), suppress(_Enough):
             run()
+        if tokens is not None and found[0][0].shape[:2] != (samples, tokens):
+            got = "×".join(map(str, found[0][0].shape[:-1]))
+            raise CannotAttach(self.model, f"its layers get {got} states for {samples} texts of {tokens} tokens")
         flat = [pytree.tree_flatten(call) for _, call in found]
         return Given(samples, found[0][0], [leaves for leaves, _ in flat], [spec for _, spec in flat])
 
@@ -189,7 +217,9 @@ def _layers(model: nn.Module, events: Sequence[Event]) -> list[Event]:
         calls = [event for event in events if event.module in members]
         if len(calls) != count:
             continue
-        if all(after.entering is before.leaving for before, after in pairwise(calls)):
+        if all(isinstance(call.entering, Tensor) for call in calls) and all(
+            after.entering is before.leaving for before, after in pairwise(calls)
+        ):
             return calls
         broken = True
     if broken:
@@ -276,13 +306,17 @@ class Plan:
         raise CannotAttach(self.model, f"its layers get a tensor that cannot be cut by samples ({shapes})")
 
     def state(self, given: Given) -> State:
-        """Return the state before the first layer."""
+        """Return the state before the first layer; `CannotAttach` if layers get what they did not when it was tried."""
+        if given.specs != self.specs:
+            raise CannotAttach(self.model, "its layers get other arguments than when it was tried")
         for planned, leaves in zip(self.leaves, given.leaves, strict=True):
-            if any(
-                isinstance(value, Tensor) and not isinstance(leaf, Slot)
-                for leaf, value in zip(planned, leaves, strict=True)
-            ):
-                raise CannotAttach(self.model, "its layers get a tensor that they did not get when it was tried")
+            for leaf, value in zip(planned, leaves, strict=True):
+                if isinstance(leaf, Slot) or leaf is TheCache:
+                    continue
+                if isinstance(value, Tensor):
+                    raise CannotAttach(self.model, "its layers get a tensor that they did not get when it was tried")
+                if value != leaf:
+                    raise CannotAttach(self.model, f"its layers get {value!r}, and got {leaf!r} when it was tried")
         found = {HIDDEN: given.first}
         for slot, (i, j) in self.places.items():
             tensor = given.leaves[i][j]
@@ -306,24 +340,39 @@ class Plan:
         return tensor[0, 0] if leaf.shared and tensor is not None else tensor
 
 
-def prove_equal(model: nn.Module, own: Tensor, ours: Tensor, what: str) -> None:
-    """Refuse a model unless ``ours``, computed layer by layer, is what its ``own`` forward gives, up to rounding."""
-    if not own.isfinite().all():
-        raise CannotAttach(model, f"its own {what} are not finite, so that nothing can be proved")
-    gap, size = float((own.float() - ours.float()).abs().max()), float(own.float().abs().max())
-    if not gap <= max(1e-5, 8 * torch.finfo(own.dtype).eps) * size:  # NaN is a difference too
-        raise CannotAttach(model, f"layer by layer its {what} differ by {gap:.2g} from its own, of at most {size:.2g}")
+def prove_equal(model: nn.Module, wanted: Tensor, found: Tensor, what: str) -> None:
+    """Refuse a model unless ``found`` is what is ``wanted``, up to rounding; ``what`` says what else differs."""
+    if not wanted.isfinite().all():
+        raise CannotAttach(model, "what it gives by itself is not finite: nothing can be proved")
+    if wanted.shape != found.shape:
+        raise CannotAttach(model, f"{what}: they are {list(found.shape)} instead of {list(wanted.shape)}")
+    gap, size = float((wanted.float() - found.float()).abs().max()), float(wanted.float().abs().max())
+    if not gap <= max(1e-5, 8 * torch.finfo(wanted.dtype).eps) * size:  # NaN is a difference too
+        raise CannotAttach(model, f"{what}, by {gap:.2g} where they are at most {size:.2g}")
 
 
-def probe_length(config: Any) -> int:
-    """Return how long a probe is: 12 tokens, or beyond the model's window of attention if that is short."""
-    windows = (getattr(config, name, None) for name in ("sliding_window", "local_attention"))
-    beyond = [window + 4 for window in windows if isinstance(window, int) and window <= 64]
-    longest = getattr(config, "max_position_embeddings", None) or 1024
-    return max(2, min(max([12, *beyond]), longest - 8))
+WINDOWS = ("window", "local_attention", "chunk", "block_size", "bucket", "landmarks")
+"""What settings are called that say how many tokens are attended to at once."""
 
 
-def probe_ids(config: Any, samples: int, length: int) -> Tensor:
-    """Return made token ids ``[samples, length]``, always the same."""
+def probe_lengths(config: Any) -> list[int]:
+    """Return how long probes are: 12 tokens, and a prime number beyond 64 and the model's own windows up to 256.
+
+    What a model does to whole windows it cannot do to a prime number of tokens. No length needs more positions than
+    the model has.
+    """
+    named = (value for name, value in vars(config).items() if any(word in name for word in WINDOWS))
+    windows = (each for value in named for each in (value if isinstance(value, list | tuple) else [value]))
+    beyond = max([64, *(each for each in windows if isinstance(each, int) and each <= 256)])
+    room = max(2, (getattr(config, "max_position_embeddings", None) or 1024) - 8)
+    primes = [n for n in range(2, min(room, 2 * beyond) + 1) if all(n % k for k in range(2, int(n**0.5) + 1))]
+    return sorted({min(12, room), next((n for n in primes if n > beyond), primes[-1])})
+
+
+def probe_ids(model: nn.Module, samples: int, length: int) -> Tensor:
+    """Return made token ids ``[samples, length]``, always the same, where the model is."""
+    vocabulary = getattr(text_config(model), "vocab_size", None)
+    if not isinstance(vocabulary, int):
+        raise CannotAttach(model, "its configuration does not say how many tokens it knows")
     generator = torch.Generator().manual_seed(samples)
-    return torch.randint(0, int(config.vocab_size), (samples, length), generator=generator)
+    return torch.randint(0, vocabulary, (samples, length), generator=generator).to(next(model.parameters()).device)

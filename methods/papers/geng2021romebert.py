@@ -30,7 +30,8 @@ Deviations
        of BERT and RoBERTa (12 layers) on six GLUE tasks, 128 tokens, three and ten epochs: what two cores can train.
     2. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way, and its class token
        is all but the same for every sentence before the last layer.
-    3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5: one epoch has to do.
+    3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5: one epoch has to do. It warms up for 10 % of the steps, and
+       weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     4. KL is a sum over classes and a mean over samples. The released code's mean is over classes too, which makes it
        weaker by the number of classes (2 here): its gamma of 0.9 is not quite ours.
     5. The released code, as DeeBERT's, has an exit head at the last layer beside the real one: no loss ever trains it,

@@ -26,7 +26,8 @@ Skipped
 Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences of at most 40 tokens, one epoch at rate
        1e-4 (poolers and view: 1e-3) in batches of 8, instead of BERT, RoBERTa and ALBERT (12 layers) on six GLUE tasks,
-       128 tokens, three to five epochs at 1e-5 to 5e-5 in batches of 16 to 128.
+       128 tokens, three to five epochs at 1e-5 to 5e-5 in batches of 16 to 128. The rate warms up for 10 % of the steps
+       and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     2. Poolers read the mean over tokens instead of the class token, as MiniLM was pretrained, and start as copies of
        the pretrained pooler; the released ones start at random.
     3. Entropy comes from log-softmax: an underflowing probability counts 0; the released code gives NaN and the surest

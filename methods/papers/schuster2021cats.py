@@ -35,7 +35,8 @@ Deviations
     2. Classes only. Real values that differ by no more than a tolerance the paper calls consistent.
     3. Early heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
     4. AdamW at 3e-3 for early heads and score, 30 epochs each over their small parts; the T_k are found by bisection.
-       How long, in which batches and at which rates the paper trains is not known.
+       How long, in which batches and at which rates the paper trains is not known. The rate warms up for 10 % of the
+       steps and weights decay by 0.01, which its released code does not ask for; gradients are clipped at norm 1.
     5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
     6. With a threshold per exit, ties count as larger (released: by lot); p = epsilon / (l - 1) leaves (there: not).
     7. As exits look back at early heads, these are part of the stages; the full model that speed-ups refer to has none.

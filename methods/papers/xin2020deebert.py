@@ -31,7 +31,9 @@ Deviations
        is all but the same for every sentence before the last layer.
     3. Stage 1 takes one epoch at learning rate 1e-4 (its head: 1e-3) and stage 2 ten epochs at 1e-3; the paper: three
        epochs each (RoBERTa: ten) at 2e-5, on data up to a hundred times larger. Where claims of others compare with it,
-       stage 2 takes as long as stage 1, and exits on either side see as many steps.
+       stage 2 takes as long as stage 1, and exits on either side see as many steps. In both stages the rate warms up
+       for 10 % of the steps and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1,
+       as there.
     4. Stage 2 learns from states computed once, without the backbone's dropout, which the released code keeps on. The
        off-ramps' own dropout stays.
     5. The released code builds an off-ramp at the last layer too, never trains it, and may answer with it. Here the

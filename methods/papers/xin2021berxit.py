@@ -29,7 +29,8 @@ Deviations
        can train in minutes.
     2. Regression on the signed crowd sentiment of tweets, a noisier target than STS-B and SICK, which no package ships.
     3. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
-    4. Learning rate 1e-4 (heads and unit: 1e-3) instead of 2e-5: one epoch has to do.
+    4. Learning rate 1e-4 (heads and unit: 1e-3) instead of 2e-5: one epoch has to do. It warms up for 10 % of the
+       steps, and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     5. With the unit, the released routine leaves the last exit out of the odd steps; without, it does not. All n here.
     6. The released code predicts 1 - u and stops below a threshold, which is the same; at the last layer it trains the
        unit on a head that nothing else trains, where ours reads the real one; and it counts steps anew in each epoch.
