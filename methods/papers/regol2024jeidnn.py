@@ -176,7 +176,7 @@ def frozen(model: MultiExit, examples: Examples, bench: Bench) -> Frozen:
         *states, end = model.states(x)
         order.append(index)
         read.append(torch.cat([read_of(state) for state in states], dim=1).cpu())
-        last.append(losses_of(model.heads[-1](end)[None].cpu(), examples.targets[index])[0])
+        last.append(F.cross_entropy(model.heads[-1](end).cpu(), examples.targets[index], reduction="none"))
     back = torch.cat(order).argsort()
     return Frozen(Examples(list(torch.cat(read)[back]), examples.targets), torch.cat(last)[back])
 
@@ -296,7 +296,7 @@ class JeiDnn(ImageMethod):
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The network, then what is put on it."""
         train_plain(model, data, bench, **self.options)
-        held = parted(data.validation, {"fitting": self.fits_on, "validation": 1 - self.fits_on})["fitting"]
+        held = parted(data.validation, {"fitting": self.fits_on})["fitting"]
         train_exits(
             model, data, held, bench, lam=self.lam, detached=self.detached, switch=self.switch, batch=self.batch,
             epochs=(self.warm_epochs, self.joint_epochs), rate=self.rate, gate_rate=self.gate_rate,
