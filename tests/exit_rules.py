@@ -25,6 +25,7 @@ from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
+from eelit.methods.policies.priced_gain import PricedGain
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
@@ -89,6 +90,7 @@ CASES = [
     Case(ScoreProximity(-INF, 2), ScoreProximity(0.5, 2), "values", alone=False),
     Case(GateConfidence(0), GateConfidence(0.6), "values"),
     Case(GateConfidence(0), GateConfidence((0.6, 0.5, 0.4, 0.4)), "pair"),
+    Case(PricedGain(INF, (1.0, 0.0)), PricedGain(0.3, (1.0, 0.0)), "pair"),
     Case(StateSimilarity(-2), StateSimilarity(0.9), "state"),
     Case(Skim(INF), Skim(0.5), "pair"),
     Case(FixedExit(0), FixedExit(1), "logits"),

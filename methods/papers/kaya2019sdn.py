@@ -28,7 +28,7 @@ Trained otherwise
     many on its frozen maps: two stages are half of what the paper is about. SDN training has no second stage.
 
 Deviations
-    1. A small residual network on cluttered Fashion-MNIST, 12,000 images, 6 epochs, instead of VGG-16, ResNet-56,
+    1. A small residual network on cluttered Fashion-MNIST, 12,000 images, 4 epochs, instead of VGG-16, ResNet-56,
        WideResNet-32-4 and MobileNet on CIFAR and Tiny ImageNet, 100 epochs: what two cores can train in minutes. With
        fewer layers there are places for five internal classifiers, up to 80 % of the cost, instead of six.
     2. AdamW, its rate rising and then falling linearly to 0, instead of SGD whose rate falls tenfold three times

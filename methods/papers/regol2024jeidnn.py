@@ -30,8 +30,8 @@ Skipped
     All layers after the exit, with their classifiers and gates.
 
 Trained otherwise
-    Beside the six epochs that all rows have, which train the network (stage 1), classifiers and gates alone learn for
-    ten more on its frozen states (stages 2 and 3): the paper is about what can be added to a network as it is.
+    Beside the epochs that all rows have, which train the network (stage 1), classifiers and gates alone learn for
+    eight more on its frozen states (stages 2 and 3): the paper is about what can be added to a network as it is.
 
 Deviations
     1. A residual network on cluttered Fashion-MNIST, 12,000 images, instead of T2T-ViT on CIFAR and SVHN. Classifiers
@@ -176,7 +176,7 @@ def frozen(model: MultiExit, examples: Examples, bench: Bench) -> Frozen:
         *states, end = model.states(x)
         order.append(index)
         read.append(torch.cat([read_of(state) for state in states], dim=1).cpu())
-        last.append(losses_of(model.heads[-1](end)[None].cpu(), examples.targets[index])[0])
+        last.append(F.cross_entropy(model.heads[-1](end).cpu(), examples.targets[index], reduction="none"))
     back = torch.cat(order).argsort()
     return Frozen(Examples(list(torch.cat(read)[back]), examples.targets), torch.cat(last)[back])
 
@@ -298,7 +298,7 @@ class JeiDnn(ImageMethod):
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The network, then what is put on it."""
         train_plain(model, data, bench, **self.options)
-        held = parted(data.validation, {"fitting": self.fits_on, "validation": 1 - self.fits_on})["fitting"]
+        held = parted(data.validation, {"fitting": self.fits_on})["fitting"]
         train_exits(
             model, data, held, bench, lam=self.lam, detached=self.detached, switch=self.switch, batch=self.batch,
             epochs=(self.warm_epochs, self.joint_epochs), rate=self.rate, gate_rate=self.gate_rate,

@@ -27,7 +27,7 @@ Skipped
     All layers after the one where one class is left, with their heads.
 
 Deviations
-    1. A residual network on cluttered Fashion-MNIST, 12,000 images, six epochs of AdamW, instead of AlexNet, VGG-small
+    1. A residual network on cluttered Fashion-MNIST, 12,000 images, four epochs of AdamW, instead of AlexNet, VGG-small
        and ResNet-50 on CIFAR, 50 to 200 epochs of SGD. Heads stand at shares of the cost, not after every layer.
     2. An exit saves all that comes after it, so that betas are searched from the first head to the last. The released
        search orders heads by the multiply-accumulates of the one layer before each.

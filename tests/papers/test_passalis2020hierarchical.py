@@ -50,49 +50,6 @@ def exits_on(maps, last, *, codewords=4, classes=3, hierarchical=True):
     return HierarchicalExits(bags, classes, hierarchical=hierarchical)
 
 
-# The pooling.
-
-
-def test_pooling_by_hand():
-    bag = BagOfFeatures(1, 2)
-    with torch.no_grad():
-        bag.codebook.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
-        bag.codebook.bias.zero_()
-    t = np.tanh(1.0)
-    # A position with x = 1 is similar (1 + t) / 2 and (1 - t) / 2 to the codewords, one with x = 0 alike to both.
-    x = torch.tensor([[[[1.0, 0.0]]]])
-    assert bag(x)[0].tolist() == pytest.approx([((1 + t) + 1) / 2, ((1 - t) + 1) / 2], rel=1e-6)
-    with torch.no_grad():
-        bag.s.fill_(2.0)
-        bag.t.fill_(0.5)
-        bag.n_1.fill_(3.0)
-        bag.n_2.fill_(10.0)
-    a = [(1 + np.tanh(2 * v + 0.5)) / 2 for v in (1, -1)]
-    assert bag(x[..., :1])[0].tolist() == pytest.approx([10 * 3 * each / sum(a) for each in a], rel=1e-6)
-
-
-def test_a_histogram_sums_to_the_number_of_codewords_whatever_the_map():
-    torch.manual_seed(0)
-    bag = BagOfFeatures(3, 7)
-    for side in (1, 5, 12):
-        histogram = bag(torch.randn(4, 3, side, side))
-        assert histogram.shape == (4, 7)
-        assert torch.allclose(histogram.sum(dim=1), torch.tensor(7.0))
-    assert (bag(torch.randn(2, 3, 4, 4)) > 0).all()
-
-
-def test_a_histogram_does_not_know_where_in_its_region_a_feature_is():
-    torch.manual_seed(0)
-    one, four, x = BagOfFeatures(3, 5), BagOfFeatures(3, 5, side=2), torch.randn(2, 3, 4, 4)
-    order = torch.randperm(16)
-    mixed = x.flatten(2)[..., order].reshape(x.shape)
-    assert torch.allclose(one(mixed), one(x), atol=1e-6)
-    assert four(x).shape == (2, 20)
-    assert not torch.allclose(four(mixed), four(x), atol=1e-3)
-    within = x.flip(2)[:, :, [1, 0, 3, 2]].flip(2)  # rows change places inside their halves
-    assert torch.allclose(four(within), four(x), atol=1e-6)
-
-
 # The hierarchy.
 
 

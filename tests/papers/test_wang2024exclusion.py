@@ -247,6 +247,10 @@ def test_a_beta_is_0_99_at_most():
     assert searched(lambda betas: 0.5, 2, 0.001) == (0.99, 0.99)
 
 
+def test_a_search_begins_at_0_01_and_goes_on_where_striking_out_helps():
+    assert searched(lambda betas: 0.5 + 0.1 * betas[0], 1, 0.0) == (0.99,)
+
+
 def test_accuracy_must_stay_above_what_may_be_lost():
     reached = {0.0: 0.75, 0.01: 0.75, 0.02: 0.5}
     assert searched(lambda betas: reached.get(betas[0], 0.0), 1, 0.25) == (0.01,)
@@ -265,7 +269,7 @@ def test_betas_are_searched_on_the_fitting_half_alone(prepared):
     method, _, ready = prepared(KEY)
     fitting = ready.split("fitting")
     assert len(fitting.targets) == len(ready.split("validation").targets) == 150
-    for tolerance in (0.05, 0.001):
+    for tolerance in (0.05, 0.001, 0.0):
         beta = method.rule(tolerance, ready).beta
         held = HeldOut(fitting.outputs.numpy(), fitting.targets.numpy())
         assert beta == searched(held.accuracy_of, 2, tolerance)

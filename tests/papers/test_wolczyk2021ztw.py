@@ -114,6 +114,21 @@ def test_a_classifier_reads_the_logits_of_the_one_before_beside_its_map():
     assert torch.allclose(second, y.flatten(1) @ W[:, :64].T + first @ W[:, 64:].T + c, atol=1e-5)
 
 
+def test_of_several_classifiers_each_reads_the_one_right_before_it():
+    """Not the first, whether the network is run or classifiers learn on its maps."""
+    method = tiny(blocks=2, shares=(0.2, 0.5, 0.8))
+    model = method.build(data := method.load(), 0)
+    x = torch.stack(data.train.inputs[:6])
+    with torch.no_grad():
+        *states, _ = model.states(x)
+        maps, z = [state[0] for state in states], []
+        for each, of in zip(model.classifiers, maps, strict=True):
+            z.append(each(of, z[-1] if z else None))
+        assert len(z) == 3
+        assert torch.allclose(states[-1][1], torch.stack(z, dim=1), atol=1e-5)
+        assert torch.allclose(cascaded(model.classifiers, maps), torch.stack(z), atol=1e-5)
+
+
 def test_no_gradient_passes_to_the_classifier_before():
     one, two = classifier((2, 8, 8), 3, 0), classifier((4, 4, 4), 3, 3)
     z = cascaded([one, two], [torch.randn(5, 2, 8, 8), torch.randn(5, 4, 4, 4)])
