@@ -111,7 +111,8 @@ def trial(model: nn.Module) -> Iterator[None]:
             raise CannotAttach(model, f"its layers cannot be called one by one ({_said(error)})") from error
         finally:
             for module, (own, modules, buffers) in before.items():
-                for now, then in ((vars(module), own), (module._modules, modules), (module._buffers, buffers)):
+                held: list[dict[str, Any]] = [vars(module), module._modules, module._buffers]
+                for now, then in zip(held, (own, modules, buffers), strict=True):
                     now.clear()
                     now.update(then)
 

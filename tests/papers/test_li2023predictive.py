@@ -103,7 +103,7 @@ def test_the_test_itself_takes_either_sign_and_equality():
 
 @pytest.mark.parametrize(("threshold", "rounds"), [(0.5, 8), ((0.5, 0.6), 0), ((0.5, 0.6), 1.5)])
 def test_settings_that_mean_nothing_are_refused(threshold, rounds):
-    with pytest.raises(ValueError, match=r"Forecast: (threshold is one number per exit|rounds is a whole number)"):
+    with pytest.raises(ValueError, match=r"Forecast: (threshold is one number per exit|rounds is one whole number)"):
         Forecast(threshold, rounds)
 
 
