@@ -112,7 +112,8 @@ def trial(model: nn.Module) -> Iterator[None]:
         finally:
             for module, (own, modules, buffers) in before.items():
                 held: list[dict[str, Any]] = [vars(module), module._modules, module._buffers]
-                for now, then in zip(held, (own, modules, buffers), strict=True):
+                kept: list[dict[str, Any]] = [own, modules, buffers]
+                for now, then in zip(held, kept, strict=True):
                     now.clear()
                     now.update(then)
 
