@@ -2,3 +2,6 @@
 
 Importing this package loads neither torch nor numpy; `registry.get(KEY)` imports the one method that is asked for.
 """
+
+GROUP = "eelit.methods"
+"""Entry points by which other packages offer methods."""

@@ -7,13 +7,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
+from importlib.metadata import EntryPoint
 from typing import ClassVar, NamedTuple
 
+import click
 import numpy as np
 import pytest
+import requests
 import torch
 from torch import nn
 
+from eelit.methods import GROUP
+from eelit.methods.engine import contents
 from eelit.methods.engine.contents import Contents
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
@@ -607,3 +612,15 @@ def test_a_training_that_was_cut_short_is_another(tmp_path):
         trained(model, lambda: None, bench, data="none", settings={})
         known.append(bench.prepared_from_cache)
     assert known == [False, False, True]
+
+
+def test_packages_that_are_installed_count_by_their_version_and_those_that_offer_methods_by_their_source(monkeypatch):
+    """A training may reach whatever loads its data: the loader's own libraries hold locks, which nobody can tell."""
+    assert all(contents.foreign(thing) for thing in (requests.get, requests.RequestException, click.Command, os.walk))
+    assert not any(contents.foreign(thing) for thing in (fit, Contents, LeeBert, runner.run))
+    offered = EntryPoint("anotherkey", "click.core:Command", GROUP)
+    monkeypatch.setattr(contents, "entry_points", lambda group: [offered] if group == GROUP else [])
+    contents._is_library.cache_clear()
+    assert not contents.foreign(click.Command)
+    assert contents.foreign(requests.get)
+    contents._is_library.cache_clear()

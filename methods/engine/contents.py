@@ -16,7 +16,9 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, GenericAlias, MethodType, ModuleType, NoneType
@@ -27,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eelit.methods import GROUP
 from eelit.methods.engine.examples import withheld
 from eelit.methods.engine.method import Bench
 
@@ -183,8 +186,22 @@ def foreign(thing: FunctionType | type | ModuleType) -> bool:
         home = thing.__name__
     else:
         home = thing.__globals__.get("__name__", "") if isinstance(thing, FunctionType) else thing.__module__
-    top = (home or "").partition(".")[0]
-    return top in sys.stdlib_module_names or top in LIBRARIES
+    return _is_library((home or "").partition(".")[0])
+
+
+@cache
+def _is_library(top: str) -> bool:
+    """Whether a top-level package is of Python's or installed beside it; not ours, nor one that offers methods."""
+    if top in sys.stdlib_module_names or top in LIBRARIES:
+        return True
+    if top in {"", "__main__", "eelit"} | {point.value.partition(".")[0] for point in entry_points(group=GROUP)}:
+        return False
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):  # what is not imported as usual
+        return False
+    places = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    return any(place and {"site-packages", "dist-packages"} & {*Path(place).parts} for place in places)
 
 
 def layers_of(function: FunctionType) -> Iterator[FunctionType]:

@@ -116,7 +116,7 @@ def _digest(
 ) -> tuple[str, str]:
     """Return the name of a training, and where it closes over what cannot be told apart; empty if nowhere."""
     contents = Contents(model)
-    versions = [torch_version, version("transformers")]
+    versions = [torch_version, *(version(name) for name in ("transformers", "numpy", "scikit-learn", "lightgbm"))]
     facts = {"seed": bench.seed, "data": data, "settings": dict(sorted(settings.items())), "versions": versions}
     if bench.most_steps < math.inf:  # a training that was cut short is another
         facts["steps"] = bench.most_steps

@@ -19,13 +19,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from eelit.methods import GROUP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from eelit.methods.engine.method import Bench, Method
     from eelit.methods.engine.records import Curve, Outcome
 
-GROUP, CLAIMS = "eelit.methods", "eelit.claims"
+CLAIMS = "eelit.claims"
 
 
 class UnknownMethod(KeyError):
