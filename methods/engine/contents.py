@@ -348,8 +348,12 @@ def _is_slot(value: object) -> bool:
     return hasattr(type(value), "__get__") and type(value).__module__ in ("builtins", "_collections")
 
 
+@cache
 def _read_of(code: CodeType, name: str) -> set[str] | None:
-    """Return the attributes that code reads of what it closes over under a name; None if it does anything else."""
+    """Return the attributes that code reads of what it closes over under a name; None if it does anything else.
+
+    That is told by the code alone.
+    """
     found: set[str] = set()
     for each in (each for each in codes(code) if name in each.co_freevars):
         steps = list(dis.get_instructions(each))

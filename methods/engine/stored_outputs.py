@@ -65,22 +65,25 @@ class StoredOutputs:
         Heads that a `Routing` policy passes over cost nothing. What a head costs is how much more the cost rises up to
         the next exit with all heads on the way than with that exit's alone.
         """
+        return self._followed(policy, shown)[1]
+
+    def _followed(self, policy: Policy, shown: Output | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the exit ``[N]`` of each sample under a policy, and what it costs (see `paid`)."""
         asked = self.outputs if shown is None else shown
         if not isinstance(policy, Routing):
             exits = replay(policy, asked)
-            found: NDArray[np.float64] = self.costs_under(policy, shown)[exits, np.arange(len(exits))]
-            return found
+            return exits, self.costs_under(policy, shown)[exits, np.arange(len(exits))]
         course = followed(policy, asked)
         exits, heads = course.exits.numpy(), np.diff(self.costs, axis=0) - np.diff(self.static_costs, axis=0)
         on_the_way = course.visited[:-1].numpy() & (np.arange(len(heads))[:, None] < exits)
         own: NDArray[np.float64] = self.static_costs[exits, np.arange(len(exits))]
-        return own + (heads * on_the_way).sum(axis=0) + course.decisions
+        return exits, own + (heads * on_the_way).sum(axis=0) + course.decisions
 
     def under(self, policy: Policy, score: Score, knob: float = 0.0, shown: Output | None = None) -> OperatingPoint:
         """Replay a policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
-        exits = replay(policy, self.outputs if shown is None else shown)
+        exits, spent = self._followed(policy, shown)
         answers = self.read(answered(policy, self.outputs, exits)) if shown is None else self.at(exits)
-        cost = float(self.paid(policy, shown).mean())
+        cost = float(spent.mean())
         return OperatingPoint(
             knob=knob,
             quality=score(answers, self.targets),

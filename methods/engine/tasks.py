@@ -46,6 +46,7 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
     return data(parts, classes=None if corpus == "tweet-sentiment" else 2)
 
 
+@lru_cache(maxsize=2)
 def images(source: str, *, train: int, validation: int = 2000) -> Data:
     """Return images ``[1, H, W]`` in 10 classes.
 
@@ -100,6 +101,7 @@ def _tagged(inputs: Sequence[NDArray[np.int64]], tags: Sequence[NDArray[np.int64
     return examples(inputs, targets)
 
 
+@lru_cache(maxsize=2)
 def queries(source: str, *, train: int, validation: int) -> RankingData:
     """Return graded queries: ``movielens`` (users as queries, films as documents), or ``made`` (unit tests only)."""
     if source == "made":
@@ -115,6 +117,7 @@ def queries(source: str, *, train: int, validation: int) -> RankingData:
     return RankingData(ours, held, last, split.digest)
 
 
+@lru_cache(maxsize=2)
 def language(corpus: str, *, vocabulary: int, **cut: int) -> LanguageData:
     """Return running text for a language model: ``brown`` (byte-pair tokens), or ``made`` (unit tests only).
 
@@ -198,6 +201,7 @@ def _made_queries(train: int, validation: int, test: int) -> RankingData:
     return RankingData(part(train), part(validation), part(test), f"made {train} {validation} {test}")
 
 
+@lru_cache(maxsize=2)
 def _made_words(vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Three streams of made words: the next word follows from the one before, with noise; its letters are fixed."""
     rng = np.random.default_rng(0)

@@ -77,8 +77,8 @@ class SplitEe(JointText, SplitMethod):
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 2.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SplitEE": {}, "SplitEE-S": {"side": "observed"}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 6.0, "rate": 2e-3,
-        "head_rate": 5e-3, "offload": 0.2, "batch": 32,
+        "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 8.0, "rate": 6e-3,
+        "head_rate": 2e-2, "offload": 0.2, "batch": 64,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"reviews": 20, "length": 9}
     # So little training does not carry over to another domain: the stream is of the same.

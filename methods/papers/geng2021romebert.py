@@ -154,8 +154,8 @@ class RomeBert(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (2.4, 1.5, 0.69, 0.67, 0.65, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SD + GR": {}, "SD only": {"leads": None}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 5.0, "batch": 16, "rate": 2e-3,
-        "head_rate": 1e-2,
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 64, "rate": 6e-3,
+        "head_rate": 2e-2, "gamma": 0.3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "batch": 32}  # as DeeBERT, which is trained once for both
 

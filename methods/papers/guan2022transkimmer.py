@@ -135,7 +135,7 @@ class Transkimmer(SkimMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {}, "lambda 0.1": {"price": 0.1}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 4.0, "rate": 2e-3, "head_rate": 5e-3,
-        "price": 0.05, "batch": 32,
+        "price": 0.05, "batch": 32, "held": 120,
     }  # fmt: skip
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.1": {"price": 0.01}}
     others: ClassVar[Mapping[str, Any]] = {"held": 30, "length": 9}

@@ -77,8 +77,8 @@ class DeeBert(TextMethod):
     knob: ClassVar[str] = "entropy threshold"
     knobs: ClassVar[tuple[float, ...]] = (2.4, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 15.0, "rate": 6e-3,
-        "ramp_epochs": 8.0, "ramp_rate": 1e-2, "batch": 32,
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 12.0, "rate": 8e-3,
+        "ramp_epochs": 6.0, "ramp_rate": 2e-2, "batch": 64,
     }  # fmt: skip
 
     def build(self, data: Data, seed: int) -> MultiExit:

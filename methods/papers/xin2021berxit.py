@@ -164,8 +164,8 @@ class Berxit(TextMethod):
     smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"train_size": 120}}
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"corpus": "digit-values"}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 16, "rate": 2e-3,
-        "head_rate": 1e-2,
+        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 64, "rate": 6e-3,
+        "head_rate": 2e-2,
     }  # fmt: skip
 
     @property

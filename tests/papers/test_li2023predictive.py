@@ -315,13 +315,13 @@ def test_modelled_energy_is_that_of_each_image_s_own_legs(prepared):
     seen, policy = ready.split("test"), method.rule(1.0, ready)
     course = followed(policy, seen.outputs)
     deadline = seen.static_costs[-1, 0] / LEVELS[-1][0]
-    total = 0.0
+    total, paid = 0.0, seen.paid(policy)
+    up_to, _ = claims.layers_and_heads(seen)
     for n in range(len(seen.targets)):
         ends = course.visited[:, n].nonzero().flatten().tolist()
         work = [float(seen.static_costs[end, 0]) for end in ends]
-        up_to, _ = claims.layers_and_heads(seen)
         legs = [work[0], *(there - up_to[here] for there, here in zip(work[1:], ends, strict=False))]
-        assert sum(legs) == pytest.approx(seen.paid(policy)[n])
+        assert sum(legs) == pytest.approx(paid[n])
         total += modelled_energy(legs, deadline)[0]
     share = total / seen.costs[course.exits.numpy(), 0].sum()
     assert f"modelled: {share:.1%}" in claims.energy(seen, course, course).measured

@@ -234,8 +234,8 @@ def test_layers_learn_at_one_rate_poolers_and_what_exits_share_at_another(one_st
     assert len(shared) == 6
     poolers = {id(p) for each in model.stages for p in each.pooler.parameters()}
     assert len(poolers) == 8
-    assert stage.rates == {id(p): 0.02 if id(p) in shared | poolers else 2e-3 for p in model.parameters()}
-    assert (method.rate, method.head_rate) == (2e-3, 0.02)
+    assert stage.rates == {id(p): 0.04 if id(p) in shared | poolers else 2e-3 for p in model.parameters()}
+    assert (method.rate, method.head_rate) == (2e-3, 0.04)
     known = method.load().train
     assert torch.equal(stage.train.targets, known.targets)
     assert all(map(torch.equal, stage.train.inputs, known.inputs))
@@ -410,7 +410,7 @@ def test_rivals_see_as_many_steps_in_as_small_batches(prepared):
     assert trained_alike(PastFuture(batch=DeeBert().batch), DeeBert()) == DeeBert(ramp_epochs=1.0)
     assert trained_alike(PastFuture(batch=Pabee().batch), Pabee()) == Pabee()
     method, _, ready = prepared(KEY)
-    assert steps(method, ready.data) == 8 * 57  # 900 in batches of 16
+    assert steps(method, ready.data) == 8 * 29  # 900 in batches of 32
 
 
 @pytest.mark.parametrize("rival", [DeeBert(), Pabee()])

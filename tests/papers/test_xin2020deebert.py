@@ -143,7 +143,8 @@ def test_what_all_samples_share_is_stored_once(prepared):
 
 @pytest.fixture
 def begun(wired):
-    return wired(registry.get(KEY).variant("", "tiny").replace({"batch": 20, "epochs": 1.5, "ramp_epochs": 2.5}))
+    short = {"batch": 20, "epochs": 1.5, "ramp_epochs": 2.5, "rate": 6e-3, "ramp_rate": 1e-2}
+    return wired(registry.get(KEY).variant("", "tiny").replace(short))
 
 
 def test_first_stage_is_ordinary_fine_tuning(begun):

@@ -124,7 +124,8 @@ def test_loss_on_fixed_numbers(wired, kind):
 
 @pytest.mark.parametrize("variant", Berxit.variants)
 def test_one_optimiser_trains_everything_heads_and_unit_faster(wired, variant):
-    method = registry.get(KEY).variant(variant, "tiny").replace({"batch": 20, "epochs": 1.5})
+    short = {"batch": 20, "epochs": 1.5, "rate": 2e-3, "head_rate": 1e-2}
+    method = registry.get(KEY).variant(variant, "tiny").replace(short)
     model, (stage,) = wired(method)
     heads = {id(p) for p in model.heads.parameters()}
     assert {id(p) for p in model.heads[0].unit.parameters()} <= heads
@@ -363,7 +364,7 @@ def test_learned_exits_are_compared_with_fixed_depths_and_values_with_nothing_el
 
 
 def test_joint_training_weighs_all_exits_alike_and_has_no_unit(prepared, wired):
-    method, _, _ = prepared(KEY)
+    method = prepared(KEY)[0].replace({"rate": 2e-3, "head_rate": 1e-2})
     model, (stage,) = wired(Joint(**vars(method)))
     x, y = torch.stack(stage.train.inputs[:20]), stage.train.targets[:20]
     with torch.no_grad():
