@@ -24,7 +24,7 @@ SHARED = ("network", "images", "train_size", "widths", "blocks", "shares", "epoc
 
 def claims(method: DifferentiableBranching, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Our points are trainings of several prices; the rival's are thresholds, or it has no branches at all."""
-    if method.mixed == "logits":
+    if not method.a:
         return []
     settings = at_prices(method, LAMBDAS, THRESHOLD, bench)
     ours = on_their_own(method, settings, LAMBDAS)

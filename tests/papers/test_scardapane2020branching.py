@@ -53,7 +53,7 @@ def y():
     return torch.arange(30) % 5
 
 
-def tiny(variant="probabilities mixed", **settings):
+def tiny(variant="with branch losses", **settings):
     return registry.get(KEY).variant(variant, "tiny").replace(settings)
 
 
@@ -66,8 +66,8 @@ def sticks(g):
     return torch.stack(found)
 
 
-def loss_of(z, g, y, lam=0.3, mixed="probabilities"):
-    return branching_loss(z, g, y, c=C.to(z), lam=lam, mixed=mixed)
+def loss_of(z, g, y, lam=0.3, a=0.0, mixed="probabilities"):
+    return branching_loss(z, g, y, c=C.to(z), lam=lam, a=a, mixed=mixed)
 
 
 # The soft output and the soft cost.
@@ -114,7 +114,7 @@ def test_loss_by_hand():
     """Of two branches: s_1 = g y_1 + (1 - g) y_2, here 0.25 · 0.8 + 0.75 · 0.4 of the true class."""
     z = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]]]).log()
     found = branching_loss(
-        z, torch.tensor([[0.25]]), torch.tensor([0]), c=torch.tensor([0.4, 1.0]), lam=0.1, mixed="probabilities"
+        z, torch.tensor([[0.25]]), torch.tensor([0]), c=torch.tensor([0.4, 1.0]), lam=0.1, a=0.0, mixed="probabilities"
     )
     assert found.item() == pytest.approx(-math.log(0.5) + 0.1 * (0.25 * 0.4 + 0.75), rel=1e-6)
 
@@ -150,6 +150,13 @@ def test_nothing_is_learned_behind_a_gate_that_is_wide_open(z, g, y):
         assert learns == [True, True, False, last]
 
 
+@pytest.mark.parametrize("mixed", ["probabilities", "logits"])
+def test_branches_own_losses_come_on_top(z, g, y, mixed):
+    own = sum(F.cross_entropy(z_i, y) for z_i in z).item()
+    without = loss_of(z, g, y, mixed=mixed).item()
+    assert loss_of(z, g, y, a=0.3, mixed=mixed).item() == pytest.approx(without + 0.3 * own)
+
+
 def test_all_branches_and_gates_learn_from_the_front(z, g, y):
     """At the other end of the recursion, as the reproduction prints it, only the last branch would."""
     leaf, gates = z.clone().requires_grad_(), g.clone().requires_grad_()
@@ -174,7 +181,7 @@ def test_the_price_alone_opens_every_gate(z, g, y):
 def test_a_certain_error_of_all_branches_is_no_infinite_loss():
     z = torch.tensor([[[500.0, -500.0]]] * 2, requires_grad=True)
     found = branching_loss(
-        z, torch.tensor([[0.5]]), torch.tensor([1]), c=torch.tensor([0.4, 1.0]), lam=0.0, mixed="probabilities"
+        z, torch.tensor([[0.5]]), torch.tensor([1]), c=torch.tensor([0.4, 1.0]), lam=0.0, a=0.0, mixed="probabilities"
     )
     found.backward()
     assert found.item() == pytest.approx(-math.log(torch.finfo(torch.float32).tiny), rel=1e-4)
@@ -257,9 +264,10 @@ def test_one_stage_trains_network_branches_and_gates(one_stage):
 
 
 @pytest.mark.parametrize("variant", DifferentiableBranching.variants)
+@pytest.mark.parametrize("mixed", ["probabilities", "logits"])
 @pytest.mark.parametrize("lam", [0.0, 0.7])
-def test_the_loss_of_the_stage_is_that_of_the_formula(one_stage, variant, lam):
-    model, stage = one_stage(tiny(variant, lam=lam))
+def test_the_loss_of_the_stage_is_that_of_the_formula(one_stage, variant, mixed, lam):
+    model, stage = one_stage(tiny(variant, lam=lam, mixed=mixed))
     model.eval()
     index = torch.arange(40, 60)
     x, y = torch.stack(stage.train.inputs[40:60]), stage.train.targets[index]
@@ -270,12 +278,13 @@ def test_the_loss_of_the_stage_is_that_of_the_formula(one_stage, variant, lam):
         pi = sticks(torch.stack([each[:, 10].sigmoid() for each in heads]))
     spent = costs.exit_costs(model, x[:1])
     k_1 = (pi * (torch.tensor(spent) / spent[-1])[:, None]).sum(0)
-    if variant == "probabilities mixed":
+    if mixed == "probabilities":
         error = F.nll_loss((pi[..., None] * z.softmax(-1)).sum(0).log(), y)
     else:
         error = F.cross_entropy((pi[..., None] * z).sum(0), y) + F.cross_entropy(z[-1], y)
+    own = 0.3 * sum(F.cross_entropy(z_i, y) for z_i in z) if variant == "with branch losses" else 0.0
     found = stage.loss(stage.batch_of(index, x))
-    assert found.item() == pytest.approx((error + lam * k_1.mean()).item(), rel=1e-4)
+    assert found.item() == pytest.approx((error + lam * k_1.mean() + own).item(), rel=1e-4)
     found.backward()
     assert all(head.shared[2].weight.grad[10].abs().sum() > 0 for head in model.heads[:-1])
 
@@ -307,7 +316,7 @@ def test_mixing_logits_agrees_with_later_code_of_the_group(golden):
     for case in golden["cases"]:
         z = torch.tensor(golden["logits"], requires_grad=True)
         g = torch.tensor(golden["gate_logits"]).sigmoid().requires_grad_()
-        found = branching_loss(z, g, y, c=c, lam=case["lam"], mixed="logits")
+        found = branching_loss(z, g, y, c=c, lam=case["lam"], a=0.0, mixed="logits")
         found.backward()
         assert found.item() == pytest.approx(case["loss"], rel=1e-5)
         assert torch.allclose(z.grad, torch.tensor(case["grad_z"]), atol=1e-6)
@@ -407,4 +416,4 @@ def test_rivals_are_on_the_same_network_and_prices_are_trainings(monkeypatch):
     assert others[:2] == [("saved", (0.1, 0.2)), ("more_accurate", (0.2,))]
     assert (found[0].name, found[0].holds) == ("better than thresholds on entropy", True)
     assert found[1:] == ["saved", "more_accurate", "governed", "foretold", "assembled"]
-    assert claimed.claims(method.replace({"mixed": "logits"}), method, None, None) == []
+    assert claimed.claims(method.replace({"a": 0.0}), method, None, None) == []
