@@ -17,7 +17,7 @@ from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.continuation import ContinuationThreshold
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.exit_probability import ExitProbability
-from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.gate_confidence import GateConfidence
@@ -95,6 +95,8 @@ CASES = [
     Case(Skim(INF), Skim(0.5), "pair"),
     Case(FixedExit(0), FixedExit(1), "logits"),
     Case(FixedExit(0), FixedExit(1), "values"),
+    Case(SoleExit(0), SoleExit(2), "logits"),
+    Case(MeanSoFar(0), MeanSoFar(2), "logits"),
     Case(WindowUncertainty(2, 1), WindowUncertainty(0.6, 1), "words"),
     Case(WindowUncertainty(2, 3), WindowUncertainty(0.8, 3), "words"),
     Case(SentenceUncertainty(2), SentenceUncertainty(0.8), "words"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.evaluate import followed, replay
 from eelit.methods.policies.bandit import Ucb1
 from eelit.methods.policies.base import entropy, softmax
 from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within
@@ -16,7 +16,7 @@ from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, naive_threshold
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
-from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.learn_then_test import learn_then_test
@@ -241,3 +241,55 @@ def test_policies_import_neither_torch_nor_transformers():
         "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Fixed exits.
+
+
+def test_an_exit_that_is_known_beforehand_is_asked_alone(array, logits):
+    """The first exit is asked, then the fixed one; who has no finite answer there goes on to the next."""
+    broken = logits.copy()
+    broken[3, 7] = np.nan
+    outputs = array(broken)
+    exits = replay(SoleExit(3), outputs)
+    assert (np.delete(exits, 7) == 3).all()
+    assert exits[7] == 4
+    visited = followed(SoleExit(3), outputs).visited.numpy()
+    assert visited[:, 0].tolist() == [True, False, False, True, False, False]
+    assert visited[:, 7].tolist() == [True, False, False, True, True, False]
+    assert (replay(SoleExit(0), outputs) == 0).all()
+    assert (replay(SoleExit(5), outputs) == 5).all()
+    assert (replay(FixedExit(2), outputs) == replay(SoleExit(2), outputs)).all()
+
+
+def test_the_mean_so_far_is_that_of_probabilities(array):
+    p = np.array([[[0.7, 0.2, 0.1]], [[0.1, 0.3, 0.6]], [[0.1, 0.1, 0.8]]])
+    policy, outputs = MeanSoFar(1), array(np.log(p))
+    state, stop = policy.step(policy.start(), outputs[0])
+    assert np.exp(np.asarray(policy.answer(state, outputs[0]))) == pytest.approx(p[0])
+    assert stop.tolist() == [False]
+    state, stop = policy.step(state, outputs[1] + 5)  # logits, not logarithms of probabilities
+    assert np.exp(np.asarray(policy.answer(state, outputs[1]))) == pytest.approx((p[0] + p[1]) / 2)
+    assert stop.tolist() == [True]
+    state, _ = policy.step(state, outputs[2])
+    assert np.exp(np.asarray(policy.answer(state, outputs[2]))) == pytest.approx(p.mean(axis=0))
+
+
+def test_an_exit_that_is_not_finite_has_no_part_in_the_mean(array):
+    outputs = array(np.array([[[0.0, 0.0], [np.nan, 0.0]], [[np.inf, 0.0], [np.nan, 0.0]], [[0.0, np.log(3)]] * 2]))
+    policy, found = MeanSoFar(1), []
+    state = policy.start()
+    for output in outputs:
+        state, stop = policy.step(state, output)
+        found.append((np.asarray(stop).tolist(), np.exp(np.asarray(policy.answer(state, output)))))
+    assert [stop for stop, _ in found] == [[False, False], [False, False], [True, True]]
+    assert found[1][1][0] == pytest.approx([0.5, 0.5])
+    assert np.isnan(found[1][1][1]).all()
+    assert found[2][1][0] == pytest.approx([0.375, 0.625])
+    assert found[2][1][1] == pytest.approx([0.25, 0.75])
+
+
+def test_the_mean_of_certain_exits_stays_finite(array):
+    policy, certain = MeanSoFar(0), array(np.array([[2000.0, -2000.0]]))
+    state, _ = policy.step(policy.start(), certain)
+    assert np.isfinite(np.asarray(policy.answer(state, certain))).all()

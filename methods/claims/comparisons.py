@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from statistics import mean
 from typing import TypeVar
 
@@ -75,6 +76,34 @@ def tried(method: ExitMethod, prepared: Prepared, policies: Iterable[Policy]) ->
     every = list(policies)
     held, test = ([method.trial(policy, prepared.split(split)) for policy in every] for split in ("validation", "test"))
     return Baseline(name=method.key, validation=held, test=test)
+
+
+def at_prices(
+    method: ExitMethod, prices: Sequence[float], threshold: float, bench: Bench
+) -> list[tuple[Policy, Prepared]]:
+    """Return the rule at one threshold with a training for each of the prices, which the setting ``lam`` holds."""
+    priced = [method.replace({"lam": lam}) for lam in prices]
+    ready = [each.prepare(bench) for each in priced]
+    return [(each.rule(threshold, own), own) for each, own in zip(priced, ready, strict=True)]
+
+
+def on_their_own(method: ExitMethod, settings: Sequence[tuple[Policy, Prepared]], knobs: Sequence[float]) -> Baseline:
+    """Return policies replayed on validation and test data, each on its own network."""
+    held, test = (
+        [method.trial(policy, ready.split(split), knob) for (policy, ready), knob in zip(settings, knobs, strict=True)]
+        for split in ("validation", "test")
+    )
+    return Baseline(name=method.key, validation=held, test=test)
+
+
+def governed(test: Sequence[OperatingPoint]) -> Outcome:
+    """Compare what trainings of falling prices cost on test data."""
+    return Outcome(
+        name="the price governs the cost",
+        statement="A lower lambda never leads to less computation, and between the ends it falls by a tenth.",
+        holds=all(a.cost <= b.cost for a, b in pairwise(test)) and test[0].cost <= 0.9 * test[-1].cost,
+        measured=", ".join(f"{1 / p.speed_up:.0%} at lambda {p.knob:g}" for p in test),
+    )
 
 
 def chosen(points: Baseline, budget: float) -> OperatingPoint | None:

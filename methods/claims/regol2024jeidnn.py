@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from statistics import mean
 from typing import NamedTuple
 
-from eelit.methods.claims.comparisons import better_than, gains
+from eelit.methods.claims.comparisons import at_prices, better_than, gains, governed, on_their_own
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
+from eelit.methods.engine.records import Baseline, Curve, Outcome
 from eelit.methods.engine.stored_outputs import CONFIDENCES, StoredOutputs
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.regol2024jeidnn import JeiDnn
@@ -53,12 +52,7 @@ def claims(method: JeiDnn, prepared: Prepared, bench: Bench, curve: Curve) -> li
 
 def by_price(method: JeiDnn, bench: Bench) -> Tried:
     """Return the paper's rule with a training for each price."""
-    found = []
-    for lam in LAMBDAS:
-        priced = method.replace({"lam": lam})
-        ready = priced.prepare(bench)
-        found.append((priced.rule(THRESHOLD, ready), ready))
-    return measured(method, found, LAMBDAS)
+    return measured(method, at_prices(method, LAMBDAS, THRESHOLD, bench), LAMBDAS)
 
 
 def by_confidence(method: JeiDnn, ready: Prepared) -> Tried:
@@ -69,12 +63,8 @@ def by_confidence(method: JeiDnn, ready: Prepared) -> Tried:
 
 def measured(method: JeiDnn, settings: Sequence[tuple[Policy, Prepared]], knobs: Sequence[float]) -> Tried:
     """Replay each policy on its network."""
-    held, test = (
-        [method.trial(policy, ready.split(split), knob) for (policy, ready), knob in zip(settings, knobs, strict=True)]
-        for split in ("validation", "test")
-    )
     errors = [error_of(policy, ready.split("test")) for policy, ready in settings]
-    return Tried(Baseline(name=method.key, validation=held, test=test), errors)
+    return Tried(on_their_own(method, settings, knobs), errors)
 
 
 def error_of(policy: Policy, seen: StoredOutputs) -> float:
@@ -96,14 +86,4 @@ def trusted(ours: Tried, theirs: Tried) -> Outcome:
         "dearest threshold on confidence that costs no more.",
         holds=gain >= 0.005,
         measured="; ".join(f"{a:.4f} and {b:.4f}" for a, b in pairs) or "no threshold is as cheap",
-    )
-
-
-def governed(test: Sequence[OperatingPoint]) -> Outcome:
-    """Compare what trainings of falling prices cost."""
-    return Outcome(
-        name="the price governs the cost",
-        statement="A lower lambda never leads to less computation, and between the ends it falls by a tenth.",
-        holds=all(a.cost <= b.cost for a, b in pairwise(test)) and test[0].cost <= 0.9 * test[-1].cost,
-        measured=", ".join(f"{1 / p.speed_up:.0%} at lambda {p.knob:g}" for p in test),
     )

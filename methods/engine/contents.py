@@ -200,7 +200,7 @@ def _is_library(top: str) -> bool:
         spec = find_spec(top)
     except (ImportError, ValueError):  # what is not imported as usual
         return False
-    places = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
     return any(place and {"site-packages", "dist-packages"} & {*Path(place).parts} for place in places)
 
 
