@@ -45,7 +45,7 @@ def best_place(kinds: Kinds, name: str) -> Place:
 
     The network without branches is one of the others.
     """
-    own, found = kinds[name], []
+    own, found = kinds[name], list[tuple[float, int, float]]()
     rivals = [(held, test) for kind, other in kinds.items() if kind != name for held, test in points(other)]
     rivals.append((own.validation[-1], own.test[-1]))
     for i, (held, test) in enumerate(zip(own.validation[:-1], own.test[:-1], strict=True)):
@@ -81,9 +81,12 @@ def all_useful(kinds: Kinds) -> Outcome:
 
 def none_wins(kinds: Kinds) -> Outcome:
     """Compare the best kind at each layer with the kind that is best on the whole."""
-    layers = range(len(next(iter(kinds.values())).validation) - 1)
+
+    def best_at(i: int) -> str:
+        return max(kinds, key=lambda name: kinds[name].validation[i].quality)
+
     whole = max(kinds, key=lambda name: mean(held.quality for held, _ in points(kinds[name])))
-    each = [max(kinds, key=lambda name, i=i: kinds[name].validation[i].quality) for i in layers]  # type: ignore[misc]
+    each = [best_at(i) for i in range(len(points(kinds[whole])))]
     gain = mean(kinds[name].test[i].quality - kinds[whole].test[i].quality for i, name in enumerate(each))
     return Outcome(
         name="no branch is the best at every depth",

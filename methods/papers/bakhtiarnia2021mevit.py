@@ -138,7 +138,7 @@ class MlpBranch(nn.Module):
 
 def on_grid(P: Tensor, g: int) -> Tensor:
     """Put patch tokens ``[N, g², d]`` back on their grid: ``[N, d, g, g]``, row by row."""
-    return P.mT.unflatten(2, (g, g))
+    return P.mT.reshape(len(P), -1, g, g)
 
 
 class CnnBranch(nn.Module):

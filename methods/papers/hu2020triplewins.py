@@ -197,8 +197,8 @@ def thresholds_for(H: NDArray[np.float64], share: float) -> tuple[float, ...]:
     """
     if share == 0:
         return (-1.0,) * len(H)
-    n, found = math.floor(share * H.shape[1] + 1e-9), []
-    stays = np.ones(H.shape[1], dtype=bool)
+    n, stays = math.floor(share * H.shape[1] + 1e-9), np.ones(H.shape[1], dtype=bool)
+    found: list[float] = []
     for H_i in np.where(np.isnan(H), math.inf, H):
         left = np.sort(H_i[stays])
         found.append(float(left[n]) if n < len(left) else math.inf)
@@ -231,7 +231,9 @@ class TripleWins(ImageMethod):
         "max-average defence": {}, "average defence": {"defence": "average"},
         "main-exit defence": {"defence": "main exit"}, "undefended": {"defence": "none"},
     }  # fmt: skip
-    tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "train_size": 400, "eps": 0.1, "step": 0.08}
+    tiny: ClassVar[Mapping[str, Any]] = {
+        **ImageMethod.tiny, "train_size": 320, "epochs": 5.0, "eps": 0.1, "step": 0.08,
+    }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "train_size": 900}
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:

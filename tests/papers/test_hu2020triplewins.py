@@ -163,6 +163,19 @@ def test_an_attack_on_one_exit_asks_no_other_and_runs_nothing_behind_it(images, 
     assert torch.equal(single(model, *images, BALL, seeded(), exit_=i), expected)
 
 
+@pytest.mark.parametrize("attack", ATTACKS.values())
+def test_who_evaluates_without_gradients_attacks_with_them(images, attack):
+    expected = attack(small(), *images, BALL, seeded())
+    with torch.no_grad():
+        assert torch.equal(attack(small(), *images, BALL, seeded()), expected)
+
+
+def test_an_attack_leaves_no_gradient_on_the_network(images):
+    model = small()
+    max_average(model, *images, BALL, seeded())
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_the_main_exit_is_attacked_if_no_other_is_named(images):
     found = single(small(), *images, BALL, seeded())
     assert torch.equal(found, single(small(), *images, BALL, seeded(), exit_=2))
@@ -299,7 +312,7 @@ def test_undefended_exits_weigh_alike_and_see_no_attack(one_stage):
 def test_everything_is_trained_on_all_training_data(one_stage, variant):
     model, stage = one_stage(tiny(variant, epochs=1.5, batch=20, rate=3e-3))
     assert stage.rates == {id(p): 3e-3 for p in model.parameters()}
-    assert (len(stage.train), stage.epochs, stage.batch, stage.steps) == (400, 1.5, 20, 30)
+    assert (len(stage.train), stage.epochs, stage.batch, stage.steps) == (320, 1.5, 20, 24)
 
 
 def test_running_means_learn_from_two_passes_a_step_and_no_attack():
