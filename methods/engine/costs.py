@@ -115,10 +115,10 @@ _NAMES = """
     _native_batch_norm_legit_no_training _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
     adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided as_strided_ avg_pool1d
     avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or bitwise_or_ bucketize cat ceil clamp
-    clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach detach_ div div_ embedding
-    empty empty_like empty_strided eq erf exp expand eye fill_ flatten flip floor floor_divide full full_like gather ge
-    gelu gt hardtanh histc index index_add_ index_copy index_put index_put_ index_select is_same_size isfinite isnan le
-    lerp lift_fresh linalg_vector_norm log log1p logical_and logical_not logical_or logsumexp lt masked_fill
+    clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach detach_ div div_ elu
+    embedding empty empty_like empty_strided eq erf exp expand eye fill_ flatten flip floor floor_divide full full_like
+    gather ge gelu gt hardtanh histc index index_add_ index_copy index_put index_put_ index_select is_same_size isfinite
+    isnan le lerp lift_fresh linalg_vector_norm log log1p logical_and logical_not logical_or logsumexp lt masked_fill
     masked_fill_ max max_pool2d max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial native_batch_norm
     native_dropout native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros nonzero ones
     ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll rsqrt rsub
