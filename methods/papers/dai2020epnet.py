@@ -10,7 +10,7 @@ Model
     After parts k = 1 … K-1 of an ordinary network a light exit unit. Its label part gives z_k: the mean over the map,
     then one linear layer. Its controller part reads the state s_k = [p_k in falling order, H(p_k)], p_k = softmax(z_k),
     H the entropy in nats, and gives through one hidden layer of 32 what either action is worth: Q(s_k, leave), and
-    Q_lam(s_k, go on) for each of nine falling prices lam, as a sum of steps that cannot be negative: what costs less is
+    Q_lam(s_k, go on) for each of some falling prices lam, as a sum of steps that cannot be negative: what costs less is
     never worth less. Behind part K stands the network's own classifier, with no choice.
 
 Training
@@ -25,7 +25,7 @@ Training
 Exit rule
     Leave at the first k with Q(s_k, leave) > Q_lam(s_k, go on) (strictly), else at K. The knob is lam, how many right
     answers the whole network's computation is worth: inf leaves at the first branch, -inf never. Between two of the
-    nine prices, and beyond them, the difference of both sides lies on a straight line.
+    prices that controllers know, and beyond them, the difference of both sides lies on a straight line.
 
 Skipped
     All parts and exit units behind the exit. Label parts passed do run: controllers read what they say.
@@ -69,7 +69,7 @@ from eelit.methods.policies.base import entropy, softmax, widened
 from eelit.methods.policies.priced_gain import PricedGain
 from eelit.methods.recipes.fit import Batch, fit
 
-PRICES = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0)
+PRICES = (2.0, 1.4, 1.0, 0.5, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02, 0.0)
 """The prices lam that controllers know, in right answers for the computation of the whole network; they fall."""
 HIDDEN = 32
 
