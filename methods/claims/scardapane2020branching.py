@@ -8,6 +8,7 @@ from eelit.methods.claims.comparisons import at_prices, better_than, gains, gove
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Outcome
+from eelit.methods.families import images
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.scardapane2020branching import DifferentiableBranching, cost_shares, soft, soft_cost
 from eelit.methods.papers.wang2019dynexit import DynExit
@@ -18,8 +19,6 @@ THRESHOLD = 0.5
 """The paper's, at which the claims are tried."""
 LAMBDAS = (0.5, 0.2, 0.1, 0.05, 0.0)
 """Prices for each of which there is a training, the dearest first."""
-SHARED = ("network", "images", "train_size", "widths", "blocks", "shares", "epochs", "batch", "rate")
-"""Settings of network, data and training."""
 
 
 def claims(method: DifferentiableBranching, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -28,7 +27,7 @@ def claims(method: DifferentiableBranching, prepared: Prepared, bench: Bench, cu
         return []
     settings = at_prices(method, LAMBDAS, THRESHOLD, bench)
     ours = on_their_own(method, settings, LAMBDAS)
-    summed = DynExit().replace({name: getattr(method, name) for name in SHARED} | {"learned": False})
+    summed = DynExit().replace({name: getattr(method, name) for name in images.SHARED} | {"learned": False})
     entropies = points_of(summed, summed.prepare(bench), bench)
     held, test = without_branches(method, prepared, bench)
     return [

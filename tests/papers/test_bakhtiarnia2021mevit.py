@@ -187,7 +187,7 @@ def test_affine_maps_begin_as_what_they_scale_by():
     assert torch.equal(Affine(3)(x), x)
     assert torch.allclose(Affine(3, 0.1)(x), 0.1 * x)
     b = BRANCHES["ResMLP-EE"](SMALL, 5)
-    scales = [float(a.alpha[0]) for a in (*b.before, *b.after, b.last)]
+    scales = [float(a.alpha[0].detach()) for a in (*b.before, *b.after, b.last)]
     assert scales == pytest.approx([1, 1, 0.1, 0.1, 1])
 
 
@@ -234,12 +234,14 @@ def test_all_kinds_sit_on_the_same_network(prepared):
         assert torch.equal(ready.model.full(x), other.model.full(x))
 
 
-def test_the_default_network_cuts_cluttered_pictures_into_8_by_8_patches_and_has_six_exits():
+def test_the_default_network_cuts_both_sizes_of_pictures_into_patches_and_has_six_exits():
     pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10)
     model = MultiExitViT().build(pictures, 0)
     assert model.exits == 6
     with torch.no_grad():
-        assert next(iter(model.states(torch.zeros(2, 1, 48, 48)))).shape == (2, 65, 128)
+        assert next(iter(model.states(torch.zeros(2, 1, 48, 48)))).shape == (2, 145, 128)
+    pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 28, 28)), classes=10)
+    assert next(iter(MultiExitViT().build(pictures, 0).states(torch.zeros(2, 1, 28, 28)))).shape == (2, 50, 128)
     assert not model.training
     assert not any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
 

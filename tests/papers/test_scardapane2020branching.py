@@ -16,6 +16,7 @@ from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.families import images
 from eelit.methods.harness import registry
 from eelit.methods.papers.scardapane2020branching import (
     Branch,
@@ -412,7 +413,7 @@ def test_rivals_are_on_the_same_network_and_prices_are_trainings(monkeypatch):
     summed, *others = judged
     assert isinstance(summed, DynExit)
     assert not summed.learned
-    assert all(getattr(summed, name) == getattr(method, name) for name in claimed.SHARED)
+    assert all(getattr(summed, name) == getattr(method, name) for name in images.SHARED)
     assert others[:2] == [("saved", (0.1, 0.2)), ("more_accurate", (0.2,))]
     assert (found[0].name, found[0].holds) == ("better than thresholds on entropy", True)
     assert found[1:] == ["saved", "more_accurate", "governed", "foretold", "assembled"]
