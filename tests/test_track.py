@@ -7,11 +7,13 @@ import resource
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from measured import KEY, curve, point, result
 
 from eelit.methods.data import manifest
+from eelit.methods.engine import costs
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, Outcome, Timing
 from eelit.methods.harness import bench, registry, runner, track
@@ -607,6 +609,73 @@ def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(s
     if otherwise:
         assert [[stage[0] for stage in each] for each in found] == OTHERWISE[key]
     assert bool(track.row([result(key=key)], "", current=True).trained_otherwise) == otherwise
+
+
+PICTURES = 640
+"""The same for images: small pictures, in the settings of the track but for the patches that they are cut into."""
+IMAGES_ALIKE = [(40, {2e-3}, "AdamW", {0.01}, 0)]
+"""One stage: four epochs of `PICTURES` in batches of 64."""
+TWO, EXITS_FIVE_TIMES = [40, 40], [40, 200]
+IMAGES_OTHERWISE = {
+    "bakhtiarnia2021mevit": [*[TWO] * 7, [40]],
+    "berestizshevsky2019cascade": [EXITS_FIVE_TIMES] * 2,
+    "dai2020epnet": [TWO],
+    "huang2018msdnet": [[40]] * 2,
+    "kaya2019sdn": [TWO, [40]],
+    "li2023predictive": [TWO] * 2,
+    "panda2016cdl": [EXITS_FIVE_TIMES],
+    "passalis2020hierarchical": [TWO] * 2,
+    "regol2024jeidnn": [[40, 40, 40]] * 2,
+    "teerapittayanon2016branchynet": [TWO],
+    "wang2018skipnet": [[20, *[15] * 5]],
+    "wolczyk2021ztw": [[40, 40, 80]] * 3,
+}
+"""Rows that are trained otherwise: the steps of each stage, variant by variant. Why, says their docstring."""
+AS_LONG_BUT_OTHERWISE = {"hu2020triplewins"}  # clean and attacked images in each step
+
+
+@pytest.mark.parametrize("key", bench.members("images"))
+def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
+    main, found = registry.get(key), []
+    for name in main.variants:
+        method = runner.given(main.variant(name, "full"), TRACKS["images"].settings)
+        assert method.train_size == 12_000
+        small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "patch": 2}
+        found.append(
+            [
+                (each.steps, {*each.rates.values()}, type(each.optimiser).__name__,
+                 {group["weight_decay"] for group in each.optimiser.param_groups}, len(each.beside))
+                for each in stages(runner.given(method, small))
+            ]
+        )  # fmt: skip
+    otherwise = any(each != IMAGES_ALIKE for each in found)
+    assert otherwise == (key in IMAGES_OTHERWISE), found
+    if otherwise:
+        assert [[stage[0] for stage in each] for each in found] == IMAGES_OTHERWISE[key]
+    said = track.row([result(key=key)], "", current=True).trained_otherwise
+    assert bool(said) == (otherwise or key in AS_LONG_BUT_OTHERWISE)
+
+
+def test_the_conditions_of_the_image_tracks_are_those_of_their_network():
+    told, sdn = TRACKS["images"].conditions, registry.get("kaya2019sdn")
+    model = sdn.build(SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10), 0)
+    spent, full = costs.both_costs(model, torch.zeros(1, 1, 48, 48))
+    heads = np.cumsum(
+        [
+            costs.count(lambda h=h, s=s: h(s))
+            for h, s in zip(model.heads, model.states(torch.zeros(1, 1, 48, 48)), strict=True)
+        ]
+    )
+    shares = [100 * (cost - asked) / full[-1] for cost, asked in zip(spent[:-1], heads[:-1], strict=True)]
+    assert f"{full[-1] / 1e6:.0f} million MACs" in told
+    weights = sum(p.numel() for p in model.plain_network().parameters())
+    assert f"{weights / 1e6:.1f} million weights" in told
+    *first, last = (f"{share:.0f}" for share in shares)
+    assert f"exits after {', '.join(first)} and {last} % of its cost" in told
+    assert f"for {sdn.epochs:.0f} epochs in batches of {sdn.batch}" in told
+    plain = sdn.build(SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 28, 28)), classes=10), 0)
+    cheap = costs.both_costs(plain, torch.zeros(1, 1, 28, 28))[1][-1] / full[-1]
+    assert f"costs {cheap:.0%}".replace("%", " %") in TRACKS["images-plain"].conditions
 
 
 def test_the_conditions_of_the_track_are_those_that_rows_are_trained_under():

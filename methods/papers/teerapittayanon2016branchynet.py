@@ -22,6 +22,10 @@ Exit rule
 Skipped
     Trunk and branches behind the exit. The trunk before it is computed once for all exits.
 
+Trained otherwise
+    On the image tracks the trunk learns alone for as long as all rows do, then all exits together for as long again:
+    the paper begins with a trained trunk. By Adam without weight decay, as the paper has it.
+
 Deviations
     1. Fashion-MNIST (28×28, harder) instead of MNIST and CIFAR-10, which no package ships.
     2. 12,000 training images; the trunk sees them 4 times, then all exits together 4 times, instead of 50 and 100 times
