@@ -187,7 +187,7 @@ def test_affine_maps_begin_as_what_they_scale_by():
     assert torch.equal(Affine(3)(x), x)
     assert torch.allclose(Affine(3, 0.1)(x), 0.1 * x)
     b = BRANCHES["ResMLP-EE"](SMALL, 5)
-    scales = [float(a.alpha[0]) for a in (*b.before, *b.after, b.last)]
+    scales = [a.alpha[0].item() for a in (*b.before, *b.after, b.last)]
     assert scales == pytest.approx([1, 1, 0.1, 0.1, 1])
 
 
