@@ -236,7 +236,9 @@ class TripleWins(ImageMethod):
     tiny: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.tiny, "train_size": 320, "epochs": 5.0, "eps": 0.1, "step": 0.08,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "train_size": 900}
+    smoke: ClassVar[Mapping[str, Any]] = {
+        **ImageMethod.smoke, "train_size": 500, "epochs": 2.5, "shares": (0.3, 0.65), "steps": 1,
+    }  # fmt: skip
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """All exits together, against attacks or not."""
