@@ -283,7 +283,7 @@ def test_a_batch_counts_clean_and_attacked_by_halves(one_stage, variant):
     x, y = torch.stack(stage.train.inputs[:12]), stage.train.targets[:12]
     attack = {"max-average defence": max_average, "average defence": average, "main-exit defence": single}[variant]
     torch.manual_seed(3)
-    x_adv = attack(model.eval(), x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=2))
+    x_adv = attack(model.eval(), x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=1))
     before = copy.deepcopy(model.train().state_dict())
     with torch.no_grad():
         clean, harmed = ([F.cross_entropy(f_i, y).item() for f_i in model(each)] for each in (x, x_adv))
@@ -334,7 +334,7 @@ def test_a_network_without_branches_is_defended_as_usual(one_stage):
     x, y = torch.stack(stage.train.inputs[:12]), stage.train.targets[:12]
     torch.manual_seed(3)
     with evaluating(model):
-        x_adv = single(model, x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=2))
+        x_adv = single(model, x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=1))
     with torch.no_grad():
         by_hand = (F.cross_entropy(model(x)[0], y) + F.cross_entropy(model(x_adv)[0], y)).item() / 2
     torch.manual_seed(3)
