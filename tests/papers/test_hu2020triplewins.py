@@ -218,6 +218,14 @@ def test_max_average_takes_for_each_image_the_single_attack_whose_mean_loss_is_l
     assert all(torch.equal(found[n], every[i][n]) for n, i in enumerate(taken))
 
 
+def test_losses_that_are_only_compared_leave_no_graph(images):
+    """The last thing that max-average asks of the network: what each of the three attacks does to all exits."""
+    model, on = small(), []
+    model.heads[-1].register_forward_hook(lambda *_: on.append(torch.is_grad_enabled()))
+    max_average(model, *images, BALL, seeded())
+    assert on == [True] * BALL.S + [False] * 3
+
+
 def test_with_one_exit_all_attacks_are_the_same(images):
     first, *others = (attack(small(1), *images, BALL, seeded()) for attack in ATTACKS.values())
     assert all(torch.equal(first, other) for other in others)
