@@ -234,7 +234,7 @@ class TripleWins(ImageMethod):
         "main-exit defence": {"defence": "main exit"}, "undefended": {"defence": "none"},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "train_size": 320, "epochs": 5.0, "eps": 0.1, "step": 0.08,
+        **ImageMethod.tiny, "train_size": 320, "epochs": 5.0, "eps": 0.1, "step": 0.08, "steps": 1,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.smoke, "train_size": 500, "epochs": 2.5, "shares": (0.3, 0.65), "steps": 1,

@@ -218,6 +218,14 @@ def test_max_average_takes_for_each_image_the_single_attack_whose_mean_loss_is_l
     assert all(torch.equal(found[n], every[i][n]) for n, i in enumerate(taken))
 
 
+def test_losses_that_are_only_compared_leave_no_graph(images):
+    """The last thing that max-average asks of the network: what each of the three attacks does to all exits."""
+    model, on = small(), []
+    model.heads[-1].register_forward_hook(lambda *_: on.append(torch.is_grad_enabled()))
+    max_average(model, *images, BALL, seeded())
+    assert on == [True] * BALL.S + [False] * 3
+
+
 def test_with_one_exit_all_attacks_are_the_same(images):
     first, *others = (attack(small(1), *images, BALL, seeded()) for attack in ATTACKS.values())
     assert all(torch.equal(first, other) for other in others)
@@ -283,7 +291,7 @@ def test_a_batch_counts_clean_and_attacked_by_halves(one_stage, variant):
     x, y = torch.stack(stage.train.inputs[:12]), stage.train.targets[:12]
     attack = {"max-average defence": max_average, "average defence": average, "main-exit defence": single}[variant]
     torch.manual_seed(3)
-    x_adv = attack(model.eval(), x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=2))
+    x_adv = attack(model.eval(), x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=1))
     before = copy.deepcopy(model.train().state_dict())
     with torch.no_grad():
         clean, harmed = ([F.cross_entropy(f_i, y).item() for f_i in model(each)] for each in (x, x_adv))
@@ -334,7 +342,7 @@ def test_a_network_without_branches_is_defended_as_usual(one_stage):
     x, y = torch.stack(stage.train.inputs[:12]), stage.train.targets[:12]
     torch.manual_seed(3)
     with evaluating(model):
-        x_adv = single(model, x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=2))
+        x_adv = single(model, x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=1))
     with torch.no_grad():
         by_hand = (F.cross_entropy(model(x)[0], y) + F.cross_entropy(model(x_adv)[0], y)).item() / 2
     torch.manual_seed(3)
