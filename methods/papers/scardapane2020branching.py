@@ -152,6 +152,7 @@ class DifferentiableBranching(ImageMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "with branch losses": {}, "soft output alone": {"a": 0.0},
     }  # fmt: skip
+    tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "lam": 0.01}
     others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "mixed": "logits"}
 
     def head(self, shape: Shape, classes: int) -> Branch:
