@@ -27,7 +27,7 @@ def wait():
     time.sleep(60)
 
 
-def run(key, seed, threads):
+def run(name, key, seed, threads):
     with (place / "log").open("a") as log:
         log.write(f"{seed} ")
     (place / "where").write_text(f"{os.getpid() != main}, {'distributed.worker' in sys.modules}")

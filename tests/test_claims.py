@@ -239,7 +239,7 @@ def test_the_site_sets_the_papers_claims_beside_ours(measured, methodless):
     board = written["tracks/text.md"]
     assert 'rowspan="4"><a href="../methods/zhou2020pabee.html">PABEE</a>' in board
     assert "not measured yet on the track" in board  # all the other methods
-    assert "judged by none: it is on no track" in written["papers/wang2018skipnet.md"]
+    assert "judged by none: it is on no track" in written["papers/schuster2022calm.md"]
     assert "What it claims to gain" not in written[f"papers/{methodless}.md"]
 
 

@@ -285,12 +285,14 @@ def _run(command: list[str], source: Source, scratch: Path, progress: Progress, 
     It may write `most` bytes, by default some copies of what is to be fetched.
     """
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    before = _bytes_in(scratch)  # not once it has begun: it may be quick
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
         )
         try:
-            _watch(process, source, scratch, progress, COPIES * source.download + SLACK if most is None else most)
+            room = before + (COPIES * source.download + SLACK if most is None else most)
+            _watch(process, source, scratch, progress, before, room)
         finally:
             process.kill()
             process.wait()
@@ -304,14 +306,17 @@ def _run(command: list[str], source: Source, scratch: Path, progress: Progress, 
         raise SourceFailed((complaints or said or [f"{command[0]} ended with code {process.returncode}"])[0])
 
 
-def _watch(process: subprocess.Popen[bytes], source: Source, scratch: Path, progress: Progress, most: float) -> None:
-    arrived, since, start = 0, time.monotonic(), _bytes_in(scratch)
+def _watch(
+    process: subprocess.Popen[bytes], source: Source, scratch: Path, progress: Progress, before: int, room: float
+) -> None:
+    arrived, since = 0, time.monotonic()
     begin = since
     while process.poll() is None:
         time.sleep(0.1)
-        now = _bytes_in(scratch) - start
-        if now > most:
-            raise SourceFailed(f"more than {megabytes(int(most))} came instead of {megabytes(source.download)}")
+        now = _bytes_in(scratch) - before
+        if now > room - before:
+            came = megabytes(int(room - before))
+            raise SourceFailed(f"more than {came} came instead of {megabytes(source.download)}")
         if time.monotonic() - begin > _allowed(source):
             raise _too_slow(source)
         if now != arrived:

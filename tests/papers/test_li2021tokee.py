@@ -672,7 +672,7 @@ def test_what_is_timed_is_leaving_out_beside_the_plain_network(prepared, monkeyp
     method, bench, ready = prepared(KEY)
     told = []
 
-    def in_turn(ours, plain, batches, repeats):
+    def in_turn(ours, plain, batches, repeats, devices):
         told.append((ours, plain, list(batches), repeats))
         return 1.0, 2.0
 

@@ -240,7 +240,7 @@ def test_what_is_timed_is_real_skipping_beside_the_plain_network(monkeypatch):
     method, bench, prepared = tiny(KEY)
     told = []
 
-    def in_turn(ours, plain, batches, repeats):
+    def in_turn(ours, plain, batches, repeats, devices):
         told.append((ours, plain, torch.cat(list(batches)), repeats))
         return 1.0, 2.0
 

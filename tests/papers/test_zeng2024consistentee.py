@@ -33,7 +33,7 @@ from eelit.methods.policies.score_threshold import ScoreThreshold
 
 KEY = "zeng2024consistentee"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
-PHASES = {"trajectories": 8, "batch": 32, "rate": 3e-3, "joint_epochs": 0.0, "joint_rate": 0.0}
+PHASES = {"trajectories": 8, "batch": 32, "rate": 3e-3, "joint_epochs": 0.01, "joint_rate": 0.0}
 
 
 @pytest.fixture(scope="module")
