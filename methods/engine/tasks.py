@@ -46,7 +46,7 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
     return data(parts, classes=None if corpus == "tweet-sentiment" else 2)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)  # the cluttered ones take 220 MB
 def images(source: str, *, train: int, validation: int = 2000) -> Data:
     """Return images ``[1, H, W]`` in 10 classes.
 
