@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 ARXIV_NAMED = re.compile(
-    rf"\b(?:arxiv(?:\s+(?:e-?|pre)print)?\s*:?\s*|arxiv\.org/(?:abs|pdf)/|10\.48550/arxiv\.|abs/)({ARXIV.pattern})",
+    rf"\b(?:arxiv(?:\s+(?:e-?|pre)print)?\s*[:,]?\s*|arxiv\.org/(?:abs|pdf)/|10\.48550/arxiv\.|abs/)({ARXIV.pattern})",
     re.I,
 )
 ARXIV_FIELDS = ("journal", "booktitle", "howpublished", "publisher", "series", "number", "note", "doi", "url")
@@ -15,6 +15,8 @@ ARXIV_NOTE = re.compile(
     rf"(?:https?://|arxiv\s+(?:e-?|pre)print\s+)?{ARXIV_NAMED.pattern}(?:v\d+)?(?:\s*\[[\w.-]+\])?\.?", re.I
 )
 """A note that says nothing but an identifier; one that says more may speak of another work."""
+VOLUME = re.compile(rf"(?:abs/|arxiv:)?({ARXIV.pattern})(?:v\d+)?", re.I)
+"""The volume of a journal that is called CoRR or arXiv, as DBLP and Semantic Scholar write it."""
 DASH = r"[-‐‑‒–—−]"
 DASHES = re.compile(rf"\s*({DASH}{{1,3}})\s*")
 PAGE = re.compile(r"(?P<before>(?:[A-Za-z]*[0-9]*[.:/-])*[A-Za-z]*)(?P<number>[0-9]+)")
@@ -35,7 +37,9 @@ def arxiv_id(fields: Mapping[str, str]) -> str:
     bare = re.sub(r"^(?:arxiv\s*:\s*|https?://arxiv\.org/(?:abs|pdf)/)", "", eprint, flags=re.IGNORECASE)
     if eprint and (archive == "arxiv" or (not archive and ARXIV.fullmatch(re.sub(r"v\d+$", "", bare)))):
         return bare
-    if fields.get("journal", "").casefold() == "corr" and (found := ARXIV_NAMED.search(fields.get("volume", ""))):
+    if fields.get("journal", "").casefold() in ("corr", "arxiv") and (
+        found := VOLUME.fullmatch(fields.get("volume", ""))
+    ):
         return found[1]
     said = ((name, fields.get(name, "").strip()) for name in ARXIV_FIELDS)
     named = (ARXIV_NOTE.fullmatch(text) if name == "note" else ARXIV_NAMED.search(text) for name, text in said)

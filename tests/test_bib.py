@@ -15,6 +15,7 @@ from eelit.bib.citations import KINDS, Citation, completeness, read_citations, r
 from eelit.bib.exports import to_bibtex, to_csl, to_csl_json, to_csv, to_ris
 from eelit.bib.graph import Edge, Graph, Node, NoPath, citation_edges
 from eelit.bib.graph_formats import FORMATS
+from eelit.bib.identifiers import arxiv_id
 from eelit.bib.read import read_bibliography
 from eelit.bib.record import Person, Record
 from eelit.bib.tags import coins, highwire
@@ -374,3 +375,17 @@ def test_formats(graph, tmp_path):
     assert set(networkx.read_graphml(path)) == set(graph.nodes)
     assert "lonely -.->|builds on (unverified)| old" in FORMATS["mermaid"](graph)
     assert 'lonely -> old [label = "builds on (unverified)", style = dashed' in FORMATS["dot"](graph)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"journal": "ArXiv", "volume": "abs/2006.04152"},
+        {"journal": "arXiv", "volume": "2006.04152v3"},
+        {"journal": "CoRR", "volume": "abs/2006.04152"},
+        {"note": "arXiv preprint, 2006.04152"},
+    ],
+)
+def test_arxiv_is_known_from_a_journal_and_its_volume(fields):
+    assert arxiv_id(fields) == "2006.04152"
+    assert arxiv_id({"journal": "A Journal", "volume": "2006.04152"}) == ""

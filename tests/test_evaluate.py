@@ -55,6 +55,25 @@ def model():
     return MultiExit([Pair() for _ in range(4)], [Head(6, 3) for _ in range(4)]).eval()
 
 
+@pytest.mark.parametrize(("said", "kind"), [(lambda x: (x, x), "tuple"), (lambda x: {"answer": x, "n": 3}, "int")])
+def test_a_head_that_says_no_tensors_is_told_which(said, kind):
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return said(x)
+
+    model = MultiExit([torch.nn.Identity(), torch.nn.Identity()], [Odd(), torch.nn.Identity()])
+    with pytest.raises(ValueError, match=rf"exit 0 says a {kind}; a head returns logits"):
+        infer(model, torch.rand(3, 4), MaxConfidence(0.5))
+
+
+@pytest.mark.parametrize(
+    "outputs", [[[1.0]], np.ones((2, 3, 4), dtype=object), torch.ones(2, 3, 4, dtype=torch.cfloat)]
+)
+def test_stored_outputs_are_arrays_of_numbers(outputs):
+    with pytest.raises(ValueError, match="outputs are arrays or tensors of numbers"):
+        replay(MaxConfidence(0.5), outputs)
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_replay_equals_infer_and_skipped_work_is_not_done(model, policy):
     x = torch.randn(40, 6)

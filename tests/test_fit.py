@@ -624,3 +624,16 @@ def test_packages_that_are_installed_count_by_their_version_and_those_that_offer
     assert not contents.foreign(click.Command)
     assert contents.foreign(requests.get)
     contents._is_library.cache_clear()
+
+
+def test_another_version_of_a_package_that_a_training_reaches_is_another_training(monkeypatch):
+    def name():
+        contents.version_of.cache_clear()
+        return reached([lambda: requests.get("")], Contents(nn.Module()))
+
+    first = name()
+    assert any(said.startswith("requests ") for said in first)
+    assert name() == first
+    monkeypatch.setattr(contents, "version", lambda package: "0.0.0")
+    assert name() != first
+    contents.version_of.cache_clear()

@@ -187,6 +187,35 @@ def test_what_was_measured_with_other_settings_than_the_tracks_is_stale_and_does
     assert not bench._as_set(TRACKS["text"], own)
 
 
+def test_a_new_version_of_the_data_is_measured_and_kept(place):
+    items = registry.describe(KEY).data
+    older = result().model_copy(update={"data": dict.fromkeys(items, "0.0.1")})
+    now = result().model_copy(update={"data": {item: manifest.get(item).version for item in items}})
+    assert bench.keep(older, place / "text") != bench.keep(now, place / "text")
+    assert bench.stored("text", KEY).current
+    assert bench.missing("text", [KEY], 1) == []
+
+
+def test_a_seed_counts_once_however_often_its_result_lies_there(place):
+    first = bench.keep(result(0), place / "text")
+    first.with_name("seed0-copy (1).json").write_bytes(first.read_bytes())
+    bench.keep(result(1), place / "text")
+    found = bench.stored("text", KEY)
+    assert [each.seed for each in found.results] == [0, 1]
+    assert "another result with seed 0" in str(found.unreadable[0])
+
+
+def test_an_outcome_counts_for_the_seeds_in_which_it_says_something():
+    def tried(seed, holds, why=""):
+        one = result(seed, holds=holds)
+        return one.model_copy(update={"claims": [one.claims[0].model_copy(update={"not_comparable": why})]})
+
+    (verdict,) = track.verdicts([tried(0, True), tried(1, True), tried(2, True, "no")], current=True)
+    assert (verdict.judgement, verdict.n, verdict.reason) == ("too few seeds", 2, "")
+    (verdict,) = track.verdicts([tried(0, True, "no"), tried(1, True, "no"), tried(2, True)], current=True)
+    assert (verdict.judgement, verdict.n) == ("too few seeds", 1)
+
+
 def test_results_of_different_settings_are_never_mixed(place, monkeypatch):
     monkeypatch.setitem(TRACKS, "text", replace(TRACKS["text"], settings={"train_size": 9}))
     for created, (seed, size) in enumerate([(0, 7), (1, 7), (0, 8)]):

@@ -232,3 +232,20 @@ def test_samples_are_read_in_several_batches_and_keep_their_places(data, monkeyp
         assert torch.equal(index, other)
         assert torch.allclose(a[0]["h"], b[0]["h"], atol=1e-6)
         assert a[0]["mask"].shape == b[0]["mask"].shape
+
+
+def test_parts_that_learn_are_in_training_mode_and_the_frozen_network_is_not():
+    """Dropout drops and batch normalisation counts in heads alone, as where heads learn from stored states."""
+
+    def head():
+        return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model = MultiExit([trunk, nn.Identity()], [head(), nn.Linear(4, 2)]).eval()
+    examples = Examples([torch.randn(4) for _ in range(12)], torch.arange(12) % 2)
+    data = Data(examples, examples, examples, classes=2, digest="d")
+    train_parts(model, model.heads[:-1].parameters(), data, Bench(), epochs=1.0, batch=4, rate=1e-3)
+    assert model.heads[0][1].num_batches_tracked == 3
+    assert trunk[1].num_batches_tracked == 0
+    assert not any(part.training for part in model.modules())

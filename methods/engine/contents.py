@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, cached_property, partial
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions, version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -182,11 +182,16 @@ def foreign(thing: FunctionType | type | ModuleType) -> bool:
 
     A function is where its code is: one that a library has wrapped bears the name of the one inside.
     """
+    return _is_library(home_of(thing))
+
+
+def home_of(thing: FunctionType | type | ModuleType) -> str:
+    """Return the top-level package that something is of."""
     if isinstance(thing, ModuleType):
         home = thing.__name__
     else:
         home = thing.__globals__.get("__name__", "") if isinstance(thing, FunctionType) else thing.__module__
-    return _is_library((home or "").partition(".")[0])
+    return (home or "").partition(".")[0]
 
 
 @cache
@@ -202,6 +207,14 @@ def _is_library(top: str) -> bool:
         return False
     places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
     return any(place and {"site-packages", "dist-packages"} & {*Path(place).parts} for place in places)
+
+
+@cache
+def version_of(top: str) -> str:
+    """Return the versions of what installed a top-level package; empty for Python's own, and for what none did."""
+    if top in sys.stdlib_module_names:
+        return ""
+    return ", ".join(f"{name} {version(name)}" for name in sorted({*packages_distributions().get(top, [])}))
 
 
 def layers_of(function: FunctionType) -> Iterator[FunctionType]:

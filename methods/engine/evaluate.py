@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.course import Course, decide, follow, onward
@@ -58,6 +58,14 @@ def not_finite(outputs: Output, exits: NDArray[np.int64]) -> NDArray[np.int64]:
 def _sizes(outputs: Output, exits: int | None = None) -> tuple[int, int]:
     """Return the numbers of exits and of samples."""
     parts = outputs if isinstance(outputs, Mapping) else {ANSWER: outputs}
+    for name, part in parts.items():
+        real = (
+            not part.is_complex()
+            if isinstance(part, Tensor)
+            else getattr(part, "dtype", np.dtype(object)).kind in "biuf"
+        )
+        if not real:
+            raise ValueError(f"outputs are arrays or tensors of numbers, but {name} is a {type(part).__qualname__}")
     sizes = {tuple(part.shape[:2]) for part in parts.values()}
     if len(sizes) != 1 or any(len(size) < 2 or not size[0] for size in sizes):
         shapes = ", ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
@@ -153,7 +161,7 @@ def _run(
     found, seen = [], []
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)
-        output = head(state)
+        output = _heard(head, state, i)
         if rest is None:
             rest = torch.arange(_samples(x, output), device=said(output).device)
         _one_each(output, len(rest), i)
@@ -177,6 +185,18 @@ def _run(
     return found, seen
 
 
+def _heard(head: nn.Module, state: Any, i: int) -> Output:
+    """Return what a head says. Raises `ValueError` if that is no tensor, and no dictionary of tensors."""
+    output: Output = head(state)
+    for part in output.values() if isinstance(output, Mapping) else [output]:
+        if not isinstance(part, Tensor):
+            raise ValueError(
+                f"exit {i} says a {type(part).__qualname__}; a head returns logits [N, C], values [N], or a dictionary "
+                "of tensors"
+            )
+    return output
+
+
 def _samples(x: Any, output: Output) -> int:
     """Return how many samples an input is of: its tensors tell, of which some may be shared by all (first axis 1)."""
     sizes = [len(part) for part in pytree.tree_leaves(x) if isinstance(part, Tensor) and part.dim()]
@@ -192,14 +212,14 @@ def _run_routed(
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)
         if i == 0:  # which is asked about all
-            output = head(state)
+            output = _heard(head, state, i)
             here = rest = torch.arange(_samples(x, output), device=said(output).device)
             due = torch.zeros_like(rest)
         else:
             here = (due == i).nonzero().flatten()
             if not len(here):
                 continue
-            output = head(select(state, here, len(rest)))
+            output = _heard(head, select(state, here, len(rest)), i)
         _one_each(output, len(here), i)
         if i == model.exits - 1:
             found.append((rest[here], i, output))

@@ -23,7 +23,7 @@ from torch import __version__ as torch_version
 
 from eelit.methods.data.cache import keep, kept
 from eelit.methods.data.progress import say
-from eelit.methods.engine.contents import SAID, Contents, foreign, used_by
+from eelit.methods.engine.contents import SAID, Contents, foreign, home_of, used_by, version_of
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 
@@ -146,6 +146,7 @@ def reached(things: Iterable[object], contents: Contents) -> list[str]:
         if not isinstance(thing, FunctionType | type) or id(thing) in found:
             continue
         if foreign(thing):
+            values.add(version_of(home_of(thing)))
             queue += [thing.__wrapped__] if hasattr(thing, "__wrapped__") else []
             continue
         found[id(thing)] = thing
@@ -154,7 +155,9 @@ def reached(things: Iterable[object], contents: Contents) -> list[str]:
             if isinstance(value, FunctionType | type):
                 queue.append(value)
                 methods |= {id(value)} if _is_written_in(thing, value) else set()
-            elif not isinstance(value, ModuleType):
+            elif isinstance(value, ModuleType):
+                values |= {version_of(home_of(value))} if foreign(value) else set()
+            else:
                 said = f" = {value!r}" if isinstance(value, SAID) else f": {contents.of(value, place)}"
                 values.add(f"{place}{said}")
         queue += contents.code

@@ -67,6 +67,11 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
         and _as_set(TRACKS[name], result)
     ]
     chosen = sorted(current or _newest_code(list(found.values())), key=lambda result: result.seed)
+    newest = {result.seed: result for result in sorted(chosen, key=lambda result: result.created)}
+    for path, result in found.items():
+        if result in chosen and result is not newest[result.seed]:
+            unreadable.append(Unreadable(path, f"it is another result with seed {result.seed}, which counts once"))
+    chosen = [result for result in chosen if result is newest[result.seed]]
     usual = _usual(chosen)
     for path, result in found.items():
         if result in chosen and result.shape != usual:
@@ -183,12 +188,13 @@ def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
 def keep(result: Result, place: Path) -> Path:
     """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable.
 
-    A run that is there already, with the same settings, is not kept twice.
+    A run that is there already, with the same settings on the same version of the data, is not kept twice.
     """
     name, number = f"seed{result.seed}-{result.code}", 1
     path = place / result.key / f"{name}.json"
     while path.exists() and not any(
-        kept.settings == result.settings for kept in _read_all([path], result.key)[0].values()
+        (kept.settings, kept.data) == (result.settings, result.data)
+        for kept in _read_all([path], result.key)[0].values()
     ):
         number += 1
         path = place / result.key / f"{name}-{number}.json"

@@ -10,8 +10,8 @@ predictions); for NDCG it means that whole queries are drawn.
 
 **Area.** Mean quality at 25, 30, … 100 % of the cost.
 
-**Verdict.** A claim is tried once per seed. It holds if it held with every seed, holds in part if with some, and does
-not hold here if with none; with fewer than three seeds there is no verdict.
+**Verdict.** A claim is tried once per seed, and counts where it is comparable. It holds if it held with every seed,
+holds in part if with some, and does not hold here if with none; with fewer than three seeds there is no verdict.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def verdicts(results: Sequence[Result], *, current: bool) -> list[Verdict]:
     found = []
     for name in names:
         tried = [claim for result in results for claim in result.claims if claim.name == name]
-        held, reason = sum(claim.holds for claim in tried), tried[-1].not_comparable
+        reason = next((claim.not_comparable for claim in tried if claim.not_comparable), "")
+        comparable = [claim for claim in tried if not claim.not_comparable]
+        tried, reason = (comparable, "") if comparable else (tried, reason)
+        held = sum(claim.holds for claim in tried)
         judgement: Judgement = (
             "not comparable"
             if reason

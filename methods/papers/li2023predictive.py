@@ -29,8 +29,8 @@ Energy
     runs at its highest level; then at the lowest that does the work up to the forecast exit within the time left.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network (stage 1), the exits alone learn for six more, on the
-    frozen network (stage 2): two stages are how the paper adds exits.
+    Beside the epochs that all rows have, which train the network (stage 1), the exits alone learn for as many more, on
+    the frozen network (stage 2): two stages are how the paper adds exits.
 
 Deviations
     1. A residual network of six blocks on cluttered Fashion-MNIST instead of VGG-19 and ResNet-34 on CIFAR, SVHN and

@@ -24,7 +24,7 @@ Skipped
 
 Trained otherwise
     Beside the epochs that all rows have, which train the network (stage 1), codewords and classifier of the exits alone
-    learn for six more, on the frozen network (stage 2): two stages are how the paper adds exits.
+    learn for as many more, on the frozen network (stage 2): two stages are how the paper adds exits.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST instead of VGG-like networks on five image data sets whose

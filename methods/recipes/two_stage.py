@@ -80,11 +80,15 @@ def train_parts(model: MultiExit, parts: Iterable[nn.Parameter], data: Data, ben
         others = [p for p in model.parameters() if p.requires_grad and id(p) not in learning]
         for p in others:  # so that no gradient is computed for them
             p.requires_grad_(False)
+        for part in model.modules():  # what learns as a whole drops out and looks at batches, as in `train_heads`
+            if (own := [*part.parameters()]) and all(id(p) in learning for p in own):
+                part.train()
         fit(chosen, data.train, loss, bench, label="training the exits on the frozen network", **options)
         for p in others:
             p.requires_grad_(True)
 
     trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
+    model.eval()
 
 
 @torch.no_grad()
