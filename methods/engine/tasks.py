@@ -201,6 +201,12 @@ def _made_queries(train: int, validation: int, test: int) -> RankingData:
     return RankingData(part(train), part(validation), part(test), f"made {train} {validation} {test}")
 
 
+def forget() -> None:
+    """Hold no data any longer: pictures take hundreds of megabytes, and who comes next may need others."""
+    for loaded in (text, images, tagging, queries, language):
+        loaded.cache_clear()
+
+
 @lru_cache(maxsize=2)
 def _made_words(vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Three streams of made words: the next word follows from the one before, with noise; its letters are fixed."""
