@@ -71,7 +71,7 @@ from eelit.methods.families.images import ImageMethod
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
-from eelit.methods.recipes.joint import exit_losses
+from eelit.methods.recipes.joint import exit_losses, losses_of
 
 # Attacks.
 
@@ -110,11 +110,6 @@ class Ball:
                 (slope,) = torch.autograd.grad(J(attacked).sum(), attacked)
             attacked = self.project(attacked.detach() + self.g * slope.sign(), x)
         return attacked
-
-
-def losses_of(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return ``L(f_i(x), y)`` ``[E, n]`` of logits ``[E, n, C]`` and classes ``[n]``."""
-    return torch.stack([F.cross_entropy(f_i, y, reduction="none") for f_i in outputs])
 
 
 def single(

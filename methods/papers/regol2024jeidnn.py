@@ -68,7 +68,7 @@ from eelit.methods.families.images import ImageMethod
 from eelit.methods.policies.base import entropy, softmax, widened
 from eelit.methods.policies.exit_probability import ExitProbability, shared_out
 from eelit.methods.recipes.fit import Batch, fit
-from eelit.methods.recipes.joint import exit_losses, weighted
+from eelit.methods.recipes.joint import exit_losses, losses_of, weighted
 from eelit.methods.recipes.plain import train_plain
 
 SIDE = 4  # a classifier reads the mean over SIDE × SIDE parts of a map
@@ -125,12 +125,6 @@ def exit_probabilities(g: Tensor) -> Tensor:
         total = total + g_l
         found.append(P)
     return torch.stack(found)
-
-
-def losses_of(z: Tensor, y: Tensor) -> Tensor:
-    """Return ``CE(z_l, y)`` ``[E, n]`` of logits ``[E, n, C]`` and classes ``[n]``."""
-    exits, n, classes = z.shape
-    return F.cross_entropy(z.reshape(exits * n, classes), y.repeat(exits), reduction="none").reshape(exits, n)
 
 
 def gate_targets(losses: Tensor, costs: Tensor, lam: float) -> Tensor:

@@ -64,6 +64,7 @@ from eelit.methods.families.text import TextMethod
 from eelit.methods.policies.base import widened
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.joint import losses_of
 
 HIDDEN = 32
 READ = 64  # samples at a time when the frozen states are stored
@@ -141,13 +142,6 @@ def memorised_layer(right: Tensor) -> Tensor:
     """
     unbroken = right.flip(0).long().cumprod(dim=0).sum(dim=0)
     return (len(right) + 1 - unbroken).clamp(max=len(right))
-
-
-def losses_of(answers: Tensor, targets: Tensor) -> Tensor:
-    """Return ``CE(C_i(x), y)`` of every layer and input, ``[L, n]``, from logits ``[L, n, C]`` and classes ``[n]``."""
-    exits, n, classes = answers.shape
-    flat = F.cross_entropy(answers.reshape(exits * n, classes), targets.repeat(exits), reduction="none")
-    return flat.reshape(exits, n)
 
 
 def sampled_exits(leave: Tensor, trajectories: int) -> Tensor:

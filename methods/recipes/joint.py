@@ -17,8 +17,8 @@ from eelit.methods.policies.base import checked
 from eelit.methods.recipes.fit import fit
 
 
-def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss of each exit ``[E]``: cross-entropy of logits ``[E, N, C]``, squared error of values ``[E, N]``.
+def losses_of(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each exit on each sample ``[E, N]``: cross-entropy of logits ``[E, N, C]``, squared error of ``[E, N]``.
 
     Raises `ValueError` for anything else, or targets that are not ``[N]``. Logits of one class, ``[E, N, 1]``, would
     have no loss, whatever they are.
@@ -31,12 +31,17 @@ def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     if targets.shape != outputs.shape[1:2]:
         raise ValueError(f"each of {outputs.shape[1]} samples has one target, not {list(targets.shape)}")
     if outputs.dim() == 2:
-        return ((outputs - targets) ** 2).mean(dim=1)
+        return (outputs - targets) ** 2
     if targets.is_floating_point():
         raise ValueError(f"the targets of logits are classes, whole numbers, not {targets.dtype}")
     exits, n, classes = outputs.shape
     flat = F.cross_entropy(outputs.reshape(exits * n, classes), targets.repeat(exits), reduction="none")
-    return flat.reshape(exits, n).mean(dim=1)
+    return flat.reshape(exits, n)
+
+
+def exit_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss of each exit ``[E]``; arguments and errors as of `losses_of`."""
+    return losses_of(outputs, targets).mean(dim=1)
 
 
 def weighted(losses: Tensor, weights: Sequence[float]) -> Tensor:

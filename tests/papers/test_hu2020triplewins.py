@@ -25,7 +25,6 @@ from eelit.methods.papers.hu2020triplewins import (
     TripleWins,
     attacked,
     average,
-    losses_of,
     max_average,
     single,
     thresholds_for,
@@ -34,6 +33,7 @@ from eelit.methods.papers.hu2020triplewins import (
 from eelit.methods.policies.base import entropy
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.recipes.joint import losses_of
 
 KEY = "hu2020triplewins"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"

@@ -26,11 +26,11 @@ from eelit.methods.papers.regol2024jeidnn import (
     frozen,
     gate_loss,
     gate_targets,
-    losses_of,
     positive_weights,
     read_of,
 )
 from eelit.methods.policies.exit_probability import ExitProbability
+from eelit.methods.recipes.joint import losses_of
 
 KEY = "regol2024jeidnn"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"

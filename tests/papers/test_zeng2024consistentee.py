@@ -20,7 +20,6 @@ from eelit.methods.papers.zeng2024consistentee import (
     ConsistentEE,
     ExitPolicyNetwork,
     log_exit_probabilities,
-    losses_of,
     memorised_layer,
     policy_loss,
     reward,
@@ -30,6 +29,7 @@ from eelit.methods.papers.zeng2024consistentee import (
 )
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.recipes.joint import losses_of
 
 KEY = "zeng2024consistentee"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
