@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj, to_device
@@ -235,23 +235,24 @@ def threshold_at(state: State, threshold: float | Sequence[float], like: Array) 
     return (index + 1,), xp.reshape(found, (like.shape[0], *[1] * (like.ndim - 1)))
 
 
-def settle(
-    policy: Any,
-    *names: str,
-    per_exit: bool = False,
-    whole: bool = False,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-    finite: bool = False,
-) -> None:
+class Limits(TypedDict, total=False):
+    """What may be asked of a setting (see `checked`)."""
+
+    per_exit: bool
+    whole: bool
+    least: float
+    above: float
+    most: float
+    finite: bool
+
+
+def settle(policy: Any, *names: str, **limits: Unpack[Limits]) -> None:
     """Turn settings of a frozen policy, as it is made, into Python's numbers, whichever library they come from.
 
     See `checked` for what may be asked of them, and for what `ValueError` is raised.
     """
-    limits: dict[str, Any] = {"per_exit": per_exit, "whole": whole, "least": least, "above": above, "most": most}
     for name in names:
-        found = checked(type(policy).__name__, name, getattr(policy, name), finite=finite, **limits)
+        found = checked(type(policy).__name__, name, getattr(policy, name), **limits)
         object.__setattr__(policy, name, found)
 
 
