@@ -36,10 +36,11 @@ RESTS_ON = "what the implementation rests on"
 def command(key: str, family: str | None) -> None:
     """Start a new work: its entry, and a method with claims and test.
 
-    What stops is, by family: a sample at an exit (exits-text, exits-images) or after one of several models (cascades),
-    a device that sends the rest to the cloud (split), blocks passed over (gates), each generated token (tokens), tokens
-    of a text (skimming), words to be tagged (tagging), candidates of a ranking (ranking). `other` is a method by
-    itself. Split and all after it serve one paper each so far: its file shows more than the template.
+    What stops is, by family: a sample at an exit (exits-text, exits-images) or after one of several models (cascades);
+    `other` is a method by itself. The rest have one method each so far, whose file shows more than the template: a
+    device that has the cloud go on (split: bajpai2023splitee), blocks passed over (gates: wang2018skipnet),
+    each generated token (tokens: schuster2022calm), tokens of a text (skimming: guan2022transkimmer), words to be
+    tagged (tagging: li2021tokee), documents of a query (ranking: busolin2021lear).
 
     KEY is surname, year and a word, in small letters. Without --family only the entry is written. Files that exist are
     left alone, but an entry gets the block that tells of its method. Then add the record to bib/early-exit.bib (if it
