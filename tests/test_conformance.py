@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 import typing
 import warnings
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from eelit.methods.engine import weights
 from eelit.methods.engine.cascade import Cascade, StoredMembers
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Examples
@@ -77,18 +78,6 @@ def few_knobs(monkeypatch):
             monkeypatch.setattr(kind, "knobs", (knobs[0], knobs[len(knobs) // 2], knobs[-1]))
 
     return few
-
-
-@every_variant
-def test_same_seed_same_operating_points(key, variant, few_knobs):
-    """Two trainings, each stage cut short: what is not seeded differs from the first step."""
-    few_knobs(key)
-    method = registry.get(key).variant(variant, "tiny")
-    found = []
-    for _ in range(2):
-        bench = Bench(most_steps=4, test=64, executed=8)
-        found.append(method.sweep(method.prepare(bench), bench, "validation", method.knobs))
-    assert found[0] == found[1]
 
 
 def stops(policy, seen):
@@ -223,35 +212,83 @@ def alternatives(method, field):
     return [*known, "nothing of this name"] if isinstance(value, str) else known
 
 
+class Differs(Exception):
+    """A training is named and run otherwise than the one that it is compared with: no step need be made to tell."""
+
+
 class Look:
-    """What a method does with two steps of each training; what follows from them is looked at when asked for."""
+    """What a method does with two steps of each training; what follows from them is looked at when asked for.
 
-    def __init__(self, method):
-        self.method, course, weights = method, hashlib.blake2b(), hashlib.blake2b()
+    It raises `Differs` as soon as a training is another than ``base`` had, if that is given.
+    """
 
-        def watch(stage):
-            if stage:
-                course.update(f"{stage.steps} {sorted(stage.rates.values())} {stage.optimiser}".encode())
-
-        self.bench = Bench(most_steps=2, test=48, executed=8, watch=watch)
-        self.ready = method.prepare(self.bench)
+    def __init__(self, method, base=None):
+        self.method, self.base = method, base
+        self.names, self.course, self.moved = [], [], []
+        self._models, self._frozen = [], []
+        self.bench = Bench(most_steps=2, test=48, executed=8, watch=self._watch)
+        named, build = weights._digest, getattr(type(method), "build", None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights, "_digest", lambda *given: self._noted(self.names, named(*given)))
+            if build:
+                patch.setattr(type(method), "build", lambda *given: self._noted(self._models, build(*given)))
+            self.ready = method.prepare(self.bench)
+        self.trainings = frozenset(self.bench.trainings)  # by the names under which their outcome would be kept
+        found = hashlib.blake2b()
         for model in networks(self.ready):
             for tensor in model.state_dict().values():
-                weights.update(tensor.numpy().tobytes())
-        self.trainings = frozenset(self.bench.trainings)  # by the names under which their outcome would be kept
-        self.course, self.weights = course.hexdigest(), weights.hexdigest()
+                found.update(tensor.numpy().tobytes())
+        self.weights = found.hexdigest()
+
+    @staticmethod
+    def _noted(notes, found):
+        notes.append(found)
+        return found
+
+    def _watch(self, stage):
+        """Note how a stage is trained, and afterwards whether it changed anything that it does not train."""
+        if not stage:
+            self.moved += [self.course[-1]] * any(not torch.equal(now, then) for now, then in self._frozen)
+            return
+        groups = [group for each in (stage.optimiser, *stage.beside) for group in each.param_groups]
+        trained = {id(p): tuple(p.shape) for group in groups for p in group["params"]}
+        frozen = [p for model in self._models for p in model.parameters() if id(p) not in trained]
+        frozen += [b for model in self._models for b in buffers_of_frozen(model, trained)]
+        self._frozen = [(tensor, tensor.detach().clone()) for tensor in frozen]
+        self.course.append(f"{stage.steps} {sorted(stage.rates.values())} {stage.optimiser} {[*trained.values()]}")
+        pairs = [(self.names, self.base.names), (self.course, self.base.course)] if self.base else [([], [])]
+        if all(ours != theirs[: len(ours)] for ours, theirs in pairs):
+            raise Differs
+
+    @cached_property
+    def on_validation(self):
+        return self.method.sweep(self.ready, self.bench, "validation", self.method.knobs)
 
     @cached_property
     def decided(self):
         """What is decided, counted and fitted: dearer than a training so short, and of no interest if that differs."""
         method, ready, bench = self.method, self.ready, self.bench
-        swept = [method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")]
-        return repr((swept, method.full_model(ready, bench), getattr(ready, "fitted", None)))
+        on_test = method.sweep(ready, bench, "test", method.knobs)
+        return repr(((self.on_validation, on_test), method.full_model(ready, bench), getattr(ready, "fitted", None)))
 
     def differs_from(self, other):
         """Tell whether anything that is trained, decided, counted or fitted is another."""
         trained = (self.course, self.weights) != (other.course, other.weights)
         return trained or self.decided != other.decided
+
+
+@cache
+def look_at(method):
+    """Return the look at a method's own settings, which several tests share."""
+    return Look(method)
+
+
+def buffers_of_frozen(model, trained):
+    """Yield the buffers, such as running statistics, of modules that have parameters, none of which is trained."""
+    for module in model.modules():
+        own = list(module.parameters())
+        if own and not any(id(p) in trained for p in own):
+            yield from module.buffers()
 
 
 def networks(ready):
@@ -272,7 +309,7 @@ def test_every_setting_has_an_effect(key, few_knobs):
     few_knobs(key)
     main = registry.get(key)
     variants = dict.fromkeys(main.variant(name, "tiny") for name in main.variants)
-    seen = {method: Look(method) for method in variants}
+    seen = {method: look_at(method) for method in variants}
     fields = dict.fromkeys(field.name for method in variants for field in dataclasses.fields(method))
     assert [field for field in fields if not any(has_effect(field, method, seen) for method in variants)] == []
     kept = {}
@@ -286,43 +323,28 @@ def has_effect(field, method, seen):
     for other in alternatives(method, field) if hasattr(method, field) else []:
         changed = method.replace({field: other})
         try:
-            seen[changed] = seen.get(changed) or Look(changed)
+            seen[changed] = seen.get(changed) or Look(changed, base=seen[method])
             if seen[changed].differs_from(seen[method]):
                 return True
-        except (ValueError, KeyError):
+        except (Differs, ValueError, KeyError):
             return True
     return False
 
 
 @every_variant
-def test_what_a_stage_does_not_train_stays_as_it_is(key, variant, monkeypatch, few_knobs):
+def test_what_a_stage_does_not_train_stays_as_it_is(key, variant, few_knobs):
+    few_knobs(key)
+    assert look_at(registry.get(key).variant(variant, "tiny")).moved == []
+
+
+@every_variant
+def test_same_seed_same_operating_points(key, variant, few_knobs):
+    """Two trainings, each stage cut short: what is not seeded differs from the first step."""
     few_knobs(key)
     method = registry.get(key).variant(variant, "tiny")
-    models, before = [], {}
-    if hasattr(type(method), "build"):
-        build = type(method).build
-        monkeypatch.setattr(type(method), "build", lambda *given: models.append(build(*given)) or models[-1])
-
-    def watch(stage):
-        if stage:
-            groups = [group for each in (stage.optimiser, *stage.beside) for group in each.param_groups]
-            trained = {id(p) for group in groups for p in group["params"]}
-            frozen = [p for model in models for p in model.parameters() if id(p) not in trained]
-            frozen += [b for model in models for b in buffers_of_frozen(model, trained)]
-            before.update({id(p): (p, p.detach().clone()) for p in frozen})
-        else:
-            assert all(torch.equal(now, then) for now, then in before.values())
-            before.clear()
-
-    method.prepare(Bench(most_steps=2, test=8, watch=watch))
-
-
-def buffers_of_frozen(model, trained):
-    """Yield the buffers, such as running statistics, of modules that have parameters, none of which is trained."""
-    for module in model.modules():
-        own = list(module.parameters())
-        if own and not any(id(p) in trained for p in own):
-            yield from module.buffers()
+    once, again = look_at(method), Look(method)
+    assert (once.names, once.course, once.weights) == (again.names, again.course, again.weights)
+    assert once.on_validation == again.on_validation
 
 
 @pytest.mark.parametrize("key", KEYS)

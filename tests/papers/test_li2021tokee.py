@@ -614,9 +614,10 @@ def test_claims_can_be_tried(prepared, monkeypatch):
     from eelit.methods.harness import runner
 
     method, bench, ready = prepared(KEY)
-    curve = runner.measure(method, ready, bench, "")
+    curve = runner.measure(method, ready, bench, "", [1.1, 0.25, 0.0])
     rivals, prepare = [], type(method).prepare
-    monkeypatch.setattr(type(method), "prepare", lambda self, bench: rivals.append(self) or prepare(self, bench))
+    monkeypatch.setattr(type(method), "prepare", lambda self, _: rivals.append(self) or prepare(self, brief))
+    brief = Bench(most_steps=4)
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, curve)]
     assert rivals == [  # one as TOKEE was after its first stage, the other trained for as long as TOKEE in all
         method.replace({"level": "sentence"}),
