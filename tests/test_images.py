@@ -83,7 +83,7 @@ def test_where_exits_stand_changes_nothing_of_the_plain_network_and_its_training
     other = NETWORKS["resnet"](
         data.train.inputs[0].shape, 10, widths=method.widths, blocks=1, shares=(0.6,), seed=0, pixels=2, half=False,
         head=lambda shape: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], 10)),
-    )  # fmt: skip
+    ).to(memory_format=torch.channels_last)  # fmt: skip
     train_plain(other, data, bench, **method.options)
     assert len(bench.trainings) == 1
     assert len(list((tmp_path / "weights").glob("*.kept"))) == 1

@@ -271,7 +271,13 @@ class MSDNet(ExitMethod):
     knob: ClassVar[str] = "budget"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"budgeted": {}, "anytime": {"prediction": "anytime"}}
-    tiny: ClassVar[Mapping[str, Any]] = {"images": "digits", "train_size": 600, "layout": TINY}
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "images": "digits",
+        "train_size": 600,
+        "layout": TINY,
+        "epochs": 4.0,
+        "batch": 64,
+    }
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 2000, "epochs": 2.0}
     others: ClassVar[Mapping[str, Any]] = {"layout": replace(TINY, growth=6)}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "epochs": 15.0, "layout": Architecture()}
