@@ -60,7 +60,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eelit.methods.backbones.half_precision import LearnsInHalf
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
@@ -258,10 +257,9 @@ class MultiExitViT(ExitMethod):
     layers: int = 6  # L; ViT-B/16: 12
     heads: int = 4  # of attention; ViT-B/16: 12
     filters: int = 16  # of a convolution in a branch
-    half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
     epochs: float = 3.0  # of the network, alone or with all
     batch: int = 32  # images
-    rate: float = 2e-3  # learning rate of the network
+    rate: float = 1e-3  # learning rate of the network
     head_epochs: float = 3.0  # of the branches alone
     head_rate: float = 1e-3  # learning rate there
     last_weight: float = 2.0  # of L_L, end-to-end; the paper: 2
@@ -273,11 +271,11 @@ class MultiExitViT(ExitMethod):
         **{name: {"branch": name} for name in BRANCHES}, "end-to-end": {"branch": "MLP-EE", "frozen": False},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "train_size": 400, "patch": 2, "width": 16, "heads": 2, "filters": 8, "half": False,
+        "images": "digits", "train_size": 400, "patch": 2, "width": 16, "heads": 2, "filters": 8,
         "epochs": 6.0, "batch": 32, "rate": 5e-3, "head_epochs": 3.0, "head_rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 1000, "patch": 8, "width": 32, "half": False, "epochs": 3.0, "batch": 32, "rate": 3e-3,
+        "train_size": 1000, "patch": 8, "width": 32, "epochs": 3.0, "batch": 32, "rate": 3e-3,
         "head_epochs": 1.0, "head_rate": 1e-2,
     }  # fmt: skip
 
@@ -303,8 +301,7 @@ class MultiExitViT(ExitMethod):
         shape, classes = data.train.inputs[0].shape, data.classes or 1
         layout = self.layout(shape)
         embedding = Embedding(shape[0], self.patch, layout)
-        layers = [encoder_layer(layout) for _ in range(self.layers)]
-        first, *others = [LearnsInHalf(layer) for layer in layers] if self.half else layers
+        first, *others = (encoder_layer(layout) for _ in range(self.layers))
         last = OfClassToken(layout, classes)
         branches = (BRANCHES[self.branch](layout, classes) for _ in others)
         return MultiExit([nn.Sequential(embedding, first), *others], [*branches, last]).eval()
