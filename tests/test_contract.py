@@ -20,7 +20,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, joined, of_samples, stacked
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.harness import conformance, registry, runner
-from eelit.methods.policies.base import said, softmax
+from eelit.methods.policies.base import said, softmax, values_of
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.voting import Voting
@@ -83,6 +83,65 @@ def test_replay_and_inference_agree_on_all_that_is_said(model, x, policy):
     assert torch.equal(found.outputs["boxes"].isnan().flatten(1).all(dim=1), ~early)
     own = outputs["answer"][torch.as_tensor(exits), torch.arange(40)]
     assert torch.allclose(found.answers, own, atol=1e-5) != isinstance(policy, Voting)
+
+
+class Value(nn.Linear):
+    """A head that says one value, as it is, by name, or with another."""
+
+    says = "value"
+
+    def forward(self, state):
+        value = super().forward(state).squeeze(-1)
+        return {"value": value, "named": {"answer": value}, "scored": {"answer": value, "score": -value}}[self.says]
+
+
+@dataclass(frozen=True)
+class Summed(ScoreThreshold):
+    """Goes by the sum of the scores, and answers with it."""
+
+    def step(self, state, output):
+        total = values_of(output, self.of) + (state[0] if state else 0)
+        return (total,), total > self.threshold
+
+    def answer(self, state, output):
+        return state[0]
+
+
+@dataclass(frozen=True)
+class Passing(ScoreThreshold):
+    """Goes by the score alone, and passes an exit over where it is low."""
+
+    def start(self):
+        return ()
+
+    def step(self, state, output):
+        score = values_of(output, self.of)
+        here = state[0] if state else torch.zeros(len(score), dtype=torch.int64)
+        return (here + 1 + ((score < 0) & (here < 1)).long(),), score > self.threshold
+
+    def route(self, state, output):
+        return state[0]
+
+
+@pytest.mark.parametrize("kind", [ScoreThreshold, Summed, Passing])
+@pytest.mark.parametrize("says", ["scored value scored", "named scored value", "value named scored"])
+def test_an_exit_before_the_last_that_says_less_is_read_alike_in_replay_and_inference(x, kind, says):
+    torch.manual_seed(0)
+    stages = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4)]
+    model = MultiExit(stages, [Value(6, 1) for _ in range(4)]).eval()
+    for head, each in zip(model.heads, [*says.split(), "value"], strict=True):
+        head.says = each
+    with torch.inference_mode():
+        outputs = model(x)
+    seen = set()
+    for threshold in (-0.5, 0.0, 0.5):
+        policy = kind(threshold)
+        exits, found = replay(policy, outputs), infer(model, x, policy)
+        assert found.exits.tolist() == exits.tolist()
+        assert torch.allclose(found.answers, said(answered(policy, outputs, exits)), atol=1e-6)
+        assert decision_costs(policy, outputs) == [0] * 4
+        seen |= set(exits.tolist())
+    assert len(seen) > 2
 
 
 def test_certainty_is_what_is_read_and_not_the_answer(model, x):

@@ -109,8 +109,8 @@ def test_what_is_claimed_counts(digest, sources):
         ("data/text.py", "train: int = 4000, validation: int = 1000", "train: int = 4000, validation: int = 900"),
         (
             "engine/evaluate.py",
-            "at_exit, at_exits,",
-            "at_exit as at_exits, at_exits as at_exit,",
+            "at_exits, evaluating,",
+            "at_exits as evaluating, evaluating as at_exits,",
         ),  # each the other's name
         ("recipes/fit.py", "import torch\n", "import numpy as torch\n"),  # another's, under the same name
     ],

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, evaluating, of_samples
+from eelit.methods.engine.multi_exit import MultiExit, evaluating, of_samples, said_at, to_policy
 from eelit.methods.policies.base import Assembling, Output, Policy, said
 
 aten = torch.ops.aten
@@ -202,7 +202,7 @@ def decision_costs(policy: Policy, outputs: Output) -> list[int]:
     """
     assembling = policy if isinstance(policy, Assembling) else None
     one = of_samples(outputs, slice(1))
-    told = [at_exit(one, i) for i in range(len(said(outputs)))]
+    told = [to_policy(said_at(one, i)) for i in range(len(said(outputs)))]
     asked = told if assembling else told[:-1]
     state, found = policy.start(), []
     with MacCounter() as counter:
