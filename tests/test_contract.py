@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from eelit.methods.engine import tasks
-from eelit.methods.engine.costs import MacCounter, decision_costs
-from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.costs import MacCounter, UncountedOperation, decision_costs
+from eelit.methods.engine.evaluate import answered, followed, infer, replay
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
@@ -252,6 +252,39 @@ def test_what_a_policy_computes_is_claimed_and_counted(rule, each, last):
     with MacCounter() as counter:
         infer(prepared.model, torch.stack(list(seen.examples.inputs[:60])), policy)
     assert counter.macs == done.counted
+
+
+@dataclass(frozen=True)
+class InNumpy(Weighing):
+    """The same, multiplied in numpy, where nothing is counted."""
+
+    how: str
+
+    def step(self, state, output):
+        answer, matrix = said(output), np.eye(10, dtype=np.float32)
+        found = {
+            "numpy": lambda: answer.numpy() @ matrix,
+            "cpu": lambda: answer.detach().cpu().numpy() @ matrix,
+            "asarray": lambda: np.asarray(answer) @ matrix,
+            "dot": lambda: np.dot(answer, matrix),
+            "einsum": lambda: np.einsum("nc,cd->nd", answer, matrix),
+            "dlpack": lambda: np.from_dlpack(answer) @ matrix,
+        }[self.how]()
+        return state, softmax(torch.as_tensor(found)).amax(dim=1) > self.threshold
+
+    def route(self, state, output):
+        return torch.full((len(said(output)),), 2)
+
+
+@pytest.mark.parametrize("how", ["numpy", "cpu", "asarray", "dot", "einsum", "dlpack"])
+def test_a_policy_that_multiplies_where_nothing_is_counted_is_refused(how):
+    outputs, policy = torch.randn(3, 4, 10), InNumpy(0.5, how)
+    for shown in (outputs, outputs.numpy(), {"answer": outputs, "more": outputs}):
+        with pytest.raises(UncountedOperation, match="it must compute in the library of what it is shown"):
+            decision_costs(policy, shown)
+    with pytest.raises(UncountedOperation):
+        followed(policy, outputs)  # as it routes
+    assert decision_costs(Weighing(0.5), outputs.numpy()) == [100, 200, 200]
 
 
 @dataclass(frozen=True)

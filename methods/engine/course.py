@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.costs import decisions_counted
 from eelit.methods.engine.multi_exit import joined, select, to_policy
 from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, Routing, State, finite, said
 
@@ -122,7 +122,7 @@ class _Decision:
         """Return what is remembered now, who stops ``[n]``, and what they are told."""
         if not self.count:
             return self._decide(memory)
-        with MacCounter() as counter:
+        with decisions_counted() as counter:
             found = self._decide(memory)
         self.macs = counter.macs
         return found
