@@ -148,7 +148,7 @@ class MultiExitDistillation(ImageMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"budget": {}, "anytime": {"mode": "anytime"}}
     tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "mu": 0.15}
     exempt: ClassVar[Mapping[str, str]] = {
-        "never_answers_as_the_full_model": "in anytime mode the mean of all exits answers, not the last exit."
+        "anytime: never_answers_as_the_full_model": "the mean of all exits answers, not the last exit."
     }
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:

@@ -70,10 +70,10 @@ from eelit.methods.policies.exit_probability import ExitProbability, shared_out
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, losses_of, weighted
 from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.two_stage import frozen_rows
 
 SIDE = 4  # a classifier reads the mean over SIDE × SIDE parts of a map
 LARGEST_WEIGHT = 5.0  # of what a gate should let go
-READ = 64  # samples at a time when the frozen states are stored
 
 
 # The network.
@@ -160,19 +160,17 @@ class Frozen(NamedTuple):
     last: Tensor  # [N], CE of the network's own head
 
 
-@torch.no_grad()
 def frozen(model: MultiExit, examples: Examples, bench: Bench) -> Frozen:
     """Return what the exits read of all examples, and how the network's own head fares, in the host's memory."""
-    model.eval()
     bench.progress("states of the frozen network", None)
-    order, read, last = [], [], []
-    for index, x in examples.batches(READ, device=device_of(model)):
+
+    def both(index: Tensor, x: Any) -> tuple[Tensor, Tensor]:
         *states, end = model.states(x)
-        order.append(index)
-        read.append(torch.cat([read_of(state) for state in states], dim=1).cpu())
-        last.append(F.cross_entropy(model.heads[-1](end).cpu(), examples.targets[index], reduction="none"))
-    back = torch.cat(order).argsort()
-    return Frozen(Examples(list(torch.cat(read)[back]), examples.targets), torch.cat(last)[back])
+        read = torch.cat([read_of(state) for state in states], dim=1).cpu()
+        return read, F.cross_entropy(model.heads[-1](end).cpu(), examples.targets[index], reduction="none")
+
+    read, last = frozen_rows(model, examples, both)
+    return Frozen(Examples(list(read), examples.targets), last)
 
 
 @dataclass
