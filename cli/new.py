@@ -15,8 +15,10 @@ from eelit.catalog.faults import CatalogueFault, Unavailable, writing
 from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
 
-FAMILIES = ("exits-text", "exits-images", "cascades", "other")
-"""Families of methods that have a template; `other` derives from the contract itself, as a new family would."""
+FAMILIES = (
+    "exits-text", "exits-images", "cascades", "split", "gates", "tokens", "skimming", "tagging", "ranking", "other",
+)  # fmt: skip
+"""Families of methods, each with a template; `other` derives from the contract itself, as a new family would."""
 ENTRY = ("entry.yaml.j2", "catalog/entries/{key}.yaml")
 # Template → where its result belongs, in the checkout.
 SKELETONS = {
@@ -33,6 +35,12 @@ RESTS_ON = "what the implementation rests on"
 @click.option("--family", type=click.Choice(FAMILIES), help="Write a method of this family, its claims and its test.")
 def command(key: str, family: str | None) -> None:
     """Start a new work: its entry, and a method with claims and test.
+
+    What stops is, by family: a sample at an exit (exits-text, exits-images) or after one of several models (cascades);
+    `other` is a method by itself. The rest have one method each so far, whose file shows more than the template: a
+    device that has the cloud go on (split: bajpai2023splitee), blocks passed over (gates: wang2018skipnet),
+    each generated token (tokens: schuster2022calm), tokens of a text (skimming: guan2022transkimmer), words to be
+    tagged (tagging: li2021tokee), documents of a query (ranking: busolin2021lear).
 
     KEY is surname, year and a word, in small letters. Without --family only the entry is written. Files that exist are
     left alone, but an entry gets the block that tells of its method. Then add the record to bib/early-exit.bib (if it

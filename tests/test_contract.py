@@ -420,11 +420,10 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.cascade import Cascade
 from eelit.methods.engine.members import Estimator, Network
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.families.cascades import CascadeMethod
+from eelit.methods.families.cascades import CascadeMethod, fit_estimator, train_network
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.recipes.members import fit_estimator, train_network
 
 
 class OnDigits:

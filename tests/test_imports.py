@@ -50,8 +50,8 @@ import numpy, sklearn, torch, transformers  # what these change is their affair
 from transformers import BertConfig, BertModel
 
 before = dict(os.environ)
-from eelit.methods.backbones import decoder, encoder, skim_encoder, tag_encoder
-from eelit.methods.families import text, tokens
+from eelit.methods.backbones import decoder, encoder
+from eelit.methods.families import skimming, tagging, text, tokens
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
 
 def refuse(*_, **__):

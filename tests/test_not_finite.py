@@ -17,12 +17,12 @@ from eelit.methods import families
 from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import always, generate, sound_of
 from eelit.methods.backbones.decoding import replay as replay_tokens
-from eelit.methods.backbones.skim_encoder import decided
 from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.multi_exit import MultiExit, said_at, stacked
 from eelit.methods.families import tagging
 from eelit.methods.families.gates import hard
+from eelit.methods.families.skimming import decided
 from eelit.methods.policies.base import log_softmax, softmax, usable
 from eelit.methods.policies.budgeted_thresholds import thresholds_for
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, worst_misleading

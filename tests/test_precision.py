@@ -10,9 +10,9 @@ from exit_rules import CASES, PRECISIONS, decisions
 from torch import nn
 
 from eelit.methods.backbones.attached import MeanHead
-from eelit.methods.backbones.skim_encoder import SkimEncoder, decided
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.families.gates import hard
+from eelit.methods.families.skimming import SkimEncoder, decided
 from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled
 from eelit.methods.papers.schuster2021cats import MetaConsistencyClassifier, ScoredExit
 from eelit.methods.papers.wang2018skipnet import GatedResNet, RecurrentGate

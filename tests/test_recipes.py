@@ -14,10 +14,10 @@ from eelit.methods.engine.members import Estimator, flat
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.cascades import fit_estimator
 from eelit.methods.recipes.distillation import divergence
 from eelit.methods.recipes.fit import fit
 from eelit.methods.recipes.joint import depth_weights, exit_losses, train_joint, weighted
-from eelit.methods.recipes.members import fit_estimator
 
 OPTIONS = {"epochs": 1.0, "batch": 4, "rate": 1e-2}
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.backbones.skim_encoder import Choice, Skimmed
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.families.skimming import Prepared, gathered
+from eelit.methods.families.skimming import Choice, Prepared, Skimmed, gathered
 from eelit.methods.papers.guan2022transkimmer import Transkimmer
 from eelit.methods.recipes.plain import train_plain
 

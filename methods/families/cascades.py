@@ -7,22 +7,25 @@ trees (`engine.members`). Any rule for exits decides here, too; a `policies.base
 
 from __future__ import annotations
 
+import hashlib
+import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from eelit.methods.engine.cascade import Cascade, StoredMembers
 from eelit.methods.engine.examples import Data, Examples
-from eelit.methods.engine.members import counted
+from eelit.methods.engine.members import Estimator, Network, counted
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import select
+from eelit.methods.engine.multi_exit import MultiExit, select
 from eelit.methods.engine.records import Execution, Timing
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
 from eelit.methods.policies.base import Policy
-from eelit.methods.recipes.members import train_members
+from eelit.methods.recipes.plain import train_plain
 
 
 @dataclass
@@ -107,6 +110,42 @@ class CascadeMethod(StepwiseMethod):
             full_seconds=plain,
             not_finite=flawed,
         )
+
+
+def train_members(model: Cascade, data: Data, bench: Bench, **options: Any) -> None:
+    """Train each member by itself: networks with these ``options`` of `fit`, estimators as they are set."""
+    for member in model.members:
+        if isinstance(member, Estimator):
+            fit_estimator(member, data, bench)
+        elif isinstance(member, Network):
+            train_network(member, data, bench, **options)
+
+
+def train_network(member: Network, data: Data, bench: Bench, **options: Any) -> None:
+    """Minimise a network's loss on what it answers; ``options`` are those of `fit`."""
+    train_plain(MultiExit([member.network], [nn.Identity()]), data, bench, **options)
+
+
+def fit_estimator(member: Estimator, data: Data, bench: Bench, weights: Tensor | None = None) -> None:
+    """Fit a model of scikit-learn or LightGBM, samples weighed by ``weights [N]`` if given. It is fitted on every run.
+
+    The estimator's own settings hold, its random state among them, which must follow the seed. Raises `ValueError`
+    unless inputs have one shape and there is one weight for each.
+    """
+    start = time.perf_counter()
+    index, inputs = next(data.train.batches(len(data.train)))
+    if len(index) < len(data.train):
+        raise ValueError("an estimator needs inputs of one shape")
+    if weights is not None and weights.shape != (len(data.train),):
+        raise ValueError(f"{len(data.train)} samples need as many weights, not {list(weights.shape)}")
+    more = {} if weights is None else {"sample_weight": weights.cpu()[index].numpy()}
+    bench.progress(f"fitting {type(member.estimator).__name__}", None)
+    member.estimator.fit(member.view(inputs), data.train.targets.cpu()[index].numpy(), **more)
+    facts = f"{bench.seed} {data.digest} {len(data.train)} {member.estimator!r}"
+    name = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+    bench.trainings[name] = time.perf_counter() - start
+    bench.prepared_seconds += bench.trainings[name]
+    bench.prepared_from_cache = False
 
 
 def timed(model: Cascade, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:

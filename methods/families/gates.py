@@ -73,17 +73,48 @@ class GatedNetwork(nn.Module, ABC):
     def answer(self, x: Tensor) -> Tensor:
         """Return logits ``[n, classes]`` from what the last block or its shortcut gives."""
 
-    @abstractmethod
     def forward(self, x: Tensor, choose: Choice = hard) -> Routed:
         """Compute every block for every sample and mix by the gates: for training, and for replay."""
+        return self._route(x, choose, _mixed)
 
-    @abstractmethod
     def infer(self, x: Tensor, choose: Choice = hard) -> Routed:
         """Compute a block only for the samples whose gate is 1; the others pass its shortcut."""
+        return self._route(x, choose, _skipping)
 
-    @abstractmethod
     def plain(self, x: Tensor) -> Tensor:
         """Return logits ``[n, classes]`` of the network itself: all blocks, no gate."""
+        x = self.enter(x)
+        for _, block in self.gated():
+            x = block(x, block.shortcut(x))
+        return self.answer(x)
+
+    def _route(self, x: Tensor, choose: Choice, step: Callable[[Any, Tensor, Tensor], Tensor]) -> Routed:
+        x, state = self.enter(x), None
+        seen: list[tuple[Tensor, Tensor]] = []
+        for i, block in self.gated():
+            p, state = self.gate(i, x, state)
+            gate = choose(p)
+            x = step(block, x, gate)
+            seen.append((p, gate))
+        p, gates = (torch.stack(each) for each in zip(*seen, strict=True))
+        return Routed(self.answer(x), p, gates)
+
+
+def _mixed(block: Any, x: Tensor, g: Tensor) -> Tensor:
+    """Return ``g F(x) + (1 - g) S(x)`` for gates ``[n]``, with S the block's shortcut."""
+    short, g = block.shortcut(x), g.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    mixed: Tensor = g * block(x, short) + (1 - g) * short
+    return mixed
+
+
+def _skipping(block: Any, x: Tensor, g: Tensor) -> Tensor:
+    """Return the same for gates of 0 and 1, running the block on the samples with 1 only."""
+    on = g.nonzero().flatten()
+    short: Tensor = block.shortcut(x)
+    if len(on) == len(x):
+        whole: Tensor = block(x, short)
+        return whole
+    return short.index_copy(0, on, block(x[on], short[on])) if len(on) else short
 
 
 @dataclass(frozen=True)

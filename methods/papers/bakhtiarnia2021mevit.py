@@ -103,14 +103,16 @@ def encoder_layer(layout: Layout) -> nn.TransformerEncoderLayer:
 
 
 class OfClassToken(nn.Sequential):
-    """Layer normalisation and a dense layer on the class token: the network's own head."""
-
-    def __init__(self, layout: Layout, classes: int) -> None:
-        super().__init__(nn.LayerNorm(layout.d), nn.Linear(layout.d, classes))
+    """Layers that read the class token c alone."""
 
     def forward(self, Z: Tensor) -> Tensor:
         """Return logits ``[N, classes]`` from tokens ``[N, 1 + g², d]``."""
         return cast(Tensor, super().forward(Z[:, 0]))
+
+
+def own_head(layout: Layout, classes: int) -> OfClassToken:
+    """Return the network's own head: layer normalisation and a dense layer on c."""
+    return OfClassToken(nn.LayerNorm(layout.d), nn.Linear(layout.d, classes))
 
 
 # The seven branches, each from tokens ``Z [N, 1 + g², d]`` to logits ``[N, classes]``.
@@ -121,15 +123,9 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
-class MlpBranch(nn.Sequential):
-    """An MLP on the class token."""
-
-    def __init__(self, layout: Layout, classes: int) -> None:
-        super().__init__(*mlp(layout.d, layout.d, classes))
-
-    def forward(self, Z: Tensor) -> Tensor:
-        """Read c."""
-        return cast(Tensor, super().forward(Z[:, 0]))
+def mlp_branch(layout: Layout, classes: int) -> OfClassToken:
+    """Return an MLP on the class token."""
+    return OfClassToken(*mlp(layout.d, layout.d, classes))
 
 
 def on_grid(P: Tensor, g: int) -> Tensor:
@@ -182,7 +178,7 @@ class VitBranch(nn.Module):
 
     def __init__(self, layout: Layout, classes: int) -> None:
         super().__init__()
-        self.layer, self.head = encoder_layer(layout), OfClassToken(layout, classes)
+        self.layer, self.head = encoder_layer(layout), own_head(layout, classes)
 
     def forward(self, Z: Tensor) -> Tensor:
         """Read all tokens."""
@@ -238,7 +234,7 @@ class ResMlpBranch(nn.Module):
 
 
 BRANCHES: Mapping[str, Callable[[Layout, int], nn.Module]] = {
-    "MLP-EE": MlpBranch, "CNN-Ignore-EE": CnnBranch, "CNN-Add-EE": AddBranch, "CNN-Project-EE": ProjectBranch,
+    "MLP-EE": mlp_branch, "CNN-Ignore-EE": CnnBranch, "CNN-Add-EE": AddBranch, "CNN-Project-EE": ProjectBranch,
     "ViT-EE": VitBranch, "MLP-Mixer-EE": MixerBranch, "ResMLP-EE": ResMlpBranch,
 }  # fmt: skip
 """The paper's name of a branch → what builds it."""
@@ -302,7 +298,7 @@ class MultiExitViT(ExitMethod):
         layout = self.layout(shape)
         embedding = Embedding(shape[0], self.patch, layout)
         first, *others = (encoder_layer(layout) for _ in range(self.layers))
-        last = OfClassToken(layout, classes)
+        last = own_head(layout, classes)
         branches = (BRANCHES[self.branch](layout, classes) for _ in others)
         return MultiExit([nn.Sequential(embedding, first), *others], [*branches, last]).eval()
 

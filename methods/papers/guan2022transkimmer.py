@@ -57,12 +57,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eelit.methods.backbones.skim_encoder import SkimEncoder
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.skimming import Prepared, SkimMethod
+from eelit.methods.families.skimming import Prepared, SkimEncoder, SkimMethod
 from eelit.methods.policies.base import widened
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes.fit import Batch, fit

@@ -52,13 +52,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eelit.methods.backbones.tag_encoder import TagEncoder
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.tagging import Prepared, TagMethod
+from eelit.methods.families.tagging import Prepared, TagEncoder, TagMethod
 from eelit.methods.policies.base import Policy, exact, uncertainty
 from eelit.methods.policies.window_uncertainty import (
     SentenceUncertainty,

@@ -41,7 +41,7 @@ Deviations
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,7 +53,7 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.gates import Choice, GatedNetwork, GateMethod, Network, Routed, hard
+from eelit.methods.families.gates import Choice, GatedNetwork, GateMethod, Network, hard
 from eelit.methods.policies.base import widened
 from eelit.methods.recipes.fit import Batch, fit
 
@@ -149,46 +149,6 @@ class GatedResNet(GatedNetwork):
         for i, block in enumerate(self.blocks):
             assert isinstance(block, ResidualBlock)
             yield i, block
-
-    def forward(self, x: Tensor, choose: Choice = hard) -> Routed:
-        """Compute every block for every image and mix by the gates: for training, and for replay."""
-        return self._route(x, choose, _mixed)
-
-    def infer(self, x: Tensor, choose: Choice = hard) -> Routed:
-        """Compute a block only for the images whose gate is 1; the others pass its shortcut."""
-        return self._route(x, choose, _skipping)
-
-    def plain(self, x: Tensor) -> Tensor:
-        """Return logits ``[n, classes]`` of the residual network itself: all blocks, no gate."""
-        x = self.enter(x)
-        for _, block in self.gated():
-            x = block(x, block.shortcut(x))
-        return self.answer(x)
-
-    def _route(self, x: Tensor, choose: Choice, step: Callable[[ResidualBlock, Tensor, Tensor], Tensor]) -> Routed:
-        x, state = self.enter(x), None
-        seen: list[tuple[Tensor, Tensor]] = []
-        for i, block in self.gated():
-            p, state = self.gate(i, x, state)
-            gate = choose(p)
-            x = step(block, x, gate)
-            seen.append((p, gate))
-        p, gates = (torch.stack(each) for each in zip(*seen, strict=True))
-        return Routed(self.answer(x), p, gates)
-
-
-def _mixed(block: ResidualBlock, x: Tensor, g: Tensor) -> Tensor:
-    """Return ``g F(x) + (1 - g) S(x)`` for gates ``[n]``, with S the block's shortcut."""
-    short, g = block.shortcut(x), g.to(x.dtype)[:, None, None, None]
-    return g * block(x, short) + (1 - g) * short
-
-
-def _skipping(block: ResidualBlock, x: Tensor, g: Tensor) -> Tensor:
-    """Return the same for gates of 0 and 1, running the block on the images with 1 only."""
-    on, short = g.nonzero().flatten(), block.shortcut(x)
-    if len(on) == len(x):
-        return block(x, short)
-    return short.index_copy(0, on, block(x[on], short[on])) if len(on) else short
 
 
 def straight_through(p: Tensor) -> Tensor:

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from eelit.methods.backbones.skim_encoder import SkimEncoder, decided
 from eelit.methods.backbones.token_layer import LayerPrice, alike
 from eelit.methods.claims import guan2022transkimmer as claimed
 from eelit.methods.engine.costs import count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.skimming import Prices, after_each
+from eelit.methods.families.skimming import Prices, SkimEncoder, after_each, decided
 from eelit.methods.harness import registry
 from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled, skim_loss
 from eelit.methods.policies.token_gate import Skim

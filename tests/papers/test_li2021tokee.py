@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eelit.methods.backbones.tag_encoder import TagEncoder, of_pieces, words_of
 from eelit.methods.backbones.token_layer import LayerPrice
 from eelit.methods.claims import li2021tokee as claimed
 from eelit.methods.engine import tasks
@@ -20,7 +19,7 @@ from eelit.methods.engine.costs import count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.families import tagging
-from eelit.methods.families.tagging import Prices, replay
+from eelit.methods.families.tagging import Prices, TagEncoder, of_pieces, replay, words_of
 from eelit.methods.papers.li2021tokee import HaltSampling, simulate, tag_losses
 from eelit.methods.policies.base import uncertainty
 from eelit.methods.policies.max_confidence import MaxConfidence
