@@ -161,6 +161,7 @@ class BranchyNet(ExitMethod):
     knob: ClassVar[str] = "share"
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {"images": "digits", "train_size": 600, "batch": 16, "rate": 5e-3}
+    others: ClassVar[Mapping[str, Any]] = {"network": "alexnet"}
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 2000}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "trunk_epochs": 10.0, "epochs": 20.0}
 
