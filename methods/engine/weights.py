@@ -116,13 +116,18 @@ def _digest(
 ) -> tuple[str, str]:
     """Return the name of a training, and where it closes over what cannot be told apart; empty if nowhere."""
     contents = Contents(model)
-    versions = [torch_version, *(version(name) for name in ("transformers", "numpy", "scikit-learn", "lightgbm"))]
-    facts = {"seed": bench.seed, "data": data, "settings": dict(sorted(settings.items())), "versions": versions}
+    facts = {"seed": bench.seed, "data": data, "settings": dict(sorted(settings.items())), "versions": _versions()}
     if bench.most_steps < math.inf:  # a training that was cut short is another
         facts["steps"] = bench.most_steps
     told = [contents.of_model("the network"), contents.of(train, "the training"), contents.of(facts, "the settings")]
     told += reached([train, Examples], contents)
     return hashlib.blake2b("\n".join(told).encode(), digest_size=16).hexdigest(), "; ".join(contents.untold)
+
+
+@cache  # reading them takes longer than two steps of a small network
+def _versions() -> list[str]:
+    """Return the versions of what every training rests on."""
+    return [torch_version, *(version(name) for name in ("transformers", "numpy", "scikit-learn", "lightgbm"))]
 
 
 def sources_of(things: Iterable[object]) -> list[str]:
