@@ -130,5 +130,5 @@ def test_stages_of_training_hold_what_they_should(stages):
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="no network 'nonsense'; there are resnet and vgg"):
+    with pytest.raises(ValueError, match="no network 'nonsense'; there are resnet, vgg, efficientnet-lite0"):
         tiny("joint").replace({"network": "nonsense"}).prepare(Bench())
