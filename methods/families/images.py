@@ -85,7 +85,7 @@ class JointImages:
             head=lambda shape: self.head(shape, classes),
             seed=seed,
         )
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def head(self, shape: Shape, classes: int) -> nn.Module:
         """An exit head for maps ``[C, H, W]``: an internal classifier."""
