@@ -14,7 +14,7 @@ from scipy import sparse
 Indices = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 AT_ONCE = 20_000_000
-"""Products of a block of rows at most, unless one row alone has more: what bounds the memory (8 bytes each)."""
+"""Products of a block of columns at most, unless one alone has more: what bounds the memory (8 bytes each)."""
 
 
 def ones(rows: Indices, columns: Indices, shape: tuple[int, int]) -> sparse.csr_array:
@@ -34,8 +34,8 @@ def shared(matrix: sparse.csr_array, least: int, most: int) -> tuple[Indices, In
     kept = (none, none, none)
     for first, product in _products(matrix):
         enough = np.flatnonzero(product.data >= least)  # few: most pairs have one thing in common
-        one = np.searchsorted(product.indptr, enough, side="right") - 1
-        other, count = product.indices[enough].astype(np.int64), product.data[enough].astype(np.int64)
+        other = np.searchsorted(product.indptr, enough, side="right") - 1
+        one, count = product.indices[enough].astype(np.int64), product.data[enough].astype(np.int64)
         upper = other > one
         parts = (one[upper] + first, other[upper] + first, count[upper])
         kept = _closest(tuple(np.concatenate(both) for both in zip(kept, parts, strict=True)), most)
@@ -49,16 +49,17 @@ def _closest(pairs: tuple[Indices, ...], most: int) -> tuple[Indices, Indices, I
 
 
 def _products(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Yield the product of the matrix with its transpose in blocks of rows, each with its first row.
+    """Yield the product of the matrix with its transpose in blocks of columns, each with its first column.
 
-    The product is symmetric, so that the columns of a block start at its own first row.
+    The product is symmetric, so that the rows of a block start at its own first column. Only the block is transposed:
+    where works with many citations make many blocks, the rest would be for each of them.
     """
     work = np.cumsum(matrix @ np.bincount(matrix.indices, minlength=matrix.shape[1]))
     start = 0
     while start < matrix.shape[0]:
         done = work[start - 1] if start else 0
         end = max(start + 1, int(np.searchsorted(work, done + AT_ONCE, side="right")))
-        yield start, matrix[start:end] @ matrix[start:].T.tocsr()
+        yield start, matrix[start:] @ matrix[start:end].T.tocsr()
         start = end
 
 

@@ -76,6 +76,11 @@ STYLES = ("mathrm", "mathbf", "mathit", "mathsf", "mathtt", "mathcal", "mathscr"
 ADDRESSES = ("url", "path", "nolinkurl", "doi")
 NOT_TEXT = ("author", "date", "include", "input", "maketitle", "title", "today")
 """Commands of whole documents: pylatexenc would act on them, which a field of a bibliography must not cause."""
+SPANNING = (
+    *("overbrace", "overbracket", "overgroup", "overlinesegment", "underbrace", "underbracket", "undergroup"),
+    *("underlinesegment", "underleftrightarrow"),
+)
+"""Signs over or under a formula that Unicode lacks, and pylatexenc leaves out."""
 TEXT_MARKS = (
     "\u0301\u0300\u0302\u0308\u0303\u0304\u0307\u030b\u0331\u0327\u0323\u0328\u030a\u0306\u030c\u0309\u0361\u030f"
 )
@@ -85,6 +90,13 @@ ACCENTS = dict(zip("'`^\"~=.HbcdkruvhtG", TEXT_MARKS, strict=True))
 ACCENTS |= {name: ACCENTS[same] for name, same in MATH_ACCENTS.items()}
 ACCENTS |= {"vec": "\u20d7", "textcommabelow": "\u0326"}
 """Accents as combining marks, those of mathematics too; pylatexenc puts them on every letter of a group."""
+WIDE = {"overline": "\u0305", "underline": "\u0332", "widehat": "\u0302", "widetilde": "\u0303", "wideparen": "\u0311"}
+WIDE |= {"overleftarrow": "\u20d6", "overrightarrow": "\u20d7", "overleftrightarrow": "\u20e1"}
+WIDE |= {"overleftharpoon": "\u20d0", "overrightharpoon": "\u20d1"}
+WIDE |= {"underleftarrow": "\u20ee", "underrightarrow": "\u20ef"}
+"""Marks over or under a whole formula: Unicode has them for each letter of it."""
+LETTER = re.compile("[^\\W_][\u0300-\u036f\u20d0-\u20ef]*")
+QUOTED = re.compile(r"(?<!\w)`([^`]*?[^\s`])'(?!\w)")  # an apostrophe inside of a word ends no quotation
 ALONE = {"~": "~", "^": "^", "`": "`", "'": "´", '"': "¨"}
 """Accents on nothing: `\\~{}` is the way to type a tilde."""
 
@@ -123,7 +135,8 @@ def read_tex(tex: str) -> Plain:
         return Plain(" ".join(tex.replace("{", "").replace("}", "").split()))
     read = [_converted(word) if TEX.search(word) else Plain(word) for word in _words(tex)]
     unread = dict.fromkeys(command for part in read for command in part.unread)
-    return Plain(" ".join(part.text for part in read if part.text), tuple(unread))
+    text = " ".join(part.text for part in read if part.text)
+    return Plain(QUOTED.sub("‘\\1’", text), tuple(unread))
 
 
 def _words(tex: str) -> list[str]:
@@ -204,7 +217,7 @@ class _Text(LatexNodes2Text):  # type: ignore[misc]  # pylatexenc has no types
     def macro_node_to_text(self, node: Any) -> str:
         """Return what a command prints, in formulas with the space after it; of one that is unknown, its arguments."""
         name: str = node.macroname
-        if name and name not in NOT_TEXT and _printed().get_macro_spec(name) is not None:
+        if name and name not in (*NOT_TEXT, *SPANNING) and _printed().get_macro_spec(name) is not None:
             text = str(super().macro_node_to_text(node))
             return text + node.macro_post_space if self.formulas and self._is_bare_macro_node(node) else text
         self.unread.append(f"\\{name}")
@@ -279,6 +292,19 @@ def _accented(mark: str, name: str) -> Callable[..., str]:
     return printed
 
 
+def _spanned(mark: str, name: str) -> Callable[..., str]:
+    """Return what puts a combining mark on each letter of an argument; a text is underlined for its looks only."""
+
+    def printed(node: Any, l2tobj: Any) -> str:
+        text = str(l2tobj.node_arg_to_text(node, 0))
+        if name == "underline" and not l2tobj.formulas:
+            return text
+        text = LETTER.sub(lambda found: found[0] + mark, unicodedata.normalize("NFD", text))
+        return unicodedata.normalize("NFC", text)
+
+    return printed
+
+
 def _address(node: Any) -> str:
     r"""Return the address in `\url{…}` as it stands there, where `_`, `~` and `%` mean themselves."""
     return read_verbatim(node.nodeargd.argnlist[0].latex_verbatim()).text
@@ -309,6 +335,7 @@ def _printed() -> LatexContextDb:
     macros += [MacroTextSpec(name, simplify_repl=f" {name}") for name in FUNCTIONS]
     macros += [MacroTextSpec(name, discard=False) for name in (*SHOWN, *STYLES)]
     macros += [MacroTextSpec(name, _accented(mark, name)) for name, mark in ACCENTS.items()]
+    macros += [MacroTextSpec(name, _spanned(mark, name)) for name, mark in WIDE.items()]
     macros += [MacroTextSpec(name, _address) for name in ADDRESSES]
     macros += [MacroTextSpec(name, _fraction) for name in ("frac", "dfrac", "tfrac", "nicefrac", "textfrac")]
     macros += [
@@ -330,7 +357,7 @@ def _printed() -> LatexContextDb:
 def _parsed() -> LatexContextDb:
     """Return how many arguments commands take, for those that pylatexenc does not know."""
     context = get_walker_context_db()
-    one = (*SHOWN, *STYLES, *ADDRESSES, *ACCENTS, "enquote", "textsubscript", "textsuperscript")
+    one = (*SHOWN, *STYLES, *ADDRESSES, *ACCENTS, *WIDE, "enquote", "textsubscript", "textsuperscript")
     macros = [MacroSpec(name, "{") for name in one]
     macros += [MacroSpec(name, "{{") for name in ("href", "foreignlanguage", "dfrac", "tfrac", "textfrac")]
     macros += [MacroSpec("linebreak", "[")]

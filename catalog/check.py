@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,24 @@ def _entries(loaded: Loaded) -> Iterator[tuple[Entry, Located]]:
 
 
 def _missing_entries(loaded: Loaded) -> Iterator[Problem]:
+    taken = {*loaded.bibliography.records, *loaded.bibliography.broken}
     for key in loaded.bibliography.records:
         if not re.fullmatch(KEY_PATTERN, key):
-            yield _in_bibliography(loaded, key, "", f"`{key}` is not a key; {_better_key(key)}")
+            yield _in_bibliography(loaded, key, "", f"`{key}` is not a key; {_better_key(key, taken)}")
         elif key not in loaded.entries and key not in loaded.unreadable:
             message = f"`{key}` has no entry; write entries/{key}.yaml (`eelit new {key}` starts it)"
             yield _in_bibliography(loaded, key, "", message)
 
 
-def _better_key(key: str) -> str:
-    """Return what to do about a key that nothing here would take."""
+def _better_key(key: str, taken: set[str]) -> str:
+    """Return what to do about a key that nothing here would take; one that is advised is ``taken`` from then on."""
     plain = unicodedata.normalize("NFKD", key).casefold()
     better = re.sub(r"[^a-z0-9]", "", plain)
-    says = "a key is surname, year and a word, in small letters, as in `zhou2020pabee`"
-    return f"rename it to `{better}`" if re.fullmatch(KEY_PATTERN, better) else f"{says}; rename it"
+    if not re.fullmatch(KEY_PATTERN, better):
+        return "a key is surname, year and a word, in small letters, as in `zhou2020pabee`; rename it"
+    free = next(name for n in count(1) if (name := better if n == 1 else f"{better}{n}") not in taken)
+    taken.add(free)
+    return f"rename it to `{free}`"
 
 
 def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn: bool = False) -> Problem:

@@ -6,6 +6,9 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 # Kept are lines' ends and what eelit itself sends: bold, and a progress line that starts anew.
 ACTS = re.compile(r"(\r\n|\r\x1b\[K|\x1b\[[01]m)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -38,9 +41,28 @@ class Guarded(io.TextIOWrapper):
 
 
 class GuardedProgress(Guarded):
-    """The same for stderr."""
+    """The same for stderr; what is done goes on to its end when nobody reads any more how far it is."""
 
     acts = PROGRESS
+
+    def write(self, text: str) -> int:
+        """Write the text, if anybody reads it."""
+        with self._unless_unread():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written, if anybody reads it."""
+        with self._unless_unread():
+            super().flush()
+
+    @contextmanager
+    def _unless_unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            _to_nobody(self)
+            self.failed = False
 
 
 def guard() -> str:
@@ -66,12 +88,15 @@ def guard() -> str:
 
 def lost() -> bool:
     """Tell whether stdout or stderr could not be written; if so Python will not try again at its end."""
-    found = False
-    for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "failed", False):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            found = True
-    return found
+    failed = [stream for stream in (sys.stdout, sys.stderr) if getattr(stream, "failed", False)]
+    for stream in failed:
+        _to_nobody(stream)
+    return bool(failed)
+
+
+def _to_nobody(stream: TextIO) -> None:
+    """Throw away what is, or was, still to be written to a stream."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def plain_terminal() -> bool:

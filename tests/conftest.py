@@ -111,6 +111,28 @@ def one_stage(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def random_weights(tmp_path_factory):
+    """Return a folder with random weights of EfficientNet-Lite0 in a file of the form of the pretrained ones."""
+    from eelit.methods.backbones import efficientnet
+
+    torch.manual_seed(0)
+    weights = {str(i): tensor for i, tensor in enumerate(efficientnet.network().state_dict().values())}
+    classifier = {"_fc.weight": torch.zeros(1000, efficientnet.LAST), "_fc.bias": torch.zeros(1000)}
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(weights | classifier, folder / f"{efficientnet.ITEM}.pth")
+    return folder
+
+
+@pytest.fixture
+def untrained(random_weights, monkeypatch):
+    """Put random weights in the place of EfficientNet's pretrained ones, and return their folder."""
+    from eelit.methods.backbones import efficientnet
+
+    monkeypatch.setattr(efficientnet.fetch, "path", lambda name: random_weights)
+    return random_weights
+
+
+@pytest.fixture(scope="session")
 def made():
     """Return a function: rule → what it is said to have measured, the same point once or more, dearer than anything."""
     from eelit.methods.engine.records import Baseline, OperatingPoint

@@ -28,6 +28,11 @@ GPT2 = {"vocab_size": 48, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions"
 WINDOW = {**LLAMA, "sliding_window": 5}  # shorter than the prompts
 EXPERTS = {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
 EAGER = {"attn_implementation": "eager"}
+LONG = {
+    "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 2.0,
+    "original_max_position_embeddings": 40,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
 MULTIPLIERS = {
     "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.3, "logits_scaling": 8.0,
 }  # fmt: skip
@@ -91,6 +96,11 @@ REFUSED = {
          "decoder_ffn_dim": 48, "max_position_embeddings": 80, "pad_token_id": 0},
         PADDED,
     ),
+    # beyond some length all positions of a text are scaled anew, while a cache holds them as they were
+    "Phi-3, long": (
+        "Phi3ForCausalLM", {**LLAMA, "rope_parameters": LONG, "original_max_position_embeddings": 40}, PADDED
+    ),
+    "Llama, dynamic": ("LlamaForCausalLM", {**LLAMA, "rope_parameters": DYNAMIC}, PADDED),
 }  # fmt: skip
 LEAKING = "in a padded batch hidden states differ from those of a text alone"
 REFUSED_ENCODERS = {
@@ -298,6 +308,22 @@ def test_positions_that_a_model_does_not_have():
     ids = torch.ones((1, 20), dtype=torch.int64)
     with pytest.raises(ValueError, match=r"GPT2LMHeadModel knows 48 tokens and 24 positions; .* 25 positions"):
         generate(decoder, decoder.read(ids[:, :-1], 40), ids[:, -1], 9, None)
+
+
+def test_no_text_is_longer_than_what_was_tried():
+    """A model changes beyond a length too long to try: there exits might say what the model does not."""
+    rotary = {**LONG, "original_max_position_embeddings": 600}
+    phi = {**LLAMA, "max_position_embeddings": 2400, "original_max_position_embeddings": 600, "rope_parameters": rotary}
+    ids = torch.ones((1, 600), dtype=torch.int64)
+    for kind, settings in (
+        ("Phi3ForCausalLM", phi),
+        ("MistralForCausalLM", {**LLAMA, "max_position_embeddings": 2400, "sliding_window": 600}),
+    ):
+        decoder = ExitDecoder(made(kind, settings))
+        cache = decoder.read(ids, 600)
+        for start in (lambda d=decoder, c=cache: d.start(ids[:, :1], c), lambda d=decoder: d.states(ids.repeat(1, 2))):
+            with pytest.raises(ValueError, match=f"^{kind} .* beyond 600 tokens, .*: it was given (601|1200)$"):
+                start()
 
 
 def test_padding_stands_on_the_left(decoders):

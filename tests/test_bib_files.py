@@ -135,6 +135,13 @@ def test_plain_text_has_no_tex_left():
         (r"\begin{odd}x\end{odd}", "x", (r"\begin{odd}",)),
         (r"\textbackslash", "\\", ()),
         (r"``so''---\enquote{it} is--", "“so”—“it” is–", ()),
+        (
+            r"`so', ``don't `do' it'' {`it isn't'} Jo`s 5' o'clock'",
+            "‘so’, “don't ‘do’ it” ‘it isn't’ Jo`s 5' o'clock'",
+            (),
+        ),
+        (r"$\overline{x}$ $\widetilde{ab}_1$ $\underline y$ \underline{so}", "x̅ ãb̃₁ y̲ so", ()),
+        (r"$\underbrace{x}$", "x", (r"\underbrace",)),
         (r"H\textsubscript{2}O \href{http://x.org/a_b}{there}", "H₂O there", ()),
         ("{" * 300 + "x" + "}" * 300, "x", ()),
         (r"\emph" + "{" * 300 + "x" + "}" * 300, "x", (r"\emph",)),

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
@@ -355,6 +356,35 @@ def test_a_stump_without_a_split_compares_nothing():
     rows = np.zeros((30, 2))
     model = lightgbm.LGBMClassifier(n_estimators=1, verbosity=-1, n_jobs=1).fit(rows, np.arange(30) % 2)
     assert comparisons(model, rows[:3]).tolist() == [0.0] * 3
+
+
+def test_linear_leaves_of_lightgbm_multiply(table):
+    rows, classes = table
+    options = {"n_estimators": 3, "num_leaves": 4, "min_child_samples": 20, "verbosity": -1, "n_jobs": 1}
+    model = lightgbm.LGBMRegressor(linear_tree=True, **options).fit(rows, classes)
+
+    def weights(node, row):
+        if "left_child" not in node:
+            return len(node["leaf_coeff"])
+        return weights(node["left_child" if row[node["split_feature"]] <= node["threshold"] else "right_child"], row)
+
+    dumped = [tree["tree_structure"] for tree in model.booster_.dump_model()["tree_info"]]
+    found = multiplications(model, rows)
+    assert found.tolist() == [sum(weights(tree, row) for tree in dumped) for row in rows]
+    assert len(set(found.tolist())) > 1
+    plain = lightgbm.LGBMRegressor(**options).fit(rows, classes)
+    assert multiplications(plain, rows[:2]).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_libsvm_multiplies_by_every_support_vector_and_weighs_them_for_each_pair_of_classes(table, kernel):
+    rows, classes = table
+    model = SVC(kernel=kernel).fit(rows, classes)
+    vectors = len(model.support_)
+    assert multiplications(model, rows[:2]).tolist() == [vectors * 5.0 + vectors * 2.0] * 2
+    assert multiplications(SVR(kernel=kernel).fit(rows, classes), rows[:1]).item() % 6 == 0
+    with pytest.raises(UncountedOperation, match="SVC has no formula"):
+        multiplications(SVC(kernel=lambda a, b: a @ b.T).fit(rows, classes), rows)
 
 
 def test_linear_models_cost_a_multiplication_for_each_weight_and_pipelines_the_sum(table):

@@ -390,6 +390,13 @@ def test_no_key_is_advised_that_the_command_would_refuse(tree, eelit, key, advic
     assert "eelit new" not in line
 
 
+def test_no_key_is_advised_that_another_work_has(tree):
+    for key in ("Doe2020Lazy", "DOE2020lazy", "Zhou2020PABEE"):
+        add(tree, key)
+    advised = re.findall("rename it to `(.+)`", "\n".join(errors()))
+    assert advised == ["doe2020lazy", "doe2020lazy2", "zhou2020pabee2"]
+
+
 def test_a_key_that_is_advised_is_taken(tree, eelit):
     add(tree, "doe2020lazy")
     (line,) = errors()

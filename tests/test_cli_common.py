@@ -143,8 +143,13 @@ def test_a_broken_pipe_elsewhere_is_no_success(monkeypatch, eelit):
     assert "BrokenPipeError" in found.stderr
 
 
-@pytest.mark.parametrize("module", ["click", "eelit.cli.find", "eelit.catalog.fresh"])
+@pytest.mark.parametrize("module", ["eelit.cli.group", "click", "eelit.cli.find", "eelit.catalog.fresh"])
 def test_an_interruption_while_the_command_is_imported_is_130_too(module):
+    """From the first line of the entry point on: while Python itself starts, and imports that, its traceback is shown.
+
+    These are some hundredths of a second, more in an editable install, whose finder Python imports as it starts. So the
+    entry point must import nothing that takes time before it can catch an interruption.
+    """
     program = f"""
 import sys
 

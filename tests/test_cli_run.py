@@ -3,7 +3,10 @@
 import errno
 import json
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from measured import result
@@ -104,6 +107,35 @@ def test_a_cache_that_fails_on_the_way_is_one_sentence_too(eelit, tmp_path, monk
     found = eelit("run", "zhou2020pabee", "--out", tmp_path / "out")
     assert found.exit_code == 5
     assert f"{tmp_path / 'file'} cannot be written (not a directory); name another cache" in found.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_result_is_written_though_nobody_reads_how_far_it_is(tmp_path, unbuffered):
+    """The reader of stderr has gone when progress is told: what was hours of training must not end in nothing."""
+    program = """
+import sys
+from measured import result
+from eelit.cli.main import main
+from eelit.methods.harness import runner
+
+def run(key, progress, **_):
+    for step in range(3):
+        progress(f"step {step}", None)
+    return result(0)
+
+runner.run = run
+main()
+"""
+    read, write = os.pipe()
+    os.close(read)
+    found = subprocess.run(
+        [sys.executable, "-c", program, "run", "zhou2020pabee", "--format", "json", "--out", tmp_path],
+        stdout=subprocess.PIPE, stderr=write, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(write)
+    assert found.returncode == 0
+    assert json.loads(found.stdout) == json.loads((tmp_path / "zhou2020pabee.json").read_text())
 
 
 def full(*_, **__):

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from eelit.methods.engine import tasks
-from eelit.methods.engine.costs import MacCounter, decision_costs
-from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.costs import MacCounter, UncountedOperation, decision_costs
+from eelit.methods.engine.evaluate import answered, followed, infer, replay
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, joined, of_samples, stacked
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.harness import conformance, registry, runner
-from eelit.methods.policies.base import said, softmax
+from eelit.methods.policies.base import said, softmax, values_of
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.voting import Voting
@@ -83,6 +83,65 @@ def test_replay_and_inference_agree_on_all_that_is_said(model, x, policy):
     assert torch.equal(found.outputs["boxes"].isnan().flatten(1).all(dim=1), ~early)
     own = outputs["answer"][torch.as_tensor(exits), torch.arange(40)]
     assert torch.allclose(found.answers, own, atol=1e-5) != isinstance(policy, Voting)
+
+
+class Value(nn.Linear):
+    """A head that says one value, as it is, by name, or with another."""
+
+    says = "value"
+
+    def forward(self, state):
+        value = super().forward(state).squeeze(-1)
+        return {"value": value, "named": {"answer": value}, "scored": {"answer": value, "score": -value}}[self.says]
+
+
+@dataclass(frozen=True)
+class Summed(ScoreThreshold):
+    """Goes by the sum of the scores, and answers with it."""
+
+    def step(self, state, output):
+        total = values_of(output, self.of) + (state[0] if state else 0)
+        return (total,), total > self.threshold
+
+    def answer(self, state, output):
+        return state[0]
+
+
+@dataclass(frozen=True)
+class Passing(ScoreThreshold):
+    """Goes by the score alone, and passes an exit over where it is low."""
+
+    def start(self):
+        return ()
+
+    def step(self, state, output):
+        score = values_of(output, self.of)
+        here = state[0] if state else torch.zeros(len(score), dtype=torch.int64)
+        return (here + 1 + ((score < 0) & (here < 1)).long(),), score > self.threshold
+
+    def route(self, state, output):
+        return state[0]
+
+
+@pytest.mark.parametrize("kind", [ScoreThreshold, Summed, Passing])
+@pytest.mark.parametrize("says", ["scored value scored", "named scored value", "value named scored"])
+def test_an_exit_before_the_last_that_says_less_is_read_alike_in_replay_and_inference(x, kind, says):
+    torch.manual_seed(0)
+    stages = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4)]
+    model = MultiExit(stages, [Value(6, 1) for _ in range(4)]).eval()
+    for head, each in zip(model.heads, [*says.split(), "value"], strict=True):
+        head.says = each
+    with torch.inference_mode():
+        outputs = model(x)
+    seen = set()
+    for threshold in (-0.5, 0.0, 0.5):
+        policy = kind(threshold)
+        exits, found = replay(policy, outputs), infer(model, x, policy)
+        assert found.exits.tolist() == exits.tolist()
+        assert torch.allclose(found.answers, said(answered(policy, outputs, exits)), atol=1e-6)
+        assert decision_costs(policy, outputs) == [0] * 4
+        seen |= set(exits.tolist())
+    assert len(seen) > 2
 
 
 def test_certainty_is_what_is_read_and_not_the_answer(model, x):
@@ -193,6 +252,39 @@ def test_what_a_policy_computes_is_claimed_and_counted(rule, each, last):
     with MacCounter() as counter:
         infer(prepared.model, torch.stack(list(seen.examples.inputs[:60])), policy)
     assert counter.macs == done.counted
+
+
+@dataclass(frozen=True)
+class InNumpy(Weighing):
+    """The same, multiplied in numpy, where nothing is counted."""
+
+    how: str
+
+    def step(self, state, output):
+        answer, matrix = said(output), np.eye(10, dtype=np.float32)
+        found = {
+            "numpy": lambda: answer.numpy() @ matrix,
+            "cpu": lambda: answer.detach().cpu().numpy() @ matrix,
+            "asarray": lambda: np.asarray(answer) @ matrix,
+            "dot": lambda: np.dot(answer, matrix),
+            "einsum": lambda: np.einsum("nc,cd->nd", answer, matrix),
+            "dlpack": lambda: np.from_dlpack(answer) @ matrix,
+        }[self.how]()
+        return state, softmax(torch.as_tensor(found)).amax(dim=1) > self.threshold
+
+    def route(self, state, output):
+        return torch.full((len(said(output)),), 2)
+
+
+@pytest.mark.parametrize("how", ["numpy", "cpu", "asarray", "dot", "einsum", "dlpack"])
+def test_a_policy_that_multiplies_where_nothing_is_counted_is_refused(how):
+    outputs, policy = torch.randn(3, 4, 10), InNumpy(0.5, how)
+    for shown in (outputs, outputs.numpy(), {"answer": outputs, "more": outputs}):
+        with pytest.raises(UncountedOperation, match="it must compute in the library of what it is shown"):
+            decision_costs(policy, shown)
+    with pytest.raises(UncountedOperation):
+        followed(policy, outputs)  # as it routes
+    assert decision_costs(Weighing(0.5), outputs.numpy()) == [100, 200, 200]
 
 
 @dataclass(frozen=True)

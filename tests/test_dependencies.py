@@ -107,6 +107,12 @@ def test_what_is_claimed_counts(digest, sources):
             "pairs * width",
         ),  # reached through a module's attribute
         ("data/text.py", "train: int = 4000, validation: int = 1000", "train: int = 4000, validation: int = 900"),
+        (
+            "engine/evaluate.py",
+            "at_exits, evaluating,",
+            "at_exits as evaluating, evaluating as at_exits,",
+        ),  # each the other's name
+        ("recipes/fit.py", "import torch\n", "import numpy as torch\n"),  # another's, under the same name
     ],
 )
 def test_what_changes_a_figure_counts(digest, path, old, new):

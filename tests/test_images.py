@@ -83,7 +83,7 @@ def test_where_exits_stand_changes_nothing_of_the_plain_network_and_its_training
     other = NETWORKS["resnet"](
         data.train.inputs[0].shape, 10, widths=method.widths, blocks=1, shares=(0.6,), seed=0, pixels=2, half=False,
         head=lambda shape: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], 10)),
-    )  # fmt: skip
+    ).to(memory_format=torch.channels_last)  # fmt: skip
     train_plain(other, data, bench, **method.options)
     assert len(bench.trainings) == 1
     assert len(list((tmp_path / "weights").glob("*.kept"))) == 1
@@ -130,5 +130,5 @@ def test_stages_of_training_hold_what_they_should(stages):
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="no network 'nonsense'; there are resnet and vgg"):
+    with pytest.raises(ValueError, match="no network 'nonsense'; there are resnet, vgg, efficientnet-lite0"):
         tiny("joint").replace({"network": "nonsense"}).prepare(Bench())

@@ -7,6 +7,7 @@ from itertools import combinations
 import networkx
 import numpy as np
 import pytest
+from scipy import sparse
 
 from eelit.bib import matrices
 from eelit.bib.graph import Edge, Graph, Node
@@ -77,6 +78,17 @@ def test_pairs_are_the_same_in_blocks_of_any_size(monkeypatch, at_once):
         assert order == sorted(order)
     monkeypatch.setattr("eelit.bib.measures.MOST_PAIRS", 3)
     assert co_citation(graph) == [p for p in co_citation(graph) if len(p.through) > 1][:3]
+
+
+def test_pairs_transpose_each_citation_once_however_many_blocks(monkeypatch):
+    """Works with thousands of citations make many blocks; transposing all the rest for each took most of the time."""
+    transposed, tocsr = [], sparse.csc_array.tocsr
+    monkeypatch.setattr(sparse.csc_array, "tocsr", lambda self: transposed.append(self.nnz) or tocsr(self))
+    monkeypatch.setattr(matrices, "AT_ONCE", 50)
+    random = networkx.gnp_random_graph(30, 0.3, seed=1, directed=True)
+    assert coupling(made(*graph_edges(random)))
+    assert len(transposed) > 10
+    assert sum(transposed) == random.number_of_edges()
 
 
 def graph_edges(graph):

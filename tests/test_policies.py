@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from exit_rules import CASES, EXITS
 
+from eelit.methods.engine.costs import decision_costs
 from eelit.methods.engine.evaluate import followed, replay
 from eelit.methods.policies.bandit import Ucb1
 from eelit.methods.policies.base import entropy, softmax
@@ -293,3 +295,8 @@ def test_the_mean_of_certain_exits_stays_finite(array):
     policy, certain = MeanSoFar(0), array(np.array([[2000.0, -2000.0]]))
     state, _ = policy.step(policy.start(), certain)
     assert np.isfinite(np.asarray(policy.answer(state, certain))).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_every_rule_computes_can_be_counted(case):
+    assert len(decision_costs(case.middle, case.outputs())) == EXITS

@@ -143,7 +143,11 @@ def test_a_sequence_that_ends_too_early_says_so(library):
     assert replay(MaxConfidence([1.0] * 4), outputs).tolist() == [4, 4, 4]  # the last exit needs none
 
 
-@pytest.mark.parametrize("given", [float("nan"), "0.5", None, [], [[0.5, 0.4]], [0.5, "x"], np.zeros((2, 2)), 1j])
+NO_THRESHOLD = [float("nan"), "0.5", None, [], [[0.5, 0.4]], [0.5, "x"], np.zeros((2, 2)), 1j]
+NO_ORDER = [{0.5: 1, 0.9: 2}, {0.5, 0.9}, {0.5: 1}.keys(), bytearray(b"12")]  # they say of no exit which it has
+
+
+@pytest.mark.parametrize("given", [*NO_THRESHOLD, *NO_ORDER])
 def test_what_is_no_threshold_is_refused(given):
     with pytest.raises(ValueError, match="MaxConfidence: threshold is one number, or one per exit, not"):
         MaxConfidence(given)

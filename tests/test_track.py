@@ -642,22 +642,22 @@ def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(s
 
 PICTURES = 640
 """The same for images: small pictures, in the settings of the track but for the patches that they are cut into."""
-IMAGES_ALIKE = [(40, {2e-3}, "AdamW", {0.01}, 0)]
-"""One stage: four epochs of `PICTURES` in batches of 64."""
-TWO, EXITS_FIVE_TIMES = [40, 40], [40, 200]
+IMAGES_ALIKE = [(60, {2e-3}, "AdamW", {0.01}, 0)]
+"""One stage: three epochs of `PICTURES` in batches of 32."""
+TWO, EXITS_OF_TWENTY = [60, 60], [60, 400]
 IMAGES_OTHERWISE = {
-    "bakhtiarnia2021mevit": [*[TWO] * 7, [40]],
-    "berestizshevsky2019cascade": [EXITS_FIVE_TIMES] * 2,
+    "bakhtiarnia2021mevit": [*[TWO] * 7, [60]],
+    "berestizshevsky2019cascade": [EXITS_OF_TWENTY] * 2,
     "dai2020epnet": [TWO],
-    "huang2018msdnet": [[40]] * 2,
-    "kaya2019sdn": [TWO, [40]],
+    "huang2018msdnet": [[60]] * 2,
+    "kaya2019sdn": [TWO, [60]],
     "li2023predictive": [TWO] * 2,
-    "panda2016cdl": [EXITS_FIVE_TIMES],
+    "panda2016cdl": [EXITS_OF_TWENTY],
     "passalis2020hierarchical": [TWO] * 2,
-    "regol2024jeidnn": [[40, 40, 40]] * 2,
+    "regol2024jeidnn": [[60, 60, 60]] * 2,
     "teerapittayanon2016branchynet": [TWO],
-    "wang2018skipnet": [[20, *[15] * 5]],
-    "wolczyk2021ztw": [[40, 40, 80]] * 3,
+    "wang2018skipnet": [[15] * 6],
+    "wolczyk2021ztw": [[60, 60, 80]] * 3,
 }
 """Rows that are trained otherwise: the steps of each stage, variant by variant. Why, says their docstring."""
 AS_LONG_BUT_OTHERWISE = {"hu2020triplewins"}  # clean and attacked images in each step
@@ -668,7 +668,7 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
     main, found = registry.get(key), []
     for name in main.variants:
         method = runner.given(main.variant(name, "full"), TRACKS["images"].settings)
-        assert method.train_size == 12_000
+        assert method.train_size == 8_000
         small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "patch": 2}
         found.append(
             [

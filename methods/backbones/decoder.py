@@ -90,18 +90,17 @@ class ExitDecoder(nn.Module):
         return self._plans[cache is not None].state(self._given(ids, cache, mask))
 
     def _given(self, ids: Tensor, cache: RowCache | None, mask: Tensor | None) -> Any:
-        known = cache.mask(ids, mask) if cache is not None else mask
+        known, past = (cache.mask(ids, mask), cache.position) if cache is not None else (mask, 0)
         try:
             inputs = _inputs(self.language_model, ids, known, cache)
-            return self._own.given(len(ids), lambda: self.language_model(**inputs), ids.shape[1])
+            return self._own.given(len(ids), lambda: self.language_model(**inputs), ids.shape[1], past)
         except IndexError as error:
             config = text_config(self.language_model)
             positions = getattr(config, "max_position_embeddings", None)
-            end = ids.shape[1] + (cache.position if cache is not None else 0)
             raise ValueError(
                 f"{type(self.language_model).__name__} knows {config.vocab_size} tokens"
                 f"{f' and {positions} positions' if positions else ''}; "
-                f"it was given token {int(ids.max())} and {end} positions"
+                f"it was given token {int(ids.max())} and {past + ids.shape[1]} positions"
             ) from error
 
     def layer(self, i: int, state: State, cache: RowCache | None = None) -> State:

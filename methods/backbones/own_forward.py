@@ -10,7 +10,7 @@ A model whose layers cannot be called so is refused with `CannotAttach`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -162,13 +162,21 @@ class OwnForward:
         if tail is None:
             raise CannotAttach(model, "what it does after its last layer is more than one module after the other")
         self.tail = tail
+        config = text_config(model)
+        self.longest = min((n for n in (*windows(config), *rescalings(config)) if n > PROBED), default=None)
 
-    def given(self, samples: int, run: Callable[[], Any], tokens: int | None = None) -> Given:
+    def given(self, samples: int, run: Callable[[], Any], tokens: int | None = None, past: int = 0) -> Given:
         """Return what the own forward ``run()`` gives the layers; it stops where the last one would begin.
 
         Raises `CannotAttach` if the layers get another number of states than of ``tokens``, if one is named: what the
-        model cuts off or puts together behind its layers would be left to heads.
+        model cuts off or puts together behind its layers would be left to heads. Raises `ValueError` for a text, with
+        the ``past`` tokens in a cache, beyond a length at which the model may change and that is too long to be tried.
         """
+        if self.longest is not None and tokens is not None and past + tokens > self.longest:
+            raise ValueError(
+                f"{type(self.model).__name__} may change beyond {self.longest} tokens, where exits were not tried: "
+                f"it was given {past + tokens}"
+            )
         found: list[tuple[Any, tuple[tuple[Any, ...], dict[str, Any]]]] = []
 
         def stand_in(*args: Any, **kwargs: Any) -> Any:
@@ -353,22 +361,46 @@ def prove_equal(model: nn.Module, wanted: Tensor, found: Tensor, what: str) -> N
         raise CannotAttach(model, f"{what}, by {gap:.2g} where they are at most {size:.2g}")
 
 
+PROBED = 512
+"""Tokens of the longest texts that are tried: longer ones would take minutes for a network of the usual size."""
 WINDOWS = ("window", "local_attention", "chunk", "block_size", "bucket", "landmarks")
 """What settings are called that say how many tokens are attended to at once."""
+FIXED_ROTATIONS = ("default", "linear", "llama3", "proportional", "yarn")
+"""Rotary positions that a longer text does not change; the others are scaled anew beyond some length."""
+
+
+def windows(config: Any) -> list[int]:
+    """Return how many tokens a model attends to at once, by all its settings that say so."""
+    named = (value for name, value in vars(config).items() if any(word in name for word in WINDOWS))
+    return _lengths(each for value in named for each in (value if isinstance(value, list | tuple) else [value]))
+
+
+def rescalings(config: Any) -> list[int]:
+    """Return the lengths beyond which a longer text has other rotary positions, its first tokens too."""
+    rotary, original = getattr(config, "rope_parameters", None) or {}, "original_max_position_embeddings"
+    kinds = [rotary, *(each for each in rotary.values() if isinstance(each, dict))]
+    changing = [each for each in kinds if each.get("rope_type", "default") not in FIXED_ROTATIONS]
+    own = [getattr(config, name, None) for name in (original, "max_position_embeddings") if changing]
+    return _lengths([*own, *(each.get(original) for each in changing)])
+
+
+def _lengths(found: Iterable[Any]) -> list[int]:
+    return sorted({each for each in found if isinstance(each, int) and each > 1})
 
 
 def probe_lengths(config: Any) -> list[int]:
-    """Return how long probes are: 12 tokens, and a prime number beyond 64 and the model's own windows up to 256.
+    """Return how long probes are: 12 tokens, a prime number beyond 64 and all lengths probed, and one less than each.
 
-    What a model does to whole windows it cannot do to a prime number of tokens. No length needs more positions than
-    the model has.
+    These are `windows` and `rescalings`. What a model does to whole windows it cannot do to a prime number of tokens;
+    one less, and a text grows beyond the length step by step. No probe needs more positions than the model has.
     """
-    named = (value for name, value in vars(config).items() if any(word in name for word in WINDOWS))
-    windows = (each for value in named for each in (value if isinstance(value, list | tuple) else [value]))
-    beyond = max([64, *(each for each in windows if isinstance(each, int) and each <= 256)])
-    room = max(2, (getattr(config, "max_position_embeddings", None) or 1024) - 8)
+    scaled = [each for each in rescalings(config) if each <= PROBED]
+    probed = [*(each for each in windows(config) if each <= PROBED), *scaled]
+    beyond = max([64, *probed])
+    room = max([2, (getattr(config, "max_position_embeddings", None) or 1024) - 8, *(2 * each for each in scaled)])
     primes = [n for n in range(2, min(room, 2 * beyond) + 1) if all(n % k for k in range(2, int(n**0.5) + 1))]
-    return sorted({min(12, room), next((n for n in primes if n > beyond), primes[-1])})
+    usual = sorted({min(12, room), next((n for n in primes if n > beyond), primes[-1])})
+    return list(dict.fromkeys([*usual, *(each - 1 for each in probed if 3 < each <= room)]))
 
 
 def probe_ids(model: nn.Module, samples: int, length: int) -> Tensor:

@@ -12,10 +12,10 @@ from eelit.methods.papers.hu2020triplewins import ATTACKS, Ball, TripleWins, att
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.fixed_exit import FixedExit
 
-ATTACKED = 1000
+ATTACKED = 500
 """Test images that are attacked, at most."""
 STEP, STEPS = 2 / 255, 10
-"""Attacks of the test: five times the steps of the training's, with the paper's step on CIFAR-10."""
+"""Attacks of the test: ten times the steps of the training's, with the paper's step on CIFAR-10."""
 GAIN = 0.005
 """How much more accurate, clean and attacked, counts."""
 WHERE = (

@@ -33,7 +33,8 @@ def claims(method: Cats, prepared: Prepared, bench: Bench, curve: Curve) -> list
         ("promise kept", f"Calibrated on other data at epsilon = {eps:g}, a share 1 - epsilon of the test answers "
          "is the full model's (up to two standard errors).", held >= 1 - eps - slack, f"{held:.4f}"),
         ("promise kept by any score", "Over 100 random splits the same holds on average at every epsilon, for this "
-         "score and for a random one (up to half a point).", worst >= -0.005, f"at least {worst:+.4f} above it"),
+         "score and for a random one (up to half a point); by construction, as such splits are exchangeable: only a "
+         "fault of the calibration would break it.", worst >= -0.005, f"at least {worst:+.4f} above it"),
         ("calibration is needed", "Stopping where the score itself is 1 - epsilon misses that by a point at some "
          "epsilon.", naive < -0.01, f"at least {naive:+.4f} above it"),
         ("the learned score saves most", f"At epsilon = {eps:g} it leaves 0.05 exits before the largest "

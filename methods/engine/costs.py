@@ -9,16 +9,19 @@ One MAC is one multiplication with its addition; FLOPs would be twice that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, evaluating, of_samples
+from eelit.methods.engine.multi_exit import MultiExit, evaluating, of_samples, said_at, to_policy
 from eelit.methods.policies.base import Assembling, Output, Policy, said
 
 aten = torch.ops.aten
@@ -118,12 +121,12 @@ _NAMES = """
     clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach detach_ div div_ elu
     embedding empty empty_like empty_strided eq erf exp expand eye fill_ flatten flip floor floor_divide full full_like
     gather ge gelu gt hardtanh histc index index_add_ index_copy index_put index_put_ index_select is_same_size isfinite
-    isnan le lerp lift_fresh linalg_vector_norm log log1p logical_and logical_not logical_or logsumexp lt masked_fill
-    masked_fill_ max max_pool2d max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial native_batch_norm
-    native_dropout native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros nonzero ones
-    ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll rsqrt rsub
-    scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softplus sort split
-    split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu unbind unfold
+    isnan le lerp lift_fresh linalg_vector_norm log log1p logaddexp logical_and logical_not logical_or logsumexp lt
+    masked_fill masked_fill_ max max_pool2d max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial
+    native_batch_norm native_dropout native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros
+    nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll rsqrt
+    rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softplus sort
+    split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu unbind unfold
     unsafe_split unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like
 """
 FREE = frozenset(_NAMES.split())
@@ -163,6 +166,25 @@ class MacCounter(TorchDispatchMode):
         return out
 
 
+class _Torch(TorchFunctionMode):
+    """Refuses to hand a tensor over to numpy, where nothing is counted."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__):
+            raise UncountedOperation(
+                "what a policy computes is counted in torch alone, but it hands what it is shown to another library; "
+                "it must compute in the library of what it is shown (see array_api_compat.array_namespace)"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def decisions_counted() -> Iterator[MacCounter]:
+    """Count what a policy computes inside. Raises `UncountedOperation` if it hands a tensor to another library."""
+    with MacCounter() as counter, _Torch():
+        yield counter
+
+
 @torch.inference_mode()
 def count(run: Callable[[], Any]) -> int:
     """Return the MACs that ``run()`` executes."""
@@ -198,14 +220,15 @@ def decision_costs(policy: Policy, outputs: Output) -> list[int]:
     """Return the MACs ``[E]`` that a policy computes itself for one sample, up to and including its step at each exit.
 
     ``outputs [E, N, ...]`` are what it is shown. At the last exit a policy is not asked, unless it assembles the
-    answer. Most policies only compare, and cost nothing.
+    answer. Most policies only compare, and cost nothing. It is shown tensors, and computes in torch: raises
+    `UncountedOperation` if it hands one to numpy, whose products nobody would count.
     """
     assembling = policy if isinstance(policy, Assembling) else None
-    one = of_samples(outputs, slice(1))
-    told = [at_exit(one, i) for i in range(len(said(outputs)))]
+    one = of_samples(pytree.tree_map(torch.as_tensor, outputs), slice(1))
+    told = [to_policy(said_at(one, i)) for i in range(len(said(outputs)))]
     asked = told if assembling else told[:-1]
     state, found = policy.start(), []
-    with MacCounter() as counter:
+    with decisions_counted() as counter:
         for output in asked:
             state, _ = policy.step(state, output)
             if assembling:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from eelit.methods.engine.costs import MacCounter
-from eelit.methods.engine.multi_exit import joined, select
+from eelit.methods.engine.costs import decisions_counted
+from eelit.methods.engine.multi_exit import joined, select, to_policy
 from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, Routing, State, finite, said
 
 
@@ -23,7 +23,7 @@ def decide(policy: Policy, state: State, output: Output, sound: Array | None = N
     it reads the policy itself sees to that. Where words stop, ``sound [n, W]`` tells of which the answer is finite.
     Raises `ValueError` if the policy says anything but one boolean per sample, or word.
     """
-    state, stop = policy.step(state, output)
+    state, stop = policy.step(state, to_policy(output))
     sound = finite(said(output)) if sound is None else sound
     if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
         told = f"{stop.dtype} {list(stop.shape)}" if hasattr(stop, "shape") else type(stop).__name__
@@ -122,7 +122,7 @@ class _Decision:
         """Return what is remembered now, who stops ``[n]``, and what they are told."""
         if not self.count:
             return self._decide(memory)
-        with MacCounter() as counter:
+        with decisions_counted() as counter:
             found = self._decide(memory)
         self.macs = counter.macs
         return found
@@ -135,9 +135,9 @@ class _Decision:
             memory, chosen, _ = decide(self.policy, memory, output)
             stop = stop if last else chosen
         if isinstance(self.policy, Routing) and not last:
-            self.next = torch.as_tensor(self.policy.route(memory, output))
+            self.next = torch.as_tensor(self.policy.route(memory, to_policy(output)))
         if isinstance(self.policy, Assembling):
-            answer = self.policy.answer(memory, output)
+            answer = self.policy.answer(memory, to_policy(output))
             output = {**output, ANSWER: answer} if isinstance(output, dict) else answer
         return memory, stop, output
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.course import Course, decide, follow, onward
-from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select
+from eelit.methods.engine.multi_exit import MultiExit, at_exits, evaluating, joined, said_at, select, to_policy
 from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, Routing, State, finite, quiet, said
 
 
@@ -31,7 +31,7 @@ def replay(policy: Policy, outputs: Output, *, exits: int | None = None) -> NDAr
     found = np.full(samples, count - 1, dtype=np.int64)
     state, sound = policy.start(), _all_sound(said(outputs))
     for i in range(count - 1):
-        state, stop, _ = decide(policy, state, at_exit(outputs, i), sound)
+        state, stop, _ = decide(policy, state, said_at(outputs, i), sound)
         found[_host(stop) & (found == count - 1)] = i
     return found
 
@@ -99,7 +99,7 @@ def answered(policy: Policy, outputs: Output, exits: NDArray[np.int64]) -> Outpu
     if isinstance(policy, Assembling):
         answers, state = said(told).clone(), policy.start()
         for i in range(len(said(outputs))):
-            output = at_exit(outputs, i)
+            output = to_policy(said_at(outputs, i))
             state, _ = policy.step(state, output)
             here = torch.as_tensor(exits == i)
             answers[here] = policy.answer(state, output)[here]
@@ -170,7 +170,7 @@ def _run(
             memory, stop, sound = decide(policy, memory, output)
         seen.append((rest, finite(output) if last or isinstance(output, Mapping) else sound))
         if assembling:
-            output = _answering(output, assembling.answer(memory, output))
+            output = _answering(output, assembling.answer(memory, to_policy(output)))
         if last:
             found.append((rest, i, output))
             break
@@ -229,7 +229,7 @@ def _run_routed(
         seen.append((rest[here], finite(output) if isinstance(output, Mapping) else sound))
         out, on, elsewhere = (flags.nonzero().flatten() for flags in (stop, ~stop, due != i))
         found.append((rest[here[out]], i, select(output, out)))
-        targets = onward(torch.as_tensor(policy.route(own, output))[on], i, model.exits)
+        targets = onward(torch.as_tensor(policy.route(own, to_policy(output)))[on], i, model.exits)
         keep = torch.cat([elsewhere, here[on]])
         if not len(keep):
             break

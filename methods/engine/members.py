@@ -1,7 +1,8 @@
 """The members of a cascade: separate models behind one protocol, with the cost of each sample in one unit.
 
-That unit is the multiply-accumulate of `costs`. A network's are counted; a linear model has one for each weight; a tree
-has none, but a comparison at each node on a sample's path, which counts as `COMPARISON` of them.
+That unit is the multiply-accumulate of `costs`. A network's are counted; a linear model has one for each weight, libsvm
+one for each number in its support vectors and each of their coefficients; a tree has none unless its leaves are linear,
+but a comparison at each node on a sample's path, which counts as `COMPARISON` of them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ FORESTS = (
     *(GradientBoostingClassifier, GradientBoostingRegressor),
 )
 """Models of many trees, in ``estimators_``."""
+KERNELS = ("linear", "poly", "rbf", "sigmoid")
+"""Kernels of libsvm that multiply once for each feature of each support vector."""
 ASKED = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 """By which of its functions an estimator can be asked for an answer."""
 
@@ -84,7 +87,7 @@ def flat(x: Tensor) -> NDArray[Any]:
 
 
 class Estimator(Member):
-    """A model of scikit-learn or LightGBM as a member: linear, a tree, a forest, boosted trees, or a pipeline.
+    """A model of scikit-learn or LightGBM as a member: linear, with kernels, trees of any kind, or a pipeline.
 
     It says log-probabilities ``[n, classes]`` (-inf made finite), or values ``[n]`` if ``classes`` is None.
     """
@@ -125,8 +128,15 @@ def multiplications(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """
     if isinstance(estimator, Pipeline):
         return np.sum([multiplications(step, rows) for _, step in estimator.steps], axis=0, dtype=np.float64)
-    if estimator == "passthrough" or _trees(estimator) is not None or _booster(estimator) is not None:
+    if (booster := _booster(estimator)) is not None:
+        return _on_the_way(booster, rows)[1]
+    if estimator == "passthrough" or _trees(estimator) is not None:
         return np.zeros(len(rows))
+    if hasattr(estimator, "support_vectors_") and estimator.kernel in KERNELS:
+        each = (
+            estimator.support_vectors_.size + estimator.dual_coef_.size
+        )  # libsvm never adds linear ones up to weights
+        return np.full(len(rows), float(each))
     if isinstance(estimator, StandardScaler | MinMaxScaler):
         return np.full(len(rows), float(estimator.n_features_in_))
     weights = estimator.components_ if isinstance(estimator, PCA) else getattr(estimator, "coef_", None)
@@ -142,10 +152,7 @@ def comparisons(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
             rows = estimator[:-1].transform(rows)
         return comparisons(estimator.steps[-1][1], rows)
     if (booster := _booster(estimator)) is not None:
-        leaves = np.asarray(booster.predict(rows, pred_leaf=True, num_threads=1)).reshape(len(rows), -1)
-        depths = [_leaf_depths(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
-        found = [[depths[t][leaf] for t, leaf in enumerate(row)] for row in leaves.tolist()]
-        return np.array(found, dtype=np.float64).sum(axis=1)
+        return _on_the_way(booster, rows)[0]
     paths = [
         np.diff(tree.decision_path(rows).indptr) - 1 for tree in _trees(estimator) or ()
     ]  # the leaf compares nothing
@@ -165,11 +172,19 @@ def _booster(estimator: Any) -> lightgbm.Booster | None:
     return estimator.booster_ if isinstance(estimator, lightgbm.LGBMModel) else None
 
 
-def _leaf_depths(node: dict[str, Any], depth: int = 0) -> dict[int, int]:
-    """Return leaf → comparisons made before it is reached, of a tree that LightGBM has dumped."""
+def _on_the_way(booster: lightgbm.Booster, rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the comparisons that LightGBM makes for each row, and its multiplications in linear leaves, ``[2, n]``."""
+    leaves = np.asarray(booster.predict(rows, pred_leaf=True, num_threads=1)).reshape(len(rows), -1)
+    work = [_leaves(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
+    found = [[work[t][leaf] for t, leaf in enumerate(row)] for row in leaves.tolist()]
+    return np.array(found, dtype=np.float64).reshape(len(rows), -1, 2).sum(axis=1).T
+
+
+def _leaves(node: dict[str, Any], depth: int = 0) -> dict[int, tuple[int, int]]:
+    """Return leaf → comparisons made before it is reached and weights in it, of a tree that LightGBM has dumped."""
     if "left_child" not in node:
-        return {node.get("leaf_index", 0): depth}
-    return _leaf_depths(node["left_child"], depth + 1) | _leaf_depths(node["right_child"], depth + 1)
+        return {node.get("leaf_index", 0): (depth, len(node.get("leaf_coeff", ())))}
+    return _leaves(node["left_child"], depth + 1) | _leaves(node["right_child"], depth + 1)
 
 
 class Work:

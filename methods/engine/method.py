@@ -61,7 +61,7 @@ class Method(ABC):
     smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # variant → what it needs beside `smoke` in its test
     full: ClassVar[Mapping[str, Any]] = {}  # settings of the longer recipe (`--full`)
     cost_noise: ClassVar[float] = 0.0  # share by which mean cost may fall by luck, where a bandit learns online
-    exempt: ClassVar[Mapping[str, str]] = {}  # rule of `conformance` → why this method cannot keep it
+    exempt: ClassVar[Mapping[str, str]] = {}  # rule, or variant: rule, of `conformance` → why it is not kept
 
     @property
     def key(self) -> str:

@@ -28,7 +28,8 @@ class MultiExit(nn.Module):
     The first stage takes the input; each stage maps a state to the next. A state is a tensor, or any nesting of tuples,
     lists and dictionaries of tensors, whose first axis is the sample. Heads return logits ``[N, C]``, or values ``[N]``
     for regression; a head that says more returns a dictionary, with these under "answer". The last head is the full
-    model's, and may say no more than its answer, since no policy asks it.
+    model's, and may say no more than its answer, since no policy asks it; one before it that says less than others is
+    read as it is.
     """
 
     def __init__(self, stages: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
@@ -121,7 +122,7 @@ def _part(output: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 
 def _is_unsaid(part: Array) -> bool:
     """Whether a part of `stacked` outputs is what no exit has said: computed NaN have other bits."""
-    if not (part != part).all():
+    if 0 in part.shape or not (part != part).all():
         return False
     bits = UNSAID.get(str(part.dtype).removeprefix("torch."))
     numbers = getattr(torch if isinstance(part, Tensor) else np, f"int{8 * part.dtype.itemsize}")
@@ -139,6 +140,14 @@ def said_at(outputs: Output, i: int) -> Output:
     if not isinstance(found, Mapping):
         return found
     return {name: part for name, part in found.items() if name == ANSWER or not _is_unsaid(part)}
+
+
+def to_policy(output: Output) -> Output:
+    """Return what an exit says as a policy is shown it: the answer by itself if it has said nothing else.
+
+    So a policy is shown the same of stored outputs, which hold all names that any exit uses, as of a head itself.
+    """
+    return output[ANSWER] if isinstance(output, Mapping) and [*output] == [ANSWER] else output
 
 
 def of_samples(outputs: Output, which: slice | Tensor) -> Output:

@@ -137,9 +137,10 @@ def bench(
 
     Raises `OSError` if a disk is full.
 
-    One job at a time by default, with all cores: seconds mean little on a machine that does something else as well.
+    One job at a time by default, with the track's threads or all cores: seconds mean little on a machine that does
+    something else as well.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = TRACKS[name].threads or max(1, (os.cpu_count() or 1) // jobs)
     failed = []
     for (key, seed), found in spread({run: partial(_run, name, *run, threads) for run in runs}, backend, jobs, threads):
         if isinstance(found, Exception) and without_room(found):

@@ -1,8 +1,9 @@
 """The rules that every method keeps, as named checks: used by the tests, by `eelit run` and by `eelit smoke`.
 
 ``of_curve`` holds for every family and looks at what was measured and executed, variant by variant. A method that
-honestly cannot keep a rule names it in ``exempt`` with the reason, which the site shows; a test fails when the
-exemption from a rule is no longer needed, unless the rule may be kept by luck.
+honestly cannot keep a rule names it in ``exempt`` with the reason, which the site shows, after the variant's name and a
+colon if only that one cannot; a test fails when the exemption from a rule is no longer needed, unless the rule may be
+kept by luck.
 """
 
 from __future__ import annotations
@@ -84,9 +85,14 @@ def of_curve(method: Method, curve: Curve, *, whole: bool = True) -> list[Outcom
     return list(_outcomes(method, curve, RULES if whole else RULES[:2]))
 
 
+def exemption(method: Method, variant: str, rule: Rule) -> str | None:
+    """Return why a variant of a method need not keep a rule; None if it must."""
+    return method.exempt.get(rule.name, method.exempt.get(f"{variant}: {rule.name}"))
+
+
 def _outcomes(method: Method, curve: Curve, rules: Sequence[Rule]) -> Iterator[Outcome]:
     for rule in rules:
         holds, measured = rule.check(method, curve)
-        if rule.name in method.exempt:
-            holds, measured = True, f"exempt: {method.exempt[rule.name]}"
+        if reason := exemption(method, curve.variant, rule):
+            holds, measured = True, f"exempt: {reason}"
         yield Outcome(name=rule.name, statement=rule.statement, holds=holds, measured=measured)

@@ -36,6 +36,7 @@ class Module:
     path: Path
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, Symbol] = field(default_factory=dict)  # local name → (module, name); name "" is the module
+    texts: dict[str, str] = field(default_factory=dict)  # name → digest of what defines it, once asked for
 
 
 class _Bare(ast.NodeTransformer):
@@ -83,8 +84,21 @@ def reached(key_path: Path) -> dict[tuple[Path, str], int]:
 
 
 def _hashed(roots: list[tuple[Module, str]]) -> str:
-    found = {ast.dump(each) for _, inside, name in _followed(roots) for each in inside.definitions.get(name, [])}
+    found = {
+        "\n".join([ast.dump(each), *sorted({meant for node in ast.walk(each) for meant in _meant(inside, node)})])
+        for _, inside, name in _followed(roots)
+        for each in inside.definitions.get(name, [])
+    }
     return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
+
+
+def _meant(inside: Module, node: ast.AST) -> list[str]:
+    """Return a name in a definition with what it stands for, which imports under other names may exchange."""
+    found = [_text(*symbol) for symbol in _used(inside, node)]
+    origin, name = inside.imports.get(node.id, ("", "")) if isinstance(node, ast.Name) else ("", "")
+    if origin and not found and not f"{origin}.".startswith(f"{PACKAGE}."):
+        found = [f"{origin}.{name}"]
+    return [f"{ast.unparse(node)}: {text}" for text in found]
 
 
 def _followed(roots: list[tuple[Module, str]]) -> Iterator[tuple[int, Module, str]]:
@@ -114,6 +128,13 @@ def _used(inside: Module, node: ast.AST) -> list[tuple[Module, str]]:
         if origin and module(whole):
             return _imported((whole, node.attr))
     return []
+
+
+def _text(inside: Module, name: str) -> str:
+    if name not in inside.texts:
+        text = "\n".join(ast.dump(statement) for statement in inside.definitions[name])
+        inside.texts[name] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return inside.texts[name]
 
 
 def _imported(symbol: Symbol) -> list[tuple[Module, str]]:

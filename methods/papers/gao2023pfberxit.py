@@ -114,6 +114,7 @@ class PfBerxit(TextMethod):
         "adapters": {},
         "fine-tuned": {"adapter": 0, "rate": 1e-4},  # PABEE's training
     }
+    others: ClassVar[Mapping[str, Any]] = {**TextMethod.others, "distance": "js"}
     # What few weights learn from 240 sentences is hardly more than chance.
     smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"adapters": {"train_size": 360, "rate": 2e-3}}
     tiny: ClassVar[Mapping[str, Any]] = {

@@ -59,7 +59,7 @@ from torch.nn import functional as F
 from eelit.methods.backbones.encoder import EncoderStage, PooledHead, encoder, pooler_of, stages_of
 from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, Plain, device_of
+from eelit.methods.engine.multi_exit import MultiExit, Plain
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
@@ -71,11 +71,11 @@ from eelit.methods.policies.temperature import fit_temperature
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.two_stage import frozen_rows
 
 SHARES = {"train": 0.7, "heads": 0.125, "temperatures": 0.05, "score": 0.125}
 """The parts of the training data, each for the step of this name: nothing is scored on what it was trained on."""
 HIDDEN = 32
-READ = 64  # samples at a time when the frozen states are stored
 
 # The network. Exits k are counted from 1 here, as in the equations.
 
@@ -254,18 +254,15 @@ def train_score(model: ConfidentAdaptiveTransformer, examples: Examples, bench: 
     fit(model.meta.parameters(), means, loss, bench, label="training the score of consistency", **options)
 
 
-@torch.no_grad()
 def frozen(model: ConfidentAdaptiveTransformer, examples: Examples) -> tuple[Tensor, Tensor]:
     """Return the mean tokens h_k after each layer but the last, ``[N, l - 1, d]``, and the logits of F, ``[N, C]``."""
-    model.eval()
-    found = []
-    for index, x in examples.batches(READ, device=device_of(model)):
+
+    def read(_: Tensor, x: Any) -> tuple[Tensor, Tensor]:
         *states, last = model.states(x)
-        h = torch.stack([hidden.mean(dim=1) for hidden, *_ in states], dim=1)
-        found.append((index, h, model.heads[-1](last)))
-    index, h, full = (torch.cat(part) for part in zip(*found, strict=True))
-    order = index.argsort()
-    return h[order], full[order]
+        return torch.stack([hidden.mean(dim=1) for hidden, *_ in states], dim=1), model.heads[-1](last)
+
+    h, full = frozen_rows(model, examples, read)
+    return h, full
 
 
 def scores_and_consistency(seen: StoredOutputs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -57,7 +57,7 @@ from torch.nn import functional as F
 from eelit.methods.backbones.encoder import PooledHead, text_exits
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit, device_of
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
@@ -65,9 +65,9 @@ from eelit.methods.policies.base import widened
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import losses_of
+from eelit.methods.recipes.two_stage import frozen_rows
 
 HIDDEN = 32
-READ = 64  # samples at a time when the frozen states are stored
 
 # The network.
 
@@ -234,18 +234,17 @@ def train_policies(
     model.eval()
 
 
-@torch.no_grad()
 def frozen(model: ConsistentNetwork, examples: Examples, bench: Bench) -> tuple[Examples, Tensor, Tensor]:
     """Return what phase 1 made of all examples: the pooled_i ``[L - 1, d]``, losses ``[L, N]`` and ml(x) ``[N]``."""
-    model.eval()
     bench.progress("states of the frozen network", None)
-    device = device_of(model)
-    found = [(index, *model.decisions(x)[:2]) for index, x in examples.batches(READ, device=device)]
-    order = torch.cat([index for index, _, _ in found]).argsort()
-    pooled, answers = (torch.cat(part, dim=1)[:, order] for part in list(zip(*found, strict=True))[1:])
-    targets = examples.targets.to(device)
+
+    def read(_: Tensor, x: Any) -> list[Tensor]:
+        return [part.transpose(0, 1) for part in model.decisions(x)[:2]]
+
+    pooled, answers = frozen_rows(model, examples, read)
+    answers, targets = answers.transpose(0, 1), examples.targets.to(answers.device)
     right = answers.argmax(dim=-1) == targets
-    together = Examples(list(pooled.transpose(0, 1)), examples.targets)
+    together = Examples(list(pooled), examples.targets)
     return together, losses_of(answers, targets), memorised_layer(right)
 
 

@@ -275,7 +275,7 @@ def checked(
     ``least``, not ``above`` something, or over ``most``.
     """
     listed = given.tolist() if hasattr(given, "tolist") else given
-    several = per_exit and isinstance(listed, Iterable) and not isinstance(listed, str | bytes)
+    several = per_exit and isinstance(listed, Sequence) and not isinstance(listed, str | bytes | bytearray)
     numbers = [_number(each) for each in listed] if several else [_number(listed)]
     if not numbers or not all(
         each is not None

@@ -119,6 +119,21 @@ def frozen_states(
     return States([_together(parts, rows[shape]) for shape, parts in found.items()], places, examples.targets)
 
 
+@torch.no_grad()
+def frozen_rows(
+    model: MultiExit, examples: Examples, read: Callable[[Tensor, Any], Sequence[Tensor]]
+) -> tuple[Tensor, ...]:
+    """Return what ``read(index [n], x [n, ...])`` makes of all examples by a frozen network, each ``[N, ...]``.
+
+    For what is one vector of a sample, the last exit's answer too: `frozen_states` keeps states of any shape.
+    """
+    model.eval()
+    found = [(index, *read(index, x)) for index, x in examples.batches(READ, device=device_of(model))]
+    index, *parts = (torch.cat(part) for part in zip(*found, strict=True))
+    order = index.argsort()
+    return tuple(part[order] for part in parts)
+
+
 def _together(parts: list[list[Any]], samples: int) -> list[Any]:
     """Join the states of batches of one shape; what all samples share is kept once."""
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from eelit.methods.claims import bakhtiarnia2021mevit as claimed
 from eelit.methods.engine import costs
 from eelit.methods.engine.records import Baseline, OperatingPoint
-from eelit.methods.harness import registry
+from eelit.methods.harness import registry, runner
+from eelit.methods.harness.tracks import TRACKS
 from eelit.methods.papers.bakhtiarnia2021mevit import BRANCHES, Affine, Embedding, Layout, MultiExitViT, on_grid
 from eelit.methods.policies.fixed_exit import FixedExit
 
@@ -239,9 +240,10 @@ def test_the_default_network_cuts_both_sizes_of_pictures_into_patches_and_has_si
     model = MultiExitViT().build(pictures, 0)
     assert model.exits == 6
     with torch.no_grad():
-        assert next(iter(model.states(torch.zeros(2, 1, 48, 48)))).shape == (2, 145, 128)
+        assert next(iter(model.states(torch.zeros(2, 1, 48, 48)))).shape == (2, 65, 128)
     pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 28, 28)), classes=10)
-    assert next(iter(MultiExitViT().build(pictures, 0).states(torch.zeros(2, 1, 28, 28)))).shape == (2, 50, 128)
+    plain = runner.given(MultiExitViT(), TRACKS["images-plain"].settings).build(pictures, 0)
+    assert next(iter(plain.states(torch.zeros(2, 1, 28, 28)))).shape == (2, 50, 128)
     assert not model.training
     assert not any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
 

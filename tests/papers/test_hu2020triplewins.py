@@ -284,12 +284,13 @@ def test_attacks_hurt_and_those_on_the_test_more_than_those_of_the_training(prep
 # The defence.
 
 
-@pytest.mark.parametrize("variant", ["max-average defence", "average defence", "main-exit defence"])
-def test_a_batch_counts_clean_and_attacked_by_halves(one_stage, variant):
+@pytest.mark.parametrize(
+    ("defence", "attack"), [("max-average", max_average), ("average", average), ("main exit", single)]
+)
+def test_a_batch_counts_clean_and_attacked_by_halves(one_stage, defence, attack):
     """Attacked in evaluation mode, and learnt from in training mode, by two passes whose statistics are their own."""
-    model, stage = one_stage(tiny(variant))
+    model, stage = one_stage(tiny(defence=defence))
     x, y = torch.stack(stage.train.inputs[:12]), stage.train.targets[:12]
-    attack = {"max-average defence": max_average, "average defence": average, "main-exit defence": single}[variant]
     torch.manual_seed(3)
     x_adv = attack(model.eval(), x, y, Ball(0.0, 1.0, eps=0.1, g=0.08, S=1))
     before = copy.deepcopy(model.train().state_dict())
@@ -301,6 +302,16 @@ def test_a_batch_counts_clean_and_attacked_by_halves(one_stage, variant):
     assert found.item() == pytest.approx((sum(clean) + sum(harmed)) / 2, rel=1e-4)
     assert sum(harmed) > sum(clean)
     assert model.training
+
+
+@pytest.mark.parametrize(("half", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_attacks_of_the_training_are_as_precise_as_its_products(one_stage, half, precision):
+    model, stage = one_stage(tiny(half=half))
+    found = []
+    model.train().heads[0].register_forward_hook(lambda head, x, said: found.append((head.training, said.dtype)))
+    stage.loss(stage.batch_of(torch.arange(12), torch.stack(stage.train.inputs[:12])))
+    assert {dtype for learning, dtype in found if not learning} == {precision}
+    assert {dtype for learning, dtype in found if learning} == {torch.float32}
 
 
 def test_without_a_ball_the_defence_is_ordinary_joint_training(one_stage):
@@ -436,7 +447,7 @@ def test_losses_agree_with_the_released_code(golden, images, monkeypatch):
     monkeypatch.setattr("eelit.methods.papers.hu2020triplewins.Ball.of", lambda train, **given: Ball(0.0, 1.0, **given))
     data = SimpleNamespace(train=Examples(list(x), y), digest="")
     bench = Bench(most_steps=0, watch=lambda stage: found.append(stage) if stage else None)
-    train_defended(model, data, bench, defence="average", **ball, epochs=1.0, batch=5, rate=0.1)
+    train_defended(model, data, bench, defence="average", **ball, half=False, epochs=1.0, batch=5, rate=0.1)
     torch.manual_seed(11)
     loss = found[0].loss(found[0].batch_of(torch.arange(5), x))
     assert loss.item() == pytest.approx(golden["losses"]["defended"], rel=1e-9)

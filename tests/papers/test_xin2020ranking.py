@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from eelit.methods.claims.xin2020ranking import claims
+from eelit.methods.claims.xin2020ranking import claims, two_thresholds, within_half
 from eelit.methods.data import fetch, newsgroups
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.metrics import mrr, ndcg
@@ -251,3 +251,14 @@ def test_as_fast_as_the_paper_says_at_little_loss(prepared, made, quality, speed
     curve = SimpleNamespace(full_quality=0.8, validation=made(0.8).test, test=made(quality, speed_up=speed_up).test)
     found = claims(method, ready, bench, curve)[0]
     assert (found.name, found.holds) == ("faster at little loss", holds)
+
+
+def test_a_threshold_that_costs_too_much_is_none_at_half_the_cost(prepared, monkeypatch):
+    """Where no rule is within half the cost, the first was taken for one that is, and two thresholds could win so."""
+    method, _, ready = prepared(KEY)
+    assert within_half(method, [ClassThresholds(OFF, OFF)], ready) is None
+    fast = within_half(method, [ClassThresholds(OFF, OFF), ClassThresholds(0.5, 0.5)], ready)
+    assert fast == method.trial(ClassThresholds(0.5, 0.5), ready.split("test"))
+    monkeypatch.setattr(type(method), "knobs", (OFF, OFF + 1))
+    found = two_thresholds(method, ready)
+    assert (found.holds, found.measured) == (False, "none at half the cost and none at half the cost")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import encoder
 from eelit.methods.claims.comparisons import gains_at_equal_cost
-from eelit.methods.claims.zhang2022pceebert import better_alone, claims
+from eelit.methods.claims.zhang2022pceebert import better_alone, claims, widest_steps
 from eelit.methods.engine.evaluate import answered, infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.harness import registry
@@ -211,13 +211,21 @@ def test_trained_model_really_stops(prepared, variant, patience):
 def test_claims_of_the_variants(prepared, variant):
     """Patience and threshold are searched together once, however many variants there are."""
     method, bench, ready = prepared(KEY, variant)
-    curve = SimpleNamespace(test=[SimpleNamespace(speed_up=1 + i / 100) for i in range(8)])
+    shares = [1 / method.trial(Patience(p), ready.split("test")).speed_up for p in range(ready.model.exits)]
+    least, fine = min(shares), max(b - a for a, b in pairwise(sorted(shares))) / 2.1
+    costs = np.arange(least, 1 + fine, fine)
+    curve = SimpleNamespace(test=[SimpleNamespace(speed_up=1 / cost) for cost in costs])
     found = claims(method, ready, bench, curve)
     assert [outcome.name for outcome in found] == ["a finer choice of speeds"] + [
         "better than patience alone", "better than entropy alone",
     ] * (variant == "t = 2")  # fmt: skip
     assert found[0].holds
-    assert not claims(method, ready, bench, SimpleNamespace(test=curve.test[:7]))[0].holds
+    assert not claims(method, ready, bench, SimpleNamespace(test=curve.test[::2]))[0].holds  # as many, but one is far
+
+
+def test_steps_are_compared_where_both_rules_reach():
+    assert widest_steps([0.1, 0.5, 0.9, 1.0], [0.4, 0.6, 1.0]) == pytest.approx([0.4, 0.4])
+    assert widest_steps([0.4, 1.01], [0.7]) == pytest.approx([0.3, 0.3])
 
 
 @pytest.mark.parametrize(("gains", "holds"), [([0.01, 0.002], True), ([0.01, -0.002], False), ([], False)])
