@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -131,8 +132,15 @@ _NAMES = """
 """
 FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""
-_WHOLE: set[Any] = set()
-"""Operations found not to be put together from others, so that each is asked once only: there are very many calls."""
+
+
+@cache
+def _whole() -> set[Any]:
+    """Return the operations found not to be put together from others: each is asked once, there are very many calls.
+
+    No value of this module: the name of a training that counts would hold what this process has counted before.
+    """
+    return set()
 
 
 class MacCounter(TorchDispatchMode):
@@ -148,12 +156,12 @@ class MacCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in FORMULAS and func not in _WHOLE:
+        if packet not in FORMULAS and func not in _whole():
             with self:  # so that the parts are counted
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-            _WHOLE.add(func)
+            _whole().add(func)
         if packet not in FORMULAS and packet.__name__ not in FREE:
             also = " (torch has a FLOP formula for it)" if packet in flop_registry else ""
             raise UncountedOperation(
