@@ -1,12 +1,14 @@
 """How much of the saved computation is saved time: `python tests/bench_speed.py [repeats]`, by `make bench`.
 
-PABEE's trained network on test sentences of the text track, stopped by its largest probability, from token ids to
-predictions, exit heads and policy included. Beside it, in turn in the same process: the full model, a batch that waits
-for its hardest member (what toolkits do that stop whole batches), and one sample at a time in a Python loop (what the
-published BERT codes do). Efficiency is the share of time saved over the share of MACs saved. Then, by batch size, what
-a sample pays for a layer and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind.
+The trained networks of PABEE on test sentences of the text track, and of SDN on test images of the image track, with
+as many threads as the track has, stopped by the largest probability, from token ids or pixels to predictions, exit
+heads and policy included. Beside it, in turn in the same process: the full model, a batch that waits for its hardest
+member (what toolkits do that stop whole batches), and one sample at a time in a Python loop (what the published BERT
+codes do). Efficiency is the share of time saved over the share of MACs saved. Then, by batch size, what a sample pays
+for a layer and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind.
 """
 
+import os
 import statistics
 import sys
 import time
@@ -19,11 +21,12 @@ from torch import Tensor
 from eelit.methods.data.cache import cache_root
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import infer, replay
-from eelit.methods.engine.method import Bench
+from eelit.methods.engine.method import Bench, Method
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
 from eelit.methods.harness import registry, runner
+from eelit.methods.harness.tracks import TRACKS
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence
 
@@ -133,9 +136,17 @@ def price(seen: StoredOutputs, model: MultiExit, size: int, repeats: int) -> Non
 
 
 def main(repeats: int) -> None:
+    """Print a table for each network."""
+    for track, key in (("text", "zhou2020pabee"), ("images", "kaya2019sdn")):
+        torch.set_num_threads(TRACKS[track].threads or os.cpu_count() or 1)
+        print(f"\n{TRACKS[track].title}")
+        table(runner.given(registry.get(key), TRACKS[track].settings), repeats)
+
+
+def table(method: Method, repeats: int) -> None:
     """Print one line per operating point and batch size, then what layers and exits cost."""
     bench = Bench(cache=cache_root(), test=1000)
-    prepared: Prepared = registry.get("zhou2020pabee").prepare(bench)
+    prepared: Prepared = method.prepare(bench)
     seen, model, where = prepared.split("test"), prepared.model, runner.machine()
     print(f"{where.processor}, {where.threads} threads, load {where.load}, torch {torch.__version__}")
     print("batch  MACs saved  time saved  efficiency  batch waits: time saved  one by one: time saved")
