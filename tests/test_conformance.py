@@ -212,12 +212,20 @@ OTHER = "minilm-l6"
 """The name of a second encoder, and of a second set of data of each kind, which only `elsewhere` offers."""
 
 
-@pytest.fixture
-def elsewhere(monkeypatch, tmp_path):
-    """Offer an encoder with other weights, and the data of the tests in another order, under another name."""
+@pytest.fixture(scope="module")
+def other_encoder(tmp_path_factory):
     torch.manual_seed(1)
-    encoder.encoder("tiny").save_pretrained(tmp_path)
-    monkeypatch.setattr(encoder.fetch, "path", lambda name: {OTHER: tmp_path}[name])
+    encoder.encoder("tiny").save_pretrained(folder := tmp_path_factory.mktemp("encoder"))
+    return folder
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, other_encoder):
+    """Offer an encoder with other weights, and the data of the tests in another order, under another name.
+
+    All tests that share a look at a method ask for it: the names of trainings hold where an encoder comes from.
+    """
+    monkeypatch.setattr(encoder.fetch, "path", lambda name: {OTHER: other_encoder}[name])
 
     def exchanging(load, own, name, **sizes):
         found = load(own if name == OTHER else name, **sizes)
@@ -407,13 +415,13 @@ def any_changes(field, method, differs):
 
 
 @every_variant
-def test_what_a_stage_does_not_train_stays_as_it_is(key, variant, few_knobs):
+def test_what_a_stage_does_not_train_stays_as_it_is(key, variant, few_knobs, elsewhere):
     few_knobs(key)
     assert look_at(registry.get(key).variant(variant, "tiny")).moved == []
 
 
 @every_variant
-def test_same_seed_same_operating_points(key, variant, few_knobs):
+def test_same_seed_same_operating_points(key, variant, few_knobs, elsewhere):
     """Two trainings, each stage cut short: what is not seeded differs from the first step."""
     few_knobs(key)
     method = registry.get(key).variant(variant, "tiny")

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -78,8 +79,13 @@ def _folder(item: Item) -> Path:
 # -- what is there -----------------------------------------------------------------------------------------------------
 
 
-_right: dict[Path, tuple[str, int, int, int]] = {}
-"""Files that this process has hashed and found right → their pinned sha256, and their stamp then."""
+@cache
+def _right() -> dict[Path, tuple[str, int, int, int]]:
+    """Return the files that this process has hashed and found right → their pinned sha256, and their stamp then.
+
+    No value of this module: the name of a training that loads an encoder would hold what was fetched before.
+    """
+    return {}
 
 
 def problems(item: Item, *, anew: bool = True) -> dict[str, str]:
@@ -101,7 +107,7 @@ def _state(folder: Path, file: InnerFile, *, anew: bool = True) -> str:
     try:
         status = path.stat()
         stamp = (file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
-        if not anew and _right.get(path) == stamp:
+        if not anew and _right().get(path) == stamp:
             return ""
         if status.st_size != file.size:
             return f"truncated or damaged ({status.st_size} bytes instead of {file.size})"
@@ -111,7 +117,7 @@ def _state(folder: Path, file: InnerFile, *, anew: bool = True) -> str:
         return "missing"
     except OSError as error:
         return f"not to be read ({error.strerror or error})"
-    _right[path] = stamp
+    _right()[path] = stamp
     return ""
 
 

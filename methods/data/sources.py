@@ -21,7 +21,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
@@ -328,11 +328,10 @@ def _watch(
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # the client has just moved or removed it
-            continue
+    for place, _, names in os.walk(folder):  # which passes over a folder that the client has just removed
+        for name in names:
+            with suppress(OSError):  # or a file
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 
