@@ -10,6 +10,7 @@ import pytest
 from eelit.methods.data import brown, fetch, images, manifest, newsgroups, sentiment, split, text, tokens
 from eelit.methods.data.cache import kept
 from eelit.methods.data.derived import arrays
+from eelit.methods.engine import tasks
 from eelit.methods.engine.exit_outputs import digest
 from eelit.methods.harness import bench, registry
 
@@ -321,3 +322,13 @@ def test_asking_for_fewer_messages_leaves_the_others_as_they_are(messages):
     assert (fewer.test.rows == messages.test.rows[:400]).all()
     with pytest.raises(ValueError, match=r"newsgroups cannot give 3 \+ "):
         newsgroups.pairs(train=3)
+
+
+def test_what_is_forgotten_is_held_no_longer():
+    """Hundreds of megabytes of one method in a worker of `eelit smoke` were a leak to joblib, which stopped it."""
+    brown.sentences()
+    tasks.images("digits", train=600)
+    loaders = (brown._files, tasks.images)
+    assert all(load.cache_info().currsize for load in loaders)
+    tasks.forget()
+    assert not any(load.cache_info().currsize for load in loaders)

@@ -93,6 +93,11 @@ def split_digest() -> str:
     return labelled(ITEM, *parts).digest
 
 
+def forget() -> None:
+    """Hold the texts no longer: as pairs of word and tag they take hundreds of megabytes."""
+    _files.cache_clear()
+
+
 def _numbers() -> tuple[list[int], list[int], list[int]]:
     every = range(len(_files()))
     return [i for i in every if i % 10 < 8], [i for i in every if i % 10 == 8], [i for i in every if i % 10 == 9]

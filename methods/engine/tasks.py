@@ -203,8 +203,11 @@ def _made_queries(train: int, validation: int, test: int) -> RankingData:
 
 def forget() -> None:
     """Hold no data any longer: pictures take hundreds of megabytes, and who comes next may need others."""
+    from eelit.methods.data import brown
+
     for loaded in (text, images, tagging, queries, language):
         loaded.cache_clear()
+    brown.forget()
 
 
 @lru_cache(maxsize=2)

@@ -110,9 +110,13 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSErro
     os.environ["EELIT_CACHE"] = cache
     import torch
 
+    from eelit.methods.backbones import encoder
     from eelit.methods.engine import tasks
     from eelit.methods.harness import runner
 
+    # joblib stops a worker, with a warning, that has grown by 300 MB since its first task. What a later method needs of
+    # transformers is no leak: it is loaded in the first.
+    encoder.encoder("tiny")
     torch.set_num_threads(1)
     log: list[str] = []
 
@@ -132,7 +136,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSErro
         said = f"{type(error).__name__}: {error}"
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
     finally:
-        tasks.forget()  # joblib stops a worker that has grown by 300 MB, with a warning, for a leak
+        tasks.forget()
     broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
     faults = ["rules broken: " + "; ".join(broken)] if broken else []
     faults += [fault for curve in result.curves if (fault := at_chance(curve))]
