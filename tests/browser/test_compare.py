@@ -16,6 +16,10 @@ def compare(request, open_page):
     return lambda query="": open_page(f"compare.html{query}", width=width, scheme=scheme, over=over)
 
 
+CHOSEN = ".ee-track:has(.ee-pick input:checked) .ee-compared:visible"
+"""The pictures of what is chosen: a track on which nothing is shows all its curves."""
+
+
 def drawn(page):
     """Return the pictures, once they are those of all that has been chosen."""
     settle(page)
@@ -90,7 +94,7 @@ def looks(page, names):
 def test_few_curves_take_the_looks_that_differ_most_and_many_keep_their_own(open_page):
     page = open_page("compare.html?m=deebert&m=pabee:classification")
     drawn(page).first.wait_for()
-    swatch = page.locator(".ee-compared:visible .ee-lines li:visible .ee-line")
+    swatch = page.locator(f"{CHOSEN} .ee-lines li:visible .ee-line")
     dash = "lines => lines.map(line => getComputedStyle(line).strokeDasharray)"
     for names in (["DeeBERT", "PABEE, classification"], ["DeeBERT", "PABEE, classification", "RomeBERT, SD only"]):
         for name in names:
@@ -109,7 +113,7 @@ def test_few_curves_take_the_looks_that_differ_most_and_many_keep_their_own(open
     every = looks(page, lines.evaluate_all("lines => lines.map(line => line.ariaLabel)"))
     assert len(every) == boxes.count() > 12  # more than the palette has colours
     own = "i => getComputedStyle(document.body).getPropertyValue(`--ee-plot-${i % 12}`).trim()"
-    names = page.locator(".ee-compared:visible .ee-lines li").all_inner_texts()
+    names = page.locator(f"{CHOSEN} .ee-lines li").all_inner_texts()
     assert [every[name][0] for name in names] == [page.evaluate(own, i) for i in range(len(names))]
     assert len({look[:2] for look in every.values()}) == len({look[2:] for look in every.values()}) == len(every)
 
@@ -117,7 +121,7 @@ def test_few_curves_take_the_looks_that_differ_most_and_many_keep_their_own(open
 def test_the_swatch_has_the_colour_of_the_curve(open_page):
     page = open_page("compare.html?m=deebert")
     drawn(page).first.wait_for()
-    swatch = page.locator(".ee-compared:visible .ee-lines li:visible")
+    swatch = page.locator(f"{CHOSEN} .ee-lines li:visible")
     assert swatch.all_inner_texts() == ["DeeBERT"]
     shown = swatch.locator(".ee-line").evaluate("line => getComputedStyle(line).stroke")
     line = page.locator(".ee-compared:visible [aria-roledescription='line mark']")
@@ -285,7 +289,7 @@ def test_no_point_hides_its_setting_and_the_table_below_has_them_all(open_page, 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_numbers_of_an_axis_stand_apart(open_page, width):
     page = open_page("compare.html?m=pabee&m=deebert&m=lear", width=width)
-    charts = page.locator(".ee-compared:visible")
+    charts = page.locator(CHOSEN)
     expect(charts.locator(".ee-vega svg")).to_have_count(charts.count())
     for svg in charts.locator(".ee-vega svg").all():
         boxes = svg.locator(".role-axis-label text").evaluate_all(
