@@ -351,6 +351,8 @@ def _functions_in(value: Any) -> list[object]:
         return [each for each in (value.fget, value.fset, value.fdel) if each is not None]
     if isinstance(value, cached_property):
         return [value.func]
+    if getattr(value, "hooked", False):  # by torch, around an optimiser's step, when the first one is made
+        return [value.__wrapped__]
     return (
         [value.__func__] if isinstance(value, staticmethod | classmethod) else [value] * isinstance(value, FunctionType)
     )
