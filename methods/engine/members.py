@@ -133,10 +133,8 @@ def multiplications(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     if estimator == "passthrough" or _trees(estimator) is not None:
         return np.zeros(len(rows))
     if hasattr(estimator, "support_vectors_") and estimator.kernel in KERNELS:
-        each = (
-            estimator.support_vectors_.size + estimator.dual_coef_.size
-        )  # libsvm never adds linear ones up to weights
-        return np.full(len(rows), float(each))
+        # libsvm multiplies by each support vector, also where these could be added up to one weight for each feature.
+        return np.full(len(rows), float(estimator.support_vectors_.size + estimator.dual_coef_.size))
     if isinstance(estimator, StandardScaler | MinMaxScaler):
         return np.full(len(rows), float(estimator.n_features_in_))
     weights = estimator.components_ if isinstance(estimator, PCA) else getattr(estimator, "coef_", None)
@@ -153,9 +151,8 @@ def comparisons(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
         return comparisons(estimator.steps[-1][1], rows)
     if (booster := _booster(estimator)) is not None:
         return _on_the_way(booster, rows)[0]
-    paths = [
-        np.diff(tree.decision_path(rows).indptr) - 1 for tree in _trees(estimator) or ()
-    ]  # the leaf compares nothing
+    # The leaf, which ends a path, compares nothing.
+    paths = [np.diff(tree.decision_path(rows).indptr) - 1 for tree in _trees(estimator) or ()]
     return np.sum(paths, axis=0, dtype=np.float64) if paths else np.zeros(len(rows))
 
 

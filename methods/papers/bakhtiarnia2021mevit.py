@@ -33,7 +33,8 @@ Skipped
 
 Trained otherwise
     Classifier-wise: beside the epochs that all rows have, which train the network, the branches alone learn for as many
-    on its frozen tokens. End-to-end has no second stage.
+    on its frozen tokens. End-to-end has no second stage. The transformer learns at 1e-3, half the rate of the
+    convolutional rows: untried, as a caution.
 
 Deviations
     1. A vision transformer of 6 layers trained from nothing on cluttered Fashion-MNIST, 8,000 images, 3 epochs,

@@ -31,7 +31,7 @@ Skipped
 
 Trained otherwise
     Beside the epochs that all rows have, which train the network (stage 1), classifiers and gates alone learn for
-    eight more on its frozen states (stages 2 and 3): the paper is about what can be added to a network as it is.
+    six more on its frozen states (stages 2 and 3): the paper is about what can be added to a network as it is.
 
 Deviations
     1. A residual network on cluttered Fashion-MNIST, 8,000 images, instead of T2T-ViT on CIFAR and SVHN. Classifiers
