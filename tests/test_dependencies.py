@@ -65,6 +65,12 @@ def test_it_is_the_same_wherever_the_sources_lie_and_needs_no_torch(digest):
         ("recipes/joint.py", "data: Data,", "data: object,"),
         ("recipes/two_stage.py", "READ = 64", "READ = 65"),  # not used here
         ("policies/max_confidence.py", "def start(self) -> State:", "def start(self):"),
+        (
+            "papers/zhou2020pabee.py",
+            "    knob: ClassVar",
+            "    others: ClassVar[dict] = {'length': 8}\n    knob: ClassVar",
+        ),
+        ("families/text.py", '{"train_size": 240,', '{"train_size": 241,'),  # of smoke tests
         ("data/fetch.py", "def fetch(", "NOTHING = 1\n\n\ndef fetch("),  # plumbing
     ],
 )
@@ -117,6 +123,21 @@ def test_what_is_claimed_counts(digest, sources):
 )
 def test_what_changes_a_figure_counts(digest, path, old, new):
     assert digest(path, old, new) != digest()
+
+
+def test_settings_of_tests_count_for_tests(sources):
+    """A smoke test is run again when what it is run with changes."""
+    family = sources / "families" / "text.py"
+
+    def found():
+        with_them = DIGEST.replace('.py")))', '.py"), trials=True))')
+        words = [sys.executable, "-c", with_them, str(sources), KEY]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    before = found()
+    text = family.read_text(encoding="utf-8")
+    family.write_text(text.replace('"train_size": 240,', '"train_size": 241,'), encoding="utf-8")
+    assert found() != before
 
 
 def test_methods_differ():

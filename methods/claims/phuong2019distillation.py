@@ -26,7 +26,8 @@ def claims(method: MultiExitDistillation, prepared: Prepared, bench: Bench, curv
     fewer = few(method)
     found = fewer.prepare(bench)
     gains_of_few = gains_by_exit(fewer, found, few(labels), bench)
-    unlabelled = method.replace({"labelled": FEW})
+    # One pass goes over the images without labels; each step sees as many labelled ones as the rival's.
+    unlabelled = method.replace({"labelled": FEW, "epochs": method.epochs / (1 - FEW)})
     return [
         better_early(gains),
         better_with_few(gains[:-1], gains_of_few[:-1]),
@@ -74,7 +75,8 @@ def helped(gains: list[float]) -> Outcome:
     return Outcome(
         name="unlabelled images help",
         statement=f"Where {FEW:.0%} of the training images have labels, early exits are on average half a point more "
-        "accurate if the others are learned from without, in as many steps (the paper: up to 1.2 points).",
+        "accurate if the others are learned from without, beside as many labelled ones in as many steps (the paper: up "
+        "to 1.2 points).",
         holds=mean(gains[:-1]) >= 0.005,
         measured=told(gains),
     )

@@ -27,6 +27,8 @@ PLUMBING = {
     "harness.conformance", "harness.registry",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
+TRIALS = {"tiny", "tiny_variants", "smoke", "smoke_variants", "others", "exempt"}
+"""Attributes of methods that unit and smoke tests read: nothing that is measured at full size does."""
 
 
 @dataclass
@@ -37,6 +39,11 @@ class Module:
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, Symbol] = field(default_factory=dict)  # local name → (module, name); name "" is the module
     texts: dict[str, str] = field(default_factory=dict)  # name → digest of what defines it, once asked for
+    trials: dict[str, list[ast.stmt]] = field(default_factory=dict)  # class → its attributes for tests
+
+    def defining(self, name: str, *, trials: bool) -> list[ast.stmt]:
+        """Return what defines a name; of a class without its attributes for tests, unless they are asked for."""
+        return [*self.definitions.get(name, []), *(self.trials.get(name, []) if trials else [])]
 
 
 class _Bare(ast.NodeTransformer):
@@ -57,17 +64,18 @@ class _Bare(ast.NodeTransformer):
         return node
 
 
-def digest(key_path: Path) -> str:
+def digest(key_path: Path, *, trials: bool = False) -> str:
     """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it.
 
-    The experiments of `claims/` are part of what a result says, so those of the same key belong to it.
+    The experiments of `claims/` are part of what a result says, so those of the same key belong to it. With ``trials``
+    the settings that only tests use count, too.
     """
     own = _parse(key_path)
     roots = [(own, name) for name in own.definitions]
     claims = module(f"{PACKAGE}.claims.{key_path.stem}")
     roots += [(claims, name) for name in claims.definitions] if claims else []
     roots += [symbol for name in MEASURING for symbol in _imported((f"{PACKAGE}.harness.runner", name))]
-    return _hashed(roots)
+    return _hashed(roots, trials=trials)
 
 
 def digest_of(name: str) -> str:
@@ -83,11 +91,11 @@ def reached(key_path: Path) -> dict[tuple[Path, str], int]:
     return {(inside.path, name): steps for steps, inside, name in found}
 
 
-def _hashed(roots: list[tuple[Module, str]]) -> str:
+def _hashed(roots: list[tuple[Module, str]], *, trials: bool = False) -> str:
     found = {
         "\n".join([ast.dump(each), *sorted({meant for node in ast.walk(each) for meant in _meant(inside, node)})])
-        for _, inside, name in _followed(roots)
-        for each in inside.definitions.get(name, [])
+        for _, inside, name in _followed(roots, trials=trials)
+        for each in inside.defining(name, trials=trials)
     }
     return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
 
@@ -101,7 +109,7 @@ def _meant(inside: Module, node: ast.AST) -> list[str]:
     return [f"{ast.unparse(node)}: {text}" for text in found]
 
 
-def _followed(roots: list[tuple[Module, str]]) -> Iterator[tuple[int, Module, str]]:
+def _followed(roots: list[tuple[Module, str]], *, trials: bool = False) -> Iterator[tuple[int, Module, str]]:
     """Yield the definitions at the roots and all that they lead to, the nearest first, and in how many steps."""
     todo = deque((0, *root) for root in roots)
     seen: set[tuple[int, str]] = set()
@@ -111,7 +119,7 @@ def _followed(roots: list[tuple[Module, str]]) -> Iterator[tuple[int, Module, st
             continue
         seen.add((id(inside), name))
         yield steps, inside, name
-        for statement in inside.definitions.get(name, []):
+        for statement in inside.defining(name, trials=trials):
             for other in ast.walk(statement):
                 todo += [(steps + 1, *symbol) for symbol in _used(inside, other)]
 
@@ -165,6 +173,10 @@ def _parse(path: Path) -> Module:
         elif isinstance(node, ast.Import):
             found.imports |= {alias.asname or alias.name: (alias.name, "") for alias in node.names}
     for statement in tree.body:
+        if isinstance(statement, ast.ClassDef):
+            tried = [each for each in statement.body if TRIALS & {*_names(each)}]
+            found.trials[statement.name] = tried
+            statement.body = [each for each in statement.body if each not in tried] or [ast.Pass()]
         for name in _names(statement):
             found.definitions.setdefault(name, []).append(_Bare().visit(statement))
     return found

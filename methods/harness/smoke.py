@@ -231,7 +231,7 @@ def fingerprint(key: str, seed: int) -> str:
     from eelit.methods.harness.runner import versions
 
     info = registry.describe(key)
-    code = [dependencies.digest(info.path), dependencies.digest_of("eelit.methods.harness.conformance")]
+    code = [dependencies.digest(info.path, trials=True), dependencies.digest_of("eelit.methods.harness.conformance")]
     facts = [key, seed, versions(), code, [repr(manifest.get(name)) for name in info.data]]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

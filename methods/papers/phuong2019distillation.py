@@ -37,28 +37,29 @@ Deviations
     3. A budget that reaches all exits is no limit in budget mode: the last exit answers, even where an earlier one did
        better on held-out images. In both modes the first exit's head is asked, which is a thousandth of the cost.
     4. The released loss is five times Eq. 1; which of the two matters little to AdamW.
-    5. With the setting `labelled` the first images have labels, in the order of the training data. The paper draws as
-       many of each class, and its code fills each batch with a fixed share of them; here that share varies by chance.
+    5. With the setting `labelled` the first images have labels, in the order of the training data; the paper draws as
+       many of each class. A batch holds as many images with labels as without, and is twice as large.
     6. The teacher is the last exit alone, the paper's default. It found no gain in learning from all later exits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.examples import Data, Examples, alike
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import ImageMethod
 from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
-from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.fit import Batch, Trainable, fit
 from eelit.methods.recipes.joint import exit_losses
 
 UNLABELLED = -100
@@ -91,15 +92,39 @@ class Annealing:
             self.tau *= self.multiplier
 
 
-def partly_labelled(train: Examples, share: float) -> Examples:
-    """Return the examples without the labels of all but the first share of them."""
-    y = train.targets.clone()
-    y[round(share * len(y)) :] = UNLABELLED
-    return replace(train, targets=y)
+class PartlyLabelled:
+    """Images of which the first share has labels: each batch holds ``size`` with, and as many without (Eq. 6)."""
+
+    def __init__(self, train: Examples, share: float) -> None:
+        known = round(share * len(train))
+        self.train, self.known, self.unknown = train, range(known), range(known, len(train))
+        self.targets = train.targets.clone()
+        self.targets[known:] = UNLABELLED
+
+    def batches(self, size: int, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(index [n], inputs [n, ...])``, one pass over those without labels; the others pass as often."""
+        labelled = self.passes(size, shuffle)
+        for unlabelled in alike([self.train.inputs[i].shape for i in self.unknown], size, shuffle):
+            index = [*next(labelled), *(self.unknown[i] for i in unlabelled)]
+            yield torch.tensor(index), torch.stack([self.train.inputs[i] for i in index])
+
+    def passes(self, size: int, shuffle: torch.Generator | None) -> Iterator[list[int]]:
+        """Yield batches of images with labels for ever."""
+        while True:
+            yield from alike([self.train.inputs[i].shape for i in self.known], size, shuffle)
 
 
 def train_distilled(
-    model: MultiExit, data: Data, bench: Bench, *, C: float, tau: float, multiplier: float, mu: float, **options: Any
+    model: MultiExit,
+    examples: Trainable,
+    data: Data,
+    bench: Bench,
+    *,
+    C: float,
+    tau: float,
+    multiplier: float,
+    mu: float,
+    **options: Any,
 ) -> None:
     """Minimise L over everything, tau annealed from the given one on; ``options`` are those of `fit`."""
 
@@ -113,9 +138,17 @@ def train_distilled(
             return found
 
         model.train()
-        fit(model.parameters(), data.train, loss, bench, label="training exits on labels and on the last", **options)
+        fit(model.parameters(), examples, loss, bench, label="training exits on labels and on the last", **options)
 
-    settings = {"C": C, "tau": tau, "multiplier": multiplier, "mu": mu, "train": len(data.train), **options}
+    settings = {
+        "C": C,
+        "tau": tau,
+        "multiplier": multiplier,
+        "mu": mu,
+        "train": len(examples.targets),
+        "labelled": int((examples.targets != UNLABELLED).sum()),
+        **options,
+    }
     trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()
 
@@ -153,10 +186,9 @@ class MultiExitDistillation(ImageMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Joint training with distillation from the last exit."""
-        if self.labelled < 1:
-            data = replace(data, train=partly_labelled(data.train, self.labelled))
+        train = PartlyLabelled(data.train, self.labelled) if self.labelled < 1 else data.train
         train_distilled(
-            model, data, bench, C=self.C, tau=self.tau, multiplier=self.multiplier, mu=self.mu, **self.options
+            model, train, data, bench, C=self.C, tau=self.tau, multiplier=self.multiplier, mu=self.mu, **self.options
         )
 
     def fit(self, prepared: Prepared) -> list[float]:

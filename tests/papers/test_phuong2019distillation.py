@@ -18,9 +18,9 @@ from eelit.methods.papers.phuong2019distillation import (
     UNLABELLED,
     Annealing,
     MultiExitDistillation,
+    PartlyLabelled,
     distillation_loss,
     imitation,
-    partly_labelled,
 )
 from eelit.methods.policies.fixed_exit import MeanSoFar, SoleExit
 from eelit.methods.recipes.joint import exit_losses
@@ -214,24 +214,50 @@ def test_labels_of_the_first_images_are_kept(one_stage):
     known = method.load().train
     assert torch.equal(stage.train.targets[:150], known.targets[:150])
     assert (stage.train.targets[150:] == UNLABELLED).all()
-    assert all(torch.equal(a, b) for a, b in zip(stage.train.inputs, known.inputs, strict=True))
     assert not (known.targets == UNLABELLED).any()
+    for index, x in stage.train.batches(16):
+        assert all(torch.equal(a, known.inputs[i]) for i, a in zip(index.tolist(), x, strict=True))
 
 
 def test_those_that_have_labels_are_those_of_the_smaller_training_set():
     """So the two can be compared: the one sees the images of the other, and more."""
-    part, small = partly_labelled(tiny().load().train, 0.1), tiny(train_size=60).load().train
+    part, small = PartlyLabelled(tiny().load().train, 0.1), tiny(train_size=60).load().train
     assert torch.equal(part.targets[part.targets != UNLABELLED], small.targets)
-    assert all(torch.equal(a, b) for a, b in zip(part.inputs, small.inputs, strict=False))
     some = Examples([torch.zeros(1)] * 5, torch.arange(5))
-    assert partly_labelled(some, 0.5).targets.tolist() == [0, 1, *[UNLABELLED] * 3]
+    assert PartlyLabelled(some, 0.5).targets.tolist() == [0, 1, *[UNLABELLED] * 3]
+
+
+def test_beside_each_image_without_a_label_stands_one_with():
+    """One pass over the former; the latter pass as often as is needed, in a new order each time."""
+    part = PartlyLabelled(Examples([torch.full((1,), float(i)) for i in range(23)], torch.arange(23)), 7 / 23)
+    in_order = [index.tolist() for index, _ in part.batches(4)]
+    assert in_order[:2] == [[0, 1, 2, 3, 7, 8, 9, 10], [4, 5, 6, 11, 12, 13, 14]]
+    batches = list(part.batches(4, torch.Generator().manual_seed(0)))
+    assert [len(index) for index, _ in batches] == [len(index) for index in in_order]
+    known = [[i for i in index.tolist() if i < 7] for index, _ in batches]
+    unknown = [i for index, _ in batches for i in index.tolist() if i >= 7]
+    assert sorted(unknown) == list(range(7, 23))
+    assert unknown != sorted(unknown)
+    assert sorted(known[0] + known[1]) == sorted(known[2] + known[3]) == list(range(7))
+    assert known[:2] != known[2:]
+    assert all(torch.equal(x[:, 0], index.float()) for index, x in batches)
+
+
+def test_a_step_sees_as_many_labels_as_the_rivals():
+    """As many steps, too: what the claim compares differs in the images without labels alone."""
+    ours, theirs = tiny(labelled=0.1, epochs=8 / 0.9), claimed.few(tiny(epochs=8.0))
+    known, small = PartlyLabelled(ours.load().train, 0.1), theirs.load().train
+    steps = [sum(1 for _ in train.batches(30)) for train in (known, small)]
+    assert round(ours.epochs * steps[0]) == round(theirs.epochs * steps[1]) == 160
+    labels = [[(train.targets[i] != UNLABELLED).sum().item() for i, _ in train.batches(30)] for train in (known, small)]
+    assert set(labels[0]) == set(labels[1]) == {30}
 
 
 def test_the_loss_of_a_mixed_batch_reaches_the_optimiser(one_stage):
     model, stage = one_stage(tiny(labelled=0.1))
     model.eval()
     index = torch.arange(50, 70)
-    x = torch.stack(stage.train.inputs[50:70])
+    x = torch.stack(stage.train.train.inputs[50:70])
     with torch.no_grad():
         expected = distillation_loss(model(x), stage.train.targets[index], 1.0, 0.5)
     assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -363,7 +389,7 @@ def test_rivals_are_trained_as_long(prepared, monkeypatch):
     assert (a, b) == (method, method.replace({"C": 0.0}))
     small = {"train_size": 60, "epochs": method.epochs * 10}
     assert (c, d) == (method.replace(small), method.replace({**small, "C": 0.0}))
-    assert (e, f) == (method.replace({"labelled": 0.1}), method.replace(small))
+    assert (e, f) == (method.replace({"labelled": 0.1, "epochs": method.epochs / 0.9}), method.replace(small))
     assert "0.8300 with 2" in found[-1].measured
     assert "2 is best on validation data" in found[-1].measured
 
