@@ -186,3 +186,27 @@ def test_unknown_method_is_refused_before_anything_runs(run):
     done = run(("e", "loky", "no-cache", "smith2027mine", "nobody2000nothing"), check=False)
     assert done.returncode != 0
     assert "no method is registered under the key 'nobody2000nothing'" in done.stderr
+
+
+FREED = """
+import torch
+from pathlib import Path
+from eelit.methods.harness import smoke
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+work = [torch.ones(16000) for _ in range(5000)]  # 64 KB each: too small for a mapping of their own
+last = work.pop()
+before = held()
+del work
+smoke._give_back()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps it")
+def test_what_a_task_has_freed_is_no_longer_held():
+    """Or joblib stops the worker, which it takes to leak."""
+    found = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert float(found.stdout) > 250
