@@ -198,6 +198,7 @@ def held():
 
 work = [torch.ones(16000) for _ in range(5000)]  # 64 KB each: too small for a mapping of their own
 last = work.pop()
+work.append(work)  # a cycle, as a network with hooks is
 before = held()
 del work
 smoke._give_back()
