@@ -411,6 +411,24 @@ def test_an_image_whose_gate_or_answer_is_not_finite_is_told_of(prepared):
         assert network.model.infer(x).not_finite.all()
 
 
+@pytest.mark.parametrize("whom", ["some", "all"])
+def test_an_image_of_which_an_exit_says_nothing_finite_goes_on_and_is_told_of(prepared, whom):
+    """At the knob at which the others leave at once; of some images, or of all, the first exit says NaN."""
+    method, bench, ready = prepared("teerapittayanon2016branchynet")
+    model, x = copy.deepcopy(ready.model), torch.stack(ready.data.test.inputs[:64])
+    with torch.inference_mode():
+        at = middle(model.heads[0], lambda: model(x)) if whom == "some" else -INF
+    unkept = dataclasses.replace(ready.bench, cache=None)  # what exits say is kept under the names of weights
+    changed = dataclasses.replace(ready, model=model, bench=unkept, _test=[], _fitted=[ready.fitted])
+    with spoilt(model.heads[0], at):
+        done = method.execute(changed, bench, method.knobs[0])
+        nothing = changed.split("test").outputs[0, :48].isnan().any(dim=-1)
+    assert done.agrees
+    assert (done.samples, done.not_finite) == (48, int(nothing.sum()))
+    assert bool(nothing.all()) == (whom == "all")
+    assert nothing.any()
+
+
 def test_a_document_stays_with_them(prepared):
     method, bench, ready = prepared("busolin2021lear")
 

@@ -196,6 +196,26 @@ def test_each_batch_is_learned_from_at_the_temperature_that_the_ones_before_left
     assert len(set(taus)) > 2
 
 
+@pytest.mark.parametrize(("undecided", "tau"), [(0, 2.0), (-1, 1.0)])
+def test_the_teacher_is_the_exit_that_must_be_sure(one_stage, undecided, tau):
+    """Of ten classes an undecided exit gives each 0.1, the other surely more: only the last one raises tau."""
+    model, stage = one_stage(tiny(C=0.5, multiplier=2.0, mu=0.2))
+    model.eval()
+    with torch.no_grad():
+        for i, head in enumerate(model.heads):
+            for p in head.parameters():
+                p.mul_(0.0 if i == undecided % 3 else 30.0)
+        index, x = torch.arange(32), torch.stack(stage.train.inputs[:32])
+        z = model(x)
+    assert ((z.softmax(-1).amax(-1).mean(-1) > 0.2).tolist()) == [i != undecided % 3 for i in range(3)]
+    batch = stage.batch_of(index, x)
+    stage.loss(batch)
+    labels = sum(F.cross_entropy(z_m, batch.targets) for z_m in z) / 3
+    q = (z[-1] / tau).softmax(-1)
+    distilled = sum(-(q * (z_m / tau).log_softmax(-1)).sum(-1).mean() * tau**2 for z_m in z[:-1]) / 3
+    assert stage.loss(batch).item() == pytest.approx((labels + distilled).item(), rel=1e-4)
+
+
 def test_a_second_training_starts_at_the_first_temperature(one_stage):
     """The temperature belongs to a training, not to the method."""
     method, found = tiny(mu=0.1), []
