@@ -124,3 +124,55 @@ def _idx(path: Path) -> NDArray[np.uint8]:
     raw = path.read_bytes()
     shape = np.frombuffer(raw, dtype=">i4", count=raw[3], offset=4).tolist()
     return np.frombuffer(raw, dtype=np.uint8, count=math.prod(shape), offset=4 + 4 * raw[3]).reshape(shape)
+
+
+def views(
+    source: str, cameras: int, train: int = 12_000, validation: int = 5_000, *, seed: int = 0
+) -> Split[Pictures]:
+    """The pictures of `fashion_mnist`, or of `digits`, as several cameras see them: bytes ``[n, cameras, 1, side, side]``.
+
+    No camera sees the whole picture: on its canvas, an eighth wider and higher, the picture is shifted by about a third
+    of its side, in a direction that is the camera's own, and by up to a fourteenth more or less, anew for each picture;
+    what leaves the canvas is lost. On it lie four pieces of other training pictures, a third as wide and high. A row's
+    views follow the seed and the row alone, whatever else is asked for.
+    """
+    if source == "digits":
+        plain, (pixels, labels), official = digits(train), _digits(), slice(None)
+    else:
+        plain, (pixels, labels), official = fashion_mnist(train, validation, seed=seed), _source(), slice(OFFICIAL_TRAIN)
+    others = pixels[official]
+
+    def part(rows: NDArray[np.int64]) -> Pictures:
+        seen = [_view(pixels, others, rows, camera, cameras, seed) for camera in range(cameras)]
+        return Pictures(np.stack(seen, axis=1)[:, :, np.newaxis], labels[rows].astype(np.int64), rows)
+
+    parts = [part(each.rows) for each in (plain.train, plain.validation, plain.test)]
+    return Split(parts[0], parts[1], parts[2], f"{cameras} views {seed} {plain.digest}")
+
+
+def _view(
+    pixels: NDArray[np.uint8], others: NDArray[np.uint8], rows: NDArray[np.int64], camera: int, cameras: int, seed: int
+) -> NDArray[np.uint8]:
+    """Return what one of the cameras sees of some rows ``[n, side, side]``."""
+    random, (total, side, _) = np.random.default_rng([seed, camera]), pixels.shape
+    canvas, piece, jitter = round(side * 8 / 7), round(side / 3), max(1, round(side / 14))
+    angle, border = 2 * math.pi * camera / cameras, side // 2
+    middle = np.array([math.sin(angle), math.cos(angle)]) * side / 3 + (canvas - side) / 2
+    corners = np.rint(middle).astype(np.int64) + random.integers(-jitter, jitter + 1, (total, 2))[rows] + border
+    whole = np.zeros((len(rows), canvas + 2 * border, canvas + 2 * border), dtype=np.uint8)
+    whole[_window(np.arange(len(rows)), corners, side)] = pixels[rows]
+    seen = whole[:, border : border + canvas, border : border + canvas].copy()
+    for _ in range(4):
+        cut = random.integers(0, side - piece + 1, (total, 2))[rows]
+        put = _window(np.arange(len(rows)), random.integers(0, canvas - piece + 1, (total, 2))[rows], piece)
+        pieces = others[_window(random.integers(0, len(others), total)[rows], cut, piece)]
+        seen[put] = np.maximum(seen[put], pieces)
+    return seen
+
+
+def _digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """All digits ``[1797, 8, 8]``, white being 255, and labels."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    return np.rint(source.images * (255 / 16)).astype(np.uint8), source.target.astype(np.uint8)

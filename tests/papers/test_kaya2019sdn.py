@@ -20,7 +20,6 @@ from eelit.methods.papers.kaya2019sdn import (
     Overthinking,
     ShallowDeep,
     confusion,
-    internal_weights,
     normalised,
     overthinking,
 )
