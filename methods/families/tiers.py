@@ -82,6 +82,9 @@ class Ran(NamedTuple):
     answer: Tensor | None  # what that exit, or the rule with it, answers: [1, C] or [1]
     left: bool  # whether that is the answer
     message: bytes  # what crosses the link: the answer, or else the state with all that the next machine must know
+    state: Any = None  # behind the last stage that it ran
+    memory: State = ()  # of the rule
+    due: int = 0  # the exit that is to be asked next
 
 
 class Machine:
@@ -107,7 +110,13 @@ class Machine:
 
     def begin(self, x: Tensor, plan: Plan) -> Ran:
         """Take up a sample ``[1, ...]`` on the first machine."""
-        return self._run(x.to(self.device), (), 0 if plan.knob is not None else plan.target(self.exits), plan)
+        due = 0 if plan.knob is not None else plan.target(self.exits)
+        return self._run(x.to(self.device), (), due, plan, plan.bounds(self.exits)[0])
+
+    def finish(self, ran: Ran, plan: Plan) -> Ran:
+        """Go on by itself with a sample that it has passed on, to the end if need be."""
+        bounds = plan.bounds(self.exits)[0][1], self.exits
+        return self._run(ran.state, ran.memory, ran.due, plan, bounds)
 
     def handle(self, message: bytes) -> bytes:
         """Go on with a sample from the machine before, and return what crosses the next link, there or back."""
@@ -118,17 +127,17 @@ class Machine:
         at += cuts + 2
         memory = tuple(part.to(self.device) for part in Row().unpack(message[at : at + size]))
         state = pytree.tree_map_only(Tensor, self._here, self.codec.unpack(message[at + size :]))
-        return self._run(state, memory, due, plan).message
+        return self._run(state, memory, due, plan, plan.bounds(self.exits)[self.number]).message
 
     def _here(self, part: Tensor) -> Tensor:
         return part.to(self.device)
 
     @torch.inference_mode()
-    def _run(self, state: Any, memory: State, due: int, plan: Plan) -> Ran:
-        """Run this machine's stages on a state, with the heads that are due, until the rule stops it."""
+    def _run(self, state: Any, memory: State, due: int, plan: Plan, bounds: tuple[int, int]) -> Ran:
+        """Run stages within bounds on a state, with the heads that are due, until the rule stops it."""
         policy = None if plan.knob is None else self.rule(plan.knob)
         exit_, answer = None, None
-        for i in range(*plan.bounds(self.exits)[self.number]):
+        for i in range(*bounds):
             with evaluating(self.stages[i]):
                 state = self.stages[i](state)
             if i != due:
@@ -139,7 +148,7 @@ class Machine:
             exit_, answer = i, self.read(_told(policy, memory, output))
             if stops:
                 return Ran(exit_, answer, True, answer_message(i, answer) if self.number else b"")
-        return Ran(exit_, answer, False, on_message(plan, due, memory, self.codec.pack(state)))
+        return Ran(exit_, answer, False, on_message(plan, due, memory, self.codec.pack(state)), state, memory, due)
 
     def _asked(self, policy: Policy | None, memory: State, output: Output, i: int) -> tuple[State, bool, int]:
         """Return what the rule remembers after exit ``i``, whether the sample stops there, and which exit is next."""
@@ -199,6 +208,7 @@ class Executed:
         self.device, self.others, self.examples, self.count = device, others, examples, count
         self.own: dict[int, Tensor] = {}  # sample → the last answer of an exit of the device
         self.far: dict[int, Tensor] = {}  # sample → what was sent back
+        self._ran: dict[int, Ran] = {}  # sample → what the device has passed on
 
     def legs(self, sample: int, plan: Plan) -> Iterator[Leg]:
         """Have each machine do its part when it is asked for, its multiply-accumulates counted from outside."""
@@ -206,6 +216,7 @@ class Executed:
         macs, ran = self._counted(lambda: self.device.begin(x, plan))
         if ran.answer is not None:
             self.own[sample] = ran.answer[0].cpu()
+        self._ran[sample] = ran
         yield Leg(macs, ran.exit, ran.left, len(ran.message))
         message = ran.message
         for machine in self.others if not ran.left else ():
@@ -216,6 +227,12 @@ class Executed:
             yield Leg(macs, found[0] if found else ran.exit, found is not None, len(message))
             if found:
                 return
+
+    def rest(self, sample: int, plan: Plan) -> Leg:
+        """Have the device finish a sample by itself."""
+        macs, ran = self._counted(lambda: self.device.finish(self._ran[sample], plan))
+        self.own[sample] = ran.answer[0].cpu()
+        return Leg(macs, ran.exit, True, 0)
 
     def _counted(self, run: Callable[[], Any]) -> tuple[float, Any]:
         if not self.count:
@@ -307,6 +324,15 @@ class StoredTiers(StoredOutputs):
         """Look up what each machine does with a sample."""
         return iter(self.course(plan).legs[sample])
 
+    def rest(self, sample: int, plan: Plan) -> Leg:
+        """Look up what the device does with a sample that it has passed on and finishes by itself."""
+        (whole,), (first, *_) = self.course(self._alone(plan)).legs[sample], self.course(plan).legs[sample]
+        return replace(whole, macs=whole.macs - first.macs)
+
+    def _alone(self, plan: Plan) -> Plan:
+        """Return the plan of which the device does everything."""
+        return replace(plan, cuts=(len(self.costs),) * len(plan.cuts))
+
     def crossed(self, cuts: tuple[int, ...]) -> tuple[Output, NDArray[np.int64]]:
         """Return what all exits say, and the bytes ``[L, N]`` of states, where the network is cut so."""
         exits, samples = self.costs.shape
@@ -341,7 +367,7 @@ class StoredTiers(StoredOutputs):
         exits, samples = self.costs.shape
         outputs, sizes = self.crossed(plan.cuts)
         left, visited, heads = self._visits(plan, outputs)
-        stages = np.concatenate([np.zeros((1, samples)), np.cumsum(self._stages, axis=0)])
+        stages = np.concatenate([np.zeros((1, samples)), np.cumsum(self.stages, axis=0)])
         asked = np.concatenate([np.zeros((1, samples)), np.cumsum(heads * visited, axis=0)])
         rows, found = np.arange(samples), []
         answer = len(answer_message(0, self.answers[-1, 0]))
@@ -363,27 +389,27 @@ class StoredTiers(StoredOutputs):
         numbers = np.arange(exits)[:, None]
         if plan.knob is None:
             left = np.full(samples, plan.target(exits))
-            return left, numbers == left, self._heads
+            return left, numbers == left, self.heads
         policy = self.rule(plan.knob)
         if isinstance(policy, Routing):
             course = followed(policy, outputs)
             if course.decisions.any():
                 raise ValueError("a rule that names the next exit must not multiply here: who would pay is not told")
-            return course.exits.numpy(), course.visited.numpy(), self._heads
+            return course.exits.numpy(), course.visited.numpy(), self.heads
         left = replay(policy, outputs)
         own = np.diff(decision_costs(policy, outputs), prepend=0)[:, None]
-        return left, numbers <= left, self._heads + own
+        return left, numbers <= left, self.heads + own
 
     @cached_property
-    def _heads(self) -> NDArray[np.float64]:
+    def heads(self) -> NDArray[np.float64]:
         """What each head costs ``[E, N]``; that of the last is counted with its stage."""
         every = self.costs - self.static_costs
         return np.concatenate([np.diff(every, axis=0), np.zeros_like(every[:1])])
 
     @cached_property
-    def _stages(self) -> NDArray[np.float64]:
+    def stages(self) -> NDArray[np.float64]:
         """What each stage costs ``[E, N]``."""
-        found: NDArray[np.float64] = np.diff(self.static_costs - self._heads, axis=0, prepend=0)
+        found: NDArray[np.float64] = np.diff(self.static_costs - self.heads, axis=0, prepend=0)
         return found
 
     def _overhead(self, plan: Plan, outputs: Output, border: int) -> int:
@@ -400,8 +426,9 @@ class StoredTiers(StoredOutputs):
         """Return what samples 0, 1, … were told, ``[n, C]`` or ``[n]``."""
         found = self.answers[-1, : len(journeys)].clone()
         exits = np.array([journey.exit for journey in journeys])
-        for plan in dict.fromkeys(journey.plan for journey in journeys):
-            rows = np.array([journey.plan == plan for journey in journeys])
+        plans = [self._alone(journey.plan) if journey.given_up else journey.plan for journey in journeys]
+        for plan in dict.fromkeys(plans):
+            rows = np.array([each == plan for each in plans])
             found[torch.as_tensor(rows)] = self._answers(plan, np.where(rows, exits, 0))[torch.as_tensor(rows)]
         return found
 
@@ -466,7 +493,7 @@ class Prepared(ExitsPrepared):
     """A trained network with exits and its data; what becomes of a part of them in the world is simulated when asked for."""
 
     method: TierMethod
-    _whole: dict[tuple[str, int], list[Journey]] = field(default_factory=dict)  # part of the data, exit → what became
+    _seen: dict[tuple[str, int], list[Journey]] = field(default_factory=dict)  # part of the data, exit → what became
 
     def store(self, examples: Examples, name: str) -> StoredTiers:
         """Return what all exits say on a part of the data, with multiply-accumulates; none has crossed a link yet."""
@@ -489,9 +516,9 @@ class Prepared(ExitsPrepared):
     def cut_off(self, split: Split, exit_: int = -1) -> list[Journey]:
         """Return what becomes of samples in the network cut off after an exit, divided as the method divides it."""
         key = split, exit_ % self.model.exits
-        if key not in self._whole:
-            self._whole[key] = self.method.simulated(self, split, None, exit_)
-        return self._whole[key]
+        if key not in self._seen:
+            self._seen[key] = self.method.simulated(self, split, None, exit_)
+        return self._seen[key]
 
     def plain(self, split: Split) -> float:
         """Return the mean price of a sample in the plain network."""
@@ -502,7 +529,6 @@ class TierMethod(ExitMethod):
     """A method that divides a network with exits among machines: it says in which world, and what is decided there."""
 
     unit = "simulated ms"
-    codec: ClassVar[Codec] = Whole()  # how states cross links
     tables: ClassVar[type[StoredTiers]] = StoredTiers  # what tells of each sample what the machines do with it
 
     @abstractmethod
@@ -510,15 +536,21 @@ class TierMethod(ExitMethod):
         """Return the machines; what changes over time there follows the seed, and is another on each split."""
 
     @abstractmethod
-    def scheduler(self, prepared: Prepared, knob: float | None, exit_: int = -1) -> Scheduler:
+    def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Scheduler:
         """Return what decides for each sample: under the rule at a knob, or of the network cut off after an exit.
 
-        It may look at what is fitted, and learn from journeys; of test data it sees no more than these.
+        It may look at what is fitted, observe the world without foresight (`world.traces.Observed`), and learn from
+        journeys; of test data it sees no more than these.
         """
 
     @abstractmethod
     def came(self, samples: int) -> list[float]:
         """Return the seconds at which samples 0, 1, … come."""
+
+    @property
+    def codec(self) -> Codec:
+        """How states cross links."""
+        return Whole()
 
     def price(self, journey: Journey) -> float:
         """Return what a journey costs, in the method's unit."""
@@ -539,9 +571,9 @@ class TierMethod(ExitMethod):
         self, prepared: Prepared, split: Split, knob: float | None, exit_: int = -1, *, only: Scheduler | None = None
     ) -> list[Journey]:
         """Return what becomes of the samples of a split under the method's scheduler, or under another one."""
-        seen = prepared.split(split)
-        chosen = only or self.scheduler(prepared.for_choosing, knob, exit_)
-        return stream(self.world(split, prepared.bench.seed), seen, chosen, self.came(len(seen.examples)))
+        seen, world = prepared.split(split), self.world(split, prepared.bench.seed)
+        chosen = only or self.scheduler(prepared.for_choosing, world, knob, exit_)
+        return stream(world, seen, chosen, self.came(len(seen.examples)))
 
     def point(self, prepared: Prepared, split: Split, journeys: Sequence[Journey], knob: float) -> OperatingPoint:
         """Measure what became of the samples of a split; the knob is only written down."""
@@ -603,9 +635,9 @@ class TierMethod(ExitMethod):
         seen, count = prepared.split("test"), max(1, bench.executed // 2)
         exact = self.one_by_one(prepared, min(count, len(seen.examples)))
         world, came = self.world("test", bench.seed), self.came(len(exact.examples))
-        claimed = stream(world, exact, self.scheduler(prepared.for_choosing, knob), came)
+        claimed = stream(world, exact, self.scheduler(prepared.for_choosing, world, knob), came)
         work = self.executed(prepared, exact.examples)
-        counted = stream(world, work, self.scheduler(prepared.for_choosing, knob), came)
+        counted = stream(world, work, self.scheduler(prepared.for_choosing, world, knob), came)
         expected = exact.told(claimed)
         answers = work.answers(counted, expected.shape[1:])
         same = [_told_of(a) == _told_of(b) for a, b in zip(claimed, counted, strict=True)]

@@ -312,7 +312,7 @@ class Views(StoredTiers):
         left = np.full(samples, plan.target(exits)) if plan.knob is None else replay(self.rule(plan.knob), self.outputs)
         wanted, cameras, classes = plan.knob is not None or plan.target(exits) == 0, len(local.each), self.answers.shape[-1]
         fc, back = values * classes, len(answer_message(0, self.answers[0, 0]))
-        conv, heads, cloud = float(self._stages[0, 0]) / cameras, float(self._heads[0, 0]), float(self._stages[1, 0])
+        conv, heads, cloud = float(self.stages[0, 0]) / cameras, float(self.heads[0, 0]), float(self.stages[1, 0])
         first = Leg(conv + fc * wanted, None, False, 4 * classes * wanted)
         merge = (heads - cameras * fc) * wanted
         here = [first, Leg(merge, 0, True, back)]
@@ -385,7 +385,7 @@ class Ddnn(TierMethod):
         """One each tenth of a second."""
         return [sample / 10 for sample in range(samples)]
 
-    def scheduler(self, prepared: Prepared, knob: float | None, exit_: int = -1) -> Always:
+    def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Always:
         """The same for all samples."""
         return Always(Plan((), knob, exit_))
 

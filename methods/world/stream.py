@@ -20,14 +20,16 @@ class World:
     """A chain of machines: samples come to the first, the device; each passes on to the next over a link of its own.
 
     Every computer does one task at a time, and every link carries one message at a time in each direction, in the order
-    in which they come. If no answer is back ``patience`` seconds after the device has passed a sample on, it answers by
-    itself, and what is still under way for the sample is given up. One that has asked no exit has to wait.
+    in which they come. If no answer is back ``patience`` seconds after the device has passed a sample on, what is still
+    under way for it is given up, and the device answers by the last exit that it has asked. If it has asked none it goes
+    on ``alone`` as soon as it is free, or else has to wait.
     """
 
     computers: tuple[Computer, ...]
     links: tuple[Link, ...]  # one fewer than computers
     power: Power  # of the device
     patience: float = math.inf
+    alone: bool = False  # whether the device has the whole network
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.computers) - 1:
@@ -52,6 +54,10 @@ class Work(Protocol):
 
         A machine does its part when its leg is asked for.
         """
+        ...
+
+    def rest(self, sample: int, plan: Any) -> Leg:
+        """Return what the device does with a sample that it has passed on, and has to finish by itself now."""
         ...
 
 
@@ -91,7 +97,7 @@ class Journey:
     answered: float = math.nan  # second at which the device had the answer
     exit: int = -1  # that answered, from 0
     given_up: bool = False  # whether the device answered by itself since no other answer came
-    macs: list[float] = field(default_factory=list)  # on each machine that began with it
+    macs: list[float] = field(default_factory=list)  # of each task, in the order in which machines began with them
     sent: list[int] = field(default_factory=list)  # bytes of each message on the way from the device
     returned: list[int] = field(default_factory=list)  # and of each on the way back
     sending: float = 0.0  # seconds that the device sent
@@ -140,22 +146,31 @@ class _Run:
             yield from self._compute(0, journey, first)
             journey.computing = self.clock.now - journey.begun
         if not first.left:
-            yield from self._passed_on(journey, legs, first)
+            yield from self._passed_on(sample, legs, first)
         elif first.exit is not None:
             journey.exit = first.exit
         journey.answered = self.clock.now
         self.scheduler.learn(sample, journey)
 
-    def _passed_on(self, journey: Journey, legs: Iterator[Leg], first: Leg) -> Generator[simpy.Event, Any, None]:
+    def _passed_on(self, sample: int, legs: Iterator[Leg], first: Leg) -> Generator[simpy.Event, Any, None]:
         """Wait for the answer of other machines, or as long as the device's patience lasts."""
+        journey, world = self.journeys[sample], self.world
         away = self.clock.process(self._away(journey, legs, first))
-        if first.exit is None or self.world.patience == math.inf:
+        if world.patience == math.inf or (first.exit is None and not world.alone):
             yield away
             return
-        yield away | self.clock.timeout(self.world.patience)
-        if away.is_alive:
-            away.interrupt()
-            journey.exit, journey.given_up = first.exit, True
+        yield away | self.clock.timeout(world.patience)
+        if not away.is_alive:
+            return
+        away.interrupt()
+        journey.exit, journey.given_up = -1 if first.exit is None else first.exit, True
+        if first.exit is None:
+            with self.computers[0].request() as turn:
+                yield turn
+                start, leg = self.clock.now, self.work.rest(sample, journey.plan)
+                yield from self._compute(0, journey, leg)
+                journey.exit = -1 if leg.exit is None else leg.exit
+                journey.computing += self.clock.now - start
 
     def _away(self, journey: Journey, legs: Iterator[Leg], leg: Leg) -> Generator[simpy.Event, Any, None]:
         """Pass a sample on from machine to machine until one answers, and carry the answer back."""

@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 import numpy as np
+
+Seed: TypeAlias = int | Sequence[int]
+"""What a process follows: a number, or several."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def steady(rate: float) -> Trace:
     return Trace((0.0,), (rate,), 1.0)
 
 
-def wandering(mean: float, steps: Sequence[float], stay: float, seconds: float, seed: int) -> Trace:
+def wandering(mean: float, steps: Sequence[float], stay: float, seconds: float, seed: Seed) -> Trace:
     """Return a Markov chain: the rate is ``mean`` times one of ``steps``, for ``stay`` seconds on average.
 
     Then it moves to a neighbouring step, up or down alike, and at either end to the only neighbour. How long it stays
@@ -89,7 +93,7 @@ def wandering(mean: float, steps: Sequence[float], stay: float, seconds: float, 
     return Trace(tuple(times), tuple(rates), seconds)
 
 
-def broken(trace: Trace, good: float, bad: float, seed: int) -> Trace:
+def broken(trace: Trace, good: float, bad: float, seed: Seed) -> Trace:
     """Return a trace with outages by a Gilbert process: good for ``good`` seconds on average, then nothing for ``bad``.
 
     It starts in the good state; both durations follow the exponential distribution.

@@ -1,0 +1,2 @@
+def claims(method, prepared, bench, curve):
+    return []
