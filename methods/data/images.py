@@ -126,24 +126,21 @@ def _idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8, count=math.prod(shape), offset=4 + 4 * raw[3]).reshape(shape)
 
 
-def views(
-    source: str, cameras: int, train: int = 12_000, validation: int = 5_000, *, seed: int = 0
-) -> Split[Pictures]:
-    """The pictures of `fashion_mnist`, or of `digits`, as several cameras see them: bytes ``[n, cameras, 1, side, side]``.
+def views(source: str, cameras: int, train: int = 12_000, validation: int = 5_000, *, seed: int = 0) -> Split[Pictures]:
+    """The pictures of `fashion_mnist` or `digits` as several cameras see them: bytes ``[n, cameras, 1, side, side]``.
 
     No camera sees the whole picture: on its canvas, an eighth wider and higher, the picture is shifted by about a third
     of its side, in a direction that is the camera's own, and by up to a fourteenth more or less, anew for each picture;
-    what leaves the canvas is lost. On it lie four pieces of other training pictures, a third as wide and high. A row's
-    views follow the seed and the row alone, whatever else is asked for.
+    what leaves the canvas is lost. On it lie four pieces of other training pictures, a third as wide and high; on
+    digits, which are small, none. A row's views follow the seed and the row alone, whatever else is asked for.
     """
     if source == "digits":
-        plain, (pixels, labels), official = digits(train), _digits(), slice(None)
+        plain, (pixels, labels), pieces = digits(train), _digits(), 0
     else:
-        plain, (pixels, labels), official = fashion_mnist(train, validation, seed=seed), _source(), slice(OFFICIAL_TRAIN)
-    others = pixels[official]
+        plain, (pixels, labels), pieces = fashion_mnist(train, validation, seed=seed), _source(), 4
 
     def part(rows: NDArray[np.int64]) -> Pictures:
-        seen = [_view(pixels, others, rows, camera, cameras, seed) for camera in range(cameras)]
+        seen = [_view(pixels, rows, (camera, cameras), pieces, seed) for camera in range(cameras)]
         return Pictures(np.stack(seen, axis=1)[:, :, np.newaxis], labels[rows].astype(np.int64), rows)
 
     parts = [part(each.rows) for each in (plain.train, plain.validation, plain.test)]
@@ -151,9 +148,10 @@ def views(
 
 
 def _view(
-    pixels: NDArray[np.uint8], others: NDArray[np.uint8], rows: NDArray[np.int64], camera: int, cameras: int, seed: int
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64], which: tuple[int, int], pieces: int, seed: int
 ) -> NDArray[np.uint8]:
     """Return what one of the cameras sees of some rows ``[n, side, side]``."""
+    camera, cameras = which
     random, (total, side, _) = np.random.default_rng([seed, camera]), pixels.shape
     canvas, piece, jitter = round(side * 8 / 7), round(side / 3), max(1, round(side / 14))
     angle, border = 2 * math.pi * camera / cameras, side // 2
@@ -162,11 +160,11 @@ def _view(
     whole = np.zeros((len(rows), canvas + 2 * border, canvas + 2 * border), dtype=np.uint8)
     whole[_window(np.arange(len(rows)), corners, side)] = pixels[rows]
     seen = whole[:, border : border + canvas, border : border + canvas].copy()
-    for _ in range(4):
+    for _ in range(pieces):
         cut = random.integers(0, side - piece + 1, (total, 2))[rows]
         put = _window(np.arange(len(rows)), random.integers(0, canvas - piece + 1, (total, 2))[rows], piece)
-        pieces = others[_window(random.integers(0, len(others), total)[rows], cut, piece)]
-        seen[put] = np.maximum(seen[put], pieces)
+        other = pixels[_window(random.integers(0, OFFICIAL_TRAIN, total)[rows], cut, piece)]
+        seen[put] = np.maximum(seen[put], other)
     return seen
 
 

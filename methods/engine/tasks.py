@@ -79,7 +79,9 @@ def views(source: str, *, cameras: int, train: int, validation: int = 2000) -> D
     if source not in ("fashion-mnist", "digits"):
         raise ValueError(f"no views of {source!r}; there are fashion-mnist and digits")
     split = pictures.views(source, cameras, train, validation)
-    return data([examples(part.images, part.labels) for part in (split.train, split.validation, split.test)], classes=10)
+    return data(
+        [examples(part.images, part.labels) for part in (split.train, split.validation, split.test)], classes=10
+    )
 
 
 @lru_cache(maxsize=2)

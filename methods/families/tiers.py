@@ -21,28 +21,27 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.costs import MacCounter, decision_costs
 from eelit.methods.engine.course import decide
 from eelit.methods.engine.evaluate import answered, followed, replay
 from eelit.methods.engine.examples import Examples
-from eelit.methods.engine.exit_outputs import Kept, all_outputs, empty_like
+from eelit.methods.engine.exit_outputs import Kept, empty_like
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import (
     MultiExit,
     at_exits,
     device_of,
     evaluating,
-    joined,
     of_samples,
     said_at,
     select,
     stacked,
     to_policy,
 )
-from eelit.methods.engine.records import Baseline, ExitFacts, Execution, OperatingPoint
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint
 from eelit.methods.engine.stored_outputs import StoredOutputs, exit_facts
 from eelit.methods.engine.timing import BATCH, devices_of, in_turn
 from eelit.methods.engine.weights import trained
@@ -193,8 +192,8 @@ def read_answer(message: bytes) -> tuple[int, Tensor] | None:
 class Executed:
     """Work that is really done: each machine of the chain runs its part, and what crosses is the bytes that it sends.
 
-    ``others`` are the machines behind the device, in their order, each as what takes a message and returns one: they may
-    be anywhere.
+    ``others`` are the machines behind the device, in their order, each as what takes a message and returns one: they
+    may be anywhere.
     """
 
     def __init__(
@@ -242,7 +241,7 @@ class Executed:
         return float(counter.macs), found
 
     def answers(self, journeys: Sequence[Journey], shape: torch.Size) -> Tensor:
-        """Return what samples 0, 1, … were told, each of a shape ``[C]`` or ``[]``; the device's own where it gave up."""
+        """Return what samples 0, 1, … were told, each ``[C]`` or ``[]``; the device's own where it gave up."""
         told = [
             self.own[i] if journey.given_up or i not in self.far else self.far[i] for i, journey in enumerate(journeys)
         ]
@@ -381,10 +380,8 @@ class StoredTiers(StoredOutputs):
             found.append(list(zip(macs.tolist(), last.tolist(), here.tolist(), size.tolist(), strict=True)))
         return Course(left, [_legs(row) for row in zip(*found, strict=True)])
 
-    def _visits(
-        self, plan: Plan, outputs: Output
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
-        """Return the exit of each sample ``[N]``, which exits it asked, and what each costs, with the rule, ``[E, N]``."""
+    def _visits(self, plan: Plan, outputs: Output) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Return each sample's exit ``[N]``, which exits it asked, and what each costs, with the rule, ``[E, N]``."""
         exits, samples = self.costs.shape
         numbers = np.arange(exits)[:, None]
         if plan.knob is None:
@@ -490,7 +487,7 @@ def crossed(
 
 @dataclass
 class Prepared(ExitsPrepared):
-    """A trained network with exits and its data; what becomes of a part of them in the world is simulated when asked for."""
+    """A trained network with exits and its data; what becomes of these in the world is simulated when asked for."""
 
     method: TierMethod
     _seen: dict[tuple[str, int], list[Journey]] = field(default_factory=dict)  # part of the data, exit → what became
@@ -557,7 +554,7 @@ class TierMethod(ExitMethod):
         return journey.milliseconds
 
     def machines(self, prepared: Prepared) -> list[Machine]:
-        """Return the machines, each with the part of the network that it may have to run: here any can run all of it."""
+        """Return the machines, each with the part of the network that it may have to run: here all of it."""
         exits, count = range(prepared.model.exits), len(self.world("test", 0).computers)
         read = prepared.split("test").read
         return [Machine(i, prepared.model, exits, prepared.rule, self.codec, read) for i in range(count)]
@@ -611,14 +608,18 @@ class TierMethod(ExitMethod):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit by itself, and the plain network on the device alone, and on the last machine alone."""
-        last = len(self.world("test", 0).links)
-        splits: tuple[Split, Split] = "validation", "test"
-        cut = [self.cut_off(prepared, split) for split in splits]
-        found = [Baseline(name="static exit", validation=cut[0], test=cut[1])]
-        for name, machine in (("all on the device", 0), ("all on the last machine", last)):
-            one, other = ([self.alone(prepared, split, machine)] for split in splits)
-            found.append(Baseline(name=name, validation=one, test=other))
-        return found
+        ends = {"all on the device": 0, "all on the last machine": len(self.world("test", 0).links)}
+        return [self.static_exit(prepared), *(self.whole(prepared, name, machine) for name, machine in ends.items())]
+
+    def static_exit(self, prepared: Prepared) -> Baseline:
+        """Return the network cut off for good after each exit, divided as the method divides it."""
+        held, test = self.cut_off(prepared, "validation"), self.cut_off(prepared, "test")
+        return Baseline(name="static exit", validation=held, test=test)
+
+    def whole(self, prepared: Prepared, name: str, machine: int) -> Baseline:
+        """Return the plain network as a whole on one machine."""
+        held, test = self.alone(prepared, "validation", machine), self.alone(prepared, "test", machine)
+        return Baseline(name=name, validation=[held], test=[test])
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return quality, price and calibration error of each exit, and the share overthought."""
@@ -662,9 +663,7 @@ class TierMethod(ExitMethod):
         device, *others = self.machines(prepared)
         return Executed(device, [machine.handle for machine in others], examples, count=count)
 
-    def timed(
-        self, prepared: Prepared, examples: Examples, plans: Sequence[Plan], repeats: int
-    ) -> tuple[float, float]:
+    def timed(self, prepared: Prepared, examples: Examples, plans: Sequence[Plan], repeats: int) -> tuple[float, float]:
         """Return median seconds of all machines together under these plans, and of the plain network, one by one."""
         work, model = self.executed(prepared, examples, count=False), prepared.model
         inputs = [x[None].to(device_of(model)) for x in examples.inputs]

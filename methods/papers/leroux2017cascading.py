@@ -102,7 +102,8 @@ class Cascading(ImageMethod, TierMethod):
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"two stages": {}, "joint": {"frozen": False}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "head_epochs": 4.0, "head_rate": 1e-2, "cuts": (1,), "speeds": (3e6, 1e8), "bandwidths": (8e4,),
+        **ImageMethod.tiny, "head_epochs": 4.0, "head_rate": 1e-2, "cuts": (1,), "speeds": (3e6, 1e8),
+        "bandwidths": (8e4,),
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.smoke, "head_epochs": 3.0, "head_rate": 5e-3, "cuts": (3,), "speeds": (2e7, 1e9),

@@ -21,8 +21,8 @@ class World:
 
     Every computer does one task at a time, and every link carries one message at a time in each direction, in the order
     in which they come. If no answer is back ``patience`` seconds after the device has passed a sample on, what is still
-    under way for it is given up, and the device answers by the last exit that it has asked. If it has asked none it goes
-    on ``alone`` as soon as it is free, or else has to wait.
+    under way for it is given up, and the device answers by the last exit that it has asked. If it has asked none it
+    goes on ``alone`` as soon as it is free, or else has to wait.
     """
 
     computers: tuple[Computer, ...]

@@ -31,7 +31,9 @@ class Trace:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in pairwise([*self.times, self.end]))
         if not rising or self.times[0] != 0 or len(self.times) != len(self.rates) or min(self.rates) < 0:
-            raise ValueError("a trace has a rate of at least 0 for each time; times rise from 0, and end before the end")
+            raise ValueError(
+                "a trace has a rate of at least 0 for each time; times rise from 0, and end before the end"
+            )
 
     @cached_property
     def _bounds(self) -> list[float]:

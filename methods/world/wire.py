@@ -1,4 +1,4 @@
-"""What crosses a link, as the bytes that really do: states of a network packed on one side, and unpacked on the other."""
+"""What crosses a link, as the bytes that really do: states of a network, packed on one side, unpacked on the other."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Whole:
         if head is None:
             return tensors["0"]
         parts = {**tensors, **json.loads(head["others"])}
-        return pytree.tree_unflatten([parts[str(i)] for i in range(len(parts))], pytree.treespec_loads(head["structure"]))
+        return pytree.tree_unflatten(
+            [parts[str(i)] for i in range(len(parts))], pytree.treespec_loads(head["structure"])
+        )
 
 
 @dataclass(frozen=True)
