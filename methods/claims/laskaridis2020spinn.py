@@ -92,8 +92,8 @@ def throughput(conditions: Sequence[Condition], error: float) -> Outcome:
     return Outcome(
         name="more throughput than Neurosurgeon",
         statement="Over five bandwidths, with accuracy limited to a point less on held-out data, throughput is at "
-        "least 1.5× at one (the paper: up to 2×) and nowhere more than 5 % lower, and accuracy on test data at most two "
-        "points lower on average.",
+        "least 1.5× at one (the paper: up to 2×) and nowhere more than 5 % lower, and accuracy on test data at most "
+        "two points lower on average.",
         holds=max(gains) >= 1.5 and min(gains) >= 0.95 and mean(losses) <= 0.02,
         measured=f"{told(gains)}, accuracy {-mean(losses):+.4f}",
     )
@@ -112,9 +112,9 @@ def server_work(conditions: Sequence[Condition], error: float) -> Outcome:
         losses.append(known - good)
     return Outcome(
         name="less work for the server",
-        statement="Over five bandwidths, within Neurosurgeon's expected latency and with accuracy limited to a point less "
-        "on held-out data, the server computes at most half at one (the paper: up to 6.8× less) and nowhere more, and "
-        "accuracy on test data is at most two points lower on average.",
+        statement="Over five bandwidths, within Neurosurgeon's expected latency and with accuracy limited to a point "
+        "less on held-out data, the server computes at most half at one (the paper: up to 6.8× less) and nowhere "
+        "more, and accuracy on test data is at most two points lower on average.",
         holds=max(gains) >= 2 and min(gains) >= 1 and mean(losses) <= 0.02,
         measured=f"{told(gains)}, accuracy {-mean(losses):+.4f}",
     )
@@ -132,9 +132,9 @@ def in_time(conditions: Sequence[Condition]) -> Outcome:
             gains.append(ours - theirs)
     return Outcome(
         name="more accurate in time",
-        statement="Over five bandwidths and five latency limits, accuracy on test data is on average a point higher than "
-        "that of one exit for all pictures, chosen with its cut to be expected in time, and at most one in five is lower "
-        "by more than a point.",
+        statement="Over five bandwidths and five latency limits, accuracy on test data is on average a point higher "
+        "than that of one exit for all pictures, chosen with its cut to be expected in time, and at most one in five "
+        "is lower by more than a point.",
         holds=mean(gains) >= 0.01 and sum(gain < -0.01 for gain in gains) <= len(gains) / 5,
         measured=f"{mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}",
     )

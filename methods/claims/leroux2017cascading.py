@@ -1,4 +1,4 @@
-"""What the cascading network claims: a constrained device answers sooner, little is sent, and a broken link costs little."""
+"""What the cascading network claims: a small device answers sooner, little is sent, and a broken link costs little."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def sooner(took: float, device: float, loss: float, tau: float) -> Outcome:
     """The answer's time against that of the whole network on the device."""
     return Outcome(
         name="sooner than the device alone",
-        statement="At the cheapest threshold that loses at most one point on validation data, the answer is there in at "
-        "most two thirds of the simulated time that the whole network takes on the device, and accuracy on test data is "
-        "at most two points lower.",
+        statement="At the cheapest threshold that loses at most one point on validation data, the answer is there in "
+        "at most two thirds of the simulated time that the whole network takes on the device, and accuracy on test "
+        "data is at most two points lower.",
         holds=took <= device / 1.5 and loss <= 0.02,
         measured=f"{took:.0f} instead of {device:.0f} simulated ms, accuracy {-loss:+.4f}, at tau = {tau:g}",
     )
@@ -74,8 +74,8 @@ def cut_off(method: Cascading, prepared: Prepared, tau: float, connected: float)
     alone = method.score(seen.told(journeys), seen.targets)
     return Outcome(
         name="useful without a connection",
-        statement="When no link carries anything, each picture is answered by the device, and accuracy on test data is at "
-        "most five points lower than with the cloud at the same threshold.",
+        statement="When no link carries anything, each picture is answered by the device, and accuracy on test data "
+        "is at most five points lower than with the cloud at the same threshold.",
         holds=connected - alone <= 0.05 and all(journey.exit >= 0 for journey in journeys),
         measured=f"accuracy {alone:.4f} instead of {connected:.4f}, at tau = {tau:g}",
     )

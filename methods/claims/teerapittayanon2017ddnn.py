@@ -1,4 +1,4 @@
-"""What DDNN claims: little is sent at nearly the cloud's accuracy, views complement each other, and devices may fail."""
+"""What DDNN claims: little is sent at nearly the cloud's accuracy, views complete each other, and devices may fail."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def spares(sent: float, raw: int, local: float, loss: float, knob: float) -> Out
     """What is sent, against sending each view at a byte for each pixel."""
     return Outcome(
         name="much less is sent than views",
-        statement="At the cheapest T that loses at most one point against the cloud on validation data, a device sends at "
-        "most a tenth of the bytes of its view (the paper: a twentieth, of coloured pictures and with three classes), "
-        "and accuracy on test data is at most two points below the cloud's.",
+        statement="At the cheapest T that loses at most one point against the cloud on validation data, a device "
+        "sends at most a tenth of the bytes of its view (the paper: a twentieth, of coloured pictures and with three "
+        "classes), and accuracy on test data is at most two points below the cloud's.",
         holds=sent <= raw / 10 and loss <= 0.02,
         measured=f"{sent:.1f} instead of {raw} bytes ({raw / sent:.1f}×), {local:.1%} answered locally, accuracy "
         f"{-loss:+.4f}, at T = {knob:g}",
@@ -47,8 +47,8 @@ def complements(together: list[float], one: list[float], best: int) -> Outcome:
     local, cloud = (a - b for a, b in zip(together, one, strict=True))
     return Outcome(
         name="views complement each other",
-        statement="Beside the same network of the best camera alone, trained alike, both exits are at least five points "
-        "more accurate.",
+        statement="Beside the same network of the best camera alone, trained alike, both exits are at least five "
+        "points more accurate.",
         holds=local >= 0.05 and cloud >= 0.05,
         measured=f"local exit {together[0]:.4f} and {one[0]:.4f}, cloud {together[1]:.4f} and {one[1]:.4f} "
         f"(camera {best + 1})",
@@ -60,8 +60,8 @@ def tolerates(whole: float, failed: list[float]) -> Outcome:
     losses = [whole - each for each in failed]
     return Outcome(
         name="a device may fail",
-        statement="With any one device blind, accuracy at that T is on average at most three points lower, and never more "
-        "than six.",
+        statement="With any one device blind, accuracy at that T is on average at most three points lower, and never "
+        "more than six.",
         holds=sum(losses) / len(losses) <= 0.03 and max(losses) <= 0.06,
         measured=f"{whole:.4f}, without camera 1, 2 …: {', '.join(f'{each:.4f}' for each in failed)}",
     )

@@ -18,6 +18,8 @@ MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures, on a scale of 0 t
 OFFICIAL_TRAIN, OFFICIAL_TEST = 60_000, 10_000
 CANVAS, PIECES, PIECE = 48, 8, 9
 """Side of the canvas of a cluttered picture, how many pieces of other pictures lie on it, and their side, in pixels."""
+MISSING = 0.15
+"""Share of views in which a camera sees nothing."""
 CLUTTERED_MEAN, CLUTTERED_STD = 0.1844, 0.3204  # of the 60,000 training pictures, cluttered, on a scale of 0 to 1
 
 
@@ -132,7 +134,8 @@ def views(source: str, cameras: int, train: int = 12_000, validation: int = 5_00
     No camera sees the whole picture: on its canvas, an eighth wider and higher, the picture is shifted by about a third
     of its side, in a direction that is the camera's own, and by up to a fourteenth more or less, anew for each picture;
     what leaves the canvas is lost. On it lie four pieces of other training pictures, a third as wide and high; on
-    digits, which are small, none. A row's views follow the seed and the row alone, whatever else is asked for.
+    digits, which are small, none. About every seventh view is all black: the camera sees nothing. A row's views follow
+    the seed and the row alone, whatever else is asked for.
     """
     if source == "digits":
         plain, (pixels, labels), pieces = digits(train), _digits(), 0
@@ -165,6 +168,7 @@ def _view(
         put = _window(np.arange(len(rows)), random.integers(0, canvas - piece + 1, (total, 2))[rows], piece)
         other = pixels[_window(random.integers(0, OFFICIAL_TRAIN, total)[rows], cut, piece)]
         seen[put] = np.maximum(seen[put], other)
+    seen[random.random(total)[rows] < MISSING] = 0
     return seen
 
 

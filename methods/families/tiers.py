@@ -223,7 +223,7 @@ class Executed:
             found = read_answer(message)
             if found:
                 self.far[sample] = found[1]
-            yield Leg(macs, found[0] if found else ran.exit, found is not None, len(message))
+            yield Leg(macs, found[0] if found else None, found is not None, len(message))
             if found:
                 return
 
@@ -373,8 +373,9 @@ class StoredTiers(StoredOutputs):
         for machine, (first, stop) in enumerate(plan.bounds(exits)):
             end = np.maximum(np.minimum(stop, left + 1), first)
             macs = stages[end, rows] - stages[first] + asked[end, rows] - asked[first]
-            last = np.where(visited & (np.arange(exits)[:, None] < end), np.arange(exits)[:, None], -1).max(axis=0)
             here, back = (left >= first) & (left < stop), answer if machine else 0
+            known = visited & (np.arange(exits)[:, None] < end) & (here | (machine == 0))
+            last = np.where(known, np.arange(exits)[:, None], -1).max(axis=0)
             on = sizes[machine] + self._overhead(plan, outputs, stop) if machine < len(plan.cuts) else np.zeros(samples)
             size = np.where(here, back, on).astype(np.int64)
             found.append(list(zip(macs.tolist(), last.tolist(), here.tolist(), size.tolist(), strict=True)))

@@ -177,7 +177,7 @@ class Views(StoredTiers):
 
 
 class ViewsMethod(TierMethod):
-    """A method whose network has `Devices` for its first stage, `Local` for its first head, and a stage in the cloud."""
+    """A method whose network has `Devices` for its first stage, `Local` for its first head, one in the cloud."""
 
     unit = "bytes sent by each device"
     tables = Views

@@ -41,8 +41,10 @@ class Leg:
     """What one machine did with a sample."""
 
     macs: float
-    exit: int | None  # the last exit (from 0) that was asked so far, there or before; None if none was
-    left: bool  # whether that exit answers; else the sample goes on
+    exit: (
+        int | None
+    )  # the exit (from 0) that answers; if the device passes the sample on, the last it has asked, or None
+    left: bool  # whether the sample is answered; else it goes on
     size: int  # bytes of what it passes on to the next machine, or of the answer that it sends back; 0 on the device
 
 
