@@ -189,4 +189,4 @@ def now(condition: Condition) -> Now:
 
 def told(gains: Sequence[float]) -> str:
     """Return gains at all bandwidths."""
-    return ", ".join(f"{gain:.2f}× at {share:g} of the bandwidth" for share, gain in zip(LINKS, gains, strict=True))
+    return ", ".join(f"{gain:.2f}× at {share:g} of the bandwidth" for share, gain in zip(LINKS, gains, strict=False))

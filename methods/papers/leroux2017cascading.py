@@ -22,7 +22,7 @@ Exit rule
 
 Skipped
     The parts behind the output layer that answers; and if that lies on the device, the way to the cloud and back. The
-    cost is the simulated time to the answer: MACs ÷ speed on each machine, then h_s in float32 (and 14 bytes beside)
+    cost is the simulated time to the answer: MACs ÷ speed on each machine, then h_s in float32 (and 15 bytes beside)
     over a link whose bandwidth wanders, and the answer back. The full model is the same network, cut alike, without
     output layers before the last.
 
