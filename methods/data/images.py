@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,8 +144,8 @@ def views(source: str, cameras: int, train: int = 12_000, validation: int = 5_00
         plain, (pixels, labels), pieces = fashion_mnist(train, validation, seed=seed), _source(), 4
 
     def part(rows: NDArray[np.int64]) -> Pictures:
-        seen = [_view(pixels, rows, (camera, cameras), pieces, seed) for camera in range(cameras)]
-        return Pictures(np.stack(seen, axis=1)[:, :, np.newaxis], labels[rows].astype(np.int64), rows)
+        seen: Any = np.stack([_view(pixels, rows, (i, cameras), pieces, seed) for i in range(cameras)], axis=1)
+        return Pictures(seen[:, :, np.newaxis], labels[rows].astype(np.int64), rows)
 
     parts = [part(each.rows) for each in (plain.train, plain.validation, plain.test)]
     return Split(parts[0], parts[1], parts[2], f"{cameras} views {seed} {plain.digest}")
@@ -155,11 +156,11 @@ def _view(
 ) -> NDArray[np.uint8]:
     """Return what one of the cameras sees of some rows ``[n, side, side]``."""
     camera, cameras = which
-    random, (total, side, _) = np.random.default_rng([seed, camera]), pixels.shape
+    random, total, side = np.random.default_rng([seed, camera]), len(pixels), pixels.shape[1]
     canvas, piece, jitter = round(side * 8 / 7), round(side / 3), max(1, round(side / 14))
     angle, border = 2 * math.pi * camera / cameras, side // 2
-    middle = np.array([math.sin(angle), math.cos(angle)]) * side / 3 + (canvas - side) / 2
-    corners = np.rint(middle).astype(np.int64) + random.integers(-jitter, jitter + 1, (total, 2))[rows] + border
+    middle = np.rint(np.array([math.sin(angle), math.cos(angle)]) * side / 3 + (canvas - side) / 2).astype(np.int64)
+    corners = middle + random.integers(-jitter, jitter + 1, (total, 2))[rows] + border
     whole = np.zeros((len(rows), canvas + 2 * border, canvas + 2 * border), dtype=np.uint8)
     whole[_window(np.arange(len(rows)), corners, side)] = pixels[rows]
     seen = whole[:, border : border + canvas, border : border + canvas].copy()

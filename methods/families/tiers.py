@@ -13,7 +13,7 @@ import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from statistics import mean
 from typing import Any, ClassVar, NamedTuple
@@ -219,7 +219,7 @@ class Executed:
         yield Leg(macs, ran.exit, ran.left, len(ran.message))
         message = ran.message
         for machine in self.others if not ran.left else ():
-            macs, message = self._counted(lambda machine=machine, message=message: machine(message))
+            macs, message = self._counted(partial(machine, message))
             found = read_answer(message)
             if found:
                 self.far[sample] = found[1]
@@ -628,7 +628,7 @@ class TierMethod(ExitMethod):
         shown = self.shown(seen.outputs, prepared)
         return exit_facts(self.cut_off(prepared, "test"), shown, self.labels(seen.targets))
 
-    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+    def execute(self, prepared: Any, bench: Bench, knob: float) -> Execution:
         """Have the first samples of the stream really done, half as many as the bench allows, each by itself.
 
         Each machine runs its part and what crosses is really packed and read again; the same simulation makes prices of

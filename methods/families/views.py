@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eelit.methods.engine.costs import count
 from eelit.methods.engine.course import decide
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import Examples
@@ -110,32 +113,28 @@ class Sides(Executed):
         count: bool = True,
     ) -> None:
         self.cameras, self.cloud, self.examples, self.count = cameras, cloud, examples, count
-        self.local, self.classes, self.rule = prepared.model.heads[0], prepared.data.classes or 1, prepared.rule
+        self.local: Any = prepared.model.heads[0]
+        self.classes, self.rule = prepared.data.classes or 1, prepared.rule
         self.own, self.far = {}, {}
 
     def legs(self, sample: int, plan: Plan) -> Iterator[Leg]:
         """Ask all cameras for their scores, and only where that is not enough for their maps."""
         wanted = plan.knob is not None or plan.target(2) == 0
         views = [bytes([wanted]) + view.numpy().tobytes() for view in self.examples.inputs[sample]]
-        macs, scores = zip(
-            *(
-                self._counted(lambda ask=ask, view=view: ask(view))
-                for ask, view in zip(self.cameras, views, strict=True)
-            ),
-            strict=True,
-        )
-        yield Leg(max(macs), None, False, len(scores[0]))
+        asked = [self._counted(partial(ask, view)) for ask, view in zip(self.cameras, views, strict=True)]
+        scores = [message for _, message in asked]
+        yield Leg(max(macs for macs, _ in asked), None, False, len(scores[0]))
         spent, left, back = 0.0, False, b""
         if wanted:
-            spent, (left, back) = self._counted(lambda: self._merged(sample, scores, plan))
+            spent, (left, back) = self._counted(partial(self._merged, sample, scores, plan))
         maps = [] if left else [ask(b"") for ask in self.cameras]
         yield Leg(spent, 0 if wanted else None, left, len(back) if left else len(maps[0]))
         if not left:
-            macs, message = self._counted(lambda: self.cloud(b"".join(maps)))
+            spent, message = self._counted(partial(self.cloud, b"".join(maps)))
             found = read_answer(message)
             assert found is not None
             self.far[sample] = found[1]
-            yield Leg(macs, 1, True, len(message))
+            yield Leg(spent, 1, True, len(message))
 
     @torch.inference_mode()
     def _merged(self, sample: int, scores: Sequence[bytes], plan: Plan) -> tuple[bool, bytes]:
@@ -155,25 +154,24 @@ class Views(StoredTiers):
 
     def _course(self, plan: Plan) -> Course:
         exits, samples = self.costs.shape
-        local, values = self.model.heads[0], self.values
         left = np.full(samples, plan.target(exits)) if plan.knob is None else replay(self.rule(plan.knob), self.outputs)
-        wanted, cameras, classes = (
-            plan.knob is not None or plan.target(exits) == 0,
-            len(local.each),
-            self.answers.shape[-1],
-        )
-        fc, back = values * classes, len(answer_message(0, self.answers[0, 0]))
+        wanted = plan.knob is not None or plan.target(exits) == 0
+        cameras, values, score = self._device
         conv, heads, cloud = float(self.stages[0, 0]) / cameras, float(self.heads[0, 0]), float(self.stages[1, 0])
-        first = Leg(conv + fc * wanted, None, False, 4 * classes * wanted)
-        merge = (heads - cameras * fc) * wanted
+        back = len(answer_message(0, self.answers[0, 0]))
+        first = Leg(conv + score * wanted, None, False, 4 * self.answers.shape[-1] * wanted)
+        merge = (heads - cameras * score) * wanted
         here = [first, Leg(merge, 0, True, back)]
         on = [first, Leg(merge, 0 if wanted else None, False, math.ceil(values / 8)), Leg(cloud, 1, True, back)]
         return Course(left, [here if exit_ == 0 else on for exit_ in left.tolist()])
 
-    @property
-    def values(self) -> int:
-        """Values f · o of the map of one device."""
-        return int(self.model.heads[0].each[0][1].in_features)
+    @cached_property
+    def _device(self) -> tuple[int, int, int]:
+        """How many devices there are, how many values a map has, and what scoring one costs."""
+        local: Any = self.model.heads[0]
+        with torch.inference_mode(), evaluating(self.model):
+            h = self.model.stages[0](self.examples.inputs[0][None])
+        return len(local.each), h[0, 0].numel(), count(lambda: local.each[0](h[:, 0]))
 
 
 class ViewsMethod(TierMethod):
@@ -213,6 +211,7 @@ class ViewsMethod(TierMethod):
         model, one = prepared.model, prepared.data.validation.inputs[0][None]
         with torch.inference_mode(), evaluating(model):
             shape = model.stages[0](one).shape[2:]
-        blocks, scores = model.stages[0].each, model.heads[0].each  # type: ignore[union-attr]
-        cameras = [Camera(block, score, one.shape[2:]) for block, score in zip(blocks, scores, strict=True)]  # type: ignore[arg-type]
+        devices: Any = model.stages[0]
+        local: Any = model.heads[0]
+        cameras = [Camera(block, score, one.shape[2:]) for block, score in zip(devices.each, local.each, strict=True)]
         return cameras, Server(model.stages[1], model.heads[1], len(cameras), shape)

@@ -50,7 +50,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,10 @@ SECOND, KEEP = 0.5, 0.3
 """Seconds between two looks at link and server, and what the moving averages keep of themselves."""
 TOLERANCE, MARGIN = 0.05, 0.1
 """By how much a point may miss the best value of a target and is kept; and a condition change until one looks again."""
+
+
+Points: TypeAlias = Mapping[str, NDArray[np.float64]]
+"""What is expected of each design point: the name of a target → ``[cuts, K]``; the less the better."""
 
 
 class Profile(NamedTuple):
@@ -126,8 +130,8 @@ class Now(NamedTuple):
     server: float  # multiply-accumulates per second
 
 
-def expected(profile: Profile, cuts: Sequence[int], now: Now, device: float, round_trip: float) -> dict[str, NDArray]:
-    """Return what is expected of each design point, ``[cuts, K]``; the less the better.
+def expected(profile: Profile, cuts: Sequence[int], now: Now, device: float, round_trip: float) -> Points:
+    """Return what is expected of each design point.
 
     "latency" and "period" are seconds, the latter between two pictures of a long queue (1 ÷ throughput); "server" is
     multiply-accumulates there, "energy" joules of the device, "error" 1 - accuracy.
@@ -143,13 +147,13 @@ def expected(profile: Profile, cuts: Sequence[int], now: Now, device: float, rou
         "latency": computing + sending + travelling + serving,
         "period": np.maximum(np.maximum(computing, sending), serving),
         "server": there,
-        "energy": DEVICE.joules(computing, sending, travelling + serving),  # type: ignore[arg-type]
+        "energy": DEVICE.computing * computing + DEVICE.sending * sending + DEVICE.waiting * (travelling + serving),
         "error": np.broadcast_to(1 - profile.accuracy, here.shape),
     }
 
 
 def choose(
-    points: Mapping[str, NDArray], limits: Mapping[str, float], targets: Sequence[str], tolerance: float = TOLERANCE
+    points: Points, limits: Mapping[str, float], targets: Sequence[str], tolerance: float = TOLERANCE
 ) -> tuple[int, int]:
     """Return which design point to take: limits are hard, targets are met one after the other.
 

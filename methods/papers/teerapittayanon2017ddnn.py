@@ -61,7 +61,6 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.tiers import Prepared
 from eelit.methods.families.views import Devices, Local, ViewsMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
@@ -78,7 +77,7 @@ class Sign(torch.autograd.Function):
         return torch.where(a >= 0, 1.0, -1.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Let it pass where b is not far from its step."""
         (a,) = ctx.saved_tensors
         return gradient * (a.abs() <= 1)
@@ -236,6 +235,6 @@ class Ddnn(ViewsMethod):
         options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
         train_together(model, data, bench, optimiser=torch.optim.Adam, **options)
 
-    def policy(self, knob: float, prepared: Prepared) -> Entropy:
+    def policy(self, knob: float, prepared: Any) -> Entropy:
         """The knob is T, a share of ln C."""
         return Entropy(knob * math.log(prepared.data.classes or 1))
