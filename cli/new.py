@@ -16,7 +16,8 @@ from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
 
 FAMILIES = (
-    "exits-text", "exits-images", "cascades", "tiers", "split", "gates", "tokens", "skimming", "tagging", "ranking", "other",
+    "exits-text", "exits-images", "cascades", "tiers", "split", "gates", "tokens", "skimming", "tagging", "ranking",
+    "other",
 )  # fmt: skip
 """Families of methods, each with a template; `other` derives from the contract itself, as a new family would."""
 ENTRY = ("entry.yaml.j2", "catalog/entries/{key}.yaml")
