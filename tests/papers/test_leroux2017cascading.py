@@ -116,6 +116,14 @@ def test_bandwidth_wanders_apart_on_each_split_seed_and_link():
     assert method.came(3) == [0, 0.25, 0.5]
 
 
+def test_each_machine_holds_its_own_parts_alone(prepared):
+    method, bench, ready = prepared(KEY)
+    device, cloud = method.machines(ready)
+    assert (set(device.stages), set(cloud.stages)) == ({0}, {1, 2})
+    assert (set(device.heads), set(cloud.heads)) == ({0}, {1, 2})
+    assert method.execute(ready, bench, 0.8).agrees
+
+
 # Network and training.
 
 
