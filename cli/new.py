@@ -16,7 +16,8 @@ from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
 
 FAMILIES = (
-    "exits-text", "exits-images", "cascades", "split", "gates", "tokens", "skimming", "tagging", "ranking", "other",
+    "exits-text", "exits-images", "cascades", "tiers", "split", "gates", "tokens", "skimming", "tagging", "ranking",
+    "other",
 )  # fmt: skip
 """Families of methods, each with a template; `other` derives from the contract itself, as a new family would."""
 ENTRY = ("entry.yaml.j2", "catalog/entries/{key}.yaml")
@@ -36,7 +37,8 @@ RESTS_ON = "what the implementation rests on"
 def command(key: str, family: str | None) -> None:
     """Start a new work: its entry, and a method with claims and test.
 
-    What stops is, by family: a sample at an exit (exits-text, exits-images) or after one of several models (cascades);
+    What stops is, by family: a sample at an exit (exits-text, exits-images), or after one of several models (cascades),
+    or on one of several machines in a simulated world (tiers: leroux2017cascading, laskaridis2020spinn);
     `other` is a method by itself. The rest have one method each so far, whose file shows more than the template: a
     device that has the cloud go on (split: bajpai2023splitee), blocks passed over (gates: wang2018skipnet),
     each generated token (tokens: schuster2022calm), tokens of a text (skimming: guan2022transkimmer), words to be

@@ -243,7 +243,7 @@ def elsewhere(monkeypatch, other_encoder):
 
 SOURCES = [
     *((tasks, "text", "digits"), (tasks, "images", "digits"), (tasks, "tagging", "made"), (tasks, "queries", "made")),
-    *((tasks, "language", "made"), (xin2020ranking, "graded_pairs", "made")),
+    *((tasks, "language", "made"), (tasks, "views", "digits"), (xin2020ranking, "graded_pairs", "made")),
 ]
 """Where methods ask for data: module, function, and the name of what it has for tests."""
 

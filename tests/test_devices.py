@@ -47,6 +47,7 @@ FAMILIES = {
     "li2021tokee": 0.4,
     "schuster2022calm": 0.5,
     "bajpai2023splitee": 0.6,
+    "leroux2017cascading": 0.9,
 }
 """A method of each family that runs a network, and a knob in its middle."""
 

@@ -23,8 +23,13 @@ OWNERS = {
     "pybtex": {"bib"},
     "pylatexenc": {"bib"},
     "click": {"cli", "site"},
+    "simpy": {"methods"},
 }
-ONLY_IN = {"sqlmodel": "catalog/database.py", "sqlalchemy": "catalog/database.py"}
+ONLY_IN = {
+    "sqlmodel": "catalog/database.py",
+    "sqlalchemy": "catalog/database.py",
+    "simpy": "methods/world/stream.py",
+}
 STANDARD_ONLY = [
     "bib/record.py",
     "bib/problems.py",
@@ -34,7 +39,9 @@ STANDARD_ONLY = [
     "catalog/fresh.py",
     "catalog/sources.py",
 ]
-METHOD_ROOMS = ("policies", "data", "engine", "backbones", "recipes", "families", "papers", "claims", "harness")
+METHOD_ROOMS = (
+    *("policies", "data", "engine", "world", "backbones", "recipes", "families", "papers", "claims", "harness"),
+)
 """The rooms of `methods`, each of which may import those before it, but no paper another."""
 AWAITED = {
     "backbones.attached": "exits on encoders that users bring, which no paper's method needs",

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures, on a scale of 0 t
 OFFICIAL_TRAIN, OFFICIAL_TEST = 60_000, 10_000
 CANVAS, PIECES, PIECE = 48, 8, 9
 """Side of the canvas of a cluttered picture, how many pieces of other pictures lie on it, and their side, in pixels."""
+MISSING = 0.15
+"""Share of views in which a camera sees nothing."""
 CLUTTERED_MEAN, CLUTTERED_STD = 0.1844, 0.3204  # of the 60,000 training pictures, cluttered, on a scale of 0 to 1
 
 
@@ -124,3 +127,55 @@ def _idx(path: Path) -> NDArray[np.uint8]:
     raw = path.read_bytes()
     shape = np.frombuffer(raw, dtype=">i4", count=raw[3], offset=4).tolist()
     return np.frombuffer(raw, dtype=np.uint8, count=math.prod(shape), offset=4 + 4 * raw[3]).reshape(shape)
+
+
+def views(source: str, cameras: int, train: int = 12_000, validation: int = 5_000, *, seed: int = 0) -> Split[Pictures]:
+    """The pictures of `fashion_mnist` or `digits` as several cameras see them: bytes ``[n, cameras, 1, side, side]``.
+
+    No camera sees the whole picture: on its canvas, an eighth wider and higher, the picture is shifted by about a third
+    of its side, in a direction that is the camera's own, and by up to a fourteenth more or less, anew for each picture;
+    what leaves the canvas is lost. On it lie four pieces of other training pictures, a third as wide and high; on
+    digits, which are small, none. About every seventh view is all black: the camera sees nothing. A row's views follow
+    the seed and the row alone, whatever else is asked for.
+    """
+    if source == "digits":
+        plain, (pixels, labels), pieces = digits(train), _digits(), 0
+    else:
+        plain, (pixels, labels), pieces = fashion_mnist(train, validation, seed=seed), _source(), 4
+
+    def part(rows: NDArray[np.int64]) -> Pictures:
+        seen: Any = np.stack([_view(pixels, rows, (i, cameras), pieces, seed) for i in range(cameras)], axis=1)
+        return Pictures(seen[:, :, np.newaxis], labels[rows].astype(np.int64), rows)
+
+    parts = [part(each.rows) for each in (plain.train, plain.validation, plain.test)]
+    return Split(parts[0], parts[1], parts[2], f"{cameras} views {seed} {plain.digest}")
+
+
+def _view(
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64], which: tuple[int, int], pieces: int, seed: int
+) -> NDArray[np.uint8]:
+    """Return what one of the cameras sees of some rows ``[n, side, side]``."""
+    camera, cameras = which
+    random, total, side = np.random.default_rng([seed, camera]), len(pixels), pixels.shape[1]
+    canvas, piece, jitter = round(side * 8 / 7), round(side / 3), max(1, round(side / 14))
+    angle, border = 2 * math.pi * camera / cameras, side // 2
+    middle = np.rint(np.array([math.sin(angle), math.cos(angle)]) * side / 3 + (canvas - side) / 2).astype(np.int64)
+    corners = middle + random.integers(-jitter, jitter + 1, (total, 2))[rows] + border
+    whole = np.zeros((len(rows), canvas + 2 * border, canvas + 2 * border), dtype=np.uint8)
+    whole[_window(np.arange(len(rows)), corners, side)] = pixels[rows]
+    seen = whole[:, border : border + canvas, border : border + canvas].copy()
+    for _ in range(pieces):
+        cut = random.integers(0, side - piece + 1, (total, 2))[rows]
+        put = _window(np.arange(len(rows)), random.integers(0, canvas - piece + 1, (total, 2))[rows], piece)
+        other = pixels[_window(random.integers(0, OFFICIAL_TRAIN, total)[rows], cut, piece)]
+        seen[put] = np.maximum(seen[put], other)
+    seen[random.random(total)[rows] < MISSING] = 0
+    return seen
+
+
+def _digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """All digits ``[1797, 8, 8]``, white being 255, and labels."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    return np.rint(source.images * (255 / 16)).astype(np.uint8), source.target.astype(np.uint8)

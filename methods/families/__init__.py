@@ -3,6 +3,7 @@
 ``exits``: one network with exit heads; a pure policy decides after each head.
 ``images``: the same with a convolutional network, cut at shares of its cost; ``text``: with a pretrained encoder.
 ``cascades``: a chain of separate models; a policy decides after each, and may pass members over.
+``tiers``: one network with exits, divided among machines of a simulated world; ``views``: with several devices.
 ``stepwise``: what exits and cascades have in common, for further families of this kind.
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.

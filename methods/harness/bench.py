@@ -262,7 +262,7 @@ class Board:
 
 
 def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
-    """Return the leaderboard: rows of the same data and quality together, the best within the cost share first."""
+    """Return the leaderboard: rows of the same data, quality and unit together, the best at the cost share first."""
     where = (place or folder()) / name
     rows, lacking, judged = [], [], {}
     every: list[Result] = []

@@ -135,7 +135,7 @@ class Row:
     is_main: bool  # the method's first variant
     quality: str
     unit: str
-    data: str  # digest of the examples: only rows with the same data and quality can be compared
+    data: str  # digest of the examples: only rows with the same data, quality and unit can be compared
     sizes: str  # of its training, validation and test part
     seeds: list[int]
     current: bool  # measured by the present code
@@ -169,9 +169,9 @@ class Row:
         return {name: said for name, said in self.settings.items() if name == "batch" or name.endswith("epochs")}
 
     @property
-    def group(self) -> tuple[str, str]:
-        """Rows of one group were measured on the same data by the same quality."""
-        return self.data, self.quality
+    def group(self) -> tuple[str, str, str]:
+        """Rows of one group were measured on the same data by the same quality, and their costs are of one kind."""
+        return self.data, self.quality, self.unit
 
 
 def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5) -> Row:

@@ -99,7 +99,9 @@ class TrackRow(BaseModel):
     quality: str
     unit: str = Field(description="of cost")
     settings: dict[str, str] = Field(description="of the method in this variant, its training included")
-    data: str = Field(description="digest of the examples: only rows with the same data and quality can be compared")
+    data: str = Field(
+        description="digest of the examples: only rows with the same data, quality and unit can be compared"
+    )
     current: bool = Field(description="measured by the present code")
     seeds: list[int]
     full: Spread

@@ -19,8 +19,9 @@ CORPORA = {
 
 
 def heading(row: Row) -> str:
-    """Return the title of a group of rows: what is measured, and on which kind of data."""
-    return f"{row.quality[:1].upper()}{row.quality[1:]}, {'stream of ' if _is_stream(row) else ''}{_kind(row)}"
+    """Return the title of a group of rows: what is measured, on which kind of data, and at which cost if not MACs."""
+    paid = "" if row.unit == "MACs" or _is_stream(row) else f", cost in {row.unit}"
+    return f"{row.quality[:1].upper()}{row.quality[1:]}, {'stream of ' if _is_stream(row) else ''}{_kind(row)}{paid}"
 
 
 def examples(row: Row) -> str:

@@ -20,13 +20,13 @@ from eelit.methods.papers.kaya2019sdn import (
     Overthinking,
     ShallowDeep,
     confusion,
-    internal_weights,
     normalised,
     overthinking,
 )
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.surest import Surest
 from eelit.methods.recipes.joint import exit_losses, weighted
+from eelit.methods.recipes.ramped import internal_weights
 
 KEY = "kaya2019sdn"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
