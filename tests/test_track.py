@@ -655,6 +655,7 @@ IMAGES_OTHERWISE = {
     "panda2016cdl": [EXITS_OF_TWENTY],
     "passalis2020hierarchical": [TWO] * 2,
     "regol2024jeidnn": [[60, 60, 60]] * 2,
+    "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
     "wang2018skipnet": [[15] * 6],
     "wolczyk2021ztw": [[60, 60, 80]] * 3,
