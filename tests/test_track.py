@@ -657,6 +657,7 @@ IMAGES_OTHERWISE = {
     "passalis2020hierarchical": [TWO] * 2,
     "regol2024jeidnn": [[60, 60, 60]] * 2,
     "teerapittayanon2017ddnn": [[60]],
+    "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
     "wang2018skipnet": [[15] * 6],
     "wolczyk2021ztw": [[60, 60, 80]] * 3,

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eelit.methods.backbones.vision_transformer import Embedding, Layout
 from eelit.methods.claims import bakhtiarnia2021mevit as claimed
 from eelit.methods.engine import costs
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry, runner
 from eelit.methods.harness.tracks import TRACKS
-from eelit.methods.papers.bakhtiarnia2021mevit import BRANCHES, Affine, Embedding, Layout, MultiExitViT, on_grid
+from eelit.methods.papers.bakhtiarnia2021mevit import BRANCHES, Affine, MultiExitViT, on_grid
 from eelit.methods.policies.fixed_exit import FixedExit
 
 KEY = "bakhtiarnia2021mevit"
