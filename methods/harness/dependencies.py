@@ -40,10 +40,19 @@ class Module:
     imports: dict[str, Symbol] = field(default_factory=dict)  # local name → (module, name); name "" is the module
     texts: dict[str, str] = field(default_factory=dict)  # name → digest of what defines it, once asked for
     trials: dict[str, list[ast.stmt]] = field(default_factory=dict)  # class → its attributes for tests
+    known: dict[tuple[str, bool], Definition] = field(default_factory=dict)  # by name, and whether with trials
 
     def defining(self, name: str, *, trials: bool) -> list[ast.stmt]:
         """Return what defines a name; of a class without its attributes for tests, unless they are asked for."""
         return [*self.definitions.get(name, []), *(self.trials.get(name, []) if trials else [])]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a definition says, with what its names stand for, and which definitions it refers to."""
+
+    says: frozenset[str]
+    refers: tuple[tuple[Module, str], ...]
 
 
 class _Bare(ast.NodeTransformer):
@@ -92,12 +101,23 @@ def reached(key_path: Path) -> dict[tuple[Path, str], int]:
 
 
 def _hashed(roots: list[tuple[Module, str]], *, trials: bool = False) -> str:
-    found = {
-        "\n".join([ast.dump(each), *sorted({meant for node in ast.walk(each) for meant in _meant(inside, node)})])
-        for _, inside, name in _followed(roots, trials=trials)
-        for each in inside.defining(name, trials=trials)
-    }
+    found: set[str] = set()
+    for _, inside, name in _followed(roots, trials=trials):
+        found |= _definition(inside, name, trials=trials).says
     return hashlib.blake2b("\n".join(sorted(found)).encode(), digest_size=8).hexdigest()
+
+
+def _definition(inside: Module, name: str, *, trials: bool) -> Definition:
+    """Return what is defined under a name; looked at once, as many methods lead to it."""
+    if (name, trials) not in inside.known:
+        statements = [(each, [*ast.walk(each)]) for each in inside.defining(name, trials=trials)]
+        says = (
+            "\n".join([ast.dump(each), *sorted({meant for node in nodes for meant in _meant(inside, node)})])
+            for each, nodes in statements
+        )
+        refers = (symbol for _, nodes in statements for node in nodes for symbol in _used(inside, node))
+        inside.known[name, trials] = Definition(frozenset(says), tuple(refers))
+    return inside.known[name, trials]
 
 
 def _meant(inside: Module, node: ast.AST) -> list[str]:
@@ -119,9 +139,7 @@ def _followed(roots: list[tuple[Module, str]], *, trials: bool = False) -> Itera
             continue
         seen.add((id(inside), name))
         yield steps, inside, name
-        for statement in inside.defining(name, trials=trials):
-            for other in ast.walk(statement):
-                todo += [(steps + 1, *symbol) for symbol in _used(inside, other)]
+        todo += [(steps + 1, *symbol) for symbol in _definition(inside, name, trials=trials).refers]
 
 
 def _used(inside: Module, node: ast.AST) -> list[tuple[Module, str]]:
