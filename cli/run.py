@@ -19,7 +19,7 @@ from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
-    from eelit.methods.engine.records import Curve, Outcome, Result
+    from eelit.methods.engine.records import Curve, Outcome, Result, Search
 
 ELSEWHERE = "choose another with --out"
 
@@ -258,7 +258,21 @@ def _curve(curve: Curve, budget: float | None) -> str:
             text += (
                 f"\nAt {curve.knob} {e.knob:g} exits said of {e.not_finite} samples what is not finite (NaN, infinity)."
             )
+    text += "" if curve.search is None else f"\n\n{_search(curve.search)}"
     return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
+
+
+def _search(search: Search) -> str:
+    """Return what was searched, the front, and what it is worth beside that of a random search."""
+    rows = [[f"{p.quality:.4f}", f"{p.share:.1%}", p.design] for p in search.found if p.front]
+    said = (
+        f"{search.algorithm} judged {search.budget} of {search.designs:.2g} designs on {search.judged_on}, seed "
+        f"{search.seed}. Its front is worth {search.hypervolume:.4f}, that of as many designs drawn at random "
+        f"{search.random_hypervolume:.4f}: the mean over all budgets of the best {search.quality} within each. Cost is "
+        f"the mean of {search.cost}, a share of the full model's."
+    )
+    header = [search.quality, "cost", f"design: {search.space}"]
+    return f"{bold('FRONT OF THE SEARCH')}\n{table(header, rows)}\n{paragraph(said)}"
 
 
 def _within(curve: Curve, budget: float) -> str:

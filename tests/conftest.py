@@ -1,5 +1,6 @@
 """Shared by all tests: methods trained once per session in their tiny setting, and the catalogue to break or to ask."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import torch
 from filelock import FileLock
 
 torch.set_num_threads(1)
+# What is installed does not change while tests run, and telling takes a second: a training's name asks it of each package.
+importlib.metadata.packages_distributions = cache(importlib.metadata.packages_distributions)
 
 
 KEPT = "EELIT_TEST_CACHE"
@@ -39,7 +42,7 @@ def tiny(key, variant=None):
 
     method = registry.get(key)
     method = method.variant(next(iter(method.variants)) if variant is None else variant, "tiny")
-    bench = Bench(executed=48, repeats=1, cache=Path(os.environ[KEPT]))
+    bench = Bench(test=400, executed=48, repeats=1, cache=Path(os.environ[KEPT]))
     return method, bench, method.prepare(bench)
 
 

@@ -15,22 +15,26 @@ from eelit.methods.policies.activation import Activation
 from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.dont_know import DontKnow
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.exit_probability import ExitProbability
 from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.gate_confidence import GateConfidence
+from eelit.methods.policies.linear_choice import FEATURES, LinearChoice
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.priced_gain import PricedGain
+from eelit.methods.policies.raw_margin import RawMargin
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.surest import Surest
+from eelit.methods.policies.target_classes import TargetClasses
 from eelit.methods.policies.temperature import Tempered
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.policies.voting import Voting
@@ -40,6 +44,17 @@ EXITS, SAMPLES, CLASSES, WORDS = 4, 6, 5, 3
 INF = float("inf")
 SHAPES = {"logits": (CLASSES,), "pair": (2,), "values": (), "state": (16,), "words": (WORDS, CLASSES)}
 """What a rule reads of a sample."""
+
+
+def random_rows(seed, *shape):
+    """Return random numbers as nested lists."""
+    return np.random.default_rng(seed).normal(size=shape).round(3).tolist()
+
+
+GATES = tuple((random_rows(i, 6, CLASSES), random_rows(i, 6), random_rows(i + 9, 6), 0.1) for i in range(EXITS))
+"""Weights of networks that tell whether an answer is known, one for each exit."""
+RULES = tuple(tuple(random_rows(i, 2, FEATURES + 1)) for i in range(EXITS))
+"""Weights of linear rules for two actions, to stop and to go on, one for each exit."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +82,15 @@ CASES = [
     Case(Entropy(INF), Entropy(1.0), "logits"),
     Case(Entropy([INF] * 4), Entropy(1.0), "words"),
     Case(Margin(0), Margin(0.4), "logits"),
+    Case(RawMargin(0), RawMargin((1.5, 1.0, 0.8, 0.8)), "logits"),
+    Case(DontKnow(GATES, 1), DontKnow(GATES), "logits"),
+    Case(DontKnow(GATES, (1,) * 4), DontKnow(GATES, (0.4, 0.5, 0.6, 0.6)), "logits"),
+    Case(LinearChoice((((0.0,) * 4,),) * 4), LinearChoice(RULES), "logits"),
     Case(SoleClass(0.5), SoleClass((0.9, 0.7, 0.6, 0.5)), "logits"),
     Case(ClassExclusion((1,) * 4), ClassExclusion((0.2, 0.3, 0.4, 0.4)), "logits"),
     Case(Activation(-INF), Activation([2.5, 2.0, 1.5, 1.5]), "logits"),
     Case(Forecast((0, 0, 0, 0)), Forecast([2.5, 3.0, 3.5, 4.0], 3), "logits"),
+    Case(TargetClasses(range(5), [[0] * 5] * 4), TargetClasses((1, 3), [[0.6, 0.5]] * 2 + [[0.4, 0.5]] * 2), "logits"),
     Case(ClassThresholds(0, 0), ClassThresholds(0.9, 0.6), "pair"),
     Case(Patience(0), Patience(1), "logits"),
     Case(Patience(0, tolerance=INF), Patience(1, tolerance=0.5), "values"),

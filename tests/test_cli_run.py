@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from measured import result
 
+from eelit.cli.run import _report
 from eelit.methods.data import manifest
+from eelit.methods.engine.records import DesignPoint, Search
 from eelit.methods.harness import runner, smoke
 
 
@@ -197,3 +199,21 @@ def test_the_data_list_tells_programs_all_that_the_manifest_has(eelit):
         }
         assert [source["kind"] for source in told["sources"]] == [source.kind for source in item.sources]
         assert all(source["members"] for source in told["sources"])
+
+
+def test_a_report_shows_the_front_of_a_search_beside_a_random_one():
+    point = DesignPoint(quality=0.75, share=0.5, front=True, design="exit 1 below 0.3")
+    search = Search(
+        algorithm="NSGA-II", space="which exits are there", designs=23887872.0, budget=480, seed=4, quality="accuracy",
+        cost="MACs of an image", judged_on="1000 validation images", random=[point], hypervolume=0.5125,
+        random_hypervolume=0.51, found=[point, point.model_copy(update={"front": False, "design": ""})],
+    )  # fmt: skip
+    found = result(0)
+    plain = _report(found, None)
+    curves = [found.curves[0].model_copy(update={"search": search})]
+    told = " ".join(_report(found.model_copy(update={"curves": curves}), None).split())
+    assert "FRONT OF THE SEARCH" not in plain
+    assert "accuracy cost design: which exits are there" in told
+    assert told.count("0.7500 50.0% exit 1 below 0.3") == 1
+    assert "NSGA-II judged 480 of 2.4e+07 designs on 1000 validation images, seed 4." in told
+    assert "worth 0.5125, that of as many designs drawn at random 0.5100" in told

@@ -12,11 +12,13 @@ from markupsafe import escape
 from eelit.catalog.sources import sources
 from eelit.methods.engine.records import (
     Curve,
+    DesignPoint,
     Execution,
     Machine,
     OperatingPoint,
     Outcome,
     Result,
+    Search,
     SmokeReport,
     SmokeSession,
 )
@@ -262,3 +264,43 @@ def test_numbers_read_well():
     assert markup.amount(93.0, "percent") == "93 %"
     assert markup.magnitude(632_000) == "632 k"
     assert markup.venue("Advances in Neural Information Processing Systems (NeurIPS 2020)") == "NeurIPS 2020"
+
+
+def searched(seed=0):
+    """Return the record of a search with two designs on its front, beside a worse one at random."""
+    best = [DesignPoint(quality=0.5, share=0.2, front=True, design="branch <1> at 0"),
+            DesignPoint(quality=0.8, share=0.6, front=True, design="branch 2 at 0.9")]  # fmt: skip
+    dominated = [DesignPoint(quality=0.6, share=0.7, front=False), DesignPoint(quality=0.3, share=0.4, front=False)]
+    drawn = DesignPoint(quality=0.7, share=0.65, front=True, design="no branch")
+    return Search(
+        algorithm="NSGA-II", space="which branches stay", designs=7962624.0, budget=480, seed=seed, quality="accuracy",
+        cost="MACs of an image", judged_on="1000 validation images", found=[*best, *dominated], random=[drawn],
+        hypervolume=0.52, random_hypervolume=0.5125,
+    )  # fmt: skip
+
+
+def test_page_of_a_method_shows_its_search_beside_a_random_one():
+    curve = result().curves[0].model_copy(update={"search": searched()})
+    text, source = page_of(reports(report(result(curves=[curve]))))
+    plain = " ".join(text.split())
+    for said in (
+        "The search { #curve-1-search }", "Searched was which branches stay: 8e+06 designs",
+        "NSGA-II judged 480 of them on 1000 validation images (seed 0)", "by accuracy and by the mean MACs of an image",
+        "0 480 0.5200 0.5125 +0.0075", "branch <1> at 0", "branch 2 at 0.9", "front of random search",
+    ):  # fmt: skip
+        assert said in plain, said
+    assert "<1>" not in source
+    assert 'aria-labelledby="curve-1-search-front-title"' in source
+    assert source.count('class="ee-faint"') == 1  # one design is worse than all of both fronts, one is not
+    specs = [json.loads(spec) for spec in re.findall(r'class="ee-spec">(.*?)</script>', source)]
+    (spec,) = (spec for spec in specs if "front of NSGA-II" in spec["description"])
+    assert [row["share"] for row in spec["data"]["values"]] == [0.2, 0.6, 0.65]
+    (faint,) = (layer for layer in spec["layer"] if "data" in layer)
+    assert faint["data"]["values"] == [{"curve": "front of NSGA-II", "share": 0.7, "quality": 0.6}]
+    assert spec["layer"][0]["encoding"]["y"]["title"] == "accuracy"
+
+
+def test_page_of_a_method_without_a_search_shows_none():
+    _, source = page_of(reports(report()))
+    assert "random search" not in source
+    assert "ee-faint" not in source

@@ -15,7 +15,7 @@ from measured import KEY, curve, point, result
 from eelit.methods.data import manifest
 from eelit.methods.engine import costs
 from eelit.methods.engine.operating_points import at, cheapest_within
-from eelit.methods.engine.records import Baseline, Outcome, Timing
+from eelit.methods.engine.records import Baseline, DesignPoint, Outcome, Search, Timing
 from eelit.methods.harness import bench, registry, runner, track
 from eelit.methods.harness.plot import compare
 from eelit.methods.harness.tracks import TRACKS
@@ -648,17 +648,23 @@ TWO, EXITS_OF_TWENTY = [60, 60], [60, 400]
 IMAGES_OTHERWISE = {
     "bakhtiarnia2021mevit": [*[TWO] * 7, [60]],
     "berestizshevsky2019cascade": [EXITS_OF_TWENTY] * 2,
+    "bolukbasi2017adaptive": [TWO] * 2,
+    "bonato2021classspecific": [TWO] * 2,
     "dai2020epnet": [TWO],
     "huang2018msdnet": [[60]] * 2,
     "kaya2019sdn": [TWO, [60]],
     "leroux2017cascading": [TWO, [60]],
+    "li2023coaxnn": [[60] * 3],
     "li2023predictive": [TWO] * 2,
+    "marquez2018cascade": [[60] * 6],
     "panda2016cdl": [EXITS_OF_TWENTY],
+    "park2015biglittle": [TWO] * 2,
     "passalis2020hierarchical": [TWO] * 2,
     "regol2024jeidnn": [[60, 60, 60]] * 2,
     "teerapittayanon2017ddnn": [[60]],
     "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
+    "wang2018idk": [[60, 60, *[150] * 11], [60, 60, 150], TWO, TWO],
     "wang2018skipnet": [[15] * 6],
     "wolczyk2021ztw": [[60, 60, 80]] * 3,
 }
@@ -733,3 +739,16 @@ def test_what_the_paper_trains_otherwise_is_among_the_deviations(key):
             for number in re.findall(r"\d+(?:e-\d+)?", theirs[0]):
                 said = rf"(?<![\w.-]){number}(?![\w])|\b{WORDS.get(int(float(number)), number)}\b"
                 assert float(number) == float(setting.default) or re.search(said, told), (setting.name, number)
+
+
+def test_a_board_holds_the_searches_of_each_seed(place):
+    found = result(seed=1)
+    point = DesignPoint(quality=0.8, share=0.5, front=True)
+    search = Search(
+        algorithm="greedy", space="exits", designs=8.0, budget=4, seed=1, quality="accuracy", cost="MACs",
+        judged_on="4 images", found=[point], random=[point], hypervolume=0.4, random_hypervolume=0.4,
+    )  # fmt: skip
+    searched = found.model_copy(update={"curves": [found.curves[0].model_copy(update={"search": search})]})
+    for each in (result(seed=0), searched):
+        bench.keep(each, place / "text")
+    assert bench.board("text", place=place).searches == {(KEY, ""): {1: search}}

@@ -1,6 +1,7 @@
 """Small grey pictures in ten classes: Fashion-MNIST, plain or cluttered; scikit-learn's digits for unit tests only."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ CANVAS, PIECES, PIECE = 48, 8, 9
 MISSING = 0.15
 """Share of views in which a camera sees nothing."""
 CLUTTERED_MEAN, CLUTTERED_STD = 0.1844, 0.3204  # of the 60,000 training pictures, cluttered, on a scale of 0 to 1
+R52 = (2840, 1596, 253, 251, 206, 190, 123, 108, 97, 90)
+"""Training documents in the ten largest classes of Reuters R52: a long tail that nobody made.
+
+They are earn, acq, crude, trade, money-fx, interest, money-supply, ship, sugar and coffee, counted in data/R52.txt of
+yao8839836/text_gcn at 962223652e9bb164ac2d83cd09fc7b8845ce860b (the collection: cardoso2007improving).
+"""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,65 @@ def digits(train: int = 1_000, validation: int = 300, test: int = 497, *, seed: 
         raise ValueError(f"digits has {len(order)} pictures, not {train} + {validation} + {test}")
     parts = [np.array(part, dtype=np.int64) for part in (order[held : held + train], order[test:held], order[:test])]
     return _pictures(source.images, source.target, Rows(parts[0], parts[1], parts[2], f"digits {seed}"), 16.0, 0.0, 1.0)
+
+
+def long_tailed(
+    source: str, train: int, validation: int, test: int = 10_000, *, tail: Sequence[int] = R52, seed: int = 0
+) -> Split[Pictures]:
+    """Pictures of which few classes have most for training, class c ``apportioned(tail, train)[c]``; others balanced.
+
+    ``fashion-mnist`` and ``cluttered`` are as in the loaders so named: the official test pictures, 1,000 of each class,
+    and as many of each class for validation, cut from the training part. ``digits`` are for unit tests only: those of
+    `digits`, of whose training part some are taken. Raises `ValueError` for another source, or too few pictures.
+    """
+    wanted = apportioned(tail, train)
+    if source == "digits":
+        whole = digits(test=min(test, 497), seed=seed)
+        taken, _ = _of_each_class(range(len(whole.train)), whole.train.labels, wanted)
+        part = Pictures(whole.train.images[taken], whole.train.labels[taken], whole.train.rows[taken])
+        return Split(part, whole.validation, whole.test, f"long-tailed {wanted} {whole.digest}")
+    if source not in ("fashion-mnist", "cluttered"):
+        raise ValueError(f"no long-tailed images {source!r}; there are fashion-mnist, cluttered and digits")
+    pixels, labels = _source()
+    even = apportioned([1] * len(tail), validation)
+    held, left = _of_each_class(shuffled(range(OFFICIAL_TRAIN), seed), labels, even)
+    drawn, _ = _of_each_class(left, labels, wanted)
+    rows = labelled(ITEM, drawn, held, fashion_mnist(0, 0, test, seed=seed).test.rows.tolist())
+    if source == "fashion-mnist":
+        return _pictures(pixels, labels, rows, 255.0, MEAN, STD)
+    rows = Rows(rows.train, rows.validation, rows.test, f"cluttered {seed} {rows.digest}")
+    every = np.concatenate([rows.train, rows.validation, rows.test])
+    canvases = np.zeros((len(pixels), CANVAS, CANVAS), dtype=np.uint8)
+    canvases[every] = _cluttered(pixels, every, seed)
+    return _pictures(canvases, labels, rows, 255.0, CLUTTERED_MEAN, CLUTTERED_STD)
+
+
+def apportioned(tail: Sequence[int], total: int) -> list[int]:
+    """Return whole numbers proportional to a tail that add up to a total; what is left goes to the largest rests."""
+    exact = [total * count / sum(tail) for count in tail]
+    found = [math.floor(count) for count in exact]
+    rests = sorted(range(len(tail)), key=lambda c: (found[c] - exact[c], c))
+    for c in rests[: total - sum(found)]:
+        found[c] += 1
+    return found
+
+
+def _of_each_class(rows: Iterable[int], labels: NDArray, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the first ``sizes[c]`` of the rows of each class c, and all others, both in their order.
+
+    Raises `ValueError` if there are too few.
+    """
+    wanted, taken, left = list(sizes), [], []
+    for row in rows:
+        label = int(labels[row])
+        if wanted[label] > 0:
+            wanted[label] -= 1
+            taken.append(row)
+        else:
+            left.append(row)
+    if any(wanted):
+        raise ValueError(f"there are too few pictures for {list(sizes)} of the classes: {wanted} are missing")
+    return taken, left
 
 
 def _pictures(

@@ -128,7 +128,8 @@ _NAMES = """
     nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll rsqrt
     rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softplus sort
     split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu unbind unfold
-    unsafe_split unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like
+    unsafe_split unsqueeze upsample_bilinear2d upsample_nearest2d var var_mean view where zero_ zeros
+    zeros_like
 """
 FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""

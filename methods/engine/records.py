@@ -149,6 +149,37 @@ class Chance(Typed):
     reached: Finite | None = Field(default=None, description="what the model reaches; None: the curve's best quality")
 
 
+class DesignPoint(Typed):
+    """One design that a search has judged, on held-out data."""
+
+    quality: Finite
+    share: Finite = Field(description="mean cost, share of the full model's")
+    front: bool = Field(description="no other design of the same search is better in one and as good in the other")
+    design: str = Field(default="", description="what the design is, in words; told of the front alone")
+
+
+class Search(Typed):
+    """A search among designs, before the method was run, beside one at random with the same budget."""
+
+    algorithm: str
+    space: str = Field(description="what the designs differ in, in words")
+    designs: Finite = Field(description="how many of them there are")
+    budget: Annotated[Count, Field(ge=1)] = Field(description="designs that each of the two searches judged")
+    seed: Count
+    quality: str
+    cost: str = Field(description="what is averaged as cost")
+    judged_on: str = Field(description="the held-out data")
+    found: list[DesignPoint] = Field(min_length=1, description="the front first, from its cheapest design on")
+    random: list[DesignPoint] = Field(min_length=1)
+    hypervolume: Finite = Field(description="mean best quality within a budget, over all up to the full model's cost")
+    random_hypervolume: Finite
+
+    @property
+    def gain(self) -> float:
+        """By how much the front is worth more than that of the random search."""
+        return self.hypervolume - self.random_hypervolume
+
+
 class Curve(Typed):
     """Quality against cost for one variant of a method, from the most eager knob to `never`."""
 
@@ -169,6 +200,7 @@ class Curve(Typed):
     timings: list[Timing] = []
     training_seconds: Finite | None = Field(default=None, description="what training this variant's network took")
     chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
+    search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
 
     @model_validator(mode="after")
     def _points_of_one_sweep(self) -> Self:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from eelit.methods.data import manifest
 from eelit.methods.data.cache import without_room, write
-from eelit.methods.engine.records import FailedRun, Result, Unreadable, read
+from eelit.methods.engine.records import FailedRun, Result, Search, Unreadable, read
 from eelit.methods.harness import dependencies, registry, track
 from eelit.methods.harness.tracks import TRACKS, Track
 from eelit.methods.harness.workers import Backend, spread
@@ -245,6 +245,7 @@ class Board:
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Unreadable, ...] = ()  # files among the results that are none
     training: Mapping[str, str] = field(default_factory=dict)  # of the track
+    searches: Mapping[tuple[str, str], dict[int, Search]] = field(default_factory=dict)  # key, variant → one of a seed
 
     @property
     def unmeasured(self) -> list[str]:
@@ -267,6 +268,7 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     rows, lacking, judged = [], [], {}
     every: list[Result] = []
     unreadable: list[Unreadable] = []
+    searches: dict[tuple[str, str], dict[int, Search]] = {}
     for key in members(name):
         known = stored(name, key, place)
         lacking += not_run(key, known, where)
@@ -275,6 +277,10 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
         for curve in known.results[0].curves if known.results else []:
             judged[key] = track.verdicts(known.results, current=known.current)
             rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
+        for result in known.results:
+            for curve in result.curves:
+                if curve.search is not None:
+                    searches.setdefault((key, curve.variant), {})[result.seed] = curve.search
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
     hours = sum(result.training_seconds + result.rival_seconds + result.seconds for result in every) / 3600
@@ -282,7 +288,7 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
     loads = [result.machine.load for result in every if result.machine.load is not None]
     busy = (min(loads), max(loads)) if loads else None
     training = TRACKS[name].training
-    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable), training)
+    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable), training, searches)
 
 
 def _machine(result: Result) -> str:

@@ -19,6 +19,7 @@ from eelit.methods.data import fetch, manifest
 from eelit.methods.data.cache import cache_root
 from eelit.methods.engine.method import Bench, Method, silent
 from eelit.methods.engine.records import Curve, Machine, OperatingPoint, Outcome, Result, Timing
+from eelit.methods.engine.search import DesignSearch
 from eelit.methods.harness import conformance, dependencies, registry
 
 Progress = Callable[[str, float | None], None]
@@ -80,6 +81,8 @@ def run(
         curve = curve.model_copy(update={"training_seconds": sum(trained.values())})
         if scale == "full":
             curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
+        if isinstance(chosen, DesignSearch):
+            curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
         curves.append(curve)
         settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in settings_used.items() if used.get(k) != v}
@@ -207,7 +210,7 @@ def _git(folder: Path, *words: str) -> str:
 def versions() -> dict[str, str]:
     """Return the versions of what the numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in ("eelit", "torch", "numpy", "transformers", "scikit-learn", "lightgbm"):
+    for name in ("eelit", "torch", "numpy", "transformers", "scikit-learn", "lightgbm", "pymoo"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -227,6 +227,7 @@ class MultiExitViT(ExitMethod):
         "images": "digits", "train_size": 400, "patch": 2, "width": 16, "heads": 2, "filters": 8,
         "epochs": 6.0, "batch": 32, "rate": 5e-3, "head_epochs": 3.0, "head_rate": 1e-2,
     }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {"patch": 4, "width": 12, "heads": 1, "filters": 4, "last_weight": 1.0}
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 1000, "patch": 8, "width": 32, "epochs": 3.0, "batch": 32, "rate": 3e-3,
         "head_epochs": 1.0, "head_rate": 1e-2,

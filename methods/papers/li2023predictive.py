@@ -132,6 +132,8 @@ class PredictiveExit(ImageMethod):
         **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "codewords": 16, "exit_epochs": 6.0,
         "exit_rate": 2e-2,
     }  # fmt: skip
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"predictive": {"rounds": 4}}  # no exit is farther ahead
+    others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 2}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "codewords": 16, "exit_epochs": 3.0, "exit_rate": 1e-2}
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "with a larger beta a forecast may go straight to an exit that a smaller one has passed by"

@@ -24,7 +24,9 @@ def draw(lines: Sequence[Line], quality: str, name: str) -> Markup:
     qualities = [reached for line in lines for _, reached, _ in line.points]
     low, high = min(qualities), max(qualities)
     room = (high - low) * 0.08 or 0.05
-    dearest = max(share for line in lines for share, _, _ in line.points)
+    dearest = max(
+        share for line in lines for share in (*(point[0] for point in line.points), *(x for x, _ in line.beside))
+    )
     x = Scale(0.0, max(1.0, dearest) * 1.02, LEFT, WIDTH - RIGHT)
     y = Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
     drawn = Markup("").join(_line(line, i, x, y) for i, line in enumerate(lines))
@@ -45,6 +47,8 @@ def draw(lines: Sequence[Line], quality: str, name: str) -> Markup:
 
 def _line(line: Line, number: int, x: Scale, y: Scale) -> Markup:
     places = [(x(share), y(quality)) for share, quality, _ in line.points]
-    return Markup('<g class="ee-ink-{}"><title>{}</title>{}</g>').format(
-        looks.look(number).colour, line.name, looks.drawn(number, places, places)
+    dots = "".join(f"M{x(share)} {y(quality)}h0" for share, quality in line.beside)
+    faint = Markup('<path class="ee-faint" d="{}"/>').format(dots) if dots else Markup("")
+    return Markup('<g class="ee-ink-{}"><title>{}</title>{}{}</g>').format(
+        looks.look(number).colour, line.name, faint, looks.drawn(number, places, places)
     )

@@ -206,6 +206,7 @@ def _method(collection: Collection, method: Method) -> dict[str, Any]:
         "measured": compared.of_method(collection, method.key),
         "tracks": TRACKS,
         "run_lines": plots.of_curve,
+        "search_lines": plots.of_search,
         "listings": listings.beside(method.info),
         "place": Place,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eelit.methods.engine.records import Curve, OperatingPoint
+from eelit.methods.engine.records import Curve, DesignPoint, OperatingPoint, Search
 from eelit.methods.harness.track import BASELINE_KNOBS, Row, setting
 from eelit.site.generator import looks
 
@@ -29,6 +29,23 @@ class Line:
 
     name: str
     points: Sequence[tuple[float, float, str]]
+    beside: Sequence[tuple[float, float]] = ()  # what lies below it, without a name: shares and qualities
+
+
+def of_search(search: Search) -> list[Line]:
+    """Return the front of a search, and that of as many designs drawn at random; beside each, what it dominates.
+
+    Left out is what would take the picture's room from the fronts: designs worse than the worst on either of them.
+    """
+    parts = {search.algorithm: search.found, "random search": search.random}
+    least = min(point.quality for points in parts.values() for point in points if point.front)
+    return [_front(name, points, least) for name, points in parts.items()]
+
+
+def _front(name: str, points: Sequence[DesignPoint], least: float) -> Line:
+    best = [(point.share, point.quality, point.design) for point in points if point.front]
+    others = [(point.share, point.quality) for point in points if not point.front and point.quality >= least]
+    return Line(f"front of {name}", best, others)
 
 
 def of_curve(curve: Curve, name: str) -> list[Line]:
@@ -80,6 +97,7 @@ def spec(lines: Iterable[Line], quality: str, full: float | None = None) -> dict
             "encoding": {**along, "tooltip": _tooltip(quality), "shape": shape},
         },
     ]
+    layers += _beside(drawn, along)
     if full is not None:
         level = {"datum": round(full, 5), "type": "quantitative"}
         layers.insert(0, {"mark": {"type": "rule", "strokeDash": [2, 3], "aria": False}, "encoding": {"y": level}})
@@ -90,6 +108,13 @@ def spec(lines: Iterable[Line], quality: str, full: float | None = None) -> dict
         "height": 320,
         "layer": layers,
     }
+
+
+def _beside(lines: Sequence[Line], along: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what draws the points beside the lines, faintly; the keyboard passes over them."""
+    values = [{"curve": line.name, "share": x, "quality": y} for line in lines for x, y in line.beside]
+    mark = {"type": "circle", "size": 9, "opacity": 0.45, "aria": False}
+    return [{"data": {"values": values}, "mark": mark, "encoding": along}] if values else []
 
 
 def _along(lines: Sequence[Line], quality: str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from eelit.methods.backbones.bag_of_features import BagOfFeatures
 from eelit.methods.claims import li2023predictive as claims
 from eelit.methods.engine.costs import count, full_cost
+from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import followed, infer, replay
-from eelit.methods.papers.li2023predictive import LEVELS, keeps_exit, modelled_energy
+from eelit.methods.papers.li2023predictive import LEVELS, PredictiveExit, keeps_exit, modelled_energy
 from eelit.methods.policies.forecast import Forecast, smoothed
 
 KEY = "li2023predictive"
@@ -172,7 +173,8 @@ def test_mu_is_the_mean_strength_on_training_images(prepared):
     assert ready.fitted == pytest.approx(z[:-1].abs().amax(dim=-1).mean(dim=1).tolist(), rel=1e-4)
     rule = method.rule(1.3, ready)
     assert rule.threshold == pytest.approx([1.3 * mu for mu in ready.fitted])
-    assert rule.rounds == 8
+    assert rule.rounds == method.rounds
+    assert method.replace({"rounds": 8}).rule(1.3, ready).rounds == PredictiveExit().rounds == 8
     assert prepared(KEY, "passive")[0].rule(1.3, ready).rounds == 1
 
 
@@ -225,7 +227,8 @@ def test_agrees_with_the_released_code(golden):
     assert any(len(set(run["exits"])) > 4 for run in golden["runs"])
     for run in golden["runs"]:
         first = run["start"] - 1  # exits from 0
-        course = followed(Forecast(tuple(run["beta"] * theta[first:])), outputs[first:])
+        rule, said = Forecast(tuple(run["beta"] * theta[first:])), torch.as_tensor(outputs[first:])
+        course = follow(rule, lambda i, rows, said=said: said[i, rows], len(said), 40)
         assert (course.exits + first).tolist() == run["exits"]
         asked = [[int(i) + first + 1 for i in column[:-1].nonzero()] for column in course.visited.T]
         assert asked == run["asked"]

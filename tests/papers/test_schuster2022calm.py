@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,8 +41,9 @@ def array(request):
     return LIBRARIES[request.param]
 
 
+@cache
 def qwen():
-    """A decoder as a user may bring it: grouped keys and values, norms on queries and keys."""
+    """A decoder as a user may bring it, made once: grouped keys and values, norms on queries and keys."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
@@ -52,6 +54,7 @@ def qwen():
     return stirred(ExitDecoder(Qwen3ForCausalLM(config)).eval())
 
 
+@cache
 def llama():
     return stirred(small_decoder(vocabulary=40, layers=4, width=24, heads=4, inner=40, reach=64, seed=1))
 
@@ -300,7 +303,7 @@ def test_muon_has_the_matrices_of_the_layers_and_adam_the_rest(prepared, variant
     named = dict(ready.model.language_model.named_parameters())
     matrices = {id(p) for name, p in named.items() if name.endswith("_proj.weight")}
     assert len(matrices) == 3 * 7
-    assert stage.rates == {id(p): 5e-3 if id(p) in matrices else 4e-3 for p in named.values()}
+    assert stage.rates == {id(p): 1e-2 if id(p) in matrices else 8e-3 for p in named.values()}
     muon, adam = stage.optimiser.parts
     assert isinstance(muon, torch.optim.Muon)
     assert isinstance(adam, torch.optim.AdamW)
@@ -440,9 +443,9 @@ def test_calibrating_on_test_passages_is_impossible(prepared, monkeypatch):
 
 def test_each_variant_looks_at_its_own_confidence_and_state_alone_does_not_decay(prepared):
     for variant, rule, threshold in (
-        ("softmax-diff", Margin, 0.9 * 0.5 + 0.1 * math.exp(-4 * 2 / 8)),
+        ("softmax-diff", Margin, 0.9 * 0.5 + 0.1 * math.exp(-4 * 2 / 6)),
         ("state", StateSimilarity, 0.5),
-        ("classifier", GateConfidence, 0.9 * 0.5 + 0.1 * math.exp(-4 * 2 / 8)),
+        ("classifier", GateConfidence, 0.9 * 0.5 + 0.1 * math.exp(-4 * 2 / 6)),
     ):
         method, _, ready = prepared(KEY, variant)
         policy = method.rule(0.5, ready)(2)
@@ -525,7 +528,7 @@ def test_claims_and_variants(prepared):
     kept, depth = claimed.oracle(ready, "test")
     assert kept > 0.9
     assert 1 <= depth <= 3
-    assert ready.full("test").tokens.shape == (24, 8)
+    assert ready.full("test").tokens.shape == (24, 6)
 
 
 @pytest.mark.parametrize(

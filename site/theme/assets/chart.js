@@ -50,9 +50,10 @@
   const styled = (spec, order) => JSON.parse(JSON.stringify(spec), (name, value) => (name === "scale" && value.domain ? { ...value, domain: order } : value));
 
   async function draw(target, spec, shown, order) {
-    const values = spec.data.values.filter((row) => shown.has(row.curve));
+    const among = (values) => values.filter((row) => shown.has(row.curve));
+    const layer = spec.layer.map((part) => (part.data ? { ...part, data: { values: among(part.data.values) } } : part));
     const width = Math.max(180, target.clientWidth);
-    const compiled = window.vegaLite.compile({ ...styled(spec, order), data: { values }, width, autosize: { type: "fit-x", contains: "padding" } }, { config: look() }).spec;
+    const compiled = window.vegaLite.compile({ ...styled({ ...spec, layer }, order), data: { values: among(spec.data.values) }, width, autosize: { type: "fit-x", contains: "padding" } }, { config: look() }).spec;
     const view = new window.vega.View(window.vega.parse(compiled, null, { ast: true }), {
       renderer: "svg",
       container: target,

@@ -1,0 +1,70 @@
+"""What adaptive networks claim: speed for a point of accuracy or several, by decisions that are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eelit.methods.claims.comparisons import better_than, gains
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.operating_points import cheapest_within
+from eelit.methods.engine.records import Baseline, Curve, Outcome
+from eelit.methods.families import cascades, exits
+from eelit.methods.papers.bolukbasi2017adaptive import AdaptiveExits, NetworkSelection
+from eelit.methods.policies.base import Policy
+from eelit.methods.policies.max_confidence import MaxConfidence
+
+THRESHOLDS = (*(i / 100 for i in range(15, 100, 5)), 0.97, 0.99, 0.995, 0.999)
+"""Of confidence, one for all exits or models: what learned decisions are compared with."""
+
+Method = AdaptiveExits | NetworkSelection
+
+
+def claims(method: Method, prepared: exits.Prepared | cascades.Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """The figures of either system, and its decisions against one threshold; what jumps bring to network selection."""
+    ours = replayed(method, prepared, (method.rule(knob, prepared) for knob in method.knobs[1:-1]))
+    theirs = replayed(method, prepared, map(MaxConfidence, THRESHOLDS))
+    learned = better_than("one threshold of confidence", gains(ours, theirs), "With learned decisions")
+    if isinstance(method, AdaptiveExits):
+        return [saved_for_five_points(curve), learned]
+    stepwise = method.replace({"jumps": False})
+    others = replayed(method, prepared, (stepwise.rule(knob, prepared) for knob in method.knobs[1:-1]))
+    return [faster_within_a_point(curve), learned, passing_over(ours, others)]
+
+
+def replayed(method: Method, prepared: exits.Prepared | cascades.Prepared, policies: Iterable[Policy]) -> Baseline:
+    """Return policies replayed on validation and test data."""
+    every = list(policies)
+    held, test = ([method.trial(policy, prepared.split(split)) for policy in every] for split in ("validation", "test"))
+    return Baseline(name=method.key, validation=held, test=test)
+
+
+def saved_for_five_points(curve: Curve) -> Outcome:
+    """The largest quoted figure of the early-exit system: (old - new) / new."""
+    point = cheapest_within(curve.validation, curve.test, 0.05)
+    loss = curve.full_quality - point.quality
+    return Outcome(
+        name="22 % faster for five points",
+        statement="The cheapest lambda that loses at most five points on validation images is at least 1.22 times "
+        "faster than the whole network, as quoted of the paper, and loses at most five points and a half on test "
+        "images.",
+        holds=point.speed_up >= 1.22 and loss <= 0.055,
+        measured=f"lambda {point.knob:g}: {point.speed_up:.2f} times, accuracy {-loss:+.4f}",
+    )
+
+
+def faster_within_a_point(curve: Curve) -> Outcome:
+    """The figure of the abstract, of network selection."""
+    point = cheapest_within(curve.validation, curve.test, 0.01)
+    loss = curve.full_quality - point.quality
+    return Outcome(
+        name="2.8 times faster within a point",
+        statement="The cheapest lambda that loses at most one point on validation images is at least 2.8 times faster "
+        "than the largest network, as in the paper (top-5), and loses at most one point and a half on test images.",
+        holds=point.speed_up >= 2.8 and loss <= 0.015,
+        measured=f"lambda {point.knob:g}: {point.speed_up:.2f} times, accuracy {-loss:+.4f}",
+    )
+
+
+def passing_over(ours: Baseline, theirs: Baseline) -> Outcome:
+    """Decisions that may jump against such as name the next model alone, both learned."""
+    return better_than("a chain without jumps", gains(ours, theirs), "Where models may be passed over")

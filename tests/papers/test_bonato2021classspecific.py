@@ -1,0 +1,335 @@
+"""What only class-specific exits promise: detectors and their rule by hand, thresholds, and the greedy choice."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from eelit.methods.claims import bonato2021classspecific as claimed
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.search import Judged
+from eelit.methods.harness import registry
+from eelit.methods.papers.bonato2021classspecific import (
+    ClassSpecific,
+    Detector,
+    greedy,
+    levels_within,
+    recognised,
+)
+from eelit.methods.policies.target_classes import TargetClasses
+from eelit.methods.recipes.plain import train_plain
+
+KEY = "bonato2021classspecific"
+TWO = ClassSpecific(targets=(1, 3), levels=(0.0, 0.6, 0.8, 1.0))
+
+
+def tiny(variant="footwear", **settings):
+    return registry.get(KEY).variant(variant, "tiny").replace(settings)
+
+
+def seen(p, y):
+    """Return what exits say, as probabilities ``[E, N, C]``, with the classes ``[N]``."""
+    return SimpleNamespace(answers=torch.tensor(p).log(), targets=torch.tensor(y))
+
+
+# Detectors.
+
+
+def test_a_detector_scores_targets_and_divides_what_is_left_equally():
+    """Of 5 classes 1 and 3 are targets: the three others have a third of "other" each."""
+    detector, maps = Detector((6, 3, 3), (1, 3), 5), torch.randn(4, 6, 3, 3)
+    g, z = detector.g(maps), detector(maps)
+    assert g.shape == (4, 3)
+    p, q = g.softmax(dim=-1), z.softmax(dim=-1)
+    assert torch.allclose(q[:, [1, 3]], p[:, :2], atol=1e-6)
+    assert torch.allclose(q[:, [0, 2, 4]], p[:, 2:].expand(-1, 3) / 3, atol=1e-6)
+
+
+def test_its_cross_entropy_is_that_of_targets_and_other_but_for_a_constant():
+    detector, maps, y = Detector((6, 3, 3), (3, 1), 5), torch.randn(5, 6, 3, 3), torch.tensor([0, 1, 2, 3, 4])
+    g, z = detector.g(maps), detector(maps)
+    other = torch.tensor([2, 1, 2, 0, 2])
+    expected = F.cross_entropy(g, other, reduction="none") + math.log(3) * (other == 2)
+    assert torch.allclose(F.cross_entropy(z, y, reduction="none"), expected, atol=1e-6)
+
+
+# The exit rule.
+
+
+@pytest.mark.parametrize(
+    ("p", "thresholds", "stops"),
+    [
+        ((0.1, 0.7, 0.1, 0.1), (0.6, 0.6), True),
+        ((0.1, 0.7, 0.1, 0.1), (0.7 + 1e-9, 0.0), False),  # the other target's threshold is of no use
+        ((0.7, 0.1, 0.1, 0.1), (0.0, 0.0), False),  # other
+        ((0.3, 0.4, 0.2, 0.1), (0.0, 0.0), False),  # the likeliest class is a target, but "other" is likelier
+        ((0.05, 0.5, 0.05, 0.4), (0.6, 0.3), False),  # the second target is above its threshold, but is not the first
+        ((0.05, 0.4, 0.05, 0.5), (0.6, 0.3), True),
+    ],
+)
+def test_who_is_recognised_by_hand(p, thresholds, stops):
+    z = np.log([[p], [p]])
+    rule = TargetClasses((1, 3), [thresholds])
+    for outputs in (z, torch.tensor(z)):
+        assert replay(rule, outputs).tolist() == [0 if stops else 1]
+
+
+def test_the_threshold_must_be_exceeded_and_1_never_is():
+    z = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]], dtype=torch.float64)
+    assert replay(TargetClasses((1,), [[0.0]]), z).tolist() == [1]  # as likely as "other"
+    z = torch.tensor([[[0.0, math.log(3)]]] * 2, dtype=torch.float64)
+    assert replay(TargetClasses((1,), [[0.75 - 1e-9]]), z).tolist() == [0]
+    assert replay(TargetClasses((1,), [[0.75 + 1e-9]]), z).tolist() == [1]
+    sure = torch.tensor([[[-1000.0, 1000.0]]] * 2, dtype=torch.float64)
+    assert replay(TargetClasses((1,), [[1.0]]), sure).tolist() == [1]
+
+
+def test_each_exit_has_thresholds_of_its_own_and_no_more_exits_are_asked():
+    z = torch.tensor([[[0.1, 0.9]], [[0.1, 0.9]], [[0.5, 0.5]]]).log()
+    assert replay(TargetClasses((1,), [[0.95], [0.8]]), z).tolist() == [1]
+    with pytest.raises(ValueError, match="thresholds for 1 exits"):
+        replay(TargetClasses((1,), [[0.95]]), z)
+    with pytest.raises(ValueError, match="threshold for each of 1 target"):
+        TargetClasses((1,), [[0.5, 0.5]])
+    with pytest.raises(ValueError, match="whole"):
+        TargetClasses((0.5,), [[0.5]])
+
+
+def test_no_early_exit_ever_answers_a_class_that_is_no_target(prepared):
+    """Nor does a higher threshold of one target let more images leave as that target."""
+    method, _, ready = prepared(KEY)
+    test = ready.split("test")
+    exits = replay(method.stop([(0.0,) * 3] * 2), test.outputs)
+    early = exits < 2
+    answers = test.at(exits).argmax(dim=-1).numpy()
+    assert set(answers[early]) == set(method.targets)
+    assert early.mean() > 0.1
+    for k, s in enumerate(method.targets):
+        left = []
+        for theta in (0.0, 0.7, 0.9, 0.99, 1.0):
+            row = tuple(theta if i == k else 0.0 for i in range(3))
+            at = replay(method.stop([row, (1.0,) * 3]), test.outputs)
+            left.append(int(((at == 0) & (test.answers[0].argmax(-1).numpy() == s)).sum()))
+        assert left == sorted(left, reverse=True)
+        assert left[-1] == 0 < left[0]
+
+
+# Thresholds.
+
+
+P = [
+    [
+        [0.1, 0.9, 0.0, 0.0],
+        [0.25, 0.7, 0.05, 0.0],
+        [0.2, 0.05, 0.1, 0.65],
+        [0.04, 0.01, 0.0, 0.95],
+        [0.5, 0.3, 0.1, 0.1],
+    ],
+    [[0.1, 0.9, 0.0, 0.0], [0.6, 0.2, 0.2, 0.0], [0.2, 0.0, 0.1, 0.7], [0.9, 0.05, 0.0, 0.05], [0.5, 0.3, 0.1, 0.1]],
+]
+"""Image 2 is called 1 by the exit and 0 by the network, image 4 is called 3 and 0; image 5 is other."""
+
+
+def test_who_recognises_whom_by_hand():
+    said, p = recognised(seen(P, [1, 0, 3, 3, 0]), (1, 3))
+    assert said[0].tolist() == [[True, False], [True, False], [False, True], [False, True], [False, False]]
+    assert p[0, :, 0] == pytest.approx([0.9, 0.7, 0.05, 0.01, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("y", "eps", "expected"),
+    [
+        ([1, 0, 3, 3, 0], 0.0, [2, 0]),  # of class 1 image 2 is broken unless 0.7 is too little; of 3 one is repaired
+        ([1, 0, 3, 3, 0], 0.2, [0, 0]),  # one in five may be broken
+        ([1, 1, 3, 3, 0], 0.0, [0, 0]),  # image 2 is repaired
+        ([1, 0, 3, 0, 0], 0.0, [2, 3]),  # image 4 is broken up to 0.95: only the last level keeps it
+        ([1, 0, 0, 3, 0], 0.0, [2, 0]),  # of class 3 image 3 is wrong either way, and image 4 repaired
+        ([0, 1, 1, 3, 0], 0.0, [0, 0]),  # the network is wrong about images 1, 2 and 3
+    ],
+)
+def test_the_least_threshold_that_breaks_no_more_than_it_repairs(y, eps, expected):
+    assert levels_within(seen(P, y), (1, 3), (0.0, 0.6, 0.8, 1.0), eps).tolist() == [expected]
+
+
+# The greedy choice.
+
+
+def judging(table, asked):
+    """Return a judge that knows error and cost of each set of exits."""
+
+    def judge(designs):
+        asked.append([tuple(np.flatnonzero(row[:3]).tolist()) for row in designs])
+        return np.array([table[kept] for kept in asked[-1]])
+
+    return judge
+
+
+THETA = np.array([[1], [2], [0]])
+TABLE = {
+    (): (0.2, 1.0), (0,): (0.25, 0.3), (1,): (0.2, 0.6), (2,): (0.1, 0.7),
+    (0, 1): (0.25, 0.25), (1, 2): (0.2, 0.55), (0, 2): (0.3, 0.2), (0, 1, 2): (0.3, 0.26),
+}  # fmt: skip
+
+
+def test_exits_are_added_as_long_as_targets_cost_less_and_nothing_is_lost():
+    """Exit 0 is cheapest but loses accuracy; of the others 1 is better; with 2 beside it there is a little to gain."""
+    asked = []
+    found = greedy(judging(TABLE, asked), THETA, 0.0)
+    assert asked == [[()], [(0,), (1,), (2,)], [(0, 1), (1, 2)], [(0, 1, 2)]]
+    assert found.scores.tolist() == [list(TABLE[kept]) for step in asked for kept in step]
+    assert found.designs[:, 3:].tolist() == [[1, 2, 0]] * 7
+    assert found.designs[2].tolist() == [0, 1, 0, 1, 2, 0]
+
+
+def test_with_more_slack_the_cheaper_exit_is_added_and_one_that_no_longer_pays_is_not():
+    asked = []
+    greedy(judging(TABLE, asked), THETA, 0.05)
+    assert asked == [[()], [(0,), (1,), (2,)], [(0, 1), (0, 2)], [(0, 1, 2)]]
+    asked.clear()
+    greedy(judging({**TABLE, (0, 1): (0.2, 0.3)}, asked), THETA, 0.05)
+    assert asked == [[()], [(0,), (1,), (2,)], [(0, 1), (0, 2)]]  # 0.3 is not less than 0.3
+
+
+def test_what_is_kept_pays_and_loses_nothing_on_the_images_of_the_search(prepared):
+    """Taking the last exit away makes targets dearer, and accuracy over all classes is the network's at least."""
+    method, _, ready = prepared(KEY)
+    found = ready.fitted
+    for knob in method.knobs[:-1]:
+        genes = found.designs[method.taken(knob, found)]
+        error, T = method.judged(genes[None], ready, "fitting")[0]
+        assert error <= found.scores[0, 0] + knob + 1e-9
+        assert found.scores[found.scores[:, 0] <= found.scores[0, 0] + knob + 1e-9, 1].min() == T
+        assert T < 1
+        if genes[:2].all():
+            assert (
+                min(method.judged(np.array([[*bits, *genes[2:]] for bits in ((1, 0), (0, 1))]), ready, "fitting")[:, 1])
+                > T
+            )
+
+
+def test_one_search_for_each_slack(prepared):
+    method, _, ready = prepared(KEY)
+    one = method.replace({"slacks": (0.0,)}).fit(ready)
+    two = method.replace({"slacks": (0.0, 0.05)}).fit(ready)
+    assert two.designs[: len(one.designs)].tolist() == one.designs.tolist()
+    nothing = two.designs[len(one.designs)]
+    assert not nothing[:2].any()
+    held = ready.split("fitting")
+    assert nothing[2:].tolist() == levels_within(held, method.targets, method.levels, 0.05).ravel().tolist()
+    assert two.scores[0].tolist() == [1 - float((held.answers[-1].argmax(-1) == held.targets).double().mean()), 1.0]
+
+
+def test_the_cost_that_is_searched_is_that_of_the_targets(prepared):
+    method, _, ready = prepared(KEY)
+    held = ready.split("fitting")
+    assert method.weighed(held).tolist() == [int(y) in (5, 7, 9) for y in held.targets]
+    genes = np.array([[1, 0, *[0] * 6]])
+    design = method.design(genes[0].tolist(), 3)
+    spent = method.seen(design, ready, "fitting").paid(method.everywhere(design)) / held.full_costs
+    ((_, T),) = method.judged(genes, ready, "fitting")
+    assert pytest.approx(spent[method.weighed(held).numpy()].mean()) == T
+    assert spent.mean() > T
+
+
+def test_the_design_of_a_slack(prepared):
+    method, _, ready = prepared(KEY)
+    scores = np.array([[0.2, 1.0], [0.2, 0.9], [0.25, 0.5], [0.1, 0.95], [0.25, 0.5]])
+    found = Judged(np.zeros((5, 8), dtype=np.int64), scores)
+    assert [method.taken(slack, found) for slack in (0.0, 0.04, 0.05, 1.0)] == [1, 1, 2, 2]
+    assert not any(method.chosen(-1.0, ready).kept)
+    assert any(method.chosen(0.05, ready).kept)
+
+
+def test_a_design_is_exits_and_thresholds_of_targets():
+    assert TWO.space(3).values == (2, 2, 4, 4, 4, 4)
+    assert not any(TWO.design(TWO.space(3).known[0], 3).kept)
+    design = TWO.design([0, 1, 0, 1, 2, 3], 3)
+    assert (design.kept, design.thresholds) == ((False, True), ((0.0, 0.6), (0.8, 1.0)))
+    assert TWO.told(design) == "exit 2 above 0.8 / 1"
+    assert TWO.told(TWO.design([0] * 6, 3)) == "no exit"
+    assert TWO.everywhere(design) == TargetClasses((1, 3), [(1.0, 1.0), (0.8, 1.0)])
+    assert TWO.space(3).written(np.array([[0, 1, 1, 1, 2, 3]])).tolist() == [[0, 1, 0, 0, 2, 3]]
+
+
+# Training.
+
+
+@pytest.mark.parametrize("variant", ["footwear", "trousers"])
+def test_the_network_is_trained_then_the_detectors_on_its_frozen_maps(stages, variant):
+    method = tiny(variant, batch=40, head_epochs=5.0)
+    plain, detectors = stages(method)
+    assert (plain.epochs, plain.batch, len(plain.train)) == (method.epochs, 40, 600)
+    assert (detectors.epochs, detectors.batch, len(detectors.train)) == (5.0, 40, 600)
+    assert {*plain.rates.values()} == {method.rate}
+    assert {*detectors.rates.values()} == {method.head_rate}
+    index, maps = next(detectors.train.batches(16))
+    model = method.build(method.load(), 0)
+    y = detectors.train.targets[index]
+    loss = detectors.loss(detectors.batch_of(index, maps))
+    expected = sum(F.cross_entropy(head(m), y) for head, m in zip(model.heads[:-1], maps, strict=True))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert not set(plain.rates) & set(detectors.rates)
+    assert len(detectors.rates) == sum(1 for head in model.heads[:-1] for _ in head.parameters())
+    assert all(isinstance(head, Detector) for head in model.heads[:-1])
+    assert model.heads[0].targets.tolist() == list(method.targets)
+
+
+def test_the_network_stays_bit_for_bit_what_it_was(prepared):
+    method, _, ready = prepared(KEY)
+    short = method.replace({"epochs": 1.0, "head_epochs": 1.0})
+    alone, whole = (short.build(ready.data, 0) for _ in range(2))
+    train_plain(alone, ready.data, Bench(), **short.options)
+    short.train(whole, ready.data, Bench())
+    a, b = alone.plain_network().state_dict(), whole.plain_network().state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(alone.heads[0].g[-1].weight, whole.heads[0].g[-1].weight)
+
+
+def test_without_exits_it_is_the_network(prepared):
+    method, _, ready = prepared(KEY)
+    point = method.measured(method.chosen(-1.0, ready), ready, "test")
+    assert (point.quality, point.cost) == method.full_model(ready, ready.bench)
+    assert isinstance(ready.model.heads[-1], nn.Sequential)
+
+
+# What is claimed.
+
+
+def test_figures_of_targets_and_of_the_others(prepared):
+    method, _, ready = prepared(KEY)
+    saving, lost, more = claimed.figures(method, ready, 0.05)
+    design = method.chosen(0.05, ready)
+    ((error, T),) = method.judged(ready.fitted.designs[method.taken(0.05, ready.fitted)][None], ready, "test")
+    full, cost = method.full_model(ready, ready.bench)
+    assert saving == pytest.approx(1 / T)
+    assert lost == pytest.approx(full - (1 - error))
+    share = float(method.weighed(ready.split("test")).double().mean())
+    mean = method.measured(design, ready, "test").cost / cost
+    assert mean == pytest.approx(share * T + (1 - share) * (1 + more))
+
+
+@pytest.mark.parametrize(
+    ("found", "holds"),
+    [((1.5, 0.005, 0.01), True), ((1.49, 0.0, 0.0), False), ((2.0, 0.006, 0.0), False), ((2.0, 0.0, 0.011), False)],
+)
+def test_targets_must_be_sooner_nothing_lost_and_others_not_dearer(monkeypatch, found, holds):
+    monkeypatch.setattr(claimed, "figures", lambda method, prepared, slack: found if slack == 0 else None)
+    assert claimed.sooner("m", "p").holds is holds
+
+
+@pytest.mark.parametrize(("factor", "holds"), [(0.89, True), (0.91, False)])
+def test_the_rival_has_exits_for_all_classes_on_the_same_network(prepared, monkeypatch, factor, holds):
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "figures", lambda *_: (1.0, 0.0, 0.0))
+    first = claimed.sooner_than_all(method, ready, bench)
+    best = float(first.measured.rpartition(" ")[2])
+    assert best < 1
+    assert not first.holds
+    monkeypatch.setattr(claimed, "figures", lambda *_: (1 / (factor * best), 0.0, 0.0))
+    assert claimed.sooner_than_all(method, ready, bench).holds is holds
+    assert len(bench.trainings) == 3  # the network is trained once, then detectors, then exits for all classes

@@ -1,0 +1,166 @@
+"""What only BPNet promises: its designs and their figures by hand, the search against all designs, and its training."""
+
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods.claims import park2020bpnet as claimed
+from eelit.methods.engine.fronts import front
+from eelit.methods.harness import registry
+from eelit.methods.papers.park2020bpnet import BranchPruned
+from eelit.methods.policies.max_confidence import MaxConfidence
+
+KEY = "park2020bpnet"
+SMALL = BranchPruned(levels=(0.0, 0.6, 0.9))
+
+
+def stored(p, y, spent, own):
+    """Return a prepared network of which all exits say p ``[E, N, C]``, with the costs of blocks and of branches."""
+    answers, rows = torch.tensor(p).log(), len(y)
+    alone = np.cumsum(spent) + own
+    every = np.cumsum(spent) + np.cumsum(own)
+    held = SimpleNamespace(
+        answers=answers, outputs=answers, targets=torch.tensor(y), examples=[None] * rows,
+        costs=np.repeat(every[:, None], rows, axis=1), static_costs=np.repeat(alone[:, None], rows, axis=1),
+    )  # fmt: skip
+    held.full_costs = held.static_costs[-1]
+    ready = SimpleNamespace(model=SimpleNamespace(exits=len(p)), bench=SimpleNamespace(seed=0))
+    ready.split = lambda part: held
+    ready.networks = (ready,)
+    return ready
+
+
+P = [
+    [[0.95, 0.05], [0.7, 0.3], [0.55, 0.45], [0.62, 0.38]],
+    [[0.5, 0.5], [0.2, 0.8], [0.85, 0.15], [0.92, 0.08]],
+    [[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.2, 0.8]],
+]
+Y = [0, 1, 1, 0]
+
+
+def test_error_and_time_of_designs_by_hand():
+    """Blocks cost 10, 20 and 30, branches 1 and 2, the output layer 3: the full model 63."""
+    ready = stored(P, Y, spent=[10, 20, 30], own=[1, 2, 3])
+    nothing, first, second, both = [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 2], [1, 1, 1, 2]
+    judged = SMALL.judged(np.array([nothing, first, second, both]), ready, "fitting")
+    # Without branches the last exit errs on image 4; branch 1 at 0 takes all, and errs on images 2 and 3.
+    # Branch 2 at 0.9 takes image 4, and is right; those that go on have paid for it.
+    # Branch 1 at 0.6 takes images 1, 2 and 4; image 3 goes on to the end.
+    expected = [
+        (1 / 4, 63 / 63),
+        (2 / 4, 11 / 63),
+        (0.0, (32 + 3 * 65) / 4 / 63),
+        (1 / 4, (3 * 11 + 66) / 4 / 63),
+    ]
+    assert judged == pytest.approx(np.array(expected))
+
+
+def test_the_search_finds_what_trying_all_masks_and_thresholds_finds():
+    """No point that it returns is dominated by another, and of a space so small it misses none of the front."""
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 3, 60)
+    z = rng.normal(size=(4, 60, 3)) + 2.0 * np.eye(3)[y] * np.array([0.4, 0.8, 1.2, 1.6])[:, None, None]
+    p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    method = BranchPruned(levels=(0.0, 0.5, 0.7), population=20, generations=15)
+    ready = stored(p, y, spent=[10, 10, 10, 10], own=[2, 2, 2, 2])
+    every = np.array([[*m, *th] for m in product((0, 1), repeat=3) for th in product(range(3), repeat=3)])
+    scores = method.judged(every, ready, "fitting")
+    best = scores[front([tuple(pair) for pair in scores.tolist()])]
+    found = method.fit(ready)
+    assert found.scores[found.front] == pytest.approx(best)
+    assert len(best) > 5
+    alone = [
+        genes for genes in every[:, :3][front([tuple(pair) for pair in scores.tolist()])].tolist() if sum(genes) < 3
+    ]
+    assert len(alone) > len(best) / 2  # where branches cost something, the front has few of them
+
+
+def test_both_ends_are_known_to_every_search():
+    """The network without branches, and the first branch, at which everything leaves."""
+    nothing, first = SMALL.space(4).known
+    assert SMALL.design(nothing, 4).kept == (False, False, False)
+    design = SMALL.design(first, 4)
+    assert (design.kept, design.thresholds[0]) == ((True, False, False), 0.0)
+    assert SMALL.space(4).values == (2, 2, 2, 3, 3, 3)
+
+
+def test_a_design_is_a_mask_and_thresholds():
+    design = SMALL.design([1, 0, 1, 2, 1, 0], 4)
+    assert (design.kept, design.thresholds, design.network) == ((True, False, True), (0.9, 0.6, 0.0), 0)
+    assert SMALL.told(design) == "branch 1 at 0.9, branch 3 at 0"
+    assert SMALL.told(SMALL.design([0] * 6, 4)) == "no branch"
+    assert SMALL.everywhere(design) == MaxConfidence((0.9, 1.1, 0.0))
+    assert SMALL.stop([]) == MaxConfidence(1.1)
+
+
+def test_thresholds_without_effect_are_not_searched():
+    written = SMALL.space(3).written(np.array([[0, 1, 2, 2], [1, 0, 1, 1]]))
+    assert written.tolist() == [[0, 1, 0, 2], [1, 0, 1, 0]]
+
+
+def test_knobs_are_budgets_and_the_last_is_the_full_model(prepared):
+    method, _, ready = prepared(KEY)
+    for knob in method.knobs[1:-1]:
+        held = method.judged(np.array([method_genes(method, ready, knob)]), ready, "fitting")[0]
+        assert held[1] <= knob
+        better = ready.fitted.scores[(ready.fitted.scores[:, 1] <= knob), 0]
+        assert held[0] == better.min()
+    assert not any(method.chosen(1.0, ready).kept)
+    assert method.chosen(0.0, ready) == method.design(ready.fitted.designs[ready.fitted.front[0]].tolist(), 3)
+
+
+def method_genes(method, ready, knob):
+    return ready.fitted.designs[method.taken(knob, ready.fitted)].tolist()
+
+
+def test_network_and_branches_learn_together_all_weighing_alike(one_stage):
+    method = registry.get(KEY).variant("", "tiny").replace({"batch": 40})
+    model, stage = one_stage(method)
+    index = torch.arange(16)
+    x = torch.stack(list(stage.train.inputs[:16]))
+    expected = sum(F.cross_entropy(z, stage.train.targets[:16]) for z in model(x))
+    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert stage.rates == {id(p): method.rate for p in model.parameters()}
+    assert (stage.epochs, stage.batch, len(stage.train)) == (method.epochs, 40, 600)
+
+
+# What is claimed.
+
+
+def points(*triples):
+    return [SimpleNamespace(knob=k, quality=q, speed_up=s, cost=1 / s) for k, q, s in triples]
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "test", "holds"), [(1.5, 0.896, True), (1.4, 0.91, False), (1.5, 0.894, False), (3.0, 0.95, True)]
+)
+def test_a_third_must_be_saved_where_nothing_is_lost(speed_up, test, holds):
+    curve = SimpleNamespace(
+        validation=points((0.2, 0.89, 4.0), (0.5, 0.9, speed_up), (0.8, 0.95, 1.2), (1.0, 0.9, 1.0)),
+        test=points((0.2, 0.95, 4.0), (0.5, test, speed_up), (0.8, 0.5, 1.2), (1.0, 0.9, 1.0)),
+        full_quality=0.9,
+    )
+    found = claimed.faster(curve)
+    assert found.holds is holds
+    assert "budget 0.5" in found.measured
+
+
+@pytest.mark.parametrize(("ours", "holds"), [(0.806, True), (0.804, False)])
+def test_the_rival_is_one_threshold_for_all_branches(made, ours, holds):
+    static, rival = made(0.99, "static exit", points=4), made(0.8, points=4)
+    own = made(ours)
+    curve = SimpleNamespace(validation=own.validation, test=own.test, baselines=[static, rival])
+    found = claimed.better_than_by_hand(curve)
+    assert found.holds is holds
+    assert "over the costs of 2 settings" in found.measured
+
+
+def test_three_claims_are_tried(monkeypatch):
+    monkeypatch.setattr(claimed, "faster", lambda curve: ("faster", curve))
+    monkeypatch.setattr(claimed, "better_than_by_hand", lambda curve: ("better", curve))
+    monkeypatch.setattr(claimed, "beside_random_search", lambda method, prepared: (method, prepared))
+    assert claimed.claims("m", "p", None, "c") == [("faster", "c"), ("better", "c"), ("m", "p")]
