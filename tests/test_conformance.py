@@ -260,8 +260,8 @@ def elsewhere(monkeypatch, other_encoder):
 
 SOURCES = [
     *((tasks, "text", "digits"), (tasks, "images", "digits"), (tasks, "tagging", "made"), (tasks, "queries", "made")),
-    *((tasks, "language", "made"), (tasks, "views", "digits"), (xin2020ranking, "graded_pairs", "made")),
-    *((tasks, "language", "made"), (tasks, "long_tailed", "digits"), (xin2020ranking, "graded_pairs", "made")),
+    *((tasks, "language", "made"), (tasks, "views", "digits"), (tasks, "long_tailed", "digits")),
+    (xin2020ranking, "graded_pairs", "made"),
 ]
 """Where methods ask for data: module, function, and the name of what it has for tests."""
 

@@ -192,6 +192,52 @@ def test_a_cluttered_picture_holds_its_own_and_pieces_of_eight_others():
     assert len(set(map(bytes, whole > 0))) > 30, "places differ"
 
 
+def test_views_of_cameras_are_of_the_same_pictures():
+    """Bytes, the rows and labels of the plain pictures, and each row's views whatever else is asked for."""
+    found, plain = images.views("fashion-mnist", 3, 60, 20), images.fashion_mnist(60, 20)
+    assert (found.train.images.shape, found.train.images.dtype) == ((60, 3, 1, 32, 32), np.uint8)
+    for part, like in ((found.train, plain.train), (found.validation, plain.validation), (found.test, plain.test)):
+        assert part.rows.tolist() == like.rows.tolist()
+        assert part.labels.tolist() == like.labels.tolist()
+    assert found.digest != plain.digest
+    assert np.array_equal(images.views("fashion-mnist", 3, 40, 20).train.images, found.train.images[:40])
+    assert not np.array_equal(images.views("fashion-mnist", 3, 60, 20, seed=1).train.images, found.train.images)
+    empty = (found.test.images.max(axis=(2, 3, 4)) == 0).mean(axis=0)
+    assert empty == pytest.approx([images.MISSING] * 3, abs=0.02)
+    loaded = tasks.views("fashion-mnist", cameras=3, train=60, validation=20)
+    assert (tuple(loaded.train.inputs[0].shape), len(loaded.test), loaded.classes) == ((3, 1, 32, 32), 10_000, 10)
+    with pytest.raises(ValueError, match="no views of 'cluttered'"):
+        tasks.views("cluttered", cameras=3, train=60)
+
+
+def test_each_camera_has_its_picture_on_a_side_of_its_own():
+    """Of white pictures camera 1 of 4 sees the left parts at the right, camera 2 the upper at the bottom, and so on."""
+    white, rows = np.full((70_000, 28, 28), 200, dtype=np.uint8), np.arange(200)
+    for camera, corner in enumerate([(2, 11), (11, 2), (2, -7), (-7, 2)]):
+        seen = images._view(white, rows, (camera, 4), 0, 0)
+        seen = seen[seen.max(axis=(1, 2)) > 0]
+        assert len(seen) < 200
+        firsts = [(np.argmax(picture.any(axis=1)), np.argmax(picture.any(axis=0))) for picture in seen]
+        sizes = [(picture.any(axis=1).sum(), picture.any(axis=0).sum()) for picture in seen]
+        for axis in range(2):
+            starts = np.array([first[axis] for first in firsts])
+            lengths = np.array([size[axis] for size in sizes])
+            wanted = max(corner[axis], 0), min(corner[axis] + 28, 32) - max(corner[axis], 0)
+            assert abs(starts.mean() - wanted[0]) < 0.6
+            assert abs(lengths.mean() - wanted[1]) < 0.6
+            assert set(np.abs(lengths - wanted[1]).tolist()) <= {0, 1, 2}
+
+
+def test_pieces_of_others_lie_on_a_view_and_the_brighter_is_seen():
+    dots, rows = np.full((70_000, 28, 28), 9, dtype=np.uint8), np.arange(200)
+    dots[rows] = 0
+    seen = images._view(dots, rows, (0, 2), 4, 0)
+    covered = (seen == 9).sum(axis=(1, 2))
+    assert 9 * 9 < covered.max() <= 4 * 81
+    assert not images._view(dots, rows, (0, 2), 0, 0).any()
+    assert images.views("digits", 2, 50).train.images.shape == (50, 2, 1, 9, 9)
+
+
 def test_a_tail_is_scaled_to_a_total():
     assert images.apportioned(images.R52, sum(images.R52)) == list(images.R52)
     assert images.apportioned(images.R52, 8000) == [3949, 2219, 352, 349, 286, 264, 171, 150, 135, 125]

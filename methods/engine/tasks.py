@@ -68,6 +68,22 @@ def images(source: str, *, train: int, validation: int = 2000) -> Data:
     return data(parts, classes=10)
 
 
+@lru_cache(maxsize=2)
+def views(source: str, *, cameras: int, train: int, validation: int = 2000) -> Data:
+    """Return pictures as several cameras see them, bytes ``[cameras, 1, side, side]`` as they come, in 10 classes.
+
+    ``fashion-mnist`` (side 32, 10,000 test pictures) or ``digits`` (side 9; unit tests only).
+    """
+    from eelit.methods.data import images as pictures
+
+    if source not in ("fashion-mnist", "digits"):
+        raise ValueError(f"no views of {source!r}; there are fashion-mnist and digits")
+    split = pictures.views(source, cameras, train, validation)
+    return data(
+        [examples(part.images, part.labels) for part in (split.train, split.validation, split.test)], classes=10
+    )
+
+
 @lru_cache(maxsize=1)
 def long_tailed(source: str, *, train: int, tail: tuple[int, ...], validation: int = 2000) -> Data:
     """Return images as `images` does, of which class c has a share proportional to ``tail[c]`` for training.
@@ -218,7 +234,7 @@ def forget() -> None:
     """Hold no data any longer: pictures take hundreds of megabytes, and who comes next may need others."""
     from eelit.methods.data import brown
 
-    for loaded in (text, images, long_tailed, tagging, queries, language):
+    for loaded in (text, images, views, long_tailed, tagging, queries, language):
         loaded.cache_clear()
     brown.forget()
 

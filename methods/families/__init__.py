@@ -4,6 +4,7 @@
 ``images``: the same with a convolutional network, cut at shares of its cost; ``text``: with a pretrained encoder.
 ``cascades``: a chain of separate models; a policy decides after each, and may pass members over.
 ``image_cascades``: the same with a linear model, a forest, a small and a large network for images.
+``tiers``: one network with exits, divided among machines of a simulated world; ``views``: with several devices.
 ``stepwise``: what exits and cascades have in common, for further families of this kind.
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
 ``designs``: one such network, or several, of whose exits a search leaves those that pay, with thresholds of their own.

@@ -186,8 +186,8 @@ class Scheduler:
         (link,), (device, server) = world.links, world.computers
         self.profile, self.cuts, self.targets, self.limits, self.exit = profile, cuts, targets, limits, exit_
         self.device, self.round_trip = device.speed.mean, link.round_trip
-        self.bandwidth = Observed(link.bandwidth, SECOND, KEEP, link.bandwidth.rates[0])
-        self.server = Observed(server.speed, SECOND, KEEP, server.speed.rates[0])
+        self.bandwidth = Observed(link.bandwidth, SECOND, KEEP, link.bandwidth.mean)
+        self.server = Observed(server.speed, SECOND, KEEP, server.speed.mean)
         self.last: tuple[Now, Plan] | None = None
 
     def plan(self, sample: int, now: float) -> Plan:

@@ -214,7 +214,13 @@ class Calm(TokenMethod):
         "corpus": "made", "vocabulary": 32, "layers": 3, "width": 32, "windows": 480, "context": 24, "batch": 16,
         "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 6, "passages": 24, "gate_windows": 160,
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {"width": 40, "delta": 0.55, "epsilon": 0.35, "gate_windows": 80, "passages": 5}
+    others: ClassVar[Mapping[str, Any]] = {
+        "width": 40,
+        "delta": 0.55,
+        "epsilon": 0.35,
+        "gate_windows": 80,
+        "passages": 5,
+    }
     smoke: ClassVar[Mapping[str, Any]] = {
         "vocabulary": 300, "layers": 4, "width": 96, "windows": 1600, "context": 32, "prompt": 16, "length": 8,
         "batch": 16, "rate": 1e-2, "other_rate": 8e-3, "gate_windows": 320,

@@ -335,7 +335,11 @@ def test_stages_train_their_parts_at_their_rates_for_their_time(wired):
     assert [stage.rates for stage in found] == [
         dict.fromkeys(others, 3e-3), dict.fromkeys(policy, 5e-3), dict.fromkeys(others, 7e-4),
     ]  # fmt: skip
-    assert [(stage.epochs, stage.batch, stage.steps) for stage in found] == [(1.5, 20, 30), (2.0, 20, 40), (0.5, 20, 10)]
+    assert [(stage.epochs, stage.batch, stage.steps) for stage in found] == [
+        (1.5, 20, 30),
+        (2.0, 20, 40),
+        (0.5, 20, 10),
+    ]
     assert [type(stage.optimiser) for stage in found] == [torch.optim.AdamW, torch.optim.Adam, torch.optim.AdamW]
     assert found[1].optimiser.param_groups[0]["weight_decay"] == 0
     assert all(torch.equal(stage.train.targets, tiny().load().train.targets) for stage in found)
@@ -450,7 +454,9 @@ def test_thresholds_agree_with_the_released_code(golden):
         found = thresholds_for(softmax(z).max(-1), shares)
         assert found == pytest.approx([math.inf if t is None else t for t in case["thresholds"]], abs=1e-6)
         exits = replay(MaxConfidence(found), z)
-        assert np.bincount(exits, minlength=4) @ np.array(golden["flops"]) / 80 == pytest.approx(case["flops"], rel=1e-5)
+        assert np.bincount(exits, minlength=4) @ np.array(golden["flops"]) / 80 == pytest.approx(
+            case["flops"], rel=1e-5
+        )
         right = z.argmax(-1)[exits, np.arange(80)] == np.array(golden["targets"])
         assert 100 * right.mean() == pytest.approx(case["accuracy"], rel=1e-5)
 
@@ -467,7 +473,9 @@ def test_places_elsewhere_are_as_good_as_random_and_the_images_own():
     assert found.std(0).tolist() == pytest.approx([0.29, 0.29], abs=0.02)
     assert abs(float(torch.corrcoef(found.T)[0, 1])) < 0.1
     later = claimed.place_of(x, turn + 1)
-    assert abs(float(torch.corrcoef(torch.stack([found[:, 0], later[:, 0]]))[0, 1])) < 0.1 or not torch.equal(found, later)
+    assert abs(float(torch.corrcoef(torch.stack([found[:, 0], later[:, 0]]))[0, 1])) < 0.1 or not torch.equal(
+        found, later
+    )
     assert torch.equal(claimed.place_of(x[7:8], turn[:1]), found[7:8])
 
 
