@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 
 torch.set_num_threads(1)
-# What is installed does not change while tests run, and telling takes a second: a training's name asks it of each package.
+# What is installed stays while tests run, and telling takes a second: a training's name asks it of each package.
 importlib.metadata.packages_distributions = cache(importlib.metadata.packages_distributions)
 
 
@@ -42,7 +42,7 @@ def tiny(key, variant=None):
 
     method = registry.get(key)
     method = method.variant(next(iter(method.variants)) if variant is None else variant, "tiny")
-    bench = Bench(test=400, executed=48, repeats=1, cache=Path(os.environ[KEPT]))
+    bench = Bench(executed=48, repeats=1, cache=Path(os.environ[KEPT]))
     return method, bench, method.prepare(bench)
 
 

@@ -77,7 +77,7 @@ class SplitEe(JointText, SplitMethod):
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 2.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SplitEE": {}, "SplitEE-S": {"side": "observed"}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 8.0, "rate": 6e-3,
+        "encoder": "tiny", "corpus": "digits", "stream": "digits", "train_size": 900, "epochs": 5.0, "rate": 8e-3,
         "head_rate": 2e-2, "offload": 0.2, "batch": 64,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"reviews": 20, "length": 9}

@@ -118,7 +118,7 @@ class PfBerxit(TextMethod):
     # What few weights learn from 240 sentences is hardly more than chance.
     smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"adapters": {"train_size": 360, "rate": 2e-3}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 8.0, "rate": 1e-2,
+        "encoder": "tiny", "corpus": "digits", "adapter": 8, "train_size": 900, "epochs": 5.0, "rate": 1e-2,
         "head_rate": 1e-2, "batch": 32,
     }  # fmt: skip
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fine-tuned": {"adapter": 0, "rate": 2e-3}}

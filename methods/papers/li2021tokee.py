@@ -209,11 +209,11 @@ class Tokee(TagMethod):
     knobs: ClassVar[tuple[float, ...]] = (1.1, 0.6, 0.4, 0.25, 0.15, 0.1, 0.05, 0.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"TOKEE": {}, "SENTEE": {"level": "sentence"}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "made", "train_size": 450, "held": 30, "epochs": 4.0, "sampling_epochs": 1.0,
-        "batch": 64, "rate": 8e-3, "head_rate": 2e-2, "window": 3, "windows": (3, 5),
+        "encoder": "tiny", "corpus": "made", "train_size": 660, "held": 60, "epochs": 4.0, "sampling_epochs": 1.0,
+        "batch": 32, "rate": 2e-3, "head_rate": 5e-3, "window": 3, "windows": (3, 5),
         "thresholds": (0.1, 0.3, 0.5, 0.97),
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {"held": 20, "window": 1, "windows": (1,), "thresholds": (0.97,)}
+    others: ClassVar[Mapping[str, Any]] = {"held": 30, "windows": (1,), "thresholds": (0.97,)}
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "held": 16}
 
     def load(self) -> Data:

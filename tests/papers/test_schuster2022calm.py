@@ -165,14 +165,14 @@ def test_costs_are_those_of_the_weights(make):
 
 def test_later_layers_are_not_run_for_rows_that_have_left():
     model, rows = llama(), []
-    body = model.language_model.model
+    rule, body = middle(model, "logits", Margin), model.language_model.model
     hooks = [
         layer.mlp.register_forward_hook(lambda _, x, __, i=i: rows.append((i, len(x[0]))))
         for i, layer in enumerate(body.layers)
     ]
     cache = model.read(PROMPTS[:, :-1], 14)
     rows.clear()
-    found = generate(model, cache, PROMPTS[:, -1], 6, middle(llama(), "logits", Margin))
+    found = generate(model, cache, PROMPTS[:, -1], 6, rule)
     for hook in hooks:
         hook.remove()
     run = [sum(n for i, n in rows if i == layer) for layer in range(4)]
