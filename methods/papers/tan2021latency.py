@@ -37,8 +37,8 @@ Deviations
     4. The penalty's weight is that of the released runs whose time is about 1. For MSDNet they use 1e-14 with time in
        MACs, which is 0.016 / tau_B^2.
     5. A latency that no threshold can miss sets no limit; nobody stops early then, though some would better.
-    6. As the paper has it, the search can be chaotic: of six sets of made outputs, one ended up to 6 points of time away
-       when its uncertainties were changed by 1e-13 of themselves. So thresholds may differ from machine to machine.
+    6. As the paper has it, the search can be chaotic: of six sets of made outputs one ended up to 6 points of time away
+       when its uncertainties were changed by 1e-13 of themselves. Thresholds may so differ from machine to machine.
 """
 
 from __future__ import annotations
