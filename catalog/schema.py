@@ -7,6 +7,7 @@ they live in the bibliography (``eelit.bib``) under the same key.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -27,6 +28,18 @@ RelationType = Literal[
 Evidence = Literal["url", "sheet", "unverified"]
 Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]  # as in `query.FIDELITIES`
 Qualifier = Literal["exact", "about", "at-least", "at-most"]
+Ground = Literal["input", "bandwidth", "load", "deadline", "energy", "outage", "budget", "feedback"]
+GROUNDS: Mapping[Ground, tuple[str, str]] = {
+    "input": ("Input", "what the network says of the sample"),
+    "bandwidth": ("Bandwidth", "what a link carries now"),
+    "load": ("Load", "what waits, or how busy a machine is"),
+    "deadline": ("Deadline", "when an answer is due, or how late it may be"),
+    "energy": ("Energy", "joules or voltage"),
+    "outage": ("Outage", "another machine cannot be reached"),
+    "budget": ("Budget", "what is left of a resource for all that is to come"),
+    "feedback": ("Feedback", "what earlier decisions brought"),
+}
+"""What a decision at the edge may look at → label and meaning."""
 Reference = Literal["full-model", "static-exit", "own-variant", "full-training", "earlier-methods"]
 
 
@@ -175,6 +188,9 @@ class Entry(Strict):
     idea: Prose
     exit_rule: Prose | None = Field(default=None, description="when it stops: direction and strictness of the test")
     skipped: Prose | None = Field(default=None, description="which computation is saved")
+    decides_by: dict[Ground, Prose] = Field(
+        default={}, description="of works at the edge: what the decision looks at, and how; only what sources say"
+    )
     note: Prose | None = Field(default=None, description="what a reader should know before filing or using it")
     backbones: list[Prose] = []
     datasets: list[Prose] = []

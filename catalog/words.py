@@ -42,6 +42,7 @@ def called(entry: Entry, known: Synonyms) -> list[str]:
 def texts(entry: Entry, record: Record, known: Synonyms) -> tuple[str, str, str, str, str]:
     """Return what full-text search looks through, in falling weight: names, title, authors, idea, the rest."""
     rest = [entry.exit_rule or "", entry.skipped or "", entry.note or "", record.venue, *called(entry, known)]
+    rest += [*entry.decides_by.values()]
     rest += entry.datasets + entry.backbones + [term for facet in FACETS for term in getattr(entry, facet)]
     names = " ".join([entry.key, entry.short_name, *entry.aliases])
     return names, record.title, " ".join(map(str, record.authors)), entry.idea, " ".join(rest)

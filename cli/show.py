@@ -56,6 +56,7 @@ def _sections(work: Work, catalogue: Catalogue) -> Iterator[str]:
     yield _prose("IDEA", entry["idea"])
     yield _prose("EXIT RULE", entry["exit_rule"])
     yield _prose("WHAT IS SAVED", entry["skipped"])
+    yield _list("DECIDES BY", [f"{ground}: {how}" for ground, how in entry["decides_by"].items()])
     yield _prose("NOTE", entry["note"])
     yield _implementation(entry["implementation"], work.key)
     yield _prose("BACKBONES", ", ".join(entry["backbones"]))

@@ -17,8 +17,10 @@ from eelit.methods.engine.records import (
     Machine,
     OperatingPoint,
     Outcome,
+    Rate,
     Result,
     Search,
+    Simulation,
     SmokeReport,
     SmokeSession,
 )
@@ -304,3 +306,40 @@ def test_page_of_a_method_without_a_search_shows_none():
     _, source = page_of(reports(report()))
     assert "random search" not in source
     assert "ee-faint" not in source
+
+
+def simulated():
+    rate = Rate(part="link 1, bandwidth", unit="Mbit/s", times=[0, 30, 50], rates=[4, 0, 8])
+    return Simulation(seconds=60, rates=[rate], constants=["device <x>, speed: 2 billion MACs/s"])
+
+
+def test_page_of_a_method_shows_its_simulated_world():
+    curve = result().curves[0].model_copy(update={"simulation": simulated()})
+    text, source = page_of(reports(report(result(curves=[curve]))))
+    plain = " ".join(text.split())
+    for said in ("The simulated world { #world }", "Nothing here was measured", "the first 60 simulated seconds",
+                 "Link 1, bandwidth (simulated)", "device <x>, speed: 2 billion MACs/s"):  # fmt: skip
+        assert said in plain, said
+    assert "<x>" not in source
+    assert "From 0 to 8 Mbit/s, in 3 steps; simulated." in plain
+    (path,) = re.findall(r'<path class="line test" d="([^"]+)"/>', source.partition("#world")[2])
+    places = [float(number) for number in re.findall(r"[\d.]+", path)]
+    assert places == [58, 73.6, 262, 126, 398, 21.2, 466]  # right, then up or down, at 30 and at 50 seconds
+
+
+def test_page_of_a_method_without_a_simulated_world_shows_none():
+    _, source = page_of(reports(report()))
+    assert "simulated world" not in source
+
+
+def test_the_page_of_the_edge_says_what_works_decide_by():
+    curve = result().curves[0].model_copy(update={"simulation": simulated()})
+    collection = gather(sources(), reports(report(result(curves=[curve]))))
+    text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
+    plain = " ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    assert "Link 1, bandwidth" not in plain  # of a work that is not at the edge
+    assert '<a href="#laskaridis2020spinn">SPINN</a>' in text
+    row = re.search(r'<tr><th scope="row"><a href="#leroux2017cascading">.*?</tr>', text, re.DOTALL)[0]
+    assert re.findall(r"<td>(yes|–)</td>", row) == ["yes", *["–"] * 7]
+    assert '<a href="../methods/leroux2017cascading.html">runs</a>' in row
+    assert "a moving average of the link's rate, in the search for cut and threshold" in plain

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eelit.methods.world.machines import Computer, Link, Power
+from eelit.methods.world.shown import shown
 from eelit.methods.world.stream import Always, Journey, Leg, World, stream
 from eelit.methods.world.traces import Observed, Trace, broken, steady, wandering
 from eelit.methods.world.wire import Floats, Quantised, Row, Signs, Whole
@@ -292,3 +293,35 @@ def test_a_chain_has_a_link_between_each_two():
 def test_watts_times_seconds():
     assert Power(4.0, 2.0, 1.0).joules(3.0, 2.0, 5.0) == 12 + 4 + 5
     assert Journey(1.0, begun=2.0, answered=10.0, computing=3.0, sending=1.0).joules(Power(4.0, 2.0, 1.0)) == 12 + 2 + 4
+
+
+# What results tell of a world.
+
+
+def test_what_is_shown_of_a_world_is_what_it_gives():
+    """Rates that change are told second by second, also after their trace began anew; the others in words."""
+    slow, fast = Computer(steady(2e9)), Computer(Trace((0.0, 2.0), (8e9, 1e9), 5.0))
+    links = Link(Trace((0.0, 1.0, 3.0), (1e7, 0.0, 0.0), 4.0), 0.02), Link(steady(5e5), 0.1)
+    found = shown(World((slow, fast, slow), links, Power(2, 1.5, 0.25), patience=0.3), seconds=9.0)
+    speed, bandwidth = found.rates
+    assert (speed.part, speed.unit, speed.times, speed.rates) == (
+        "machine 2, speed", "billion MACs/s", [0, 2, 5, 7], [8, 1, 8, 1],
+    )  # fmt: skip
+    assert (bandwidth.part, bandwidth.unit) == ("link 1, bandwidth", "Mbit/s")
+    assert (bandwidth.times, bandwidth.rates) == ([0, 1, 4, 5, 8], [10, 0, 10, 0, 10])
+    assert found.constants == [
+        "device, speed: 2 billion MACs/s",
+        "machine 3, speed: 2 billion MACs/s",
+        "link 2, bandwidth: 0.5 Mbit/s",
+        "link 1: 20 ms there and back",
+        "link 2: 100 ms there and back",
+        "device: 2 W computing, 1.5 W sending, 0.25 W waiting",
+        "after 300 ms without an answer the device answers by itself",
+    ]
+    assert found.seconds == 9
+
+
+def test_where_nobody_loses_patience_none_is_told_of():
+    world = World((Computer(steady(1e9)),) * 2, (Link(steady(1e6), 0.0),), Power(1, 1, 1))
+    assert not any("without an answer" in said for said in shown(world).constants)
+    assert shown(world).rates == []

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Simulation, Timing
 
 Split = Literal["validation", "test"]
 Scale = Literal["tiny", "smoke", "default", "full"]
@@ -123,4 +123,8 @@ class Method(ABC):
 
     def time(self, prepared: Any, bench: Bench, knob: float, batch: int) -> Timing | None:
         """Time test samples at one knob in batches of one size, beside the full model."""
+        return None
+
+    def simulation(self, bench: Bench) -> Simulation | None:
+        """Return the simulated world that test samples go through; None: nothing is simulated."""
         return None

@@ -180,6 +180,23 @@ class Search(Typed):
         return self.hypervolume - self.random_hypervolume
 
 
+class Rate(Typed):
+    """What one part of a simulated world gave in each second: ``rates[k]`` from second ``times[k]`` to the next."""
+
+    part: str = Field(description="which part, and of what, such as: link 1, bandwidth")
+    unit: str
+    times: list[Finite] = Field(min_length=1)
+    rates: list[Finite] = Field(min_length=1)
+
+
+class Simulation(Typed):
+    """The simulated world that a curve's test samples went through: a seeded process, nothing in it was measured."""
+
+    seconds: Positive = Field(description="simulated seconds from the start that are told; the world may go on")
+    rates: list[Rate] = Field(description="what changed")
+    constants: list[str] = Field(description="what stayed as it was, in words")
+
+
 class Curve(Typed):
     """Quality against cost for one variant of a method, from the most eager knob to `never`."""
 
@@ -201,6 +218,7 @@ class Curve(Typed):
     training_seconds: Finite | None = Field(default=None, description="what training this variant's network took")
     chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
     search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
+    simulation: Simulation | None = Field(default=None, description="None: nothing is simulated, or an older result")
 
     @model_validator(mode="after")
     def _points_of_one_sweep(self) -> Self:

@@ -41,13 +41,14 @@ from eelit.methods.engine.multi_exit import (
     stacked,
     to_policy,
 )
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Simulation
 from eelit.methods.engine.stored_outputs import StoredOutputs, exit_facts
 from eelit.methods.engine.timing import BATCH, devices_of, in_turn
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.families.exits import Prepared as ExitsPrepared
 from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, Routing, State, finite, said
+from eelit.methods.world.shown import shown
 from eelit.methods.world.stream import Always, Journey, Leg, Scheduler, World, stream
 from eelit.methods.world.wire import Codec, Row, Whole
 
@@ -675,3 +676,7 @@ class TierMethod(ExitMethod):
 
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> None:  # type: ignore[override]
         """Time nothing in batches: samples come one by one."""
+
+    def simulation(self, bench: Bench) -> Simulation:
+        """Return the machines and links that test samples go through."""
+        return shown(self.world("test", bench.seed))

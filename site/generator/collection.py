@@ -19,7 +19,7 @@ from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy
 from eelit.catalog.sources import Sources
 from eelit.catalog.words import Synonyms, called, synonyms
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import SmokeReport
+from eelit.methods.engine.records import Simulation, SmokeReport
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
 from eelit.methods.harness.track import Verdict
@@ -143,6 +143,12 @@ class Method:
     def key(self) -> str:
         """The key of its paper."""
         return self.info.key
+
+    @property
+    def simulation(self) -> Simulation | None:
+        """The simulated world of its last smoke test, where its cost is simulated; variants share it."""
+        curves = self.report.result.curves if self.report and self.report.result else []
+        return next((curve.simulation for curve in curves if curve.simulation), None)
 
 
 @dataclass

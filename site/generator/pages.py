@@ -17,7 +17,7 @@ from eelit.bib.exports import EXPORTS
 from eelit.bib.record import Record
 from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
-from eelit.catalog.schema import FACETS
+from eelit.catalog.schema import FACETS, GROUNDS
 from eelit.methods.data import manifest
 from eelit.methods.harness import smoke
 from eelit.methods.harness.track import SEEDS, Row
@@ -37,6 +37,7 @@ from eelit.site.generator import (
     network,
     papers_table,
     plots,
+    traces,
 )
 from eelit.site.generator import board as pictures
 from eelit.site.generator.collection import Collection, Method, Place, Work
@@ -71,6 +72,7 @@ def environment() -> Environment:
         "docstring": markup.docstring,
         "draw": curve.draw,
         "draw_lines": pictures.draw,
+        "draw_rate": traces.draw,
         "data_block": plots.data_block,
         "line_spec": plots.spec,
         "swatch": looks.swatch,
@@ -131,7 +133,7 @@ def generated(collection: Collection) -> Iterator[Page]:
     env = environment()
 
     def render(template: str, **values: Any) -> str:
-        common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS}
+        common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS, "grounds": GROUNDS}
         return env.get_template(template).render(**common, **values)
 
     yield "index.md", render("home.md.j2", picture=_picture(), head=head.home(collection))
@@ -160,6 +162,7 @@ def generated(collection: Collection) -> Iterator[Page]:
             ),
         )
     yield "taxonomy/gaps.md", render("gaps.md.j2", **gap_map.values(collection))
+    yield "taxonomy/edge.md", render("edge.md.j2", **_edge(collection))
     yield "graph.md", render("graph.md.j2", **_graph(collection))
     yield explorer.FILE, explorer.script(collection)
     yield from network.downloads(collection.graph).items()
@@ -244,6 +247,12 @@ def _graph(collection: Collection) -> dict[str, Any]:
     counts = Counter(network.kind(edge) for edge in collection.graph.edges)
     own = {"picture": network.draw(collection), "kinds": network.KINDS, "counts": counts, "rows": rows}
     return own | explorer.values(collection)
+
+
+def _edge(collection: Collection) -> dict[str, Any]:
+    worlds = {key: method.simulation for key, method in collection.methods.items() if method.simulation}
+    works = [work for work in collection.works.values() if work.entry.decides_by]
+    return {"works": sorted(works, key=lambda work: (work.record.year, work.key)), "simulations": worlds}
 
 
 def _data(collection: Collection) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from eelit.bib.exports import to_bibtex
 from eelit.catalog.baselines import said
-from eelit.catalog.schema import FACETS, Code
+from eelit.catalog.schema import FACETS, GROUNDS, Code
 from eelit.methods.harness.track import SHARES, Spread
 from eelit.site.generator.collection import Collection, Edge, Method, Work
 from eelit.site.generator.compared import of_method
@@ -44,6 +44,7 @@ def paper(collection: Collection, work: Work) -> str:
     ):
         if text:
             lines += ["", f"## {title}", "", plain(text)]
+    lines += _section("Decides by", (f"{GROUNDS[ground][0]}: {plain(how)}" for ground, how in entry.decides_by.items()))
     lines += _section("Reported results (by the named source, not measured here)", _reported(work))
     lines += _section("What it claims to gain, and what holds here", _claims(collection, work.key))
     for verified, title in ((True, "Relations"), (False, "Relations, recalled, not verified")):
