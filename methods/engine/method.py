@@ -125,6 +125,6 @@ class Method(ABC):
         """Time test samples at one knob in batches of one size, beside the full model."""
         return None
 
-    def simulation(self, bench: Bench) -> Simulation | None:
+    def simulation(self, prepared: Any, bench: Bench) -> Simulation | None:
         """Return the simulated world that test samples go through; None: nothing is simulated."""
         return None

@@ -677,6 +677,6 @@ class TierMethod(ExitMethod):
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> None:  # type: ignore[override]
         """Time nothing in batches: samples come one by one."""
 
-    def simulation(self, bench: Bench) -> Simulation:
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
         """Return the machines and links that test samples go through."""
         return shown(self.world("test", bench.seed))

@@ -83,7 +83,7 @@ def run(
             curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
         if isinstance(chosen, DesignSearch):
             curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
-        curve = curve.model_copy(update={"simulation": chosen.simulation(bench)})
+        curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
         curves.append(curve)
         settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in settings_used.items() if used.get(k) != v}

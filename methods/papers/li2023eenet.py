@@ -1,0 +1,406 @@
+"""EENet: Energy Efficient Neural Networks with Run-time Power Management (EENet).
+
+Idea
+    A chip that does not know how much work is left runs at full speed, and an early exit comes as a surprise. So
+    forecast at which exit an inference will stop, and run what is left just fast enough: at a lower clock a lower
+    voltage will do, and energy falls with its square. That is decided anew within each inference. Over many of them a
+    slower loop sees how much time is left at the end, which load and wrong forecasts change, and corrects the clock.
+
+Model
+    A network with exits; each reads pooled maps and has a linear classifier: e_l, C numbers. A chip with levels j of
+    clock and voltage (f_j, V_j), one MAC in each cycle: work w takes w / f_j seconds and  kappa V_j^2 w + P V_j w / f_j
+    joules; a change of level costs t_s seconds and e_s joules.
+
+Training
+    Stage 1: the network alone, cross-entropy. Stage 2: the network frozen, sum_l L_l over the exits, L_l the
+    cross-entropy of e_l. The exits are a plug-in for a network that is there.
+
+Exit rule
+    As in Predictive Exit (li2023predictive): A(e) = max_c |e_c|, mu_l the mean of A(e_l) over training images; at the
+    first exit, and at each that a forecast names, stop if A(e_l) >= beta mu_l. Else forecast: in round i = 1 … R each
+    number of e_l becomes the sum of itself and its neighbours; go i exits further as soon as the strongest exceeds
+    beta mu_(l+i). beta, the knob, is 0: all stop at the first exit; infinite: nobody stops before the last.
+
+Power
+    Within an inference: up to the first exit nothing is known, and the chip runs at its highest level. Then, with W the
+    work up to the exit that is forecast, heads included, and D the time left to the deadline,
+    f = (1 - c) W / (D - t_s),  at the lowest level that has it, or else the highest. Who does not stop there gets a
+    forecast and a level anew.
+    Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
+    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, answers that are late raise it.
+    Images come to a queue, more or fewer of them in turn; the deadline counts from when an image comes.
+
+Skipped
+    All layers behind the exit, and all heads between the exits that forecasts name. Beyond that no work is skipped, but
+    work is done at a lower voltage. Cost is energy by the chip's formula: simulated, never measured.
+
+Trained otherwise
+    Beside the epochs that all rows have, which train the network, the exits alone learn for as many more, on the frozen
+    network: a plug-in is what the paper is about.
+
+Deviations
+    1. The paper could not be read, only its abstract: forecasts within an inference, a correction over many of them by
+       load and deadlines, a governor that joins both, feedback control. The forecast is that of the released code of
+       the first author's Predictive Exit. Reconstructed: the governor's formula, the form and gains of the loop.
+    2. The chip is a formula. Clocks are those that this code sets on a board; voltages, joules for a MAC, leakage, the
+       cost of changing levels, load and deadlines are assumed. Idling costs nothing.
+    3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
+       known.
+    4. The sum of errors is kept between -10 and 10, so that what is long out of reach is not made up for later.
+    5. Late answers count as answers; how many there are is told among the claims.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.course import Course
+from eelit.methods.engine.evaluate import followed, infer
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Rate, Simulation
+from eelit.methods.engine.stored_outputs import CONFIDENCES, StoredOutputs, exit_facts
+from eelit.methods.families.exits import Prepared, timed
+from eelit.methods.families.images import ImageMethod
+from eelit.methods.policies.activation import mean_strengths
+from eelit.methods.policies.base import Policy, finite
+from eelit.methods.policies.forecast import Forecast
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.two_stage import train_parts
+from eelit.methods.world.traces import Trace, wandering
+
+AVERAGED = 5000
+"""Training images, at most, over which mu_l is averaged."""
+Legs = Sequence[float]
+"""MACs up to the first exit that is asked, from there to the next one, and so on."""
+
+
+class Level(NamedTuple):
+    """A clock, and the voltage that it needs."""
+
+    hertz: float
+    volts: float  # as a share of the highest
+
+
+class Chip(NamedTuple):
+    """What runs the network, one MAC in each cycle. All but the clocks is assumed."""
+
+    levels: tuple[Level, ...] = (Level(0.8064e9, 0.7), Level(1.4208e9, 0.85), Level(2.0352e9, 1.0))  # rising
+    kappa: float = 4e-9  # joules of a MAC at the highest voltage
+    leakage: float = 1.0  # P, watts at the highest voltage, while there is work
+    switch_seconds: float = 1e-6  # t_s, as of regulators on the chip
+    switch_joules: float = 1e-6  # e_s
+
+    @property
+    def highest(self) -> Level:
+        """The level of which one can be sure."""
+        return self.levels[-1]
+
+    def joules(self, w: float, level: Level) -> float:
+        """Return what work takes at a level."""
+        return (self.kappa * level.volts**2 + self.leakage * level.volts / level.hertz) * w
+
+    def governed(self, W: float, left: float, c: float) -> Level:
+        """Return the level for work W with some seconds left, corrected by c."""
+        left -= self.switch_seconds
+        f = (1 - c) * W / left if left > 0 else float("inf")
+        return next((level for level in self.levels if level.hertz >= f), self.highest)
+
+
+class Loop(NamedTuple):
+    """The feedback over many inferences."""
+
+    K_p: float
+    K_i: float
+    target: float  # share of the deadline that is to be left on average
+    M: int  # inferences that are averaged
+
+    def corrected(self, c: float, e: float, total: float) -> float:
+        """Return the next c, from the error and the sum of errors."""
+        return min(max(c + self.K_p * e + self.K_i * total, -1.0), 0.9)
+
+
+class Done(NamedTuple):
+    """What became of an inference."""
+
+    joules: float
+    late: bool
+    c: float  # the correction after it
+
+
+def managed(
+    legs: Sequence[Legs], came: Sequence[float], deadline: float, chip: Chip, loop: Loop, *, known: bool = False
+) -> list[Done]:
+    """Run inferences one after the other, which come at some seconds and are due a ``deadline`` later.
+
+    If all work is ``known`` beforehand, as with a fixed depth, the first leg has a level of its own, too.
+    """
+    free, level, c, total, left = 0.0, chip.highest, 0.0, 0.0, deque[float](maxlen=loop.M)
+    found = []
+    for own, arrived in zip(legs, came, strict=True):
+        now, due, joules = max(free, arrived), arrived + deadline, 0.0
+        for number, W in enumerate(own):
+            wanted = chip.governed(W, due - now, c) if number or known else chip.highest
+            if wanted != level:
+                now, joules, level = now + chip.switch_seconds, joules + chip.switch_joules, wanted
+            now, joules = now + W / level.hertz, joules + chip.joules(W, level)
+        free = now
+        left.append((due - now) / deadline)
+        e = mean(left) - loop.target
+        total = min(max(total + e, -10.0), 10.0)
+        c = loop.corrected(c, e, total)
+        found.append(Done(joules, now > due, c))
+    return found
+
+
+def legs_of(seen: StoredOutputs, course: Course) -> list[Legs]:
+    """Return the legs of each sample; the head of an exit that is asked belongs to the leg that it ends."""
+    heads = np.diff(seen.costs, axis=0) - np.diff(seen.static_costs, axis=0)
+    layers = seen.static_costs - np.concatenate([heads, np.zeros_like(heads[:1])])
+    found = []
+    for n, asked in enumerate(course.visited.numpy().T):
+        ends = np.flatnonzero(asked)
+        found.append((seen.static_costs[ends, n] - np.concatenate([[0.0], layers[ends[:-1], n]])).tolist())
+    return found
+
+
+def counted_legs(model: MultiExit, x: Tensor, policy: Policy) -> tuple[list[float], Any]:
+    """Run one sample ``[1, ...]`` for real; return its legs, counted from outside, and what `infer` says."""
+    marks: list[float] = []
+    with MacCounter() as counter:
+        hooks = [head.register_forward_hook(lambda *_: marks.append(float(counter.macs))) for head in model.heads]
+        try:
+            found = infer(model, x, policy)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    marks[-1] = float(counter.macs)  # with what the policy computes at the end
+    return np.diff([0.0, *marks]).tolist(), found
+
+
+@dataclass(frozen=True)
+class EENet(ImageMethod):
+    """Forecast exits on a chip whose clock follows the forecasts."""
+
+    network: str = "resnet"  # resnet or vgg; the paper: not known
+    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    blocks: int = 3  # blocks of each width
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, for exits
+    half: bool = True  # whether the network learns with products in bfloat16
+    rounds: int = 8  # R, most exits that are gone ahead; Predictive Exit: 8
+    deadline: float = 1.5  # of the seconds that the plain network takes at the highest level
+    arriving: float = 0.6  # images that come in as many seconds, on average
+    governs: bool = True  # whether levels follow forecasts; else the chip stays at the highest
+    K_p: float = 0.01  # gain of the loop; the paper: not known
+    K_i: float = 0.001  # gain of its sum; the paper: not known
+    target: float = 0.1  # share of the deadline that is to be left on average; the paper: not known
+    window: int = 50  # M, inferences that are averaged; the paper: not known
+    images: str = "cluttered"  # data; the paper: not known
+    train_size: int = 8000  # training images
+    pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
+    epochs: float = 3.0  # passes over them for the network
+    exit_epochs: float = 3.0  # passes for the exits
+    batch: int = 32  # images of a step
+    rate: float = 2e-3  # learning rate of the network
+    exit_rate: float = 5e-3  # learning rate of the exits
+
+    unit = "simulated mJ"
+    knob: ClassVar[str] = "beta"
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, float("inf"))
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "managed": {}, "without feedback": {"K_p": 0.0, "K_i": 0.0}, "highest level": {"governs": False},
+    }  # fmt: skip
+    tiny: ClassVar[Mapping[str, Any]] = {
+        **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "rounds": 4, "window": 10, "exit_epochs": 6.0,
+        "exit_rate": 2e-2,
+    }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 2, "window": 3}
+    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "exit_epochs": 3.0, "exit_rate": 1e-2}
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "with a larger beta a forecast may go straight to an exit that a smaller one has passed "
+        "by, and at lower voltages more work may take less energy",
+        "managed: never_costs_the_full_model": "nobody stops early then, but what is forecast is known beforehand, so "
+        "that the voltage is lowered all the same",
+        "without feedback: never_costs_the_full_model": "the same holds without the loop",
+    }
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """The network alone, then the exits on it."""
+        train_plain(model, data, bench, **self.options)
+        exits = {"epochs": self.exit_epochs, "batch": self.batch, "rate": self.exit_rate}
+        train_parts(model, model.heads[:-1].parameters(), data, bench, **exits)
+
+    def fit(self, prepared: Prepared) -> tuple[float, ...]:
+        """Return mu_l of each exit before the last."""
+        seen = prepared.store(prepared.data.train.head(AVERAGED), "train")
+        return mean_strengths(seen.outputs[:-1], either_sign=True)
+
+    def policy(self, knob: float, prepared: Prepared) -> Forecast:
+        """The knob is beta."""
+        return Forecast(tuple(knob * mu for mu in prepared.fitted), self.rounds)
+
+    # The chip and what comes to it.
+
+    @property
+    def chip(self) -> Chip:
+        """With all its levels, or the highest alone."""
+        return Chip() if self.governs else Chip(levels=Chip().levels[-1:])
+
+    @property
+    def loop(self) -> Loop:
+        """The feedback."""
+        return Loop(self.K_p, self.K_i, self.target, self.window)
+
+    def whole(self, seen: StoredOutputs) -> float:
+        """Return the seconds of the plain network at the highest level."""
+        return float(seen.full_costs.mean()) / self.chip.highest.hertz
+
+    def arrivals(self, whole: float, split: Split, seed: int) -> Trace:
+        """Images per second: two fifths, once or eight fifths of the mean in turn (a Markov chain, assumed)."""
+        seconds = 2000 * whole
+        return wandering(self.arriving / whole, (0.4, 1.0, 1.6), seconds / 20, seconds, seed=[seed, int(split == "test")])
+
+    def run(self, legs: Sequence[Legs], whole: float, split: Split, seed: int, *, known: bool = False) -> list[Done]:
+        """Return what becomes of images that come at the pace of a split."""
+        trace = self.arrivals(whole, split, seed)
+        came = [trace.finish(0.0, number) for number in range(len(legs))]
+        return managed(legs, came, self.deadline * whole, self.chip, self.loop, known=known)
+
+    # Costs are energy.
+
+    def point(self, prepared: Prepared, split: Split, policy: Policy, knob: float) -> OperatingPoint:
+        """Measure a rule on a split; the knob is only written down."""
+        seen = prepared.split(split)
+        course = followed(policy, seen.outputs)
+        done = self.run(legs_of(seen, course), self.whole(seen), split, prepared.bench.seed)
+        return self.priced(seen, seen.at(course.exits.numpy()), course.exits, done, knob)
+
+    def priced(
+        self, seen: StoredOutputs, answers: Tensor, exits: Tensor, done: Sequence[Done], knob: float
+    ) -> OperatingPoint:
+        """Return quality and mean energy."""
+        cost = 1000 * mean(each.joules for each in done)
+        return OperatingPoint(
+            knob=knob,
+            quality=self.score(answers, seen.targets),
+            cost=cost,
+            speed_up=self.plain(seen) / cost,
+            exits=(torch.bincount(exits, minlength=len(seen.costs)) / len(exits)).tolist(),
+        )
+
+    def plain(self, seen: StoredOutputs) -> float:
+        """Return the mean energy of the plain network, of which nothing is forecast, in mJ."""
+        return 1000 * self.chip.joules(float(seen.full_costs.mean()), self.chip.highest)
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Send the samples of the split through the chip at each knob."""
+        return [self.point(prepared, split, self.rule(knob, prepared), knob) for knob in knobs]
+
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return quality and mean energy of the plain network at the highest level, on the test split."""
+        seen = prepared.split("test")
+        return self.score(seen.answers[-1], seen.targets), self.plain(seen)
+
+    def fixed(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
+        """Return the network cut off for good after each exit: all work is known, and so is the level that it needs."""
+        seen, found = prepared.split(split), []
+        for i, answers in enumerate(seen.answers):
+            legs = [[macs] for macs in seen.static_costs[i].tolist()]
+            done = self.run(legs, self.whole(seen), split, prepared.bench.seed, known=True)
+            found.append(self.priced(seen, answers, torch.full((len(legs),), i), done, i + 1))
+        return found
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each exit by itself, its work known beforehand, and who stops when sure, about whom nothing is."""
+        sure = [[self.surest(prepared, split, c) for c in CONFIDENCES] for split in ("validation", "test")]
+        held, test = self.fixed(prepared, "validation"), self.fixed(prepared, "test")
+        return [
+            Baseline(name="static exit", validation=held, test=test),
+            Baseline(name="max-confidence", validation=sure[0], test=sure[1]),
+        ]
+
+    def surest(self, prepared: Prepared, split: Split, c: float) -> OperatingPoint:
+        """Return the rule that asks exit after exit, at the highest level since it forecasts nothing."""
+        highest = self.replace({"governs": False})
+        return highest.point(prepared, split, MaxConfidence(c), c)
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return quality, energy and calibration error of each exit, and the share overthought."""
+        seen = prepared.split("test")
+        return exit_facts(self.fixed(prepared, "test"), seen.answers, seen.targets)
+
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Run the first test samples for real, one by one; the chip makes energy of the legs that were counted.
+
+        Seconds are those of this processor, whose clock does not change.
+        """
+        seen, policy = prepared.split("test"), self.rule(knob, prepared)
+        count, whole = min(max(1, bench.executed // 2), len(seen.examples)), self.whole(seen)
+        chosen, outputs = seen.examples.head(count), of_samples(seen.outputs, slice(count))
+        course = followed(policy, outputs)
+        expected = seen.at(np.resize(course.exits.numpy(), len(seen.examples)))[:count]
+        legs, answers, exits = [], [], []
+        for x in chosen.inputs:
+            own, found = counted_legs(prepared.model, x[None].to(device_of(prepared.model)), policy)
+            legs.append(own)
+            answers.append(seen.read(found.outputs)[0].cpu())
+            exits.append(int(found.exits[0]))
+        claimed, counted = (
+            1000 * sum(done.joules for done in self.run(each, whole, "test", bench.seed))
+            for each in (legs_of(seen, course), legs)
+        )
+        same = exits == course.exits.tolist() and torch.allclose(
+            torch.stack(answers), expected, atol=1e-3, equal_nan=True
+        )
+        ours, plain = timed(prepared.model, chosen, policy, 1, bench.repeats)
+        return Execution(
+            knob=knob,
+            samples=count,
+            claimed=claimed,
+            counted=counted,
+            agrees=same,
+            seconds=ours,
+            full_seconds=plain,
+            not_finite=int((~finite(torch.stack(answers))).sum()),
+        )
+
+    def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> None:  # type: ignore[override]
+        """Time nothing in batches: images come one by one."""
+
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
+        """Return what comes to the chip."""
+        whole = self.whole(prepared.split("test"))
+        trace, seconds = self.arrivals(whole, "test", bench.seed), 1000 * whole
+        number = sum(time < seconds for time in trace.times)
+        chip = self.chip
+        return Simulation(
+            seconds=seconds,
+            rates=[
+                Rate(
+                    part="images that come",
+                    unit="per second",
+                    times=list(trace.times[:number]),
+                    rates=list(trace.rates[:number]),
+                )
+            ],
+            constants=[
+                *(
+                    f"level {j}: {f / 1e9:.3g} GHz at {volts:.0%} of the highest voltage"
+                    for j, (f, volts) in enumerate(chip.levels, 1)
+                ),
+                f"a MAC at the highest voltage: {1e9 * chip.kappa:g} nJ; leakage there: {chip.leakage:g} W",
+                f"to change the level: {1e6 * chip.switch_seconds:g} µs and {1e6 * chip.switch_joules:g} µJ",
+                f"deadline: {1000 * self.deadline * whole:.4g} ms after an image came",
+            ],
+        )

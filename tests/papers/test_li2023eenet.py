@@ -1,0 +1,347 @@
+"""What only EENet promises: levels by what is left to do, a loop over inferences, energy of a stated chip."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods.claims import li2023eenet as claimed
+from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.evaluate import followed, infer
+from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.harness import registry
+from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, counted_legs, legs_of, managed
+from eelit.methods.policies.forecast import Forecast
+
+KEY = "li2023eenet"
+CHIP = Chip(levels=(Level(10.0, 0.5), Level(20.0, 0.8), Level(40.0, 1.0)), kappa=2.0, leakage=0.0, switch_seconds=0.0,
+            switch_joules=0.0)  # fmt: skip
+STILL = Loop(0.0, 0.0, 0.1, 50)
+"""A loop that corrects nothing."""
+
+
+def tiny(variant="managed", **settings):
+    return registry.get(KEY).variant(variant, "tiny").replace(settings)
+
+
+# The chip.
+
+
+def test_energy_by_hand():
+    """Work 20 at half of the voltage: 2 · 1/4 · 20, and 3 W · 1/2 for two seconds of leaking."""
+    chip = CHIP._replace(leakage=3.0)
+    assert chip.joules(20.0, chip.levels[0]) == pytest.approx(10 + 3)
+    assert chip.joules(20.0, chip.highest) == pytest.approx(40 + 1.5)
+
+
+def test_at_fixed_work_energy_rises_with_the_voltage():
+    assert all(CHIP.joules(7.0, low) < CHIP.joules(7.0, high) for low, high in pairwise(CHIP.levels))
+    assert all(Chip().joules(1e8, low) < Chip().joules(1e8, high) for low, high in pairwise(Chip().levels))
+
+
+@pytest.mark.parametrize(
+    ("W", "left", "c", "level"),
+    [(10, 1, 0, 0), (10.1, 1, 0, 1), (20, 1, 0, 1), (40, 1, 0, 2), (400, 1, 0, 2), (10, 0, 0, 2), (10, -1, 0, 2),
+     (20, 1, 0.5, 0), (10, 1, -0.5, 1), (10, 1, -1, 1)],
+)  # fmt: skip
+def test_the_lowest_level_that_is_fast_enough(W, left, c, level):
+    assert CHIP.governed(W, left, c) == CHIP.levels[level]
+
+
+def test_changing_the_level_takes_of_the_time_that_is_left():
+    assert CHIP._replace(switch_seconds=0.1).governed(10, 1, 0) == CHIP.levels[1]
+    assert CHIP._replace(switch_seconds=1.0).governed(10, 1, 0) == CHIP.highest
+
+
+def test_one_level_is_all_that_is_taken():
+    one = CHIP._replace(levels=CHIP.levels[-1:])
+    assert {one.governed(W, left, 0) for W in (0.1, 50) for left in (-1, 1)} == {one.highest}
+
+
+# Inferences in their order.
+
+
+def test_an_inference_by_hand():
+    """Nothing is known of the first leg: highest, 1/4 s. Then 10 in 3/4 s: 20 Hz, 1/2 s. Then 3 in 1/4 s: 20 Hz."""
+    (done,) = managed([[10.0, 10.0, 3.0]], [5.0], 1.0, CHIP, STILL)
+    assert done.joules == pytest.approx(2 * 10 + 2 * 0.64 * 10 + 2 * 0.64 * 3)
+    assert not done.late
+    (late,) = managed([[10.0, 10.0, 6.0]], [5.0], 1.0, CHIP, STILL)  # 6 in 1/4 s: 40 Hz
+    assert (late.joules, late.late) == (pytest.approx(2 * 10 + 2 * 0.64 * 10 + 2 * 6), False)
+    assert managed([[10.0, 10.0, 11.0]], [5.0], 1.0, CHIP, STILL)[0].late
+
+
+def test_work_that_is_known_has_a_level_from_the_beginning():
+    (done,) = managed([[10.0]], [0.0], 1.0, CHIP, STILL, known=True)
+    assert (done.joules, done.late) == (pytest.approx(2 * 0.25 * 10), False)
+    (unknown,) = managed([[10.0]], [0.0], 1.0, CHIP, STILL)
+    assert unknown.joules == pytest.approx(2 * 10)
+
+
+def test_images_wait_for_those_before_them_and_are_due_from_when_they_came():
+    """The first is busy until 1; the second has half a second left then, and its second leg needs the highest level."""
+    first, second = managed([[20.0, 10.0], [10.0, 10.0]], [0.0, 0.5], 1.0, CHIP, STILL)
+    assert first.joules == pytest.approx(2 * 20 + 2 * 0.64 * 10)
+    assert second.joules == pytest.approx(2 * 10 + 2 * 10)
+    apart = managed([[20.0, 10.0], [10.0, 10.0]], [0.0, 9.0], 1.0, CHIP, STILL)[1]
+    assert apart.joules == pytest.approx(2 * 10 + 2 * 0.64 * 10)
+
+
+def test_a_change_of_level_costs_time_and_energy_and_staying_does_not():
+    chip = CHIP._replace(switch_seconds=0.25, switch_joules=7.0)
+    down, again = managed([[10.0, 5.0], [10.0]], [0.0, 9.0], 1.0, chip, STILL)
+    assert down.joules == pytest.approx(2 * 10 + 7 + 2 * 0.25 * 5)  # 5 in 1/2 s: 10 Hz; done after 1 s
+    assert not down.late
+    assert again.joules == pytest.approx(7 + 2 * 10)  # up again
+    same = managed([[10.0], [10.0]], [0.0, 9.0], 1.0, chip, STILL)
+    assert [done.joules for done in same] == [20.0, 20.0]
+
+
+def test_with_forecasts_that_are_right_feasible_deadlines_are_kept_at_no_higher_level_than_necessary():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        legs, deadline = [rng.uniform(1, 20), rng.uniform(1, 40)], rng.uniform(0.5, 3)
+        (done,) = managed([legs], [0.0], deadline, CHIP, STILL)
+        begun = legs[0] / 40
+        assert done.late == (begun + legs[1] / 40 > deadline)
+        kept = [level for level in CHIP.levels if begun + legs[1] / level.hertz <= deadline]
+        lowest = kept[0] if kept else CHIP.highest
+        assert done.joules == pytest.approx(CHIP.joules(legs[0], CHIP.highest) + CHIP.joules(legs[1], lowest))
+
+
+def test_more_time_never_takes_more_energy():
+    legs = [[10.0, 12.0, 7.0]]
+    found = [managed(legs, [0.0], deadline, CHIP, STILL)[0].joules for deadline in np.linspace(0.3, 5, 60)]
+    assert all(a >= b - 1e-9 for a, b in pairwise(found))
+    assert found[0] > found[-1]
+
+
+# The loop.
+
+
+def test_the_loop_by_hand():
+    """Time left as a share of the deadline: 1/2, then 1/4; the mean of both is 3/8."""
+    loop = Loop(0.4, 0.2, 0.25, 2)
+    done = managed([[20.0], [30.0], [30.0]], [0.0, 9.0, 20.0], 1.0, CHIP, loop)
+    e = [0.5 - 0.25, 0.375 - 0.25, 0.25 - 0.25]
+    c = [0.4 * e[0] + 0.2 * e[0]]
+    c.append(c[0] + 0.4 * e[1] + 0.2 * (e[0] + e[1]))
+    c.append(c[1] + 0.4 * e[2] + 0.2 * sum(e))
+    assert [each.c for each in done] == pytest.approx(c)
+
+
+def test_gains_of_zero_correct_nothing():
+    done = managed([[20.0, 5.0]] * 30, [float(i) for i in range(30)], 1.0, CHIP, STILL)
+    assert {each.c for each in done} == {0.0}
+
+
+def test_answers_that_are_late_raise_the_clock_and_time_that_is_left_lowers_it():
+    loop = Loop(0.1, 0.01, 0.1, 10)
+    came = [float(i) for i in range(40)]
+    assert managed([[80.0]] * 40, came, 1.0, CHIP, loop)[-1].c == -1.0
+    assert managed([[1.0]] * 40, came, 1.0, CHIP, loop)[-1].c == 0.9
+
+
+def test_the_loop_acts_on_later_legs():
+    """Half of the deadline is left at first; so later images get a clock that is too slow, and lower voltages."""
+    loop = Loop(0.5, 0.0, 0.1, 1)
+    one, *_, last = managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, loop)
+    still = managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, STILL)[-1]
+    assert one.joules == still.joules
+    assert (
+        min(done.joules for done in managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, loop))
+        < still.joules
+    )
+    assert last.c != 0
+
+
+# Legs.
+
+
+def test_legs_add_up_to_what_is_paid(prepared):
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    for beta in (0.0, 0.9, 1.2, math.inf):
+        policy = method.rule(beta, ready)
+        course = followed(policy, seen.outputs)
+        legs = legs_of(seen, course)
+        assert [sum(own) for own in legs] == pytest.approx(seen.paid(policy).tolist())
+        assert [len(own) for own in legs] == course.visited.sum(dim=0).tolist()
+        assert min(min(own) for own in legs) > 0
+
+
+def test_legs_are_what_is_executed(prepared):
+    """Counted from outside, exit by exit: heads that forecasts pass over are not in them."""
+    method, _, ready = prepared(KEY)
+    seen, policy = ready.split("test"), method.rule(1.2, ready)
+    course = followed(policy, seen.outputs)
+    legs = legs_of(seen, course)
+    assert len({tuple(row) for row in course.visited.T.tolist()}) > 2
+    for n, x in enumerate(seen.examples.inputs[:24]):
+        own, found = counted_legs(ready.model, x[None], policy)
+        assert own == legs[n]
+        with MacCounter() as counter:
+            infer(ready.model, x[None], policy)
+        assert sum(own) == counter.macs
+        assert int(found.exits[0]) == int(course.exits[n])
+    assert not any(head._forward_hooks for head in ready.model.heads)
+
+
+# The method.
+
+
+def test_wiring_of_both_stages(wired):
+    model, (first, second) = wired(tiny())
+    x, y = torch.stack(first.train.inputs[:12]), first.train.targets[:12]
+    with torch.no_grad():
+        logits = model(x)
+        losses = [F.cross_entropy(each, y).item() for each in logits]
+    assert first.loss(first.batch_of(torch.arange(12), x, 0)).item() == pytest.approx(losses[-1], rel=1e-4)
+    heads = {id(p) for head in model.heads[:-1] for p in head.parameters()}
+    assert not heads & set(first.rates)
+    assert set(second.rates) == heads
+    assert (first.epochs, second.epochs) == (8.0, 6.0)
+    assert set(first.rates.values()) == {1e-2}
+    assert set(second.rates.values()) == {2e-2}
+
+
+def test_thresholds_come_from_training_images(prepared):
+    method, _, ready = prepared(KEY)
+    z = ready.store(ready.data.train, "train").outputs
+    assert ready.fitted == pytest.approx(z[:-1].abs().amax(dim=-1).mean(dim=1).tolist(), rel=1e-4)
+    policy = method.rule(1.3, ready)
+    assert policy == Forecast(tuple(1.3 * mu for mu in ready.fitted), 4)
+
+
+def test_what_is_answered_does_not_depend_on_the_chip(prepared):
+    """Nor where; with one level it is Predictive Exit."""
+    method, bench, ready = prepared(KEY)
+    others = method.replace({"governs": False}), method.replace({"arriving": 2.0, "deadline": 0.5, "K_p": 0.0})
+    points = [each.sweep(ready, bench, "test", method.knobs) for each in (method, *others)]
+    for ours, *rest in zip(*points, strict=True):
+        assert [(point.quality, point.exits) for point in rest] == [(ours.quality, ours.exits)] * 2
+    seen, highest = ready.split("test"), others[0]
+    joules = highest.chip.joules(1.0, highest.chip.highest)
+    for point in points[1]:
+        spent = seen.paid(method.rule(point.knob, ready)).mean() * joules
+        assert point.cost == pytest.approx(1000 * spent)
+    assert all(ours.cost <= top.cost for ours, top in zip(*points[:2], strict=True))
+    assert points[0][-1].cost < points[1][-1].cost
+
+
+def test_the_full_model_runs_at_the_highest_level(prepared):
+    method, bench, ready = prepared(KEY)
+    seen = ready.split("test")
+    quality, cost = method.full_model(ready, bench)
+    assert cost == pytest.approx(1000 * seen.full_costs.mean() * (4e-9 + 1 / 2.0352e9))
+    assert quality == method.score(seen.answers[-1], seen.targets)
+
+
+def test_fixed_depths_know_all_of_their_work(prepared):
+    """So they never run at a higher level than it takes, from the beginning."""
+    method, bench, ready = prepared(KEY)
+    static, sure = method.baselines(ready, bench)
+    assert (static.name, sure.name) == ("static exit", "max-confidence")
+    chip, seen = Chip(), ready.split("test")
+    macs = seen.static_costs[:, 0]
+    assert [point.knob for point in static.test] == [1, 2, 3, 4, 5]
+    assert static.test[0].cost < 1000 * chip.joules(macs[0], chip.highest)
+    full = max(sure.test, key=lambda point: point.knob)
+    assert full.cost == pytest.approx(1000 * chip.joules(float(seen.costs[-1, 0]), chip.highest))
+
+
+def test_images_come_at_the_pace_of_the_load():
+    method = EENet()
+    for load in (0.3, 0.9):
+        trace = method.replace({"arriving": load}).arrivals(0.2, "test", 0)
+        assert trace.mean * 0.2 == pytest.approx(load, rel=0.35)
+        assert set(trace.rates) == {load / 0.2 * share for share in (0.4, 1.0, 1.6)}
+    worlds = [method.arrivals(0.2, *how).rates for how in (("test", 0), ("test", 1), ("validation", 0), ("test", 0))]
+    assert worlds[0] == worlds[3]
+    assert worlds[0] != worlds[1]
+    assert worlds[0] != worlds[2]
+
+
+def test_what_is_simulated_is_told(prepared):
+    method, bench, ready = prepared(KEY)
+    told = method.simulation(ready, bench)
+    whole = method.whole(ready.split("test"))
+    (rate,) = told.rates
+    trace = method.arrivals(whole, "test", bench.seed)
+    assert rate.rates == list(trace.rates[: len(rate.rates)])
+    assert max(rate.times) < told.seconds == pytest.approx(1000 * whole)
+    assert "level 3: 2.04 GHz at 100% of the highest voltage" in told.constants
+
+
+# The claims.
+
+
+def curve(costs, qualities):
+    points = [
+        OperatingPoint(knob=i, quality=q, cost=c, speed_up=10 / c, exits=[1.0])
+        for i, (c, q) in enumerate(zip(costs, qualities, strict=True))
+    ]
+    return SimpleNamespace(validation=points, test=points, full_quality=0.9, full_cost=10.0)
+
+
+def test_energy_is_set_against_each_rival_at_its_own_cheapest_setting():
+    ours = curve([2, 4.9, 8], [0.5, 0.895, 0.9])
+    plain = claimed.less_than_plain(ours)
+    assert plain.holds
+    assert plain.measured == "51.0% saved, accuracy -0.0050, at beta = 1"
+    assert not claimed.less_than_plain(curve([2, 5.1, 8], [0.5, 0.895, 0.9])).holds
+    for cost, holds in ((6.2, True), (6.0, False)):
+        rival = curve([1, cost, 9], [0.6, 0.892, 0.9])
+        found = claimed.less_than_early_exits(
+            ours, Baseline(name="max-confidence", validation=rival.validation, test=rival.test)
+        )
+        assert found.holds == holds, cost
+    assert all(outcome.not_comparable for outcome in (plain, found))
+
+
+def test_fixed_depths_are_rivals_at_equal_energy():
+    ours = curve([2, 4, 8], [0.5, 0.85, 0.9])
+    for quality, holds in ((0.84, True), (0.852, False)):
+        rival = curve([2, 4], [0.49, quality])
+        fixed = Baseline(name="static exit", validation=rival.validation, test=rival.test)
+        assert claimed.better_than_fixed(ours, fixed).holds == holds
+
+
+def test_claims_can_be_tried(prepared, curves_of):
+    for variant in ("managed", "without feedback", "highest level"):
+        method, bench, ready = prepared(KEY, variant)
+        names = [outcome.name for outcome in claimed.claims(method, ready, bench, curves_of(method, ready, bench))]
+        assert names == (
+            [
+                "less energy than the plain network",
+                "less energy than early exits without forecasts",
+                "better than a fixed depth on the same chip",
+                "the loop keeps deadlines",
+            ]
+            if variant == "managed"
+            else []
+        )
+
+
+@pytest.fixture
+def curves_of():
+    from eelit.methods.harness import runner
+
+    return lambda method, ready, bench: runner.measure(method, ready, bench, "", [0.0, 1.2, math.inf])
+
+
+@pytest.mark.parametrize(("with_loop", "holds"), [(0.08, True), (0.095, False), (0.1, False)])
+def test_the_loop_must_bring_a_tenth(with_loop, holds, prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr(
+        EENet, "run", lambda self, legs, *given: [SimpleNamespace(late=with_loop if self.K_p else 0.1)] * len(legs)
+    )
+    found = claimed.deadlines(method, ready, 1.2)
+    assert found.holds == holds
+    assert "load 0.3: " in found.measured
+    assert replace(method, K_p=0.0).K_p == 0
