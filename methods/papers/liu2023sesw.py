@@ -57,6 +57,7 @@ from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import ImageMethod
+from eelit.methods.policies.base import checked
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import losses_of
@@ -86,7 +87,12 @@ def weights_of(g: nn.Module, losses: Tensor) -> Tensor:
 
 
 def train_weighted(model: MultiExit, data: Data, bench: Bench, *, hidden: int, g_rate: float, **options: Any) -> None:
-    """Train g by steps of Adam at ``g_rate`` and, on what it says, everything else; ``options`` are those of `fit`."""
+    """Train g by steps of Adam at ``g_rate`` and, on what it says, everything else; ``options`` are those of `fit`.
+
+    Raises `ValueError` for a g without units, or that moves backwards.
+    """
+    checked("SESW", "hidden", hidden, whole=True, least=1)
+    checked("SESW", "g_rate", g_rate, least=0, finite=True)
 
     def train() -> None:
         torch.manual_seed(bench.seed)

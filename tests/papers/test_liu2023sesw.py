@@ -149,6 +149,12 @@ def test_one_stage_trains_everything_and_the_module_beside_it(one_stage):
     assert torch.equal(stage.train.targets, method.load().train.targets)
 
 
+@pytest.mark.parametrize(("setting", "wrong"), [("hidden", 0), ("g_rate", -1e-3), ("g_rate", math.nan)])
+def test_a_module_that_cannot_learn_is_refused(stages, setting, wrong):
+    with pytest.raises(ValueError, match=f"SESW: {setting} is one"):
+        stages(tiny(**{setting: wrong}))
+
+
 def test_a_seed_is_the_modules_too(stages):
     """So that the training is the same each time."""
     found = []
