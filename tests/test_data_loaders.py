@@ -282,6 +282,9 @@ def test_long_tailed_digits_and_what_there_is_not():
         ValueError, match="no long-tailed images 'emoji'; there are fashion-mnist, cluttered and digits"
     ):
         images.long_tailed("emoji", 60, 0)
+    for tail in ((1,) * 9, (*[1] * 9, 0), (*[1] * 9, -1)):
+        with pytest.raises(ValueError, match="a tail has a number above 0 for each of 10 classes"):
+            images.long_tailed("digits", 60, 0, tail=tail)
 
 
 def test_digits():

@@ -1,8 +1,12 @@
 """What SESW claims: as accurate and efficient as weights that are learned by meta-learning, in much less time.
 
-Its rival, learning to weight samples (L2W-DEN, han2022learning), is reconstructed here from its released code: another
-network learns which weights make the next step good for the exits that images would take. The step within the step is
-taken to first order, which costs less than the released one, through which gradients are passed.
+The weights act in training alone, so training is what is tried: both networks stop by the same rule, at equal cost.
+
+The rival, learning to weight samples (L2W-DEN, han2022learning), is reconstructed here from its released code, with its
+settings for CIFAR: another network learns which weights make the next step good for the exits that images would take.
+Two things are simpler. The step within the step is taken to first order, which costs less than the released one,
+through which gradients are passed; and both halves of a batch, having been each other's test, make one step of the
+network together instead of one each.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import math
 import time
 from dataclasses import dataclass, fields
 from statistics import mean, median
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +133,13 @@ def pace(method: SelfSupervisedWeighting, bench: Bench) -> float:
 # The rival.
 
 
+class Half(NamedTuple):
+    """Images of one half of a batch."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
 def meta_weights(g: nn.Module, losses: Tensor) -> Tensor:
     """Return ``w = 1 + epsilon (o - mean of o over exits)``, ``[K, n]``, with ``o = tanh(g)`` of losses ``[K, n]``."""
     o: Tensor = g(losses.detach().T).tanh().T
@@ -153,33 +164,40 @@ def meta_loss(z: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-def meta_step(model: MultiExit, g: nn.Module, adam: torch.optim.Optimizer, batch: Batch) -> None:
+def meta_step(model: MultiExit, g: nn.Module, adam: torch.optim.Optimizer, own: Half, other: Half) -> None:
     """Move g so that a step of the network on weighted images of one half of a batch is good for the other half.
 
     To first order, a step on ``sum_k mean_i w_i^k l_i^k`` lowers the other half's meta loss M by its rate times
-    ``sum_k mean_i w_i^k <grad M, grad l_i^k>``, which g makes larger. The halves change places from step to step;
-    running statistics of the network stay as they are.
+    ``sum_k mean_i w_i^k <grad M, grad l_i^k>``, which g makes larger. Running statistics of the network stay as
+    they are.
     """
-    weights = dict(model.named_parameters())
+    weights: dict[str, Tensor] = dict(model.named_parameters())
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    cut = len(batch.targets) // 2
-    halves = [(batch.inputs[:cut], batch.targets[:cut]), (batch.inputs[cut:], batch.targets[cut:])]
-    (x, y), (x_meta, y_meta) = halves if batch.step % 2 else reversed(halves)
-    M = meta_loss(functional_call(model, (weights, buffers), (x_meta,)), y_meta)
+    M = meta_loss(functional_call(model, (weights, buffers), (other.inputs,)), other.targets)
     slopes = torch.autograd.grad(M, list(weights.values()), materialize_grads=True)
     with forward_ad.dual_level():
         moving = {
             name: forward_ad.make_dual(p.detach(), slope)
             for (name, p), slope in zip(weights.items(), slopes, strict=True)
         }
-        losses, lowers = forward_ad.unpack_dual(losses_of(functional_call(model, (moving, buffers), (x,)), y))
+        found = losses_of(functional_call(model, (moving, buffers), (own.inputs,)), own.targets)
+        losses, lowers = forward_ad.unpack_dual(found)
     adam.zero_grad()
     (-meta_weights(g, losses) * lowers).mean(dim=1).sum().backward()
     adam.step()
 
 
+def halves(batch: Batch) -> tuple[Half, Half]:
+    """Return both halves of a batch."""
+    cut = len(batch.targets) // 2
+    return Half(batch.inputs[:cut], batch.targets[:cut]), Half(batch.inputs[cut:], batch.targets[cut:])
+
+
 def train_meta(model: MultiExit, data: Data, bench: Bench, **options: Any) -> None:
-    """Train the network on meta-learned weights, g by a `meta_step` before each of its own; ``options`` are `fit`'s."""
+    """Train the network on meta-learned weights, g by two of `meta_step` before each of its own.
+
+    ``options`` are those of `fit`.
+    """
 
     def train() -> None:
         torch.manual_seed(bench.seed)
@@ -187,7 +205,9 @@ def train_meta(model: MultiExit, data: Data, bench: Bench, **options: Any) -> No
         adam = torch.optim.Adam(g.parameters(), lr=META_RATE, weight_decay=META_DECAY)
 
         def loss(batch: Batch) -> Tensor:
-            meta_step(model, g, adam, batch)
+            first, second = halves(batch)
+            meta_step(model, g, adam, first, second)
+            meta_step(model, g, adam, second, first)
             losses = losses_of(model(batch.inputs), batch.targets)
             return (meta_weights(g, losses).detach() * losses).mean(dim=1).sum()
 

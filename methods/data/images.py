@@ -126,8 +126,11 @@ def long_tailed(
 
     ``fashion-mnist`` and ``cluttered`` are as in the loaders so named: the official test pictures, 1,000 of each class,
     and as many of each class for validation, cut from the training part. ``digits`` are for unit tests only: those of
-    `digits`, of whose training part some are taken. Raises `ValueError` for another source, or too few pictures.
+    `digits`, of whose training part some are taken. Raises `ValueError` for another source, a tail of anything but ten
+    numbers above 0, or too few pictures.
     """
+    if len(tail) != len(CLASSES) or not all(0 < count < math.inf for count in tail):
+        raise ValueError(f"a tail has a number above 0 for each of {len(CLASSES)} classes, not {list(tail)}")
     wanted = apportioned(tail, train)
     if source == "digits":
         whole = digits(test=min(test, 497), seed=seed)

@@ -18,7 +18,8 @@ Training
     The sum of an image's weights is K + 1. Where g knows nothing, q = 1/K, all images weigh alike.
 
 Exit rule
-    Stop at the first exit with max softmax(z_k) >= threshold. The last exit always answers.
+    The usual one, since what is new is over with training: stop at the first exit with max softmax(z_k) >= threshold.
+    The last exit always answers.
 
 Skipped
     All layers and exits behind the one that answers. g plays no part any more: the network costs what it would have
@@ -32,8 +33,9 @@ Deviations
     1. The paper could not be read, only its abstract and a summary of its method. Told there: weights are predicted
        from the losses at all exits, by a multi-layer perceptron; it learns to say which classifier is the most
        confident, by cross-entropy; weights are residual; no data are held out. Reconstructed: that residual means
-       1 + q, as the weights of the method that it improves on (L2W-DEN) are 1 plus a correction; one hidden layer;
-       losses as they are, not normalised; the order of the two steps; rate and size of g.
+       1 + q, as the weights of the method that it improves on (L2W-DEN) are 1 plus a correction; that the most
+       confident exit is the one with the least loss, of equals the first; one hidden layer; losses as they are, not
+       normalised; the order of the two steps; rate and size of g; the exit rule.
     2. A small residual network with five early exits on cluttered Fashion-MNIST, 8,000 images, 3 epochs. Backbones and
        data of the paper are not told in what could be read.
     3. AdamW, its rate rising and then falling linearly to 0; gradients are clipped at norm 1; images are not shifted
@@ -55,6 +57,7 @@ from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import ImageMethod
+from eelit.methods.policies.base import checked
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import losses_of
@@ -84,7 +87,12 @@ def weights_of(g: nn.Module, losses: Tensor) -> Tensor:
 
 
 def train_weighted(model: MultiExit, data: Data, bench: Bench, *, hidden: int, g_rate: float, **options: Any) -> None:
-    """Train g by steps of Adam at ``g_rate`` and, on what it says, everything else; ``options`` are those of `fit`."""
+    """Train g by steps of Adam at ``g_rate`` and, on what it says, everything else; ``options`` are those of `fit`.
+
+    Raises `ValueError` for a g without units, or that moves backwards.
+    """
+    checked("SESW", "hidden", hidden, whole=True, least=1)
+    checked("SESW", "g_rate", g_rate, least=0, finite=True)
 
     def train() -> None:
         torch.manual_seed(bench.seed)

@@ -149,6 +149,12 @@ def test_one_stage_trains_everything_and_the_module_beside_it(one_stage):
     assert torch.equal(stage.train.targets, method.load().train.targets)
 
 
+@pytest.mark.parametrize(("setting", "wrong"), [("hidden", 0), ("g_rate", -1e-3), ("g_rate", math.nan)])
+def test_a_module_that_cannot_learn_is_refused(stages, setting, wrong):
+    with pytest.raises(ValueError, match=f"SESW: {setting} is one"):
+        stages(tiny(**{setting: wrong}))
+
+
 def test_a_seed_is_the_modules_too(stages):
     """So that the training is the same each time."""
     found = []
@@ -209,8 +215,14 @@ def test_the_meta_loss_of_three_exits_takes_the_surest_of_those_left():
     assert claimed.meta_loss(z[:, :1], y[:1]).item() == pytest.approx(-math.log(0.9))
 
 
-@pytest.mark.parametrize("step", [0, 1])
-def test_a_meta_step_follows_what_a_step_on_weighted_images_does_to_the_other_half(step):
+def test_both_halves_of_a_batch():
+    x, y = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    first, second = claimed.halves(Batch(torch.arange(5), x, y, 0, 0.0))
+    assert (first.targets.tolist(), second.targets.tolist()) == ([0, 1], [2, 3, 4])
+    assert torch.equal(torch.cat([first.inputs, second.inputs]), x)
+
+
+def test_a_meta_step_follows_what_a_step_on_weighted_images_does_to_the_other_half():
     """By a small step in float64: how much it lowers the other half's loss, and how that changes with a weight of g."""
     method = tiny(network="vgg")
     data = method.load()
@@ -218,18 +230,18 @@ def test_a_meta_step_follows_what_a_step_on_weighted_images_does_to_the_other_ha
     torch.manual_seed(1)
     g = predictor(3, 4).double()
     x, y = torch.stack(data.train.inputs[:12]).double(), data.train.targets[:12]
-    (own, other) = ((slice(6, 12), slice(6)), (slice(6), slice(6, 12)))[step]
+    own, other = claimed.Half(x[:7], y[:7]), claimed.Half(x[7:], y[7:])
     rate = 1e-4
 
     def lowered(g):
         moved = copy.deepcopy(model)
-        losses = torch.stack([F.cross_entropy(z, y[own], reduction="none") for z in moved(x[own])])
+        losses = torch.stack([F.cross_entropy(z, own.targets, reduction="none") for z in moved(own.inputs)])
         (claimed.meta_weights(g, losses).detach() * losses).mean(dim=1).sum().backward()
         with torch.no_grad():
-            before = claimed.meta_loss(moved(x[other]), y[other])
+            before = claimed.meta_loss(moved(other.inputs), other.targets)
             for p in moved.parameters():
                 p.sub_(rate * p.grad if p.grad is not None else torch.zeros_like(p))
-            return (before - claimed.meta_loss(moved(x[other]), y[other])).item() / rate
+            return (before - claimed.meta_loss(moved(other.inputs), other.targets)).item() / rate
 
     found = []
     for change in (0.01, -0.01):
@@ -238,7 +250,7 @@ def test_a_meta_step_follows_what_a_step_on_weighted_images_does_to_the_other_ha
             changed[2].weight[1, 2] += change
         found.append(lowered(changed))
     before, state = copy.deepcopy(g), copy.deepcopy(model.state_dict())
-    claimed.meta_step(model, g, torch.optim.SGD(g.parameters(), lr=1.0), Batch(torch.arange(12), x, y, step, 0.0))
+    claimed.meta_step(model, g, torch.optim.SGD(g.parameters(), lr=1.0), own, other)
     moved = (g[2].weight - before[2].weight)[1, 2].item()
     assert moved == pytest.approx((found[0] - found[1]) / 0.02, rel=0.02)
     assert abs(moved) > 1e-6
@@ -260,12 +272,18 @@ def test_the_rival_is_trained_on_its_weights(one_stage, monkeypatch):
     g = predictor(3, 500)
     found = beside.param_groups[0]["params"]
     moved = dict(zip((name for name, _ in g.named_parameters()), (p.detach().clone() for p in found), strict=True))
-    monkeypatch.setattr(claimed, "meta_step", lambda *given: None)
+    roles = []
+    monkeypatch.setattr(claimed, "meta_step", lambda model, g, adam, own, other: roles.append((own, other)))
     with torch.no_grad():
         losses = torch.stack([F.cross_entropy(z, stage.train.targets[:8], reduction="none") for z in model(x)])
         o = functional_call(g, moved, (losses.T,)).tanh().T
         expected = ((1 + 0.8 * (o - o.mean(dim=0))) * losses).mean(dim=1).sum()
     assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-5)
+    (one, two), (three, four) = roles  # each half is the other's test once
+    assert (len(one.targets), len(two.targets)) == (4, 4)
+    assert one is four
+    assert two is three
+    assert torch.equal(torch.cat([one.inputs, two.inputs]), x)
 
 
 def test_without_weights_the_plain_sum_is_trained(one_stage):

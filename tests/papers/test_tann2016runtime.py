@@ -53,6 +53,10 @@ def tiny(variant="recomputed", **settings):
     return registry.get(KEY).variant(variant, "tiny").replace(settings)
 
 
+def laid_out(method):
+    return layout(method.channels, method.configurations, method.pixels)
+
+
 # The network.
 
 
@@ -177,9 +181,8 @@ def test_new_channels_change_old_maps(growth, x):
 
 
 @pytest.fixture
-def increments():
-    torch.manual_seed(0)
-    return [Increment((1, 6, 6), 4, SMALL, s) for s in range(3)]
+def increments(growth):
+    return [Increment(growth, s) for s in range(3)]
 
 
 def test_kept_maps_are_those_of_the_configuration_before(increments, x):
@@ -213,12 +216,18 @@ def test_the_first_filters_of_an_increment_read_the_image(increments):
     assert [(*increment.columns.shape,) for increment in increments] == [(4, 9), (4, 27), (4, 18)]
 
 
-def test_new_weights_of_an_increment_start_by_the_inputs_of_their_unit():
+def test_columns_start_by_all_features_of_their_configuration():
     torch.manual_seed(0)
     layers = [Layer((60, 120), 3, 1, pooled=False), Layer((50, 100), 3, 1, pooled=False)]
-    wide = Increment((1, 8, 8), 10, layers, 1)
-    assert wide.filters[1].std().item() == pytest.approx((2 / (120 * 9)) ** 0.5, rel=0.03)
-    assert wide.columns.std().item() == pytest.approx((1 / (100 * 64)) ** 0.5, rel=0.03)
+    first, second = Growth((1, 8, 8), 10, layers).columns
+    assert first.std().item() == pytest.approx((1 / (50 * 64)) ** 0.5, rel=0.03)
+    assert second.std().item() == pytest.approx((1 / (100 * 64)) ** 0.5, rel=0.03)
+
+
+def test_the_weights_of_an_increment_are_those_of_its_step_but_for_what_feeds_old_filters(growth, increments):
+    for s, increment in enumerate(increments):
+        back = {id(p) for part in growth.layers for p in part.back.values()}
+        assert {id(p) for p in increment.parameters()} == {id(p) for p in growth.new(s)} - back
 
 
 # The training.
@@ -306,7 +315,7 @@ def test_costs_are_those_of_the_channels_in_use(prepared):
     x = ready.data.train.inputs[0][None]
     found = [int(member.costs(x)[0]) for member in ready.model.members]
     for macs, n in zip(found, (4, 8, 12, 16), strict=True):
-        assert macs == 25 * n * 64 + 9 * n * n * 64 + 9 * n * n * 64 + 10 * n * places(tiny().layers, (1, 8, 8))
+        assert macs == 25 * n * 64 + 9 * n * n * 64 + 9 * n * n * 64 + 10 * n * places(laid_out(tiny()), (1, 8, 8))
     assert all(a < b for a, b in pairwise(found))
     seen = ready.split("test")
     assert seen.under(Margin(1.1), lambda a, b: 0.0).cost == sum(found)
@@ -318,7 +327,7 @@ def test_kept_maps_cost_what_is_new(prepared):
     x = ready.data.train.inputs[0][None]
     every, cut = costs.both_costs(ready.model, x)
     assert every == cut
-    spent, area = 0, places(tiny().layers, (1, 8, 8))
+    spent, area = 0, places(laid_out(tiny()), (1, 8, 8))
     for macs, n in zip(every, (4, 8, 12, 16), strict=True):
         spent += 25 * 4 * 64 + 2 * 9 * 4 * n * 64 + 10 * 4 * area
         assert macs == spent
@@ -425,7 +434,7 @@ def test_separate_networks_have_one_configuration_and_are_trained_as_long(prepar
 def test_storage_by_hand(prepared):
     """Separate networks of n channels in each of three layers: 26 n + 2 n (9 n + 1) + 10 n · places + 10 numbers."""
     method, bench, ready = prepared(KEY)
-    area = places(method.layers, (1, 8, 8))
+    area = places(laid_out(method), (1, 8, 8))
     every = [26 * n + 2 * n * (9 * n + 1) + 10 * n * area + 10 for n in (4, 8, 12, 16)]
     found = claimed.storage(method, ready, bench)
     assert found.measured == f"{every[-1]:,} weights instead of {sum(every):,}: {1 - every[-1] / sum(every):.1%} saved"
