@@ -100,7 +100,8 @@ class ImageCascadeMethod(CascadeMethod):
 
     def network(self, name: str, data: Data, classes: int, seed: int) -> nn.Sequential:
         """Return the units of a network, then what answers. Channels lie last in memory: training is faster so."""
-        image, common = data.train.inputs[0].shape, {"pixels": self.pixels, "shares": (), "head": _none, "seed": seed}
+        image = data.train.inputs[0].shape
+        common: dict[str, Any] = {"pixels": self.pixels, "shares": (), "head": _none, "seed": seed}
         if name == "small":
             model = plain_exits(image, classes, widths=self.small_widths, blocks=SMALL_BLOCKS, half=False, **common)
         else:

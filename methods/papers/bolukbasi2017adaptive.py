@@ -171,6 +171,10 @@ class NetworkSelection(ImageCascadeMethod):
     fits_on: ClassVar[float] = 0.5  # of the validation images: for the decisions; lambda is judged on the others
     knob: ClassVar[str] = "price of an error"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.01, 0.03, 0.1, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, math.inf)
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "
+        "errors may send a few images less far",
+    }
 
     def fit(self, prepared: cascades.Prepared) -> Seen:
         """What decisions learn from: to come to a model takes all of it."""
@@ -208,6 +212,10 @@ class AdaptiveExits(ImageMethod):
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "head_epochs": 4.0, "head_rate": 1e-2}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "head_epochs": 3.0, "head_rate": 5e-3}
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "
+        "errors may send a few images less far",
+    }
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The network, then the exits on its frozen maps."""

@@ -131,7 +131,7 @@ class DeepCascade(ImageMethod):
     batch: int = 32  # images of a step; released code: 64, 128
     rate: float = 2e-3  # largest learning rate; released code: 0.01, of SGD
 
-    shares: ClassVar[tuple[float, ...]] = ()  # there is an exit after every layer instead
+    shares: ClassVar[tuple[float, ...]] = ()  # type: ignore[misc]  # no setting: there is an exit after every layer
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.1)
     tiny: ClassVar[Mapping[str, Any]] = {

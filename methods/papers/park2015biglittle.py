@@ -191,13 +191,14 @@ class BigLittle(ImageCascadeMethod):
     def pair(self, little: Tensor, big: Tensor, targets: Tensor, e_l: float, e_b: float) -> Pair:
         """Return what two models do, from their logits ``[N, C]``, the classes ``[N]`` and their mean energies."""
         found = margin(little) if self.scores == "probabilities" else raw_margin(little)
-        right = [(z.argmax(dim=-1) == targets).numpy() for z in (little, big)]
-        return Pair(on_host(exact(found)), *right, e_l, e_b)
+        right, right_big = ((z.argmax(dim=-1) == targets).numpy() for z in (little, big))
+        return Pair(on_host(exact(found)), right, right_big, e_l, e_b)
 
     def fit(self, prepared: Prepared) -> Pair:
         """What theta is chosen from at design time, whatever loss is allowed."""
         seen = prepared.split("fitting")
-        return self.pair(*seen.outputs, seen.targets, *seen.static_costs.mean(axis=1))
+        (little, big), (e_l, e_b) = seen.outputs, seen.static_costs.mean(axis=1)
+        return self.pair(little, big, seen.targets, e_l, e_b)
 
     def policy(self, knob: float, prepared: Prepared) -> Margin | RawMargin:
         """The knob is the allowed loss."""
