@@ -220,6 +220,9 @@ class IdkCascade(ImageCascadeMethod):
         **ImageCascadeMethod.tiny, "gate_epochs": 40.0, "points": 10,
         "prices": (0.0, 0.4, 0.55, 0.7, 0.76, 0.78, 0.8, 3.0),
     }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {
+        **ImageCascadeMethod.smoke, "gate_epochs": 15.0, "prices": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0),
+    }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {**ImageCascadeMethod.others, "prices": (0.0, 0.4)}
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "a point is chosen for each eps, with thresholds of all stages or networks of its own: on "
