@@ -27,6 +27,7 @@ from eelit.methods.engine.members import Estimator, Member, Network, flat
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.cascades import CascadeMethod, fit_estimator
+from eelit.methods.policies.base import checked
 from eelit.methods.recipes.plain import train_plain
 
 MEMBERS = ("linear", "forest", "small", "large")
@@ -83,7 +84,9 @@ class ImageCascadeMethod(CascadeMethod):
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> Cascade:
-        """The models that ``members`` names. Raises `ValueError` for another name."""
+        """The models that ``members`` names. Raises `ValueError` for another name, and for impossible numbers."""
+        checked("ImageCascadeMethod", "window", self.window, whole=True, least=1)
+        checked("ImageCascadeMethod", "comparison", self.comparison, least=0, finite=True)
         return Cascade(self.member(name, data, seed) for name in self.members)
 
     def member(self, name: str, data: Data, seed: int) -> Member:

@@ -21,9 +21,10 @@ Training
     Decisions, on held-out images, where nothing else learns: minimise
     E[ T + lambda (L(yhat_stop, y) - L(yhat_K, y))_+ ],   L the 0/1 error,  T as a share of the whole network's cost.
     For k = K - 1, …, 1:  c_0 = lambda (L(yhat_k, y) - L(yhat_K, y))_+,   c_a = T_j + V_j  with j = k + a;
-    minimise the sum over images and actions of  (max_b c_b - c_a) (- ln softmax_a(s)),
+    minimise the sum over images and actions of  (max_b c_b - c_a) (- ln softmax_a(s)),  weights (max_b c_b - c_a) made
+    1 on average, features to mean 0 and deviation 1, plus a light penalty |w|^2 / 2;
     then V_k = c of the action that the learned scores take, and V_K = 0. With two actions that is weighted logistic
-    regression: the label is the cheaper one, the weight |c_0 - c_1|.
+    regression: the label is the cheaper one, the weight |c_0 - c_1|. An action that is dearest for all is never taken.
 
 Exit rule
     Take the action with the largest score. The knob is lambda, with a training of the decisions for each: at 0 a
@@ -65,6 +66,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eelit.methods.backbones.internal_classifier import condensed
+from eelit.methods.engine.cascade import Cascade
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
@@ -177,6 +179,12 @@ class NetworkSelection(ImageCascadeMethod):
         "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "
         "errors may send a few images less far",
     }
+
+    def build(self, data: Data, seed: int) -> Cascade:
+        """The models, of which there must be two to choose among."""
+        if len(self.members) < 2:
+            raise ValueError(f"nothing is chosen among so few members: {len(self.members)}")
+        return super().build(data, seed)
 
     def fit(self, prepared: cascades.Prepared) -> Seen:
         """What decisions learn from: to come to a model takes all of it."""

@@ -71,7 +71,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.cascades import Prepared
 from eelit.methods.families.image_cascades import ImageCascadeMethod
-from eelit.methods.policies.base import Policy, entropy, on_host, softmax
+from eelit.methods.policies.base import Policy, checked, entropy, on_host, softmax
 from eelit.methods.policies.dont_know import DontKnow, Gate
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -233,6 +233,11 @@ class IdkCascade(ImageCascadeMethod):
         """The models, and augmenting networks: a set for each price, one if they know no costs."""
         if self.augment not in ("neural", "entropy", "probability"):
             raise ValueError(f"no augmenting by {self.augment!r}; there are neural, entropy and probability")
+        if len(self.members) < 2:
+            raise ValueError(f"a model that does not know asks another: {len(self.members)} are too few members")
+        checked("IdkCascade", "prices", (0.0, *self.prices), per_exit=True, least=0, finite=True)
+        checked("IdkCascade", "hidden", self.hidden, whole=True, least=1)
+        checked("IdkCascade", "points", self.points, whole=True, least=0)
         model = super().build(data, seed)
         sets = (len(self.prices) if self.aware else 1) if self.augment == "neural" else 0
         torch.manual_seed(seed)

@@ -214,6 +214,22 @@ def test_an_augmenting_that_there_is_not_is_refused():
         method.build(method.load(), 0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"members": ("large",)}, "1 are too few members"),
+        ({"prices": (0.1, -0.1)}, "prices"),
+        ({"prices": (math.nan,)}, "prices"),
+        ({"hidden": 0}, "hidden"),
+        ({"points": -1}, "points"),
+    ],
+)
+def test_settings_that_give_no_cascade_are_refused(settings, said):
+    method = tiny("cost-aware", **settings)
+    with pytest.raises(ValueError, match=said):
+        method.build(method.load(), 0)
+
+
 @pytest.mark.parametrize(("variant", "sets"), [("cost-aware", 3), ("cost-oblivious", 1), ("entropy", 0)])
 def test_augmenting_networks_learn_last_and_alone_on_calibration_images(wired, variant, sets):
     method = tiny(variant, prices=(0.0, 0.5, 2.0), batch=50, gate_epochs=1.5, gate_rate=7e-3)
