@@ -235,7 +235,8 @@ class IdkCascade(ImageCascadeMethod):
             raise ValueError(f"no augmenting by {self.augment!r}; there are neural, entropy and probability")
         if len(self.members) < 2:
             raise ValueError(f"a model that does not know asks another: {len(self.members)} are too few members")
-        checked("IdkCascade", "prices", (0.0, *self.prices), per_exit=True, least=0, finite=True)
+        for lam in self.prices:
+            checked("IdkCascade", "each of the prices", lam, least=0, finite=True)
         checked("IdkCascade", "hidden", self.hidden, whole=True, least=1)
         checked("IdkCascade", "points", self.points, whole=True, least=0)
         model = super().build(data, seed)

@@ -218,10 +218,10 @@ def test_an_augmenting_that_there_is_not_is_refused():
     ("settings", "said"),
     [
         ({"members": ("large",)}, "1 are too few members"),
-        ({"prices": (0.1, -0.1)}, "prices"),
-        ({"prices": (math.nan,)}, "prices"),
-        ({"hidden": 0}, "hidden"),
-        ({"points": -1}, "points"),
+        ({"prices": (0.1, -0.1)}, "^IdkCascade: each of the prices is one finite number of at least 0"),
+        ({"prices": (math.nan,)}, "^IdkCascade: each of the prices is one finite number of at least 0"),
+        ({"hidden": 0}, "^IdkCascade: hidden is one whole number of at least 1"),
+        ({"points": -1}, "^IdkCascade: points is one whole number of at least 0"),
     ],
 )
 def test_settings_that_give_no_cascade_are_refused(settings, said):
@@ -268,6 +268,8 @@ def test_members_stay_as_they_were_trained(prepared):
 def test_the_constraint_holds_on_calibration_images_and_no_grid_point_does_it_cheaper(prepared, variant):
     method, _, ready = prepared(KEY, variant)
     seen, search = ready.split("fitting"), ready.fitted
+    assert len(search.points) == (len(method.prices) + 2 if variant == "cost-aware" else (method.points + 2) ** 3)
+    assert method.policy(-INF, ready) == FixedExit(3)
     full = (seen.answers[-1].argmax(-1) == seen.targets).double().mean().item()
     assert search.full == pytest.approx(full)
     assert len(seen.targets) == 150
