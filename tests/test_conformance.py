@@ -198,10 +198,12 @@ EQUAL: dict[tuple[str, str], tuple[list[float], str]] = {
         [0.02, 0.005, 0.0],
         "few digits are of the one class, and those are easy",
     ),
+    ("bolukbasi2017adaptive", "network selection"): ([0.03], "nobody is sent on to networks of 25 thousand MACs yet"),
     ("huang2018msdnet", "anytime"): ([0.6, 0.7, 0.8, 0.9], "the same exit is the last that these budgets reach"),
     ("li2023coaxnn", ""): ([0.5, 0.7], "no design that costs so much did better on 150 digits"),
     ("park2020bpnet", ""): ([0.5, 0.8], "no design that costs so much did better on 150 digits"),
     ("schuster2022calm", "state"): ([0.05, 0.1, 0.2, 0.5, 0.6, 0.7], "cosines of neighbouring states lie above"),
+    ("wang2018idk", "cost-aware"): ([0.1, 0.0], "between eight sets of networks, one for each price, there are gaps"),
     ("xin2020ranking", ""): ([0.52, 0.6], "probabilities of so few pairs leave gaps"),
 }
 """Knobs that come out like the one before them: key and variant → the knobs, and why that is no fault."""

@@ -101,6 +101,13 @@ def test_a_model_that_there_is_not_is_refused():
         method.build(method.load(), 0)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("window", 0), ("comparison", -1.0), ("comparison", float("nan"))])
+def test_numbers_that_are_none_of_theirs_are_refused(setting, value):
+    method = Chain().variant("", "tiny").replace({setting: value})
+    with pytest.raises(ValueError, match=f"^ImageCascadeMethod: {setting} is one"):
+        method.build(method.load(), 0)
+
+
 def test_the_small_network_is_plain_with_two_convolutions_of_each_width_and_the_large_one_residual(trained):
     method, _, ready = trained
     small, large = (method.member(name, ready.data, 0).network for name in ("small", "large"))

@@ -666,7 +666,7 @@ IMAGES_OTHERWISE = {
     "teerapittayanon2017ddnn": [[60]],
     "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
-    "wang2018idk": [[60, 60, *[150] * 11], [60, 60, 150], TWO, TWO],
+    "wang2018idk": [[60, 60, *[150] * 17], [60, 60, 150], TWO, TWO],
     "wang2018skipnet": [[15] * 6],
     "wolczyk2021ztw": [[60, 60, 80]] * 3,
 }

@@ -9,7 +9,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.cascades import Prepared
-from eelit.methods.papers.park2015biglittle import BigLittle, Numbers, Pair, adapted
+from eelit.methods.papers.park2015biglittle import BigLittle, Flags, Pair, adapted
 
 SLACK = 0.01
 """How far the loss on test images may exceed what is allowed: what some thousand held-out images leave to chance."""
@@ -95,7 +95,7 @@ def with_noise(examples: Examples, seed: int) -> Examples:
     return Examples([x + NOISE * torch.randn(x.shape, generator=draw) for x in examples.inputs], examples.targets)
 
 
-def seen_by(method: BigLittle, prepared: Prepared, examples: Examples, bench: Bench) -> tuple[Pair, Numbers]:
+def seen_by(method: BigLittle, prepared: Prepared, examples: Examples, bench: Bench) -> tuple[Pair, Flags]:
     """Return what LITTLE and BIG do with examples, and where they answer the same ``[N]``."""
     little, big = prepared.model.outputs(examples, bench, "run-time")
     pair = method.pair(little, big, examples.targets, 0.0, 0.0)

@@ -27,6 +27,7 @@ from eelit.methods.engine.members import Estimator, Member, Network, flat
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.cascades import CascadeMethod, fit_estimator
+from eelit.methods.policies.base import checked
 from eelit.methods.recipes.plain import train_plain
 
 MEMBERS = ("linear", "forest", "small", "large")
@@ -83,7 +84,9 @@ class ImageCascadeMethod(CascadeMethod):
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> Cascade:
-        """The models that ``members`` names. Raises `ValueError` for another name."""
+        """The models that ``members`` names. Raises `ValueError` for another name, and for impossible numbers."""
+        checked("ImageCascadeMethod", "window", self.window, whole=True, least=1)
+        checked("ImageCascadeMethod", "comparison", self.comparison, least=0, finite=True)
         return Cascade(self.member(name, data, seed) for name in self.members)
 
     def member(self, name: str, data: Data, seed: int) -> Member:
@@ -100,7 +103,8 @@ class ImageCascadeMethod(CascadeMethod):
 
     def network(self, name: str, data: Data, classes: int, seed: int) -> nn.Sequential:
         """Return the units of a network, then what answers. Channels lie last in memory: training is faster so."""
-        image, common = data.train.inputs[0].shape, {"pixels": self.pixels, "shares": (), "head": _none, "seed": seed}
+        image = data.train.inputs[0].shape
+        common: dict[str, Any] = {"pixels": self.pixels, "shares": (), "head": _none, "seed": seed}
         if name == "small":
             model = plain_exits(image, classes, widths=self.small_widths, blocks=SMALL_BLOCKS, half=False, **common)
         else:

@@ -21,9 +21,10 @@ Training
     Decisions, on held-out images, where nothing else learns: minimise
     E[ T + lambda (L(yhat_stop, y) - L(yhat_K, y))_+ ],   L the 0/1 error,  T as a share of the whole network's cost.
     For k = K - 1, …, 1:  c_0 = lambda (L(yhat_k, y) - L(yhat_K, y))_+,   c_a = T_j + V_j  with j = k + a;
-    minimise the sum over images and actions of  (max_b c_b - c_a) (- ln softmax_a(s)),
+    minimise the sum over images and actions of  (max_b c_b - c_a) (- ln softmax_a(s)),  weights (max_b c_b - c_a) made
+    1 on average, features to mean 0 and deviation 1, plus a light penalty |w|^2 / 2;
     then V_k = c of the action that the learned scores take, and V_K = 0. With two actions that is weighted logistic
-    regression: the label is the cheaper one, the weight |c_0 - c_1|.
+    regression: the label is the cheaper one, the weight |c_0 - c_1|. An action that is dearest for all is never taken.
 
 Exit rule
     Take the action with the largest score. The knob is lambda, with a training of the decisions for each: at 0 a
@@ -65,6 +66,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eelit.methods.backbones.internal_classifier import condensed
+from eelit.methods.engine.cascade import Cascade
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
@@ -170,7 +172,19 @@ class NetworkSelection(ImageCascadeMethod):
 
     fits_on: ClassVar[float] = 0.5  # of the validation images: for the decisions; lambda is judged on the others
     knob: ClassVar[str] = "price of an error"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.01, 0.03, 0.1, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, math.inf)
+    knobs: ClassVar[tuple[float, ...]] = (
+        *(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 3.5, 4.0, 5.0, 6.0, 10.0, math.inf),
+    )
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "
+        "errors may send a few images less far",
+    }
+
+    def build(self, data: Data, seed: int) -> Cascade:
+        """The models, of which there must be two to choose among."""
+        if len(self.members) < 2:
+            raise ValueError(f"nothing is chosen among so few members: {len(self.members)}")
+        return super().build(data, seed)
 
     def fit(self, prepared: cascades.Prepared) -> Seen:
         """What decisions learn from: to come to a model takes all of it."""
@@ -208,6 +222,10 @@ class AdaptiveExits(ImageMethod):
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "head_epochs": 4.0, "head_rate": 1e-2}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "head_epochs": 3.0, "head_rate": 5e-3}
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "
+        "errors may send a few images less far",
+    }
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The network, then the exits on its frozen maps."""

@@ -61,7 +61,7 @@ from eelit.methods.engine.examples import Data, parted
 from eelit.methods.engine.method import Bench
 from eelit.methods.families.cascades import Prepared
 from eelit.methods.families.image_cascades import ImageCascadeMethod
-from eelit.methods.policies.base import exact, on_host
+from eelit.methods.policies.base import checked, exact, on_host
 from eelit.methods.policies.margin import Margin, margin
 from eelit.methods.policies.raw_margin import RawMargin, raw_margin
 
@@ -112,7 +112,11 @@ def adapted(
     """Run a stream of inputs with margins ``[N]``, of which LITTLE and BIG answer ``same [N]``, theta moving.
 
     An input whose answer is kept is audited with the chance ``audit``, and what an audit finds counts ``1 / audit``.
+    Raises `ValueError` for numbers with which theta cannot move so.
     """
+    checked("adapted", "audit", audit, above=0, most=1)
+    checked("adapted", "window", window, whole=True, least=1)
+    checked("adapted", "step", step, least=0, finite=True)
     rng, seen = np.random.default_rng(seed), np.zeros(0)
     thetas, kept, ran = np.zeros(len(SM)), np.zeros(len(SM), dtype=bool), np.zeros(len(SM), dtype=bool)
     for n, (margin_n, same_n, draw) in enumerate(zip(SM, same, rng.random(len(SM)), strict=True)):
@@ -148,9 +152,7 @@ class BigLittle(ImageCascadeMethod):
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
 
-    fits_on: ClassVar[float] = (
-        0.5  # of the validation images: for design time; the allowed loss is judged on the others
-    )
+    fits_on: ClassVar[float] = 0.5  # of the validation images: for design time; the knob is judged on the others
     knob: ClassVar[str] = "allowed loss"
     knobs: ClassVar[tuple[float, ...]] = (1.0, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01, 0.0, -math.inf)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"probabilities": {}, "raw scores": {"scores": "raw scores"}}
@@ -168,6 +170,9 @@ class BigLittle(ImageCascadeMethod):
         """All candidates and BIG, with the number of the candidate that is chosen, the first as yet."""
         if self.scores not in ("probabilities", "raw scores"):
             raise ValueError(f"no margin of {self.scores!r}; there are probabilities and raw scores")
+        if not self.candidates:
+            raise ValueError("there is no candidate for LITTLE")
+        checked("BigLittle", "allowed", self.allowed)
         model = super().build(data, seed)
         model.register_buffer("chosen", torch.tensor(0))
         return model
@@ -191,13 +196,14 @@ class BigLittle(ImageCascadeMethod):
     def pair(self, little: Tensor, big: Tensor, targets: Tensor, e_l: float, e_b: float) -> Pair:
         """Return what two models do, from their logits ``[N, C]``, the classes ``[N]`` and their mean energies."""
         found = margin(little) if self.scores == "probabilities" else raw_margin(little)
-        right = [(z.argmax(dim=-1) == targets).numpy() for z in (little, big)]
-        return Pair(on_host(exact(found)), *right, e_l, e_b)
+        right, right_big = ((z.argmax(dim=-1) == targets).numpy() for z in (little, big))
+        return Pair(on_host(exact(found)), right, right_big, e_l, e_b)
 
     def fit(self, prepared: Prepared) -> Pair:
         """What theta is chosen from at design time, whatever loss is allowed."""
         seen = prepared.split("fitting")
-        return self.pair(*seen.outputs, seen.targets, *seen.static_costs.mean(axis=1))
+        (little, big), (e_l, e_b) = seen.outputs, seen.static_costs.mean(axis=1)
+        return self.pair(little, big, seen.targets, e_l, e_b)
 
     def policy(self, knob: float, prepared: Prepared) -> Margin | RawMargin:
         """The knob is the allowed loss."""

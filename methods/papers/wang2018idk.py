@@ -71,7 +71,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.cascades import Prepared
 from eelit.methods.families.image_cascades import ImageCascadeMethod
-from eelit.methods.policies.base import Policy, entropy, on_host, softmax
+from eelit.methods.policies.base import Policy, checked, entropy, on_host, softmax
 from eelit.methods.policies.dont_know import DontKnow, Gate
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -95,11 +95,11 @@ class Augmenting(nn.ModuleList):
 
     def gates(self) -> tuple[Gate, ...]:
         """Return the weights as numbers."""
-        found = []
+        found: list[Gate] = []
         for h in self:
-            first, _, last = cast(nn.Sequential, h)
-            W, b, v, a = (part.detach().tolist() for part in (first.weight, first.bias, last.weight[0], last.bias[0]))
-            found.append((W, b, v, a))
+            first, _, last = cast("tuple[nn.Linear, nn.ReLU, nn.Linear]", tuple(cast(nn.Sequential, h)))
+            W, b = first.weight.tolist(), first.bias.tolist()
+            found.append((W, b, last.weight[0].tolist(), last.bias.item()))
         return tuple(found)
 
 
@@ -187,7 +187,9 @@ class IdkCascade(ImageCascadeMethod):
     hidden: int = 16  # units of an augmenting network; the paper's are not known
     gate_epochs: float = 30.0  # passes that train it; the paper's are not known
     gate_rate: float = 1e-2  # largest learning rate there; the paper's is not known
-    prices: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)  # lambda in nats for m_k
+    prices: tuple[float, ...] = (
+        *(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.4, 2.0, 3.0, 5.0),
+    )  # lambda, in nats for what m_k costs; the paper's are not known
     points: int = 14  # levels of each stage on the grid of alpha, beside its ends; the paper's are not known
     members: tuple[str, ...] = ("linear", "forest", "small", "large")  # the paper: pairs and triples of networks
     images: str = "cluttered"  # data; the paper: ImageNet, CIFAR-10, driving videos
@@ -214,13 +216,29 @@ class IdkCascade(ImageCascadeMethod):
         "entropy": {"augment": "entropy"},
         "probability": {"augment": "probability"},
     }
-    tiny: ClassVar[Mapping[str, Any]] = {**ImageCascadeMethod.tiny, "gate_epochs": 8.0, "points": 8}
+    tiny: ClassVar[Mapping[str, Any]] = {
+        **ImageCascadeMethod.tiny, "gate_epochs": 40.0, "points": 10,
+        "prices": (0.0, 0.4, 0.55, 0.7, 0.76, 0.78, 0.8, 3.0),
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {
+        **ImageCascadeMethod.smoke, "gate_epochs": 15.0, "prices": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0),
+    }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {**ImageCascadeMethod.others, "prices": (0.0, 0.4)}
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "a point is chosen for each eps, with thresholds of all stages or networks of its own: on "
+        "calibration images the dearer one costs more, on others it may cost less",
+    }
 
     def build(self, data: Data, seed: int) -> Cascade:
         """The models, and augmenting networks: a set for each price, one if they know no costs."""
         if self.augment not in ("neural", "entropy", "probability"):
             raise ValueError(f"no augmenting by {self.augment!r}; there are neural, entropy and probability")
+        if len(self.members) < 2:
+            raise ValueError(f"a model that does not know asks another: {len(self.members)} are too few members")
+        for lam in self.prices:
+            checked("IdkCascade", "each of the prices", lam, least=0, finite=True)
+        checked("IdkCascade", "hidden", self.hidden, whole=True, least=1)
+        checked("IdkCascade", "points", self.points, whole=True, least=0)
         model = super().build(data, seed)
         sets = (len(self.prices) if self.aware else 1) if self.augment == "neural" else 0
         torch.manual_seed(seed)

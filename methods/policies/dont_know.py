@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from array_api_compat import array_namespace
 
@@ -46,7 +47,9 @@ class DontKnow:
         hidden = xp.matmul(W, p[:, :, None])[:, :, 0] + b
         hidden = xp.where(hidden > 0, hidden, 0.0)
         found = xp.matmul(v[:, None, :], hidden[:, :, None])[:, 0, 0] + a
-        levels = self.level if isinstance(self.level, tuple) else (self.level,) * len(self.gates)
+        levels = cast(
+            "Sequence[float]", self.level if isinstance(self.level, tuple) else [self.level] * len(self.gates)
+        )
         return (here + 1,), (found <= own([logit(level) for level in levels])) & usable(logits)
 
 

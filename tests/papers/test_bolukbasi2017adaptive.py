@@ -249,6 +249,12 @@ def test_settings_that_allow_no_jump_ask_every_model_in_turn(prepared):
         assert torch.equal(course.visited, torch.arange(4)[:, None] <= course.exits)
 
 
+def test_one_model_leaves_nothing_to_choose():
+    method = registry.get(KEY).variant(SELECTION, "tiny").replace({"members": ("large",)})
+    with pytest.raises(ValueError, match="so few members: 1"):
+        method.build(method.load(), 0)
+
+
 # What is trained.
 
 

@@ -57,6 +57,13 @@ def test_every_layer_is_a_stage_with_an_output_block_of_the_same_form():
     assert residual.exits == 5  # the first convolution and four blocks
 
 
+@pytest.mark.parametrize(("setting", "value"), [("units", 1), ("growth", -1.0), ("growth", float("nan"))])
+def test_numbers_with_which_nothing_is_grown_are_refused(setting, value):
+    method = tiny(**{setting: value})
+    with pytest.raises(ValueError, match=f"^DeepCascade: {setting} is one"):
+        method.build(method.load(), 0)
+
+
 # The cascade.
 
 

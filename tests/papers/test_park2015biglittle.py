@@ -171,6 +171,23 @@ def test_margins_of_other_scores_are_refused():
         method.build(method.load(), 0)
 
 
+def test_there_must_be_a_candidate_and_an_allowed_loss():
+    for settings, said in (
+        ({"candidates": ()}, "no candidate for LITTLE"),
+        ({"allowed": float("nan")}, "^BigLittle: allowed is one number"),
+    ):
+        method = tiny(**settings)
+        with pytest.raises(ValueError, match=said):
+            method.build(method.load(), 0)
+
+
+@pytest.mark.parametrize("bad", [{"audit": 0.0}, {"audit": 1.1}, {"window": 0}, {"step": -0.1}, {"step": INF}])
+def test_theta_moves_by_numbers_that_make_sense(bad):
+    options = {"step": 0.1, "window": 4, "audit": 0.5, "seed": 0, **bad}
+    with pytest.raises(ValueError, match=f"^adapted: {next(iter(bad))} is one"):
+        adapted(np.ones(8), np.ones(8, dtype=bool), 0.3, 0.1, **options)
+
+
 def test_all_candidates_and_big_are_trained_and_two_of_them_are_deployed(wired, prepared):
     model, stages = wired(tiny(epochs=1.5, batch=50, rate=3e-3))
     assert len(model) == 4

@@ -214,6 +214,22 @@ def test_an_augmenting_that_there_is_not_is_refused():
         method.build(method.load(), 0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"members": ("large",)}, "1 are too few members"),
+        ({"prices": (0.1, -0.1)}, "^IdkCascade: each of the prices is one finite number of at least 0"),
+        ({"prices": (math.nan,)}, "^IdkCascade: each of the prices is one finite number of at least 0"),
+        ({"hidden": 0}, "^IdkCascade: hidden is one whole number of at least 1"),
+        ({"points": -1}, "^IdkCascade: points is one whole number of at least 0"),
+    ],
+)
+def test_settings_that_give_no_cascade_are_refused(settings, said):
+    method = tiny("cost-aware", **settings)
+    with pytest.raises(ValueError, match=said):
+        method.build(method.load(), 0)
+
+
 @pytest.mark.parametrize(("variant", "sets"), [("cost-aware", 3), ("cost-oblivious", 1), ("entropy", 0)])
 def test_augmenting_networks_learn_last_and_alone_on_calibration_images(wired, variant, sets):
     method = tiny(variant, prices=(0.0, 0.5, 2.0), batch=50, gate_epochs=1.5, gate_rate=7e-3)
@@ -245,13 +261,15 @@ def test_members_stay_as_they_were_trained(prepared):
     assert all(torch.equal(one, said[0]) for one in said)
     names = [set(prepared(KEY, variant)[2].bench.trainings) for variant in ("cost-aware", "cost-oblivious")]
     assert len(names[0] & names[1]) == 4
-    assert len(names[0] - names[1]) == len(IdkCascade.prices)
+    assert len(names[0] - names[1]) == len(tiny("cost-aware").prices)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_constraint_holds_on_calibration_images_and_no_grid_point_does_it_cheaper(prepared, variant):
     method, _, ready = prepared(KEY, variant)
     seen, search = ready.split("fitting"), ready.fitted
+    assert len(search.points) == (len(method.prices) + 2 if variant == "cost-aware" else (method.points + 2) ** 3)
+    assert method.policy(-INF, ready) == FixedExit(3)
     full = (seen.answers[-1].argmax(-1) == seen.targets).double().mean().item()
     assert search.full == pytest.approx(full)
     assert len(seen.targets) == 150
