@@ -37,7 +37,7 @@ Deviations
     1. Read was a text taken from the paper's pages, in which some formulas are broken. Eq. 3 is printed without its
        minus sign. The search's operators, population and generations are not given, nor the values that thresholds
        may have.
-    2. NSGA-II instead of NSGA-III, which differs from it for three objectives and more.
+    2. NSGA-II instead of NSGA-III, which was made for more objectives than two.
     3. A small residual network with five places for exits on cluttered Fashion-MNIST, 8,000 images, 3 epochs, instead
        of ResNet-20 to ResNet-110 on CIFAR and CINIC-10: what two cores can train in minutes. Rates are 0, 0.15 and 0.3,
        for each takes a training; the paper does not list its own, of which 0 to 0.3 were chosen.
