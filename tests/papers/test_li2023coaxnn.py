@@ -14,6 +14,7 @@ from eelit.methods.backbones.resnet import residual_exits
 from eelit.methods.claims import li2023coaxnn as claimed
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.fronts import front
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.search import Judged
@@ -275,6 +276,13 @@ def test_fitness_is_that_of_the_networks_own_stages(prepared):
     done = method.execute(ready, bench, method.knobs[0])
     assert method.chosen(method.knobs[0], ready).network == 1
     assert (done.counted, done.agrees) == (done.claimed, True)
+
+
+def test_while_designs_are_chosen_no_network_shows_its_test_images(prepared):
+    _, _, ready = prepared(KEY)
+    for network in ready.for_choosing.networks:
+        with pytest.raises(TestDataAsked):
+            network.split("test")
 
 
 def test_the_search_finds_what_trying_all_chromosomes_finds(prepared):
