@@ -266,10 +266,10 @@ def _search(search: Search) -> str:
     """Return what was searched, the front, and what it is worth beside that of a random search."""
     rows = [[f"{p.quality:.4f}", f"{p.share:.1%}", p.design] for p in search.found if p.front]
     said = (
-        f"{search.algorithm} judged {search.budget} of {search.designs:.2g} designs on {search.judged_on}, seed "
-        f"{search.seed}. Its front is worth {search.hypervolume:.4f}, that of as many designs drawn at random "
-        f"{search.random_hypervolume:.4f}: the mean over all budgets of the best {search.quality} within each. Cost is "
-        f"the mean of {search.cost}, a share of the full model's."
+        f"{search.algorithm[:1].upper()}{search.algorithm[1:]} judged {search.budget} of {search.designs:.2g} designs "
+        f"on {search.judged_on}, seed {search.seed}. Its front is worth {search.hypervolume:.4f}, that of as many "
+        f"designs drawn at random {search.random_hypervolume:.4f}: the mean over all budgets of the best "
+        f"{search.quality} within each. Cost is the mean of {search.cost}, a share of the full model's."
     )
     header = [search.quality, "cost", f"design: {search.space}"]
     return f"{bold('FRONT OF THE SEARCH')}\n{table(header, rows)}\n{paragraph(said)}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eelit.methods.claims import comparisons
-from eelit.methods.engine import costs
+from eelit.methods.engine import costs, search
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.fronts import front, hypervolume
@@ -104,6 +104,23 @@ def test_searches_of_one_seed_begin_alike_and_go_on_by_themselves():
     assert drawn.designs.shape == (120, 8)
     assert set(np.unique(drawn.designs[2:])) == set(range(5))
     assert found.hypervolume > drawn.hypervolume + 0.02
+
+
+def test_genes_without_effect_are_inherited_but_neither_recorded_nor_worth_a_second_design(monkeypatch):
+    """The second gene has an effect where the first is set: of six designs four differ."""
+    space = Space((2, 3), written=lambda designs: designs * [1, 0] + designs * [0, 1] * designs[:, :1])
+    asked, children = [], []
+
+    def judge(designs):
+        asked.extend(map(tuple, designs.tolist()))
+        return np.stack([1 - designs.sum(axis=1) / 4, designs.sum(axis=1) / 4], axis=1)
+
+    monkeypatch.setattr(search, "mutated", lambda rows, *given: children.extend(rows.tolist()) or mutated(rows, *given))
+    found = nsga2(space, judge, population=4, generations=8, seed=0)
+    assert sorted(asked) == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    assert sorted(map(tuple, found.designs.tolist())) == sorted(asked)
+    assert any(first == 0 < second for first, second in children)
+    assert {tuple(row) for row in at_random(space, judge, budget=40, seed=0).designs.tolist()} == set(asked)
 
 
 def test_known_designs_come_first_however_few_are_drawn():
@@ -232,7 +249,8 @@ def test_the_record_of_a_search(prepared):
     assert isinstance(found, Search)
     assert (found.budget, found.seed, found.judged_on) == (len(own.designs), 0, "150 validation images")
     assert len(rival.designs) == len(own.designs)
-    assert rival.designs.tolist() == method.space(3).drawn(len(own.designs), 0).tolist()
+    space = method.space(3)
+    assert rival.designs.tolist() == space.written(space.drawn(len(own.designs), 0)).tolist()
     assert (found.hypervolume, found.random_hypervolume) == (own.hypervolume, rival.hypervolume)
     assert found.gain == own.hypervolume - rival.hypervolume
     for told, judged in ((found.found, own), (found.random, rival)):

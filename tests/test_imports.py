@@ -44,6 +44,19 @@ def test_no_module_changes_the_environment_when_it_is_imported():
         assert any(map(changes_environment, run_on_import(ast.parse(f"if True:\n    {bad}")))), bad
 
 
+def imports_pymoo(node):
+    return isinstance(node, ast.Import | ast.ImportFrom) and "pymoo" in ast.unparse(node)
+
+
+def test_what_only_a_search_needs_is_imported_when_one_runs():
+    """NSGA-II takes half a second, and brings packages that nothing else asks for."""
+    trees = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    assert [name for name, tree in trees.items() if any(map(imports_pymoo, run_on_import(tree)))] == []
+    assert [name for name, tree in trees.items() if any(map(imports_pymoo, ast.walk(tree)))] == [
+        "methods/engine/search.py"
+    ]
+
+
 READ = """
 import os, socket, sys
 import numpy, sklearn, torch, transformers  # what these change is their affair

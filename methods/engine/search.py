@@ -2,9 +2,10 @@
 
 A design is a row of whole numbers, one for each gene. NSGA-II (Deb et al., 2002) is pymoo's: binary tournaments by
 dominance and crowding, uniform crossover, survival of the best fronts. A gene mutates with probability ``1 / genes``:
-one of two values flips, one of more goes to a neighbouring value or, as often, to any. Designs that differ in genes
-without effect are written alike, so that none stands twice in a population; one that has died out may be judged again,
-which counts. Searches of one seed begin with the same designs, so what is found later is their own doing.
+one of two values flips, one of more goes to a neighbouring value or, as often, to any. A gene without effect, such as
+the threshold of an exit that is not there, is inherited all the same; designs that differ in such genes alone are one
+and are recorded alike, so that none stands twice in a population. One that has died out may be judged again, which
+counts. Searches of one seed begin with the same designs, so what is found later is their own doing.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Space:
 
     values: tuple[int, ...]  # of each gene, numbered from 0
     known: tuple[tuple[int, ...], ...] = ()  # such as the full model: every search judges them first
-    written: Callable[[Designs], Designs] = as_it_is  # sets genes without effect to 0
+    written: Callable[[Designs], Designs] = as_it_is  # sets genes without effect to 0: what is judged and recorded
 
     @property
     def size(self) -> float:
@@ -52,7 +53,7 @@ class Space:
         """Return so many designs, the known ones first, the others drawn at random; fewer are the first of more."""
         rng = np.random.default_rng(seed)
         rows = [rng.integers(0, self.values) for _ in range(count - len(self.known))]
-        return self.written(np.array([*self.known, *rows], dtype=np.int64).reshape(-1, len(self.values))[:count])
+        return np.array([*self.known, *rows], dtype=np.int64).reshape(-1, len(self.values))[:count]
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ def _evolution(
     space: Space, population: int, seed: int
 ) -> tuple[Callable[[], Designs], Callable[[NDArray[np.float64]], None]]:
     """Return what asks pymoo for the next generation, and what tells it the scores of these designs."""
-    from pymoo.algorithms.moo.nsga2 import NSGA2  # imported when needed: it takes a second
+    from pymoo.algorithms.moo.nsga2 import NSGA2  # imported when needed: it takes half a second
+    from pymoo.core.duplicate import DefaultDuplicateElimination
     from pymoo.core.evaluator import Evaluator
     from pymoo.core.mutation import Mutation
     from pymoo.core.problem import Problem
-    from pymoo.core.repair import Repair
     from pymoo.core.termination import NoTermination
     from pymoo.operators.crossover.ux import UniformCrossover
     from pymoo.problems.static import StaticProblem
@@ -114,19 +115,21 @@ def _evolution(
         def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:
             return mutated(X, space, random_state)
 
-    class Writing(Repair):  # type: ignore[misc]
-        def _do(self, problem: Any, X: Any, **kwargs: Any) -> Any:
-            return space.written(X)
-
     problem = Problem(n_var=len(space.values), n_obj=2, xl=0, xu=np.array(space.values) - 1, vtype=int)
-    first = space.drawn(population, seed)
-    algorithm = NSGA2(population, sampling=first, crossover=UniformCrossover(), mutation=Stepping(), repair=Writing())
+    algorithm = NSGA2(
+        population,
+        sampling=space.drawn(population, seed),
+        crossover=UniformCrossover(),
+        mutation=Stepping(),
+        eliminate_duplicates=DefaultDuplicateElimination(func=lambda rows: space.written(rows.get("X"))),
+    )
     algorithm.setup(problem, termination=NoTermination(), seed=seed, verbose=False)
     asked: list[Any] = []
 
     def ask() -> Designs:
         asked[:] = [algorithm.ask()]
-        return np.array([] if asked[0] is None else asked[0].get("X"), dtype=np.int64).reshape(-1, len(space.values))
+        rows = np.array([] if asked[0] is None else asked[0].get("X"), dtype=np.int64)
+        return space.written(rows.reshape(-1, len(space.values)))
 
     def tell(scores: NDArray[np.float64]) -> None:
         Evaluator().eval(StaticProblem(problem, F=scores), asked[0])
@@ -146,7 +149,7 @@ def mutated(designs: Designs, space: Space, random: np.random.Generator) -> Desi
 
 def at_random(space: Space, judge: Judge, *, budget: int, seed: int) -> Judged:
     """Return what as many designs are worth that are drawn at random."""
-    designs = space.drawn(budget, seed)
+    designs = space.written(space.drawn(budget, seed))
     return Judged(designs, judge(designs))
 
 

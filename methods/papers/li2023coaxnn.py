@@ -37,21 +37,24 @@ Deviations
     1. Read was a text taken from the paper's pages, in which some formulas are broken. Eq. 3 is printed without its
        minus sign. The search's operators, population and generations are not given, nor the values that thresholds
        may have.
-    2. NSGA-II instead of NSGA-III, which differs from it for three objectives and more.
+    2. NSGA-II instead of NSGA-III, which was made for more objectives than two.
     3. A small residual network with five places for exits on cluttered Fashion-MNIST, 8,000 images, 3 epochs, instead
        of ResNet-20 to ResNet-110 on CIFAR and CINIC-10: what two cores can train in minutes. Rates are 0, 0.15 and 0.3,
        for each takes a training; the paper does not list its own, of which 0 to 0.3 were chosen.
-    4. All stages learn together, once for each rate; by Algorithm 1 each chromosome has its own training, with the
+    4. Exits may stand after every block; the paper attaches them behind groups of blocks, two or three in its networks,
+       so its space is smaller. A branch is pooling and a linear layer; the paper's extracts features before them, by
+       building blocks of convolution, normalisation and ReLU.
+    5. All stages learn together, once for each rate; by Algorithm 1 each chromosome has its own training, with the
        branches alone that it has.
-    5. In the last third of the training filters that are zero stay so: they are set to zero after each step. In three
+    6. In the last third of the training filters that are zero stay so: they are set to zero after each step. In three
        epochs they would grow back too far for the network to do without them at the end.
-    6. Chromosomes are judged on validation images; the paper judges them on its test images (Algorithm 2).
-    7. Latency is counted in multiply-accumulates, not measured on a Jetson board.
-    8. With a filter that stays zero the shift of its normalisation is set to zero, so that its map is zero, and nothing
+    7. Chromosomes are judged on validation images; the paper judges them on its test images (Algorithm 2).
+    8. Latency is counted in multiply-accumulates, not measured on a Jetson board.
+    9. With a filter that stays zero the shift of its normalisation is set to zero, so that its map is zero, and nothing
        changes when it is removed. What block and shortcut add up keeps its width, with zeros where a filter is missing.
-       Projections of shortcuts are not pruned, as in soft filter pruning (He et al., 2018), nor are branches: there is
-       no convolution in them.
-    9. A budget of the full model's cost is no limit: the network with rate 0 answers, without exits. It was trained
+       Projections of shortcuts are not pruned, as in soft filter pruning (He et al., 2018), and branches have no
+       filters.
+    10. A budget of the full model's cost is no limit: the network with rate 0 answers, without exits. It was trained
        with them, and all costs are compared with its.
 """
 

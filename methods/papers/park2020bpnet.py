@@ -31,7 +31,7 @@ Deviations
        that a genetic algorithm finds locations and thresholds by CoAxNN, which cites it; the reference list of the
        work-in-progress version names NSGA-III. Confidence by the largest probability, the branches' layers, the genes
        and the budget of the search are reconstructed.
-    2. NSGA-II instead of NSGA-III, which differs from it for three objectives and more.
+    2. NSGA-II instead of NSGA-III, which was made for more objectives than two.
     3. A small residual network with five places for branches on cluttered Fashion-MNIST, 8,000 images, 3 epochs,
        instead of SqueezeNet, ResNet-20 and VGG-16 on CIFAR-10 and CIFAR-100: what two cores can train in minutes.
     4. Time is counted in multiply-accumulates, not measured on a device, so that figures are the same everywhere. A

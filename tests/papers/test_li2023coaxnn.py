@@ -14,6 +14,7 @@ from eelit.methods.backbones.resnet import residual_exits
 from eelit.methods.claims import li2023coaxnn as claimed
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.fronts import front
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.search import Judged
@@ -186,15 +187,15 @@ def test_the_loss_of_a_stage_is_that_of_its_network(one_stage):
 
 
 def test_filters_are_set_to_zero_after_each_epoch_and_at_the_end_after_each_step(monkeypatch):
-    """20 steps are an epoch; of four the last half is settled."""
-    method, asked = tiny(batch=30, epochs=4.0, settled=0.5), []
+    """Of 600 images 19 steps are an epoch, the last of 24; of four epochs the last half is settled."""
+    method, asked = tiny(batch=32, epochs=4.0, settled=0.5), []
     data = method.load()
     model = method.build(data, 0)
     monkeypatch.setattr(paper, "zero_filters", lambda model, r, for_good: asked.append((len(steps), r, for_good)))
     steps = []
     monkeypatch.setattr(paper, "joint_loss", lambda z, y, lam: steps.append(0) or (z * 0).sum())
     method.train_at(0.3, model, data, Bench())
-    assert asked == [(20, 0.3, False), *((n, 0.3, True) for n in range(40, 81))]
+    assert asked == [(19, 0.3, False), *((n, 0.3, True) for n in range(38, 77))]
 
 
 def test_a_network_is_trained_to_have_zero_filters_and_is_built_without_them(prepared):
@@ -275,6 +276,13 @@ def test_fitness_is_that_of_the_networks_own_stages(prepared):
     done = method.execute(ready, bench, method.knobs[0])
     assert method.chosen(method.knobs[0], ready).network == 1
     assert (done.counted, done.agrees) == (done.claimed, True)
+
+
+def test_while_designs_are_chosen_no_network_shows_its_test_images(prepared):
+    _, _, ready = prepared(KEY)
+    for network in ready.for_choosing.networks:
+        with pytest.raises(TestDataAsked):
+            network.split("test")
 
 
 def test_the_search_finds_what_trying_all_chromosomes_finds(prepared):
