@@ -107,8 +107,8 @@ def better(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Outcome
     gains = [a - b for a, b in zip(ours, theirs, strict=True)]
     return Outcome(
         name=f"better than {name} looks",
-        statement=f"After closer looks where the policy says, accuracy on test data is on average one point higher than "
-        f"after as many {name} ones; the first stage is the same, and the third trains as long with looks of its own.",
+        statement=f"After closer looks where the policy says, accuracy on test data is on average one point higher "
+        f"than after as many {name} ones; the first stage is the same, the third trains as long with looks of its own.",
         holds=mean(gains[1:]) >= GAIN,
         measured="by look " + ", ".join(f"{gain:+.4f}" for gain in gains),
     )

@@ -43,9 +43,10 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,18 +72,17 @@ Levels = list[Tensor]
 
 
 class Link(nn.Module):
-    """Level l-1 and level l: C_l up, D_l down, and the rates a_l and b_l (the last b is not used)."""
+    """The way from level l-1 up to level l, C_l, and the way down, D_l."""
 
-    def __init__(self, below: int, above: int, pixels: int, *, halves: bool, mixes: bool, half: bool) -> None:
+    def __init__(self, below: int, above: int, pixels: int, *, halves: bool, half: bool) -> None:
         super().__init__()
         kernel, padding = (3, 1) if pixels == 1 else (pixels, 0)
-        how = {"stride": pixels, "padding": padding, "bias": False}
-        C, D = nn.Conv2d(below, above, kernel, **how), nn.ConvTranspose2d(above, below, kernel, **how)
+        C = nn.Conv2d(below, above, kernel, stride=pixels, padding=padding, bias=False)
+        D = nn.ConvTranspose2d(above, below, kernel, stride=pixels, padding=padding, bias=False)
         nn.init.kaiming_normal_(C.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(D.weight, mode="fan_out", nonlinearity="relu")
-        self.C, self.D = (LearnsInHalf(C), LearnsInHalf(D)) if half else (C, D)
-        self.a = nn.Parameter(torch.ones(1, above, 1, 1))
-        self.b = nn.Parameter(torch.full((1, above, 1, 1), 0.5)) if mixes else None
+        self.C: nn.Module = LearnsInHalf(C) if half else C
+        self.D: nn.Module = LearnsInHalf(D) if half else D
         self.halves = halves
 
     def up(self, x: Tensor) -> Tensor:
@@ -98,44 +98,43 @@ class Link(nn.Module):
         return found
 
 
+def rates(value: float, widths: Iterable[int]) -> nn.ParameterList:
+    """Return a rate for each channel of some levels."""
+    return nn.ParameterList([nn.Parameter(torch.full((1, width, 1, 1), value)) for width in widths])
+
+
 class PredictiveCoding(nn.Module):
     """The levels of one network, whose weights serve the first sweep and all cycles."""
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: int, pixels: int, *, half: bool) -> None:
         super().__init__()
-        links, below = [], channels
-        levels = [(width, block == 0) for width in widths for block in range(blocks)]
-        for i, (width, first) in enumerate(levels):
-            first_of_all, last = i == 0, i == len(levels) - 1
-            links.append(
-                Link(
-                    below, width, pixels if first_of_all else 1,
-                    halves=first and not first_of_all, mixes=not last, half=half,
-                )
-            )  # fmt: skip
-            below = width
+        sizes = [channels, *(width for width in widths for _ in range(blocks))]
+        links = [
+            Link(below, above, 1 if i else pixels, halves=i > 0 and i % blocks == 0, half=half)
+            for i, (below, above) in enumerate(pairwise(sizes))
+        ]
         self.links = nn.ModuleList(links)
-        self.width = below
+        self.a, self.b = rates(1.0, sizes[1:]), rates(0.5, sizes[1:-1])  # nothing predicts the last level
+        self.width = sizes[-1]
 
     def sweep(self, x: Tensor) -> Levels:
         """Return all levels as the image gives them."""
         r = [x]
-        for link in self.links:
+        for link in cast(list[Link], list(self.links)):
             r.append(link.up(r[-1]).relu())
         return r
 
     def cycle(self, r: Levels) -> Levels:
         """Return all levels a cycle later."""
-        links, r = list(self.links), list(r)
+        links, r, p = cast(list[Link], list(self.links)), [*r], [*r]
         L = len(links)
-        p = [*r]
-        for i in range(L, 1, -1):
-            link, b = links[i - 1], links[i - 2].b.relu()
-            p[i - 1] = link.down(r[i], r[i - 1])
-            r[i - 1] = ((1 - b) * r[i - 1] + b * p[i - 1]).relu()
-        p[0] = links[0].down(r[1], r[0])
+        for i in range(L, 0, -1):  # between levels i-1 and i lies links[i - 1]
+            p[i - 1] = links[i - 1].down(r[i], r[i - 1])
+            if i > 1:  # the image stays
+                b = self.b[i - 2].relu()
+                r[i - 1] = ((1 - b) * r[i - 1] + b * p[i - 1]).relu()
         for i in range(1, L + 1):
-            r[i] = (r[i] + links[i - 1].a.relu() * links[i - 1].up(r[i - 1] - p[i - 1])).relu()
+            r[i] = (r[i] + self.a[i - 1].relu() * links[i - 1].up(r[i - 1] - p[i - 1])).relu()
         return r
 
 
@@ -236,9 +235,8 @@ class PredictiveCodingExits(ExitMethod):
     def build(self, data: Data, seed: int) -> MultiExit:
         """One network in as many stages as there are cycles, and the first sweep."""
         torch.manual_seed(seed)
-        network = PredictiveCoding(
-            data.train.inputs[0].shape[0], self.widths, self.blocks, self.pixels, half=self.half
-        )  # fmt: skip
+        channels = data.train.inputs[0].shape[0]
+        network = PredictiveCoding(channels, self.widths, self.blocks, self.pixels, half=self.half)
         heads = [Classifier(network.width, data.classes or 1) for _ in range(self.cycles + 1)]
         model = MultiExit([Sweep(network), *[Cycle(network)] * self.cycles], heads).eval()
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

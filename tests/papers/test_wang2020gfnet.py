@@ -1,4 +1,4 @@
-"""What only GFNet promises: which pixels a look takes, PPO by hand and beside the released code, three stages, budgets."""
+"""What only GFNet promises: the pixels of a look, PPO by hand and as in the released code, three stages, budgets."""
 
 import json
 import math
