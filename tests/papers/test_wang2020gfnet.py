@@ -187,6 +187,7 @@ def test_returns_are_discounted_and_standardised_over_all():
     rewards = torch.tensor([[1.0, 0.0], [2.0, -1.0], [4.0, 0.5]])
     R = torch.tensor([[1 + 0.7 * (2 + 0.7 * 4), 0.7 * (-1 + 0.7 * 0.5)], [2 + 0.7 * 4, -1 + 0.7 * 0.5], [4.0, 0.5]])
     assert torch.allclose(returns(rewards, 0.7), (R - R.mean()) / (R.std() + 1e-5), atol=1e-6)
+    assert returns(torch.ones(1, 1), 0.7).tolist() == [[0.0]]  # one look of one image says nothing
     plain = returns(rewards, 1.0)
     assert float(plain.mean()) == pytest.approx(0, abs=1e-6)
     assert float(plain.std()) == pytest.approx(1, abs=1e-4)
