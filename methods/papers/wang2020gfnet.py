@@ -344,7 +344,7 @@ class GlanceAndFocus(ExitMethod):
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 1500, "widths": (16, 32), "blocks": 1, "pixels": 2, "hidden": 32, "policy_hidden": 32,
-        "half": False, "rate": 5e-3, "policy_epochs": 1.0, "tune_epochs": 1.0,
+        "half": False, "rate": 5e-3, "policy_epochs": 2.0, "tune_rate": 3e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"widths": (8, 8), "zoom": 0.75}
 
@@ -386,7 +386,7 @@ class GlanceAndFocus(ExitMethod):
         train_looks(model, onward, data, bench, label="learning to look at chosen places", r=self.r, **options)
 
     def fit(self, prepared: Prepared) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Confidences ``[T, N]`` of held-out images, and costs ``[T]`` of looks: the same for all, which have one size."""
+        """Confidences ``[T, N]`` of held-out images, and what so many looks cost ``[T]``, the same for every image."""
         held = prepared.split("fitting")
         return softmax(held.outputs).amax(dim=-1).numpy(), held.costs[:, 0]
 
