@@ -35,13 +35,14 @@ Trained otherwise
     learns by Adam without weight decay, and the third stage at a lower rate.
 
 Deviations
-    1. A small residual network on cluttered Fashion-MNIST, 8,000 images, instead of pretrained networks on ImageNet:
-       what two cores can train in minutes. h is 24 of 48 pixels, T = 3; the paper: 96 to 144 of 224 to 300, T = 3 to 5.
+    1. A small residual network on cluttered Fashion-MNIST, 8,000 images, instead of large ones on ImageNet, and trained
+       from nothing instead of from weights of ImageNet: what two cores can train in minutes. h is 24 of 48 pixels,
+       T = 3; the paper: 96 to 144 of 224 to 300, T = 3 to 5.
     2. The thumbnail is the mean over squares of pixels; the paper interpolates.
     3. AdamW, its rate rising and then falling linearly to 0, in stages 1 and 3, instead of SGD with a cosine; gradients
        are clipped at norm 1 in all stages; stage 2 takes 3 epochs instead of 15, at a higher rate that also falls.
        In stage 1 all learn at one rate; the paper: the classifier at ten times the encoders'. Images are not cut and
-       flipped at random.
+       flipped at random, and the last epoch is kept; the released code: the best one.
     4. Policy and classifier have the form that they have in the released code with RegNet: other large networks have a
        larger policy, light ones no GRU in the classifier. z_1 is the recurrent classifier's, too, where that code, once
        RegNet is trained, takes the answer of the glance encoder's own.
@@ -70,7 +71,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import ExitMethod, Prepared
-from eelit.methods.policies.base import softmax
+from eelit.methods.policies.base import checked, softmax
 from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within, thresholds_for
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.fit import Batch, Loss, fit
@@ -235,6 +236,7 @@ def train_looks(
     model: MultiExit, onward: Next, data: Data, bench: Bench, *, label: str, r: float, **options: Any
 ) -> None:
     """Minimise ``1/T [sum_t CE(p_t) + r sum_t CE(q_t)]`` over all but the policy; ``options`` are those of `fit`."""
+    checked("train_looks", "r", r, least=0, finite=True)
 
     def loss(batch: Batch) -> Tensor:
         z, own = answers_of(model, batch.inputs, onward)
@@ -301,6 +303,8 @@ def policy_loss(model: MultiExit, x: Tensor, y: Tensor, std: float, gamma: float
 
 def train_policy(model: MultiExit, data: Data, bench: Bench, *, std: float, gamma: float, **options: Any) -> None:
     """Train the policy by PPO, all else frozen; ``options`` are those of `fit`."""
+    checked("train_policy", "std", std, above=0, finite=True)
+    checked("train_policy", "gamma", gamma, least=0, most=1)
 
     def loss(batch: Batch) -> Tensor:
         return policy_loss(model, batch.inputs, batch.targets, std, gamma)
@@ -353,11 +357,14 @@ class GlanceAndFocus(ExitMethod):
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """One glance and ``T - 1`` times the same way to look closer. Raises `ValueError` for fewer than two looks."""
-        if self.looks < 2:
-            raise ValueError(f"a glance and a closer look are two looks at least, not {self.looks}")
+        """One glance and ``T - 1`` times the same way to look closer.
+
+        Raises `ValueError` for fewer than two looks, or such as are larger than the image or have no pixel.
+        """
+        checked(type(self).__name__, "looks", self.looks, whole=True, least=2)
         channels, side, _ = data.train.inputs[0].shape
         h, classes = round(self.zoom * side), data.classes or 1
+        checked(type(self).__name__, "zoom", self.zoom, above=0, most=1)
         settings = {"widths": self.widths, "blocks": self.blocks, "pixels": self.pixels, "half": self.half}
         first, second = (Encoder(channels, h, classes, seed, **settings) for _ in range(2))
         with torch.no_grad():

@@ -64,6 +64,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.policies.base import checked
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.distillation import divergence
 from eelit.methods.recipes.fit import Batch, fit
@@ -177,6 +178,7 @@ def train_cycles(
     model: MultiExit, teacher: MultiExit | None, data: Data, bench: Bench, *, lam: float, tau: float, **options: Any
 ) -> None:
     """Minimise L over everything, ``z`` the answers of a teacher if there is one; ``options`` are those of `fit`."""
+    checked("train_cycles", "lam", lam, least=0, finite=True)
 
     def train() -> None:
         taught = None if teacher is None else all_outputs(teacher, data.train, bench, "what the teacher says")[-1]
@@ -235,7 +237,12 @@ class PredictiveCodingExits(ExitMethod):
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """One network in as many stages as there are cycles, and the first sweep."""
+        """One network in as many stages as there are cycles, and the first sweep.
+
+        Raises `ValueError` for cycles below 0, or for no level.
+        """
+        for name, least in (("cycles", 0), ("blocks", 1)):
+            checked(type(self).__name__, name, getattr(self, name), whole=True, least=least)
         torch.manual_seed(seed)
         channels = data.train.inputs[0].shape[0]
         network = PredictiveCoding(channels, self.widths, self.blocks, self.pixels, half=self.half)

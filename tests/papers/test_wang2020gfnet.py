@@ -145,9 +145,16 @@ def test_there_are_as_many_exits_as_looks(looks):
     assert not model.training
 
 
-def test_one_look_is_no_glance_and_focus():
-    with pytest.raises(ValueError, match="two looks at least, not 1"):
-        tiny(looks=1).build(tiny().load(), 0)
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"looks": 1}, "looks"), ({"zoom": 0.0}, "zoom"), ({"zoom": 1.1}, "zoom"), ({"r": -1.0}, "r"),
+        ({"std": 0.0}, "std"), ({"gamma": 1.1}, "gamma"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(settings, name):
+    with pytest.raises(ValueError, match=f"{name} is one"):
+        tiny(**settings).prepare(Bench(most_steps=0))
 
 
 def test_a_look_costs_an_encoder_the_policy_and_the_classifier(built):
