@@ -73,9 +73,7 @@ class Central(Focus):
         return at_centre(self, state)
 
 
-def elsewhere(
-    method: GlanceAndFocus, prepared: Prepared, bench: Bench, kind: type[Focus], onward: Next
-) -> Prepared:  # fmt: skip
+def elsewhere(method: GlanceAndFocus, prepared: Prepared, bench: Bench, kind: type[Focus], onward: Next) -> Prepared:
     """Return the network after the same first stage, its third with looks that go elsewhere, for as many steps."""
     known = prepared.data.without_test()
     model = method.build(known, bench.seed)

@@ -11,14 +11,15 @@ Model
     layer on its state c_t gives z_t, p_t = softmax(z_t). The policy pi reads e_t (no gradient passes) through a 1×1
     convolution, a dense layer and a GRU of its own, state s_t; sigmoids of a linear layer on s_t are the mean mu_t of
     where to look next, a in [0, 1]^2: the piece has its corner at floor(a (H - h)), rows first. Another linear layer
-    gives V_t, what s_t is worth. Each encoder has a linear classifier of its own, which only trains it: q_t.
+    gives V_t, what s_t is worth, which only trains pi. Each encoder has a linear classifier of its own, which only
+    trains it: q_t.
 
 Training
     1. Pieces anywhere; all but pi minimise  1/T [sum_t CE(p_t, y) + r sum_t CE(q_t, y)].
-    2. pi alone, by PPO: a_t drawn from a normal distribution around mu_t and cut to [0, 1]^2, reward
-       p_{t+1}(y) - p_t(y), R_t the sum of later rewards, each step discounted by gamma, then standardised over batch
-       and steps, A_t = R_t - V_t (no gradient), ratio_t of the action's density to the one it was drawn with:
-       mean[-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A)] + 1/2 mean (V - R)^2.
+    2. pi alone, by PPO: a_t is drawn from a normal distribution around mu_t and cut to [0, 1]^2,
+       reward_t = p_{t+1}(y) - p_t(y),  R_t = sum_{i >= t} gamma^(i - t) reward_i, standardised over batch and steps,
+       A_t = R_t - V_t (no gradient),  ratio_t = density of a_t / its density when it was drawn,
+       L = mean[-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A)] + 1/2 mean (V - R)^2.
     3. All but pi again, by the loss of 1, with pieces that pi chooses, drawn as in 2.
 
 Exit rule
