@@ -449,6 +449,7 @@ def test_thresholds_are_those_of_the_fitting_half_alone(prepared):
         left = np.bincount(replay(method.rule(budget, ready), fitting.outputs), minlength=3)
         assert left[:2].tolist() == np.floor(150 * shares[:2]).tolist()
     assert method.rule(spent[0] / spent[-1], ready) == MaxConfidence(0.0)
+    assert (ratio_within(spent[0], spent), ratio_within(spent[-1], spent)) == (0, math.inf)
     assert method.rule(1.0, ready).threshold == (math.inf, math.inf)
 
 
