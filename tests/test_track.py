@@ -668,7 +668,9 @@ IMAGES_OTHERWISE = {
     "teerapittayanon2016branchynet": [TWO],
     "wang2018idk": [[60, 60, *[150] * 17], [60, 60, 150], TWO, TWO],
     "wang2018skipnet": [[15] * 6],
+    "wang2020gfnet": [[60] * 3],
     "wolczyk2021ztw": [[60, 60, 80]] * 3,
+    "zniber2025predictive": [[60], TWO],
 }
 """Rows that are trained otherwise: the steps of each stage, variant by variant. Why, says their docstring."""
 AS_LONG_BUT_OTHERWISE = {

@@ -73,9 +73,7 @@ class Central(Focus):
         return at_centre(self, state)
 
 
-def elsewhere(
-    method: GlanceAndFocus, prepared: Prepared, bench: Bench, kind: type[Focus], onward: Next
-) -> Prepared:  # fmt: skip
+def elsewhere(method: GlanceAndFocus, prepared: Prepared, bench: Bench, kind: type[Focus], onward: Next) -> Prepared:
     """Return the network after the same first stage, its third with looks that go elsewhere, for as many steps."""
     known = prepared.data.without_test()
     model = method.build(known, bench.seed)
@@ -107,8 +105,8 @@ def better(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Outcome
     gains = [a - b for a, b in zip(ours, theirs, strict=True)]
     return Outcome(
         name=f"better than {name} looks",
-        statement=f"After closer looks where the policy says, accuracy on test data is on average one point higher than "
-        f"after as many {name} ones; the first stage is the same, and the third trains as long with looks of its own.",
+        statement=f"After closer looks where the policy says, accuracy on test data is on average one point higher "
+        f"than after as many {name} ones; the first stage is the same, the third trains as long with looks of its own.",
         holds=mean(gains[1:]) >= GAIN,
         measured="by look " + ", ".join(f"{gain:+.4f}" for gain in gains),
     )

@@ -67,11 +67,12 @@ def comparable(curve: Curve, held: float, test: float, cost: float, sizes: Seque
     ours, theirs = sizes
     return Outcome(
         name="comparable to a deep network with less",
-        statement="The cheapest threshold that loses at most one point to the deep network on validation data, or else "
-        "the best one, loses at most two points to it on test data, with a quarter of its weights and half of its MACs.",
+        statement="The cheapest threshold that loses at most one point to the deep network on validation data, or "
+        "else the best one, loses at most two points to it on test data, with a quarter of its weights and half of its "
+        "MACs.",
         holds=point.quality >= test - 0.02 and ours <= theirs / 4 and point.cost <= cost / 2,
-        measured=f"accuracy {point.quality - test:+.4f}, {ours / theirs:.1%} of the weights, {point.cost / cost:.1%} of "
-        f"the MACs, at threshold {point.knob:g}",
+        measured=f"accuracy {point.quality - test:+.4f}, {ours / theirs:.1%} of the weights, {point.cost / cost:.1%} "
+        f"of the MACs, at threshold {point.knob:g}",
     )
 
 

@@ -1,4 +1,4 @@
-"""What only GFNet promises: which pixels a look takes, PPO by hand and beside the released code, three stages, budgets."""
+"""What only GFNet promises: the pixels of a look, PPO by hand and as in the released code, three stages, budgets."""
 
 import json
 import math
@@ -145,9 +145,16 @@ def test_there_are_as_many_exits_as_looks(looks):
     assert not model.training
 
 
-def test_one_look_is_no_glance_and_focus():
-    with pytest.raises(ValueError, match="two looks at least, not 1"):
-        tiny(looks=1).build(tiny().load(), 0)
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"looks": 1}, "looks"), ({"zoom": 0.0}, "zoom"), ({"zoom": 1.1}, "zoom"), ({"r": -1.0}, "r"),
+        ({"std": 0.0}, "std"), ({"gamma": 1.1}, "gamma"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(settings, name):
+    with pytest.raises(ValueError, match=f"{name} is one"):
+        tiny(**settings).prepare(Bench(most_steps=0))
 
 
 def test_a_look_costs_an_encoder_the_policy_and_the_classifier(built):
@@ -187,6 +194,7 @@ def test_returns_are_discounted_and_standardised_over_all():
     rewards = torch.tensor([[1.0, 0.0], [2.0, -1.0], [4.0, 0.5]])
     R = torch.tensor([[1 + 0.7 * (2 + 0.7 * 4), 0.7 * (-1 + 0.7 * 0.5)], [2 + 0.7 * 4, -1 + 0.7 * 0.5], [4.0, 0.5]])
     assert torch.allclose(returns(rewards, 0.7), (R - R.mean()) / (R.std() + 1e-5), atol=1e-6)
+    assert returns(torch.ones(1, 1), 0.7).tolist() == [[0.0]]  # one look of one image says nothing
     plain = returns(rewards, 1.0)
     assert float(plain.mean()) == pytest.approx(0, abs=1e-6)
     assert float(plain.std()) == pytest.approx(1, abs=1e-4)
@@ -441,6 +449,7 @@ def test_thresholds_are_those_of_the_fitting_half_alone(prepared):
         left = np.bincount(replay(method.rule(budget, ready), fitting.outputs), minlength=3)
         assert left[:2].tolist() == np.floor(150 * shares[:2]).tolist()
     assert method.rule(spent[0] / spent[-1], ready) == MaxConfidence(0.0)
+    assert (ratio_within(spent[0], spent), ratio_within(spent[-1], spent)) == (0, math.inf)
     assert method.rule(1.0, ready).threshold == (math.inf, math.inf)
 
 

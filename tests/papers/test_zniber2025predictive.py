@@ -31,13 +31,13 @@ def tiny(variant="labels", **settings):
 def scalars(*links, channels=1):
     """A network on images of one pixel: links are (C, D, a, b), each a number."""
     net = PredictiveCoding(channels, (1,), len(links), 1, half=False).requires_grad_(False)
-    for link, (C, D, a, b) in zip(net.links, links, strict=True):
+    for i, (link, (C, D, a, b)) in enumerate(zip(net.links, links, strict=True)):
         for conv, value in ((link.C, C), (link.D, D)):
             conv.weight.zero_()
             conv.weight[0, 0, 1, 1] = value
-        link.a.fill_(a)
-        if link.b is not None:
-            link.b.fill_(b)
+        net.a[i].fill_(a)
+        if b is not None:
+            net.b[i].fill_(b)
     return net
 
 
@@ -64,8 +64,9 @@ def test_one_level_by_hand():
 
 
 def test_two_levels_by_hand():
-    """First sweep 3, 6. Down: p_1 = 12, r_1 = 3/4 · 3 + 1/4 · 12 = 5.25, p_0 = 10.5. Up: r_1 = 5.25 + 0.5 · 3 (1 - 10.5),
-    which is below 0, so 0; r_2 = 6 + 2 · 2 (0 - 12), so 0 too.
+    """First sweep 3, 6. Down: p_1 = 12, r_1 = 3/4 · 3 + 1/4 · 12 = 5.25, p_0 = 10.5.
+
+    Up: r_1 = 5.25 + 0.5 · 3 (1 - 10.5) is below 0, so 0; r_2 = 6 + 2 · 2 (0 - 12), so 0 too. With smaller D neither is.
     """
     net = scalars((3.0, 2.0, 0.5, 0.25), (2.0, 2.0, 2.0, None))
     r = net.sweep(image(1))
@@ -118,9 +119,8 @@ def test_what_is_foreseen_exactly_changes_nothing():
 
 def test_rates_start_at_one_and_a_half_for_each_channel():
     net = PredictiveCoding(1, (3, 5), 2, 4, half=False)
-    assert [link.a.flatten().tolist() for link in net.links] == [[1.0] * 3, [1.0] * 3, [1.0] * 5, [1.0] * 5]
-    assert [link.b.flatten().tolist() for link in net.links[:-1]] == [[0.5] * 3, [0.5] * 3, [0.5] * 5]
-    assert net.links[-1].b is None
+    assert [a.flatten().tolist() for a in net.a] == [[1.0] * 3, [1.0] * 3, [1.0] * 5, [1.0] * 5]
+    assert [b.flatten().tolist() for b in net.b] == [[0.5] * 3, [0.5] * 3, [0.5] * 5]
 
 
 @pytest.mark.parametrize(("side", "pixels", "sizes"), [
@@ -146,15 +146,15 @@ def test_predictions_have_the_size_of_what_they_predict():
         assert net.links[0].down(r[1], r[0]).shape == r[0].shape
 
 
-def test_convolutions_have_no_bias_and_a_size_that_keeps_the_signal():
-    """Half of what a ReLU is given is lost, hence a variance of 2 over the inputs of each output."""
+def test_convolutions_have_no_bias_and_the_way_down_starts_small():
+    """Up, a variance of 2 over the inputs of each output, as a ReLU loses half; down, a third over all: torch's own."""
     torch.manual_seed(0)
     net = PredictiveCoding(1, (64, 64), 2, 4, half=False)
     for link in net.links[1:]:
         assert link.C.bias is None
         assert link.D.bias is None
-        for conv in (link.C, link.D):
-            assert float(conv.weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+        for conv, variance in ((link.C, 2), (link.D, 1 / 3)):
+            assert float(conv.weight.detach().std()) == pytest.approx((variance / (9 * 64)) ** 0.5, rel=0.05)
     assert float(net.links[0].C.weight.detach().std()) == pytest.approx((2 / 16) ** 0.5, rel=0.1)
 
 
@@ -182,9 +182,9 @@ def test_levels_and_answers_agree_with_the_released_code():
     for i, link in enumerate(net.links):
         link.C.weight.copy_(given[f"FFconv.{i}.conv2d.weight"])
         link.D.weight.copy_(given[f"FBconv.{i}.convtranspose2d.weight"])
-        link.a.copy_(given[f"b0.{i}"])
-        if link.b is not None:
-            link.b.copy_(given[f"a0.{i}"])
+        net.a[i].copy_(given[f"b0.{i}"])
+    for i, b in enumerate(net.b):
+        b.copy_(given[f"a0.{i}"])
     head.linear.load_state_dict({"weight": given["linear.weight"], "bias": given["linear.bias"]})
     r = net.sweep(torch.tensor(np.random.RandomState(1).standard_normal((2, 2, 8, 8)).astype(np.float32)))
     for theirs in golden["logits"]:
@@ -238,6 +238,14 @@ def test_cycles_cost_a_way_down_and_a_way_up():
     assert alone == [sweep + head, sweep + cycle + head, sweep + 2 * cycle + head]
 
 
+def test_what_is_free_in_a_cycle_is_little():
+    """Four products for each place and channel that is scaled up, as a deviation has it."""
+    net = PredictiveCoding(1, (48, 96), 2, 4, half=False)
+    r = [torch.zeros(1, size, side, side) for size, side in ((1, 48), (48, 12), (48, 12), (96, 6), (96, 6))]
+    with torch.no_grad():
+        assert costs.count(lambda: net.cycle(r)) > 100 * 4 * 96 * 12 * 12
+
+
 def test_cycles_that_are_left_are_not_run(prepared):
     _, _, ready = prepared(KEY)
     x = torch.stack(list(ready.data.test.inputs[:4]))
@@ -287,6 +295,12 @@ def test_distilled_exits_learn_from_a_trained_deep_network_too(monkeypatch):
             F.cross_entropy(z, y) + 0.7 * 9 * (q * (q.log() - (z / 3).log_softmax(-1))).sum(-1).mean() for z in model(x)
         )
         assert second.loss(second.batch_of(index, x)).item() == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"cycles": -1}, {"cycles": 1.5}, {"blocks": 0}, {"lam": -1.0}, {"tau": 0.0}])
+def test_what_cannot_be_is_refused(settings):
+    with pytest.raises(ValueError, match="is one"):
+        tiny("distilled", **settings).prepare(Bench(most_steps=1))
 
 
 def test_both_variants_start_from_the_same_network():
