@@ -436,8 +436,8 @@ class AdaptiveFederated(Method):
         "dirichlet": {}, "uniform": {"placement": "uniform"}, "by label": {"placement": "by label"},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "train_size": 150, "nodes": 3, "tau_max": 8, "reach": 3, "speed": 2e5, "bandwidth": 2e5,
-        "phi": 0.02,
+        "images": "digits", "train_size": 150, "nodes": 3, "tau_max": 12, "reach": 3, "speed": 2e5, "bandwidth": 2e5,
+        "phi": 0.3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 500, "speed": 1e7}
     others: ClassVar[Mapping[str, Any]] = {"placement": "half by label"}
