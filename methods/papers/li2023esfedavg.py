@@ -23,13 +23,13 @@ Exit rule
     stop at the first of the client's exits with max softmax >= threshold; else its last exit answers.
 
 Skipped
-    Blocks behind the exit, with their heads; of what crosses, the weights that matter less. Multiplications with weights that
-    are 0 are not skipped, and are counted.
+    Blocks behind the exit, with their heads; of what crosses, the weights that matter less. Multiplications with
+    weights that are 0 are not skipped, and are counted.
 
 Deviations
     1. Everything is reconstructed from the title: that budgets are depths, that heads are the personal part, which
        weights are sent and kept, and how they are averaged. No number of the preprint is known. Two readings of which
-       weights are sent are variants; the main one is more accurate on validation images.
+       weights are sent are variants; nothing tells which is the preprint's, if either is.
     2. Fashion-MNIST, a small network of three blocks, a Dirichlet partition of classes; 8 clients that all take part
        in each of 20 rounds of one local epoch. AdamW, whose rate rises and falls within each round.
     3. What a client has is a fixed partition of the images of each part of the data; its validation and test images
@@ -183,17 +183,25 @@ class Client:
             self.learn(turn)
             return {}
         self.learn(turn)
-        state = self.model.state_dict()
+        return self.sent()
+
+    def sent(self) -> dict[str, Any]:
+        """Return the chosen numbers of each shared tensor, and where they stand unless they are all."""
+        state, all_of_it = self.model.state_dict(), self.how.density == 1
         by = state if self.how.by == "weight" else {name: state[name] - self.taken[name] for name in self.names()}
         masks = {name: mask(by[name], self.how.density) for name in self.names()}
-        sent: dict[str, Any] = {"values": {name: state[name][kept] for name, kept in masks.items()}}
-        return sent | ({"masks": {name: bits(kept) for name, kept in masks.items()}} if self.how.density < 1 else {})
+        values = {name: state[name][kept] for name, kept in masks.items()}
+        return {"values": values, "masks": {} if all_of_it else {name: bits(kept) for name, kept in masks.items()}}
 
     def handle(self, message: bytes) -> bytes:
         """Answer a message ``{"turn", "values"}``."""
         told = Whole().unpack(message)
         self.take(told["values"])
-        return Whole().pack({"size": torch.tensor(len(self.examples)), **self.work(int(told["turn"]))})
+        return self.packed(self.work(int(told["turn"])))
+
+    def packed(self, sent: Mapping[str, Any]) -> bytes:
+        """Return a message to the server, with the number of its images."""
+        return Whole().pack({"size": torch.tensor(len(self.examples)), **sent})
 
 
 def shared_names(model: MultiExit, shared: str) -> list[str]:
@@ -207,7 +215,7 @@ def update(reply: Mapping[str, Any], like: Mapping[str, Tensor]) -> Update:
     values, masks = {}, {}
     for name, found in reply["values"].items():
         full = torch.ones_like(like[name], dtype=torch.bool)
-        kept = unpacked(reply["masks"][name], like[name].shape) if "masks" in reply else full
+        kept = unpacked(reply["masks"][name], like[name].shape) if reply["masks"] else full
         values[name] = torch.zeros_like(like[name]).masked_scatter(kept, found)
         masks[name] = kept
     return Update(float(reply["size"]), values, masks)
@@ -233,6 +241,8 @@ class Clients(Prepared):
     """All clients, each with its own network and data; taken as one, it is the deepest client of the most images."""
 
     each: list[Prepared] = field(default_factory=list)
+    federation: Federation | None = None
+    owned: Owned | None = None  # the data of all clients
 
 
 @dataclass(frozen=True)
@@ -334,7 +344,7 @@ class EsFedAvg(ExitMethod):
             Prepared(own, owned_by(k, data, bench.test), bench, self) for k, own in enumerate(model.clients)
         ]  # of a client without images in some part nothing can be measured there
         deepest = max(each, key=lambda one: (one.model.exits, len(one.data.train)))
-        return Clients(deepest.model, deepest.data, bench, self, each=each)
+        return Clients(deepest.model, deepest.data, bench, self, each=each, federation=model, owned=data)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """All clients at the same knobs, taken together."""
