@@ -30,7 +30,9 @@ def claims(method: AdaptiveFederated, prepared: Prepared, bench: Bench, curve: C
         heeds_data(method, mean_tau(method, prepared, bench, {}), mean_tau(method, None, bench, {"placement": other})),
         heeds_links(
             mean_tau(method, prepared, bench, {}),
-            mean_tau(method, None, bench, {"bandwidth": method.bandwidth / DEARER, "round_trip": 0.02 * DEARER}),
+            mean_tau(
+                method, None, bench, {"bandwidth": method.bandwidth / DEARER, "round_trip": method.round_trip * DEARER}
+            ),
         ),
     ]
 

@@ -212,7 +212,7 @@ class Here(Crowd):
 
 
 class Apart(Crowd):
-    """Nodes that are reached by messages alone, and perhaps are elsewhere; then nobody counts what they do."""
+    """Nodes that are reached by messages alone; ``macs`` say what each computes if that is done elsewhere."""
 
     def __init__(self, asks: Sequence[Ask], macs: Sequence[Any] | None = None) -> None:
         self.asks, self.known, self.traffic = asks, macs, Traffic()

@@ -95,11 +95,7 @@ class Traffic:
 
 
 def exchange(asks: Sequence[Ask], told: Sequence[Any], traffic: Traffic) -> list[Any]:
-    """Tell each client a nesting of tensors, return what each answers, and note the bytes of all messages.
-
-    All are told before the first answer is waited for only where clients are processes of their own that wait by
-    themselves; the outcome is the same.
-    """
+    """Tell each client in turn a nesting of tensors, return what each answers, and note the bytes of all messages."""
     codec, found = Whole(), []
     for ask, each in zip(asks, told, strict=True):
         message = codec.pack(each)
