@@ -26,6 +26,9 @@ Skipped
     Blocks behind the exit, with their heads; of what crosses, the weights that matter less. Multiplications with
     weights that are 0 are not skipped, and are counted.
 
+Measured apart
+    The task is another one than on the tracks: each client has a network of its own, and few images of few classes.
+
 Deviations
     1. Everything is reconstructed from the title: that budgets are depths, that heads are the personal part, which
        weights are sent and kept, and how they are averaged. No number of the preprint is known. Two readings of which

@@ -31,6 +31,9 @@ Exit rule
 Skipped
     Averagings: their messages and the waiting for them. Of an input nothing is skipped.
 
+Measured apart
+    The task is another one than on the tracks: what is compared are budgets of training, not exits of a network.
+
 Deviations
     1. G is that of the extended version of the paper (IEEE JSAC 37, 2019) as its released code computes it; that of the
        conference paper could not be read.
@@ -487,7 +490,7 @@ class AdaptiveFederated(Method):
             return Fixed(tau)
         return Adaptive(self.eta, self.phi, budget, self.tau_max, self.reach, self.keep)
 
-    def run(self, prepared: Prepared, budget: float, tau: int | None = None, crowd: Crowd | None = None) -> Run:
+    def train(self, prepared: Prepared, budget: float, tau: int | None = None, crowd: Crowd | None = None) -> Run:
         """Train once within a budget, under the paper's control or with a fixed tau."""
         control = self.control(budget, tau)
         nodes = crowd or Here(self.crowd(prepared, watched=control.watched))
@@ -495,10 +498,10 @@ class AdaptiveFederated(Method):
         return federate(nodes, sizes, start, self.edge(prepared.bench.seed), budget, control)
 
     def known(self, prepared: Prepared, budget: float, tau: int | None = None) -> Run:
-        """Return `run`, done once."""
+        """Return `train`, done once."""
         if (budget, tau) not in prepared.runs:
             prepared.bench.progress(f"training within {budget:g} simulated s", None)
-            prepared.runs[budget, tau] = self.run(prepared, budget, tau)
+            prepared.runs[budget, tau] = self.train(prepared, budget, tau)
         return prepared.runs[budget, tau]
 
     def right(self, prepared: Prepared, w: Tensor, split: Split) -> Tensor:
@@ -527,7 +530,7 @@ class AdaptiveFederated(Method):
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return what the longest training reaches, and what it takes."""
-        run = self.run(prepared, self.knobs[-1])
+        run = self.train(prepared, self.knobs[-1])
         return float(self.right(prepared, run.w, "test").double().mean()), run.spent
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
@@ -548,7 +551,7 @@ class AdaptiveFederated(Method):
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Train anew with nodes that are reached by messages alone, whose bytes and work are counted from outside."""
         expected, nodes = self.known(prepared, knob), self.crowd(prepared, watched=True)
-        found = self.run(prepared, knob, crowd=Apart([pickle.loads(pickle.dumps(node)).handle for node in nodes]))
+        found = self.train(prepared, knob, crowd=Apart([pickle.loads(pickle.dumps(node)).handle for node in nodes]))
         ours, whole = (self.seconds(prepared, budget) for budget in (knob, self.knobs[-1]))
         return Execution(
             knob=knob,
@@ -565,6 +568,6 @@ class AdaptiveFederated(Method):
         """Return the seconds that a training really takes, measured once."""
         if budget not in prepared.timed:
             start = time.perf_counter()
-            self.run(prepared, budget)
+            self.train(prepared, budget)
             prepared.timed[budget] = time.perf_counter() - start
         return prepared.timed[budget]

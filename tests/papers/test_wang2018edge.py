@@ -372,8 +372,8 @@ def test_nodes_as_processes_train_the_same(prepared):
     with ExitStack() as stack:
         asks = [stack.enter_context(process(node)) for node in nodes]
         crowd = Apart(asks, [node.macs for node in nodes])
-        apart = method.run(ready, budget, crowd=crowd)
-    here = method.run(ready, budget)
+        apart = method.train(ready, budget, crowd=crowd)
+    here = method.train(ready, budget)
     assert len(set(apart.taus)) > 2
     assert (apart.taus, apart.costs, apart.spent, apart.loss) == (here.taus, here.costs, here.spent, here.loss)
     assert torch.equal(apart.w, here.w)
