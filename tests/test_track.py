@@ -640,6 +640,15 @@ def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(s
     assert bool(track.row([result(key=key)], "", current=True).trained_otherwise) == otherwise
 
 
+def test_what_is_measured_apart_is_on_no_track_and_says_why():
+    apart = [info for info in registry.described()[0] if bench.APART in info.sections]
+    assert {"wang2018edge", "li2023esfedavg"} <= {info.key for info in apart}
+    for info in apart:
+        assert any(track.item in info.data for track in TRACKS.values()), f"{info.key} is on no track anyway"
+        assert not any(info.key in bench.members(name) for name in TRACKS)
+        assert info.sections[bench.APART]
+
+
 PICTURES = 640
 """The same for images: small pictures, in the settings of the track but for the patches that they are cut into."""
 IMAGES_ALIKE = [(60, {2e-3}, "AdamW", {0.01}, 0)]

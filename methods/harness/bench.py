@@ -25,6 +25,8 @@ from eelit.methods.harness.workers import Backend, spread
 
 Run = tuple[str, int]
 """A method's key and a seed."""
+APART = "Measured apart"
+"""Section of a docstring that says why a method is on no track, though it needs the data of one."""
 
 
 def folder() -> Path:
@@ -33,9 +35,12 @@ def folder() -> Path:
 
 
 def members(name: str) -> list[str]:
-    """Return the keys of the methods that are measured on a track, sorted."""
+    """Return the keys of the methods that are measured on a track, sorted.
+
+    These are all that need its data, but for those whose docstring says why they are measured apart.
+    """
     infos, _ = registry.described()
-    return sorted(info.key for info in infos if TRACKS[name].item in info.data)
+    return sorted(info.key for info in infos if TRACKS[name].item in info.data and APART not in info.sections)
 
 
 def code(key: str) -> str:

@@ -1,0 +1,450 @@
+"""What ES-FedAvg, as reconstructed, promises: budgets, masks, averages over who sent what, personal heads."""
+
+import math
+import pickle
+from contextlib import ExitStack
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from loopback import process
+from torch import nn
+from torch.nn import functional as F
+
+from eelit.methods.claims import li2023esfedavg as claimed
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.harness import registry
+from eelit.methods.papers.li2023esfedavg import (
+    Client,
+    EsFedAvg,
+    Federation,
+    Local,
+    bits,
+    block,
+    head,
+    held,
+    mask,
+    one_round,
+    owned_by,
+    shared_names,
+    stretched,
+    together,
+    unpacked,
+    update,
+)
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.recipes.federated import Traffic
+from eelit.methods.world.wire import Whole
+
+KEY = "li2023esfedavg"
+
+
+def tiny(**changed):
+    return registry.get(KEY).variant("update", "tiny").replace(changed)
+
+
+def started(method, seed=0, **bench):
+    """Return the network, the data and the clients of a federation before its first round."""
+    data, bench = method.load(), Bench(seed=seed, **bench)
+    model = method.build(data, seed)
+    return model, data, method.members(model, data, bench)
+
+
+def turn(model, clients, number=0):
+    """Make one round in this process; return what crossed."""
+    seen = Traffic()
+    one_round(model, [each.handle for each in clients], [each.names() for each in clients], number, seen)
+    return seen
+
+
+def numbers(model, prefix=""):
+    return {name: value.clone() for name, value in model.state_dict().items() if name.startswith(prefix)}
+
+
+# Masks.
+
+
+def test_a_mask_keeps_the_largest_of_a_tensor():
+    theta = torch.tensor([[0.1, -3.0, 0.0], [2.0, -0.2, 1.0]])
+    assert mask(theta, 0.5).tolist() == [[False, True, False], [True, False, True]]
+    assert mask(theta, 0.34).sum() == 3  # a part of one is one more
+    assert mask(theta, 1.0).all()
+    assert mask(theta, 1e-9).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(1,), (8,), (9,), (3, 5), (2, 3, 3, 3)])
+def test_a_mask_crosses_as_bits(shape):
+    kept = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.5
+    packed = bits(kept)
+    assert packed.dtype == torch.uint8
+    assert len(packed) == math.ceil(kept.numel() / 8)
+    assert torch.equal(unpacked(packed, kept.shape), kept)
+
+
+def test_bits_by_hand():
+    assert bits(torch.tensor([True, False, True, False, False, False, False, True, True])).tolist() == [133, 1]
+
+
+# One client.
+
+
+def client(by="update", density=0.5, exits=2, **changed):
+    torch.manual_seed(0)
+    stages, heads = [block(1, 3), block(3, 4)], [head(3, 4, 5), head(4, 2, 5)]
+    model = Federation(stages, heads, [exits]).clients[0]
+    examples = Examples([*torch.rand(20, 1, 8, 8)], torch.arange(20) % 5)
+    how = {"epochs": 1.0, "batch": 10, "rate": 1e-2, "shared": "blocks", "seed": 0, "rounds": 3} | changed
+    return Client(model, examples, Local(**how, by=by, density=density))
+
+
+@pytest.mark.parametrize("by", ["update", "weight"])
+def test_a_client_sends_what_counts_most(by):
+    own = client(by)
+    before = numbers(own.model)
+    sent = Whole().unpack(own.handle(Whole().pack({"turn": torch.tensor(0), "values": numbers(own.model, "stages")})))
+    after = numbers(own.model)
+    assert sent["size"] == 20
+    assert set(sent["values"]) == set(sent["masks"]) == {name for name in before if name.startswith("stages")}
+    for name, found in sent["values"].items():
+        rank = (after[name] - before[name] if by == "update" else after[name]).abs()
+        kept = unpacked(sent["masks"][name], rank.shape)
+        assert len(found) == kept.sum() == math.ceil(rank.numel() / 2)
+        assert torch.equal(found, after[name][kept])
+        assert rank[kept].min() >= rank[~kept].max() if (~kept).any() else True
+
+
+def test_with_density_1_no_mask_is_sent():
+    own = client(density=1.0)
+    own.take(numbers(own.model, "stages"))
+    sent = own.sent()
+    assert sent["masks"] == {}
+    found = update({"size": torch.tensor(20), **sent}, own.model.state_dict())
+    assert all(torch.equal(value, own.model.state_dict()[name]) for name, value in found.values.items())
+    assert all(kept.all() for kept in found.masks.values())
+
+
+def test_an_update_is_of_full_size_again():
+    like = {"w": torch.zeros(2, 2)}
+    reply = {
+        "size": torch.tensor(3),
+        "values": {"w": torch.tensor([5.0, 7.0])},
+        "masks": {"w": torch.tensor([6]).byte()},
+    }
+    found = update(reply, like)
+    assert found.weight == 3
+    assert found.values["w"].tolist() == [[0.0, 5.0], [7.0, 0.0]]
+    assert found.masks["w"].tolist() == [[False, True], [True, False]]
+
+
+def test_after_the_last_round_weights_are_sparse_and_stay_so():
+    own = client(density=0.25)
+    values = numbers(own.model, "stages")
+    reply = Whole().unpack(own.handle(Whole().pack({"turn": torch.tensor(3), "values": values})))
+    assert set(reply) == {"size"}  # nothing is sent any more
+    for name, p in own.model.named_parameters():
+        if name.startswith("stages") and p.dim() > 1:
+            kept = mask(values[name], 0.25)
+            assert torch.equal(p != 0, kept)
+            assert not torch.equal(p[kept], values[name][kept])  # what is left has been trained
+        else:
+            assert (p != 0).float().mean() > 0.8
+    assert all(not p._backward_hooks for p in own.model.parameters())
+
+
+def test_before_that_no_weight_is_pruned():
+    own = client(density=0.25)
+    own.handle(Whole().pack({"turn": torch.tensor(2), "values": numbers(own.model, "stages")}))
+    assert all((p != 0).float().mean() > 0.9 for p in own.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shared", "parts"), [("blocks", {"stages"}), ("all", {"stages", "heads"}), ("nothing", set())]
+)
+def test_what_is_shared(shared, parts):
+    assert {name.split(".")[0] for name in shared_names(client().model, shared)} == parts
+
+
+# The training.
+
+
+def test_each_client_minimises_the_mean_loss_of_its_exits_on_its_own_images(stages):
+    method = tiny(rounds=2, budgets=(1, 3))
+    found, data = stages(method), method.load()
+    assert len(found) == 3 * method.clients  # two rounds and what each does by itself
+    for i, stage in enumerate(found):
+        k = i % method.clients
+        assert stage.train.targets.tolist() == data.train.targets[data.owners["train"][k]].tolist()
+        assert (stage.epochs, stage.batch, set(stage.rates.values())) == (method.epochs, method.batch, {method.rate})
+        assert len(stage.rates) == 4 * method.budget(k)  # weight and bias of each block and head
+
+
+def test_the_loss_by_hand():
+    own, seen = client(), []
+    own.how = replace(own.how, most_steps=0, watch=seen.append)
+    own.learn(0)
+    x, y = torch.stack(own.examples.inputs[:6]), own.examples.targets[:6]
+    with torch.no_grad():
+        first = own.model.stages[0](x)
+        z = [own.model.heads[0](first), own.model.heads[1](own.model.stages[1](first))]
+        wanted = (F.cross_entropy(z[0], y) + F.cross_entropy(z[1], y)) / 2
+        assert torch.allclose(seen[0].loss(seen[0].batch_of(torch.arange(6), x)), wanted)
+    assert not own.model.training
+
+
+def test_rounds_differ_in_their_order_and_clients_too():
+    _, _, clients = started(tiny())
+    assert len({each.how.seed for each in clients}) == len(clients)
+    orders = []
+    for number in (0, 1):
+        own, seen = client(), []
+        own.how = replace(own.how, watch=lambda stage, seen=seen: seen.append(torch.initial_seed()), most_steps=0)
+        own.learn(number)
+        orders += seen[:1]
+    assert orders[0] != orders[1]
+
+
+# Rounds.
+
+
+def test_with_all_blocks_all_weights_and_common_heads_a_round_is_federated_averaging():
+    method = tiny(budgets=(3,), density=1.0, shared="all")
+    model, _, clients = started(method)
+    turn(model, clients)
+    sizes = [len(each.examples) for each in clients]
+    for name, value in model.state_dict().items():
+        if not name.startswith("clients"):
+            own = [each.model.state_dict()[name] for each in clients]
+            mean = sum(n * w for n, w in zip(sizes, own, strict=True)) / sum(sizes)
+            assert torch.allclose(value, mean, atol=1e-6)
+
+
+def test_blocks_that_nobody_affords_stay_as_they_were():
+    model, _, clients = started(tiny(budgets=(1, 2)))
+    before = numbers(model)
+    turn(model, clients)
+    after = numbers(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name]) and not name.startswith("clients")}
+    assert {name.rsplit(".", 2)[0] for name in moved} == {"stages.0", "stages.1"}
+    assert not any(name.startswith("stages.2") for each in clients for name in each.names())
+
+
+def test_a_number_that_nobody_sent_stays_and_the_others_are_means_of_who_sent_them():
+    model, _, clients = started(tiny(density=0.2))
+    before, name = numbers(model), "stages.2.0.weight"
+    turn(model, clients)
+    (only,) = [each for each in clients if name in each.names()]  # of three clients one affords three blocks
+    own = only.model.state_dict()[name]
+    kept = mask(own - before[name], 0.2)
+    assert torch.equal(model.state_dict()[name], torch.where(kept, own, before[name]))
+
+
+def test_heads_never_cross():
+    model, _, clients = started(tiny())
+    before = numbers(model, "heads")
+    turn(model, clients)
+    assert all(torch.equal(value, before[name]) for name, value in numbers(model, "heads").items())
+    heads = [each.model.heads[0][2].weight for each in clients]
+    assert not torch.equal(heads[0], heads[1])
+
+
+def test_a_client_begins_a_round_with_the_servers_blocks_and_its_own_heads():
+    model, _, clients = started(tiny(), most_steps=0)
+    with torch.no_grad():
+        model.stages[0][0].weight.fill_(0.5)
+        clients[1].model.heads[0][2].weight.fill_(0.25)
+    turn(model, clients)
+    assert (clients[1].model.stages[0][0].weight == 0.5).all()
+    assert (clients[1].model.heads[0][2].weight == 0.25).all()
+
+
+def test_where_nothing_is_shared_nothing_crosses():
+    model, _, clients = started(tiny(shared="nothing"))
+    before = numbers(model, "stages")
+    seen = turn(model, clients)
+    assert max(seen.down) < 1500
+    assert all(torch.equal(value, before[name]) for name, value in numbers(model, "stages").items())
+
+
+def test_an_update_that_is_not_finite_is_left_out():
+    model, _, clients = started(tiny(density=1.0, budgets=(3,)), most_steps=0)
+    sound = numbers(model, "stages")
+
+    def spoilt(message):
+        clients[0].take(Whole().unpack(message)["values"])
+        with torch.no_grad():
+            clients[0].model.stages[0][0].bias.fill_(math.nan)
+        return clients[0].packed(clients[0].sent())
+
+    asks = [spoilt, *(each.handle for each in clients[1:])]
+    one_round(model, asks, [each.names() for each in clients], 0, Traffic())
+    assert all(torch.equal(value, sound[name]) for name, value in numbers(model, "stages").items())
+
+
+def test_clients_as_processes_learn_the_same():
+    """Each has its own images and heads; blocks and masks cross loopback sockets."""
+    method = tiny(clients=2, budgets=(1, 3))
+    together_, _, clients = started(method)
+    apart, _, others = started(method)
+    sizes = turn(together_, clients)
+    with ExitStack() as stack:
+        asks = [stack.enter_context(process(each)) for each in others]
+        seen = Traffic()
+        one_round(apart, asks, [each.names() for each in others], 0, seen)
+    assert (seen.down, seen.up) == (sizes.down, sizes.up)
+    for name, value in numbers(together_, "stages").items():
+        assert torch.allclose(value, apart.state_dict()[name], atol=1e-6)
+
+
+def test_a_message_holds_no_image_and_less_than_all_weights():
+    model, _, clients = started(tiny(density=0.25))
+    clients = [pickle.loads(pickle.dumps(each)) for each in clients]
+    seen, dense = turn(model, clients), started(tiny(density=1.0))
+    whole = turn(dense[0], dense[2])
+    assert sum(seen.up) < sum(whole.up)
+    deep = max(clients, key=lambda each: each.model.exits)
+    sent = deep.sent()
+    count = sum(p.numel() for name, p in deep.model.named_parameters() if name.startswith("stages"))
+    assert sum(value.numel() for value in sent["values"].values()) <= count / 4 + len(sent["values"])
+
+
+def test_the_whole_training_is_rounds_and_then_each_by_itself(monkeypatch):
+    method, turns = tiny(rounds=2), []
+    monkeypatch.setattr(Client, "work", lambda self, number: turns.append(number) or {})
+    method.prepare(Bench())
+    assert turns == [number for number in range(3) for _ in range(method.clients)]
+
+
+# Data.
+
+
+def test_each_image_is_one_clients_and_mixtures_are_the_same_in_all_parts():
+    data = tiny(train_size=900).load()
+    for part, owners in data.owners.items():
+        assert torch.cat(list(owners)).sort().values.tolist() == [*range(len(data.part(part)))]
+    held_ = [[(data.part(part).targets[rows] == 3).float().sum() for rows in data.owners[part]] for part in data.owners]
+    shares = [torch.stack(each) / sum(each) for each in held_]
+    assert torch.allclose(shares[0], shares[2], atol=0.05)
+
+
+def test_the_partition_is_a_setting():
+    first, again, other = (tiny(partition=seed).load().owners["train"][0].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_of_measured_parts_the_first_samples_count():
+    data = tiny().load()
+    found = [owned_by(k, data, 100) for k in range(3)]
+    assert sum(len(each.test) for each in found) == sum(len(each.validation) for each in found) == 100
+    assert sum(len(each.train) for each in found) == len(data.train)
+
+
+# Measuring.
+
+
+def point(quality, cost, full, exits):
+    return OperatingPoint(knob=0.5, quality=quality, cost=cost, speed_up=full / cost, exits=exits)
+
+
+def test_clients_are_taken_together_by_their_samples():
+    found = together([(30, [point(0.5, 10, 10, [1.0])]), (10, [point(0.9, 50, 100, [0.5, 0.5])])], 3)[0]
+    assert found.quality == pytest.approx(0.6)
+    assert found.cost == pytest.approx(20)
+    assert found.speed_up == pytest.approx((0.75 * 10 + 0.25 * 100) / 20)
+    assert found.exits == pytest.approx([0.875, 0.125, 0.0])
+
+
+def test_a_client_answers_by_its_last_exit_where_deeper_ones_are_asked_for(prepared):
+    method, _, ready = prepared(KEY)
+    shallow = next(one for one in held(ready, "test") if one.model.exits == 1)
+    points = stretched(shallow, "test", method)
+    assert [p.knob for p in points] == [1, 2, 3]
+    assert len({(p.quality, p.cost) for p in points}) == 1
+    assert [len(p.exits) for p in points] == [1, 1, 1]
+
+
+def test_no_client_runs_more_than_it_affords(prepared):
+    method, _, ready = prepared(KEY)
+    assert [one.model.exits for one in ready.each] == [1, 2, 3]
+    assert ready.model.exits == 3
+    assert method.policy(0.7, ready) == MaxConfidence(0.7)
+
+
+def test_chance_is_each_clients_commonest_class(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    parts = [SimpleNamespace(test=SimpleNamespace(targets=torch.tensor(y))) for y in ([1, 1, 2, 3], [5, 5])]
+    monkeypatch.setattr("eelit.methods.papers.li2023esfedavg.held", lambda *_: [SimpleNamespace(data=p) for p in parts])
+    found = method.chance(ready, bench)
+    assert found.quality == pytest.approx(4 / 6)
+    assert found.error == pytest.approx(math.sqrt(4 / 6 * 2 / 6 / 6))
+
+
+def test_final_networks_are_sparse(prepared):
+    method, _, ready = prepared(KEY)
+    for one in ready.each:
+        for stage in one.model.stages:
+            assert isinstance(stage[0], nn.Conv2d)
+            assert (stage[0].weight != 0).sum() == math.ceil(method.density * stage[0].weight.numel())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"density": 0.0},
+        {"density": 1.5},
+        {"budgets": (0,)},
+        {"budgets": (4,)},
+        {"rounds": 0},
+        {"shared": "some"},
+        {"by": "luck"},
+    ],
+)
+def test_bad_settings_are_refused(changed):
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        tiny(**changed)
+
+
+# What is claimed.
+
+
+def test_claims_drop_one_part_at_a_time(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    asked = []
+    monkeypatch.setattr(EsFedAvg, "prepare", lambda self, bench: asked.append(self) or ready)
+    points = method.sweep(ready, bench, "test", method.knobs)
+    curve = SimpleNamespace(validation=points, test=points, full_quality=points[-1].quality)
+    found = claimed.claims(method, ready, bench, curve)
+    changes = ({"budgets": (1,)}, {"shared": "nothing"}, {"shared": "all"}, {"density": 1.0})
+    assert asked == [method.replace(changed) for changed in changes]
+    assert [o.name for o in found] == [
+        "deep clients are better for their depth", "better than learning alone", "better with heads of their own",
+        "little is lost by sending few weights", "exits spare computation",
+    ]  # fmt: skip
+    assert [o.holds for o in found[:3]] == [False] * 3  # nobody is better than itself
+
+
+def test_accuracy_of_some_clients(prepared):
+    method, bench, ready = prepared(KEY)
+    alone = [claimed.accuracy(method, ready, bench, [k]) for k in range(3)]
+    sizes = [len(one.data.test) for one in ready.each]
+    mean = sum(n * quality for n, quality in zip(sizes, alone, strict=True)) / sum(sizes)
+    assert claimed.accuracy(method, ready, bench) == pytest.approx(mean)
+    assert len(set(alone)) > 1
+
+
+def test_bytes_of_a_round_are_those_that_cross(prepared):
+    method, _, ready = prepared(KEY)
+    model, _, clients = started(method)
+    assert claimed.round_bytes(method, ready) == sum(turn(model, clients).up)
+
+
+@pytest.mark.parametrize(("ours", "holds"), [(0.91, True), (0.909, False)])
+def test_a_part_must_bring_a_point(ours, holds):
+    assert claimed.better("", "", ours, 0.9 - 1e-12).holds is holds
+
+
+@pytest.mark.parametrize(("ours", "sent", "holds"), [(0.891, 50, True), (0.889, 50, False), (0.95, 51, False)])
+def test_few_weights_must_be_nearly_as_good(ours, sent, holds):
+    assert claimed.sparse(ours, 0.9, sent, 100).holds is holds
