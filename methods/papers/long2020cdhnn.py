@@ -89,7 +89,7 @@ MICRO = 1e-6
 def grid(u: Tensor, bits: int) -> Tensor:
     """Return Q(u): of 2^bits equal steps from -1 to 1 the nearest, and further ones beyond."""
     top = 2**bits - 1
-    return 2 * ((((u + 1) / 2 * top) + 0.5).floor() / top - 0.5)
+    return 2 * (((u + 1) / 2 * top).round() / top - 0.5)
 
 
 def master(w: Tensor) -> Tensor:
@@ -274,8 +274,8 @@ class HybridNetwork(ImageMethod, TierMethod):
         "exits": (1, 3), "head_epochs": 4.0, "head_rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "widths": (16, 32), "blocks": 3,
-        "head_epochs": 3.0, "head_rate": 5e-3,
+        **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "widths": (16, 32), "blocks": 2,
+        "edge": 3, "exits": (1, 3), "head_epochs": 3.0, "head_rate": 5e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"widths": (16, 16), "exits": (2, 3), "loss_weights": (0.1, 0.5)}
 
