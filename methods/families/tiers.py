@@ -461,7 +461,7 @@ def _legs(row: Sequence[tuple[float, int, bool, int]]) -> list[Leg]:
     return found
 
 
-def _told_of(journey: Journey) -> tuple[Any, ...]:
+def told_of(journey: Journey) -> tuple[Any, ...]:
     """Return all that is decided and counted of a journey, without its seconds."""
     return journey.plan, journey.exit, journey.given_up, journey.macs, journey.sent, journey.returned
 
@@ -647,7 +647,7 @@ class TierMethod(ExitMethod):
         counted = stream(self.at_work(world, theirs), work, theirs, came)
         expected = exact.told(claimed)
         answers = work.answers(counted, expected.shape[1:])
-        same = [_told_of(a) == _told_of(b) for a, b in zip(claimed, counted, strict=True)]
+        same = [told_of(a) == told_of(b) for a, b in zip(claimed, counted, strict=True)]
         own, plain = self.timed(prepared, exact.examples, [journey.plan for journey in counted], bench.repeats)
         return Execution(
             knob=knob,
