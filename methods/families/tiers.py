@@ -462,7 +462,7 @@ def _legs(row: Sequence[tuple[float, int, bool, int]]) -> list[Leg]:
     return found
 
 
-def _told_of(journey: Journey) -> tuple[Any, ...]:
+def told_of(journey: Journey) -> tuple[Any, ...]:
     """Return all that is decided and counted of a journey, without its seconds."""
     return journey.plan, journey.exit, journey.given_up, journey.macs, journey.sent, journey.returned
 
@@ -572,7 +572,11 @@ class TierMethod(ExitMethod):
         """Return what becomes of the samples of a split under the method's scheduler, or under another one."""
         seen, world = prepared.split(split), self.world(split, prepared.bench.seed)
         chosen = only or self.scheduler(prepared.for_choosing, world, knob, exit_)
-        return stream(world, seen, chosen, self.came(len(seen.examples)))
+        return stream(self.at_work(world, chosen), seen, chosen, self.came(len(seen.examples)))
+
+    def at_work(self, world: World, scheduler: Scheduler) -> World:
+        """Return the machines as a scheduler has set them up, such as at lower clock rates: here as they are."""
+        return world
 
     def point(self, prepared: Prepared, split: Split, journeys: Sequence[Journey], knob: float) -> OperatingPoint:
         """Measure what became of the samples of a split; the knob is only written down."""
@@ -638,20 +642,21 @@ class TierMethod(ExitMethod):
         seen, count = prepared.split("test"), max(1, bench.executed // 2)
         exact = self.one_by_one(prepared, min(count, len(seen.examples)))
         world, came = self.world("test", bench.seed), self.came(len(exact.examples))
-        claimed = stream(world, exact, self.scheduler(prepared.for_choosing, world, knob), came)
+        ours, theirs = (self.scheduler(prepared.for_choosing, world, knob) for _ in range(2))
+        claimed = stream(self.at_work(world, ours), exact, ours, came)
         work = self.executed(prepared, exact.examples)
-        counted = stream(world, work, self.scheduler(prepared.for_choosing, world, knob), came)
+        counted = stream(self.at_work(world, theirs), work, theirs, came)
         expected = exact.told(claimed)
         answers = work.answers(counted, expected.shape[1:])
-        same = [_told_of(a) == _told_of(b) for a, b in zip(claimed, counted, strict=True)]
-        ours, plain = self.timed(prepared, exact.examples, [journey.plan for journey in counted], bench.repeats)
+        same = [told_of(a) == told_of(b) for a, b in zip(claimed, counted, strict=True)]
+        own, plain = self.timed(prepared, exact.examples, [journey.plan for journey in counted], bench.repeats)
         return Execution(
             knob=knob,
             samples=len(claimed),
             claimed=sum(map(self.price, claimed)),
             counted=sum(map(self.price, counted)),
             agrees=all(same) and torch.allclose(answers, expected, atol=1e-3, equal_nan=True),
-            seconds=ours,
+            seconds=own,
             full_seconds=plain,
             not_finite=int((~finite(answers)).sum()),
         )

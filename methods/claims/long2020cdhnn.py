@@ -1,0 +1,80 @@
+"""What the hybrid network claims: most is answered on an edge of few bits, for much less energy at little loss."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from eelit.methods.claims.comparisons import gains, without_ends
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.operating_points import cheapest_within
+from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
+from eelit.methods.families.tiers import Prepared
+from eelit.methods.papers.long2020cdhnn import WHOLE, HybridNetwork
+
+
+def claims(method: HybridNetwork, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """Try them beside the same network with full precision everywhere, and with few bits everywhere."""
+    whole = method.replace({"bits": WHOLE})
+    ready = whole.prepare(bench)
+    held, test = (whole.sweep(ready, bench, split, whole.knobs) for split in ("validation", "test"))
+    quality, cost = whole.full_model(ready, bench)
+    best = held[-1].quality  # of the last exit, as nobody leaves before
+    point = cheapest_within(curve.validation, curve.test, 0.01, of=best)
+    few = method.replace({"edge": method.blocks * len(method.widths)})
+    low = few.full_model(few.prepare(bench), bench)[0]
+    ours = Baseline(name="few bits", validation=curve.validation, test=curve.test)
+    return [
+        cheaper(point, quality, cost, method.bits),
+        local(point),
+        beside_whole(gains(ours, without_ends(Baseline(name="full precision", validation=held, test=test)))),
+        repaired(curve.full_quality, low),
+    ]
+
+
+def cheaper(point: OperatingPoint, quality: float, cost: float, bits: int) -> Outcome:
+    """The cheapest T that loses little, against the network of full precision without exits."""
+    paper = {1: "5.5×", 4: "4.8×"}.get(bits, "no figure")
+    return Outcome(
+        name="less energy than full precision",
+        statement="At the cheapest T that loses at most one point on validation data to the same network with full "
+        "precision everywhere, which is trained alike and has no exits, computing takes at most a third of its energy "
+        f"by the model (the paper: {paper}), and accuracy on test data is at most two points lower.",
+        holds=point.cost <= cost / 3 and quality - point.quality <= 0.02,
+        measured=f"{cost / point.cost:.2f}× less, accuracy {point.quality - quality:+.4f}, at T = {point.knob:g}",
+    )
+
+
+def local(point: OperatingPoint) -> Outcome:
+    """What stays on the edge."""
+    share = sum(point.exits[:-1])
+    return Outcome(
+        name="most are answered at the edge",
+        statement="At that T at least half of the pictures leave on the edge (the paper: 65 % with one bit on "
+        "CIFAR-10, 52 % with four on CIFAR-100).",
+        holds=share >= 0.5,
+        measured=f"{share:.1%}",
+    )
+
+
+def beside_whole(found: list[float]) -> Outcome:
+    """Few bits on the edge against full precision there, with the same exits, for as much energy."""
+    gain = mean(found or [0.0])
+    return Outcome(
+        name="better than full-precision exits",
+        statement="At no more than the modelled energy of each T of the network with full precision everywhere and the "
+        "same exits, with T of either chosen on validation data, accuracy on test data is on average half a point "
+        "higher.",
+        holds=gain >= 0.005,
+        measured=f"{gain:+.4f} on average over the costs of {len(found)} settings",
+    )
+
+
+def repaired(hybrid: float, low: float) -> Outcome:
+    """The last exit behind a cloud of full precision, and behind one of few bits."""
+    return Outcome(
+        name="full precision in the cloud pays",
+        statement="The last exit is at least one point more accurate than that of the same network with few bits in "
+        "all its blocks, trained alike.",
+        holds=hybrid - low >= 0.01,
+        measured=f"{hybrid:.4f} and {low:.4f}",
+    )

@@ -1,0 +1,166 @@
+"""What the IoVT agent claims: it trades latency for accuracy better than what knows only one side of the link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.operating_points import cheapest_within
+from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
+from eelit.methods.families.tiers import Prepared
+from eelit.methods.papers.xu2024iovt import (
+    Agent,
+    Always,
+    Array,
+    Cell,
+    Controller,
+    Decision,
+    Fitted,
+    IovtDdpg,
+    Known,
+    Seen,
+    decision,
+    longest,
+    mean_ipla,
+)
+
+TRIED = (0.4, 0.5, 0.6, 0.7, 0.8)
+"""Trade-offs at which IPLA is compared."""
+PICTURES = 600
+"""Most pictures of a comparison."""
+
+
+def claims(method: IovtDdpg, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """Try them on the slots of the test pictures."""
+    found = compared(method, prepared)
+    ends = {base.name: base.test[0].cost for base in curve.baselines if base.name.startswith("all on")}
+    return [beats_one_side(found), near_the_best(found), sooner(curve, ends)]
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """Tries all exits and cuts of all devices in a slot, with the shares that are best for them.
+
+    sum_n work_n / phi_n is least for phi_n as the square root of work_n. It does not look ahead to the queues.
+    """
+
+    known: Known
+    cell: Cell
+
+    def decide(self, seen: Seen) -> Decision:
+        """Return what has the largest IPLA in this slot."""
+        pairs = [(e, s) for e in range(len(self.known.stages)) for s in range(e + 2)]
+        worth, roots = zip(*(self._alone(n, pairs, seen) for n in range(len(seen.rates))), strict=True)
+        scale = (1 - seen.w) / longest(self.known, self.cell) / (seen.free * self.cell.server)
+        total = sum(np.ix_(*worth)) - scale * sum(np.ix_(*roots)) ** 2
+        best = np.unravel_index(int(total.argmax()), total.shape)
+        e, s = (np.array([pairs[i][k] for i in best]) for k in (0, 1))
+        phi = np.array([row[i] for row, i in zip(roots, best, strict=True)])
+        return Decision(e, s, phi / max(float(phi.sum()), 1e-300))
+
+    def _alone(self, n: int, pairs: Sequence[tuple[int, int]], seen: Seen) -> tuple[Array, Array]:
+        """Return what each pair is worth to a device before the server's time, and the root of its work there."""
+        before = np.concatenate([[0.0], np.cumsum(self.known.stages)])
+        worth, roots = [], []
+        for e, s in pairs:
+            head, sends = self.known.heads[e], s <= e
+            time = seen.waiting[n] + (before[s] + head * (not sends)) / self.cell.speeds[n]
+            time += self.known.bits[s] / seen.rates[n] if sends else 0.0
+            worth.append(seen.w * self.known.accuracy[e] - (1 - seen.w) * time / longest(self.known, self.cell))
+            roots.append(np.sqrt(before[e + 1] - before[s] + head) if sends else 0.0)
+        return np.array(worth), np.array(roots)
+
+
+class Random:
+    """Draws each action anew."""
+
+    def __init__(self, exits: int) -> None:
+        self.exits, self.random = exits, np.random.default_rng(0)
+
+    def decide(self, seen: Seen) -> Decision:
+        """Return what a random action means."""
+        return decision(self.random.uniform(size=(len(seen.rates), 3)), self.exits)
+
+
+class Reached(NamedTuple):
+    """IPLA of one trade-off."""
+
+    agent: float
+    one_side: float  # the better of all local and all offloaded, each with the best exit for it
+    constant: float  # the best exit and cut that never change
+    random: float
+    best: float  # of a search in each slot
+
+
+def compared(method: IovtDdpg, prepared: Prepared) -> list[Reached]:
+    """Return what all reach at each trade-off; what never changes is chosen on validation slots."""
+    fitted: Fitted = prepared.fitted
+    known, cell, exits = fitted.known, method.cell, len(fitted.known.stages)
+    every = [Always(e, s) for e, s in product(range(exits), range(exits + 1)) if s <= e + 1]
+    found = []
+    for w in TRIED:
+
+        def reached(controller: Controller, split: str = "test", w: float = w) -> float:
+            seen = prepared.split(split)
+            count = min(PICTURES, len(seen.examples))
+            slots = method.slots_of("test" if split == "test" else "validation", 0, count, controller, w)
+            return mean_ipla(known, cell, w, slots.run(seen, count))
+
+        held = {each: reached(each, "validation") for each in every}
+        sides = {each: value for each, value in held.items() if each.cut in (0, each.exit + 1)}
+        found.append(
+            Reached(
+                reached(Agent(fitted.actor, cell, known)),
+                reached(max(sides, key=lambda each: sides[each])),
+                reached(max(held, key=lambda each: held[each])),
+                reached(Random(exits)),
+                reached(Exhaustive(known, cell)),
+            )
+        )
+    return found
+
+
+def beats_one_side(found: Sequence[Reached]) -> Outcome:
+    """The agent against all local and all offloaded."""
+    gains = [each.agent - each.one_side for each in found]
+    return Outcome(
+        name="better than one side alone",
+        statement="Over five trade-offs, IPLA in the slots of the test pictures is on average at least 0.01 above the "
+        "better of computing all on the devices and all on the server, each at one exit and in equal shares, chosen on "
+        "other slots.",
+        holds=mean(gains) >= 0.01,
+        measured=f"{mean(gains):+.4f} on average, from {min(gains):+.4f} to {max(gains):+.4f}",
+    )
+
+
+def near_the_best(found: Sequence[Reached]) -> Outcome:
+    """The agent between random actions and a search in each slot."""
+    shares = [(each.agent - each.random) / max(each.best - each.random, 1e-9) for each in found]
+    constant = mean((each.constant - each.random) / max(each.best - each.random, 1e-9) for each in found)
+    return Outcome(
+        name="near a search in every slot",
+        statement="Of what a search over all exits, cuts and shares in every slot gains over random actions, the agent "
+        "has on average at least 80 %, and more than the best exit and cut that never change.",
+        holds=mean(shares) >= 0.8 and mean(shares) > constant,
+        measured=f"{mean(shares):.1%}, never changing {constant:.1%}",
+    )
+
+
+def sooner(curve: Curve, ends: Mapping[str, float]) -> Outcome:
+    """The cheapest w that loses little, against the whole network on either side."""
+    point: OperatingPoint = cheapest_within(curve.validation, curve.test, 0.01)
+    least, loss = min(ends.values()), curve.full_quality - point.quality
+    return Outcome(
+        name="sooner at the accuracy of the last exit",
+        statement="At the cheapest w that loses at most one point on validation data, the simulated time to an answer "
+        "is at most 80 % of that of the whole network on the devices or on the server, whichever is sooner, and "
+        "accuracy on test data is at most two points lower.",
+        holds=point.cost <= 0.8 * least and loss <= 0.02,
+        measured=f"{point.cost:.0f} instead of {least:.0f} simulated ms, accuracy {-loss:+.4f}, at w = {point.knob:g}",
+    )

@@ -1,0 +1,524 @@
+"""Learning-Based Edge-Device Collaborative DNN Inference in IoVT Networks (Edge-device DDPG inference).
+
+Idea
+    Several cameras share one server. For each of them three things are decided together, slot by slot: at which exit
+    the network ends, where it is cut between camera and server, and how much of the server the camera gets. Channels,
+    load and queues keep changing, so the decision is learned, by an actor-critic method for continuous actions, against
+    a measure of inference performance in which average latency and accuracy are traded.
+
+Model
+    A network with exits e = 1 … E; c_l multiply-accumulates of its parts, d_l bits of what they pass on, d_0 of the
+    picture. Device n computes f_n a second, and sends R_n = B log2(1 + g_n h_n), g_n its mean ratio of signal to noise
+    and h_n the channel's gain, exponentially distributed (Rayleigh fading), anew in each slot. Of the server's F a
+    share is free, which changes by a Markov chain, and device n has phi_n of it, sum_n phi_n <= 1.
+    T_n = sum_{l<=s} c_l / f_n + d_s / R_n + sum_{s<l<=e} c_l / (phi_n free F),  and the last two only where it is cut
+    before e. A device that is not done when the next slot begins starts later by as much: L_n = W_n + T_n,
+    W_n <- max(0, L_n - slot).  IPLA = mean_n [w acc(e_n) - (1 - w) L_n / T_max].
+
+Training
+    The network with all exits together, L = sum_e CE_e. Then DDPG in a simulated cell, by acc(e) of held-out pictures:
+    the state holds R_n, W_n, the free share and w; the actor mu gives (u_e, u_s, u_phi)_n in [0, 1]; with
+    e = max(1, ceil(u_e E)), s = round(u_s l(e)), l(e) the parts up to exit e, and phi = u_phi by the sum over those
+    that send. Critic: (Q(x, a) - r - gamma Q'(x', mu'(x')))^2; actor: -Q(x, mu(x)); slow copies Q' and mu'; noise on
+    actions, and a replay memory. r is the IPLA of the slot.
+
+Exit rule
+    The exit is named before the inference, and only its head is run: no confidence is tested. The knob is w: where it
+    is 0 accuracy counts nothing, and the first exit is taken; where it is 1 only the last is. In between the agent
+    chooses; cut and share are its own always, at the ends with the w nearest to them that it has learnt.
+
+Skipped
+    The parts behind the exit. The cost is the simulated time L_n, averaged over pictures; multiply-accumulates and
+    bytes are those that both sides really have. The full model is the last exit for all, cut and served as the agent
+    does it at w = 1.
+
+Trained otherwise
+    Beside the epochs that all rows have, which train the network, the agent learns from simulated slots; no picture is
+    used for that.
+
+Deviations
+    1. The article was read as an abstract: that exit, cut and share are decided together by DDPG against IPLA is known.
+       State, reward, actions, fading, load and all constants are a reconstruction, and so is the queue.
+    2. w is part of the state, drawn anew every 20 slots, so that one agent has all trade-offs; the paper has one. At w
+       = 0 and w = 1 the exit is the one known to be best, whatever the actor says.
+    3. Latencies beyond four times T_max are taken for that in rewards, so that a rare bad channel does not drown what
+       is learned. T_max is the time of the whole network on the slowest device.
+    4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three devices, instead
+       of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. A picture is smaller than what any part passes on, so cutting
+       in between seldom pays: mostly all is done on one side.
+    5. The way of an answer back is part of d_s; nothing else of time is modelled, and none is measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.metrics import accuracy
+from eelit.methods.engine.records import Baseline, Execution, OperatingPoint
+from eelit.methods.engine.weights import trained
+from eelit.methods.families.images import ImageMethod
+from eelit.methods.families.tiers import Plan, Prepared, StoredTiers, TierMethod, told_of
+from eelit.methods.policies.base import finite
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.world.machines import BITS, Computer, Link, Power
+from eelit.methods.world.stream import Journey, Leg, Work, World
+from eelit.methods.world.traces import steady
+
+Array = NDArray[np.float64]
+FREE = (1.0, 0.6, 0.3)
+"""Shares of the server that may be free."""
+STAY = 0.9
+"""Chance that the free share is the same in the next slot."""
+GAIN = 0.05
+"""Least gain of a channel."""
+WEIGHTS = (0.2, 0.95)
+"""Between these lie the w with which the agent learns."""
+EPISODE = 20
+"""Slots after which w is drawn anew."""
+LATE = 4.0
+"""Most latency that a reward knows, in T_max."""
+WIDTH, MINIBATCH, RANDOM = 64, 64, 0.1
+"""Width of actor and critic, transitions of a step, and share of actions that are drawn at random."""
+
+
+class Known(NamedTuple):
+    """What is known of the network, each ``[E]``."""
+
+    stages: Array  # c_l, multiply-accumulates of each part
+    heads: Array  # of each exit, the last one's with its part
+    bits: Array  # d_0 … d_{E-1}: what crosses if the network is cut before each part, with the answer's way back
+    accuracy: Array  # acc(e)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The devices and their server."""
+
+    speeds: tuple[float, ...]  # f_n, multiply-accumulates per second
+    server: float  # F
+    bandwidth: float  # B of each device, hertz
+    signal: tuple[float, ...]  # g_n
+    slot: float  # seconds
+
+    def conditions(self, slots: int, seed: Sequence[int] | int) -> tuple[Array, Array]:
+        """Return R_n ``[T, N]`` and the free share ``[T]`` of so many slots."""
+        random = np.random.default_rng(seed)
+        h = np.maximum(random.exponential(size=(slots, len(self.speeds))), GAIN)
+        free, at = np.zeros(slots), int(random.integers(len(FREE)))
+        for t in range(slots):
+            if random.random() > STAY:
+                at = int(random.integers(len(FREE)))
+            free[t] = FREE[at]
+        return self.bandwidth * np.log2(1 + np.array(self.signal) * h), free
+
+    @property
+    def usual(self) -> Array:
+        """R_n ``[N]`` at a gain of 1."""
+        return self.bandwidth * np.log2(1 + np.array(self.signal))
+
+
+class Seen(NamedTuple):
+    """What a slot begins with."""
+
+    rates: Array  # R_n, [N]
+    waiting: Array  # W_n, [N], seconds
+    free: float
+    w: float
+
+
+class Decision(NamedTuple):
+    """What is done in a slot, for each device ``[N]``."""
+
+    exits: NDArray[np.int64]  # from 0
+    cuts: NDArray[np.int64]  # s, parts on the device; exits + 1: all that there are up to the exit
+    shares: Array  # phi, 0 for who sends nothing
+
+
+class Controller(Protocol):
+    """What decides."""
+
+    def decide(self, seen: Seen) -> Decision:
+        """Return what is done in a slot."""
+        ...
+
+
+def decision(u: Array, exits: int, forced: int | None = None) -> Decision:
+    """Return what an action ``[N, 3]`` in [0, 1] means, perhaps with the exit given."""
+    e = np.maximum(np.ceil(u[:, 0] * exits), 1).astype(np.int64) - 1
+    if forced is not None:
+        e[:] = forced
+    s = np.rint(u[:, 1] * (e + 1)).astype(np.int64)
+    return Decision(e, s, shared(u[:, 2], s <= e))
+
+
+def shared(wanted: Array, sends: NDArray[np.bool_]) -> Array:
+    """Return the server's shares of those that send, by what each wants; equal ones where nobody wants any."""
+    asked = np.maximum(wanted, 1e-3) * sends
+    found: Array = asked / max(float(asked.sum()), 1e-9)
+    return found
+
+
+def seconds(known: Known, cell: Cell, seen: Seen, chosen: Decision) -> Array:
+    """Return T_n."""
+    before = np.concatenate([[0.0], np.cumsum(known.stages)])
+    e, s, phi = chosen
+    sends = s <= e
+    here = before[s] + known.heads[e] * ~sends
+    there = before[e + 1] - before[s] + known.heads[e] * sends
+    serving = there / np.maximum(phi * seen.free * cell.server, 1e-9)
+    crossing = known.bits[np.minimum(s, len(known.bits) - 1)] / seen.rates
+    found: Array = here / np.array(cell.speeds) + np.where(sends, crossing + serving, 0.0)
+    return found
+
+
+def longest(known: Known, cell: Cell) -> float:
+    """Return T_max."""
+    return float(known.stages.sum()) / min(cell.speeds)
+
+
+def ipla(known: Known, cell: Cell, w: float, exits: NDArray[np.int64], latency: Array) -> float:
+    """Return IPLA of exits and latencies ``[N]``."""
+    return float((w * known.accuracy[exits] - (1 - w) * latency / longest(known, cell)).mean())
+
+
+def observed(seen: Seen, cell: Cell, most: float) -> NDArray[np.float32]:
+    """Return the state as actor and critic read it, ``[2 N + 2]``."""
+    parts = np.log2(seen.rates / cell.usual), seen.waiting / most, [seen.free, seen.w]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def network(inputs: int, outputs: int) -> nn.Sequential:
+    """Return an actor's or critic's network, before its last function."""
+    return nn.Sequential(
+        nn.Linear(inputs, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, outputs)
+    )
+
+
+class Ddpg:
+    """Actor and critic with their slow copies, and the memory of transitions."""
+
+    def __init__(self, actor: nn.Sequential, size: int, *, discount: float, soft: float, rate: float) -> None:
+        self.actor, self.discount, self.soft = actor, discount, soft
+        states, actions = actor[0].in_features, actor[-1].out_features
+        assert isinstance(states, int)
+        assert isinstance(actions, int)
+        self.critic = network(states + actions, 1)
+        self.slow_actor, self.slow_critic = copy.deepcopy(actor), copy.deepcopy(self.critic)
+        self.steps = [torch.optim.Adam(part.parameters(), lr=rate) for part in (self.critic, actor)]
+        self.x, self.x_next = torch.zeros(size, states), torch.zeros(size, states)
+        self.a, self.r, self.count = torch.zeros(size, actions), torch.zeros(size), 0
+
+    def keep(self, x: Tensor, a: Tensor, r: float, x_next: Tensor) -> None:
+        """Remember a transition."""
+        i = self.count
+        self.x[i], self.a[i], self.r[i], self.x_next[i] = x, a, r, x_next
+        self.count += 1
+
+    def aim(self, r: Tensor, x_next: Tensor) -> Tensor:
+        """Return y = r + gamma Q'(x', mu'(x'))."""
+        with torch.no_grad():
+            return r + self.discount * self.value(self.slow_critic, x_next, self.slow_actor(x_next).sigmoid())
+
+    @staticmethod
+    def value(critic: nn.Module, x: Tensor, a: Tensor) -> Tensor:
+        """Return Q(x, a), ``[n]``."""
+        found: Tensor = critic(torch.cat([x, a], dim=1))
+        return found[:, 0]
+
+    def learn(self, index: Tensor) -> None:
+        """Make a step of critic and actor on some transitions, and let the copies follow."""
+        x, a = self.x[index], self.a[index]
+        y = self.aim(self.r[index], self.x_next[index])
+        for step, loss in zip(
+            self.steps,
+            (
+                lambda: F.mse_loss(self.value(self.critic, x, a), y),
+                lambda: -self.value(self.critic, x, self.actor(x).sigmoid()).mean(),
+            ),
+            strict=True,
+        ):
+            step.zero_grad(set_to_none=True)
+            loss().backward()
+            step.step()
+        pairs = (self.critic, self.slow_critic), (self.actor, self.slow_actor)
+        with torch.no_grad():
+            for quick, slow in pairs:
+                for p, q in zip(quick.parameters(), slow.parameters(), strict=True):
+                    q.lerp_(p, self.soft)
+
+
+def train_agent(
+    actor: nn.Sequential, known: Known, cell: Cell, bench: Bench, *, slots: int, noise: float, **options: float
+) -> None:
+    """Train the actor in place in a simulated cell of its own; options are those of `Ddpg`."""
+    devices, most = len(cell.speeds), longest(known, cell)
+
+    def train() -> None:
+        torch.manual_seed(bench.seed)
+        random = np.random.default_rng([bench.seed, 2])
+        agent = Ddpg(actor, slots, **options)
+        rates, free = cell.conditions(slots + 1, [bench.seed, 3])
+        w, waiting = float(random.uniform(*WEIGHTS)), np.zeros(devices)
+        for t in range(int(min(slots, bench.most_steps))):
+            seen = Seen(rates[t], waiting, float(free[t]), w)
+            x = torch.from_numpy(observed(seen, cell, most))
+            with torch.no_grad():
+                a = actor(x).sigmoid().numpy()
+            a = np.clip(a + random.normal(0, noise, a.shape), 0, 1)
+            if random.random() < RANDOM:
+                a = random.uniform(size=a.shape)
+            chosen = decision(a.reshape(devices, 3), len(known.stages))
+            latency = np.minimum(waiting + seconds(known, cell, seen, chosen), LATE * most)
+            r = ipla(known, cell, w, chosen.exits, latency)
+            waiting = np.maximum(0.0, latency - cell.slot)
+            if (t + 1) % EPISODE == 0:
+                w = float(random.uniform(*WEIGHTS))
+            after = observed(Seen(rates[t + 1], waiting, float(free[t + 1]), w), cell, most)
+            agent.keep(x, torch.from_numpy(a.astype(np.float32)), r, torch.from_numpy(after))
+            agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)))
+            bench.progress("training the agent", t / slots)
+
+    settings = {"slots": slots, "noise": noise, "known": [part.tolist() for part in known], **options}
+    trained(actor, train, bench, data="", settings={**settings, "cell": repr(cell)})
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The actor as a controller, with the exit perhaps given."""
+
+    actor: nn.Sequential
+    cell: Cell
+    known: Known
+    forced: int | None = None
+
+    @torch.inference_mode()
+    def decide(self, seen: Seen) -> Decision:
+        """Return what the actor says, without noise."""
+        seen = seen._replace(w=min(max(seen.w, WEIGHTS[0]), WEIGHTS[1]))
+        x = torch.from_numpy(observed(seen, self.cell, longest(self.known, self.cell)))
+        u = self.actor(x).sigmoid().double().numpy().reshape(len(self.cell.speeds), 3)
+        return decision(u, len(self.known.stages), self.forced)
+
+
+@dataclass(frozen=True)
+class Always:
+    """One exit and one cut for all, and equal shares for those that send."""
+
+    exit: int
+    cut: int
+
+    def decide(self, seen: Seen) -> Decision:
+        """Return it."""
+        e = np.full(len(seen.rates), self.exit)
+        s = np.full(len(seen.rates), min(self.cut, self.exit + 1))
+        return Decision(e, s, shared(np.ones(len(e)), s <= e))
+
+
+class Fitted(NamedTuple):
+    """What is known of the network, and the actor's weights."""
+
+    known: Known
+    weights: tuple[Any, ...]  # for comparing
+    actor: nn.Sequential
+
+
+@dataclass
+class Slots:
+    """The slots of a part of the data, one after the other: picture t N + n is what device n sees in slot t."""
+
+    cell: Cell
+    rates: Array
+    free: Array
+    controller: Controller
+    w: float
+    waiting: Array = field(init=False)
+
+    def run(self, work: Work, samples: int) -> list[Journey]:
+        """Return what becomes of samples 0, 1, …, as their parts are looked up, or really done."""
+        devices, found = len(self.cell.speeds), list[Journey]()
+        self.waiting = np.zeros(devices)
+        for t in range(math.ceil(samples / devices)):
+            seen = Seen(self.rates[t], self.waiting, float(self.free[t]), self.w)
+            chosen = self.controller.decide(seen)
+            for n, sample in enumerate(range(t * devices, min((t + 1) * devices, samples))):
+                plan = Plan((int(chosen.cuts[n]),), None, int(chosen.exits[n]))
+                legs = list(work.legs(sample, plan))
+                found.append(self._journey(t, n, plan, legs, float(chosen.shares[n])))
+            latency = np.array([j.answered - j.came for j in found[t * devices :]])
+            self.waiting = np.maximum(0.0, latency - self.cell.slot)
+        return found
+
+    def _journey(self, t: int, n: int, plan: Plan, legs: Sequence[Leg], phi: float) -> Journey:
+        came = t * self.cell.slot
+        journey = Journey(came, plan=plan, begun=came + float(self.waiting[n]), exit=plan.exit)
+        journey.macs = [leg.macs for leg in legs]
+        journey.computing = legs[0].macs / self.cell.speeds[n]
+        journey.answered = journey.begun + journey.computing
+        if len(legs) > 1:
+            journey.sent, journey.returned = [legs[0].size], [legs[1].size]
+            journey.sending = BITS * (legs[0].size + legs[1].size) / float(self.rates[t, n])
+            journey.answered += journey.sending + legs[1].macs / (phi * float(self.free[t]) * self.cell.server)
+        return journey
+
+
+@dataclass(frozen=True)
+class IovtDdpg(ImageMethod, TierMethod):
+    """Exit, cut and share of the server for several devices, decided by an agent."""
+
+    network: str = "resnet"  # the paper: AlexNet, ResNet-50
+    images: str = "cluttered"  # data; the paper: CIFAR-10, ImageNet
+    train_size: int = 8000  # training images
+    pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
+    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    blocks: int = 3  # residual blocks of each width
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand
+    half: bool = True  # whether the network learns with products in bfloat16
+    epochs: float = 3.0  # passes that train the network with its exits
+    batch: int = 32  # images of a step
+    rate: float = 2e-3  # largest learning rate
+    slots: int = 6000  # simulated slots from which the agent learns; assumed
+    discount: float = 0.9  # gamma; assumed
+    soft: float = 0.01  # how fast the slow copies follow; assumed
+    noise: float = 0.2  # standard deviation of the noise on actions; assumed
+    agent_rate: float = 1e-3  # learning rate of actor and critic; assumed
+    speeds: tuple[float, ...] = (1.5e9, 2e9, 3e9)  # f_n, multiply-accumulates per second; assumed
+    server: float = 1e10  # F; assumed
+    bandwidth: float = 5e5  # B, hertz; assumed
+    signal: tuple[float, ...] = (10.0, 30.0, 100.0)  # g_n; assumed
+    slot: float = 0.25  # seconds; assumed
+
+    fits_on: ClassVar[float] = 0.5  # of the validation data, for acc(e)
+    knob: ClassVar[str] = "w"
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    tiny: ClassVar[Mapping[str, Any]] = {
+        **ImageMethod.tiny, "slots": 800, "speeds": (6e5, 8e5, 1.2e6), "server": 4e6, "bandwidth": 2e4, "soft": 0.02,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {
+        **ImageMethod.smoke, "slots": 2000, "speeds": (3e7, 4e7, 6e7), "server": 2e8, "bandwidth": 5e5,
+    }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {
+        **ImageMethod.others, "speeds": (5e5, 8e5, 1.2e6), "signal": (5.0, 30.0, 100.0),
+    }  # fmt: skip
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cost_is_monotone": "what the agent has learnt need not take longer wherever accuracy weighs more"
+    }
+
+    def __post_init__(self) -> None:
+        if len(self.speeds) != len(self.signal):
+            raise ValueError(f"each device has its speed and its signal, not {len(self.speeds)} and {len(self.signal)}")
+
+    @property
+    def cell(self) -> Cell:
+        """The devices and their server."""
+        return Cell(self.speeds, self.server, self.bandwidth, self.signal, self.slot)
+
+    def fit(self, prepared: Any) -> Fitted:
+        """The tables, from pictures that choose no knob; and the agent, from none."""
+        seen = prepared.split("fitting")
+        known = tabled(seen, self.score)
+        torch.manual_seed(prepared.bench.seed)
+        devices = len(self.speeds)
+        actor = network(2 * devices + 2, 3 * devices)
+        train_agent(
+            actor, known, self.cell, prepared.bench, slots=self.slots, noise=self.noise, discount=self.discount,
+            soft=self.soft, rate=self.agent_rate,
+        )  # fmt: skip
+        return Fitted(known, tuple(p.detach().flatten()[:3].tolist() for p in actor.parameters()), actor.eval())
+
+    def policy(self, knob: float, prepared: Any) -> MaxConfidence:
+        """No exit asks how sure it is; to whoever looks at exits by themselves this is the usual rule."""
+        return MaxConfidence(knob)
+
+    def world(self, split: Split, seed: int) -> World:
+        """The first device and the server by themselves; what all do together is `slots_of`."""
+        machines = Computer(steady(self.speeds[0])), Computer(steady(self.server))
+        return World(machines, (Link(steady(float(self.cell.usual[0])), 0.0),), Power(0.0, 0.0, 0.0))
+
+    def came(self, samples: int) -> list[float]:
+        """One picture of each device in a slot."""
+        return [sample // len(self.speeds) * self.slot for sample in range(samples)]
+
+    def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Any:
+        """The agent; at the ends of the knob, and without exits, with the exit given."""
+        fitted: Fitted = prepared.fitted
+        last = len(fitted.known.stages) - 1
+        forced = exit_ % (last + 1) if knob is None else {0.0: 0, 1.0: last}.get(knob)
+        return Agent(fitted.actor, self.cell, fitted.known, forced)
+
+    def slots_of(self, split: Split, seed: int, samples: int, controller: Controller, w: float) -> Slots:
+        """Return the slots of a part of the data under a controller."""
+        count = math.ceil(samples / len(self.speeds))
+        return Slots(self.cell, *self.cell.conditions(count, [seed, split == "test"]), controller, w)
+
+    def simulated(
+        self, prepared: Prepared, split: Split, knob: float | None, exit_: int = -1, *, only: Any = None
+    ) -> list[Journey]:
+        """Return what becomes of the pictures of a split under the agent, or under another controller."""
+        seen = prepared.split(split)
+        chosen = only or self.scheduler(prepared.for_choosing, self.world(split, 0), knob, exit_)
+        w, count = 1.0 if knob is None else knob, len(seen.examples)
+        return self.slots_of(split, prepared.bench.seed, count, chosen, w).run(seen, count)
+
+    def alone(self, prepared: Prepared, split: Split, machine: int) -> OperatingPoint:
+        """Return the plain network as a whole on the devices, or on the server in equal shares."""
+        last = prepared.model.exits - 1
+        journeys = self.simulated(prepared, split, 1.0, only=Always(last, 0 if machine else last + 1))
+        return self.point(prepared, split, journeys, machine + 1)
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each exit by itself under the agent, and the plain network on the devices, and on the server."""
+        ends = {"all on the devices": 0, "all on the server": 1}
+        return [self.static_exit(prepared), *(self.whole(prepared, name, machine) for name, machine in ends.items())]
+
+    def execute(self, prepared: Any, bench: Bench, knob: float) -> Execution:
+        """Have the first pictures really done, each by a device and perhaps the server, under the agent."""
+        seen, count = prepared.split("test"), max(1, bench.executed // 2)
+        exact = self.one_by_one(prepared, min(count, len(seen.examples)))
+        agent, samples = self.scheduler(prepared.for_choosing, self.world("test", 0), knob), len(exact.examples)
+        slots = self.slots_of("test", bench.seed, samples, agent, knob)
+        claimed, work = slots.run(exact, samples), self.executed(prepared, exact.examples)
+        counted = slots.run(work, samples)
+        expected = exact.told(claimed)
+        answers = work.answers(counted, expected.shape[1:])
+        same = [told_of(a) == told_of(b) for a, b in zip(claimed, counted, strict=True)]
+        own, plain = self.timed(prepared, exact.examples, [journey.plan for journey in counted], bench.repeats)
+        return Execution(
+            knob=knob,
+            samples=len(claimed),
+            claimed=sum(map(self.price, claimed)),
+            counted=sum(map(self.price, counted)),
+            agrees=all(same) and torch.allclose(answers, expected, atol=1e-3, equal_nan=True),
+            seconds=own,
+            full_seconds=plain,
+            not_finite=int((~finite(answers)).sum()),
+        )
+
+
+def tabled(seen: StoredTiers, score: Any = accuracy) -> Known:
+    """Make the tables from held-out pictures that all exits have seen."""
+    exits = len(seen.costs)
+    legs = [seen.course(Plan((s,), None, -1)).legs[0] for s in range(exits)]
+    bits = [BITS * (first.size + second.size) for first, second in legs]
+    right = [score(answers, seen.targets) for answers in seen.answers]
+    return Known(seen.stages.mean(axis=1), seen.heads.mean(axis=1), np.array(bits, dtype=np.float64), np.array(right))
+
+
+def mean_ipla(known: Known, cell: Cell, w: float, journeys: Sequence[Journey]) -> float:
+    """Return the IPLA of all slots."""
+    each = (
+        w * known.accuracy[journey.exit] - (1 - w) * (journey.answered - journey.came) / longest(known, cell)
+        for journey in journeys
+    )
+    return mean(float(value) for value in each)

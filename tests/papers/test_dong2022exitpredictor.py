@@ -1,0 +1,389 @@
+"""What only exit prediction promises: who is asked, what it costs, regressions and tables by hand, a frozen network."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from loopback import process
+from torch import nn
+from torch.nn import functional as F
+
+from eelit.methods.claims import dong2022exitpredictor as claimed
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.method import Bench
+from eelit.methods.families.tiers import Executed, Plan
+from eelit.methods.harness import registry
+from eelit.methods.papers.dong2022exitpredictor import (
+    BANDWIDTHS,
+    ETAS,
+    TAUS,
+    Foretold,
+    Predictor,
+    Regressions,
+    Speeds,
+    Tables,
+    chosen,
+    foretold,
+    labels,
+    leaving,
+    prediction_loss,
+    regressed,
+    train_predictor,
+    wanted,
+)
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.world.stream import Always, stream
+
+KEY = "dong2022exitpredictor"
+NAMES = ["one score", "a score per exit"]
+
+
+def tiny(variant="one score", **settings):
+    return registry.get(KEY).variant(variant, "tiny").replace(settings)
+
+
+# Who is asked, and who leaves.
+
+
+def test_one_score_lets_all_exits_be_asked_or_none():
+    s = torch.tensor([[0.2], [0.5], [0.9]])
+    assert wanted(s, 0.5, 2).tolist() == [[False, True, True]] * 2
+    assert wanted(s, 0.0, 2).all()
+    assert not wanted(s, 1.1, 2).any()
+    assert not wanted(torch.tensor([[math.nan]]), 0.0, 2).any()
+
+
+def test_a_score_per_exit_lets_each_be_asked_by_itself():
+    s = torch.tensor([[0.2, 0.8], [0.8, 0.2]])
+    assert wanted(s, 0.5, 2).tolist() == [[False, True], [True, False]]
+
+
+def test_a_picture_leaves_at_the_first_exit_that_is_asked_and_sure():
+    """Four pictures, two early exits of three: sure are 1 at both, 2 at the second, 3 at the first, 4 nowhere."""
+    stops = np.array([[True, False, True, False], [True, True, False, False]])
+    every = torch.ones(4, 1)
+    left, asked = foretold(every, stops, 0.5, 3)
+    assert left.tolist() == [0, 1, 0, 2]
+    assert asked.tolist() == [[True] * 4, [False, True, False, True], [False, False, False, True]]
+    left, asked = foretold(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), stops, 0.5, 3)
+    assert left.tolist() == [1, 1, 2, 2]
+    assert asked[0].tolist() == [False, False, False, True]
+    assert asked[1].tolist() == [True, True, True, False]
+    assert asked[2].tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eta_0_is_the_network_with_exits_and_costs_the_predictor_more(prepared, name):
+    method, _, ready = prepared(KEY, name)
+    seen = ready.split("test")
+    with_ep, without = (seen.course(kind(method.cuts, 0.8)) for kind in (Foretold, Plan))
+    assert with_ep.exits.tolist() == without.exits.tolist() == replay(MaxConfidence(0.8), seen.outputs).tolist()
+    for a, b in zip(with_ep.legs, without.legs, strict=True):
+        assert a[0].macs == pytest.approx(b[0].macs + seen.predicting)
+        assert [leg.macs for leg in a[1:]] == [leg.macs for leg in b[1:]]
+    assert seen.predicting > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_above_1_no_exit_is_asked(prepared, name):
+    method, _, ready = prepared(KEY, name)
+    seen = ready.split("test")
+    course = seen.course(Foretold(method.cuts, 0.0, eta=1.1))
+    assert set(course.exits.tolist()) == {2}
+    blocks = seen.stages[:2, 0].sum()
+    assert {legs[0].macs for legs in course.legs} == {blocks + seen.predicting}
+    assert {legs[0].exit for legs in course.legs} == {None}
+    assert {legs[1].macs for legs in course.legs} == {seen.stages[2, 0]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_larger_eta_asks_no_more_exits(prepared, name):
+    _, _, ready = prepared(KEY, name)
+    seen = ready.split("test")
+    asked = [foretold(seen.scores, seen.stops(0.9)[:2], eta, 3) for eta in (*ETAS, 1.1)]
+    for (before, more), (after, fewer) in pairwise(asked):
+        assert (fewer[:2].sum(axis=0) <= more[:2].sum(axis=0)).all()
+        assert (after >= before).all()
+    assert seen.scores.shape == (len(seen.examples), 2 if name == NAMES[1] else 1)
+
+
+def test_a_predictor_that_is_always_right_changes_no_answer_and_asks_once(prepared):
+    method, _, ready = prepared(KEY, NAMES[1])
+    seen = ready.split("test")
+    stops = seen.stops(0.9)[:2]
+    left, asked = foretold(torch.from_numpy(stops.T.astype(float)), stops, 0.5, 3)
+    assert left.tolist() == seen.course(Plan(method.cuts, 0.9)).exits.tolist()
+    assert asked[:2].sum(axis=0).max() <= 1
+
+
+def test_multiply_accumulates_by_hand(prepared):
+    """Blocks that are run, exits that are asked, and the predictor once, on the device."""
+    method, _, ready = prepared(KEY, NAMES[1])
+    seen, plan = ready.split("test"), Foretold(method.cuts, 0.9, eta=0.5)
+    left, asked = foretold(seen.scores, seen.stops(0.9)[:2], 0.5, 3)
+    assert len({tuple(column) for column in asked.T}) > 2
+    for n, legs in enumerate(seen.course(plan).legs):
+        here = seen.stages[: min(left[n], 1) + 1, n].sum() + (seen.heads[:2, n] * asked[:2, n]).sum()
+        assert legs[0].macs == pytest.approx(here + seen.predicting)
+        assert len(legs) == (2 if left[n] == 2 else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_executed_is_what_tables_say(prepared, name):
+    method, bench, ready = prepared(KEY, name)
+    for knob in (0.0, 0.6, 0.9, math.inf):
+        found = method.execute(ready, bench, knob)
+        assert found.agrees
+        assert found.claimed == found.counted
+
+
+def test_each_machine_holds_its_own_part_alone_and_the_server_may_be_a_process(prepared):
+    method, _, ready = prepared(KEY)
+    device, server = method.machines(ready)
+    assert (set(device.stages), set(server.stages)) == ({0, 1}, {2})
+    assert (set(device.heads), set(server.heads)) == ({0, 1}, {2})
+    exact = ready.split("test").one_by_one(12)
+    world, plan = method.world("test", 0), Always(Foretold(method.cuts, 0.9, eta=0.5))
+    with process(server) as ask:
+        work = Executed(device, [ask], exact.examples)
+        apart = stream(world, work, plan, [0.0] * 12)
+    together = stream(world, exact, plan, [0.0] * 12)
+    assert [(a.exit, a.sent, a.returned) for a in apart] == [(b.exit, b.sent, b.returned) for b in together]
+    assert [a.macs[0] for a in apart] == [b.macs[0] for b in together]
+    assert {len(journey.sent) for journey in apart} == {0, 1}
+
+
+# Tables and regressions.
+
+KNOWN = Tables(
+    ((0.0, 0.5), (0.5, 0.9), (0.9, 0.9)), np.array([0.1, 0.5, 0.9]), np.array([0.7, 0.8, 0.9]),
+    np.array([100.0, 80.0, 60.0]), 1000.0, 500.0, 50.0,
+)  # fmt: skip
+SPEEDS = Speeds(device=100.0, server=1000.0, round_trip=0.5)
+
+
+def test_expected_times_by_hand():
+    """At 1000 bits a second what is sent takes 1 + 0.5 + 0.5 s."""
+    assert SPEEDS.expected(KNOWN, 1000.0).tolist() == pytest.approx([1.2, 1.8, 2.4])
+    assert SPEEDS.plain(KNOWN, 1000.0) == 2.5
+    slow, fast = SPEEDS.expected(KNOWN, 500.0), SPEEDS.expected(KNOWN, 4000.0)
+    assert (slow > fast).all()
+
+
+def test_the_most_accurate_within_the_target_is_taken():
+    seconds = np.array([1.2, 1.8, 2.4])
+    assert chosen(KNOWN, seconds, 3.0) == (0.9, 0.9)
+    assert chosen(KNOWN, seconds, 1.8) == (0.5, 0.9)
+    assert chosen(KNOWN, seconds, 1.0) == (0.0, 0.5)  # none is within: the fastest
+    equal = KNOWN._replace(accuracy=np.array([0.8, 0.8, 0.8]))
+    assert chosen(equal, seconds, 3.0) == (0.0, 0.5)
+
+
+def test_choices_are_those_of_a_search_over_all_pairs(prepared):
+    method, _, ready = prepared(KEY)
+    known = ready.fitted
+    assert len(known.pairs) == len(ETAS) * len(TAUS)
+    for share in (0.25, 1.0, 4.0):
+        seconds = method.speeds.expected(known, share * method.bandwidth)
+        for target in np.quantile(seconds, [0.1, 0.5, 0.9]):
+            best = max(a for a, t in zip(known.accuracy, seconds, strict=True) if t <= target)
+            row = known.pairs.index(chosen(known, seconds, target))
+            assert known.accuracy[row] == best
+            assert seconds[row] <= target
+
+
+def test_tables_are_made_from_pictures_that_choose_no_knob(prepared):
+    method, _, ready = prepared(KEY)
+    seen, known = ready.split("fitting"), ready.fitted
+    row = known.pairs.index((0.5, 0.9))
+    course = seen.course(Foretold(method.cuts, 0.9, eta=0.5))
+    assert known.sent[row] == pytest.approx((course.exits == 2).mean())
+    assert known.device[row] == pytest.approx(np.mean([legs[0].macs for legs in course.legs]))
+    told = seen.answers[torch.as_tensor(course.exits), torch.arange(len(seen.examples))]
+    assert known.accuracy[row] == pytest.approx(float((told.argmax(-1) == seen.targets).double().mean()))
+    assert known.plain == seen.stages[:2, 0].sum()
+    assert known.server == seen.stages[2, 0]
+    assert known.bits == 8 * seen.crossed((2,))[1][0, 0]
+
+
+def test_regressions_follow_what_is_best_at_each_bandwidth():
+    """With a target of 1.8 s the second pair is best from 1000 bits a second on, and below it soon the first."""
+    free = regressed(KNOWN, SPEEDS, 1000.0, 100.0, 2)
+    assert free.at(0.5) == free.at(3.0) == (0.9, 0.9)
+    low, high = (regressed(KNOWN, SPEEDS, 1000.0, 1.8, 2).at(share) for share in (0.15, 3.0))
+    assert low[1] < high[1]
+    assert low[0] < high[0]
+    best = [chosen(KNOWN, SPEEDS.expected(KNOWN, 1000 * share), 1.8) for share in BANDWIDTHS]
+    flat = regressed(KNOWN, SPEEDS, 1000.0, 1.8, 0)
+    assert flat.at(1.0) == tuple(round(float(np.mean(values)), 2) for values in zip(*best, strict=True))
+
+
+def test_regressions_stay_within_what_thresholds_may_be_and_what_was_looked_at():
+    steep = Regressions((1.0, 0.5), (-1.0, 0.333))
+    assert steep.at(1.0) == (0.5, 0.33)
+    assert steep.at(4.0) == (1.0, 0.0)
+    assert steep.at(0.25) == (0.0, 1.0)
+    line = Regressions((0.1, 0.5), (0.1, 0.5))
+    assert line.at(1e-9) == line.at(0.125) == (0.2, 0.2)
+    assert line.at(1e9) == line.at(4.0) == (0.7, 0.7)
+
+
+def test_a_target_of_0_lets_all_leave_at_once_and_an_infinite_one_nobody(prepared):
+    method, bench, ready = prepared(KEY)
+    first, last = method.sweep(ready, bench, "test", [0.0, math.inf])
+    assert first.exits == [1, 0, 0]
+    assert last.exits == [0, 0, 1]
+    quality, cost = method.full_model(ready, bench)
+    assert last.quality == quality
+    assert cost < last.cost < 1.05 * cost  # by the predictor
+
+
+def test_thresholds_follow_what_the_link_has_done(prepared):
+    method, _, ready = prepared(KEY)
+    world = method.world("test", 0)
+    scheduler = method.scheduler(ready, world, 0.7)
+    plans = [scheduler.plan(0, second) for second in np.arange(0.0, 400.0, 5.0)]
+    assert len({(plan.knob, plan.eta) for plan in plans}) > 2
+    assert plans[0] == Foretold(method.cuts, scheduler.curves.at(1.0)[1], eta=scheduler.curves.at(1.0)[0])
+    fixed = tiny(degree=0).scheduler(ready, world, 0.7)
+    assert len({fixed.plan(0, second) for second in (0.0, 100.0, 200.0)}) == 1
+    assert method.scheduler(ready, world, None, 1).only == Plan(method.cuts, None, 1)
+
+
+def test_the_world_wanders_anew_on_each_split_and_seed():
+    method = registry.get(KEY)
+    worlds = [method.world(split, seed) for split, seed in (("test", 0), ("validation", 0), ("test", 1), ("test", 0))]
+    traces = [world.links[0].bandwidth for world in worlds]
+    assert traces[0] == traces[3]
+    assert len({trace.times for trace in traces[:3]}) == 3
+    assert {rate / 8e6 for rate in traces[0].rates} <= {0.125, 0.25, 0.5, 1.0, 2.0, 4.0}
+    assert method.came(3) == [0, 0.25, 0.5]
+
+
+# Network and training.
+
+
+def test_the_predictor_is_a_depthwise_convolution_and_two_linear_layers():
+    predictor = Predictor(6, 2).eval()
+    kinds = [type(part) for part in predictor]
+    assert kinds == [
+        nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear,
+    ]  # fmt: skip
+    assert predictor[0].weight.shape == (6, 1, 3, 3)
+    assert predictor(torch.randn(5, 6, 4, 4)).shape == (5, 2)
+
+
+def test_the_predictor_is_far_cheaper_than_an_exit():
+    method = registry.get(KEY)
+    channels, places = 160, 144
+    ep = channels * 9 * places + channels * 16 + 16
+    exit_ = 9 * channels * channels * places
+    assert ep < 0.01 * exit_
+    head = method.head((160, 12, 12), 10)
+    assert head[0].weight.shape == (160, 160, 3, 3)
+    assert head[-1].weight.shape == (10, 640)
+
+
+def test_labels_say_at_which_exits_a_picture_would_leave(prepared):
+    method, _, ready = prepared(KEY)
+    z = torch.tensor([[[0.0, 0.0], [9.0, 0.0]], [[5.0, 0.0], [0.0, 0.1]]])
+    assert leaving(z, 0.9).tolist() == [[0, 1], [1, 0]]
+    assert leaving(z, 0.5).tolist() == [[1, 1], [1, 1]]
+    data = method.load()
+    each, any_ = (labels(ready.model, data, 2, 0.9, scores) for scores in (2, 1))
+    assert each.shape == (600, 2)
+    assert torch.equal(any_[:, 0], each.amax(dim=1))
+    with torch.inference_mode():
+        by_hand = leaving(ready.model(torch.stack(data.train.inputs[:50]))[:2], 0.9)
+    assert torch.equal(each[:50], by_hand)
+
+
+def test_rare_labels_weigh_more():
+    logits, z = torch.tensor([[0.3, -1.0], [0.2, 0.5]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    rare = torch.tensor([3.0, 0.5])
+    p = logits.sigmoid()
+    by_hand = sum(
+        -(rare[k] * z[n, k] * p[n, k].log() + (1 - z[n, k]) * (1 - p[n, k]).log()) / 2 for n in (0, 1) for k in (0, 1)
+    )
+    assert prediction_loss(logits, z, rare).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_learns_with_its_exits_and_then_the_predictor_alone(wired, name):
+    model, (first, second) = wired(tiny(name))
+    index, x = next(first.train.batches(16))
+    y = first.train.targets[index]
+    model.eval()
+    by_hand = sum(F.cross_entropy(z, y) for z in model(x))
+    assert first.loss(first.batch_of(index, x)).item() == pytest.approx(by_hand.item(), rel=1e-4)
+    own = {id(p) for p in model.predictor.parameters()}
+    assert set(first.rates) == {id(p) for p in model.parameters()} - own
+    assert set(second.rates) == own
+    scores = 2 if name == NAMES[1] else 1
+    z = labels(model, tiny().load(), 2, 0.8, scores)
+    rare = (1 - z).sum(0).clamp(min=1) / z.sum(0).clamp(min=1)
+    with torch.no_grad():
+        logits = model.predictor(model.stages[0](x))
+    told = second.loss(second.batch_of(index, x)).item()
+    assert told == pytest.approx(prediction_loss(logits, z[index], rare).item(), rel=1e-4)
+    assert (set(first.rates.values()), set(second.rates.values())) == ({1e-2}, {1e-2})
+    assert [(s.epochs, s.batch, len(s.train)) for s in (first, second)] == [(8, 32, 600), (6, 32, 600)]
+
+
+def test_the_predictor_changes_nothing_of_the_network():
+    method = tiny(train_size=64)
+    data = method.load()
+    model = method.build(data, 0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"early": 2, "tau": 0.5, "scores": 1, "epochs": 2.0, "batch": 16, "rate": 1e-2}
+    train_predictor(model, data, Bench(), **options)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    assert moved
+    assert all(name.startswith("predictor.") for name in moved)
+
+
+# What is claimed.
+
+
+@pytest.mark.parametrize(("macs", "quality", "holds"), [(90, 0.89, True), (91, 0.9, False), (50, 0.889, False)])
+def test_a_tenth_must_be_saved_at_little_loss(macs, quality, holds):
+    assert claimed.less(claimed.Spent(macs, quality), claimed.Spent(100, 0.9 - 1e-12), 0.3).holds is holds
+
+
+@pytest.mark.parametrize(("macs", "holds"), [(90.0, True), (91.0, False)])
+def test_a_third_must_be_foretold(macs, holds):
+    assert claimed.foreseen(claimed.Spent(macs, 1), claimed.Spent(100, 1), 70.0).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("late", "gains", "holds"),
+    [
+        ([(0.05, 0.1)], [-0.005], True), ([(0.06, 0.1)], [0.0], False), ([(0.0, 0.1)], [-0.006], False),
+        ([(0.0, 0.0)], [0.1], False), ([], [], False),
+    ],
+)  # fmt: skip
+def test_targets_must_be_kept_twice_as_well(late, gains, holds):
+    assert claimed.judged(late, gains).holds is holds
+
+
+def test_claims_are_tried_on_trained_exits(prepared):
+    method, bench, ready = prepared(KEY)
+    found = claimed.claims(method, ready, bench, None)
+    assert [outcome.name for outcome in found] == [
+        "less computation on the device",
+        "a good part of what can be foretold",
+        "keeps the target as bandwidth changes",
+    ]
+    seen = ready.split("test")
+    best, plain = claimed.perfect(seen, method), claimed.on_device(seen, Plan(method.cuts, method.tau))
+    assert best.quality == plain.quality
+    assert best.macs < plain.macs
+    seconds, quality = claimed.tried(method, ready, 1.0, (1.1, 1.1))
+    assert quality == method.full_model(ready, bench)[0]
+    blocks = seen.stages[:2, 0].sum() + seen.predicting
+    by_hand = blocks / 2e6 + seen.stages[2, 0] / 1e8 + 0.01
+    course = seen.course(Foretold(method.cuts, 1.1, eta=1.1)).legs[0]
+    by_hand += 8 * (course[0].size + course[1].size) / 4e5
+    assert seconds == pytest.approx(by_hand)

@@ -1,0 +1,386 @@
+"""What only the IoVT agent promises: its cell by formula and by search, decisions, DDPG by hand, both sides' work."""
+
+import math
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods.claims import xu2024iovt as claimed
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.harness import registry
+from eelit.methods.papers.xu2024iovt import (
+    FREE,
+    GAIN,
+    WEIGHTS,
+    Agent,
+    Always,
+    Cell,
+    Ddpg,
+    Decision,
+    Known,
+    Seen,
+    decision,
+    ipla,
+    longest,
+    mean_ipla,
+    network,
+    observed,
+    seconds,
+    shared,
+    train_agent,
+)
+
+KEY = "xu2024iovt"
+KNOWN = Known(
+    np.array([100.0, 200.0, 300.0]), np.array([10.0, 20.0, 0.0]), np.array([50.0, 400.0, 800.0]),
+    np.array([0.6, 0.7, 0.9]),
+)  # fmt: skip
+CELL = Cell((100.0, 200.0), 1000.0, 10.0, (3.0, 15.0), 2.0)
+SEEN = Seen(np.array([20.0, 40.0]), np.array([0.0, 1.0]), 0.5, 0.6)
+
+
+def tiny(**settings):
+    return registry.get(KEY).variant("", "tiny").replace(settings)
+
+
+def chosen(e, s, phi):
+    return Decision(np.array(e), np.array(s), np.array(phi, dtype=float))
+
+
+# The cell.
+
+
+def test_seconds_by_hand():
+    """One cuts before part 2 and ends at exit 3; the other does all up to exit 2 by itself."""
+    found = seconds(KNOWN, CELL, SEEN, chosen([2, 1], [1, 2], [0.8, 0.0]))
+    first = 100 / 100 + 400 / 20 + (200 + 300) / (0.8 * 0.5 * 1000)
+    second = (100 + 200 + 20) / 200
+    assert found.tolist() == pytest.approx([first, second])
+    whole = seconds(KNOWN, CELL, SEEN, chosen([0, 0], [0, 1], [1.0, 0.0]))
+    assert whole.tolist() == pytest.approx([50 / 20 + 110 / 500, 110 / 200])
+
+
+def test_local_work_knows_neither_channel_nor_server():
+    local = chosen([2, 0], [3, 1], [0.0, 0.0])
+    other = SEEN._replace(rates=SEEN.rates / 7, free=0.1)
+    assert seconds(KNOWN, CELL, SEEN, local).tolist() == seconds(KNOWN, CELL, other, local).tolist()
+
+
+def test_what_is_sent_is_sooner_there_by_more_rate_and_more_share():
+    usual = seconds(KNOWN, CELL, SEEN, chosen([2, 2], [1, 0], [0.5, 0.5]))
+    faster = seconds(KNOWN, CELL, SEEN._replace(rates=SEEN.rates * 2), chosen([2, 2], [1, 0], [0.5, 0.5]))
+    more = seconds(KNOWN, CELL, SEEN, chosen([2, 2], [1, 0], [0.6, 0.4]))
+    assert (faster < usual).all()
+    assert more[0] < usual[0]
+    assert more[1] > usual[1]
+
+
+def test_rates_follow_shannon_and_rayleigh():
+    assert CELL.usual.tolist() == [20, 40]
+    rates, free = CELL.conditions(4000, 0)
+    h = (2 ** (rates / 10) - 1) / np.array([3, 15])
+    assert h.min() == pytest.approx(GAIN)
+    assert h.mean(axis=0) == pytest.approx(1, abs=0.06)
+    assert set(free) == set(FREE)
+    assert 0.05 < np.mean(free[1:] != free[:-1]) < 0.09  # a tenth is drawn anew, a third of which stays
+    same, again = CELL.conditions(4000, 0)
+    assert np.array_equal(rates, same)
+    assert np.array_equal(free, again)
+    assert not np.array_equal(rates, CELL.conditions(4000, 1)[0])
+
+
+def test_ipla_by_hand():
+    assert longest(KNOWN, CELL) == 6.0
+    value = ipla(KNOWN, CELL, 0.6, np.array([2, 0]), np.array([3.0, 6.0]))
+    assert value == pytest.approx(((0.6 * 0.9 - 0.4 / 2) + (0.6 * 0.6 - 0.4)) / 2)
+
+
+# Decisions.
+
+
+def test_an_action_means_an_exit_a_cut_and_a_share():
+    u = np.array([[0.0, 0.0, 0.3], [0.5, 0.5, 0.1], [1.0, 1.0, 0.9], [0.34, 0.2, 0.6]])
+    found = decision(u, 3)
+    assert found.exits.tolist() == [0, 1, 2, 1]
+    assert found.cuts.tolist() == [0, 1, 3, 0]
+    assert found.shares.tolist() == pytest.approx([0.3, 0.1, 0.0, 0.6])
+    forced = decision(u, 3, 2)
+    assert forced.exits.tolist() == [2] * 4
+    assert forced.cuts.tolist() == [0, 2, 3, 1]
+
+
+def test_shares_sum_to_one_at_most_whatever_is_wanted():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        found = decision(random.uniform(size=(3, 3)), 4)
+        sends = found.cuts <= found.exits
+        assert found.shares.sum() == pytest.approx(1.0 if sends.any() else 0.0)
+        assert ((found.shares > 0) == sends).all()
+    assert shared(np.zeros(2), np.array([True, True])).tolist() == [0.5, 0.5]
+
+
+def test_the_search_finds_the_best_of_all_exits_cuts_and_a_grid_of_shares():
+    search = claimed.Exhaustive(KNOWN, CELL)
+    for free, w in product((1.0, 0.3), (0.3, 0.6, 0.9)):
+        seen = SEEN._replace(free=free, w=w)
+
+        def worth(found, seen=seen):
+            latency = seen.waiting + seconds(KNOWN, CELL, seen, found)
+            return ipla(KNOWN, CELL, seen.w, found.exits, latency)
+
+        ours = search.decide(seen)
+        best = max(
+            worth(chosen([a, b], [s, t], [phi * (s <= a), (1 - phi) * (t <= b)]))
+            for a, b in product(range(3), repeat=2)
+            for s, t in product(range(a + 2), range(b + 2))
+            for phi in (np.linspace(0.01, 0.99, 99) if s <= a and t <= b else [1.0 if s <= a else 0.0])
+        )
+        assert worth(ours) >= best - 1e-9
+        assert worth(ours) <= best + 0.01
+        assert ours.shares.sum() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("w", "exit_"), [(1.0, 2), (0.0, 0)])
+def test_where_only_one_thing_counts_the_exit_is_known(w, exit_):
+    local = Cell((1e3, 1e3), 1.0, 1e-3, (1.0, 1.0), 1.0)  # so that nothing is worth sending
+    found = claimed.Exhaustive(KNOWN, local).decide(SEEN._replace(w=w, rates=local.usual))
+    assert found.exits.tolist() == [exit_] * 2
+
+
+def test_the_state_by_hand():
+    x = observed(SEEN._replace(rates=np.array([10.0, 160.0])), CELL, 6.0)
+    assert x.tolist() == pytest.approx([-1, 2, 0, 1 / 6, 0.5, 0.6])
+    assert x.dtype == np.float32
+
+
+# DDPG.
+
+
+@pytest.fixture
+def agent():
+    torch.manual_seed(0)
+    return Ddpg(network(6, 6), 8, discount=0.5, soft=0.25, rate=1e-2)
+
+
+def test_targets_are_those_of_the_slow_copies(agent):
+    with torch.no_grad():
+        for p in agent.actor.parameters():
+            p.add_(1.0)
+    x = torch.randn(4, 6)
+    action = agent.slow_actor(x).sigmoid()
+    by_hand = torch.ones(4) + 0.5 * agent.slow_critic(torch.cat([x, action], 1))[:, 0]
+    assert torch.allclose(agent.aim(torch.ones(4), x), by_hand)
+
+
+def test_a_step_moves_critic_then_actor_and_the_copies_follow(agent):
+    for i in range(8):
+        agent.keep(torch.randn(6), torch.rand(6), float(i), torch.randn(6))
+    assert agent.count == 8
+    assert agent.r.tolist() == list(range(8))
+    index = torch.arange(8)
+    y = agent.aim(agent.r, agent.x_next)
+    error = F.mse_loss(agent.value(agent.critic, agent.x, agent.a), y).item()
+    slow = [p.clone() for p in agent.slow_critic.parameters()]
+    for _ in range(5):
+        agent.learn(index)
+    after = F.mse_loss(agent.value(agent.critic, agent.x, agent.a), y).item()
+    assert after < error
+    assert all(not torch.equal(p, q) for p, q in zip(slow, agent.slow_critic.parameters(), strict=True))
+    quick = next(agent.critic.parameters()).clone()
+    before = next(agent.slow_critic.parameters()).clone()
+    agent.learn(index)
+    now = next(agent.critic.parameters())
+    assert not torch.equal(now, quick)
+    assert torch.allclose(next(agent.slow_critic.parameters()), 0.75 * before + 0.25 * now, atol=1e-6)
+
+
+def test_the_actor_goes_where_the_critic_sees_more(agent):
+    """With a critic that likes small actions the actor comes to give them."""
+    with torch.no_grad():
+        for p in agent.critic.parameters():
+            p.zero_()
+        agent.critic[0].weight[0, 6:] = 1.0
+        agent.critic[2].weight[0, 0] = 1.0
+        agent.critic[4].weight[0, 0] = -1.0
+    agent.slow_critic.load_state_dict(agent.critic.state_dict())
+    for _ in range(8):
+        agent.keep(torch.randn(6), torch.full((6,), 0.5), -3.0 - 0.5 * 3, torch.randn(6))
+    before = agent.actor(agent.x).sigmoid().mean()
+    for group in agent.steps[0].param_groups:
+        group["lr"] = 0.0
+    for _ in range(20):
+        agent.learn(torch.arange(8))
+    assert agent.actor(agent.x).sigmoid().mean() < before - 0.1
+
+
+def test_the_agent_learns_to_do_better_than_by_chance():
+    torch.manual_seed(0)
+    options = {"slots": 600, "noise": 0.2, "discount": 0.5, "soft": 0.02, "rate": 2e-3}
+    raw, actor = network(6, 6), network(6, 6)
+    train_agent(actor, KNOWN, CELL, Bench(), **options)
+    again = network(6, 6)
+    again.load_state_dict(raw.state_dict())
+    rates, free = CELL.conditions(200, 9)
+
+    def reached(controller, w):
+        values = []
+        for t in range(200):
+            seen = Seen(rates[t], np.zeros(2), float(free[t]), w)
+            found = controller.decide(seen)
+            values.append(ipla(KNOWN, CELL, w, found.exits, seconds(KNOWN, CELL, seen, found)))
+        return float(np.mean(values))
+
+    for w in (0.4, 0.8):
+        ours, theirs = (reached(each, w) for each in (Agent(actor, CELL, KNOWN), claimed.Random(3)))
+        best = reached(claimed.Exhaustive(KNOWN, CELL), w)
+        assert theirs < ours <= best + 1e-9
+
+
+def test_w_is_kept_within_what_the_agent_has_learnt():
+    torch.manual_seed(0)
+    agent = Agent(network(6, 6), CELL, KNOWN)
+    for outside, inside in zip((0.0, 1.0), WEIGHTS, strict=True):
+        ours, theirs = (agent.decide(SEEN._replace(w=w)) for w in (outside, inside))
+        assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]
+
+
+# Pictures.
+
+
+def test_tables_are_made_from_pictures_that_choose_no_knob(prepared):
+    method, _, ready = prepared(KEY)
+    seen, known = ready.split("fitting"), ready.fitted.known
+    right = (seen.answers.argmax(-1) == seen.targets).double().mean(dim=1)
+    assert known.accuracy.tolist() == pytest.approx(right.tolist())
+    assert (known.stages + known.heads).cumsum().tolist() == pytest.approx(seen.costs[:, 0].tolist())
+    assert len(known.bits) == 3
+    assert known.bits[0] < known.bits[1]  # a picture is smaller than a map
+    assert method.came(7) == [0, 0, 0, 0.25, 0.25, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("w", [0.0, 0.6, 1.0])
+def test_what_becomes_of_pictures_is_what_the_formula_says(prepared, w):
+    """With queues: who is late in one slot starts later in the next."""
+    method, bench, ready = prepared(KEY)
+    known, cell = ready.fitted.known, method.cell
+    journeys = method.simulated(ready, "test", w)
+    rates, free = cell.conditions(math.ceil(len(journeys) / 3), [bench.seed, True])
+    agent = method.scheduler(ready, method.world("test", 0), w)
+    waiting = np.zeros(3)
+    for t in range(len(journeys) // 3):
+        seen = Seen(rates[t], waiting, float(free[t]), w)
+        found = agent.decide(seen)
+        latency = waiting + seconds(known, cell, seen, found)
+        for n in range(3):
+            journey = journeys[3 * t + n]
+            assert journey.exit == found.exits[n]
+            assert journey.answered - journey.came == pytest.approx(latency[n])
+            assert bool(journey.sent) is bool(found.cuts[n] <= found.exits[n])
+        waiting = np.maximum(0, latency - cell.slot)
+    assert mean_ipla(known, cell, 0.5, journeys[:1]) == pytest.approx(
+        ipla(known, cell, 0.5, np.array([journeys[0].exit]), np.array([journeys[0].answered - journeys[0].came]))
+    )
+
+
+def test_only_the_named_exit_is_run(prepared):
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    for sample, journey in enumerate(method.simulated(ready, "test", 0.6)[:60]):
+        assert sum(journey.macs) == pytest.approx(seen.static_costs[journey.exit, sample])
+
+
+def test_ends_of_w_name_the_first_exit_and_the_last(prepared):
+    method, bench, ready = prepared(KEY)
+    first, last = method.sweep(ready, bench, "test", [0.0, 1.0])
+    assert first.exits == [1, 0, 0]
+    assert last.exits == [0, 0, 1]
+    assert (last.quality, last.cost) == method.full_model(ready, bench)
+    names = [base.name for base in method.baselines(ready, bench)]
+    assert names == ["static exit", "all on the devices", "all on the server"]
+
+
+def test_both_sides_really_do_what_the_tables_say(prepared):
+    method, bench, ready = prepared(KEY)
+    for w in (0.0, 0.6, 1.0):
+        found = method.execute(ready, bench, w)
+        assert found.agrees
+        assert found.counted == found.claimed
+
+
+def test_agents_do_not_exceed_a_search_in_the_same_slot(prepared):
+    method, _, ready = prepared(KEY)
+    known, cell = ready.fitted.known, method.cell
+    search, agent = claimed.Exhaustive(known, cell), Agent(ready.fitted.actor, cell, known)
+    rates, free = cell.conditions(60, 5)
+    for t in range(60):
+        seen = Seen(rates[t], np.zeros(3), float(free[t]), 0.6)
+        values = []
+        for controller in (agent, Always(2, 0), Always(0, 1), search):
+            found = controller.decide(seen)
+            values.append(ipla(known, cell, 0.6, found.exits, seconds(known, cell, seen, found)))
+        assert max(values) == values[-1] or max(values) - values[-1] < 1e-9
+
+
+def test_devices_need_a_signal_each():
+    with pytest.raises(ValueError, match="its speed and its signal"):
+        tiny(signal=(1.0,))
+
+
+def test_the_network_learns_with_all_its_exits(wired):
+    model, (stage,) = wired(tiny())
+    index, x = next(stage.train.batches(16))
+    y = stage.train.targets[index]
+    model.eval()
+    by_hand = sum(F.cross_entropy(z, y) for z in model(x))
+    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert set(stage.rates) == {id(p) for p in model.parameters()}
+    assert (set(stage.rates.values()), stage.epochs, stage.batch, len(stage.train)) == ({1e-2}, 8, 32, 600)
+
+
+# What is claimed.
+
+
+def reached(agent, side=0.3, constant=0.3, random=0.0, best=0.5):
+    return claimed.Reached(agent, side, constant, random, best)
+
+
+@pytest.mark.parametrize(("agent", "holds"), [(0.311, True), (0.309, False)])
+def test_the_agent_must_beat_one_side(agent, holds):
+    assert claimed.beats_one_side([reached(agent)]).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("agent", "constant", "holds"), [(0.41, 0.3, True), (0.39, 0.3, False), (0.41, 0.42, False)]
+)  # fmt: skip
+def test_the_agent_must_come_near_a_search(agent, constant, holds):
+    assert claimed.near_the_best([reached(agent, constant=constant)]).holds is holds
+
+
+@pytest.mark.parametrize(("cost", "quality", "holds"), [(80, 0.881, True), (81, 0.9, False), (50, 0.879, False)])
+def test_a_fifth_of_the_time_must_be_saved_at_little_loss(cost, quality, holds):
+    def points(best):
+        return [OperatingPoint(knob=0.6, quality=q, cost=c, speed_up=1, exits=[1]) for q, c in (best, (0.9, 200))]
+
+    curve = SimpleNamespace(validation=points((0.895, cost)), test=points((quality, cost)), full_quality=0.9)
+    assert claimed.sooner(curve, {"all on the devices": 150.0, "all on the server": 100.0}).holds is holds
+
+
+def test_claims_are_tried_on_the_slots_of_test_pictures(prepared):
+    method, bench, ready = prepared(KEY)
+    swept = [method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")]
+    quality, _ = method.full_model(ready, bench)
+    base = SimpleNamespace(name="all on the server", test=[swept[1][-1]])
+    curve = SimpleNamespace(validation=swept[0], test=swept[1], full_quality=quality, baselines=[base])
+    assert [outcome.name for outcome in claimed.claims(method, ready, bench, curve)] == [
+        "better than one side alone",
+        "near a search in every slot",
+        "sooner at the accuracy of the last exit",
+    ]
+    for each in claimed.compared(method, ready):
+        assert each.random < each.best
+        assert each.one_side <= each.constant + 0.05
