@@ -1,0 +1,390 @@
+"""A phone by itself while no server can be reached: a network with exits on one processor, in simulated time.
+
+Frames are taken up one after the other. A scheduler says which exit a frame is asked first, from what it knows before
+it sees it, or that the frame is dropped; after each exit it says which is next, or that this one answers. The same loop
+(`drive`) takes what an exit says and costs from tables (`Stored`), or has it really run (`Executed`). Seconds are
+multiply-accumulates ÷ the speed of a simulated computer; none is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eelit.methods.backbones.normalisation import folded
+from eelit.methods.engine import chance, tasks
+from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.multi_exit import MultiExit, device_of
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint
+from eelit.methods.engine.stored_outputs import StoredOutputs, exit_facts
+from eelit.methods.engine.timing import devices_of, in_turn
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.images import JointImages
+from eelit.methods.policies.base import finite
+from eelit.methods.world.machines import Computer
+from eelit.methods.world.traces import wandering
+
+THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.1)
+"""Of the baseline that stops at the first exit as confident as this."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What became of one frame; seconds are simulated."""
+
+    frame: int
+    came: float  # second at which it came
+    begun: float  # second at which the phone took it up
+    answered: float  # second at which it was done with it
+    exit: int  # that answered, from 0; -1: it was dropped
+    confidence: float  # of that exit; 0 if that was not finite
+    macs: float  # that the phone spent on it
+
+    @property
+    def latency(self) -> float:
+        """Seconds that the phone worked on it."""
+        return self.answered - self.begun
+
+    @property
+    def delay(self) -> float:
+        """Seconds from its coming to its answer."""
+        return self.answered - self.came
+
+
+class Scheduler(Protocol):
+    """What decides for each frame which exits are asked; it learns what was seen there and nothing else."""
+
+    def first(self, frame: int, now: float) -> int | None:
+        """Return the exit (from 0) that a frame is asked first, at second ``now``; None drops it."""
+        ...
+
+    def then(self, exit_: int, confidence: float, latency: float) -> int | None:
+        """Return the exit to ask after one that was this confident, so many seconds in; None: that one answers."""
+        ...
+
+    def learn(self, served: Served) -> None:
+        """Take in how a frame fared."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One exit for all frames, chosen beforehand."""
+
+    exit: int
+
+    def first(self, frame: int, now: float) -> int:
+        """Return it."""
+        return self.exit
+
+    def then(self, exit_: int, confidence: float, latency: float) -> None:
+        """It answers."""
+
+    def learn(self, served: Served) -> None:
+        """Learn nothing."""
+
+
+@dataclass(frozen=True)
+class Confident:
+    """The first exit whose confidence is at least a threshold answers, or else the last."""
+
+    threshold: float
+    exits: int
+
+    def first(self, frame: int, now: float) -> int:
+        """Return the first."""
+        return 0
+
+    def then(self, exit_: int, confidence: float, latency: float) -> int | None:
+        """Go on to the next unless it is sure enough."""
+        return None if confidence >= self.threshold or exit_ == self.exits - 1 else exit_ + 1
+
+    def learn(self, served: Served) -> None:
+        """Learn nothing."""
+
+
+class Phone(Protocol):
+    """What runs the network; a frame goes on from where it stands."""
+
+    def ask(self, frame: int, exit_: int, after: int) -> tuple[float, float]:
+        """Run a frame from behind exit ``after`` (-1: from the start) up to an exit, and its head.
+
+        Return what that took in multiply-accumulates, and how confident the exit is.
+        """
+        ...
+
+
+def drive(
+    scheduler: Scheduler,
+    phone: Phone,
+    computer: Computer,
+    frames: Iterable[tuple[int, float]],
+    *,
+    pause: float = 0.0,
+    until: float = math.inf,
+) -> list[Served]:
+    """Serve frames ``(number, second at which it comes)`` in this order, each when it is there and the phone is free.
+
+    The phone is free ``pause`` seconds after it was done with the frame before. A frame that would not be done at
+    second ``until`` is the end, and is left out.
+    """
+    found: list[Served] = []
+    free = pause
+    for frame, came in frames:
+        begun = now = max(free, came)
+        exit_, sure, macs = -1, 0.0, 0.0
+        due = scheduler.first(frame, begun)
+        while due is not None:
+            if due <= exit_:
+                raise ValueError(f"exit {due} cannot be asked after exit {exit_}: a frame goes on, not back")
+            cost, sure = phone.ask(frame, due, exit_)
+            exit_, now, macs = due, computer.finish(now, cost), macs + cost
+            due = scheduler.then(exit_, sure, now - begun)
+        if now > until:
+            break
+        found.append(Served(frame, came, begun, now, exit_, sure, macs))
+        if exit_ >= 0:
+            scheduler.learn(found[-1])
+            free = now + pause
+    return found
+
+
+def confidence(outputs: Tensor) -> NDArray[np.float64]:
+    """Return the largest class probability of logits ``[..., C]``; 0, which is never sure, where it is not finite."""
+    sure = outputs.detach().cpu().double().softmax(dim=-1).amax(dim=-1).numpy()
+    return np.where(np.isfinite(sure), sure, 0.0)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A phone that looks everything up."""
+
+    confidences: NDArray[np.float64]  # [E, N]
+    costs: NDArray[np.float64]  # [E, N], multiply-accumulates up to each exit with its own head alone
+    heads: NDArray[np.float64]  # [E, N], of each head; that of the last is never run in vain
+
+    @classmethod
+    def of(cls, seen: StoredOutputs) -> Stored:
+        """Return the phone of one part of the data."""
+        heads = np.diff(seen.costs - seen.static_costs, axis=0)
+        return cls(confidence(seen.answers), seen.static_costs, np.concatenate([heads, np.zeros_like(heads[:1])]))
+
+    def ask(self, frame: int, exit_: int, after: int) -> tuple[float, float]:
+        """Look up a frame."""
+        before = self.costs[after, frame] - self.heads[after, frame] if after >= 0 else 0.0
+        return float(self.costs[exit_, frame] - before), float(self.confidences[exit_, frame])
+
+
+class Executed:
+    """A phone that really runs the network, counted from outside."""
+
+    def __init__(self, model: MultiExit, examples: Examples, *, count: bool = True) -> None:
+        self.model, self.examples, self.count = model, examples, count
+        self.answers: dict[int, Tensor] = {}  # frame → what the last exit that it was asked says, [C]
+        self._state = torch.empty(0)
+
+    @torch.inference_mode()
+    def ask(self, frame: int, exit_: int, after: int) -> tuple[float, float]:
+        """Run the stages between two exits, and the head of the second."""
+        if after < 0:
+            self._state = self.examples.inputs[frame][None].to(device_of(self.model))
+        if not self.count:
+            return 0.0, self._run(frame, exit_, after)
+        with MacCounter() as counter:
+            sure = self._run(frame, exit_, after)
+        return float(counter.macs), sure
+
+    def _run(self, frame: int, exit_: int, after: int) -> float:
+        for stage in self.model.stages[after + 1 : exit_ + 1]:
+            self._state = stage(self._state)
+        self.answers[frame] = self.model.heads[exit_](self._state)[0].cpu()
+        return float(confidence(self.answers[frame]))
+
+
+class OutageMethod(JointImages, Method):
+    """A method that schedules exits on a phone: it says what decides at a knob, and perhaps when frames come."""
+
+    unit = "simulated ms"
+    images: str
+    train_size: int
+    speed: float  # multiply-accumulates per second of the phone when it is not throttled
+    throttled: tuple[float, ...]  # shares of its speed between which it wanders
+    data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
+    fits_on: ClassVar[float] = 0.0  # share of the validation data that `fit` has for itself
+
+    @abstractmethod
+    def scheduler(self, prepared: Prepared, knob: float, frames: int) -> Scheduler:
+        """Return what decides for so many frames at a knob, made without sight of the test data."""
+
+    def fit(self, prepared: Prepared) -> Any:
+        """Return what must be known of the network beforehand, from ``prepared.split("fitting")``."""
+        return None
+
+    def came(self, prepared: Prepared, knob: float, frames: int) -> list[float]:
+        """Return the seconds at which frames come: here one is always there."""
+        return [0.0] * frames
+
+    @property
+    def gap(self) -> float:
+        """Seconds that pass between two frames, whatever exits are asked."""
+        return 0.0
+
+    def computer(self, split: Split, seed: int) -> Computer:
+        """Return the phone's processor, whose speed wanders by a seeded Markov chain, another on each split."""
+        seeds = [seed, int(split == "test")]
+        return Computer(wandering(self.speed, self.throttled, stay=0.5, seconds=900.0, seed=seeds))
+
+    def load(self) -> Data:
+        """Images in ten classes."""
+        return tasks.images(self.images, train=self.train_size)
+
+    def answers(self, outputs: Tensor, prepared: Any) -> Tensor:
+        """Return the answers in what is said: the logits as they are."""
+        return outputs
+
+    def prepare(self, bench: Bench) -> Prepared:
+        """Load the data, build and train, neither of which sees the test examples; fold normalisations."""
+        data = self.load()
+        known = data.without_test()
+        model = self.build(known, bench.seed)
+        self.train(model, known, bench)
+        bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
+        deployed = folded(model.eval()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Prepared(deployed, data, bench, self)  # type: ignore[arg-type]
+
+    def served(self, prepared: Prepared, split: Split, scheduler: Scheduler, knob: float = math.nan) -> list[Served]:
+        """Return what becomes of the frames of a split under a scheduler; they come as they do at the knob, if any."""
+        seen = prepared.split(split)
+        came = self._came(prepared, knob, len(seen.examples))
+        computer = self.computer(split, prepared.bench.seed)
+        return drive(scheduler, Stored.of(seen), computer, enumerate(came), pause=self.gap)
+
+    def _came(self, prepared: Prepared, knob: float, frames: int) -> list[float]:
+        return [0.0] * frames if math.isnan(knob) else self.came(prepared, knob, frames)
+
+    def point(self, prepared: Prepared, split: Split, served: Sequence[Served], knob: float) -> OperatingPoint:
+        """Measure what became of frames: a dropped one costs nothing and is answered wrongly."""
+        seen = prepared.split(split)
+        exits = np.array([each.exit for each in served])
+        right = (seen.at(np.maximum(exits, 0)).argmax(dim=-1) == seen.targets).numpy() & (exits >= 0)
+        cost = milliseconds(served)
+        full = self._full_cost(prepared, split)
+        return OperatingPoint(
+            knob=knob,
+            quality=float(right.mean()),
+            cost=cost,
+            speed_up=full / max(cost, 1e-6 * full),
+            exits=(np.bincount(exits[exits >= 0], minlength=len(seen.costs)) / len(exits)).tolist(),
+        )
+
+    def _full_cost(self, prepared: Prepared, split: Split) -> float:
+        return milliseconds(self.served(prepared, split, Fixed(prepared.model.exits - 1)))
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Send the frames of the split through the phone at each knob; what learns starts anew each time."""
+        frames, found = len(prepared.split(split).examples), []
+        for knob in knobs:
+            scheduler = self.scheduler(prepared.for_choosing, knob, frames)
+            found.append(self.point(prepared, split, self.served(prepared, split, scheduler, knob), knob))
+        return found
+
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return accuracy of the plain network on the test split, and its mean time."""
+        seen = prepared.split("test")
+        right = seen.answers[-1].argmax(dim=-1) == seen.targets
+        return float(right.double().mean()), self._full_cost(prepared, "test")
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return the accuracy of always saying the commonest class."""
+        return chance.of_classes(prepared.split("test").targets)
+
+    def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
+        """Return each exit for all frames, none of which is dropped; the knob is its number, from 1."""
+        every = range(prepared.model.exits)
+        return [self.point(prepared, split, self.served(prepared, split, Fixed(i)), i + 1) for i in every]
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each exit by itself, and stopping at the first exit that is sure: what looks at each frame alone."""
+        exits = prepared.model.exits
+
+        def sure(split: Split) -> list[OperatingPoint]:
+            tried = ((c, self.served(prepared, split, Confident(c, exits))) for c in THRESHOLDS)
+            return [self.point(prepared, split, served, c) for c, served in tried]
+
+        return [
+            Baseline(
+                name="static exit", validation=self.static(prepared, "validation"), test=self.static(prepared, "test")
+            ),
+            Baseline(name="max-confidence", validation=sure("validation"), test=sure("test")),
+        ]
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return quality, time and calibration error of each exit, and the share overthought."""
+        seen = prepared.split("test")
+        return exit_facts(self.static(prepared, "test"), seen.answers, seen.targets)
+
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Have the first frames really run, half as many as the bench allows, one by one.
+
+        The same simulation makes milliseconds of what was counted. Seconds are those that were really taken.
+        """
+        seen = prepared.split("test")
+        examples = seen.examples.head(max(1, bench.executed // 2))
+        frames, computer = len(examples), self.computer("test", bench.seed)
+        came = self.came(prepared, knob, frames)
+
+        def go(phone: Phone) -> list[Served]:
+            scheduler = self.scheduler(prepared.for_choosing, knob, frames)
+            return drive(scheduler, phone, computer, enumerate(came), pause=self.gap)
+
+        phone = Executed(prepared.model, examples)
+        claimed, counted = go(Stored.of(seen)), go(phone)
+        exits = np.array([each.exit for each in claimed])
+        same = exits.tolist() == [each.exit for each in counted]
+        kept = np.flatnonzero(exits >= 0)
+        said = torch.stack([phone.answers[i] for i in kept.tolist()]) if same and len(kept) else seen.answers[0, :0]
+        expected = seen.answers[torch.as_tensor(exits[kept]), torch.as_tensor(kept)]
+        ours, plain = self.timed(prepared, examples, counted, bench.repeats)
+        return Execution(
+            knob=knob,
+            samples=frames,
+            claimed=milliseconds(claimed) * frames,
+            counted=milliseconds(counted) * frames,
+            agrees=same and torch.allclose(said, expected, atol=1e-3, equal_nan=True),
+            seconds=ours,
+            full_seconds=plain,
+            not_finite=int((~finite(said)).sum()),
+        )
+
+    def timed(
+        self, prepared: Prepared, examples: Examples, served: Sequence[Served], repeats: int
+    ) -> tuple[float, float]:
+        """Return median seconds of running frames straight to the exits that answered, and of the plain network."""
+        phone, model = Executed(prepared.model, examples, count=False), prepared.model
+
+        def ours(i: int) -> None:
+            if served[i].exit >= 0:
+                phone.ask(i, served[i].exit, -1)
+
+        def plain(i: int) -> None:
+            model.full(examples.inputs[i][None].to(device_of(model)))
+
+        with torch.inference_mode():
+            return in_turn(ours, plain, range(len(examples)), repeats, devices_of(model))
+
+
+def milliseconds(served: Sequence[Served]) -> float:
+    """Return the simulated milliseconds that the phone worked on a frame, on average."""
+    return 1000 * mean(each.latency for each in served)

@@ -1,0 +1,226 @@
+"""SEE: Scheduling Early Exit for Mobile DNN Inference during Service Outage (SEE).
+
+Idea
+    A phone sends frames to a server; while that is out of reach it must answer by itself, and is too slow to run all
+    frames through the whole network in time. Each frame may leave at an early exit, sooner and less accurate, or be
+    dropped. Which exit each frame takes, and when, is planned for all frames together: there is a best plan that never
+    swaps frames, so a dynamic program finds it in polynomial time.
+
+Model
+    Frames k = 1 … K come at a_1 <= … <= a_K. Exits e = 1 … E of one network take p_1 < … < p_E and are right in shares
+    acc_1 <= … <= acc_E of the frames; both are known beforehand. One processor, one frame at a time, to the end.
+    A frame that leaves at e and is done at f is worth U(e, f - a_k), a dropped one 0:
+    U(e, delay) = acc_e - w * delay / d if delay <= d, else 0.
+
+Training
+    The network: everything together, L = sum_e CE_e. Then acc_e is counted on held-out frames, and p_e = MACs ÷ speed.
+
+Exit rule
+    The exit of a frame is fixed before it is seen, by the plan with the largest sum of U. Frames are taken in the order
+    in which they come, each as soon as possible, so that only exits remain to be chosen. With V_k(t) the most that
+    frames 1 … k can be worth if the processor is free at t: V_0(0) = 0, and for every t that can be reached
+    dropped:  V_k(t) = max(V_k(t), V_{k-1}(t))
+    exit e:   V_k(f) = max(V_k(f), V_{k-1}(t) + U(e, f - a_k)),   f = max(a_k, t) + p_e
+    The plan is read back from max_t V_K(t). Of the pairs (t, V) those alone are kept that no other beats in both.
+
+Skipped
+    The layers behind a frame's exit, all heads but its own, and dropped frames altogether. The cost is the simulated
+    time that the phone computes for a frame; the full model is the network without exits for all frames, however late.
+
+Deviations
+    1. Only abstracts could be read. They fix the integer program, a general utility, the Ordered Scheduling structure,
+       and an optimal dynamic program in polynomial time; recursion, form of the utility and dropping are reconstructed.
+    2. That no frame need be swapped is true of a deadline, and of a price on delay that is convex (here: linear). It is
+       false of utilities in general: with exp(-delay), say, serving the fresh frame first can be better (a test shows
+       it), whatever the abstract's "general" means. So U has the form above, and w = 0 unless set.
+    3. Frames come from several cameras at once, at equal intervals; the paper's traces are not known. The knob is the
+       mean interval between frames, from p_1 (0) to p_E (1): at the ends there is nothing to plan, all frames take
+       the first exit, or the last. A frame is in time if it is done before the cameras' next frames come (d).
+    4. A residual network of six exits on cluttered Fashion-MNIST. The phone's speed is assumed and steady, so that p_e
+       is what it was planned to be: no time is measured. A dropped frame counts as answered wrongly.
+    5. The two benchmarks, which the abstract does not name, are: the whole network for whoever can be in time, first
+       come, first served; and for each frame the last exit with which it is itself in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.families.exits import Prepared
+from eelit.methods.families.images import JointImages
+from eelit.methods.families.outage import OutageMethod, Served
+from eelit.methods.world.machines import Computer
+from eelit.methods.world.traces import steady
+
+Gain: TypeAlias = Callable[[int, int], float]
+"""From an exit and a delay to what a frame is worth."""
+DROPPED = -1
+"""Stands for an exit."""
+
+
+class Known(NamedTuple):
+    """What is known of the exits; times are in multiply-accumulates of the phone."""
+
+    times: tuple[int, ...]  # p
+    accuracy: tuple[float, ...]  # acc
+
+
+class State(NamedTuple):
+    """A way to have dealt with the frames so far."""
+
+    free: int  # t, when the processor is free
+    value: float  # V
+    exit: int  # of the last of these frames
+    before: State | None
+
+
+def schedule(came: Sequence[int], times: Sequence[int], gain: Gain) -> tuple[list[int], float]:
+    """Return the exit of each frame, or `DROPPED`, in a plan that is worth most, and what it is worth."""
+    states = [State(0, 0.0, DROPPED, None)]
+    for a in came:
+        late = [state for state in states if state.free > a]
+        states = states[len(states) - len(late) - 1 :] if len(late) < len(states) else states
+        found = [State(state.free, state.value, DROPPED, state) for state in states]
+        for state in states:
+            start = max(a, state.free)
+            for e, p in enumerate(times):
+                found.append(State(start + p, state.value + gain(e, start + p - a), e, state))
+        states = unbeaten(found)
+    best, exits = states[-1], []
+    at: State = best
+    while at.before is not None:
+        exits.append(at.exit)
+        at = at.before
+    return exits[::-1], best.value
+
+
+def unbeaten(states: Sequence[State]) -> list[State]:
+    """Return those of which none is free no later and worth as much: free ever later, and worth ever more."""
+    kept: list[State] = []
+    for state in sorted(states, key=lambda state: (state.free, -state.value)):
+        if not kept or state.value > kept[-1].value:
+            kept.append(state)
+    return kept
+
+
+def utility(accuracy: Sequence[float], deadline: int, price: float) -> Gain:
+    """Return ``U(e, delay)``."""
+    return lambda e, delay: accuracy[e] - price * delay / deadline if delay <= deadline else 0.0
+
+
+def greedy(came: Sequence[int], times: Sequence[int], deadline: int) -> list[int]:
+    """Return the exits if each frame in turn takes the last with which it is in time, or is dropped."""
+    found, free = [], 0
+    for a in came:
+        start = max(a, free)
+        fit = [e for e, p in enumerate(times) if start + p - a <= deadline]
+        found.append(fit[-1] if fit else DROPPED)
+        free = start + times[fit[-1]] if fit else free
+    return found
+
+
+def whole(came: Sequence[int], times: Sequence[int], deadline: int) -> list[int]:
+    """Return the exits if each frame in turn runs the whole network, or is dropped if that would be late."""
+    only = greedy(came, times[-1:], deadline)
+    return [e if e == DROPPED else len(times) - 1 for e in only]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Carries out a plan."""
+
+    exits: Sequence[int]
+
+    def first(self, frame: int, now: float) -> int | None:
+        """Return the frame's exit; None if it is dropped."""
+        return None if self.exits[frame] == DROPPED else self.exits[frame]
+
+    def then(self, exit_: int, confidence: float, latency: float) -> None:
+        """The exit answers, however sure it is."""
+
+    def learn(self, served: Served) -> None:
+        """Learn nothing: all is planned."""
+
+
+@dataclass(frozen=True)
+class See(OutageMethod):
+    """A plan for the exits of all frames of an outage."""
+
+    network: str = "resnet"  # the paper: not known, a network with exits as in BranchyNet
+    images: str = "cluttered"  # data; the paper: not known
+    train_size: int = 8000  # training images
+    pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
+    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    blocks: int = 3  # residual blocks of each width
+    shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, at which exits stand; the paper: not known
+    half: bool = True  # whether the network learns with products in bfloat16
+    epochs: float = 3.0  # passes over the training images
+    batch: int = 32  # images of a step
+    rate: float = 2e-3  # largest learning rate
+    cameras: int = 4  # frames that come at once; assumed
+    deadline: float = 1.0  # d, as a share of the time until the cameras' next frames; the paper: not known
+    price: float = 0.0  # w, what a delay of d costs beside it, in units of accuracy; the paper: not known
+    speed: float = 2e9  # multiply-accumulates per second of the phone; assumed
+
+    fits_on: ClassVar[float] = 0.25  # of the validation data, to count acc_e
+    knob: ClassVar[str] = "interval"
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    tiny: ClassVar[Mapping[str, Any]] = {**JointImages.tiny, "epochs": 4.0, "speed": 4e5}
+    smoke: ClassVar[Mapping[str, Any]] = {**JointImages.smoke, "speed": 2e7}
+    others: ClassVar[Mapping[str, Any]] = {**JointImages.others}
+
+    def __post_init__(self) -> None:
+        if self.cameras < 1 or not self.deadline > 0 or not self.price >= 0:
+            raise ValueError("there is at least one camera, the deadline is above 0, and the price at least 0")
+
+    def computer(self, split: Split, seed: int) -> Computer:
+        """A processor of steady speed: what a frame takes is known beforehand."""
+        return Computer(steady(self.speed))
+
+    def fit(self, prepared: Prepared) -> Known:
+        """Times from the network, and accuracies on frames that choose no knob."""
+        seen = prepared.split("fitting")
+        right = seen.answers.argmax(dim=-1) == seen.targets
+        return Known(tuple(round(p) for p in seen.static_costs[:, 0]), tuple(right.double().mean(dim=1).tolist()))
+
+    def arrivals(self, times: Sequence[int], knob: float, frames: int) -> tuple[list[int], int]:
+        """Return when frames come, and d, at a mean interval between p_1 (0) and p_E (1)."""
+        together = round(self.cameras * (times[0] + knob * (times[-1] - times[0])))
+        return [frame // self.cameras * together for frame in range(frames)], max(1, round(self.deadline * together))
+
+    def came(self, prepared: Prepared, knob: float, frames: int) -> list[float]:
+        """All cameras at once, at equal intervals."""
+        return [a / self.speed for a in self.arrivals(prepared.fitted.times, knob, frames)[0]]
+
+    def scheduler(self, prepared: Prepared, knob: float, frames: int) -> Planned:
+        """The knob is the mean interval between frames."""
+        known: Known = prepared.fitted
+        if knob <= 0 or knob >= 1:
+            return Planned([0 if knob <= 0 else len(known.times) - 1] * frames)
+        came, deadline = self.arrivals(known.times, knob, frames)
+        return Planned(schedule(came, known.times, utility(known.accuracy, deadline, self.price))[0])
+
+    def benchmark(self, prepared: Prepared, split: Split, rule: Callable[..., list[int]]) -> list[OperatingPoint]:
+        """Return what a benchmark reaches at each knob."""
+        times, frames, found = prepared.fitted.times, len(prepared.split(split).examples), []
+        for knob in self.knobs:
+            came, deadline = self.arrivals(times, knob, frames)
+            served = self.served(prepared, split, Planned(rule(came, times, deadline)), knob)
+            found.append(self.point(prepared, split, served, knob))
+        return found
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return the family's, which know no deadline, and the two benchmarks at the same intervals."""
+        rules = {"full network or dropped": whole, "greedy": greedy}
+        return super().baselines(prepared, bench) + [
+            Baseline(
+                name=name,
+                validation=self.benchmark(prepared, "validation", rule),
+                test=self.benchmark(prepared, "test", rule),
+            )
+            for name, rule in rules.items()
+        ]
