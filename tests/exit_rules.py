@@ -27,6 +27,7 @@ from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
+from eelit.methods.policies.predicted_class import PredictedClass
 from eelit.methods.policies.priced_gain import PricedGain
 from eelit.methods.policies.raw_margin import RawMargin
 from eelit.methods.policies.score_proximity import ScoreProximity
@@ -91,6 +92,12 @@ CASES = [
     Case(Activation(-INF), Activation([2.5, 2.0, 1.5, 1.5]), "logits"),
     Case(Forecast((0, 0, 0, 0)), Forecast([2.5, 3.0, 3.5, 4.0], 3), "logits"),
     Case(TargetClasses(range(5), [[0] * 5] * 4), TargetClasses((1, 3), [[0.6, 0.5]] * 2 + [[0.4, 0.5]] * 2), "logits"),
+    Case(PredictedClass([[-1] * 5] * 4), PredictedClass([[0.3, 0.2, 0.4, 0.5, 0.3]] * 4), "logits"),
+    Case(
+        PredictedClass([[-1] * 5] * 4, "max probability"),
+        PredictedClass([[0.6, 0.5, 0.4, 0.7, 0.6]] * 2 + [[0.5] * 5] * 2, "max probability"),
+        "logits",
+    ),
     Case(ClassThresholds(0, 0), ClassThresholds(0.9, 0.6), "pair"),
     Case(Patience(0), Patience(1), "logits"),
     Case(Patience(0, tolerance=INF), Patience(1, tolerance=0.5), "values"),

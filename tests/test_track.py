@@ -659,6 +659,7 @@ IMAGES_OTHERWISE = {
     "berestizshevsky2019cascade": [EXITS_OF_TWENTY] * 2,
     "bolukbasi2017adaptive": [TWO] * 2,
     "bonato2021classspecific": [TWO] * 2,
+    "daghero2020class": [TWO] * 2,
     "dai2020epnet": [TWO],
     "huang2018msdnet": [[60]] * 2,
     "kaya2019sdn": [TWO, [60]],

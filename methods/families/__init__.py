@@ -10,6 +10,7 @@
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
 ``designs``: one such network, or several, of whose exits a search leaves those that pay, with thresholds of their own.
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.
+``dot_products``: a network of convolutions, of which single dot products stop once their sign is known or guessed.
 ``tokens``: a decoder in which each token leaves at a layer of its own.
 ``skimming``: an encoder whose tokens leave before the layer that a predictor finds they do not need.
 ``tagging``: an encoder that tags words, which halt at layers of their own or all at once.
