@@ -27,6 +27,8 @@ PLUMBING = {
     "harness.conformance", "harness.registry",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
+UNCOUNTED = {"FREE", "_NAMES"}
+"""The counter's list of free operations, which it asks last: what is added was an error before, and changes no count."""
 TRIALS = {"tiny", "tiny_variants", "smoke", "smoke_variants", "others", "exempt"}
 """Attributes of methods that unit and smoke tests read: nothing that is measured at full size does."""
 
@@ -146,7 +148,7 @@ def _used(inside: Module, node: ast.AST) -> list[tuple[Module, str]]:
     """Return the definitions that one node of a syntax tree refers to."""
     if isinstance(node, ast.Name):
         if node.id in inside.definitions:
-            return [(inside, node.id)]
+            return [] if node.id in UNCOUNTED else [(inside, node.id)]
         return _imported(inside.imports.get(node.id, ("", "")))
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         origin, name = inside.imports.get(node.value.id, ("", ""))
@@ -165,8 +167,8 @@ def _text(inside: Module, name: str) -> str:
 
 def _imported(symbol: Symbol) -> list[tuple[Module, str]]:
     origin, name = symbol
-    if origin.removeprefix(f"{PACKAGE}.") in PLUMBING or name in ("FREE", "_NAMES"):
-        return []  # the counter asks its free list last: what is added there was an error before, and changes no count
+    if origin.removeprefix(f"{PACKAGE}.") in PLUMBING or name in UNCOUNTED:
+        return []
     found = module(origin) if origin else None
     return [(found, name)] if found and name in found.definitions else []
 
