@@ -1,6 +1,7 @@
 """What only EE-PCN promises: the cycling equations by hand and beside the released code, shared weights, the losses."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -297,7 +298,9 @@ def test_distilled_exits_learn_from_a_trained_deep_network_too(monkeypatch):
         assert second.loss(second.batch_of(index, x)).item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"cycles": -1}, {"cycles": 1.5}, {"blocks": 0}, {"lam": -1.0}, {"tau": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"cycles": -1}, {"cycles": 1.5}, {"blocks": 0}, {"lam": -1.0}, {"lam": math.inf}, {"tau": 0.0}]
+)
 def test_what_cannot_be_is_refused(settings):
     with pytest.raises(ValueError, match="is one"):
         tiny("distilled", **settings).prepare(Bench(most_steps=1))
