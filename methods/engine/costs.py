@@ -2,7 +2,7 @@
 
 torch's own FLOP counter is silent about operations that it does not know, and on the CPU these include attention, LSTMs
 and matrix-vector products. Here an operation is either counted by a formula below, or named in `FREE` because it does
-no multiply-accumulate worth counting (element-wise work, normalisation, pooling, resizing, copies), or it raises
+no multiply-accumulate worth counting (element-wise work, normalisation, pooling, copies), or it raises
 `UncountedOperation`.
 One MAC is one multiplication with its addition; FLOPs would be twice that.
 """
@@ -128,7 +128,7 @@ _NAMES = """
     nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll round
     rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softplus
     sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu unbind unfold
-    unsafe_split unsqueeze upsample_bilinear2d upsample_nearest2d var var_mean view where zero_ zeros zeros_like
+    unsafe_split unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like
 """
 FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""

@@ -149,7 +149,7 @@ def test_there_are_as_many_exits_as_looks(looks):
     ("settings", "name"),
     [
         ({"looks": 1}, "looks"), ({"zoom": 0.0}, "zoom"), ({"zoom": 1.1}, "zoom"), ({"r": -1.0}, "r"),
-        ({"std": 0.0}, "std"), ({"gamma": 1.1}, "gamma"),
+        ({"r": math.inf}, "r"), ({"std": 0.0}, "std"), ({"std": math.inf}, "std"), ({"gamma": 1.1}, "gamma"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(settings, name):

@@ -1,6 +1,7 @@
 """What only EE-PCN promises: the cycling equations by hand and beside the released code, shared weights, the losses."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,12 @@ from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
-from eelit.methods.papers.zniber2025predictive import Classifier, PredictiveCoding, PredictiveCodingExits
+from eelit.methods.papers.zniber2025predictive import (
+    Classifier,
+    PredictiveCoding,
+    PredictiveCodingExits,
+    bilinear,
+)
 from eelit.methods.policies.max_confidence import MaxConfidence
 
 KEY = "zniber2025predictive"
@@ -229,21 +235,32 @@ def test_without_cycles_it_is_a_plain_network_up():
 
 
 def test_cycles_cost_a_way_down_and_a_way_up():
-    """Level 1: 4×4 places of 2×2 pixels; level 2: 16 channels, pooled after their convolution to 2×2 places."""
+    """Level 1: 4×4 places of 2×2 pixels; level 2: 16 channels, pooled after their convolution to 2×2 places.
+
+    Down, they are scaled up first.
+    """
     model = tiny().build(tiny().load(), 0)
     first, second, head = 16 * 4 * 8, 16 * 9 * 8 * 16, 160
     every, alone = costs.both_costs(model, torch.zeros(1, 1, 8, 8))
-    sweep, cycle = first + second, 2 * (first + second)
+    sweep, cycle = first + second, 2 * (first + second) + 16 * (4 * 2 * 2 + 4 * 2 * 4)
     assert every == [sweep + head, sweep + cycle + 2 * head, sweep + 2 * cycle + 3 * head]
     assert alone == [sweep + head, sweep + cycle + head, sweep + 2 * cycle + head]
 
 
-def test_what_is_free_in_a_cycle_is_little():
-    """Four products for each place and channel that is scaled up, as a deviation has it."""
+def test_scaling_up_is_little_of_a_cycle():
+    """As a deviation has it: for each channel 12×6 by 6×6, then 12×6 by 6×12."""
     net = PredictiveCoding(1, (48, 96), 2, 4, half=False)
     r = [torch.zeros(1, size, side, side) for size, side in ((1, 48), (48, 12), (48, 12), (96, 6), (96, 6))]
     with torch.no_grad():
-        assert costs.count(lambda: net.cycle(r)) > 100 * 4 * 96 * 12 * 12
+        found = costs.count(lambda: bilinear(r[3], (12, 12)))
+        assert found == 96 * (12 * 6 * 6 + 12 * 6 * 12)
+        assert costs.count(lambda: net.cycle(r)) > 100 * found
+
+
+@pytest.mark.parametrize(("given", "to"), [((6, 6), (12, 12)), ((3, 3), (7, 7)), ((1, 1), (3, 2)), ((2, 5), (4, 11))])
+def test_scaling_up_is_that_of_torch(given, to):
+    x = torch.randn(2, 3, *given)
+    assert torch.allclose(bilinear(x, to), F.interpolate(x, size=to, mode="bilinear"), atol=1e-6)
 
 
 def test_cycles_that_are_left_are_not_run(prepared):
@@ -297,7 +314,9 @@ def test_distilled_exits_learn_from_a_trained_deep_network_too(monkeypatch):
         assert second.loss(second.batch_of(index, x)).item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"cycles": -1}, {"cycles": 1.5}, {"blocks": 0}, {"lam": -1.0}, {"tau": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"cycles": -1}, {"cycles": 1.5}, {"blocks": 0}, {"lam": -1.0}, {"lam": math.inf}, {"tau": 0.0}]
+)
 def test_what_cannot_be_is_refused(settings):
     with pytest.raises(ValueError, match="is one"):
         tiny("distilled", **settings).prepare(Bench(most_steps=1))
