@@ -349,7 +349,11 @@ def test_a_round_that_was_cut_is_the_last_though_it_took_less_than_forecast():
     asked = []
     crowd = noting(crowd_of([points(12)], watched=False), asked)
     slow, fast = edge_of(asked, c=1.0), edge_of(asked, c=0.01)
-    edge = SimpleNamespace(round=lambda *given: (slow if len(asked) <= 2 else fast).round(*given))
+
+    def faster(*given):
+        return slow.round(*given) if len(asked) <= 2 else fast.round(*given)
+
+    edge = SimpleNamespace(round=faster)
     found = federate(crowd, [12], torch.zeros(6).double(), edge, 9.0, Fixed(3))
     assert asked == [3, 3, 1, 0]
     assert found.spent == pytest.approx(2 * 3.2 + 2 * 0.21)
