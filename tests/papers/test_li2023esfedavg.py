@@ -365,6 +365,15 @@ def test_a_client_answers_by_its_last_exit_where_deeper_ones_are_asked_for(prepa
     assert [len(p.exits) for p in points] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("executed", "samples"), [(1, 3), (3, 3), (12, 12)])
+def test_every_client_is_executed(prepared, executed, samples):
+    method, bench, ready = prepared(KEY)
+    found = method.execute(ready, replace(bench, executed=executed), 0.8)
+    assert found.samples == samples
+    assert found.agrees
+    assert found.counted == found.claimed
+
+
 def test_no_client_runs_more_than_it_affords(prepared):
     method, _, ready = prepared(KEY)
     assert [one.model.exits for one in ready.each] == [1, 2, 3]

@@ -344,6 +344,21 @@ def test_where_no_step_fits_any_more_the_last_parameters_are_judged_at_once():
     assert (found.spent, found.loss < 0.5) == (pytest.approx(0.9), True)
 
 
+def test_a_round_that_was_cut_is_the_last_though_it_took_less_than_forecast():
+    """Steps of 1 s, but of 0.01 s in the cut round: two more seconds are left, and not used."""
+    asked = []
+    crowd = noting(crowd_of([points(12)], watched=False), asked)
+    slow, fast = edge_of(asked, c=1.0), edge_of(asked, c=0.01)
+
+    def faster(*given):
+        return slow.round(*given) if len(asked) <= 2 else fast.round(*given)
+
+    edge = SimpleNamespace(round=faster)
+    found = federate(crowd, [12], torch.zeros(6).double(), edge, 9.0, Fixed(3))
+    assert asked == [3, 3, 1, 0]
+    assert found.spent == pytest.approx(2 * 3.2 + 2 * 0.21)
+
+
 def test_a_round_that_comes_too_late_is_lost():
     edge = SimpleNamespace(round=lambda start, *_: (0.1, start + 5.0))
     found = federate(crowd_of([points(12)], watched=False), [12], torch.zeros(6).double(), edge, 3.0, Fixed(1))
