@@ -149,7 +149,9 @@ def test_one_stage_trains_everything_and_the_module_beside_it(one_stage):
     assert torch.equal(stage.train.targets, method.load().train.targets)
 
 
-@pytest.mark.parametrize(("setting", "wrong"), [("hidden", 0), ("g_rate", -1e-3), ("g_rate", math.nan)])
+@pytest.mark.parametrize(
+    ("setting", "wrong"), [("hidden", 0), ("hidden", 9.0), ("g_rate", -1e-3), ("g_rate", math.inf)]
+)
 def test_a_module_that_cannot_learn_is_refused(stages, setting, wrong):
     with pytest.raises(ValueError, match=f"SESW: {setting} is one"):
         stages(tiny(**{setting: wrong}))

@@ -1,5 +1,7 @@
 """What only incremental channels promise: narrow networks that stay bit for bit, and what each step adds and trains."""
 
+import copy
+import dataclasses
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -336,6 +338,8 @@ def test_kept_maps_cost_what_is_new(prepared):
 def test_the_score_margin_by_hand():
     z = torch.tensor([[[0.5, 0.3, 0.2]], [[0.7, 0.2, 0.1]], [[0.9, 0.05, 0.05]]]).log()
     assert [replay(Margin(theta), z).item() for theta in (0.0, 0.19, 0.21, 0.49, 0.51, 1.1)] == [0, 0, 1, 1, 2, 2]
+    undecided = torch.zeros(2, 1, 3)  # a margin of just theta is enough
+    assert [replay(Margin(theta), undecided).item() for theta in (0.0, 0.1)] == [0, 1]
 
 
 @pytest.mark.parametrize("variant", ["recomputed", "reused"])
@@ -360,6 +364,30 @@ def test_narrow_configurations_of_the_trained_network_are_really_run(prepared):
                 costs.exit_costs(ready.model, x[:1])[0],
             )
         assert spent == 4 * first
+
+
+@pytest.mark.parametrize("variant", ["recomputed", "reused"])
+def test_real_runs_tell_of_answers_that_are_no_numbers(prepared, variant):
+    """Nobody stops before the last configuration, which has lost a weight."""
+    method, _, ready = prepared(KEY, variant)
+    model = copy.deepcopy(ready.model)
+    last = model.members[-1].network[-1].weight if variant == "recomputed" else model.stages[-1].columns
+    with torch.no_grad():
+        last[0] = torch.nan
+    bench = Bench(test=30, executed=20, repeats=1)
+    found = method.execute(type(ready)(model, ready.data, bench, method), bench, 1.1)
+    assert found.not_finite == found.samples == 20
+
+
+def test_a_real_run_that_asks_others_than_the_replay_is_found_out(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    bench = Bench(test=30, executed=20, repeats=1)
+    assert method.execute(ready, bench, 0.5).agrees
+    run = type(ready.model).run
+    monkeypatch.setattr(
+        type(ready.model), "run", lambda *given: dataclasses.replace(found := run(*given), visited=~found.visited)
+    )
+    assert not method.execute(ready, bench, 0.5).agrees
 
 
 def test_the_deployed_network_answers_as_the_trained_one():
