@@ -57,11 +57,21 @@ def test_every_layer_is_a_stage_with_an_output_block_of_the_same_form():
     assert residual.exits == 5  # the first convolution and four blocks
 
 
-@pytest.mark.parametrize(("setting", "value"), [("units", 1), ("growth", -1.0), ("growth", float("nan"))])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("units", 1), ("units", 64.0), ("growth", -1.0), ("growth", float("nan"))]
+)
 def test_numbers_with_which_nothing_is_grown_are_refused(setting, value):
     method = tiny(**{setting: value})
     with pytest.raises(ValueError, match=f"^DeepCascade: {setting} is one"):
         method.build(method.load(), 0)
+
+
+def test_the_first_output_block_is_the_same_however_deep_the_network_is():
+    method = tiny(widths=(4,), units=20)
+    few, many = (method.replace({"blocks": blocks}).build(method.load(), 0).heads[0] for blocks in (1, 3))
+    other = method.build(method.load(), 1).heads[0]
+    assert torch.equal(few[3].weight, many[3].weight)
+    assert not torch.equal(few[3].weight, other[3].weight)
 
 
 # The cascade.

@@ -147,6 +147,10 @@ def test_theta_stays_between_the_allowed_loss_and_half_of_it():
     same = np.array([True, True, True, False] * 3)
     found = adapted(np.full(12, 0.5), same, 0.3, 0.4, step=0.1, window=4, audit=1.0, seed=0)
     assert found.theta.tolist() == pytest.approx([0.3] * 12)
+    half = adapted(np.full(12, 0.5), same, 0.3, 0.5, step=0.1, window=4, audit=1.0, seed=0)  # just half of it
+    assert half.theta.tolist() == pytest.approx([0.3] * 12)
+    just = adapted(np.full(12, 0.5), same, 0.3, 0.25, step=0.1, window=4, audit=1.0, seed=0)  # and just as much
+    assert just.theta.tolist() == pytest.approx([0.3] * 12)
 
 
 def test_big_runs_on_what_is_not_kept_and_on_audits_which_count_for_those_not_audited():
@@ -191,6 +195,7 @@ def test_theta_moves_by_numbers_that_make_sense(bad):
 def test_all_candidates_and_big_are_trained_and_two_of_them_are_deployed(wired, prepared):
     model, stages = wired(tiny(epochs=1.5, batch=50, rate=3e-3))
     assert len(model) == 4
+    assert int(tiny().build(tiny().load(), 0).get_buffer("chosen")) == 0  # until design time
     assert [len(stage.train) for stage in stages] == [600, 600]
     for member, stage in zip(model.members[2:], stages, strict=True):
         assert stage.rates == {id(p): 3e-3 for p in member.parameters()}
