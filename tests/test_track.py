@@ -655,18 +655,21 @@ IMAGES_ALIKE = [(60, {2e-3}, "AdamW", {0.01}, 0)]
 """One stage: three epochs of `PICTURES` in batches of 32."""
 TWO, EXITS_OF_TWENTY = [60, 60], [60, 400]
 IMAGES_OTHERWISE = {
+    "baccarelli2020cdnn": [[60], [60] * 6, [60] * 6],
     "bakhtiarnia2021mevit": [*[TWO] * 7, [60]],
     "berestizshevsky2019cascade": [EXITS_OF_TWENTY] * 2,
     "bolukbasi2017adaptive": [TWO] * 2,
     "bonato2021classspecific": [TWO] * 2,
     "daghero2020class": [TWO] * 2,
     "dai2020epnet": [TWO],
+    "dong2022exitpredictor": [TWO] * 2,
     "huang2018msdnet": [[60]] * 2,
     "kaya2019sdn": [TWO, [60]],
     "leroux2017cascading": [TWO, [60]],
     "li2023coaxnn": [[60] * 3],
     "li2023predictive": [TWO] * 2,
     "liu2023sesw": [[60]],
+    "long2020cdhnn": [[60], [60], TWO],
     "marquez2018cascade": [[60] * 6],
     "panda2016cdl": [EXITS_OF_TWENTY],
     "park2015biglittle": [TWO] * 2,

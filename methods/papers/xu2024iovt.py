@@ -20,7 +20,7 @@ Training
     the state holds R_n, W_n, the free share and w; the actor mu gives (u_e, u_s, u_phi)_n in [0, 1]; with
     e = max(1, ceil(u_e E)), s = round(u_s l(e)), l(e) the parts up to exit e, and phi = u_phi by the sum over those
     that send. Critic: (Q(x, a) - r - gamma Q'(x', mu'(x')))^2; actor: -Q(x, mu(x)); slow copies Q' and mu'; noise on
-    actions, and a replay memory. r is the IPLA of the slot.
+    actions, and a replay memory. r is the IPLA of the slot. No picture is used for that.
 
 Exit rule
     The exit is named before the inference, and only its head is run: no confidence is tested. The knob is w: where it
@@ -31,10 +31,6 @@ Skipped
     The parts behind the exit. The cost is the simulated time L_n, averaged over pictures; multiply-accumulates and
     bytes are those that both sides really have. The full model is the last exit for all, cut and served as the agent
     does it at w = 1.
-
-Trained otherwise
-    Beside the epochs that all rows have, which train the network, the agent learns from simulated slots; no picture is
-    used for that.
 
 Deviations
     1. The article was read as an abstract: that exit, cut and share are decided together by DDPG against IPLA is known.

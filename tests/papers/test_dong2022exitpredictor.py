@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from eelit.methods.claims import dong2022exitpredictor as claimed
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.tiers import Executed, Plan
+from eelit.methods.families.tiers import Executed, Machine, Plan
 from eelit.methods.harness import registry
 from eelit.methods.papers.dong2022exitpredictor import (
     BANDWIDTHS,
     ETAS,
     TAUS,
+    Device,
     Foretold,
     Predictor,
     Regressions,
@@ -144,10 +145,11 @@ def test_each_machine_holds_its_own_part_alone_and_the_server_may_be_a_process(p
     device, server = method.machines(ready)
     assert (set(device.stages), set(server.stages)) == ({0, 1}, {2})
     assert (set(device.heads), set(server.heads)) == ({0, 1}, {2})
-    exact = ready.split("test").one_by_one(12)
+    exact, model = ready.split("test").one_by_one(12), ready.model
     world, plan = method.world("test", 0), Always(Foretold(method.cuts, 0.9, eta=0.5))
-    with process(server) as ask:
-        work = Executed(device, [ask], exact.examples)
+    here = Device(0, model, range(2), MaxConfidence, method.codec, predictor=model.predictor, early=2)
+    with process(Machine(1, model, range(2, 3), MaxConfidence, method.codec)) as ask:
+        work = Executed(here, [ask], exact.examples)
         apart = stream(world, work, plan, [0.0] * 12)
     together = stream(world, exact, plan, [0.0] * 12)
     assert [(a.exit, a.sent, a.returned) for a in apart] == [(b.exit, b.sent, b.returned) for b in together]
@@ -217,7 +219,7 @@ def test_regressions_follow_what_is_best_at_each_bandwidth():
     assert low[0] < high[0]
     best = [chosen(KNOWN, SPEEDS.expected(KNOWN, 1000 * share), 1.8) for share in BANDWIDTHS]
     flat = regressed(KNOWN, SPEEDS, 1000.0, 1.8, 0)
-    assert flat.at(1.0) == tuple(round(float(np.mean(values)), 2) for values in zip(*best, strict=True))
+    assert flat.at(1.0) == pytest.approx(np.mean(best, axis=0), abs=0.006)
 
 
 def test_regressions_stay_within_what_thresholds_may_be_and_what_was_looked_at():
@@ -347,9 +349,9 @@ def test_the_predictor_changes_nothing_of_the_network():
 # What is claimed.
 
 
-@pytest.mark.parametrize(("macs", "quality", "holds"), [(90, 0.89, True), (91, 0.9, False), (50, 0.889, False)])
+@pytest.mark.parametrize(("macs", "quality", "holds"), [(89, 0.891, True), (91, 0.9, False), (50, 0.889, False)])
 def test_a_tenth_must_be_saved_at_little_loss(macs, quality, holds):
-    assert claimed.less(claimed.Spent(macs, quality), claimed.Spent(100, 0.9 - 1e-12), 0.3).holds is holds
+    assert claimed.less(claimed.Spent(macs, quality), claimed.Spent(100, 0.9), 0.3).holds is holds
 
 
 @pytest.mark.parametrize(("macs", "holds"), [(90.0, True), (91.0, False)])
