@@ -129,8 +129,8 @@ def regret_falls(trials: Sequence[Trial]) -> Outcome:
     early, late = (float(np.mean([row[i] for row in told.values()])) for i in (0, -1))
     return Outcome(
         name="regret per second falls",
-        statement="On average over three pauses, regret ÷ time is after the whole horizon at most two thirds of what it is "
-        "after an eighth of it, or at most 1 % of what the best single exit collects.",
+        statement="On average over three pauses, regret ÷ time is after the whole horizon at most two thirds of what "
+        "it is after an eighth of it, or at most 1 % of what the best single exit collects.",
         holds=late <= max(early * 2 / 3, 0.01),
         measured="; ".join(
             f"o = {pause:g} s: {', '.join(f'{share:.2%}' for share in row)}" for pause, row in told.items()

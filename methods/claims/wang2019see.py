@@ -63,7 +63,7 @@ def better(held: Sequence[float], test: Sequence[float], knobs: Sequence[float])
 def optimal(known: Known, seed: int) -> Outcome:
     """Solve small problems by trying every order and every exit."""
     few = sorted({0, len(known.times) // 2, len(known.times) - 1})
-    times, accuracy = ([row[e] for e in few] for row in known)
+    times, accuracy = [known.times[e] for e in few], [known.accuracy[e] for e in few]
     random, equal, swapped = np.random.default_rng([seed, 9]), 0, 0
     for _ in range(INSTANCES):
         came = np.sort(random.integers(0, 2 * times[-1], FRAMES)).tolist()

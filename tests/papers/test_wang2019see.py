@@ -53,7 +53,7 @@ def test_no_plan_in_any_order_is_worth_more(price):
 
 
 def test_a_utility_that_falls_fastest_at_first_wants_frames_swapped():
-    """Two frames at once, and one that has just come when the first is done: the fresh one is served before the other."""
+    """Two frames at once, and one that has just come when the first is done: it is served before the other."""
 
     def gain(e, delay):
         return exp(-delay / 5)

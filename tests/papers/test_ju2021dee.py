@@ -1,0 +1,256 @@
+"""What only DEE promises: leave or go on by what was seen so far, worth learnt backwards, and regret that vanishes."""
+
+from itertools import product
+from math import inf, log, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods.claims import ju2021dee as claimed
+from eelit.methods.claims.ju2021dee import Trial, best_rule, better, better_than_constant, near_best, regret_falls
+from eelit.methods.families.outage import Fixed, Served, Stored, drive
+from eelit.methods.harness import registry
+from eelit.methods.papers.ju2021dee import ContextBandit, Grid
+from eelit.methods.world.machines import Computer
+from eelit.methods.world.traces import steady
+
+KEY = "ju2021dee"
+SECOND = Computer(steady(1.0))
+
+
+def phone(sure, costs):
+    """Exits as sure as this ``[E, N]``, whose heads cost nothing, at a multiply-accumulate a second."""
+    sure = np.array(sure, dtype=float)
+    costs = np.repeat(np.array(costs, dtype=float)[:, None], sure.shape[1], axis=1)
+    return Stored(sure, costs, np.zeros_like(costs))
+
+
+def dee(exits, price, cells=10, times=1, beta=0.05, forced=0.3):
+    return ContextBandit(exits, price, Grid(cells, times), beta, forced)
+
+
+def stream(samples, seed=0):
+    """Two kinds of frames: one gains much at the second exit, the other nothing; the first exit tells which it is."""
+    hard = np.random.default_rng(seed).random(samples) < 0.5
+    return phone([np.where(hard, 0.35, 0.85), np.where(hard, 0.95, 0.85)], (1, 2))
+
+
+def frames(samples):
+    return [(i, 0.0) for i in range(samples)]
+
+
+# The grid.
+
+
+@pytest.mark.parametrize(
+    ("confidence", "latency", "cell"),
+    [(0.0, 2.0, (0, 0)), (0.1, 2.9, (1, 0)), (0.99, 3.0, (9, 1)), (1.0, 4.0, (9, 1)), (0.55, 100.0, (5, 1))],
+)
+def test_cells_by_hand(confidence, latency, cell):
+    assert Grid(10, 2).cell(confidence, latency, 2.0) == cell
+
+
+@pytest.mark.parametrize("bad", [(0, 1), (1, 0)])
+def test_a_grid_without_cells_is_refused(bad):
+    with pytest.raises(ValueError, match="at least one cell"):
+        Grid(*bad)
+
+
+@pytest.mark.parametrize("bad", [{"price": -1.0}, {"price": inf}, {"beta": -0.1}, {"forced": 1.0}, {"exits": 0}])
+def test_what_makes_no_bandit_is_refused(bad):
+    with pytest.raises(ValueError, match="at least 0"):
+        dee(**{"exits": 2, "price": 0.1, **bad})
+
+
+# The rule.
+
+
+def test_a_decision_by_hand():
+    """t = 5, two frames went on from this cell to 0.6 and 0.4; D(5) = 5 ** 0.3 = 1.6."""
+    for utility, leaves in [(0.01, True), (-0.01, False)]:
+        bandit = dee(2, 0.5)
+        bandit.frames, bandit.counts[0][7, 0], bandit.values[0][7, 0] = 4, 2, 0.5
+        hoped = 0.5 + sqrt(0.05 * log(5) / 2)
+        bandit.first(0, 0.0)
+        latency = (0.75 - hoped - utility) / 0.5  # so that c - lambda l is so much more than is hoped for
+        assert (bandit.then(0, 0.75, latency) is None) is leaves
+        assert bandit.way == ([] if leaves else [(7, 0)])
+
+
+def test_going_on_is_tried_often_enough_whatever_it_is_worth():
+    """Leaving is always best; after t frames about t ** a have gone on all the same, and no fewer."""
+    bandit = dee(2, 1.0, beta=0.0, forced=0.5)
+    drive(bandit, phone(np.full((2, 400), [[0.9], [0.1]]), (0.1, 0.2)), SECOND, frames(400))
+    assert bandit.counts.sum() == 20
+    assert bandit.frames == 400
+
+
+def test_every_passed_exit_learns_the_final_utility_once():
+    bandit = dee(3, 0.1)
+    bandit.first(0, 0.0)
+    assert bandit.then(0, 0.25, 1.0) == 1
+    assert bandit.then(1, 0.65, 2.0) == 2
+    assert bandit.then(2, 0.8, 3.0) is None
+    bandit.learn(Served(0, 0.0, 0.0, 3.0, 2, 0.8, 3.0))
+    bandit.first(1, 0.0)
+    bandit.then(0, 0.25, 1.0)
+    bandit.learn(Served(1, 0.0, 0.0, 2.0, 1, 0.5, 2.0))
+    assert bandit.counts[0][2, 0] == 2
+    assert bandit.values[0][2, 0] == pytest.approx((0.5 + 0.3) / 2)
+    assert (bandit.counts[1][6, 0], bandit.values[1][6, 0]) == (1, pytest.approx(0.5))
+    assert bandit.counts.sum() == 3
+
+
+def test_visits_are_nested():
+    random = np.random.default_rng(0)
+    bandit = dee(4, 0.05, times=2)
+    served = drive(bandit, phone(np.sort(random.random((4, 600)), axis=0), (1, 2, 3, 4)), SECOND, frames(600))
+    totals = bandit.counts.sum(axis=(1, 2)).tolist()
+    assert totals == [sum(each.exit > k for each in served) for k in range(3)]
+    assert totals[0] >= totals[1] >= totals[2] > 0
+
+
+def test_one_exit_answers_all():
+    assert {each.exit for each in drive(dee(1, 0.1), phone(np.full((1, 9), 0.5), (1,)), SECOND, frames(9))} == {0}
+
+
+def test_frames_that_gain_go_on_and_others_leave():
+    """Going on costs 0.2: worth it for those that gain 0.6."""
+    world = stream(2000)
+    served = drive(dee(2, 0.2), world, SECOND, frames(2000))[1000:]
+    hard = world.confidences[0][1000:] < 0.5
+    exits = np.array([each.exit for each in served])
+    assert exits[hard].mean() > 0.98
+    assert exits[~hard].mean() < 0.1
+
+
+@pytest.mark.parametrize(("price", "last"), [(5.0, False), (0.0, True)])
+def test_a_high_price_makes_all_leave_at_once_and_none_makes_all_go_to_the_end(price, last):
+    random = np.random.default_rng(1)
+    sure = np.sort(random.random((3, 1500)), axis=0) * [[0.6], [0.8], [1.0]]
+    served = drive(dee(3, price, cells=4, forced=0.1), phone(sure, (1, 2, 3)), SECOND, frames(1500))[500:]
+    assert np.mean([each.exit == (2 if last else 0) for each in served]) > 0.9
+
+
+def test_nothing_is_decided_by_exits_that_were_not_asked():
+    random = np.random.default_rng(2)
+    sure = random.random((3, 300))
+    told = drive(dee(3, 0.1), phone(sure, (1, 2, 3)), SECOND, frames(300))
+    spoilt = sure.copy()
+    for each in told:
+        spoilt[each.exit + 1 :, each.frame] = 0.5
+    assert drive(dee(3, 0.1), phone(spoilt, (1, 2, 3)), SECOND, frames(300)) == told
+    assert len({each.exit for each in told}) == 3
+
+
+# What is best, and what is lost.
+
+
+def test_the_best_rule_by_brute_force():
+    """Every way to leave or go on in each of 3 cells at two exits."""
+    random, grid, price = np.random.default_rng(4), Grid(3, 1), 0.1
+    kinds = random.random((3, 40))
+    first = random.integers(0, 3, 200)
+    second = (first + random.integers(0, 2, 200)) % 3
+    last = kinds[second, first] * 0.5 + 0.5
+    sure = np.array([(first + 0.5) / 3, (second + 0.5) / 3, last])
+    latencies = np.repeat([[1.0], [2.0], [3.0]], 200, axis=1)
+    utilities, best = sure - price * latencies, -inf
+    for at_first, at_second in product(product((False, True), repeat=3), repeat=2):
+        leaves = np.array(at_first)[first], np.array(at_second)[second]
+        told = np.where(leaves[0], utilities[0], np.where(leaves[1], utilities[1], utilities[2]))
+        best = max(best, told.mean())
+    assert best_rule(sure, latencies, price, grid) == pytest.approx(best)
+
+
+def test_regret_falls_and_is_against_the_best_rule_on_the_grid():
+    world, price, grid = stream(8000), 0.2, Grid(10, 1)
+    served = drive(dee(2, price), world, SECOND, frames(8000))
+    best = best_rule(world.confidences, world.costs, price, grid)
+    could = np.where(world.confidences[0] < 0.5, 0.55, 0.65)
+    had = np.array([each.confidence - price * each.latency for each in served])
+    lost = np.cumsum(could - had) / np.arange(1, 8001)
+    assert best == pytest.approx(could.mean())
+    assert 0 < lost[-1] < lost[999] / 2 < lost[99] / 4
+
+
+# The method.
+
+
+def test_ends_of_the_knob_leave_one_exit():
+    method = registry.get(KEY)
+    assert method.bandit(6, inf) == Fixed(0)
+    assert method.bandit(6, -1.0) == Fixed(5)
+    bandit = method.bandit(6, 0.0)
+    assert (bandit.price, bandit.beta, bandit.forced, bandit.grid) == (0.0, 0.05, 0.3, Grid(10, 2))
+    assert bandit.counts.shape == (5, 10, 2)
+
+
+def test_heads_on_the_way_are_paid_for(prepared):
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    told = method.served(ready, "test", method.scheduler(ready, 1.0, 1))
+    assert [each.macs for each in told] == [seen.costs[each.exit, each.frame] for each in told]
+    assert len({each.exit for each in told}) == 3
+    for each in told:
+        assert each.macs / method.speed <= each.latency * (1 + 1e-9) <= 2.0001 * each.macs / method.speed
+
+
+def test_the_network_learns_all_exits_together(stages):
+    method = registry.get(KEY).variant("", "tiny")
+    (stage,) = stages(method)
+    data = method.load()
+    index = torch.tensor([0, 3, 5, 6])
+    x, y = torch.stack([data.train.inputs[i] for i in index.tolist()]), data.train.targets[index]
+    model = method.build(data, 0).eval()
+    state, expected = x, 0.0
+    for part, head in zip(model.stages, model.heads, strict=True):
+        state = part(state)
+        expected += F.cross_entropy(head(state), y).item()
+    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected, rel=1e-4)
+
+
+# The claims.
+
+
+def trial(ours, best=1.0, constant=0.0, **others):
+    return Trial(1.0, best, np.array(ours, dtype=float), others or {"LEE": 0.5}, constant)
+
+
+@pytest.mark.parametrize(("end", "holds"), [(0.41, True), (0.39, False)])
+def test_a_third_of_what_is_lost_must_go(end, holds):
+    assert regret_falls([trial([0.1, *[0.2] * 6, end])]).holds is holds
+    assert regret_falls([trial([0.996] * 8)]).holds
+
+
+@pytest.mark.parametrize(("end", "holds"), [(0.951, True), (0.949, False)])
+def test_a_twentieth_may_be_missed(end, holds):
+    assert near_best([trial([0.5] * 7 + [1.0]), trial([0.5] * 7 + [end])]).holds is holds
+
+
+def test_the_best_of_four_must_be_beaten():
+    def found(*ends):
+        return better([trial([0.0] * 7 + [end], LEE=0.5, random=0.4) for end in ends]).holds
+
+    assert found(0.511, 0.511)
+    assert not found(0.509, 0.509)
+    assert not found(0.7, 0.48)
+
+
+@pytest.mark.parametrize(("end", "holds"), [(0.791, True), (0.789, False)])
+def test_a_constant_threshold_may_be_better_by_a_hundredth(end, holds):
+    assert better_than_constant([trial([0.0] * 7 + [end], constant=0.8)]).holds is holds
+
+
+def test_claims_are_tried_in_one_world(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "FRAMES", 160)
+    each = claimed.trial(method, ready, 0.5)
+    assert set(each.others) == {"LEE", "UCB1 per frame", "random", "no early exit"}
+    assert max(each.ours[-1], *each.others.values()) <= each.best + 0.02
+    assert [outcome.name for outcome in claimed.claims(method, ready, bench, None)] == [
+        "regret per frame falls", "near the best rule", "better than four schedulers",
+        "no worse than a threshold chosen beforehand",
+    ]  # fmt: skip
