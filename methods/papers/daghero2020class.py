@@ -39,7 +39,7 @@ Deviations
        criterion, thresholds for each class in its place. Which score it takes is not known: both that later code of its
        first author offers are here, the first as the main one; its strict comparison is taken over.
     2. How thresholds are searched is not known. Grid, greedy steps, their order and the two starts are ours.
-    3. Fashion-MNIST among clutter, and a forest, a small and a large network; the data and models of the paper are
+    3. Fashion-MNIST, and a forest, a small and a large network; the data and models of the paper are
        not known.
     4. Energy is counted in multiply-accumulates, a comparison in the forest as one of them, instead of measured on a
        low-power node.
@@ -181,7 +181,7 @@ class ClassDependent(ImageCascadeMethod):
     confidence: str = "margin"  # S: margin, or max probability; the paper's is not known
     step: float = 0.05  # between two thresholds of the grid; the paper's is not known
     members: tuple[str, ...] = ("forest", "small", "large")  # M_1 … M_N; the paper's models are not known
-    images: str = "cluttered"  # data; the paper's are not known
+    images: str = "fashion-mnist"  # data; those of the paper are not known
     train_size: int = 8000  # training images; not known of the paper
     window: int = 4  # side of the squares of pixels that the forest takes the mean of
     trees: int = 200  # in the forest

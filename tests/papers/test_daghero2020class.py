@@ -1,4 +1,4 @@
-"""What only class-dependent thresholds promise: the rule by hand, a search that keeps the loss, and no worse than one."""
+"""What only class-dependent thresholds promise: the rule by hand, and a search no worse than that for single ones."""
 
 import math
 from itertools import product
@@ -119,9 +119,7 @@ def test_the_worked_case(worked):
 
 
 def test_an_allowed_loss_buys_the_next_class(worked):
-    assert (
-        worked.thresholds(0.25).tolist() == [[0.3, 0.3]] or worked.seen.under(worked.thresholds(0.25)).accuracy >= 0.75
-    )
+    assert worked.thresholds(0.25).tolist() == [[0.3, 1.0]]  # both of class B would stop at once
     assert worked.seen.under(worked.thresholds(0.5)) == (1.0, 0.5)
     assert worked.thresholds(1.0).tolist() == [[ALWAYS, ALWAYS]]
     assert worked.thresholds(-math.inf).tolist() == [[1.0, 1.0]]
@@ -245,8 +243,6 @@ def test_every_model_that_was_run_is_paid_for(prepared):
     own = seen.static_costs.mean(axis=1)
     point = method.trial(method.rule(0.02, ready), seen)
     reached = [1.0, 1 - point.exits[0], point.exits[2]]
-    little = seen.static_costs[0]
-    assert np.ptp(little) >= 0
     assert point.cost == pytest.approx(sum(e * share for e, share in zip(own, reached, strict=True)))
 
 
@@ -258,7 +254,7 @@ def test_the_predicted_class_decides_not_the_true_one(prepared):
     assert found.S[0] == pytest.approx(margin(seen.answers[0].double().numpy()), abs=1e-5)
     th = ready.fitted.thresholds(0.02)
     exits = replay(PredictedClass(th), seen.answers)
-    stop = found.S > np.take_along_axis(th, found.c, axis=1)
+    stop = np.take_along_axis(th, found.c, axis=1) < found.S
     assert exits.tolist() == np.where(stop.any(axis=0), stop.argmax(axis=0), 2).tolist()
 
 
