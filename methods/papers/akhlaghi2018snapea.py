@@ -16,8 +16,8 @@ Model
 
 Training
     None of its own: the network learns by cross-entropy. Then, on held-out images, for each kernel a pair (Th, N):
-    1. Kernels: each N and each q of two grids is a candidate, with Th the q-quantile of s_N over windows whose sum ends
-       below 0. It has a number of products, and an error: the share of the squared outputs that it makes 0 of.
+    1. Kernels: each N and each q of two grids is a candidate, with Th the q-quantile of s_N over windows whose output
+       is 0. It has a number of products, and an error: the share of the squared outputs that it makes 0 of.
     2. Layers: for each limit of a falling list, a set of the cheapest candidate of each kernel whose error is within
        the limit; exact mode, error 0, ends the list. Each set has its products, and the accuracy of the network with
        this layer alone so set.
@@ -133,10 +133,12 @@ class Sorted(Kernels):
         """Return all sums ``s_m``, the products until the sign check ends them, and ``s_N`` (0 where N = 0)."""
         K, W = len(self.index), x.shape[1]
         s, s_N, sound = self.bias[:, None].repeat(1, W), x.new_zeros(K, W), x.isfinite().all(dim=0)
-        going, macs = torch.ones(K, W, dtype=torch.bool), torch.zeros(K, W, dtype=torch.int32)
+        first = int(self.start.min())  # before which no sum stops
+        going, macs = torch.ones(K, W, dtype=torch.bool), torch.full((K, W), first, dtype=torch.int32)
         for j in range(self.m):
-            macs += going
-            s = s + x[self.index[:, j]] * self.weight[:, j, None]
+            if j >= first:
+                macs += going
+            s += x[self.index[:, j]] * self.weight[:, j, None]
             now, signs = self.choice.N.eq(j + 1), self.start <= j
             if now.any():
                 s_N[now] = s[now]
@@ -296,7 +298,7 @@ class SnaPEA(DotProductMethod):
     spread: bool = True  # whether speculation weights come one from each group; the paper: yes, else the N largest
     images: str = "fashion-mnist"  # data; the paper: ImageNet
     train_size: int = 8000  # training images; the paper takes networks that are trained
-    pixels: int = 2  # steps of the first convolution
+    pixels: int = 3  # steps of the first convolution
     widths: tuple[int, ...] = (16, 32)  # channels of each resolution; the paper: those of AlexNet, VGGNet and others
     blocks: int = 2  # convolutions of each width, beside the first
     epochs: float = 3.0  # passes over the training images; the paper takes networks that are trained
@@ -306,11 +308,11 @@ class SnaPEA(DotProductMethod):
     knob: ClassVar[str] = "accuracy budget"
     knobs: ClassVar[tuple[float, ...]] = (math.inf, 0.1, 0.05, 0.03, 0.01, 0.0, -1.0)
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "train_size": 600, "widths": (6, 12), "blocks": 1, "epochs": 10.0, "rate": 2e-2,
-        "profiled": 60, "sizes": (2, 4),
+        "images": "digits", "train_size": 600, "pixels": 2, "widths": (6, 12), "blocks": 1, "epochs": 10.0,
+        "rate": 2e-2, "profiled": 60, "sizes": (2, 4),
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 2000, "widths": (8, 16), "epochs": 4.0, "rate": 5e-3, "profiled": 60,
+        "train_size": 2000, "pixels": 2, "widths": (8, 16), "epochs": 4.0, "rate": 5e-3, "profiled": 60,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "widths": (6, 8), "sizes": (1, 3), "quantiles": (0.3, 0.6), "limits": (0.4, 0.04),

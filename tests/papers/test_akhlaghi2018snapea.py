@@ -289,7 +289,7 @@ def test_products_and_ends_are_those_of_each_image():
 
 
 def test_the_network_is_trained_by_cross_entropy_for_its_epochs(stages):
-    method = SnaPEA(images="digits", train_size=64, widths=(4,), blocks=1, epochs=2.0, batch=16, rate=5e-3)
+    method = SnaPEA(images="digits", train_size=64, pixels=2, widths=(4,), blocks=1, epochs=2.0, batch=16, rate=5e-3)
     (stage,) = stages(method)
     assert stage.steps == 8
     assert set(stage.rates.values()) == {5e-3}

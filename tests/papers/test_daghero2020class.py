@@ -1,4 +1,4 @@
-"""What only class-dependent thresholds promise: the rule by hand, a search that keeps the loss, and no worse than one."""
+"""What only class-dependent thresholds promise: the rule by hand, and a search no worse than that for single ones."""
 
 import math
 from itertools import product
@@ -119,9 +119,7 @@ def test_the_worked_case(worked):
 
 
 def test_an_allowed_loss_buys_the_next_class(worked):
-    assert (
-        worked.thresholds(0.25).tolist() == [[0.3, 0.3]] or worked.seen.under(worked.thresholds(0.25)).accuracy >= 0.75
-    )
+    assert worked.thresholds(0.25).tolist() == [[0.3, 1.0]]  # both of class B would stop at once
     assert worked.seen.under(worked.thresholds(0.5)) == (1.0, 0.5)
     assert worked.thresholds(1.0).tolist() == [[ALWAYS, ALWAYS]]
     assert worked.thresholds(-math.inf).tolist() == [[1.0, 1.0]]
@@ -165,6 +163,17 @@ def test_class_thresholds_keep_the_loss_and_never_need_more_than_the_best_single
     tried = [search.seen.under(np.repeat([[a], [b]], 4, axis=1)) for a, b in product(search.grid, repeat=2)]
     assert single.energy == min(found.energy for found in tried if found.accuracy >= full - allowed - 1e-6)
     assert set(search.thresholds(allowed).ravel()) <= set(search.grid)
+
+
+def test_more_accuracy_than_the_last_model_has_may_be_asked_for():
+    """M_1 alone has two of four right, M_2 alone one, and one is right by both."""
+    S, c = np.array([[0.9, 0.8, 0.7, 0.6]]), np.array([[0, 1, 2, 3]])
+    right = np.array([[True, True, False, True], [False, False, True, True]])
+    search = Search(Seen(S, c, right, np.array([[1.0] * 4, [11.0] * 4])), 4, (1.0, 0.5, 0.0, ALWAYS))
+    assert search.thresholds(-0.5).tolist() == [[0.5, 0.5, 1.0, 0.5]]
+    assert search.seen.under(search.thresholds(-0.5)).accuracy == 1.0
+    assert search.seen.under(search.thresholds(-0.25)) == (1.0, 0.75)
+    assert search.thresholds(-0.51).tolist() == [[1.0] * 4]
 
 
 def test_no_proposal_is_left_that_would_keep_the_loss():
@@ -233,8 +242,8 @@ def test_the_search_sees_what_the_rule_does_on_images_held_out_for_it(prepared, 
         assert policy.thresholds == tuple(map(tuple, search.thresholds(allowed)))
         point, found = method.trial(policy, held), search.seen.under(search.thresholds(allowed))
         assert (point.cost, point.quality) == pytest.approx(found)
-        if allowed >= 0:
-            assert found.accuracy >= search.seen.right[-1].mean() - allowed - 1e-6
+        kept = found.accuracy >= search.seen.right[-1].mean() - allowed - 1e-6
+        assert kept or (allowed < 0 and set(policy.thresholds) == {(1.0,) * 10})
     with pytest.raises(TestDataAsked):
         ready.for_choosing.split("test")
 
@@ -245,8 +254,6 @@ def test_every_model_that_was_run_is_paid_for(prepared):
     own = seen.static_costs.mean(axis=1)
     point = method.trial(method.rule(0.02, ready), seen)
     reached = [1.0, 1 - point.exits[0], point.exits[2]]
-    little = seen.static_costs[0]
-    assert np.ptp(little) >= 0
     assert point.cost == pytest.approx(sum(e * share for e, share in zip(own, reached, strict=True)))
 
 
@@ -258,7 +265,7 @@ def test_the_predicted_class_decides_not_the_true_one(prepared):
     assert found.S[0] == pytest.approx(margin(seen.answers[0].double().numpy()), abs=1e-5)
     th = ready.fitted.thresholds(0.02)
     exits = replay(PredictedClass(th), seen.answers)
-    stop = found.S > np.take_along_axis(th, found.c, axis=1)
+    stop = np.take_along_axis(th, found.c, axis=1) < found.S
     assert exits.tolist() == np.where(stop.any(axis=0), stop.argmax(axis=0), 2).tolist()
 
 
