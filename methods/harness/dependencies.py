@@ -28,7 +28,7 @@ PLUMBING = {
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
 UNCOUNTED = {"FREE", "_NAMES"}
-"""The counter's list of free operations, which it asks last: what is added was an error before, and changes no count."""
+"""What the counter takes for free. It asks this last: what is added there was an error before, and changes no count."""
 TRIALS = {"tiny", "tiny_variants", "smoke", "smoke_variants", "others", "exempt"}
 """Attributes of methods that unit and smoke tests read: nothing that is measured at full size does."""
 

@@ -269,7 +269,9 @@ class EENet(ImageMethod):
     def arrivals(self, whole: float, split: Split, seed: int) -> Trace:
         """Images per second: two fifths, once or eight fifths of the mean in turn (a Markov chain, assumed)."""
         seconds = 2000 * whole
-        return wandering(self.arriving / whole, (0.4, 1.0, 1.6), seconds / 20, seconds, seed=[seed, int(split == "test")])
+        return wandering(
+            self.arriving / whole, (0.4, 1.0, 1.6), seconds / 20, seconds, seed=[seed, int(split == "test")]
+        )
 
     def run(self, legs: Sequence[Legs], whole: float, split: Split, seed: int, *, known: bool = False) -> list[Done]:
         """Return what becomes of images that come at the pace of a split."""
