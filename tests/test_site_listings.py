@@ -1,11 +1,13 @@
 """The code beside each section is the code that runs, from the file and line that it says."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
 from lxml import html
 
+from eelit.methods.engine.method import Method
 from eelit.methods.harness import registry
 from eelit.site.generator.listings import beside
 
@@ -36,14 +38,17 @@ def test_a_rule_and_a_recipe_that_others_share_are_shown_where_they_are_used():
     assert "build" in found["Model"]
 
 
+def is_method(part):
+    return isinstance(part, type) and issubclass(part, Method)
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_part_of_the_papers_own_file_is_shown_once(key):
     info = registry.describe(key)
     tree = ast.parse(info.path.read_text(encoding="utf-8"))
     parts = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    methods = {"load", "build", "train", "policy"}
-    inside = {n.name: {getattr(m, "name", "") for m in n.body} for n in parts if isinstance(n, ast.ClassDef)}
-    of_method = {name for name, names in inside.items() if methods & names}
+    module = importlib.import_module(f"eelit.methods.papers.{key}")
+    of_method = {part.name for part in parts if is_method(getattr(module, part.name))}
     shown = [one.name for listings in beside(info).values() for one in listings if not one.shared]
     for part in parts:
         assert shown.count(part.name) == (0 if part.name in of_method else 1), part.name

@@ -667,6 +667,7 @@ IMAGES_OTHERWISE = {
     "kaya2019sdn": [TWO, [60]],
     "leroux2017cascading": [TWO, [60]],
     "li2023coaxnn": [[60] * 3],
+    "li2023eenet": [TWO] * 3,
     "li2023predictive": [TWO] * 2,
     "liu2023sesw": [[60]],
     "long2020cdhnn": [[60], [60], TWO],

@@ -109,16 +109,17 @@ def beside(info: MethodInfo) -> dict[str, list[Listing]]:
         if new:
             found[section] = new
     for part in own.definitions():
-        if part.name not in shown and not _is_method(part):
+        if part.name not in shown and not _is_method(own, part):
             section = next((title for title, text in info.sections.items() if part.name in text), "Idea")
             found.setdefault(section, []).append(own.listing(part, shared=False))
     return found
 
 
-def _is_method(part: Definition) -> bool:
-    """Tell whether this is the class of a method, which the settings stand for."""
-    known = {"load", *(name for names in SECTIONS.values() for name in names)}
-    return isinstance(part, ast.ClassDef) and any(getattr(node, "name", "") in known for node in part.body)
+def _is_method(own: Source, part: Definition) -> bool:
+    """Tell whether this is a class of the method, which the settings stand for: it derives from a family's."""
+    bases = {base.id for base in part.bases if isinstance(base, ast.Name)} if isinstance(part, ast.ClassDef) else set()
+    inherited = any(_is_method(own, node) for node in own.classes() if node.name in bases)
+    return inherited or any(base.endswith("Method") and base in own.imports for base in bases)
 
 
 def _needed(own: Source, start: Sequence[ast.FunctionDef]) -> tuple[list[Definition], list[ast.FunctionDef]]:
