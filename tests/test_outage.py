@@ -38,7 +38,7 @@ def test_a_pause_precedes_each_frame_and_the_horizon_ends_all():
 def test_heads_on_the_way_cost_and_stages_run_once():
     """Head 0 costs 1, head 1 a half: 2 + (5 - 1) + (9 - 4.5) up to the last."""
     (one,) = drive(Confident(0.99, 3), PHONE, COMPUTER, [(0, 0.0)])
-    assert (one.exit, one.macs, one.answered) == (2, 10.5, 5.25)
+    assert (one.exit, one.macs, one.answered, one.asked) == (2, 10.5, 5.25, (0, 1, 2))
     two = drive(Confident(0.9, 3), PHONE, COMPUTER, [(1, 0.0), (0, 0.0)])
     assert [(each.exit, each.macs) for each in two] == [(0, 2.0), (2, 10.5)]
 
@@ -100,6 +100,17 @@ def test_tables_say_what_is_run_whatever_exits_are_asked(prepared, route):
         assert sure == pytest.approx(expected, abs=1e-5)
         assert torch.allclose(phone.answers[3], seen.answers[exit_, 3], atol=1e-4)
         after = exit_
+
+
+def test_what_is_timed_is_what_frames_asked(prepared, monkeypatch):
+    method, _, ready = prepared("ju2021lee")
+    examples, asked = ready.split("test").examples.head(2), []
+    monkeypatch.setattr(Executed, "_run", lambda self, frame, exit_, after: asked.append((frame, exit_, after)) or 1.0)
+    served = [Served(0, 0.0, 0.0, 1.0, 2, 0.9, 1.0, (0, 2)), Served(1, 0.0, 0.0, 0.0, -1, 0.0, 0.0)]
+    ours, plain = method.timed(ready, examples, served, 1)
+    assert set(asked) == {(0, 0, -1), (0, 2, 0)}
+    assert ours > 0
+    assert plain > 0
 
 
 def test_an_execution_that_differs_from_the_tables_is_told(prepared, monkeypatch):

@@ -12,6 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import mean
 from typing import Any, ClassVar, Protocol
 
@@ -50,6 +51,7 @@ class Served:
     exit: int  # that answered, from 0; -1: it was dropped
     confidence: float  # of that exit; 0 if that was not finite
     macs: float  # that the phone spent on it
+    asked: tuple[int, ...] = ()  # exits on the way, the last being the one that answered
 
     @property
     def latency(self) -> float:
@@ -144,16 +146,18 @@ def drive(
     for frame, came in frames:
         begun = now = max(free, came)
         exit_, sure, macs = -1, 0.0, 0.0
+        asked: list[int] = []
         due = scheduler.first(frame, begun)
         while due is not None:
             if due <= exit_:
                 raise ValueError(f"exit {due} cannot be asked after exit {exit_}: a frame goes on, not back")
             cost, sure = phone.ask(frame, due, exit_)
             exit_, now, macs = due, computer.finish(now, cost), macs + cost
+            asked.append(due)
             due = scheduler.then(exit_, sure, now - begun)
         if now > until:
             break
-        found.append(Served(frame, came, begun, now, exit_, sure, macs))
+        found.append(Served(frame, came, begun, now, exit_, sure, macs, tuple(asked)))
         if exit_ >= 0:
             scheduler.learn(found[-1])
             free = now + pause
@@ -371,12 +375,12 @@ class OutageMethod(JointImages, Method):
     def timed(
         self, prepared: Prepared, examples: Examples, served: Sequence[Served], repeats: int
     ) -> tuple[float, float]:
-        """Return median seconds of running frames straight to the exits that answered, and of the plain network."""
+        """Return median seconds of running frames through the exits that they asked, and of the plain network."""
         phone, model = Executed(prepared.model, examples, count=False), prepared.model
 
         def ours(i: int) -> None:
-            if served[i].exit >= 0:
-                phone.ask(i, served[i].exit, -1)
+            for after, exit_ in pairwise((-1, *served[i].asked)):
+                phone.ask(i, exit_, after)
 
         def plain(i: int) -> None:
             model.full(examples.inputs[i][None].to(device_of(model)))

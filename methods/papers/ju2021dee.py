@@ -29,7 +29,7 @@ Skipped
 
 Deviations
     1. The abstract is all that could be read: it names context, actions, dependent rewards, uneven exploration and a
-       regret per inference that vanishes; utility, grid, index and forced exploration are reconstructed, and so is D(t).
+       regret per inference that vanishes; utility, grid, index and forced exploration are made up, and so is D(t).
     2. lambda is the knob. Its ends leave nothing to learn: at infinity the first exit answers all, below 0 the last,
        and no other head is run.
     3. Final utilities count alike, though early ones come from a rule that still explored.

@@ -325,9 +325,9 @@ class EsFedAvg(ExitMethod):
         """All rounds, then what each client does by itself."""
         assert isinstance(model, Federation)
         assert isinstance(data, Owned)
-        members = self.members(model, data, bench)
 
         def rounds() -> None:
+            members = self.members(model, data, bench)
             for turn in range(self.rounds + 1):
                 bench.progress("rounds of the federation", turn / (self.rounds + 1))
                 asks, wanted = [each.handle for each in members], [each.names() for each in members]
