@@ -68,7 +68,7 @@ def lost_to_copying(prepared: Prepared, split: Split, policy: Policy) -> float:
 def gains_at_equal_cost(points: Sequence[OperatingPoint], rivals: Sequence[Seen]) -> list[float]:
     """Return how much better points are than others on the same split at equal cost.
 
-    Between the others, given from cheap to dear, quality is interpolated.
+    Between the others, given from cheap to expensive, quality is interpolated.
     """
     costs = [run.cost / len(run.right) for run in rivals]
     quality = [float(run.right.double().mean()) for run in rivals]

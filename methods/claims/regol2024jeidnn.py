@@ -20,7 +20,7 @@ from eelit.methods.policies.temperature import calibration_error
 THRESHOLD = 0.5
 """The paper's, at which the claims are tried."""
 LAMBDAS = (2.0, 1.0, 0.5, 0.2)
-"""Prices for each of which there is a training, the dearest first."""
+"""Prices for each of which there is a training, the costliest first."""
 
 
 class Tried(NamedTuple):
@@ -73,7 +73,7 @@ def error_of(policy: Policy, seen: StoredOutputs) -> float:
 
 
 def trusted(ours: Tried, theirs: Tried) -> Outcome:
-    """Compare calibration at each price with that of the dearest threshold that costs no more."""
+    """Compare calibration at each price with that of the costliest threshold that costs no more."""
     pairs = []
     for point, error in zip(ours.points.validation, ours.errors, strict=True):
         costs = [(rival.cost, i) for i, rival in enumerate(theirs.points.validation) if rival.cost <= point.cost]
@@ -83,7 +83,7 @@ def trusted(ours: Tried, theirs: Tried) -> Outcome:
     return Outcome(
         name="probabilities to be trusted",
         statement="At each price, the calibration error of the answers is on average half a point lower than with the "
-        "dearest threshold on confidence that costs no more.",
+        "costliest threshold on confidence that costs no more.",
         holds=gain >= 0.005,
         measured="; ".join(f"{a:.4f} and {b:.4f}" for a, b in pairs) or "no threshold is as cheap",
     )

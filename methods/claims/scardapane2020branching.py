@@ -18,7 +18,7 @@ from eelit.methods.recipes.plain import train_plain
 THRESHOLD = 0.5
 """The paper's, at which the claims are tried."""
 LAMBDAS = (0.5, 0.2, 0.1, 0.05, 0.0)
-"""Prices for each of which there is a training, the dearest first."""
+"""Prices for each of which there is a training, the costliest first."""
 
 
 def claims(method: DifferentiableBranching, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:

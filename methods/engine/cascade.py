@@ -23,7 +23,7 @@ from eelit.methods.policies.base import Output, Policy, said
 
 
 class Cascade(nn.Module):
-    """Separate models, from the cheapest to the dearest; the last is the full model."""
+    """Separate models, from the cheapest to the costliest; the last is the full model."""
 
     def __init__(self, members: Iterable[Member]) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """What all exits of a trained model say on given examples, kept in the cache beside the weights.
 
-This is dearer than anything that is then done with it, and methods that differ only in their policy, or take the same
+This is costlier than anything that is then done with it, and methods that differ only in their policy, or take the same
 network for a rival, need it once.
 """
 

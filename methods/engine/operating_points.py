@@ -29,7 +29,7 @@ def at(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint], sha
             continue
         for j, dear in enumerate(validation):
             high = 1 / dear.speed_up
-            weight = min(1.0, (share - low) / (high - low)) if high > low else 0.0  # of the dearer knob
+            weight = min(1.0, (share - low) / (high - low)) if high > low else 0.0  # of the costlier knob
             quality = cheap.quality + weight * (dear.quality - cheap.quality)
             cost = low + weight * (high - low)
             if best is None or (quality, -cost) > best[:2]:

@@ -57,7 +57,7 @@ class CascadeMethod(StepwiseMethod):
 
     @abstractmethod
     def build(self, data: Data, seed: int) -> Cascade:
-        """Return the untrained members, from the cheapest to the dearest; everything random follows the seed."""
+        """Return the untrained members, from the cheapest to the costliest; everything random follows the seed."""
 
     def train(self, model: Cascade, data: Data, bench: Bench) -> None:
         """Train each member by itself, in place: ``L = L_m`` for member m alone."""

@@ -31,7 +31,7 @@ from eelit.methods.policies.base import checked
 from eelit.methods.recipes.plain import train_plain
 
 MEMBERS = ("linear", "forest", "small", "large")
-"""Names of the models that there are, from the cheapest to the dearest."""
+"""Names of the models that there are, from the cheapest to the costliest."""
 SMALL_BLOCKS = 2
 """Convolutions of each width in the small network."""
 
@@ -53,7 +53,7 @@ class ImageCascadeMethod(CascadeMethod):
     The settings are fields of the method, where they stand beside the paper's values. `MEMBERS` has the names.
     """
 
-    members: tuple[str, ...]  # names of the models, from the cheapest to the dearest
+    members: tuple[str, ...]  # names of the models, from the cheapest to the costliest
     images: str
     train_size: int
     window: int  # side of the squares of pixels that the linear model and the forest take the mean of

@@ -155,7 +155,7 @@ class SplitMethod(Method):
     """A method that cuts a network between device and cloud: it says how to train and which rule a knob means."""
 
     unit = "λ (one layer with its exit on the device)"
-    cost_noise = 0.05  # a bandit that explores a short stream comes out a little dearer or cheaper by luck
+    cost_noise = 0.05  # a bandit that explores a short stream comes out a little costlier or cheaper by luck
 
     @abstractmethod
     def load(self) -> tuple[Data, Examples]:

@@ -1,4 +1,4 @@
-"""Answers that come one after the other, ever dearer, and a pure policy that decides after each whether to go on.
+"""Answers that come one after the other, ever costlier, and a pure policy that decides after each whether to go on.
 
 This is what the exits of one network (`exits`) and the members of a cascade (`cascades`) have in common: what is said
 is stored once for each part of the data, policies are replayed on it, and none that chooses can see the test data.

@@ -186,7 +186,7 @@ def _order(method: Method) -> Callable[[float], float]:
 
 
 def _middle(knobs: Sequence[float], points: Sequence[OperatingPoint]) -> float:
-    """Return the knob whose cost is nearest to the middle between the cheapest and the dearest."""
+    """Return the knob whose cost is nearest to the middle between the cheapest and the costliest."""
     costs = [point.cost for point in points]
     target = (min(costs) + max(costs)) / 2
     return knobs[min(range(len(costs)), key=lambda i: abs(costs[i] - target))]

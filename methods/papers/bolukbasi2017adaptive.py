@@ -24,7 +24,7 @@ Training
     minimise the sum over images and actions of  (max_b c_b - c_a) (- ln softmax_a(s)),  weights (max_b c_b - c_a) made
     1 on average, features to mean 0 and deviation 1, plus a light penalty |w|^2 / 2;
     then V_k = c of the action that the learned scores take, and V_K = 0. With two actions that is weighted logistic
-    regression: the label is the cheaper one, the weight |c_0 - c_1|. An action that is dearest for all is never taken.
+    regression: the label is the cheaper one, the weight |c_0 - c_1|. One that is costliest for all is never taken.
 
 Exit rule
     Take the action with the largest score. The knob is lambda, with a training of the decisions for each: at 0 a
@@ -112,7 +112,7 @@ def scores(rows: Rows, sigma: Numbers) -> Numbers:
 def cheapest_action(sigma: Numbers, c: Numbers) -> Rows:
     """Return w_a and b_a learned from features ``[N, FEATURES]`` and the costs of actions ``[A, N]``.
 
-    An action that is dearest for every image is never taken; if all actions cost the same, the image is answered.
+    An action that is costliest for every image is never taken; if all actions cost the same, the image is answered.
     """
     weights = c.max(axis=0) - c
     action, image = np.nonzero(weights > 0)

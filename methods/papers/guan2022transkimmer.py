@@ -138,7 +138,7 @@ class Transkimmer(SkimMethod):
     }  # fmt: skip
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.1": {"price": 0.01}}
     others: ClassVar[Mapping[str, Any]] = {"held": 30, "length": 9}
-    # Few steps, so the head learns faster, and the predictors with it: at the dearer price they start farther off.
+    # Few steps, so the head learns faster, and the predictors with it: at the costlier price they start farther off.
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 240, "held": 30, "head_rate": 1e-3}
     smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lambda 0.5": {"bias": 6.5}}
 

@@ -21,7 +21,7 @@ Exit rule
     classifier whose largest probability is >= theta_k; the last one always answers. If every classifier released a
     share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1). Find the q whose
     mean cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all images
-    held out for this still reaches. As (1-q)^k ~ p^k with p = 1-q, dearer budgets need p > 1, as in the released code.
+    held out for this still reaches. As (1-q)^k ~ p^k with p = 1-q, larger budgets need p > 1, as in the released code.
     Anytime: every image has the budget for itself and gets the answer of the last classifier within it.
 
 Skipped

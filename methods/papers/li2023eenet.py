@@ -324,7 +324,7 @@ class EENet(ImageMethod):
         return found
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return each exit by itself, its work known beforehand, and who stops when sure, about whom nothing is."""
+        """Return each exit by itself, its work known beforehand, and stopping when sure, where nothing is known."""
         sure = [[self.surest(prepared, split, c) for c in CONFIDENCES] for split in ("validation", "test")]
         held, test = self.fixed(prepared, "validation"), self.fixed(prepared, "test")
         return [

@@ -32,7 +32,7 @@ Deviations
        the pretrained pooler; the released ones start at random.
     3. Entropy comes from log-softmax: an underflowing probability counts 0; the released code gives NaN and the surest
        sample goes on. Each sample decides for itself, not a batch as there. One protected layer of 6, not 1 to 3 of 12.
-    4. The full model that speed-ups refer to pools all layers, as its last exit reads them all: 0.3 % dearer.
+    4. The full model that speed-ups refer to pools all layers, as its last exit reads them all: 0.3 % costlier.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Efficient adaptive inference for deep convolutional neural networks using hierarchical early exits (BoF exits).
 
 Idea
-    An exit on a large feature map is dear, and starts from nothing although an exit before it has looked already. Let
+    An exit on a large feature map is costly, and starts from nothing although an exit before it has looked already. Let
     each exit turn its map into a short histogram, the same kind of histogram everywhere: then those of all exits so far
     can be averaged, each refining the ones before, and one classifier can read them all.
 

@@ -33,7 +33,7 @@ Deviations
        their place at each step, which its optimiser does not know: its mixtures stay as random as they began.
     4. T_j is found by bisection, there being one optimum; the released search (ten rates of Adam) can stop short. Half
        of the validation data is for that, and c is chosen on the other half; the paper uses one set for both.
-    5. The plain full model keeps its mixture, which pools all layers, not the last alone: less than 1% dearer.
+    5. The plain full model keeps its mixture, which pools all layers, not the last alone: less than 1% costlier.
 """
 
 from __future__ import annotations

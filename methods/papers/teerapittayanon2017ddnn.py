@@ -35,7 +35,7 @@ Deviations
     1. Six synthetic views of Fashion-MNIST instead of the multi-camera pictures of MVMC (3 classes, colour, 680 for
        training), which no package ships: each camera's canvas of 32×32 shows the picture shifted to a side, in part out
        of sight, under pieces of other pictures; about every seventh view is empty, as many are in MVMC.
-    2. 10 classes instead of 3 make scores dearer (40 bytes, not 12), and grey pictures are a third as large as coloured
+    2. With 10 classes, not 3, scores are longer (40 bytes, not 12), and grey pictures are a third as large as coloured
        ones: against sending pictures less can be saved than in the paper. For so many classes the cloud has 32 filters.
     3. 8,000 pictures, 3 epochs in batches of 32, the rate rising to 2e-3 and falling to 0, instead of 100 epochs of one
        batch each at 1e-3; gradients are clipped at norm 1. Weights start as torch has them.

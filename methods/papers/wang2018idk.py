@@ -1,13 +1,13 @@
 """IDK Cascades: Fast Deep Learning by Learning not to Overthink (IDK cascades).
 
 Idea
-    Leave models that exist as they are, line them up from cheap to dear, and let all but the last say "I don't know".
+    Leave models that exist as they are, line them up from cheap to costly, and let all but the last say "I don't know".
     Whether a model knows is told by an augmenting classifier that reads nothing but the probabilities it gives: a
     threshold on one of them, or a tiny network that learned what a wrong answer and what further models cost. Any
     models can be chained so, as nothing of them is touched.
 
 Model
-    Separate models m_1 … m_k, from the cheapest to the dearest: a linear model and a forest, which read means over 4×4
+    Separate models m_1 … m_k, from cheap to costly: a linear model and a forest, which read means over 4×4
     pixels, a small plain network of convolutions, and a large residual one. p_i = m_i(x) are class probabilities.
     h_i(p_i) in [0, 1], i < k, says how likely m_i does not know:
     entropy:      H(p_i) > alpha_i,   H(p) = - sum_j p_j ln p_j;
@@ -226,7 +226,7 @@ class IdkCascade(ImageCascadeMethod):
     others: ClassVar[Mapping[str, Any]] = {**ImageCascadeMethod.others, "prices": (0.0, 0.4)}
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "a point is chosen for each eps, with thresholds of all stages or networks of its own: on "
-        "calibration images the dearer one costs more, on others it may cost less",
+        "calibration images the costlier one costs more, on others it may cost less",
     }
 
     def build(self, data: Data, seed: int) -> Cascade:

@@ -33,7 +33,7 @@ def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
 def ratio_within(budget: float, costs: Sequence[float] | NDArray[np.float64]) -> float:
     """Return the largest ratio whose shares cost at most ``budget`` per sample, given the rising costs of the exits.
 
-    0 if even the first exit alone is as dear as the budget, infinity if the last is not dearer. Raises `ValueError` for
+    0 if even the first exit costs as much as the budget, infinity if the last costs no more. Raises `ValueError` for
     a budget that is NaN.
     """
     checked("ratio_within", "budget", budget)
