@@ -55,7 +55,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -157,7 +157,7 @@ def managed(
             now, joules = now + W / level.hertz, joules + chip.joules(W, level)
         free = now
         left.append((due - now) / deadline)
-        e = mean(left) - loop.target
+        e = fmean(left) - loop.target
         total = min(max(total + e, -10.0), 10.0)
         c = loop.corrected(c, e, total)
         found.append(Done(joules, now > due, c))
@@ -165,14 +165,17 @@ def managed(
 
 
 def legs_of(seen: StoredOutputs, course: Course) -> list[Legs]:
-    """Return the legs of each sample; the head of an exit that is asked belongs to the leg that it ends."""
-    heads = np.diff(seen.costs, axis=0) - np.diff(seen.static_costs, axis=0)
-    layers = seen.static_costs - np.concatenate([heads, np.zeros_like(heads[:1])])
-    found = []
-    for n, asked in enumerate(course.visited.numpy().T):
-        ends = np.flatnonzero(asked)
-        found.append((seen.static_costs[ends, n] - np.concatenate([[0.0], layers[ends[:-1], n]])).tolist())
-    return found
+    """Return the legs of the first samples, one for each of the course.
+
+    The head of an exit that is asked belongs to the leg that it ends.
+    """
+    asked = course.visited.numpy()
+    every, alone = (costs[:, : asked.shape[1]] for costs in (seen.costs, seen.static_costs))
+    heads = np.diff(every, axis=0) - np.diff(alone, axis=0)
+    layers = alone - np.concatenate([heads, np.zeros_like(heads[:1])])
+    done = np.maximum.accumulate(np.where(asked, layers, 0.0), axis=0)  # up to the last exit asked
+    legs = alone - np.concatenate([np.zeros_like(done[:1]), done[:-1]])
+    return [own[which].tolist() for own, which in zip(legs.T, asked.T, strict=True)]
 
 
 def counted_legs(model: MultiExit, x: Tensor, policy: Policy) -> tuple[list[float], Any]:
@@ -292,7 +295,7 @@ class EENet(ImageMethod):
         self, seen: StoredOutputs, answers: Tensor, exits: Tensor, done: Sequence[Done], knob: float
     ) -> OperatingPoint:
         """Return quality and mean energy."""
-        cost = 1000 * mean(each.joules for each in done)
+        cost = 1000 * fmean(each.joules for each in done)
         return OperatingPoint(
             knob=knob,
             quality=self.score(answers, seen.targets),
