@@ -76,7 +76,7 @@ def round_bytes(method: EsFedAvg, prepared: Clients) -> int:
     assert prepared.federation is not None
     assert prepared.owned is not None
     server, sent = prepared.federation.state_dict(), 0
-    for client in method.members(prepared.federation, prepared.owned, prepared.bench):
+    for client in method.members(prepared.federation, prepared.owned.each("train"), prepared.bench):
         client.taken = {name: server[name] for name in client.names()}
         sent += len(client.packed(client.sent()))
     return sent

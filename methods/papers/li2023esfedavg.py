@@ -79,6 +79,11 @@ class Owned(Data):
 
     owners: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
+    def each(self, part: str) -> list[Examples]:
+        """Return the samples of each client in a part of the data."""
+        whole: Examples = getattr(self, part)
+        return [whole.at(rows) for rows in self.owners[part]]
+
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
     """Return a convolution, ReLU, and pooling that halves the map."""
@@ -312,22 +317,23 @@ class EsFedAvg(ExitMethod):
         heads = [head(width, side, data.classes or 1) for width, side in zip(self.widths, sides, strict=True)]
         return Federation(stages, heads, [self.budget(k) for k in range(self.clients)]).eval()
 
-    def members(self, model: Federation, data: Owned, bench: Bench) -> list[Client]:
-        """Return the clients before the first round."""
+    def members(self, model: Federation, examples: Sequence[Examples], bench: Bench) -> list[Client]:
+        """Return the clients before the first round, given the training images of each."""
         rounds = {"rounds": self.rounds, "most_steps": bench.most_steps, "watch": bench.watch}
         settings = {name: getattr(self, name) for name in ("epochs", "batch", "rate", "density", "shared", "by")}
         return [
-            Client(own, data.train.at(rows), Local(**settings, **rounds, seed=bench.seed + 1000 * k))  # type: ignore[arg-type]
-            for k, (own, rows) in enumerate(zip(model.clients, data.owners["train"], strict=True))
+            Client(own, images, Local(**settings, **rounds, seed=bench.seed + 1000 * k))  # type: ignore[arg-type]
+            for k, (own, images) in enumerate(zip(model.clients, examples, strict=True))
         ]
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """All rounds, then what each client does by itself."""
         assert isinstance(model, Federation)
         assert isinstance(data, Owned)
+        clients = data.each("train")  # what is trained does not depend on more of the data
 
         def rounds() -> None:
-            members = self.members(model, data, bench)
+            members = self.members(model, clients, bench)
             for turn in range(self.rounds + 1):
                 bench.progress("rounds of the federation", turn / (self.rounds + 1))
                 asks, wanted = [each.handle for each in members], [each.names() for each in members]

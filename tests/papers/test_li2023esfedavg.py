@@ -50,7 +50,7 @@ def started(method, seed=0, **bench):
     """Return the network, the data and the clients of a federation before its first round."""
     data, bench = method.load(), Bench(seed=seed, **bench)
     model = method.build(data, seed)
-    return model, data, method.members(model, data, bench)
+    return model, data, method.members(model, data.each("train"), bench)
 
 
 def turn(model, clients, number=0):
