@@ -424,7 +424,9 @@ def test_what_is_forgotten_is_held_no_longer():
     brown.sentences()
     tasks.images("digits", train=600)
     tasks.long_tailed("digits", train=60, tail=(1,) * 10)
-    loaders = (brown._files, tasks.images, tasks.long_tailed)
+    loaders = (brown._files, brown._pair, tasks.images, tasks.long_tailed)
     assert all(load.cache_info().currsize for load in loaders)
+    pairs = [pair for file in brown._files()[:50] for sentence in file for pair in sentence]
+    assert len({id(pair) for pair in pairs}) == len(set(pairs)) < len(pairs) / 5
     tasks.forget()
     assert not any(load.cache_info().currsize for load in loaders)

@@ -94,8 +94,9 @@ def split_digest() -> str:
 
 
 def forget() -> None:
-    """Hold the texts no longer: as pairs of word and tag they take hundreds of megabytes."""
+    """Hold the texts no longer."""
     _files.cache_clear()
+    _pair.cache_clear()
 
 
 def _numbers() -> tuple[list[int], list[int], list[int]]:
@@ -120,7 +121,9 @@ def _files() -> tuple[tuple[Sentence, ...], ...]:
     return tuple(tuple(file) for file in files)
 
 
+@cache
 def _pair(token: str) -> tuple[str, str]:
+    """Return word and tag, of equal tokens the same object: of a million small ones not all memory is given back."""
     word, _, tag = token.rpartition("/")
     return word, tag
 
