@@ -253,6 +253,15 @@ class Clients(Prepared):
     owned: Owned | None = None  # the data of all clients
 
 
+def members_of(model: Federation, examples: Sequence[Examples], local: Mapping[str, Any], bench: Bench) -> list[Client]:
+    """Return the clients before the first round, given the training images of each and the settings of `Local`."""
+    seen = {"most_steps": bench.most_steps, "watch": bench.watch}
+    return [
+        Client(own, images, Local(**local, **seen, seed=bench.seed + 1000 * k))  # type: ignore[arg-type]
+        for k, (own, images) in enumerate(zip(model.clients, examples, strict=True))
+    ]
+
+
 @dataclass(frozen=True)
 class EsFedAvg(ExitMethod):
     """Blocks as deep as each client affords, averaged where they were sent; personal heads; the largest weights."""
@@ -319,23 +328,23 @@ class EsFedAvg(ExitMethod):
 
     def members(self, model: Federation, examples: Sequence[Examples], bench: Bench) -> list[Client]:
         """Return the clients before the first round, given the training images of each."""
-        rounds = {"rounds": self.rounds, "most_steps": bench.most_steps, "watch": bench.watch}
-        settings = {name: getattr(self, name) for name in ("epochs", "batch", "rate", "density", "shared", "by")}
-        return [
-            Client(own, images, Local(**settings, **rounds, seed=bench.seed + 1000 * k))  # type: ignore[arg-type]
-            for k, (own, images) in enumerate(zip(model.clients, examples, strict=True))
-        ]
+        return members_of(model, examples, self.local, bench)
+
+    @property
+    def local(self) -> dict[str, Any]:
+        """The settings of what clients do by themselves."""
+        return {name: getattr(self, name) for name in ("epochs", "batch", "rate", "density", "shared", "by", "rounds")}
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """All rounds, then what each client does by itself."""
         assert isinstance(model, Federation)
         assert isinstance(data, Owned)
-        clients = data.each("train")  # what is trained does not depend on more of the data
+        clients, local = data.each("train"), self.local
 
         def rounds() -> None:
-            members = self.members(model, clients, bench)
-            for turn in range(self.rounds + 1):
-                bench.progress("rounds of the federation", turn / (self.rounds + 1))
+            members, turns = members_of(model, clients, local, bench), local["rounds"] + 1
+            for turn in range(turns):
+                bench.progress("rounds of the federation", turn / turns)
                 asks, wanted = [each.handle for each in members], [each.names() for each in members]
                 one_round(model, asks, wanted, turn, Traffic())
 
