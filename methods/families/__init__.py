@@ -16,4 +16,5 @@
 ``tagging``: an encoder that tags words, which halt at layers of their own or all at once.
 ``ranking``: an additive ensemble of trees; a policy at a sentinel sends documents away.
 ``sentinels``: the same with several sentinels.
+``acquisition``: a network with exits, each stage of which buys one feature of the sample.
 """
