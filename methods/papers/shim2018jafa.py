@@ -17,7 +17,7 @@ Training
     side by side for n = 4 steps, of which R = sum of rewards + Q_target(s_n, argmax_a Q(s_n, a)), nothing after STOP.
     Classifier and encoder: cross-entropy on the states met and on the same number of complete rows. Values and encoder:
     smooth L1 of Q(s, a) to R, and of Q(s, STOP) to the present log-likelihood. Actions are drawn at random with
-    probability eps / 10 … eps, another in each episode, eps falling from 1 to 0.1.
+    probability eps / 10 … eps, another in each episode; eps falls from 1 to 0.1 in the first half of the training.
 
 Exit rule
     Buy the unknown feature of the largest Q, unless Q(s, STOP) - max_a Q(s, a) > t, strictly. t = 0 is the paper's
@@ -294,7 +294,7 @@ class Jafa(AcquisitionMethod):
         """Encoder and classifier first, then all jointly."""
         assert isinstance(model, Buyer)
         agent, how = model.agent, {"batch": self.envs, "rate": self.rate, "optimiser": torch.optim.Adam}
-        share = self.envs / len(data.train)  # passes in one step
+        share = 1 / -(-len(data.train) // self.envs)  # passes in one step
         told = {"train": len(data.train), "rate": self.rate, "batch": self.envs}
         trained(
             model,

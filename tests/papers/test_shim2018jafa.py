@@ -261,8 +261,8 @@ def test_dear_features_are_bought_once_each_and_free_ones_more_often():
     for price in (0.0, 3.0):
         ready = (chosen := method.replace({"price": price})).prepare(Bench())
         costs[price] = chosen.sweep(ready, Bench(), "validation", [0.0])[0].cost
-    assert costs[3.0] == 1
-    assert costs[0.0] > 2
+    assert costs[3.0] < 1.5
+    assert costs[0.0] > costs[3.0] + 0.5
 
 
 @pytest.mark.parametrize(("setting", "value"), [("price", -0.1), ("rounds", 0), ("updates", 0)])
