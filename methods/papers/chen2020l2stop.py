@@ -93,6 +93,8 @@ class Layer(nn.Module):
 class Gate(nn.Module):
     """The policy: from what is known at an exit to the logit of stopping there."""
 
+    a: Tensor
+
     def __init__(self, a: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("a", a)
@@ -255,11 +257,11 @@ class LearningToStop(ExitMethod):
         self, model: Lista, learning: nn.Module, part: Examples, loss: Loss, bench: Bench, epochs: float, rate: float
     ) -> None:
         """Train one part of the network on one part of the data."""
-        how = {"epochs": epochs, "rate": rate, "batch": self.batch, "options": {"weight_decay": 1e-4}}
+        how: dict[str, Any] = {"epochs": epochs, "rate": rate, "batch": self.batch, "options": {"weight_decay": 1e-4}}
         label = f"training the {'gate' if learning is model.gate else 'layers'}"
 
         def train() -> None:
-            fit(learning.parameters(), part, loss, bench, label=label, optimiser=torch.optim.Adam, **how)  # type: ignore[arg-type]
+            fit(learning.parameters(), part, loss, bench, label=label, optimiser=torch.optim.Adam, **how)
 
         settings = {"label": label, "train": len(part), "loss": self.loss, "oracle": self.oracle, "v": self.v, **how}
         trained(model, train, bench, data=f"{self.source} {self.m} {self.n} {self.train_size}", settings=settings)

@@ -281,7 +281,9 @@ class Jafa(AcquisitionMethod):
 
     def load(self) -> Data:
         """Rows of the table."""
-        made = {"rows": self.rows, "features": self.features, "noise": self.noise} if self.table == "cube" else {}
+        made: dict[str, Any] = {"rows": self.rows, "features": self.features, "noise": self.noise}
+        if self.table != "cube":
+            made = {}
         return tasks.table(self.table, **made)
 
     def build(self, data: Data, seed: int) -> Buyer:
@@ -293,7 +295,8 @@ class Jafa(AcquisitionMethod):
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Encoder and classifier first, then all jointly."""
         assert isinstance(model, Buyer)
-        agent, how = model.agent, {"batch": self.envs, "rate": self.rate, "optimiser": torch.optim.Adam}
+        agent = model.agent
+        how: dict[str, Any] = {"batch": self.envs, "rate": self.rate, "optimiser": torch.optim.Adam}
         share = 1 / -(-len(data.train) // self.envs)  # passes in one step
         told = {"train": len(data.train), "rate": self.rate, "batch": self.envs}
         trained(
@@ -301,7 +304,7 @@ class Jafa(AcquisitionMethod):
             lambda: pretrain(agent, data, bench, epochs=self.first * share, **how),
             bench, data=data.digest, settings={**told, "first": self.first},
         )  # fmt: skip
-        own = {"price": self.price, "steps": self.steps, "refresh": self.refresh}
+        own: dict[str, Any] = {"price": self.price, "steps": self.steps, "refresh": self.refresh}
         trained(
             model,
             lambda: jointly(agent, data, bench, epochs=self.updates * share, **own, **how),
