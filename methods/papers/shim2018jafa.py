@@ -271,7 +271,7 @@ class Jafa(AcquisitionMethod):
         "wine": {"table": "wine", "price": 0.02},
     }
     tiny: ClassVar[Mapping[str, Any]] = {"rows": 1200, "features": 10, "noise": 0.1, "first": 150, "updates": 80}
-    smoke: ClassVar[Mapping[str, Any]] = {"first": 250, "updates": 100}
+    smoke: ClassVar[Mapping[str, Any]] = {"rows": 6000, "first": 200, "updates": 80}
 
     def __post_init__(self) -> None:
         if self.price < 0:
@@ -349,6 +349,7 @@ def jointly(
         classifier.zero_grad(set_to_none=True)
         F.cross_entropy(agent.classifier(code), torch.cat([history.targets, batch.targets])).backward()
         classifier.step()
+        classifier.zero_grad(set_to_none=True)  # the encoder is shared: what follows is the values' own
         return value_loss(agent, history)
 
     learning = [*agent.shared.parameters(), *agent.advantage.parameters(), *agent.value.parameters(), *shared]

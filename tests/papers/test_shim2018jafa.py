@@ -251,6 +251,7 @@ def test_a_joint_step_moves_the_classifier_and_gives_the_loss_of_values(wired):
     batch = SimpleNamespace(inputs=torch.rand(16, 10), targets=torch.randint(0, 8, (16,)), step=0, done=0.0)
     loss = second.loss(batch)
     assert loss.requires_grad
+    assert all(p.grad is None for p in model.agent.parameters())  # nothing of the classifier's step is left over
     assert all(not torch.equal(p, q) for p, q in zip(model.agent.classifier.parameters(), before, strict=True))
     assert all(torch.equal(p, q) for p, q in zip(model.agent.value.parameters(), values, strict=True))
 
