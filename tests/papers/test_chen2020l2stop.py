@@ -197,7 +197,7 @@ def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
     wanted = (
         -np.log(np.exp(-losses.double().numpy() / 0.06).sum(axis=0)).mean() if loss == "evidence" else losses.mean()
     )
-    assert float(first.loss(batch)) == pytest.approx(float(wanted), rel=1e-4)
+    assert first.loss(batch).item() == pytest.approx(float(wanted), rel=1e-4)
     batch = second.batch_of(index, torch.stack([*second.train.inputs[:30]]))
     with torch.no_grad():
         codes = model.codes(batch.inputs)
@@ -211,7 +211,7 @@ def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
         "reverse": (q * (q.log() - star.log())).sum(dim=0).mean(),
     }[oracle]
     found = second.loss(batch)
-    assert float(found) == pytest.approx(float(wanted), rel=1e-3)
+    assert found.item() == pytest.approx(float(wanted), rel=1e-3)
     found.backward()
     assert all(p.grad is None for p in model.stages.parameters())
 

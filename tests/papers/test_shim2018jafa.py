@@ -163,7 +163,7 @@ def test_the_loss_of_values_is_smooth_l1_to_returns_and_of_stop_to_the_log_likel
     gaps += [q[i, 5] - p[i, y[i]] for i in range(4)]
     parts = [0.5 * float(g.detach()) ** 2 if abs(float(g.detach())) < 1 else abs(float(g.detach())) - 0.5 for g in gaps]
     loss = value_loss(agent, history)
-    assert float(loss) == pytest.approx(np.mean(parts), rel=1e-5)
+    assert loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
     loss.backward()
     assert all(p.grad is None for p in agent.classifier.parameters())  # what stopping earns is a fixed target
     assert agent.encoder.cell.weight_ih.grad.abs().sum() > 0
@@ -233,7 +233,7 @@ def test_pre_training_is_on_all_features_and_on_random_halves(wired):
     model, (first, _) = wired(registry.get(KEY).variant("CUBE", "tiny"))
     x, y = torch.rand(40, 10), torch.randint(0, 8, (40,))
     torch.manual_seed(0)
-    loss = float(first.loss(SimpleNamespace(inputs=x, targets=y)))
+    loss = first.loss(SimpleNamespace(inputs=x, targets=y)).item()
     torch.manual_seed(0)
     half = torch.rand_like(x) < 0.5
     parts = [
