@@ -77,9 +77,9 @@ class Layer(nn.Module):
 
     def __init__(self, a: Tensor, rho: float) -> None:
         super().__init__()
-        largest = torch.linalg.matrix_norm(a, 2) ** 2
-        self.code, self.measured = nn.Linear(a.shape[1], a.shape[1], bias=False), nn.Linear(*a.shape, bias=False)
-        self.code.weight.data = torch.eye(a.shape[1]) - a.T @ a / largest
+        (m, n), largest = a.shape, torch.linalg.matrix_norm(a, 2) ** 2
+        self.code, self.measured = nn.Linear(n, n, bias=False), nn.Linear(m, n, bias=False)
+        self.code.weight.data = torch.eye(n) - a.T @ a / largest
         self.measured.weight.data = (a.T / largest).contiguous()
         self.theta = nn.Parameter(rho / largest)
 
