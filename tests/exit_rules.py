@@ -33,6 +33,7 @@ from eelit.methods.policies.raw_margin import RawMargin
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
+from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.target_classes import TargetClasses
@@ -115,6 +116,10 @@ CASES = [
     Case(ExitProbability(0), ExitProbability((0.5, 0.3, 0.6, 0.5)), "values"),
     Case(ContinuationThreshold(INF), ContinuationThreshold(0.2), "values"),
     Case(ScoreProximity(-INF, 2), ScoreProximity(0.5, 2), "values", alone=False),
+    *(
+        Case(Standing(rule, -INF, 2), Standing(rule, (limit, limit / 2, limit, limit), 2), "values", alone=False)
+        for rule, limit in (("score", 0.2), ("capacity", 2), ("rank", 3), ("proximity", 0.5))
+    ),
     Case(GateConfidence(0), GateConfidence(0.6), "values"),
     Case(GateConfidence(0), GateConfidence((0.6, 0.5, 0.4, 0.4)), "pair"),
     Case(PricedGain(INF, (1.0, 0.0)), PricedGain(0.3, (1.0, 0.0)), "pair"),

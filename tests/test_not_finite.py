@@ -37,6 +37,7 @@ from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.temperature import calibration_error, fit_temperature
 from eelit.methods.policies.token_gate import Skim
@@ -144,6 +145,11 @@ def test_a_rival_without_a_finite_score_is_none():
     assert ScoreProximity(0, 9).step((), scores)[1].tolist() == [False] * 6
     assert ScoreProximity(0, 2).step((), np.array([NAN, NAN]))[1].tolist() == [False, False]
     assert ScoreProximity(0, 2).step((), np.zeros(0))[1].tolist() == []
+    for rule in ("score", "capacity", "rank", "proximity"):
+        assert Standing(rule, -INF, 2).step((), scores)[1].tolist() == np.isfinite(scores).tolist()
+        assert Standing(rule, -INF, 2).step((), np.zeros(0))[1].tolist() == []
+    assert Standing("proximity", 0, 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
+    assert Standing("rank", 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
 
 
 class Sure(nn.Linear):

@@ -146,6 +146,28 @@ def queries(source: str, *, train: int, validation: int) -> RankingData:
     return RankingData(ours, held, last, split.digest)
 
 
+@lru_cache(maxsize=4)
+def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) -> Data:
+    """Return rows of a table, a vector of numbers each, and their classes.
+
+    ``breast cancer`` or ``wine`` (scikit-learn's, whole), or ``cube`` (made: so many rows and features).
+    """
+    from eelit.methods.data import tables
+
+    split = tables.table(source, rows=rows, features=features, noise=noise)
+    parts = [examples(part.features, part.labels) for part in (split.train, split.validation, split.test)]
+    return data(parts, classes=int(split.train.labels.max()) + 1)
+
+
+@lru_cache(maxsize=2)
+def sensing(source: str, *, m: int, n: int, train: int, held: int) -> Data:
+    """Return measurements ``[m]`` and, as targets, the codes ``[n]`` that they are of: ``made``, or of ``digits``."""
+    from eelit.methods.data import sensing as measurements
+
+    split = measurements.measured(source, m=m, n=n, train=train, held=held)
+    return data([examples(part.y, part.x) for part in (split.train, split.validation, split.test)], classes=None)
+
+
 @lru_cache(maxsize=2)
 def language(corpus: str, *, vocabulary: int, **cut: int) -> LanguageData:
     """Return running text for a language model: ``brown`` (byte-pair tokens), or ``made`` (unit tests only).
@@ -234,7 +256,7 @@ def forget() -> None:
     """Hold no data any longer: pictures take hundreds of megabytes, and who comes next may need others."""
     from eelit.methods.data import brown
 
-    for loaded in (text, images, views, long_tailed, tagging, queries, language):
+    for loaded in (text, images, views, long_tailed, tagging, queries, table, sensing, language):
         loaded.cache_clear()
     brown.forget()
 

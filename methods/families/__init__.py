@@ -15,4 +15,6 @@
 ``skimming``: an encoder whose tokens leave before the layer that a predictor finds they do not need.
 ``tagging``: an encoder that tags words, which halt at layers of their own or all at once.
 ``ranking``: an additive ensemble of trees; a policy at a sentinel sends documents away.
+``sentinels``: the same with several sentinels.
+``acquisition``: a network with exits, each stage of which buys one feature of the sample.
 """

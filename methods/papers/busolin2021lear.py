@@ -50,25 +50,7 @@ from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData,
 from eelit.methods.engine.trees import boosted, probabilities, scores
 from eelit.methods.families.ranking import RankingMethod, Sentinel, positions
 from eelit.methods.policies.continuation import ContinuationThreshold
-
-
-def lambdamart(queries: Queries, bench: Bench, *, trees: int, rate: float, leaves: int) -> Booster:
-    """Train a LambdaMART ranker on graded queries (gain ``2^grade - 1``)."""
-    settings = {
-        "objective": "lambdarank",
-        "lambdarank_truncation_level": 40,
-        "learning_rate": rate,
-        "num_leaves": leaves,
-        "min_data_in_leaf": 50,
-        "lambda_l2": 1.0,
-        "feature_fraction": 0.5,
-        "bagging_fraction": 0.7,
-        "bagging_freq": 1,
-    }
-    label = "training the ranker"
-    return boosted(
-        queries.features, queries.grades, bench, trees=trees, label=label, settings=settings, sizes=queries.sizes
-    )
+from eelit.methods.recipes.lambdamart import lambdamart
 
 
 def continuation_labels(final: Floats, grades: Integers, sizes: Integers, k: int) -> Integers:

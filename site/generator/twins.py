@@ -136,7 +136,7 @@ def method(collection: Collection, method: Method) -> str:
     if work and work.entry.implementation:
         said = work.entry.implementation
         lines.append(f"- Fidelity: {said.fidelity} ({plain(said.reason)})")
-    lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data)}"]
+    lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data) or 'nothing to fetch'}"]
     for title, text in info.sections.items():
         lines += ["", f"## {plain(title)}", "", fence(text, "text")]
     lines += _section("Measured on the track", _measured(collection, info.key))

@@ -171,7 +171,8 @@ def boostings(monkeypatch):
         calls.append((features, labels, options, found))
         return found
 
-    monkeypatch.setattr("eelit.methods.papers.busolin2021lear.boosted", watched)
+    for home in ("papers.busolin2021lear", "recipes.lambdamart"):
+        monkeypatch.setattr(f"eelit.methods.{home}.boosted", watched)
     prepared = method.prepare(Bench())
     return method, prepared, calls
 

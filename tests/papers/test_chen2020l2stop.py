@@ -1,0 +1,298 @@
+"""What the paper promises: a distribution of stopping, two stages, an oracle that bounds, and skipped layers."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+from eelit.methods.claims import chen2020l2stop as claimed
+from eelit.methods.data import sensing
+from eelit.methods.engine.evaluate import infer
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.harness import registry
+from eelit.methods.papers.chen2020l2stop import (
+    Gate,
+    Lista,
+    errors,
+    evidence_loss,
+    imitation_loss,
+    log_stopping,
+    oracle_ratio,
+    ratio,
+    soft_threshold,
+)  # fmt: skip
+
+KEY = "chen2020l2stop"
+GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
+INF = float("inf")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return tiny(KEY)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return {name: torch.tensor(value) for name, value in GOLDEN.items() if isinstance(value, list)}
+
+
+@torch.no_grad()
+def test_layers_are_those_of_the_released_code(golden):
+    model = Lista(golden["A"], layers=3, every=1, rho=0.1, width=5)
+    assert torch.allclose(model.codes(golden["y"]), golden["codes"], atol=1e-4)
+
+
+@torch.no_grad()
+def test_gates_read_what_those_of_the_released_code_read(golden):
+    gate = Gate(golden["A"], 5)
+    for i, p in enumerate(gate.parameters()):
+        p.data = (torch.sin(torch.arange(p.numel(), dtype=torch.float32) * 0.7 + i) * 0.5).reshape(p.shape)
+    found = [gate(golden["y"], golden["codes"][i], i) for i in range(2)]
+    assert torch.allclose(torch.stack(found, dim=1), golden["gate"], atol=1e-4)
+
+
+def test_the_stopping_distribution_and_all_three_losses_are_those_of_the_released_code(golden):
+    log_q = log_stopping(-golden["scores"].T)  # there a logit is that of going on
+    assert torch.allclose(log_q, golden["log_q"].T, atol=1e-4)
+    v, losses = GOLDEN["var"], errors(golden["codes"], golden["x"])
+    assert torch.allclose((-losses / (2 * v)).softmax(dim=0), golden["posterior"].T, atol=1e-4)
+    found = {kind: float(imitation_loss(kind, log_q, losses, v)) for kind in ("hard", "soft", "reverse")}
+    assert found["hard"] == pytest.approx(GOLDEN["hard"], rel=1e-4)
+    assert found["soft"] == pytest.approx(GOLDEN["soft"], rel=1e-4)
+    evidence = float((-losses / (2 * v)).logsumexp(dim=0).mean())  # there the posterior is not normalised
+    assert found["reverse"] == pytest.approx(GOLDEN["reverse"] + evidence, rel=1e-4)
+
+
+def test_the_deterministic_rule_is_that_of_the_released_code(golden):
+    method = registry.get(KEY)
+    policy, logits = method.policy(0.5, None), -golden["scores"]
+    state, first = policy.step(policy.start(), logits[:, 0])
+    _, second = policy.step(state, logits[:, 1])
+    exits = torch.where(first, 0, torch.where(second, 1, 2))
+    theirs = golden["stops"].argmax(dim=1)
+    tie = golden["scores"] == 0  # there one half does not go on; here, as the paper's rule is read, it does
+    assert exits[~tie.any(dim=1)].tolist() == theirs[~tie.any(dim=1)].tolist()
+
+
+def test_the_smooth_soft_threshold_on_a_worked_case():
+    g = torch.tensor([-2.0, -0.05, 0.05, 0.0, 0.3])
+    found = soft_threshold(g, torch.tensor(0.1))
+    wanted = [-(2 / (1 + np.exp(-10)) - 1) * 1.9, 0, 0, 0, (2 / (1 + np.exp(-1.5)) - 1) * 0.2]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_q_is_a_distribution_for_any_gates():
+    logits = torch.tensor([[-100.0, 100, 0, 3], [-100, 5, 0, -3], [-100, 0, 0, 80]])
+    q = log_stopping(logits).exp()
+    assert torch.allclose(q.sum(dim=0), torch.ones(4))
+    assert q[:, 0].tolist() == pytest.approx([0, 0, 0, 1])  # nobody stops: the last exit
+    assert q[:, 1].tolist() == pytest.approx([1, 0, 0, 0])
+    assert q[:, 2].tolist() == pytest.approx([0.5, 0.25, 0.125, 0.125])
+
+
+def test_the_evidence_is_at_most_the_least_loss_and_equal_for_one_exit():
+    losses = torch.rand(4, 20)
+    for i in range(20):
+        one = losses[:, i : i + 1]
+        assert float(evidence_loss(one, 0.1)) < float(one.min()) / 0.2
+        assert float(evidence_loss(one[:1], 0.1)) == pytest.approx(float(one[0]) / 0.2, rel=1e-5)
+    wanted = -np.log(np.exp(-losses.numpy() / 0.2).sum(axis=0)).mean()
+    assert float(evidence_loss(losses, 0.1)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_imitation_is_least_where_the_policy_is_the_oracle():
+    losses = torch.tensor([[0.3, 0.1], [0.1, 0.2], [0.2, 0.3]])
+    oracle = (-losses / 0.2).log_softmax(dim=0)
+    other = (oracle + torch.tensor([[0.5], [0.0], [-0.5]])).log_softmax(dim=0)
+    assert float(imitation_loss("reverse", oracle, losses, 0.1)) == pytest.approx(0, abs=1e-6)
+    for kind in ("soft", "reverse"):
+        assert imitation_loss(kind, oracle, losses, 0.1) < imitation_loss(kind, other, losses, 0.1)
+    assert float(imitation_loss("hard", oracle, losses, 0.1)) == pytest.approx(
+        -float(oracle[1, 0] + oracle[0, 1]) / 2, rel=1e-5
+    )
+
+
+def test_the_oracle_is_at_least_as_good_as_any_stopping(trained):
+    method, bench, ready = trained
+    seen = ready.split("test")
+    best = oracle_ratio(seen.answers, seen.targets)
+    for point in (*method.sweep(ready, bench, "test", method.knobs), *method.static(seen)):
+        assert point.quality <= best + 1e-6
+    codes = torch.tensor([[[1.0, 0], [0, 0]], [[0, 0], [0, 2.0]]])
+    x = torch.tensor([[1.0, 1], [0, 1]])
+    assert oracle_ratio(codes, x) == pytest.approx(10 * np.log10(3 / 2))
+    assert ratio(codes[0], x) == pytest.approx(10 * np.log10(3 / 2))
+    assert ratio(x, x) > 200
+
+
+def test_layers_after_the_stop_are_not_run(trained):
+    _, _, ready = trained
+    model, y = ready.model, torch.stack([*ready.data.test.inputs[:40]])
+    ran = []
+    hooks = [stage.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, stage in enumerate(model.stages)]
+    try:
+        infer(model, y, registry.get(KEY).policy(-INF, ready))
+        assert ran == [0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = infer(model, y, registry.get(KEY).policy(1.1, ready))
+    with torch.inference_mode():
+        assert torch.allclose(found.answers, model.codes(y)[-1], atol=1e-6)
+        assert torch.allclose(model.full(y), model.codes(y)[-1], atol=1e-6)
+
+
+def test_an_exit_is_where_its_probability_is_strictly_above_the_knob(trained):
+    method, bench, ready = trained
+    p = torch.sigmoid(ready.split("test").outputs["score"][:-1])
+    for knob in (0.2, 0.5, 0.8):
+        first = [next((t for t in range(3) if p[t, i] > knob), 3) for i in range(p.shape[1])]
+        (point,) = method.sweep(ready, bench, "test", [knob])
+        assert point.exits == pytest.approx([first.count(t) / len(first) for t in range(4)])
+
+
+def test_gates_are_paid_for(trained):
+    _, _, ready = trained
+    m, n = 20, 40
+    layer, gate = n * n + m * n, m * n + (2 * m + n + 2) * 16 + 16
+    seen = ready.split("test")
+    first = 2 * layer - n * n  # x_0 = 0
+    wanted = [first + gate, first + 2 * layer + 2 * gate, first + 4 * layer + 3 * gate, first + 6 * layer + 3 * gate]
+    assert seen.costs[:, 0].tolist() == wanted
+    assert seen.full_costs[0] == first + 6 * layer
+
+
+# Training
+
+
+def test_layers_learn_from_three_quarters_and_gates_alone_from_the_rest(wired):
+    method = registry.get(KEY).variant("made codes", "tiny")
+    model, (first, second) = wired(method)
+    assert first.rates == {id(p): method.rate for p in model.stages.parameters()}
+    assert second.rates == {id(p): method.gate_rate for p in model.gate.parameters()}
+    assert (len(first.train), len(second.train)) == (1200, 400)
+    assert torch.equal(torch.cat([first.train.targets, second.train.targets]), method.load().train.targets)
+    for stage in (first, second):
+        assert stage.optimiser.param_groups[0]["weight_decay"] == 1e-4
+        assert type(stage.optimiser) is torch.optim.Adam
+    assert (first.epochs, second.epochs) == (method.epochs, method.gate_epochs)
+
+
+@pytest.mark.parametrize("loss", ["evidence", "mean"])
+@pytest.mark.parametrize("oracle", ["hard", "soft", "reverse"])
+def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
+    method = registry.get(KEY).variant("made codes", "tiny").replace({"loss": loss, "oracle": oracle})
+    model, (first, second) = wired(method)
+    index = torch.arange(30)
+    batch = first.batch_of(index, torch.stack([*first.train.inputs[:30]]))
+    with torch.no_grad():
+        codes = model.codes(batch.inputs)
+        losses = errors(codes, batch.targets)
+    wanted = (
+        -np.log(np.exp(-losses.double().numpy() / 0.06).sum(axis=0)).mean() if loss == "evidence" else losses.mean()
+    )
+    assert first.loss(batch).item() == pytest.approx(float(wanted), rel=1e-4)
+    batch = second.batch_of(index, torch.stack([*second.train.inputs[:30]]))
+    with torch.no_grad():
+        codes = model.codes(batch.inputs)
+        losses = errors(codes, batch.targets)
+    pi = torch.sigmoid(torch.stack([model.gate(batch.inputs, codes[i], i) for i in range(3)])).double()
+    q = torch.stack([pi[0], pi[1] * (1 - pi[0]), pi[2] * (1 - pi[0]) * (1 - pi[1]), (1 - pi).prod(dim=0)])
+    star = (-losses.double() / 0.06).softmax(dim=0)
+    wanted = {
+        "hard": -q.log().gather(0, losses.argmin(dim=0, keepdim=True)).mean(),
+        "soft": -(star * q.log()).sum(dim=0).mean(),
+        "reverse": (q * (q.log() - star.log())).sum(dim=0).mean(),
+    }[oracle]
+    found = second.loss(batch)
+    assert found.item() == pytest.approx(float(wanted), rel=1e-3)
+    found.backward()
+    assert all(p.grad is None for p in model.stages.parameters())
+
+
+def test_it_begins_as_ista():
+    a = torch.randn(4, 7)
+    model = Lista(a, 2, 1, 0.1, 3)
+    y, largest = torch.randn(5, 4), float(torch.linalg.eigvalsh(a.T @ a).max())
+    with torch.no_grad():
+        x = torch.zeros(5, 7)
+        for found in model.codes(y):
+            g = x + (y - x @ a.T) @ a / largest
+            x = soft_threshold(g, torch.tensor(0.1 / largest))
+            assert torch.allclose(found, x, atol=1e-5)
+    assert model.heads[-1].gate is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"every": 0}, {"layers": 7}, {"layers": 2}, {"loss": "x"}, {"oracle": "x"}, {"v": 0.0}]
+)
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(ValueError, match=r"layers|loss|variance"):
+        registry.get(KEY).replace(settings)
+
+
+# Data
+
+
+def test_made_codes_are_sparse_and_measured_with_three_levels_of_noise():
+    a = sensing.matrix("made", 20, 40)
+    assert np.linalg.norm(a, axis=0) == pytest.approx(np.ones(40), rel=1e-5)
+    split = sensing.measured("made", m=20, n=40, train=3000, held=50)
+    x, y = split.train.x, split.train.y
+    assert (x != 0).mean() == pytest.approx(0.1, abs=0.01)
+    assert x[x != 0].std() == pytest.approx(1, abs=0.05)
+    clean = x @ a.T
+    some = clean.std(axis=1) > 0.1
+    levels = 20 * np.log10(clean.std(axis=1)[some] / (y - clean).std(axis=1)[some])
+    near = np.abs(levels[:, None] - np.array([20, 30, 40])).argmin(axis=1)
+    assert np.bincount(near) / len(near) == pytest.approx([1 / 3] * 3, abs=0.05)
+    for k, level in enumerate((20, 30, 40)):
+        assert levels[near == k].mean() == pytest.approx(level, abs=0.7)
+
+
+def test_digits_are_measured_through_their_cosines_and_no_picture_is_in_two_parts():
+    c = sensing.cosines()
+    assert c @ c.T == pytest.approx(np.eye(64), abs=1e-9)
+    assert c[0] == pytest.approx(np.full(64, 1 / 8))
+    split = sensing.measured("digits", m=32, n=64, train=1800, held=449)
+    assert (split.train.x**2).mean() == pytest.approx(0.1, rel=0.02)
+    rows = [{row.tobytes() for row in part.x} for part in (split.train, split.validation, split.test)]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+    assert len(rows[0]) < 1000  # each picture is measured twice
+    with pytest.raises(ValueError, match="64 coefficients"):
+        sensing.matrix("digits", 32, 60)
+    with pytest.raises(ValueError, match="there are made and digits"):
+        sensing.matrix("x", 32, 64)
+
+
+# What is claimed
+
+
+def points(*pairs):
+    return [OperatingPoint(knob=k, quality=q, cost=1, speed_up=1, exits=[1.0]) for k, q in pairs]
+
+
+@pytest.mark.parametrize(("quality", "holds"), [(10.55, True), (10.45, False)])
+def test_a_quarter_of_the_way_to_the_oracle_must_be_gone(quality, holds, monkeypatch):
+    static = points((1, 8.0), (2, 10.0), (3, 9.0))
+    method = SimpleNamespace(static=lambda seen: static)
+    seen = SimpleNamespace(answers=None, targets=None)
+    monkeypatch.setattr(claimed, "oracle_ratio", lambda *_: 12.0)
+    curve = SimpleNamespace(test=points((0.4, 0.0), (0.5, quality)))
+    found = claimed.towards_the_oracle(method, SimpleNamespace(split=lambda _: seen), curve)
+    assert found.holds == holds
+
+
+def test_all_claims_are_tried(trained):
+    method, bench, ready = trained
+    curve = SimpleNamespace(test=method.sweep(ready, bench, "test", method.knobs))
+    found = claimed.claims(method, ready, Bench(cache=bench.cache), curve)
+    assert [o.name for o in found] == ["better than the plain network", "learns from the oracle", "depth follows noise"]

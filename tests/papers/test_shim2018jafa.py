@@ -1,0 +1,336 @@
+"""What the paper promises: a code of sets, values with STOP, rewards of episodes, and features that nobody reads."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from torch.nn import functional as F
+
+from eelit.methods.claims import shim2018jafa as claimed
+from eelit.methods.data import tables
+from eelit.methods.engine.evaluate import infer
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.families.acquisition import FeatureCounter
+from eelit.methods.harness import registry
+from eelit.methods.papers.shim2018jafa import (
+    Agent,
+    Buyer,
+    Episodes,
+    History,
+    allowed,
+    returns,
+    tokens,
+    value_loss,
+)  # fmt: skip
+from eelit.methods.policies.score_threshold import ScoreThreshold
+
+KEY = "shim2018jafa"
+GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
+INF = float("inf")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return tiny(KEY, "CUBE")
+
+
+@pytest.fixture
+def agent():
+    torch.manual_seed(3)
+    return Agent(5, 3, 16, 5)
+
+
+def filled(*parts):
+    """Set weights as they were when the released code was run."""
+    i = 0
+    for part in parts:
+        for p in part.parameters():
+            p.data = (torch.sin(torch.arange(p.numel(), dtype=torch.float32) * 0.7 + i) * 0.5).reshape(p.shape)
+            i += 1
+
+
+@torch.no_grad()
+def test_codes_and_values_are_those_of_the_released_code(agent):
+    filled(agent.encoder)
+    filled(agent.shared, agent.advantage, agent.value)
+    x = torch.tensor(GOLDEN["x"])
+    known = torch.zeros_like(x, dtype=torch.bool)
+    for row, order in zip(known, GOLDEN["orders"], strict=True):
+        row[order] = True
+    code = agent.encode(x, known)
+    assert code.numpy() == pytest.approx(np.array(GOLDEN["codes"]), abs=1e-4)
+    assert agent.values(code).numpy() == pytest.approx(np.array(GOLDEN["values"]), abs=1e-4)
+    assert (code[3] == 0).all()  # nothing is known
+
+
+@torch.no_grad()
+def test_the_order_of_a_set_does_not_matter_and_what_is_unknown_is_not_read(agent):
+    x, known = torch.randn(6, 5), torch.rand(6, 5) < 0.6
+    order = torch.randperm(5)
+    code = agent.encode(x, known)
+    assert torch.allclose(agent.encoder(tokens(x)[:, order], known[:, order]), code, atol=1e-5)
+    assert torch.equal(agent.encode(x.masked_fill(~known, float("nan")), known), code)
+    assert not torch.allclose(agent.encode(x + 1, known), code)
+
+
+def test_a_token_is_the_value_and_which_feature_it_is():
+    assert tokens(torch.tensor([[0.5, -2.0]])).tolist() == [[[0.5, 1, 0], [-2.0, 0, 1]]]
+
+
+@torch.no_grad()
+def test_the_mean_of_all_values_is_that_of_the_state(agent):
+    code = torch.randn(4, 32)
+    q, v = agent.values(code), agent.value(agent.shared(code))
+    assert torch.allclose(q.mean(dim=-1, keepdim=True), v, atol=1e-6)
+    assert q.shape == (4, 6)
+
+
+def test_what_is_bought_is_not_bought_again_and_nobody_stops_with_nothing():
+    known = torch.tensor([[False, False], [True, False], [True, True]])
+    assert allowed(known).tolist() == [[True, True, False], [False, True, True], [False, False, True]]
+
+
+def test_returns_are_the_rewards_up_to_the_end_and_what_comes_after():
+    rewards = torch.tensor([[-0.1, -0.1], [-0.7, -0.1], [-0.1, -0.1]])
+    over = torch.tensor([[False, False], [True, False], [False, False]])
+    found = returns(rewards, over, torch.tensor([-0.5, -0.4]))
+    assert found.numpy() == pytest.approx(np.array([[-0.8, -0.7], [-0.7, -0.6], [-0.6, -0.5]]))
+
+
+@torch.no_grad()
+def test_an_episode_pays_for_each_feature_and_earns_the_log_likelihood(agent):
+    rows, targets = torch.randn(9, 5), torch.randint(0, 3, (9,))
+    episodes = Episodes(rows, targets, 0.05, 4, seed=0)
+    who = episodes.who.clone()
+    reward, over = episodes.step(agent, torch.tensor([0, 4, 2, 2]))
+    assert reward.tolist() == pytest.approx([-0.05] * 4)
+    assert not over.any()
+    assert episodes.known.nonzero().tolist() == [[0, 0], [1, 4], [2, 2], [3, 2]]
+    known = episodes.known.clone()
+    reward, over = episodes.step(agent, torch.tensor([5, 1, 5, 0]))
+    logits = agent.classifier(agent.encode(rows[who], known))
+    gained = -F.cross_entropy(logits, targets[who], reduction="none")
+    assert torch.allclose(reward, torch.stack([gained[0], torch.tensor(-0.05), gained[2], torch.tensor(-0.05)]))
+    assert over.tolist() == [True, False, True, False]
+    assert episodes.known.sum(dim=1).tolist() == [0, 2, 0, 2]  # the first and third are new
+    assert episodes.who[[1, 3]].tolist() == who[[1, 3]].tolist()
+
+
+def test_actions_are_allowed_and_the_best_where_nothing_is_tried(agent):
+    episodes = Episodes(torch.randn(9, 5), torch.zeros(9, dtype=torch.int64), 0.05, 64, seed=0)
+    for _ in range(6):
+        tried = episodes.act(agent, torch.ones(64))
+        assert allowed(episodes.known).gather(1, tried[:, None]).all()
+        best = episodes.act(agent, torch.zeros(64))
+        q = agent.values(agent.encode(episodes.rows[episodes.who], episodes.known))
+        assert (best == q.masked_fill(~allowed(episodes.known), -INF).argmax(dim=1)).all()
+        with torch.no_grad():
+            episodes.step(agent, tried)
+    assert len(set(tried.tolist())) > 1
+
+
+def test_a_history_holds_what_was_seen_and_bootstraps_from_the_target(agent):
+    torch.manual_seed(9)
+    target = Agent(5, 3, 16, 5)
+    rows, targets = torch.randn(30, 5), torch.randint(0, 3, (30,))
+    one, two = (Episodes(rows, targets, 0.05, 8, seed=1) for _ in range(2))
+    found = one.play(agent, target, 3, 0.5)
+    assert found.returns.shape == (24,)
+    assert found.known[:8].sum() == 0  # every episode began with nothing
+    with torch.no_grad():
+        rewards, over = [], []
+        for _ in range(3):
+            reward, end = two.step(agent, two.act(agent, torch.linspace(0.05, 0.5, 8)))
+            rewards.append(reward)
+            over.append(end)
+        best = two.act(agent, torch.zeros(8))  # chosen by the agent, told by the target
+        after = target.values(target.encode(rows[two.who], two.known)).gather(1, best[:, None])[:, 0]
+    wanted = returns(torch.stack(rewards), torch.stack(over), after)
+    assert torch.allclose(found.returns, wanted.flatten())
+
+
+def test_the_loss_of_values_is_smooth_l1_to_returns_and_of_stop_to_the_log_likelihood(agent):
+    x, known, y = torch.randn(4, 5), torch.rand(4, 5) < 0.5, torch.tensor([0, 1, 2, 0])
+    history = History(x, known, torch.tensor([0, 1, 5, 2]), torch.tensor([0.1, -3.0, 0.0, 1.0]), y)
+    code = agent.encode(x, known)
+    q, p = agent.values(code), agent.classifier(code).log_softmax(dim=-1)
+    gaps = [q[i, a] - r for i, (a, r) in enumerate(zip([0, 1, 5, 2], [0.1, -3.0, 0.0, 1.0], strict=True))]
+    gaps += [q[i, 5] - p[i, y[i]] for i in range(4)]
+    parts = [0.5 * float(g.detach()) ** 2 if abs(float(g.detach())) < 1 else abs(float(g.detach())) - 0.5 for g in gaps]
+    loss = value_loss(agent, history)
+    assert loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is None for p in agent.classifier.parameters())  # what stopping earns is a fixed target
+    assert agent.encoder.cell.weight_ih.grad.abs().sum() > 0
+
+
+def test_unbought_features_are_never_read_and_none_is_bought_twice(trained):
+    _, _, ready = trained
+    x = torch.stack([*ready.data.test.inputs[:50]])
+    policy = ScoreThreshold(0.0)
+    with FeatureCounter() as counter:
+        found = infer(ready.model, x, policy)
+    assert counter.features == int((found.exits + 1).sum())
+    state, known = x, torch.zeros_like(x, dtype=torch.bool)
+    with torch.inference_mode():
+        for t, stage in enumerate(ready.model.stages):
+            state = stage(state)
+            assert (state["known"].sum(dim=1) == t + 1).all()
+            assert (state["known"] | ~known).all()
+            known = torch.where((found.exits >= t)[:, None], state["known"], known)
+    again = infer(ready.model, x.masked_fill(~known, float("nan")), policy)
+    assert torch.equal(again.exits, found.exits)
+    assert torch.equal(again.answers, found.answers)
+
+
+def test_stopping_is_preferred_only_where_it_is_worth_strictly_more(trained):
+    method, _, ready = trained
+    seen = ready.split("test")
+    scores = seen.outputs["score"]
+    for knob in (-0.05, 0.0, 0.05):
+        first = [next((t for t in range(9) if scores[t, i] > knob), 9) for i in range(scores.shape[1])]
+        (point,) = method.sweep(ready, Bench(), "test", [knob])
+        assert point.cost == pytest.approx(np.mean(first) + 1)
+        assert point.speed_up == pytest.approx(10 / point.cost)
+
+
+def test_two_networks_with_the_same_agent_answer_from_all_features_alike(trained):
+    _, _, ready = trained
+    assert isinstance(ready.model, Buyer)
+    x = torch.stack([*ready.data.test.inputs[:20]])
+    agent = ready.model.agent
+    with torch.inference_mode():
+        whole = agent.classifier(agent.encode(x, torch.ones_like(x, dtype=torch.bool)))
+        assert torch.allclose(ready.model.full(x), whole, atol=1e-5)
+
+
+# Training
+
+
+def test_stages_train_what_they_should(wired):
+    method = registry.get(KEY).variant("CUBE", "tiny")
+    model, (first, second) = wired(method)
+    agent = model.agent
+
+    def ids(*parts):
+        return {id(p) for part in parts for p in part.parameters()}
+
+    assert first.rates.keys() == ids(agent.encoder, agent.classifier)
+    assert second.rates.keys() == ids(agent.encoder, agent.shared, agent.advantage, agent.value)
+    beside = {id(p) for group in second.beside[0].param_groups for p in group["params"]}
+    assert beside == ids(agent.encoder, agent.classifier)
+    assert (first.steps, second.steps) == (method.first, method.updates)
+    assert {*first.rates.values(), *second.rates.values()} == {method.rate}
+    assert first.batch == second.batch == method.envs
+
+
+def test_pre_training_is_on_all_features_and_on_random_halves(wired):
+    model, (first, _) = wired(registry.get(KEY).variant("CUBE", "tiny"))
+    x, y = torch.rand(40, 10), torch.randint(0, 8, (40,))
+    torch.manual_seed(0)
+    loss = first.loss(SimpleNamespace(inputs=x, targets=y)).item()
+    torch.manual_seed(0)
+    half = torch.rand_like(x) < 0.5
+    parts = [
+        F.cross_entropy(model.agent.classifier(model.agent.encode(x, known)), y)
+        for known in (torch.ones_like(half), half)
+    ]
+    assert loss == pytest.approx(float(sum(parts)) / 2, rel=1e-5)
+
+
+def test_a_joint_step_moves_the_classifier_and_gives_the_loss_of_values(wired):
+    method = registry.get(KEY).variant("CUBE", "tiny")
+    model, (_, second) = wired(method)
+    before = [p.clone() for p in model.agent.classifier.parameters()]
+    values = [p.clone() for p in model.agent.value.parameters()]
+    batch = SimpleNamespace(inputs=torch.rand(16, 10), targets=torch.randint(0, 8, (16,)), step=0, done=0.0)
+    loss = second.loss(batch)
+    assert loss.requires_grad
+    assert all(p.grad is None for p in model.agent.parameters())  # nothing of the classifier's step is left over
+    assert all(not torch.equal(p, q) for p, q in zip(model.agent.classifier.parameters(), before, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(model.agent.value.parameters(), values, strict=True))
+
+
+@pytest.mark.parametrize(("worth", "bought"), [(50.0, 1), (-50.0, 5)])
+def test_who_finds_stopping_worth_most_buys_one_feature_and_who_finds_it_worth_least_all(agent, worth, bought):
+    agent.advantage[-1].bias.data[-1] = worth
+    found = infer(Buyer(agent, 5), torch.randn(7, 5), registry.get(KEY).policy(0.0, None))
+    assert found.exits.tolist() == [bought - 1] * 7
+
+
+@pytest.mark.parametrize(("setting", "value"), [("price", -0.1), ("rounds", 0), ("updates", 0)])
+def test_bad_settings_are_refused(setting, value):
+    with pytest.raises(ValueError, match="at least"):
+        registry.get(KEY).replace({setting: value})
+
+
+# Data
+
+
+def test_cube_has_its_corner_at_the_places_of_the_class():
+    x, labels = tables.cube(4000, 12, 0.0, seed=1)
+    assert sorted(set(labels.tolist())) == list(range(8))
+    for row, k in zip(x[:200], labels, strict=False):
+        assert row[k : k + 3].tolist() == [k & 1, k >> 1 & 1, k >> 2 & 1]
+    others = np.concatenate([np.delete(row, [k, k + 1, k + 2]) for row, k in zip(x, labels, strict=True)])
+    assert others.min() >= 0
+    assert others.max() <= 1
+    assert others.mean() == pytest.approx(0.5, abs=0.01)
+    noisy = tables.cube(4000, 12, 0.3, seed=1)[0]
+    assert np.std([row[k] - (k & 1) for row, k in zip(noisy, labels, strict=True)]) == pytest.approx(0.3, abs=0.02)
+    with pytest.raises(ValueError, match="at least 10 features, not 9"):
+        tables.cube(10, 9, 0.1, seed=0)
+
+
+def test_tables_are_cut_in_a_half_and_two_quarters_and_standardised_by_the_first():
+    split = tables.table("breast cancer", rows=0, features=0, noise=0)
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [285, 142, 142]
+    assert split.train.features.mean(axis=0) == pytest.approx(np.zeros(30), abs=1e-5)
+    assert split.train.features.std(axis=0) == pytest.approx(np.ones(30), abs=1e-4)
+    assert len(tables.table("wine", rows=0, features=0, noise=0).train.features[0]) == 13
+    with pytest.raises(ValueError, match="no table 'x'; there are cube, breast cancer, wine"):
+        tables.table("x", rows=0, features=0, noise=0)
+
+
+# What is claimed
+
+
+def test_the_fixed_order_puts_first_what_tells_most():
+    class OneFeature:
+        encode = staticmethod(lambda x, known: torch.where(known, x, 0.0)[:, 1:2] * torch.tensor([[-9.0, 9.0]]))
+        classifier = staticmethod(lambda code: code)
+
+    x = torch.randn(50, 3)
+    rows = SimpleNamespace(inputs=list(x), targets=(x[:, 1] > 0).long())
+    order = claimed.fixed_order(OneFeature(), rows).tolist()
+    assert order[0] == 1
+    assert sorted(order) == [0, 1, 2]
+
+
+def test_the_rival_in_its_order_ends_with_all_features(trained):
+    method, _, ready = trained
+    found = claimed.in_order(method, ready, ready.model.agent, "test", lambda n: torch.arange(10).expand(n, 10))
+    assert [point.cost for point in found] == list(range(1, 11))
+    assert found[-1].quality == pytest.approx(method.full_model(ready, Bench())[0])
+
+
+def points(*pairs):
+    return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=10 / c, exits=[1.0]) for k, q, c in pairs]
+
+
+@pytest.mark.parametrize(("quality", "cost", "holds"), [(0.89, 5, True), (0.889, 5, False), (0.95, 5.1, False)])
+def test_sparing_has_two_bars(quality, cost, holds):
+    curve = SimpleNamespace(test=points((-1, 0.5, 1), (0, quality, cost)), full_quality=0.9, full_cost=10)
+    assert claimed.sparing(curve).holds == holds
+
+
+@pytest.mark.parametrize("lead", [0.011, 0.009])
+def test_better_means_by_a_hundredth_on_average(lead):
+    ours, theirs = points((0, 0.5 + lead, 1), (1, 0.9 + lead, 10)), points((0, 0.5, 1), (1, 0.9, 10))
+    curve = SimpleNamespace(validation=ours, test=ours)
+    assert claimed.better("x", curve, theirs, theirs).holds == (lead > 0.01)
