@@ -121,4 +121,5 @@ def frechet(x: Tensor, y: Tensor) -> float:
     x, y = x.double(), y.double()
     C_x, C_y = x.T.cov(), y.T.cov()
     values = torch.linalg.eigvals(C_x @ C_y).real.clamp_min(0)
-    return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + C_x.trace() + C_y.trace() - 2 * values.sqrt().sum())
+    found = (x.mean(dim=0) - y.mean(dim=0)).square().sum() + C_x.trace() + C_y.trace() - 2 * values.sqrt().sum()
+    return max(0.0, float(found))  # what is equal may come out next to it

@@ -317,7 +317,7 @@ def test_images_without_exits_are_those_of_the_whole_network_and_steps_come_from
     _, first = drawn(ready.model, method.policy(1.1, ready), noise, 4)
     assert not first.any()
     times = []
-    monkeypatch.setattr(ready.model, "full", lambda read: times.append(read[0, -1].item()) or torch.zeros(5, 64))
+    monkeypatch.setattr(MultiExit, "full", lambda self, x: times.append(x[0, -1].item()) or torch.zeros(5, 64))
     drawn(ready.model, None, noise, 4)
     assert times == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
