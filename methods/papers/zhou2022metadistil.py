@@ -200,7 +200,7 @@ class MetaDistil(CascadeMethod):
         "head_rate": 1e-2, "teacher_rate": 8e-4, "beta": 1.0,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 300, "length": 24, "batch": 32, "rate": 2e-4, "head_rate": 2e-3, "teacher_rate": 4e-5,
+        "train_size": 300, "length": 20, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "teacher_rate": 4e-5,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"length": 9, "layers": 3}
 
