@@ -1,0 +1,79 @@
+"""What MetaDistil claims: a student learns more from a teacher who learns to teach, and does so before he learns."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.families.cascades import Prepared
+from eelit.methods.papers.zhou2022metadistil import MetaDistil
+
+GAIN = 0.005
+"""What is worth speaking of, in accuracy."""
+MOVED = 0.01
+"""By how much soft labels must differ for a teacher to have learnt, in probability."""
+
+
+def claims(method: MetaDistil, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
+    """Students of equal networks and as many passes over as many sentences; only their teachers differ."""
+    all_taught = {"teacher_rate": 0.0, "quiz": 0.0}  # nothing need be kept for a quiz that nobody learns from
+    ours = alone(method, prepared)
+    fixed, late, labels = (
+        alone(rival, rival.prepare(bench))
+        for rival in (
+            method.replace(all_taught),
+            method.replace({"pilot": False}),
+            method.replace({**all_taught, "alpha": 0.0, "beta": 0.0}),
+        )
+    )
+    return [
+        better("better than a fixed teacher", ours, fixed, "from the same teacher who stays as she was fine-tuned, on "
+               "all sentences, those of the quiz included"),
+        better("the pilot update helps", ours, late, "from the teacher of before each quiz"),
+        better("better than labels alone", ours, labels, "from true labels alone, on all sentences"),
+        teacher_learns(prepared),
+    ]  # fmt: skip
+
+
+def alone(method: MetaDistil, prepared: Prepared) -> float:
+    """Return the accuracy of the student alone on test data."""
+    return method.static(prepared.split("test"))[0].quality
+
+
+def better(name: str, ours: float, theirs: float, otherwise: str) -> Outcome:
+    """Compare two students."""
+    return Outcome(
+        name=name,
+        statement=f"The student, used alone, is half a point more accurate than one who learned {otherwise}.",
+        holds=ours >= theirs + GAIN,
+        measured=f"{ours:.4f} and {theirs:.4f}",
+    )
+
+
+def teacher_learns(prepared: Prepared) -> Outcome:
+    """Compare the teacher as she was fine-tuned with her who has learnt to teach, on validation sentences."""
+    seen = prepared.split("validation").examples
+    before, after = (
+        probabilities(network, seen) for network in (prepared.model.members[1], prepared.model.get_submodule("tutor"))
+    )
+    shift = float((before - after).abs().mean())
+    right = [float((p.argmax(dim=-1) == seen.targets).double().mean()) for p in (before, after)]
+    return Outcome(
+        name="the teacher learns to teach, not to answer",
+        statement="On validation sentences her soft labels are another by a hundredth on average, and she answers "
+        "no better than before.",
+        holds=shift >= MOVED and right[1] <= right[0],
+        measured=f"soft labels moved by {shift:.4f}; accuracy {right[0]:.4f} before, {right[1]:.4f} after",
+    )
+
+
+@torch.inference_mode()
+def probabilities(network: torch.nn.Module, examples: Examples) -> torch.Tensor:
+    """Return the softmax ``[N, C]`` of what a network says, in the order of the examples."""
+    found = [(index, cast(torch.Tensor, network(x)).softmax(dim=-1)) for index, x in examples.batches(64)]
+    order = torch.argsort(torch.cat([index for index, _ in found]))
+    return torch.cat([p for _, p in found])[order]

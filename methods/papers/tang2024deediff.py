@@ -1,0 +1,343 @@
+"""AdaDiff: Accelerating Diffusion Models through Step-Wise Adaptive Computation (AdaDiff).
+
+Idea
+    A diffusion model makes an image of noise in many steps, each of which runs the whole network to estimate what is
+    noise. How much of the network a step needs differs from step to step. So a light head behind each layer guesses how
+    wrong the estimate would be if it were read there, and the step ends at the first layer where that is little.
+
+Model
+    x_t = a_t x_0 + s_t eps with a_t^2 + s_t^2 = 1, a_t^2 = exp(-(0.1 t + 9.95 t^2)), t from 0 (image) to 1 (noise).
+    U-ViT of N = 2 h + 1 layers: x_t in patches, a token each, and one token of sines for t before them; h layers, one
+    in the middle, and h layers that read, beside the state, that of their counterpart among the first h.
+    L_i: the tokens after layer i.   g_i(L_i): normalisation, linear layer, patches put together, 3×3 convolution.
+    u_i = sigmoid(w_i L_i + b_i), for each pixel of each patch; L_i is detached, so that it learns nothing from u_i.
+
+Training
+    Everything at once:  L = mean (g_N - eps)^2 + lambda L_u + beta L_UAL + gamma L_all,  means over pixels,
+    L_u = mean_i mean (u_i - v_i)^2,  v_i = tanh |g_i - eps| in [0, 1), without gradient,
+    L_UAL = mean_i mean (1 - u_i) (g_i - eps)^2,   L_all = mean_i mean (g_i - eps)^2.
+    For one pixel L_u and L_UAL are least, at lambda = beta = 1, where u_i = v_i + (g_i - eps)^2 / 2: doubts exceed what
+    they foretell. In the paper gamma is 0; the term is that of a reproduction, which saw u rise instead of errors fall.
+
+Exit rule
+    In each step, image by image: stop at the first layer whose u_i, mean over pixels, is below delta (strictly); else
+    the last layer answers. delta = 0 never stops, delta > 1 always at the first layer.
+
+Skipped
+    The layers behind the exit, for this image in this step. All steps are made.
+
+Measured apart
+    The task is another one than on the tracks: noise is told apart from images, which have no class here.
+
+Deviations
+    1. What a curve shows are single steps: test images, each with noise at a random t, and as quality how much of the
+       variance of the noise is explained, 1 - mean (answer - eps)^2 / mean eps^2. So exits can be replayed and knobs be
+       chosen as everywhere. Whole images are drawn where claims are tried, and compared with real ones there.
+    2. Fashion-MNIST (28×28, one channel, 8,000 images, 8 epochs), 7 layers of width 96 trained from nothing, instead
+       of U-ViT with 13 and more layers of width 512 and more on CIFAR-10, CelebA, ImageNet and COCO, fine-tuned, in the
+       code for 200,000 steps of 512 images on CIFAR-10. AdamW, its rate falling to 0, weight decay 0.01; the code: a
+       constant rate, 0.03. The last weights answer, not their moving mean.
+    3. g_i is one for all layers, as in the released code; the paper's formula has one for each (``shared``).
+    4. L_u and L_UAL are means over layers, where the paper adds them up. So is L_u in the code; L_UAL has there the
+       weights c_i / sum_j c_j, c_i the mean of 1 - u_i over the whole batch. Both let u_i learn from L_UAL.
+    5. Each image exits by itself. The code takes the mean over the whole batch, which then leaves together (on CIFAR-10
+       it draws one image at a time), and among the first h layers asks for the test to be passed twice, which the paper
+       does not tell.
+    6. t enters as a token, without a place of its own in u_i: so the code has it, whose heads read patches alone.
+    7. Images are drawn by DDIM steps, which are deterministic, instead of DPM-Solver and Euler-Maruyama.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from eelit.methods.backbones.vision_transformer import Layout, encoder_layer
+from eelit.methods.engine import tasks
+from eelit.methods.engine.evaluate import infer
+from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Baseline, Chance, ExitFacts
+from eelit.methods.engine.weights import trained
+from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.policies.base import ANSWER, Policy, checked
+from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.recipes.fit import Batch, fit
+
+State: TypeAlias = tuple[Tensor, tuple[Tensor, ...]]
+"""Tokens ``[N, 1 + patches, d]``, and those after each of the first layers whose counterpart has not been run yet."""
+CONFIDENCE = "confidence"
+"""The name of 1 - u_i, mean over pixels, in what an exit says."""
+
+
+def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a_t and s_t, the shares of image and noise at times ``t``."""
+    log = -(0.1 * t + 9.95 * t**2)
+    return (log / 2).exp(), (-torch.expm1(log)).sqrt()
+
+
+def noisy(x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return what a network reads ``[N, D + 1]``: x_t of images ``[N, D]`` with noise ``[N, D]``, and t ``[N]``."""
+    a, s = levels(t[:, None])
+    return torch.cat([a * x + s * eps, t[:, None]], dim=1)
+
+
+def images_in(examples: Examples) -> Tensor:
+    """Return the images ``[N, D]`` in noisy ones, whose noise is known."""
+    x = torch.stack(list(examples.inputs))
+    a, s = levels(x[:, -1:])
+    return (x[:, :-1] - s * examples.targets) / a
+
+
+def with_noise(x: Tensor, seed: int) -> Examples:
+    """Return images ``[N, D]`` with noise at random times; the noise is the target ``[N, D]``."""
+    draw = torch.Generator().manual_seed(seed)
+    t, eps = torch.rand(len(x), generator=draw), torch.randn(x.shape, generator=draw)
+    return Examples(list(noisy(x, eps, t)), eps)
+
+
+class Tokens(nn.Module):
+    """A noisy image with its time as tokens."""
+
+    def __init__(self, side: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.side, self.width = side, width
+        self.patches = nn.Conv2d(1, width, patch, stride=patch)
+        self.positions = nn.Parameter(torch.randn(1, 1 + (side // patch) ** 2, width) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, side² + 1]`` to ``[N, 1 + patches, width]``: first sines and cosines of 999 t, then patches."""
+        half = self.width // 2
+        waves = torch.exp(-math.log(10000) * torch.arange(half, device=x.device) / half)
+        angles = 999 * x[:, -1:] * waves
+        time = torch.cat([angles.cos(), angles.sin()], dim=1)
+        patches = self.patches(x[:, :-1].reshape(-1, 1, self.side, self.side)).flatten(2).mT
+        return torch.cat([time[:, None], patches], dim=1) + self.positions
+
+
+class Layer(nn.Module):
+    """One layer: among the first (``keeps``), in the middle, or among the last, which ``joins`` a counterpart."""
+
+    def __init__(self, layout: Layout, tokens: Tokens | None, *, keeps: bool, joins: bool) -> None:
+        super().__init__()
+        self.tokens, self.keeps = tokens, keeps
+        self.join = nn.Linear(2 * layout.d, layout.d) if joins else None
+        self.block = encoder_layer(layout)
+
+    def forward(self, state: Tensor | State) -> State:
+        """Map the state before the layer, or noisy images ``[N, D + 1]`` before the first one, to that behind it."""
+        kept: tuple[Tensor, ...] = ()
+        if isinstance(state, Tensor):
+            x = state if self.tokens is None else self.tokens(state)
+        else:
+            x, kept = state
+        if self.join is not None:
+            x, kept = self.join(torch.cat([x, kept[-1]], dim=-1)), kept[:-1]
+        x = self.block(x)
+        return x, (*kept, x) if self.keeps else kept
+
+
+def put_together(patches: Tensor) -> Tensor:
+    """Return the images ``[N, 1, side, side]`` of patches ``[N, g², p²]``, both row by row."""
+    n, count, size = patches.shape
+    g, p = math.isqrt(count), math.isqrt(size)
+    return patches.reshape(n, g, g, p, p).permute(0, 1, 3, 2, 4).reshape(n, 1, g * p, g * p)
+
+
+class Estimate(nn.Module):
+    """g: what is noise, read off the tokens after a layer."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.norm, self.line = nn.LayerNorm(width), nn.Linear(width, patch**2)
+        self.smooth = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens ``[N, 1 + patches, d]`` to noise ``[N, D]``."""
+        found: Tensor = self.smooth(put_together(self.line(self.norm(tokens))[:, 1:])).flatten(1)
+        return found
+
+
+class Exit(nn.Module):
+    """g_i with u_i; the last exit, which nobody asks how sure it is, says its answer alone."""
+
+    def __init__(self, estimate: Estimate, width: int, patch: int, *, last: bool) -> None:
+        super().__init__()
+        self.estimate, self.doubt, self.last = estimate, nn.Linear(width, patch**2), last
+
+    def uncertainty(self, tokens: Tensor) -> Tensor:
+        """Return u_i ``[N, D]``; no gradient reaches the tokens."""
+        return put_together(self.doubt(tokens[:, 1:].detach()).sigmoid()).flatten(1)
+
+    def forward(self, state: State) -> Tensor | dict[str, Tensor]:
+        """Return the noise ``[N, D]``, and how sure of it the exit is ``[N]``."""
+        answer: Tensor = self.estimate(state[0])
+        if self.last:
+            return answer
+        return {ANSWER: answer, CONFIDENCE: 1 - self.uncertainty(state[0]).mean(dim=1)}
+
+
+def u_vit(side: int, patch: int, width: int, half: int, *, shared: bool, seed: int) -> MultiExit:
+    """Return a U-ViT of ``2 half + 1`` layers for images of ``side²`` pixels, with an exit behind each.
+
+    Raises `ValueError` if patches do not fill the image, or if there is no layer before the middle one.
+    """
+    if side % patch or half < 1:
+        raise ValueError(f"patches of {patch} pixels must fill {side}, and {half} layers before the middle be one")
+    torch.manual_seed(seed)
+    layout, count = Layout(side // patch, width, 4, 0), 2 * half + 1
+    layers = [
+        Layer(layout, Tokens(side, patch, width) if i == 0 else None, keeps=i < half, joins=i > half)
+        for i in range(count)
+    ]
+    one = Estimate(width, patch)
+    reads = [one if shared else Estimate(width, patch) for _ in layers]
+    exits = [Exit(g, width, patch, last=i == count - 1) for i, g in enumerate(reads)]
+    return MultiExit(layers, exits).eval()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the terms of the loss weigh."""
+
+    lam: float
+    beta: float
+    gamma: float
+
+    def loss(self, g: Sequence[Tensor], u: Sequence[Tensor], eps: Tensor) -> Tensor:
+        """Return L of the estimates of all layers and their uncertainties, each ``[N, D]``, and the noise."""
+        errors = torch.stack([(each - eps) ** 2 for each in g])
+        v = torch.stack([(each - eps).abs().tanh() for each in g]).detach()
+        doubts = torch.stack(list(u))
+        L_u, L_UAL = ((doubts - v) ** 2).mean(), ((1 - doubts) * errors).mean()
+        return errors[-1].mean() + self.lam * L_u + self.beta * L_UAL + self.gamma * errors.mean()
+
+
+@torch.inference_mode()
+def drawn(model: MultiExit, policy: Policy | None, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return images ``[N, D]`` made of ``noise [N, D]`` and the exit ``[steps, N]`` of each in each step, from 0.
+
+    Without a policy the whole network makes all of them.
+    """
+    times, x, exits = torch.linspace(1, 0, steps + 1), noise, []
+    for t, after in pairwise(times):
+        read = torch.cat([x, t.expand(len(x), 1)], dim=1)
+        if policy is None:
+            eps, at = model.full(read), torch.full((len(x),), model.exits - 1)
+        else:
+            found = infer(model, read, policy)
+            eps, at = found.answers, found.exits
+        (a, s), (a_after, s_after) = levels(t), levels(after)
+        x = a_after / a * (x - s * eps) + s_after * eps
+        exits.append(at)
+    return x, torch.stack(exits)
+
+
+@dataclass(frozen=True)
+class AdaDiff(ExitMethod):
+    """Uncertainty of each layer in each step of a diffusion model."""
+
+    images: str = "fashion-mnist"  # data; the paper: CIFAR-10, CelebA, ImageNet, COCO
+    train_size: int = 8000  # training images; CIFAR-10: 50,000
+    held: int = 1000  # images for validation, and as many for tests
+    patch: int = 4  # side of a patch in pixels; U-ViT: 2 to 4
+    width: int = 96  # of a token; U-ViT: 512 and more
+    half: int = 3  # layers before the middle one, and behind it; U-ViT: 6 and more
+    shared: bool = True  # one read-out g for all layers, as in the released code; False: each its own, as in the paper
+    lam: float = 1.0  # lambda; the paper: 1
+    beta: float = 1.0  # weight of the layers' losses by their certainty; the paper: 1
+    gamma: float = 0.0  # weight of the layers' losses as they are; the paper: none
+    epochs: float = 8.0  # passes over the images
+    batch: int = 32  # images of a step; the released code: 512 on CIFAR-10
+    rate: float = 2e-3  # largest learning rate; the released code: 4e-4 on CIFAR-10
+
+    data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
+    knob: ClassVar[str] = "uncertainty threshold"
+    knobs: ClassVar[tuple[float, ...]] = (
+        1.1, 0.7, 0.65, 0.6, 0.56, 0.53, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0,
+    )  # fmt: skip
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "images": "digits", "train_size": 900, "held": 300, "patch": 2, "width": 32, "half": 1, "epochs": 12.0,
+        "rate": 5e-3,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1500, "half": 2, "width": 64, "epochs": 3.0, "rate": 4e-3}
+    others: ClassVar[Mapping[str, Any]] = {"patch": 4, "width": 16}
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant. Raises `ValueError`."""
+        for name in ("lam", "beta", "gamma"):
+            checked("AdaDiff", name, getattr(self, name), least=0, finite=True)
+        if self.width % 8:
+            raise ValueError(
+                f"AdaDiff: four heads of attention, and sines in pairs, need a width like 64, not {self.width}"
+            )
+
+    @property
+    def quality(self) -> str:
+        """How much of the noise is told apart from the image."""
+        return "explained variance of the noise"
+
+    def load(self) -> Data:
+        """Images ``[D]`` with mean 0 and deviation 1 to learn from; noisy ones with their noise for all else."""
+        found = tasks.images(self.images, train=self.train_size)
+        clean, held, last = (torch.stack(list(part.inputs)).flatten(1)
+                             for part in (found.train, found.validation, found.test))  # fmt: skip
+        mean, deviation = clean.mean(), clean.std()
+        noised = [with_noise((x[: self.held] - mean) / deviation, seed) for seed, x in ((1, held), (2, last))]
+        return tasks.data([Examples(list((clean - mean) / deviation), found.train.targets), *noised], classes=None)
+
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """U-ViT, small."""
+        side = math.isqrt(len(data.train.inputs[0]))
+        return u_vit(side, self.patch, self.width, self.half, shared=self.shared, seed=seed)
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Everything at once, noise and its time drawn anew in each step."""
+        weights = Weights(self.lam, self.beta, self.gamma)
+        options: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
+
+        def loss(batch: Batch) -> Tensor:
+            x = batch.inputs
+            eps = torch.randn_like(x)
+            states = list(model.states(noisy(x, eps, torch.rand(len(x), device=x.device))))
+            exits = [cast(Exit, head) for head in model.heads]
+            g = [head.estimate(state[0]) for head, state in zip(exits, states, strict=True)]
+            u = [head.uncertainty(state[0]) for head, state in zip(exits, states, strict=True)]
+            return weights.loss(g, u, eps)
+
+        def train() -> None:
+            model.train()
+            fit(model.parameters(), data.train, loss, bench, label="learning to tell noise", **options)
+
+        trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
+        model.eval()
+
+    def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
+        """The knob is delta: stop where 1 - u is above 1 - delta."""
+        return ScoreThreshold(1 - knob, of=CONFIDENCE)
+
+    def score(self, answers: Tensor, targets: Tensor) -> float:
+        """Return how much of the variance of noise ``[N, D]`` the answers explain."""
+        return 1 - float(((answers - targets) ** 2).double().mean() / (targets**2).double().mean())
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return what is explained by who says that there is no noise: nothing."""
+        n = len(prepared.split("test").targets)
+        return Chance(what=f"no noise seen in {n} images", quality=0.0, error=1 / math.sqrt(n))
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return the network cut off after each layer; there are no classes of which one could be probable."""
+        held, test = (self.static(prepared.split(name)) for name in ("validation", "test"))
+        return [Baseline(name="static exit", validation=held, test=test)]
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return quality and cost of each exit."""
+        points = self.static(prepared.split("test"))
+        return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None

@@ -1,0 +1,373 @@
+"""What only AdaDiff promises: what is noise and when, its losses, a network in which layers join, and images drawn."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eelit.methods.claims import tang2024deediff as claimed
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.harness import registry
+from eelit.methods.papers.tang2024deediff import (
+    CONFIDENCE,
+    AdaDiff,
+    Weights,
+    drawn,
+    images_in,
+    levels,
+    noisy,
+    put_together,
+    u_vit,
+    with_noise,
+)
+from eelit.methods.policies.score_threshold import ScoreThreshold
+
+KEY = "tang2024deediff"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
+
+
+def tiny(**settings):
+    return registry.get(KEY).variant("", "tiny").replace(settings)
+
+
+def small(half=1, **changed):
+    return u_vit(8, 2, 16, half, **{"shared": True, "seed": 0, **changed})
+
+
+# Noise.
+
+
+def test_noise_grows_from_none_to_all():
+    """beta(t) = 0.1 + 19.9 t, whose integral from 0 to t is 0.1 t + 9.95 t²."""
+    a, s = levels(torch.tensor([0.0, 0.5, 1.0]))
+    assert a.tolist() == pytest.approx([1.0, math.exp(-0.5 * (0.05 + 9.95 / 4)), math.exp(-0.5 * 10.05)])
+    assert torch.allclose(a**2 + s**2, torch.ones(3))
+    assert s[0] == 0
+
+
+def test_what_a_network_reads_is_image_noise_and_time():
+    x, eps, t = torch.ones(2, 4), torch.full((2, 4), -2.0), torch.tensor([0.0, 0.5])
+    read = noisy(x, eps, t)
+    a, s = levels(t)
+    assert read.shape == (2, 5)
+    assert read[:, -1].tolist() == [0.0, 0.5]
+    assert read[:, 0].tolist() == pytest.approx((a - 2 * s).tolist())
+
+
+def test_images_with_noise_follow_the_seed_and_can_be_had_back():
+    x = torch.randn(40, 16)
+    one, again, other = with_noise(x, 1), with_noise(x, 1), with_noise(x, 2)
+    assert torch.equal(one.targets, again.targets)
+    assert not torch.equal(one.targets, other.targets)
+    assert torch.allclose(images_in(one), x, atol=1e-2)
+    t = torch.stack(list(one.inputs))[:, -1]
+    assert t.min() < 0.2
+    assert t.max() > 0.8
+
+
+# The network.
+
+
+def test_patches_are_put_together_row_by_row():
+    """An image of 4×4 cut into four patches and back."""
+    image = torch.arange(16.0).reshape(4, 4)
+    patches = torch.stack([image[:2, :2], image[:2, 2:], image[2:, :2], image[2:, 2:]]).reshape(1, 4, 4)
+    assert torch.equal(put_together(patches)[0, 0], image)
+
+
+@pytest.mark.parametrize("half", [1, 2])
+def test_layers_behind_the_middle_join_their_counterparts_the_last_with_the_first(half):
+    """The network written out from its parts."""
+    model, x = small(half).eval(), torch.randn(3, 65)
+    states = list(model.states(x))
+    assert [len(kept) for _, kept in states] == [*range(1, half + 1), half, *reversed(range(half))]
+    with torch.no_grad():
+        tokens = model.stages[0].tokens(x)
+        firsts = []
+        for layer in model.stages[:half]:
+            tokens = layer.block(tokens)
+            firsts.append(tokens)
+        tokens = model.stages[half].block(tokens)
+        for layer, first in zip(model.stages[half + 1 :], reversed(firsts), strict=True):
+            tokens = layer.block(layer.join(torch.cat([tokens, first], dim=-1)))
+    assert torch.allclose(states[-1][0], tokens, atol=1e-5)
+
+
+def test_the_first_token_is_the_time_and_the_others_are_patches():
+    model = small()
+    embed = model.stages[0].tokens
+    x = torch.randn(1, 65)
+    x[0, -1] = 0.25
+    found = (embed(x) - embed.positions)[0].detach()
+    waves = [math.exp(-math.log(10000) * k / 8) * 999 * 0.25 for k in range(8)]
+    wanted = [math.cos(w) for w in waves] + [math.sin(w) for w in waves]
+    assert found[0].tolist() == pytest.approx(wanted, abs=1e-3)
+    image = x[0, :-1].reshape(8, 8)
+    patch = image[2:4, 4:6].flatten()  # row 1, column 2 of 4×4 patches
+    weight, bias = embed.patches.weight.reshape(16, 4), embed.patches.bias
+    assert torch.allclose(found[1 + 6], weight @ patch + bias, atol=1e-5)
+
+
+def test_uncertainties_are_of_single_pixels_and_teach_the_layers_nothing():
+    model, x = small(), torch.randn(2, 65)
+    state = next(iter(model.states(x)))
+    u = model.heads[0].uncertainty(state[0])
+    assert u.shape == (2, 64)
+    assert ((u > 0) & (u < 1)).all()
+    u.sum().backward()
+    assert model.heads[0].doubt.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.stages.parameters())
+
+
+def test_an_exit_says_the_noise_and_how_sure_it_is_and_the_last_the_noise_alone():
+    model, x = small(), torch.randn(2, 65)
+    states = list(model.states(x))
+    said = model.heads[0](states[0])
+    assert torch.equal(said["answer"], model.heads[0].estimate(states[0][0]))
+    assert torch.allclose(said[CONFIDENCE], 1 - model.heads[0].uncertainty(states[0][0]).mean(dim=1))
+    assert torch.equal(model.heads[-1](states[-1]), model.full(x))
+
+
+def test_one_read_out_or_one_for_each_layer():
+    shared, own = small(), small(shared=False)
+    assert len({id(head.estimate) for head in shared.heads}) == 1
+    assert len({id(head.estimate) for head in own.heads}) == 3
+    assert len({id(head.doubt) for head in shared.heads}) == 3
+
+
+@pytest.mark.parametrize(("patch", "half"), [(3, 1), (2, 0)])
+def test_what_is_no_network_is_refused(patch, half):
+    with pytest.raises(ValueError, match="must fill 8"):
+        u_vit(8, patch, 16, half, shared=True, seed=0)
+
+
+@pytest.mark.parametrize("settings", [{"lam": -1.0}, {"beta": math.inf}, {"gamma": math.nan}, {"width": 20}])
+def test_what_cannot_be_meant_is_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        AdaDiff(**settings)
+
+
+# The loss.
+
+
+def test_a_loss_by_hand():
+    """Errors 0, 0.5 and 2 have the pseudo targets 0, 0.4621 and 0.9640; where u is 0.25, errors weigh 0.75."""
+    eps, g, u = torch.zeros(1, 3), torch.tensor([[0.0, 0.5, -2.0]]), torch.full((1, 3), 0.25)
+    simple = (0.25 + 4) / 3
+    doubts = sum((0.25 - v) ** 2 for v in (0.0, 0.4621172, 0.9640276)) / 3
+    assert Weights(0, 0, 0).loss([g], [u], eps).item() == pytest.approx(simple)
+    assert Weights(1, 0, 0).loss([g], [u], eps).item() == pytest.approx(simple + doubts)
+    assert Weights(0, 2, 0).loss([g], [u], eps).item() == pytest.approx(simple + 2 * 0.75 * simple)
+    assert Weights(0, 0, 3).loss([g], [u], eps).item() == pytest.approx(4 * simple)
+
+
+def test_losses_are_means_over_layers_and_the_last_one_counts_once_more():
+    eps, u = torch.zeros(2, 3), [torch.zeros(2, 3), torch.ones(2, 3)]
+    g = [torch.full((2, 3), 3.0), torch.full((2, 3), 1.0)]
+    assert Weights(0, 1, 0).loss(g, u, eps).item() == pytest.approx(1 + (9 + 0) / 2)
+    assert Weights(0, 0, 1).loss(g, u, eps).item() == pytest.approx(1 + (9 + 1) / 2)
+
+
+def test_losses_are_those_of_the_released_code():
+    """Its loss of layers has weights of equal sum: where all are as certain, 0.75, ours is that much of its."""
+    golden = json.loads(GOLDEN.read_text())
+    g, eps = torch.tensor(golden["estimates"]), torch.tensor(golden["noise"])
+    u = 1 - torch.tensor(golden["certainties"])
+    simple = Weights(0, 0, 0).loss(g, u, eps).item()
+    assert simple == pytest.approx(np.mean(golden["simple"]), rel=1e-5)
+    assert Weights(1, 0, 0).loss(g, u, eps).item() - simple == pytest.approx(
+        np.mean(golden["uncertainty_loss"]), rel=1e-4
+    )
+    alike = Weights(0, 1, 0).loss(g, torch.full_like(u, 0.25), eps).item() - simple
+    assert alike == pytest.approx(0.75 * np.mean(golden["layers_loss_if_alike"]), rel=1e-4)
+
+
+def test_pseudo_targets_have_no_gradient():
+    g = torch.tensor([[0.5, -1.0]], requires_grad=True)
+    eps, u = torch.zeros(1, 2), torch.full((1, 2), 0.5, requires_grad=True)
+    loss = Weights(1, 0, 0).loss([g], [u], eps)
+    to_g, to_u = torch.autograd.grad(loss, [g, u])
+    assert torch.allclose(to_g, g.detach())  # of the simple loss alone: 2 g / 2
+    assert torch.allclose(to_u, 0.5 - g.detach().abs().tanh())
+
+
+def test_training_draws_noise_anew_and_weighs_all_terms(one_stage):
+    method = tiny(lam=0.5, beta=0.25, gamma=2.0)
+    model, stage = one_stage(method)
+    data = method.load().train
+    assert torch.equal(torch.stack(list(stage.train.inputs)), torch.stack(list(data.inputs)))
+    assert stage.rates == {id(p): method.rate for p in model.parameters()}
+    assert (stage.epochs, stage.batch) == (method.epochs, method.batch)
+    x = torch.stack(list(data.inputs[:6]))
+    batch = stage.batch_of(torch.arange(6), x)
+    torch.manual_seed(3)
+    loss = stage.loss(batch)
+    torch.manual_seed(3)
+    eps = torch.randn_like(x)
+    states = list(model.states(noisy(x, eps, torch.rand(6))))
+    g, u = ([part(head)(state[0]) for head, state in zip(model.heads, states, strict=True)]
+            for part in (lambda head: head.estimate, lambda head: head.uncertainty))  # fmt: skip
+    assert loss.item() == pytest.approx(Weights(0.5, 0.25, 2.0).loss(g, u, eps).item(), rel=1e-5)
+    assert stage.loss(batch).item() != pytest.approx(loss.item())
+
+
+# The data, the rule, and what is measured.
+
+
+def test_images_have_mean_0_and_deviation_1_and_only_held_ones_have_noise():
+    data = tiny(held=20).load()
+    x = torch.stack(list(data.train.inputs))
+    assert x.shape == (900, 64)
+    assert (x.mean().item(), x.std().item()) == pytest.approx((0.0, 1.0), abs=1e-4)
+    for part in (data.validation, data.test):
+        assert len(part) == 20
+        assert part.inputs[0].shape == (65,)
+        assert part.targets.shape == (20, 64)
+        assert images_in(part).mean().abs() < 0.3
+    assert not torch.equal(data.validation.targets, data.test.targets)
+
+
+def test_an_image_exits_where_its_uncertainty_is_below_delta_strictly(prepared):
+    method, _, ready = prepared(KEY)
+    assert method.policy(0.25, ready) == ScoreThreshold(0.75, of=CONFIDENCE)
+    u = np.array([[0.2, 0.3, 0.25, 0.9], [0.9, 0.1, 0.2, 0.9], [0.0, 0.0, 0.0, 0.0]])
+    said = {"answer": np.zeros((3, 4, 2)), CONFIDENCE: 1 - u}
+    assert replay(method.policy(0.25, ready), said).tolist() == [0, 1, 1, 2]
+
+
+def test_the_ends_of_the_knob(prepared):
+    """delta = 0 is the full model, whatever is said; above 1 all leave at the first layer."""
+    method, _, ready = prepared(KEY)
+    x = torch.stack(list(ready.data.test.inputs[:16]))
+    never, first = (infer(ready.model, x, method.policy(knob, ready)) for knob in (0.0, 1.1))
+    with torch.inference_mode():
+        assert torch.equal(never.answers, ready.model.full(x))
+    assert (first.exits == 0).all()
+    sure = {"answer": np.zeros((2, 1, 3)), CONFIDENCE: np.ones((2, 1))}
+    assert replay(method.policy(0.0, ready), sure).tolist() == [1]
+
+
+def test_deeper_layers_know_more_and_uncertainty_follows_the_error(prepared):
+    """The task is not degenerate: the full model explains clearly more than the first exit."""
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    found = [point.quality for point in method.static(seen)]
+    assert found[-1] > found[0] + 0.02
+    doubt = 1 - seen.outputs[CONFIDENCE][0]
+    errors = (seen.answers[0] - seen.targets).abs().tanh().mean(dim=1)
+    assert torch.corrcoef(torch.stack([doubt, errors]))[0, 1] > 0.5
+
+
+def test_quality_is_the_explained_variance():
+    eps = torch.tensor([[1.0, -1.0], [2.0, 0.0]])
+    method = AdaDiff()
+    assert method.score(eps, eps) == 1.0
+    assert method.score(torch.zeros(2, 2), eps) == 0.0
+    assert method.score(eps / 2, eps) == pytest.approx(0.75)
+
+
+def test_chance_is_to_see_no_noise(prepared):
+    method, bench, ready = prepared(KEY)
+    found = method.chance(ready, bench)
+    n = len(ready.split("test").targets)
+    assert (found.quality, found.error) == (0.0, pytest.approx(n**-0.5))
+    (rival,) = method.baselines(ready, bench)
+    assert rival.name == "static exit"
+    facts, overthought = method.each_exit(ready, bench)
+    assert [fact.quality for fact in facts] == [point.quality for point in rival.test]
+    assert overthought is None
+
+
+# Images.
+
+
+class Known(nn.Module):
+    """Says the noise in x_t exactly, if all images are this one."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.image = image
+
+    def forward(self, read):
+        a, s = levels(read[:, -1:])
+        return (read[:, :-1] - a * self.image) / s
+
+
+def test_who_knows_the_noise_draws_the_image():
+    image = torch.randn(9)
+    model = MultiExit([nn.Identity(), nn.Identity()], [Known(image), Known(image)])
+    found, exits = drawn(model, None, torch.randn(4, 9), 7)
+    assert torch.allclose(found, image.expand(4, 9), atol=1e-3)
+    assert exits.tolist() == [[1] * 4] * 7
+
+
+def test_images_without_exits_are_those_of_the_whole_network_and_steps_come_from_noise_to_image(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    noise = torch.randn(5, 64)
+    whole, deep = drawn(ready.model, None, noise, 4)
+    same, exits = drawn(ready.model, method.policy(0.0, ready), noise, 4)
+    assert torch.allclose(whole, same, atol=1e-5)
+    assert torch.equal(deep, exits)
+    _, first = drawn(ready.model, method.policy(1.1, ready), noise, 4)
+    assert not first.any()
+    times = []
+    monkeypatch.setattr(MultiExit, "full", lambda self, x: times.append(x[0, -1].item()) or torch.zeros(5, 64))
+    drawn(ready.model, None, noise, 4)
+    assert times == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_fewer_layers_are_run_the_larger_delta_is(prepared):
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    depths = [replay(method.rule(knob, ready), seen.outputs) for knob in method.knobs]
+    assert all((a <= b).all() for a, b in pairwise(depths))
+
+
+# What is claimed.
+
+
+def test_distance_of_frechet():
+    """Of one dimension each by itself: (m - n)² + (s - r)²; 0 of anything to itself."""
+    torch.manual_seed(0)
+    x = torch.randn(4000, 2)
+    x = (x - x.mean(dim=0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+    y = x * torch.tensor([2.0, 0.5]) + torch.tensor([3.0, 0.0])
+    assert claimed.frechet(x, x) == pytest.approx(0.0, abs=1e-4)
+    assert claimed.frechet(x, y) == pytest.approx(9 + 1 + 0.25, abs=1e-2)
+
+
+def test_features_tell_classes_and_are_learned_from_training_images(prepared):
+    _, bench, ready = prepared(KEY)
+    features = claimed.learned(ready, bench)
+    with torch.inference_mode():
+        found = features(torch.stack(list(ready.data.train.inputs)))
+    assert found.shape == (900, 32)
+    labels = ready.data.train.targets
+    centres = torch.stack([found[labels == k].mean(dim=0) for k in range(10)])
+    assert (torch.cdist(found, centres).argmin(dim=1) == labels).double().mean() > 0.6
+
+
+def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
+    """Twice the noise is far from images; to draw by the first layer alone differs in no step."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "STEPS", 3)
+    monkeypatch.setattr(claimed, "IMAGES", 40)
+    test = method.sweep(ready, bench, "test", [1.1])[0]
+    kept, differs = claimed.of_images(method, ready, bench, test)
+    assert not differs.holds
+    assert "threshold 1.1" in kept.measured
+    real = images_in(ready.split("test").examples)[:40]
+    steps = torch.tensor([[0] * 40, [2] * 40])
+    monkeypatch.setattr(claimed, "drawn", lambda *given: (real, steps))
+    kept, differs = claimed.of_images(method, ready, bench, test)
+    assert differs.holds
+    assert "distance 0.000 and 0.000" in kept.measured
+    costs = ready.split("test").costs[:, 0]
+    spent = (costs[0] + costs[2]) / 2 / ready.split("test").full_costs[0]
+    assert kept.holds is bool(spent <= 0.6)
