@@ -5,8 +5,7 @@ from math import inf, log, sqrt
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional as F
+from wiring import check_joint_training
 
 from eelit.methods.claims import ju2021dee as claimed
 from eelit.methods.claims.ju2021dee import Trial, best_rule, better, better_than_constant, near_best, regret_falls
@@ -201,15 +200,7 @@ def test_heads_on_the_way_are_paid_for(prepared):
 def test_the_network_learns_all_exits_together(stages):
     method = registry.get(KEY).variant("", "tiny")
     (stage,) = stages(method)
-    data = method.load()
-    index = torch.tensor([0, 3, 5, 6])
-    x, y = torch.stack([data.train.inputs[i] for i in index.tolist()]), data.train.targets[index]
-    model = method.build(data, 0).eval()
-    state, expected = x, 0.0
-    for part, head in zip(model.stages, model.heads, strict=True):
-        state = part(state)
-        expected += F.cross_entropy(head(state), y).item()
-    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected, rel=1e-4)
+    check_joint_training(method, stage)
 
 
 # The claims.
