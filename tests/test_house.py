@@ -45,10 +45,6 @@ METHOD_ROOMS = (
 """The rooms of `methods`, each of which may import those before it, but no paper another."""
 AWAITED = {
     "backbones.attached": "exits on encoders that users bring, which no paper's method needs",
-    "backbones.decoder": "exits on decoders that users bring",
-    "backbones.decoding": "text from such a decoder, under any policy",
-    "backbones.row_cache": "keys and values of such a decoder, whose rows stop at layers of their own",
-    "backbones.own_forward": "what a layer of any user's model is given, encoder or decoder",
 }
 """What is shared though a single paper uses it as yet, and why."""
 LONGEST_FUNCTION = 40

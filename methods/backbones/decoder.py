@@ -118,10 +118,15 @@ class ExitDecoder(nn.Module):
 
     def head(self, states: Tensor) -> Tensor:
         """Map states ``[..., d]`` after any layer to logits ``[..., V]``, as the model does after its last."""
-        hidden = self._own.after(states.reshape(1, -1, states.shape[-1]))
+        hidden = self.normed(states.reshape(1, -1, states.shape[-1]))
         with in_place_of({self._own.body: lambda *_, **__: self._own.answer(last_hidden_state=hidden)}):
             logits: Tensor = self.language_model(inputs_embeds=hidden, use_cache=False).logits
         return logits.reshape(*states.shape[:-1], -1)
+
+    def normed(self, states: Tensor) -> Tensor:
+        """Map states ``[..., d]`` after any layer as the model does behind its last, before its head: by a norm."""
+        hidden = self._own.after(states.reshape(1, -1, states.shape[-1]))
+        return hidden.reshape(states.shape)
 
     def states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the states of ids ``[n, t]`` after every layer, ``[E, n, t, d]``."""

@@ -12,30 +12,96 @@ holds the state of a row that has left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from eelit.methods.backbones.decoder import ExitDecoder
-from eelit.methods.backbones.own_forward import HIDDEN
+from eelit.methods.backbones.own_forward import HIDDEN, State
 from eelit.methods.engine import costs
 from eelit.methods.engine.course import decide
 from eelit.methods.engine.multi_exit import select
 from eelit.methods.policies.base import Policy, finite
 
 if TYPE_CHECKING:
-    from eelit.methods.backbones.row_cache import RowCache
+    from eelit.methods.backbones.decoder import ExitDecoder
 
 StepPolicy = Callable[[int], Policy]
 """From the number of the token to be generated (from 0) to the policy for it."""
-Reads = Literal["logits", "state", "gate"]
-"""What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, or what the gate says."""
+Reads = Literal["logits", "state", "gate", "forecast"]
+"""What a policy sees after a layer: vocabulary logits ``[n, V]``, the state ``[n, d]``, or what the gate says.
+
+``forecast`` is what a decoder carries along in its state under `FORECAST`, said before its first layer.
+"""
+FORECAST = "forecast"
+
+
+class Cache(Protocol):
+    """Keys and values by row, as `generate` uses them."""
+
+    rows: Tensor | None
+    """The rows that are meant, int64 ``[n]``; None: all."""
+
+    def advance(self, ids: Tensor) -> None:
+        """Go on behind ids ``[N, 1]``."""
+        ...
+
+    def copy(self, times: int = 1) -> Self:
+        """Return a cache with the same rows ``times`` times."""
+        ...
+
+
+C = TypeVar("C", bound=Cache)
+C_contra = TypeVar("C_contra", bound=Cache, contravariant=True)
+
+
+class Decoder(Protocol[C_contra]):
+    """A decoder with exits, as `generate` uses it: `ExitDecoder`, or one that reads a source besides."""
+
+    @property
+    def exits(self) -> int:
+        """Number of exits: of layers."""
+        ...
+
+    @property
+    def windows(self) -> list[int | None]:
+        """How many positions each layer looks back to (None: all)."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Size of a state, d."""
+        ...
+
+    @property
+    def gate(self) -> Callable[..., Tensor]:
+        """From states ``[n, d]`` to what a policy shall see of them."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights."""
+        ...
+
+    def start(self, ids: Tensor, cache: C_contra) -> State:
+        """Map token ids ``[n, 1]`` to the state before the first layer."""
+        ...
+
+    def layer(self, i: int, state: State, cache: C_contra) -> State:
+        """Run layer ``i``."""
+        ...
+
+    def fill(self, i: int, state: State, cache: C_contra) -> None:
+        """Give layer ``i`` the keys and values of a state that skips it."""
+        ...
+
+    def head(self, states: Tensor) -> Tensor:
+        """Map states ``[..., d]`` after any layer to logits ``[..., V]``."""
+        ...
 
 
 def always(policy: Policy) -> StepPolicy:
@@ -75,8 +141,8 @@ class Ending:
 
 @torch.inference_mode()
 def generate(
-    model: ExitDecoder,
-    cache: RowCache,
+    model: Decoder[C],
+    cache: C,
     last: Tensor,
     length: int,
     policy: StepPolicy | None,
@@ -103,7 +169,7 @@ def generate(
 
 
 def _next_token(
-    model: ExitDecoder, cache: RowCache, ids: Tensor, rows: Tensor, policy: Policy | None, reads: Reads
+    model: Decoder[C], cache: C, ids: Tensor, rows: Tensor, policy: Policy | None, reads: Reads
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tokens ``[n]`` after ids ``[N]`` at some rows ``[n]``, and the exits ``[n]`` that decided them.
 
@@ -122,7 +188,7 @@ def _next_token(
         elif policy is None:
             continue
         else:
-            seen = look(model, state[HIDDEN][:, 0], reads)
+            seen = look(model, state, reads)
             memory, stop, sound = decide(policy, memory, seen, sound_of(seen, reads))
             flawed[rest] |= ~sound
             out = stop.nonzero().flatten()
@@ -142,12 +208,14 @@ def _next_token(
     return tokens[rows], exits[rows], flawed[rows]
 
 
-def look(model: ExitDecoder, state: Tensor, reads: Reads) -> Tensor:
-    """Return what the policy is shown of states ``[n, d]`` after a layer."""
+def look(model: Decoder[C], state: State, reads: Reads) -> Tensor:
+    """Return what the policy is shown of the state of single tokens, ``[n, 1, d]``, after a layer."""
+    if reads == "forecast":
+        return state[FORECAST]
+    hidden = state[HIDDEN][:, 0]
     if reads == "state":
-        return state
-    shown: Tensor = model.gate(state) if reads == "gate" else model.head(state)
-    return shown
+        return hidden
+    return model.gate(hidden) if reads == "gate" else model.head(hidden)
 
 
 def sound_of(shown: Tensor, reads: Reads) -> Tensor:
@@ -157,8 +225,8 @@ def sound_of(shown: Tensor, reads: Reads) -> Tensor:
 
 @torch.inference_mode()
 def replay(
-    model: ExitDecoder,
-    cache: RowCache,
+    model: Decoder[C],
+    cache: C,
     last: Tensor,
     length: int,
     policies: Sequence[StepPolicy],
@@ -186,7 +254,7 @@ def replay(
 
 
 def _held(
-    model: ExitDecoder, cache: RowCache, ids: Tensor, rules: Sequence[Policy], reads: Reads
+    model: Decoder[C], cache: C, ids: Tensor, rules: Sequence[Policy], reads: Reads
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the token ``[P N]`` after each of ids ``[P N]``, N rows for each rule, and its exit ``[P N]``.
 
@@ -200,7 +268,7 @@ def _held(
         before, state = state[HIDDEN], model.layer(i, state, cache)
         state[HIDDEN] = torch.where(gone[:, None, None], before, state[HIDDEN])
         if i < model.exits - 1:
-            seen = look(model, state[HIDDEN][:, 0], reads)
+            seen = look(model, state, reads)
             sound = sound_of(seen, reads)
             asked = zip(rules, memories, parts, strict=True)
             answers = [decide(rule, memory, seen[p], sound[p]) for rule, memory, p in asked]
@@ -230,8 +298,13 @@ class TokenCosts:
     @classmethod
     def of(cls, model: ExitDecoder, reads: Reads) -> TokenCosts:
         """Count what the parts execute for one token, behind none and behind one."""
-        start, first, second, fill = _counted(model)
-        vector = next(model.language_model.parameters()).new_zeros(1, model.width)
+        return cls.behind(model, model.new_cache(1, 2), reads)
+
+    @classmethod
+    def behind(cls, model: Decoder[C], cache: C, reads: Reads) -> TokenCosts:
+        """Count the same with an empty cache of one row, which has room for three tokens and is used up."""
+        start, first, second, fill = _counted(model, cache)
+        vector = next(model.parameters()).new_zeros(1, model.width)
         head, gate = costs.count(lambda: model.head(vector)), costs.count(lambda: model.gate(vector))
         return cls(
             exits=model.exits,
@@ -241,7 +314,7 @@ class TokenCosts:
             attention=second - first,
             window=np.array([window or np.iinfo(np.int64).max for window in model.windows]),
             head=head,
-            look={"logits": head, "state": 0, "gate": gate}[reads],
+            look={"logits": head, "state": 0, "gate": gate, "forecast": 0}[reads],
             shared=reads == "logits",
         )
 
@@ -270,10 +343,9 @@ class TokenCosts:
 
 
 @torch.inference_mode()
-def _counted(model: ExitDecoder) -> list[NDArray[np.int64]]:
+def _counted(model: Decoder[C], cache: C) -> list[NDArray[np.int64]]:
     """Return the MACs before the layers ``[1]``, and of each ``[E]`` for a first token, a second, and to fill it."""
-    device = next(model.language_model.parameters()).device
-    ids, cache = torch.zeros((1, 1), dtype=torch.int64, device=device), model.new_cache(1, 2)
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=next(model.parameters()).device)
     found = [[costs.count(lambda: model.start(ids, cache))]]
     for _ in range(2):
         state = model.start(ids, cache)

@@ -137,6 +137,16 @@ class RowCache(Cache):  # type: ignore[misc]
         self.padding = self.mask(ids, mask)
         self.place.position += ids.shape[1]
 
+    def rewind(self, position: int) -> None:
+        """Go back behind the first ``position`` tokens: what is stored from there on is read no more, and overwritten.
+
+        Raises `ValueError` for a position that has not been reached.
+        """
+        if not 0 <= position <= self.position:
+            raise ValueError(f"a cache of {self.position} tokens cannot go back to {position}")
+        self.place.position = position
+        self.padding = None if self.padding is None else self.padding[:, :position]
+
     @contextmanager
     def writes_only(self) -> Iterator[None]:
         """End layers by `Written` inside, as soon as their keys and values are stored."""

@@ -1,4 +1,4 @@
-"""The data of the experiments: texts as token ids, images ``[channels, H, W]``, graded queries, text to continue."""
+"""The data of the experiments: texts as token ids, images, graded queries, text to continue, spectra of sound."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eelit.methods.engine.audio import log_mel, spectrum
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.passages import LanguageData, language_data
 from eelit.methods.engine.queries import Queries, RankingData
+from eelit.methods.engine.translations import END, TranslationData, translation_data
 
 
 @lru_cache(maxsize=8)
@@ -186,6 +188,68 @@ def language(corpus: str, *, vocabulary: int, **cut: int) -> LanguageData:
     return language_data(streams, vocabulary, **cut)
 
 
+@lru_cache(maxsize=2)
+def translation(corpus: str, *, train: int, longest: int) -> TranslationData:
+    """Return pairs to translate: ``cmudict`` (English words and how they are spoken), or ``made`` (unit tests only).
+
+    Sources have at most ``longest`` tokens; there are 800 pairs of ``cmudict`` in each held-out part.
+    """
+    if corpus == "made":
+        return _made_translations(train, longest)
+    if corpus != "cmudict":
+        raise ValueError(f"nothing to translate is called {corpus!r}; there are cmudict and made")
+    from eelit.methods.data import pronunciations
+
+    split = pronunciations.pronunciations(train=train, longest=longest)
+    parts = [(part.words, part.sounds) for part in (split.train, split.validation, split.test)]
+    return translation_data(parts, pronunciations.PIECES)
+
+
+def mixtures(source: str, *, train: int, validation: int = 120, test: int = 240, samples: int = 8000) -> Data:
+    """Return spectra ``[2, F, T]`` of sound in noise at -5 to 15 dB, to be cleaned.
+
+    Targets ``[N, samples]`` are the clean waves. ``prompts`` (recorded speech) or ``made`` (chords that rise and fall;
+    unit tests only).
+    """
+    if source == "made":
+        noisy, clean = _made_sounds(train + validation + test, samples)
+        bounds = (0, train, train + validation, len(noisy))
+        waves = [(noisy[a:b], clean[a:b]) for a, b in pairwise(bounds)]
+    elif source == "prompts":
+        from eelit.methods.data import recordings
+
+        split = recordings.mixtures(train, validation, test, samples)
+        waves = [(part.noisy, part.clean) for part in (split.train, split.validation, split.test)]
+    else:
+        raise ValueError(f"no sound {source!r} in noise; there are prompts and made")
+    parts = [Examples(list(spectrum(torch.as_tensor(x))), torch.as_tensor(y)) for x, y in waves]
+    return data(parts, classes=None)
+
+
+@lru_cache(maxsize=2)
+def spelled(source: str, *, letters: int, train: int, bands: int = 40, validation: int = 120, test: int = 240) -> Data:
+    """Return words of two to four letters as log energies ``[bands, T]``, each band of mean 0, to be read in order.
+
+    Targets ``[N, 4]`` hold the letters' numbers, and -1 where there is no more letter. ``prompts`` (recorded digits and
+    letters in noise), or ``made`` (scikit-learn's pictures of digits side by side, of which a column is a frame of 8
+    bands; unit tests only).
+    """
+    sizes = (train, validation, test)
+    if source == "made":
+        return data([_digit_rows(part, n, letters) for part, n in enumerate(sizes)], classes=letters)
+    if source != "prompts":
+        raise ValueError(f"no source {source!r} of spelled words; there are prompts and made")
+    from eelit.methods.data import recordings
+
+    split = recordings.utterances(*sizes, letters)
+    parts = []
+    for part in (split.train, split.validation, split.test):
+        heard = log_mel(torch.as_tensor(part.waves), bands, recordings.RATE)
+        heard = (heard - heard.mean(dim=2, keepdim=True)) / heard.std()
+        parts.append(Examples(list(heard), torch.as_tensor(part.letters)))
+    return data(parts, classes=letters)
+
+
 def examples(inputs: Sequence[NDArray[np.generic]] | NDArray[np.generic], targets: NDArray[np.generic]) -> Examples:
     """Turn arrays into `Examples`."""
     return Examples([torch.as_tensor(x) for x in inputs], torch.as_tensor(targets))
@@ -256,9 +320,45 @@ def forget() -> None:
     """Hold no data any longer: pictures take hundreds of megabytes, and who comes next may need others."""
     from eelit.methods.data import brown
 
-    for loaded in (text, images, views, long_tailed, tagging, queries, table, sensing, language):
+    for loaded in (
+        *(text, images, views, long_tailed, tagging, queries, table, sensing, language, translation),
+        *(mixtures, spelled),
+    ):
         loaded.cache_clear()
     brown.forget()
+
+
+def _digit_rows(part: int, n: int, kinds: int) -> Examples:
+    """Two to four of the pictures of a part side by side, with gaps of up to two columns, in noise of some strength.
+
+    Each three pictures in four are for training, every eighth one for validation and for test.
+    """
+    from sklearn.datasets import load_digits
+
+    rng, source = np.random.default_rng(part), load_digits()
+    mine = np.array([0, 0, 0, 0, 0, 0, 1, 2])[np.arange(len(source.target)) % 8] == part
+    pool = np.flatnonzero(mine & (source.target < kinds))
+    rows, targets = rng.normal(size=(n, 8, 44)) * rng.uniform(0.0, 1.5, (n, 1, 1)), np.full((n, 4), -1)
+    for row, target in zip(rows, targets, strict=True):
+        place = 0
+        for k, chosen in enumerate(rng.choice(pool, int(rng.integers(2, 5)))):
+            place += int(rng.integers(0, 3))
+            row[:, place : place + 8] += source.images[chosen] / 8 - 0.6
+            target[k], place = source.target[chosen], place + 8
+    return examples(rows.astype(np.float32), targets)
+
+
+def _made_sounds(n: int, samples: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Chords of four overtones whose pitch and loudness waver, in white noise; both parts times one factor."""
+    rng, t = np.random.default_rng(0), np.arange(samples) / 8000
+    pitch = rng.uniform(150, 400, (n, 1)) * (1 + 0.05 * np.sin(2 * np.pi * rng.uniform(2, 6, (n, 1)) * t))
+    phase = 2 * np.pi * np.cumsum(pitch, axis=1) / 8000
+    clean = np.add.reduce([np.sin(k * phase) / k for k in range(1, 5)])
+    clean = clean * (0.6 + 0.4 * np.sin(2 * np.pi * (rng.uniform(2, 8, (n, 1)) * t + rng.random((n, 1)))))
+    clean /= np.sqrt((clean**2).mean(axis=1, keepdims=True))
+    noisy = clean + 10 ** (-rng.uniform(-5, 15, (n, 1)) / 20) * rng.standard_normal((n, samples))
+    scale = 1 / np.sqrt((noisy**2).mean(axis=1, keepdims=True))
+    return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
 
 
 @lru_cache(maxsize=2)
@@ -276,3 +376,20 @@ def _made_words(vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64], 
         return np.concatenate(text)
 
     return stream(6000), stream(1000), stream(1000)
+
+
+def _made_translations(train: int, longest: int) -> TranslationData:
+    """Sentences of 20 made words, each with one translation, but a third of them mean another by the word before."""
+    rng, words, parts = np.random.default_rng(0), 20, []
+    meanings = rng.permutation(words)
+    for n in (train, 60, 60):
+        sources = np.zeros((n, longest + 1), dtype=np.int64)
+        references = np.zeros_like(sources)
+        for source, reference in zip(sources, references, strict=True):
+            found = rng.integers(0, words, rng.integers(3, longest + 1))
+            before = np.concatenate([[0], found[:-1]])
+            said = meanings[np.where(found % 3 == 2, (found + before) % words, found)]
+            source[: len(found)], reference[: len(found)] = 3 + found, 3 + words + said
+            source[len(found)] = reference[len(found)] = END
+        parts.append((sources, references))
+    return translation_data(parts, ["", "", "", *(f" {i}" for i in range(2 * words))])

@@ -12,6 +12,9 @@
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.
 ``dot_products``: a network of convolutions, of which single dot products stop once their sign is known or guessed.
 ``tokens``: a decoder in which each token leaves at a layer of its own.
+``passes``: a cheap part writes ahead, and a costly part reads several tokens in one pass.
+``translation``: encoder and decoder, each token leaving the decoder at a block of its own.
+``pruning``: the same with blocks of the decoder left out for good.
 ``skimming``: an encoder whose tokens leave before the layer that a predictor finds they do not need.
 ``tagging``: an encoder that tags words, which halt at layers of their own or all at once.
 ``ranking``: an additive ensemble of trees; a policy at a sentinel sends documents away.

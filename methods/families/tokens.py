@@ -53,13 +53,13 @@ def rouge_l(texts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.f
 class Prepared:
     """A trained model with its passages; texts are generated once, when first asked for."""
 
-    method: TokenMethod
+    method: GenerationMethod
     model: ExitDecoder
     data: LanguageData
     bench: Bench
     runs: dict[tuple[str, object], Generation] = field(default_factory=dict)
     caches: dict[str, RowCache] = field(default_factory=dict)  # split → its prompts, read
-    _fitted: list[Any] = field(default_factory=list)  # empty, or what `TokenMethod.fit` returned
+    _fitted: list[Any] = field(default_factory=list)  # empty, or what `GenerationMethod.fit` returned
 
     @cached_property
     def costs(self) -> TokenCosts:
@@ -92,14 +92,12 @@ class Prepared:
         """Replay policies on the split, several in one batch; their names tell which are known already."""
         prompts = self.prompts(split)
         missing = [name for name in policies if (split, name) not in self.runs]
-        if missing and split not in self.caches:
-            self.caches[split] = self.read(prompts)
         at_once = max(1, ROWS // len(prompts))
         for i in range(0, len(missing), at_once):
             self.bench.progress(f"continuing {len(prompts)} {split} passages", i / len(missing))
             names = missing[i : i + at_once]
             chosen, shown = [policies[name] for name in names], reads or self.method.reads
-            found = replay(self.model, self.caches[split], prompts[:, -1], self.length, chosen, shown)
+            found = replay(self.model, self.opened(split), prompts[:, -1], self.length, chosen, shown)
             self.runs.update({(split, name): run for name, run in zip(names, found, strict=True)})
         return [self.runs[split, name] for name in policies]
 
@@ -111,6 +109,13 @@ class Prepared:
                 self.model, self.read(prompts), prompts[:, -1], self.length, policy=None
             )
         return self.runs[split, "full"]
+
+    def opened(self, split: Split) -> RowCache:
+        """Return the prompts of the split, read but for their last tokens, once."""
+        prompts = self.prompts(split)
+        if split not in self.caches:
+            self.caches[split] = self.read(prompts)
+        return self.caches[split]
 
     def read(self, prompts: Tensor) -> RowCache:
         """Read all of the prompts but their last token."""
@@ -133,8 +138,8 @@ class Prepared:
         return self._fitted[0]
 
 
-class TokenMethod(Method):
-    """A method that generates text with exits per token: how to build and train, and which policy a knob means."""
+class GenerationMethod(Method):
+    """A method that continues prompts: how to build and train its decoder, and what its texts are compared with."""
 
     @property
     def quality(self) -> str:
@@ -142,28 +147,21 @@ class TokenMethod(Method):
         return "ROUGE-L with the full model's text"
 
     @property
-    @abstractmethod
     def reads(self) -> Reads:
-        """What the policy is shown after a layer."""
+        """What the rule is shown after a layer: logits, if the family does not say otherwise."""
+        return "logits"
 
     @abstractmethod
     def load(self) -> LanguageData:
         """Return the data of the experiment."""
 
     @abstractmethod
-    def build(self, data: LanguageData, seed: int) -> ExitDecoder:
+    def build(self, data: LanguageData, seed: int) -> Any:
         """Return the untrained decoder; everything random follows the seed."""
 
     @abstractmethod
-    def train(self, model: ExitDecoder, data: LanguageData, bench: Bench) -> None:
+    def train(self, model: Any, data: LanguageData, bench: Bench) -> None:
         """Train the decoder in place (with `recipes`, which cache)."""
-
-    @abstractmethod
-    def policy(self, knob: float, step: int, prepared: Prepared) -> Policy:
-        """Return the policy at one knob for the token number ``step`` (from 0) of ``prepared.length``.
-
-        Test data are out of reach.
-        """
 
     def fit(self, prepared: Prepared) -> Any:
         """Return what the method chooses or fits on validation data (a threshold, a calibration), once for all knobs.
@@ -171,15 +169,6 @@ class TokenMethod(Method):
         Test data are out of reach.
         """
         return None
-
-    def rule(self, knob: float, prepared: Prepared) -> StepPolicy:
-        """Return the policies of all steps at one knob, made without sight of the test data."""
-        known = prepared.for_choosing
-        return lambda step: self.policy(knob, step, known)
-
-    def rules(self, prepared: Prepared, knobs: Sequence[float]) -> dict[object, StepPolicy]:
-        """Return the policies of all steps at each knob."""
-        return {knob: self.rule(knob, prepared) for knob in knobs}
 
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train; neither sees the test passages."""
@@ -189,6 +178,52 @@ class TokenMethod(Method):
         self.train(model, known, bench)
         bench.data["passages"] = data.digest
         return Prepared(self, model.eval(), data, bench)
+
+    @abstractmethod
+    def plain_cost(self, prepared: Prepared) -> float:
+        """Return the mean cost per token of the full model by itself."""
+
+    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
+        """Return 1 (the full model's text is its own), and the cost per token of plain greedy generation."""
+        return float(1 - prepared.losses("test", prepared.full("test")).mean()), self.plain_cost(prepared)
+
+    @torch.inference_mode()
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return how often the commonest token comes next, and how often the full model says rightly which.
+
+        Its quality says nothing of the model: however bad that is, it keeps its own text.
+        """
+        passages = prepared.passages("test")
+        text = torch.cat([passages.prompts, passages.references], dim=1)
+        logits = prepared.model(text[:, :-1].to(device_of(prepared.model)))[-1]
+        said, true = logits.argmax(dim=-1).cpu(), text[:, 1:]
+        level = chance.of_classes(true.flatten(), "tokens")
+        return level.model_copy(update={"reached": float((said == true).double().mean())})
+
+
+class TokenMethod(GenerationMethod):
+    """A method that generates text with exits per token: which policy a knob means."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Reads:
+        """What the policy is shown after a layer."""
+
+    @abstractmethod
+    def policy(self, knob: float, step: int, prepared: Prepared) -> Policy:
+        """Return the policy at one knob for the token number ``step`` (from 0) of ``prepared.length``.
+
+        Test data are out of reach.
+        """
+
+    def rule(self, knob: float, prepared: Prepared) -> StepPolicy:
+        """Return the policies of all steps at one knob, made without sight of the test data."""
+        known = prepared.for_choosing
+        return lambda step: self.policy(knob, step, known)
+
+    def rules(self, prepared: Prepared, knobs: Sequence[float]) -> dict[object, StepPolicy]:
+        """Return the policies of all steps at each knob."""
+        return {knob: self.rule(knob, prepared) for knob in knobs}
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Generate all texts of the split at every knob."""
@@ -216,23 +251,6 @@ class TokenMethod(Method):
     def plain_cost(self, prepared: Prepared) -> float:
         """Return mean MACs per token of the full model without exits."""
         return float(prepared.costs.plain(prepared.model.exits, prepared.start, prepared.length).mean())
-
-    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
-        """Return 1 (the full model's text is its own), and the MACs per token of plain greedy generation."""
-        return float(1 - prepared.losses("test", prepared.full("test")).mean()), self.plain_cost(prepared)
-
-    @torch.inference_mode()
-    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
-        """Return how often the commonest token comes next, and how often the full model says rightly which.
-
-        Its quality says nothing of the model: however bad that is, it keeps its own text.
-        """
-        passages = prepared.passages("test")
-        text = torch.cat([passages.prompts, passages.references], dim=1)
-        logits = prepared.model(text[:, :-1].to(device_of(prepared.model)))[-1]
-        said, true = logits.argmax(dim=-1).cpu(), text[:, 1:]
-        level = chance.of_classes(true.flatten(), "tokens")
-        return level.model_copy(update={"reached": float((said == true).double().mean())})
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Really skip, on test passages: once counted from outside, then timed in turn with plain generation."""

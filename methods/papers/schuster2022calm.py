@@ -71,65 +71,26 @@ from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
+from eelit.methods.recipes.language import train_language
 
 GRID = tuple(step / 20 for step in range(1, 21))
 """Thresholds that are tried beside the knobs when one is calibrated: steps of 0.05."""
 
 
-class MuonAndAdam(torch.optim.Optimizer):
-    """Muon for the first group of parameters, which must be matrices, AdamW for the others.
-
-    Muon takes a decoder of this size about twice as far as AdamW in the same time.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
-        super().__init__(groups, {"lr": lr})
-        matrices, *rest = ({"params": group["params"], "lr": group["lr"]} for group in self.param_groups)
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon([matrices], lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98)),
-        ]
-
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step with the rates that the schedule has set."""
-        inner = [group for part in self.parts for group in part.param_groups]
-        for group, own in zip(self.param_groups, inner, strict=True):
-            own["lr"] = group["lr"]
-        for part in self.parts:
-            part.step()
-
-
 def train_layers(
-    model: ExitDecoder,
-    data: LanguageData,
-    bench: Bench,
-    *,
-    weights: Sequence[float],
-    rate: float,
-    other_rate: float,
-    batch: int,
+    model: ExitDecoder, data: LanguageData, bench: Bench, *, weights: Sequence[float], **options: Any
 ) -> None:
     """Minimise ``sum_i weights[i] * loss_i``, the losses of all exits in predicting the next token, in one pass.
 
-    The layers' matrices learn by Muon at ``rate``, embeddings and norms by AdamW at ``other_rate``.
+    ``options`` are the rates and the batch of `train_language`.
     """
 
-    def loss(batch: Batch) -> Tensor:
-        x = batch.inputs
-        logits = model(x[:, :-1])
-        return weighted(exit_losses(logits.flatten(1, 2), x[:, 1:].flatten()), weights)
+    def loss(model: ExitDecoder, x: Tensor, y: Tensor) -> Tensor:
+        return weighted(exit_losses(model(x).flatten(1, 2), y.flatten()), weights)
 
-    def train() -> None:
-        model.train()
-        fit(
-            model.language_model.parameters(), data.train, loss, bench,
-            label="training all layers to predict", epochs=1, batch=batch, rate=rate, optimiser=MuonAndAdam,
-            faster=model.vectors(), faster_rate=other_rate,
-        )  # fmt: skip
-
-    settings = {"weights": list(weights), "rate": rate, "other_rate": other_rate, "batch": batch}
-    trained(model, train, bench, data=data.digest, settings=settings)
-    model.eval()
+    train_language(
+        model, data, bench, loss, label="training all layers to predict", settings={"weights": list(weights)}, **options
+    )
 
 
 def gate_loss(gates: Tensor, right: Tensor) -> Tensor:

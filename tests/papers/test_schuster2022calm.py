@@ -23,13 +23,14 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.passages import Passages
 from eelit.methods.families.tokens import rouge_l
 from eelit.methods.harness import registry
-from eelit.methods.papers.schuster2022calm import MuonAndAdam, decayed, gate_loss
+from eelit.methods.papers.schuster2022calm import decayed, gate_loss
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.gate_confidence import GateConfidence
 from eelit.methods.policies.learn_then_test import hoeffding, hoeffding_bentkus, learn_then_test, share_missed
 from eelit.methods.policies.margin import Margin, margin
 from eelit.methods.policies.state_similarity import StateSimilarity, cosine
 from eelit.methods.recipes.joint import depth_weights, exit_losses
+from eelit.methods.recipes.muon import MuonAndAdam
 
 KEY = "schuster2022calm"
 GOLDEN = json.loads((Path(__file__).parent.parent / f"data/golden/{KEY}.json").read_text(encoding="utf-8"))

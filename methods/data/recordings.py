@@ -1,0 +1,187 @@
+"""Recorded prompts of a telephone system, in noise: a second of speech to be cleaned, and spelled words to be read.
+
+One speaker, 8 kHz. The noise is made: its power falls with frequency as f^-a, a drawn from 0 (white) to 2, and its
+level wavers. Recordings themselves, not pieces of them, are divided into training, validation and test, but for the
+spelled words: there is one recording of each letter, which all parts share, at another speed and in other noise.
+"""
+
+import io
+import re
+import wave as riff
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eelit.methods.data import fetch
+from eelit.methods.data.split import Split, divide, labelled
+
+ITEM = "prompts"
+RATE = 8000  # samples a second
+SOUND = re.compile(rb"== ([^\n]+)\.wav\n(?=RIFF)")
+"""What stands before each recording of a joined file."""
+QUIET = 0.02  # root mean square, of 1 at most, below which a recording is a pause, not speech
+TONES = ("ascending-2tone", "beep", "beeperr", "descending-2tone")
+"""Recordings without speech."""
+SLOWEST, FASTEST = 0.85, 1.2  # of the recorded speed
+SPELLED = (*"0123456789", *"abcdefghijklmnopqrstuvwxyz")
+"""What utterances are spelled of: ten digits and the letters, each a class of its own."""
+
+Wave = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """Pieces of speech in noise, and the speech alone, each `[n, samples]`; both of a row share one factor.
+
+    It makes the root mean square of what is in noise 1. `levels` is by how many dB the speech is louder than the noise.
+    """
+
+    noisy: Wave
+    clean: Wave
+    levels: NDArray[np.float32]  # [n]
+    rows: NDArray[np.int64]  # [n], which recording
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """Words spelled out loud, of one length `[n, samples]`, and the numbers of their letters, filled up with -1."""
+
+    waves: Wave
+    letters: NDArray[np.int64]  # [n, most]
+    levels: NDArray[np.float32]  # [n], by how many dB the speech is louder than the noise
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+
+def mixtures(
+    train: int = 400, validation: int = 120, test: int = 240, samples: int = RATE, *, seed: int = 0
+) -> Split[Mixtures]:
+    """Pieces of the recordings that are as long at least, at -5 to 15 dB; several may be of one recording.
+
+    Of each ten recordings six are for training, two for validation, two for test. Asking for fewer pieces leaves the
+    others as they are.
+    """
+    every = [wave for name, wave in _sounds("prompts.wav") if name not in TONES and _level(wave) > QUIET]
+    long = [i for i, wave in enumerate(every) if len(wave) >= samples]
+    if len(long) < 10:
+        raise ValueError(f"{ITEM} has {len(long)} recordings of {samples} samples, which are too few")
+    held = len(long) // 5
+    rows = divide(range(len(long)), len(long) - 2 * held, held, held, seed=seed, item=ITEM)
+
+    def part(chosen: NDArray[np.int64], n: int, number: int) -> Mixtures:
+        recordings = np.array(long)[chosen[np.arange(n) % len(chosen)]]
+        made = [
+            mixture(every[row], samples, np.random.default_rng([seed, number, i])) for i, row in enumerate(recordings)
+        ]
+        noisy, clean, levels = zip(*made, strict=True)
+        return Mixtures(np.stack(noisy), np.stack(clean), np.array(levels, dtype=np.float32), recordings)
+
+    sizes = zip((rows.train, rows.validation, rows.test), (train, validation, test), strict=True)
+    parts = [part(chosen, n, number) for number, (chosen, n) in enumerate(sizes)]
+    return Split(parts[0], parts[1], parts[2], f"{train} {validation} {test} {samples} {rows.digest}")
+
+
+def utterances(
+    train: int = 800, validation: int = 200, test: int = 400, letters: int = 36, most: int = 4, *, seed: int = 0
+) -> Split[Utterances]:
+    """Words of two to `most` letters drawn from the first of `SPELLED`, at 0 to 20 dB, all of one length in samples.
+
+    Asking for fewer words leaves the others as they are.
+    """
+    if not 2 <= letters <= len(SPELLED) or most < 2:
+        raise ValueError(f"words are of 2 letters or more, of 2 to {len(SPELLED)} kinds, not {most} of {letters}")
+    sounds = {name: trimmed(wave) for file in ("letters.wav", "digits.wav") for name, wave in _sounds(file)}
+    spoken = [sounds[name] for name in SPELLED[:letters]]
+    parts = []
+    for number, n in enumerate((train, validation, test)):
+        made = [utterance(spoken, most, np.random.default_rng([seed, number, i])) for i in range(n)]
+        waves, said, levels = zip(*made, strict=True)
+        parts.append(Utterances(np.stack(waves), np.stack(said), np.array(levels, dtype=np.float32)))
+    digest = labelled(ITEM, range(train), range(validation), range(test)).digest
+    return Split(parts[0], parts[1], parts[2], f"{letters} {most} {seed} {digest}")
+
+
+def mixture(wave: Wave, samples: int, random: np.random.Generator) -> tuple[Wave, Wave, float]:
+    """A piece of a recording in noise, the piece alone, and its level in dB above the noise.
+
+    Of four places in the recording the loudest is taken, since many begin and end in silence.
+    """
+    starts = random.integers(0, len(wave) - samples + 1, 4)
+    clean = max((wave[start : start + samples] for start in starts), key=_level)
+    level = float(random.uniform(-5, 15))
+    noisy = clean + _level(clean) * 10 ** (-level / 20) * noise(samples, random)
+    scale = np.float32(1 / _level(noisy))
+    return (noisy * scale).astype(np.float32), clean * scale, level
+
+
+def utterance(spoken: list[Wave], most: int, random: np.random.Generator) -> tuple[Wave, NDArray[np.int64], float]:
+    """Two to `most` of the recordings one after the other, each at a speed of its own, in noise; and their numbers.
+
+    There is room for `most` of the longest at the slowest speed, with pauses of up to a fifth of a second.
+    """
+    room = int(most * (max(map(len, spoken)) / SLOWEST + RATE / 5))
+    count = int(random.integers(2, most + 1))
+    letters = np.full(most, -1, dtype=np.int64)
+    letters[:count] = random.integers(0, len(spoken), count)
+    clean, place = np.zeros(room, dtype=np.float32), 0
+    for letter in letters[:count]:
+        place += int(random.integers(0, RATE // 5))
+        word = at_speed(spoken[letter], float(random.uniform(SLOWEST, FASTEST)))
+        clean[place : place + len(word)] = word
+        place += len(word)
+    level = float(random.uniform(0, 20))
+    noisy = clean + _level(clean[:place]) * 10 ** (-level / 20) * noise(room, random)
+    return (noisy / _level(noisy)).astype(np.float32), letters, level
+
+
+def at_speed(wave: Wave, speed: float) -> Wave:
+    """The recording played at another speed, pitch included: its samples are drawn between its own."""
+    places = np.arange(int(len(wave) / speed)) * speed
+    return np.interp(places, np.arange(len(wave)), wave).astype(np.float32)
+
+
+def trimmed(wave: Wave) -> Wave:
+    """The recording without silence at both ends: frames of 10 ms below a twentieth of the loudest one's level."""
+    frames = wave[: len(wave) // 80 * 80].reshape(-1, 80)
+    levels = np.sqrt((frames**2).mean(axis=1))
+    loud = np.flatnonzero(levels > levels.max() / 20)
+    return wave[80 * loud[0] : 80 * (loud[-1] + 1)]
+
+
+def noise(samples: int, random: np.random.Generator) -> Wave:
+    """Noise of level 1: power falls as f^-a, a from 0 to 2; the level rises and falls one to four times a second."""
+    size = 1 << (samples - 1).bit_length()  # transforms of other lengths can take ten times as long
+    spectrum = np.fft.rfft(random.standard_normal(size))
+    spectrum *= np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0) ** (-random.uniform(0, 2) / 2)
+    phase = 2 * np.pi * (random.uniform(1, 4) * np.arange(samples) / RATE + random.random())
+    made = np.fft.irfft(spectrum, size)[:samples] * (1 + random.uniform(0, 0.8) * np.sin(phase))
+    return (made / _level(made)).astype(np.float32)
+
+
+def _level(wave: NDArray[np.floating]) -> float:
+    """The root mean square."""
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+
+
+@cache
+def _sounds(file: str) -> tuple[tuple[str, Wave], ...]:
+    """Names and samples, from -1 to 1, of all recordings that a file joins."""
+    raw = (fetch.path(ITEM) / file).read_bytes()
+    found = list(SOUND.finditer(raw))
+    ends = [mark.start() for mark in found[1:]] + [len(raw)]
+    return tuple((mark[1].decode(), samples_of(raw[mark.end() : end])) for mark, end in zip(found, ends, strict=True))
+
+
+def samples_of(raw: bytes) -> Wave:
+    """The samples, from -1 to 1, of a WAV file of 16 bits, one channel and 8 kHz; `ValueError` for any other."""
+    with riff.open(io.BytesIO(raw)) as sound:
+        kind = (sound.getnchannels(), sound.getsampwidth(), sound.getframerate())
+        if kind != (1, 2, RATE):
+            raise ValueError(f"a recording has 1 channel, 2 bytes a sample and {RATE} samples a second, not {kind}")
+        return np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2").astype(np.float32) / np.float32(32768)

@@ -1,0 +1,191 @@
+"""Text generation in which a cheap part runs ahead and a costly part reads several tokens in one pass.
+
+One text at a time, as in a conversation. A pass then takes about as long for ten tokens as for one, since the weights
+must be fetched either way: so cost is the number of weights read per generated token. Each call of a module reads the
+weights of its own once, whatever it is given. Tables of embeddings, of which a row is read for each token, keys and
+values, and the reading of the prompt are left out.
+
+`texts` says what is written, by the definition and in batches of texts; `write` does it, text by text.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eelit.methods.backbones.decoder import ExitDecoder
+from eelit.methods.backbones.decoding import Generation, generate
+from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.timing import devices_of, now
+from eelit.methods.families.tokens import GenerationMethod, Prepared
+
+if TYPE_CHECKING:
+    from eelit.methods.backbones.row_cache import RowCache
+
+
+@dataclass(frozen=True)
+class Texts(Generation):
+    """Texts, of whose tokens the cheap part (exit 0) or the costly part (exit 1) decided each, and what they took."""
+
+    read: Tensor  # [N], weights
+
+    def head(self, n: int) -> Texts:
+        """Return the first ``n`` texts."""
+        return Texts(self.tokens[:n], self.exits[:n], self.not_finite[:n], self.read[:n])
+
+
+@dataclass
+class Read:
+    """How many weights were read."""
+
+    weights: int = 0
+
+
+@contextmanager
+def weights_read(*models: nn.Module) -> Iterator[Read]:
+    """Count from outside how many weights the modules of some networks read inside."""
+    found, handles = Read(), []
+
+    def note(module: nn.Module, *_: Any, size: int) -> None:
+        found.weights += size
+
+    for module in (module for model in models for module in model.modules()):
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        if own and not isinstance(module, nn.Embedding):
+            handles.append(module.register_forward_hook(partial(note, size=own)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """The weights that one pass reads: of each layer ``[E]``, and of the head with the norm before it."""
+
+    layers: NDArray[np.int64]
+    head: int
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: ExitDecoder) -> PassCosts:
+        """Count what the parts read for one token."""
+        weight = next(model.language_model.parameters())
+        cache, layers = model.new_cache(1, 1), []
+        state = model.start(torch.zeros((1, 1), dtype=torch.int64, device=weight.device), cache)
+        for i in range(model.exits):
+            with weights_read(model) as read:
+                state = model.layer(i, state, cache)
+            layers.append(read.weights)
+        with weights_read(model) as read:
+            model.head(weight.new_zeros(1, model.width))
+        return cls(np.array(layers, dtype=np.int64), read.weights)
+
+    @property
+    def full(self) -> int:
+        """What a token takes in the full model."""
+        return int(self.layers.sum()) + self.head
+
+
+class PassMethod(GenerationMethod):
+    """A method whose costly part reads several tokens in one pass: what is written at a knob, and the real writing."""
+
+    unit = "weights read"
+
+    @abstractmethod
+    def told(self, prepared: Any, split: Split, knobs: Sequence[float]) -> list[Texts]:
+        """Return the texts of the split at each knob, by the definition: no part is spared, nothing is cut off."""
+
+    @abstractmethod
+    def write(self, prepared: Any, opened: Sequence[Any], last: Tensor, knob: float) -> Texts:
+        """Write texts one after the other, each behind one of ``opened`` (see `open`) and its token of ``last [N]``.
+
+        What a text took may be left at 0: it is counted from outside.
+        """
+
+    def open(self, prepared: Any, prompts: Tensor) -> list[Any]:
+        """Return for each of prompts ``[N, P]`` what is known once it was read: here the full model's cache."""
+        return [prepared.read(prompt[None]) for prompt in prompts]
+
+    def read_by(self, prepared: Any) -> list[nn.Module]:
+        """Return the networks whose reading is counted."""
+        return [prepared.model]
+
+    def texts(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> list[Texts]:
+        """Return the texts of the split at each knob, those that are known as they are known."""
+        prepared.prompts(split)  # if they are out of reach, what is known of them is too
+        missing = [knob for knob in dict.fromkeys(knobs) if (split, (self, knob)) not in prepared.runs]
+        if missing:
+            found = self.told(prepared, split, missing)
+            prepared.runs.update({(split, (self, knob)): each for knob, each in zip(missing, found, strict=True)})
+        return [cast(Texts, prepared.runs[split, (self, knob)]) for knob in knobs]
+
+    def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
+        """Write all texts of the split at every knob."""
+        full = self.plain_cost(prepared)
+        found = []
+        for knob, run in zip(knobs, self.texts(prepared, split, knobs), strict=True):
+            cost = float(run.read.double().mean()) / prepared.length
+            found.append(
+                OperatingPoint(
+                    knob=knob,
+                    quality=float(1 - prepared.losses(split, run).mean()),
+                    cost=cost,
+                    speed_up=full / cost,
+                    exits=[float((run.exits == i).double().mean()) for i in range(2)],
+                )
+            )
+        return found
+
+    def plain_cost(self, prepared: Prepared) -> float:
+        """Return the weights that the full model reads for each token."""
+        return float(PassCosts.of(prepared.model).full)
+
+    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
+        """Really write, on test passages: once counted from outside, then timed in turn with plain generation."""
+        (expected,), length = self.texts(prepared, "test", [knob]), prepared.length
+        prompts = prepared.prompts("test")[: -(-bench.executed // length)]
+        expected, last = expected.head(len(prompts)), prompts[:, -1]
+        opened, networks = self.open(prepared, prompts), self.read_by(prepared)
+        with weights_read(*networks) as counted:
+            found = self.write(prepared, opened, last, knob)
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        devices = devices_of(*networks)
+        for ours in (True, False) * 2:
+            opened = self.open(prepared, prompts) if ours else PassMethod.open(self, prepared, prompts)
+            start = now(devices)
+            if ours:
+                self.write(prepared, opened, last, knob)
+            else:
+                _plainly(prepared, opened, last)
+            seconds[ours].append(now(devices) - start)
+        return Execution(
+            knob=knob,
+            samples=expected.exits.numel(),
+            claimed=float(expected.read.sum()),
+            counted=counted.weights,
+            agrees=all(
+                torch.equal(getattr(found, part), getattr(expected, part)) for part in ("tokens", "exits", "not_finite")
+            ),
+            seconds=median(seconds[True]),
+            full_seconds=median(seconds[False]),
+            not_finite=int(found.not_finite.sum()),
+        )
+
+
+def _plainly(prepared: Prepared, opened: Sequence[RowCache], last: Tensor) -> None:
+    """Write the full model's texts, one after the other."""
+    for cache, first in zip(opened, last.split(1), strict=True):
+        generate(prepared.model, cache, first, prepared.length, None)

@@ -1,0 +1,458 @@
+"""Speculative Decoding with Big Little Decoder (BiLD).
+
+Idea
+    Most words of a text a small decoder writes as well as a large one. Let it write, let it hand over where it is not
+    sure, and let the large one read in one parallel pass what was written since its last turn: where that would hardly
+    have said the same, it throws the word and all after it away. Two thresholds trade quality for speed.
+
+Model
+    Two decoders over the same vocabulary: S, small, and B, big, each with keys and values of its own. The paper:
+    T5-small and T5-large, mT5-small and mT5-large.
+
+Training
+    Each by itself: cross-entropy of the next token. "aligned" (prediction alignment): S learns on, by cross-entropy,
+    from what B writes, greedily, behind prompts of training texts.
+
+Exit rule
+    Fallback: p = p_S(. | y_1 … y_n); S writes argmax p if max p >= alpha_FB. Where max p < alpha_FB, strictly, or after
+    n_max = 10 tokens in a row, B takes over. The first token is always B's.
+    Rollback: in its turn B reads all tokens since its last turn in one pass, with d_i = -ln p_B(y_i | y_1 … y_{i-1}).
+    At the first i with d_i > alpha_RB, strictly, where argmax p_B is not y_i itself, y_i and all behind it are deleted
+    from the text and from both caches, and B writes argmax p_B there. Else it writes the token that comes next. Then S
+    goes on. alpha_FB > 1 is B alone.
+    The paper's (alpha_RB, alpha_FB) on IWSLT 2017 are (2, 0.6) and (3, 0.5), aligned (3, 0.9) and (4, 0.6).
+
+Skipped
+    Passes of B: one for each of its turns, however many tokens it reads. Tokens of S that are deleted, and steps at
+    which it falls back, are paid for.
+
+Deviations
+    1. B is a decoder of 6 Llama layers, 128 wide (1.3 million weights), S one of 2 layers, 64 wide (0.1 million),
+       trained from scratch by Muon and AdamW on 4,800 windows of 64 tokens of the Brown corpus (vocabulary 512), not
+       pretrained T5 on two translation and two summarisation sets.
+    2. Decoder only: the prompt stands where the encoders' input stood. Both read it, and that is not counted.
+    3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
+       is kept: an open continuation has no reference that models of this size would meet.
+    4. Cost is weights read (see `families.passes`), since what the paper gains is time at batch size 1.
+    5. alpha_FB is lower than the paper's: such models are seldom sure of the next token. alpha_RB is 3.
+    6. As described, not as released, unless ``released`` says so. The released loop rolls back at the first i with
+       d_i > alpha_RB only if B's argmax differs there, and otherwise checks no later token in this turn; and after a
+       rollback it lets B write the next token too, in a pass of its own.
+    7. The end of a text comes without B's having read the last tokens, as in the released code, unless ``verified``.
+       There also a threshold of 0 is read as none given, and becomes 0.6 or 5; here 0 is 0.
+    8. Alignment takes 800 training windows once, with AdamW; the paper's calibration texts were not released, and how
+       long it trained was read in a reproduction alone (500,000 steps).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
+from eelit.methods.backbones.decoding import generate
+from eelit.methods.backbones.own_forward import HIDDEN
+from eelit.methods.backbones.row_cache import RowCache
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.passages import LanguageData
+from eelit.methods.engine.weights import trained
+from eelit.methods.families.passes import PassCosts, PassMethod, Texts
+from eelit.methods.families.tokens import ROWS, Prepared
+from eelit.methods.policies.base import exact, finite, softmax
+from eelit.methods.recipes.fit import Batch, fit
+from eelit.methods.recipes.language import train_language
+
+
+class Pair(nn.Module):
+    """The large and the small decoder."""
+
+    def __init__(self, large: ExitDecoder, small: ExitDecoder) -> None:
+        super().__init__()
+        self.large, self.small = large, small
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All that decides but alpha_FB."""
+
+    rollback: float  # alpha_RB
+    most: int  # n_max
+    released: bool = False
+    verified: bool = False
+
+
+def sure(logits: Tensor, fallback: Tensor | float) -> Tensor:
+    """Return for which logits ``[n, V]`` the small model writes its token; never for what is not finite."""
+    written: Tensor = exact(softmax(logits).max(dim=-1).values) >= fallback
+    return written
+
+
+def unlike(logits: Tensor, tokens: Tensor, rollback: float) -> tuple[Tensor, Tensor]:
+    """Return by the large model's logits ``[n, V]`` of which tokens ``[n]`` d > alpha_RB, and which are not its own."""
+    lost = F.cross_entropy(logits.double(), tokens, reduction="none")
+    return lost > rollback, logits.argmax(dim=-1) != tokens
+
+
+def first_wrong(logits: Tensor, tokens: Tensor, rules: Rules) -> int | None:
+    """Return the first of tokens ``[k]`` that is to be rolled back; None if none is."""
+    over, differs = unlike(logits, tokens, rules.rollback)
+    wrong = (over if rules.released else over & differs).nonzero().flatten()
+    return int(wrong[0]) if len(wrong) and differs[wrong[0]] else None
+
+
+class Reads(Protocol):
+    """One of the models with what it knows of a text."""
+
+    def read(self, text: Tensor) -> Tensor:
+        """Read on to the end of the text ``[n]``; return logits ``[k, V]`` behind each token that it had not read."""
+        ...
+
+    def forget(self, kept: int) -> None:
+        """Forget all behind the first ``kept`` tokens of the text."""
+        ...
+
+
+class Reader(Reads):
+    """A decoder with its cache, which holds all that is before the text."""
+
+    def __init__(self, model: ExitDecoder, cache: RowCache) -> None:
+        self.model, self.cache, self.start = model, cache, cache.position
+
+    def read(self, text: Tensor) -> Tensor:
+        """All new tokens in one pass."""
+        ids = text[None, self.cache.position - self.start :]
+        state = self.model.start(ids, self.cache)
+        for i in range(self.model.exits):
+            state = self.model.layer(i, state, self.cache)
+        self.cache.advance(ids)
+        return self.model.head(state[HIDDEN][0])
+
+    def forget(self, kept: int) -> None:
+        """Go back in the cache."""
+        self.cache.rewind(min(self.cache.position, self.start + kept))
+
+
+@torch.inference_mode()
+def converse(
+    large: Reads, small: Reads, last: Tensor, length: int, fallback: float, rules: Rules
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a text behind ``last [1]``: tokens ``[T]``, whose they are (1: the large model's), what is not finite."""
+    text = torch.cat([last, last.new_zeros(length)])  # the token before it, then its own
+    exits, flawed = last.new_zeros(length), torch.zeros_like(text[1:], dtype=torch.bool)
+    n, pending, again = 0, 0, True  # tokens, those of the small model since the large one's turn, whether that is next
+    while n < length or (rules.verified and pending):
+        if n < length:
+            flawed[n] = False
+            if not again and pending < rules.most:
+                said = small.read(text[: n + 1])[-1:]
+                flawed[n] = ~finite(said)[0]
+                if sure(said, fallback)[0]:
+                    n, pending = n + 1, pending + 1
+                    text[n], exits[n - 1] = said.argmax(), 0
+                    continue
+        said = large.read(text[: n + 1])[-1 - pending :]
+        wrong = first_wrong(said[:-1], text[n + 1 - pending : n + 1], rules)
+        again = wrong is not None and rules.released
+        if wrong is not None:
+            n += wrong - pending
+            large.forget(n + 1)
+            small.forget(n + 1)
+            flawed[n], said = False, said[: wrong + 1]
+        if n < length:
+            flawed[n] |= ~finite(said[-1:])[0]
+            n += 1
+            text[n], exits[n - 1] = said[-1].argmax(), 1
+        pending = 0
+    return text[1:], exits, flawed
+
+
+@dataclass(frozen=True)
+class Written(Texts):
+    """Texts with the passes of the small and the large model ``[N, 2]``, and how often one was rolled back ``[N]``."""
+
+    passes: Tensor
+    rolled: Tensor
+
+
+class Course:
+    """Many texts in step, token by token, by the definition: both models read every token.
+
+    Whether a token of the small model will be rolled back is known as it is written, as the large model's distribution
+    is at hand. What the small model would still write behind it, in vain, is followed apart (`vain`).
+    """
+
+    def __init__(self, pair: Pair, caches: tuple[RowCache, RowCache], last: Tensor, length: int, rules: Rules) -> None:
+        self.pair, (self.large, self.small), self.last, self.rules = pair, caches, last, rules
+        self.length, nothing = length, torch.zeros_like(last)
+        self.tokens, self.exits = last.new_zeros(len(last), length), last.new_zeros(len(last), length)
+        self.flawed = torch.zeros_like(self.tokens, dtype=torch.bool)
+        self.pending, self.rolled, self.passes = nothing.clone(), nothing.clone(), last.new_zeros(len(last), 2)
+        self.again, self.passed, self.done = nothing == 0, nothing > 0, nothing > 0
+
+    def step(self, t: int, fallback: Tensor) -> None:
+        """Write token ``t`` of all texts that have not come to their end."""
+        said, full = (self._next(*each) for each in ((self.pair.small, self.small), (self.pair.large, self.large)))
+        asked = ~self.done & ~self.again & (self.pending < self.rules.most)
+        own = asked & sure(said, fallback)
+        turn = ~self.done & ~own
+        token, better = said.argmax(dim=-1), full.argmax(dim=-1)
+        over, differs = unlike(full, token, self.rules.rollback)
+        over &= own & ~self.passed
+        wrong = over & differs
+        if self.rules.released:
+            self.passed |= over & ~differs
+        self.passes += torch.stack([asked, turn], dim=1).long()
+        self.flawed[:, t] = torch.where(self.done, self.flawed[:, t], asked & ~finite(said) | turn & ~finite(full))
+        self.tokens[:, t] = torch.where(self.done, self.tokens[:, t], torch.where(own, token, better))
+        self.exits[:, t] = torch.where(self.done, self.exits[:, t], turn.long())
+        self.pending = torch.where(own, self.pending + 1, 0)
+        self.passed &= own
+        self.again = torch.zeros_like(self.again)
+        rows = wrong.nonzero().flatten()
+        if len(rows):
+            self.vain(t, rows, better, fallback)
+        self.last = self.tokens[:, t]
+
+    def vain(self, t: int, rows: Tensor, better: Tensor, fallback: Tensor) -> None:
+        """Follow the small model behind token ``t`` of some rows, until the large model's turn or the text's end."""
+        cache, ids, count = self.small.copy(), self.tokens[rows, t], self.pending[rows].clone()
+        going, taken = torch.ones_like(rows, dtype=torch.bool), []
+        for _ in range(t + 1, self.length):
+            going = going & (count < self.rules.most)
+            cache.rows = rows
+            said = self._pass(self.pair.small, cache, ids)
+            self.passes[rows, 0] += going.long()
+            going = going & sure(said, fallback[rows])
+            ids, count = said.argmax(dim=-1), count + 1
+            taken.append(ids)
+            if not going.any():
+                break
+        rolled = torch.ones_like(going) if self.rules.verified else ~going
+        back, ended = rows[rolled], rows[~rolled]
+        self.tokens[back, t], self.exits[back, t], self.pending[back] = better[back], 1, 0
+        self.passes[back, 1] += 1
+        self.rolled[back] += 1
+        self.passed[back] = False
+        self.again[back] = self.rules.released
+        self.done[ended] = True
+        if len(ended) and taken:
+            self.tokens[ended, t + 1 :] = torch.stack(taken, dim=1)[~rolled]
+
+    def _next(self, model: ExitDecoder, cache: RowCache) -> Tensor:
+        return self._pass(model, cache, self.last)
+
+    @staticmethod
+    def _pass(model: ExitDecoder, cache: RowCache, ids: Tensor) -> Tensor:
+        """Return the logits ``[n, V]`` behind ids ``[n]`` at the cache's rows."""
+        state = model.start(ids[:, None], cache)
+        for i in range(model.exits):
+            state = model.layer(i, state, cache)
+        cache.advance(ids[:, None])
+        return model.head(state[HIDDEN][:, 0])
+
+
+@torch.inference_mode()
+def follow(
+    pair: Pair, caches: tuple[RowCache, RowCache], last: Tensor, length: int, knobs: Sequence[float], rules: Rules
+) -> list[tuple[Tensor, ...]]:
+    """Write texts behind ``last [N]`` at each alpha_FB; the caches stay as they were.
+
+    Of each: tokens, exits and what is not finite ``[N, T]``, passes ``[N, 2]`` and rollbacks ``[N]``.
+    """
+    large, small = (cache.copy(len(knobs)) for cache in caches)
+    course = Course(pair, (large, small), last.repeat(len(knobs)), length, rules)
+    fallback = torch.tensor(knobs, dtype=torch.float64, device=last.device).repeat_interleave(len(last))
+    for t in range(length):
+        course.step(t, fallback)
+    if rules.verified:
+        course.passes[:, 1] += (course.pending > 0).long()
+    parts = (course.tokens, course.exits, course.flawed, course.passes, course.rolled)
+    return list(zip(*(part.split(len(last)) for part in parts), strict=True))
+
+
+@dataclass
+class PreparedPair(Prepared):
+    """A large decoder, whose texts are wanted, with its prompts as the small one has read them."""
+
+    small: ExitDecoder = field(kw_only=True)
+
+    def both(self, split: Split) -> tuple[RowCache, RowCache]:
+        """Return the prompts of the split as each of the two has read them."""
+        large, name = self.opened(split), f"{split}, small"
+        if name not in self.caches:
+            self.caches[name] = self.read_small(self.prompts(split))
+        return large, self.caches[name]
+
+    def read_small(self, prompts: Tensor) -> RowCache:
+        """Read all of the prompts but their last token."""
+        return self.small.read(prompts[:, :-1], prompts.shape[1] - 1 + self.length)
+
+
+def next_token_loss(model: ExitDecoder, x: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of the last layer's logits."""
+    return F.cross_entropy(model.head(model.states(x)[-1]).flatten(0, 1), y.flatten())
+
+
+def continued(large: ExitDecoder, windows: Sequence[Tensor], prompt: int) -> Examples:
+    """Return windows of which the large model has written, greedily, all but the first ``prompt`` tokens."""
+    texts = torch.stack(list(windows)).to(next(large.parameters()).device)
+    found = []
+    for part in texts.split(ROWS):
+        cache = large.read(part[:, : prompt - 1], part.shape[1])
+        written = generate(large, cache, part[:, prompt - 1], part.shape[1] - prompt, None).tokens
+        found.append(torch.cat([part[:, :prompt], written], dim=1).cpu())
+    return Examples(list(torch.cat(found).clone()), torch.zeros(len(texts)))
+
+
+def align(
+    small: ExitDecoder, targets: Examples, bench: Bench, data: str, *, prompt: int, rate: float, batch: int
+) -> None:
+    """Let the small model learn on from what the large one has written behind prompts."""
+
+    def loss(batch: Batch) -> Tensor:
+        x = batch.inputs
+        logits = small.head(small.states(x[:, :-1])[-1][:, prompt - 1 :])
+        return F.cross_entropy(logits.flatten(0, 1), x[:, prompt:].flatten())
+
+    def train() -> None:
+        small.train()
+        fit(
+            small.language_model.parameters(), targets, loss, bench,
+            label="aligning the small decoder", epochs=1, batch=batch, rate=rate,
+        )  # fmt: skip
+
+    trained(small, train, bench, data=data, settings={"prompt": prompt, "rate": rate, "batch": batch})
+    small.eval()
+
+
+@dataclass(frozen=True)
+class Bild(PassMethod):
+    """A small decoder that writes, and a large one that corrects it."""
+
+    rollback: float = 3.0  # alpha_RB; the paper: 2 to 6
+    most: int = 10  # n_max; the released code: 10
+    aligned: bool = False  # whether the small model learns from the large one's texts
+    released: bool = False  # whether to check and to go on after a rollback as the released loop does
+    verified: bool = False  # whether the large model reads the end of a text; the released code: no
+    corpus: str = "brown"  # data; the paper: IWSLT 2017, WMT 2014, XSUM, CNN/DailyMail
+    vocabulary: int = 512  # byte-pair tokens; T5: 32,000
+    layers: int = 6  # of B; T5-large: 24
+    width: int = 128  # of B; T5-large: 1,024
+    small_layers: int = 2  # of S; T5-small: 6
+    small_width: int = 64  # of S; T5-small: 512
+    windows: int = 4800  # training windows
+    context: int = 64  # tokens in each
+    prompt: int = 32  # tokens to be continued
+    length: int = 16  # generated tokens
+    passages: int = 400  # at most, in validation and in test
+    batch: int = 8  # windows
+    rate: float = 5e-3  # of Muon
+    other_rate: float = 4e-3  # of AdamW
+    align_windows: int = 800  # training windows whose continuations align S
+    align_rate: float = 1e-3  # of AdamW, for alignment
+
+    data: ClassVar[tuple[str, ...]] = ("brown",)
+    knob: ClassVar[str] = "fallback threshold"
+    knobs: ClassVar[tuple[float, ...]] = (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.1)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"unaligned": {}, "aligned": {"aligned": True}}
+    exempt: ClassVar[Mapping[str, str]] = {
+        "eager_is_the_first_exit": "the large model writes the first token and takes over after ten, whatever the knob",
+        "cost_is_monotone": "a bolder small model is rolled back more often, which costs passes of both",
+    }
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "corpus": "made", "vocabulary": 32, "layers": 3, "width": 40, "small_layers": 1, "small_width": 16,
+        "windows": 480, "context": 24, "batch": 8, "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 8,
+        "passages": 24, "most": 4, "rollback": 1.0, "align_windows": 80,
+    }  # fmt: skip
+    others: ClassVar[Mapping[str, Any]] = {
+        "width": 32, "small_width": 24, "passages": 5, "most": 2, "rollback": 3.0, "align_windows": 40,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "vocabulary": 300, "layers": 4, "width": 96, "small_layers": 1, "small_width": 48, "windows": 1600,
+        "context": 32, "prompt": 16, "length": 8, "batch": 16, "rate": 1e-2, "other_rate": 8e-3, "align_windows": 320,
+    }  # fmt: skip
+    full: ClassVar[Mapping[str, Any]] = {"windows": 24000, "align_windows": 4800}
+
+    def load(self) -> LanguageData:
+        """Windows of running text, and passages of other texts to continue."""
+        names = ("vocabulary", "windows", "context", "prompt", "length", "passages")
+        return tasks.language(self.corpus, **{name: getattr(self, name) for name in names})
+
+    def build(self, data: LanguageData, seed: int) -> Pair:
+        """Both decoders. Raises `ValueError` for thresholds and turns that mean nothing."""
+        if math.isnan(self.rollback) or self.rollback < 0 or self.most < 1:
+            raise ValueError(f"alpha_RB is at least 0 and n_max at least 1, not {self.rollback:g} and {self.most}")
+        reach = max(self.context + 1, self.prompt + self.length)
+        large, small = (
+            small_decoder(
+                vocabulary=data.vocabulary, layers=layers, width=width, heads=4, inner=3 * width, reach=reach, seed=seed
+            )
+            for layers, width in ((self.layers, self.width), (self.small_layers, self.small_width))
+        )
+        return Pair(large, small)
+
+    def train(self, model: Pair, data: LanguageData, bench: Bench) -> None:
+        """Each by itself; then, if asked for, the small one on what the large one writes."""
+        for name, each in (("large", model.large), ("small", model.small)):
+            train_language(
+                each, data, bench, next_token_loss, label=f"training the {name} decoder", rate=self.rate,
+                other_rate=self.other_rate, batch=self.batch, settings={},
+            )  # fmt: skip
+        if self.aligned:
+            targets = continued(model.large, data.train.inputs[: self.align_windows], self.prompt)
+            align(model.small, targets, bench, data.digest, prompt=self.prompt, rate=self.align_rate, batch=self.batch)
+
+    def prepare(self, bench: Bench) -> PreparedPair:
+        """Load the data, build and train; neither sees the test passages."""
+        data = self.load()
+        known = data.without_test()
+        pair = self.build(known, bench.seed)
+        self.train(pair, known, bench)
+        bench.data["passages"] = data.digest
+        return PreparedPair(self, pair.large.eval(), data, bench, small=pair.small.eval())
+
+    @property
+    def rules(self) -> Rules:
+        """All that decides but the knob."""
+        return Rules(self.rollback, self.most, self.released, self.verified)
+
+    def told(self, prepared: PreparedPair, split: Split, knobs: Sequence[float]) -> list[Texts]:
+        """All texts in step, and the weights that their passes read."""
+        caches, last = prepared.both(split), prepared.prompts(split)[:, -1]
+        pair = Pair(prepared.model, prepared.small)
+        each = torch.tensor([PassCosts.of(prepared.small).full, PassCosts.of(prepared.model).full])
+        at_once, found = max(1, ROWS // len(last)), list[Texts]()
+        for i in range(0, len(knobs), at_once):
+            prepared.bench.progress(f"continuing {len(last)} {split} passages", i / len(knobs))
+            every = follow(pair, caches, last, prepared.length, knobs[i : i + at_once], self.rules)
+            for tokens, exits, flawed, passes, rolled in every:
+                read = (passes.cpu() * each).sum(dim=1)
+                found.append(Written(tokens, exits, flawed, read, passes, rolled))
+        return found
+
+    def open(self, prepared: PreparedPair, prompts: Tensor) -> list[tuple[RowCache, RowCache]]:
+        """Both models' caches of each prompt."""
+        return [(prepared.read(prompt[None]), prepared.read_small(prompt[None])) for prompt in prompts]
+
+    def read_by(self, prepared: PreparedPair) -> list[nn.Module]:
+        """Both."""
+        return [prepared.model, prepared.small]
+
+    def write(
+        self, prepared: PreparedPair, opened: Sequence[tuple[RowCache, RowCache]], last: Tensor, knob: float
+    ) -> Texts:
+        """Text by text, each model reading what it has not read."""
+        found = []
+        for (large, small), first in zip(opened, last.split(1), strict=True):
+            readers = Reader(prepared.model, large), Reader(prepared.small, small)
+            found.append(converse(*readers, first, prepared.length, knob, self.rules))
+        tokens, exits, flawed = (torch.stack(part) for part in zip(*found, strict=True))
+        return Texts(tokens, exits, flawed, exits.new_zeros(len(exits)))

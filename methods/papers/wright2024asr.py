@@ -1,0 +1,377 @@
+"""Training early-exit architectures for automatic speech recognition (Early-exit ASR).
+
+Idea
+    A recogniser of speech with a head after every few layers of its encoder, all trained together from the start, is
+    better at its low exits than large pre-trained encoders that are fine-tuned with exits, and its full depth profits
+    from the other heads. An utterance stops where the frames are certain on average, or, better, where the best
+    transcript leaves those behind it far behind.
+
+Model
+    Log energies in mel bands, two convolutions along time with a stride of 2 and no activation between them,
+    sinusoidal positions, then M groups of conformer layers:
+    x + FF(x)/2, + attention, + convolution module (gated, depthwise, normalised over the batch), + FF/2, layer norm.
+    Behind group m: log P_m(v | t) = log softmax(W_m x + b_m), v = 0 the blank of connectionist temporal classification
+    (CTC). What is answered is the best path: the likeliest unit of each frame, repetitions taken together, no blanks.
+
+Training
+    From random weights, all exits at once: L = sum_m CTC(P_m, y), all weights 1.
+
+Exit rule
+    Of whole utterances, strictly, at exit m = 1 … M - 1:
+    ``entropy``: xi_m = -1/(T |V|) sum_t sum_v P_m(v|t) ln P_m(v|t);   stop if xi_m < theta.
+    ``sentence confidence``: the N best transcripts at exit m have log scores s_1 >= … >= s_N;
+    Phi_m = exp(s_1) / sum_n exp(s_n);   stop if Phi_m > theta.
+
+Skipped
+    All groups of layers above the exit, and their heads.
+
+Deviations
+    1. Words of two to four letters and digits, spelled by one speaker at different speeds in made noise, instead of
+       read sentences of thousands of speakers. There is one recording of each letter, in training and test alike:
+       what is new in a test word is their order, speed and noise. A unit is a letter, which counts as a word.
+    2. A small conformer: 4 exits, a layer each, 64 wide, 40 mel bands at 8 kHz, against 6 exits of two layers, 256
+       wide, 80 bands. Normalised log energies; AdamW with a linear schedule instead of Noam's, no averaged checkpoints.
+    3. Of the paper's three ways of training only CTC from scratch is here, no attention decoders and no pre-trained
+       encoders: those need hundreds of hours of speech. What it claims of them is not tried.
+    4. The released code prints WER of each exit and takes no decision, so that strict tests are ours. It forgets the
+       minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not known. Here
+       N = ``hypotheses``, found by a prefix beam search as wide, which follows a frame's blank alone where that has a
+       probability above 0.999, and otherwise units of at least 0.001.
+    5. Quality is 1 - WER: insertions, deletions and substitutions divided by the letters said, taken from 1. It falls
+       below 0 where more is inserted than was said.
+    6. A beam search has no multiply-accumulates, and so costs nothing here; in time it does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eelit.methods.engine import tasks
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Chance
+from eelit.methods.engine.weights import trained
+from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.policies.base import ANSWER, checked
+from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.recipes.fit import Batch, fit
+
+CERTAINTY, CONFIDENCE = "certainty", "confidence"
+"""What heads say beside log probabilities: -xi, or Phi."""
+NONE = -1
+"""Stands for a letter where a word has no more."""
+SURE, LEAST = 0.999, 0.001
+"""Probability of the blank above which a frame is nothing else, and of units below which they are not followed."""
+
+
+def frame_entropy(log_p: Tensor) -> Tensor:
+    """Return ``xi = -1/(T |V|) sum p ln p`` ``[N]`` of log probabilities ``[N, T, V]``."""
+    return -(log_p.exp() * log_p.clamp_min(-1e4)).mean(dim=(1, 2))
+
+
+def n_best(log_p: NDArray[np.floating], n: int) -> list[tuple[tuple[int, ...], float]]:
+    """Return the ``n`` best transcripts with their log scores, best first, of one utterance's ``[T, V]``.
+
+    A beam of ``n`` prefixes; each has the probability of all paths that lead to it, apart for those that end in a blank
+    and those that do not.
+    """
+    beam: dict[tuple[int, ...], tuple[float, float]] = {
+        (): (1.0, 0.0)
+    }  # prefix -> probability that it ends in a blank, and in its last unit
+    scale = 0.0  # log of what both are divided by
+    for row in np.exp(np.asarray(log_p, dtype=np.float64)):
+        units = [] if row[0] > SURE else [v for v in np.flatnonzero(row >= LEAST).tolist() if v]
+        found: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (blank, unit) in beam.items():
+            found.setdefault(prefix, [0.0, 0.0])[0] += (blank + unit) * row[0]
+            for v in units:
+                again = bool(prefix) and v == prefix[-1]
+                if again:
+                    found[prefix][1] += unit * row[v]
+                found.setdefault((*prefix, v), [0.0, 0.0])[1] += (blank if again else blank + unit) * row[v]
+        likely = [item for item in found.items() if sum(item[1]) > 0]
+        kept = sorted(likely, key=lambda item: (-sum(item[1]), item[0]))[:n]
+        total = sum(sum(pair) for _, pair in kept)
+        scale += math.log(total)
+        beam = {prefix: (pair[0] / total, pair[1] / total) for prefix, pair in kept}
+    ranked = sorted(((prefix, sum(pair)) for prefix, pair in beam.items()), key=lambda item: (-item[1], item[0]))
+    return [(prefix, math.log(p) + scale) for prefix, p in ranked]
+
+
+def sentence_confidence(log_p: Tensor, n: int) -> Tensor:
+    """Return ``Phi`` ``[N]`` of log probabilities ``[N, T, V]``: the best transcript's share of the ``n`` best."""
+    found = []
+    for each in log_p.detach().cpu().numpy():
+        scores = [score for _, score in n_best(each, n)] if np.isfinite(each).all() else [math.nan]
+        found.append(1 / sum(math.exp(score - scores[0]) for score in scores))
+    return torch.tensor(found, dtype=log_p.dtype, device=log_p.device)
+
+
+def best_path(log_p: Tensor) -> list[list[int]]:
+    """Return the letters, from 0, that the likeliest path says, of each of ``[N, T, V]``."""
+    path = log_p.argmax(dim=-1)
+    new = torch.ones_like(path, dtype=torch.bool)
+    new[:, 1:] = path[:, 1:] != path[:, :-1]
+    return [(row[said] - 1).tolist() for row, said in zip(path, new & (path > 0), strict=True)]
+
+
+def edits(said: list[int], meant: list[int]) -> int:
+    """Return the least number of insertions, deletions and substitutions between two transcripts."""
+    row = list(range(len(meant) + 1))
+    for i, a in enumerate(said, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(meant, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
+
+
+def word_accuracy(said: list[list[int]], targets: Tensor) -> float:
+    """Return ``1 - WER`` of transcripts, all words of the targets ``[N, most]`` taken together."""
+    meant = [[letter for letter in row if letter != NONE] for row in targets.tolist()]
+    return 1 - sum(map(edits, said, meant)) / sum(map(len, meant))
+
+
+class FrontEnd(nn.Module):
+    """From energies ``[N, bands, T]`` to frames ``[N, T / reduction, width]`` with positions added."""
+
+    def __init__(self, bands: int, width: int, reduction: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv1d(bands, width, 3, stride=2, padding=1),
+            nn.Conv1d(width, width, 3, stride=reduction // 2, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shorten, and add sines and cosines."""
+        x = self.convolutions(x).transpose(1, 2)
+        places, width = torch.arange(x.shape[1], device=x.device)[:, None], x.shape[2]
+        angles = places * torch.exp(torch.arange(0, width, 2, device=x.device) * (-math.log(10_000.0) / width))
+        return x + torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all frames."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.enter, self.leave = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return frames ``[N, T, width]``."""
+        q, k, v = self.enter(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.leave(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Convolution(nn.Module):
+    """The convolution module: gated, then depthwise along time."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return frames ``[N, T, width]``."""
+        x, gate = self.enter(x).transpose(1, 2).chunk(2, dim=1)
+        x = self.depthwise(x * gate.sigmoid())
+        return self.leave(F.silu(self.norm(x)).transpose(1, 2))
+
+
+def feed_forward(width: int) -> nn.Sequential:
+    """Return two linear layers, four times as wide between them."""
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Dropout(0.1), nn.Linear(4 * width, width))
+
+
+class ConformerLayer(nn.Module):
+    """Half a feed-forward block, attention, convolution, the other half; each behind a layer norm."""
+
+    def __init__(self, width: int, heads: int, kernel: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            [feed_forward(width), Attention(width, heads), Convolution(width, kernel), feed_forward(width)]
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(5))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return frames ``[N, T, width]``."""
+        for part, norm, share in zip(self.parts, self.norms, (0.5, 1.0, 1.0, 0.5), strict=False):
+            x = x + share * self.dropout(part(norm(x)))
+        found: Tensor = self.norms[-1](x)
+        return found
+
+
+class CtcHead(nn.Linear):
+    """An exit: log probabilities of units, of which 0 is the blank."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[N, T, V]``."""
+        return super().forward(x).log_softmax(dim=-1)
+
+
+class Telling(nn.Module):
+    """A trained head that also says how certain it is: -xi, or Phi if there are ``hypotheses``."""
+
+    def __init__(self, head: nn.Module, hypotheses: int) -> None:
+        super().__init__()
+        self.head, self.hypotheses = head, hypotheses
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return log probabilities as the answer, and the certainty."""
+        log_p = self.head(x)
+        if self.hypotheses:
+            return {ANSWER: log_p, CONFIDENCE: sentence_confidence(log_p, self.hypotheses)}
+        return {ANSWER: log_p, CERTAINTY: -frame_entropy(log_p)}
+
+
+def ctc(log_p: Tensor, targets: Tensor) -> Tensor:
+    """Return the CTC loss of log probabilities ``[N, T, V]``: per letter, then the mean over words.
+
+    What is too long for its frames counts nothing.
+    """
+    lengths, frames = (targets != NONE).sum(dim=1), torch.full((len(log_p),), log_p.shape[1])
+    return F.ctc_loss(log_p.transpose(0, 1), (targets + 1).clamp_min(1), frames, lengths, zero_infinity=True)
+
+
+@dataclass(frozen=True)
+class EarlyExitAsr(ExitMethod):
+    """A conformer with CTC exits; an utterance stops where its frames are certain on average."""
+
+    corpus: str = "prompts"  # spelled words; the paper's: LibriSpeech
+    train_size: int = 1200  # words for training
+    letters: int = 36  # kinds of letters and digits; the paper's: 256 pieces of words
+    groups: int = 4  # M, exits; the paper's: 6
+    layers: int = 1  # conformer layers in a group; the paper's: 2
+    width: int = 64  # of frames; the paper's: 256
+    heads: int = 4  # of attention; the paper's: 8 in its code
+    kernel: int = 15  # frames that a depthwise convolution sees, odd; the paper's: 31
+    reduction: int = 4  # frames that become one: 2 or 4; the paper's: 4
+    joint: bool = True  # whether all exits are trained, or the last alone, as an ordinary conformer
+    epochs: float = 15.0  # passes over the training data
+    batch: int = 16  # words in a step; the paper's: 64
+    rate: float = 3e-3  # largest learning rate of AdamW
+
+    data: ClassVar[tuple[str, ...]] = ("prompts",)
+    knob: ClassVar[str] = "theta"
+    knobs: ClassVar[tuple[float, ...]] = (
+        math.inf, 0.03, 0.02, 0.015, 0.01, 0.007, 0.005, 0.0035, 0.0025, 0.0015, 0.001, 0.0,
+    )  # fmt: skip
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "corpus": "made", "letters": 5, "train_size": 400, "groups": 3, "width": 16, "heads": 2,
+        "kernel": 3, "reduction": 2, "epochs": 12.0, "rate": 1e-2,
+    }  # fmt: skip
+    smoke: ClassVar[Mapping[str, Any]] = {"letters": 10, "train_size": 400, "width": 32, "groups": 3, "epochs": 10.0}
+    full: ClassVar[Mapping[str, Any]] = {"train_size": 3000, "epochs": 30.0}
+    others: ClassVar[Mapping[str, Any]] = {"heads": 4, "reduction": 4, "kernel": 5}
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        checked("EarlyExitAsr", "groups", self.groups, whole=True, least=1)
+        checked("EarlyExitAsr", "layers", self.layers, whole=True, least=1)
+        if self.reduction not in (2, 4) or self.kernel % 2 == 0 or self.width % (2 * self.heads):
+            raise ValueError(
+                "EarlyExitAsr: reduction is 2 or 4, kernel odd, width a multiple of twice the heads, not "
+                f"{self.reduction}, {self.kernel}, {self.width} and {self.heads}"
+            )
+
+    @property
+    def quality(self) -> str:
+        """Word error rate, taken from 1."""
+        return "1 - WER"
+
+    def load(self) -> Data:
+        """Return words as energies in bands, and their letters."""
+        return tasks.spelled(self.corpus, letters=self.letters, train=self.train_size)
+
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """Return the conformer with a head behind each group."""
+        torch.manual_seed(seed)
+        front = FrontEnd(len(data.train.inputs[0]), self.width, self.reduction)
+        stages = [
+            nn.Sequential(*(ConformerLayer(self.width, self.heads, self.kernel) for _ in range(self.layers)))
+            for _ in range(self.groups)
+        ]
+        stages[0].insert(0, front)
+        return MultiExit(stages, [CtcHead(self.width, self.letters + 1) for _ in stages])
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Train all exits at once, or the last alone."""
+        joint, train = self.joint, data.train
+        options: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
+        parts = model if joint else nn.ModuleList([model.stages, model.heads[-1]])
+
+        def loss(batch: Batch) -> Tensor:
+            if not joint:
+                return ctc(model.full(batch.inputs), batch.targets)
+            return torch.stack([ctc(log_p, batch.targets) for log_p in model(batch.inputs)]).sum()
+
+        def learn() -> None:
+            model.train()
+            fit(parts.parameters(), train, loss, bench, label="recognition", **options)
+            model.eval()
+
+        trained(model, learn, bench, data=data.digest, settings=options)
+
+    def deployed(self, model: MultiExit) -> MultiExit:
+        """Return the network whose heads also say how certain they are."""
+        return MultiExit(model.stages, [Telling(head, self.listed) for head in model.heads]).eval()
+
+    @property
+    def listed(self) -> int:
+        """How many transcripts a head lists; 0: none, its frames are looked at."""
+        return 0
+
+    def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
+        """Return the rule: ``-xi > -theta``."""
+        return ScoreThreshold(-knob, of=CERTAINTY)
+
+    def score(self, answers: Tensor, targets: Tensor) -> float:
+        """Return 1 - WER of the best paths through log probabilities ``[N, T, V]``."""
+        return word_accuracy(best_path(answers), targets)
+
+    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
+        """Return what the best transcript reaches that is the same for all: a letter said once, or more often."""
+        targets = prepared.split("test").targets
+        most, n = targets.shape[1], int((targets != NONE).sum())
+        constant = [[letter] * k for letter in range(self.letters) for k in range(most + 1)]
+        best = max(word_accuracy([each] * len(targets), targets) for each in constant)
+        error = math.sqrt(max(best * (1 - best), 1 / n) / n)
+        return Chance(what=f"the best transcript that never changes, of {n} letters", quality=best, error=error)
+
+
+@dataclass(frozen=True)
+class SentenceConfidence(EarlyExitAsr):
+    """The same conformer; an utterance stops where its best transcript leads the others."""
+
+    hypotheses: int = 5  # N, transcripts in the list; the paper's is not known
+
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+    variants: ClassVar[Mapping[str, Mapping[str, Any] | type[EarlyExitAsr]]] = {
+        "sentence confidence": {},
+        "entropy": EarlyExitAsr,
+    }
+
+    def __post_init__(self) -> None:
+        """Refuse lists of one, whose share is always 1."""
+        super().__post_init__()
+        checked("SentenceConfidence", "hypotheses", self.hypotheses, whole=True, least=2)
+
+    @property
+    def listed(self) -> int:
+        """How many transcripts a head lists."""
+        return self.hypotheses
+
+    def policy(self, knob: float, prepared: Prepared) -> ScoreThreshold:
+        """Return the rule: ``Phi > theta``."""
+        return ScoreThreshold(knob, of=CONFIDENCE)

@@ -1,0 +1,202 @@
+"""What only the ball detector promises: the released network, an exit that can only reject, places."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods.claims import moos2023ball as claimed
+from eelit.methods.data import balls
+from eelit.methods.engine import costs
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.harness import registry
+from eelit.methods.papers.moos2023ball import EPS, BallDetector, f1, spot_loss
+
+KEY = "moos2023ball"
+
+
+def tiny(**settings):
+    return registry.get(KEY).variant("", "tiny").replace(settings)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return BallDetector().build(None, seed=0).eval()
+
+
+# The network.
+
+
+def test_costs_are_those_of_the_released_network(network):
+    every, alone = costs.both_costs(network, torch.zeros(1, 3, 32, 32))
+    assert every == [13_568, 79_424]
+    assert alone == [13_568, 78_912]
+
+
+def test_maps_are_those_of_the_released_network(network):
+    x, shapes = torch.rand(2, 3, 32, 32), []
+    for part in (network.stages[0], *network.stages[1]):
+        x = part(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [
+        (8, 16, 16), (4, 16, 16), (16, 8, 8), (8, 8, 8), (20, 4, 4), (12, 4, 4), (32, 2, 2), (16, 2, 2),
+    ]  # fmt: skip
+
+
+def test_padding_is_at_the_right_and_below(network):
+    first = network.stages[0]
+    x = torch.rand(1, 3, 32, 32)
+    expected = first[1](F.pad(x, (0, 1, 0, 1)))
+    assert torch.equal(first[1](first[0](x)), expected)
+
+
+def test_the_exit_answers_the_middle_and_never_detects(network):
+    state = network.stages[0](torch.rand(5, 3, 32, 32))
+    found = network.heads[0](state)
+    e = network.heads[0].linear(F.max_pool2d(state, 2).flatten(1)).sigmoid()[:, 0]
+    assert torch.equal(found["rejection"], -e)
+    assert torch.allclose(found["answer"][:, 0], e / 100)
+    assert (found["answer"][:, 1:] == 0.5).all()
+
+
+# The rule.
+
+
+def test_a_patch_is_rejected_strictly_below_rho():
+    e = torch.tensor([0.5, 0.49999, math.nan])
+    outputs = {"answer": torch.zeros(2, 3, 3), "rejection": torch.stack([-e, -e])}
+    policy = BallDetector().policy
+    assert replay(policy(0.5, None), outputs).tolist() == [1, 0, 1]
+    assert replay(policy(0.0, None), outputs).tolist() == [1, 1, 1]
+    assert replay(policy(1.1, None), outputs).tolist() == [0, 0, 1]
+
+
+def test_detections_with_the_exit_are_some_of_those_without(prepared):
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    full = seen.answers[-1][:, 0] >= method.tau
+    assert full.any()
+    before = None
+    for knob in method.knobs:
+        exits = replay(method.rule(knob, ready), seen.outputs)
+        spots = seen.at(exits)
+        ours = spots[:, 0] >= method.tau
+        assert not (ours & ~full).any()
+        assert torch.equal(spots[exits == 1], seen.answers[-1][exits == 1])
+        assert before is None or not (before & ~ours).any(), "a lower rho keeps what a higher one found"
+        before = ours
+    assert torch.equal(before, full)
+
+
+# Training.
+
+
+def test_the_loss_by_hand():
+    spots = torch.tensor([[0.8, 0.5, 0.6], [0.3, 0.9, 0.9]])
+    targets = torch.tensor([[1.0, 0.4, 0.4], [0.0, 0.0, 0.0]])
+    confidence, place = -(math.log(0.8) + math.log(0.7)) / 2, (0.01 + 0.04) / 2
+    beta = confidence / (place + EPS)
+    assert spot_loss(spots, targets, 100).item() == pytest.approx(confidence + beta * place, rel=1e-5)
+    assert spot_loss(spots, targets, 2).item() == pytest.approx(confidence + 2 * place, rel=1e-5)
+
+
+def test_beta_is_a_constant_for_the_gradient():
+    spots = torch.tensor([[0.8, 0.5, 0.6]], requires_grad=True)
+    (slope,) = torch.autograd.grad(spot_loss(spots, torch.tensor([[1.0, 0.4, 0.4]]), 3), spots)
+    assert slope[0].tolist() == pytest.approx([-1 / 0.8, 3 * 2 * 0.1, 3 * 2 * 0.2], rel=1e-4)
+
+
+def test_background_has_no_place():
+    spots = torch.tensor([[0.2, 0.9, 0.1]], requires_grad=True)
+    loss = spot_loss(spots, torch.zeros(1, 3), 100)
+    assert loss.item() == pytest.approx(-math.log(0.8), rel=1e-5)
+    assert torch.autograd.grad(loss, spots)[0][0, 1:].tolist() == [0, 0]
+
+
+def test_the_network_first_and_then_the_exit_alone(stages):
+    method = tiny()
+    whole, early = stages(method)
+    steps = math.ceil(method.train_size / method.batch)
+    assert [whole.steps, early.steps] == [round(method.epochs * steps), round(method.head_epochs * steps)]
+    model = method.build(None, 0)
+    assert len(whole.rates) == len([*model.plain_network().parameters()])
+    assert len(early.rates) == 2
+    assert {*whole.rates.values(), *early.rates.values()} == {method.rate}
+    index = torch.arange(8)
+    x = torch.stack([whole.train.inputs[i] for i in range(8)])
+    expected = spot_loss(model.full(x), whole.train.targets[:8], method.beta_most)
+    assert whole.loss(whole.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-4)
+    e = -model.heads[0](model.stages[0](x))["rejection"]
+    expected = F.binary_cross_entropy(e, whole.train.targets[:8, 0])
+    pooled = F.max_pool2d(model.stages[0](x), 2)
+    assert early.loss(early.batch_of(index, [pooled])).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+# Measures and data.
+
+
+def test_f1_by_hand():
+    true = torch.tensor([True, True, False, False])
+    assert f1(torch.tensor([True, False, True, False]), true) == 0.5
+    assert f1(true, true) == 1
+    assert f1(~true & true, ~true & true) == 0
+
+
+def drawn(**settings):
+    return balls.patches("drawn", **{"share": 0.3, "train": 200, "validation": 40, "test": 40, **settings})
+
+
+def test_as_many_patches_show_the_ball_as_are_asked_for():
+    part = drawn().train
+    assert part.images.shape == (200, 3, 32, 32)
+    assert part.spots[:, 0].mean() == pytest.approx(0.3, abs=0.1)
+    assert (part.spots[part.spots[:, 0] == 0] == 0).all()
+    centres = part.spots[part.spots[:, 0] == 1, 1:]
+    assert 0 < centres.min() < 0.3
+    assert 0.7 < centres.max() < 1
+
+
+def test_a_ball_lies_where_it_is_said_to_lie():
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        patch = Image.new("RGB", (32, 32))
+        across, down = balls._place(patch, balls._disc(False, spots=False), random)
+        bright = np.asarray(patch)[..., 0] > 120
+        rows, columns = np.nonzero(bright)
+        whole = rows.min() > 0 and columns.min() > 0 and rows.max() < 31 and columns.max() < 31
+        if whole:
+            assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx((across, down), abs=1)
+
+
+def test_parts_do_not_depend_on_the_size_of_others():
+    assert np.array_equal(drawn().test.images, drawn(train=210).test.images)
+    assert drawn().digest == drawn().digest != drawn(train=210).digest
+
+
+@pytest.mark.parametrize(
+    ("source", "share", "said"), [("cubes", 0.1, "no balls 'cubes'"), ("drawn", 0.0, "between 0 and 1")]
+)
+def test_what_there_is_not_is_refused(source, share, said):
+    with pytest.raises(ValueError, match=said):
+        balls.patches(source, share=share, train=1, validation=1, test=1)
+
+
+# Claims.
+
+
+def test_claims_can_fail():
+    targets = torch.tensor([[1.0, 0.2, 0.2], [1.0, 0.8, 0.8], [0.0, 0.0, 0.0]])
+    full = torch.tensor([True, True, False])
+    assert claimed.rejected(full, full, targets, 0.3, 0.1).holds
+    assert not claimed.rejected(full, full, targets, 0.2, 0.1).holds
+    assert not claimed.rejected(torch.tensor([True, False, False]), full, targets, 0.3, 0.1).holds
+    assert not claimed.rejected(~full | full, full, targets, 0.3, 0.1).holds
+    assert claimed.precise(full, targets).holds
+    assert not claimed.precise(~full | full, targets).holds
+    assert claimed.placed(targets, targets, full).holds
+    assert not claimed.placed(torch.full_like(targets, 0.5), targets, full).holds
+    assert not claimed.placed(targets, targets, full & ~full).holds

@@ -1,0 +1,428 @@
+"""What only early-exit ASR promises: its two certainties, its transcripts and its losses, by hand."""
+
+import dataclasses
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eelit.methods.claims import wright2024asr as claimed
+from eelit.methods.data import recordings
+from eelit.methods.engine import costs, tasks
+from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.harness import registry
+from eelit.methods.papers.wright2024asr import (
+    Attention,
+    ConformerLayer,
+    Convolution,
+    EarlyExitAsr,
+    FrontEnd,
+    SentenceConfidence,
+    best_path,
+    ctc,
+    edits,
+    frame_entropy,
+    n_best,
+    sentence_confidence,
+    word_accuracy,
+)
+
+KEY = "wright2024asr"
+INF = math.inf
+
+
+def tiny(variant="sentence confidence", **settings):
+    return registry.get(KEY).variant(variant, "tiny").replace(settings)
+
+
+def some(n=3, frames=6, units=4, sharp=1.0):
+    return (sharp * torch.randn(n, frames, units, generator=torch.Generator().manual_seed(0))).log_softmax(-1)
+
+
+# The certainties.
+
+
+def test_the_entropy_of_frames_by_hand():
+    assert frame_entropy(torch.tensor([[[0.5, 0.5]]]).log()).item() == pytest.approx(math.log(2) / 2)
+    sure = torch.tensor([[[1.0, 0.0]]]).log()
+    assert frame_entropy(sure).item() == 0
+    both = torch.cat([torch.tensor([[[0.5, 0.5]]]).log(), sure], dim=1)
+    assert frame_entropy(both).item() == pytest.approx(math.log(2) / 4)
+    assert frame_entropy(some()).max() < math.log(4) / 4
+
+
+def collapsed(path):
+    return tuple(v for v, _ in itertools.groupby(path) if v)
+
+
+def every_transcript(log_p):
+    """Return the probability of each transcript, all paths added."""
+    p, found = np.exp(log_p), {}
+    for path in itertools.product(range(p.shape[1]), repeat=len(p)):
+        said = collapsed(path)
+        found[said] = found.get(said, 0.0) + math.prod(p[t, v] for t, v in enumerate(path))
+    return sorted(found.items(), key=lambda item: -item[1])
+
+
+def test_a_wide_beam_finds_all_transcripts_with_their_probabilities():
+    for each in some(4, 4, 3).double().numpy():
+        exact, found = every_transcript(each), n_best(each, 1000)
+        assert [said for said, _ in found] == [said for said, _ in exact]
+        assert [math.exp(score) for _, score in found] == pytest.approx([p for _, p in exact])
+        assert sum(math.exp(score) for _, score in found) == pytest.approx(1)
+
+
+def test_a_narrow_beam_keeps_the_best():
+    for each in some(4, 5, 3, sharp=3.0).double().numpy():
+        assert len(n_best(each, 3)) == 3
+        found = n_best(each, 8)
+        assert found[0][0] == every_transcript(each)[0][0]
+        assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+
+
+def test_a_letter_is_said_twice_only_with_a_blank_between():
+    row, blank = [0.1, 0.9], [0.9, 0.1]
+    assert n_best(np.log([row, row, row]), 5)[0][0] == (1,)
+    assert n_best(np.log([row, blank, row]), 5)[0][0] == (1, 1)
+
+
+def test_a_frame_that_is_surely_blank_separates_too():
+    """And what has less than a thousandth is not followed."""
+    row, blank = [0.01, 0.99, 0.0], [0.9995, 0.0005, 0.0]
+    with np.errstate(divide="ignore"):
+        found = n_best(np.log([row, blank, row]), 5)
+    assert found[0][0] == (1, 1)
+    assert [said for said, _ in found] == [(1, 1), (1,), ()]
+    assert found[0][1] == pytest.approx(math.log(0.99 * 0.9995 * 0.99))
+
+
+def test_the_sentence_confidence_by_hand():
+    """Three transcripts of one frame: the two best are e^-1 and e^-2 as likely as they say."""
+    p = [math.exp(-1), math.exp(-2), 1 - math.exp(-1) - math.exp(-2)]
+    one = torch.tensor([[[p[0], p[1]]]]).log()
+    assert sentence_confidence(one, 2).item() == pytest.approx(1 / (1 + math.exp(-1)))
+    assert sentence_confidence(one, 1).item() == 1
+    assert sentence_confidence(torch.full((1, 1, 5), 0.2).log(), 5).item() == pytest.approx(0.2)
+    assert sentence_confidence(torch.full((1, 1, 5), 0.2).log(), 4).item() == pytest.approx(0.25)
+    found = sentence_confidence(some(), 4)
+    assert ((found > 0.25) & (found <= 1)).all()
+    flawed = some()
+    flawed[1, 2, 0] = math.nan
+    assert sentence_confidence(flawed, 4).isnan().tolist() == [False, True, False]
+
+
+def said(name, *values):
+    v = torch.tensor(values).T
+    return {"answer": torch.zeros(*v.shape, 2, 2), name: v}
+
+
+def test_entropy_stops_strictly_below_theta(prepared):
+    method, _, ready = prepared(KEY, "entropy")
+    outputs = said("certainty", [-0.5, -0.25, -0.0], [-0.125, -1.0, -1.0], [math.nan, math.nan, -0.1])
+    assert replay(method.rule(0.25, ready), outputs).tolist() == [2, 0, 2]
+    assert replay(method.rule(0.5, ready), outputs).tolist() == [1, 0, 2]
+    assert replay(method.rule(INF, ready), outputs).tolist() == [0, 0, 2]
+    assert replay(method.rule(0.0, ready), said("certainty", [0.0, 0.0, 0.0])).tolist() == [2]
+
+
+def test_confidence_stops_strictly_above_theta(prepared):
+    method, _, ready = prepared(KEY)
+    outputs = said("confidence", [0.5, 0.9, 0.2], [0.91, 0.1, 0.1], [math.nan, math.nan, 0.1])
+    assert replay(method.rule(0.9, ready), outputs).tolist() == [2, 0, 2]
+    assert replay(method.rule(0.5, ready), outputs).tolist() == [1, 0, 2]
+    assert replay(method.rule(1.0, ready), said("confidence", [1.0, 1.0, 1.0])).tolist() == [2]
+
+
+def test_heads_say_what_the_rules_read(prepared):
+    for variant, name in (("entropy", "certainty"), ("sentence confidence", "confidence")):
+        method, _, ready = prepared(KEY, variant)
+        x = torch.stack(list(ready.data.test.inputs[:8]))
+        with torch.inference_mode():
+            out = ready.model(x)
+        assert set(out) == {"answer", name}
+        log_p = out["answer"]
+        assert log_p.shape == (3, 8, 22, 6)
+        assert torch.allclose(log_p.exp().sum(-1), torch.ones(3, 8, 22), atol=1e-5)
+        for told, each in zip(out[name], log_p, strict=True):
+            own = -frame_entropy(each) if variant == "entropy" else sentence_confidence(each, method.hypotheses)
+            assert torch.allclose(told, own, atol=1e-5)
+
+
+# Transcripts.
+
+
+def test_the_best_path_by_hand():
+    def one(*units):
+        return F.one_hot(torch.tensor(units), 4).double()[None]
+
+    assert best_path(one(0, 1, 1, 0, 1, 2, 2, 3)) == [[0, 0, 1, 2]]
+    assert best_path(one(3, 3, 3)) == [[2]]
+    assert best_path(one(0, 0)) == [[]]
+    assert best_path(torch.cat([one(1, 2), one(2, 0)])) == [[0, 1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "n"),
+    [("", "", 0), ("ab", "", 2), ("", "abc", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2), ("ab", "ba", 2)],
+)
+def test_edits_by_hand(a, b, n):
+    assert edits([*map(ord, a)], [*map(ord, b)]) == n
+
+
+def test_word_accuracy_takes_all_words_together():
+    targets = torch.tensor([[0, 1, -1, -1], [2, 2, 2, 2]])
+    assert word_accuracy([[0, 1], [2, 2, 2, 2]], targets) == 1
+    assert word_accuracy([[0], [2, 2, 2]], targets) == pytest.approx(1 - 2 / 6)
+    assert word_accuracy([[1] * 9, []], targets) == pytest.approx(1 - 12 / 6)
+
+
+# The network.
+
+
+def test_positions_are_sines_and_cosines():
+    front, x = FrontEnd(8, 6, 4), torch.randn(2, 8, 44)
+    with torch.no_grad():
+        plain, found = front.convolutions(x).transpose(1, 2), front(x)
+    assert found.shape == (2, 11, 6)
+    at = (found - plain)[1, 5]
+    angles = [5 / 10_000 ** (2 * i / 6) for i in range(3)]
+    assert at.tolist() == pytest.approx([f(a) for a in angles for f in (math.sin, math.cos)], abs=1e-5)
+    assert [layer.stride for layer in FrontEnd(8, 6, 2).convolutions] == [(2,), (1,)]
+
+
+def test_attention_by_hand():
+    torch.manual_seed(0)
+    layer, x = Attention(8, 2), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        q, k, v = layer.enter(x)[0].chunk(3, dim=1)
+        parts = []
+        for h in (slice(0, 4), slice(4, 8)):
+            parts.append((q[:, h] @ k[:, h].T / 2).softmax(-1) @ v[:, h])
+        assert torch.allclose(layer(x)[0], layer.leave(torch.cat(parts, dim=1)), atol=1e-5)
+
+
+def test_the_convolution_module_by_hand():
+    torch.manual_seed(0)
+    module, x = Convolution(4, 3).eval(), torch.randn(2, 5, 4)
+    with torch.no_grad():
+        module.norm.running_mean.fill_(0.3)
+        inner = F.glu(module.enter(x), dim=2).transpose(1, 2)
+        by_hand = module.leave(F.silu(module.norm(module.depthwise(inner))).transpose(1, 2))
+        assert torch.allclose(module(x), by_hand, atol=1e-6)
+
+
+def test_a_layer_adds_half_of_each_feed_forward_block():
+    torch.manual_seed(0)
+    layer, x = ConformerLayer(4, 2, 3).eval(), torch.randn(2, 5, 4)
+    with torch.no_grad():
+        y = x + layer.parts[0](layer.norms[0](x)) / 2
+        y = y + layer.parts[1](layer.norms[1](y))
+        y = y + layer.parts[2](layer.norms[2](y))
+        y = y + layer.parts[3](layer.norms[3](y)) / 2
+        assert torch.allclose(layer(x), layer.norms[4](y), atol=1e-6)
+
+
+def test_exits_need_only_their_own_layers(prepared):
+    method, _, ready = prepared(KEY)
+    assert ready.model.exits == 3
+    kinds = [[type(part) for part in stage] for stage in ready.model.stages]
+    assert kinds == [[FrontEnd, ConformerLayer], [ConformerLayer], [ConformerLayer]]
+    x = torch.stack(list(ready.data.test.inputs[:4]))
+    spent = costs.exit_costs(ready.model, x[:1])
+    assert spent[2] - spent[1] == spent[1] - spent[0] > 0
+    with torch.inference_mode():
+        every = ready.model(x)["answer"]
+        alone = infer(ready.model, x, method.rule(0.0, ready))
+    assert alone.exits.tolist() == [0] * 4
+    assert torch.allclose(alone.answers, every[0], atol=1e-5)
+    deep = tiny(layers=2).build(ready.data, 0)
+    assert [len(stage) for stage in deep.stages] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("wrong", [{"groups": 0}, {"layers": 0}, {"reduction": 3}, {"kernel": 4}, {"width": 18}])
+def test_what_cannot_be_built_is_refused(wrong):
+    with pytest.raises(ValueError, match="EarlyExitAsr: "):
+        tiny(**wrong)
+
+
+def test_a_list_of_one_is_refused():
+    with pytest.raises(ValueError, match="hypotheses"):
+        tiny(hypotheses=1)
+
+
+# The training.
+
+
+def test_the_ctc_loss_by_hand():
+    """Of three frames "a" is said by aaa, aa_, a__, _aa, _a_ and __a."""
+    log_p = some(1, 3, 3)
+    p = log_p[0].exp().tolist()
+    paths = [(1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 1, 1), (0, 1, 0), (0, 0, 1)]
+    total = sum(math.prod(p[t][v] for t, v in enumerate(path)) for path in paths)
+    assert ctc(log_p, torch.tensor([[0, -1]])).item() == pytest.approx(-math.log(total), rel=1e-5)
+    two = some(2, 3, 3)
+    y = torch.tensor([[0, -1], [1, 0]])
+    each = [ctc(two[i : i + 1], y[i : i + 1]).item() for i in range(2)]
+    assert ctc(two, y).item() == pytest.approx(sum(each) / 2, rel=1e-5)
+    assert each[1] == pytest.approx(-math.log(dict(every_transcript(two[1].double().numpy()))[2, 1]) / 2, rel=1e-5)
+    assert ctc(some(1, 1, 3), torch.tensor([[0, 1]])).item() == 0
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_loss_is_the_sum_over_exits_or_that_of_the_last(wired, joint):
+    model, (stage,) = wired(tiny(joint=joint))
+    x, y = torch.stack(stage.train.inputs[:5]), stage.train.targets[:5]
+    model.eval()
+    with torch.no_grad():
+        each = [ctc(log_p, y).item() for log_p in model(x)]
+        found = stage.loss(stage.batch_of(torch.arange(5), x)).item()
+    assert found == pytest.approx(sum(each) if joint else each[-1], rel=1e-5)
+    trained = {id(p) for p in model.parameters()}
+    if not joint:
+        trained -= {id(p) for p in model.heads[:-1].parameters()}
+    assert stage.rates == dict.fromkeys(trained, 1e-2)
+
+
+def test_everything_is_trained_on_all_training_data(wired):
+    model, (stage,) = wired(tiny(epochs=1.5, batch=20, rate=2e-3))
+    assert set(stage.rates.values()) == {2e-3}
+    assert (len(stage.train), stage.epochs, stage.batch, stage.steps) == (400, 1.5, 20, 30)
+    assert stage.learning
+    assert not model.training
+
+
+def test_both_rules_decide_about_the_same_network(prepared):
+    one, other = (prepared(KEY, variant)[2] for variant in ("entropy", "sentence confidence"))
+    a, b = one.split("test").answers, other.split("test").answers
+    assert torch.equal(a, b)
+
+
+def test_training_teaches_to_read(prepared):
+    method, bench, ready = prepared(KEY)
+    nothing, full = method.chance(ready, bench), method.full_model(ready, bench)[0]
+    each = [point.quality for point in method.static(ready.split("test"))]
+    assert full == each[-1] > each[0] + 0.03
+    assert each[0] > nothing.quality + 0.1
+    assert method.quality == "1 - WER"
+    assert full == word_accuracy(best_path(ready.split("test").answers[-1]), ready.split("test").targets)
+
+
+def test_chance_is_the_best_transcript_for_all(prepared):
+    method, bench, _ = prepared(KEY)
+    targets = torch.tensor([[0, 0, -1, -1], [0, 1, -1, -1], [2, 0, 3, 1]])
+    other = SimpleNamespace(split=lambda name: SimpleNamespace(targets=targets))
+    found = method.chance(other, bench)
+    assert found.quality == pytest.approx(4 / 8)  # "00": 0, 1 and 3 edits
+    assert found.error == pytest.approx(math.sqrt(4 / 8 * 4 / 8 / 8))
+    assert found.what.endswith("of 8 letters")
+
+
+# The recordings.
+
+
+def test_a_recording_is_played_faster_and_slower():
+    wave = np.sin(np.arange(800) / 10).astype(np.float32)
+    assert len(recordings.at_speed(wave, 0.8)) == 1000
+    fast = recordings.at_speed(wave, 2.0)
+    assert fast == pytest.approx(wave[::2], abs=1e-6)
+
+
+def test_silence_at_both_ends_is_cut_off():
+    wave = np.zeros(1600, dtype=np.float32)
+    wave[400:800] = 1
+    wave[1200:1210] = 0.01
+    assert len(recordings.trimmed(wave)) == 400
+
+
+def test_an_utterance_is_made_of_its_letters():
+    spoken = [np.full(400, 0.5, dtype=np.float32), np.full(800, 0.5, dtype=np.float32)]
+    lengths = set()
+    for seed in range(12):
+        wave, letters, level = recordings.utterance(spoken, 4, np.random.default_rng(seed))
+        count = int((letters >= 0).sum())
+        assert 2 <= count <= 4
+        assert (letters[count:] == -1).all()
+        assert set(letters[:count]) <= {0, 1}
+        assert 0 <= level <= 20
+        assert np.mean(wave**2) == pytest.approx(1, rel=1e-4)
+        lengths.add(len(wave))
+    assert lengths == {int(4 * (800 / 0.85 + 1600))}
+
+
+def test_words_of_one_kind_of_letter_are_refused():
+    with pytest.raises(ValueError, match="of 2 to 36 kinds, not 4 of 37"):
+        recordings.utterances(letters=37)
+    with pytest.raises(ValueError, match="no source 'x' of spelled words"):
+        tasks.spelled("x", letters=5, train=1)
+
+
+def test_made_words_are_pictures_side_by_side():
+    found = tasks.spelled("made", letters=5, train=50)
+    assert found.train.inputs[0].shape == (8, 44)
+    counts = (found.train.targets >= 0).sum(dim=1)
+    assert (int(counts.min()), int(counts.max())) == (2, 4)
+    assert found.train.targets.max() == 4
+
+
+# What is claimed.
+
+
+def points(*pairs):
+    return [
+        OperatingPoint(knob=k, quality=q, cost=share, speed_up=1 / share, exits=[1.0])
+        for k, (q, share) in enumerate(pairs)
+    ]
+
+
+def test_deeper_exits_must_read_better():
+    assert claimed.deeper_reads_better([0.8, 0.85, 0.86]).holds
+    assert not claimed.deeper_reads_better([0.8, 0.83, 0.84]).holds
+    assert not claimed.deeper_reads_better([0.8, 0.9, 0.88]).holds
+
+
+def test_something_must_be_saved():
+    def curve(*pairs, full=0.9):
+        return SimpleNamespace(validation=points(*pairs), test=points(*pairs), full_quality=full)
+
+    assert claimed.saved(curve((0.5, 0.4), (0.895, 0.85), (0.9, 1.0))).holds
+    assert not claimed.saved(curve((0.5, 0.4), (0.895, 0.95), (0.9, 1.0))).holds
+    assert not claimed.saved(curve((0.5, 0.4), (0.895, 0.85), (0.9, 1.0), full=0.92)).holds
+
+
+def test_bars_of_the_comparisons():
+    assert claimed.beside_last_alone(0.9, 0.894).holds
+    assert not claimed.beside_last_alone(0.9, 0.896).holds
+    assert claimed.beside_shallow(0.8, 0.806).holds
+    assert not claimed.beside_shallow(0.8, 0.804).holds
+    assert claimed.beside_entropy([0.01, 0.002]).holds
+    assert not claimed.beside_entropy([0.01, -0.002]).holds
+    assert not claimed.beside_entropy([]).holds
+
+
+def test_rivals_are_the_same_network_trained_by_itself(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    seen = []
+    monkeypatch.setattr(EarlyExitAsr, "prepare", lambda self, bench: seen.append(self) or ready)
+    monkeypatch.setattr(EarlyExitAsr, "full_model", lambda self, prepared, bench: (0.5, 1.0))
+    assert claimed.alone(method, bench, groups=1) == 0.5
+    (rival,) = seen
+    assert (type(rival), rival.groups, rival.joint) == (EarlyExitAsr, 1, False)
+    same = {f.name for f in dataclasses.fields(EarlyExitAsr)} - {"groups", "joint"}
+    assert all(getattr(rival, name) == getattr(method, name) for name in same)
+
+
+def test_what_is_claimed_of_either_rule(prepared, monkeypatch):
+    monkeypatch.setattr(claimed, "alone", lambda method, bench, groups: 0.5)
+    for variant, names in (("entropy", 1), ("sentence confidence", 5)):
+        method, bench, ready = prepared(KEY, variant)
+        held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+        curve = SimpleNamespace(validation=held, test=test, full_quality=method.full_model(ready, bench)[0])
+        found = claimed.claims(method, ready, Bench(cache=bench.cache, test=bench.test), curve)
+        assert len(found) == names
+        assert isinstance(method, SentenceConfidence) == (names == 5)
