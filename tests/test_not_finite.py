@@ -444,8 +444,8 @@ def test_a_document_stays_with_them(prepared):
     sentinel = dataclasses.replace(ready.sentinel, predictor=predictor)
     queries = ready.split("test").queries.head(4)
     found = sentinel.traverse(queries, ContinuationThreshold(1.0))
-    assert found.not_finite.tolist() == (np.arange(len(found.gone)) % 7 == 0).tolist()
-    assert (found.gone == ~found.not_finite).all()
+    assert found.not_finite.tolist() == (np.arange(len(found.exits)) % 7 == 0).tolist()
+    assert ((found.exits == 0) == ~found.not_finite).all()
     done = method.execute(dataclasses.replace(ready, sentinel=sentinel, _seen={}), bench, 1.0)
     assert done.agrees
     assert 0 < done.not_finite <= done.samples

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import lightgbm
 import numpy as np
@@ -29,31 +29,112 @@ Predictor = Callable[[Queries, Floats], Floats]
 """From queries and their partial scores ``[n]`` to what the policy is shown of each document ``[n]``."""
 
 
-def positions(values: Floats) -> Integers:
-    """Return each document's position ``[n]`` (0 = best) in one query by value; of equal ones the later is first."""
-    found = np.empty(len(values), dtype=np.int64)
-    found[np.argsort(values, kind="stable")[::-1]] = np.arange(len(values))
-    return found
+def positions(values: Floats, exits: Integers | None = None) -> Integers:
+    """Return each document's position ``[n]`` (0 = best) in one query: who went further first, then by last score.
 
-
-def placed(partial: Floats, full: Floats, gone: NDArray[np.bool_]) -> Integers:
-    """Return the positions ``[n]`` in one query's result: survivors by full score, then the others by partial score.
-
-    The full score of those that left is not looked at.
+    Without ``exits`` all went as far. Of equal ones the later is first.
     """
-    order = np.lexsort((np.where(gone, partial, full), ~gone))[::-1]
-    found = np.empty(len(gone), dtype=np.int64)
-    found[order] = np.arange(len(gone))
+    further = np.zeros(len(values), dtype=np.int64) if exits is None else exits
+    found = np.empty(len(values), dtype=np.int64)
+    found[np.lexsort((values, further))[::-1]] = np.arange(len(values))
     return found
+
+
+def first_of(values: Floats, sizes: Integers, k: int) -> NDArray[np.bool_]:
+    """Return which documents ``[n]`` are among the first k of their query by a score ``[n]``."""
+    return np.concatenate([positions(values[rows]) < k for rows in spans(sizes)])
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The outcome for a batch of queries. Who is shown to the policy as not finite does not leave."""
+    """The outcome for a batch of queries. Who is shown to the policy as not finite does not leave there."""
 
-    gone: NDArray[np.bool_]  # [n], who left at the sentinel
+    exits: Integers  # [n], the sentinel, from 0, at which each left; as many as there are: scored to the end
     places: Integers  # [n], each document's position in its query's result
     not_finite: NDArray[np.bool_]  # [n], of whom the policy was shown what is not finite
+
+    def head(self, n: int) -> Ranking:
+        """Return the outcome of the first documents, which are those of whole queries."""
+        return Ranking(self.exits[:n], self.places[:n], self.not_finite[:n])
+
+
+class Ranker(Protocol):
+    """An additive ensemble of trees with sentinels."""
+
+    @property
+    def trees(self) -> int:
+        """Number of trees of the whole ensemble."""
+
+    def traverse(self, queries: Queries, policy: Policy) -> Ranking:
+        """Rank for real: trees see only the documents that the policy has kept so far."""
+
+    def full(self, queries: Queries) -> Integers:
+        """Return the places ``[n]`` that the whole ensemble gives, without sentinels."""
+
+
+class RankerMethod(Method):
+    """What methods in an additive ranker have in common; samples are queries, cost is trees per document."""
+
+    unit: ClassVar[str] = "trees"
+
+    @property
+    def quality(self) -> str:
+        """Mean NDCG of the first ten."""
+        return "NDCG@10"
+
+    @abstractmethod
+    def load(self) -> RankingData:
+        """Return the queries of the experiment."""
+
+    @abstractmethod
+    def policy_at(self, prepared: Any, knob: float) -> Policy:
+        """Return the policy at one knob."""
+
+    @abstractmethod
+    def spent(self, prepared: Any, found: Ranking) -> float:
+        """Return the trees that the documents of an outcome traverse in all."""
+
+    def describe(self, data: RankingData, bench: Bench) -> None:
+        """Tell what is measured on."""
+        bench.data["examples"] = data.digest
+        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
+
+    def score(self, places: Integers, queries: Queries) -> float:
+        """Return the mean NDCG@10 of places ``[n]`` in the queries' results."""
+        return ndcg(-places, queries.grades, queries.sizes)
+
+    def full_model(self, prepared: Any, bench: Bench) -> tuple[float, float]:
+        """Return the quality of the whole ensemble on the test split, and its trees."""
+        ranker, queries = self.ranker(prepared), prepared.split("test").queries
+        return self.score(ranker.full(queries), queries), float(ranker.trees)
+
+    @abstractmethod
+    def ranker(self, prepared: Any) -> Ranker:
+        """Return the ensemble."""
+
+    def chance(self, prepared: Any, bench: Bench) -> Chance:
+        """Return what random orders of each query's documents reach."""
+        queries = prepared.split("test").queries
+        return chance.of_orders(lambda values: ndcg(values, queries.grades, queries.sizes), len(queries.grades))
+
+    def execute(self, prepared: Any, bench: Bench, knob: float) -> Execution:
+        """Run test queries: once with trees counted from outside, then timed in turn with the whole ensemble."""
+        ranker, seen, policy = self.ranker(prepared), prepared.split("test"), self.policy_at(prepared, knob)
+        queries = seen.queries.head(bench.executed)
+        expected = seen.replay(policy).head(len(queries.grades))
+        with TreeCounter() as counter:
+            found = ranker.traverse(queries, policy)
+        ours, plain = in_turn(lambda q: ranker.traverse(q, policy), ranker.full, [queries], bench.repeats, ())
+        return Execution(
+            knob=knob,
+            samples=len(queries),
+            claimed=self.spent(prepared, expected),
+            counted=counter.trees,
+            agrees=bool((found.exits == expected.exits).all() and (found.places == expected.places).all()),
+            seconds=ours,
+            full_seconds=plain,
+            not_finite=sum(bool(found.not_finite[rows].any()) for rows in queries.spans()),
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +157,7 @@ class Sentinel:
         gone, flawed = decide(policy, self.predictor(queries, partial), queries.sizes)
         full = partial.copy()
         full[~gone] += scores(self.ranker, queries.features[~gone], self.tree)
-        return Ranking(gone, place_all(partial, full, gone, queries.sizes), flawed)
+        return Ranking(left(gone), place_all(partial, full, gone, queries.sizes), flawed)
 
     def full(self, queries: Queries) -> Integers:
         """Return the places ``[n]`` that the whole ensemble gives, without a sentinel."""
@@ -91,9 +172,18 @@ def decide(policy: Policy, shown: Floats, sizes: Integers) -> tuple[NDArray[np.b
     return gone, ~sound
 
 
+def left(gone: NDArray[np.bool_]) -> Integers:
+    """Return the exit ``[n]`` of documents that left at the one sentinel, or did not."""
+    return (~gone).astype(np.int64)
+
+
 def place_all(partial: Floats, full: Floats, gone: NDArray[np.bool_], sizes: Integers) -> Integers:
-    """Return `placed` for every query, ``[n]``."""
-    return np.concatenate([placed(partial[rows], full[rows], gone[rows]) for rows in spans(sizes)])
+    """Return the places ``[n]``: in each query survivors by full score, then the others by partial score.
+
+    The full score of those that left is not looked at.
+    """
+    values, stayed = np.where(gone, partial, full), left(gone)
+    return np.concatenate([positions(values[rows], stayed[rows]) for rows in spans(sizes)])
 
 
 @dataclass
@@ -108,7 +198,7 @@ class StoredScores:
     def replay(self, policy: Policy) -> Ranking:
         """Return what `Sentinel.traverse` would, from the stored scores."""
         gone, flawed = decide(policy, self.shown, self.queries.sizes)
-        return Ranking(gone, place_all(self.partial, self.full, gone, self.queries.sizes), flawed)
+        return Ranking(left(gone), place_all(self.partial, self.full, gone, self.queries.sizes), flawed)
 
 
 @dataclass
@@ -132,19 +222,8 @@ class Prepared:
         return self._seen[name]
 
 
-class RankingMethod(Method):
-    """A method with one sentinel in an additive ranker; samples are queries, cost is trees per document."""
-
-    unit: ClassVar[str] = "trees"
-
-    @property
-    def quality(self) -> str:
-        """Mean NDCG of the first ten."""
-        return "NDCG@10"
-
-    @abstractmethod
-    def load(self) -> RankingData:
-        """Return the queries of the experiment."""
+class RankingMethod(RankerMethod):
+    """A method with one sentinel in an additive ranker."""
 
     @abstractmethod
     def train(self, data: RankingData, bench: Bench) -> tuple[Sentinel, Queries]:
@@ -161,18 +240,25 @@ class RankingMethod(Method):
         """Load the queries and train."""
         data = self.load()
         sentinel, choosing = self.train(data.without_test(), bench)
-        bench.data["examples"] = data.digest
-        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
+        self.describe(data, bench)
         return Prepared(sentinel, data, choosing, bench)
 
-    def score(self, places: Integers, queries: Queries) -> float:
-        """Return the mean NDCG@10 of places ``[n]`` in the queries' results."""
-        return ndcg(-places, queries.grades, queries.sizes)
+    def ranker(self, prepared: Prepared) -> Sentinel:
+        """The ensemble with its sentinel."""
+        return prepared.sentinel
 
-    def cost(self, sentinel: Sentinel, gone: NDArray[np.bool_]) -> float:
-        """Return the trees that documents ``[n]`` traverse in all."""
-        asked = len(gone) * (sentinel.tree + sentinel.price)
-        return float(asked + (~gone).sum() * (sentinel.trees - sentinel.tree))
+    def policy_at(self, prepared: Prepared, knob: float) -> Policy:
+        """The policy needs nothing of what was prepared."""
+        return self.policy(knob)
+
+    def spent(self, prepared: Prepared, found: Ranking) -> float:
+        """Add up the trees of documents, with what is asked at the sentinel."""
+        return self.cost(prepared.sentinel, found)
+
+    def cost(self, sentinel: Sentinel, found: Ranking) -> float:
+        """Return the trees that the documents of an outcome traverse in all."""
+        asked = len(found.exits) * (sentinel.tree + sentinel.price)
+        return float(asked + found.exits.sum() * (sentinel.trees - sentinel.tree))
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Replay every knob on the stored scores of the split."""
@@ -182,42 +268,11 @@ class RankingMethod(Method):
     def point(self, sentinel: Sentinel, seen: StoredScores, knob: float, policy: Policy) -> OperatingPoint:
         """Replay one policy."""
         ranking = seen.replay(policy)
-        cost = self.cost(sentinel, ranking.gone) / len(ranking.gone)
-        left = float(ranking.gone.mean())
+        cost, stayed = self.cost(sentinel, ranking) / len(ranking.exits), float(ranking.exits.mean())
         return OperatingPoint(
             knob=knob,
             quality=self.score(ranking.places, seen.queries),
             cost=cost,
             speed_up=sentinel.trees / cost,
-            exits=[left, 1 - left],
-        )
-
-    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
-        """Return the quality of the whole ensemble on the test split, and its trees."""
-        queries = prepared.split("test").queries
-        return self.score(prepared.sentinel.full(queries), queries), float(prepared.sentinel.trees)
-
-    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
-        """Return what random orders of each query's documents reach."""
-        queries = prepared.split("test").queries
-        return chance.of_orders(lambda values: ndcg(values, queries.grades, queries.sizes), len(queries.grades))
-
-    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
-        """Run test queries: once with trees counted from outside, then timed in turn with the whole ensemble."""
-        sentinel, policy = prepared.sentinel, self.policy(knob)
-        queries = prepared.split("test").queries.head(bench.executed)
-        n = len(queries.grades)
-        expected = prepared.split("test").replay(policy)
-        with TreeCounter() as counter:
-            found = sentinel.traverse(queries, policy)
-        ours, plain = in_turn(lambda q: sentinel.traverse(q, policy), sentinel.full, [queries], bench.repeats, ())
-        return Execution(
-            knob=knob,
-            samples=len(queries),
-            claimed=self.cost(sentinel, expected.gone[:n]),
-            counted=counter.trees,
-            agrees=bool((found.gone == expected.gone[:n]).all() and (found.places == expected.places[:n]).all()),
-            seconds=ours,
-            full_seconds=plain,
-            not_finite=sum(bool(found.not_finite[rows].any()) for rows in queries.spans()),
+            exits=[1 - stayed, stayed],
         )

@@ -15,26 +15,16 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine import chance, course
-from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import ndcg
+from eelit.methods.engine import course
+from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
-from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint
-from eelit.methods.engine.timing import in_turn
-from eelit.methods.engine.trees import TreeCounter, scores
+from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
+from eelit.methods.engine.trees import scores
+from eelit.methods.families.ranking import RankerMethod, Ranking, positions
 from eelit.methods.policies.base import Policy
 
 
-@dataclass(frozen=True)
-class Descent:
-    """How the documents of some queries went. Who is shown to the policy as not finite does not leave there."""
-
-    exits: Integers  # [n], the sentinel, from 0, at which each left; as many as there are: scored to the end
-    places: Integers  # [n], each document's position in its query's result
-    not_finite: NDArray[np.bool_]  # [n], of whom the policy was shown what is not finite
-
-
-def descend(policy: Policy, sizes: Integers, sentinels: int, ask: Callable[[int, Integers], Floats]) -> Descent:
+def descend(policy: Policy, sizes: Integers, sentinels: int, ask: Callable[[int, Integers], Floats]) -> Ranking:
     """Send documents from sentinel to sentinel, query by query as the policy says.
 
     ``ask(j, rows [m])`` gives the scores of documents after part ``j`` of the ensemble, of those alone that reach it.
@@ -53,14 +43,7 @@ def descend(policy: Policy, sizes: Integers, sentinels: int, ask: Callable[[int,
                 running[q], states[q] = rows[~gone], tuple(part[~gone] for part in state)
     alive = np.concatenate(running)
     values[alive] = ask(sentinels, alive)
-    return Descent(exits, np.concatenate([placed(values[rows], exits[rows]) for rows in spans(sizes)]), flawed)
-
-
-def placed(values: Floats, exits: Integers) -> Integers:
-    """Return the positions ``[n]`` (0 = best) in one query's result: who went further first, then by last score."""
-    found = np.empty(len(values), dtype=np.int64)
-    found[np.lexsort((values, exits))[::-1]] = np.arange(len(values))
-    return found
+    return Ranking(exits, np.concatenate([positions(values[rows], exits[rows]) for rows in spans(sizes)]), flawed)
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ class Sentinels:
         """Return what the trees between a sentinel and the one before add ``[n]``."""
         return scores(self.ranker, features, int(self.depths[j - 1]) if j else 0, int(self.depths[j]))
 
-    def traverse(self, queries: Queries, policy: Policy) -> Descent:
+    def traverse(self, queries: Queries, policy: Policy) -> Ranking:
         """Rank for real: trees see only the documents that the policy has kept so far."""
         known = np.zeros(len(queries.grades))
 
@@ -97,8 +80,7 @@ class Sentinels:
     def full(self, queries: Queries) -> Integers:
         """Return the places ``[n]`` that the whole ensemble gives, without sentinels."""
         values = scores(self.ranker, queries.features)
-        exits = np.zeros(len(values), dtype=np.int64)
-        return np.concatenate([placed(values[rows], exits[rows]) for rows in queries.spans()])
+        return np.concatenate([positions(values[rows]) for rows in queries.spans()])
 
 
 @dataclass(frozen=True)
@@ -114,7 +96,7 @@ class PartialScores:
         parts = [sentinels.part(j, queries.features) for j in range(len(sentinels.after) + 1)]
         return cls(queries, np.cumsum(parts, axis=0))
 
-    def replay(self, policy: Policy) -> Descent:
+    def replay(self, policy: Policy) -> Ranking:
         """Return what `Sentinels.traverse` would, from the stored scores."""
         return descend(policy, self.queries.sizes, len(self.scores) - 1, lambda j, rows: self.scores[j, rows])
 
@@ -148,19 +130,8 @@ class Prepared:
         return self.rules[knob]
 
 
-class SentinelMethod(Method):
-    """A method with sentinels in an additive ranker; samples are queries, cost is trees per document."""
-
-    unit = "trees"
-
-    @property
-    def quality(self) -> str:
-        """Mean NDCG of the first ten."""
-        return "NDCG@10"
-
-    @abstractmethod
-    def load(self) -> RankingData:
-        """Return the queries of the experiment."""
+class SentinelMethod(RankerMethod):
+    """A method with sentinels in an additive ranker."""
 
     @abstractmethod
     def train(self, data: RankingData, bench: Bench) -> Sentinels:
@@ -174,14 +145,21 @@ class SentinelMethod(Method):
         """Load the queries and train; the first half of the validation queries is for fitting thresholds."""
         data = self.load()
         sentinels, half = self.train(data.without_test(), bench), len(data.validation) // 2
-        bench.data["examples"] = data.digest
-        bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
+        self.describe(data, bench)
         tuning, choosing = data.validation.part(0, half), data.validation.part(half, len(data.validation))
         return Prepared(self, sentinels, data, tuning, choosing, bench)
 
-    def score(self, places: Integers, queries: Queries) -> float:
-        """Return the mean NDCG@10 of places ``[n]`` in the queries' results."""
-        return ndcg(-places, queries.grades, queries.sizes)
+    def ranker(self, prepared: Prepared) -> Sentinels:
+        """The ensemble with its sentinels."""
+        return prepared.sentinels
+
+    def policy_at(self, prepared: Prepared, knob: float) -> Policy:
+        """The policy whose thresholds were fitted once."""
+        return prepared.rule(knob)
+
+    def spent(self, prepared: Prepared, found: Ranking) -> float:
+        """Add up the depths at which documents left: the rules compare what is there, and ask no tree."""
+        return float(prepared.sentinels.depths[found.exits].sum())
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Replay every knob on the stored scores of the split."""
@@ -191,7 +169,7 @@ class SentinelMethod(Method):
         """Replay one policy."""
         seen, depths = prepared.split(split), prepared.sentinels.depths
         found = seen.replay(policy)
-        cost = float(depths[found.exits].mean())
+        cost = self.spent(prepared, found) / len(found.exits)
         return OperatingPoint(
             knob=knob,
             quality=self.score(found.places, seen.queries),
@@ -200,23 +178,12 @@ class SentinelMethod(Method):
             exits=(np.bincount(found.exits, minlength=len(depths)) / len(found.exits)).tolist(),
         )
 
-    def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
-        """Return the quality of the whole ensemble on the test split, and its trees."""
-        queries = prepared.split("test").queries
-        return self.score(prepared.sentinels.full(queries), queries), float(prepared.sentinels.trees)
-
-    def chance(self, prepared: Prepared, bench: Bench) -> Chance:
-        """Return what random orders of each query's documents reach."""
-        queries = prepared.split("test").queries
-        return chance.of_orders(lambda values: ndcg(values, queries.grades, queries.sizes), len(queries.grades))
-
     def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return the ensemble cut off for good at each sentinel, and whole; the knob is the number of the part."""
         seen, depths = prepared.split(split), prepared.sentinels.depths
-        zero = np.zeros(seen.scores.shape[1], dtype=np.int64)
         found = []
         for j, values in enumerate(seen.scores):
-            places = np.concatenate([placed(values[rows], zero[rows]) for rows in seen.queries.spans()])
+            places = np.concatenate([positions(values[rows]) for rows in seen.queries.spans()])
             found.append(
                 OperatingPoint(
                     knob=j + 1,
@@ -236,23 +203,3 @@ class SentinelMethod(Method):
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return the ensemble cut off at each sentinel."""
         return [ExitFacts(quality=p.quality, cost=p.cost) for p in self.static(prepared, "test")], None
-
-    def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
-        """Run test queries: once with trees counted from outside, then timed in turn with the whole ensemble."""
-        sentinels, policy = prepared.sentinels, prepared.rule(knob)
-        queries = prepared.split("test").queries.head(bench.executed)
-        n = len(queries.grades)
-        expected = prepared.split("test").replay(policy)
-        with TreeCounter() as counter:
-            found = sentinels.traverse(queries, policy)
-        ours, plain = in_turn(lambda q: sentinels.traverse(q, policy), sentinels.full, [queries], bench.repeats, ())
-        return Execution(
-            knob=knob,
-            samples=len(queries),
-            claimed=float(sentinels.depths[expected.exits[:n]].sum()),
-            counted=counter.trees,
-            agrees=bool((found.exits == expected.exits[:n]).all() and (found.places == expected.places[:n]).all()),
-            seconds=ours,
-            full_seconds=plain,
-            not_finite=sum(bool(found.not_finite[rows].any()) for rows in queries.spans()),
-        )

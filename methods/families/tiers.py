@@ -49,7 +49,7 @@ from eelit.methods.families.exits import ExitMethod
 from eelit.methods.families.exits import Prepared as ExitsPrepared
 from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, Routing, State, finite, said
 from eelit.methods.world.shown import shown
-from eelit.methods.world.stream import Always, Journey, Leg, Scheduler, World, stream
+from eelit.methods.world.stream import Always, Journey, Leg, Scheduler, Work, World, stream
 from eelit.methods.world.wire import Codec, Row, Whole
 
 Rule = Callable[[float], Policy]
@@ -641,11 +641,8 @@ class TierMethod(ExitMethod):
         """
         seen, count = prepared.split("test"), max(1, bench.executed // 2)
         exact = self.one_by_one(prepared, min(count, len(seen.examples)))
-        world, came = self.world("test", bench.seed), self.came(len(exact.examples))
-        ours, theirs = (self.scheduler(prepared.for_choosing, world, knob) for _ in range(2))
-        claimed = stream(self.at_work(world, ours), exact, ours, came)
         work = self.executed(prepared, exact.examples)
-        counted = stream(self.at_work(world, theirs), work, theirs, came)
+        claimed, counted = self.alike(prepared, bench, knob, exact, work)
         expected = exact.told(claimed)
         answers = work.answers(counted, expected.shape[1:])
         same = [told_of(a) == told_of(b) for a, b in zip(claimed, counted, strict=True)]
@@ -660,6 +657,15 @@ class TierMethod(ExitMethod):
             full_seconds=plain,
             not_finite=int((~finite(answers)).sum()),
         )
+
+    def alike(
+        self, prepared: Prepared, bench: Bench, knob: float, exact: StoredTiers, work: Work
+    ) -> tuple[list[Journey], list[Journey]]:
+        """Return the journeys by the tables and those by the work that is really done, in the same world."""
+        world, came = self.world("test", bench.seed), self.came(len(exact.examples))
+        planners = [self.scheduler(prepared.for_choosing, world, knob) for _ in range(2)]
+        claimed = stream(self.at_work(world, planners[0]), exact, planners[0], came)
+        return claimed, stream(self.at_work(world, planners[1]), work, planners[1], came)
 
     def one_by_one(self, prepared: Prepared, samples: int) -> StoredTiers:
         """Return the tables of the first test samples, each of which crosses by itself."""

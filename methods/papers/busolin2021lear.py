@@ -48,15 +48,14 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
 from eelit.methods.engine.trees import boosted, probabilities, scores
-from eelit.methods.families.ranking import RankingMethod, Sentinel, positions
+from eelit.methods.families.ranking import RankingMethod, Sentinel, first_of, positions
 from eelit.methods.policies.continuation import ContinuationThreshold
 from eelit.methods.recipes.lambdamart import lambdamart
 
 
 def continuation_labels(final: Floats, grades: Integers, sizes: Integers, k: int) -> Integers:
     """Return y+ ``[n]``: 1 for documents that are relevant and among their query's first ``k`` by final score."""
-    top = np.concatenate([positions(final[rows]) < k for rows in spans(sizes)])
-    return (top & (grades > 0)).astype(np.int64)
+    return (first_of(final, sizes, k) & (grades > 0)).astype(np.int64)
 
 
 def document_weights(wanted: Integers, grades: Integers, sizes: Integers) -> Floats:

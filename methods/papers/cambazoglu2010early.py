@@ -55,15 +55,10 @@ from numpy.typing import NDArray
 from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.queries import Floats, Integers, RankingData, spans
-from eelit.methods.families.sentinels import PartialScores, SentinelMethod, Sentinels, placed
+from eelit.methods.families.ranking import first_of
+from eelit.methods.families.sentinels import PartialScores, SentinelMethod, Sentinels
 from eelit.methods.policies.standing import Standing, standing
 from eelit.methods.recipes.lambdamart import lambdamart
-
-
-def final_top(final: Floats, sizes: Integers, k: int) -> NDArray[np.bool_]:
-    """Return which documents ``[n]`` are among the first k of their query by the full score."""
-    zero = np.zeros(len(final), dtype=np.int64)
-    return np.concatenate([placed(final[rows], zero[rows]) < k for rows in spans(sizes)])
 
 
 def standings(rule: str, values: Floats, alive: NDArray[np.bool_], sizes: Integers, k: int) -> Floats:
@@ -81,7 +76,7 @@ def thresholds(rule: str, seen: PartialScores, recall: float, k: int) -> tuple[f
     if recall <= 0 or recall > 1:
         return (inf if recall > 1 else -inf,) * sentinels
     sizes = seen.queries.sizes
-    wanted, alive = final_top(seen.scores[-1], sizes, k), np.ones(seen.scores.shape[1], dtype=bool)
+    wanted, alive = first_of(seen.scores[-1], sizes, k), np.ones(seen.scores.shape[1], dtype=bool)
     total, found = int(wanted.sum()), []
     for j in range(sentinels):
         g = standings(rule, seen.scores[j], alive, sizes, k)

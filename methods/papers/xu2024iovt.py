@@ -63,11 +63,10 @@ from torch.nn import functional as F
 
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.metrics import accuracy
-from eelit.methods.engine.records import Baseline, Execution, OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
-from eelit.methods.families.tiers import Plan, Prepared, StoredTiers, TierMethod, told_of
-from eelit.methods.policies.base import finite
+from eelit.methods.families.tiers import Plan, Prepared, StoredTiers, TierMethod
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.world.machines import BITS, Computer, Link, Power
 from eelit.methods.world.stream import Journey, Leg, Work, World
@@ -486,28 +485,13 @@ class IovtDdpg(ImageMethod, TierMethod):
         ends = {"all on the devices": 0, "all on the server": 1}
         return [self.static_exit(prepared), *(self.whole(prepared, name, machine) for name, machine in ends.items())]
 
-    def execute(self, prepared: Any, bench: Bench, knob: float) -> Execution:
-        """Have the first pictures really done, each by a device and perhaps the server, under the agent."""
-        seen, count = prepared.split("test"), max(1, bench.executed // 2)
-        exact = self.one_by_one(prepared, min(count, len(seen.examples)))
+    def alike(
+        self, prepared: Prepared, bench: Bench, knob: float, exact: StoredTiers, work: Work
+    ) -> tuple[list[Journey], list[Journey]]:
+        """Return the journeys under the agent by the tables, and those really done, in the same slots."""
         agent, samples = self.scheduler(prepared.for_choosing, self.world("test", 0), knob), len(exact.examples)
         slots = self.slots_of("test", bench.seed, samples, agent, knob)
-        claimed, work = slots.run(exact, samples), self.executed(prepared, exact.examples)
-        counted = slots.run(work, samples)
-        expected = exact.told(claimed)
-        answers = work.answers(counted, expected.shape[1:])
-        same = [told_of(a) == told_of(b) for a, b in zip(claimed, counted, strict=True)]
-        own, plain = self.timed(prepared, exact.examples, [journey.plan for journey in counted], bench.repeats)
-        return Execution(
-            knob=knob,
-            samples=len(claimed),
-            claimed=sum(map(self.price, claimed)),
-            counted=sum(map(self.price, counted)),
-            agrees=all(same) and torch.allclose(answers, expected, atol=1e-3, equal_nan=True),
-            seconds=own,
-            full_seconds=plain,
-            not_finite=int((~finite(answers)).sum()),
-        )
+        return slots.run(exact, samples), slots.run(work, samples)
 
 
 def tabled(seen: StoredTiers, score: Any = accuracy) -> Known:

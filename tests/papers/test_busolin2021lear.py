@@ -17,7 +17,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Queries
 from eelit.methods.engine.trees import TreeCounter, boosted, scores
-from eelit.methods.families.ranking import placed, positions
+from eelit.methods.families.ranking import place_all, positions
 from eelit.methods.harness import registry
 from eelit.methods.papers.busolin2021lear import Lear, continuation_labels, document_weights, forest_features
 from eelit.methods.policies.continuation import ContinuationThreshold
@@ -96,8 +96,9 @@ def test_both_classes_of_a_query_weigh_alike(golden):
 def test_survivors_by_full_score_then_leavers_by_partial_score():
     partial, full = np.array([9.0, 3, 5, 1, 4]), np.array([0.0, 100, 6, 7, 200])
     gone = np.array([True, True, False, False, True])
-    assert placed(partial, full, gone).tolist() == [2, 4, 1, 0, 3]
-    assert placed(partial, np.where(gone, np.nan, full), gone).tolist() == [2, 4, 1, 0, 3]  # full score never looked at
+    unseen = np.where(gone, np.nan, full)  # the full score of those that left is never looked at
+    for scored in (full, unseen):
+        assert place_all(partial, scored, gone, np.array([5])).tolist() == [2, 4, 1, 0, 3]
 
 
 def test_below_the_smallest_probability_nobody_leaves(trained):
@@ -107,7 +108,7 @@ def test_below_the_smallest_probability_nobody_leaves(trained):
     with TreeCounter() as counter:
         found = sentinel.traverse(seen.queries, method.policy(t))
     assert counter.trees == n * (method.trees + 10)
-    assert not found.gone.any()
+    assert (found.exits == 1).all()
     assert (found.places == sentinel.full(seen.queries)).all()
 
 
@@ -116,7 +117,7 @@ def test_at_threshold_1_everybody_leaves_in_the_order_of_the_partial_score(train
     queries = prepared.data.test
     with TreeCounter() as counter:
         found = prepared.sentinel.traverse(queries, method.policy(1.0))
-    assert found.gone.all()
+    assert (found.exits == 0).all()
     assert counter.trees == len(queries.grades) * ASKED
     partial = scores(prepared.sentinel.ranker, queries.features, 0, method.sentinel)
     assert all((found.places[rows] == positions(partial[rows])).all() for rows in queries.spans())
@@ -126,9 +127,9 @@ def test_survivors_keep_their_order_of_the_full_ensemble_above_all_leavers(train
     method, _, prepared = trained
     queries, full = prepared.data.test, prepared.sentinel.full(prepared.data.test)
     found = prepared.sentinel.traverse(queries, method.policy(0.5))
-    assert 0 < found.gone.mean() < 1
+    assert 0 < found.exits.mean() < 1
     for rows in queries.spans():
-        stay = ~found.gone[rows]
+        stay = found.exits[rows] == 1
         assert (np.argsort(found.places[rows][stay]) == np.argsort(full[rows][stay])).all()
         assert sorted(found.places[rows][stay]) == list(range(stay.sum()))
 
@@ -147,7 +148,7 @@ def test_a_query_does_not_depend_on_the_others(trained):
     queries, policy = prepared.data.test.head(6), method.policy(0.5)
     together = prepared.sentinel.traverse(queries, policy)
     alone = [prepared.sentinel.traverse(queries.part(i, i + 1), policy) for i in range(6)]
-    assert together.gone.tolist() == np.concatenate([one.gone for one in alone]).tolist()
+    assert together.exits.tolist() == np.concatenate([one.exits for one in alone]).tolist()
     assert together.places.tolist() == np.concatenate([one.places for one in alone]).tolist()
 
 

@@ -15,9 +15,10 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.trees import TreeCounter, boosted, scores
-from eelit.methods.families.sentinels import descend, placed
+from eelit.methods.families.ranking import first_of, positions
+from eelit.methods.families.sentinels import descend
 from eelit.methods.harness import registry
-from eelit.methods.papers.cambazoglu2010early import EarlyRanking, final_top, thresholds
+from eelit.methods.papers.cambazoglu2010early import EarlyRanking, thresholds
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.standing import RULES, Standing, standing
 
@@ -105,7 +106,7 @@ def test_a_document_meets_the_threshold_of_its_sentinel_and_the_rivals_that_stil
 
 def test_documents_that_left_rank_below_those_that_went_further_in_order_of_their_last_score():
     values, exits = np.array([9.0, 3, 5, 1, 4, 2]), np.array([0, 0, 2, 2, 1, 1])
-    assert placed(values, exits).tolist() == [4, 5, 0, 1, 2, 3]
+    assert positions(values, exits).tolist() == [4, 5, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -113,7 +114,7 @@ def test_documents_that_left_rank_below_those_that_went_further_in_order_of_thei
 def test_thresholds_keep_the_wanted_share_of_the_final_top_and_no_more_than_they_must(trained, rule, recall):
     method, _, ready = trained
     seen, sizes = ready.split("tuning"), ready.tuning.sizes
-    found, wanted = thresholds(rule, seen, recall, method.top), final_top(seen.scores[-1], sizes, method.top)
+    found, wanted = thresholds(rule, seen, recall, method.top), first_of(seen.scores[-1], sizes, method.top)
     assert wanted.sum() == np.minimum(sizes, method.top).sum()
     exits = seen.replay(Standing(rule, found, method.top)).exits
     for j in range(3):
