@@ -25,17 +25,17 @@ class Chain(ImageCascadeMethod):
 
     members: tuple[str, ...] = MEMBERS
     images: str = "cluttered"
-    train_size: int = 8000
+    train_size: int = 6000
     window: int = 4
     trees: int = 200
     depth: int = 12
     comparison: float = 1.0
     small_widths: tuple[int, ...] = (32, 64)
     pixels: int = 4
-    widths: tuple[int, ...] = (160, 320)
+    widths: tuple[int, ...] = (128, 256)
     blocks: int = 3
     half: bool = True
-    epochs: float = 3.0
+    epochs: float = 2.0
     batch: int = 32
     rate: float = 2e-3
 

@@ -651,40 +651,40 @@ def test_what_is_measured_apart_is_on_no_track_and_says_why():
 
 PICTURES = 640
 """The same for images: small pictures, in the settings of the track but for the patches that they are cut into."""
-IMAGES_ALIKE = [(60, {2e-3}, "AdamW", {0.01}, 0)]
-"""One stage: three epochs of `PICTURES` in batches of 32."""
-TWO, EXITS_OF_TWENTY = [60, 60], [60, 400]
+IMAGES_ALIKE = [(40, {2e-3}, "AdamW", {0.01}, 0)]
+"""One stage: two epochs of `PICTURES` in batches of 32."""
+TWO, EXITS_OF_TWENTY = [40, 40], [40, 400]
 IMAGES_OTHERWISE = {
-    "baccarelli2020cdnn": [[60], [60] * 6, [60] * 6],
-    "bakhtiarnia2021mevit": [*[TWO] * 7, [60]],
+    "baccarelli2020cdnn": [[40], [40] * 6, [40] * 6],
+    "bakhtiarnia2021mevit": [*[TWO] * 7, [40]],
     "berestizshevsky2019cascade": [EXITS_OF_TWENTY] * 2,
     "bolukbasi2017adaptive": [TWO] * 2,
     "bonato2021classspecific": [TWO] * 2,
     "daghero2020class": [TWO] * 2,
     "dai2020epnet": [TWO],
     "dong2022exitpredictor": [TWO] * 2,
-    "huang2018msdnet": [[60]] * 2,
-    "kaya2019sdn": [TWO, [60]],
-    "leroux2017cascading": [TWO, [60]],
-    "li2023coaxnn": [[60] * 3],
+    "huang2018msdnet": [[40]] * 2,
+    "kaya2019sdn": [TWO, [40]],
+    "leroux2017cascading": [TWO, [40]],
+    "li2023coaxnn": [[40] * 3],
     "li2023eenet": [TWO] * 3,
     "li2023predictive": [TWO] * 2,
-    "liu2023sesw": [[60]],
-    "long2020cdhnn": [[60], [60], TWO],
-    "marquez2018cascade": [[60] * 6],
+    "liu2023sesw": [[40]],
+    "long2020cdhnn": [[40], [40], TWO],
+    "marquez2018cascade": [[40] * 6],
     "panda2016cdl": [EXITS_OF_TWENTY],
     "park2015biglittle": [TWO] * 2,
     "passalis2020hierarchical": [TWO] * 2,
-    "regol2024jeidnn": [[60, 60, 60]] * 2,
-    "tann2016runtime": [[60] * 4] * 2,
-    "teerapittayanon2017ddnn": [[60]],
+    "regol2024jeidnn": [[40, 40, 40]] * 2,
+    "tann2016runtime": [[40] * 4] * 2,
+    "teerapittayanon2017ddnn": [[40]],
     "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
-    "wang2018idk": [[60, 60, *[150] * 17], [60, 60, 150], TWO, TWO],
-    "wang2018skipnet": [[15] * 6],
-    "wang2020gfnet": [[60] * 3],
-    "wolczyk2021ztw": [[60, 60, 80]] * 3,
-    "zniber2025predictive": [[60], TWO],
+    "wang2018idk": [[40, 40, *[150] * 17], [40, 40, 150], TWO, TWO],
+    "wang2018skipnet": [[10] * 6],
+    "wang2020gfnet": [[40] * 3],
+    "wolczyk2021ztw": [[40, 40, 80]] * 3,
+    "zniber2025predictive": [[40], TWO],
 }
 """Rows that are trained otherwise: the steps of each stage, variant by variant. Why, says their docstring."""
 AS_LONG_BUT_OTHERWISE = {

@@ -45,7 +45,7 @@ Deviations
     2. Pass 1 judges a kernel by the outputs that it loses, not by the accuracy of the network with it alone
        speculating, which takes a run of the network for each candidate of each kernel. One list of limits serves
        passes 1 and 2.
-    3. Fashion-MNIST and a small plain network, 8,000 images, three epochs of AdamW, instead of trained AlexNet,
+    3. Fashion-MNIST and a small plain network, 6,000 images, two epochs of AdamW, instead of trained AlexNet,
        GoogLeNet, SqueezeNet and VGGNet on ImageNet; single precision instead of the circuit's numbers.
     4. Cost is the number of products, counted one by one. The paper's times and energies come from a simulated
        accelerator, whose lanes stop one by one; on a processor, which multiplies whole matrices, leaving single
@@ -297,11 +297,11 @@ class SnaPEA(DotProductMethod):
     profiled: int = 200  # images that kernels are profiled on; not known of the paper
     spread: bool = True  # whether speculation weights come one from each group; the paper: yes, else the N largest
     images: str = "fashion-mnist"  # data; the paper: ImageNet
-    train_size: int = 8000  # training images; the paper takes networks that are trained
+    train_size: int = 6000  # training images; the paper takes networks that are trained
     pixels: int = 3  # steps of the first convolution
     widths: tuple[int, ...] = (16, 32)  # channels of each resolution; the paper: those of AlexNet, VGGNet and others
     blocks: int = 2  # convolutions of each width, beside the first
-    epochs: float = 3.0  # passes over the training images; the paper takes networks that are trained
+    epochs: float = 2.0  # passes over the training images; the paper takes networks that are trained
     batch: int = 32  # images of a step; not of the paper either
     rate: float = 2e-3  # largest learning rate; not of the paper either
 

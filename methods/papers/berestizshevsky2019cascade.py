@@ -113,13 +113,13 @@ class CascadedInference(ImageMethod):
 
     network: str = "resnet"  # residual; the paper: ResNet-110, ResNet-50 (v2)
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, SVHN, ImageNet
-    train_size: int = 8000  # training images; the paper: 50,000 (CIFAR)
+    train_size: int = 6000  # training images; the paper: 50,000 (CIFAR)
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution; the paper: 16, 32, 64 (CIFAR)
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution; the paper: 16, 32, 64 (CIFAR)
     blocks: int = 3  # residual blocks of each width; the paper: 18
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost; the paper: 1/3 and 2/3
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # passes that train the network
+    epochs: float = 2.0  # passes that train the network
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate of either stage
     head_epochs: float = 20.0  # passes that train the classifiers; the paper: 20 (ImageNet)

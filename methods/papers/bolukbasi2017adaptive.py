@@ -156,17 +156,17 @@ class NetworkSelection(ImageCascadeMethod):
     jumps: bool = True  # whether models may be passed over; the paper: up to the largest
     members: tuple[str, ...] = ("linear", "forest", "small", "large")  # the paper: AlexNet, GoogLeNet, ResNet-50
     images: str = "cluttered"  # data; the paper: ImageNet
-    train_size: int = 8000  # training images; the paper takes networks that are trained
+    train_size: int = 6000  # training images; the paper takes networks that are trained
     window: int = 4  # side of the squares of pixels that the linear model and the forest take the mean of
     trees: int = 200  # in the forest
     depth: int = 12  # most comparisons on a path through one of them
     comparison: float = 1.0  # multiply-accumulates that a comparison counts as
     small_widths: tuple[int, ...] = (32, 64)  # channels of the small network, two convolutions of each width
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     half: bool = True  # whether networks learn with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # passes that train each network
+    epochs: float = 2.0  # passes that train each network
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
 
@@ -202,16 +202,16 @@ class AdaptiveExits(ImageMethod):
 
     network: str = "resnet"  # residual; the paper: AlexNet, GoogLeNet, ResNet-50
     images: str = "cluttered"  # data; the paper: ImageNet
-    train_size: int = 8000  # training images; the paper takes networks that are trained
+    train_size: int = 6000  # training images; the paper takes networks that are trained
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost; the paper: a few places, chosen by hand
     half: bool = True  # whether networks learn with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # passes that train the network
+    epochs: float = 2.0  # passes that train the network
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate of the network
-    head_epochs: float = 3.0  # passes that train the exits; the paper's are not known
+    head_epochs: float = 2.0  # passes that train the exits; the paper's are not known
     head_rate: float = 1e-3  # largest learning rate of the exits; the paper's is not known
 
     fits_on: ClassVar[float] = 0.5  # of the validation images: for the decisions; lambda is judged on the others

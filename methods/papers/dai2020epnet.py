@@ -39,7 +39,7 @@ Deviations
        whose policy is learned, and that it follows what each request may spend are told in the abstract; that an exit
        unit has a label and a controller part in a reader's notes. What label parts look like, the state, the reward,
        Q-iteration and prices instead of budgets are reconstructed, and so are all settings.
-    2. A residual network on cluttered Fashion-MNIST, 8,000 images; the paper's networks and data are not known. Five
+    2. A residual network on cluttered Fashion-MNIST, 6,000 images; the paper's networks and data are not known. Five
        branches, one behind each of its six blocks but the last.
     3. AdamW, its rate rising and then falling linearly to 0, for both stages.
     4. Controllers learn on the images that the network learned from, which it knows better than others.
@@ -177,16 +177,16 @@ class EpNet(ImageMethod):
 
     network: str = "resnet"  # resnet or vgg; the paper's is not known
     images: str = "cluttered"  # data; the paper's is not known
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks, or plain convolutions, of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where branches stand; the paper: many
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # of stage 1
+    epochs: float = 2.0  # of stage 1
     batch: int = 32  # images of a step, in both stages
     rate: float = 2e-3  # largest learning rate of stage 1
-    controller_epochs: float = 3.0  # of stage 2
+    controller_epochs: float = 2.0  # of stage 2
     controller_rate: float = 5e-3  # largest learning rate of stage 2
 
     knob: ClassVar[str] = "price"

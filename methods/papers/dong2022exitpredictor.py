@@ -362,9 +362,9 @@ class ExitPrediction(ImageMethod, TierMethod):
     tau: float = 0.8  # confidence that EP's labels ask for; the paper: swept
     network: str = "resnet"  # the paper: AlexNet, VGG16-BN, ResNet44
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     exit_shares: tuple[float, ...] = (
         0.2,
@@ -372,10 +372,10 @@ class ExitPrediction(ImageMethod, TierMethod):
         0.5,
     )  # of the cost, where exits stand; cut behind the last
     half: bool = True  # whether the network learns with products in bfloat16
-    epochs: float = 3.0  # passes that train the network with its exits
+    epochs: float = 2.0  # passes that train the network with its exits
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
-    head_epochs: float = 3.0  # passes that train EP
+    head_epochs: float = 2.0  # passes that train EP
     head_rate: float = 5e-3  # learning rate there
     degree: int = 2  # of the polynomials; assumed
     device: float = 2e9  # v_d, multiply-accumulates per second; assumed

@@ -111,13 +111,13 @@ class Lee(OutageMethod):
 
     network: str = "resnet"  # the paper: not known
     images: str = "cluttered"  # data; the paper: not known, a testbed for driving
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, at which exits stand; the paper: not known
     half: bool = True  # whether the network learns with products in bfloat16
-    epochs: float = 3.0  # passes over the training images
+    epochs: float = 2.0  # passes over the training images
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
     pause: float = 0.5  # o, seconds between two inferences, in which a frame is fetched; assumed

@@ -210,13 +210,13 @@ class Spinn(ImageMethod, TierMethod):
 
     network: str = "resnet"  # the paper: VGG-19, ResNet-50 and -56, Inception-v3, MobileNetV2
     images: str = "cluttered"  # data; the paper: CIFAR-100, ImageNet
-    train_size: int = 8000  # training images; the paper: 50,000 of CIFAR-100
+    train_size: int = 6000  # training images; the paper: 50,000 of CIFAR-100
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # C_i; the paper: 0.15, 0.3 … 0.9
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # the paper: not known
+    epochs: float = 2.0  # the paper: not known
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
     cuts: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)  # s, the candidates; the paper: every ReLU

@@ -197,7 +197,7 @@ class EENet(ImageMethod):
     """Forecast exits on a chip whose clock follows the forecasts."""
 
     network: str = "resnet"  # resnet or vgg; the paper: not known
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, for exits
     half: bool = True  # whether the network learns with products in bfloat16
@@ -210,10 +210,10 @@ class EENet(ImageMethod):
     target: float = 0.1  # share of the deadline that is to be left on average; the paper: not known
     window: int = 50  # M, inferences that are averaged; the paper: not known
     images: str = "cluttered"  # data; the paper: not known
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    epochs: float = 3.0  # passes over them for the network
-    exit_epochs: float = 3.0  # passes for the exits
+    epochs: float = 2.0  # passes over them for the network
+    exit_epochs: float = 2.0  # passes for the exits
     batch: int = 32  # images of a step
     rate: float = 2e-3  # learning rate of the network
     exit_rate: float = 5e-3  # learning rate of the exits

@@ -107,7 +107,7 @@ class PredictiveExit(ImageMethod):
     """Forecast exits with pooled heads."""
 
     network: str = "resnet"  # resnet or vgg; the paper: VGG-19, ResNet-34
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution; the paper: 64 to 512
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution; the paper: 64 to 512
     blocks: int = 3  # blocks of each width; the paper's ResNet-34: 3 to 6
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, for exits; the paper: every layer
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
@@ -115,10 +115,10 @@ class PredictiveExit(ImageMethod):
     side: int = 2  # of the grid of regions; the paper: 2, behind pooling 1
     rounds: int = 8  # R, most exits that are gone ahead; the paper: 8; 1 tests every exit
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, SVHN, STL-10
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    epochs: float = 3.0  # passes over them for the network; the paper's are not known
-    exit_epochs: float = 3.0  # passes for the exits; the paper's are not known
+    epochs: float = 2.0  # passes over them for the network; the paper's are not known
+    exit_epochs: float = 2.0  # passes for the exits; the paper's are not known
     batch: int = 32  # the paper: 128
     rate: float = 2e-3  # learning rate of the network; the paper: 2.5e-4
     exit_rate: float = 5e-3  # learning rate of the exits; the paper: 1e-3

@@ -36,7 +36,7 @@ Deviations
        1 + q, as the weights of the method that it improves on (L2W-DEN) are 1 plus a correction; that the most
        confident exit is the one with the least loss, of equals the first; one hidden layer; losses as they are, not
        normalised; the order of the two steps; rate and size of g; the exit rule.
-    2. A small residual network with five early exits on cluttered Fashion-MNIST, 8,000 images, 3 epochs. Backbones and
+    2. A small residual network with five early exits on cluttered Fashion-MNIST, 6,000 images, 2 epochs. Backbones and
        data of the paper are not told in what could be read.
     3. AdamW, its rate rising and then falling linearly to 0; gradients are clipped at norm 1; images are not shifted
        and flipped.
@@ -121,13 +121,13 @@ class SelfSupervisedWeighting(ImageMethod):
 
     network: str = "resnet"  # resnet or vgg; the paper: not read
     images: str = "cluttered"  # data; the paper: not read
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks, or plain convolutions, of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where early exits stand
     half: bool = True  # whether the network learns with products in bfloat16
-    epochs: float = 3.0  # passes over the images
+    epochs: float = 2.0  # passes over the images
     batch: int = 32  # images of a step
     rate: float = 2e-3  # learning rate of AdamW
     hidden: int = 64  # units of g; the paper: not read; L2W-DEN: 500

@@ -137,13 +137,13 @@ class ConditionalDeepLearning(ImageMethod):
 
     network: str = "resnet"  # residual; the paper: plain, with two and three convolutions
     images: str = "cluttered"  # data; the paper: MNIST
-    train_size: int = 8000  # training images; the paper: 60,000
+    train_size: int = 6000  # training images; the paper: 60,000
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width; the paper: one convolution
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost; the paper: after every convolution
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # passes that train the network
+    epochs: float = 2.0  # passes that train the network
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate of either stage
     head_epochs: float = 20.0  # passes that train each classifier

@@ -138,17 +138,17 @@ class BigLittle(ImageCascadeMethod):
     candidates: tuple[str, ...] = ("linear", "forest", "small")  # for LITTLE; the paper: networks of several sizes
     allowed: float = 0.01  # loss of accuracy for which LITTLE is chosen; the paper: 0.0090 on ImageNet, 0.0012 on MNIST
     images: str = "cluttered"  # data; the paper: ImageNet, MNIST
-    train_size: int = 8000  # training images; the paper takes networks that are trained
+    train_size: int = 6000  # training images; the paper takes networks that are trained
     window: int = 4  # side of the squares of pixels that the linear model and the forest take the mean of
     trees: int = 200  # in the forest
     depth: int = 12  # most comparisons on a path through one of them
     comparison: float = 1.0  # multiply-accumulates that a comparison counts as
     small_widths: tuple[int, ...] = (32, 64)  # channels of the small network, two convolutions of each width
     pixels: int = 4  # side of the square of pixels that the first convolution of either network sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of BIG
+    widths: tuple[int, ...] = (128, 256)  # channels of BIG
     blocks: int = 3  # its residual blocks of each width
     half: bool = True  # whether it learns with products in bfloat16
-    epochs: float = 3.0  # passes that train each network
+    epochs: float = 2.0  # passes that train each network
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
 

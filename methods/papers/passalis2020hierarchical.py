@@ -133,7 +133,7 @@ class HierarchicalBof(ImageMethod):
     """Exits that average histograms and share a classifier."""
 
     network: str = "resnet"  # resnet or vgg; the paper: VGG-like and small networks
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand; the paper: by hand
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
@@ -141,10 +141,10 @@ class HierarchicalBof(ImageMethod):
     side: int = 1  # of the grid of regions with a histogram of their own; the adaptation: 1 or 2
     hierarchical: bool = True  # False: an exit reads its own histogram alone, for comparison
     images: str = "cluttered"  # data; the paper: five image data sets
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    epochs: float = 3.0  # passes over them for the network; the adaptation: 100
-    exit_epochs: float = 3.0  # passes for the exits; the adaptation: 100
+    epochs: float = 2.0  # passes over them for the network; the adaptation: 100
+    exit_epochs: float = 2.0  # passes for the exits; the adaptation: 100
     batch: int = 32  # the adaptation: 128
     rate: float = 2e-3  # learning rate of the network; the adaptation: 5e-4
     exit_rate: float = 5e-3  # learning rate of the exits; the adaptation: 1e-3

@@ -34,10 +34,10 @@ Deviations
        earlier filters is told by Slimmable Neural Networks (section 3.1), which tries the scheme; that images choose
        their width by the score margin is believed, not read, as it was the rule of the work that the paper compares
        with (big/LITTLE). The variant `reused` is not the paper's.
-    2. Cluttered Fashion-MNIST, 8,000 images, and a plain network of four convolutions instead of MNIST, CIFAR-10 and
+    2. Cluttered Fashion-MNIST, 6,000 images, and a plain network of four convolutions instead of MNIST, CIFAR-10 and
        SVHN with networks of that time; no batch normalisation, as then. How many configurations the paper has could not
        be read; here are four, each with a quarter of the channels more.
-    3. How the paper trains could not be read. Here each step has 3 epochs of AdamW, the rate rising, then falling to 0;
+    3. How the paper trains could not be read. Here each step has 2 epochs of AdamW, the rate rising, then falling to 0;
        gradients are clipped at norm 1. New weights start normal, with variance 2 / (inputs of a unit)
        (he2015delving); in the last layer with half of that.
     4. A bias belongs to its channel and stays with it; those of the last layer belong to step 1.
@@ -303,11 +303,11 @@ class ReusedChannels(Widths, ExitMethod):
     """New channels feed no old filters: what a configuration has computed, the next one keeps."""
 
     images: str = "cluttered"  # data
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     channels: tuple[int, ...] = (64, 128, 128, 256)  # of the layers of the whole network
     configurations: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of these channels
     pixels: int = 4  # side of the square of pixels that the second layer sees as one place
-    epochs: float = 3.0  # of each step
+    epochs: float = 2.0  # of each step
     batch: int = 32  # images of a batch
     rate: float = 2e-3  # largest learning rate of each step
 
@@ -331,11 +331,11 @@ class RuntimeConfigurable(Widths, CascadeMethod):
     """Configurations of growing width in one set of weights; each is computed from the first layer on."""
 
     images: str = "cluttered"  # data; the paper: MNIST, CIFAR-10, SVHN
-    train_size: int = 8000  # training images; the paper: 50,000 and more
+    train_size: int = 6000  # training images; the paper: 50,000 and more
     channels: tuple[int, ...] = (64, 128, 128, 256)  # of the layers of the whole network; the paper: not read
     configurations: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of these channels; the paper: not read
     pixels: int = 4  # side of the square of pixels that the second layer sees as one place
-    epochs: float = 3.0  # of each step; the paper: not read
+    epochs: float = 2.0  # of each step; the paper: not read
     batch: int = 32  # images of a batch; the paper: not read
     rate: float = 2e-3  # largest learning rate of each step; the paper: not read
 

@@ -193,17 +193,17 @@ class IdkCascade(ImageCascadeMethod):
     points: int = 14  # levels of each stage on the grid of alpha, beside its ends; the paper's are not known
     members: tuple[str, ...] = ("linear", "forest", "small", "large")  # the paper: pairs and triples of networks
     images: str = "cluttered"  # data; the paper: ImageNet, CIFAR-10, driving videos
-    train_size: int = 8000  # training images; the paper takes models that are trained
+    train_size: int = 6000  # training images; the paper takes models that are trained
     window: int = 4  # side of the squares of pixels that the linear model and the forest take the mean of
     trees: int = 200  # in the forest
     depth: int = 12  # most comparisons on a path through one of them
     comparison: float = 1.0  # multiply-accumulates that a comparison counts as
     small_widths: tuple[int, ...] = (32, 64)  # channels of the small network, two convolutions of each width
     pixels: int = 4  # side of the square of pixels that the first convolution of either network sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of the large network
+    widths: tuple[int, ...] = (128, 256)  # channels of the large network
     blocks: int = 3  # its residual blocks of each width
     half: bool = True  # whether it learns with products in bfloat16
-    epochs: float = 3.0  # passes that train each network
+    epochs: float = 2.0  # passes that train each network
     batch: int = 32  # images of a step, of augmenting networks too
     rate: float = 2e-3  # largest learning rate of the networks
 

@@ -28,7 +28,7 @@ Trained otherwise
     each alpha: gates learn to close in two stages, which is what the paper is about.
 
 Deviations
-    1. Fashion-MNIST, 8,000 training images, and 9 blocks of 8, 16 and 32 channels behind a stem of stride 2, instead
+    1. Fashion-MNIST, 6,000 training images, and 9 blocks of 8, 16 and 32 channels behind a stem of stride 2, instead
        of CIFAR-10/100, SVHN and ImageNet with 18 to 54 blocks of 16 to 64 channels.
     2. Six epochs of SP and three of HRL with AdamW, instead of 64,000 and 10,000 steps of SGD.
     3. alpha from 2 to 4, as few steps of a small network need; the paper: 0.001 to 0.1. In HRL the gate learns faster
@@ -230,13 +230,13 @@ class SkipNet(GateMethod):
     """Blocks of a residual network skipped image by image by a recurrent gate."""
 
     images: str = "fashion-mnist"  # data; the paper: CIFAR-10, CIFAR-100, SVHN, ImageNet
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     widths: tuple[int, ...] = (8, 16, 32)  # channels of the three groups; the paper: 16, 32, 64
     depth: int = 3  # blocks per group; the paper: 6, 12, 18 or 25
     stride: int = 2  # of the stem; the paper: 1
     epochs: float = 6.0  # of SP; the paper: 64,000 steps
     rate: float = 4e-3  # of SP; the paper: 0.1, SGD
-    hybrid_epochs: float = 3.0  # of HRL; the paper: 10,000 steps
+    hybrid_epochs: float = 2.0  # of HRL; the paper: 10,000 steps
     hybrid_rate: float = 2e-3  # of HRL; the paper: 1e-4, SGD
     gate_rate: float = 5e-3  # of the gate in HRL; the paper: as the rest
     beta: float = 0.01  # weight of REINFORCE; the paper: 0.01

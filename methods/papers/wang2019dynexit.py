@@ -64,13 +64,13 @@ class DynExit(ImageMethod):
 
     network: str = "resnet"  # residual, as the paper's, of unknown depths
     images: str = "cluttered"  # data; the paper's are not known
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
-    epochs: float = 3.0  # passes over the images
+    epochs: float = 2.0  # passes over the images
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate, of the network and of the raw weights
     learned: bool = True  # whether the raw weights learn, as in the paper; else all exits weigh alike

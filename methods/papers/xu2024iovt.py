@@ -382,13 +382,13 @@ class IovtDdpg(ImageMethod, TierMethod):
 
     network: str = "resnet"  # the paper: AlexNet, ResNet-50
     images: str = "cluttered"  # data; the paper: CIFAR-10, ImageNet
-    train_size: int = 8000  # training images
+    train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (160, 320)  # channels of each resolution
+    widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # residual blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand
     half: bool = True  # whether the network learns with products in bfloat16
-    epochs: float = 3.0  # passes that train the network with its exits
+    epochs: float = 2.0  # passes that train the network with its exits
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
     slots: int = 6000  # simulated slots from which the agent learns; assumed

@@ -235,7 +235,7 @@ def test_the_first_exit_that_is_sure_enough_answers(prepared):
 
 def test_there_is_an_exit_after_every_layer_of_the_default_network():
     method = DeepCascade()
-    assert (method.network, method.widths, method.blocks) == ("vgg", (160, 320), 3)
+    assert (method.network, method.widths, method.blocks) == ("vgg", (128, 256), 3)
     assert "shares" not in {field.name for field in registry.describe(KEY).settings}
 
 
