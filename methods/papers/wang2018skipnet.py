@@ -247,7 +247,7 @@ class SkipNet(GateMethod):
     knobs: ClassVar[tuple[float, ...]] = (math.inf, 4.0, 2.5, 2.0, -math.inf)
     tiny: ClassVar[Mapping[str, Any]] = {
         "images": "digits", "train_size": 400, "widths": (8, 8, 16), "depth": 2, "stride": 1, "batch": 32,
-        "epochs": 5.0, "gate_rate": 1.3e-2, "beta": 0.04,
+        "epochs": 5.0, "hybrid_epochs": 3.0, "gate_rate": 1.3e-2, "beta": 0.04,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 1500, "epochs": 3.0, "hybrid_epochs": 1.5, "batch": 64, "gate_rate": 2e-2, "beta": 0.04,

@@ -220,7 +220,7 @@ def test_the_tail_is_that_of_reuters():
     method = registry.get(KEY)
     assert R52 == (2840, 1596, 253, 251, 206, 190, 123, 108, 97, 90)
     assert method.tail == R52
-    assert method.train_size == 8000
+    assert method.train_size == 6000
 
 
 def test_few_classes_have_most_images_for_training_and_validation_images_are_balanced():

@@ -304,7 +304,7 @@ def test_the_trunk_that_the_last_exit_has_to_match_is_trained_alone_for_as_long(
     found = []
     bench = Bench(most_steps=0, watch=lambda stage: found.append(stage) if stage else None)
     outcome = no_harm(method, ready, bench, SimpleNamespace(full_quality=1.0))
-    assert [stage.epochs for stage in found] == [method.trunk_epochs + method.epochs] == [6.0]
+    assert [stage.epochs for stage in found] == [method.trunk_epochs + method.epochs] == [4.0]
     assert outcome.holds
     alone = float(outcome.measured.split(" with branches, ")[1].split()[0])
     for gain, holds in ((0.006, True), (0.004, False), (0.0, False)):

@@ -333,7 +333,7 @@ def test_the_teacher_is_a_plain_deep_network_without_exits():
     teacher = PredictiveCodingExits().teacher(pictures, 0)
     assert teacher.exits == 1
     convolutions = [part for part in teacher.modules() if isinstance(part, torch.nn.Conv2d)]
-    assert [conv.out_channels for conv in convolutions] == [160] * 3 + [320] * 3
+    assert [conv.out_channels for conv in convolutions] == [128] * 3 + [256] * 3
     ours = PredictiveCodingExits().build(pictures, 0)
     assert claimed.weights(ours) < claimed.weights(teacher) / 4
 
