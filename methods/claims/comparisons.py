@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import mean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.engine.examples import Data
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Baseline, OperatingPoint, Outcome
+from eelit.methods.engine.method import Bench, Method
+from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.engine.search import Judged
 from eelit.methods.families.designs import DesignMethod
 from eelit.methods.families.designs import Prepared as Searchable
@@ -51,10 +51,20 @@ def steps(method: TextMethod, data: Data) -> int:
     return max(1, round(method.epochs * sum(1 for _ in data.train.batches(method.batch))))
 
 
+def swept(method: Method, prepared: Any, bench: Bench, knobs: Sequence[float]) -> Baseline:
+    """Return a method's settings measured on validation and test data."""
+    held, test = (method.sweep(prepared, bench, split, knobs) for split in ("validation", "test"))
+    return Baseline(name=method.key, validation=held, test=test)
+
+
 def points_of(rival: ExitMethod, prepared: Prepared, bench: Bench) -> Baseline:
     """Return all settings of another method on its own network, but the ends, which stop everywhere or nowhere."""
-    held, test = (rival.sweep(prepared, bench, split, rival.knobs[1:-1]) for split in ("validation", "test"))
-    return Baseline(name=rival.key, validation=held, test=test)
+    return swept(rival, prepared, bench, rival.knobs[1:-1])
+
+
+def points_of_curve(curve: Curve) -> Baseline:
+    """Return what was measured of the method itself."""
+    return Baseline(name=curve.variant, validation=curve.validation, test=curve.test)
 
 
 def gains_at_equal_cost(

@@ -1,6 +1,5 @@
 """FREE: exact parallel decoding, the released code's numbers, and a threshold that is estimated from text to text."""
 
-import dataclasses
 import json
 import math
 from functools import cache
@@ -344,7 +343,7 @@ def test_streams_of_texts_are_followed_one_by_one(prepared):
     (found,) = method.texts(ready, "validation", [0.4])
     threshold = Threshold(method.initial, 0.4, method.grid, method.updates)
     seen = []
-    for n, prompt in enumerate(ready.prompts("validation")):
+    for n, prompt in enumerate(ready.openings("validation")):
         seen.append(threshold.now)
         with torch.inference_mode():
             text_cache = ready.read(prompt[None])
@@ -451,7 +450,7 @@ def test_test_texts_are_out_of_reach_of_what_chooses(prepared):
 def test_what_is_known_is_not_written_again(prepared, monkeypatch):
     method, _, ready = prepared(KEY)
     first = method.texts(ready, "validation", [0.2, 0.3])
-    monkeypatch.setattr(type(method), "told", None)
+    monkeypatch.setattr(type(method), "replay", None)
     again = method.texts(ready, "validation", [0.3, 0.2])
     assert again[0] is first[1]
     assert again[1] is first[0]
@@ -504,5 +503,7 @@ def test_the_estimate_is_compared_at_equal_cost(prepared, monkeypatch):
     assert even.holds == (float(even.measured.split()[0]) >= -0.005)
     worse = [point.model_copy(update={"quality": point.quality - 0.1}) for point in curve.test]
     assert not claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"test": worse}))[0].holds
-    assert dataclasses.is_dataclass(method)
+    dear = [point.model_copy(update={"cost": 10 * point.cost}) for point in curve.validation]
+    none = claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"validation": dear}))[0]
+    assert (none.holds, none.measured) == (False, "no estimate is as cheap")
     assert "fewer weights" in moved.measured
