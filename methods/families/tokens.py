@@ -246,7 +246,9 @@ class TokenMethod(GenerationMethod):
 
         with costs.MacCounter() as counter:
             found = ours(cache.copy())
-        seconds, full_seconds = in_turn(ours, plain, [cache], bench.repeats, devices_of(model), lambda held: held.copy())
+        seconds, full_seconds = in_turn(
+            ours, plain, [cache], bench.repeats, devices_of(model), lambda held: held.copy()
+        )
         exits = expected.exits.cpu().numpy()
         return Execution(
             knob=knob,

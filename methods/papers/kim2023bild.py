@@ -375,8 +375,8 @@ class Bild(PassMethod):
         "cost_is_monotone": "a bolder small model is rolled back more often, which costs passes of both",
     }
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "vocabulary": 32, "layers": 3, "width": 40, "small_layers": 1, "small_width": 16,
-        "windows": 480, "context": 24, "batch": 8, "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 8,
+        "corpus": "made", "vocabulary": 32, "layers": 2, "width": 40, "small_layers": 1, "small_width": 16,
+        "windows": 280, "context": 24, "batch": 8, "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 6,
         "passages": 24, "in_a_row": 4, "rollback": 1.0, "align_windows": 80,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
