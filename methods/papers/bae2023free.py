@@ -302,8 +302,9 @@ class Free(PassMethod):
         for rule in ("eager_is_the_first_exit", "never_answers_as_the_full_model", "never_costs_the_full_model")
     }
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "vocabulary": 32, "layers": 4, "width": 32, "windows": 400, "context": 24, "batch": 8,
+        "corpus": "made", "vocabulary": 32, "layers": 4, "width": 32, "windows": 800, "context": 24, "batch": 8,
         "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 6, "passages": 24, "updates": 12,
+        "initial": 0.5, "lowest": 0.05, "highest": 0.5,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "width": 40, "passages": 5, "shallow": 1, "updates": 1, "initial": 0.001, "lowest": 0.1, "highest": 0.3,

@@ -252,7 +252,6 @@ class InStep:
         self.checked(back)
         self.passes[back, 1] += 1
         self.rolled[back] += 1
-        self.passed[back] = False
         self.again[back] = self.rules.released
         self.done[ended] = True
         if len(ended) and taken:
@@ -368,7 +367,7 @@ class Bild(PassMethod):
 
     data: ClassVar[tuple[str, ...]] = ("brown",)
     knob: ClassVar[str] = "fallback threshold"
-    knobs: ClassVar[tuple[float, ...]] = (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.75, 0.9, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"unaligned": {}, "aligned": {"aligned": True}}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "the large model writes the first token and takes over after ten, whatever the knob",

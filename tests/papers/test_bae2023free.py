@@ -356,6 +356,9 @@ def test_streams_of_texts_are_followed_one_by_one(prepared):
     assert len(set(seen)) > 1
     assert set(seen) <= {method.initial, *method.grid}
     assert len(set(seen[method.updates + 1 :])) == 1
+    costs, passes = PassCosts.of(ready.model), found.exits.sum(dim=1)
+    shallow, deep = costs.layers[: method.shallow].sum(), costs.layers[method.shallow :].sum()
+    assert found.read.tolist() == (6 * (shallow + costs.head) + passes.numpy() * (deep + costs.head)).tolist()
 
 
 # Training
@@ -389,7 +392,7 @@ def test_both_ends_and_the_layers_between_are_trained_together(prepared, variant
     net, (stage,) = wired(method)
     data = method.load()
     x = torch.stack(data.train.inputs[3:6])
-    assert (stage.epochs, stage.batch, len(stage.train)) == (1, 8, 400)
+    assert (stage.epochs, stage.batch, len(stage.train)) == (1, 8, 800)
     assert isinstance(stage.optimiser, MuonAndAdam)
     matrices = {id(p) for name, p in net.language_model.named_parameters() if name.endswith("_proj.weight")}
     assert stage.rates == {id(p): 1e-2 if id(p) in matrices else 8e-3 for p in net.language_model.parameters()}
