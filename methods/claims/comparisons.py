@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Method
+from eelit.methods.engine.operating_points import at
 from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.engine.search import Judged
 from eelit.methods.families.designs import DesignMethod
@@ -82,6 +83,16 @@ def gains(ours: Baseline, theirs: Baseline) -> list[float]:
     What is returned is seen on test data. Costs below all ours are left out.
     """
     pairs = ((chosen(ours, rival.cost), chosen(theirs, rival.cost)) for rival in theirs.validation)
+    return [a.quality - b.quality for a, b in pairs if a and b]
+
+
+def gains_of_mixtures(ours: Baseline, theirs: Baseline) -> list[float]:
+    """Return `gains` where either side may also stand between two of its settings, some samples treated with each.
+
+    So a coarse knob is no drawback. Both have the same full model.
+    """
+    shares = [1 / rival.speed_up for rival in theirs.validation]
+    pairs = ((at(ours.validation, ours.test, share), at(theirs.validation, theirs.test, share)) for share in shares)
     return [a.quality - b.quality for a, b in pairs if a and b]
 
 

@@ -34,7 +34,8 @@ Deviations
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
        is kept: an open continuation has no reference that models of this size would meet.
     4. Cost is weights read (see `families.passes`), since what the paper gains is time at batch size 1.
-    5. alpha_FB is lower than the paper's: such models are seldom sure of the next token. alpha_RB is 3.
+    5. alpha_FB is mostly lower than the paper's: such models are seldom sure of the next token. alpha_RB is 2, of the
+       paper's 2 to 6 the best on validation texts.
     6. The paper rolls back from the first i with d_i > alpha_RB whatever B would write there; where that is y_i again,
        the tokens behind it are thrown away for nothing, so here such a token is passed over and the next is looked at.
        With ``released`` it is as in the released loop, which then checks no later token in this turn either, and which
@@ -343,7 +344,7 @@ def align(
 class Bild(PassMethod):
     """A small decoder that writes, and a large one that corrects it."""
 
-    rollback: float = 3.0  # alpha_RB; the paper: 2 to 6
+    rollback: float = 2.0  # alpha_RB; the paper: 2 to 6, by data set
     in_a_row: int = 10  # n_max: tokens that S writes in a row at most; the released code: 10
     aligned: bool = False  # whether the small model learns from the large one's texts
     released: bool = False  # whether to check and to go on after a rollback as the released loop does

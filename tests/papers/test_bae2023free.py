@@ -515,7 +515,7 @@ def test_the_estimate_is_compared_at_equal_cost(prepared, monkeypatch):
     assert even.holds == (float(even.measured.split()[0]) >= -0.005)
     worse = [point.model_copy(update={"quality": point.quality - 0.1}) for point in curve.test]
     assert not claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"test": worse}))[0].holds
-    dear = [point.model_copy(update={"cost": 10 * point.cost}) for point in curve.validation]
+    dear = [point.model_copy(update={"speed_up": point.speed_up / 10}) for point in curve.validation]
     none = claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"validation": dear}))[0]
     assert (none.holds, none.measured) == (False, "no estimate is as cheap")
     assert "fewer weights" in moved.measured
