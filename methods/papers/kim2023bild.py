@@ -123,6 +123,15 @@ class KnowsText(Protocol):
         ...
 
 
+def in_one_pass(model: ExitDecoder, ids: Tensor, cache: RowCache) -> Tensor:
+    """Read tokens ``[n, k]`` on, at the cache's rows; return the logits ``[n, k, V]`` behind each."""
+    state = model.start(ids, cache)
+    for i in range(model.exits):
+        state = model.layer(i, state, cache)
+    cache.advance(ids)
+    return model.head(state[HIDDEN])
+
+
 class Reader(KnowsText):
     """A decoder with its cache, which holds all that is before the text."""
 
@@ -131,12 +140,7 @@ class Reader(KnowsText):
 
     def read(self, text: Tensor) -> Tensor:
         """All new tokens in one pass."""
-        ids = text[None, self.cache.position - self.start :]
-        state = self.model.start(ids, self.cache)
-        for i in range(self.model.exits):
-            state = self.model.layer(i, state, self.cache)
-        self.cache.advance(ids)
-        return self.model.head(state[HIDDEN][0])
+        return in_one_pass(self.model, text[None, self.cache.position - self.start :], self.cache)[0]
 
     def forget(self, kept: int) -> None:
         """Go back in the cache."""
@@ -204,7 +208,8 @@ class InStep:
 
     def step(self, t: int, fallback: Tensor) -> None:
         """Write token ``t`` of all texts that have not come to their end."""
-        said, full = (self._next(*each) for each in ((self.pair.small, self.small), (self.pair.large, self.large)))
+        said = in_one_pass(self.pair.small, self.last[:, None], self.small)[:, 0]
+        full = in_one_pass(self.pair.large, self.last[:, None], self.large)[:, 0]
         asked = ~self.done & ~self.again & (self.pending < self.rules.in_a_row)
         own = asked & sure(said, fallback)
         turn = ~self.done & ~own
@@ -240,7 +245,7 @@ class InStep:
         for _ in range(t + 1, self.length):
             going = going & (count < self.rules.in_a_row)
             cache.rows = rows
-            said = self._pass(self.pair.small, cache, ids)
+            said = in_one_pass(self.pair.small, ids[:, None], cache)[:, 0]
             self.passes[rows, 0] += going.long()
             going = going & sure(said, fallback[rows])
             ids, count = said.argmax(dim=-1), count + 1
@@ -257,18 +262,6 @@ class InStep:
         self.done[ended] = True
         if len(ended) and taken:
             self.tokens[ended, t + 1 :] = torch.stack(taken, dim=1)[~rolled]
-
-    def _next(self, model: ExitDecoder, cache: RowCache) -> Tensor:
-        return self._pass(model, cache, self.last)
-
-    @staticmethod
-    def _pass(model: ExitDecoder, cache: RowCache, ids: Tensor) -> Tensor:
-        """Return the logits ``[n, V]`` behind ids ``[n]`` at the cache's rows."""
-        state = model.start(ids[:, None], cache)
-        for i in range(model.exits):
-            state = model.layer(i, state, cache)
-        cache.advance(ids[:, None])
-        return model.head(state[HIDDEN][:, 0])
 
 
 @torch.inference_mode()
