@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from eelit.methods.backbones import decoder as home
 from eelit.methods.backbones.attached import attach
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Ending, TokenCosts, generate, replay
@@ -301,6 +302,16 @@ def test_attaching_leaves_no_trace():
     assert [m.training for m in model.modules()] == modes
     assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert set(decoder.state_dict()) == {f"language_model.{name}" for name in model.state_dict()}
+
+
+def test_small_decoders_are_proved_once_for_each_size(monkeypatch):
+    proofs = []
+    monkeypatch.setattr(home, "_PROVED", set())
+    monkeypatch.setattr(home._Probe, "prove", lambda self, made: proofs.append(made.exits))
+    for layers, seed in ((2, 0), (2, 1), (3, 0)):
+        home.small_decoder(vocabulary=20, layers=layers, width=8, heads=2, inner=12, reach=16, seed=seed)
+    assert set(proofs) == {2, 3}
+    assert proofs.count(2) == proofs.count(3)
 
 
 def test_positions_that_a_model_does_not_have():

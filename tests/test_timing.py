@@ -26,6 +26,25 @@ def test_each_batch_is_taken_in_turn_and_medians_add_up(monkeypatch):
     assert log[2:] == [(who, x) for x in (1, 2) for _ in range(3) for who in ("ours", "plain")]
 
 
+def test_what_is_used_up_is_copied_for_each_of_the_two_and_copying_is_not_timed(monkeypatch):
+    now, held = [0.0], [7]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def anew(x):
+        now[0] += 100.0
+        return list(x)
+
+    def use_up(seconds):
+        def run(x):
+            now[0] += seconds * x.pop()
+
+        return run
+
+    ours, plain = timing.in_turn(use_up(1.0), use_up(3.0), [held], 2, (), anew)
+    assert (ours, plain) == (pytest.approx(7.0), pytest.approx(21.0))
+    assert held == [7]
+
+
 @pytest.fixture
 def slow(monkeypatch):
     """A device that does what it is asked for only when somebody waits; torch has none of that name."""

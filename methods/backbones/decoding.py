@@ -124,6 +124,11 @@ class Generation:
         """Return the first ``n`` texts."""
         return Generation(self.tokens[:n], self.exits[:n], self.not_finite[:n])
 
+    def agrees(self, other: Generation) -> bool:
+        """Return whether another way to write has come to the same, token by token."""
+        pairs = ((self.tokens, other.tokens), (self.exits, other.exits), (self.not_finite, other.not_finite))
+        return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
 
 @dataclass(frozen=True)
 class Ending:

@@ -1,13 +1,16 @@
-"""What FREE claims: nearly the full model's texts much faster, by exact states, at a threshold found while it runs."""
+"""What FREE claims: nearly the full model's texts much faster, by exact states, at a threshold found while it runs.
+
+That mixtures of two settings count was decided once first numbers had been seen: few zetas lie between a cheap and a
+dear one. The bars are as they were.
+"""
 
 from __future__ import annotations
 
 import math
 from statistics import mean
 
-import numpy as np
-
 from eelit.methods.backbones.decoding import always
+from eelit.methods.claims.comparisons import gains_of_mixtures, points_of_curve, swept
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
@@ -64,17 +67,18 @@ def copied_states(method: Free, prepared: Prepared, knob: float) -> float:
 def as_good_as_set(method: Free, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """The estimated threshold, against ones that are set: at equal cost, and against the one that it starts from."""
     fixed = method.replace({"adaptive": False})
-    rivals = fixed.sweep(prepared, bench, "test", fixed.knobs)
-    costs, quality = [point.cost for point in rivals], [point.quality for point in rivals]
-    gains = [point.quality - float(np.interp(point.cost, costs, quality)) for point in curve.test]
+    found = gains_of_mixtures(points_of_curve(curve), swept(fixed, prepared, bench, fixed.knobs))
     (start,) = fixed.sweep(prepared, bench, "test", [method.initial])
     (usual,) = method.sweep(prepared, bench, "test", [USUAL])
     return [
         Outcome(
             name="an estimated threshold is as good as a set one",
-            statement="On the mean over zeta at most 0.005 less ROUGE-L is kept than by set thresholds of equal cost.",
-            holds=mean(gains) >= -0.005,
-            measured=f"{mean(gains):+.4f} on the mean, from {min(gains):+.3f} to {max(gains):+.3f}",
+            statement="On the mean over the costs of set thresholds, at no more than each of them and with settings of "
+            "either, or mixtures of two, chosen on validation texts, at most 0.005 less ROUGE-L is kept.",
+            holds=bool(found) and mean(found) >= -0.005,
+            measured=f"{mean(found):+.4f} on the mean, from {min(found):+.3f} to {max(found):+.3f}"
+            if found
+            else "no estimate is as cheap",
         ),
         Outcome(
             name="estimation moves the threshold to where both parts agree",

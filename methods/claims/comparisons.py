@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import mean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.engine.examples import Data
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Baseline, OperatingPoint, Outcome
+from eelit.methods.engine.method import Bench, Method
+from eelit.methods.engine.operating_points import at
+from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.engine.search import Judged
 from eelit.methods.families.designs import DesignMethod
 from eelit.methods.families.designs import Prepared as Searchable
@@ -51,10 +52,20 @@ def steps(method: TextMethod, data: Data) -> int:
     return max(1, round(method.epochs * sum(1 for _ in data.train.batches(method.batch))))
 
 
+def swept(method: Method, prepared: Any, bench: Bench, knobs: Sequence[float]) -> Baseline:
+    """Return a method's settings measured on validation and test data."""
+    held, test = (method.sweep(prepared, bench, split, knobs) for split in ("validation", "test"))
+    return Baseline(name=method.key, validation=held, test=test)
+
+
 def points_of(rival: ExitMethod, prepared: Prepared, bench: Bench) -> Baseline:
     """Return all settings of another method on its own network, but the ends, which stop everywhere or nowhere."""
-    held, test = (rival.sweep(prepared, bench, split, rival.knobs[1:-1]) for split in ("validation", "test"))
-    return Baseline(name=rival.key, validation=held, test=test)
+    return swept(rival, prepared, bench, rival.knobs[1:-1])
+
+
+def points_of_curve(curve: Curve) -> Baseline:
+    """Return what was measured of the method itself."""
+    return Baseline(name=curve.variant, validation=curve.validation, test=curve.test)
 
 
 def gains_at_equal_cost(
@@ -72,6 +83,16 @@ def gains(ours: Baseline, theirs: Baseline) -> list[float]:
     What is returned is seen on test data. Costs below all ours are left out.
     """
     pairs = ((chosen(ours, rival.cost), chosen(theirs, rival.cost)) for rival in theirs.validation)
+    return [a.quality - b.quality for a, b in pairs if a and b]
+
+
+def gains_of_mixtures(ours: Baseline, theirs: Baseline) -> list[float]:
+    """Return `gains` where either side may also stand between two of its settings, some samples treated with each.
+
+    So a coarse knob is no drawback. Both have the same full model.
+    """
+    shares = [1 / rival.speed_up for rival in theirs.validation]
+    pairs = ((at(ours.validation, ours.test, share), at(theirs.validation, theirs.test, share)) for share in shares)
     return [a.quality - b.quality for a, b in pairs if a and b]
 
 

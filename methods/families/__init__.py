@@ -11,6 +11,7 @@
 ``designs``: one such network, or several, of whose exits a search leaves those that pay, with thresholds of their own.
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.
 ``dot_products``: a network of convolutions, of which single dot products stop once their sign is known or guessed.
+``generation``: what the families that write texts share: texts of a split, each written once.
 ``tokens``: a decoder in which each token leaves at a layer of its own.
 ``passes``: a cheap part writes ahead, and a costly part reads several tokens in one pass.
 ``translation``: encoder and decoder, each token leaving the decoder at a block of its own.

@@ -5,17 +5,16 @@ must be fetched either way: so cost is the number of weights read per generated 
 weights of its own once, whatever it is given. Tables of embeddings, of which a row is read for each token, keys and
 values, and the reading of the prompt are left out.
 
-`texts` says what is written, by the definition and in batches of texts; `write` does it, text by text.
+`replay` says what is written, by the definition and in batches of texts; `write` does it, text by text.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,11 +26,13 @@ from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Generation, generate
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Execution, OperatingPoint
-from eelit.methods.engine.timing import devices_of, now
+from eelit.methods.engine.timing import devices_of, in_turn
 from eelit.methods.families.tokens import GenerationMethod, Prepared
 
 if TYPE_CHECKING:
     from eelit.methods.backbones.row_cache import RowCache
+
+    Caches = tuple[RowCache, ...]
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,28 @@ class Texts(Generation):
 
     read: Tensor  # [N], weights
 
+    @classmethod
+    def of(cls, each: Iterable[tuple[Tensor, Tensor, Tensor]], read: Tensor | None = None) -> Texts:
+        """Return texts, of each its tokens, their exits and what is not finite ``[T]``; ``read`` is 0 if not told."""
+        tokens, exits, flawed = (torch.stack(part) for part in zip(*each, strict=True))
+        return Texts(tokens, exits, flawed, exits.new_zeros(len(exits)) if read is None else read)
+
     def head(self, n: int) -> Texts:
         """Return the first ``n`` texts."""
         return Texts(self.tokens[:n], self.exits[:n], self.not_finite[:n], self.read[:n])
 
 
 @dataclass
-class Read:
+class Count:
     """How many weights were read."""
 
     weights: int = 0
 
 
 @contextmanager
-def weights_read(*models: nn.Module) -> Iterator[Read]:
+def weights_read(*models: nn.Module) -> Iterator[Count]:
     """Count from outside how many weights the modules of some networks read inside."""
-    found, handles = Read(), []
+    found, handles = Count(), []
 
     def note(module: nn.Module, *_: Any, size: int) -> None:
         found.weights += size
@@ -105,30 +112,30 @@ class PassMethod(GenerationMethod):
     unit = "weights read"
 
     @abstractmethod
-    def told(self, prepared: Any, split: Split, knobs: Sequence[float]) -> list[Texts]:
+    def replay(self, prepared: Any, split: Split, knobs: Sequence[float]) -> list[Texts]:
         """Return the texts of the split at each knob, by the definition: no part is spared, nothing is cut off."""
 
     @abstractmethod
-    def write(self, prepared: Any, opened: Sequence[Any], last: Tensor, knob: float) -> Texts:
-        """Write texts one after the other, each behind one of ``opened`` (see `open`) and its token of ``last [N]``.
+    def write(self, prepared: Any, opened: Sequence[Caches], first: Tensor, knob: float) -> Texts:
+        """Write texts one after the other, each behind an opening, which is used up, and its token of ``first [N]``.
 
         What a text took may be left at 0: it is counted from outside.
         """
 
-    def open(self, prepared: Any, prompts: Tensor) -> list[Any]:
-        """Return for each of prompts ``[N, P]`` what is known once it was read: here the full model's cache."""
-        return [prepared.read(prompt[None]) for prompt in prompts]
+    def readers(self, prepared: Any) -> list[Prepared]:
+        """Return all that reads and writes, the full model first: it may be all there is."""
+        return [prepared]
 
-    def read_by(self, prepared: Any) -> list[nn.Module]:
-        """Return the networks whose reading is counted."""
-        return [prepared.model]
+    def open(self, prepared: Prepared, prompts: Tensor) -> list[Caches]:
+        """Return for each of prompts ``[N, P]`` the caches of all readers, which have read it."""
+        return [tuple(each.read(prompt[None]) for each in self.readers(prepared)) for prompt in prompts]
 
     def texts(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> list[Texts]:
         """Return the texts of the split at each knob, those that are known as they are known."""
-        prepared.prompts(split)  # if they are out of reach, what is known of them is too
+        prepared.openings(split)  # if they are out of reach, what is known of them is too
         missing = [knob for knob in dict.fromkeys(knobs) if (split, (self, knob)) not in prepared.runs]
         if missing:
-            found = self.told(prepared, split, missing)
+            found = self.replay(prepared, split, missing)
             prepared.runs.update({(split, (self, knob)): each for knob, each in zip(missing, found, strict=True)})
         return [cast(Texts, prepared.runs[split, (self, knob)]) for knob in knobs]
 
@@ -156,36 +163,31 @@ class PassMethod(GenerationMethod):
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Really write, on test passages: once counted from outside, then timed in turn with plain generation."""
         (expected,), length = self.texts(prepared, "test", [knob]), prepared.length
-        prompts = prepared.prompts("test")[: -(-bench.executed // length)]
-        expected, last = expected.head(len(prompts)), prompts[:, -1]
-        opened, networks = self.open(prepared, prompts), self.read_by(prepared)
-        with weights_read(*networks) as counted:
-            found = self.write(prepared, opened, last, knob)
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        devices = devices_of(*networks)
-        for ours in (True, False) * 2:
-            opened = self.open(prepared, prompts) if ours else PassMethod.open(self, prepared, prompts)
-            start = now(devices)
-            if ours:
-                self.write(prepared, opened, last, knob)
-            else:
-                _plainly(prepared, opened, last)
-            seconds[ours].append(now(devices) - start)
+        prompts = prepared.openings("test")[: -(-bench.executed // length)]
+        expected, first = expected.head(len(prompts)), prepared.first(prompts)
+        opened, models = self.open(prepared, prompts), [each.model for each in self.readers(prepared)]
+
+        def ours(fresh: list[Caches]) -> Texts:
+            return self.write(prepared, fresh, first, knob)
+
+        def plain(fresh: list[Caches]) -> None:
+            for (cache, *_), last in zip(fresh, first.split(1), strict=True):
+                generate(prepared.model, cache, last, length, None)
+
+        with weights_read(*models) as counted:
+            found = ours(_copied(opened))
+        seconds, full_seconds = in_turn(ours, plain, [opened], bench.repeats, devices_of(*models), _copied)
         return Execution(
             knob=knob,
             samples=expected.exits.numel(),
             claimed=float(expected.read.sum()),
             counted=counted.weights,
-            agrees=all(
-                torch.equal(getattr(found, part), getattr(expected, part)) for part in ("tokens", "exits", "not_finite")
-            ),
-            seconds=median(seconds[True]),
-            full_seconds=median(seconds[False]),
+            agrees=found.agrees(expected),
+            seconds=seconds,
+            full_seconds=full_seconds,
             not_finite=int(found.not_finite.sum()),
         )
 
 
-def _plainly(prepared: Prepared, opened: Sequence[RowCache], last: Tensor) -> None:
-    """Write the full model's texts, one after the other."""
-    for cache, first in zip(opened, last.split(1), strict=True):
-        generate(prepared.model, cache, first, prepared.length, None)
+def _copied(opened: Sequence[Caches]) -> list[Caches]:
+    return [tuple(cache.copy() for cache in caches) for caches in opened]

@@ -7,11 +7,10 @@ costs are MACs per generated token, without that reading.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,20 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.backbones.decoder import ExitDecoder
-from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate, replay
-from eelit.methods.engine import chance, costs
+from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate
+from eelit.methods.engine import chance, costs, tasks
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.passages import LanguageData, Passages
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
-from eelit.methods.engine.timing import devices_of, now
+from eelit.methods.engine.timing import devices_of, in_turn
+from eelit.methods.families.generation import Writing
 from eelit.methods.policies.base import Policy
 
 if TYPE_CHECKING:
     from eelit.methods.backbones.row_cache import RowCache
-
-ROWS = 400
-"""Texts that are replayed in one batch, if a split has so few prompts that several knobs fit."""
 
 
 def rouge_l(texts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -50,16 +47,16 @@ def rouge_l(texts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.f
 
 
 @dataclass
-class Prepared:
-    """A trained model with its passages; texts are generated once, when first asked for."""
+class Prepared(Writing["RowCache"]):
+    """A trained model with its passages."""
 
     method: GenerationMethod
     model: ExitDecoder
     data: LanguageData
-    bench: Bench
-    runs: dict[tuple[str, object], Generation] = field(default_factory=dict)
-    caches: dict[str, RowCache] = field(default_factory=dict)  # split → its prompts, read
     _fitted: list[Any] = field(default_factory=list)  # empty, or what `GenerationMethod.fit` returned
+
+    rows: ClassVar[int] = 400
+    doing: ClassVar[tuple[str, str]] = ("continuing", "passages")
 
     @cached_property
     def costs(self) -> TokenCosts:
@@ -84,51 +81,21 @@ class Prepared:
         most = None if self.bench.test is None else max(1, self.bench.test // self.length)
         return (self.data.test if split == "test" else self.data.validation).head(most)
 
-    def prompts(self, split: Split) -> Tensor:
+    def openings(self, split: Split) -> Tensor:
         """Return the prompts of the passages, where the model is."""
         return self.passages(split).prompts.to(device_of(self.model))
 
-    def run(self, split: Split, policies: Mapping[object, StepPolicy], reads: Reads | None = None) -> list[Generation]:
-        """Replay policies on the split, several in one batch; their names tell which are known already."""
-        prompts = self.prompts(split)
-        missing = [name for name in policies if (split, name) not in self.runs]
-        at_once = max(1, ROWS // len(prompts))
-        for i in range(0, len(missing), at_once):
-            self.bench.progress(f"continuing {len(prompts)} {split} passages", i / len(missing))
-            names = missing[i : i + at_once]
-            chosen, shown = [policies[name] for name in names], reads or self.method.reads
-            found = replay(self.model, self.opened(split), prompts[:, -1], self.length, chosen, shown)
-            self.runs.update({(split, name): run for name, run in zip(names, found, strict=True)})
-        return [self.runs[split, name] for name in policies]
-
-    def full(self, split: Split) -> Generation:
-        """Return plain greedy generation on the split."""
-        prompts = self.prompts(split)
-        if (split, "full") not in self.runs:
-            self.runs[split, "full"] = generate(
-                self.model, self.read(prompts), prompts[:, -1], self.length, policy=None
-            )
-        return self.runs[split, "full"]
-
-    def opened(self, split: Split) -> RowCache:
-        """Return the prompts of the split, read but for their last tokens, once."""
-        prompts = self.prompts(split)
-        if split not in self.caches:
-            self.caches[split] = self.read(prompts)
-        return self.caches[split]
-
-    def read(self, prompts: Tensor) -> RowCache:
+    def read(self, openings: Tensor) -> RowCache:
         """Read all of the prompts but their last token."""
-        return self.model.read(prompts[:, :-1], prompts.shape[1] - 1 + self.length)
+        return self.model.read(openings[:, :-1], openings.shape[1] - 1 + self.length)
+
+    def first(self, openings: Tensor) -> Tensor:
+        """Return the prompts' last tokens."""
+        return openings[:, -1]
 
     def losses(self, split: Split, generation: Generation) -> NDArray[np.float64]:
         """Return what each text ``[N]`` loses against the full model's: 1 - ROUGE-L."""
         return 1 - rouge_l(generation.tokens.cpu().numpy(), self.full(split).tokens.cpu().numpy())
-
-    @property
-    def for_choosing(self) -> Prepared:
-        """The same with the test data out of reach: all that a policy may be made from and fitted on."""
-        return replace(self, data=self.data.without_test())
 
     @property
     def fitted(self) -> Any:
@@ -139,7 +106,18 @@ class Prepared:
 
 
 class GenerationMethod(Method):
-    """A method that continues prompts: how to build and train its decoder, and what its texts are compared with."""
+    """A method that continues prompts: how to build and train its decoder, and what its texts are compared with.
+
+    The settings are fields of the method, where they stand beside the paper's values.
+    """
+
+    corpus: str
+    vocabulary: int
+    windows: int
+    context: int
+    prompt: int
+    length: int
+    passages: int
 
     @property
     def quality(self) -> str:
@@ -151,9 +129,10 @@ class GenerationMethod(Method):
         """What the rule is shown after a layer: logits, if the family does not say otherwise."""
         return "logits"
 
-    @abstractmethod
     def load(self) -> LanguageData:
-        """Return the data of the experiment."""
+        """Return windows of running text, and passages of other texts to continue."""
+        names = ("vocabulary", "windows", "context", "prompt", "length", "passages")
+        return tasks.language(self.corpus, **{name: getattr(self, name) for name in names})
 
     @abstractmethod
     def build(self, data: LanguageData, seed: int) -> Any:
@@ -254,29 +233,30 @@ class TokenMethod(GenerationMethod):
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Really skip, on test passages: once counted from outside, then timed in turn with plain generation."""
-        steps, length = self.rule(knob, prepared), prepared.length
+        steps, length, model = self.rule(knob, prepared), prepared.length, prepared.model
         (expected,) = prepared.run("test", {knob: steps})
-        prompts = prepared.prompts("test")[: -(-bench.executed // length)]
-        expected, cache, last = expected.head(len(prompts)), prepared.read(prompts), prompts[:, -1]
+        prompts = prepared.openings("test")[: -(-bench.executed // length)]
+        expected, cache, first = expected.head(len(prompts)), prepared.read(prompts), prepared.first(prompts)
+
+        def ours(fresh: RowCache) -> Generation:
+            return generate(model, fresh, first, length, steps, self.reads)
+
+        def plain(fresh: RowCache) -> Generation:
+            return generate(model, fresh, first, length, None)
+
         with costs.MacCounter() as counter:
-            found = generate(prepared.model, cache.copy(), last, length, steps, self.reads)
+            found = ours(cache.copy())
+        seconds, full_seconds = in_turn(
+            ours, plain, [cache], bench.repeats, devices_of(model), lambda held: held.copy()
+        )
         exits = expected.exits.cpu().numpy()
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        devices = devices_of(prepared.model)
-        for ours in (True, False) * 2:
-            fresh = cache.copy()
-            start = now(devices)
-            generate(prepared.model, fresh, last, length, steps if ours else None, self.reads)
-            seconds[ours].append(now(devices) - start)
         return Execution(
             knob=knob,
             samples=exits.size,
             claimed=float(prepared.costs.claimed(exits, prepared.start).sum()),
             counted=counter.macs,
-            agrees=all(
-                torch.equal(getattr(found, part), getattr(expected, part)) for part in ("tokens", "exits", "not_finite")
-            ),
-            seconds=median(seconds[True]),
-            full_seconds=median(seconds[False]),
+            agrees=found.agrees(expected),
+            seconds=seconds,
+            full_seconds=full_seconds,
             not_finite=int(found.not_finite.sum()),
         )

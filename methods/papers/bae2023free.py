@@ -72,12 +72,11 @@ from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.backbones.decoding import Generation
 from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.backbones.row_cache import RowCache
-from eelit.methods.engine import tasks
 from eelit.methods.engine.course import decide
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.passages import LanguageData
 from eelit.methods.families.passes import PassCosts, PassMethod, Texts
-from eelit.methods.families.tokens import ROWS, Prepared
+from eelit.methods.families.tokens import Prepared
 from eelit.methods.policies.base import finite
 from eelit.methods.policies.margin import Margin, margin
 from eelit.methods.recipes.joint import exit_losses, weighted
@@ -304,23 +303,17 @@ class Free(PassMethod):
     }
     tiny: ClassVar[Mapping[str, Any]] = {
         "corpus": "made", "vocabulary": 32, "layers": 4, "width": 32, "windows": 800, "context": 24, "batch": 8,
-        "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 6, "passages": 24,
-        "updates": 12, "initial": 0.5, "lowest": 0.05, "highest": 0.5,
+        "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 6, "passages": 24, "updates": 12,
+        "initial": 0.5, "lowest": 0.05, "highest": 0.5,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
-        "width": 40, "passages": 5, "shallow": 1, "updates": 1, "initial": 0.4, "lowest": 0.1,
-        "highest": 0.6,
+        "width": 40, "passages": 5, "shallow": 1, "updates": 1, "initial": 0.001, "lowest": 0.1, "highest": 0.3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "vocabulary": 300, "layers": 4, "width": 96, "windows": 1600, "context": 32, "prompt": 16, "length": 8,
         "batch": 16, "rate": 1e-2, "other_rate": 8e-3,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000}
-
-    def load(self) -> LanguageData:
-        """Windows of running text, and passages of other texts to continue."""
-        names = ("vocabulary", "windows", "context", "prompt", "length", "passages")
-        return tasks.language(self.corpus, **{name: getattr(self, name) for name in names})
 
     def build(self, data: LanguageData, seed: int) -> ExitDecoder:
         """A small decoder. Raises `ValueError` unless the shallow part is a part of it."""
@@ -369,42 +362,38 @@ class Free(PassMethod):
         return Threshold(self.initial, knob, self.grid, self.updates) if self.adaptive else Threshold(knob)
 
     def traces(self, prepared: Prepared, split: Split, thresholds: Sequence[float]) -> dict[float, Trace]:
-        """Return the split's texts with each lambda, those that are known as they are known."""
-        cache, last = prepared.opened(split), prepared.prompts(split)[:, -1]
+        """Return the split's texts with each lambda."""
+        cache, first = prepared.opened(split), prepared.first(prepared.openings(split))
         found: dict[float, Trace] = {}
-        at_once = max(1, ROWS // len(last))
-        for i in range(0, len(thresholds), at_once):
-            prepared.bench.progress(f"continuing {len(last)} {split} passages", i / len(thresholds))
-            some = thresholds[i : i + at_once]
+        for some in prepared.batches(split, thresholds):
             rules = [leaves_above(each) for each in some]
-            every = follow(prepared.model, cache, last, prepared.length, self.shallow, rules)
+            every = follow(prepared.model, cache, first, prepared.length, self.shallow, rules)
             found.update(zip(some, every, strict=True))
         return found
 
-    def told(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> list[Texts]:
+    def replay(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> list[Texts]:
         """Each text with the lambda that those before it have left."""
         thresholds = tuple(dict.fromkeys((self.initial, *self.grid))) if self.adaptive else knobs
         traces, costs = self.traces(prepared, split, thresholds), PassCosts.of(prepared.model)
-        return [self.walked(traces, knob, costs) for knob in knobs]
+        return [self.stream(traces, knob, costs) for knob in knobs]
 
-    def walked(self, traces: Mapping[float, Trace], knob: float, costs: PassCosts) -> Texts:
+    def stream(self, traces: Mapping[float, Trace], knob: float, costs: PassCosts) -> Texts:
         """Return the texts at one knob, and the weights that they take: each token's shallow part, each deep pass."""
         threshold, rows = self.threshold(knob), []
         for n in range(len(next(iter(traces.values())).tokens)):
             trace = traces[threshold.now]
             rows.append((trace.tokens[n], trace.exits[n], trace.not_finite[n]))
             threshold.learn(*trace.pairs(n))
-        tokens, exits, flawed = (torch.stack(part) for part in zip(*rows, strict=True))
         shallow, deep = (int(part.sum()) + costs.head for part in np.split(costs.layers, [self.shallow]))
-        return Texts(tokens, exits, flawed, exits.shape[1] * shallow + exits.sum(dim=1) * deep)
+        passes = torch.stack([exits.sum() for _, exits, _ in rows])
+        return Texts.of(rows, len(rows[0][0]) * shallow + passes * deep)
 
-    def write(self, prepared: Prepared, opened: Sequence[RowCache], last: Tensor, knob: float) -> Texts:
+    def write(self, prepared: Prepared, opened: Sequence[tuple[RowCache, ...]], first: Tensor, knob: float) -> Texts:
         """Write text by text, with the shallow part ahead."""
         threshold, rows = self.threshold(knob), []
-        for cache, first in zip(opened, last.split(1), strict=True):
+        for (cache,), last in zip(opened, first.split(1), strict=True):
             rule = leaves_above(threshold.now)
-            trace = decode(prepared.model, cache, first, prepared.length, self.shallow, rule)
+            trace = decode(prepared.model, cache, last, prepared.length, self.shallow, rule)
             rows.append((trace.tokens[0], trace.exits[0], trace.not_finite[0]))
             threshold.learn(*trace.pairs(0))
-        tokens, exits, flawed = (torch.stack(part) for part in zip(*rows, strict=True))
-        return Texts(tokens, exits, flawed, exits.new_zeros(len(exits)))
+        return Texts.of(rows)

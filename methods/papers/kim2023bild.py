@@ -34,22 +34,26 @@ Deviations
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
        is kept: an open continuation has no reference that models of this size would meet.
     4. Cost is weights read (see `families.passes`), since what the paper gains is time at batch size 1.
-    5. alpha_FB is lower than the paper's: such models are seldom sure of the next token. alpha_RB is 3.
-    6. As described, not as released, unless ``released`` says so. The released loop rolls back at the first i with
-       d_i > alpha_RB only if B's argmax differs there, and otherwise checks no later token in this turn; and after a
-       rollback it lets B write the next token too, in a pass of its own.
+    5. alpha_FB is mostly lower than the paper's: such models are seldom sure of the next token. alpha_RB is 2, of the
+       paper's 2 to 6 the best on validation texts.
+    6. The paper rolls back from the first i with d_i > alpha_RB whatever B would write there; where that is y_i again,
+       the tokens behind it are thrown away for nothing, so here such a token is passed over and the next is looked at.
+       With ``released`` it is as in the released loop, which then checks no later token in this turn either, and which
+       after a rollback lets B write one more token in a pass of its own.
     7. The end of a text comes without B's having read the last tokens, as in the released code, unless ``verified``.
        There also a threshold of 0 is read as none given, and becomes 0.6 or 5; here 0 is 0.
     8. Alignment takes 800 training windows once, with AdamW; the paper's calibration texts were not released, and how
        long it trained was read in a reproduction alone (500,000 steps).
+    9. What S says is never trusted if it is not finite. Where B says what is not finite nothing can be rolled back; of
+       the tokens that it has read so, as of its own, this is told.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +63,12 @@ from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.backbones.decoding import generate
 from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.backbones.row_cache import RowCache
-from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.passages import LanguageData
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.passes import PassCosts, PassMethod, Texts
-from eelit.methods.families.tokens import ROWS, Prepared
+from eelit.methods.families.tokens import Prepared
 from eelit.methods.policies.base import exact, finite, softmax
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.language import train_language
@@ -84,7 +87,7 @@ class Rules:
     """All that decides but alpha_FB."""
 
     rollback: float  # alpha_RB
-    most: int  # n_max
+    in_a_row: int  # n_max
     released: bool = False
     verified: bool = False
 
@@ -95,7 +98,7 @@ def sure(logits: Tensor, fallback: Tensor | float) -> Tensor:
     return written
 
 
-def unlike(logits: Tensor, tokens: Tensor, rollback: float) -> tuple[Tensor, Tensor]:
+def unlikely(logits: Tensor, tokens: Tensor, rollback: float) -> tuple[Tensor, Tensor]:
     """Return by the large model's logits ``[n, V]`` of which tokens ``[n]`` d > alpha_RB, and which are not its own."""
     lost = F.cross_entropy(logits.double(), tokens, reduction="none")
     return lost > rollback, logits.argmax(dim=-1) != tokens
@@ -103,12 +106,12 @@ def unlike(logits: Tensor, tokens: Tensor, rollback: float) -> tuple[Tensor, Ten
 
 def first_wrong(logits: Tensor, tokens: Tensor, rules: Rules) -> int | None:
     """Return the first of tokens ``[k]`` that is to be rolled back; None if none is."""
-    over, differs = unlike(logits, tokens, rules.rollback)
+    over, differs = unlikely(logits, tokens, rules.rollback)
     wrong = (over if rules.released else over & differs).nonzero().flatten()
     return int(wrong[0]) if len(wrong) and differs[wrong[0]] else None
 
 
-class Reads(Protocol):
+class KnowsText(Protocol):
     """One of the models with what it knows of a text."""
 
     def read(self, text: Tensor) -> Tensor:
@@ -120,7 +123,16 @@ class Reads(Protocol):
         ...
 
 
-class Reader(Reads):
+def in_one_pass(model: ExitDecoder, ids: Tensor, cache: RowCache) -> Tensor:
+    """Read tokens ``[n, k]`` on, at the cache's rows; return the logits ``[n, k, V]`` behind each."""
+    state = model.start(ids, cache)
+    for i in range(model.exits):
+        state = model.layer(i, state, cache)
+    cache.advance(ids)
+    return model.head(state[HIDDEN])
+
+
+class Reader(KnowsText):
     """A decoder with its cache, which holds all that is before the text."""
 
     def __init__(self, model: ExitDecoder, cache: RowCache) -> None:
@@ -128,12 +140,7 @@ class Reader(Reads):
 
     def read(self, text: Tensor) -> Tensor:
         """All new tokens in one pass."""
-        ids = text[None, self.cache.position - self.start :]
-        state = self.model.start(ids, self.cache)
-        for i in range(self.model.exits):
-            state = self.model.layer(i, state, self.cache)
-        self.cache.advance(ids)
-        return self.model.head(state[HIDDEN][0])
+        return in_one_pass(self.model, text[None, self.cache.position - self.start :], self.cache)[0]
 
     def forget(self, kept: int) -> None:
         """Go back in the cache."""
@@ -141,8 +148,8 @@ class Reader(Reads):
 
 
 @torch.inference_mode()
-def converse(
-    large: Reads, small: Reads, last: Tensor, length: int, fallback: float, rules: Rules
+def write_together(
+    large: KnowsText, small: KnowsText, last: Tensor, length: int, fallback: float, rules: Rules
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a text behind ``last [1]``: tokens ``[T]``, whose they are (1: the large model's), what is not finite."""
     text = torch.cat([last, last.new_zeros(length)])  # the token before it, then its own
@@ -151,7 +158,7 @@ def converse(
     while n < length or (rules.verified and pending):
         if n < length:
             flawed[n] = False
-            if not again and pending < rules.most:
+            if not again and pending < rules.in_a_row:
                 said = small.read(text[: n + 1])[-1:]
                 flawed[n] = ~finite(said)[0]
                 if sure(said, fallback)[0]:
@@ -159,6 +166,7 @@ def converse(
                     text[n], exits[n - 1] = said.argmax(), 0
                     continue
         said = large.read(text[: n + 1])[-1 - pending :]
+        flawed[n - pending : n] |= ~finite(said[:-1])
         wrong = first_wrong(said[:-1], text[n + 1 - pending : n + 1], rules)
         again = wrong is not None and rules.released
         if wrong is not None:
@@ -182,7 +190,7 @@ class Written(Texts):
     rolled: Tensor
 
 
-class Course:
+class InStep:
     """Many texts in step, token by token, by the definition: both models read every token.
 
     Whether a token of the small model will be rolled back is known as it is written, as the large model's distribution
@@ -194,17 +202,19 @@ class Course:
         self.length, nothing = length, torch.zeros_like(last)
         self.tokens, self.exits = last.new_zeros(len(last), length), last.new_zeros(len(last), length)
         self.flawed = torch.zeros_like(self.tokens, dtype=torch.bool)
+        self.doubtful = self.flawed.clone()  # tokens of which the large model will say what is not finite
         self.pending, self.rolled, self.passes = nothing.clone(), nothing.clone(), last.new_zeros(len(last), 2)
         self.again, self.passed, self.done = nothing == 0, nothing > 0, nothing > 0
 
     def step(self, t: int, fallback: Tensor) -> None:
         """Write token ``t`` of all texts that have not come to their end."""
-        said, full = (self._next(*each) for each in ((self.pair.small, self.small), (self.pair.large, self.large)))
-        asked = ~self.done & ~self.again & (self.pending < self.rules.most)
+        said = in_one_pass(self.pair.small, self.last[:, None], self.small)[:, 0]
+        full = in_one_pass(self.pair.large, self.last[:, None], self.large)[:, 0]
+        asked = ~self.done & ~self.again & (self.pending < self.rules.in_a_row)
         own = asked & sure(said, fallback)
         turn = ~self.done & ~own
         token, better = said.argmax(dim=-1), full.argmax(dim=-1)
-        over, differs = unlike(full, token, self.rules.rollback)
+        over, differs = unlikely(full, token, self.rules.rollback)
         over &= own & ~self.passed
         wrong = over & differs
         if self.rules.released:
@@ -213,6 +223,8 @@ class Course:
         self.flawed[:, t] = torch.where(self.done, self.flawed[:, t], asked & ~finite(said) | turn & ~finite(full))
         self.tokens[:, t] = torch.where(self.done, self.tokens[:, t], torch.where(own, token, better))
         self.exits[:, t] = torch.where(self.done, self.exits[:, t], turn.long())
+        self.doubtful[:, t] = own & ~finite(full)
+        self.checked(turn)
         self.pending = torch.where(own, self.pending + 1, 0)
         self.passed &= own
         self.again = torch.zeros_like(self.again)
@@ -221,14 +233,19 @@ class Course:
             self.vain(t, rows, better, fallback)
         self.last = self.tokens[:, t]
 
+    def checked(self, rows: Tensor) -> None:
+        """Tell of the tokens of rows ``[n]`` or ``[N]`` that the large model reads in its turn."""
+        self.flawed[rows] |= self.doubtful[rows]
+        self.doubtful[rows] = False
+
     def vain(self, t: int, rows: Tensor, better: Tensor, fallback: Tensor) -> None:
         """Follow the small model behind token ``t`` of some rows, until the large model's turn or the text's end."""
         cache, ids, count = self.small.copy(), self.tokens[rows, t], self.pending[rows].clone()
         going, taken = torch.ones_like(rows, dtype=torch.bool), []
         for _ in range(t + 1, self.length):
-            going = going & (count < self.rules.most)
+            going = going & (count < self.rules.in_a_row)
             cache.rows = rows
-            said = self._pass(self.pair.small, cache, ids)
+            said = in_one_pass(self.pair.small, ids[:, None], cache)[:, 0]
             self.passes[rows, 0] += going.long()
             going = going & sure(said, fallback[rows])
             ids, count = said.argmax(dim=-1), count + 1
@@ -238,25 +255,13 @@ class Course:
         rolled = torch.ones_like(going) if self.rules.verified else ~going
         back, ended = rows[rolled], rows[~rolled]
         self.tokens[back, t], self.exits[back, t], self.pending[back] = better[back], 1, 0
+        self.checked(back)
         self.passes[back, 1] += 1
         self.rolled[back] += 1
-        self.passed[back] = False
         self.again[back] = self.rules.released
         self.done[ended] = True
         if len(ended) and taken:
             self.tokens[ended, t + 1 :] = torch.stack(taken, dim=1)[~rolled]
-
-    def _next(self, model: ExitDecoder, cache: RowCache) -> Tensor:
-        return self._pass(model, cache, self.last)
-
-    @staticmethod
-    def _pass(model: ExitDecoder, cache: RowCache, ids: Tensor) -> Tensor:
-        """Return the logits ``[n, V]`` behind ids ``[n]`` at the cache's rows."""
-        state = model.start(ids[:, None], cache)
-        for i in range(model.exits):
-            state = model.layer(i, state, cache)
-        cache.advance(ids[:, None])
-        return model.head(state[HIDDEN][:, 0])
 
 
 @torch.inference_mode()
@@ -268,11 +273,12 @@ def follow(
     Of each: tokens, exits and what is not finite ``[N, T]``, passes ``[N, 2]`` and rollbacks ``[N]``.
     """
     large, small = (cache.copy(len(knobs)) for cache in caches)
-    course = Course(pair, (large, small), last.repeat(len(knobs)), length, rules)
+    course = InStep(pair, (large, small), last.repeat(len(knobs)), length, rules)
     fallback = torch.tensor(knobs, dtype=torch.float64, device=last.device).repeat_interleave(len(last))
     for t in range(length):
         course.step(t, fallback)
     if rules.verified:
+        course.checked(course.pending > 0)
         course.passes[:, 1] += (course.pending > 0).long()
     parts = (course.tokens, course.exits, course.flawed, course.passes, course.rolled)
     return list(zip(*(part.split(len(last)) for part in parts), strict=True))
@@ -280,20 +286,14 @@ def follow(
 
 @dataclass
 class PreparedPair(Prepared):
-    """A large decoder, whose texts are wanted, with its prompts as the small one has read them."""
+    """A large decoder, whose texts are wanted, and the small one with the same prompts."""
 
-    small: ExitDecoder = field(kw_only=True)
+    small: Prepared = field(kw_only=True)
 
-    def both(self, split: Split) -> tuple[RowCache, RowCache]:
-        """Return the prompts of the split as each of the two has read them."""
-        large, name = self.opened(split), f"{split}, small"
-        if name not in self.caches:
-            self.caches[name] = self.read_small(self.prompts(split))
-        return large, self.caches[name]
-
-    def read_small(self, prompts: Tensor) -> RowCache:
-        """Read all of the prompts but their last token."""
-        return self.small.read(prompts[:, :-1], prompts.shape[1] - 1 + self.length)
+    @property
+    def for_choosing(self) -> Self:
+        """The same with the test data out of reach."""
+        return replace(super().for_choosing, small=self.small.for_choosing)
 
 
 def next_token_loss(model: ExitDecoder, x: Tensor, y: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ def continued(large: ExitDecoder, windows: Sequence[Tensor], prompt: int) -> Exa
     """Return windows of which the large model has written, greedily, all but the first ``prompt`` tokens."""
     texts = torch.stack(list(windows)).to(next(large.parameters()).device)
     found = []
-    for part in texts.split(ROWS):
+    for part in texts.split(Prepared.rows):
         cache = large.read(part[:, : prompt - 1], part.shape[1])
         written = generate(large, cache, part[:, prompt - 1], part.shape[1] - prompt, None).tokens
         found.append(torch.cat([part[:, :prompt], written], dim=1).cpu())
@@ -337,8 +337,8 @@ def align(
 class Bild(PassMethod):
     """A small decoder that writes, and a large one that corrects it."""
 
-    rollback: float = 3.0  # alpha_RB; the paper: 2 to 6
-    most: int = 10  # n_max; the released code: 10
+    rollback: float = 2.0  # alpha_RB; the paper: 2 to 6, by data set
+    in_a_row: int = 10  # n_max: tokens that S writes in a row at most; the released code: 10
     aligned: bool = False  # whether the small model learns from the large one's texts
     released: bool = False  # whether to check and to go on after a rollback as the released loop does
     verified: bool = False  # whether the large model reads the end of a text; the released code: no
@@ -361,19 +361,19 @@ class Bild(PassMethod):
 
     data: ClassVar[tuple[str, ...]] = ("brown",)
     knob: ClassVar[str] = "fallback threshold"
-    knobs: ClassVar[tuple[float, ...]] = (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.75, 0.9, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"unaligned": {}, "aligned": {"aligned": True}}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "the large model writes the first token and takes over after ten, whatever the knob",
         "cost_is_monotone": "a bolder small model is rolled back more often, which costs passes of both",
     }
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "vocabulary": 32, "layers": 3, "width": 40, "small_layers": 1, "small_width": 16,
-        "windows": 480, "context": 24, "batch": 8, "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 8,
-        "passages": 24, "most": 4, "rollback": 1.0, "align_windows": 80,
+        "corpus": "made", "vocabulary": 32, "layers": 2, "width": 40, "small_layers": 1, "small_width": 16,
+        "windows": 280, "context": 24, "batch": 8, "rate": 1e-2, "other_rate": 8e-3, "prompt": 8, "length": 6,
+        "passages": 24, "in_a_row": 4, "rollback": 1.0, "align_windows": 80,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
-        "width": 32, "small_width": 24, "passages": 5, "most": 2, "rollback": 3.0, "align_windows": 40,
+        "width": 32, "small_width": 24, "passages": 5, "in_a_row": 2, "rollback": 3.0, "align_windows": 40,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "vocabulary": 300, "layers": 4, "width": 96, "small_layers": 1, "small_width": 48, "windows": 1600,
@@ -381,15 +381,10 @@ class Bild(PassMethod):
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000, "align_windows": 4800}
 
-    def load(self) -> LanguageData:
-        """Windows of running text, and passages of other texts to continue."""
-        names = ("vocabulary", "windows", "context", "prompt", "length", "passages")
-        return tasks.language(self.corpus, **{name: getattr(self, name) for name in names})
-
     def build(self, data: LanguageData, seed: int) -> Pair:
         """Both decoders. Raises `ValueError` for thresholds and turns that mean nothing."""
-        if math.isnan(self.rollback) or self.rollback < 0 or self.most < 1:
-            raise ValueError(f"alpha_RB is at least 0 and n_max at least 1, not {self.rollback:g} and {self.most}")
+        if math.isnan(self.rollback) or self.rollback < 0 or self.in_a_row < 1:
+            raise ValueError(f"alpha_RB is at least 0 and n_max at least 1, not {self.rollback:g} and {self.in_a_row}")
         reach = max(self.context + 1, self.prompt + self.length)
         large, small = (
             small_decoder(
@@ -417,42 +412,36 @@ class Bild(PassMethod):
         pair = self.build(known, bench.seed)
         self.train(pair, known, bench)
         bench.data["passages"] = data.digest
-        return PreparedPair(self, pair.large.eval(), data, bench, small=pair.small.eval())
+        large, small = pair.large.eval(), Prepared(self, pair.small.eval(), data, bench)
+        return PreparedPair(self, large, data, bench, small=small)
 
     @property
     def rules(self) -> Rules:
         """All that decides but the knob."""
-        return Rules(self.rollback, self.most, self.released, self.verified)
+        return Rules(self.rollback, self.in_a_row, self.released, self.verified)
 
-    def told(self, prepared: PreparedPair, split: Split, knobs: Sequence[float]) -> list[Texts]:
+    def replay(self, prepared: PreparedPair, split: Split, knobs: Sequence[float]) -> list[Texts]:
         """All texts in step, and the weights that their passes read."""
-        caches, last = prepared.both(split), prepared.prompts(split)[:, -1]
-        pair = Pair(prepared.model, prepared.small)
-        each = torch.tensor([PassCosts.of(prepared.small).full, PassCosts.of(prepared.model).full])
-        at_once, found = max(1, ROWS // len(last)), list[Texts]()
-        for i in range(0, len(knobs), at_once):
-            prepared.bench.progress(f"continuing {len(last)} {split} passages", i / len(knobs))
-            every = follow(pair, caches, last, prepared.length, knobs[i : i + at_once], self.rules)
-            for tokens, exits, flawed, passes, rolled in every:
-                read = (passes.cpu() * each).sum(dim=1)
-                found.append(Written(tokens, exits, flawed, read, passes, rolled))
+        large, small = self.readers(prepared)
+        first, caches = large.first(large.openings(split)), (large.opened(split), small.opened(split))
+        pair = Pair(large.model, small.model)
+        each, found = torch.tensor([PassCosts.of(small.model).full, PassCosts.of(large.model).full]), list[Texts]()
+        for some in prepared.batches(split, knobs):
+            for tokens, exits, flawed, passes, rolled in follow(pair, caches, first, large.length, some, self.rules):
+                found.append(Written(tokens, exits, flawed, (passes.cpu() * each).sum(dim=1), passes, rolled))
         return found
 
-    def open(self, prepared: PreparedPair, prompts: Tensor) -> list[tuple[RowCache, RowCache]]:
-        """Both models' caches of each prompt."""
-        return [(prepared.read(prompt[None]), prepared.read_small(prompt[None])) for prompt in prompts]
-
-    def read_by(self, prepared: PreparedPair) -> list[nn.Module]:
+    def readers(self, prepared: PreparedPair) -> list[Prepared]:
         """Both."""
-        return [prepared.model, prepared.small]
+        return [prepared, prepared.small]
 
     def write(
-        self, prepared: PreparedPair, opened: Sequence[tuple[RowCache, RowCache]], last: Tensor, knob: float
+        self, prepared: PreparedPair, opened: Sequence[tuple[RowCache, ...]], first: Tensor, knob: float
     ) -> Texts:
         """Text by text, each model reading what it has not read."""
+        models = [each.model for each in self.readers(prepared)]
         found = []
-        for (large, small), first in zip(opened, last.split(1), strict=True):
-            readers = Reader(prepared.model, large), Reader(prepared.small, small)
-            found.append(converse(*readers, first, prepared.length, knob, self.rules))
-        tokens, exits, flawed = (torch.stack(part) for part in zip(*found, strict=True))
-        return Texts(tokens, exits, flawed, exits.new_zeros(len(exits)))
+        for caches, last in zip(opened, first.split(1), strict=True):
+            large, small = (Reader(model, cache) for model, cache in zip(models, caches, strict=True))
+            found.append(write_together(large, small, last, prepared.length, knob, self.rules))
+        return Texts.of(found)

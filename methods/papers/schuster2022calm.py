@@ -59,7 +59,6 @@ from torch.nn import functional as F
 
 from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.backbones.decoding import Reads
-from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.passages import LanguageData
 from eelit.methods.engine.weights import trained
@@ -197,11 +196,6 @@ class Calm(TokenMethod):
     def reads(self) -> Reads:
         """What the confidence is computed from."""
         return self.confidence
-
-    def load(self) -> LanguageData:
-        """Windows of running text, and passages of other texts to continue."""
-        names = ("vocabulary", "windows", "context", "prompt", "length", "passages")
-        return tasks.language(self.corpus, **{name: getattr(self, name) for name in names})
 
     def build(self, data: LanguageData, seed: int) -> ExitDecoder:
         """A small decoder with an exit after every layer, and the classifier."""

@@ -1,6 +1,5 @@
 """FREE: exact parallel decoding, the released code's numbers, and a threshold that is estimated from text to text."""
 
-import dataclasses
 import json
 import math
 from functools import cache
@@ -18,7 +17,7 @@ from eelit.methods.claims import bae2023free as claimed
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.records import Curve, OperatingPoint
 from eelit.methods.families.passes import PassCosts, weights_read
-from eelit.methods.harness import registry, runner
+from eelit.methods.harness import registry
 from eelit.methods.papers.bae2023free import (
     Threshold,
     Trace,
@@ -344,7 +343,7 @@ def test_streams_of_texts_are_followed_one_by_one(prepared):
     (found,) = method.texts(ready, "validation", [0.4])
     threshold = Threshold(method.initial, 0.4, method.grid, method.updates)
     seen = []
-    for n, prompt in enumerate(ready.prompts("validation")):
+    for n, prompt in enumerate(ready.openings("validation")):
         seen.append(threshold.now)
         with torch.inference_mode():
             text_cache = ready.read(prompt[None])
@@ -357,6 +356,9 @@ def test_streams_of_texts_are_followed_one_by_one(prepared):
     assert len(set(seen)) > 1
     assert set(seen) <= {method.initial, *method.grid}
     assert len(set(seen[method.updates + 1 :])) == 1
+    costs, passes = PassCosts.of(ready.model), found.exits.sum(dim=1)
+    shallow, deep = costs.layers[: method.shallow].sum(), costs.layers[method.shallow :].sum()
+    assert found.read.tolist() == (6 * (shallow + costs.head) + passes.numpy() * (deep + costs.head)).tolist()
 
 
 # Training
@@ -451,7 +453,7 @@ def test_test_texts_are_out_of_reach_of_what_chooses(prepared):
 def test_what_is_known_is_not_written_again(prepared, monkeypatch):
     method, _, ready = prepared(KEY)
     first = method.texts(ready, "validation", [0.2, 0.3])
-    monkeypatch.setattr(type(method), "told", None)
+    monkeypatch.setattr(type(method), "replay", None)
     again = method.texts(ready, "validation", [0.3, 0.2])
     assert again[0] is first[1]
     assert again[1] is first[0]
@@ -464,10 +466,19 @@ def test_knobs_are_named_for_what_they_set():
     assert main.grid == pytest.approx(np.linspace(0.02, 0.2, 10))
 
 
+def swept(method, ready, bench):
+    """The method's curve, nothing executed."""
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    return Curve(
+        variant="", knob=method.knob, quality="", unit="", full_quality=1, full_cost=method.plain_cost(ready),
+        validation=held, test=test, executions=[],
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("variant", ["threshold", "adaptive"])
 def test_claims(prepared, variant):
     method, bench, ready = prepared(KEY, variant)
-    curve = runner.measure(method, ready, bench, variant)
+    curve = swept(method, ready, bench)
     found = {outcome.name: outcome for outcome in claimed.claims(method, ready, bench, curve)}
     assert len(found) == (2 if variant == "threshold" else 3)
     if variant == "threshold":
@@ -499,10 +510,12 @@ def test_claims_can_fail(monkeypatch):
 
 def test_the_estimate_is_compared_at_equal_cost(prepared, monkeypatch):
     method, bench, ready = prepared(KEY, "adaptive")
-    curve = runner.measure(method, ready, bench, "adaptive", [0, 0.4, 1])
+    curve = swept(method, ready, bench)
     even, moved = claimed.as_good_as_set(method, ready, bench, curve)
     assert even.holds == (float(even.measured.split()[0]) >= -0.005)
     worse = [point.model_copy(update={"quality": point.quality - 0.1}) for point in curve.test]
     assert not claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"test": worse}))[0].holds
-    assert dataclasses.is_dataclass(method)
+    dear = [point.model_copy(update={"speed_up": point.speed_up / 10}) for point in curve.validation]
+    none = claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"validation": dear}))[0]
+    assert (none.holds, none.measured) == (False, "no estimate is as cheap")
     assert "fewer weights" in moved.measured

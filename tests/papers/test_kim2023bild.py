@@ -10,21 +10,21 @@ import torch
 
 from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import generate
+from eelit.methods.claims import comparisons
 from eelit.methods.claims import kim2023bild as claimed
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.records import Curve, OperatingPoint
 from eelit.methods.families.passes import PassCosts, weights_read
-from eelit.methods.harness import runner
 from eelit.methods.papers.kim2023bild import (
     Pair,
     Reader,
     Rules,
     continued,
-    converse,
     first_wrong,
     follow,
     next_token_loss,
     sure,
+    write_together,
 )
 from eelit.methods.recipes.language import MuonAndAdam
 
@@ -64,17 +64,17 @@ def followed(knobs, rules, both=None):
 def written(row, knob, rules, both=None):
     both, prompt = both or pair(), PROMPTS[row : row + 1]
     readers = [Reader(net, read(net, prompt)) for net in (both.large, both.small)]
-    return converse(*readers, prompt[0, -1:], LENGTH, knob, rules), readers
+    return write_together(*readers, prompt[0, -1:], LENGTH, knob, rules), readers
 
 
 def full(net):
     return generate(net, read(net), PROMPTS[:, -1], LENGTH, None).tokens
 
 
-KNOBS = (0.0, 0.4, 0.7, 1.1)
+KNOBS = (0.0, 0.5, 1.1)
 EVERY = [
-    Rules(rollback, most, released, verified)
-    for rollback, most in ((0.5, 10), (3.0, 3), (math.inf, 10))
+    Rules(rollback, in_a_row, released, verified)
+    for rollback, in_a_row in ((0.5, 10), (2.0, 3))
     for released in (False, True)
     for verified in (False, True)
 ]
@@ -85,11 +85,11 @@ def test_texts_in_step_are_those_written_one_by_one_and_take_the_passes_counted(
     both = pair()
     costs = [PassCosts.of(net).full for net in (both.small, both.large)]
     for knob, (tokens, exits, flawed, passes, _) in zip(KNOBS, followed(KNOBS, rules), strict=True):
-        for row in range(0, len(PROMPTS), 3):
+        for row in (0, 5):
             caches = [read(net, PROMPTS[row : row + 1]) for net in (both.large, both.small)]
             readers = [Reader(net, each) for net, each in zip((both.large, both.small), caches, strict=True)]
             with weights_read(both) as counted:
-                found = converse(*readers, PROMPTS[row, -1:], LENGTH, knob, rules)
+                found = write_together(*readers, PROMPTS[row, -1:], LENGTH, knob, rules)
             assert found[0].equal(tokens[row])
             assert found[1].equal(exits[row])
             assert found[2].equal(flawed[row])
@@ -157,7 +157,9 @@ def test_both_thresholds_are_strict():
     tokens = torch.tensor([1, 1])
     assert first_wrong(p.log(), tokens, Rules(-math.log(0.05) - 1e-9, 10)) == 0
     assert first_wrong(p.log(), tokens, Rules(-math.log(0.05) + 1e-9, 10)) is None
-    assert first_wrong(torch.tensor([[math.log(3), 0.0]]).double(), tokens[:1], Rules(math.log(4), 10)) is None
+    even = torch.zeros(1, 2, dtype=torch.float64)  # d = ln 2 for either token, and the large model prefers the other
+    assert first_wrong(even, tokens[:1], Rules(math.log(2), 10)) is None
+    assert first_wrong(even, tokens[:1], Rules(math.nextafter(math.log(2), 0), 10)) == 0
     assert first_wrong(p.log(), tokens, Rules(2.0, 10)) == 0  # d = 2.996
     assert first_wrong(p.log(), tokens, Rules(3.0, 10)) is None
     kept = torch.tensor([[0.9932, 0.0068]]).log()
@@ -203,7 +205,7 @@ def test_after_a_rollback_both_caches_hold_the_kept_prefix_and_later_what_a_full
     for row in range(len(PROMPTS)):
         prompt = PROMPTS[row : row + 1]
         readers = [Watched(net, read(net, prompt)) for net in (both.large, both.small)]
-        tokens, *_ = converse(*readers, prompt[0, -1:], LENGTH, 0.3, Rules(0.5, 10))
+        tokens, *_ = write_together(*readers, prompt[0, -1:], LENGTH, 0.3, Rules(0.5, 10))
         for reader in readers:
             assert all(known == kept for kept, known in reader.left)
             checked += len(reader.left)
@@ -240,7 +242,7 @@ def test_tokens_and_turns_are_the_released_ones(known):
     large, small = Toy(known["large"], 1, log), Toy(known["small"], 0, log)
     rules = Rules(known["rollback"], known["most"], released=True)
     last, length = torch.tensor([known["start"]]), len(known["tokens"])
-    tokens, exits, flawed = converse(large, small, last, length, known["fallback"], rules)
+    tokens, exits, flawed = write_together(large, small, last, length, known["fallback"], rules)
     assert tokens.tolist() == known["tokens"]
     assert [name for name, _ in log] == known["passes"]
     assert not flawed.any()
@@ -256,7 +258,7 @@ def test_the_released_runs_hold_rollbacks_with_two_turns_of_the_large_model():
         large, small = Toy(known["large"], 1, log), Toy(known["small"], 0, log)
         last, length = torch.tensor([known["start"]]), len(known["tokens"])
         rules = Rules(known["rollback"], known["most"])
-        converse(large, small, last, length, known["fallback"], rules)
+        write_together(large, small, last, length, known["fallback"], rules)
         apart += [name for name, _ in log] != known["passes"]
     assert apart  # as described, the small model goes on behind a rollback
 
@@ -286,6 +288,27 @@ def test_what_is_not_finite_is_never_trusted_and_is_told(monkeypatch):
     assert told.equal(flawed[0])
 
 
+@pytest.mark.parametrize("verified", [False, True])
+def test_what_the_large_model_reads_without_a_finite_answer_is_told(monkeypatch, verified):
+    """It can roll nothing back: the small model's tokens stay, and are told of once they have been read."""
+    both = pair()
+    head, large = type(both.large).head, both.large
+
+    def nothing(self, states):
+        said = head(self, states)
+        return torch.full_like(said, math.nan) if self is large else said
+
+    monkeypatch.setattr(type(large), "head", nothing)
+    rules = Rules(0.0, 5, verified=verified)
+    tokens, exits, flawed, _, rolled = followed([0.0], rules)[0]
+    assert not rolled.any()
+    assert exits.tolist() == [[1, 0, 0, 0, 0, 0, 1, 0, 0]] * len(PROMPTS)
+    assert flawed.tolist() == [[True] * 7 + [verified] * 2] * len(PROMPTS)
+    (found, _, told), _ = written(0, 0.0, rules)
+    assert found.equal(tokens[0])
+    assert told.equal(flawed[0])
+
+
 # Training
 
 
@@ -295,7 +318,7 @@ def test_each_decoder_learns_the_next_token_by_itself(prepared, wired):
     x = torch.stack(method.load().train.inputs[3:6])
     assert len(stages) == 2
     for stage, net in zip(stages, (both.large, both.small), strict=True):
-        assert (stage.epochs, stage.batch, len(stage.train)) == (1, 8, 480)
+        assert (stage.epochs, stage.batch, len(stage.train)) == (1, 8, 280)
         assert isinstance(stage.optimiser, MuonAndAdam)
         matrices = {id(p) for name, p in net.language_model.named_parameters() if name.endswith("_proj.weight")}
         assert stage.rates == {id(p): 1e-2 if id(p) in matrices else 8e-3 for p in net.language_model.parameters()}
@@ -331,12 +354,12 @@ def test_alignment_learns_from_what_the_large_model_writes_behind_prompts_and_fr
 def test_continuations_keep_prompts_and_do_not_depend_on_the_parts_they_are_written_in(monkeypatch):
     windows = list(torch.randint(0, 30, (5, 12), generator=torch.Generator().manual_seed(1)))
     whole = torch.stack(continued(pair().large, windows, 4).inputs)
-    monkeypatch.setattr("eelit.methods.papers.kim2023bild.ROWS", 2)
+    monkeypatch.setattr("eelit.methods.families.tokens.Prepared.rows", 2)
     assert torch.stack(continued(pair().large, windows, 4).inputs).equal(whole)
     assert whole[:, :4].equal(torch.stack(windows)[:, :4])
 
 
-@pytest.mark.parametrize("bad", [{"rollback": -1.0}, {"rollback": math.nan}, {"most": 0}])
+@pytest.mark.parametrize("bad", [{"rollback": -1.0}, {"rollback": math.nan}, {"in_a_row": 0}])
 def test_settings_that_mean_nothing_are_refused(prepared, bad):
     method = prepared(KEY)[0].replace(bad)
     with pytest.raises(ValueError, match="alpha_RB is at least 0 and n_max at least 1"):
@@ -361,7 +384,7 @@ def test_weights_read_are_passes_of_each_model(prepared):
         sum(p.numel() for layer in net.language_model.model.layers for p in layer.parameters())
         + net.language_model.lm_head.weight.numel()
         + net.language_model.model.norm.weight.numel()
-        for net in (ready.small, ready.model)
+        for net in (ready.small.model, ready.model)
     ]
     assert found.read.tolist() == (found.passes * torch.tensor(each)).sum(dim=1).tolist()
     assert method.plain_cost(ready) == each[1]
@@ -370,7 +393,8 @@ def test_weights_read_are_passes_of_each_model(prepared):
 @pytest.mark.parametrize("variant", ["unaligned", "aligned"])
 def test_claims(prepared, variant):
     method, bench, ready = prepared(KEY, variant)
-    curve = runner.measure(method, ready, bench, variant, [0, 0.3, 1.1])
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    curve = curve_of((1.1, 1.0, 1.0)).model_copy(update={"validation": held, "test": test})
     found = claimed.claims(method, ready, bench, curve)
     assert len(found) == (3 if variant == "aligned" else 2)
 
@@ -387,5 +411,22 @@ def test_claims_can_fail():
     assert claimed.faster(curve_of((0.1, 0.99, 1.6), (1, 1, 1))).holds
     assert not claimed.faster(curve_of((0.1, 0.99, 1.5), (1, 1, 1))).holds
     assert not claimed.faster(curve_of((0.1, 0.97, 1.6), (1, 1, 1))).holds
-    rivals = curve_of((0.1, 0.8, 2.0), (1, 1, 1)).test
-    assert claimed.gained(curve_of((0.1, 0.95, 1 / 0.75), (1, 1, 1)), rivals) == pytest.approx([0.05, 0.0])
+
+
+def test_gains_count_what_lies_between_two_settings():
+    ours, theirs = (claimed.points_of_curve(curve_of(*p)) for p in (((0, 0.6, 4), (1, 1, 1)), ((0, 0.8, 2), (1, 1, 1))))
+    assert comparisons.gains_of_mixtures(ours, theirs) == pytest.approx([0.6 + 0.4 / 3 - 0.8, 0.0])
+    assert comparisons.gains_of_mixtures(theirs, ours) == pytest.approx([0.0])  # none of theirs is as cheap as 1 / 4
+    assert comparisons.gains_of_mixtures(ours, ours) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("gain", "holds"), [([0.02, 0.0], [True, True]), ([0.006], [False, True]), ([], [False] * 2)])
+def test_comparisons_at_equal_cost_can_fail(prepared, monkeypatch, gain, holds):
+    method, bench, ready = prepared(KEY, "aligned")
+    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda ours, theirs: gain)
+    monkeypatch.setattr(claimed, "swept", lambda rival, *_: swept.append(rival))
+    swept, curve = [], curve_of((0.1, 0.99, 1.6), (1, 1, 1))
+    outcomes = [claimed.rollback(method, ready, bench, curve), claimed.alignment(method, bench, curve)]
+    assert [outcome.holds for outcome in outcomes] == holds
+    assert [rival.rollback for rival in swept] == [math.inf, method.rollback]
+    assert [rival.aligned for rival in swept] == [True, False]
