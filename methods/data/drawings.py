@@ -33,13 +33,14 @@ class Drawings:
 
 
 def drawings(
-    source: str, *, levels: int, coarse: int, train: int, validation: int, test: int, seed: int = 0
+    source: str, *, side: int, levels: int, coarse: int, train: int, validation: int, test: int, seed: int = 0
 ) -> Split[Drawings]:
     """Return drawings on white with their maps, of which a place is the mean over ``coarse × coarse`` pixels.
 
-    Each channel of that mean is one of ``levels`` equal steps, so there are levels to the power of channels kinds.
-    ``twemoji`` (three channels, 32×32), or for unit tests only ``digits`` and ``inverted-digits`` (scikit-learn's, one
-    channel, 8×8). Raises `ValueError` for another source, or for maps that cannot be had.
+    A smaller ``side`` than the drawings have is reached by means over squares of pixels. Each channel of a place's mean
+    is one of ``levels`` equal steps, so there are levels to the power of channels kinds. ``twemoji`` (three channels,
+    32×32), or for unit tests only ``digits`` and ``inverted-digits`` (scikit-learn's, one channel, 8×8). Raises
+    `ValueError` for another source, or for sides and maps that cannot be had.
     """
     if source == "twemoji":
         pixels, name = _twemoji(), ITEM
@@ -50,12 +51,14 @@ def drawings(
         pixels = 255 - pixels if source == "inverted-digits" else pixels
     else:
         raise ValueError(f"no drawings {source!r}; there are twemoji, digits and inverted-digits")
-    side = pixels.shape[-1]
+    own = pixels.shape[-1]
+    if side < 1 or own % side:
+        raise ValueError(f"drawings of {own} pixels a side can be had at a whole part of that, not at {side}")
     if levels < 2 or coarse < 1 or side % coarse:
         raise ValueError(f"maps have two levels or more, and places that fill {side} pixels, not {levels} and {coarse}")
     rows = _divided(len(pixels), (train, validation, test), seed, name or source)
-    parts = [_part(pixels, part, levels, coarse) for part in (rows.train, rows.validation, rows.test)]
-    return Split(parts[0], parts[1], parts[2], f"{source} {levels} {coarse} {rows.digest}")
+    parts = [_part(pixels, part, side, levels, coarse) for part in (rows.train, rows.validation, rows.test)]
+    return Split(parts[0], parts[1], parts[2], f"{source} {side} {levels} {coarse} {rows.digest}")
 
 
 def _divided(count: int, sizes: tuple[int, int, int], seed: int, name: str) -> Rows:
@@ -70,18 +73,23 @@ def _divided(count: int, sizes: tuple[int, int, int], seed: int, name: str) -> R
     return Rows(parts[0], parts[1], parts[2], digest)
 
 
-def _part(pixels: NDArray[np.uint8], rows: NDArray[np.int64], levels: int, coarse: int) -> Drawings:
-    chosen = pixels[rows].astype(np.float32) / np.float32(255)
+def _part(pixels: NDArray[np.uint8], rows: NDArray[np.int64], side: int, levels: int, coarse: int) -> Drawings:
+    chosen = _means(pixels[rows].astype(np.float32) / np.float32(255), side)
     return Drawings(chosen * 2 - 1, kinds_of(chosen, levels, coarse), rows)
 
 
 def kinds_of(pictures: NDArray[np.float32], levels: int, coarse: int) -> NDArray[np.int64]:
     """Return the kind of colour `[n, h, h]` in each place of pictures `[n, C, side, side]` from 0 to 1."""
-    n, channels, side, _ = pictures.shape
-    places = side // coarse
-    means = pictures.reshape(n, channels, places, coarse, places, coarse).mean(axis=(3, 5))
-    steps = np.minimum((means * levels).astype(np.int64), levels - 1)
-    found: NDArray[np.int64] = np.einsum("nchw,c->nhw", steps, levels ** np.arange(channels))
+    steps = np.minimum((_means(pictures, pictures.shape[-1] // coarse) * levels).astype(np.int64), levels - 1)
+    found: NDArray[np.int64] = np.einsum("nchw,c->nhw", steps, levels ** np.arange(pictures.shape[1]))
+    return found
+
+
+def _means(pictures: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Pictures at a side that divides their own."""
+    n, channels, own, _ = pictures.shape
+    step = own // side
+    found: NDArray[np.float32] = pictures.reshape(n, channels, side, step, side, step).mean(axis=(3, 5))
     return found
 
 

@@ -9,7 +9,7 @@ Idea
 Model
     Modules l_1 … l_n (n = 4), each with twice the side of the one before: x_i = l_i(x_{i-1}, m), where m is the
     semantic map and x_0 the map at the coarsest side; y_n = tanh(conv(relu(x_n))).
-    l_i(x, m) = conv_{1×1}(x) + conv(relu(spade(conv(relu(spade(x, m))), m))), convolutions 3×3,
+    l_i(x, m) = conv_{1×1}(x) + conv(relu(conv(relu(spade(x, m))))), convolutions 3×3,
     spade(x, m) = (1 + gamma(m)) * norm(x) + beta(m), gamma and beta linear in m at each place, norm over channels and
     places of one picture.
     Branch j < n:  y_j = B_j(x_j, G): modules lt_{j+1} … lt_n of the same form and sides, channels divided by SF_j; they
@@ -17,7 +17,7 @@ Model
     P(m): two convolutions of stride 2 and two linear layers, softplus: qhat_1 … qhat_{n-1} >= 0.
 
 Training
-    d(y, z): mean over three kinds of maps phi of a frozen network, and over their places, of |phi(y) - phi(z)|², each
+    d(y, z): mean over two kinds of maps phi of a frozen network, and over their places, of |phi(y) - phi(z)|², each
     place's phi of length 1.
     1. Generator, real picture y:  L = a d(y_n, y) + b |y_n - y|_1 + c L_GAN(y_n).
     2. It is frozen, the database filled with the first D training pictures; on the others all branches together:
@@ -67,6 +67,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eelit.methods.backbones import efficientnet
+from eelit.methods.backbones.normalisation import folded
 from eelit.methods.data import drawings
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
@@ -78,8 +79,8 @@ from eelit.methods.families.foretold import Foretold, ForetoldMethod, Prepared, 
 from eelit.methods.policies.base import checked, exact
 from eelit.methods.recipes.fit import Batch, fit
 
-READ = ((0, 2), (2, 4), (4, 6))
-"""Units of EfficientNet-Lite0 between which pictures are compared: its maps of a half, a quarter and an eighth side."""
+READ = ((0, 2), (2, 4))
+"""Units of EfficientNet-Lite0 behind which pictures are compared: the last of its maps of a half and a quarter side."""
 STARTS_AT = -3.0
 """What P's last linear layer adds before training: it then foretells about 0.05."""
 
@@ -113,16 +114,12 @@ class Module(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, read: int) -> None:
         super().__init__()
-        self.spades = nn.ModuleList([Spade(inputs, read), Spade(outputs, read)])
-        self.convs = nn.ModuleList([nn.Conv2d(size, outputs, 3, padding=1) for size in (inputs, outputs)])
-        self.short = nn.Conv2d(inputs, outputs, 1)
+        self.spade, self.short = Spade(inputs, read), nn.Conv2d(inputs, outputs, 1)
+        self.one, self.two = (nn.Conv2d(size, outputs, 3, padding=1) for size in (inputs, outputs))
 
     def forward(self, x: Tensor, m: Tensor) -> Tensor:
         """Map ``[N, inputs, H, H]`` to ``[N, outputs, H, H]``."""
-        inner = x
-        for spade, conv in zip(self.spades, self.convs, strict=True):
-            inner = conv(spade(inner, m).relu())
-        out: Tensor = self.short(x) + inner
+        out: Tensor = self.short(x) + self.two(self.one(self.spade(x, m).relu()).relu())
         return out
 
 
@@ -231,7 +228,7 @@ class Features(nn.Module):
                 convs = [nn.Conv2d(a, b, 3, 1 + (a != channels), 1) for a, b in pairwise([channels, *widths])]
             parts = [nn.Sequential(conv, nn.ReLU()) for conv in convs]
         else:
-            units = [*efficientnet.pretrained()]
+            units = [*folded(efficientnet.pretrained())]
             parts = [nn.Sequential(*units[a:b]) for a, b in READ]
         self.parts = nn.ModuleList(parts)
         self.requires_grad_(False).eval()
@@ -246,7 +243,12 @@ class Features(nn.Module):
 
     def distance(self, y: Tensor, z: Tensor) -> Tensor:
         """Return d ``[N]`` of pictures ``[N, C, side, side]`` from others."""
-        each = [((a - b) ** 2).sum(dim=1).mean(dim=(1, 2)) for a, b in zip(self(y), self(z), strict=True)]
+        return self.between(self(y), self(z))
+
+    @staticmethod
+    def between(y: Sequence[Tensor], z: Sequence[Tensor]) -> Tensor:
+        """Return d ``[N]`` of pictures whose maps these are."""
+        each = [((a - b) ** 2).sum(dim=1).mean(dim=(1, 2)) for a, b in zip(y, z, strict=True)]
         return torch.stack(each).mean(dim=0)
 
 
@@ -283,9 +285,11 @@ class Terms(NamedTuple):
     width: int
     rate: float
 
-    def near(self, features: Features, y: Tensor, z: Tensor) -> Tensor:
-        """Return ``a d(y, z) + b |y - z|_1``, the mean over pictures."""
-        return self.a * features.distance(y, z).mean() + self.b * (y - z).abs().mean()
+    def near(self, features: Features, fakes: Sequence[Tensor], z: Tensor) -> Tensor:
+        """Return the sum over the fakes y of ``a d(y, z) + b |y - z|_1``, means over pictures."""
+        phi = features(z)
+        each = [self.a * features.between(features(y), phi).mean() + self.b * (y - z).abs().mean() for y in fakes]
+        return torch.stack(each).sum()
 
     def discriminator(self, data: Examples, seed: int) -> tuple[Discriminator, torch.optim.Adam]:
         """Return D for such pictures, and what trains it."""
@@ -311,7 +315,7 @@ def train_generator(
 
         def loss(batch: Batch) -> Tensor:
             y_n = plain(batch.inputs)
-            return terms.near(features, y_n, batch.targets) + terms.looks(D, adam, batch, [y_n])
+            return terms.near(features, [y_n], batch.targets) + terms.looks(D, adam, batch, [y_n])
 
         plain.train()
         fit(plain.parameters(), data.train, loss, bench, label="training the generator", beside=(adam,), **options)
@@ -347,8 +351,7 @@ def train_branches(
                 states = list(model.states(batch.inputs))
                 y_n = model.heads[-1](states[-1])
             y = [branch(state) for branch, state in zip(branches, states, strict=False)]
-            near = torch.stack([terms.near(features, each, y_n) for each in y])
-            return near.sum() + terms.looks(D, adam, batch, y)
+            return terms.near(features, y, y_n) + terms.looks(D, adam, batch, y)
 
         model.eval()
         branches.train()
@@ -396,19 +399,20 @@ class Fiancee(ForetoldMethod):
     """A generator with lighter branches, of which a predictor names the first that is good enough."""
 
     images: str = "twemoji"  # which drawings (`methods/data/drawings.py`); the paper: Cityscapes, faces in motion
+    side: int = 32  # of a drawing, in pixels; the paper's are wider by far
     levels: int = 2  # of each channel in a map, so 8 kinds of colour; Cityscapes has 34 kinds of things
     coarse: int = 2  # side of the square of pixels that a place of the map stands for; the paper: 1
     train_size: int = 1020  # drawings
     held: int = 250  # drawings for validation, and as many for tests
     widths: tuple[int, ...] = (48, 40, 32, 20)  # channels of x_1 … x_n; OASIS: up to 1024
-    scales: tuple[float, ...] = (6.0, 4.0, 2.0)  # SF_1 … SF_{n-1}; the paper's are not known
+    scales: tuple[float, ...] = (4.0, 3.0, 2.0)  # SF_1 … SF_{n-1}; the paper's are not known
     guided: bool = True  # whether branches read G
     database: int = 200  # D; the paper's: small
     feature_widths: tuple[int, ...] = ()  # channels of random phi, for unit tests; none: EfficientNet-Lite0
     a: float = 1.0  # weight of d; not known
     b: float = 1.0  # weight of the mean absolute difference; not known
     c: float = 0.02  # weight of L_GAN; not known
-    critic: int = 32  # channels of D's first convolution
+    critic: int = 16  # channels of D's first convolution
     critic_rate: float = 1e-3  # of D; not known
     epochs: float = 12.0  # of the generator; the paper takes it as it is
     branch_epochs: float = 10.0  # of the branches; not known
@@ -424,15 +428,17 @@ class Fiancee(ForetoldMethod):
         math.inf, 0.1, 0.08, 0.07, 0.06, 0.055, 0.05, 0.045, 0.04, 0.035, 0.03, 0.025, 0.02, -1.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "levels": 3, "train_size": 400, "held": 100, "widths": (12, 10, 8), "scales": (3.0, 2.0),
-        "database": 60, "feature_widths": (8, 12), "critic": 8, "epochs": 6.0, "branch_epochs": 6.0,
-        "predictor_epochs": 10.0, "predictor_width": 6, "rate": 1e-2, "predictor_rate": 5e-3,
+        "images": "digits", "side": 8, "levels": 3, "train_size": 260, "held": 100, "widths": (12, 10, 8),
+        "scales": (6.0, 2.0), "database": 40, "feature_widths": (8, 12), "critic": 8, "epochs": 8.0,
+        "branch_epochs": 6.0, "predictor_epochs": 10.0, "predictor_width": 6, "rate": 1e-2, "predictor_rate": 5e-3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "widths": (32, 24, 16, 12), "epochs": 3.0, "branch_epochs": 3.0, "predictor_epochs": 10.0, "rate": 5e-3,
+        "side": 16, "widths": (32, 24, 16, 12), "scales": (4.0, 2.5, 1.5), "epochs": 4.0, "branch_epochs": 3.0,
+        "predictor_epochs": 10.0, "rate": 4e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
-        "images": "inverted-digits", "coarse": 4, "widths": (12, 12, 12), "scales": (2.0, 2.0), "feature_widths": (4,),
+        "images": "inverted-digits", "side": 4, "coarse": 4, "widths": (12, 12, 12), "scales": (2.0, 2.0),
+        "feature_widths": (4,),
     }  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -451,7 +457,7 @@ class Fiancee(ForetoldMethod):
     def load(self) -> Data:
         """Maps ``[K, h, h]``, a channel for each kind of colour, and drawings ``[C, side, side]``."""
         sizes = {"train": self.train_size, "validation": self.held, "test": self.held}
-        found = drawings.drawings(self.images, levels=self.levels, coarse=self.coarse, **sizes)
+        found = drawings.drawings(self.images, side=self.side, levels=self.levels, coarse=self.coarse, **sizes)
         kinds = self.levels ** found.train.pictures.shape[1]
 
         def part(of: drawings.Drawings) -> Examples:

@@ -117,8 +117,7 @@ def test_a_map_scales_and_shifts_what_is_normed():
 def test_a_module_is_a_residual_block():
     torch.manual_seed(0)
     block, x, m = Module(3, 5, 2), torch.randn(2, 3, 4, 4), torch.rand(2, 2, 4, 4)
-    inner = block.convs[0](spaded(block.spades[0], x, m).relu())
-    inner = block.convs[1](spaded(block.spades[1], inner, m).relu())
+    inner = block.two(block.one(spaded(block.spade, x, m).relu()).relu())
     assert torch.allclose(block(x, m), block.short(x) + inner, atol=1e-5)
 
 
@@ -140,9 +139,9 @@ def test_the_generator_doubles_sides_and_each_module_reads_the_map(built):
 
 def test_branches_have_what_is_left_and_are_lighter_by_their_factor(built):
     method, model = built
-    assert method.scales == (3.0, 2.0)
+    assert method.scales == (6.0, 2.0)
     shapes = [[(m.short.in_channels, m.short.out_channels) for m in head.lighter] for head in model.heads[:-1]]
-    assert shapes == [[(12, 3), (3, 3)], [(10, 4)]]
+    assert shapes == [[(12, 2), (2, 1)], [(10, 4)]]
     assert [head.sides for head in model.heads[:-1]] == [(4, 8), (8,)]
 
 
@@ -151,7 +150,7 @@ def test_a_branch_reads_the_picture_that_was_looked_up_beside_the_map(built):
     model, branch = copy.deepcopy(model), None
     data = method.load().train
     paper.remember(model, data.head(method.database))
-    m, branch = torch.stack(list(data.inputs[60:64])), model.heads[0]
+    m, branch = torch.stack(list(data.inputs[40:44])), model.heads[0]
     state = next(iter(model.states(m)))
     with torch.no_grad():
         G = branch.database(state[2])
@@ -189,7 +188,7 @@ def test_without_a_database_nothing_is_looked_up():
     method = tiny(guided=False)
     model = method.build(method.load(), 0)
     assert [head.database for head in model.heads[:-1]] == [None, None]
-    assert model.heads[0].lighter[0].spades[0].both.in_channels == 3
+    assert model.heads[0].lighter[0].spade.both.in_channels == 3
     assert isinstance(model.heads[0], Branch)
 
 
@@ -198,7 +197,7 @@ def test_without_a_database_nothing_is_looked_up():
     [
         ({"scales": (2.0,)}, "all of 3 modules but one"),
         ({"scales": (2.0, 0.5)}, "scales of 1 or more"),
-        ({"database": 400}, "database"),
+        ({"database": 260}, "database"),
         ({"a": -1.0}, "a is one finite number"),
         ({"widths": (4,) * 5, "scales": (1.0,) * 4}, "halved 4 times, not 8"),
     ],
@@ -226,9 +225,9 @@ def test_a_distance_by_hand():
     assert torch.allclose(phi(y)[0], raw / raw.norm(dim=1, keepdim=True).clamp_min(1e-12), atol=1e-6)
 
 
-def test_pictures_are_compared_at_three_sides_of_the_pretrained_network(untrained):
+def test_pictures_are_compared_at_two_sides_of_the_pretrained_network(untrained):
     phi = Features((), 3)
-    assert [part.shape[1:] for part in phi(torch.rand(1, 3, 32, 32))] == [(16, 16, 16), (24, 8, 8), (40, 4, 4)]
+    assert [part.shape[1:] for part in phi(torch.rand(1, 3, 32, 32))] == [(16, 16, 16), (24, 8, 8)]
 
 
 def test_making_phi_leaves_chance_as_it_is():
@@ -456,6 +455,21 @@ def test_only_what_somebody_needs_is_run():
     assert [stage.run for stage in model.stages] == [5, 0, 0]
 
 
+def test_what_a_drawing_gets_does_not_depend_on_its_batch_mates(prepared):
+    method, _, ready = prepared(KEY)
+    q = ready.split("test").forecasts
+    rule = method.rule(float(q[:, 0].median()))
+    m = torch.stack(list(ready.data.test.inputs[:24]))
+    together = run(ready.model, m, rule)
+    assert len(set(together.exits.tolist())) > 1
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    mixed, alone = run(ready.model, m[order], rule), [run(ready.model, one, rule) for one in m.split(1)]
+    assert torch.equal(mixed.exits, together.exits[order])
+    assert torch.equal(torch.cat([one.exits for one in alone]), together.exits)
+    assert torch.allclose(mixed.answers, together.answers[order], atol=1e-5)
+    assert torch.allclose(torch.cat([one.answers for one in alone]), together.answers, atol=1e-5)
+
+
 def test_what_is_not_finite_is_not_the_last_word():
     """Number 3 goes on to the second exit, number 4 to the last."""
     found = run(made(), ASKED, named)
@@ -493,17 +507,20 @@ def test_kinds_of_colour_by_hand():
 
 
 def test_drawings_and_maps_of_a_part():
-    found = drawings.drawings("digits", levels=3, coarse=2, train=30, validation=10, test=20)
+    found = drawings.drawings("digits", side=8, levels=3, coarse=2, train=30, validation=10, test=20)
     assert [len(part) for part in (found.train, found.validation, found.test)] == [30, 10, 20]
     assert found.test.pictures.shape == (20, 1, 8, 8)
     assert (found.test.pictures.min(), found.test.pictures.max()) == (-1, 1)
     assert found.test.kinds.shape == (20, 4, 4)
     assert len({*found.train.rows, *found.validation.rows, *found.test.rows}) == 60
-    fewer = drawings.drawings("digits", levels=3, coarse=2, train=5, validation=10, test=20)
+    fewer = drawings.drawings("digits", side=8, levels=3, coarse=2, train=5, validation=10, test=20)
     assert (fewer.train.rows == found.train.rows[:5]).all()
     assert fewer.digest != found.digest
-    other = drawings.drawings("inverted-digits", levels=3, coarse=2, train=30, validation=10, test=20)
+    other = drawings.drawings("inverted-digits", side=8, levels=3, coarse=2, train=30, validation=10, test=20)
     assert np.allclose(other.test.pictures, -found.test.pictures, atol=1e-6)
+    half = drawings.drawings("digits", side=4, levels=3, coarse=2, train=30, validation=10, test=20)
+    assert half.test.pictures[0, 0, 0, 1] == pytest.approx(found.test.pictures[0, 0, :2, 2:4].mean(), abs=1e-6)
+    assert half.test.kinds.shape == (20, 2, 2)
     data = tiny().load()
     assert data.train.inputs[0].shape == (3, 4, 4)
     assert torch.equal(data.train.inputs[0].sum(dim=0), torch.ones(4, 4))
@@ -511,11 +528,18 @@ def test_drawings_and_maps_of_a_part():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"source": "x"}, "no drawings 'x'"), ({"levels": 1}, "not 1 and 2"), ({"coarse": 3}, "fill 8 pixels")],
+    [
+        ({"source": "x"}, "no drawings 'x'"),
+        ({"levels": 1}, "not 1 and 2"),
+        ({"coarse": 3}, "fill 8 pixels"),
+        ({"side": 3}, "not at 3"),
+    ],
 )
 def test_drawings_that_there_are_not(settings, said):
     with pytest.raises(ValueError, match=said):
-        drawings.drawings(**{"source": "digits", "levels": 2, "coarse": 2} | settings, train=1, validation=1, test=1)
+        drawings.drawings(
+            **{"source": "digits", "side": 8, "levels": 2, "coarse": 2} | settings, train=1, validation=1, test=1
+        )
 
 
 # What is claimed.
