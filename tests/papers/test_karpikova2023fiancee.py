@@ -141,11 +141,11 @@ def test_branches_have_what_is_left_and_are_lighter_by_their_factor(built):
     method, model = built
     assert method.scales == (6.0, 2.0)
     shapes = [[(m.short.in_channels, m.short.out_channels) for m in head.lighter] for head in model.heads[:-1]]
-    assert shapes == [[(12, 2), (2, 1)], [(10, 4)]]
+    assert shapes == [[(12 + 1, 2), (2, 1)], [(10 + 1, 4)]]
     assert [head.sides for head in model.heads[:-1]] == [(4, 8), (8,)]
 
 
-def test_a_branch_reads_the_picture_that_was_looked_up_beside_the_map(built):
+def test_a_branch_reads_the_picture_that_was_looked_up_beside_its_map(built):
     method, model = built
     model, branch = copy.deepcopy(model), None
     data = method.load().train
@@ -154,10 +154,8 @@ def test_a_branch_reads_the_picture_that_was_looked_up_beside_the_map(built):
     state = next(iter(model.states(m)))
     with torch.no_grad():
         G = branch.database(state[2])
-        read = torch.cat([resized(m, 8), G], dim=1)
-        x = state[1]
-        for side, module in zip((4, 8), branch.lighter, strict=True):
-            x = module(resized(x, side), read)
+        x = branch.lighter[0](torch.cat([resized(state[1], 4), resized(G, 4)], dim=1), m)
+        x = branch.lighter[1](resized(x, 8), m)
         assert torch.allclose(branch(state), torch.tanh(branch.drawn[1](x.relu())), atol=1e-6)
         branch.database.pictures.zero_()
         assert not torch.allclose(branch(state), torch.tanh(branch.drawn[1](x.relu())), atol=1e-3)
@@ -188,7 +186,7 @@ def test_without_a_database_nothing_is_looked_up():
     method = tiny(guided=False)
     model = method.build(method.load(), 0)
     assert [head.database for head in model.heads[:-1]] == [None, None]
-    assert model.heads[0].lighter[0].spade.both.in_channels == 3
+    assert model.heads[0].lighter[0].short.in_channels == 12
     assert isinstance(model.heads[0], Branch)
 
 
@@ -498,11 +496,12 @@ def test_tables_and_running_agree_to_the_last_product():
 
 def test_kinds_of_colour_by_hand():
     """Means over 2×2 pixels, each channel in two steps: red counts 1, green 2."""
-    picture = np.zeros((1, 2, 2, 4), np.float32)
-    picture[0, 0, :, :2] = [[1.0, 0.4], [0.4, 0.4]]  # 0.55
-    picture[0, 1, :, 2:] = [[0.4, 0.4], [0.4, 0.7]]  # 0.475
-    assert drawings.kinds_of(picture, 2, 2).tolist() == [[[1, 0]]]
-    assert drawings.kinds_of(picture, 3, 2).tolist() == [[[1, 3]]]
+    picture = np.zeros((1, 2, 4, 4), np.float32)
+    picture[0, 0, :2, :2] = [[1.0, 0.4], [0.4, 0.4]]  # 0.55
+    picture[0, 1, :2, 2:] = [[0.4, 0.4], [0.4, 0.7]]  # 0.475
+    picture[0, 1, 2:, :2] = 0.5
+    assert drawings.kinds_of(picture, 2, 2).tolist() == [[[1, 0], [2, 0]]]
+    assert drawings.kinds_of(picture, 3, 2).tolist() == [[[1, 3], [3, 0]]]
     assert drawings.kinds_of(np.ones((1, 3, 2, 2), np.float32), 2, 2).tolist() == [[[7]]]
 
 
@@ -578,9 +577,9 @@ def test_the_database_is_weighed_against_branches_without(prepared):
     method, bench, ready = prepared(KEY)
     test = claimed.Tried.of(method, ready.split("test"))
     far = dataclasses.replace(test, q=test.q * 0.1)
-    found = claimed.helped(method, bench, far)
+    found = claimed.helped(method, ready, bench, far)
     assert "nearer by +" in found.measured
-    assert not claimed.helped(method, bench, dataclasses.replace(test, q=test.q * 10)).holds
+    assert not claimed.helped(method, ready, bench, dataclasses.replace(test, q=test.q * 10)).holds
 
 
 def test_settings_are_a_method():
