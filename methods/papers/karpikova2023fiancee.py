@@ -434,8 +434,8 @@ class Fiancee(ForetoldMethod):
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
         "images": "digits", "side": 8, "levels": 3, "train_size": 260, "held": 100, "widths": (12, 10, 8),
-        "scales": (6.0, 2.0), "database": 40, "feature_widths": (8, 12), "critic": 8, "epochs": 6.0,
-        "branch_epochs": 5.0, "predictor_epochs": 8.0, "predictor_width": 6, "rate": 1e-2, "predictor_rate": 5e-3,
+        "scales": (6.0, 2.0), "database": 40, "feature_widths": (8, 12), "critic": 8, "batch": 32, "epochs": 7.0,
+        "branch_epochs": 6.0, "predictor_epochs": 8.0, "predictor_width": 6, "rate": 1e-2, "predictor_rate": 5e-3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "side": 16, "train_size": 600, "database": 100, "widths": (32, 24, 16, 12), "scales": (4.0, 2.5, 1.5),
