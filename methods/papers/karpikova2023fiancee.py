@@ -419,8 +419,8 @@ class Fiancee(ForetoldMethod):
     c: float = 0.02  # weight of L_GAN; not known
     critic: int = 16  # channels of D's first convolution
     critic_rate: float = 1e-3  # of D; not known
-    epochs: float = 12.0  # of the generator; the paper takes it as it is
-    branch_epochs: float = 10.0  # of the branches; not known
+    epochs: float = 8.0  # of the generator; the paper takes it as it is
+    branch_epochs: float = 6.0  # of the branches; not known
     predictor_epochs: float = 20.0  # of P; not known
     predictor_width: int = 16  # channels of P's first convolution
     batch: int = 16  # drawings of a step; not known
