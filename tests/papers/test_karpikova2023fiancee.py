@@ -139,9 +139,9 @@ def test_the_generator_doubles_sides_and_each_module_reads_the_map(built):
 
 def test_branches_have_what_is_left_and_are_lighter_by_their_factor(built):
     method, model = built
-    assert method.scales == (6.0, 2.0)
+    assert method.scales == (4.0, 3.0)
     shapes = [[(m.short.in_channels, m.short.out_channels) for m in head.lighter] for head in model.heads[:-1]]
-    assert shapes == [[(12 + 1, 2), (2, 1)], [(10 + 1, 4)]]
+    assert shapes == [[(12 + 1, 2), (2, 2)], [(10 + 1, 3)]]
     assert [head.sides for head in model.heads[:-1]] == [(4, 8), (8,)]
 
 
