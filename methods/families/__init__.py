@@ -5,6 +5,7 @@
 ``cascades``: a chain of separate models; a policy decides after each, and may pass members over.
 ``image_cascades``: the same with a linear model, a forest, a small and a large network for images.
 ``tiers``: one network with exits, divided among machines of a simulated world; ``views``: with several devices.
+``foretold``: one network with exits, of which a predictor names one before the network runs.
 ``outage``: one network with exits on a phone by itself; a scheduler names the exits of each frame, in simulated time.
 ``stepwise``: what exits and cascades have in common, for further families of this kind.
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
