@@ -101,7 +101,7 @@ class Round(nn.Module):
         self.rise, self.leave = nn.ConvTranspose2d(2 * c, c, *how), nn.ConvTranspose2d(c, 3, *how)
         with torch.no_grad():  # a round that has learnt nothing changes little
             self.leave.weight.mul_(0.1)
-            self.leave.bias[:] = torch.tensor([2.0, 0.0, 0.0])
+            self.leave.get_parameter("bias").copy_(torch.tensor([2.0, 0.0, 0.0]))
 
     def start(self, x: Tensor) -> State:
         """Return what there is before the first round: S_0 = X and h_0 = 0."""
