@@ -28,7 +28,8 @@ Skipped
 Deviations
     1. Words of two to four letters and digits, spelled by one speaker at different speeds in made noise, instead of
        read sentences of thousands of speakers. There is one recording of each letter, in training and test alike:
-       what is new in a test word is their order, speed and noise. A unit is a letter, which counts as a word.
+       what is new in a test word is their order, speed and noise. A unit is a letter. All recordings are as long as
+       the longest, noise where nothing is said: no frame is padding, which the released code takes for speech.
     2. A small conformer: 4 exits, a layer each, 64 wide, 40 mel bands at 8 kHz, against 6 exits of two layers, 256
        wide, 80 bands. Normalised log energies; AdamW with a linear schedule instead of Noam's, no averaged checkpoints.
     3. Of the paper's three ways of training only CTC from scratch is here, no attention decoders and no pre-trained
@@ -37,8 +38,8 @@ Deviations
        minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not known. Here
        N = ``hypotheses``, found by a prefix beam search as wide, which follows a frame's blank alone where that has a
        probability above 0.999, and otherwise units of at least 0.001.
-    5. Quality is 1 - WER: insertions, deletions and substitutions divided by the letters said, taken from 1. It falls
-       below 0 where more is inserted than was said.
+    5. Quality is 1 - CER, the character error rate, in place of the word error rate: insertions, deletions and
+       substitutions divided by the letters said, taken from 1. It falls below 0 where more is inserted than was said.
     6. A beam search has no multiply-accumulates, and so costs nothing here; in time it does.
 """
 
@@ -135,8 +136,8 @@ def edits(said: list[int], meant: list[int]) -> int:
     return row[-1]
 
 
-def word_accuracy(said: list[list[int]], targets: Tensor) -> float:
-    """Return ``1 - WER`` of transcripts, all words of the targets ``[N, most]`` taken together."""
+def letter_accuracy(said: list[list[int]], targets: Tensor) -> float:
+    """Return ``1 - CER`` of transcripts, the letters of all targets ``[N, most]`` taken together."""
     meant = [[letter for letter in row if letter != NONE] for row in targets.tolist()]
     return 1 - sum(map(edits, said, meant)) / sum(map(len, meant))
 
@@ -287,8 +288,8 @@ class EarlyExitAsr(ExitMethod):
 
     @property
     def quality(self) -> str:
-        """Word error rate, taken from 1."""
-        return "1 - WER"
+        """Character error rate, taken from 1."""
+        return "1 - CER"
 
     def load(self) -> Data:
         """Return words as energies in bands, and their letters."""
@@ -337,15 +338,15 @@ class EarlyExitAsr(ExitMethod):
         return ScoreThreshold(-knob, of=CERTAINTY)
 
     def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return 1 - WER of the best paths through log probabilities ``[N, T, V]``."""
-        return word_accuracy(best_path(answers), targets)
+        """Return 1 - CER of the best paths through log probabilities ``[N, T, V]``."""
+        return letter_accuracy(best_path(answers), targets)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return what the best transcript reaches that is the same for all: a letter said once, or more often."""
         targets = prepared.split("test").targets
         most, n = targets.shape[1], int((targets != NONE).sum())
         constant = [[letter] * k for letter in range(self.letters) for k in range(most + 1)]
-        best = max(word_accuracy([each] * len(targets), targets) for each in constant)
+        best = max(letter_accuracy([each] * len(targets), targets) for each in constant)
         error = math.sqrt(max(best * (1 - best), 1 / n) / n)
         return Chance(what=f"the best transcript that never changes, of {n} letters", quality=best, error=error)
 
