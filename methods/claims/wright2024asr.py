@@ -46,8 +46,8 @@ def deeper_reads_better(each: Sequence[float]) -> Outcome:
     """What depth is worth."""
     return Outcome(
         name="deeper exits read better",
-        statement="The last exit's character error rate on test data is at least five points below the first one's, and "
-        "no exit's is more than a point above that of the one before.",
+        statement="The last exit's character error rate on test data is at least five points below the first one's, "
+        "and no exit's is more than a point above that of the one before.",
         holds=each[-1] - each[0] >= 0.05 and all(b >= a - 0.01 for a, b in pairwise(each)),
         measured=f"CER {', '.join(f'{1 - quality:.3f}' for quality in each)} of the exits",
     )

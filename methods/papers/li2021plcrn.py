@@ -179,7 +179,7 @@ class PlCrn(ExitMethod):
         "clean targets": {"gain": math.inf},
     }
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "train_size": 96, "samples": 1536, "rounds": 4, "channels": 4, "width": 16, "epochs": 8.0,
+        "corpus": "made", "train_size": 96, "samples": 1024, "rounds": 4, "channels": 4, "width": 16, "epochs": 8.0,
         "batch": 12, "rate": 1.5e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "samples": 3072, "rounds": 4, "epochs": 6.0}
