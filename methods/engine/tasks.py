@@ -232,8 +232,8 @@ def spelled(source: str, *, letters: int, train: int, bands: int = 40, validatio
     """Return words of two to four letters as log energies ``[bands, T]``, each band of mean 0, to be read in order.
 
     Targets ``[N, 4]`` hold the letters' numbers, and -1 where there is no more letter. ``prompts`` (recorded digits and
-    letters in noise), or ``made`` (scikit-learn's pictures of digits side by side, of which a column is a frame of 8
-    bands; unit tests only).
+    letters in noise), or ``made`` (scikit-learn's pictures of digits side by side, of which a column is four frames
+    of 8 bands; unit tests only).
     """
     sizes = (train, validation, test)
     if source == "made":
@@ -330,7 +330,7 @@ def forget() -> None:
 
 
 def _digit_rows(part: int, n: int, kinds: int) -> Examples:
-    """Two to four of the pictures of a part side by side, with gaps of up to two columns, in noise of some strength.
+    """Two to four of the pictures of a part side by side, four times as wide, with gaps, in noise of some strength.
 
     Each three pictures in four are for training, every eighth one for validation and for test.
     """
@@ -338,14 +338,14 @@ def _digit_rows(part: int, n: int, kinds: int) -> Examples:
 
     rng, source = np.random.default_rng(part), load_digits()
     mine = np.array([0, 0, 0, 0, 0, 0, 1, 2])[np.arange(len(source.target)) % 8] == part
-    pool = np.flatnonzero(mine & (source.target < kinds))
-    rows, targets = rng.normal(size=(n, 8, 44)) * rng.uniform(0.0, 1.5, (n, 1, 1)), np.full((n, 4), -1)
+    pool, wide = np.flatnonzero(mine & (source.target < kinds)), source.images.repeat(4, axis=2) / 8 - 0.6
+    rows, targets = rng.normal(size=(n, 8, 176)) * rng.uniform(0.0, 1.0, (n, 1, 1)), np.full((n, 4), -1)
     for row, target in zip(rows, targets, strict=True):
         place = 0
         for k, chosen in enumerate(rng.choice(pool, int(rng.integers(2, 5)))):
-            place += int(rng.integers(0, 3))
-            row[:, place : place + 8] += source.images[chosen] / 8 - 0.6
-            target[k], place = source.target[chosen], place + 8
+            place += int(rng.integers(0, 9))
+            row[:, place : place + 32] += wide[chosen]
+            target[k], place = source.target[chosen], place + 32
     return examples(rows.astype(np.float32), targets)
 
 

@@ -101,7 +101,7 @@ class Round(nn.Module):
         self.rise, self.leave = nn.ConvTranspose2d(2 * c, c, *how), nn.ConvTranspose2d(c, 3, *how)
         with torch.no_grad():  # a round that has learnt nothing changes little
             self.leave.weight.mul_(0.1)
-            self.leave.bias[:] = torch.tensor([2.0, 0.0, 0.0])
+            self.leave.get_parameter("bias").copy_(torch.tensor([2.0, 0.0, 0.0]))
 
     def start(self, x: Tensor) -> State:
         """Return what there is before the first round: S_0 = X and h_0 = 0."""
@@ -179,10 +179,10 @@ class PlCrn(ExitMethod):
         "clean targets": {"gain": math.inf},
     }
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "train_size": 96, "samples": 1536, "rounds": 4, "channels": 4, "width": 16, "epochs": 10.0,
-        "rate": 1e-2,
+        "corpus": "made", "train_size": 96, "samples": 1024, "rounds": 4, "channels": 4, "width": 16, "epochs": 8.0,
+        "batch": 12, "rate": 1.5e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "samples": 4096, "rounds": 4, "epochs": 6.0}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 96, "samples": 3072, "rounds": 4, "epochs": 6.0}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 1200, "epochs": 20.0}
 
     def __post_init__(self) -> None:

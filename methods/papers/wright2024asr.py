@@ -28,17 +28,20 @@ Skipped
 Deviations
     1. Words of two to four letters and digits, spelled by one speaker at different speeds in made noise, instead of
        read sentences of thousands of speakers. There is one recording of each letter, in training and test alike:
-       what is new in a test word is their order, speed and noise. A unit is a letter, which counts as a word.
+       what is new in a test word is their order, speed and noise. A unit is a letter. All recordings are as long as
+       the longest, noise where nothing is said: no frame is padding, which the released code takes for speech.
     2. A small conformer: 4 exits, a layer each, 64 wide, 40 mel bands at 8 kHz, against 6 exits of two layers, 256
-       wide, 80 bands. Normalised log energies; AdamW with a linear schedule instead of Noam's, no averaged checkpoints.
+       wide, 80 bands. A convolution sees 3 frames instead of 31, of which a letter has some seven: else a layer is
+       enough. Each branch of a layer starts a tenth as strong as usual: in as few steps low exits otherwise learn and
+       deep ones do not. Normalised log energies; AdamW with a linear schedule, not Noam's; no averaged checkpoints.
     3. Of the paper's three ways of training only CTC from scratch is here, no attention decoders and no pre-trained
        encoders: those need hundreds of hours of speech. What it claims of them is not tried.
     4. The released code prints WER of each exit and takes no decision, so that strict tests are ours. It forgets the
        minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not known. Here
        N = ``hypotheses``, found by a prefix beam search as wide, which follows a frame's blank alone where that has a
        probability above 0.999, and otherwise units of at least 0.001.
-    5. Quality is 1 - WER: insertions, deletions and substitutions divided by the letters said, taken from 1. It falls
-       below 0 where more is inserted than was said.
+    5. Quality is 1 - CER, the character error rate, in place of the word error rate: insertions, deletions and
+       substitutions divided by the letters said, taken from 1. It falls below 0 where more is inserted than was said.
     6. A beam search has no multiply-accumulates, and so costs nothing here; in time it does.
 """
 
@@ -135,8 +138,8 @@ def edits(said: list[int], meant: list[int]) -> int:
     return row[-1]
 
 
-def word_accuracy(said: list[list[int]], targets: Tensor) -> float:
-    """Return ``1 - WER`` of transcripts, all words of the targets ``[N, most]`` taken together."""
+def letter_accuracy(said: list[list[int]], targets: Tensor) -> float:
+    """Return ``1 - CER`` of transcripts, the letters of all targets ``[N, most]`` taken together."""
     meant = [[letter for letter in row if letter != NONE] for row in targets.tolist()]
     return 1 - sum(map(edits, said, meant)) / sum(map(len, meant))
 
@@ -203,6 +206,11 @@ class ConformerLayer(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(5))
         self.dropout = nn.Dropout(0.1)
+        with torch.no_grad():  # a layer that has learnt nothing changes little
+            for part in self.parts:
+                last = part[-1] if isinstance(part, nn.Sequential) else part.get_submodule("leave")
+                for weight in last.parameters():
+                    weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return frames ``[N, T, width]``."""
@@ -255,7 +263,7 @@ class EarlyExitAsr(ExitMethod):
     layers: int = 1  # conformer layers in a group; the paper's: 2
     width: int = 64  # of frames; the paper's: 256
     heads: int = 4  # of attention; the paper's: 8 in its code
-    kernel: int = 15  # frames that a depthwise convolution sees, odd; the paper's: 31
+    kernel: int = 3  # frames that a depthwise convolution sees, odd; the paper's: 31
     reduction: int = 4  # frames that become one: 2 or 4; the paper's: 4
     joint: bool = True  # whether all exits are trained, or the last alone, as an ordinary conformer
     epochs: float = 15.0  # passes over the training data
@@ -265,15 +273,15 @@ class EarlyExitAsr(ExitMethod):
     data: ClassVar[tuple[str, ...]] = ("prompts",)
     knob: ClassVar[str] = "theta"
     knobs: ClassVar[tuple[float, ...]] = (
-        math.inf, 0.03, 0.02, 0.015, 0.01, 0.007, 0.005, 0.0035, 0.0025, 0.0015, 0.001, 0.0,
+        math.inf, 0.025, 0.018, 0.013, 0.009, 0.006, 0.003, 0.0015, 0.0009, 0.0006, 0.0004, 0.0002, 0.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "letters": 5, "train_size": 400, "groups": 3, "width": 16, "heads": 2,
-        "kernel": 3, "reduction": 2, "epochs": 12.0, "rate": 1e-2,
+        "corpus": "made", "letters": 5, "train_size": 400, "groups": 3, "width": 16, "heads": 2, "epochs": 10.0,
+        "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"letters": 10, "train_size": 400, "width": 32, "groups": 3, "epochs": 10.0}
     full: ClassVar[Mapping[str, Any]] = {"train_size": 3000, "epochs": 30.0}
-    others: ClassVar[Mapping[str, Any]] = {"heads": 4, "reduction": 4, "kernel": 5}
+    others: ClassVar[Mapping[str, Any]] = {"heads": 4, "reduction": 2, "kernel": 5}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -287,8 +295,8 @@ class EarlyExitAsr(ExitMethod):
 
     @property
     def quality(self) -> str:
-        """Word error rate, taken from 1."""
-        return "1 - WER"
+        """Character error rate, taken from 1."""
+        return "1 - CER"
 
     def load(self) -> Data:
         """Return words as energies in bands, and their letters."""
@@ -337,15 +345,15 @@ class EarlyExitAsr(ExitMethod):
         return ScoreThreshold(-knob, of=CERTAINTY)
 
     def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return 1 - WER of the best paths through log probabilities ``[N, T, V]``."""
-        return word_accuracy(best_path(answers), targets)
+        """Return 1 - CER of the best paths through log probabilities ``[N, T, V]``."""
+        return letter_accuracy(best_path(answers), targets)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return what the best transcript reaches that is the same for all: a letter said once, or more often."""
         targets = prepared.split("test").targets
         most, n = targets.shape[1], int((targets != NONE).sum())
         constant = [[letter] * k for letter in range(self.letters) for k in range(most + 1)]
-        best = max(word_accuracy([each] * len(targets), targets) for each in constant)
+        best = max(letter_accuracy([each] * len(targets), targets) for each in constant)
         error = math.sqrt(max(best * (1 - best), 1 / n) / n)
         return Chance(what=f"the best transcript that never changes, of {n} letters", quality=best, error=error)
 
@@ -356,7 +364,7 @@ class SentenceConfidence(EarlyExitAsr):
 
     hypotheses: int = 5  # N, transcripts in the list; the paper's is not known
 
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.98, 1.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any] | type[EarlyExitAsr]]] = {
         "sentence confidence": {},
         "entropy": EarlyExitAsr,
