@@ -225,10 +225,10 @@ class EENet(ImageMethod):
         "managed": {}, "without feedback": {"K_p": 0.0, "K_i": 0.0}, "highest level": {"governs": False},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "blocks": 2, "shares": (0.25, 0.5, 0.75), "rounds": 3, "window": 10, "exit_epochs": 6.0,
+        **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "rounds": 4, "window": 10, "exit_epochs": 6.0,
         "exit_rate": 2e-2,
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 1, "window": 3}
+    others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 2, "window": 3}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "exit_epochs": 3.0, "exit_rate": 1e-2}
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "with a larger beta a forecast may go straight to an exit that a smaller one has passed "

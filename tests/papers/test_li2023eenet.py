@@ -215,7 +215,7 @@ def test_thresholds_come_from_training_images(prepared):
     z = ready.store(ready.data.train, "train").outputs
     assert ready.fitted == pytest.approx(z[:-1].abs().amax(dim=-1).mean(dim=1).tolist(), rel=1e-4)
     policy = method.rule(1.3, ready)
-    assert policy == Forecast(tuple(1.3 * mu for mu in ready.fitted), 3)
+    assert policy == Forecast(tuple(1.3 * mu for mu in ready.fitted), 4)
 
 
 def test_what_is_answered_does_not_depend_on_the_chip(prepared):
@@ -249,7 +249,7 @@ def test_fixed_depths_know_all_of_their_work(prepared):
     assert (static.name, sure.name) == ("static exit", "max-confidence")
     chip, seen = Chip(), ready.split("test")
     macs = seen.static_costs[:, 0]
-    assert [point.knob for point in static.test] == [1, 2, 3, 4]
+    assert [point.knob for point in static.test] == [1, 2, 3, 4, 5]
     assert static.test[0].cost < 1000 * chip.joules(macs[0], chip.highest)
     full = max(sure.test, key=lambda point: point.knob)
     assert full.cost == pytest.approx(1000 * chip.joules(float(seen.costs[-1, 0]), chip.highest))
