@@ -42,7 +42,7 @@ def tiny(key, variant=None):
 
     method = registry.get(key)
     method = method.variant(next(iter(method.variants)) if variant is None else variant, "tiny")
-    bench = Bench(executed=48, repeats=1, cache=Path(os.environ[KEPT]))
+    bench = Bench(test=400, executed=48, repeats=1, cache=Path(os.environ[KEPT]))
     return method, bench, method.prepare(bench)
 
 

@@ -519,6 +519,59 @@ def test_parts_of_the_network_that_is_trained_are_told_by_their_places():
     assert Contents(layer).of(layer, "") == Contents(replaced := Layer(2, 2)).of(replaced, "")
 
 
+def other_number(samples):
+    samples[3] = samples[3] + 1e-6
+
+
+def other_place(samples):
+    samples[0], samples[1] = samples[1], samples[0]
+
+
+def other_shape(samples):
+    samples[:] = [sample.T.contiguous() for sample in samples]
+
+
+def other_type(samples):
+    samples[:] = [sample.view(torch.int32) for sample in samples]
+
+
+def one_fewer(samples):
+    samples.pop()
+
+
+def one_that_learns(samples):
+    samples[2].requires_grad_()
+
+
+def one_with_a_mark(samples):
+    samples[2].mark = 1
+
+
+def one_of_the_model(samples):
+    samples[2] = samples[2].detach().clone()
+
+
+def samples_named(changing=None, network=None):
+    samples = list(torch.arange(24.0).reshape(4, 2, 3).clone().unbind())
+    if changing:
+        changing(samples)
+    if changing is one_of_the_model:
+        network.register_buffer("kept", samples[2])
+    return Contents(network or nn.Linear(2, 2)).of(samples, "samples")
+
+
+@pytest.mark.parametrize(
+    "changing",
+    [
+        *(other_number, other_place, other_shape, other_type, one_fewer, one_that_learns, one_with_a_mark),
+        one_of_the_model,
+    ],
+)
+def test_samples_are_told_apart_though_they_are_looked_at_together(changing):
+    assert samples_named() == samples_named()
+    assert samples_named(changing, nn.Linear(2, 2)) != samples_named()
+
+
 def test_sets_have_no_order():
     one, other = {halve, idle, loss}, {loss, idle, halve}
     assert Contents(Layer(2, 2)).of(one, "") == Contents(Layer(2, 2)).of(other, "")

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,14 @@ ROOT = Path(__file__).parents[1]
 KEYS = registry.keys()
 
 
+@cache
+def listed(key):
+    return beside(registry.describe(key))
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_listings_are_what_stands_in_the_sources(key):
-    found = beside(registry.describe(key))
+    found = listed(key)
     assert "Training" in found or "Exit rule" in found
     for listings in found.values():
         for one in listings:
@@ -49,7 +55,7 @@ def test_every_part_of_the_papers_own_file_is_shown_once(key):
     parts = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     module = importlib.import_module(f"eelit.methods.papers.{key}")
     of_method = {part.name for part in parts if is_method(getattr(module, part.name))}
-    shown = [one.name for listings in beside(info).values() for one in listings if not one.shared]
+    shown = [one.name for listings in listed(key).values() for one in listings if not one.shared]
     for part in parts:
         assert shown.count(part.name) == (0 if part.name in of_method else 1), part.name
 

@@ -699,7 +699,7 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
     for name in main.variants:
         method = runner.given(main.variant(name, "full"), TRACKS["images"].settings)
         assert method.train_size == 6_000
-        small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "patch": 2, "width": 16}
+        small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "patch": 2, "width": 16, "trees": 4}
         small |= {"widths": (8, 16)} if key != "wang2018skipnet" else {}
         small |= {"tail": (1,) * 10} if key == "duggal2020elf" else {}  # there are too few digits for a longer one
         found.append(

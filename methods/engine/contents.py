@@ -117,12 +117,29 @@ class Contents:
             yield from sorted(self.of(part, place, above) for part in value)
         elif isinstance(value, nn.Module):
             yield from self._parts_of_module(value, place, above)
+        elif isinstance(value, list | tuple) and self._are_alike(value):  # one by one, samples would take far longer
+            yield f"{len(value)} of {value[0].dtype} {tuple(value[0].shape)}"
+            yield bytes_of(torch.stack([*value]))
         else:
             inside = self._inside(value)
             if inside is None:
                 self.untold[f"{place} ({type(value).__module__}.{type(value).__qualname__})"] = None
             for name, part in inside or []:
                 yield from (name, self.of(part, f"{place}, {name}" if name else place, above))
+
+    def _are_alike(self, values: list[Any] | tuple[Any, ...]) -> bool:
+        """Whether values are plain tensors of one type and shape, such as samples, with nothing more to tell of any."""
+        first = values[0] if values else None
+        if type(first) is not Tensor or first.layout != torch.strided or first.device.type == "meta":
+            return False
+        told = (first.dtype, first.shape, first.device)
+        return all(
+            type(each) is Tensor
+            and (each.dtype, each.shape, each.device) == told
+            and not (each.requires_grad or each.layout != torch.strided or each._backward_hooks or vars(each))
+            and id(each) not in self._names
+            for each in values
+        )
 
     def _parts_of_tensor(self, tensor: Tensor, place: str, above: tuple[int, ...]) -> Iterator[Part]:
         """Yield a tensor's values, whether it learns, and what hangs on it: attributes, and hooks for its gradient."""

@@ -134,8 +134,9 @@ class Search:
 
     def _single(self, allowed: float) -> Numbers:
         """Return the thresholds of least energy, of equal ones the most accurate; all 1 if none is allowed."""
+        least = self.least(allowed)
         kept = [(found.energy, -found.accuracy, i) for i, (_, found) in enumerate(self.singles)
-                if found.accuracy >= self.least(allowed)]  # fmt: skip
+                if found.accuracy >= least]  # fmt: skip
         return self.singles[min(kept)[2]][0] if kept else self.never
 
     def _by_class(self, allowed: float) -> Numbers:
@@ -171,7 +172,8 @@ class Search:
         """Return the next lower value of the grid at which further inputs of the class would stop at the model."""
         m, k = place
         below = self.seen.S[m][(self.seen.c[m] == k) & (self.seen.S[m] <= th[place])]
-        return next((level for level in self.grid if (below > level).any()), None)
+        most = below.max(initial=-math.inf)
+        return next((level for level in self.grid if most > level), None)
 
 
 def worth(now: Outcome, then: Outcome) -> tuple[bool, float]:

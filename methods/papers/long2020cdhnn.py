@@ -270,8 +270,8 @@ class HybridNetwork(ImageMethod, TierMethod):
         "one bit": {}, "four bits": {"bits": 4}, "two stages": {"frozen": True},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        **{k: v for k, v in ImageMethod.tiny.items() if k != "shares"}, "widths": (16, 24), "blocks": 2, "edge": 3,
-        "exits": (1, 3), "head_epochs": 4.0, "head_rate": 1e-2,
+        **{k: v for k, v in ImageMethod.tiny.items() if k != "shares"}, "train_size": 400, "widths": (16, 24),
+        "blocks": 2, "edge": 3, "exits": (1, 3), "head_epochs": 4.0, "head_rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "widths": (16, 32), "blocks": 2,

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eelit.methods.engine import tasks
-from eelit.methods.engine.examples import Data
+from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
@@ -270,7 +270,7 @@ class Jafa(AcquisitionMethod):
         "CUBE": {"table": "cube"},
     }
     tiny: ClassVar[Mapping[str, Any]] = {
-        "rows": 1200, "features": 10, "noise": 0.1, "envs": 64, "refresh": 10, "first": 150, "updates": 80,
+        "rows": 1200, "features": 10, "noise": 0.1, "envs": 64, "refresh": 10, "first": 80, "updates": 40,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"rows": 6000, "first": 200, "updates": 80}
 
@@ -298,17 +298,17 @@ class Jafa(AcquisitionMethod):
         assert isinstance(model, Buyer)
         agent = model.agent
         how: dict[str, Any] = {"batch": self.envs, "rate": self.rate, "optimiser": torch.optim.Adam}
-        share = 1 / -(-len(data.train) // self.envs)  # passes in one step
-        told = {"train": len(data.train), "rate": self.rate, "batch": self.envs}
+        rows, share = data.train, 1 / -(-len(data.train) // self.envs)  # passes in one step
+        told = {"train": len(rows), "rate": self.rate, "batch": self.envs}
         trained(
             model,
-            lambda: pretrain(agent, data, bench, epochs=self.first * share, **how),
+            lambda: pretrain(agent, rows, bench, epochs=self.first * share, **how),
             bench, data=data.digest, settings={**told, "first": self.first},
         )  # fmt: skip
         own: dict[str, Any] = {"price": self.price, "steps": self.steps, "refresh": self.refresh}
         trained(
             model,
-            lambda: jointly(agent, data, bench, epochs=self.updates * share, **own, **how),
+            lambda: jointly(agent, rows, bench, epochs=self.updates * share, **own, **how),
             bench, data=data.digest, settings={**told, **own, "updates": self.updates},
         )  # fmt: skip
 
@@ -317,7 +317,7 @@ class Jafa(AcquisitionMethod):
         return ScoreThreshold(knob)
 
 
-def pretrain(agent: Agent, data: Data, bench: Bench, **options: Any) -> None:
+def pretrain(agent: Agent, train: Examples, bench: Bench, **options: Any) -> None:
     """Train encoder and classifier on all features and on random halves of them."""
 
     def loss(batch: Batch) -> Tensor:
@@ -327,16 +327,16 @@ def pretrain(agent: Agent, data: Data, bench: Bench, **options: Any) -> None:
         return F.cross_entropy(agent.classifier(code), torch.cat([y, y]))
 
     learning = [*agent.encoder.parameters(), *agent.classifier.parameters()]
-    fit(learning, data.train, loss, bench, label="training the classifier", **options)
+    fit(learning, train, loss, bench, label="training the classifier", **options)
 
 
 def jointly(
-    agent: Agent, data: Data, bench: Bench, *, price: float, steps: int, refresh: int, batch: int, rate: float,
+    agent: Agent, train: Examples, bench: Bench, *, price: float, steps: int, refresh: int, batch: int, rate: float,
     **options: Any,
 ) -> None:  # fmt: skip
     """Train classifier, values and their encoder on what the agent meets, the batch being the complete rows."""
-    rows = torch.stack([*data.train.inputs])
-    episodes = Episodes(rows, data.train.targets, price, batch, bench.seed)
+    rows = torch.stack([*train.inputs])
+    episodes = Episodes(rows, train.targets, price, batch, bench.seed)
     target = copy.deepcopy(agent)
     shared = [*agent.encoder.parameters()]
     classifier = torch.optim.Adam([*agent.classifier.parameters(), *shared], lr=rate)
@@ -356,4 +356,4 @@ def jointly(
     learning = [*agent.shared.parameters(), *agent.advantage.parameters(), *agent.value.parameters(), *shared]
     beside = (classifier,)
     label = "training classifier and agent"
-    fit(learning, data.train, loss, bench, label=label, batch=batch, rate=rate, beside=beside, **options)
+    fit(learning, train, loss, bench, label=label, batch=batch, rate=rate, beside=beside, **options)

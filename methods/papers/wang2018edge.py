@@ -204,14 +204,21 @@ class Here(Crowd):
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
+        self._sizes: dict[tuple[str, ...], int] = {}  # names in a message → its bytes, which follow from shapes alone
 
     def ask(self, common: Tensor, steps: int) -> list[Answer]:
         """Let every node work."""
-        told, size = [node.work(common, steps) for node in self.nodes], len(Whole().pack(asking(common, steps)))
+        told, down = [node.work(common, steps) for node in self.nodes], self._size(asking(common, steps))
         return [
-            Answer(each, node.macs(steps), size, len(Whole().pack(packed(each, steps))))
+            Answer(each, node.macs(steps), down, self._size(packed(each, steps)))
             for node, each in zip(self.nodes, told, strict=True)
         ]
+
+    def _size(self, message: dict[str, Tensor]) -> int:
+        names = tuple(message)
+        if names not in self._sizes:
+            self._sizes[names] = len(Whole().pack(message))
+        return self._sizes[names]
 
 
 class Apart(Crowd):
@@ -530,7 +537,7 @@ class AdaptiveFederated(Method):
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return what the longest training reaches, and what it takes."""
-        run = self.train(prepared, self.knobs[-1])
+        run = self.known(prepared, self.knobs[-1])
         return float(self.right(prepared, run.w, "test").double().mean()), run.spent
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:

@@ -171,6 +171,35 @@ def endless(examples: Examples, batch: int, seed: int, device: torch.device) -> 
             yield x, y[index.to(device)]
 
 
+def distil(
+    student: Reader, tutor: Reader, lesson: Lesson, parts: Mapping[str, Examples], bench: Bench, *, xi: float,
+    pilot: bool, teacher_rate: float, head_rate: float, **options: Any,
+) -> None:  # fmt: skip
+    """Stage 2: trial, teach, learn; ``options`` are those of `fit`."""
+    teaches = teacher_rate > 0
+    adam = torch.optim.AdamW(tutor.parameters(), lr=teacher_rate, weight_decay=0.0)
+    quizzes = endless(parts["quiz"], options["batch"], bench.seed, device_of(student))
+
+    def loss(batch: Batch) -> Tensor:
+        x, y = batch.inputs, batch.targets
+        with torch.no_grad(), evaluating(tutor):
+            before = None if pilot else says(tutor, x)
+        if teaches:
+            adam.param_groups[0]["lr"] = teacher_rate * (1 - batch.done)
+            with torch.random.fork_rng(devices=[]):  # the step to come has the dropout of the trial
+                slopes = teaching_slopes(student, tutor, lesson, (x, y), next(quizzes), xi)
+            teach_better(tutor, slopes, adam)
+        with torch.no_grad(), evaluating(tutor):
+            lessons = says(tutor, x) if before is None else before
+        return lesson.loss(says(student, x), lessons, y)
+
+    student.train()
+    fit(
+        student.parameters(), parts["lessons"], loss, bench, label="learning, and learning to teach",
+        faster=student.head.parameters(), faster_rate=head_rate, beside=(adam,) * teaches, **options,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class MetaDistil(CascadeMethod):
     """A student whose teacher learns to teach; here the student may ask the teacher, for once."""
@@ -196,8 +225,8 @@ class MetaDistil(CascadeMethod):
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 1.1)
     tiny: ClassVar[Mapping[str, Any]] = {
-        "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 6.0, "batch": 32, "rate": 4e-3,
-        "head_rate": 1e-2, "teacher_rate": 8e-4, "beta": 1.0,
+        "encoder": "tiny", "corpus": "digits", "train_size": 700, "epochs": 8.0, "batch": 64, "rate": 8e-3,
+        "head_rate": 2e-2, "teacher_rate": 8e-4, "beta": 1.0,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 300, "length": 20, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "teacher_rate": 4e-5,
@@ -237,41 +266,15 @@ class MetaDistil(CascadeMethod):
         tutor.load_state_dict(teacher.state_dict())
         parts = parted(data.train, {"lessons": 1 - self.quiz, "quiz": self.quiz})
         lesson = Lesson(self.alpha, self.beta, self.temperature, tuple(matched(self.layers, len(teacher.stages))))
+        rounds: dict[str, Any] = {**self.options, "head_rate": self.head_rate, "teacher_rate": self.teacher_rate}
+        rounds |= {"xi": self.trial_rate, "pilot": self.pilot}
 
         def train() -> None:
-            self.distil(student, tutor, lesson, parts, bench)
+            distil(student, tutor, lesson, parts, bench, **rounds)
 
-        settings = {**self.options, "train": len(data.train), "quiz": self.quiz, "teacher_rate": self.teacher_rate}
+        settings = {**rounds, "train": len(data.train), "quiz": self.quiz}
         trained(nn.ModuleList([student, tutor]), train, bench, data=data.digest, settings=settings)
         model.eval()
-
-    def distil(
-        self, student: nn.Module, tutor: nn.Module, lesson: Lesson, parts: Mapping[str, Examples], bench: Bench
-    ) -> None:
-        """Stage 2: trial, teach, learn."""
-        teaches = self.teacher_rate > 0
-        adam = torch.optim.AdamW(tutor.parameters(), lr=self.teacher_rate, weight_decay=0.0)
-        quizzes = endless(parts["quiz"], self.batch, bench.seed, device_of(student))
-
-        def loss(batch: Batch) -> Tensor:
-            x, y = batch.inputs, batch.targets
-            with torch.no_grad(), evaluating(tutor):
-                before = None if self.pilot else says(tutor, x)
-            if teaches:
-                adam.param_groups[0]["lr"] = self.teacher_rate * (1 - batch.done)
-                with torch.random.fork_rng(devices=[]):  # the step to come has the dropout of the trial
-                    slopes = teaching_slopes(student, tutor, lesson, (x, y), next(quizzes), self.trial_rate)
-                teach_better(tutor, slopes, adam)
-            with torch.no_grad(), evaluating(tutor):
-                lessons = says(tutor, x) if before is None else before
-            return lesson.loss(says(student, x), lessons, y)
-
-        student.train()
-        head = cast(Reader, student).head
-        fit(
-            student.parameters(), parts["lessons"], loss, bench, label="learning, and learning to teach",
-            faster=head.parameters(), faster_rate=self.head_rate, beside=(adam,) * teaches, **self.options,
-        )  # fmt: skip
 
     def policy(self, knob: float, prepared: Prepared) -> MaxConfidence:
         """The knob is the threshold of an exit rule that the paper does not have."""

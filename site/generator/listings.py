@@ -80,6 +80,7 @@ class Source:
         return Listing(node.name, self.path, first, _set(code), shared)
 
 
+@cache  # many methods use the same recipe, and setting it takes longest
 def _set(code: str) -> Markup:
     return Markup(highlight(code, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True)).strip())
 

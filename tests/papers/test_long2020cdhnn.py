@@ -301,7 +301,7 @@ def test_joint_training_minimises_the_weighted_sum(wired):
     by_hand = sum(w * F.cross_entropy(z, y) for w, z in zip((0.4, 0.3, 0.3), model(x), strict=True))
     assert told == pytest.approx(by_hand.item(), rel=1e-4)
     assert set(stage.rates) == {id(p) for p in model.parameters()}
-    assert (set(stage.rates.values()), stage.epochs, stage.batch, len(stage.train)) == ({1e-2}, 8, 32, 600)
+    assert (set(stage.rates.values()), stage.epochs, stage.batch, len(stage.train)) == ({1e-2}, 8, 32, 400)
 
 
 def test_two_stages_train_the_network_and_then_its_exits(wired):
@@ -316,7 +316,7 @@ def test_two_stages_train_the_network_and_then_its_exits(wired):
     assert second.loss(second.batch_of(index, x)).item() == pytest.approx(by_hand.item(), rel=1e-4)
     assert set(second.rates) == {id(p) for head in model.heads[:-1] for p in head.parameters()}
     assert (set(first.rates.values()), set(second.rates.values())) == ({1e-2}, {1e-2})
-    assert [(stage.epochs, stage.batch, len(stage.train)) for stage in (first, second)] == [(8, 32, 600), (4, 32, 600)]
+    assert [(stage.epochs, stage.batch, len(stage.train)) for stage in (first, second)] == [(8, 32, 400), (4, 32, 400)]
 
 
 def test_exits_change_nothing_of_the_network_in_two_stages():

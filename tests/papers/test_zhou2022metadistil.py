@@ -244,12 +244,12 @@ def test_stages_their_data_rates_and_length(wired):
     tutor, data = model.tutor, method.load().train
     heads = {id(p) for each in (student, teacher) for p in each.head.parameters()}
     for stage, network in ((first, teacher), (second, student)):
-        assert stage.rates == {id(p): 1e-2 if id(p) in heads else 4e-3 for p in network.parameters()}
-        assert (stage.epochs, stage.batch) == (6.0, 32)
+        assert stage.rates == {id(p): 2e-2 if id(p) in heads else 8e-3 for p in network.parameters()}
+        assert (stage.epochs, stage.batch) == (8.0, 64)
     assert torch.equal(first.train.targets, data.targets)
     assert first.beside == ()
-    assert torch.equal(second.train.targets, data.targets[:810])
-    assert all(map(torch.equal, second.train.inputs, data.inputs[:810]))
+    assert torch.equal(second.train.targets, data.targets[:630])
+    assert all(map(torch.equal, second.train.inputs, data.inputs[:630]))
     (adam,) = second.beside
     assert type(adam) is torch.optim.AdamW
     (group,) = adam.param_groups
@@ -294,8 +294,8 @@ def test_the_student_learns_from_the_teacher_of_after_the_quiz(wired, monkeypatc
     assert torch.equal(x, batch.inputs)
     assert torch.equal(y, batch.targets)
     known = method.load().train
-    kept = {tuple(each.tolist()): int(k) for each, k in zip(known.inputs[810:], known.targets[810:], strict=True)}
-    assert len(x_q) == 32 or len(x_q) == 90 % 32
+    kept = {tuple(each.tolist()): int(k) for each, k in zip(known.inputs[630:], known.targets[630:], strict=True)}
+    assert len(x_q) == 64 or len(x_q) == 70 % 64
     assert all(kept[tuple(each.tolist())] == int(k) for each, k in zip(x_q, y_q, strict=True))
     assert stage.beside[0].param_groups[0]["lr"] == pytest.approx(method.teacher_rate * (1 - batch.done))
     assert 0.4 < batch.done < 0.6
@@ -318,7 +318,7 @@ def test_a_teacher_who_stays_makes_it_plain_distillation(wired):
     method = tiny(teacher_rate=0.0, quiz=0.0)
     model, stage, batch = rounds(wired, method)
     assert stage.beside == ()
-    assert len(stage.train) == 900
+    assert len(stage.train) == 700
     tutor = {name: tensor.clone() for name, tensor in model.tutor.state_dict().items()}
     student = model.members[0].network.eval()
     plan = Lesson(method.alpha, method.beta, method.temperature, ((0, 1),))
