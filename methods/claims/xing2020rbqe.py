@@ -112,10 +112,10 @@ def as_good_as_told(method: Rbqe, curve: Curve, seen: StoredOutputs, levels: NDA
 
 def better_than_depth(method: Rbqe, prepared: Prepared, curve: Curve) -> Outcome:
     """Compare the score with stopping whoever it is at an exit drawn by lot, at equal cost, between the ends."""
-    fixed = [method.static(prepared.split(name)) for name in ("validation", "test")]
-    low, gains = 1 / fixed[0][0].speed_up, []
+    held, test = (method.static(prepared.split(name)) for name in ("validation", "test"))
+    low, gains = 1 / held[0].speed_up, []
     for share in np.linspace(low, 1, 7)[1:-1].tolist():
-        ours, theirs = at(curve.validation, curve.test, share), at(*fixed, share)
+        ours, theirs = at(curve.validation, curve.test, share), at(held, test, share)
         if ours and theirs:
             gains.append(ours.quality - theirs.quality)
     gain = sum(gains) / max(1, len(gains))

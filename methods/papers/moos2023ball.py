@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +181,7 @@ class BallDetector(ExitMethod):
             name: Examples([torch.as_tensor(x) for x in part.images], torch.as_tensor(part.spots))
             for name, part in parts.items()
         }
-        return Data(**patches, classes=None, digest=found.digest)
+        return Data(**patches, classes=None, digest=found.digest, more={})
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """The first convolutions with the exit, and the rest."""
@@ -195,7 +195,7 @@ class BallDetector(ExitMethod):
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """The network without its exit, then the exit on the frozen network."""
-        plain, exit_, most = model.plain_network(), model.heads[0], self.beta_most
+        plain, exit_, most = model.plain_network(), cast(Rejecting, model.heads[0]), self.beta_most
         options: dict[str, Any] = {"batch": self.batch, "rate": self.rate}
         first, second = {**options, "epochs": self.epochs}, {**options, "epochs": self.head_epochs}
 

@@ -118,7 +118,7 @@ class Node(nn.Module):
     def forward(self, row: list[Tensor], below: Tensor) -> Tensor:
         """Map the row's ``[N, C, H, W]`` and ``[N, C, H/2, W/2]`` to ``[N, C, H, W]``."""
         seen = [attend(x) for attend, x in zip(self.attend, row, strict=True)]
-        return self.join(torch.cat([*seen, self.up(self.attend_below(below))], dim=1))  # type: ignore[no-any-return]
+        return self.join(torch.cat([*seen, self.up(self.attend_below(below))], dim=1))
 
 
 class Column(nn.Module):
@@ -167,7 +167,7 @@ def started(model: MultiExit) -> MultiExit:
             # What one output sums up: windows of the transposed convolution do not overlap.
             inputs = layer.in_channels if isinstance(layer, nn.ConvTranspose2d) else layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=((1 if layer.groups > 1 else 2) / inputs) ** 0.5)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)
     for head in model.heads:
         nn.init.zeros_(head.residual[1].weight)  # type: ignore[arg-type, index, union-attr]
     return model

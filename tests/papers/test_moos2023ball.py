@@ -1,10 +1,13 @@
 """What only the ball detector promises: the released network, an exit that can only reject, places."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from eelit.methods.claims import moos2023ball as claimed
@@ -15,6 +18,7 @@ from eelit.methods.harness import registry
 from eelit.methods.papers.moos2023ball import EPS, BallDetector, f1, spot_loss
 
 KEY = "moos2023ball"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
 
 
 def tiny(**settings):
@@ -43,6 +47,23 @@ def test_maps_are_those_of_the_released_network(network):
     assert shapes == [
         (8, 16, 16), (4, 16, 16), (16, 8, 8), (8, 8, 8), (20, 4, 4), (12, 4, 4), (32, 2, 2), (16, 2, 2),
     ]  # fmt: skip
+
+
+def test_all_logits_are_those_of_the_released_network():
+    model = BallDetector().build(None, seed=0).eval()
+    ordered = nn.ModuleList([model.stages[0], model.heads[0], model.stages[1], model.heads[1]])
+    with torch.no_grad():
+        for c, p in enumerate(ordered.parameters()):
+            wave = torch.cos(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + c)
+            p.copy_((wave * 1.5 / (p[0].numel() if p.dim() > 1 else 40) ** 0.5).reshape(p.shape))
+        for told in json.loads(GOLDEN.read_text())["patches"]:
+            i = torch.arange(32 * 32 * 3, dtype=torch.float64).reshape(32, 32, 3)
+            patch = (4 + 3.5 * torch.sin(told["step"] * i)).floor().float().permute(2, 0, 1)[None]
+            state = model.stages[0](patch)
+            assert torch.allclose(state[0, :, 3, 4], torch.tensor(told["state"]), atol=1e-5)
+            assert (-model.heads[0](state)["rejection"]).logit().item() == pytest.approx(told["e"], abs=1e-4)
+            spot = model.heads[1](model.stages[1](state))[0]
+            assert torch.allclose(spot.logit(), torch.tensor(told["spot"]), atol=1e-4)
 
 
 def test_padding_is_at_the_right_and_below(network):
