@@ -116,7 +116,7 @@ FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
 
 _NAMES = """
     _adaptive_avg_pool2d _assert_async _fused_rms_norm _has_same_storage_numel _local_scalar_dense _log_softmax
-    _native_batch_norm_legit_no_training _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
+    _native_batch_norm_legit_no_training _prelu_kernel _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
     adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided as_strided_ avg_pool1d
     avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or bitwise_or_ bucketize cat ceil clamp
     clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach detach_ div div_ elu
