@@ -23,16 +23,18 @@ Exit rule
     e >= rho: go on; a ball is detected if o >= tau. rho = 0 rejects nobody, rho > 1 everybody.
 
 Skipped
-    Everything behind the first 1×1 convolution, for rejected patches. Patches with a ball are never shortened.
+    Everything behind the first 1×1 convolution, for rejected patches. Whoever finds a ball has paid for all of it.
 
 Deviations
     1. The preprint could not be read. Network, exit, rule, rho = 0.5 and tau = 0.25 are those that its author's team
        released a month later; that the exit learnt on a frozen network was seen in these weights. The rule for beta
-       is a reading of "dynamic weighting", and the squared distance is ours, as are optimiser, rate and epochs.
+       is a reading of "dynamic weighting", and the squared distance is ours, as are optimiser, rate and epochs; a
+       batch has 64 patches, not 256, since there are fewer of them.
     2. Patches are made: the picture of a soccer ball among emoji, turned, shaded and placed on photographs, against
        photographs alone and other round emoji; not patches from robots. One patch in ten shows the ball.
-    3. Batch normalisation, folded into the released weights, is left out; weights start normal with variance
-       2 / (inputs of a unit). Padding of strided convolutions is at the right and below, as in the released layout.
+    3. Batch normalisation and the scaling of the input, folded into the released weights, are left out: patches come
+       centred, and weights start normal with variance 2 / (inputs of a unit). Padding of strided convolutions is at
+       the right and below, as in the released layout.
     4. Measured is F1 of detections at tau, whatever the place; the claims tell how far off the place is.
 """
 
@@ -60,8 +62,8 @@ from eelit.methods.recipes.two_stage import frozen_states
 
 WIDE, NARROW, TIMES = (8, 16, 20, 32), (4, 8, 12, 16), (1, 2, 4, 8)
 """Channels of each block behind its first and its second 1×1 convolution, and filters for each channel before these."""
-SLOPE, EPS = 1e-4, 1e-6
-"""Of LeakyReLU; what the place loss is raised by where it divides."""
+SLOPE, EPS, FAINT = 1e-4, 1e-6, 0.01
+"""Of LeakyReLU; what the place loss is raised by where it divides; what e is multiplied by in a rejected patch."""
 
 
 class Halved(nn.Sequential):
@@ -104,7 +106,7 @@ class Rejecting(nn.Module):
         """Return the spot ``[N, 3]``, and -e: the larger, the surer that there is no ball."""
         e = self.logit(pooled(state)).sigmoid()
         middle = torch.full_like(e, 0.5)
-        return {"answer": torch.stack([e / 100, middle, middle], dim=1), "rejection": -e}
+        return {"answer": torch.stack([FAINT * e, middle, middle], dim=1), "rejection": -e}
 
 
 def pooled(state: Tensor) -> Tensor:
@@ -184,7 +186,9 @@ class BallDetector(ExitMethod):
         return Data(**patches, classes=None, digest=found.digest, more={})
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """The first convolutions with the exit, and the rest."""
+        """The first convolutions with the exit, and the rest. Raises `ValueError` if a rejected patch could count."""
+        if not self.tau > FAINT:
+            raise ValueError(f"tau is above {FAINT}, the most that a rejected patch is worth, not {self.tau}")
         torch.manual_seed(seed)
         rest: list[nn.Module] = [narrow(WIDE[0], NARROW[0])]
         for before, times, wide, after in zip(NARROW, TIMES[1:], WIDE[1:], NARROW[1:], strict=False):

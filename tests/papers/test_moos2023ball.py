@@ -82,6 +82,11 @@ def test_the_exit_answers_the_middle_and_never_detects(network):
     assert (found["answer"][:, 1:] == 0.5).all()
 
 
+def test_a_threshold_that_a_rejected_patch_could_reach_is_refused():
+    with pytest.raises(ValueError, match=r"tau is above 0.01.* not 0.01"):
+        BallDetector(tau=0.01).build(None, seed=0)
+
+
 # The rule.
 
 
