@@ -167,7 +167,13 @@ class BallDetector(ExitMethod):
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 3000, "held_size": 1500, "epochs": 12.0, "head_epochs": 10.0, "rate": 1e-2,
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {"source": "drawn-dark", "beta_most": 1.0, "tau": 0.75, "share": 0.4}
+    others: ClassVar[Mapping[str, Any]] = {
+        "source": "drawn-dark",
+        "beta_most": 1.0,
+        "tau": 0.75,
+        "share": 0.4,
+        "held_size": 60,
+    }
 
     @property
     def quality(self) -> str:
