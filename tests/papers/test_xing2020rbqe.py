@@ -192,7 +192,7 @@ def test_a_score_that_just_reaches_the_threshold_stops():
 
 
 def test_each_quality_has_its_own_weights(stages):
-    method = tiny(weights=((2, 1, 0.5), (0.5, 1, 4)))
+    method = tiny(weights=((2, 1, 0.5), (0.5, 1, 4)), evened=False)
     (stage,) = stages(method)
     assert stage.optimiser.__class__ is torch.optim.Adam
     assert {*stage.rates.values()} == {method.rate}
@@ -203,6 +203,17 @@ def test_each_quality_has_its_own_weights(stages):
     errors = ((x[:, 0] - stage.train.targets[index]) ** 2).mean(dim=(1, 2))  # of all exits, before training
     expected = (errors * torch.tensor([3.5, 5.5, 3.5, 5.5])).mean()
     assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_errors_of_each_quality_are_shares_of_what_came(stages):
+    (stage,) = stages(tiny(weights=((1, 0, 0), (0, 0, 3))))
+    index = torch.arange(len(stage.train))
+    x = torch.stack([stage.train.inputs[i] for i in index.tolist()])
+    errors = ((x[:, 0] - stage.train.targets) ** 2).mean(dim=(1, 2))
+    m = torch.stack([errors[0::2].mean(), errors[1::2].mean()])
+    assert m[1] > 1.2 * m[0]
+    expected = (errors[0::2].sum() / m[0] + 3 * errors[1::2].sum() / m[1]) * m.mean() / len(errors)
+    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_all_of_the_network_is_trained(stages):
