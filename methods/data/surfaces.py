@@ -74,8 +74,7 @@ def _photographed(name: str) -> NDArray[np.float64]:
 def _noise(grain: int) -> NDArray[np.float64]:
     """Noise in squares of some pixels, 160×160 pixels."""
     random = np.random.default_rng(grain)
-    found: NDArray[np.float64] = np.kron(random.random((160 // grain, 160 // grain)), np.ones((grain, grain)))
-    return found
+    return random.random((160 // grain, 160 // grain)).repeat(grain, axis=0).repeat(grain, axis=1)
 
 
 def _strip(ground: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:

@@ -161,8 +161,8 @@ class BallDetector(ExitMethod):
     knob: ClassVar[str] = "rho"
     knobs: ClassVar[tuple[float, ...]] = (1.1, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {
-        "source": "drawn", "share": 0.25, "train_size": 800, "held_size": 300, "epochs": 10.0, "head_epochs": 10.0,
-        "rate": 1e-2,
+        "source": "drawn", "share": 0.25, "train_size": 400, "held_size": 150, "epochs": 10.0, "head_epochs": 10.0,
+        "batch": 32, "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 3000, "held_size": 1500, "epochs": 12.0, "head_epochs": 10.0, "rate": 1e-2,

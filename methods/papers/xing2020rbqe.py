@@ -170,9 +170,9 @@ def started(model: MultiExit) -> MultiExit:
             # What one output sums up: windows of the transposed convolution do not overlap.
             inputs = layer.in_channels if isinstance(layer, nn.ConvTranspose2d) else layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=((1 if layer.groups > 1 else 2) / inputs) ** 0.5)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     for head in model.heads:
-        nn.init.zeros_(head.residual[1].weight)  # type: ignore[arg-type, index, union-attr]
+        nn.init.zeros_(head.residual[1].weight)  # type: ignore[index, union-attr]
     return model
 
 
@@ -277,7 +277,10 @@ class Rbqe(ExitMethod):
         "source": "china", "qualities": (10, 5), "weights": ((2, 1, 1), (0.5, 1, 2)), "channels": 8, "side": 16,
         "seen_side": 32, "train_size": 200, "epochs": 3.0, "batch": 8, "rate": 1e-2,
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"channels": 8, "train_size": 80, "epochs": 2.0, "batch": 16, "rate": 5e-3}
+    smoke: ClassVar[Mapping[str, Any]] = {
+        "qualities": (50, 30, 10), "weights": ((2, 1, 1, 0.5, 0.5), (0.5, 1, 2, 1, 0.5), (0.5, 0.5, 1, 1, 2)),
+        "channels": 6, "train_size": 120, "epochs": 1.6, "rate": 6e-3,
+    }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "source": "flower", "qualities": (50, 20), "weights": ((1, 1, 1), (1, 1, 1)), "side": 32, "seen_side": 64,
         "block": 4,
