@@ -300,6 +300,22 @@ def test_what_is_learnt_mends_pictures(prepared):
 # Claims.
 
 
+def test_the_last_exit_must_mend_the_worst_pictures():
+    clean = torch.full((2, 16, 16), 0.5)
+    came = clean + torch.tensor([0.02, 0.2])[:, None, None]
+    method, levels = SimpleNamespace(qualities=(50, 10)), np.array([0, 1])
+
+    def tried(last):
+        answers = torch.stack([came - 0.001, last])
+        examples = SimpleNamespace(inputs=came[:, None])
+        return claimed.mended(method, SimpleNamespace(examples=examples, targets=clean, answers=answers), levels).holds
+
+    better = torch.stack([came[0] + 0.3, clean[1] + 0.1])
+    assert tried(better), "what it does to the others does not count"
+    assert not tried(came - 0.0011)
+    assert not tried(better.flip(0))
+
+
 def test_slight_damage_must_leave_sooner():
     method = SimpleNamespace(qualities=(50, 30, 10))
     levels = np.array([0, 0, 1, 1, 2, 2])
