@@ -279,7 +279,7 @@ class Rbqe(ExitMethod):
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "qualities": (50, 30, 10), "weights": ((2, 1, 1, 0.5, 0.5), (0.5, 1, 2, 1, 0.5), (0.5, 0.5, 1, 1, 2)),
-        "channels": 6, "train_size": 120, "epochs": 1.6, "rate": 6e-3,
+        "channels": 6, "train_size": 100, "epochs": 1.6, "rate": 6e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "source": "flower", "qualities": (50, 20), "weights": ((1, 1, 1), (1, 1, 1)), "side": 32, "seen_side": 64,
