@@ -159,7 +159,7 @@ class BallDetector(ExitMethod):
 
     data: ClassVar[tuple[str, ...]] = ("photographs", "emoji")
     knob: ClassVar[str] = "rho"
-    knobs: ClassVar[tuple[float, ...]] = (1.1, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)
+    knobs: ClassVar[tuple[float, ...]] = (1.1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 3e-4, 0.0)
     tiny: ClassVar[Mapping[str, Any]] = {
         "source": "drawn", "share": 0.25, "train_size": 400, "held_size": 150, "epochs": 10.0, "head_epochs": 10.0,
         "batch": 32, "rate": 1e-2,

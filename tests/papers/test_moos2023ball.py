@@ -130,8 +130,9 @@ def test_the_loss_by_hand():
 
 def test_beta_is_a_constant_for_the_gradient():
     spots = torch.tensor([[0.8, 0.5, 0.6]], requires_grad=True)
-    (slope,) = torch.autograd.grad(spot_loss(spots, torch.tensor([[1.0, 0.4, 0.4]]), 3), spots)
-    assert slope[0].tolist() == pytest.approx([-1 / 0.8, 3 * 2 * 0.1, 3 * 2 * 0.2], rel=1e-4)
+    for most, beta in ((3, 3), (100, -math.log(0.8) / (0.05 + EPS))):
+        (slope,) = torch.autograd.grad(spot_loss(spots, torch.tensor([[1.0, 0.4, 0.4]]), most), spots)
+        assert slope[0].tolist() == pytest.approx([-1 / 0.8, beta * 2 * 0.1, beta * 2 * 0.2], rel=1e-4)
 
 
 def test_background_has_no_place():
@@ -168,6 +169,11 @@ def test_f1_by_hand():
     assert f1(torch.tensor([True, False, True, False]), true) == 0.5
     assert f1(true, true) == 1
     assert f1(~true & true, ~true & true) == 0
+
+
+def test_a_confidence_that_just_reaches_tau_is_a_detection():
+    spots, targets = torch.tensor([[0.25, 0.5, 0.5], [0.2499, 0.5, 0.5]]), torch.ones(2, 3)
+    assert BallDetector().score(spots, targets) == pytest.approx(2 / 3)
 
 
 def drawn(**settings):
