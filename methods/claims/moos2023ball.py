@@ -1,4 +1,8 @@
-"""What the ball detector claims: the exit rejects most patches cheaply, adds no false alarm, and few balls are lost."""
+"""What the ball detector claims: the exit rejects most patches cheaply, adds no false alarm, and few balls are lost.
+
+Thresholds below 0.01 were added once a first run had been seen: at the released 0.5 the exit, trained on a tenth of
+balls, rejects about half of them, and none of the thresholds tried first kept all but a point of F1.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def _part(ground: Any, things: tuple[Any, Sequence[Any]], share: float, n: int, 
         patch = ground.crop((left, top, left + zoom, top + zoom)).resize((SIDE, SIDE))
         shows, decoy = random.random() < share, random.random() < DECOYS
         if shows or decoy:
-            across, down = _place(patch, ball if shows else others[random.integers(len(others))], random)
+            across, down = _place(patch, ball if shows else others[int(random.integers(len(others)))], random)
         if shows:
             spots[i] = 1, across / SIDE, down / SIDE
         light = random.uniform(0.6, 1.2)

@@ -20,7 +20,7 @@ CLASSES = ("sound", "scratch", "pit")
 SHARES = (0.5, 0.25, 0.25)  # of the classes
 STRIPS = ((0.0, 0.5), (0.5, 0.7), (0.7, 1.0))
 """Where the columns for training, validation and tests begin and end, as shares of a surface's width."""
-WIDTHS = (1.0, 10.0)  # of defects, in pixels: logarithms of widths are drawn evenly between these
+WIDTHS = (1.0, 10.0)  # of scratches, and radii of pits, in pixels: their logarithms are drawn evenly between these
 DEPTHS = (0.35, 0.7)  # by how much a defect is brighter or darker than the surface, on a scale of 0 to 1
 CONTRAST = 0.4  # what is left of a surface's own contrast: as under even light
 GREY, SPREAD = 0.5, 0.15  # taken off a picture, and what it is divided by
@@ -28,11 +28,11 @@ GREY, SPREAD = 0.5, 0.15  # taken off a picture, and what it is divided by
 
 @dataclass(frozen=True)
 class Inspected:
-    """`n` pictures float32 `[n, 1, side, side]`, the class of each int64 `[n]`, and how wide its defect is `[n]`."""
+    """`n` pictures float32 `[n, 1, side, side]`, the class of each int64 `[n]`, and the size of its defect `[n]`."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
-    widths: NDArray[np.float32]  # in pixels; 0 where there is none
+    widths: NDArray[np.float32]  # of a scratch, or half that of a pit, in pixels; 0 where there is neither
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,13 +74,13 @@ def _photographed(name: str) -> NDArray[np.float64]:
 def _noise(grain: int) -> NDArray[np.float64]:
     """Noise in squares of some pixels, 160×160 pixels."""
     random = np.random.default_rng(grain)
-    return np.kron(random.random((160 // grain, 160 // grain)), np.ones((grain, grain)))
+    return random.random((160 // grain, 160 // grain)).repeat(grain, axis=0).repeat(grain, axis=1)
 
 
 def _strip(ground: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:
     """Columns of a surface, its contrast lowered around the grey of all its pictures."""
     width = ground.shape[1]
-    level = GREY + CONTRAST * (ground - ground.mean())
+    level: NDArray[np.float64] = GREY + CONTRAST * (ground - ground.mean())
     return level[:, round(start * width) : round(end * width)]
 
 
@@ -89,7 +89,7 @@ def _part(strips: Sequence[NDArray[np.float64]], n: int, side: int, random: np.r
     labels = random.choice(len(CLASSES), size=n, p=SHARES)
     widths = np.zeros(n, dtype=np.float32)
     for i, label in enumerate(labels.tolist()):
-        strip = strips[random.integers(len(strips))]
+        strip = strips[int(random.integers(len(strips)))]
         top, left = (int(random.integers(length - side + 1)) for length in strip.shape)
         picture = strip[top : top + side, left : left + side]
         picture = picture[:: random.choice([-1, 1]), :: random.choice([-1, 1])]

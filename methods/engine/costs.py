@@ -116,19 +116,19 @@ FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
 
 _NAMES = """
     _adaptive_avg_pool2d _assert_async _fused_rms_norm _has_same_storage_numel _local_scalar_dense _log_softmax
-    _native_batch_norm_legit_no_training _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
+    _native_batch_norm_legit_no_training _prelu_kernel _reshape_alias _softmax _to_copy _unsafe_index _unsafe_view abs
     adaptive_avg_pool2d add add_ alias all amax amin any arange argmax argmin argsort as_strided as_strided_ avg_pool1d
     avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or bitwise_or_ bucketize cat ceil clamp
     clamp_ clamp_max clamp_min clone constant_pad_nd copy_ cos cudnn_batch_norm cumsum detach detach_ div div_ elu
     embedding empty empty_like empty_strided eq erf exp expand eye fill_ flatten flip floor floor_divide full full_like
     gather ge gelu gt hardtanh histc index index_add_ index_copy index_put index_put_ index_select is_same_size isfinite
-    isnan le lerp lift_fresh linalg_vector_norm log log1p logaddexp logical_and logical_not logical_or logsumexp lt
-    masked_fill masked_fill_ max max_pool2d max_pool2d_with_indices maximum mean min minimum mul mul_ multinomial
-    native_batch_norm native_dropout native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros
-    nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm roll round
-    rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softplus
-    sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu unbind unfold
-    unsafe_split unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like
+    isnan le leaky_relu lerp lift_fresh linalg_vector_norm log log1p logaddexp logical_and logical_not logical_or
+    logsumexp lt masked_fill masked_fill_ max max_pool2d max_pool2d_with_indices maximum mean min minimum mul mul_
+    multinomial native_batch_norm native_dropout native_group_norm native_layer_norm ne neg new_empty new_full new_ones
+    new_zeros nonzero ones ones_like permute pow prod rand rand_like randn_like reciprocal relu relu_ repeat rms_norm
+    roll round rsqrt rsub scalar_tensor scatter scatter_ select sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter
+    softplus sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh tanh_ topk transpose tril triu
+    unbind unfold unsafe_split unsqueeze upsample_nearest2d var var_mean view where zero_ zeros zeros_like
 """
 FREE = frozenset(_NAMES.split())
 """Operations without a multiply-accumulate worth counting."""

@@ -1,10 +1,13 @@
 """What only the ball detector promises: the released network, an exit that can only reject, places."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from eelit.methods.claims import moos2023ball as claimed
@@ -15,6 +18,7 @@ from eelit.methods.harness import registry
 from eelit.methods.papers.moos2023ball import EPS, BallDetector, f1, spot_loss
 
 KEY = "moos2023ball"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
 
 
 def tiny(**settings):
@@ -45,6 +49,23 @@ def test_maps_are_those_of_the_released_network(network):
     ]  # fmt: skip
 
 
+def test_all_logits_are_those_of_the_released_network():
+    model = BallDetector().build(None, seed=0).eval()
+    ordered = nn.ModuleList([model.stages[0], model.heads[0], model.stages[1], model.heads[1]])
+    with torch.no_grad():
+        for c, p in enumerate(ordered.parameters()):
+            wave = torch.cos(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + c)
+            p.copy_((wave * 1.5 / (p[0].numel() if p.dim() > 1 else 40) ** 0.5).reshape(p.shape))
+        for told in json.loads(GOLDEN.read_text())["patches"]:
+            i = torch.arange(32 * 32 * 3, dtype=torch.float64).reshape(32, 32, 3)
+            patch = (4 + 3.5 * torch.sin(told["step"] * i)).floor().float().permute(2, 0, 1)[None]
+            state = model.stages[0](patch)
+            assert torch.allclose(state[0, :, 3, 4], torch.tensor(told["state"]), atol=1e-5)
+            assert (-model.heads[0](state)["rejection"]).logit().item() == pytest.approx(told["e"], abs=1e-4)
+            spot = model.heads[1](model.stages[1](state))[0]
+            assert torch.allclose(spot.logit(), torch.tensor(told["spot"]), atol=1e-4)
+
+
 def test_padding_is_at_the_right_and_below(network):
     first = network.stages[0]
     x = torch.rand(1, 3, 32, 32)
@@ -59,6 +80,11 @@ def test_the_exit_answers_the_middle_and_never_detects(network):
     assert torch.equal(found["rejection"], -e)
     assert torch.allclose(found["answer"][:, 0], e / 100)
     assert (found["answer"][:, 1:] == 0.5).all()
+
+
+def test_a_threshold_that_a_rejected_patch_could_reach_is_refused():
+    with pytest.raises(ValueError, match=r"tau is above 0.01.* not 0.01"):
+        BallDetector(tau=0.01).build(None, seed=0)
 
 
 # The rule.
@@ -104,8 +130,9 @@ def test_the_loss_by_hand():
 
 def test_beta_is_a_constant_for_the_gradient():
     spots = torch.tensor([[0.8, 0.5, 0.6]], requires_grad=True)
-    (slope,) = torch.autograd.grad(spot_loss(spots, torch.tensor([[1.0, 0.4, 0.4]]), 3), spots)
-    assert slope[0].tolist() == pytest.approx([-1 / 0.8, 3 * 2 * 0.1, 3 * 2 * 0.2], rel=1e-4)
+    for most, beta in ((3, 3), (100, -math.log(0.8) / (0.05 + EPS))):
+        (slope,) = torch.autograd.grad(spot_loss(spots, torch.tensor([[1.0, 0.4, 0.4]]), most), spots)
+        assert slope[0].tolist() == pytest.approx([-1 / 0.8, beta * 2 * 0.1, beta * 2 * 0.2], rel=1e-4)
 
 
 def test_background_has_no_place():
@@ -142,6 +169,11 @@ def test_f1_by_hand():
     assert f1(torch.tensor([True, False, True, False]), true) == 0.5
     assert f1(true, true) == 1
     assert f1(~true & true, ~true & true) == 0
+
+
+def test_a_confidence_that_just_reaches_tau_is_a_detection():
+    spots, targets = torch.tensor([[0.25, 0.5, 0.5], [0.2499, 0.5, 0.5]]), torch.ones(2, 3)
+    assert BallDetector().score(spots, targets) == pytest.approx(2 / 3)
 
 
 def drawn(**settings):

@@ -95,7 +95,7 @@ def test_at_first_every_exit_returns_what_came():
 
 def test_signals_keep_their_size_to_the_deepest_scale():
     *_, (_, rows) = made(channels=16).states(torch.rand(4, 1, 64, 64))
-    assert all(0.01 < float(node.std()) < 10 for row in rows for node in row)
+    assert all(0.01 < node.std().item() < 10 for row in rows for node in row)
 
 
 def test_the_last_exit_is_not_scored_and_none_in_training():
@@ -137,7 +137,7 @@ def test_noise_on_a_smooth_patch_is_no_blocking():
     noisy = 128 + np.random.default_rng(0).integers(-2, 3, (32, 32))
     quality = Quality(8)
     assert not quality.parts(pictures(noisy))[2].any()
-    assert quality(pictures(noisy)).item() == pytest.approx(1)
+    assert quality(pictures(noisy)).item() > 0.95
 
 
 def test_a_weak_edge_between_blocks_counts_for_one_direction():
@@ -192,7 +192,7 @@ def test_a_score_that_just_reaches_the_threshold_stops():
 
 
 def test_each_quality_has_its_own_weights(stages):
-    method = tiny(weights=((2, 1, 0.5), (0.5, 1, 4)))
+    method = tiny(weights=((2, 1, 0.5), (0.5, 1, 4)), evened=False)
     (stage,) = stages(method)
     assert stage.optimiser.__class__ is torch.optim.Adam
     assert {*stage.rates.values()} == {method.rate}
@@ -203,6 +203,17 @@ def test_each_quality_has_its_own_weights(stages):
     errors = ((x[:, 0] - stage.train.targets[index]) ** 2).mean(dim=(1, 2))  # of all exits, before training
     expected = (errors * torch.tensor([3.5, 5.5, 3.5, 5.5])).mean()
     assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_errors_of_each_quality_are_shares_of_what_came(stages):
+    (stage,) = stages(tiny(weights=((1, 0, 0), (0, 0, 3))))
+    index = torch.arange(len(stage.train))
+    x = torch.stack([stage.train.inputs[i] for i in index.tolist()])
+    errors = ((x[:, 0] - stage.train.targets) ** 2).mean(dim=(1, 2))
+    m = torch.stack([errors[0::2].mean(), errors[1::2].mean()])
+    assert m[1] > 1.2 * m[0]
+    expected = (errors[0::2].sum() / m[0] + 3 * errors[1::2].sum() / m[1]) * m.mean() / len(errors)
+    assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_all_of_the_network_is_trained(stages):
@@ -287,6 +298,22 @@ def test_what_is_learnt_mends_pictures(prepared):
 
 
 # Claims.
+
+
+def test_the_last_exit_must_mend_the_worst_pictures():
+    clean = torch.full((2, 16, 16), 0.5)
+    came = clean + torch.tensor([0.02, 0.2])[:, None, None]
+    method, levels = SimpleNamespace(qualities=(50, 10)), np.array([0, 1])
+
+    def tried(last):
+        answers = torch.stack([came - 0.001, last])
+        examples = SimpleNamespace(inputs=came[:, None])
+        return claimed.mended(method, SimpleNamespace(examples=examples, targets=clean, answers=answers), levels).holds
+
+    better = torch.stack([came[0] + 0.3, clean[1] + 0.1])
+    assert tried(better), "what it does to the others does not count"
+    assert not tried(came - 0.0011)
+    assert not tried(better.flip(0))
 
 
 def test_slight_damage_must_leave_sooner():
