@@ -205,6 +205,7 @@ def translation(corpus: str, *, train: int, longest: int) -> TranslationData:
     return translation_data(parts, pronunciations.PIECES)
 
 
+@lru_cache(maxsize=2)
 def mixtures(source: str, *, train: int, validation: int = 120, test: int = 240, samples: int = 8000) -> Data:
     """Return spectra ``[2, F, T]`` of sound in noise at -5 to 15 dB, to be cleaned.
 
