@@ -228,8 +228,8 @@ class Dat(TranslationMethod):
         "inner": 32, "dropout": 0.0, "epochs": 5.0, "batch": 32,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 6000, "longest": 7, "encoders": 1, "blocks": 4, "width": 48, "inner": 64, "batch": 64,
-        "epochs": 4.0, "more_epochs": 0.5,
+        "train_size": 6000, "longest": 7, "encoders": 1, "blocks": 4, "width": 48, "inner": 64,
+        "epochs": 2.0, "more_epochs": 0.5,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"epochs": 40.0}
     others: ClassVar[Mapping[str, Any]] = {
