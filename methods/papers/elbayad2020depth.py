@@ -200,7 +200,7 @@ class Dat(TranslationMethod):
     smoothing: float = 0.0  # sigma, width of the oracle's kernel; the paper: 0 and more
     alpha: float = 0.5  # weight of the exit loss; the paper's could not be read
     corpus: str = "cmudict"  # data; the paper: IWSLT'14 and WMT'14
-    train_size: int = 20000  # pairs; the paper: 160 thousand and 36 million
+    train_size: int = 16000  # pairs; the paper: 160 thousand and 36 million
     longest: int = 10  # letters of a word
     encoders: int = 2  # blocks of the encoder; the paper: 6
     blocks: int = 6  # N, blocks of the decoder; the paper: 6
@@ -208,7 +208,7 @@ class Dat(TranslationMethod):
     heads: int = 4  # of attention; the paper: 4
     inner: int = 128  # width inside the feed-forward parts; the paper: 1024
     dropout: float = 0.05  # share; the paper: 0.3
-    epochs: float = 5.0  # passes over the pairs in the first training
+    epochs: float = 4.0  # passes over the pairs in the first training
     more_epochs: float = 1.0  # and with the exit loss
     batch: int = 128  # pairs of a step; the paper: 8 thousand tokens
     rate: float = 1e-2  # of Muon

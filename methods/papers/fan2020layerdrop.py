@@ -92,7 +92,7 @@ class LayerDrop(PruningMethod):
     encoder_drop_rate: float = 0.2  # p in the encoder; the paper: 0.2
     keep: Keep = "every other"  # which blocks are kept; the paper: every other
     corpus: str = "cmudict"  # data; the paper: WMT'16 and others
-    train_size: int = 20000  # pairs; the paper: 4.5 million
+    train_size: int = 16000  # pairs; the paper: 4.5 million
     longest: int = 10  # letters of a word
     encoders: int = 2  # blocks of the encoder; the paper: 6 and 12
     blocks: int = 6  # N, blocks of the decoder; the paper: 6
@@ -100,7 +100,7 @@ class LayerDrop(PruningMethod):
     heads: int = 4  # of attention; the paper: 16
     inner: int = 128  # width inside the feed-forward parts; the paper: 4096
     dropout: float = 0.05  # share; the paper: a little less than without LayerDrop
-    epochs: float = 5.0  # passes over the pairs
+    epochs: float = 4.0  # passes over the pairs
     batch: int = 128  # pairs of a step
     rate: float = 1e-2  # of Muon, for the blocks' matrices
     other_rate: float = 4e-3  # of AdamW, for all else
