@@ -48,6 +48,8 @@ FAMILIES = {
     "schuster2022calm": 0.5,
     "bajpai2023splitee": 0.6,
     "leroux2017cascading": 0.9,
+    "elbayad2020depth": 0.8,
+    "fan2020layerdrop": 2,
 }
 """A method of each family that runs a network, and a knob in its middle."""
 
@@ -112,6 +114,7 @@ def test_thresholds_are_found_from_what_is_elsewhere():
 
 
 TRAINED = [
+    "elbayad2020depth", "fan2020layerdrop",
     "geng2021romebert", "guan2022transkimmer", "li2021tokee", "liao2021pastfuture", "regol2024jeidnn",
     "schuster2021cats", "schuster2022calm", "schwartz2020right", "sun2021ensemble", "wang2018skipnet",
     "wang2024exclusion", "xin2020deebert", "xin2020ranking", "xin2021berxit", "zeng2024consistentee", "zhou2020pabee",

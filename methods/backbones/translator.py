@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -138,12 +139,14 @@ class SourceCache:
 class Translator(nn.Module):
     """Encoder and decoder; token 0 is padding in both languages.
 
-    ``gate`` is what a method may put there: from the states ``[..., d]`` after a block to what its policy shall see of
-    them. ``foresee`` maps the mean ``[N, d]`` of what the encoder says of a source to what shall be seen of that.
+    A method may put two modules of its own there. ``predictor`` maps what the output layer reads of a block's states
+    ``[..., d]`` to what a policy is shown of them; ``forecaster`` maps the mean ``[N, d]`` of the encoder's outputs for
+    a source to what a policy is shown of the whole source.
     """
 
-    gate: nn.Module
-    foresee: nn.Module
+    predictor: nn.Module
+    forecaster: nn.Module
+    places: Tensor
 
     def __init__(
         self,
@@ -173,7 +176,7 @@ class Translator(nn.Module):
         self.read_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
         self.register_buffer("places", waves(reach, width))
-        self.gate, self.foresee = nn.Identity(), nn.Identity()
+        self.predictor, self.forecaster = nn.Identity(), nn.Identity()
         self.eval()
 
     @property
@@ -185,6 +188,10 @@ class Translator(nn.Module):
     def windows(self) -> list[int | None]:
         """How far each block looks back: all the way."""
         return [None] * self.exits
+
+    def block(self, i: int) -> DecoderBlock:
+        """Return block ``i`` of the decoder."""
+        return cast(DecoderBlock, self.blocks[i])
 
     def pruned(self, kept: Sequence[int]) -> Translator:
         """Return the network with some of the decoder's blocks alone, in order, all weights shared with this one."""
@@ -198,12 +205,12 @@ class Translator(nn.Module):
 
     def embed(self, ids: Tensor, first: int = 0) -> Tensor:
         """Return the states ``[n, t, d]`` of ids ``[n, t]`` at places ``first``, ``first + 1`` …"""
-        places: Tensor = self.places[first : first + ids.shape[1]]  # type: ignore[index]
+        places = self.places[first : first + ids.shape[1]]
         out: Tensor = self.drop(self.embedding(ids) * math.sqrt(self.width) + places)
         return out
 
-    def understand(self, sources: Tensor, run: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
-        """Return what the encoder says of sources ``[n, s]``: states ``[n, s, d]``, and where words are.
+    def encode(self, sources: Tensor, run: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the encoder's outputs ``[n, s, d]`` for sources ``[n, s]``, and which of these are no padding.
 
         ``run`` says which of its blocks are run (None: all); the others hand on what they are given.
         """
@@ -215,9 +222,9 @@ class Translator(nn.Module):
 
     def states(self, sources: Tensor, ids: Tensor) -> Tensor:
         """Return the states of ids ``[n, t]`` after every block, ``[E, n, t, d]``, all of them at full depth."""
-        return torch.stack(self.followed(*self.understand(sources), ids))
+        return torch.stack(self.decode(*self.encode(sources), ids))
 
-    def followed(
+    def decode(
         self,
         read: Tensor,
         words: Tensor,
@@ -225,7 +232,7 @@ class Translator(nn.Module):
         depths: Tensor | None = None,
         run: Sequence[bool] | None = None,
     ) -> list[Tensor]:
-        """Return the states of ids ``[n, t]`` after every block, each ``[n, t, d]``, given what the encoder says.
+        """Return the states of ids ``[n, t]`` after every block, each ``[n, t, d]``, given the encoder's outputs.
 
         A token that leaves at block ``depths [n, t]`` (from 0) keeps its state from there on, by masking. ``run`` says
         which blocks are run (None: all); the others hand on what they are given.
@@ -243,19 +250,24 @@ class Translator(nn.Module):
         """Map states ``[..., d]`` after any block to logits ``[..., V]``."""
         return F.linear(self.norm(states), self.embedding.weight)
 
+    def gate(self, states: Tensor) -> Tensor:
+        """Return what a policy is shown of states ``[..., d]`` after any block, normalised as for the output layer."""
+        shown: Tensor = self.predictor(self.norm(states))
+        return shown
+
     def mean_of(self, read: Tensor, words: Tensor) -> Tensor:
-        """Return the mean ``[n, d]`` of what the encoder says of the words of each source."""
+        """Return the mean ``[n, d]`` of the encoder's outputs for each source, padding left out."""
         weight = words[:, 0, 0, :, None].to(read.dtype)
         return (read * weight).sum(dim=1) / weight.sum(dim=1)
 
     @torch.no_grad()
     def read(self, sources: Tensor, reach: int) -> SourceCache:
         """Return a cache that has read sources ``[N, s]``, with room for ``reach`` tokens of their translations."""
-        read, words = self.understand(sources)
-        source = [block.source.keys_values(read) for block in self.blocks]  # type: ignore[operator, union-attr]
+        read, words = self.encode(sources)
+        source = [self.block(i).source.keys_values(read) for i in range(self.exits)]
         heads = source[0][0].shape[1]
         room = read.new_zeros(2, self.exits, len(sources), heads, reach, self.width // heads)
-        return SourceCache(room[0], room[1], source, words, self.foresee(self.mean_of(read, words)))
+        return SourceCache(room[0], room[1], source, words, self.forecaster(self.mean_of(read, words)))
 
     def start(self, ids: Tensor, cache: SourceCache) -> State:
         """Map token ids ``[n, 1]`` to the state before the first block, behind what is in the cache at its rows."""
@@ -263,15 +275,15 @@ class Translator(nn.Module):
 
     def layer(self, i: int, state: State, cache: SourceCache) -> State:
         """Run block ``i``; its keys and values are stored in the cache, at the cache's rows."""
-        block, x = self.blocks[i], state[HIDDEN]
-        past = cache.write(i, *block.keys_values(x))  # type: ignore[operator]
+        block, x = self.block(i), state[HIDDEN]
+        past = cache.write(i, *block.keys_values(x))
         keys, values = cache.source[i]
         source = cache.of_rows(keys), cache.of_rows(values)
         return {**state, HIDDEN: block(x, past, source, None, cache.of_rows(cache.words))}
 
     def fill(self, i: int, state: State, cache: SourceCache) -> None:
         """Give block ``i`` the keys and values of a state that skips it, by its own projections."""
-        cache.write(i, *self.blocks[i].keys_values(state[HIDDEN]))  # type: ignore[operator]
+        cache.write(i, *self.block(i).keys_values(state[HIDDEN]))
 
 
 def waves(reach: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What DAT claims: aligned training suffices, few blocks do as well as all, and confidence is dear to ask."""
+"""What DAT claims: aligned training suffices, few blocks do as well as all, and confidence is costly to ask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eelit.methods.policies.base import State, usable
 
 SAME = 0.003
 """BLEU that may be lost where nothing is to be lost: a third of a point; the paper's figures are equal to a tenth."""
-SEQUENCES = 3
+SEQUENCES = 2
 """Sequences of exits that mixed training draws here; the paper: up to 6."""
 DRAWS = "exits drawn"
 
@@ -27,7 +27,7 @@ def claims(method: Dat, prepared: Prepared, bench: Bench, curve: Curve) -> list[
     """Depth against all blocks and against the best one depth; what asking costs; and how the exits were trained."""
     found = [*fewer_blocks(prepared, curve)]
     if method.depth == "confidence":
-        found.append(dear_to_ask(prepared, curve))
+        found.append(costly_to_ask(prepared, curve))
         found += aligned_is_better(prepared, method.replace({"sequences": SEQUENCES}).prepare(bench))
     return found
 
@@ -63,7 +63,7 @@ def fewer_blocks(prepared: Prepared, curve: Curve) -> list[Outcome]:
     ]
 
 
-def dear_to_ask(prepared: Prepared, curve: Curve) -> Outcome:
+def costly_to_ask(prepared: Prepared, curve: Curve) -> Outcome:
     """Which share of the blocks and of the MACs confidence saves where it loses nothing."""
     ours = cheapest_within(curve.validation, curve.test, SAME)
     blocks, macs = 1 - mean_exit(ours) / prepared.model.exits, 1 - 1 / ours.speed_up

@@ -13,10 +13,10 @@ SAME = 0.003
 
 def claims(method: LayerDrop, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Beside the same network trained without, and a smaller one trained for as long; at half the depth."""
-    if method.keep != "every other" or not method.rate:
+    if method.keep != "every other" or not method.drop_rate:
         return []
     half = prepared.model.exits // 2
-    plain = method.replace({"rate": 0.0, "encoder_rate": 0.0})
+    plain = method.replace({"drop_rate": 0.0, "encoder_drop_rate": 0.0})
     beside, first = plain.prepare(bench), method.replace({"keep": "first"})
     small = plain.replace({"blocks": half}).prepare(bench)
     ours, bare, front = (

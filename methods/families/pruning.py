@@ -19,7 +19,11 @@ from eelit.methods.backbones.own_forward import State
 from eelit.methods.backbones.translator import SourceCache, Translator
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.timing import devices_of
 from eelit.methods.families.translation import ENDING, Prepared, Translates, cut_cost, executed, point
+
+Caches = tuple[SourceCache, SourceCache]
+"""What is known once the sources were read, to the smaller decoder and to the whole one."""
 
 
 class PassedOver:
@@ -78,12 +82,12 @@ class PruningMethod(Translates):
         begin, expected = prepared.begin(sources), self.run(prepared, "test", kept).head(len(sources))
         whole, small = prepared.model, prepared.model.pruned(kept)
 
-        def ours(fresh: SourceCache) -> Generation:
-            return generate(small, fresh, begin, length, None, ending=ENDING)
+        def ours(opened: Caches) -> Generation:
+            return generate(small, opened[0].copy(), begin, length, None, ending=ENDING)
 
-        def plain(fresh: SourceCache) -> Generation:
-            return generate(whole, fresh, begin, length, None, ending=ENDING)
+        def plain(opened: Caches) -> Generation:
+            return generate(whole, opened[1].copy(), begin, length, None, ending=ENDING)
 
-        macs = cut_cost(prepared, "test", expected, len(kept)) * int((expected.exits >= 0).sum())
-        ways = (ours, small.read(sources, length)), (plain, whole.read(sources, length))
-        return executed(knob, expected, macs, *ways, whole)
+        claimed = cut_cost(prepared, "test", expected, len(kept)) * int((expected.exits >= 0).sum())
+        opened = small.read(sources, length), whole.read(sources, length)
+        return executed(knob, expected, claimed, ours, plain, opened, bench.repeats, devices_of(whole))

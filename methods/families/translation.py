@@ -1,22 +1,22 @@
 """Translation in which every token leaves the decoder at a block of its own (`eelit.methods.backbones.translator`).
 
 Quality is BLEU with the references. The source is read in full before the first token is chosen: the encoder, the keys
-and values that all blocks make of what it says, and whatever is foretold of the source as a whole. Costs are MACs per
-token, the end of a sentence included, without that reading. A block that is skipped for a token makes keys and values
-of its copied state (`eelit.methods.backbones.decoding`).
+and values that all blocks compute from its outputs, and whatever is predicted from the source as a whole. Costs are
+MACs per token, the end of a sentence included, without that reading. A block that is skipped for a token computes keys
+and values from its copied state (`eelit.methods.backbones.decoding`).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 
 from eelit.methods.backbones.decoding import Ending, Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
@@ -26,7 +26,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint
-from eelit.methods.engine.timing import devices_of, now
+from eelit.methods.engine.timing import devices_of, in_turn
 from eelit.methods.engine.translations import BEGIN, END, PAD, TranslationData, shifted, trimmed
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -34,6 +34,7 @@ from eelit.methods.policies.fixed_exit import FixedExit
 ROWS = 800
 """Sentences that are replayed in one batch, if a split has so few that several knobs fit."""
 ENDING = Ending((END,), PAD)
+X = TypeVar("X")
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
@@ -88,9 +89,8 @@ class Prepared:
             self.bench.progress(f"translating {len(sources)} {split} sentences", i / len(missing))
             names = missing[i : i + at_once]
             chosen, shown = [policies[name] for name in names], reads or self.method.reads
-            found = replay(
-                self.model, self.caches[split], self.begin(sources), self.length, chosen, shown, ENDING
-            )  # fmt: skip
+            begin, cache = self.begin(sources), self.caches[split]
+            found = replay(self.model, cache, begin, self.length, chosen, shown, ENDING)
             self.runs.update({(split, name): run for name, run in zip(names, found, strict=True)})
         return [self.runs[split, name] for name in policies]
 
@@ -98,10 +98,8 @@ class Prepared:
         """Return plain greedy translations of the split."""
         sources = self.sources(split)
         if (split, "full") not in self.runs:
-            cache = self.model.read(sources, self.length)
-            self.runs[split, "full"] = generate(
-                self.model, cache, self.begin(sources), self.length, None, ending=ENDING
-            )
+            begin, cache = self.begin(sources), self.model.read(sources, self.length)
+            self.runs[split, "full"] = generate(self.model, cache, begin, self.length, None, ending=ENDING)
         return self.runs[split, "full"]
 
     def fixed(self, split: Split) -> list[Generation]:
@@ -227,32 +225,33 @@ class TranslationMethod(Translates):
         sources = prepared.sources("test")[: -(-bench.executed // length)]
         begin, cache, expected = prepared.begin(sources), model.read(sources, length), expected.head(len(sources))
 
-        def ours(fresh: SourceCache) -> Generation:
-            return generate(model, fresh, begin, length, steps, self.reads, ENDING)
+        def ours(opened: SourceCache) -> Generation:
+            return generate(model, opened.copy(), begin, length, steps, self.reads, ENDING)
 
-        def plain(fresh: SourceCache) -> Generation:
-            return generate(model, fresh, begin, length, None, ending=ENDING)
+        def plain(opened: SourceCache) -> Generation:
+            return generate(model, opened.copy(), begin, length, None, ending=ENDING)
 
         claimed = float(prepared.costs("test").claimed(expected.exits.cpu().numpy(), 0).sum())
-        return executed(knob, expected, claimed, (ours, cache), (plain, cache), model)
+        return executed(knob, expected, claimed, ours, plain, cache, bench.repeats, devices_of(model))
 
 
-Way = tuple[Callable[[SourceCache], Generation], SourceCache]
-"""A way to translate, and the cache that it starts from, which is left as it is."""
+def executed(
+    knob: float,
+    expected: Generation,
+    claimed: float,
+    ours: Callable[[X], Generation],
+    plain: Callable[[X], Generation],
+    opened: X,
+    repeats: int,
+    devices: Collection[torch.device],
+) -> Execution:
+    """Translate in our way, counted from outside, then in turn with the plain one, timed.
 
-
-def executed(knob: float, expected: Generation, claimed: float, ours: Way, plain: Way, model: Translator) -> Execution:
-    """Translate in our way, counted from outside, then in turn with the plain one, timed."""
-    (run, cache), devices = ours, devices_of(model)
+    Both start from copies of what is known once the sources were read, ``opened``; to copy it is timed with both.
+    """
     with costs.MacCounter() as counter:
-        found = run(cache.copy())
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for ourselves in (True, False) * 2:
-        way, cache = ours if ourselves else plain
-        fresh = cache.copy()
-        start = now(devices)
-        way(fresh)
-        seconds[ourselves].append(now(devices) - start)
+        found = ours(opened)
+    seconds, full_seconds = in_turn(ours, plain, [opened], repeats, devices)
     return Execution(
         knob=knob,
         samples=int((expected.exits >= 0).sum()),
@@ -261,8 +260,8 @@ def executed(knob: float, expected: Generation, claimed: float, ours: Way, plain
         agrees=all(
             torch.equal(getattr(found, part), getattr(expected, part)) for part in ("tokens", "exits", "not_finite")
         ),
-        seconds=median(seconds[True]),
-        full_seconds=median(seconds[False]),
+        seconds=seconds,
+        full_seconds=full_seconds,
         not_finite=int(found.not_finite.sum()),
     )
 

@@ -1,5 +1,6 @@
 """DAT: the fact sheet's invariants, losses and oracles by hand, and what skipping leaves to later tokens."""
 
+import dataclasses
 import math
 import string
 from itertools import pairwise
@@ -23,8 +24,8 @@ from eelit.methods.engine.translations import BEGIN, END, PAD, shifted, trimmed
 from eelit.methods.families.translation import ENDING, bleu
 from eelit.methods.harness import registry, runner
 from eelit.methods.papers.elbayad2020depth import (
+    DepthTraining,
     StopGate,
-    Teaching,
     best_depth,
     kernel,
     log_geometric,
@@ -49,8 +50,8 @@ def model():
     for p in found.matrices():
         p.data *= 3
     torch.manual_seed(3)
-    found.gate = StopGate(16)
-    found.gate.linear.weight.data *= 4
+    found.predictor = StopGate(16)
+    found.predictor.linear.weight.data *= 4
     return found
 
 
@@ -86,7 +87,7 @@ def test_a_cache_is_the_whole_prefix_computed_anew_with_the_same_exits(model):
     found = generate(model, model.read(SOURCES, 8), torch.full((9,), BEGIN), 8, gated(model), "gate", ENDING)
     given = torch.cat([torch.full((9, 1), BEGIN), found.tokens[:, :-1]], dim=1)
     depths = torch.where(found.exits < 0, 3, found.exits)
-    states = model.followed(*model.understand(SOURCES), given, depths)
+    states = model.decode(*model.encode(SOURCES), given, depths)
     real = found.exits >= 0
     assert model.head(states[-1]).argmax(dim=-1)[real].equal(found.tokens[real])
     for i, (below, above) in enumerate(pairwise(states)):
@@ -112,14 +113,14 @@ def test_every_block_looks_at_the_past_alone_and_at_words_alone(model):
     assert not states[:, :, 3].equal(other[:, :, 3])
     longer = F.pad(SOURCES[:1], (0, 3))
     assert torch.allclose(model.states(longer, ids), states, atol=1e-5)
-    read, words = model.understand(longer)
+    read, words = model.encode(longer)
     assert torch.allclose(model.mean_of(read, words), read[:, :5].mean(dim=1), atol=1e-6)
 
 
 @torch.inference_mode()
 def test_one_block_by_hand(model):
     """x + attention(norm x), then + attention to the source, then + the feed-forward part; two heads of 8."""
-    block, (read, words) = model.blocks[0], model.understand(SOURCES[:1])
+    block, (read, words) = model.blocks[0], model.encode(SOURCES[:1])
     x = model.embed(torch.tensor([[BEGIN, 4]]))
     assert torch.allclose(x, model.embedding(torch.tensor([[BEGIN, 4]])) * 4 + waves(32, 16)[:2])
 
@@ -135,7 +136,7 @@ def test_one_block_by_hand(model):
     y = y + attend(block.attention, seen[1:], seen)
     y = y + attend(block.source, block.norms[1](y), read[0])
     y = y + block.feed(block.norms[2](y))
-    assert torch.allclose(model.followed(read, words, torch.tensor([[BEGIN, 4]]))[0][0, 1:], y, atol=1e-4)
+    assert torch.allclose(model.decode(read, words, torch.tensor([[BEGIN, 4]]))[0][0, 1:], y, atol=1e-4)
     assert torch.allclose(model.head(y), model.norm(y) @ model.embedding.weight.T)
 
 
@@ -209,14 +210,14 @@ def test_smoothing_spreads_scores_over_the_sentence():
     assert torch.allclose(kernel(4, 1e-3), kernel(4, 0.0))
     scores = torch.randn(4, 5, 6).double()
     token, wide, sentence = (
-        Teaching(depth, "likelihood", 0.3, sigma, 1.0).target(scores)
+        DepthTraining(depth, "likelihood", 0.3, sigma, 1.0).target(scores)
         for depth, sigma in (("geometric", 0.0), ("multinomial", 1e12), ("sequence", 0.0))
     )
     assert token.equal(best_depth(scores, 0.3))
     assert wide.equal(sentence[:, None].expand(5, 6))
     assert sentence.equal(best_depth(scores.sum(dim=2), 0.3))
     by_hand = sum(math.exp(-((2 - t) ** 2) / 3.0) * scores[:, 1, t] for t in range(6))
-    smooth = Teaching("geometric", "likelihood", 0.3, 3.0, 1.0).target(scores)
+    smooth = DepthTraining("geometric", "likelihood", 0.3, 3.0, 1.0).target(scores)
     assert int(smooth[1, 2]) == int(best_depth(by_hand, 0.3))
 
 
@@ -224,21 +225,21 @@ def test_smoothing_spreads_scores_over_the_sentence():
 def test_exit_loss_by_hand(model, depth):
     torch.manual_seed(1)
     mine = Translator(**SIZES, dropout=0.0, seed=0)
-    mine.load_state_dict({name: w for name, w in model.state_dict().items() if not name.startswith("gate")})
+    mine.load_state_dict({name: w for name, w in model.state_dict().items() if not name.startswith("predictor")})
     if depth == "geometric":
-        mine.gate = StopGate(16)
+        mine.predictor = StopGate(16)
     elif depth == "multinomial":
-        mine.gate = nn.Linear(16, 4)
+        mine.predictor = nn.Linear(16, 4)
     else:
-        mine.foresee = nn.Linear(16, 4)
-    teaching = Teaching(depth, "likelihood", 0.2, 0.0, 0.7)
-    read, words = mine.understand(SOURCES[:3])
+        mine.forecaster = nn.Linear(16, 4)
+    training = DepthTraining(depth, "likelihood", 0.2, 0.0, 0.7)
+    read, words = mine.encode(SOURCES[:3])
     states, mean = mine.states(SOURCES[:3], shifted(REFERENCES)), mine.mean_of(read, words)
     scores, lost = scores_of(mine.head(states), REFERENCES, "likelihood"), []
     for row in range(3):
         if depth == "sequence":
             best = int(best_depth(scores[:, row].sum(dim=1), 0.2))
-            lost.append(-mine.foresee(mean[row]).log_softmax(dim=-1)[best])
+            lost.append(-mine.forecaster(mean[row]).log_softmax(dim=-1)[best])
             continue
         for t in range(int((REFERENCES[row] != PAD).sum())):
             best = int(best_depth(scores[:, row, t], 0.2))
@@ -248,7 +249,7 @@ def test_exit_loss_by_hand(model, depth):
                 chi = [mine.gate(states[n, row, t]).item() for n in range(3)]
                 q = math.prod(1 - c for c in chi[:best]) * (chi[best] if best < 3 else 1.0)
                 lost.append(torch.tensor(-math.log(q)))
-    found = teaching.loss(mine, states, mean, REFERENCES)
+    found = training.loss(mine, states, mean, REFERENCES)
     assert float(found) == pytest.approx(float(torch.stack(lost).mean()), rel=1e-4)
     found.backward()  # nothing is detached
     reached = {
@@ -256,7 +257,7 @@ def test_exit_loss_by_hand(model, depth):
     }
     assert {"encoder", "embedding"} <= reached
     assert ("blocks" in reached) == (depth != "sequence")
-    assert {"gate", "foresee"} & reached == {"foresee" if depth == "sequence" else "gate"}
+    assert {"predictor", "forecaster"} & reached == {"forecaster" if depth == "sequence" else "predictor"}
 
 
 def wired(method):
@@ -284,11 +285,11 @@ def test_aligned_training_weighs_all_blocks_alike(prepared):
     ready, (stage,) = wired(prepared(KEY, "confidence")[0])
     batch = batch_of(stage, torch.arange(5))
     assert float(stage.loss(batch)) == pytest.approx(float(decoder_loss(ready, batch)), rel=1e-4)
-    assert (stage.train, stage.epochs, stage.batch) == (ready.data.train, 6.0, 16)
+    assert (stage.train, stage.epochs, stage.batch) == (ready.data.train, 5.0, 32)
 
 
 @pytest.mark.parametrize("variant", VARIANTS[:3])
-def test_depth_is_taught_after_the_classifiers_and_beside_them(prepared, variant):
+def test_depth_is_trained_after_the_classifiers_and_beside_them(prepared, variant):
     method, _, _ = prepared(KEY, variant)
     ready, (first, second) = wired(method)
     model, batch = ready.model, batch_of(second, torch.arange(6))
@@ -300,12 +301,15 @@ def test_depth_is_taught_after_the_classifiers_and_beside_them(prepared, variant
             id(p): share * (1e-2 if id(p) in matrices else 4e-3) for p in model.parameters() if id(p) in stage.rates
         }
         assert stage.rates == pytest.approx(rates)
-    added = {id(p) for part in (model.gate, model.foresee) for p in part.parameters()}
+    added = {id(p) for part in (model.predictor, model.forecaster) for p in part.parameters()}
     assert {id(p) for p in model.parameters()} == set(second.rates) == set(first.rates) | added
     assert added
-    y, teaching = trimmed(batch.targets), Teaching(method.depth, method.oracle, method.price, method.smoothing, 0.0)
-    read, words = model.understand(trimmed(batch.inputs))
-    told = teaching.loss(model, model.states(batch.inputs, shifted(y)), model.mean_of(read, words), y)
+    y, training = (
+        trimmed(batch.targets),
+        DepthTraining(method.depth, method.oracle, method.price, method.smoothing, 0.0),
+    )
+    read, words = model.encode(trimmed(batch.inputs))
+    told = training.loss(model, model.states(batch.inputs, shifted(y)), model.mean_of(read, words), y)
     expected = decoder_loss(ready, batch) + 0.5 * told
     assert float(second.loss(batch)) == pytest.approx(float(expected), rel=1e-4)
     without, (_, stage) = wired(method.replace({"alpha": 0.0}))
@@ -319,9 +323,9 @@ def test_mixed_training_keeps_the_state_of_who_has_left(model, monkeypatch):
     lost = []
     for row, reference in enumerate(REFERENCES):
         y = reference[reference != PAD][None]
-        read = model.understand(SOURCES[row : row + 1])
+        read = model.encode(SOURCES[row : row + 1])
         for t in range(y.shape[1]):  # each token by itself, after the tokens before it with their own exits
-            states = model.followed(*read, shifted(y)[:, : t + 1], depths[row : row + 1, : t + 1])
+            states = model.decode(*read, shifted(y)[:, : t + 1], depths[row : row + 1, : t + 1])
             lost.append(-model.head(states[int(depths[row, t])][0, t]).log_softmax(dim=-1)[int(y[0, t])])
     assert float(mixed_loss(model, batch, 2)) == pytest.approx(float(torch.stack(lost).mean()), rel=1e-4)
 
@@ -395,8 +399,8 @@ def test_one_forecast_serves_the_whole_sentence(prepared):
     method, _, ready = prepared(KEY, "sequence")
     (run,) = ready.run("test", {0.5: method.rule(0.5, ready)})
     model, sources = ready.model, ready.sources("test")
-    foreseen = model.foresee(model.mean_of(*model.understand(sources))).argmax(dim=-1)
-    for exits, depth in zip(run.exits, foreseen.tolist(), strict=True):
+    predicted = model.forecaster(model.mean_of(*model.encode(sources))).argmax(dim=-1)
+    for exits, depth in zip(run.exits, predicted.tolist(), strict=True):
         assert set(exits[exits >= 0].tolist()) == {depth}
 
 
@@ -450,7 +454,8 @@ def test_claims_on_the_tiny_setting(prepared, monkeypatch):
     for variant, names in (("geometric", 2), ("confidence", 5)):
         method, bench, ready = prepared(KEY, variant)
         curve = runner.measure(method, ready, bench, variant, [0.0, 0.5, 1.1])
-        assert len(claimed.claims(method, ready, bench, curve)) == names
+        few = dataclasses.replace(bench, most_steps=2)
+        assert len(claimed.claims(method, ready, few, curve)) == names
         assert curve.baselines[0].name == "one depth for all"
         assert len(curve.baselines[0].test) == 2
 

@@ -1,6 +1,9 @@
 """LayerDrop: which layers are drawn and kept, what dropping does, and that cutting out is passing over."""
 
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,19 +15,20 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.translations import PAD, shifted, trimmed
 from eelit.methods.families.pruning import PassedOver
 from eelit.methods.harness import registry, runner
-from eelit.methods.papers.fan2020layerdrop import drawn, dropped_loss, every_other
+from eelit.methods.papers.fan2020layerdrop import draw_layers, dropped_loss, every_other
 from eelit.methods.recipes.fit import Batch
 
 KEY = "fan2020layerdrop"
+GOLDEN = json.loads((Path(__file__).parent.parent / "data/golden" / f"{KEY}.json").read_text(encoding="utf-8"))
 VARIANTS = ("every other", "first blocks", "trained without")
 SOURCES = torch.tensor([[5, 6, 7, 2], [9, 5, 2, 0], [11, 2, 0, 0]])
 REFERENCES = torch.tensor([[3, 4, 5, 2], [6, 2, 0, 0], [7, 8, 2, 0]])
 BATCH = Batch(torch.arange(3), SOURCES, REFERENCES, 0, 0.0)
 
 
-def network():
+def network(blocks=3):
     return Translator(
-        vocabulary=30, encoders=2, blocks=3, width=16, heads=2, inner=24, dropout=0.0, reach=16, seed=0
+        vocabulary=30, encoders=2, blocks=blocks, width=16, heads=2, inner=24, dropout=0.0, reach=16, seed=0
     )  # fmt: skip
 
 
@@ -45,13 +49,40 @@ def test_every_other_layer_is_kept_as_in_the_paper():
 
 def test_layers_are_drawn_by_themselves():
     torch.manual_seed(0)
-    draws = torch.tensor([drawn(5, 0.3) for _ in range(4000)]).double()
+    draws = torch.tensor([draw_layers(5, 0.3) for _ in range(4000)]).double()
     assert draws.mean(dim=0).tolist() == pytest.approx([0.7] * 5, abs=0.03)
     together = draws.T @ draws / len(draws)
     assert together[0, 1:].tolist() == pytest.approx([0.49] * 4, abs=0.03)
     assert draws.sum(dim=1).mean().item() == pytest.approx(5 * 0.7, abs=0.05)
-    assert drawn(4, 0.0) == [True] * 4
-    assert drawn(4, 1.0) == [False] * 4
+    assert draw_layers(4, 0.0) == [True] * 4
+    assert draw_layers(4, 1.0) == [False] * 4
+
+
+def test_layers_are_drawn_as_by_the_released_code():
+    """From the same seed, in the order of the layers, one number for each."""
+    for case in GOLDEN["draws"]:
+        torch.manual_seed(case["seed"])
+        passes = [draw_layers(case["layers"], case["rate"]) for _ in case["executed"]]
+        assert [[i for i, runs in enumerate(found) if runs] for found in passes] == case["executed"]
+
+
+def test_blocks_are_cut_out_and_renumbered_as_by_the_released_code():
+    """Told to prune the decoder alone, the released code loses the encoder too, unless all its layers are listed."""
+    for case in GOLDEN["pruned"]:
+        kept = tuple(int(i) for i in case["kept"].split(","))
+        if case["blocks"] == 16:
+            assert every_other(16, 8) == kept
+        expected = {name: of for name, of in case["state"].items() if ".fc1." in name and name.startswith("decoder")}
+        model = network(case["blocks"])
+        small, blocks = model.pruned(kept), list(model.blocks)
+        found = {f"decoder.layers.{i}.fc1.weight": f"decoder {blocks.index(b)}" for i, b in enumerate(small.blocks)}
+        assert found == expected
+        encoders = [of for of in case["state"].values() if of.startswith("encoder")]
+        assert encoders == ([] if case["encoder_kept"] is None else ["encoder 0", "encoder 1", "encoder 2"])
+        assert small.encoder is model.encoder
+        assert {"embedding", "norm"} <= set(case["state"].values())
+        assert small.embedding is model.embedding
+        assert small.norm is model.norm
 
 
 def loss_of(model, encoder, decoder):
@@ -69,7 +100,7 @@ def loss_of(model, encoder, decoder):
 
 def test_a_dropped_layer_hands_on_what_it_is_given_and_learns_nothing(monkeypatch):
     model = network()
-    draws = iter([torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.3, 0.2])])
+    draws = iter([torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.3, 0.21])])  # what equals p is dropped
     monkeypatch.setattr(torch, "rand", lambda n: next(draws))
     loss = dropped_loss(model, BATCH, 0.2, 0.5)
     assert float(loss) == pytest.approx(float(loss_of(model, [0], [1, 2])), rel=1e-5)
@@ -94,7 +125,7 @@ def test_cutting_out_is_passing_over_with_fewer_weights():
     assert small.exits == 2
     assert model.exits == 3
     assert [id(a) for a in small.blocks] == [id(model.blocks[0]), id(model.blocks[2])]
-    passed = model.followed(*model.understand(SOURCES), ids, run=[True, False, True])
+    passed = model.decode(*model.encode(SOURCES), ids, run=[True, False, True])
     assert small.states(SOURCES, ids)[-1].equal(passed[-1])
     assert passed[1].equal(passed[0])
     block = sum(p.numel() for p in model.blocks[1].parameters())
@@ -118,12 +149,12 @@ def test_everything_is_trained_at_once_with_its_rates(prepared, variant, monkeyp
     ready, (stage,) = wired(method)
     matrices = {id(p) for p in ready.model.matrices()}
     assert stage.rates == {id(p): 1e-2 if id(p) in matrices else 4e-3 for p in ready.model.parameters()}
-    assert (stage.train, stage.epochs, stage.batch) == (ready.data.train, 6.0, 16)
+    assert (stage.train, stage.epochs, stage.batch) == (ready.data.train, 5.0, 32)
     rates = {"trained without": (0.0, 0.0)}.get(variant, (0.2, 0.2))
-    assert (method.encoder_rate, method.rate) == rates
+    assert (method.encoder_drop_rate, method.drop_rate) == rates
     drawn_for = []
     monkeypatch.setattr(
-        "eelit.methods.papers.fan2020layerdrop.drawn", lambda n, p: drawn_for.append((n, p)) or [True] * n
+        "eelit.methods.papers.fan2020layerdrop.draw_layers", lambda n, p: drawn_for.append((n, p)) or [True] * n
     )
     rows = torch.arange(5)
     batch = stage.batch_of(rows, torch.stack([stage.train.inputs[i] for i in rows.tolist()]))
@@ -182,7 +213,7 @@ def test_whole_sentences_lose_little_where_layers_were_dropped_in_training(prepa
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rate": 1.1}, {"encoder_rate": -0.1}, {"rate": math.nan}, {"keep": "last"}], ids=str
+    "wrong", [{"drop_rate": 1.1}, {"encoder_drop_rate": -0.1}, {"drop_rate": math.nan}, {"keep": "last"}], ids=str
 )
 def test_what_means_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="LayerDrop"):
@@ -192,7 +223,8 @@ def test_what_means_nothing_is_refused(wrong):
 def test_claims(prepared):
     method, bench, ready = prepared(KEY)
     curve = runner.measure(method, ready, bench, "", [1, 2, 4])
-    assert len(claimed.claims(method, ready, bench, curve)) == 4
+    few = dataclasses.replace(bench, most_steps=2)
+    assert len(claimed.claims(method, ready, few, curve)) == 4
     for variant in VARIANTS[1:]:
         assert claimed.claims(prepared(KEY, variant)[0], ready, bench, curve) == []
     assert claimed.sturdy(0.2, 0.25, 0.1, 0.25, 3).holds
