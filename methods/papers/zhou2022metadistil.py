@@ -262,7 +262,7 @@ class MetaDistil(CascadeMethod):
         student, teacher = (cast(Reader, member.network) for member in model.members)
         whole = MultiExit([nn.Sequential(*teacher.stages)], [teacher.head])
         train_plain(whole, data, bench, head_rate=self.head_rate, **self.options)
-        tutor = model.get_submodule("tutor")
+        tutor = cast(Reader, model.get_submodule("tutor"))
         tutor.load_state_dict(teacher.state_dict())
         parts = parted(data.train, {"lessons": 1 - self.quiz, "quiz": self.quiz})
         lesson = Lesson(self.alpha, self.beta, self.temperature, tuple(matched(self.layers, len(teacher.stages))))
