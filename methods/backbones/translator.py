@@ -239,8 +239,9 @@ class Translator(nn.Module):
         """
         seen = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
         x, found = self.embed(ids), []
-        for i, (block, runs) in enumerate(zip(self.blocks, run or [True] * self.exits, strict=True)):
+        for i, runs in enumerate(run or [True] * self.exits):
             if runs:
+                block = self.block(i)
                 new = block(x, block.keys_values(x), block.source.keys_values(read), seen, words)
                 x = new if depths is None else torch.where((depths >= i)[..., None], new, x)
             found.append(x)
