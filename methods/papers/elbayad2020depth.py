@@ -200,7 +200,7 @@ class Dat(TranslationMethod):
     smoothing: float = 0.0  # sigma, width of the oracle's kernel; the paper: 0 and more
     alpha: float = 0.5  # weight of the exit loss; the paper's could not be read
     corpus: str = "cmudict"  # data; the paper: IWSLT'14 and WMT'14
-    train_size: int = 16000  # pairs; the paper: 160 thousand and 36 million
+    train_size: int = 12000  # pairs; the paper: 160 thousand and 36 million
     longest: int = 10  # letters of a word
     encoders: int = 2  # blocks of the encoder; the paper: 6
     blocks: int = 6  # N, blocks of the decoder; the paper: 6
@@ -210,7 +210,7 @@ class Dat(TranslationMethod):
     dropout: float = 0.05  # share; the paper: 0.3
     epochs: float = 4.0  # passes over the pairs in the first training
     more_epochs: float = 1.0  # and with the exit loss
-    batch: int = 128  # pairs of a step; the paper: 8 thousand tokens
+    batch: int = 64  # pairs of a step; the paper: 8 thousand tokens
     rate: float = 1e-2  # of Muon
     other_rate: float = 4e-3  # of AdamW
 
@@ -228,8 +228,8 @@ class Dat(TranslationMethod):
         "inner": 32, "dropout": 0.0, "epochs": 5.0, "batch": 32,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 6000, "longest": 7, "encoders": 1, "blocks": 4, "width": 48, "inner": 64,
-        "epochs": 2.0, "more_epochs": 0.5,
+        "train_size": 4000, "longest": 7, "encoders": 1, "blocks": 4, "width": 48, "inner": 64,
+        "epochs": 3.0, "more_epochs": 0.5,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"epochs": 40.0}
     others: ClassVar[Mapping[str, Any]] = {

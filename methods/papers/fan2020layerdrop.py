@@ -92,7 +92,7 @@ class LayerDrop(PruningMethod):
     encoder_drop_rate: float = 0.2  # p in the encoder; the paper: 0.2
     keep: Keep = "every other"  # which blocks are kept; the paper: every other
     corpus: str = "cmudict"  # data; the paper: WMT'16 and others
-    train_size: int = 16000  # pairs; the paper: 4.5 million
+    train_size: int = 12000  # pairs; the paper: 4.5 million
     longest: int = 10  # letters of a word
     encoders: int = 2  # blocks of the encoder; the paper: 6 and 12
     blocks: int = 6  # N, blocks of the decoder; the paper: 6
@@ -101,7 +101,7 @@ class LayerDrop(PruningMethod):
     inner: int = 128  # width inside the feed-forward parts; the paper: 4096
     dropout: float = 0.05  # share; the paper: a little less than without LayerDrop
     epochs: float = 4.0  # passes over the pairs
-    batch: int = 128  # pairs of a step
+    batch: int = 64  # pairs of a step
     rate: float = 1e-2  # of Muon, for the blocks' matrices
     other_rate: float = 4e-3  # of AdamW, for all else
 
@@ -117,7 +117,7 @@ class LayerDrop(PruningMethod):
         "inner": 32, "dropout": 0.0, "epochs": 5.0, "batch": 32,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 6000, "longest": 7, "encoders": 1, "width": 48, "inner": 64, "epochs": 2.5,
+        "train_size": 4000, "longest": 7, "encoders": 1, "width": 48, "inner": 64, "epochs": 3.0,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"epochs": 40.0}
     others: ClassVar[Mapping[str, Any]] = {"heads": 4, "dropout": 0.2}
