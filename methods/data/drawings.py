@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from eelit.methods.data import fetch
 from eelit.methods.data.split import Rows, Split, divide
 
-ITEM = "twemoji"
+ITEM = "emoji"
 SIDE, BORDER = 32, 1
 """Side of a drawing in pixels, and the border around each on the sheet."""
 LEFT_OUT = ("People & Body", "Component")
@@ -38,11 +38,11 @@ def drawings(
     """Return drawings on white with their maps, of which a place is the mean over ``coarse × coarse`` pixels.
 
     A smaller ``side`` than the drawings have is reached by means over squares of pixels. Each channel of a place's mean
-    is one of ``levels`` equal steps, so there are levels to the power of channels kinds. ``twemoji`` (three channels,
+    is one of ``levels`` equal steps, so there are levels to the power of channels kinds. ``emoji`` (three channels,
     32×32), or for unit tests only ``digits`` and ``inverted-digits`` (scikit-learn's, one channel, 8×8). Raises
     `ValueError` for another source, or for sides and maps that cannot be had.
     """
-    if source == "twemoji":
+    if source == "emoji":
         pixels, name = _twemoji(), ITEM
     elif source in ("digits", "inverted-digits"):
         from sklearn.datasets import load_digits
@@ -50,7 +50,7 @@ def drawings(
         pixels, name = np.rint(load_digits().images[:, None] * (255 / 16)).astype(np.uint8), ""
         pixels = 255 - pixels if source == "inverted-digits" else pixels
     else:
-        raise ValueError(f"no drawings {source!r}; there are twemoji, digits and inverted-digits")
+        raise ValueError(f"no drawings {source!r}; there are emoji, digits and inverted-digits")
     own = pixels.shape[-1]
     if side < 1 or own % side:
         raise ValueError(f"drawings of {own} pixels a side can be had at a whole part of that, not at {side}")

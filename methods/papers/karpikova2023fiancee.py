@@ -400,7 +400,7 @@ def first_within(qhat: Tensor, T: float) -> Tensor:
 class Fiancee(ForetoldMethod):
     """A generator with lighter branches, of which a predictor names the first that is good enough."""
 
-    images: str = "twemoji"  # which drawings (`methods/data/drawings.py`); the paper: Cityscapes, faces in motion
+    images: str = "emoji"  # which drawings (`methods/data/drawings.py`); the paper: Cityscapes, faces in motion
     side: int = 32  # of a drawing, in pixels; the paper's are wider by far
     levels: int = 2  # of each channel in a map, so 8 kinds of colour; Cityscapes has 34 kinds of things
     coarse: int = 2  # side of the square of pixels that a place of the map stands for; the paper: 1
@@ -424,7 +424,7 @@ class Fiancee(ForetoldMethod):
     rate: float = 3e-3  # largest learning rate of generator and branches; not known
     predictor_rate: float = 2e-3  # largest of P; not known
 
-    data: ClassVar[tuple[str, ...]] = ("twemoji", "efficientnet-lite0")
+    data: ClassVar[tuple[str, ...]] = ("emoji", "efficientnet-lite0")
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (
         math.inf, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.17, 0.14, 0.12, 0.1, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, -1.0,
