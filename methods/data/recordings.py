@@ -9,12 +9,12 @@ import io
 import re
 import wave as riff
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.data import fetch
+from eelit.methods.data.held import held
 from eelit.methods.data.split import Split, divide, labelled
 
 ITEM = "prompts"
@@ -169,7 +169,7 @@ def _level(wave: NDArray[np.floating]) -> float:
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
 
 
-@cache
+@held()
 def _sounds(file: str) -> tuple[tuple[str, Wave], ...]:
     """Names and samples, from -1 to 1, of all recordings that a file joins."""
     raw = (fetch.path(ITEM) / file).read_bytes()

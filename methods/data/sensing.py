@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eelit.methods.data.held import held
 
 Floats = NDArray[np.float32]
 NOISES = (20.0, 30.0, 40.0)
@@ -34,7 +35,7 @@ class Split:
     test: Measured
 
 
-@cache
+@held()
 def matrix(source: str, m: int, n: int) -> Floats:
     """Return the matrix ``[m, n]``: random, of a known condition, for ``made`` codes; for ``digits`` of pictures.
 
@@ -53,7 +54,7 @@ def matrix(source: str, m: int, n: int) -> Floats:
     return (found / np.linalg.norm(found, axis=0)).astype(np.float32)
 
 
-@cache
+@held()
 def cosines() -> NDArray[np.float64]:
     """Return the orthonormal cosine transform ``[64, 64]`` of 8×8 pixels: a code is this times the pixels."""
     i = np.arange(8)
