@@ -126,9 +126,9 @@ class ExitDecoder(nn.Module):
         return logits.reshape(*states.shape[:-1], -1)
 
     def normed(self, states: Tensor) -> Tensor:
-        """Map states ``[..., d]`` after any layer as the model does behind its last, before its head: by a norm."""
+        """Map states ``[..., d]`` as the model does between its last layer and its head, mostly by a norm."""
         hidden = self._own.after(states.reshape(1, -1, states.shape[-1]))
-        return hidden.reshape(states.shape)
+        return hidden.reshape(*states.shape[:-1], -1)
 
     def states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the states of ids ``[n, t]`` after every layer, ``[E, n, t, d]``."""

@@ -75,6 +75,7 @@ class _Bare(ast.NodeTransformer):
         return node
 
 
+@cache
 def digest(key_path: Path, *, trials: bool = False) -> str:
     """Return 16 hexadecimal digits for the code behind the method in the file, and behind running and measuring it.
 

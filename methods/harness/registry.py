@@ -220,7 +220,11 @@ def _origin(module: str) -> Path:
 
 
 def _described(key: str, path: Path) -> MethodInfo:
-    source = path.read_text(encoding="utf-8")
+    return _told(key, path, path.read_text(encoding="utf-8"))
+
+
+@cache
+def _told(key: str, path: Path, source: str) -> MethodInfo:
     tree = ast.parse(source)
     title, sections = _sections(ast.get_docstring(tree) or "")
     settings: dict[str, Setting] = {}
