@@ -238,8 +238,9 @@ def _depths(make: Callable[[int], Policy]) -> Callable[[Scores, Rows, int], list
     return lambda scores, rows, count: [make(e) for e in range(scores.logits.exits)]
 
 
-def _classes(data: Logits) -> bool:
-    return data.kind != "values"
+def _raw(data: Logits) -> bool:
+    """Whether the size of logits means something: that of probabilities' logarithms is another one."""
+    return data.kind == "logits"
 
 
 RULES: dict[str, Rule] = {
@@ -254,9 +255,9 @@ RULES: dict[str, Rule] = {
         Rule("raw-margin", "RawMargin", "park2015biglittle", "Stop when the two largest logits are far enough apart.",
              _rising(RawMargin, lambda s: s.first - s.second, (0.0, math.inf)), single=True),
         Rule("activation", "Activation", "passalis2020hierarchical", "Stop when the largest logit is above a threshold.",
-             _rising(Activation, lambda s: s.first, (-math.inf, math.inf)), single=True),
+             _rising(Activation, lambda s: s.first, (-math.inf, math.inf)), _raw, single=True),
         Rule("sole-class", "SoleClass", "panda2016cdl", "Stop when one class is likely enough and no other is.",
-             _rising(SoleClass, _sigmoid, (0.5, 1.1)), single=True),
+             _rising(SoleClass, _sigmoid, (0.5, 1.1)), _raw, single=True),
         Rule("patience", "Patience", "zhou2020pabee", "Stop when exits have agreed often enough in a row.", _patience),
         Rule("patience-of-values", "Patience", "zhou2020pabee", "Stop when values have hardly changed for some exits.",
              _patience_of_values, lambda data: data.kind == "values"),
@@ -270,7 +271,7 @@ RULES: dict[str, Rule] = {
         Rule("surest", "Surest", "kaya2019sdn", "As max-confidence, but at the end the surest of all exits answers.",
              _rising(Surest, lambda s: s.confidence, (0.0, 1.1))),
         Rule("class-exclusion", "ClassExclusion", "wang2024exclusion", "Strike out classes until one is left.",
-             _exclusion),
+             _exclusion, _raw),
         Rule("class-thresholds", "ClassThresholds", "xin2020ranking", "A threshold for each of two classes.",
              _class_thresholds, lambda data: data.classes == 2),
         Rule("calibrated-confidence", "Tempered", "", "As max-confidence, after temperature scaling of each exit.",
