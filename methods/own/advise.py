@@ -16,7 +16,9 @@ from eelit.methods.own.rules import MOST, suited
 from eelit.methods.own.scores import Scores
 from eelit.methods.policies.temperature import expected_error
 
-Verdict = Literal["worth it", "worth it at a small loss", "cut the network off", "not worth it", "too few samples to tell"]
+Verdict = Literal[
+    "worth it", "worth it at a small loss", "cut the network off", "not worth it", "too few samples to tell"
+]
 Progress = Callable[[str, float | None], None]
 WORTH = 0.1
 """Share of the cost that must be saved without loss for a policy to be worth its trouble."""
@@ -91,7 +93,7 @@ def advise(
     found: list[Setting] = []
     rules = [rule for rule in suited(data) if rule.name not in ("static", "mean-so-far")]
     for number, rule in enumerate(rules):
-        progress(f"{rule.name}: {settings} settings", number / len(rules))
+        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
         found += tried(rule, scores, parts.choosing, settings, disable=True)
     told = parts.telling
     gain = scores.gain[:, told].astype(np.float64)
@@ -152,9 +154,13 @@ def _overthinking(scores: Scores, rows: Any) -> float | None:
 
 
 def _cut_off(scores: Scores, parts: Any) -> tuple[float, float]:
-    """Return what the earliest single exit that is no worse than the last on one half saves, and loses on the other."""
-    ours, theirs = static(scores, parts.choosing), static(scores, parts.telling)
-    e = next(i for i, (_, quality) in enumerate(ours) if quality >= ours[-1][1] - 1e-9)
+    """Return what the earliest single exit that is as good as the last on one half saves, and loses on the other.
+
+    As good is what lies within one standard error of the difference.
+    """
+    theirs = static(scores, parts.telling)
+    lost = (scores.gain[-1] - scores.gain)[:, parts.choosing].astype(np.float64)
+    e = next(i for i, row in enumerate(lost) if row.mean() <= standard_error(row) + 1e-9)
     return 1 - theirs[e][0], theirs[-1][1] - theirs[e][1]
 
 
@@ -171,7 +177,9 @@ def _saving(scores: Scores, found: list[Setting], parts: Any, drop: float) -> Sa
         return None
     best = found[int(good[np.lexsort((-chosen[1][good], chosen[0][good]))[0]])]
     share, lost, error = without_loss(scores, found, chosen, parts, drop)
-    return Saving(best.rule, share, lost, error, {batch: _waiting(scores, best, parts.telling, batch) for batch in BATCHES})
+    return Saving(
+        best.rule, share, lost, error, {batch: _waiting(scores, best, parts.telling, batch) for batch in BATCHES}
+    )
 
 
 def _waiting(scores: Scores, setting: Setting, rows: Any, batch: int) -> float:
@@ -193,13 +201,16 @@ def _verdict(facts: dict[str, Any], error: float) -> tuple[Verdict, str]:
     what = facts["quality_is"]
     if facts["oracle_saves"] < LITTLE:
         return "not worth it", (
-            f"even whoever knew at which exit a sample is answered rightly would save {facts['oracle_saves']:.1%} of the "
+            "even whoever knew at which exit a sample is answered rightly would save "
+            f"{_some(facts['oracle_saves'])} of the "
             "cost: the early exits are too weak, or their heads too dear"
         )
     if free is not None and facts["static_saves"] >= free.share - 0.02 and facts["static_saves"] >= WORTH:
         return "cut the network off", (
-            f"one exit for all samples saves {facts['static_saves']:.1%} at a drop in {what} of {facts['static_drop']:.4f}, "
-            f"and no policy that looks at the samples saves more than {free.share:.1%} without loss: use the network up "
+            f"one exit for all samples saves {facts['static_saves']:.1%} at a drop in {what} of "
+            f"{facts['static_drop']:.4f}, "
+            f"and no policy that looks at the samples saves more than {free.share:.1%} without loss: use the "
+            "network up "
             "to that exit, without the others"
         )
     if free is not None and free.drop_error > 0.02:
@@ -219,7 +230,8 @@ def _verdict(facts: dict[str, Any], error: float) -> tuple[Verdict, str]:
         )
     most = max((saving.share for saving in (free, cheap) if saving is not None), default=0.0)
     return "not worth it", (
-        f"no policy saves more than {max(0.0, most):.1%} of the cost within a drop in {what} of {DROP:g}, though "
+        f"no policy saves {'more than ' * (most > 0)}{_some(most)} of the cost within a drop in {what} of "
+        f"{DROP:g}, though "
         f"whoever knew the truth would save {facts['oracle_saves']:.1%}: the exits do not know when they are right"
     )
 
@@ -228,6 +240,10 @@ def _batched(saving: Saving) -> str:
     if saving.batches[8] >= WORTH:
         return ""
     return (
-        f"; but in batches of 8 that wait for their last sample {max(0.0, saving.batches[8]):.1%} is left, so it needs "
+        f"; but in batches of 8 that wait for their last sample {_some(saving.batches[8])} is saved, so it needs "
         "batches that shrink, or one sample at a time"
     )
+
+
+def _some(share: float) -> str:
+    return f"{share:.1%}" if share > 0 else "nothing"

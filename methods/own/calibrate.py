@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eelit.methods.own.curves import Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
 from eelit.methods.own.decide import decide
-from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, rejecting, tested
+from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, proved, rejecting
 from eelit.methods.own.logits import Logits, WrongLogits, standard_error
 from eelit.methods.own.rules import MOST, suited
 from eelit.methods.own.saved import SavedRule
@@ -89,7 +89,7 @@ def calibrate(
             model that refuses as many, at the least cost.
         loss: ``"drop"`` (the full model is right and the rule is not; without labels, another answer than the full
             model's) or ``"error"`` (the rule is not right).
-        correction: how many candidates are tested at once, see `guarantees.tested`.
+        correction: how many candidates are tested at once, see `guarantees.proved`.
 
     Raises `CannotPromise`, whose message says what could be promised, `WrongLogits`, and `ValueError` for goals that
     mean nothing.
@@ -102,10 +102,10 @@ def calibrate(
     rules = suited(scores.logits, () if policy == AUTO else (policy,))
     found = []
     for number, rule in enumerate(rules):
-        progress(f"{rule.name}: {settings} settings", number / len(rules))
+        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
         found += tried(rule, scores, parts.choosing, settings, disable=True)
     task = Task(scores, parts, found, loss)
-    progress(f"testing on {len(parts.telling)} samples", 1.0)
+    progress(f"testing on {len(parts.telling)} samples", None)
     if goal == "budget":
         return _within_budget(task, value)
     if goal == "reject":
@@ -129,8 +129,10 @@ def _one(goals: dict[str, float | None], confidence: float | None, delta: float 
     if loss not in LOSSES or (loss == "error" and name not in ("risk", "mean_risk")):
         raise ValueError(f"loss is one of {', '.join(LOSSES)}, the latter for risk and mean_risk, not {loss!r}")
     for what, number in ((name, value), ("delta", delta), ("confidence", confidence)):
-        least = 0 <= number if what == "max_drop" and number is not None else number is None or 0 < number
-        if number is not None and not (math.isfinite(number) and least and (number < 1 or what in ("budget", "max_drop"))):
+        least = number >= 0 if what == "max_drop" and number is not None else number is None or number > 0
+        if number is not None and not (
+            math.isfinite(number) and least and (number < 1 or what in ("budget", "max_drop"))
+        ):
             raise ValueError(f"{what} is a share above 0 and below 1, not {number:g}")
     return name, value
 
@@ -138,7 +140,8 @@ def _one(goals: dict[str, float | None], confidence: float | None, delta: float 
 def _bounded(data: Logits, goal: str, confidence: float | None) -> None:
     if data.kind == "values" and (goal in ("risk", "mean_risk", "reject") or confidence is not None):
         raise WrongLogits(
-            "errors of values have no bound, so that nothing can be promised of their risk; budget, and max_drop without "
+            "errors of values have no bound, so that nothing can be promised of their risk; budget, and max_drop "
+            "without "
             "confidence, serve values"
         )
 
@@ -165,7 +168,9 @@ def _within_budget(task: Task, budget: float) -> SavedRule:
     table = [_row(task, chosen) for _, _, chosen in options]
     chosen = max(options, key=lambda option: option[:2])[2]
     text = f"the mean cost is at most {budget:.1%} of the full model's"
-    return _made(task, chosen, "budget", budget, text, table, kept=lambda m: m["share"] - 2 * m["share_error"] <= budget)
+    return _made(
+        task, chosen, "budget", budget, text, table, kept=lambda m: m["share"] - 2 * m["share_error"] <= budget
+    )
 
 
 def _cheapest(task: Task, drop: float) -> SavedRule:
@@ -219,22 +224,26 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
     elif error is None:
         chosen = controlled(losses, value)
     else:
-        chosen = tested(losses, value, error, correction)
+        chosen = proved(losses, value, error, correction)
     if chosen is None:
         raise CannotPromise(_what_could_be(losses, value, error))
     best = candidates[chosen]
     table = [_row(task, [(1.0, setting)]) for setting in candidates]
     what = _what_is_lost(task)
     if goal == "max_drop":
-        text = f"the {task.scores.quality_is} is at most {value:g} below the full model's, with probability {1 - (error or 0):.0%}"
+        sure = f"with probability {1 - (error or 0):.0%}"
+        text = f"the {task.scores.quality_is} is at most {value:g} below the full model's, {sure}"
     elif error is None:
         text = f"{what} on at most {value:.2%} of samples on average (conformal risk control)"
     else:
-        text = f"{what} on at most {value:.2%} of samples, with probability {1 - error:.0%} (Learn then Test, {correction})"
+        proof = f"(Learn then Test, {correction})"
+        text = f"{what} on at most {value:.2%} of samples, with probability {1 - error:.0%} {proof}"
     more: dict[str, Any] = {"loss": task.loss, "candidates": len(candidates), "losses_on": int(losses.shape[1])}
     more |= {} if error is None else {"delta": error, "correction": correction}
     made = _made(task, [(1.0, best)], goal, value, text, table, kept=lambda m: True)
-    return replace(made, promise={**made.promise, **more, "proved": True, "measured_loss": float(losses[chosen].mean())})
+    return replace(
+        made, promise={**made.promise, **more, "proved": True, "measured_loss": float(losses[chosen].mean())}
+    )
 
 
 def _what_is_lost(task: Task) -> str:
@@ -250,8 +259,14 @@ def _what_could_be(losses: NDArray[np.float64], value: float, error: float | Non
         return "no setting costs less than the full model, so that there is nothing to promise"
     n, needed = losses.shape[1], least_samples(value, error)
     could = min(least_risk(row, error) for row in losses)
-    few = f" (at least {needed} samples without any loss are needed on this half, and there are {n})" if n < needed else ""
-    return f"a risk of {value:.2%} cannot be promised{few}; {could:.2%} is the least that could be, for the safest setting"
+    few = (
+        f" (at least {needed} samples without any loss are needed on this half, and there are {n})"
+        if n < needed
+        else ""
+    )
+    return (
+        f"a risk of {value:.2%} cannot be promised{few}; {could:.2%} is the least that could be, for the safest setting"
+    )
 
 
 def _rejecting(task: Task, share: float) -> SavedRule:
@@ -270,11 +285,15 @@ def _rejecting(task: Task, share: float) -> SavedRule:
             options.append((mean_of(task.costs(setting), choosing), setting, reached))
     options = [option for option in options if option[0] < 1 - 1e-9]
     if not options:
-        raise CannotPromise(f"with at most {share:.1%} refused, no setting saves anything and stays as right as the full model")
+        raise CannotPromise(
+            f"with at most {share:.1%} refused, no setting saves anything and stays as right as the full model"
+        )
     _, best, reached = min(options, key=lambda option: option[0])
     below = rejecting(task.told(reached) if scores.logits.groups is None else reached[telling], share)
     if below == -math.inf:
-        raise CannotPromise(f"at least {math.ceil(1 / share) - 1} samples on this half are needed to refuse {share:.2%}")
+        raise CannotPromise(
+            f"at least {math.ceil(1 / share) - 1} samples on this half are needed to refuse {share:.2%}"
+        )
     refused = reached[telling] < below
     text = f"at most {share:.1%} of samples get no answer, on average over samples to calibrate on"
     table = [_row(task, [(1.0, setting)]) for _, setting, _ in sorted(options, key=lambda option: option[0])[:10]]
@@ -286,7 +305,11 @@ def _rejecting(task: Task, share: float) -> SavedRule:
         "quality_of_answered": float(right.mean()),
         "full_quality_of_answered": float(full_right.mean()),
     }
-    promise = {**made.promise, "measured": {**made.promise["measured"], **measured}, "proved": scores.logits.groups is None}
+    promise = {
+        **made.promise,
+        "measured": {**made.promise["measured"], **measured},
+        "proved": scores.logits.groups is None,
+    }
     return replace(made, promise=promise, reject_below=below)
 
 

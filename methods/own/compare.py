@@ -118,11 +118,10 @@ def compare(
     budgets = _budgets(scores)
     lines, curves = [], []
     for number, rule in enumerate(rules):
-        progress(f"{rule.name}: {settings} settings", number / len(rules))
+        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
         line, curve = _line(rule, scores, tried(rule, scores, parts.choosing, settings), parts, budgets)
         lines.append(line)
         curves.append(curve)
-    progress("bounds", 1.0)
     struck = _dominated([line.name for line in lines], curves)
     lines = [Line(**{**vars(line), "dominated_by": struck.get(line.name, "")}) for line in lines]
     return Comparison(
@@ -159,7 +158,9 @@ def _line(rule: Rule, scores: Scores, found: list[Setting], parts: Any, budgets:
             settings=settings_of(setting.policy),
             share=float(told[0][k]),
             quality=float(told[1][k]),
-            exits=(np.bincount(setting.decided.exits[parts.telling], minlength=data.exits) / len(parts.telling)).tolist(),
+            exits=(
+                np.bincount(setting.decided.exits[parts.telling], minlength=data.exits) / len(parts.telling)
+            ).tolist(),
             chosen_share=float(chosen[0][k]),
             chosen_quality=float(chosen[1][k]),
         )

@@ -43,7 +43,8 @@ def halves(data: Logits, seed: int = 0) -> Halves:
     if len(names) < LEAST:
         what = "samples" if data.groups is None else "groups of samples"
         raise WrongLogits(
-            f"there are {len(names)} {what}, and at least {LEAST} are needed to choose on one half and tell on the other"
+            f"there are {len(names)} {what}, and at least {LEAST} are needed to choose on one half and tell on "
+            "the other"
         )
     ours = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
     chosen = np.isin(groups, ours)

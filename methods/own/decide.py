@@ -268,7 +268,9 @@ def _asked(policy: Policy, scores: Scores) -> Flags:
         state = policy.start()
         for e in range(data.exits - 1):
             z = scores.logits_at(e, start, stop)
-            output = {ANSWER: z, **{name: part[e, start:stop] for name, part in data.extra.items()}} if data.extra else z
+            output = (
+                {ANSWER: z, **{name: part[e, start:stop] for name, part in data.extra.items()}} if data.extra else z
+            )
             state, out = policy.step(state, output)
             found[e, start:stop] = out & finite(z)
 

@@ -59,7 +59,9 @@ def read(path: str | Path, **given: Any) -> Logits:
     arguments |= {name: parts.pop(name, None) for name in ("costs", "plain_costs", "groups", "lengths")}
     arguments |= {name: words.get(name) or _word(parts.pop(name, None)) for name in ("unit", "axes")}
     parts.pop("kind", None)
-    arguments["extra"] = {name: part for name, part in parts.items() if part.ndim in (2, 3) and part.dtype.kind in "biuf"}
+    arguments["extra"] = {
+        name: part for name, part in parts.items() if part.ndim in (2, 3) and part.dtype.kind in "biuf"
+    }
     if unread := sorted(set(parts) - set(arguments["extra"])):
         raise WrongLogits(f"{place} holds `{unread[0]}` {list(parts[unread[0]].shape)}, which means nothing here")
     arguments |= {name: value for name, value in given.items() if value is not None}
@@ -162,7 +164,12 @@ def _tensor(place: Path, start: int, size: int, told: Mapping[str, Any]) -> NDAr
         raise ValueError(f"numbers of kind {told['dtype']} are not read")
     kind, shape = np.dtype(TENSORS[told["dtype"]]), tuple(int(n) for n in told["shape"])
     count = int(np.prod(shape, dtype=object)) if shape else 1
-    if not 0 <= first <= last or start + last > size or min(shape, default=0) < 0 or last - first != kind.itemsize * count:
+    if (
+        not 0 <= first <= last
+        or start + last > size
+        or min(shape, default=0) < 0
+        or last - first != kind.itemsize * count
+    ):
         raise ValueError("an array does not fit into the file")
     if not count:
         return np.zeros(shape, kind)

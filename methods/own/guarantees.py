@@ -1,4 +1,4 @@
-"""Promises about what leaving early costs: with high probability (Learn then Test), or on average (conformal risk control).
+"""Promises about what leaving early loses: most probably (Learn then Test), or on average (conformal risk control).
 
 Candidates are settings in a fixed order, from the safest to the boldest, made without the samples whose losses
 ``[K, n]`` are looked at here: those are exchangeable with what comes. Losses are in [0, 1]. Where samples form groups,
@@ -18,7 +18,7 @@ from eelit.methods.policies.learn_then_test import hoeffding_bentkus, learn_then
 Losses = NDArray[Any]
 
 
-def tested(losses: Losses, risk: float, delta: float, correction: str = "fixed-sequence") -> int | None:
+def proved(losses: Losses, risk: float, delta: float, correction: str = "fixed-sequence") -> int | None:
     """Return the boldest candidate whose expected loss is at most ``risk``, but for a probability ``delta``.
 
     The p-values are those of Hoeffding and Bentkus. ``fixed-sequence`` tests one candidate after the other, each at

@@ -75,7 +75,9 @@ class Logits:
         self.costs, self.unit = self._costs(costs, unit)
         self.plain_costs = None if plain_costs is None else self._cumulative(plain_costs, "plain_costs")
         if self.plain_costs is not None and self.plain_costs.ndim > 1:
-            raise WrongLogits(f"plain_costs are one number per exit, [{self.exits}], not {list(self.plain_costs.shape)}")
+            raise WrongLogits(
+                f"plain_costs are one number per exit, [{self.exits}], not {list(self.plain_costs.shape)}"
+            )
         self.groups = self._groups(groups, lengths)
         self.extra = {key: self._extra(key, part, places) for key, part in (extra or {}).items()}
 
@@ -129,7 +131,8 @@ class Logits:
             if wrong.any():
                 i = int(np.argmax(wrong))
                 raise WrongLogits(
-                    f"what exit {exit_} says of sample {start + i} are no probabilities: they sum to {total[i]:.4g} and the "
+                    f"what exit {exit_} says of sample {start + i} are no probabilities: they sum to "
+                    f"{total[i]:.4g} and the "
                     f"least is {p[i].min():.4g}; say kind `logits` if they are meant to be logits"
                 )
             return np.log(p)
@@ -207,7 +210,8 @@ class Logits:
         if (np.diff(wide, axis=0) < 0).any():
             i = int(np.argwhere(np.diff(wide, axis=0) < 0)[0][0])
             raise WrongLogits(
-                f"{name} are cumulative, but exit {i + 1} costs less than exit {i}; give the sums from the first exit on"
+                f"{name} are cumulative, but exit {i + 1} costs less than exit {i}; give the sums from the first "
+                "exit on"
             )
         return wide
 
@@ -270,7 +274,9 @@ def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: 
     """Return the places of exits, samples and classes. Raises `WrongLogits` where they cannot be told."""
     if array.ndim not in (2, 3):
         tokens = f"; {RAGGED}" if array.ndim == 4 else ""
-        raise WrongLogits(f"outputs have three axes (exits, samples, classes), or two for values, not {array.ndim}{tokens}")
+        raise WrongLogits(
+            f"outputs have three axes (exits, samples, classes), or two for values, not {array.ndim}{tokens}"
+        )
     if array.dtype.kind not in "biuf":
         raise WrongLogits(f"outputs are real numbers, not {array.dtype}")
     if axes is not None:

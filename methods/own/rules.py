@@ -254,7 +254,7 @@ RULES: dict[str, Rule] = {
              _rising(Margin, lambda s: s.confidence - s.runner_up, (0.0, 1.1)), single=True),
         Rule("raw-margin", "RawMargin", "park2015biglittle", "Stop when the two largest logits are far enough apart.",
              _rising(RawMargin, lambda s: s.first - s.second, (0.0, math.inf)), single=True),
-        Rule("activation", "Activation", "passalis2020hierarchical", "Stop when the largest logit is above a threshold.",
+        Rule("activation", "Activation", "passalis2020hierarchical", "Stop when the largest logit is above one.",
              _rising(Activation, lambda s: s.first, (-math.inf, math.inf)), _raw, single=True),
         Rule("sole-class", "SoleClass", "panda2016cdl", "Stop when one class is likely enough and no other is.",
              _rising(SoleClass, _sigmoid, (0.5, 1.1)), _raw, single=True),
@@ -264,9 +264,9 @@ RULES: dict[str, Rule] = {
         Rule("flexible-patience", "FlexiblePatience", "gao2023pfberxit",
              "Stop when distributions have hardly changed for some exits.", _flexible_patience,
              lambda data: data.kind != "values" and data.exits > 2),
-        Rule("patient-confidence", "PatientConfidence", "zhang2022pceebert", "Stop when several exits in a row are sure.",
+        Rule("patient-confidence", "PatientConfidence", "zhang2022pceebert", "Stop when exits in a row are sure.",
              _patient_confidence, lambda data: data.kind != "values" and data.exits > 2),
-        Rule("voting", "Voting", "sun2021ensemble", "Stop when one class has enough votes; at the end the majority says.",
+        Rule("voting", "Voting", "sun2021ensemble", "Stop when one class has enough votes; else the majority says.",
              _voting),
         Rule("surest", "Surest", "kaya2019sdn", "As max-confidence, but at the end the surest of all exits answers.",
              _rising(Surest, lambda s: s.confidence, (0.0, 1.1))),
@@ -276,9 +276,9 @@ RULES: dict[str, Rule] = {
              _class_thresholds, lambda data: data.classes == 2),
         Rule("calibrated-confidence", "Tempered", "", "As max-confidence, after temperature scaling of each exit.",
              _calibrated, single=True),
-        Rule("budgeted", "MaxConfidence", "huang2018msdnet", "Max-confidence, thresholds by how many are to leave where.",
+        Rule("budgeted", "MaxConfidence", "huang2018msdnet", "Max-confidence, thresholds by how many leave where.",
              _budgeted, single=True),
-        Rule("percentile-entropy", "Entropy", "", "Entropy, with thresholds below which the same share lies at each exit.",
+        Rule("percentile-entropy", "Entropy", "", "Entropy, the same share below the threshold of each exit.",
              _percentile, single=True),
         Rule("conformal", "MaxConfidence", "schuster2021cats", "Max-confidence, thresholds by conformal calibration.",
              _conformal, single=True),
@@ -314,9 +314,10 @@ def of_extra(data: Logits) -> list[Rule]:
             )  # fmt: skip
         elif name == "state":
             found.append(
-                Rule("state-similarity", "StateSimilarity", "schuster2022calm", "Stop when a layer changed the state little.",
-                     lambda s, rows, count: [StateSimilarity(t) for t in (0.0, *1 - np.geomspace(1, 1e-4, count - 2), 1.1)],
-                     lambda data: True)
+                Rule("state-similarity", "StateSimilarity", "schuster2022calm", "Stop when a layer changed little.",
+                     lambda s, rows, count: [
+                         StateSimilarity(float(t)) for t in (0.0, *(1 - np.geomspace(1, 1e-4, count - 2)), 1.1)
+                     ], lambda data: True)
             )  # fmt: skip
     return found
 

@@ -61,7 +61,9 @@ class SavedRule:
     def policy(self) -> Policy:
         """The policy, to be asked at the first exit and then where it says; or at every exit if all are enabled."""
         if self.reject_below > -math.inf:
-            raise ValueError("a rule that refuses answers is applied, or asked exit by exit, since infer knows no refusal")
+            raise ValueError(
+                "a rule that refuses answers is applied, or asked exit by exit, since infer knows no refusal"
+            )
         inner = self._narrowed()
         return inner if len(self.enabled) == self.exits else Skipping(inner, self.enabled)
 
@@ -152,7 +154,8 @@ class Applied:
 
 
 def load_rule(path: str | Path) -> SavedRule:
-    """Return the rule that `SavedRule.save` or `eelit calibrate` wrote. Raises `WrongRule` in one sentence, `OSError`."""
+    """Return the rule that `SavedRule.save` or `eelit calibrate` wrote. Raises `WrongRule` in one sentence, "
+    "`OSError`."""
     place = Path(path)
     if place.stat().st_size > LARGEST:
         raise WrongRule(f"{place} is far too large for a rule")
