@@ -1,4 +1,4 @@
-"""How fast stored logits are turned into curves: `python tests/bench_logits.py [SAMPLES EXITS CLASSES]`, by `make bench`.
+"""How fast logits become curves: `python tests/bench_logits.py [SAMPLES EXITS CLASSES]`, by `make bench`.
 
 All policies that need no more than logits, with 50 settings each, over 10,000 × 12 × 1,000 made logits, on two cores:
 the scores of all exits alone within 2 s, everything within 10 s and 2 GiB beyond the input. It leaves with 1 if a

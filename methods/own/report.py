@@ -65,8 +65,7 @@ def html(found: Comparison) -> str:
         f"{STYLE}</style></head><body><h1>{title}</h1>\n{''.join(f'<p>{escape(text)}</p>' for text in facts(found))}\n"
         f"<figure>{picture}</figure>\n<h2>At equal cost</h2><p>{escape(found.quality_is)} within a share of the full "
         "model's cost: the best mixture of two settings. Saved without loss: by the cheapest setting that lost "
-        "nothing on the choosing "
-        "half. A policy is struck out where another is at least as good at every budget.</p>\n"
+        "nothing on the choosing half. A policy is struck out where another is at least as good at every budget.</p>\n"
         f'<table><thead><tr><th>policy</th>{head}<th class="n">area</th><th class="n">saved without loss</th>'
         f'<th class="n">lost there</th></tr></thead><tbody>{lines}{bounds}</tbody></table>\n'
         f"<h2>All settings</h2>{''.join(map(_settings, found.lines))}\n"

@@ -154,8 +154,7 @@ class Applied:
 
 
 def load_rule(path: str | Path) -> SavedRule:
-    """Return the rule that `SavedRule.save` or `eelit calibrate` wrote. Raises `WrongRule` in one sentence, "
-    "`OSError`."""
+    """Return the rule that `SavedRule.save` or `eelit calibrate` wrote. Raises `WrongRule`, `OSError`."""
     place = Path(path)
     if place.stat().st_size > LARGEST:
         raise WrongRule(f"{place} is far too large for a rule")

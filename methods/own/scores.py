@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eelit.methods.own.logits import Logits, WrongLogits
 
-PIECE = 1 << 18  # numbers that are worked on at a time: 1 MB of float32
+PIECE = 1 << 16  # numbers that are worked on at a time: 256 kB of float32
 AHEAD = (
     16  # classes, the likeliest at the last exit, among which the answer left by excluded classes is looked for first
 )
