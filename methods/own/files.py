@@ -114,7 +114,10 @@ def _npz(place: Path) -> tuple[Parts, dict[str, Any]]:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
             mapped = {entry.filename[:-4]: _mapped(place, entry) for entry in entries}
         with np.load(place, allow_pickle=False) as found:
-            return {name: found[name] if part is None else part for name, part in mapped.items()}, {}
+            parts = {name: found[name] if part is None else part for name, part in mapped.items()}
+        if wrong := [name for name, part in parts.items() if not isinstance(part, np.ndarray)]:
+            raise ValueError(f"`{wrong[0]}` is no array of numpy")
+        return parts, {}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, struct.error, KeyError, NotImplementedError) as error:
         raise _unreadable(place, error) from error
 
@@ -236,16 +239,17 @@ def _classes(shaped: Parts, place: Path) -> Parts:
     if "value" in shaped:
         return {"values": shaped.pop("value")}
     for letter, name in (("z", "logits"), ("p", "probabilities")):
-        columns = [f"{letter}{i}" for i in range(len(shaped)) if f"{letter}{i}" in shaped]
-        if columns:
-            if columns[-1] != f"{letter}{len(columns) - 1}":
-                raise WrongLogits(f"{place} lacks some of the columns {letter}0 to {columns[-1]}")
+        numbers = sorted(int(column[1:]) for column in shaped if column[:1] == letter and column[1:].isdecimal())
+        if numbers:
+            columns = [f"{letter}{i}" for i in range(len(numbers))]
+            if not set(columns) <= set(shaped):
+                raise WrongLogits(f"{place} lacks some of the columns {letter}0 to {letter}{numbers[-1]}")
             return {name: np.stack([shaped.pop(column) for column in columns], axis=-1)}
     raise WrongLogits(f"{place} has no columns z0, z1, … (logits), p0, p1, … (probabilities) or `value`")
 
 
 def _unreadable(place: Path, error: Exception) -> WrongLogits:
-    why = " ".join(str(error).split()) or type(error).__name__
+    why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     pickled = "allow_pickle" in why or "pickled" in why
     said = f"it holds pickled objects, which are not read; {RAGGED}" if pickled else why
     return WrongLogits(f"{place} cannot be read as {place.suffix}: {said}")
