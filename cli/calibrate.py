@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ GOALS = ("budget", "max_drop", "risk", "mean_risk", "reject")
 HEADER = ("policy", "cost", "saved", "quality", "drop", "± s.e.")
 
 
-def _number(name: str, text: str) -> Any:
+def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(f"--{name}", type=float, metavar="SHARE", help=text)
 
 

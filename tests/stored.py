@@ -21,7 +21,7 @@ def digits():
     logits = []
     for count in PIXELS:
         seen = x[:, pixels[:count]]
-        model = LogisticRegression(max_iter=60, C=2.0).fit(seen[:TRAINED_ON], y[:TRAINED_ON])
+        model = LogisticRegression(max_iter=300, C=0.3).fit(seen[:TRAINED_ON], y[:TRAINED_ON])
         logits.append(model.decision_function(seen[TRAINED_ON:]))
     return np.stack(logits).astype(np.float32), y[TRAINED_ON:]
 

@@ -27,7 +27,7 @@ from eelit.methods.policies.predicted_class import PredictedClass
 from eelit.methods.policies.temperature import fit_temperature
 
 EVERY = st.sampled_from([name for name in rules.RULES if name != "patience-of-values"])
-QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=250, deadline=None, derandomize=True, database=None)
 
 
 def test_every_policy_is_tried_or_has_its_reason():
@@ -105,7 +105,7 @@ def test_ends_are_the_first_exit_and_the_full_model_and_no_setting_is_lost(name)
     rule = rules.RULES[name]
     every = rule.settings(scores, np.arange(0, 80, 2), 50)
     assert 3 < len(every) <= 50
-    assert (decide(every[0], scores).exits == 0).all()
+    assert (decide(every[0], scores).exits == 0).all() or name == "sole-class"  # no other class may be likely
     assert (decide(every[-1], scores).exits == 3).all() or name == "voting"  # unanimity is one vote short
     for policy in every:
         assert type(policy).__name__ == rule.policy

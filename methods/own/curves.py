@@ -105,7 +105,9 @@ def mean_of(values: NDArray[Any], rows: Rows) -> float:
     return float(values[rows].mean(dtype=np.float64))
 
 
-def mixture(costs: Sequence[float], qualities: Sequence[float], share: float, *, mix: bool = True) -> Any:
+def mixture(
+    costs: Sequence[float] | Floats, qualities: Sequence[float] | Floats, share: float, *, mix: bool = True
+) -> Any:
     """Return ``(i, j, weight)`` of the best mixture of two settings within a share of the full cost, None if none fits.
 
     ``weight`` is that of the costlier setting j. What `eelit.methods.engine.operating_points.at` takes, for all pairs

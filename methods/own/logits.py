@@ -281,8 +281,8 @@ def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: 
         raise WrongLogits(f"outputs are real numbers, not {array.dtype}")
     if axes is not None:
         if axes not in AXES or len(axes) != array.ndim:
-            known = ", ".join(f"`{name}`" for name in AXES if len(name) == array.ndim)
-            raise WrongLogits(f"axes of an array {list(array.shape)} are one of {known}, not `{axes}`")
+            named = ", ".join(f"`{name}`" for name in AXES if len(name) == array.ndim)
+            raise WrongLogits(f"axes of an array {list(array.shape)} are one of {named}, not `{axes}`")
         return AXES[axes]
     first, second = array.shape[:2]
     known = _known_exits(costs)
@@ -293,7 +293,7 @@ def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: 
         if (samples is None or n == samples) and (known is None or e in known)
     ]
     if not ways:
-        told = " and ".join(filter(None, [samples is not None and f"{samples} labels", known and "the costs"]))  # type: ignore[list-item]
+        told = " and ".join([f"{samples} labels"] * (samples is not None) + ["the costs"] * (known is not None))
         raise WrongLogits(f"outputs {list(array.shape)} fit {told} neither with exits nor with samples first")
     if len(ways) == 2 and first == second:
         raise WrongLogits(f"outputs {list(array.shape)} may have exits or samples first; say which with axes")

@@ -173,14 +173,14 @@ def _class_thresholds(scores: Scores, rows: Rows, count: int) -> list[Policy]:
 
 def _budgeted(scores: Scores, rows: Rows, count: int) -> list[Policy]:
     exits = scores.logits.exits
-    ratios = [0.0, *np.exp(np.linspace(-3, 3, max(0, count - 2))), math.inf]
+    ratios = [*np.exp(np.linspace(-3, 3, max(0, count - 2))), math.inf]
     held = scores.confidence[:, rows]
-    return [MaxConfidence(thresholds_for(held, exit_shares(r, exits)) or 2.0) for r in ratios]
+    return [MaxConfidence(0.0), *(MaxConfidence(thresholds_for(held, exit_shares(r, exits)) or 2.0) for r in ratios)]
 
 
 def _percentile(scores: Scores, rows: Rows, count: int) -> list[Policy]:
     held = scores.entropy[:-1, rows]
-    return [Entropy(percentile_thresholds(held, share) or 0.0) for share in np.linspace(1, 0, count)]
+    return [Entropy(percentile_thresholds(list(held), float(share)) or 0.0) for share in np.linspace(1, 0, count)]
 
 
 def _conformal(scores: Scores, rows: Rows, count: int) -> list[Policy]:

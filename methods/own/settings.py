@@ -38,9 +38,10 @@ KINDS: dict[str, Any] = {
 
 def settings_of(policy: Policy) -> dict[str, Any]:
     """Return the settings of a policy, by name; numbers that are not finite as words, since JSON has none."""
-    if not is_dataclass(policy):
+    held: Any = policy
+    if not is_dataclass(held):
         raise ValueError(f"{type(policy).__name__} is no policy with settings")
-    return {part.name: _plain(getattr(policy, part.name)) for part in fields(policy)}
+    return {part.name: _plain(getattr(held, part.name)) for part in fields(held)}
 
 
 def _plain(value: Any) -> Any:
