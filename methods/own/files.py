@@ -71,6 +71,8 @@ def read(path: str | Path, **given: Any) -> Logits:
 def array(path: str | Path) -> NDArray[Any]:
     """Return the single array of an .npy or .npz file, or the numbers of a text. Raises `WrongLogits`, `OSError`."""
     place = Path(path)
+    with place.open("rb"):
+        pass
     if place.suffix.lower() in (".npy", ".npz"):
         parts, _ = READERS[place.suffix.lower()](place)
         if len(parts) != 1:

@@ -287,18 +287,22 @@ def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: 
     first, second = array.shape[:2]
     known = _known_exits(costs)
     samples = None if labels is None else len(labels)
-    ways = [
-        places
-        for places, n, e in (((0, 1), second, first), ((1, 0), first, second))
-        if (samples is None or n == samples) and (known is None or e in known)
-    ]
+    ways = _ways(first, second, samples, known) or _ways(first, second, samples, None)  # costs are checked later
     if not ways:
-        told = " and ".join([f"{samples} labels"] * (samples is not None) + ["the costs"] * (known is not None))
-        raise WrongLogits(f"outputs {list(array.shape)} fit {told} neither with exits nor with samples first")
+        raise WrongLogits(f"outputs {list(array.shape)} fit {samples} labels neither with exits nor with samples first")
     if len(ways) == 2 and first == second:
         raise WrongLogits(f"outputs {list(array.shape)} may have exits or samples first; say which with axes")
     chosen = ways[0] if len(ways) == 1 or first < second else ways[1]
     return (*chosen, 2) if array.ndim == 3 else chosen
+
+
+def _ways(first: int, second: int, samples: int | None, exits: set[int] | None) -> list[tuple[int, int]]:
+    """Return how exits and samples may lie in the first two axes."""
+    return [
+        places
+        for places, n, e in (((0, 1), second, first), ((1, 0), first, second))
+        if (samples is None or n == samples) and (exits is None or e in exits)
+    ]
 
 
 def _known_exits(costs: Any) -> set[int] | None:

@@ -171,26 +171,46 @@ def _class_thresholds(scores: Scores, rows: Rows, count: int) -> list[Policy]:
     return [ClassThresholds(p, n) for p in positive for n in negative]
 
 
+def _apart(thresholds: tuple[float, ...], held: Array) -> tuple[float, ...]:
+    """Return thresholds, each of which is one of the scores ``[E - 1, n]`` of its exit, moved halfway to the next lower.
+
+    The same samples stay above; but in another library, which rounds otherwise, so they do there.
+    """
+    found = []
+    for threshold, scores in zip(thresholds, held, strict=True):
+        below, above = scores[scores < threshold], scores[scores >= threshold]
+        between_two = math.isfinite(threshold) and len(below) and len(above)
+        found.append((float(below.max()) + float(above.min())) / 2 if between_two else threshold)
+    return tuple(found)
+
+
 def _budgeted(scores: Scores, rows: Rows, count: int) -> list[Policy]:
     exits = scores.logits.exits
     ratios = [*np.exp(np.linspace(-3, 3, max(0, count - 2))), math.inf]
     held = scores.confidence[:, rows]
-    return [MaxConfidence(0.0), *(MaxConfidence(thresholds_for(held, exit_shares(r, exits)) or 2.0) for r in ratios)]
+    return [
+        MaxConfidence(0.0),
+        *(MaxConfidence(_apart(thresholds_for(held, exit_shares(r, exits)), held[:-1]) or 2.0) for r in ratios),
+    ]
 
 
 def _percentile(scores: Scores, rows: Rows, count: int) -> list[Policy]:
     held = scores.entropy[:-1, rows]
-    return [Entropy(percentile_thresholds(list(held), float(share)) or 0.0) for share in np.linspace(1, 0, count)]
+    return [
+        Entropy(_apart(percentile_thresholds(list(held), float(share)), held) or 0.0)
+        for share in np.linspace(1, 0, count)
+    ]
 
 
 def _conformal(scores: Scores, rows: Rows, count: int) -> list[Policy]:
-    """Confidence must be strictly above the threshold, so the next number is the first that is."""
+    """Confidence must be strictly above the threshold, so that lies halfway to the next higher one."""
     sure, said = scores.confidence[:-1, rows], scores.predicted[:, rows]
     same = (said[:-1] == said[-1]) & (said[:-1] >= 0)
     found: list[Policy] = []
     for tolerance in 1 - np.linspace(0, 1, count) ** 0.5:
         limits = independent_thresholds(sure, same, float(tolerance)) if len(sure) else (2.0,)
-        found.append(MaxConfidence(tuple(float(np.nextafter(t, math.inf)) for t in limits)))
+        above = tuple(float(np.nextafter(t, math.inf)) for t in limits)
+        found.append(MaxConfidence(_apart(above, sure) if len(sure) else above))
     return found
 
 
