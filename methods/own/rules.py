@@ -172,12 +172,12 @@ def _class_thresholds(scores: Scores, rows: Rows, count: int) -> list[Policy]:
 
 
 def _apart(thresholds: tuple[float, ...], held: Array) -> tuple[float, ...]:
-    """Return thresholds, each of which is one of the scores ``[E - 1, n]`` of its exit, moved halfway to the next lower.
+    """Return thresholds, each one of the scores ``[E - 1, n]`` of its exit, moved halfway to the next lower.
 
     The same samples stay above; but in another library, which rounds otherwise, so they do there.
     """
     found = []
-    for threshold, scores in zip(thresholds, held, strict=True):
+    for threshold, scores in zip(thresholds, held.astype(np.float64), strict=True):
         below, above = scores[scores < threshold], scores[scores >= threshold]
         between_two = math.isfinite(threshold) and len(below) and len(above)
         found.append((float(below.max()) + float(above.min())) / 2 if between_two else threshold)
