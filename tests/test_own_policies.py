@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import digits, made
 
-from eelit.methods.engine.evaluate import answered, replay
+from eelit.methods.engine.evaluate import answered, infer, replay
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.own import rules
 from eelit.methods.own.compare import compare
 from eelit.methods.own.curves import halves, tried
@@ -71,6 +72,32 @@ def test_every_policy_decides_as_it_does_exit_by_exit(name, outputs):
         if np.isfinite(z).all():
             told = np.asarray(answered(policy, torch.as_tensor(z.astype(scores.confidence.dtype)), exits))
             assert found.gain.tolist() == (told.argmax(axis=-1) == y).tolist(), policy
+
+
+@QUICK
+@given(EVERY, stored_outputs())
+def test_every_policy_really_skips_where_its_replay_stops(name, outputs):
+    z, y = outputs
+    _, every = some_settings(name, z, y, 4)
+    said = torch.as_tensor(z)
+    for policy in every:
+        found = infer(speaking(said), torch.arange(len(y)), policy)
+        assert found.exits.tolist() == replay(policy, said).tolist(), policy
+
+
+class Head(torch.nn.Module):
+    """Says what is stored of the samples whose numbers it is shown."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, number):
+        return self.said[number]
+
+
+def speaking(said):
+    return MultiExit([torch.nn.Identity() for _ in said], [Head(part) for part in said])
 
 
 @QUICK

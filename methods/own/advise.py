@@ -28,6 +28,8 @@ DROP = 0.01
 """Quality that counts as a small loss."""
 WORTH_A_LOSS = 0.2
 """Share of the cost that must be saved for a small loss to be worth it."""
+UNKNOWN = 0.02
+"""Standard error of a drop above which nothing is said."""
 BATCHES = (1, 8, 32, 128)
 
 
@@ -68,6 +70,7 @@ class Advice:
     heads_share: float | None  # what all heads but the last cost, if known
     static_saves: float  # by the earliest single exit that is no worse than the last on the choosing half
     static_drop: float
+    static_error: float  # the standard error of this drop
     lossless: Saving | None
     small_loss: Saving | None
     verdict: Verdict
@@ -97,7 +100,7 @@ def advise(
         found += tried(rule, scores, parts.choosing, settings, disable=True)
     told = parts.telling
     gain = scores.gain[:, told].astype(np.float64)
-    saves, loss = _cut_off(scores, parts)
+    saves, loss, error = _cut_off(scores, parts)
     facts: dict[str, Any] = {
         "name": data.name,
         "samples": data.samples,
@@ -111,11 +114,11 @@ def advise(
         "heads_share": None if data.plain_costs is None else float(data.costs[-1].mean()) / data.full_cost - 1,
         "static_saves": saves,
         "static_drop": loss,
+        "static_error": error,
         "lossless": _saving(scores, found, parts, 0.0),
         "small_loss": _saving(scores, found, parts, DROP),
     }
-    error = standard_error(gain[-1])
-    verdict, reason = _verdict(facts, error)
+    verdict, reason = _verdict(facts)
     return Advice(**facts, verdict=verdict, reason=reason)
 
 
@@ -153,7 +156,7 @@ def _overthinking(scores: Scores, rows: Any) -> float | None:
     return float((right[:-1].any(axis=0) & ~right[-1]).mean())
 
 
-def _cut_off(scores: Scores, parts: Any) -> tuple[float, float]:
+def _cut_off(scores: Scores, parts: Any) -> tuple[float, float, float]:
     """Return what the earliest single exit that is as good as the last on one half saves, and loses on the other.
 
     As good is what lies within one standard error of the difference.
@@ -161,7 +164,8 @@ def _cut_off(scores: Scores, parts: Any) -> tuple[float, float]:
     theirs = static(scores, parts.telling)
     lost = (scores.gain[-1] - scores.gain)[:, parts.choosing].astype(np.float64)
     e = next(i for i, row in enumerate(lost) if row.mean() <= standard_error(row) + 1e-9)
-    return 1 - theirs[e][0], theirs[-1][1] - theirs[e][1]
+    told = (scores.gain[-1] - scores.gain[e])[parts.telling].astype(np.float64)
+    return 1 - theirs[e][0], float(told.mean()), standard_error(told)
 
 
 def _saving(scores: Scores, found: list[Setting], parts: Any, drop: float) -> Saving | None:
@@ -194,7 +198,7 @@ def _waiting(scores: Scores, setting: Setting, rows: Any, batch: int) -> float:
     return 1 - float(last @ costs) / data.full_cost
 
 
-def _verdict(facts: dict[str, Any], error: float) -> tuple[Verdict, str]:
+def _verdict(facts: dict[str, Any]) -> tuple[Verdict, str]:
     """Return the verdict and its reason, from figures on the half to tell on."""
     free: Saving | None = facts["lossless"]
     cheap: Saving | None = facts["small_loss"]
@@ -205,6 +209,12 @@ def _verdict(facts: dict[str, Any], error: float) -> tuple[Verdict, str]:
             f"{_some(facts['oracle_saves'])} of the "
             "cost: the early exits are too weak, or their heads too dear"
         )
+    unknown = max(facts["static_error"], 0.0 if free is None else free.drop_error)
+    if unknown > UNKNOWN:
+        return "too few samples to tell", (
+            f"what is lost of {what} by leaving early is known to ± {unknown:.3f} only, on {facts['samples']} samples, "
+            "half of which are there to choose on; collect more"
+        )
     if free is not None and facts["static_saves"] >= free.share - 0.02 and facts["static_saves"] >= WORTH:
         return "cut the network off", (
             f"one exit for all samples saves {facts['static_saves']:.1%} at a drop in {what} of "
@@ -212,11 +222,6 @@ def _verdict(facts: dict[str, Any], error: float) -> tuple[Verdict, str]:
             f"and no policy that looks at the samples saves more than {free.share:.1%} without loss: use the "
             "network up "
             "to that exit, without the others"
-        )
-    if free is not None and free.drop_error > 0.02:
-        return "too few samples to tell", (
-            f"the best policy saves {free.share:.1%}, but its drop in {what} is known to ± {free.drop_error:.3f} only; "
-            "collect more samples"
         )
     if free is not None and free.share >= WORTH and free.drop <= 2 * free.drop_error + 1e-9:
         return "worth it", (

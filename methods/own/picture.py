@@ -30,11 +30,12 @@ def drawn(found: Comparison, kind: str) -> bytes:
         points = getattr(found, name)
         axes.plot(*zip(*points, strict=True), style, color="black", markersize=4, label=f"{name} (bound)", zorder=2)
     axes.plot([1], [found.full_quality], "*", color="black", markersize=12, label="full model", zorder=4)
-    axes.set_xlabel(f"mean cost, share of the full model's ({found.unit})")
+    axes.set_xlabel(f"mean cost, share of the full model's ({found.unit})", parse_math=False)
     axes.set_ylabel(f"{found.quality_is} on {found.telling} held-out samples")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    for text in axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)).get_texts():
+        text.set_parse_math(False)  # names of columns are no formulas
     held = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "eelit", "svg.fonttype": "path"}):
         figure.savefig(held, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)

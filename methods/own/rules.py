@@ -41,6 +41,8 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 MOST = 50
 """Settings of one policy that are tried, unless another number is asked for."""
+ROUNDING = 1e-6
+"""What two scores must differ by, as a share of them, for a threshold to lie between them."""
 LEFT_OUT = {
     "ContinuationThreshold": "reads what a trained predictor says of going on; give it as an extra column",
     "DontKnow": "reads class probabilities by a small network for each exit, which is trained",
@@ -76,7 +78,10 @@ class Rule:
 
 
 def between(values: Array, count: int) -> list[float]:
-    """Return at most so many numbers that lie between the values, as evenly among them as can be, rising."""
+    """Return at most so many numbers that lie between the values, as evenly among them as can be, rising.
+
+    Values that are equal but for the rounding of float32 are not told apart: another library may round otherwise.
+    """
     known = np.sort(np.asarray(values, dtype=np.float64).ravel())
     known = known[np.isfinite(known)]
     if not len(known) or count < 1:
@@ -85,9 +90,9 @@ def between(values: Array, count: int) -> list[float]:
     found = []
     for place in places:
         here = known[place]
-        after = np.searchsorted(known, here, side="right")
+        after = int(np.searchsorted(known, here + ROUNDING * abs(here), side="right"))
         if after < len(known):
-            found.append(float((here + known[after]) / 2))
+            found.append(float((known[after - 1] + known[after]) / 2))
     return sorted(set(found))
 
 

@@ -20,7 +20,7 @@ from eelit.methods.own.decide import ANSWERS, exits_of, stops
 from eelit.methods.own.logits import Logits
 from eelit.methods.own.scores import Scores
 from eelit.methods.own.settings import policy_of, settings_of
-from eelit.methods.policies.base import Array, Assembling, Output, Policy, State, said, softmax
+from eelit.methods.policies.base import Array, Assembling, Output, Policy, State, said, softmax, widened
 
 FORMAT = "eelit rule"
 VERSION = 1
@@ -72,7 +72,10 @@ class SavedRule:
         return self._narrowed().start()
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
-        """Take what the next enabled exit says, logits ``[n, C]``; return the state and who stops ``[n]``."""
+        """Take what the next enabled exit says, logits ``[n, C]``; return the state and who stops ``[n]``.
+
+        A rule on probabilities takes their logarithms.
+        """
         return self._narrowed().step(state, output)
 
     def answer(self, state: State, output: Output) -> Array:
@@ -223,7 +226,8 @@ def drawn(first: Array) -> NDArray[np.float64]:
     So the same sample always draws the same, without a generator that would have to be kept. The numbers are rounded
     to the precision of bfloat16 before, so that another order of summation rarely matters.
     """
-    host = np.asarray(to_device(first, "cpu") if is_array_api_obj(first) else first, dtype=np.float32)
+    wide = widened(first)
+    host = np.asarray(to_device(wide, "cpu") if is_array_api_obj(wide) else wide).astype(np.float32)
     words = host.reshape(len(host), -1).copy().view(np.uint32).astype(np.uint64)
     words = (words + np.uint64(0x8000)) >> np.uint64(16)
     odd = np.random.default_rng(20).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
