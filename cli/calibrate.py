@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,45 +107,37 @@ def _report(found: SavedRule) -> str:
     from eelit.methods.own.report import short
     from eelit.methods.own.settings import settings_of
 
-    promise, measured = found.promise, found.promise["measured"]
+    promise = found.promise
     lines = [bold(f"{found.rule}: {promise['text']}")]
     for weight, policy in found.parts:
         share = "" if len(found.parts) == 1 else f"{weight:.1%} of samples: "
         lines.append(paragraph(f"{share}{type(policy).__name__}, {short(settings_of(policy))}", "  "))
     lines.append(f"  exits asked: {', '.join(str(e + 1) for e in found.enabled)} of {found.exits}")
-    lines.append(
-        paragraph(
-            f"On {found.data['told_on']} samples on which nothing was chosen: {measured['share']:.1%} ± "
-            f"{measured['share_error']:.1%} of the full model's cost, {promise['quality_is']} "
-            f"{measured['quality']:.4f} beside "
-            f"{measured['full_quality']:.4f} (drop {measured['drop']:.4f} ± {measured['drop_error']:.4f}, "
-            "standard errors)."
-        )
-    )
-    if "refused" in measured:
-        lines.append(
-            paragraph(
-                f"{measured['refused']:.1%} get no answer (confidence at the last exit below "
-                f"{found.reject_below:.4g}); of the "
-                f"others {measured['quality_of_answered']:.4f} are right, beside "
-                f"{measured['full_quality_of_answered']:.4f} by the "
-                "full model that refuses as many."
-            )
-        )
-    lines.append(
-        "Promised with proof."
-        if promise["proved"]
-        else f"Not proved; {'met' if found.budget_met_ else 'MISSED'} there."
-    )
+    lines += [paragraph(text) for text in _measured(found)]
+    met = "met" if found.budget_met_ else "MISSED"
+    lines.append("Promised with proof." if promise["proved"] else f"Not proved; {met} there.")
     rows = [
         [
             row["rule"],
-            f"{row['share']:.1%}",
-            f"{row['saved']:.1%}",
-            f"{row['quality']:.4f}",
-            f"{row['drop']:.4f}",
-            f"{row['drop_error']:.4f}",
+            *(f"{row[name]:.1%}" for name in ("share", "saved")),
+            *(f"{row[name]:.4f}" for name in ("quality", "drop", "drop_error")),
         ]
         for row in found.table_
     ]
     return "\n".join([*lines, "", bold("WHAT ELSE THERE WAS"), table(HEADER, rows)])
+
+
+def _measured(found: SavedRule) -> Iterator[str]:
+    """Yield in sentences what the rule comes to where nothing was chosen."""
+    m = found.promise["measured"]
+    yield (
+        f"On {found.data['told_on']} samples on which nothing was chosen: {m['share']:.1%} ± {m['share_error']:.1%} of the "
+        f"full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
+        f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
+    )
+    if "refused" in m:
+        yield (
+            f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the others "
+            f"{m['quality_of_answered']:.4f} are right, beside {m['full_quality_of_answered']:.4f} by the full model that "
+            "refuses as many."
+        )
