@@ -131,13 +131,13 @@ def _measured(found: SavedRule) -> Iterator[str]:
     """Yield in sentences what the rule comes to where nothing was chosen."""
     m = found.promise["measured"]
     yield (
-        f"On {found.data['told_on']} samples on which nothing was chosen: {m['share']:.1%} ± {m['share_error']:.1%} of the "
-        f"full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
+        f"On {found.data['told_on']} samples on which nothing was chosen: {m['share']:.1%} ± {m['share_error']:.1%} of "
+        f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
         f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
     )
     if "refused" in m:
         yield (
-            f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the others "
-            f"{m['quality_of_answered']:.4f} are right, beside {m['full_quality_of_answered']:.4f} by the full model that "
-            "refuses as many."
+            f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the "
+            f"others {m['quality_of_answered']:.4f} are right, beside {m['full_quality_of_answered']:.4f} by the full "
+            "model that refuses as many."
         )

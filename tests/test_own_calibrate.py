@@ -14,7 +14,7 @@ from eelit.methods.engine.evaluate import followed, infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.own import calibrate as calibrating
 from eelit.methods.own import guarantees, rules
-from eelit.methods.own.advise import advise
+from eelit.methods.own.advise import _waiting, advise
 from eelit.methods.own.calibrate import CannotPromise, calibrate
 from eelit.methods.own.curves import halves
 from eelit.methods.own.decide import decide
@@ -23,6 +23,7 @@ from eelit.methods.own.saved import Mixture, SavedRule, Skipping, WrongRule, dra
 from eelit.methods.own.scores import Scores
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.temperature import Tempered
 
 TIMES = 1000
 
@@ -338,6 +339,10 @@ def test_thresholds_of_exits_that_are_not_asked_are_left_out(real):
     z = real.z[:, :100]
     assert by_hand(rule, z) == rule.apply(z).exits.tolist()
     assert rule.apply(z).exits.tolist() == decide(MaxConfidence((9, 0.8, 9, 0.6)), Scores(Logits(z))).exits.tolist()
+    heated = Tempered((9.0, 2.0, 9.0, 0.3, 1.0), MaxConfidence((0.9, 0.6, 0.1, 0.7)))
+    rule = SavedRule("x", ((1.0, heated),), 5, (1, 3, 4), 10, "logits")
+    assert len(set(by_hand(rule, z))) == 3
+    assert by_hand(rule, z) == rule.apply(z).exits.tolist()
 
 
 @pytest.mark.parametrize(
@@ -379,6 +384,12 @@ def test_the_path_saves_ever_more_and_follows_from_the_choosing_half(real):
     found = calibrating.path(task)
     costs = [float(task.costs(setting)[parts.choosing].mean()) for setting in found]
     lost = [float(task.losses(setting)[parts.choosing].mean()) for setting in found]
+    y = real.labels.copy()
+    y[parts.telling] = np.random.default_rng(0).integers(0, 10, len(parts.telling))
+    other = Scores(Logits(real.z, y, COSTS))
+    again = calibrating.tried(rules.RULES["margin"], other, parts.choosing, 20, disable=True)
+    task = calibrating.Task(other, parts, again, "drop")
+    assert [setting.policy for setting in calibrating.path(task)] == [setting.policy for setting in found]
     assert costs == sorted(costs, reverse=True)
     assert lost == sorted(lost)
     assert costs[0] < 1
@@ -398,7 +409,18 @@ def test_exits_that_know_when_they_are_right_are_worth_it(real):
     assert found.heads_share is None
     batches = list(found.lossless.batches.values())
     assert batches == sorted(batches, reverse=True)
+    assert batches[1] < batches[0] - 0.05
     assert batches[0] == pytest.approx(found.lossless.share)
+
+
+def test_what_a_batch_that_waits_saves_is_what_drawn_batches_save(real):
+    scores, rows = Scores(real), np.arange(real.samples)
+    (setting,) = calibrating.tried(rules.RULES["max-confidence"], scores, rows, 3)[1:2]
+    costs, rng = np.array(COSTS) / COSTS[-1], np.random.default_rng(0)
+    for batch in (1, 4, 16):
+        drawn_ = rng.choice(setting.decided.exits, (4000, batch)).max(axis=1)
+        error = costs[drawn_].std() / math.sqrt(4000)
+        assert abs(_waiting(scores, setting, rows, batch) - (1 - costs[drawn_].mean())) < 4 * error
 
 
 def verdict(ease, plain=None, samples=3000):
