@@ -242,7 +242,7 @@ GOALS = [{"budget": 0.45}, {"max_drop": 0.02}, {"risk": 0.05, "delta": 0.1}, {"r
 
 
 @pytest.mark.parametrize(
-    ("name", "goal"), itertools.product(["max-confidence", "calibrated-confidence"], GOALS), ids=str
+    ("name", "goal"), list(itertools.product(["max-confidence", "calibrated-confidence"], GOALS)), ids=str
 )
 def test_a_rule_is_read_as_it_was_written(real, tmp_path, name, goal):
     rule = calibrate(real, name, settings=12, **goal)
@@ -339,7 +339,7 @@ def test_thresholds_of_exits_that_are_not_asked_are_left_out(real):
     z = real.z[:, :100]
     assert by_hand(rule, z) == rule.apply(z).exits.tolist()
     assert rule.apply(z).exits.tolist() == decide(MaxConfidence((9, 0.8, 9, 0.6)), Scores(Logits(z))).exits.tolist()
-    heated = Tempered((9.0, 2.0, 9.0, 0.3, 1.0), MaxConfidence((0.9, 0.6, 0.1, 0.7)))
+    heated = Tempered((9.0, 0.7, 9.0, 0.3, 1.0), MaxConfidence((0.9, 0.7, 0.1, 0.8)))
     rule = SavedRule("x", ((1.0, heated),), 5, (1, 3, 4), 10, "logits")
     assert len(set(by_hand(rule, z))) == 3
     assert by_hand(rule, z) == rule.apply(z).exits.tolist()
