@@ -178,6 +178,36 @@ def test_every_kind_of_file_says_the_same(outputs, tmp_path):
         assert np.allclose(found.extra["gate"], z[..., 0]), name
 
 
+def test_what_is_written_is_read_again(outputs, tmp_path):
+    z, y = outputs
+    ours = Logits(
+        z,
+        y,
+        [1, 2, 3, 4],
+        unit="ms",
+        plain_costs=[1, 1.5, 2, 3],
+        lengths=[20, 40],
+        extra={"gate": z[..., :2], "s": z[..., 0]},
+    )
+    values = Logits(z[..., 0], z[-1, :, 0], axes="en")
+    half = Logits((z.view(np.uint32) >> 16).astype(np.uint16), y, bfloat16=True)
+    for data in (ours, values, half):
+        files.write(data, tmp_path / "a.npz")
+        again = files.read(tmp_path / "a.npz")
+        for name in ("labels", "costs", "plain_costs", "groups"):
+            assert np.array_equal(getattr(again, name), getattr(data, name)), name
+        assert (again.kind, again.unit) == (data.kind, data.unit)
+        assert (again.read(2, 3, 9) == data.read(2, 3, 9)).all()
+        assert {name: part.tolist() for name, part in again.extra.items()} == {
+            name: part.tolist() for name, part in data.extra.items()
+        }
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    with pytest.raises(WrongLogits, match="another name"):
+        files.write(Logits(z, y, extra={"labels": z[..., 0]}), tmp_path / "a.npz")
+    with pytest.raises(WrongLogits, match="written as"):
+        files.write(ours, tmp_path / "a.csv")
+
+
 def test_parquet_is_read_by_pyarrow_or_said_to_need_it(outputs, tmp_path):
     z, y = outputs
     try:

@@ -1,4 +1,4 @@
-"""Read what exits said from a file: .npz, .npy, .safetensors, .csv or .parquet. Nothing in it is ever unpickled.
+"""Read what exits said from a file, and write it: .npz, .npy, .safetensors, .csv or .parquet. Nothing is unpickled.
 
 Large arrays stay in the file and are read piece by piece: those of .npy and .safetensors, and of an .npz that was
 written without compression, as `numpy.savez` does.
@@ -7,7 +7,9 @@ written without compression, as `numpy.savez` does.
 from __future__ import annotations
 
 import json
+import os
 import struct
+import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,6 +68,29 @@ def read(path: str | Path, **given: Any) -> Logits:
         raise WrongLogits(f"{place} holds `{unread[0]}` {list(parts[unread[0]].shape)}, which means nothing here")
     arguments |= {name: value for name, value in given.items() if value is not None}
     return Logits(**arguments)
+
+
+def write(data: Logits, path: str | Path) -> None:
+    """Write an .npz that `read` reads, and of which large arrays stay in the file: aside, then renamed.
+
+    Raises `WrongLogits` if what exits said beside their answer has a name that means something else, `OSError`.
+    """
+    place = Path(path)
+    if place.suffix.lower() != ".npz":
+        raise WrongLogits(f"{place} is not written; outputs are written as .npz")
+    if taken := sorted(set(data.extra) & {*KNOWN, *OUTPUTS}):
+        raise WrongLogits(f"`{taken[0]}` means something else in a file; give it another name")
+    z = np.stack([data.read(e, 0, data.samples) for e in range(data.exits)]) if data.bfloat16 else data.z
+    parts: Parts = {data.kind: z, "costs": data.costs, "unit": np.array(data.unit), **data.extra}
+    parts["axes"] = np.array("en" if data.kind == "values" else "enc")
+    named = {"labels": data.labels, "plain_costs": data.plain_costs, "groups": data.groups}
+    parts |= {name: part for name, part in named.items() if part is not None}
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.npz")
+    try:
+        np.savez(temporary, **parts)  # type: ignore[arg-type]  # an array by the name `allow_pickle` is no part
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def array(path: str | Path) -> NDArray[Any]:
