@@ -56,7 +56,7 @@ def _report(found: Advice) -> Iterator[str]:
         ["knowing the truth: quality", f"{found.oracle_quality:.4f}"],
         ["knowing the truth: saved without loss", f"{found.oracle_saves:.1%}"],
         ["an earlier exit right, the last wrong", _optional(found.overthinking, ".1%")],
-        ["all heads but the last cost", _optional(found.heads_share, ".1%") or "not known; give plain_costs"],
+        ["all heads but the last cost", _optional(found.heads_share, ".1%") or "not known; --plain-costs tells"],
         ["one exit for all, as good: saved", f"{found.static_saves:.1%} (drop {found.static_drop:.4f})"],
         ["best policy, no loss: saved", _saved(found.lossless)],
         ["best policy, small loss: saved", _saved(found.small_loss)],

@@ -14,7 +14,7 @@ from eelit.catalog.baselines import said
 from eelit.catalog.faults import writing
 from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
-from eelit.cli.own import logits_options, read_logits, reading, seed_option
+from eelit.cli.own import SOURCE, logits_options, read_logits, reading, seed_option
 from eelit.cli.run import ELSEWHERE
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 from eelit.methods.harness.tracks import TRACKS
@@ -68,9 +68,11 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
 
     if not methods:
         raise click.UsageError("name the methods to compare, or give --logits")
-    for option in ("labels", "costs", "axes", "kind", "unit", "policies"):
+    for option in (*SOURCE, "policies"):
         if options[option]:
-            raise click.UsageError(f"--{'policy' if option == 'policies' else option} goes with --logits")
+            raise click.UsageError(
+                f"--{'policy' if option == 'policies' else option.replace('_', '-')} goes with --logits"
+            )
     keys = on_track(methods, name)
     if out and out.suffix not in (".svg", ".png"):
         raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")

@@ -17,8 +17,8 @@ from eelit.cli.run import ProgressLine
 if TYPE_CHECKING:
     from eelit.methods.own.logits import Logits
 
-SOURCE = ("logits", "labels", "costs", "axes", "kind", "unit")
-"""Options that say what is read."""
+SOURCE = ("labels", "costs", "plain_costs", "unit", "axes", "kind")
+"""Options that say what is read, beside the file."""
 
 
 def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -29,6 +29,8 @@ def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable
         click.option("--labels", type=Place(), metavar="FILE", help="Labels, if they are not in the same file."),
         click.option("--costs", metavar="A,B,…|FILE",
                      help="Cumulative cost of each exit; default: the file's, or 1, 2, …"),
+        click.option("--plain-costs", metavar="A,B,…|FILE",
+                     help="The same of a network with no head but the one at this exit: tells what heads cost."),
         click.option("--unit", metavar="WORD", help="What costs are counted in, such as MACs or ms."),
         click.option("--axes", type=click.Choice(["enc", "nec", "en", "ne"]),
                      help="Which axis is exits, samples (n), classes; default: as the sizes tell."),
@@ -73,23 +75,24 @@ def read_logits(options: dict[str, Any]) -> Logits:
     """Return the outputs that the options name."""
     from eelit.methods.own import files
 
-    labels, costs = options["labels"], options["costs"]
+    labels, costs, plain = options["labels"], options["costs"], options["plain_costs"]
     return files.read(
         options["logits"],
         labels=None if labels is None else files.array(labels),
-        costs=None if costs is None else _costs(costs),
+        costs=None if costs is None else _costs("costs", costs),
+        plain_costs=None if plain is None else _costs("plain-costs", plain),
         axes=options["axes"],
         kind=options["kind"],
         unit=options["unit"],
     )
 
 
-def _costs(text: str) -> Any:
+def _costs(name: str, text: str) -> Any:
     from eelit.methods.own import files
 
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         if not Path(text).suffix:
-            raise click.UsageError(f"--costs takes numbers such as 1,2,3 or a file, not {text}") from None
+            raise click.UsageError(f"--{name} takes numbers such as 1,2,3 or a file, not {text}") from None
         return files.array(text)

@@ -61,6 +61,7 @@ def test_compare_in_json_and_as_a_picture(eelit, file, tmp_path):
         (["compare", "pabee", "--logits", "FILE"], 2, "with --logits name policies by --policy"),
         (["compare", "--track", "text", "--logits", "FILE"], 2, "give either --track or --logits"),
         (["compare", "pabee", "--labels", "FILE"], 2, "--labels goes with --logits"),
+        (["compare", "pabee", "--plain-costs", "1,2"], 2, "--plain-costs goes with --logits"),
         (["compare", "--logits", "FILE", "--policy", "nobody"], 2, "`nobody` is not known"),
         (["compare", "--logits", "FILE", "--out", "a.txt"], 2, "choose a file ending in .svg, .png or .html"),
         (["compare", "--logits", "none.npz"], 2, "none.npz cannot be read (no such file or directory)"),
@@ -149,6 +150,9 @@ def test_labels_and_costs_may_lie_elsewhere(eelit, tmp_path):
     told = [json.loads(eelit(*words, *FEW, "--costs", costs).stdout) for costs in ("1,2,3,4", tmp_path / "costs.txt")]
     assert told[0] == told[1]
     assert told[0]["unit"] == "ms"
+    assert told[0]["heads_share"] is None
+    plain = json.loads(eelit(*words, *FEW, "--costs", "1,2,3,4", "--plain-costs", "1,1.8,2.6,3.2").stdout)
+    assert plain["heads_share"] == pytest.approx(4 / 3.2 - 1)
 
 
 def test_no_torch_is_needed(file, tmp_path):

@@ -101,6 +101,21 @@ def test_taking_what_looked_good_enough_would_break_both_promises(real):
     assert proved < missed
 
 
+@pytest.mark.parametrize("correction", ["fixed-sequence", "bonferroni"])
+def test_a_setting_just_above_the_risk_is_rarely_proved(real, correction):
+    """The hardest case: real losses whose mean over the population is the risk that must not be exceeded."""
+    scores, delta = Scores(real, threads=1), 0.2
+    policy = rules.RULES["max-confidence"].settings(scores, np.arange(real.samples), 40)[24]
+    lost = np.maximum(scores.gain[-1] - decide(policy, scores).gain, 0)
+    risk, rng, proved = float(lost.mean()) - 1e-9, np.random.default_rng(3), 0
+    assert 0.01 < risk < 0.15
+    for _ in range(TIMES):
+        losses = np.stack([np.zeros(300), lost[rng.integers(0, real.samples, 300)]])
+        proved += guarantees.proved(losses, risk, delta, correction) == 1
+    assert proved / TIMES <= delta + 3 * math.sqrt(delta * (1 - delta) / TIMES)
+    assert proved / TIMES > 0.05 * delta  # and not for want of trying
+
+
 def test_candidates_of_bonferroni_and_of_the_fixed_sequence():
     losses = np.zeros((3, 200))
     losses[1, :40] = 1
