@@ -5,7 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-from eelit.methods.own.compare import Comparison
+from eelit.methods.engine.fronts import front
+from eelit.methods.own.compare import Comparison, Line
 
 BOUNDS = {"oracle": "-", "static": "s", "random": ":"}
 DASHES = ("-", "--", "-.")
@@ -20,10 +21,10 @@ def drawn(found: Comparison, kind: str) -> bytes:
     axes = figure.subplots()
     for line in found.lines:
         if line.dominated_by:
-            points = sorted((p.share, p.quality) for p in line.points)
+            points = _curve(line)
             axes.plot(*zip(*points, strict=True), color="0.8", linewidth=0.8, zorder=1)
     for number, line in enumerate(found.best):
-        points = sorted((p.share, p.quality) for p in line.points)
+        points = _curve(line)
         style, colour = DASHES[number // 10 % len(DASHES)], f"C{number % 10}"
         axes.plot(*zip(*points, strict=True), style, color=colour, marker=".", markersize=4, label=line.name, zorder=3)
     for name, style in BOUNDS.items():
@@ -40,6 +41,15 @@ def drawn(found: Comparison, kind: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "eelit", "svg.fonttype": "path"}):
         figure.savefig(held, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return held.getvalue()
+
+
+def _curve(line: Line) -> list[tuple[float, float]]:
+    """Return (cost share, quality) of a policy's settings; those best on the choosing half, of several knobs."""
+    costs = [point.chosen_share for point in line.points]
+    points = line.points
+    if costs != sorted(costs):
+        points = [points[i] for i in front([(-point.chosen_quality, point.chosen_share) for point in points])]
+    return sorted((point.share, point.quality) for point in points)
 
 
 def draw(found: Comparison, path: Path) -> None:
