@@ -60,9 +60,11 @@ wheel: $(STAMP) ## sdist and wheel in dist/
 	rm -rf build/lib
 	$(BIN)/python -m build
 
-bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, speed of the site, large bibliographies and graphs, cost of a CI run
+bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, logits to curves, speed of the site, large bibliographies and graphs, cost of a CI run
 	$(BIN)/python tests/bench_startup.py
 	$(BIN)/python tests/bench_speed.py
+	$(BIN)/python tests/bench_logits.py
+	$(BIN)/python tests/bench_logits.py --mapped
 	$(BIN)/python tests/bench_site.py
 	$(BIN)/python tests/bench_bib.py
 	$(BIN)/python tests/bench_ci.py

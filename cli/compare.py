@@ -1,4 +1,4 @@
-"""`eelit compare`: methods of a track side by side."""
+"""`eelit compare`: methods of a track side by side, or all policies on logits of your own."""
 
 from __future__ import annotations
 
@@ -6,36 +6,73 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eelit.catalog.baselines import said
 from eelit.catalog.faults import writing
 from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
-from eelit.cli.leaderboard import on_track, say_unreadable, track_option
+from eelit.cli.leaderboard import on_track, say_unreadable
+from eelit.cli.own import SOURCE, logits_options, read_logits, reading, seed_option
 from eelit.cli.run import ELSEWHERE
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
+from eelit.methods.harness.tracks import TRACKS
 
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Result
     from eelit.methods.harness.bench import Stored
     from eelit.methods.harness.track import Row, Spread, Verdict, Wall
+    from eelit.methods.own.compare import Comparison, Line
     from eelit.site.generator.claims import Trial
 
 
-@eelit_command("eelit compare pabee deebert", "eelit compare pabee deebert --track text --out comparison.svg")
-@click.argument("methods", nargs=-1, required=True, type=MethodName(), metavar="METHOD METHOD…")
-@track_option
-@click.option("--out", type=Place(), metavar="FILE", help="Draw the curves (.svg, .png).")
+@eelit_command(
+    "eelit compare pabee deebert",
+    "eelit compare pabee deebert --track text --out comparison.svg",
+    "eelit compare --logits logits.npz --out report.html",
+)
+@click.argument("methods", nargs=-1, type=MethodName(), metavar="METHOD METHOD…")
+@click.option(
+    "--track", "name", type=click.Choice(list(TRACKS)), help="Task and conditions of the comparison.  [default: text]"
+)
+@logits_options(required=False)
+@click.option(
+    "--policy", "policies", multiple=True, metavar="NAME", help="With --logits: only this policy. Repeat for more."
+)
+@seed_option
+@click.option(
+    "--out", type=Place(), metavar="FILE", help="Draw the curves (.svg, .png); with --logits also a report (.html)."
+)
 @format_option("table", "json")
-def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -> None:
-    """Compare methods of a track: curves, costs, claims.
+def command(methods: tuple[str, ...], name: str | None, out: Path | None, style: str, **options: Any) -> None:
+    """Compare methods of a track: curves, costs, claims; or policies on your logits.
 
-    Figures are means over seeds, with the standard deviation, from results that this code measured.
+    Of methods, figures are means over seeds, with the standard deviation, from results that this code measured. With
+    --logits it is every policy that needs no more than what the exits of your network said: knobs are chosen on one
+    half of the samples, and figures told on the other.
     """
+    if options["logits"] is None:
+        _methods(methods, name or "text", out, style, options)
+    elif methods:
+        raise click.UsageError("methods are compared on a track; with --logits name policies by --policy, if any")
+    elif name is not None:
+        raise click.UsageError("give either --track or --logits")
+    else:
+        _policies(out, style, options)
+
+
+def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, options: dict[str, Any]) -> None:
+    """Compare methods of a track."""
     from eelit.methods.harness import bench, track
 
+    if not methods:
+        raise click.UsageError("name the methods to compare, or give --logits")
+    for option in (*SOURCE, "policies"):
+        if options[option]:
+            raise click.UsageError(
+                f"--{'policy' if option == 'policies' else option.replace('_', '-')} goes with --logits"
+            )
     keys = on_track(methods, name)
     if out and out.suffix not in (".svg", ".png"):
         raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")
@@ -172,3 +209,58 @@ def _draw(results: list[Result], out: Path) -> None:
     with writing(out, ELSEWHERE):
         compare(results, out)
     click.echo(f"eelit: wrote {out}", err=True)
+
+
+def _policies(out: Path | None, style: str, options: dict[str, Any]) -> None:
+    """Compare policies on logits."""
+    from eelit.methods.own import picture, report
+    from eelit.methods.own.compare import compare
+
+    if out and out.suffix not in (".svg", ".png", ".html"):
+        raise click.UsageError(f"{out} cannot be made; choose a file ending in .svg, .png or .html")
+    with reading() as bar:
+        data = read_logits(options)
+        try:
+            found = compare(data, options["policies"], seed=options["seed"], settings=options["settings"], progress=bar)
+        except ValueError as error:
+            if type(error) is ValueError:
+                raise click.UsageError(str(error)) from error
+            raise
+    click.echo(json_text(asdict(found)) if style == "json" else "\n\n".join(_on_logits(found)))
+    if out:
+        with writing(out, ELSEWHERE):
+            (report.write if out.suffix == ".html" else picture.draw)(found, out)
+        click.echo(f"eelit: wrote {out}", err=True)
+
+
+def _on_logits(found: Comparison) -> Iterator[str]:
+    from eelit.methods.own.compare import SHARES
+    from eelit.methods.own.report import bounds_at, facts
+
+    yield paragraph(" ".join(facts(found)))
+    header = ["policy", *(f"within {share:.0%}" for share in SHARES), "area", "saved", "lost there", ""]
+    bounds = [
+        [f"({name})", *(_reached(bounds_at(getattr(found, name), share)) for share in SHARES), "", "", "", "bound"]
+        for name in ("oracle", "static", "random")
+    ]
+    rows = [*map(_policy, found.lines), *bounds]
+    yield f"{bold('POLICIES AT EQUAL COST')}\n{table(header, rows)}"
+    yield paragraph(
+        f"Within a share of the full model's cost stands the {found.quality_is} of the best mixture of two "
+        "settings; the area "
+        "is its mean over all budgets. Saved is what the cheapest setting saves that lost nothing on the "
+        "choosing half, "
+        "beside what it loses on the other (± standard error). Struck out is whose equal or better stands beside it at "
+        "every budget."
+    )
+
+
+def _policy(line: Line) -> list[str]:
+    reached = [_reached(None if each is None else each.quality) for each in line.at.values()]
+    lost = f"{line.loses:.4f} ± {line.loses_error:.4f}"
+    struck = f"struck out: {line.dominated_by}" if line.dominated_by else ""
+    return [line.name, *reached, f"{line.area:.4f}", f"{line.saves:.1%}", lost, struck]
+
+
+def _reached(quality: float | None) -> str:
+    return "out of reach" if quality is None else f"{quality:.4f}"

@@ -42,6 +42,7 @@ STANDARD_ONLY = [
 ]
 METHOD_ROOMS = (
     *("policies", "data", "engine", "world", "backbones", "recipes", "families", "papers", "claims", "harness"),
+    "own",
 )
 """The rooms of `methods`, each of which may import those before it, but no paper another."""
 AWAITED = {

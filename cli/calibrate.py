@@ -1,0 +1,143 @@
+"""`eelit calibrate`: a policy and its setting for logits of any framework, with a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eelit.catalog.faults import writing
+from eelit.cli.command import Place, eelit_command, format_option, nothing_found
+from eelit.cli.own import logits_options, read_logits, reading, seed_option
+from eelit.cli.run import ELSEWHERE
+from eelit.cli.table import bold, paragraph, table
+
+if TYPE_CHECKING:
+    from eelit.methods.own.saved import SavedRule
+
+GOALS = ("budget", "max_drop", "risk", "mean_risk", "reject")
+HEADER = ("policy", "cost", "saved", "quality", "drop", "± s.e.")
+
+
+def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(f"--{name}", type=float, metavar="SHARE", help=text)
+
+
+@eelit_command(
+    "eelit calibrate --logits logits.npz --budget 0.5",
+    "eelit calibrate --logits logits.npz --policy patience --max-drop 0.01 --confidence 0.9",
+    "eelit calibrate --logits logits.npz --risk 0.02 --delta 0.05 --out rule.json",
+)
+@logits_options(required=True)
+@click.option(
+    "--policy",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="One of those that `eelit compare --logits` shows.",
+)
+@_number("budget", "Mean cost, a share of the full model's: the best quality within it.")
+@_number("max-drop", "Quality that may be lost: the least cost within it.")
+@_number("confidence", "With --max-drop: the probability with which that is to hold.")
+@_number("risk", "Expected loss, with --delta: Learn then Test.")
+@_number("delta", "Probability with which --risk may be missed.")
+@_number("mean-risk", "Expected loss, on average: conformal risk control.")
+@_number("reject", "Share of samples that may get no answer.")
+@click.option(
+    "--loss",
+    type=click.Choice(["drop", "error"]),
+    default="drop",
+    show_default=True,
+    help="What a risk is of: losing what the full model has right, or being wrong.",
+)
+@click.option(
+    "--correction",
+    type=click.Choice(["fixed-sequence", "bonferroni"]),
+    default="fixed-sequence",
+    show_default=True,
+    help="How several settings are tested at once.",
+)
+@seed_option
+@click.option(
+    "--out", type=Place(), default="rule.json", show_default=True, metavar="FILE", help="Where the rule is written."
+)
+@format_option("table", "json")
+def command(style: str, out: Path, **options: Any) -> None:
+    """Choose an exit policy and its setting for your logits, with a promise.
+
+    Exactly one of --budget, --max-drop, --risk, --mean-risk and --reject says what for. Settings are chosen on one half
+    of the samples; what is promised is tested, and told, on the other. The rule is written as JSON, which
+    `eelit.methods.own.saved.load_rule` reads and applies. Where a promise cannot be kept, nothing is written, stderr
+    says what could be, and the exit code is 1.
+    """
+    given = [name for name in GOALS if options[name] is not None]
+    if len(given) != 1:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in GOALS)
+        raise click.UsageError(f"give exactly one of {names}")
+    found = _calibrated(options)
+    if found is None:
+        return
+    with writing(out, ELSEWHERE):
+        found.save(out)
+    click.echo(found.to_json() if style == "json" else _report(found))
+    click.echo(f"eelit: wrote {out}", err=True)
+
+
+def _calibrated(options: dict[str, Any]) -> SavedRule | None:
+    from eelit.methods.own.calibrate import CannotPromise, calibrate
+    from eelit.methods.own.logits import WrongLogits
+
+    names = (*GOALS, "confidence", "delta", "loss", "correction", "seed", "settings")
+    try:
+        with reading() as bar:
+            data = read_logits(options)
+            return calibrate(data, options["policy"], progress=bar, **{name: options[name] for name in names})
+    except CannotPromise as error:
+        nothing_found(str(error))
+    except WrongLogits:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return None
+
+
+def _report(found: SavedRule) -> str:
+    from eelit.methods.own.report import short
+    from eelit.methods.own.settings import settings_of
+
+    promise = found.promise
+    lines = [bold(f"{found.rule}: {promise['text']}")]
+    for weight, policy in found.parts:
+        share = "" if len(found.parts) == 1 else f"{weight:.1%} of samples: "
+        lines.append(paragraph(f"{share}{type(policy).__name__}, {short(settings_of(policy))}", "  "))
+    lines.append(f"  exits asked: {', '.join(str(e + 1) for e in found.enabled)} of {found.exits}")
+    lines += [paragraph(text) for text in _measured(found)]
+    met = "met" if found.budget_met_ else "MISSED"
+    lines.append("Promised with proof." if promise["proved"] else f"Not proved; {met} there.")
+    rows = [
+        [
+            row["rule"],
+            *(f"{row[name]:.1%}" for name in ("share", "saved")),
+            *(f"{row[name]:.4f}" for name in ("quality", "drop", "drop_error")),
+        ]
+        for row in found.table_
+    ]
+    return "\n".join([*lines, "", bold("WHAT ELSE THERE WAS"), table(HEADER, rows)])
+
+
+def _measured(found: SavedRule) -> Iterator[str]:
+    """Yield in sentences what the rule comes to where nothing was chosen."""
+    m = found.promise["measured"]
+    yield (
+        f"On {found.data['told_on']} samples on which nothing was chosen: {m['share']:.1%} ± {m['share_error']:.1%} of "
+        f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
+        f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
+    )
+    if "refused" in m:
+        yield (
+            f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the "
+            f"others {m['quality_of_answered']:.4f} are right, beside {m['full_quality_of_answered']:.4f} by the full "
+            "model that refuses as many."
+        )

@@ -1,0 +1,98 @@
+"""What the commands on your own logits share: the options that say what is read, and errors in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eelit.catalog.faults import INVALID_DATA, USAGE
+from eelit.cli.command import SEED, Place
+from eelit.cli.group import Failure
+from eelit.cli.run import ProgressLine
+
+if TYPE_CHECKING:
+    from eelit.methods.own.logits import Logits
+
+SOURCE = ("labels", "costs", "plain_costs", "unit", "axes", "kind")
+"""Options that say what is read, beside the file."""
+
+
+def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say what is read and how it is divided."""
+    options = [
+        click.option("--logits", type=Place(), required=required, metavar="FILE",
+                     help="What all exits said: .npz, .npy, .safetensors, .csv or .parquet."),
+        click.option("--labels", type=Place(), metavar="FILE", help="Labels, if they are not in the same file."),
+        click.option("--costs", metavar="A,B,…|FILE",
+                     help="Cumulative cost of each exit; default: the file's, or 1, 2, …"),
+        click.option("--plain-costs", metavar="A,B,…|FILE",
+                     help="The same of a network with no head but the one at this exit: tells what heads cost."),
+        click.option("--unit", metavar="WORD", help="What costs are counted in, such as MACs or ms."),
+        click.option("--axes", type=click.Choice(["enc", "nec", "en", "ne"]),
+                     help="Which axis is exits, samples (n), classes; default: as the sizes tell."),
+        click.option("--kind", type=click.Choice(["logits", "probabilities", "values"]),
+                     help="What the outputs are; default: as a look tells."),
+        click.option("--settings", type=click.IntRange(2, 1000), default=50, show_default=True,
+                     help="How many settings of each policy are tried."),
+    ]  # fmt: skip
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Seed by which samples are halved.")
+
+
+@contextmanager
+def reading() -> Iterator[ProgressLine]:
+    """End what is wrong with a file or a goal in one sentence; yields the line that tells how far one is."""
+    from eelit.methods.own.logits import WrongLogits
+
+    bar = ProgressLine()
+    try:
+        yield bar
+    except WrongLogits as error:
+        raise Failure(str(error), INVALID_DATA) from error
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise Failure(f"{error.filename} cannot be read ({(error.strerror or '').lower()})", USAGE) from error
+    except MemoryError as error:
+        raise Failure(
+            "there is not enough memory; a .npy or uncompressed .npz is read piece by piece", INVALID_DATA
+        ) from error
+    finally:
+        bar.clear()
+
+
+def read_logits(options: dict[str, Any]) -> Logits:
+    """Return the outputs that the options name."""
+    from eelit.methods.own import files
+
+    labels, costs, plain = options["labels"], options["costs"], options["plain_costs"]
+    return files.read(
+        options["logits"],
+        labels=None if labels is None else files.array(labels),
+        costs=None if costs is None else _costs("costs", costs),
+        plain_costs=None if plain is None else _costs("plain-costs", plain),
+        axes=options["axes"],
+        kind=options["kind"],
+        unit=options["unit"],
+    )
+
+
+def _costs(name: str, text: str) -> Any:
+    from eelit.methods.own import files
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        if not Path(text).suffix:
+            raise click.UsageError(f"--{name} takes numbers such as 1,2,3 or a file, not {text}") from None
+        return files.array(text)

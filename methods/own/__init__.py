@@ -1,0 +1,7 @@
+"""Your own model: what its exits said, from any framework, turned into a rule that decides when to stop.
+
+`logits.Logits` holds what all exits said of some samples, with labels and costs; `files.read` reads it from a file. On
+it work `compare.compare` (every policy that needs no more), `calibrate.calibrate` (one policy at one setting, with a
+promise), `advise.advise` (whether early exit is worth it at all) and `saved.load_rule` (what calibrating wrote). Numpy
+alone: torch is imported nowhere in this room's modules for logits.
+"""

@@ -1,0 +1,254 @@
+"""Is early exit worth it for this network? Figures from what its exits said, and a verdict with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from eelit.methods.own.compare import without_loss
+from eelit.methods.own.curves import Floats, Setting, costs_under, halves, mean_of, static, tried
+from eelit.methods.own.logits import Logits, standard_error
+from eelit.methods.own.rules import MOST, suited
+from eelit.methods.own.scores import Scores
+from eelit.methods.policies.temperature import expected_error
+
+Verdict = Literal[
+    "worth it", "worth it at a small loss", "cut the network off", "not worth it", "too few samples to tell"
+]
+Progress = Callable[[str, float | None], None]
+WORTH = 0.1
+"""Share of the cost that must be saved without loss for a policy to be worth its trouble."""
+LITTLE = 0.05
+"""Headroom below which nothing can be worth it."""
+DROP = 0.01
+"""Quality that counts as a small loss."""
+WORTH_A_LOSS = 0.2
+"""Share of the cost that must be saved for a small loss to be worth it."""
+UNKNOWN = 0.02
+"""Standard error of a drop above which nothing is said."""
+BATCHES = (1, 8, 32, 128)
+
+
+@dataclass(frozen=True)
+class ExitSays:
+    """One exit by itself."""
+
+    share: float  # cost, a share of the full model's
+    quality: float
+    calibration_error: float | None
+    head_share: float | None  # cost of its head, if known
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What the best policy saves within a drop that was allowed on the choosing half, told on the other."""
+
+    rule: str
+    share: float  # of the full cost, saved
+    drop: float
+    drop_error: float
+    batches: dict[int, float]  # share saved where a batch waits for its last sample
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What `advise` found."""
+
+    name: str
+    samples: int
+    unit: str
+    quality_is: str
+    full_quality: float
+    exits: list[ExitSays]
+    oracle_quality: float  # of whoever knows at which exit a sample is answered best
+    oracle_saves: float  # leaving at the first exit that is no worse than the last
+    overthinking: float | None  # share that an earlier exit has right and the last wrong; None for values
+    heads_share: float | None  # what all heads but the last cost, if known
+    static_saves: float  # by the earliest single exit that is no worse than the last on the choosing half
+    static_drop: float
+    static_error: float  # the standard error of this drop
+    lossless: Saving | None
+    small_loss: Saving | None
+    verdict: Verdict
+    reason: str
+
+    @property
+    def worth_it(self) -> bool:
+        """Whether a policy that looks at the samples is worth it."""
+        return self.verdict.startswith("worth it")
+
+
+def advise(
+    data: Logits | Scores,
+    *,
+    seed: int = 0,
+    settings: int = MOST,
+    progress: Progress = lambda message, share: None,
+) -> Advice:
+    """Return whether early exit is worth it, and why. Raises `WrongLogits` for too few samples."""
+    scores = data if isinstance(data, Scores) else Scores(data)
+    data = scores.logits
+    parts = halves(data, seed)
+    found: list[Setting] = []
+    rules = [rule for rule in suited(data) if rule.name not in ("static", "mean-so-far")]
+    for number, rule in enumerate(rules):
+        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
+        found += tried(rule, scores, parts.choosing, settings, disable=True)
+    told = parts.telling
+    gain = scores.gain[:, told].astype(np.float64)
+    saves, loss, error = _cut_off(scores, parts)
+    facts: dict[str, Any] = {
+        "name": data.name,
+        "samples": data.samples,
+        "unit": data.unit,
+        "quality_is": scores.quality_is,
+        "full_quality": float(gain[-1].mean()),
+        "exits": _exits(scores, told),
+        "oracle_quality": float(gain.max(axis=0).mean()),
+        "oracle_saves": _oracle_saves(scores, told),
+        "overthinking": _overthinking(scores, told),
+        "heads_share": None if data.plain_costs is None else float(data.costs[-1].mean()) / data.full_cost - 1,
+        "static_saves": saves,
+        "static_drop": loss,
+        "static_error": error,
+        "lossless": _saving(scores, found, parts, 0.0),
+        "small_loss": _saving(scores, found, parts, DROP),
+    }
+    verdict, reason = _verdict(facts)
+    return Advice(**facts, verdict=verdict, reason=reason)
+
+
+def _exits(scores: Scores, rows: Any) -> list[ExitSays]:
+    data = scores.logits
+    shares = (data.costs if data.costs.ndim == 1 else data.costs[:, rows].mean(axis=1)) / data.full_cost
+    heads: Floats | None = None
+    if data.plain_costs is not None and data.costs.ndim == 1:
+        heads = np.append(np.diff(data.costs - data.plain_costs), np.nan) / data.full_cost
+    return [
+        ExitSays(
+            share=float(shares[e]),
+            quality=mean_of(scores.gain[e], rows),
+            calibration_error=None
+            if data.kind == "values"
+            else float(expected_error(scores.confidence[e][rows], scores.gain[e][rows] > 0)),
+            head_share=None if heads is None or math.isnan(heads[e]) else float(heads[e]),
+        )
+        for e in range(data.exits)
+    ]
+
+
+def _oracle_saves(scores: Scores, rows: Any) -> float:
+    """Return what leaving at the first exit that is no worse than the last saves; nothing is lost by it."""
+    data = scores.logits
+    first = (scores.gain >= scores.gain[-1] - 1e-12).argmax(axis=0)
+    spent = data.costs[first] if data.costs.ndim == 1 else data.costs[first, np.arange(data.samples)]
+    return 1 - mean_of(spent, rows) / data.full_cost
+
+
+def _overthinking(scores: Scores, rows: Any) -> float | None:
+    if scores.logits.kind == "values":
+        return None
+    right = scores.gain[:, rows] > 0
+    return float((right[:-1].any(axis=0) & ~right[-1]).mean())
+
+
+def _cut_off(scores: Scores, parts: Any) -> tuple[float, float, float]:
+    """Return what the earliest single exit that is as good as the last on one half saves, and loses on the other.
+
+    As good is what lies within one standard error of the difference.
+    """
+    theirs = static(scores, parts.telling)
+    lost = (scores.gain[-1] - scores.gain)[:, parts.choosing].astype(np.float64)
+    e = next(i for i, row in enumerate(lost) if row.mean() <= standard_error(row) + 1e-9)
+    told = (scores.gain[-1] - scores.gain[e])[parts.telling].astype(np.float64)
+    return 1 - theirs[e][0], float(told.mean()), standard_error(told)
+
+
+def _saving(scores: Scores, found: list[Setting], parts: Any, drop: float) -> Saving | None:
+    if not found:
+        return None
+    data = scores.logits
+    chosen = (
+        np.array([mean_of(costs_under(data, setting), parts.choosing) / data.full_cost for setting in found]),
+        np.array([mean_of(setting.decided.gain, parts.choosing) for setting in found]),
+    )
+    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], parts.choosing) - drop - 1e-9)
+    if not len(good):
+        return None
+    best = found[int(good[np.lexsort((-chosen[1][good], chosen[0][good]))[0]])]
+    share, lost, error = without_loss(scores, found, chosen, parts, drop)
+    return Saving(
+        best.rule, share, lost, error, {batch: _waiting(scores, best, parts.telling, batch) for batch in BATCHES}
+    )
+
+
+def _waiting(scores: Scores, setting: Setting, rows: Any, batch: int) -> float:
+    """Return the share saved where a batch of random samples runs until its last one leaves.
+
+    The last of a batch leaves at exit e or before with probability ``F(e) ** batch``.
+    """
+    data = scores.logits
+    left = np.bincount(setting.decided.exits[rows], minlength=data.exits) / len(rows)
+    last = np.diff(np.minimum(np.cumsum(left), 1.0) ** batch, prepend=0.0)
+    costs = data.costs if data.costs.ndim == 1 else data.costs[:, rows].mean(axis=1)
+    return 1 - float(last @ costs) / data.full_cost
+
+
+def _verdict(facts: dict[str, Any]) -> tuple[Verdict, str]:
+    """Return the verdict and its reason, from figures on the half to tell on."""
+    free: Saving | None = facts["lossless"]
+    cheap: Saving | None = facts["small_loss"]
+    what = facts["quality_is"]
+    if facts["oracle_saves"] < LITTLE:
+        return "not worth it", (
+            "even whoever knew at which exit a sample is answered rightly would save "
+            f"{_some(facts['oracle_saves'])} of the "
+            "cost: the early exits are too weak, or their heads too dear"
+        )
+    unknown = max(facts["static_error"], 0.0 if free is None else free.drop_error)
+    if unknown > UNKNOWN:
+        return "too few samples to tell", (
+            f"what is lost of {what} by leaving early is known to ± {unknown:.3f} only, on {facts['samples']} samples, "
+            "half of which are there to choose on; collect more"
+        )
+    if free is not None and facts["static_saves"] >= free.share - 0.02 and facts["static_saves"] >= WORTH:
+        return "cut the network off", (
+            f"one exit for all samples saves {facts['static_saves']:.1%} at a drop in {what} of "
+            f"{facts['static_drop']:.4f}, "
+            f"and no policy that looks at the samples saves more than {free.share:.1%} without loss: use the "
+            "network up "
+            "to that exit, without the others"
+        )
+    if free is not None and free.share >= WORTH and free.drop <= 2 * free.drop_error + 1e-9:
+        return "worth it", (
+            f"`{free.rule}` saves {free.share:.1%} of the cost, and its drop in {what}, {free.drop:.4f} ± "
+            f"{free.drop_error:.4f}, is not distinguishable from none{_batched(free)}"
+        )
+    if cheap is not None and cheap.share >= WORTH_A_LOSS and cheap.drop <= DROP + 2 * cheap.drop_error:
+        return "worth it at a small loss", (
+            f"`{cheap.rule}` saves {cheap.share:.1%} of the cost at a drop in {what} of {cheap.drop:.4f} ± "
+            f"{cheap.drop_error:.4f}{_batched(cheap)}"
+        )
+    most = max((saving.share for saving in (free, cheap) if saving is not None), default=0.0)
+    return "not worth it", (
+        f"no policy saves {'more than ' * (most > 0)}{_some(most)} of the cost within a drop in {what} of "
+        f"{DROP:g}, though "
+        f"whoever knew the truth would save {facts['oracle_saves']:.1%}: the exits do not know when they are right"
+    )
+
+
+def _batched(saving: Saving) -> str:
+    if saving.batches[8] >= WORTH:
+        return ""
+    return (
+        f"; but in batches of 8 that wait for their last sample {_some(saving.batches[8])} is saved, so it needs "
+        "batches that shrink, or one sample at a time"
+    )
+
+
+def _some(share: float) -> str:
+    return f"{share:.1%}" if share > 0 else "nothing"

@@ -1,0 +1,373 @@
+"""Choose a policy and its setting for a goal, with a promise: what it costs, or what leaving early may lose.
+
+Settings follow from one half of the samples (rules that must be fitted, and the order of candidates); what is promised
+is tested, and what is told is measured, on the other half, on which nothing was chosen before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eelit.methods.own.curves import Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
+from eelit.methods.own.decide import decide
+from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, proved, rejecting
+from eelit.methods.own.logits import Logits, WrongLogits, standard_error
+from eelit.methods.own.rules import MOST, suited
+from eelit.methods.own.saved import SavedRule
+from eelit.methods.own.scores import Scores
+
+AUTO = "auto"
+LOSSES = ("drop", "error")
+"""What may be lost: that the full model is right and the rule wrong (of values: how much less), or that it is wrong."""
+Progress = Callable[[str, float | None], None]
+
+
+class CannotPromise(ValueError):
+    """What is asked for cannot be promised on these samples; the message says what could be."""
+
+
+@dataclass
+class Task:
+    """What is calibrated on: scores, halves, and every setting of every policy that may be taken."""
+
+    scores: Scores
+    parts: Halves
+    found: list[Setting]
+    loss: str
+
+    def costs(self, setting: Setting) -> Floats:
+        """Return cost shares ``[N]``."""
+        return costs_under(self.scores.logits, setting) / self.scores.logits.full_cost
+
+    def losses(self, setting: Setting) -> NDArray[Any]:
+        """Return what a setting loses on each sample ``[N]``, from 0 to 1."""
+        if self.loss == "error":
+            return 1 - setting.decided.gain
+        return np.maximum(self.scores.gain[-1] - setting.decided.gain, 0)
+
+    def told(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return values ``[..., N]`` of the half to tell on, those of a group as their mean."""
+        rows, groups = self.parts.telling, self.scores.logits.groups
+        return by_group(values[..., rows], None if groups is None else groups[rows])
+
+
+def calibrate(
+    data: Logits | Scores,
+    policy: str = AUTO,
+    *,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    confidence: float | None = None,
+    risk: float | None = None,
+    delta: float | None = None,
+    mean_risk: float | None = None,
+    reject: float | None = None,
+    loss: str = "drop",
+    correction: str = "fixed-sequence",
+    seed: int = 0,
+    settings: int = MOST,
+    progress: Progress = lambda message, share: None,
+) -> SavedRule:
+    """Return the rule that serves one goal best, of the named policy or of all.
+
+    Args:
+        data: what the exits said.
+        policy: a name in `rules.RULES`, or ``"auto"`` for whichever is best on the choosing half.
+        budget: the mean cost, a share of the full model's: the best quality within it.
+        max_drop: the quality that may be lost against the full model: the cheapest setting within it. With
+            ``confidence`` that holds with this probability, else as measured on the choosing half.
+        risk: with ``delta``: the expected `loss` is at most this, but for a probability delta (Learn then Test).
+        mean_risk: the expected loss is at most this on average over samples to calibrate on (conformal risk control).
+        reject: at most this share of samples gets no answer; of those that do, no less is right than with the full
+            model that refuses as many, at the least cost.
+        loss: ``"drop"`` (the full model is right and the rule is not; without labels, another answer than the full
+            model's) or ``"error"`` (the rule is not right).
+        correction: how many candidates are tested at once, see `guarantees.proved`.
+
+    Raises `CannotPromise`, whose message says what could be promised, `WrongLogits`, and `ValueError` for goals that
+    mean nothing.
+    """
+    goals = {"budget": budget, "max_drop": max_drop, "risk": risk, "mean_risk": mean_risk, "reject": reject}
+    goal, value = _one(goals, confidence, delta, loss)
+    scores = data if isinstance(data, Scores) else Scores(data)
+    _bounded(scores.logits, goal, confidence)
+    parts = halves(scores.logits, seed)
+    rules = suited(scores.logits, () if policy == AUTO else (policy,))
+    found = []
+    for number, rule in enumerate(rules):
+        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
+        found += tried(rule, scores, parts.choosing, settings, disable=True)
+    task = Task(scores, parts, found, loss)
+    progress(f"testing on {len(parts.telling)} samples", None)
+    if goal == "budget":
+        return _within_budget(task, value)
+    if goal == "reject":
+        return _rejecting(task, value)
+    if goal == "max_drop" and confidence is None:
+        return _cheapest(task, value)
+    error = 1 - confidence if goal == "max_drop" and confidence is not None else delta
+    return _promised(task, goal, value, None if goal == "mean_risk" else error, correction)
+
+
+def _one(goals: dict[str, float | None], confidence: float | None, delta: float | None, loss: str) -> tuple[str, float]:
+    """Return the one goal that is given. Raises `ValueError` if there is not exactly one, or if it means nothing."""
+    given = {name: value for name, value in goals.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"exactly one of {', '.join(goals)} is given, not {len(given)}")
+    ((name, value),) = given.items()
+    if (delta is not None) != (name == "risk"):
+        raise ValueError("risk and delta go together")
+    if confidence is not None and name != "max_drop":
+        raise ValueError("confidence goes with max_drop")
+    if loss not in LOSSES or (loss == "error" and name not in ("risk", "mean_risk")):
+        raise ValueError(f"loss is one of {', '.join(LOSSES)}, the latter for risk and mean_risk, not {loss!r}")
+    for what, number in ((name, value), ("delta", delta), ("confidence", confidence)):
+        least = number >= 0 if what == "max_drop" and number is not None else number is None or number > 0
+        if number is not None and not (
+            math.isfinite(number) and least and (number < 1 or what in ("budget", "max_drop"))
+        ):
+            raise ValueError(f"{what} is a share above 0 and below 1, not {number:g}")
+    return name, value
+
+
+def _bounded(data: Logits, goal: str, confidence: float | None) -> None:
+    if data.kind == "values" and (goal in ("risk", "mean_risk", "reject") or confidence is not None):
+        raise WrongLogits(
+            "errors of values have no bound, so that nothing can be promised of their risk; budget, and max_drop "
+            "without "
+            "confidence, serve values"
+        )
+
+
+# Goals without a proof: chosen on one half, measured on the other
+
+
+def _within_budget(task: Task, budget: float) -> SavedRule:
+    choosing, options = task.parts.choosing, []
+    for name in dict.fromkeys(setting.rule for setting in task.found):
+        own = [setting for setting in task.found if setting.rule == name]
+        costs = [mean_of(task.costs(setting), choosing) for setting in own]
+        qualities = [mean_of(setting.decided.gain, choosing) for setting in own]
+        best = mixture(costs, qualities, budget, mix=all(setting.mixes for setting in own))
+        if best is not None:
+            i, j, w = best
+            quality, cost = (of[i] + w * (of[j] - of[i]) for of in (qualities, costs))
+            options.append((quality, -cost, [(1 - w, own[i]), (w, own[j])] if w > 0 else [(1.0, own[i])]))
+    if not options:
+        least = min(mean_of(task.costs(setting), choosing) for setting in task.found)
+        raise CannotPromise(
+            f"no setting costs at most {budget:.1%} of the full model; {least:.1%} is the least that can be promised"
+        )
+    table = [_row(task, chosen) for _, _, chosen in options]
+    chosen = max(options, key=lambda option: option[:2])[2]
+    text = f"the mean cost is at most {budget:.1%} of the full model's"
+    return _made(
+        task, chosen, "budget", budget, text, table, kept=lambda m: m["share"] - 2 * m["share_error"] <= budget
+    )
+
+
+def _cheapest(task: Task, drop: float) -> SavedRule:
+    choosing = task.parts.choosing
+    full = mean_of(task.scores.gain[-1], choosing)
+    costs = [mean_of(task.costs(setting), choosing) for setting in task.found]
+    lost = [full - mean_of(setting.decided.gain, choosing) for setting in task.found]
+    good = [i for i in range(len(costs)) if lost[i] <= drop + 1e-9 and costs[i] < 1 - 1e-9]
+    if not good:
+        saving = [loss for loss, cost in zip(lost, costs, strict=True) if cost < 1 - 1e-9]
+        could = f"; {min(saving):.4f} is the least drop at which something is saved" if saving else ""
+        raise CannotPromise(f"no setting saves anything within a drop of {drop:g}{could}")
+    table = []
+    for name in dict.fromkeys(task.found[i].rule for i in good):
+        own = [i for i in good if task.found[i].rule == name]
+        table.append(_row(task, [(1.0, task.found[min(own, key=lambda i: (costs[i], lost[i]))])]))
+    best = task.found[min(good, key=lambda i: (costs[i], lost[i]))]
+    text = f"the {task.scores.quality_is} is at most {drop:g} below the full model's, as measured (no proof)"
+    return _made(
+        task, [(1.0, best)], "max_drop", drop, text, table, kept=lambda m: m["drop"] - 2 * m["drop_error"] <= drop
+    )
+
+
+# Goals with a proof: the order of candidates follows from one half, the proof from the other
+
+
+def path(task: Task) -> list[Setting]:
+    """Return the settings that save most for what they lose on the choosing half, the safest first."""
+    choosing = task.parts.choosing
+    judged = sorted(
+        (
+            (mean_of(task.losses(setting), choosing), mean_of(task.costs(setting), choosing), i)
+            for i, setting in enumerate(task.found)
+        ),
+    )
+    found, least = [], 1.0 - 1e-9
+    for _, cost, i in judged:
+        if cost < least:
+            found.append(task.found[i])
+            least = cost
+    return found
+
+
+def _promised(task: Task, goal: str, value: float, error: float | None, correction: str) -> SavedRule:
+    if not 0 < value < 1:
+        raise ValueError(f"a promise is of a share above 0 and below 1, not {value:g}")
+    candidates = path(task)
+    losses = task.told(np.stack([task.losses(setting) for setting in candidates])) if candidates else np.zeros((0, 1))
+    if not candidates:
+        chosen = None
+    elif error is None:
+        chosen = controlled(losses, value)
+    else:
+        chosen = proved(losses, value, error, correction)
+    if chosen is None:
+        raise CannotPromise(_what_could_be(losses, value, error))
+    best = candidates[chosen]
+    table = [_row(task, [(1.0, setting)]) for setting in candidates]
+    what = _what_is_lost(task)
+    if goal == "max_drop":
+        sure = f"with probability {1 - (error or 0):.0%}"
+        text = f"the {task.scores.quality_is} is at most {value:g} below the full model's, {sure}"
+    elif error is None:
+        text = f"{what} on at most {value:.2%} of samples on average (conformal risk control)"
+    else:
+        proof = f"(Learn then Test, {correction})"
+        text = f"{what} on at most {value:.2%} of samples, with probability {1 - error:.0%} {proof}"
+    more: dict[str, Any] = {"loss": task.loss, "candidates": len(candidates), "losses_on": int(losses.shape[1])}
+    more |= {} if error is None else {"delta": error, "correction": correction}
+    made = _made(task, [(1.0, best)], goal, value, text, table, kept=lambda m: True)
+    return replace(
+        made, promise={**made.promise, **more, "proved": True, "measured_loss": float(losses[chosen].mean())}
+    )
+
+
+def _what_is_lost(task: Task) -> str:
+    if task.loss == "error":
+        return "the rule is wrong"
+    if task.scores.logits.labels is None:
+        return "the rule answers otherwise than the full model"
+    return "the full model is right and the rule wrong"
+
+
+def _what_could_be(losses: NDArray[np.float64], value: float, error: float | None) -> str:
+    if not len(losses):
+        return "no setting costs less than the full model, so that there is nothing to promise"
+    n, needed = losses.shape[1], least_samples(value, error)
+    could = min(least_risk(row, error) for row in losses)
+    few = (
+        f" (at least {needed} samples without any loss are needed on this half, and there are {n})"
+        if n < needed
+        else ""
+    )
+    return (
+        f"a risk of {value:.2%} cannot be promised{few}; {could:.2%} is the least that could be, for the safest setting"
+    )
+
+
+def _rejecting(task: Task, share: float) -> SavedRule:
+    """Refuse where the last exit is least sure; then take the cheapest setting that is as right as the full model."""
+    scores, choosing, telling = task.scores, task.parts.choosing, task.parts.telling
+    sure = np.where(np.isnan(scores.confidence[-1]), -1.0, scores.confidence[-1].astype(np.float64))
+    last, options = scores.logits.exits - 1, []
+    answered_full = sure[choosing] >= rejecting(sure[choosing], share)
+    full = float(scores.gain[-1][choosing][answered_full].mean())
+    for setting in task.found:
+        if not setting.mixes:
+            continue  # at the end another than the last exit may answer
+        reached = np.where(setting.decided.exits == last, sure, np.inf)
+        answered = reached[choosing] >= rejecting(reached[choosing], share)
+        if setting.decided.gain[choosing][answered].mean() >= full - 1e-9:
+            options.append((mean_of(task.costs(setting), choosing), setting, reached))
+    options = [option for option in options if option[0] < 1 - 1e-9]
+    if not options:
+        raise CannotPromise(
+            f"with at most {share:.1%} refused, no setting saves anything and stays as right as the full model"
+        )
+    _, best, reached = min(options, key=lambda option: option[0])
+    below = rejecting(task.told(reached) if scores.logits.groups is None else reached[telling], share)
+    if below == -math.inf:
+        raise CannotPromise(
+            f"at least {math.ceil(1 / share) - 1} samples on this half are needed to refuse {share:.2%}"
+        )
+    refused = reached[telling] < below
+    text = f"at most {share:.1%} of samples get no answer, on average over samples to calibrate on"
+    table = [_row(task, [(1.0, setting)]) for _, setting, _ in sorted(options, key=lambda option: option[0])[:10]]
+    made = _made(task, [(1.0, best)], "reject", share, text, table, kept=lambda m: True)
+    right = best.decided.gain[telling][~refused]
+    full_right = scores.gain[-1][telling][sure[telling] >= rejecting(sure[telling], share)]
+    measured = {
+        "refused": float(refused.mean()),
+        "quality_of_answered": float(right.mean()),
+        "full_quality_of_answered": float(full_right.mean()),
+    }
+    promise = {
+        **made.promise,
+        "measured": {**made.promise["measured"], **measured},
+        "proved": scores.logits.groups is None,
+    }
+    return replace(made, promise=promise, reject_below=below)
+
+
+# What is written down
+
+
+def measured(task: Task, chosen: Sequence[tuple[float, Setting]]) -> dict[str, float]:
+    """Return what a setting, or a mixture, costs and reaches on the half to tell on, with standard errors."""
+    cost = task.told(np.sum([w * task.costs(setting) for w, setting in chosen], axis=0))
+    gain = task.told(np.sum([w * setting.decided.gain for w, setting in chosen], axis=0))
+    full = task.told(task.scores.gain[-1])
+    return {
+        "share": float(cost.mean()),
+        "share_error": standard_error(cost),
+        "saved": 1 - float(cost.mean()),
+        "quality": float(gain.mean()),
+        "full_quality": float(full.mean()),
+        "drop": float((full - gain).mean()),
+        "drop_error": standard_error(full - gain),
+    }
+
+
+def _row(task: Task, chosen: Sequence[tuple[float, Setting]]) -> dict[str, Any]:
+    return {"rule": chosen[0][1].rule, **measured(task, chosen)}
+
+
+def _made(
+    task: Task,
+    chosen: list[tuple[float, Setting]],
+    goal: str,
+    value: float,
+    text: str,
+    table: list[dict[str, Any]],
+    *,
+    kept: Callable[[dict[str, float]], bool],
+) -> SavedRule:
+    enabled = sorted(set().union(*(setting.enabled for _, setting in chosen)))
+    if any(list(setting.enabled) != enabled for _, setting in chosen):  # both of a mixture are asked at the same exits
+        chosen = [
+            (w, replace(s, decided=decide(s.policy, task.scores, enabled), enabled=tuple(enabled))) for w, s in chosen
+        ]
+    data, found = task.scores.logits, measured(task, chosen)
+    promise = {"goal": goal, "value": value, "text": text, "proved": False, "kept": kept(found), "measured": found}
+    return SavedRule(
+        rule=chosen[0][1].rule, parts=tuple((w, setting.policy) for w, setting in chosen), exits=data.exits,
+        enabled=tuple(enabled), classes=data.classes, kind=data.kind,
+        promise=promise | {"quality_is": task.scores.quality_is, "unit": data.unit},
+        data={
+            "name": data.name, "digest": data.digest(), "samples": data.samples, "not_finite": task.scores.not_finite,
+            "chosen_on": len(task.parts.choosing), "told_on": len(task.parts.telling), "seed": task.parts.seed,
+            "labelled": data.labels is not None,
+        },
+        versions={name: _version(name) for name in ("eelit", "numpy")}, table_=tuple(table),
+    )  # fmt: skip
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,172 @@
+"""`eelit compare --logits`, `eelit calibrate` and `eelit advise`: what they print, write and refuse."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from stored import made
+
+from eelit.methods.own.saved import load_rule
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    z, y = made(4, 600, 5)
+    path = tmp_path_factory.mktemp("own") / "logits.npz"
+    np.savez(path, logits=z, labels=y, costs=[1.0, 2, 3, 4], unit="GMACs")
+    return path
+
+
+FEW = ("--settings", "8")
+
+
+def test_compare_sets_policies_side_by_side(eelit, file, tmp_path):
+    found = eelit("compare", "--logits", file, *FEW, "--out", tmp_path / "report.html")
+    assert found.exit_code == 0, found.stderr
+    assert "The full model: accuracy" in " ".join(found.stdout.split())
+    for name in ("max-confidence", "patience", "(oracle)", "(static)", "(random)", "struck out: "):
+        assert name in found.stdout
+    assert found.stderr.splitlines()[-1] == f"eelit: wrote {tmp_path / 'report.html'}"
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<svg" in page
+    assert not re.search(r"<script|<link|<img|@import|url\(http", page)
+    assert page.count("<details>") == page.count("</details>") > 10
+    again = eelit("compare", "--logits", file, *FEW, "--out", tmp_path / "again.html")
+    assert again.exit_code == 0
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_compare_in_json_and_as_a_picture(eelit, file, tmp_path):
+    picture = tmp_path / "a.png"
+    words = ("compare", "--logits", file, "--format", "json", *FEW, "--policy", "entropy", "--policy", "patience")
+    found = eelit(*words, "--out", picture)
+    told = json.loads(found.stdout)
+    assert [line["name"] for line in told["lines"]] == ["entropy", "patience"]
+    assert told["unit"] == "GMACs"
+    assert set(told["left_out"]) > {"DontKnow"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (line,) = (line for line in told["lines"] if line["name"] == "patience")
+    assert [point["settings"]["patience"] for point in line["points"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["compare"], 2, "name the methods to compare, or give --logits"),
+        (["compare", "pabee", "--logits", "FILE"], 2, "with --logits name policies by --policy"),
+        (["compare", "--track", "text", "--logits", "FILE"], 2, "give either --track or --logits"),
+        (["compare", "pabee", "--labels", "FILE"], 2, "--labels goes with --logits"),
+        (["compare", "pabee", "--plain-costs", "1,2"], 2, "--plain-costs goes with --logits"),
+        (["compare", "--logits", "FILE", "--policy", "nobody"], 2, "`nobody` is not known"),
+        (["compare", "--logits", "FILE", "--out", "a.txt"], 2, "choose a file ending in .svg, .png or .html"),
+        (["compare", "--logits", "none.npz"], 2, "none.npz cannot be read (no such file or directory)"),
+        (["compare", "--logits", "FILE", "--costs", "1,2"], 3, "one number per exit, [4]"),
+        (["compare", "--logits", "FILE", "--costs", "x"], 2, "--costs takes numbers such as 1,2,3 or a file"),
+        (["compare", "--logits", "FILE", "--labels", "none.npy"], 2, "none.npy cannot be read"),
+        (["calibrate", "--logits", "FILE"], 2, "exactly one of --budget, --max-drop"),
+        (["calibrate", "--logits", "FILE", "--budget", "0.5", "--reject", "0.1"], 2, "exactly one of --budget"),
+        (["calibrate", "--logits", "FILE", "--risk", "0.1"], 2, "go together"),
+        (["calibrate", "--logits", "FILE", "--budget", "nan"], 2, "not nan"),
+        (["calibrate", "--logits", "FILE", "--budget", "0.1"], 1, "25.0% is the least that can be promised"),
+        (["calibrate", "--budget", "0.5"], 2, "--logits"),
+        (["advise"], 2, "--logits"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_one_sentence(eelit, file, monkeypatch, tmp_path, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    found = eelit(*[file if word == "FILE" else word for word in words])
+    assert found.exit_code == code, found.stderr
+    assert said in found.stderr
+    assert found.stdout == ""
+    assert "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_few_samples_and_wrong_labels_are_invalid_data(eelit, tmp_path):
+    z, y = made(3, 12, 4)
+    np.savez(tmp_path / "few.npz", logits=z, labels=y)
+    np.savez(tmp_path / "wrong.npz", logits=z, labels=y + 1)
+    for name, said in (("few", "12 samples, and at least 20"), ("wrong", "classes are whole numbers from 0 to 3")):
+        for command in (["compare"], ["advise"], ["calibrate", "--budget", "0.5"]):
+            found = eelit(*command, "--logits", tmp_path / f"{name}.npz")
+            assert found.exit_code == 3
+            assert said in found.stderr
+
+
+def test_calibrate_writes_a_rule_that_is_read_again(eelit, file, tmp_path):
+    out = tmp_path / "rule.json"
+    found = eelit("calibrate", "--logits", file, "--mean-risk", "0.05", *FEW, "--out", out)
+    assert found.exit_code == 0, found.stderr
+    assert "conformal risk control" in found.stdout
+    assert "Promised with proof." in found.stdout
+    rule = load_rule(out)
+    assert rule.promise["unit"] == "GMACs"
+    assert (rule.promise["goal"], rule.promise["value"]) == ("mean_risk", 0.05)
+    printed = eelit("calibrate", "--logits", file, "--mean-risk", "0.05", *FEW, "--out", out, "--format", "json").stdout
+    assert json.loads(printed) == json.loads(out.read_text())
+
+
+def test_a_rule_that_cannot_be_written_is_said_so(eelit, file, tmp_path):
+    (tmp_path / "rule.json").mkdir()
+    found = eelit("calibrate", "--logits", file, "--budget", "0.6", *FEW, "--out", tmp_path / "rule.json")
+    assert found.exit_code == 5
+    assert "cannot be written" in found.stderr
+    assert os.listdir(tmp_path) == ["rule.json"]
+
+
+def test_advise_gives_a_verdict_and_its_reason(eelit, file):
+    found = eelit("advise", "--logits", file, *FEW)
+    assert found.exit_code == 0, found.stderr
+    assert found.stdout.startswith("WORTH IT")
+    for part in ("knowing the truth", "calibration error", "in batches of 8", "heads"):
+        assert part in found.stdout
+    told = json.loads(eelit("advise", "--logits", file, *FEW, "--format", "json").stdout)
+    assert told["worth_it"] is True
+    assert len(told["exits"]) == 4
+
+
+def test_labels_and_costs_may_lie_elsewhere(eelit, tmp_path):
+    z, y = made(4, 200, 5)
+    np.save(tmp_path / "z.npy", z.transpose(1, 0, 2))
+    np.save(tmp_path / "y.npy", y)
+    (tmp_path / "costs.txt").write_text("1\n2\n3\n4\n")
+    words = [
+        "advise",
+        "--logits",
+        tmp_path / "z.npy",
+        "--labels",
+        tmp_path / "y.npy",
+        "--unit",
+        "ms",
+        "--format",
+        "json",
+    ]
+    told = [json.loads(eelit(*words, *FEW, "--costs", costs).stdout) for costs in ("1,2,3,4", tmp_path / "costs.txt")]
+    assert told[0] == told[1]
+    assert told[0]["unit"] == "ms"
+    assert told[0]["heads_share"] is None
+    plain = json.loads(eelit(*words, *FEW, "--costs", "1,2,3,4", "--plain-costs", "1,1.8,2.6,3.2").stdout)
+    assert plain["heads_share"] == pytest.approx(4 / 3.2 - 1)
+
+
+def test_no_torch_is_needed(file, tmp_path):
+    program = """
+import sys
+class Refuses:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "transformers", "sklearn", "pydantic", "pandas"):
+            raise ImportError(f"{name} is not to be imported")
+sys.meta_path.insert(0, Refuses())
+from eelit.cli.main import main
+main()
+"""
+    for words in (["compare"], ["calibrate", "--budget", "0.6", "--out", "r.json"], ["advise"]):
+        command = [sys.executable, "-c", program, *words, "--logits", str(file), *FEW]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,478 @@
+"""Calibrating: promises hold on real data, drawn anew a thousand times; rules are kept, read and applied."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from stored import COSTS, digits, made
+from torch import nn
+
+from eelit.methods.engine.evaluate import followed, infer, replay
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.own import calibrate as calibrating
+from eelit.methods.own import guarantees, rules
+from eelit.methods.own.advise import _waiting, advise
+from eelit.methods.own.calibrate import CannotPromise, calibrate
+from eelit.methods.own.curves import halves
+from eelit.methods.own.decide import decide
+from eelit.methods.own.logits import Logits, WrongLogits
+from eelit.methods.own.saved import Mixture, SavedRule, Skipping, WrongRule, drawn, load_rule
+from eelit.methods.own.scores import Scores
+from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.temperature import Tempered
+
+TIMES = 1000
+
+
+@pytest.fixture(scope="module")
+def real():
+    z, y = digits()
+    return Logits(z, y, COSTS, unit="pixels", name="digits")
+
+
+@pytest.fixture(scope="module")
+def population(real):
+    """Return a function: rule → the expected loss on the population from which samples are drawn."""
+    scores = Scores(real, threads=1)
+
+    def risk(rule):
+        lost = scores.gain[-1] - decide(rule.parts[0][1], scores, rule.enabled).gain
+        return float(np.maximum(lost, 0).mean())
+
+    return risk
+
+
+def resampled(real, n=300, times=TIMES):
+    """Yield samples drawn from the population, each independent of the others, with the seed that halves them."""
+    rng = np.random.default_rng(1)
+    for seed in range(times):
+        rows = rng.integers(0, real.samples, n)
+        yield Scores(Logits(real.z[:, rows], real.labels[rows], COSTS, axes="enc", kind="logits"), threads=1), seed
+
+
+def test_learn_then_test_is_missed_no_more_often_than_delta(real, population):
+    """The margin is three standard deviations of a share of 1,000 draws: 0.1 + 3 √(0.1 · 0.9 / 1000) = 0.128."""
+    risk, delta = 0.05, 0.1
+    missed = taken = naive = 0
+    for scores, seed in resampled(real):
+        try:
+            rule = calibrate(scores, "max-confidence", risk=risk, delta=delta, seed=seed, settings=12)
+        except CannotPromise:
+            continue  # the full model is used, which loses nothing
+        taken += 1
+        missed += population(rule) > risk
+        naive += rule.promise["measured_loss"] > risk
+    assert taken > 0.8 * TIMES
+    assert missed / TIMES <= delta + 3 * math.sqrt(delta * (1 - delta) / TIMES)
+    assert naive == 0  # what is taken is proved on the half where its loss is told
+
+
+def test_conformal_risk_control_keeps_the_mean_risk(real, population):
+    """The margin is three standard errors of the mean over 1,000 draws."""
+    risk, found = 0.05, []
+    for scores, seed in resampled(real):
+        try:
+            rule = calibrate(scores, "max-confidence", mean_risk=risk, seed=seed, settings=12)
+            found.append(population(rule))
+        except CannotPromise:
+            found.append(0.0)
+    assert np.mean(found) <= risk + 3 * np.std(found) / math.sqrt(TIMES)
+    assert np.mean(found) > 0.3 * risk  # and it is not kept by never leaving
+    assert max(found) > risk  # on average, not each time
+
+
+def test_taking_what_looked_good_enough_would_break_both_promises(real):
+    """So the two tests above can fail: the boldest setting within the risk, as measured, misses it half the time."""
+    risk, scores = 0.05, Scores(real, threads=1)
+    every = rules.RULES["max-confidence"].settings(scores, np.arange(real.samples), 200)
+    lost = np.stack([np.maximum(scores.gain[-1] - decide(policy, scores).gain, 0) for policy in reversed(every)])
+    rng, missed, proved = np.random.default_rng(2), 0, 0
+    for _ in range(TIMES):
+        losses = lost[:, rng.integers(0, real.samples, 150)]
+        naive = np.flatnonzero(losses.mean(axis=1) <= risk)[-1]
+        missed += lost[naive].mean() > risk
+        tested = guarantees.controlled(losses, risk)
+        proved += tested is not None and lost[tested].mean() > risk
+    assert missed / TIMES > 0.3
+    assert proved < missed
+
+
+@pytest.mark.parametrize("correction", ["fixed-sequence", "bonferroni"])
+def test_a_setting_just_above_the_risk_is_rarely_proved(real, correction):
+    """The hardest case: real losses whose mean over the population is the risk that must not be exceeded."""
+    scores, delta = Scores(real, threads=1), 0.2
+    policy = rules.RULES["max-confidence"].settings(scores, np.arange(real.samples), 40)[24]
+    lost = np.maximum(scores.gain[-1] - decide(policy, scores).gain, 0)
+    risk, rng, proved = float(lost.mean()) - 1e-9, np.random.default_rng(3), 0
+    assert 0.01 < risk < 0.15
+    for _ in range(TIMES):
+        losses = np.stack([np.zeros(300), lost[rng.integers(0, real.samples, 300)]])
+        proved += guarantees.proved(losses, risk, delta, correction) == 1
+    assert proved / TIMES <= delta + 3 * math.sqrt(delta * (1 - delta) / TIMES)
+    assert proved / TIMES > 0.05 * delta  # and not for want of trying
+
+
+def test_candidates_of_bonferroni_and_of_the_fixed_sequence():
+    losses = np.zeros((3, 200))
+    losses[1, :40] = 1
+    assert guarantees.proved(losses, 0.05, 0.1) == 0  # stops at the first that fails
+    assert guarantees.proved(losses, 0.05, 0.1, "bonferroni") == 2
+    assert guarantees.proved(losses[1:2], 0.05, 0.1) is None
+    assert guarantees.controlled(losses, 0.05) == 0
+    assert guarantees.controlled(losses, 0.21) == 2
+    assert guarantees.controlled(np.zeros((2, 18)), 0.05) is None  # 1 / 19 is above it
+    assert guarantees.controlled(np.zeros((2, 19)), 0.05) == 1
+    assert (guarantees.least_samples(0.05), guarantees.least_samples(0.05, 0.1)) == (19, 45)
+    assert guarantees.proved(np.zeros((1, 45)), 0.05, 0.1) == 0
+    assert guarantees.proved(np.zeros((1, 44)), 0.05, 0.1) is None
+    with pytest.raises(ValueError, match="bonferroni"):
+        guarantees.proved(losses, 0.05, 0.1, "holm")
+
+
+def test_a_share_of_answers_is_refused_and_no_more():
+    rng, refused = np.random.default_rng(0), []
+    for _ in range(TIMES):
+        scores = rng.random(60)
+        refused.append(guarantees.rejecting(scores[:59], 0.1) > scores[59])
+    assert np.mean(refused) <= 0.1 + 3 * math.sqrt(0.09 / TIMES)
+    assert np.mean(refused) > 0.06
+    assert guarantees.rejecting(np.arange(8.0), 0.1) == -math.inf
+    assert guarantees.rejecting(np.arange(9.0), 0.1) == 0
+
+
+def test_losses_of_a_group_count_once():
+    values = np.array([[1.0, 0, 0, 1], [0, 0, 0, 1]])
+    assert guarantees.by_group(values, np.array([5, 5, 5, 9])).tolist() == [[1 / 3, 1], [0, 1]]
+    z, y = made(4, 400, 4)
+    rule = calibrate(Logits(z, y, groups=np.repeat(np.arange(100), 4)), risk=0.2, delta=0.1, settings=8)
+    assert rule.promise["losses_on"] == 50
+
+
+@pytest.mark.parametrize("policy", ["auto", "max-confidence", "patience", "budgeted", "surest"])
+def test_the_budget_is_kept_and_nearly_spent(real, policy):
+    rule = calibrate(real, policy, budget=0.4, settings=16)
+    assert rule.budget_met_
+    measured = rule.promise["measured"]
+    assert measured["share"] <= 0.4 + 3 * measured["share_error"]
+    assert measured["quality"] > 0.7
+    told = halves(real).telling
+    found = rule.apply(real)
+    right = found.answers[told] == real.labels[told]
+    assert right.mean() == pytest.approx(measured["quality"], abs=0.03 if len(rule.parts) == 2 else 1e-6)
+    assert np.array(COSTS)[found.exits[told]].mean() / 64 == pytest.approx(measured["share"], abs=0.02)
+
+
+def test_what_cannot_be_promised_says_what_could_be(real):
+    for goal, said in (
+        ({"budget": 0.05}, "9.4% is the least that can be promised"),
+        ({"risk": 0.001, "delta": 0.05}, "at least 2995 samples without any loss are needed on this half"),
+        ({"mean_risk": 0.0001}, "is the least that could be"),
+        ({"reject": 0.0005}, "samples on this half are needed"),
+    ):
+        with pytest.raises(CannotPromise) as error:
+            calibrate(real, settings=8, **goal)
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+    z, y = made(3, 200, 4)
+    z[:-1] = z[:-1, ::-1]  # early exits speak of other samples
+    with pytest.raises(CannotPromise, match="least drop at which something is saved"):
+        calibrate(Logits(z, y), "max-confidence", max_drop=0.0, settings=8)
+
+
+@pytest.mark.parametrize(
+    ("goals", "said"),
+    [
+        ({}, "exactly one of budget"),
+        ({"budget": 0.5, "risk": 0.1}, "not 2"),
+        ({"risk": 0.1}, "go together"),
+        ({"budget": 0.5, "delta": 0.1}, "go together"),
+        ({"budget": 0.5, "confidence": 0.9}, "goes with max_drop"),
+        ({"budget": math.nan}, "above 0"),
+        ({"budget": -1.0}, "above 0"),
+        ({"risk": 1.5, "delta": 0.1}, "below 1"),
+        ({"budget": 0.5, "loss": "error"}, "for risk and mean_risk"),
+        ({"max_drop": 0.0, "confidence": 0.9}, "above 0"),
+    ],
+)
+def test_goals_that_mean_nothing_are_refused(real, goals, said):
+    with pytest.raises(ValueError, match=said):
+        calibrate(real, "max-confidence", settings=4, **goals)
+
+
+def test_a_drop_is_kept_with_and_without_a_proof(real):
+    plain = calibrate(real, max_drop=0.02, settings=12)
+    sure = calibrate(real, max_drop=0.02, confidence=0.9, settings=12)
+    assert plain.promise["measured"]["drop"] <= 0.02 + 2 * plain.promise["measured"]["drop_error"]
+    assert (plain.promise["proved"], sure.promise["proved"]) == (False, True)
+    assert sure.promise["measured_loss"] < 0.02
+    assert plain.promise["measured"]["saved"] > sure.promise["measured"]["saved"] > 0
+
+
+def test_an_error_may_be_promised_instead_of_a_drop(real):
+    wrong = 1 - float(Scores(real).gain[-1].mean())
+    rule = calibrate(real, "max-confidence", mean_risk=wrong + 0.05, loss="error", settings=12)
+    assert "the rule is wrong" in rule.promise["text"]
+    with pytest.raises(CannotPromise):
+        calibrate(real, "max-confidence", mean_risk=wrong / 2, loss="error", settings=12)
+
+
+def test_who_is_refused_is_who_the_last_exit_is_least_sure_of(real):
+    rule = calibrate(real, "max-confidence", reject=0.1, settings=20)
+    found = rule.apply(real)
+    last = found.exits == real.exits - 1
+    sure = Scores(real).confidence[-1]
+    assert (found.rejected == (last & (sure < rule.reject_below))).all()
+    assert 0.04 < found.rejected.mean() < 0.14
+    kept = ~found.rejected
+    assert (found.answers == real.labels)[kept].mean() > Scores(real).gain[-1].mean()
+    assert rule.rejected(real.z[-1]).tolist() == (sure < rule.reject_below).tolist()
+    with pytest.raises(ValueError, match="refuses"):
+        rule.policy  # noqa: B018
+
+
+def test_values_have_budgets_and_no_risks():
+    y = np.linspace(0, 1, 200)
+    z = y + np.random.default_rng(0).normal(size=(4, 200)) * np.array([0.3, 0.1, 0.05, 0.01])[:, None]
+    data = Logits(z, y, axes="en")
+    rule = calibrate(data, budget=0.8, settings=12)
+    assert np.abs(rule.apply(data).answers - y).mean() < 0.1
+    for goal in (
+        {"risk": 0.1, "delta": 0.1},
+        {"mean_risk": 0.1},
+        {"reject": 0.1},
+        {"max_drop": 0.1, "confidence": 0.9},
+    ):
+        with pytest.raises(WrongLogits, match="no bound"):
+            calibrate(data, **goal)
+
+
+# Kept and applied
+
+
+GOALS = [{"budget": 0.45}, {"max_drop": 0.02}, {"risk": 0.05, "delta": 0.1}, {"reject": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "goal"), list(itertools.product(["max-confidence", "calibrated-confidence"], GOALS)), ids=str
+)
+def test_a_rule_is_read_as_it_was_written(real, tmp_path, name, goal):
+    rule = calibrate(real, name, settings=12, **goal)
+    rule.save(tmp_path / "rule.json")
+    again = load_rule(tmp_path / "rule.json")
+    assert again == rule
+    assert [path.name for path in tmp_path.iterdir()] == ["rule.json"]
+    assert (tmp_path / "rule.json").stat().st_size < 4000
+    for ours, theirs in zip(vars(rule.apply(real)).values(), vars(again.apply(real)).values(), strict=True):
+        assert (ours == theirs).all()
+    assert again.data["digest"] == real.digest()
+    assert again.versions["numpy"] == np.__version__
+
+
+def by_hand(rule, z):
+    """Ask a rule exit by exit, of its enabled exits alone, one sample at a time."""
+    found = []
+    for n in range(z.shape[1]):
+        state = rule.start()
+        for e in rule.enabled[:-1]:
+            state, stop = rule.step(state, z[e, n : n + 1])
+            if stop[0]:
+                break
+        else:
+            e = rule.exits - 1
+        found.append(e)
+    return found
+
+
+def network(z):
+    """Return a network whose exits say stored logits ``[E, N, C]`` of the numbers of samples."""
+
+    class Head(nn.Module):
+        def __init__(self, said):
+            super().__init__()
+            self.said, self.asked = said, 0
+
+        def forward(self, number):
+            self.asked += len(number)
+            return self.said[number]
+
+    return MultiExit([nn.Identity() for _ in z], [Head(torch.as_tensor(said)) for said in z])
+
+
+@pytest.mark.parametrize("goal", [{"budget": 0.45}, {"risk": 0.05, "delta": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "name", ["max-confidence", "budgeted", "patience", "calibrated-confidence", "percentile-entropy"]
+)
+def test_stored_stepped_and_really_skipping_agree(real, name, goal):
+    rule = calibrate(real, name, settings=12, **goal)
+    z = real.z[:, :200]
+    exits = rule.apply(z).exits.tolist()
+    assert by_hand(rule, z) == exits
+    model = network(z)
+    found = infer(model, torch.arange(200), rule.policy)
+    assert found.exits.tolist() == exits
+    assert found.answers.argmax(dim=-1).tolist() == rule.apply(z).answers.tolist()
+    asked = [head.asked for head in model.heads]
+    for e, count in enumerate(asked):
+        if e and e not in rule.enabled:
+            assert count == 0
+
+
+def test_exits_at_which_nobody_left_are_not_asked():
+    inner = MaxConfidence((0.6, 0.7))
+    skipping = Skipping(inner, (1, 3, 4))
+    z, _ = made(5, 60, 3)
+    wanted = np.full(60, 4)
+    for e, limit in ((3, 0.7), (1, 0.6)):
+        wanted[decide(MaxConfidence(limit), Scores(Logits(z[[e, 4]]))).exits == 0] = e
+    course = followed(skipping, z)
+    assert course.exits.tolist() == wanted.tolist()
+    assert not course.visited[2].any()
+    assert course.visited[0].all()
+
+
+def test_a_mixture_draws_by_the_sample_and_evenly():
+    z, y = made(3, 4000, 5)
+    chance = drawn(z[0])
+    assert (drawn(torch.as_tensor(z[0])) == chance).all()
+    assert (drawn(z[0, 5:6]) == chance[5:6]).all()
+    counts = np.histogram(chance, 10, (0, 1))[0]
+    assert ((counts - 400) ** 2 / 400).sum() < 27.9  # of nine degrees of freedom above this in one of 1,000
+    right = (z[0].argmax(axis=-1) == y)[chance < 0.5]
+    assert abs(right.mean() - (z[0].argmax(axis=-1) == y).mean()) < 0.05
+    mixed = Mixture(Patience(1), Patience(2), 0.25)
+    exits = replay(mixed, z)
+    one, two = replay(Patience(1), z), replay(Patience(2), z)
+    assert exits.tolist() == np.where(chance < 0.25, two, one).tolist()
+
+
+def test_thresholds_of_exits_that_are_not_asked_are_left_out(real):
+    rule = SavedRule("x", ((1.0, MaxConfidence((0.9, 0.8, 0.7, 0.6))),), 5, (1, 3, 4), 10, "logits")
+    z = real.z[:, :100]
+    assert by_hand(rule, z) == rule.apply(z).exits.tolist()
+    assert rule.apply(z).exits.tolist() == decide(MaxConfidence((9, 0.8, 9, 0.6)), Scores(Logits(z))).exits.tolist()
+    heated = Tempered((9.0, 0.7, 9.0, 0.3, 1.0), MaxConfidence((0.9, 0.7, 0.1, 0.8)))
+    rule = SavedRule("x", ((1.0, heated),), 5, (1, 3, 4), 10, "logits")
+    assert len(set(by_hand(rule, z))) == 3
+    assert by_hand(rule, z) == rule.apply(z).exits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rule: "[]", "no rule that"),
+        (lambda rule: "{", "no JSON"),
+        (lambda rule: {**rule, "format": "x"}, "no rule that"),
+        (lambda rule: {**rule, "version": 2}, "version 2"),
+        (lambda rule: {**rule, "policy": "os.system"}, "no policy 'os.system'"),
+        (lambda rule: {**rule, "enabled": [0, 1]}, "the last of 5 exits"),
+        (lambda rule: {**rule, "enabled": [4, 0]}, "rise"),
+        (lambda rule: {**rule, "exits": "5"}, "exits are a number"),
+        (lambda rule: {**rule, "mixture": []}, "sum to 1"),
+        (lambda rule: {**rule, "mixture": [{"weight": 1, "settings": {"limit": 1}}]}, "has not these settings"),
+        (lambda rule: {**rule, "mixture": [{"weight": 1, "settings": {"threshold": "x"}}]}, "threshold is one number"),
+        (lambda rule: {name: value for name, value in rule.items() if name != "kind"}, "'kind' is missing"),
+    ],
+)
+def test_files_that_are_no_rules_are_one_sentence(real, tmp_path, change, said):
+    rule = json.loads(calibrate(real, "max-confidence", max_drop=0.02, settings=6).to_json())
+    found = change(rule)
+    (tmp_path / "rule.json").write_text(found if isinstance(found, str) else json.dumps(found))
+    with pytest.raises(WrongRule, match=said) as error:
+        load_rule(tmp_path / "rule.json")
+    assert "\n" not in str(error.value)
+
+
+def test_a_rule_for_other_outputs_is_refused(real):
+    rule = calibrate(real, "max-confidence", max_drop=0.02, settings=6)
+    with pytest.raises(WrongRule, match="5 exits and 10 classes, but the outputs have 4 and 10"):
+        rule.apply(real.z[:4])
+
+
+def test_the_path_saves_ever_more_and_follows_from_the_choosing_half(real):
+    scores, parts = Scores(real), halves(real)
+    every = calibrating.tried(rules.RULES["margin"], scores, parts.choosing, 20, disable=True)
+    task = calibrating.Task(scores, parts, every, "drop")
+    found = calibrating.path(task)
+    costs = [float(task.costs(setting)[parts.choosing].mean()) for setting in found]
+    lost = [float(task.losses(setting)[parts.choosing].mean()) for setting in found]
+    y = real.labels.copy()
+    y[parts.telling] = np.random.default_rng(0).integers(0, 10, len(parts.telling))
+    other = Scores(Logits(real.z, y, COSTS))
+    again = calibrating.tried(rules.RULES["margin"], other, parts.choosing, 20, disable=True)
+    task = calibrating.Task(other, parts, again, "drop")
+    assert [setting.policy for setting in calibrating.path(task)] == [setting.policy for setting in found]
+    assert costs == sorted(costs, reverse=True)
+    assert lost == sorted(lost)
+    assert costs[0] < 1
+
+
+# Advice
+
+
+def test_exits_that_know_when_they_are_right_are_worth_it(real):
+    found = advise(real, settings=16)
+    assert found.worth_it
+    assert found.lossless.share > 0.1
+    assert found.oracle_saves > found.lossless.share
+    gain = Scores(real).gain[:, halves(real).telling]
+    assert found.overthinking == pytest.approx(((gain[:-1].max(axis=0) == 1) & (gain[-1] == 0)).mean())
+    assert [e.quality for e in found.exits] == pytest.approx(gain.mean(axis=1).tolist())
+    assert found.heads_share is None
+    batches = list(found.lossless.batches.values())
+    assert batches == sorted(batches, reverse=True)
+    assert batches[1] < batches[0] - 0.05
+    assert batches[0] == pytest.approx(found.lossless.share)
+
+
+def test_what_a_batch_that_waits_saves_is_what_drawn_batches_save(real):
+    scores, rows = Scores(real), np.arange(real.samples)
+    (setting,) = calibrating.tried(rules.RULES["max-confidence"], scores, rows, 3)[1:2]
+    costs, rng = np.array(COSTS) / COSTS[-1], np.random.default_rng(0)
+    for batch in (1, 4, 16):
+        drawn_ = rng.choice(setting.decided.exits, (4000, batch)).max(axis=1)
+        error = costs[drawn_].std() / math.sqrt(4000)
+        assert abs(_waiting(scores, setting, rows, batch) - (1 - costs[drawn_].mean())) < 4 * error
+
+
+def verdict(ease, plain=None, samples=3000):
+    z, y = made(4, samples, 5, seed=3)
+    rng = np.random.default_rng(4)
+    z = rng.normal(size=z.shape) + np.asarray(ease)[:, None, None] * np.eye(5)[y]
+    return advise(
+        Logits(z.astype(np.float32), y, None if plain is None else [1.2, 2.4, 3.6, 4.8], plain_costs=plain), settings=12
+    )
+
+
+def test_exits_that_are_too_weak_are_not_worth_it():
+    found = verdict([-9, -9, -9, 6], [1.2, 2.2, 3.2, 4.2])
+    assert found.verdict == "not worth it"
+    assert "too weak" in found.reason
+    assert found.heads_share == pytest.approx(4.8 / 4.2 - 1)
+    assert [e.head_share for e in found.exits] == pytest.approx([0.2 / 4.2] * 3 + [None])
+
+
+def test_where_the_first_exits_are_as_good_the_network_is_cut_off():
+    found = verdict([5, 5, 5, 5])
+    assert found.verdict == "cut the network off"
+    assert found.static_saves == pytest.approx(0.75)
+
+
+def test_exits_that_do_not_know_when_they_are_right_are_not_worth_it():
+    z, y = made(4, 3000, 2, seed=3)
+    rng = np.random.default_rng(4)
+    right = rng.random(z.shape[:2]) < np.array([0.6, 0.62, 0.64, 0.9])[:, None]
+    z = np.eye(2)[np.where(right, y, 1 - y)] * rng.exponential(size=z.shape[:2])[..., None]
+    found = advise(Logits(z, y), settings=12)
+    assert found.verdict == "not worth it"
+    assert "do not know when they are right" in found.reason
+    assert found.oracle_saves > 0.3
+
+
+def test_few_samples_do_not_tell():
+    found = verdict([1.5, 1.8, 2.1, 2.4], samples=100)
+    assert found.verdict == "too few samples to tell"
+    assert "collect more" in found.reason
