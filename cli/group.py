@@ -30,6 +30,8 @@ COMMANDS = {
     "smoke": "Run every method shortly, and say which of them work.",
     "data": "List, fetch and verify the data sets and models.",
     "new": "Start a new work: its entry, and a method with claims and test.",
+    "add": "Add a work from what services know of it.",
+    "sync": "Bring citations and records up to date from what services say.",
     "check": "Check the whole catalogue and report all problems.",
     "build": "Build the catalogue database.",
     "site": "Build or serve the documentation site.",
