@@ -14,10 +14,12 @@ ORDER = (
 )
 """The order of fields in a record."""
 VERBATIM = ("doi", "eprint", "archiveprefix", "acl", "openreview", "url")
-SPECIAL = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
+SPECIAL = {sign: f"\\{sign}" for sign in "&%$#_"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
-    "^": "\\^{}",
+    "^": "\\textasciicircum{}",
+    "{": "\\textbraceleft{}",  # BibTeX counts braces, also behind a backslash
+    "}": "\\textbraceright{}",
 }
 CAPITALS = re.compile(r"(?<![\w{])[\w+\-]*\w[A-Z][\w+\-]*|(?<![\w{])[A-Z]{2,}[\w+\-]*")
 """Words with a capital inside, which a style that writes titles small would spoil."""
@@ -39,8 +41,13 @@ def tex_title(title: str) -> str:
 
 def tex_names(people: Sequence[Person], *, et_al: bool = False) -> str:
     """Return the authors as a value of BibTeX."""
-    written = [f"{{{tex(person.family)}}}" if person.corporate else tex(person.inverted) for person in people]
+    written = [f"{{{tex(person.family)}}}" if person.corporate else _name(person) for person in people]
     return " and ".join([*written, *(["others"] if et_al else [])])
+
+
+def _name(person: Person) -> str:
+    """Return a name in BibTeX's order: what follows a name stands in its middle."""
+    return ", ".join(tex(part) for part in (person.family, person.suffix, person.given) if part)
 
 
 def to_block(kind: str, key: str, fields: dict[str, str], comments: Iterable[str] = ()) -> str:

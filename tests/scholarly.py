@@ -81,7 +81,7 @@ class Server:
     def __init__(self, works):
         self.works = {work.number: work for work in works}
         self.scripts, self.always = [], []
-        self.asked, self.agents, self.revalidated = [], set(), 0
+        self.asked, self.agents, self.keys, self.revalidated = [], set(), {}, 0
         self.delay = 0.0
         server = self
 
@@ -139,6 +139,8 @@ class Server:
         self.agents.add(handler.headers.get("User-Agent", ""))
         time.sleep(self.delay)
         _, service, *rest = parts.path.split("/", 2)
+        if key := handler.headers.get("Authorization") or handler.headers.get("x-api-key"):
+            self.keys[service] = key
         params = {name: values[0] for name, values in parse_qs(parts.query).items()}
         answer = self.answer(service, unquote(rest[0]) if rest else "", params, handler.headers)
         for pattern, script in self.always:

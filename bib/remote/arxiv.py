@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from eelit.bib.remote.said import Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import ARXIV
-from eelit.bib.remote.web import Unanswered, Web
+from eelit.bib.remote.web import Web
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 OWN = "{http://arxiv.org/schemas/atom}"
@@ -26,15 +26,19 @@ def by_title(web: Web, title: str) -> list[Said]:
 
 
 def _entries(web: Web, params: dict[str, str]) -> list[Said]:
-    text = web.text(ARXIV, "/query", params)
+    response = web.text(ARXIV, "/query", params)
+    if response is None:
+        return []
+    text = response.content.decode("utf-8", "replace")
     try:
-        if "<!DOCTYPE" in (text or "") or "<!ENTITY" in (text or ""):
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise ElementTree.ParseError("a feed declares no entities")
-        feed = ElementTree.fromstring(text or "")
+        feed = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise Unanswered(ARXIV, f"answers in a form that is not known here ({error})") from error
+        raise web.not_understood(ARXIV, response, str(error)) from error
     if feed.tag != f"{ATOM}feed":
-        raise Unanswered(ARXIV, "answers in a form that is not known here (no feed)")
+        raise web.not_understood(ARXIV, response, "no feed")
+    web.understood(ARXIV)
     return [said for entry in feed.iter(f"{ATOM}entry") if (said := _said(web, entry))]
 
 

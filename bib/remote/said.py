@@ -17,6 +17,7 @@ YEARS_APART = 2
 FIELDS = ("type", "title", "authors", "year", "venue", "volume", "number", "pages", "publisher", "doi", "arxiv")
 """What services are asked for, in the order in which it is shown."""
 ARXIV_DOI = "10.48550/arxiv."
+INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 MARKUP = re.compile(r"</?[A-Za-z][^>]*>")
 
 
@@ -48,7 +49,8 @@ class Said:
 
 def plain(text: str | None) -> str:
     """Return a text of a service on one line, without markup and HTML's names of letters."""
-    return " ".join(MARKUP.sub("", unescape(unescape(text or ""))).split()).replace("‐", "-")
+    seen = INVISIBLE.sub(" ", MARKUP.sub("", unescape(unescape(text or ""))))
+    return " ".join(seen.split()).replace("‐", "-")
 
 
 def folded(text: str) -> str:

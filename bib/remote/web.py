@@ -90,9 +90,11 @@ class _Patient(Retry):
 class _Paced(HTTPAdapter):
     """Lets some time pass between two requests, whichever thread makes them; a service has one connection."""
 
-    def __init__(self, seconds: float, patience: Retry) -> None:
+    def __init__(self, seconds: float, patience: Retry, secrets: Mapping[str, str]) -> None:
+        """Add these headers to what is sent, and to nothing that is kept."""
         super().__init__(pool_connections=1, pool_maxsize=1, pool_block=True, max_retries=patience)
         self.seconds = seconds
+        self.secrets = secrets
         self.last = float("-inf")
         self.lock = Lock()
 
@@ -101,7 +103,10 @@ class _Paced(HTTPAdapter):
         with self.lock:
             time.sleep(max(0.0, self.last + self.seconds - time.monotonic()))
             try:
-                response: requests.Response = super().send(request, *args, **kwargs)
+                sent = request.copy()
+                sent.headers.update(self.secrets)
+                response: requests.Response = super().send(sent, *args, **kwargs)
+                response.request = request
             finally:
                 self.last = time.monotonic()
         log.info("%s %s → %d", request.method, _bare(request.url or ""), response.status_code)
@@ -129,9 +134,8 @@ class Web:
         who = f"; mailto:{manners.contact}" if manners.contact else ""
         self.session.headers["User-Agent"] = f"eelit/{version('eelit')} (catalogue of early-exit works{who})"
         for service in SERVICES:
-            self.session.mount(
-                manners.base(service), _Paced(manners.pace(service), _patience(manners.backoff(service)))
-            )
+            patience = _patience(manners.backoff(service))
+            self.session.mount(manners.base(service), _Paced(manners.pace(service), patience, self._secrets(service)))
 
     def close(self) -> None:
         """Close connections and the file."""
@@ -143,18 +147,29 @@ class Web:
         if response is None:
             return None
         try:
-            return kind.model_validate_json(response.content)
+            found = kind.model_validate_json(response.content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
-            raise self._failed(
-                service, f"answers in a form that is not known here ({where}: {first['msg']})"
-            ) from error
+            raise self.not_understood(service, response, f"{where}: {first['msg']}") from error
+        self.understood(service)
+        return found
 
-    def text(self, service: Service, path: str, params: Mapping[str, str]) -> str | None:
-        """Return what a service says as text, or None if it knows of no such thing. Raises `Unanswered`."""
-        response = self._answer(service, path, params)
-        return None if response is None else response.content.decode("utf-8", "replace")
+    def text(self, service: Service, path: str, params: Mapping[str, str]) -> requests.Response | None:
+        """Return an answer that is no JSON, or None if a service knows of no such thing. Raises `Unanswered`.
+
+        Who reads it says whether it was `understood` or `not_understood`.
+        """
+        return self._answer(service, path, params)
+
+    def understood(self, service: Service) -> None:
+        """Note that a service gave an answer of use."""
+        self.failures[service.name] = 0
+
+    def not_understood(self, service: Service, response: requests.Response, why: str) -> Unanswered:
+        """Forget an answer that cannot be understood, and return what to raise."""
+        self.session.cache.delete(requests=[response.request])
+        return self._failed(service, f"answers in a form that is not known here ({why})")
 
     def address(self, service: Service, path: str) -> str:
         """Return where something was read, as it is cited: at the service itself, whichever mirror was asked."""
@@ -168,22 +183,20 @@ class Web:
             if response is None:
                 continue
             if response.status_code in (404, 410):
-                self.failures[service.name] = 0
+                self.understood(service)
                 return None
             if response.status_code != 200:
                 raise self._failed(service, f"answers with {response.status_code}")
             if _whole(response):
-                self.failures[service.name] = 0
                 return response
             log.info("GET %s%s broke off", service.name, path)
         raise self._failed(service, "broke off its answer")
 
     def _sent(self, service: Service, path: str, params: Mapping[str, str], *, last: bool) -> requests.Response | None:
         """Return the response, or None if it broke off before the last try."""
-        headers = {service.key_header: self._key(service)} if service.name in self.manners.keys else {}
         address = f"{self.manners.base(service)}{path}"
         try:
-            response = self._got(address, params, headers)
+            response = self._got(address, params)
         except _AskedToWait as error:
             raise self._failed(service, f"{error}; run this again then, nothing is lost", lasting=True) from error
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
@@ -195,17 +208,19 @@ class Web:
         self.asked[service.name] += not getattr(response, "from_cache", False)
         return response
 
-    def _got(self, address: str, params: Mapping[str, str], headers: Mapping[str, str]) -> AnyResponse:
-        asked = {"params": dict(params), "headers": dict(headers), "timeout": self.manners.timeout}
+    def _got(self, address: str, params: Mapping[str, str]) -> AnyResponse:
+        asked: dict[str, Any] = {"params": dict(params), "timeout": self.manners.timeout}
         response = self.session.get(address, **asked, refresh=self.anew)
         known = isinstance(response, CachedResponse) and response.from_cache and response.status_code == 404
         if known and response.created_at < datetime.now(UTC) - UNKNOWN_FOR:
             return self.session.get(address, **asked, force_refresh=True)
         return response
 
-    def _key(self, service: Service) -> str:
-        key = self.manners.keys[service.name]
-        return f"Bearer {key}" if service.key_header == "Authorization" else key
+    def _secrets(self, service: Service) -> dict[str, str]:
+        key = self.manners.keys.get(service.name)
+        if not key:
+            return {}
+        return {service.key_header: f"Bearer {key}" if service.key_header == "Authorization" else key}
 
     def _failed(self, service: Service, why: str, *, lasting: bool = False) -> Unanswered:
         self.failures[service.name] += 1
