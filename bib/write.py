@@ -18,8 +18,8 @@ SPECIAL = {sign: f"\\{sign}" for sign in "&%$#_"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
     "^": "\\textasciicircum{}",
-    "{": "\\textbraceleft{}",  # BibTeX counts braces, also behind a backslash
-    "}": "\\textbraceright{}",
+    "{": "",  # BibTeX counts braces, also behind a backslash: no text can hold one alone
+    "}": "",
 }
 CAPITALS = re.compile(r"(?<![\w{])[\w+\-]*\w[A-Z][\w+\-]*|(?<![\w{])[A-Z]{2,}[\w+\-]*")
 """Words with a capital inside, which a style that writes titles small would spoil."""

@@ -102,7 +102,7 @@ def test_a_value_that_would_close_the_record_is_refused():
     ("title", "written"),
     [
         ("FastBERT: a Self-distilling BERT", "{FastBERT}: a Self-distilling {BERT}"),
-        ("Costs & 50% of $x_1 {now}", r"Costs \& 50\% of \$x\_1 \textbraceleft{}now\textbraceright{}"),
+        ("Costs & 50% of $x_1", r"Costs \& 50\% of \$x\_1"),
         (r"a\b ~ ^", r"a\textbackslash{}b \textasciitilde{} \textasciicircum{}"),
         ("On IoT at the Edge", "On {IoT} at the Edge"),
     ],
@@ -110,6 +110,10 @@ def test_a_value_that_would_close_the_record_is_refused():
 def test_titles_keep_their_capitals_and_read_as_they_were(tmp_path, title, written):
     assert write.tex_title(title) == written
     assert read(tmp_path, block("a2020b", title=written))["a2020b"].title == title
+
+
+def test_braces_are_no_text(tmp_path):
+    assert write.tex("a} {b}}") == "a b"
 
 
 def test_names_read_as_they_were(tmp_path):

@@ -66,12 +66,12 @@ class _Matches(BaseModel):
 
 def by_doi(web: Web, doi: str) -> Said | None:
     """Return what Semantic Scholar says of a DOI."""
-    return _by_id(web, f"DOI:{doi}")
+    return by_id(web, f"DOI:{doi}")
 
 
 def by_arxiv(web: Web, arxiv: str) -> Said | None:
     """Return what Semantic Scholar says of a preprint."""
-    return _by_id(web, f"ARXIV:{arxiv}")
+    return by_id(web, f"ARXIV:{arxiv}")
 
 
 def by_title(web: Web, title: str) -> list[Said]:
@@ -101,7 +101,8 @@ def address(web: Web, name: str) -> str:
     return web.address(SEMANTIC_SCHOLAR, f"{_path(name)}/references")
 
 
-def _by_id(web: Web, name: str) -> Said | None:
+def by_id(web: Web, name: str) -> Said | None:
+    """Return what Semantic Scholar says of `DOI:…` or `ARXIV:…`."""
     paper = web.get(SEMANTIC_SCHOLAR, _path(name), {"fields": ASKED}, Paper)
     return _said(web, paper) if paper else None
 

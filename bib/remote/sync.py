@@ -291,7 +291,11 @@ def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | No
 def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
     record = ours.records[key]
     name = f"DOI:{record.doi}" if record.doi else f"ARXIV:{record.arxiv}" if record.arxiv else ""
-    papers = semanticscholar.references(web, name) if name else None
+    said = semanticscholar.by_id(web, name) if name else None
+    if said and not _is_ours(record, said):
+        report.doubt(_another(key, record, said))
+        return None
+    papers = semanticscholar.references(web, name) if said else None
     if not papers:
         return None
     cited = set()
