@@ -74,6 +74,6 @@ def _say(web: Web, place: str) -> None:
     from eelit.bib.remote.services import SERVICES
 
     labels = {service.name: service.label for service in SERVICES}
-    counted = [f"{labels[name]} {count}" for name, count in sorted(web.asked.items()) if count]
+    counted = [f"{labels.get(name, name)} {count}" for name, count in sorted(web.asked.items()) if count]
     said = f"requests: {', '.join(counted)}" if counted else "nobody was asked, all answers were kept"
     click.echo(f"eelit: {said} (log: {place})", err=True)

@@ -33,6 +33,7 @@ COMMANDS = {
     "add": "Add a work from what services know of it.",
     "sync": "Bring citations and records up to date from what services say.",
     "check": "Check the whole catalogue and report all problems.",
+    "doctor": "Look for what may be amiss in the catalogue, and mend what is safe.",
     "build": "Build the catalogue database.",
     "site": "Build or serve the documentation site.",
 }

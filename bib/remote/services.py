@@ -53,6 +53,11 @@ class Manners:
     mirror: str = ""
     timeout: tuple[float, float] = (5.0, 30.0)
 
+    @property
+    def host_pace(self) -> float:
+        """The seconds between two links to one host that are followed."""
+        return 0.0 if self.mirror else 1.0
+
     def base(self, service: Service) -> str:
         """Return the address of a service, or of the mirror that answers for it."""
         return f"{self.mirror.rstrip('/')}/{service.name}" if self.mirror else service.base

@@ -124,6 +124,7 @@ class Web:
         self.asked: Counter[str] = Counter()  # requests that left, by service
         self.failures: Counter[str] = Counter()  # one after the other, by service
         self.given_up: dict[str, str] = {}
+        self.hosts: set[str] = set()  # beside those of services
         self.session = CachedSession(
             str(folder / "answers.sqlite"),
             backend="sqlite",
@@ -170,6 +171,19 @@ class Web:
         """Forget an answer that cannot be understood, and return what to raise."""
         self.session.cache.delete(requests=[response.request])
         return self._failed(service, f"answers in a form that is not known here ({why})")
+
+    def look(self, address: str, method: str) -> requests.Response:
+        """Return what answers at an address, at its host's pace and never kept. Raises `requests.RequestException`."""
+        host = urlsplit(address).netloc
+        if host not in self.hosts:
+            self.hosts.add(host)
+            patience = Retry(total=1, status=0, allowed_methods=None)
+            self.session.mount(f"{urlsplit(address).scheme}://{host}", _Paced(self.manners.host_pace, patience, {}))
+        with self.session.cache_disabled():
+            response = self.session.request(method, address, timeout=self.manners.timeout, stream=True)
+        response.close()
+        self.asked[host] += 1
+        return response
 
     def address(self, service: Service, path: str) -> str:
         """Return where something was read, as it is cited: at the service itself, whichever mirror was asked."""
