@@ -254,7 +254,7 @@ def _identifiers(loaded: Loaded) -> Iterator[Finding]:
             says = f"the DOI {record.doi} of `{key}` is not that of the ACL Anthology's {record.acl}"
             yield _at(loaded, "identifiers", key, "doi", says, "mend the one that is wrong")
         bare = re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", record.doi, flags=re.IGNORECASE).lower()
-        if record.doi != bare:
+        if record.doi != bare and not bare.startswith(ARXIV_DOI):
             says = f"the DOI of `{key}` is written {record.doi}"
             yield _at(loaded, "identifiers", key, "doi", says, f"write `{bare}`", Mend(key, "doi", bare))
 

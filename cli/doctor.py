@@ -61,9 +61,9 @@ def command(
             click.echo(f"eelit: {reason}", err=True)
         loaded = load(sources())
         found = findings(loaded, _measured(keys))
+    found = _about(found, keys, loaded)
     if online and not is_offline(offline):
         found += _online(loaded, keys, contact, anew=anew)
-    found = _about(found, keys, loaded)
     if style == "json":
         click.echo(json_text({"findings": [asdict(finding) for finding in found], "diff": diff}))
     else:

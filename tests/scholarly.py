@@ -155,6 +155,8 @@ class Server:
         handler.give(*answer)
 
     def answer(self, service, path, params, headers):
+        if service not in ("crossref", "openalex", "arxiv", "dblp", "semanticscholar"):
+            return 404, b"no such service", "text/plain"
         known = [work.as_(service) for work in self.works.values() if service not in work.unknown_to]
         found = getattr(self, service)(known, path, params, headers)
         if found is None:
