@@ -85,6 +85,7 @@ def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> 
         *_identifiers(loaded),
         *_venues(loaded),
         *_versions(loaded),
+        *_externals(loaded),
         *_unconnected(loaded),
         *_results(loaded, measured or {}),
     ]
@@ -318,6 +319,22 @@ def _versions(loaded: Loaded) -> Iterator[Finding]:
                 yield _at(loaded, "versions", record.key, "title", says, "keep one of them if they are one work")
         if record.authors:
             by_author[normalised(record.authors[0].family)].append(record)
+
+
+def _externals(loaded: Loaded) -> Iterator[Finding]:
+    """Yield works that relations name as external, though the catalogue has one with that identifier."""
+    known = {f"arxiv:{record.arxiv}": key for key, record in loaded.bibliography.records.items() if record.arxiv}
+    known |= {f"doi:{record.doi}".lower(): key for key, record in loaded.bibliography.records.items() if record.doi}
+    for key, entry in loaded.entries.items():
+        for index, relation in enumerate(entry.relations):
+            if isinstance(relation.target, ExternalTarget):
+                other = known.get((relation.target.external.id or "").lower())
+                if other and other != key:  # a later version of the work itself has its id, too
+                    says = (
+                        f"“{relation.target.external.title}”, which `{key}` names as external, has the id of `{other}`"
+                    )
+                    place = ("relations", index, "target")
+                    yield _in_entry(loaded, "external", key, place, says, f"write `target: {other}`")
 
 
 def _unconnected(loaded: Loaded) -> Iterator[Finding]:

@@ -52,10 +52,10 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
         ({"journal": "J"}, "article", "missing", "has a DOI and no pages"),
         ({"doi": ""}, "misc", "missing", "cannot be found by any identifier"),
         ({"eprint": "2203.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "arXiv:2203.00001 is of 2022"),
-        ({"booktitle": "Conference (CONF 2018)", "pages": "1--2"}, "inproceedings", "contradiction", "but its venue is"),
+        ({"booktitle": "Conference (CONF 2018)", "pages": "1--2"}, "inproceedings", "contradiction", "its venue is"),
         (
             {"doi": "10.48550/arXiv.2001.00001", "eprint": "2001.00002", "archiveprefix": "arXiv"}, "misc",
-            "identifiers", "is that of arXiv:2001.00001, `eprint` is 2001.00002",
+            "identifiers", "is that of arXiv:2001.00001, its",
         ),
         ({"doi": "10.18653/v1/2020.acl-main.1", "acl": "2020.acl-main.2"},
             "misc", "identifiers", "is not that of the ACL"),
@@ -93,6 +93,13 @@ def test_two_versions_of_one_work(tree):
     assert "may be `doe2027new` under another title" in finding.says
     edit(tree, BIB, "Stopping Plainly Before Its End", "Going On Forever, a Sequel")
     assert found("versions") == []
+
+
+def test_an_external_work_that_the_catalogue_has_by_its_id(tree):
+    edit(tree, PABEE, "target: liu2020fastbert", "target: {external: {title: FastBERT, id: 'arXiv:2004.02178'}}")
+    (finding,) = found("external")
+    assert finding.remedy == "write `target: liu2020fastbert`"
+    assert "external" in Path(finding.path).read_text(encoding="utf-8").splitlines()[finding.line - 1]
 
 
 def test_claims_without_outcome_and_results_of_older_code(tree):
