@@ -79,9 +79,14 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
         return
     with asking(contact, anew=anew) as web:
         found = gather(web, wanted)
-    if not found.saids:
+    if found.saids:
+        _add(found, loaded, key, style, dry_run=dry_run)
+    else:
         _nobody_knows(found, wanted)
-        return
+
+
+def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool) -> None:
+    """Show what was found, and write it unless the catalogue turns out to have it."""
     proposal = _proposal(found, loaded, key)
     names = proposal.values
     if _is_known(loaded.bibliography.records, (names.get("doi", ""), names.get("arxiv", ""), proposal.title)):

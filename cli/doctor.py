@@ -42,23 +42,16 @@ def command(
 
     Leaves with 3 if there are errors; what is only worth a look does not count.
     """
-    from eelit.catalog.doctor import findings, mended
+    from eelit.catalog.doctor import findings
     from eelit.catalog.load import load
-    from eelit.catalog.sources import checkout, sources
+    from eelit.catalog.sources import sources
     from eelit.cli.check import key_of
 
     loaded = load(sources())
     keys = {key_of(name, loaded) for name in works}
-    found = findings(loaded, _measured(keys))
-    diff = ""
+    found, diff = findings(loaded, _measured(keys)), ""
     if fix:
-        if checkout() is None:
-            raise Unavailable("what is installed cannot be mended; clone the repository first")
-        changes, refused = mended(loaded, _about(found, keys, loaded))
-        diff = changes.diff()
-        _write(changes, loaded)
-        for reason in refused:
-            click.echo(f"eelit: {reason}", err=True)
+        diff = _mended(loaded, _about(found, keys, loaded))
         loaded = load(sources())
         found = findings(loaded, _measured(keys))
     found = _about(found, keys, loaded)
@@ -69,6 +62,21 @@ def command(
     else:
         click.echo("".join(f"{finding}\n" for finding in found) + diff, nl=False)
     _say(ctx, found)
+
+
+def _mended(loaded: Loaded, found: list[Finding]) -> str:
+    """Mend what is safe, say what could not be mended, and return the diff."""
+    from eelit.catalog.doctor import mended
+    from eelit.catalog.sources import checkout
+
+    if checkout() is None:
+        raise Unavailable("what is installed cannot be mended; clone the repository first")
+    changes, refused = mended(loaded, found)
+    diff = changes.diff()
+    _write(changes, loaded)
+    for reason in refused:
+        click.echo(f"eelit: {reason}", err=True)
+    return diff
 
 
 def _say(ctx: click.Context, found: list[Finding]) -> None:
