@@ -180,7 +180,7 @@ def _checked(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _dashes(loaded: Loaded) -> dict[Problem, tuple[str, tuple[Mend, ...]]]:
-    found = {}
+    found: dict[Problem, tuple[str, tuple[Mend, ...]]] = {}
     for problem in loaded.bibliography.problems:
         key = next(iter(re.findall(r"^the pages of `([^`]+)` are written", problem.message)), "")
         if key in loaded.bibliography.records:
@@ -191,7 +191,7 @@ def _dashes(loaded: Loaded) -> dict[Problem, tuple[str, tuple[Mend, ...]]]:
 
 
 def _implied(loaded: Loaded) -> dict[Problem, tuple[str, tuple[Mend, ...]]]:
-    found = {}
+    found: dict[Problem, tuple[str, tuple[Mend, ...]]] = {}
     for key, entry in loaded.entries.items():
         for facet in FACETS:
             own: list[str] = getattr(entry, facet)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from eelit.cli.run import ELSEWHERE
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 
 if TYPE_CHECKING:
+    from eelit.catalog.query import Catalogue
     from eelit.methods.engine.records import Result
     from eelit.methods.harness.bench import Stored
     from eelit.methods.harness.track import Row, Spread, Verdict, Wall
@@ -34,7 +35,7 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
 
     Figures are means over seeds, with the standard deviation, from results that this code measured.
     """
-    from eelit.methods.harness import bench, track
+    from eelit.methods.harness import bench
 
     keys = on_track(methods, name)
     if out and out.suffix not in (".svg", ".png"):
@@ -44,17 +45,10 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
     missing = [key for key in keys if not known[key].results]
     for key in missing:
         click.echo(f"eelit: {key} was not measured on the track `{name}`; `eelit bench {key}` does it", err=True)
-    rows = [
-        track.row(found.results, curve.variant, current=found.current)
-        for found in known.values()
-        for curve in (found.results[0].curves if found.results else [])
-    ]
-    trials = _trials({key: found for key, found in known.items() if found.results})
+    rows = _rows(known)
+    trials = _trials({key: found for key, found in known.items() if found.results}, open_catalogue())
     if style == "json":
-        from eelit.site.generator.claims import as_json
-
-        claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
-        click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": claims}))
+        click.echo(json_text(_as_json(name, rows, trials)))
     elif rows:
         click.echo("\n\n".join([*_side_by_side(rows), *_claims(trials)]))
     if not rows:
@@ -63,13 +57,39 @@ def command(methods: tuple[str, ...], name: str, out: Path | None, style: str) -
         _draw([result for found in known.values() for result in found.results], out)
 
 
-def _trials(known: dict[str, Stored]) -> dict[str, list[Trial]]:
+def compared(keys: list[str], name: str, catalogue: Catalogue) -> dict[str, Any]:
+    """Return rows and claims of methods on a track as JSON types; of those that were not measured there are none."""
+    from eelit.methods.harness import bench
+
+    known = {key: bench.stored(name, key) for key in keys}
+    trials = _trials({key: found for key, found in known.items() if found.results}, catalogue)
+    return _as_json(name, _rows(known), trials)
+
+
+def _rows(known: dict[str, Stored]) -> list[Row]:
+    """Return a row for each curve of each method that was measured."""
+    from eelit.methods.harness import track
+
+    return [
+        track.row(found.results, curve.variant, current=found.current)
+        for found in known.values()
+        for curve in (found.results[0].curves if found.results else [])
+    ]
+
+
+def _as_json(name: str, rows: list[Row], trials: dict[str, list[Trial]]) -> dict[str, Any]:
+    from eelit.site.generator.claims import as_json
+
+    claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
+    return {"track": name, "rows": [asdict(row) for row in rows], "claims": claims}
+
+
+def _trials(known: dict[str, Stored], catalogue: Catalogue) -> dict[str, list[Trial]]:
     """Return the claims of each method's paper beside what the seeds say; a method from outside may have no entry."""
     from eelit.catalog.schema import Claim
     from eelit.methods.harness.track import verdicts
     from eelit.site.generator.claims import beside
 
-    catalogue = open_catalogue()
     entries = {key: catalogue.work(key).entry for key in set(catalogue.keys()).intersection(known)}
     claims = {key: [Claim.model_validate(claim) for claim in entry["claims"]] for key, entry in entries.items()}
     return {

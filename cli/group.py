@@ -35,6 +35,7 @@ COMMANDS = {
     "check": "Check the whole catalogue and report all problems.",
     "doctor": "Look for what may be amiss in the catalogue, and mend what is safe.",
     "build": "Build the catalogue database.",
+    "mcp": "Serve the catalogue to models, read only.",
     "site": "Build or serve the documentation site.",
 }
 EXIT_CODES = (

@@ -23,7 +23,7 @@ import requests
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 from requests_cache import AnyResponse, CachedSession
-from requests_cache.models import CachedResponse
+from requests_cache.models.response import CachedResponse
 from urllib3.exceptions import MaxRetryError
 from urllib3.util import Retry
 
