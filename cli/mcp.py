@@ -17,8 +17,8 @@ MOST = 200
 """Works that one answer holds."""
 WHAT_IT_IS = (
     "The early-exit literature: works with their place in a taxonomy, relations and citations, and methods that run, "
-    "with what was measured. Facts of a work come with their sources; what no source confirmed stands under `unverified`. "
-    "Citations inside the collection are far from complete: never rank works by them."
+    "with what was measured. Facts of a work come with their sources; what no source confirmed stands under "
+    "`unverified`. Citations inside the collection are far from complete: never rank works by them."
 )
 
 
@@ -91,7 +91,7 @@ class Tools:
         An empty argument means any. The answer counts which terms the found works carry.
         """
         facets = {"placement": placement, "training": training, "policy": policy, "domain": domain, "role": role}
-        terms = {facet: (term,) for facet, term in facets.items() if term}
+        terms: dict[str, tuple[str, ...]] = {facet: (term,) for facet, term in facets.items() if term}
         query = Query(text=text, terms=terms, runnable=runnable, limit=max(1, min(limit, MOST)))
         found = self.catalogue.find(query)
         return {"works": found.works, "total": found.total, "counts": found.counts}
