@@ -159,12 +159,30 @@ def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit)
     assert not {edge for edge in edges(root) if edge[0] == "davis"}
 
 
-def test_a_list_that_was_read_to_its_end_is_believed_first(root, server, eelit):
+def complete(root, key, source):
     path = root / "bib/reference-lists.csv"
-    path.write_text(f"{path.read_text()}{KEYS[2]},yes,https://read.by/hand,1\n", encoding="utf-8")
+    path.write_text(f"{path.read_text()}{key},yes,{source},1\n", encoding="utf-8")
+
+
+def test_one_service_alone_is_not_believed_against_a_list_that_was_read_to_its_end(root, server, eelit):
+    complete(root, KEYS[2], "https://read.by/hand")
+    server.works["W2"].said = {"crossref": {"cites": [], "loose": []}, "semanticscholar": {"cites": []}}
     found = eelit("sync", "--citations", KEYS[2])
-    assert f"say that `{KEYS[2]}` cites `{KEYS[1]}`, which the list read here to its end does not hold" in found.stdout
+    told = (
+        f"OpenAlex alone says that `{KEYS[2]}` cites `{KEYS[1]}`, which the list that was read to its end does not hold"
+    )
+    assert told in found.stdout
     assert set(edges(root)) == {("clark", "adams")}
+    server.works["W2"].said = {}
+    eelit("sync", "--citations", "--anew", KEYS[2])
+    assert ("clark", "baker") in edges(root), "several are"
+
+
+def test_a_work_that_was_added_later_is_looked_for_in_complete_lists_of_services(root, server, eelit):
+    complete(root, KEYS[4], '"https://api.crossref.org/works/x (Crossref, 2026-12-01)"')
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": []}}
+    eelit("sync", "--citations", KEYS[4])
+    assert ("evans", "davis") in edges(root)
 
 
 def test_an_edge_that_a_complete_list_lacks_is_doubted_and_kept(root, server, eelit):

@@ -224,10 +224,11 @@ def _keep_edges(
         if (key, cited) in cites:
             continue
         services = tuple(label for label, _ in told[cited])
-        if key in lists.complete:
-            who = " and ".join(services)
+        read = key in lists.complete and f"({CROSSREF.label}, " not in lists.sources[key]
+        if read and len(services) == 1:
             report.doubt(
-                f"{who} say that `{key}` cites `{cited}`, which the list read here to its end does not hold; check it"
+                f"{services[0]} alone says that `{key}` cites `{cited}`, which the list that was read to its end does "
+                "not hold; check it"
             )
             continue
         evidence = "; ".join(f"{address} ({label}, {today()})" for label, address in told[cited])
