@@ -60,12 +60,13 @@ wheel: $(STAMP) ## sdist and wheel in dist/
 	rm -rf build/lib
 	$(BIN)/python -m build
 
-bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, speed of the site, large bibliographies and graphs, cost of a CI run
+bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, speed of the site, large bibliographies and graphs, cost of a CI run, `eelit sync` killed a hundred times
 	$(BIN)/python tests/bench_startup.py
 	$(BIN)/python tests/bench_speed.py
 	$(BIN)/python tests/bench_site.py
 	$(BIN)/python tests/bench_bib.py
 	$(BIN)/python tests/bench_ci.py
+	$(BIN)/python tests/bench_sync.py
 
 clean: ## remove what was built (never the sources in site/)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
