@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "eelit needs Python 3.11 or newer; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster,mcp]' --group dev
 	@touch $@
 
 setup: $(STAMP) ## make .venv and install (nothing to do when up to date)
@@ -60,7 +60,7 @@ wheel: $(STAMP) ## sdist and wheel in dist/
 	rm -rf build/lib
 	$(BIN)/python -m build
 
-bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, logits to curves, speed of the site, large bibliographies and graphs, cost of a CI run
+bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, logits to curves, speed of the site, large bibliographies and graphs, cost of a CI run, `eelit sync` killed a hundred times
 	$(BIN)/python tests/bench_startup.py
 	$(BIN)/python tests/bench_speed.py
 	$(BIN)/python tests/bench_logits.py
@@ -68,6 +68,7 @@ bench: $(STAMP) browser ## start-up of the command line, time saved beside compu
 	$(BIN)/python tests/bench_site.py
 	$(BIN)/python tests/bench_bib.py
 	$(BIN)/python tests/bench_ci.py
+	$(BIN)/python tests/bench_sync.py
 
 clean: ## remove what was built (never the sources in site/)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -31,7 +31,7 @@ def command(ctx: click.Context, works: tuple[str, ...], style: str) -> None:
     loaded = load(sources())
     problems = check_loaded(loaded)
     if works:
-        problems = about({_key(name, loaded) for name in works}, problems, loaded)
+        problems = about({key_of(name, loaded) for name in works}, problems, loaded)
     errors = sum(problem.severity == "error" for problem in problems)
     if style == "json":
         click.echo(json_text([vars(problem) for problem in problems]))
@@ -47,7 +47,7 @@ def command(ctx: click.Context, works: tuple[str, ...], style: str) -> None:
     ctx.exit(INVALID_DATA if errors else 0)
 
 
-def _key(name: str, loaded: Loaded) -> str:
+def key_of(name: str, loaded: Loaded) -> str:
     """Return the key that a name stands for in the sources, which may be too broken for a database."""
     from eelit.bib.problems import did_you_mean
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from eelit.catalog.query import Catalogue
 
-MOST_COMPLETIONS = 200
+MOST_COMPLETIONS = 500
 SEED = click.IntRange(0, 2**31 - 1)
 """What every random generator takes, and leaves room for the seeds that methods derive from it."""
 JOBS = click.IntRange(1, 1_000)

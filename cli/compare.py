@@ -20,6 +20,7 @@ from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 from eelit.methods.harness.tracks import TRACKS
 
 if TYPE_CHECKING:
+    from eelit.catalog.query import Catalogue
     from eelit.methods.engine.records import Result
     from eelit.methods.harness.bench import Stored
     from eelit.methods.harness.track import Row, Spread, Verdict, Wall
@@ -64,7 +65,7 @@ def command(methods: tuple[str, ...], name: str | None, out: Path | None, style:
 
 def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, options: dict[str, Any]) -> None:
     """Compare methods of a track."""
-    from eelit.methods.harness import bench, track
+    from eelit.methods.harness import bench
 
     if not methods:
         raise click.UsageError("name the methods to compare, or give --logits")
@@ -81,17 +82,10 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
     missing = [key for key in keys if not known[key].results]
     for key in missing:
         click.echo(f"eelit: {key} was not measured on the track `{name}`; `eelit bench {key}` does it", err=True)
-    rows = [
-        track.row(found.results, curve.variant, current=found.current)
-        for found in known.values()
-        for curve in (found.results[0].curves if found.results else [])
-    ]
-    trials = _trials({key: found for key, found in known.items() if found.results})
+    rows = _rows(known)
+    trials = _trials({key: found for key, found in known.items() if found.results}, open_catalogue())
     if style == "json":
-        from eelit.site.generator.claims import as_json
-
-        claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
-        click.echo(json_text({"track": name, "rows": [asdict(row) for row in rows], "claims": claims}))
+        click.echo(json_text(_as_json(name, rows, trials)))
     elif rows:
         click.echo("\n\n".join([*_side_by_side(rows), *_claims(trials)]))
     if not rows:
@@ -100,13 +94,39 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
         _draw([result for found in known.values() for result in found.results], out)
 
 
-def _trials(known: dict[str, Stored]) -> dict[str, list[Trial]]:
+def compared(keys: list[str], name: str, catalogue: Catalogue) -> dict[str, Any]:
+    """Return rows and claims of methods on a track as JSON types; of those that were not measured there are none."""
+    from eelit.methods.harness import bench
+
+    known = {key: bench.stored(name, key) for key in keys}
+    trials = _trials({key: found for key, found in known.items() if found.results}, catalogue)
+    return _as_json(name, _rows(known), trials)
+
+
+def _rows(known: dict[str, Stored]) -> list[Row]:
+    """Return a row for each curve of each method that was measured."""
+    from eelit.methods.harness import track
+
+    return [
+        track.row(found.results, curve.variant, current=found.current)
+        for found in known.values()
+        for curve in (found.results[0].curves if found.results else [])
+    ]
+
+
+def _as_json(name: str, rows: list[Row], trials: dict[str, list[Trial]]) -> dict[str, Any]:
+    from eelit.site.generator.claims import as_json
+
+    claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
+    return {"track": name, "rows": [asdict(row) for row in rows], "claims": claims}
+
+
+def _trials(known: dict[str, Stored], catalogue: Catalogue) -> dict[str, list[Trial]]:
     """Return the claims of each method's paper beside what the seeds say; a method from outside may have no entry."""
     from eelit.catalog.schema import Claim
     from eelit.methods.harness.track import verdicts
     from eelit.site.generator.claims import beside
 
-    catalogue = open_catalogue()
     entries = {key: catalogue.work(key).entry for key in set(catalogue.keys()).intersection(known)}
     claims = {key: [Claim.model_validate(claim) for claim in entry["claims"]] for key, entry in entries.items()}
     return {

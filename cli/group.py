@@ -32,8 +32,12 @@ COMMANDS = {
     "smoke": "Run every method shortly, and say which of them work.",
     "data": "List, fetch and verify the data sets and models.",
     "new": "Start a new work: its entry, and a method with claims and test.",
+    "add": "Add a work from what services know of it.",
+    "sync": "Bring citations and records up to date from what services say.",
     "check": "Check the whole catalogue and report all problems.",
+    "doctor": "Look for what may be amiss in the catalogue, and mend what is safe.",
     "build": "Build the catalogue database.",
+    "mcp": "Serve the catalogue to models, read only.",
     "site": "Build or serve the documentation site.",
 }
 EXIT_CODES = (

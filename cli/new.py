@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from keyword import iskeyword
 from pathlib import Path
 from string import ascii_lowercase
-from tempfile import mkstemp
 
 import click
 
+from eelit.bib.files import aside
 from eelit.catalog.faults import CatalogueFault, Unavailable, writing
 from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
@@ -73,16 +74,23 @@ def short_name(key: str) -> str:
     from eelit.bib.read import read_bibliography
     from eelit.catalog.sources import sources
 
-    word = key.lstrip(ascii_lowercase)[4:]
     record = read_bibliography(sources().bibliography).records.get(key)
-    title = record.title if record else ""
+    return title_name(record.title if record else "", key)
+
+
+def title_name(title: str, key: str) -> str:
+    """Return what a title calls its method: before a colon, or among its words; else the word of the key."""
+    word = key.lstrip(ascii_lowercase)[4:]
     if named := re.match(r"([A-Z][\w.+-]*):", title):
         return named[1]
     return next((part for part in re.findall(r"\w+", title) if part.casefold() == word), word.capitalize())
 
 
-def render(template: str, key: str, name: str, family: str | None) -> str:
-    """Return a skeleton for this key, which goes by this name and has a method of the family, if any."""
+def render(template: str, key: str, name: str, family: str | None, read: Sequence[str] = ()) -> str:
+    """Return a skeleton for this key, which goes by this name and has a method of the family, if any.
+
+    An entry names as its sources what was read.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from eelit.catalog.save import scalar
@@ -94,7 +102,7 @@ def render(template: str, key: str, name: str, family: str | None) -> str:
     if not class_name.isidentifier() or iskeyword(class_name):  # no class is called `007` or `None`
         class_name = f"Method{class_name}"
     return environment.get_template(template.format(family=family)).render(
-        key=key, short_name=name, class_name=class_name, family=family, rests_on=RESTS_ON
+        key=key, short_name=name, class_name=class_name, family=family, rests_on=RESTS_ON, read=read
     )
 
 
@@ -115,7 +123,7 @@ def _implemented(entry: Path) -> bool:
     told = Implementation(fidelity="from-paper", reason=RESTS_ON)
     with writing(entry, ELSEWHERE):
         text = with_implementation(entry.read_text(encoding="utf-8"), told)
-        os.replace(_aside(entry, text), entry)
+        os.replace(aside(entry, text), entry)
     click.echo(str(entry))
     return True
 
@@ -127,22 +135,9 @@ def _write(path: Path, text: str) -> None:
         return
     with writing(path, ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(path, text)
+        made = aside(path, text)
         try:
-            os.link(aside, path)  # fails if the file has come to be meanwhile, unlike a rename
+            os.link(made, path)  # fails if the file has come to be meanwhile, unlike a rename
         finally:
-            os.unlink(aside)
+            os.unlink(made)
     click.echo(str(path))
-
-
-def _aside(path: Path, text: str) -> str:
-    """Return the name of a file beside the path that holds the text."""
-    handle, aside = mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)
-    except BaseException:
-        os.unlink(aside)
-        raise
-    return aside

@@ -59,7 +59,7 @@ def test_the_copy_is_sound(tree):
         (ENTRY, "evidence: sheet", "evidence: url", r"`url` is given exactly when evidence is `url`"),
         (ENTRY, "{field: relations,", "{field: relation,", r"`relation` is a field of neither entry nor bibliography; did you mean `relations`"),
         (ENTRY, "kind: method", "kind: method\nkind: system", r":5: the field `kind` is given twice"),
-        (ENTRY, "title: \"FastBERT: a Self-distilling BERT with Adaptive Inference Time\"", "title: Depth-adaptive transformer", r"external work is in the catalogue; write `target: elbayad2020depth`"),
+        ("catalog/entries/elbayad2020depth.yaml", "title: Universal Transformers", "title: DeeBERT - Dynamic Early Exiting for Accelerating BERT Inference", r"external work is in the catalogue; write `target: xin2020deebert`"),
         (ENTRY, "policy: [patience]", "policy: [patience", r"not valid YAML|breaks off here"),
         (BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{zhou2020pabeee,", r"zhou2020pabee.yaml:1: `zhou2020pabee` is not in early-exit.bib; add it; did you mean `zhou2020pabeee`"),
         (BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{kaya2019sdn,", r"early-exit.bib:\d+: the key `kaya2019sdn` is already used in line \d+"),

@@ -58,7 +58,7 @@ def test_bibtex_of_a_search(eelit):
 
 @pytest.mark.parametrize(
     ("years", "expected"),
-    [("2010", {2010}), ("..2015", {2010, 2015}), ("2019..2021", {2019, 2020, 2021}), ("2024..", {2024, 2025})],
+    [("2010", {2010}), ("..2015", {2010, 2015}), ("2019..2021", {2019, 2020, 2021}), ("2024..", {2024, 2025, 2026})],
 )
 def test_years(eelit, years, expected):
     data = json.loads(eelit("find", "--year", years, "--format", "json", "--limit", 0).stdout)
@@ -106,7 +106,7 @@ def test_a_year_without_works_finds_nothing(eelit, years):
 def test_decoders_are_found_by_what_people_call_them(eelit, text):
     found = eelit("find", "--text", text, "--format", "keys", "--limit", 0).stdout.split()
     assert {"schuster2022calm", "bae2023free", "kim2023bild"} <= set(found)
-    assert len(found) < 20  # not every work on language
+    assert len(found) < 40  # not every work on language
     assert "huang2018msdnet" not in found
 
 

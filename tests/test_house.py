@@ -25,11 +25,14 @@ OWNERS = {
     "pylatexenc": {"bib"},
     "click": {"cli", "site"},
     "simpy": {"methods"},
+    "requests_cache": {"bib"},
+    "ruamel": {"catalog"},
 }
 ONLY_IN = {
     "sqlmodel": "catalog/database.py",
     "sqlalchemy": "catalog/database.py",
     "simpy": "methods/world/stream.py",
+    "requests_cache": "bib/remote/web.py",
 }
 STANDARD_ONLY = [
     "bib/record.py",

@@ -44,6 +44,53 @@ def test_no_module_changes_the_environment_when_it_is_imported():
         assert any(map(changes_environment, run_on_import(ast.parse(f"if True:\n    {bad}")))), bad
 
 
+NETWORK = ("requests", "requests_cache", "urllib3", "socket", "http", "urllib.request", "httpx")
+SERVICES = ("eelit.bib.remote",)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def within(module, roots):
+    return any(f"{module}.".startswith(f"{root}.") for root in roots)
+
+
+def test_only_two_rooms_know_a_network_and_only_the_command_line_has_services_asked():
+    asks, uses = set(), set()
+    for path in SOURCES:
+        name = path.relative_to(ROOT).as_posix()
+        asks |= {name} if any(within(module, NETWORK) for module in imported(path)) else set()
+        uses |= {name} if any(within(module, SERVICES) for module in imported(path)) else set()
+    assert {name for name in asks if not name.startswith("bib/remote/")} == {
+        "methods/data/sources.py",
+        "site/generator/build.py",  # it serves the site on this machine, and asks nobody
+    }
+    assert {name for name in uses if not name.startswith("bib/remote/")} == {
+        "cli/add.py",
+        "cli/asking.py",
+        "cli/doctor.py",
+        "cli/sync.py",
+    }
+
+
+def test_services_are_asked_without_torch_or_the_catalogue():
+    program = """
+import importlib, pkgutil, sys
+package = importlib.import_module("eelit.bib.remote")
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    importlib.import_module(module.name)
+loaded = {name for name in ("torch", "transformers", "numpy", "eelit.catalog", "eelit.methods") if name in sys.modules}
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def imports_pymoo(node):
     return isinstance(node, ast.Import | ast.ImportFrom) and "pymoo" in ast.unparse(node)
 

@@ -10,7 +10,7 @@ from eelit.site.generator import pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.reports import read_reports
 
-FEW, TIMES = 120, 3
+FEW, TIMES = 150, 3
 
 
 def spent(folder, works, monkeypatch):
@@ -38,7 +38,7 @@ def test_the_table_of_papers_is_light(built_site):
 
 def test_growing_gives_a_catalogue_without_faults(tmp_path, monkeypatch):
     root = bench_site.copied(tmp_path / "root")
-    bench_site.grow(root, 120)
+    bench_site.grow(root, 150)
     monkeypatch.setenv("EELIT_ROOT", str(root))
     from eelit.catalog.load import load
 

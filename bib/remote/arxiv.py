@@ -1,0 +1,63 @@
+"""arXiv: preprints, and what their authors say of the published version. Its answers are Atom."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from eelit.bib.remote.said import Said, bare_arxiv, bare_doi, person, plain
+from eelit.bib.remote.services import ARXIV
+from eelit.bib.remote.web import Web
+
+ATOM = "{http://www.w3.org/2005/Atom}"
+OWN = "{http://arxiv.org/schemas/atom}"
+
+
+def by_arxiv(web: Web, arxiv: str) -> Said | None:
+    """Return what arXiv says of a preprint, of its latest version."""
+    found = [said for said in _entries(web, {"id_list": arxiv, "max_results": "1"}) if said.arxiv == arxiv]
+    return found[0] if found else None
+
+
+def by_title(web: Web, title: str) -> list[Said]:
+    """Return the preprints whose titles hold this phrase."""
+    words = " ".join(re.findall(r"\w+", title))
+    return _entries(web, {"search_query": f'ti:"{words}"', "max_results": "3"})
+
+
+def _entries(web: Web, params: dict[str, str]) -> list[Said]:
+    response = web.text(ARXIV, "/query", params)
+    if response is None:
+        return []
+    text = response.content.decode("utf-8", "replace")
+    try:
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise ElementTree.ParseError("a feed declares no entities")
+        feed = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise web.not_understood(ARXIV, response, str(error)) from error
+    if feed.tag != f"{ATOM}feed":
+        raise web.not_understood(ARXIV, response, "no feed")
+    web.understood(ARXIV)
+    return [said for entry in feed.iter(f"{ATOM}entry") if (said := _said(web, entry))]
+
+
+def _said(web: Web, entry: ElementTree.Element) -> Said | None:
+    """Return an entry in the words of the bibliography; what tells of an error, or of nothing, is none."""
+    arxiv, title = bare_arxiv(entry.findtext(f"{ATOM}id")), plain(entry.findtext(f"{ATOM}title"))
+    if not arxiv or not title or title == "Error":
+        return None
+    names = [person(name.text) for name in entry.iterfind(f"{ATOM}author/{ATOM}name") if name.text]
+    published = entry.findtext(f"{ATOM}published") or ""
+    return Said(
+        ARXIV.label,
+        f"https://arxiv.org/abs/{arxiv}",
+        title,
+        tuple(names),
+        int(published[:4]) if published[:4].isdecimal() else None,
+        "misc",
+        doi=bare_doi(entry.findtext(f"{OWN}doi")),
+        arxiv=arxiv,
+        id=arxiv,
+        preprint=True,
+    )

@@ -1,0 +1,400 @@
+"""Bring the bibliography up to date: who cites whom inside the collection, what is new, what records lack.
+
+Nothing here writes. Which work a service speaks of is settled first, by identifier and then by title, first author and
+year; where these do not go together the answer is set aside and told. An edge is kept with every service that tells of
+it, its address and the date. What a service does not list proves nothing, unless its list is complete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from eelit.bib.citations import Citations, ReferenceLists
+from eelit.bib.record import Record
+from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
+from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, plain
+from eelit.bib.remote.services import CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
+from eelit.bib.remote.web import Unanswered, Web, today
+
+LONG_TITLE = 25
+"""Letters of a title that are not found in another reference by chance."""
+FILLED = ("doi", "arxiv", "pages", "volume", "number")
+"""What may be written into a record that lacks it."""
+COMPARED = ("title", "authors", "year", "doi", "arxiv", "pages", "volume")
+
+
+@dataclass(frozen=True)
+class FoundEdge:
+    """A citation that services tell of: evidence names each, with address and date."""
+
+    citing: str
+    cited: str
+    evidence: str
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoundList:
+    """A list of references that a service gave."""
+
+    key: str
+    complete: bool
+    source: str
+    references: int
+
+
+@dataclass(frozen=True)
+class NewWork:
+    """A work that is not in the collection and cites several of it."""
+
+    title: str
+    year: int | None
+    id: str
+    cites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A field that a record lacks, and who says what it is."""
+
+    key: str
+    name: str
+    value: str
+    services: tuple[str, ...]
+
+
+@dataclass
+class Report:
+    """What a run found."""
+
+    edges: list[FoundEdge] = field(default_factory=list)
+    lists: list[FoundList] = field(default_factory=list)
+    new: list[NewWork] = field(default_factory=list)
+    filled: list[Filled] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
+    troubles: list[str] = field(default_factory=list)  # what could not be asked
+    unmatched: int = 0  # references that no service could tell apart
+
+    def doubt(self, sentence: str) -> None:
+        """Note a sentence once."""
+        if sentence not in self.doubts:
+            self.doubts.append(sentence)
+
+
+@dataclass
+class Ours:
+    """All works by whatever services call them."""
+
+    records: Mapping[str, Record]
+    numbers: dict[str, str] = field(default_factory=dict)  # OpenAlex's → key
+    known: dict[str, list[openalex.Work]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.by_doi = {record.doi.lower(): key for key, record in self.records.items() if record.doi}
+        self.by_arxiv = {record.arxiv: key for key, record in self.records.items() if record.arxiv}
+        self.by_title: dict[str, list[str]] = defaultdict(list)
+        for key, record in self.records.items():
+            self.by_title[folded(record.title)].append(key)
+
+    def named(self, doi: str, arxiv_id: str) -> str:
+        """Return the key of the work with this DOI or arXiv id."""
+        arxiv_id = arxiv_id or bare_arxiv(doi)
+        return self.by_doi.get(doi.lower(), "") or self.by_arxiv.get(arxiv_id, "")
+
+    def titled(self, title: str, year: str, author: str = "") -> str:
+        """Return the key of the work with this title, if year and author do not speak against it."""
+        for key in self.by_title.get(folded(title), []):
+            record = self.records[key]
+            near = not year[:4].isdecimal() or abs(int(year[:4]) - record.year) <= YEARS_APART
+            family = folded(record.authors[0].family)
+            if near and (not author or family in folded(author) or folded(author) in family):
+                return key
+        return ""
+
+    def within(self, text: str) -> str:
+        """Return the key of the work whose long title and first author stand in a reference's text."""
+        whole = folded(text)
+        for title, keys in self.by_title.items():
+            if len(title) >= LONG_TITLE and title in whole:
+                record = self.records[keys[0]]
+                years = [int(year) for year in re.findall(r"(?:19|20)\d\d", text)]
+                near = not years or any(abs(year - record.year) <= YEARS_APART for year in years)
+                if near and folded(record.authors[0].family) in whole:
+                    return keys[0]
+        return ""
+
+
+def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Callable[[str], None]) -> Ours:
+    """Ask OpenAlex which of its works are ours; those that only look so are told."""
+    found = Ours(records)
+    for number, (key, record) in enumerate(records.items(), start=1):
+        tell(f"who is who: {number} of {len(records)}")
+        with _noting(report):
+            for work in _works(web, record):
+                said = openalex.said(web, work)
+                if _is_ours(record, said):
+                    found.numbers[work.number] = key
+                    found.known[key].append(work)
+                else:
+                    report.doubt(_another(key, record, said))
+    return found
+
+
+@contextmanager
+def _noting(report: Report) -> Iterator[None]:
+    """Keep a failure as a trouble of the report, once, and go on."""
+    try:
+        yield
+    except Unanswered as error:
+        if str(error) not in report.troubles:
+            report.troubles.append(str(error))
+
+
+def _works(web: Web, record: Record) -> Iterator[openalex.Work]:
+    """Yield OpenAlex's works for a record: published version and preprint may be two."""
+    dois = [record.doi] if record.doi else []
+    dois += [f"{ARXIV_DOI}{record.arxiv}"] if record.arxiv else []
+    seen = set()
+    for doi in dict.fromkeys(doi.lower() for doi in dois):
+        work = openalex.work(web, doi)
+        if work and work.number not in seen:
+            seen.add(work.number)
+            yield work
+    if not seen:
+        yield from (
+            work for work in openalex.works_by_title(web, record.title) if is_same(record, openalex.said(web, work))
+        )
+
+
+def _is_ours(record: Record, said: Said) -> bool:
+    """Tell whether what an identifier led to is the work: the same title, or the same first author under another."""
+    if is_same(record, said):
+        return True
+    if not said.authors or not record.authors or said.year is None:
+        return False
+    same_author = folded(said.authors[0].family) == folded(record.authors[0].family)
+    return same_author and abs(said.year - record.year) <= YEARS_APART and _shares_words(record.title, said.title)
+
+
+def _shares_words(one: str, other: str) -> bool:
+    """Tell whether half of the words of the shorter title are in the other: versions are retitled, works are not."""
+    words = [set(re.findall(r"\w+", text.casefold())) for text in (one, other)]
+    return len(words[0] & words[1]) * 2 >= min(map(len, words))
+
+
+def _another(key: str, record: Record, said: Said) -> str:
+    name = record.doi or f"arXiv:{record.arxiv}"
+    return (
+        f"{name} of `{key}` leads to another work at {said.service}: “{said.title}” ({said.year}); check the identifier"
+    )
+
+
+def citations(
+    web: Web, ours: Ours, keys: Sequence[str], known: Citations, lists: ReferenceLists, report: Report,
+    tell: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Add to the report which works of the collection these cite, and which lists of references are complete."""
+    cites = {(edge.citing, edge.cited) for edge in known.edges if edge.is_citation}
+    for number, key in enumerate(keys, start=1):
+        tell(f"whom they cite: {number} of {len(keys)}")
+        told: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        complete: set[str] | None = None
+        for label, address, cited, found in _lists(web, ours, key, report):
+            for other in cited - {key}:
+                told[other].append((label, address))
+            complete = cited if found.complete else complete
+            _keep_list(found, lists, report)
+        _keep_edges(key, told, cites, lists, report)
+        for citing, cited_key in sorted(cites):
+            if citing == key and complete is not None and cited_key not in complete and cited_key not in told:
+                report.doubt(
+                    f"`{key}` → `{cited_key}` is known here, but not in {CROSSREF.label}'s complete list; check it"
+                )
+
+
+def _keep_edges(
+    key: str, told: Mapping[str, list[tuple[str, str]]], cites: Collection[tuple[str, str]], lists: ReferenceLists,
+    report: Report,
+) -> None:  # fmt: skip
+    for cited in sorted(told):
+        if (key, cited) in cites:
+            continue
+        services = tuple(label for label, _ in told[cited])
+        read = key in lists.complete and f"({CROSSREF.label}, " not in lists.sources[key]
+        if read and len(services) == 1:
+            report.doubt(
+                f"{services[0]} alone says that `{key}` cites `{cited}`, which the list that was read to its end does "
+                "not hold; check it"
+            )
+            continue
+        evidence = "; ".join(f"{address} ({label}, {today()})" for label, address in told[cited])
+        report.edges.append(FoundEdge(key, cited, evidence, services))
+
+
+def _keep_list(found: FoundList, lists: ReferenceLists, report: Report) -> None:
+    """Keep a list if it tells more than what is known of it: a complete one before one that is not, else the longer."""
+    if found.key in lists.complete or (found.key in lists.lines and not found.complete):
+        return
+    before = next((other for other in report.lists if other.key == found.key), None)
+    if before and (before.complete, before.references) >= (found.complete, found.references):
+        return
+    if before:
+        report.lists.remove(before)
+    report.lists.append(found)
+
+
+_List = tuple[str, str, set[str], FoundList]
+"""Who, where, which of ours, and what is known of the list."""
+
+
+def _lists(web: Web, ours: Ours, key: str, report: Report) -> Iterator[_List]:
+    """Yield the lists of references that services give of a work; an empty one is none."""
+    for work in ours.known.get(key, []):
+        if work.references:
+            cited = {ours.numbers[number] for number in work.references if number in ours.numbers}
+            yield _list(key, OPENALEX.label, openalex.address(web, work), cited, False, len(work.references))
+    for ask in (_from_crossref, _from_semantic_scholar):
+        with _noting(report):
+            found = ask(web, ours, key, report)
+            if found:
+                yield found
+
+
+def _list(key: str, label: str, address: str, cited: set[str], complete: bool, count: int) -> _List:
+    return label, address, cited, FoundList(key, complete, f"{address} ({label}, {today()})", count)
+
+
+def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
+    record = ours.records[key]
+    work = crossref.work(web, record.doi) if record.doi else None
+    if work is None or not work.reference:
+        return None
+    if not _is_ours(record, crossref.said(web, work)):
+        report.doubt(_another(key, record, crossref.said(web, work)))
+        return None
+    cited, vague = set(), 0
+    for reference in work.reference:
+        doi = bare_doi(reference.doi)
+        text = plain(reference.unstructured)
+        other = ours.named(doi, "") if doi else ""
+        other = other or ours.titled(reference.title, reference.year, reference.author) or ours.within(text)
+        cited |= {other} if other else set()
+        vague += not (doi or reference.title or text)
+    report.unmatched += vague
+    complete = work.count == len(work.reference) and not vague
+    return _list(key, CROSSREF.label, crossref.address(web, record.doi), cited, complete, len(work.reference))
+
+
+def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
+    record = ours.records[key]
+    name = f"DOI:{record.doi}" if record.doi else f"ARXIV:{record.arxiv}" if record.arxiv else ""
+    said = semanticscholar.by_id(web, name) if name else None
+    if said and not _is_ours(record, said):
+        report.doubt(_another(key, record, said))
+        return None
+    papers = semanticscholar.references(web, name) if said else None
+    if not papers:
+        return None
+    cited = set()
+    for paper in papers:
+        other = ours.named(paper.doi, paper.arxiv) or ours.titled(plain(paper.title), str(paper.year or ""))
+        cited |= {other} if other else set()
+    address = semanticscholar.address(web, name)
+    return _list(key, SEMANTIC_SCHOLAR.label, address, cited, False, len(papers))
+
+
+def new_works(
+    web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Callable[[str], None], *, least: int,
+    pages: int,
+) -> None:  # fmt: skip
+    """Add to the report the works outside that cite at least so many of ours, the most first."""
+    found: dict[str, openalex.Work] = {}
+    cites: dict[str, set[str]] = defaultdict(set)
+    for number, key in enumerate(keys, start=1):
+        tell(f"who cites them: {number} of {len(keys)}")
+        numbers = sorted(other for other, name in ours.numbers.items() if name == key)
+        with _noting(report):
+            for work in openalex.citing(web, numbers, pages) if numbers else ():
+                said = openalex.said(web, work)
+                if work.number in ours.numbers or ours.named(said.doi, said.arxiv) or not said.title:
+                    continue
+                if ours.titled(said.title, str(said.year or "")):
+                    continue
+                found[work.number] = work
+                cites[work.number] |= {
+                    key,
+                    *(ours.numbers[other] for other in work.references if other in ours.numbers),
+                }
+    for name, work in found.items():
+        if len(cites[name]) >= least:
+            said = openalex.said(web, work)
+            shown = said.doi or (f"arXiv:{said.arxiv}" if said.arxiv else work.number)
+            report.new.append(NewWork(said.title, said.year, shown, tuple(sorted(cites[name]))))
+    report.new.sort(key=lambda work: (-len(work.cites), -(work.year or 0), work.title))
+
+
+def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Callable[[str], None]) -> None:
+    """Add to the report what these records lack, and where services say otherwise."""
+    for number, key in enumerate(keys, start=1):
+        tell(f"what they are: {number} of {len(keys)}")
+        record = ours.records[key]
+        saids: list[Said] = [openalex.said(web, work) for work in ours.known.get(key, [])]
+        for ask in (_crossref_says, _arxiv_says, _dblp_says):
+            with _noting(report):
+                said = ask(web, record)
+                if said and _is_ours(record, said):
+                    saids.append(said)
+                elif said:
+                    report.doubt(_another(key, record, said))
+        _compare(key, record, saids, report)
+
+
+def _crossref_says(web: Web, record: Record) -> Said | None:
+    return crossref.by_doi(web, record.doi) if record.doi else None
+
+
+def _arxiv_says(web: Web, record: Record) -> Said | None:
+    return arxiv.by_arxiv(web, record.arxiv) if record.arxiv else None
+
+
+def _dblp_says(web: Web, record: Record) -> Said | None:
+    return next((said for said in dblp.by_title(web, record.title) if is_same(record, said)), None)
+
+
+def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) -> None:
+    for name in FILLED:
+        values = {_telling(said, name, record) for said in saids} - {""}
+        if not getattr(record, name) and len(values) == 1:
+            value = values.pop()
+            who = tuple(dict.fromkeys(said.service for said in saids if said.text(name) == value))
+            report.filled.append(Filled(key, name, value, who))
+        elif not getattr(record, name) and values:
+            report.doubt(f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}")
+    for name in COMPARED:
+        own = "; ".join(map(str, record.authors)) if name == "authors" else str(getattr(record, name))
+        for said in saids:
+            other = _telling(said, name, record)
+            if own and other and not _alike(name, own, other):
+                report.doubt(f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})")
+
+
+def _telling(said: Said, name: str, record: Record) -> str:
+    """Return what a service says of a field if it may know: a preprint knows nothing of pages, a paper of no volume."""
+    if name in ("pages", "volume", "number") and (said.preprint or record.type == "misc"):
+        return ""
+    if name in ("volume", "number") and record.type != "article":
+        return ""
+    if name == "year" and said.preprint and record.type != "misc":
+        return ""
+    return said.text(name)
+
+
+def _alike(name: str, own: str, other: str) -> bool:
+    if name == "authors":
+        families = [[folded(person.split()[-1]) for person in text.split("; ")] for text in (own, other)]
+        return families[0] == families[1]
+    return folded(own) == folded(other)

@@ -1,0 +1,367 @@
+"""What may be amiss in the catalogue beyond what `check` forbids, each with a remedy; and how to mend what is safe.
+
+A finding need not be a fault: a person judges it. Mended is only what leaves no choice, such as a dash between pages.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from eelit.bib.files import Changes
+from eelit.bib.identifiers import EN_DASH, normal_pages
+from eelit.bib.problems import Problem, Severity, shown
+from eelit.bib.record import Record
+from eelit.bib.tex import read_tex
+from eelit.bib.write import NotWritable, with_field, without_field
+from eelit.catalog.check import broader_terms, check_loaded, normalised
+from eelit.catalog.load import Loaded
+from eelit.catalog.schema import FACETS, ExternalTarget
+
+ALIKE = 0.85
+"""Share of letters in which two titles of the same first author agree if they may be versions of one work."""
+ARXIV_DOI = "10.48550/arxiv."
+ACL_DOI = "10.18653/v1/"
+PUBLISHED = ("article", "inproceedings", "incollection")
+ABSENT = re.compile(r"^none\b|\bthere is none\b|\bno (?:doi|arxiv id|pages)\b", re.IGNORECASE)
+NUMBERED = re.compile(
+    r"\b(?:(?:19|20)\d\d|\d+(?:st|nd|rd|th)|annual|(?:thirty|forty|twenty|fifty)?-?(?:first|second|third|fourth|fifth|sixth|"
+    r"seventh|eighth|ninth)|tenth|eleventh|twelfth|\w+teenth|twentieth|thirtieth|fortieth)\b",
+    re.IGNORECASE,
+)
+PROCEEDINGS = re.compile(r"\bproc(?:eedings|\.)?(?: of)?(?: the)?\b|^\s*the\b", re.IGNORECASE)
+VOLUME = re.compile(r"\(volume[^()]*\)|: (?:main volume|long papers|short papers)", re.IGNORECASE)
+LINK = re.compile(r"https?://[^\s\"'{}<>,]+[^\s\"'{}<>,.;:)]")
+ACRONYM = re.compile(r"\(([^()]*?)[ ’']*((?:(?:19|20)?\d\d)?)\)\s*$")
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A change that leaves no choice: a field of a record gets a value (or goes), or an entry's facet loses a term."""
+
+    key: str
+    field: str
+    value: str | None
+    facet_term: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that may be amiss: where, what, and what to do about it."""
+
+    rule: str
+    path: str
+    line: int
+    says: str
+    remedy: str
+    severity: Severity = "warning"
+    mends: tuple[Mend, ...] = ()
+
+    def __str__(self) -> str:
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{shown(self.path)}:{self.line}: {self.rule}: {self.says}{remedy}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of the results of a method: where they lie, whether of the present code, and their outcomes."""
+
+    path: Path
+    current: bool
+    outcomes: Collection[str]
+
+
+def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> list[Finding]:
+    """Return all findings in the order of files and lines; those about results only if results are given."""
+    found = [
+        *_checked(loaded),
+        *_missing(loaded),
+        *_contradicting(loaded),
+        *_identifiers(loaded),
+        *_venues(loaded),
+        *_versions(loaded),
+        *_externals(loaded),
+        *_unconnected(loaded),
+        *_results(loaded, measured or {}),
+    ]
+    return sorted(set(found), key=lambda each: (each.path, each.line, each.rule, each.says))
+
+
+def mended(loaded: Loaded, found: Iterable[Finding]) -> tuple[Changes, list[str]]:
+    """Return the files with every mend that can be made without touching anything else, and why others cannot."""
+    changes, refused = Changes(), []
+    for finding in found:
+        for mend in finding.mends:
+            path = loaded.sources.entry(mend.key) if mend.facet_term else loaded.bibliography.path
+            try:
+                changes.put(path, _applied(changes.text(path), mend))
+            except NotWritable as error:
+                refused.append(f"{error}; mend it by hand")
+    return changes, refused
+
+
+def _applied(text: str, mend: Mend) -> str:
+    if mend.facet_term:
+        return _without_term(text, mend)
+    if mend.value is None:
+        return without_field(text, mend.key, mend.field)
+    return with_field(text, mend.key, mend.field, mend.value)
+
+
+def _without_term(text: str, mend: Mend) -> str:
+    """Return an entry without a term of a facet, its comments and looks as they were."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 100_000
+    yaml.indent(mapping=2, sequence=4, offset=2)
+
+    def written(data: object) -> str:
+        out = io.StringIO()
+        yaml.dump(data, out)
+        return out.getvalue()
+
+    try:
+        data = yaml.load(text)
+        if written(data) != text:
+            raise NotWritable(f"the entry of `{mend.key}` is written in a way that cannot be kept")
+        data[mend.field].remove(mend.facet_term)
+        return written(data)
+    except (YAMLError, KeyError, ValueError) as error:
+        raise NotWritable(f"`{mend.field}` of `{mend.key}` cannot be changed") from error
+
+
+def addresses(loaded: Loaded, keys: Collection[str] = ()) -> Iterator[tuple[str, int, str]]:
+    """Yield every address that stands in the catalogue (of these works, or of all), with file and line."""
+    seen: set[str] = set()
+    for key, record in loaded.bibliography.records.items():
+        for label, address in record.links() if not keys or key in keys else []:
+            field = {"DOI": "doi", "arXiv": "eprint", "publisher": "url"}.get(label, label.partition(" ")[0].lower())
+            if address not in seen:
+                seen.add(address)
+                yield str(loaded.bibliography.path), loaded.bibliography.line(key, field), address
+    for key, located in loaded.files.items():
+        for line, text in enumerate(located.path.read_text(encoding="utf-8").splitlines(), start=1):
+            for address in LINK.findall(text) if not keys or key in keys else []:
+                if address not in seen:
+                    seen.add(address)
+                    yield str(located.path), line, address
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def _at(loaded: Loaded, rule: str, key: str, field: str, says: str, remedy: str, *mends: Mend) -> Finding:
+    """Return a finding about a record."""
+    bibliography = loaded.bibliography
+    return Finding(rule, str(bibliography.path), bibliography.line(key, field), says, remedy, mends=mends)
+
+
+def _in_entry(loaded: Loaded, rule: str, key: str, place: tuple[str | int, ...], says: str, remedy: str) -> Finding:
+    located = loaded.files[key]
+    return Finding(rule, str(located.path), located.line(*place), says, remedy)
+
+
+def _checked(loaded: Loaded) -> Iterator[Finding]:
+    """Yield what `eelit check` reports; two of its warnings can be mended."""
+    mends = {**_dashes(loaded), **_implied(loaded)}
+    for problem in check_loaded(loaded):
+        says, _, remedy = problem.message.partition("; ")
+        rule = "check" if problem not in mends else mends[problem][0]
+        made = mends[problem][1] if problem in mends else ()
+        yield Finding(rule, problem.path, problem.line, says, remedy, problem.severity, made)
+
+
+def _dashes(loaded: Loaded) -> dict[Problem, tuple[str, tuple[Mend, ...]]]:
+    found: dict[Problem, tuple[str, tuple[Mend, ...]]] = {}
+    for problem in loaded.bibliography.problems:
+        key = next(iter(re.findall(r"^the pages of `([^`]+)` are written", problem.message)), "")
+        if key in loaded.bibliography.records:
+            pages = dict(loaded.bibliography.records[key].tex)["pages"]
+            value = normal_pages(read_tex(pages).text)[0].replace(EN_DASH, "--")
+            found[problem] = "pages", (Mend(key, "pages", value),)
+    return found
+
+
+def _implied(loaded: Loaded) -> dict[Problem, tuple[str, tuple[Mend, ...]]]:
+    found: dict[Problem, tuple[str, tuple[Mend, ...]]] = {}
+    for key, entry in loaded.entries.items():
+        for facet in FACETS:
+            own: list[str] = getattr(entry, facet)
+            for term in own:
+                for above in broader_terms(term, loaded.terms(facet)):
+                    if above in own:
+                        located = loaded.files[key]
+                        message = f"`{above}` is implied by `{term}`; leave it out"
+                        problem = Problem(str(located.path), located.line(facet, own.index(above)), message, "warning")
+                        found[problem] = "implied term", (Mend(key, facet, None, above),)
+    return found
+
+
+def _absent(loaded: Loaded, key: str, name: str) -> bool:
+    """Tell whether the entry says already that a field is not known."""
+    entry = loaded.entries.get(key)
+    return bool(entry and any(item.field == name for item in entry.unverified))
+
+
+def _missing(loaded: Loaded) -> Iterator[Finding]:
+    for key, record in loaded.bibliography.records.items():
+        look = f"look it up (`eelit sync --metadata {key}`), or say in `unverified` that there is none"
+        if record.type in PUBLISHED and not record.venue:
+            yield _at(
+                loaded, "missing", key, "", f"`{key}` (@{record.type}) has no venue", "add `booktitle` or `journal`"
+            )
+        if record.type in PUBLISHED and not record.doi and not _absent(loaded, key, "doi"):
+            yield _at(loaded, "missing", key, "", f"`{key}` is published and has no DOI", look)
+        paged = record.pages or record.articleno or _absent(loaded, key, "pages")
+        if record.type in PUBLISHED and record.doi and not paged:
+            yield _at(loaded, "missing", key, "", f"`{key}` has a DOI and no pages", look)
+        if not record.links():
+            yield _at(
+                loaded, "missing", key, "", f"`{key}` cannot be found by any identifier", "add a DOI, arXiv id or url"
+            )
+
+
+def _contradicting(loaded: Loaded) -> Iterator[Finding]:
+    for key, record in loaded.bibliography.records.items():
+        year, posted = record.year, re.match(r"(\d\d)\d\d\.", record.arxiv)
+        if posted and 2000 + int(posted[1]) > year + 1:
+            says = f"`{key}` is of {year}, but its preprint arXiv:{record.arxiv} is of 20{posted[1]}"
+            yield _at(loaded, "contradiction", key, "year", says, "mend the year, or the identifier")
+        told = [int(found) for found in re.findall(r"\b(?:19|20)\d\d\b", record.venue)]
+        if told and min(abs(found - year) for found in told) > 1:
+            says = f"`{key}` is of {year}, but its venue is “{record.venue}”"
+            yield _at(loaded, "contradiction", key, "year", says, "mend one of the two")
+        entry = loaded.entries.get(key)
+        for index, item in enumerate(entry.unverified if entry else []):
+            name = {"eprint": "arxiv"}.get(item.field, item.field)
+            if name in ("doi", "arxiv", "pages", "venue") and getattr(record, name) and ABSENT.search(item.note):
+                says = f"`unverified` says of `{name}` “{item.note}”, but the bibliography has {getattr(record, name)}"
+                yield _in_entry(loaded, "contradiction", key, ("unverified", index), says, "mend the one that is wrong")
+
+
+def _identifiers(loaded: Loaded) -> Iterator[Finding]:
+    for key, record in loaded.bibliography.records.items():
+        yield from _of_arxiv(loaded, key, record)
+        doi = record.doi.lower()
+        if doi.startswith(ACL_DOI) and record.acl and doi.removeprefix(ACL_DOI) != record.acl.lower():
+            says = f"the DOI {record.doi} of `{key}` is not that of the ACL Anthology's {record.acl}"
+            yield _at(loaded, "identifiers", key, "doi", says, "mend the one that is wrong")
+        bare = re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", record.doi, flags=re.IGNORECASE).lower()
+        if record.doi != bare and not bare.startswith(ARXIV_DOI):
+            says = f"the DOI of `{key}` is written {record.doi}"
+            yield _at(loaded, "identifiers", key, "doi", says, f"write `{bare}`", Mend(key, "doi", bare))
+
+
+def _of_arxiv(loaded: Loaded, key: str, record: Record) -> Iterator[Finding]:
+    """Yield that arXiv's DOI and the arXiv id do not belong together, or that an id names a version."""
+    if version := re.fullmatch(r"(.+?)v\d+", record.arxiv):
+        says = f"the arXiv id {record.arxiv} of `{key}` names a version"
+        yield _at(loaded, "identifiers", key, "eprint", says, f"write `{version[1]}`", Mend(key, "eprint", version[1]))
+    if not record.doi.lower().startswith(ARXIV_DOI):
+        return
+    named, eprint = record.doi.lower().removeprefix(ARXIV_DOI), dict(record.tex).get("eprint", "")
+    if eprint and eprint != named:
+        says = f"the DOI of `{key}` is that of arXiv:{named}, its `eprint` is {record.arxiv}"
+        yield _at(loaded, "identifiers", key, "doi", says, "mend the one that is wrong")
+        return
+    says = f"the DOI of `{key}` is the one that arXiv registers for every preprint"
+    mends = [Mend(key, "doi", None)]
+    mends += [] if eprint else [Mend(key, "eprint", named), Mend(key, "archiveprefix", "arXiv")]
+    yield _at(loaded, "identifiers", key, "doi", says, f"write `eprint = {{{named}}}` in its place", *mends)
+
+
+def _venues(loaded: Loaded) -> Iterator[Finding]:
+    """Yield venues that go by two names: in one year, or (but for number and year) in any."""
+    records = {key: record for key, record in loaded.bibliography.records.items() if record.venue}
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for key, record in records.items():
+        name, stem, acronym = _venue(record.venue)
+        groups[stem][name].append(key)
+        if acronym and "workshop" not in stem:
+            groups[acronym][name].append(key)
+    told: set[str] = set()
+    for names in groups.values():
+        usual = max(names, key=lambda name: len(names[name]))
+        for key in (key for name, keys in names.items() if name != usual for key in keys):
+            if key not in told:
+                told.add(key)
+                other = names[usual][0]
+                field = "journal" if records[key].type == "article" else "booktitle"
+                says = f"“{records[key].venue}” of `{key}` is called “{records[other].venue}” in `{other}`"
+                yield _at(loaded, "venue", key, field, says, "call one venue by one name")
+
+
+def _venue(venue: str) -> tuple[str, str, str]:
+    """Return a venue's name without number and year, that without `Proceedings of the`, and its acronym with year."""
+    found = ACRONYM.search(venue)
+    acronym = normalised(found[1] + found[2]) if found and found[2] else ""
+    name = NUMBERED.sub(" ", VOLUME.sub(" ", ACRONYM.sub("", venue).replace("&", "and")))
+    return normalised(name), normalised(PROCEEDINGS.sub(" ", name)), acronym
+
+
+def _versions(loaded: Loaded) -> Iterator[Finding]:
+    """Yield pairs of works that may be one under two titles."""
+    by_author: dict[str, list[Record]] = defaultdict(list)
+    for record in loaded.bibliography.records.values():
+        for other in by_author[normalised(record.authors[0].family)] if record.authors else []:
+            one, two = normalised(record.title), normalised(other.title)
+            near = abs(record.year - other.year) <= 2 and record.doi != other.doi
+            if near and SequenceMatcher(None, one, two, autojunk=False).ratio() >= ALIKE:
+                says = f"`{record.key}` may be `{other.key}` under another title: “{record.title}”, “{other.title}”"
+                yield _at(loaded, "versions", record.key, "title", says, "keep one of them if they are one work")
+        if record.authors:
+            by_author[normalised(record.authors[0].family)].append(record)
+
+
+def _externals(loaded: Loaded) -> Iterator[Finding]:
+    """Yield works that relations name as external, though the catalogue has one with that identifier."""
+    known = {f"arxiv:{record.arxiv}": key for key, record in loaded.bibliography.records.items() if record.arxiv}
+    known |= {f"doi:{record.doi}".lower(): key for key, record in loaded.bibliography.records.items() if record.doi}
+    for key, entry in loaded.entries.items():
+        for index, relation in enumerate(entry.relations):
+            if isinstance(relation.target, ExternalTarget):
+                other = known.get((relation.target.external.id or "").lower())
+                if other and other != key:  # a later version of the work itself has its id, too
+                    says = (
+                        f"“{relation.target.external.title}”, which `{key}` names as external, has the id of `{other}`"
+                    )
+                    place = ("relations", index, "target")
+                    yield _in_entry(loaded, "external", key, place, says, f"write `target: {other}`")
+
+
+def _unconnected(loaded: Loaded) -> Iterator[Finding]:
+    linked = {key for edge in loaded.citations.edges for key in (edge.citing, edge.cited)}
+    for key, entry in loaded.entries.items():
+        targets = [relation.target for relation in entry.relations if not isinstance(relation.target, ExternalTarget)]
+        linked |= {key, *targets} if targets else set()
+    for key in loaded.entries:
+        if key not in linked:
+            says = f"nothing connects `{key}` with another work"
+            remedy = f"add a relation with its source, or ask who cites it (`eelit sync --citations {key}`)"
+            yield _in_entry(loaded, "unconnected", key, ("relations",), says, remedy)
+
+
+def _results(loaded: Loaded, measured: Mapping[str, Measured]) -> Iterator[Finding]:
+    for key, known in measured.items():
+        if not known.current:
+            says = f"the results of `{key}` are of older code or data"
+            yield Finding("stale", str(known.path), 1, says, f"measure anew: `eelit bench {key}`")
+        entry = loaded.entries.get(key)
+        for index, claim in enumerate(entry.claims if entry else []):
+            lacking = [name for name in claim.tried if not any(_means(name, outcome) for outcome in known.outcomes)]
+            if lacking:
+                says = f"no result has the outcome “{lacking[0]}” that would try this claim of `{key}`"
+                remedy = f"mend its name in `tried`, or measure anew: `eelit bench {key}`"
+                yield _in_entry(loaded, "claim without outcome", key, ("claims", index), says, remedy)
+
+
+def _means(name: str, outcome: str) -> bool:
+    return name in (outcome, outcome.partition(": ")[2])

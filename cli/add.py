@@ -1,0 +1,242 @@
+"""`eelit add`: a new work, as services know it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eelit.catalog.faults import RUN_FAILED, CatalogueFault, Unavailable, writing
+from eelit.cli.asking import ask_options, asking, is_offline
+from eelit.cli.command import Words, eelit_command, format_option, nothing_found
+from eelit.cli.group import Failure
+from eelit.cli.table import bold, json_text, table
+
+if TYPE_CHECKING:
+    from eelit.bib.files import Changes
+    from eelit.bib.record import Record
+    from eelit.bib.remote.agree import Proposal
+    from eelit.bib.remote.lookup import Gathered, Given
+    from eelit.catalog.load import Loaded
+
+ELSEWHERE = "add works in a checkout of your own"
+TYPED = """\
+Nobody is asked. Type the record into bib/early-exit.bib, with what the title page says:
+
+@inproceedings{{{key},
+  author = {{Surname, Given and Surname, Given}},
+  title = {{{title}}},
+  year = {{2026}},
+  booktitle = {{Name of the Conference}},
+  doi = {{{doi}}},
+  eprint = {{{arxiv}}},
+  archiveprefix = {{arXiv}}
+}}
+
+Leave out what there is not (a preprint is @misc and has no booktitle). Then `eelit new {key}` starts the entry, and
+`eelit check {key}` tells what is missing."""
+
+
+@eelit_command(
+    "eelit add 10.18653/v1/2020.acl-main.204",
+    "eelit add arXiv:2404.16710 --key elhoushi2024layerskip",
+    'eelit add "Confident Adaptive Language Modeling" --dry-run',
+)
+@click.argument("work", type=Words())
+@click.option("--key", default="", help="The key of the new work; else it is made of surname, year and title.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
+@ask_options
+@format_option("table", "json")
+def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, anew: bool, style: str) -> None:
+    """Add a work from what services know of it.
+
+    WORK is a DOI, an arXiv id, an address that holds one of them, or a title. It is first looked for in the catalogue.
+    Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, what each says is shown.
+    The record is put into bib/early-exit.bib under a comment that says where each field comes from, and beside it the
+    skeleton of an entry, which you fill in. Offline it says what to type.
+
+    Leaves with 1 if the catalogue has the work or nobody knows it, with 4 if nothing was found and somebody could not
+    be asked.
+    """
+    from eelit.bib.remote.lookup import NoWork, gather, given
+    from eelit.catalog.load import load
+    from eelit.catalog.sources import checkout, sources
+
+    if checkout() is None:
+        raise Unavailable("works are added in a checkout; clone the repository first")
+    try:
+        wanted = given(work)
+    except NoWork as error:
+        raise click.UsageError(str(error)) from error
+    loaded = load(sources())
+    _demand_free(key, loaded.known())
+    if _is_known(loaded.bibliography.records, _ids(wanted)):
+        return
+    if is_offline(offline):
+        click.echo(_typed(wanted, key))
+        return
+    with asking(contact, anew=anew) as web:
+        found = gather(web, wanted)
+    if found.saids:
+        _add(found, loaded, key, style, dry_run=dry_run)
+    else:
+        _nobody_knows(found, wanted)
+
+
+def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool) -> None:
+    """Show what was found, and write it unless the catalogue turns out to have it."""
+    proposal = _proposal(found, loaded, key)
+    names = proposal.values
+    if _is_known(loaded.bibliography.records, (names.get("doi", ""), names.get("arxiv", ""), proposal.title)):
+        return
+    changes = _changes(proposal, loaded)
+    click.echo(_json(proposal, found, changes, dry_run) if style == "json" else _report(proposal, found, changes))
+    for trouble in found.troubles:
+        click.echo(f"eelit: {trouble}", err=True)
+    if not dry_run:
+        _write(changes, proposal)
+
+
+def _demand_free(key: str, known: Collection[str]) -> None:
+    from eelit.catalog.schema import KEY_PATTERN
+
+    if key and not re.fullmatch(KEY_PATTERN, key):
+        raise click.UsageError(f"`{key}` is not a key; a key is surname, year and a word, as in `zhou2020pabee`")
+    if key in known:
+        raise click.UsageError(f"the key `{key}` is already used; choose another")
+
+
+def _ids(wanted: Given) -> tuple[str, str, str]:
+    from eelit.bib.remote.said import bare_arxiv
+
+    if wanted.kind == "doi":
+        return wanted.value, bare_arxiv(wanted.value), ""
+    return ("", wanted.value, "") if wanted.kind == "arxiv" else ("", "", wanted.value)
+
+
+def _is_known(records: Mapping[str, Record], ids: tuple[str, str, str]) -> bool:
+    """Say so if the catalogue has a work with this DOI, arXiv id or title."""
+    from eelit.bib.remote.lookup import duplicates
+
+    same = duplicates(records.values(), *ids)
+    if same:
+        nothing_found(f"the catalogue has this work: {', '.join(same)} (`eelit show {same[0]}`); nothing was added")
+    return bool(same)
+
+
+def _typed(wanted: Given, key: str) -> str:
+    from eelit.bib.write import tex_title
+
+    held = {"doi": "10.…/…", "arxiv": "2004.12345", "title": "Title, with {Names} in Braces"}
+    held[wanted.kind] = tex_title(wanted.value) if wanted.kind == "title" else wanted.value
+    return TYPED.format(key=key or "surname2026word", **held)
+
+
+def _nobody_knows(found: Gathered, wanted: Given) -> None:
+    """Say that nothing was found, what came near, and who could not be asked."""
+    if found.others:
+        click.echo(bold("NOT THE SAME, BUT NEAR"))
+        rows = [[said.service, said.title, said.year or "", said.doi or said.arxiv] for said in found.others]
+        click.echo(table(["service", "title", "year", "id"], rows))
+    if found.troubles:
+        raise Failure(
+            f"`{wanted.value}` was not found, but not everybody could be asked: {'; '.join(found.troubles)}", RUN_FAILED
+        )
+    nothing_found(f"no service knows `{wanted.value}`; look at its spelling, or give another identifier")
+
+
+def _proposal(found: Gathered, loaded: Loaded, key: str) -> Proposal:
+    from eelit.bib.remote.agree import propose
+    from eelit.catalog.schema import KEY_PATTERN
+
+    proposal = propose(found.saids, loaded.known(), key)
+    lacking = [name for name in ("title", "authors", "year") if not proposal.values.get(name)]
+    if lacking:
+        raise CatalogueFault(
+            f"no service tells {' and '.join(lacking)} of this work; type the record (`--offline` says how)"
+        )
+    if not re.fullmatch(KEY_PATTERN, proposal.key):
+        raise click.UsageError("no key can be made of surname, year and title; choose one with --key")
+    return proposal
+
+
+def _changes(proposal: Proposal, loaded: Loaded) -> Changes:
+    """Return the bibliography with the record, and the new entry. Raises `CatalogueFault` if it would be no record."""
+    from eelit.bib.files import Changes
+    from eelit.bib.remote.web import today
+    from eelit.bib.write import with_record
+    from eelit.cli.new import ENTRY, render, title_name
+
+    day, places, changes = today(), loaded.sources, Changes()
+    text = with_record(changes.text(places.bibliography), proposal.key, proposal.block(day))
+    changes.put(places.bibliography, text)
+    _demand_sound(text, proposal.key)
+    read = [f"{address} (read on {day})" for address in proposal.addresses.values()]
+    name = title_name(proposal.title, proposal.key)
+    changes.put(places.entry(proposal.key), render(ENTRY[0], proposal.key, name, None, read=read))
+    return changes
+
+
+def _demand_sound(text: str, key: str) -> None:
+    """See that what would be written is read again as a record."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from eelit.bib.read import read_bibliography
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "new.bib")
+        path.write_text(text, encoding="utf-8")
+        read = read_bibliography(path)
+    if key not in read.records:
+        said = next((problem.message for problem in read.problems if key in problem.message), "it cannot be read")
+        raise CatalogueFault(f"what services say makes no sound record: {said}; type it (`--offline` says how)")
+
+
+def _report(proposal: Proposal, found: Gathered, changes: Changes) -> str:
+    from eelit.bib.problems import shown
+    from eelit.bib.remote.said import FIELDS
+
+    services = [said.service for said in found.saids]
+    names = [name for name in FIELDS if name in proposal.values]
+    rows = [[name, proposal.values[name], ", ".join(proposal.by.get(name, []))] for name in names]
+    parts = [bold(proposal.key), table(["field", "value", "from"], rows)]
+    if proposal.differing:
+        cells = [[name, *(said.get(service, "") for service in services)] for name, said in proposal.differing.items()]
+        parts += ["", bold("WHERE SERVICES DIFFER"), table(["field", *services], cells)]
+    if found.others:
+        cells = [[said.service, said.title, said.doi or said.arxiv] for said in found.others]
+        parts += ["", bold("ANSWERED, BUT ANOTHER WORK"), table(["service", "title", "id"], cells)]
+    first, *new = changes.paths()
+    made = [f"new: {shown(path)}" for path in new]
+    return "\n".join([*parts, "", changes.diff([first]).rstrip(), *made])
+
+
+def _json(proposal: Proposal, found: Gathered, changes: Changes, dry_run: bool) -> str:
+    data: dict[str, Any] = {
+        "key": proposal.key,
+        "type": proposal.type,
+        "fields": {
+            name: {"value": value, "from": proposal.by.get(name, [])} for name, value in proposal.values.items()
+        },
+        "differing": proposal.differing,
+        "others": [{"service": said.service, "title": said.title, "address": said.address} for said in found.others],
+        "not_asked": found.troubles,
+        "files": [str(path) for path in changes.paths()],
+        "written": not dry_run,
+    }
+    return json_text(data)
+
+
+def _write(changes: Changes, proposal: Proposal) -> None:
+    from eelit.bib.files import ChangedMeanwhile
+
+    first = changes.paths()[0]
+    try:
+        with writing(first, ELSEWHERE):
+            changes.write()
+    except ChangedMeanwhile as error:
+        raise CatalogueFault(f"{error}; nothing was written, run this again") from error
+    click.echo(f"eelit: now fill in its entry; `eelit check {proposal.key}` tells what is missing", err=True)

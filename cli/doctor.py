@@ -1,0 +1,151 @@
+"""`eelit doctor`: what may be amiss, with a remedy for each; what is safe to mend it mends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from eelit.catalog.faults import INVALID_DATA, CatalogueFault, Unavailable, writing
+from eelit.cli.asking import ask_options, asking, is_offline
+from eelit.cli.command import WorkName, eelit_command, format_option
+from eelit.cli.table import json_text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from eelit.bib.files import Changes
+    from eelit.catalog.doctor import Finding, Measured
+    from eelit.catalog.load import Loaded
+
+
+@eelit_command("eelit doctor", "eelit doctor --fix", "eelit doctor --online zhou2020pabee")
+@click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
+@click.option("--fix", is_flag=True, help="Mend what leaves no choice, and show the diff.")
+@click.option("--online", is_flag=True, help="Also ask services about identifiers and titles, and follow every link.")
+@ask_options
+@format_option("text", "json")
+@click.pass_context
+def command(
+    ctx: click.Context, works: tuple[str, ...], fix: bool, online: bool, contact: str, offline: bool, anew: bool,
+    style: str,
+) -> None:  # fmt: skip
+    """Look for what may be amiss in the catalogue, and mend what is safe.
+
+    Beyond what `eelit check` reports: fields that are missing or contradict each other, one venue with two names, pages
+    with the wrong dash, identifiers that do not belong together, versions of one work under two titles, works that
+    nothing connects, claims without outcome, results of older code. Only with --online anybody is asked: whether DOI
+    and arXiv id lead to this work, and whether links are dead. Each finding is one line, `file:line: rule: what it is;
+    what to do`. --fix mends pages, spellings of identifiers and implied terms, and shows the diff.
+
+    Leaves with 3 if there are errors; what is only worth a look does not count.
+    """
+    from eelit.catalog.doctor import findings
+    from eelit.catalog.load import load
+    from eelit.catalog.sources import sources
+    from eelit.cli.check import key_of
+
+    loaded = load(sources())
+    keys = {key_of(name, loaded) for name in works}
+    found, diff = findings(loaded, _measured(keys)), ""
+    if fix:
+        diff = _mended(loaded, _about(found, keys, loaded))
+        loaded = load(sources())
+        found = findings(loaded, _measured(keys))
+    found = _about(found, keys, loaded)
+    if online and not is_offline(offline):
+        found += _online(loaded, keys, contact, anew=anew)
+    if style == "json":
+        click.echo(json_text({"findings": [asdict(finding) for finding in found], "diff": diff}))
+    else:
+        click.echo("".join(f"{finding}\n" for finding in found) + diff, nl=False)
+    _say(ctx, found)
+
+
+def _mended(loaded: Loaded, found: list[Finding]) -> str:
+    """Mend what is safe, say what could not be mended, and return the diff."""
+    from eelit.catalog.doctor import mended
+    from eelit.catalog.sources import checkout
+
+    if checkout() is None:
+        raise Unavailable("what is installed cannot be mended; clone the repository first")
+    changes, refused = mended(loaded, found)
+    diff = changes.diff()
+    _write(changes, loaded)
+    for reason in refused:
+        click.echo(f"eelit: {reason}", err=True)
+    return diff
+
+
+def _say(ctx: click.Context, found: list[Finding]) -> None:
+    counted = Counter(finding.rule for finding in found)
+    said = ", ".join(f"{rule} {count}" for rule, count in counted.most_common())
+    click.echo(f"eelit: {said or 'nothing is amiss'}", err=True)
+    ctx.exit(INVALID_DATA if any(finding.severity == "error" for finding in found) else 0)
+
+
+def _about(found: list[Finding], keys: Collection[str], loaded: Loaded) -> list[Finding]:
+    """Return the findings about these works, or all if none is named."""
+    from eelit.bib.problems import Problem
+    from eelit.catalog.check import about
+
+    if not keys:
+        return found
+    problems = {Problem(each.path, each.line, each.says, each.severity): each for each in found}
+    chosen = about(keys, list(problems), loaded)
+    return [problems[problem] for problem in chosen]
+
+
+def _measured(keys: Collection[str]) -> Mapping[str, Measured]:
+    """Return what is known of the results of the methods that are on a track."""
+    from eelit.catalog.doctor import Measured
+    from eelit.methods.harness import bench
+    from eelit.methods.harness.tracks import TRACKS
+
+    found: dict[str, Measured] = {}
+    for track in TRACKS:
+        for key in bench.members(track):
+            known = bench.stored(track, key) if not keys or key in keys else None
+            if known and known.results:
+                outcomes = {claim.name for result in known.results for claim in result.claims}
+                path = bench.folder() / track / key
+                before = found.get(key)
+                current = known.current and (before is None or before.current)
+                outcomes |= set(before.outcomes) if before else set()
+                found[key] = Measured(before.path if before and not before.current else path, current, outcomes)
+    return found
+
+
+def _write(changes: Changes, loaded: Loaded) -> None:
+    from eelit.bib.files import ChangedMeanwhile
+
+    try:
+        with writing(loaded.sources.bibliography, "mend a checkout of your own"):
+            changes.write()
+    except ChangedMeanwhile as error:
+        raise CatalogueFault(f"{error}; nothing was written, run this again") from error
+
+
+def _online(loaded: Loaded, keys: Collection[str], contact: str, *, anew: bool) -> list[Finding]:
+    """Ask services about identifiers and titles, and follow the links; what could not be asked is said."""
+    from eelit.bib.remote import links, sync
+    from eelit.catalog.doctor import Finding, addresses
+
+    records = {key: record for key, record in loaded.bibliography.records.items() if not keys or key in keys}
+    report, found = sync.Report(), []
+    with asking(contact, anew=anew) as web:
+        ours = sync.identify(web, records, report, lambda said: None)
+        sync.metadata(web, ours, list(records), report, lambda said: None)
+        for path, line, address in addresses(loaded, keys):
+            if why := links.fault(web, address):
+                remedy = "mend or replace it, if it stays so"
+                found.append(Finding("dead link", path, line, f"{address} {why}", remedy))
+    bibliography = loaded.bibliography
+    for doubt in report.doubts:
+        key = next((key for key in records if f"`{key}`" in doubt), "")
+        found.append(Finding("services differ", str(bibliography.path), bibliography.line(key), doubt, ""))
+    for trouble in report.troubles:
+        click.echo(f"eelit: {trouble}", err=True)
+    return found

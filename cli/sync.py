@@ -1,0 +1,154 @@
+"""`eelit sync`: the bibliography and the graph of citations, as services know them today."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from eelit.catalog.faults import INVALID_DATA, RUN_FAILED, CatalogueFault, Unavailable, writing
+from eelit.cli.asking import ask_options, asking, is_offline
+from eelit.cli.command import WorkName, eelit_command, format_option
+from eelit.cli.group import Failure
+from eelit.cli.streams import plain_terminal
+from eelit.cli.table import bold, json_text, table
+
+if TYPE_CHECKING:
+    from eelit.bib.files import Changes
+    from eelit.bib.remote.sync import Report
+    from eelit.catalog.load import Loaded
+
+ELSEWHERE = "sync in a checkout of your own"
+SHOWN = 30
+
+
+@eelit_command("eelit sync", "eelit sync --citations zhou2020pabee xin2020deebert", "eelit sync --new --least 8")
+@click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
+@click.option("--citations", is_flag=True, help="Complete who cites whom inside the collection.")
+@click.option("--new", is_flag=True, help="Propose works that cite many of the collection; none is added.")
+@click.option("--metadata", is_flag=True, help="Fill in what records lack, and tell where services say otherwise.")
+@click.option("--least", type=click.IntRange(1), default=5, show_default=True, help="With --new: works cited at least.")
+@click.option(
+    "--pages", type=click.IntRange(1, 100), default=5, show_default=True, help="With --new: pages a work, of 100."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
+@ask_options
+@format_option("table", "json")
+def command(
+    works: tuple[str, ...], citations: bool, new: bool, metadata: bool, least: int, pages: int,
+    dry_run: bool, contact: str, offline: bool, anew: bool, style: str,
+) -> None:  # fmt: skip
+    """Bring citations and records up to date from what services say.
+
+    Without --citations, --new or --metadata all three are done, for all works or those that are named. OpenAlex,
+    Crossref and Semantic Scholar are asked for lists of references, OpenAlex for new works, Crossref, arXiv and DBLP
+    for metadata. What they answer is kept: a run that was killed goes on where it was. Each new edge names who tells
+    of it, where and when; a list of references counts as complete only if its publisher deposited all of it. What
+    contradicts the catalogue is told, never written. Files are changed aside, then put in place; look at them with
+    `git diff`.
+
+    Leaves with 3 if the sources are broken, with 4 if somebody could not be asked: run it again, it asks only for the
+    rest.
+    """
+    from eelit.bib.remote import apply
+    from eelit.catalog.load import load
+    from eelit.catalog.sources import checkout, sources
+
+    if checkout() is None:
+        raise Unavailable("the sources are brought up to date in a checkout; clone the repository first")
+    if is_offline(offline):
+        raise click.UsageError("sync asks services, which --offline and EELIT_OFFLINE forbid; leave them out")
+    loaded = load(sources())
+    keys = _keys(works, loaded)
+    parts = (citations, new, metadata) if citations or new or metadata else (True, True, True)
+    report = _asked(loaded, keys, parts, least, pages, contact, anew=anew)
+    places = loaded.sources
+    changes = apply.changes(report, places.bibliography, places.citations, places.reference_lists)
+    click.echo(_json(report, changes, dry_run) if style == "json" else _report(report, changes))
+    if not dry_run:
+        _write(changes, loaded)
+    if report.troubles:
+        said = "; ".join(report.troubles)
+        raise Failure(f"not everything was asked: {said}; run this again, it asks only for the rest", RUN_FAILED)
+
+
+def _keys(works: tuple[str, ...], loaded: Loaded) -> list[str]:
+    from eelit.cli.check import key_of
+
+    broken = loaded.bibliography.problems + loaded.citations.problems + loaded.lists.problems
+    errors = [problem for problem in broken if problem.severity == "error"]
+    if errors:
+        raise Failure(f"{errors[0]}; mend the sources first (`eelit check` lists {len(errors)} errors)", INVALID_DATA)
+    return [key_of(name, loaded) for name in works] or list(loaded.bibliography.records)
+
+
+def _asked(
+    loaded: Loaded, keys: list[str], parts: tuple[bool, bool, bool], least: int, pages: int, contact: str, *, anew: bool
+) -> Report:
+    """Ask for what is wanted, and say how far it is."""
+    from eelit.bib.remote import sync
+
+    citations, new, metadata = parts
+    report, records = sync.Report(), loaded.bibliography.records
+    with asking(contact, anew=anew) as web, _progress() as tell:
+        ours = sync.identify(web, records, report, tell)
+        if citations:
+            sync.citations(web, ours, keys, loaded.citations, loaded.lists, report, tell)
+        if new:
+            sync.new_works(web, ours, keys, report, tell, least=least, pages=pages)
+        if metadata:
+            sync.metadata(web, ours, keys, report, tell)
+    return report
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Give what says on one line of a terminal how far it is; where nobody watches it says nothing."""
+    shown = sys.stderr.isatty() and not plain_terminal()
+    yield lambda said: click.echo(f"\r\x1b[K{said}", nl=False, err=True) if shown else None
+    if shown:
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _report(report: Report, changes: Changes) -> str:
+    parts: list[str] = []
+    rows: list[list[object]]
+    if report.edges:
+        rows = [[edge.citing, edge.cited, list(edge.services)] for edge in report.edges]
+        parts += [bold(f"{len(report.edges)} NEW CITATIONS"), table(["citing", "cited", "told by"], rows), ""]
+    if report.lists:
+        rows = [[found.key, found.complete, found.references] for found in report.lists]
+        parts += [bold("LISTS OF REFERENCES"), table(["work", "complete", "references"], rows), ""]
+    if report.filled:
+        rows = [[filled.key, filled.name, filled.value, list(filled.services)] for filled in report.filled]
+        parts += [bold("FILLED IN"), table(["work", "field", "value", "told by"], rows), ""]
+    if report.new:
+        rows = [[work.title, work.year, work.id, len(work.cites)] for work in report.new[:SHOWN]]
+        more = f" (the first {SHOWN} of {len(report.new)})" if len(report.new) > SHOWN else ""
+        parts += [f"{bold('WORKS THAT CITE MANY OF THESE')}{more}; `eelit add ID` adds one"]
+        parts += [table(["title", "year", "id", "cites"], rows), ""]
+    if report.doubts:
+        parts += [bold("FOR A PERSON TO JUDGE"), *report.doubts, ""]
+    return "\n".join([*parts, changes.diff().rstrip() or "Nothing changes."])
+
+
+def _json(report: Report, changes: Changes, dry_run: bool) -> str:
+    data = asdict(report) | {"files": [str(path) for path in changes.paths()], "written": not dry_run}
+    return json_text(data)
+
+
+def _write(changes: Changes, loaded: Loaded) -> None:
+    from eelit.bib.files import ChangedMeanwhile
+    from eelit.bib.problems import shown
+
+    try:
+        with writing(loaded.sources.bibliography, ELSEWHERE):
+            written = changes.write()
+    except ChangedMeanwhile as error:
+        raise CatalogueFault(f"{error}; nothing was written, run this again") from error
+    if written:
+        click.echo(f"eelit: wrote {', '.join(map(shown, written))}; look at it with `git diff`", err=True)

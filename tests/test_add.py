@@ -1,0 +1,158 @@
+"""`eelit add` finds duplicates first, shows where services differ, writes what it knows with where it is from."""
+
+import json
+
+import pytest
+import scholarly
+from scholarly import Server, Work
+
+from eelit.bib.read import read_bibliography
+from eelit.catalog.load import load
+from eelit.catalog.sources import sources
+
+NEW = Work(
+    "W1", "FastExit: Leaving a Network Early", [("Ada", "Example"), ("Bo", "Roe")], 2024, "10.1234/ab.1", "2401.00001",
+    "Example Conference", "12-19", said={"dblp": {"venue": "EX", "pages": "12-20"}},
+)  # fmt: skip
+
+
+@pytest.fixture
+def server(tree, tmp_path, monkeypatch):
+    made = Server([NEW])
+    monkeypatch.setenv("EELIT_MIRROR", made.address)
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("EELIT_OFFLINE", raising=False)
+    yield made
+    made.close()
+
+
+def bib(tree):
+    return (tree / "bib" / "early-exit.bib").read_text(encoding="utf-8")
+
+
+def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
+    before = bib(tree)
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 0, found.stderr
+    assert "WHERE SERVICES DIFFER" in found.stdout
+    differing = found.stdout.partition("WHERE SERVICES DIFFER")[2].splitlines()
+    (row,) = [line for line in differing if line.startswith("pages")]
+    assert row.split() == ["pages", "12–19", "12–20"]
+    text = bib(tree)
+    (comment,) = [line for line in text.splitlines() if line not in before.splitlines() and line.startswith("%")]
+    assert "doi from Crossref, DBLP" in comment
+    assert "arxiv from arXiv" in comment
+    record = read_bibliography(tree / "bib" / "early-exit.bib").records["example2024fastexit"]
+    assert (record.title, record.pages, record.arxiv, record.venue) == (NEW.title, "12–19", NEW.arxiv, NEW.venue)
+    loaded = load(sources())
+    entry = (tree / "catalog" / "entries" / "example2024fastexit.yaml").read_text(encoding="utf-8")
+    assert "short_name: FastExit" in entry
+    assert '- "https://arxiv.org/abs/2401.00001 (read on 20' in entry
+    problems = [problem for problem in loaded.problems if "example2024fastexit" in str(problem)]
+    assert problems
+    assert all("domain" in problem.message for problem in problems), "a person has to say what it is about"
+    assert "Crossref 1" in found.stderr
+    log = (tree.parent / "cache" / "remote" / "asked.log").read_text()
+    assert len(log.splitlines()) == len(server.asked) == 5
+
+
+@pytest.mark.parametrize(
+    "given", ["2401.00001", "https://arxiv.org/abs/2401.00001v2", "fastexit: leaving a network early"]
+)
+def test_whatever_names_it_gives_the_same_record(tree, server, eelit, given):
+    found = eelit("add", given, "--dry-run", "--format", "json")
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert told["key"] == "example2024fastexit"
+    assert told["fields"]["doi"] == {"value": NEW.doi, "from": told["fields"]["doi"]["from"]}
+    assert told["written"] is False
+    assert "example2024fastexit" not in bib(tree)
+
+
+@pytest.mark.parametrize("given", ["2006.04152", "bert loses patience: fast and robust inference with early exit"])
+def test_what_the_catalogue_has_is_told_before_anybody_is_asked(tree, server, eelit, given):
+    found = eelit("add", given)
+    assert found.exit_code == 1
+    assert "the catalogue has this work: zhou2020pabee" in found.stderr
+    assert server.asked == []
+
+
+def test_what_turns_out_to_be_known_is_not_added(tree, server, eelit):
+    server.works["W2"] = Work("W2", "BERT Loses Patience: Fast and Robust Inference with Early Exit", doi="10.5/x")
+    found = eelit("add", "10.5555/x.1")
+    assert found.exit_code == 1
+    server.works["W2"].doi = "10.5555/x.2"
+    found = eelit("add", "10.5555/x.2")
+    assert found.exit_code == 1
+    assert "the catalogue has this work: zhou2020pabee" in found.stderr
+
+
+@pytest.mark.parametrize("words", [("--offline",), ()])
+def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monkeypatch, words):
+    if not words:
+        monkeypatch.setenv("EELIT_OFFLINE", "1")
+    before = bib(tree)
+    found = eelit("add", "A Wholly New BERT", "--key", "doe2027new", *words)
+    assert found.exit_code == 0
+    assert "@inproceedings{doe2027new," in found.stdout
+    assert "title = {A Wholly New {BERT}}" in found.stdout
+    assert server.asked == []
+    assert bib(tree) == before
+    assert not (tree.parent / "cache").exists()
+
+
+def test_nobody_knows_it_but_something_is_near(tree, server, eelit):
+    found = eelit("add", "leaving a network early")
+    assert found.exit_code == 1
+    assert "NOT THE SAME, BUT NEAR" in found.stdout
+    assert NEW.title in found.stdout
+    assert "no service knows" in found.stderr
+
+
+def test_what_could_not_be_asked_is_no_proof_that_it_is_unknown(tree, server, eelit):
+    server.always = [(".", scholarly.status(403))]
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 4
+    assert "not everybody could be asked: Crossref answers with 403" in found.stderr
+
+
+def test_a_failing_service_is_named_and_the_rest_is_written(tree, server, eelit):
+    server.always = [("/crossref", scholarly.instead({"message": {}}))]
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 0
+    assert "eelit: Crossref answers in a form that is not known here" in found.stderr
+    assert "12--20" in bib(tree)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["10.1234/ab.1", "--key", "Bad Key"], "is not a key"),
+        (["10.1234/ab.1", "--key", "zhou2020pabee"], "is already used"),
+        (["https://openreview.net/forum?id=x"], "holds neither a DOI nor an arXiv id"),
+        (["x"], "too short for a title"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anybody_is_asked(tree, server, eelit, words, said):
+    found = eelit("add", *words)
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert server.asked == []
+
+
+def test_a_hostile_title_stays_a_title(tree, server, eelit):
+    title = "Exits}, year = {1999}}\n@misc{evil2020x, title = {\x1b[2J"
+    server.works["W1"] = Work("W1", title, [("Ada", "Example")], 2024, NEW.doi)
+    found = eelit("add", NEW.doi, "--key", "example2024exits")
+    records = read_bibliography(tree / "bib" / "early-exit.bib").records
+    assert "evil2020x" not in records
+    assert found.exit_code == 0
+    assert records["example2024exits"].year == 2024
+    assert records["example2024exits"].title.startswith("Exits, year = 1999")
+
+
+def test_without_a_checkout_there_is_nowhere_to_add_to(eelit, monkeypatch):
+    monkeypatch.setattr("eelit.catalog.sources.checkout", lambda: None)
+    found = eelit("add", "10.1234/ab.1")
+    assert found.exit_code == 2
+    assert "clone the repository first" in found.stderr

@@ -1,0 +1,215 @@
+"""`eelit doctor` finds what may be amiss, says what to do, and mends only what leaves no choice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import scholarly
+from scholarly import Server, Work
+
+from eelit.catalog.doctor import Measured, findings, mended
+from eelit.catalog.load import load
+from eelit.catalog.sources import sources
+
+BIB = "bib/early-exit.bib"
+PABEE = "catalog/entries/zhou2020pabee.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _without_results(monkeypatch):
+    """What is measured here is told by other tests; to read all results takes seconds."""
+    monkeypatch.setattr("eelit.cli.doctor._measured", lambda keys: {})
+
+
+def edit(tree, name, old, new):
+    path = tree / name
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def found(rule, measured=None):
+    return [each for each in findings(load(sources()), measured) if each.rule == rule]
+
+
+def add(tree, key, fields, kind="inproceedings"):
+    lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    path = tree / BIB
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n@{kind}{{{key},\n{lines}\n}}\n", encoding="utf-8")
+    facets = "placement: [every-layer]\ntraining: [joint]\npolicy: [entropy]\ndomain: [language]\n"
+    entry = f"key: {key}\nshort_name: Name{key}\nrole: early-exit\n{facets}idea: It stops.\nsources: [nothing]\n"
+    (tree / "catalog" / "entries" / f"{key}.yaml").write_text(entry, encoding="utf-8")
+
+
+DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": "2020", "doi": "10.1234/doe"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "rule", "says"),
+    [
+        ({}, "inproceedings", "missing", "`doe2027new` (@inproceedings) has no venue"),
+        ({"doi": "", "journal": "J", "eprint": "2001.00001"}, "article", "missing", "is published and has no DOI"),
+        ({"journal": "J"}, "article", "missing", "has a DOI and no pages"),
+        ({"doi": ""}, "misc", "missing", "cannot be found by any identifier"),
+        ({"eprint": "2203.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "arXiv:2203.00001 is of 2022"),
+        ({"booktitle": "Conference (CONF 2018)", "pages": "1--2"}, "inproceedings", "contradiction", "its venue is"),
+        (
+            {"doi": "10.48550/arXiv.2001.00001", "eprint": "2001.00002", "archiveprefix": "arXiv"}, "misc",
+            "identifiers", "is that of arXiv:2001.00001, its",
+        ),
+        ({"doi": "10.18653/v1/2020.acl-main.1", "acl": "2020.acl-main.2"},
+            "misc", "identifiers", "is not that of the ACL"),
+        ({"booktitle": "Int. Conf. on Representations (ICLR 2020)"}, "inproceedings", "venue", "“Int"),
+        (
+            {"booktitle": "Proceedings of the International Conference on Learning Representations (ICLR 2021)"},
+            "inproceedings", "venue", "call one venue by one name",
+        ),
+        ({}, "misc", "unconnected", "nothing connects `doe2027new`"),
+    ],
+)  # fmt: skip
+def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields, kind, rule, says):
+    before = {each.says for each in found(rule)}
+    add(tree, "doe2027new", DOE | fields, kind)
+    new = [each for each in found(rule) if each.says not in before]
+    (finding,) = [each for each in new if says in f"{each.says}; {each.remedy}"]
+    assert finding.remedy
+    assert finding.path.endswith((".bib", ".yaml"))
+    assert Path(finding.path).read_text(encoding="utf-8").splitlines()[finding.line - 1]
+    assert "doe2027new" in finding.says
+
+
+def test_what_is_said_to_be_unknown_is_not_asked_for_but_may_be_known_by_now(tree):
+    edit(tree, BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{zhou2020pabee,\n  doi = {10.5555/pabee},")
+    (finding,) = [each for each in found("contradiction") if "10.5555/pabee" in each.says]
+    assert finding.path.endswith("zhou2020pabee.yaml")
+    assert not [each for each in found("missing") if "zhou2020pabee" in each.says]
+
+
+def test_two_versions_of_one_work(tree):
+    add(tree, "doe2027new", DOE, "misc")
+    other = {"title": "Stopping Plainly Before Its End", "doi": "", "eprint": "2001.00001", "archiveprefix": "arXiv"}
+    add(tree, "doe2027old", DOE | other, "misc")
+    (finding,) = found("versions")
+    assert "may be `doe2027new` under another title" in finding.says
+    edit(tree, BIB, "Stopping Plainly Before Its End", "Going On Forever, a Sequel")
+    assert found("versions") == []
+
+
+def test_an_external_work_that_the_catalogue_has_by_its_id(tree):
+    edit(tree, PABEE, "target: liu2020fastbert", "target: {external: {title: FastBERT, id: 'arXiv:2004.02178'}}")
+    (finding,) = found("external")
+    assert finding.remedy == "write `target: liu2020fastbert`"
+    assert "external" in Path(finding.path).read_text(encoding="utf-8").splitlines()[finding.line - 1]
+
+
+def test_claims_without_outcome_and_results_of_older_code(tree):
+    path = tree / "methods" / "results" / "text" / "zhou2020pabee"
+    known = Measured(path, False, {"patience: better than the full model"})
+    assert found("claim without outcome", {"zhou2020pabee": known}) == []
+    (finding,) = found("stale", {"zhou2020pabee": known})
+    assert finding.remedy == "measure anew: `eelit bench zhou2020pabee`"
+    known = Measured(path, True, {"patience: something else"})
+    assert found("stale", {"zhou2020pabee": known}) == []
+    (finding,) = found("claim without outcome", {"zhou2020pabee": known})
+    assert "“better than the full model”" in finding.says
+    line = (tree / PABEE).read_text().splitlines()[finding.line - 1]
+    assert line.startswith("  - says:")
+
+
+def test_the_catalogue_itself_has_no_error_and_nothing_to_mend():
+    loaded = load(sources())
+    told = findings(loaded)
+    assert [str(each) for each in told if each.severity == "error" or each.mends] == []
+
+
+def test_fix_mends_what_leaves_no_choice_and_shows_the_diff(tree, eelit):
+    assert eelit("doctor", "--fix").exit_code == 0
+    edit(tree, BIB, "pages = {662--673}", "pages = {662-673}")
+    edit(tree, BIB, "doi = {10.1109/isca.2018.00061}", "doi = {https://doi.org/10.1109/ISCA.2018.00061}")
+    edit(tree, BIB, "eprint = {2310.05424}", "eprint = {2310.05424v2}")
+    add(tree, "doe2027new", DOE | {"doi": "10.48550/arXiv.2001.00001"}, "misc")
+    edit(tree, PABEE, "placement: [every-layer", "placement: [every-layer, along-depth")
+    before = {path: path.read_text(encoding="utf-8") for path in (tree / "catalog/entries").iterdir()}
+    result = eelit("doctor", "--fix")
+    assert "checkout/bib/early-exit.bib" in result.stdout
+    text = (tree / BIB).read_text(encoding="utf-8")
+    for right in (
+        "pages = {662--673}",
+        "doi = {10.1109/isca.2018.00061}",
+        "eprint = {2310.05424},",
+        "eprint = {2001.00001}",
+    ):
+        assert right in text
+        assert f"+  {right}".rstrip(",") in result.stdout
+    assert "10.48550" not in text
+    after = {path: path.read_text(encoding="utf-8") for path in (tree / "catalog/entries").iterdir()}
+    changed = [path.name for path in before if before[path] != after[path]]
+    assert changed == ["zhou2020pabee.yaml"]
+    assert after[tree / PABEE] == before[tree / PABEE].replace(", along-depth", "")
+    assert not [each for each in findings(load(sources())) if each.mends]
+    assert eelit("doctor", "--fix", "--format", "json").stdout.count('"diff": ""') == 1
+
+
+def test_an_entry_whose_looks_cannot_be_kept_is_left_to_its_reader(tree):
+    edit(tree, PABEE, "placement: [every-layer", "placement:   [every-layer, along-depth")
+    before = (tree / PABEE).read_text(encoding="utf-8")
+    loaded = load(sources())
+    changes, refused = mended(loaded, findings(loaded))
+    assert changes.paths() == []
+    assert "mend it by hand" in refused[0]
+    assert (tree / PABEE).read_text(encoding="utf-8") == before
+
+
+def test_only_the_works_that_are_named(tree, eelit):
+    add(tree, "doe2027new", DOE)
+    told = json.loads(eelit("doctor", "doe2027new", "--format", "json").stdout)["findings"]
+    assert {each["rule"] for each in told} >= {"missing", "unconnected"}
+    assert all("doe2027new" in each["says"] for each in told)
+
+
+def test_errors_are_exit_code_3(tree, eelit):
+    edit(tree, "bib/citations.csv", "zhou2020pabee,kaya2019sdn", "zhou2020pabe,kaya2019sdn")
+    result = eelit("doctor")
+    assert result.exit_code == 3
+    assert "check: unknown key `zhou2020pabe`" in result.stdout
+
+
+@pytest.fixture
+def server(tree, tmp_path, monkeypatch):
+    made = Server([Work("W1", "On Fruit Flies", [("Zoe", "Young")], 2001, "10.1234/doe", "2001.00001", "Conf", "1-2")])
+    monkeypatch.setenv("EELIT_MIRROR", made.address)
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("EELIT_OFFLINE", raising=False)
+    yield made
+    made.close()
+
+
+def test_only_online_anybody_is_asked(tree, server, eelit, monkeypatch):
+    add(tree, "doe2027new", DOE)
+    eelit("doctor", "doe2027new")
+    eelit("doctor", "doe2027new", "--online", "--offline")
+    assert server.asked == []
+
+
+def test_online_identifiers_that_lead_elsewhere_and_dead_links_are_found(tree, server, eelit, monkeypatch):
+    add(tree, "doe2027new", DOE | {"url": f"{server.address}/gone"}, "misc")
+    server.scripts = []
+    server.always = [
+        ("/busy", scholarly.status(503)),
+        ("/refused", scholarly.status(403)),
+        ("/gone", scholarly.status(404)),
+        ("/here", scholarly.status(200)),
+    ]
+    entry = tree / "catalog/entries/doe2027new.yaml"
+    links = "".join(f'  - "{server.address}/{name}: page 3"\n' for name in ("busy", "refused", "here"))
+    entry.write_text(entry.read_text().replace("sources: [nothing]\n", f"sources:\n{links}"), encoding="utf-8")
+    monkeypatch.setattr(
+        "eelit.bib.record.Record.links", lambda record: [("publisher", record.url)] if record.url else []
+    )
+    told = json.loads(eelit("doctor", "doe2027new", "--online", "--format", "json").stdout)["findings"]
+    dead = [each for each in told if each["rule"] == "dead link"]
+    assert [each["says"] for each in dead] == [f"{server.address}/gone is gone (404)"]
+    differ = [each["says"] for each in told if each["rule"] == "services differ"]
+    assert any(
+        "10.1234/doe of `doe2027new` leads to another work at Crossref: “On Fruit Flies”" in says for says in differ
+    )

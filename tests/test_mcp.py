@@ -1,0 +1,105 @@
+"""`eelit mcp`: a client of the protocol's own package finds, shows, cites, walks and compares, and changes nothing."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from eelit.catalog.query import Catalogue
+from eelit.cli.mcp import server
+
+mcp = pytest.importorskip("mcp")
+
+
+def asked(made, *calls):
+    """Return the tools that a server tells, and what it answers to these calls."""
+
+    async def talk():
+        async with mcp.Client(made) as client:
+            tools = (await client.list_tools()).tools
+            return tools, [await client.call_tool(name, arguments) for name, arguments in calls]
+
+    return asyncio.run(talk())
+
+
+def said(result):
+    assert not result.is_error, result.content
+    text = result.content[0].text
+    return json.loads(text) if text.startswith("{") else text
+
+
+@pytest.fixture(scope="module")
+def served(database):
+    return server(Catalogue(str(database)))
+
+
+def test_every_tool_says_what_it_does_and_that_it_only_reads(served):
+    tools, _ = asked(served)
+    assert [tool.name for tool in tools] == ["find", "show", "cite", "graph", "leaderboard", "compare"]
+    for tool in tools:
+        assert tool.description.endswith(".")
+        assert tool.annotations.read_only_hint
+        assert not tool.annotations.open_world_hint
+
+
+def test_works_are_found_shown_and_cited(served):
+    calls = [
+        ("find", {"policy": "agreement", "runnable": True, "limit": 3}),
+        ("show", {"work": "pabee"}),
+        ("cite", {"works": ["pabee", "zhou2020pabee"], "style": "ris"}),
+    ]
+    _, (found, shown, cited) = asked(served, *calls)
+    assert len(said(found)["works"]) == 3 < said(found)["total"]
+    assert said(shown)["record"]["title"].startswith("BERT Loses Patience")
+    assert said(shown)["entry"]["unverified"]
+    assert said(cited).count("TY  - ") == 1
+
+
+def test_the_graph_tells_its_evidence_and_how_incomplete_it_is(served):
+    _, (graph,) = asked(served, ("graph", {"around": "pabee"}))
+    told = said(graph)
+    assert {"zhou2020pabee", "kaya2019sdn"} <= {node["key"] for node in told["nodes"]}
+    assert all(edge["evidence"] for edge in told["edges"])
+    assert "a missing edge proves nothing" in told["note"]
+
+
+def test_methods_are_ranked_and_compared(served, monkeypatch):
+    monkeypatch.setattr("eelit.methods.harness.bench.members", lambda track: ["zhou2020pabee"])
+    calls = [("leaderboard", {}), ("compare", {"methods": ["pabee"]})]
+    _, (board, compared) = asked(served, *calls)
+    assert {row["key"] for row in said(board)["rows"]} == {"zhou2020pabee"}
+    assert set(said(compared)["claims"]) == {"zhou2020pabee"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "why"),
+    [
+        ("show", {"work": "nobody"}, "no work is called `nobody`"),
+        ("find", {"policy": "patient"}, "`patient` is not a term of policy"),
+        ("cite", {"works": ["pabee"], "style": "word"}, "no such style `word`"),
+        ("leaderboard", {"track": "sound"}, "no such track `sound`"),
+        ("leaderboard", {"share": 0.3}, "choose one of 0.25, 0.5, 0.75"),
+    ],
+)
+def test_what_is_wrong_with_a_question_is_one_sentence(served, name, arguments, why):
+    _, (result,) = asked(served, (name, arguments))
+    assert result.is_error
+    assert why in result.content[0].text
+
+
+def test_a_client_starts_the_command_by_itself(database):
+    environment = os.environ | {"EELIT_DB": str(database)}
+    command = str(Path(sys.executable).with_name("eelit"))
+    _, (shown,) = asked(
+        mcp.StdioServerParameters(command=command, args=["mcp"], env=environment), ("show", {"work": "pabee"})
+    )
+    assert said(shown)["key"] == "zhou2020pabee"
+
+
+def test_without_the_package_it_says_what_to_install(database, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    with pytest.raises(Exception, match=r"pip install 'eelit\[mcp\]'"):
+        server(Catalogue(str(database)))

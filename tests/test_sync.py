@@ -1,0 +1,323 @@
+"""`eelit sync`: citations with evidence from those who tell of them; nothing is lost, however often it is killed."""
+
+import csv
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import scholarly
+from scholarly import Server, Work
+
+from eelit.bib.citations import read_citations, read_reference_lists
+from eelit.bib.read import read_bibliography
+
+ROOT = Path(__file__).parent.parent
+EELIT = Path(sys.executable).with_name("eelit")
+KEYS = ("adams2018first", "baker2020second", "clark2021third", "davis2022fourth", "evans2023fifth")
+TITLES = (
+    "Where Networks May Stop: a First Study", "Stopping Twice in One Sentence", "A Third Way of Leaving Networks Early",
+    "Fourfold Exits for Pictures and Speech", "The Fifth Exit is the Last One to Take",
+)  # fmt: skip
+
+
+def world():
+    """Return five works: the last three cite earlier ones, each seen by other services."""
+    doi = [f"10.1234/w{i}" for i in range(5)]
+    people = [[("Ada", key[:5].capitalize())] for key in KEYS]
+    years = [int(key[5:9]) for key in KEYS]
+    works = [Work(f"W{i}", TITLES[i], people[i], years[i], doi[i]) for i in range(5)]
+    works[1].doi, works[1].arxiv = "", "2001.00001"  # a preprint: Crossref does not know it
+    works[2].cites = ["W0", "W1"]
+    works[2].loose = [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}]
+    works[3].cites = ["W0", "W2"]
+    works[3].loose = [{"key": "nothing is told"}]
+    works[4].cites = ["W3"]
+    works[4].said = {"openalex": {"cites": []}}  # an empty list is no list
+    return works
+
+
+def written(root, works):
+    """Write a small catalogue of these works below a root."""
+    for folder in ("bib", "catalog/entries", "methods/papers"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "catalog" / "taxonomy.yaml", root / "catalog")
+    records = []
+    for key, work in zip(KEYS, works, strict=False):
+        family, given = work.authors[0][1], work.authors[0][0]
+        ids = f"doi = {{{work.doi}}}" if work.doi else f"eprint = {{{work.arxiv}}},\n  archiveprefix = {{arXiv}}"
+        fields = f"author = {{{family}, {given}}},\n  title = {{{work.title}}},\n  year = {{{work.year}}},\n  {ids}"
+        records.append(f"@misc{{{key},\n  {fields}\n}}\n")
+    (root / "bib/early-exit.bib").write_text("\n".join(records), encoding="utf-8")
+    known = f"{KEYS[2]},{KEYS[0]},https://read.by/hand page 3,bibliography\n"
+    (root / "bib/citations.csv").write_text(f"citing_key,cited_key,evidence,kind\n{known}", encoding="utf-8")
+    (root / "bib/reference-lists.csv").write_text("key,complete,source,references\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def server():
+    made = Server(world())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def root(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("EELIT_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EELIT_MIRROR", server.address)
+    monkeypatch.delenv("EELIT_OFFLINE", raising=False)
+    return written(tmp_path / "root", world())
+
+
+def edges(root):
+    found = read_citations(root / "bib/citations.csv")
+    assert found.problems == []
+    return {(edge.citing[:5], edge.cited[:5]): edge.evidence for edge in found.edges}
+
+
+def sources(root):
+    return {path.name: path.read_bytes() for path in sorted((root / "bib").iterdir())}
+
+
+def test_edges_name_who_tells_of_them_where_and_when(root, server, eelit):
+    found = eelit("sync", "--citations")
+    assert found.exit_code == 0, found.stderr
+    told = edges(root)
+    assert set(told) == {
+        ("clark", "adams"),
+        ("clark", "baker"),
+        ("davis", "adams"),
+        ("davis", "clark"),
+        ("evans", "davis"),
+    }
+    assert told["clark", "adams"] == "https://read.by/hand page 3", "what was read is left as it is"
+    for part in told["clark", "baker"].split("; "):
+        address, _, rest = part.partition(" (")
+        assert address.startswith("https://api.")
+        assert rest.rstrip(")")[-10:-6] in ("2026", "2027", "2028", "2029")
+    assert [name in told["clark", "baker"] for name in ("OpenAlex", "Crossref", "Semantic Scholar")] == [True] * 3
+    assert "OpenAlex" not in told["evans", "davis"]
+    lines = (root / "bib/citations.csv").read_text().splitlines()
+    assert lines == [lines[0], *sorted(lines[1:])]
+    assert "wrote " in found.stderr
+    assert "+++ " in found.stdout
+
+
+def test_complete_lists_are_told_from_partial_ones(root, server, eelit):
+    eelit("sync", "--citations")
+    lists = read_reference_lists(root / "bib/reference-lists.csv")
+    assert lists.problems == []
+    assert lists.complete == [KEYS[2], KEYS[4]], "of the fourth one reference says nothing; the others' are partial"
+    assert set(lists.lines) == set(KEYS)
+    rows = {row["key"]: row for row in csv.DictReader((root / "bib/reference-lists.csv").open())}
+    assert rows[KEYS[2]]["references"] == "2"
+    assert "(Crossref, 20" in rows[KEYS[2]]["source"]
+
+
+def test_a_second_run_asks_nobody_and_changes_nothing(root, server, eelit):
+    eelit("sync", "--citations")
+    asked, before = len(server.asked), sources(root)
+    found = eelit("sync", "--citations")
+    assert found.stdout == "Nothing changes.\n"
+    assert "nobody was asked" in found.stderr
+    assert len(server.asked) == asked
+    assert sources(root) == before
+    found = eelit("sync", "--citations", "--anew")
+    assert server.revalidated > 0
+    assert sources(root) == before
+
+
+def test_a_dry_run_shows_the_diff_and_writes_nothing(root, server, eelit):
+    before = sources(root)
+    found = eelit("sync", "--citations", "--dry-run", "--format", "json")
+    told = json.loads(found.stdout)
+    assert len(told["edges"]) == 4
+    assert told["edges"][0]["services"] == ["OpenAlex", "Crossref", "Semantic Scholar"]
+    assert told["written"] is False
+    assert sources(root) == before
+
+
+def test_only_the_works_that_are_named_are_asked_for(root, server, eelit):
+    found = eelit("sync", "--citations", KEYS[4])
+    assert found.exit_code == 0
+    assert set(edges(root)) == {("clark", "adams"), ("evans", "davis")}
+
+
+def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit):
+    server.works["W3"].title = "Quite Another Paper on Fruit Flies"
+    server.works["W3"].authors = [("Zoe", "Young")]
+    found = eelit("sync", "--citations")
+    assert "leads to another work at OpenAlex: “Quite Another Paper on Fruit Flies”" in found.stdout
+    assert "leads to another work at Crossref" in found.stdout
+    assert not {edge for edge in edges(root) if edge[0] == "davis"}
+
+
+def complete(root, key, source):
+    path = root / "bib/reference-lists.csv"
+    path.write_text(f"{path.read_text()}{key},yes,{source},1\n", encoding="utf-8")
+
+
+def test_one_service_alone_is_not_believed_against_a_list_that_was_read_to_its_end(root, server, eelit):
+    complete(root, KEYS[2], "https://read.by/hand")
+    server.works["W2"].said = {"crossref": {"cites": [], "loose": []}, "semanticscholar": {"cites": []}}
+    found = eelit("sync", "--citations", KEYS[2])
+    told = (
+        f"OpenAlex alone says that `{KEYS[2]}` cites `{KEYS[1]}`, which the list that was read to its end does not hold"
+    )
+    assert told in found.stdout
+    assert set(edges(root)) == {("clark", "adams")}
+    server.works["W2"].said = {}
+    eelit("sync", "--citations", "--anew", KEYS[2])
+    assert ("clark", "baker") in edges(root), "several are"
+
+
+def test_a_work_that_was_added_later_is_looked_for_in_complete_lists_of_services(root, server, eelit):
+    complete(root, KEYS[4], '"https://api.crossref.org/works/x (Crossref, 2026-12-01)"')
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": []}}
+    eelit("sync", "--citations", KEYS[4])
+    assert ("evans", "davis") in edges(root)
+
+
+def test_an_edge_that_a_complete_list_lacks_is_doubted_and_kept(root, server, eelit):
+    path = root / "bib/citations.csv"
+    path.write_text(f"{path.read_text()}{KEYS[2]},{KEYS[3]},nowhere,text-citation\n", encoding="utf-8")
+    found = eelit("sync", "--citations", KEYS[2])
+    assert f"`{KEYS[2]}` → `{KEYS[3]}` is known here, but not in Crossref's complete list" in found.stdout
+    assert ("clark", "davis") in edges(root)
+
+
+def test_new_works_are_proposed_the_most_citing_first_and_never_added(root, server, eelit):
+    ours = [f"W{i}" for i in range(5)]
+    server.works |= {
+        "W7": Work("W7", "A Survey", year=2025, doi="10.9999/survey", cites=ours),
+        "W8": Work("W8", "A Further Work", year=2025, arxiv="2501.00001", cites=ours[:3]),
+        "W9": Work("W9", "Too Little", cites=ours[:2]),
+        "W10": Work("W10", TITLES[0], authors=[("Ada", "Adams")], year=2018, cites=ours),
+    }
+    before = sources(root)
+    found = eelit("sync", "--new", "--least", "3", "--format", "json")
+    new = json.loads(found.stdout)["new"]
+    assert [(work["id"], len(work["cites"])) for work in new] == [("10.9999/survey", 5), ("arXiv:2501.00001", 3)]
+    assert sources(root) == before
+
+
+def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, eelit):
+    server.works["W2"].arxiv = "2101.00009"
+    server.works["W3"].year = 2023
+    found = eelit("sync", "--metadata")
+    assert found.exit_code == 0
+    records = read_bibliography(root / "bib/early-exit.bib").records
+    assert records[KEYS[2]].arxiv == "2101.00009"
+    assert records[KEYS[3]].year == 2022
+    assert f"year of `{KEYS[3]}` is “2022”, but “2023” at Crossref" in found.stdout
+    text = (root / "bib/early-exit.bib").read_text()
+    comment = text.partition(f"@misc{{{KEYS[2]}")[0].splitlines()[-1]
+    assert comment.startswith("% 20")
+    assert comment.endswith("arxiv from OpenAlex, DBLP")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "script"),
+    [
+        ("/semanticscholar", scholarly.status(429)),
+        ("/crossref", scholarly.instead({"message": {"DOI": 1}})),
+        ("/crossref", scholarly.cut),
+        ("/openalex", scholarly.instead({"id": "https://openalex.org/W1", "title": "No list of references"})),
+    ],
+    ids=["busy", "changed", "half", "changed list"],
+)
+def test_a_service_that_fails_costs_only_what_it_alone_knows_and_the_next_run_gets_it(
+    root, server, eelit, pattern, script
+):
+    server.always = [(pattern, script)]
+    found = eelit("sync", "--citations")
+    assert found.exit_code == 4
+    assert "not everything was asked: " in found.stderr
+    first = edges(root)
+    assert ("clark", "adams") in first
+    server.always = []
+    found = eelit("sync", "--citations")
+    assert found.exit_code == 0
+    assert set(first) <= set(edges(root))
+    assert len(edges(root)) == 5
+    assert read_reference_lists(root / "bib/reference-lists.csv").complete == [KEYS[2], KEYS[4]]
+
+
+def test_nothing_leaves_the_machine_without_the_users_word(root, server, eelit, monkeypatch):
+    for words in (["sync", "--offline"], ["check"], ["doctor"]):
+        eelit(*words)
+    monkeypatch.setenv("EELIT_OFFLINE", "1")
+    found = eelit("sync")
+    assert found.exit_code == 2
+    assert "EELIT_OFFLINE forbid" in found.stderr
+    assert server.asked == []
+
+
+def test_broken_sources_are_told_before_anybody_is_asked(root, server, eelit):
+    path = root / "bib/citations.csv"
+    path.write_text(path.read_text() + "nonsense\n")
+    found = eelit("sync")
+    assert found.exit_code == 3
+    assert "mend the sources first" in found.stderr
+    assert server.asked == []
+
+
+def test_one_run_at_a_time(root, server, eelit):
+    from filelock import FileLock
+
+    folder = root.parent / "cache" / "remote"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        found = eelit("sync")
+    assert found.exit_code == 2
+    assert "another eelit is asking" in found.stderr
+
+
+def killed(root, cache, server, times, seed=0):
+    """Run `eelit sync`, killing it so many times at any moment; return the runs that ended by themselves."""
+    chance, ended = random.Random(seed), 0
+    command = [EELIT, "--root", root, "sync", "--citations", "--metadata"]
+    environment = {"PATH": "/usr/bin:/bin", "EELIT_CACHE": str(cache), "EELIT_MIRROR": server.address}
+    for _ in range(times):
+        before = len(server.asked)
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wanted, end = before + chance.randrange(1, 4), time.monotonic() + 5
+        while run.poll() is None and len(server.asked) < wanted and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.01)
+        ended += run.poll() is not None
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        for name in sources(root):  # whatever moment it was, every file is whole
+            assert name.startswith(".") or sources(root)[name].endswith(b"\n")
+        assert read_citations(root / "bib/citations.csv").problems == []
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ended
+
+
+def undisturbed(folder, server):
+    """Return what a run that nobody kills makes of the same works, and which requests it needs."""
+    root = written(folder / "calm", world())
+    server.asked.clear()
+    killed(root, folder / "calm-cache", server, 0)
+    needed = list(server.asked)
+    server.asked.clear()
+    return sources(root), needed
+
+
+def test_a_run_that_is_killed_loses_nothing_and_asks_for_the_rest_only(server, tmp_path):
+    server.delay = 0.01
+    calm, needed = undisturbed(tmp_path, server)
+    root = written(tmp_path / "root", world())
+    killed(root, tmp_path / "cache", server, 5)
+    assert sources(root) == calm
+    assert set(server.asked) == set(needed)
+    assert len(server.asked) <= len(needed) + 5, "at most the request that was under way is made again"
