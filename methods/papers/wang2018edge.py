@@ -474,15 +474,19 @@ class AdaptiveFederated(Method):
     def prepare(self, bench: Bench) -> Prepared:
         """Give each node its images."""
         data = self.load()
-        known = data.without_test()
-        low, high = (float(torch.stack(list(known.train.inputs)).double().aminmax()[i]) for i in range(2))
-        x, y = flat(known.train, (low, high))
-        owned = placed(known.train.targets, self.nodes, self.placement, self.alpha, bench.seed)
-        if not all(len(rows) for rows in owned):
-            raise ValueError(f"of {self.nodes} nodes some have no images, placed {self.placement}")
+        parts, scale = self.given(data.without_test(), bench.seed)
         bench.data["examples"] = data.digest
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
-        return Prepared(data, [(x[rows], y[rows]) for rows in owned], (low, high), bench)
+        return Prepared(data, parts, scale, bench)
+
+    def given(self, data: Data, seed: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[float, float]]:
+        """Return the images and signs of each node, and the least and the largest value of a pixel."""
+        low, high = (float(torch.stack(list(data.train.inputs)).double().aminmax()[i]) for i in range(2))
+        x, y = flat(data.train, (low, high))
+        owned = placed(data.train.targets, self.nodes, self.placement, self.alpha, seed)
+        if not all(len(rows) for rows in owned):
+            raise ValueError(f"of {self.nodes} nodes some have no images, placed {self.placement}")
+        return [(x[rows], y[rows]) for rows in owned], (low, high)
 
     def crowd(self, prepared: Prepared, *, watched: bool) -> list[Node]:
         """Return the nodes before the first round."""
