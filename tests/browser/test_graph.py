@@ -113,7 +113,7 @@ def test_works_without_a_verified_edge_stand_together_below_the_others(open_page
     free = [y for y, edges in works if not edges]
     assert len(free) > 20
     assert max(y for y, edges in works if edges) < head < min(free)
-    assert len(set(free)) <= 4, "rows"
+    assert len(free) >= 6 * len(set(free)), "rows"
 
 
 def test_the_wheel_scrolls_the_page_unless_a_key_is_held(open_page):
@@ -369,7 +369,7 @@ def test_years_stay_above_their_columns(open_page, width):
     page = open_page("graph.html?layout=years", width=width)
     until(page, lambda: headings(page))
     shown = headings(page)
-    assert "2020" in [year for year, *_ in shown]
+    assert {"2020", "2022"} & {year for year, *_ in shown}
     assert len(shown) >= (12 if width == 1280 else 4)
     assert all(abs(middle - column) < 2 for _, middle, column, *_ in shown[1:-1])
     before = shown[0][0]
