@@ -15,11 +15,11 @@ from eelit.cli.mcp import server
 mcp = pytest.importorskip("mcp")
 
 
-def asked(made, *calls):
-    """Return the tools that a server tells, and what it answers to these calls."""
+def asked(make, *calls):
+    """Return the tools that a server tells that is made here, and what it answers to these calls."""
 
     async def talk():
-        async with mcp.Client(made) as client:
+        async with mcp.Client(make()) as client:
             tools = (await client.list_tools()).tools
             return tools, [await client.call_tool(name, arguments) for name, arguments in calls]
 
@@ -35,7 +35,7 @@ def said(result):
 
 @pytest.fixture(scope="module")
 def served(database):
-    return server(Catalogue(str(database)))
+    return lambda: server(Catalogue(str(database)))  # whose connection belongs to the thread that opens it
 
 
 def test_every_tool_says_what_it_does_and_that_it_only_reads(served):
@@ -95,9 +95,8 @@ def test_what_is_wrong_with_a_question_is_one_sentence(served, name, arguments, 
 def test_a_client_starts_the_command_by_itself(database):
     environment = os.environ | {"EELIT_DB": str(database)}
     command = str(Path(sys.executable).with_name("eelit"))
-    _, (shown,) = asked(
-        mcp.StdioServerParameters(command=command, args=["mcp"], env=environment), ("show", {"work": "pabee"})
-    )
+    started = mcp.StdioServerParameters(command=command, args=["mcp"], env=environment)
+    _, (shown,) = asked(lambda: started, ("show", {"work": "pabee"}))
     assert said(shown)["key"] == "zhou2020pabee"
 
 
