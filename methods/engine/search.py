@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine.fronts import front, hypervolume
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.pareto import front, hypervolume
 from eelit.methods.engine.records import DesignPoint, Search
 from eelit.methods.policies.base import checked
 

@@ -64,10 +64,10 @@ from torch.nn import functional as F
 from eelit.methods.backbones.internal_classifier import Shape, places
 from eelit.methods.backbones.normalisation import convolution
 from eelit.methods.engine.costs import MacCounter
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, said_at
+from eelit.methods.engine.routing import decide
 from eelit.methods.engine.timing import BATCH
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod

@@ -33,7 +33,7 @@ Deviations
     2. Decoder only: the prompt stands where the encoders' input stood. Both read it, and that is not counted.
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
        is kept: an open continuation has no reference that models of this size would meet.
-    4. Cost is weights read (see `families.passes`), since what the paper gains is time at batch size 1.
+    4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1.
     5. alpha_FB is mostly lower than the paper's: such models are seldom sure of the next token. alpha_RB is 2, of the
        paper's 2 to 6 the best on validation texts.
     6. The paper rolls back from the first i with d_i > alpha_RB whatever B would write there; where that is y_i again,
@@ -67,7 +67,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.passages import LanguageData
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.passes import PassCosts, PassMethod, Texts
+from eelit.methods.families.speculative import PassCosts, SpeculativeMethod, Texts
 from eelit.methods.families.tokens import Prepared
 from eelit.methods.policies.base import exact, finite, softmax
 from eelit.methods.recipes.fit import Batch, fit
@@ -334,7 +334,7 @@ def align(
 
 
 @dataclass(frozen=True)
-class Bild(PassMethod):
+class Bild(SpeculativeMethod):
     """A small decoder that writes, and a large one that corrects it."""
 
     rollback: float = 2.0  # alpha_RB; the paper: 2 to 6, by data set

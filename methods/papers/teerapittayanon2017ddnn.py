@@ -61,7 +61,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.views import Devices, Local, ViewsMethod
+from eelit.methods.families.multi_device import Devices, Local, MultiDeviceMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, losses_of
@@ -189,7 +189,7 @@ def train_together(model: MultiExit, data: Data, bench: Bench, **options: Any) -
 
 
 @dataclass(frozen=True)
-class Ddnn(ViewsMethod):
+class Ddnn(MultiDeviceMethod):
     """A network over devices, a local aggregator and the cloud."""
 
     images: str = "fashion-mnist"  # pictures; the paper: MVMC

@@ -52,7 +52,7 @@ from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import JointImages
-from eelit.methods.families.outage import OutageMethod, Served
+from eelit.methods.families.on_device import OnDeviceMethod, Served
 from eelit.methods.world.machines import Computer
 from eelit.methods.world.traces import steady
 
@@ -147,7 +147,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class See(OutageMethod):
+class See(OnDeviceMethod):
     """A plan for the exits of all frames of an outage."""
 
     network: str = "resnet"  # the paper: not known, a network with exits as in BranchyNet

@@ -1,4 +1,4 @@
-"""A phone by itself while no server can be reached: a network with exits on one processor, in simulated time.
+"""Inference on the device alone, while no server can be reached: a network with exits on one processor, simulated.
 
 Frames are taken up one after the other. A scheduler says which exit a frame is asked first, from what it knows before
 it sees it, or that the frame is dropped; after each exit it says which is next, or that this one answers. The same loop
@@ -216,7 +216,7 @@ class Executed:
         return float(confidence(self.answers[frame]))
 
 
-class OutageMethod(JointImages, Method):
+class OnDeviceMethod(JointImages, Method):
     """A method that schedules exits on a phone: it says what decides at a knob, and perhaps when frames come."""
 
     unit = "simulated ms"
