@@ -70,12 +70,12 @@ class Judged:
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """Error and cost of each."""
+        """Error and mean cost (a share of the full model's) of each design, in the order judged."""
         return [(error, share) for error, share in self.scores.tolist()]
 
     @property
     def hypervolume(self) -> float:
-        """What the front is worth (see `fronts.hypervolume`)."""
+        """What the front is worth (see `pareto.hypervolume`)."""
         return hypervolume(self.pairs)
 
 

@@ -93,7 +93,7 @@ class Server:
 
     @torch.inference_mode()
     def handle(self, message: bytes) -> bytes:
-        """Return the answer."""
+        """Return the message with the logits for one sample, given the maps of all its devices."""
         size = len(message) // self.cameras
         h = torch.stack([self.codec.unpack(message[i * size : (i + 1) * size]) for i in range(self.cameras)])[None]
         with evaluating(self.stage), evaluating(self.head):

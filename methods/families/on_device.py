@@ -87,14 +87,14 @@ class Fixed:
     exit: int
 
     def first(self, frame: int, now: float) -> int:
-        """Return it."""
+        """Return the fixed exit; no frame is dropped."""
         return self.exit
 
     def then(self, exit_: int, confidence: float, latency: float) -> None:
-        """It answers."""
+        """Return None: the fixed exit answers, however confident it is."""
 
     def learn(self, served: Served) -> None:
-        """Learn nothing."""
+        """Ignore how a frame fared: the exit stays fixed."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ class Confident:
     exits: int
 
     def first(self, frame: int, now: float) -> int:
-        """Return the first."""
+        """Return exit 0; no frame is dropped."""
         return 0
 
     def then(self, exit_: int, confidence: float, latency: float) -> int | None:
-        """Go on to the next unless it is sure enough."""
+        """Return None if the confidence reaches the threshold or this is the last exit, else the next exit."""
         return None if confidence >= self.threshold or exit_ == self.exits - 1 else exit_ + 1
 
     def learn(self, served: Served) -> None:
-        """Learn nothing."""
+        """Ignore how a frame fared: the threshold stays fixed."""
 
 
 class Phone(Protocol):
@@ -185,7 +185,7 @@ class Stored:
         return cls(confidence(seen.answers), seen.static_costs, np.concatenate([heads, np.zeros_like(heads[:1])]))
 
     def ask(self, frame: int, exit_: int, after: int) -> tuple[float, float]:
-        """Look up a frame."""
+        """Look up the cost from behind exit ``after`` up to this exit, in multiply-accumulates, and its confidence."""
         before = self.costs[after, frame] - self.heads[after, frame] if after >= 0 else 0.0
         return float(self.costs[exit_, frame] - before), float(self.confidences[exit_, frame])
 
@@ -250,7 +250,7 @@ class OnDeviceMethod(JointImages, Method):
         return Computer(wandering(self.speed, self.throttled, stay=0.5, seconds=900.0, seed=seeds))
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def answers(self, outputs: Tensor, prepared: Any) -> Tensor:

@@ -110,7 +110,7 @@ class RankerMethod(Method):
 
     @abstractmethod
     def ranker(self, prepared: Any) -> Ranker:
-        """Return the ensemble."""
+        """Return the ensemble of trees with its sentinels, which `prepare` trained."""
 
     def chance(self, prepared: Any, bench: Bench) -> Chance:
         """Return what random orders of each query's documents reach."""
@@ -266,7 +266,7 @@ class RankingMethod(RankerMethod):
         return [self.point(prepared.sentinel, seen, knob, self.policy(knob)) for knob in knobs]
 
     def point(self, sentinel: Sentinel, seen: StoredScores, knob: float, policy: Policy) -> OperatingPoint:
-        """Replay one policy."""
+        """Replay one policy on stored scores; cost is counted in trees, on average over documents."""
         ranking = seen.replay(policy)
         cost, stayed = self.cost(sentinel, ranking) / len(ranking.exits), float(ranking.exits.mean())
         return OperatingPoint(

@@ -166,7 +166,7 @@ class SentinelMethod(RankerMethod):
         return [self.point(prepared, split, knob, prepared.rule(knob)) for knob in knobs]
 
     def point(self, prepared: Prepared, split: Split, knob: float, policy: Policy) -> OperatingPoint:
-        """Replay one policy."""
+        """Replay one policy on a split's stored scores; cost is counted in trees, on average over documents."""
         seen, depths = prepared.split(split), prepared.sentinels.depths
         found = seen.replay(policy)
         cost = self.spent(prepared, found) / len(found.exits)

@@ -548,7 +548,7 @@ class TierMethod(ExitMethod):
 
     @property
     def codec(self) -> Codec:
-        """How states cross links."""
+        """How states are packed into bytes to cross a link; by default all values are sent as they are."""
         return Whole()
 
     def price(self, journey: Journey) -> float:

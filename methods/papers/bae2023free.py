@@ -349,7 +349,7 @@ class Free(SpeculativeMethod):
 
     @property
     def knobs(self) -> tuple[float, ...]:  # type: ignore[override]
-        """From the most eager on."""
+        """Values of zeta if lambda is estimated, else of the threshold lambda; the most eager first."""
         return ZETAS if self.adaptive else LAMBDAS
 
     @property

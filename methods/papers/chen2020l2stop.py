@@ -68,7 +68,7 @@ SHARPNESS = 5.0
 
 
 def soft_threshold(g: Tensor, theta: Tensor) -> Tensor:
-    """Return S(g; theta)."""
+    """Return S(g; theta) for each entry of ``g [N, n]``, shrunk towards 0."""
     return (2 * torch.sigmoid(SHARPNESS * g) - 1) * F.relu(g.abs() - theta)
 
 
@@ -271,7 +271,7 @@ class LearningToStop(ExitMethod):
         return ScoreThreshold(inf if knob >= 1 else -inf if knob <= 0 else float(np.log(knob / (1 - knob))))
 
     def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return -NMSE in dB."""
+        """Return -NMSE in dB of answers against targets, both codes ``[N, n]``: higher is better."""
         return ratio(answers, targets)
 
     def chance(self, prepared: Any, bench: Bench) -> Chance:

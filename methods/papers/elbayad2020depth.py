@@ -104,7 +104,7 @@ class StopGate(nn.Module):
         return found
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return chi ``[...]``."""
+        """Return chi ``[...]``, the probability of stopping at states ``[..., d]``."""
         return self.logit(states).sigmoid()
 
 
@@ -249,7 +249,7 @@ class Dat(TranslationMethod):
 
     @property
     def reads(self) -> Reads:
-        """What decides the depth."""
+        """Which output decides the depth: a gate, the block forecast for a sequence, or the logits of a token."""
         kinds: dict[Depth, Reads] = {"sequence": "forecast", "confidence": "logits"}
         return kinds.get(self.depth, "gate")
 

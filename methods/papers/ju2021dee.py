@@ -90,7 +90,7 @@ class ContextBandit:
         self.way: list[Cell] = []  # cells in which the present frame went on, exit by exit
 
     def first(self, frame: int, now: float) -> int:
-        """Ask the first exit."""
+        """Start a frame at exit 0, which is always asked."""
         self.frames += 1
         self.way = []
         return 0

@@ -146,7 +146,7 @@ class Drawn(nn.Sequential):
 
 
 class Whole(nn.Module):
-    """y_n."""
+    """The head of the whole network: it draws the picture y_n from the last state."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class Features(nn.Module):
 
 @cache
 def features_of(widths: tuple[int, ...], channels: int) -> Features:
-    """Return phi, made once."""
+    """Return the feature extractor phi for these widths and input channels; the same one at every call."""
     return Features(widths, channels)
 
 
@@ -326,7 +326,7 @@ def train_generator(
 
 @torch.no_grad()
 def all_pictures(model: MultiExit, m: Tensor) -> list[Tensor]:
-    """Return y_1 … y_n."""
+    """Return the pictures y_1 … y_n of all exits, each ``[N, C, side, side]``, for inputs m."""
     return [head(state) for head, state in zip(model.heads, model.states(m), strict=True)]
 
 

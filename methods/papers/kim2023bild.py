@@ -139,11 +139,11 @@ class Reader(KnowsText):
         self.model, self.cache, self.start = model, cache, cache.position
 
     def read(self, text: Tensor) -> Tensor:
-        """All new tokens in one pass."""
+        """Read the tokens that are not yet cached in one pass; return the logits ``[k, V]`` behind each."""
         return in_one_pass(self.model, text[None, self.cache.position - self.start :], self.cache)[0]
 
     def forget(self, kept: int) -> None:
-        """Go back in the cache."""
+        """Drop all cached keys and values behind the first ``kept`` tokens of the text."""
         self.cache.rewind(min(self.cache.position, self.start + kept))
 
 
@@ -432,7 +432,7 @@ class Bild(SpeculativeMethod):
         return found
 
     def readers(self, prepared: PreparedPair) -> list[Prepared]:
-        """Both."""
+        """Return the large model, then the small one."""
         return [prepared, prepared.small]
 
     def write(

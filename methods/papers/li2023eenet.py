@@ -262,7 +262,7 @@ class EENet(ImageMethod):
 
     @property
     def loop(self) -> Loop:
-        """The feedback."""
+        """The PI controller that corrects the clock by the time left, with its gains, target and window."""
         return Loop(self.K_p, self.K_i, self.target, self.window)
 
     def whole(self, seen: StoredOutputs) -> float:

@@ -108,7 +108,7 @@ def unbeaten(states: Sequence[State]) -> list[State]:
 
 
 def utility(accuracy: Sequence[float], deadline: int, price: float) -> Gain:
-    """Return ``U(e, delay)``."""
+    """Return ``U(e, delay)``: the exit's accuracy less the priced share of the deadline; 0 after the deadline."""
     return lambda e, delay: accuracy[e] - price * delay / deadline if delay <= deadline else 0.0
 
 
@@ -131,7 +131,7 @@ def whole(came: Sequence[int], times: Sequence[int], deadline: int) -> list[int]
 
 @dataclass(frozen=True)
 class Planned:
-    """Carries out a plan."""
+    """A scheduler that carries out a plan made beforehand: an exit for each frame, or `DROPPED`."""
 
     exits: Sequence[int]
 
