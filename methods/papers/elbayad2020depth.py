@@ -235,9 +235,6 @@ class Dat(TranslationMethod):
     others: ClassVar[Mapping[str, Any]] = {
         "oracle": "likelihood", "smoothing": 4.0, "price": 1.5, "heads": 4, "dropout": 0.2,
     }  # fmt: skip
-    exempt: ClassVar[Mapping[str, str]] = {
-        "cost_is_monotone": "a token that leaves elsewhere may be another word, and the translation goes on from it",
-    }
 
     def __post_init__(self) -> None:
         """Refuse what can mean nothing."""
