@@ -71,12 +71,16 @@ FITTED_FOR_EACH_KNOB = {
 
 Any other method whose cost happens to be monotone needs no exemption.
 """
+BROKEN_AT_FULL_SIZE = {
+    ("kim2023bild", "aligned"): "cost falls from 494 to 485 thousand weights a token over four knobs"
+}
+"""Exempt from monotone cost, which they keep in the tiny setting and not in the default one: what was seen there."""
 
 
 def kept_by_luck(method, ready, curve, rule):
     """Return whether a variant keeps a rule that it need not on the data at hand, though it could not promise that."""
     if rule.name == "cost_is_monotone":
-        return method.key in FITTED_FOR_EACH_KNOB
+        return method.key in FITTED_FOR_EACH_KNOB or (method.key, curve.variant) in BROKEN_AT_FULL_SIZE
     return rule.name == "never_answers_as_the_full_model" and not answers_as_the_full_model(method, ready, curve)
 
 
