@@ -15,9 +15,9 @@ Training
     First encoder and classifier: cross-entropy on all features, and on random halves of them.
     Then jointly. Buying costs c = 0.05; stopping earns -CE(classifier(s), y), and the episode is over. 128 episodes run
     side by side for n = 4 steps, of which R = sum of rewards + Q_target(s_n, argmax_a Q(s_n, a)), nothing after STOP.
-    Classifier and encoder: cross-entropy on the states met and on the same number of complete rows. Values and encoder:
-    smooth L1 of Q(s, a) to R, and of Q(s, STOP) to the present log-likelihood. Actions are drawn at random with
-    probability eps / 10 … eps, another in each episode; eps falls from 1 to 0.1 in the first half of the training.
+    Classifier and encoder: cross-entropy on the 512 states met and on 128 complete rows. Values and encoder: smooth L1
+    of Q(s, a) to R, and of Q(s, STOP) to the present log-likelihood. Actions are drawn at random with probability
+    eps / 10 … eps, another in each episode; eps falls from 1 to 0.1 in the first half of the training.
 
 Exit rule
     Buy the unknown feature of the largest Q, unless Q(s, STOP) - max_a Q(s, a) > t, strictly. t = 0 is the paper's

@@ -56,7 +56,7 @@ import math
 import pickle
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -412,6 +412,11 @@ class Prepared:
     runs: dict[tuple[float, int | None], Run] = field(default_factory=dict)  # budget, fixed tau → what came of it
     timed: dict[float, float] = field(default_factory=dict)  # budget → real seconds of its training
 
+    @property
+    def for_choosing(self) -> Prepared:
+        """The same with test data out of reach: what training and its control may see."""
+        return replace(self, data=self.data.without_test())
+
 
 def flat(examples: Examples, scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return images as numbers from 0 to 1 ``[n, d]``, and +1 for each of an even class, else -1 ``[n]``."""
@@ -469,14 +474,19 @@ class AdaptiveFederated(Method):
     def prepare(self, bench: Bench) -> Prepared:
         """Give each node its images."""
         data = self.load()
-        low, high = (float(torch.stack(list(data.train.inputs)).double().aminmax()[i]) for i in range(2))
-        x, y = flat(data.train, (low, high))
-        owned = placed(data.train.targets, self.nodes, self.placement, self.alpha, bench.seed)
-        if not all(len(rows) for rows in owned):
-            raise ValueError(f"of {self.nodes} nodes some have no images, placed {self.placement}")
+        parts, scale = self.given(data.without_test(), bench.seed)
         bench.data["examples"] = data.digest
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
-        return Prepared(data, [(x[rows], y[rows]) for rows in owned], (low, high), bench)
+        return Prepared(data, parts, scale, bench)
+
+    def given(self, data: Data, seed: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[float, float]]:
+        """Return the images and signs of each node, and the least and the largest value of a pixel."""
+        low, high = (float(torch.stack(list(data.train.inputs)).double().aminmax()[i]) for i in range(2))
+        x, y = flat(data.train, (low, high))
+        owned = placed(data.train.targets, self.nodes, self.placement, self.alpha, seed)
+        if not all(len(rows) for rows in owned):
+            raise ValueError(f"of {self.nodes} nodes some have no images, placed {self.placement}")
+        return [(x[rows], y[rows]) for rows in owned], (low, high)
 
     def crowd(self, prepared: Prepared, *, watched: bool) -> list[Node]:
         """Return the nodes before the first round."""
@@ -499,6 +509,7 @@ class AdaptiveFederated(Method):
 
     def train(self, prepared: Prepared, budget: float, tau: int | None = None, crowd: Crowd | None = None) -> Run:
         """Train once within a budget, under the paper's control or with a fixed tau."""
+        prepared = prepared.for_choosing
         control = self.control(budget, tau)
         nodes = crowd or Here(self.crowd(prepared, watched=control.watched))
         sizes, start = [len(y) for _, y in prepared.parts], torch.zeros_like(prepared.parts[0][0][0])
@@ -557,7 +568,7 @@ class AdaptiveFederated(Method):
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Train anew with nodes that are reached by messages alone, whose bytes and work are counted from outside."""
-        expected, nodes = self.known(prepared, knob), self.crowd(prepared, watched=True)
+        expected, nodes = self.known(prepared, knob), self.crowd(prepared.for_choosing, watched=True)
         found = self.train(prepared, knob, crowd=Apart([pickle.loads(pickle.dumps(node)).handle for node in nodes]))
         ours, whole = (self.seconds(prepared, budget) for budget in (knob, self.knobs[-1]))
         return Execution(

@@ -172,16 +172,19 @@ def test_gates_are_paid_for(trained):
 
 
 def test_layers_learn_from_three_quarters_and_gates_alone_from_the_rest(wired):
-    method = registry.get(KEY).variant("made codes", "tiny")
+    method = registry.get(KEY).variant("made codes", "tiny").replace({"batch": 48})
     model, (first, second) = wired(method)
     assert first.rates == {id(p): method.rate for p in model.stages.parameters()}
     assert second.rates == {id(p): method.gate_rate for p in model.gate.parameters()}
     assert (len(first.train), len(second.train)) == (1200, 400)
-    assert torch.equal(torch.cat([first.train.targets, second.train.targets]), method.load().train.targets)
+    rows = method.load().train
+    assert torch.equal(torch.cat([first.train.targets, second.train.targets]), rows.targets)
+    assert torch.equal(torch.stack([*first.train.inputs, *second.train.inputs]), torch.stack([*rows.inputs]))
     for stage in (first, second):
         assert stage.optimiser.param_groups[0]["weight_decay"] == 1e-4
         assert type(stage.optimiser) is torch.optim.Adam
     assert (first.epochs, second.epochs) == (method.epochs, method.gate_epochs)
+    assert (first.batch, second.batch) == (48, 48)
 
 
 @pytest.mark.parametrize("loss", ["evidence", "mean"])

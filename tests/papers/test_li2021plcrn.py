@@ -258,7 +258,11 @@ def test_the_loss_is_the_mean_squared_error_of_all_rounds(wired, variant):
 
 
 def test_everything_is_trained_on_all_training_data(wired):
-    model, (stage,) = wired(tiny(epochs=1.5, batch=20, rate=2e-3))
+    method = tiny(epochs=1.5, batch=20, rate=2e-3)
+    model, (stage,) = wired(method)
+    pieces = method.load().train
+    assert torch.equal(torch.stack([*stage.train.inputs]), torch.stack([*pieces.inputs]))
+    assert torch.equal(stage.train.targets, pieces.targets)
     assert stage.rates == {id(p): 2e-3 for p in model.parameters()}
     assert (len(stage.train), stage.epochs, stage.batch, stage.steps) == (96, 1.5, 20, 8)
 

@@ -171,6 +171,10 @@ def test_each_rate_has_a_network_of_its_own_from_scratch(stages):
     assert [(s.epochs, s.batch, len(s.train), s.label[-4:]) for s in found] == [
         (method.epochs, 40, 600, said) for said in ("te 0", "0.25", " 0.5")
     ]
+    images = method.load().train
+    for stage in found:
+        assert torch.equal(torch.stack([*stage.train.inputs]), torch.stack([*images.inputs]))
+        assert torch.equal(stage.train.targets, images.targets)
     assert all({*stage.rates.values()} == {method.rate} for stage in found)
     parameters = [set(stage.rates) for stage in found]
     assert all(not a & b for i, a in enumerate(parameters) for b in parameters[:i])

@@ -1,5 +1,6 @@
 """What the paper promises: a code of sets, values with STOP, rewards of episodes, and features that nobody reads."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,17 +244,111 @@ def test_pre_training_is_on_all_features_and_on_random_halves(wired):
     assert loss == pytest.approx(float(sum(parts)) / 2, rel=1e-5)
 
 
-def test_a_joint_step_moves_the_classifier_and_gives_the_loss_of_values(wired):
+@pytest.fixture
+def joint(wired, monkeypatch):
+    """Return the method, its agent, its joint stage, and a list of what its episodes are asked and tell."""
+    method, played, play = registry.get(KEY).variant("CUBE", "tiny"), [], Episodes.play
+
+    def noted(self, agent, target, steps, eps):
+        was, told = copy.deepcopy(target), play(self, agent, target, steps, eps)
+        played.append(SimpleNamespace(agent=agent, target=was, steps=steps, eps=eps, told=told))
+        return told
+
+    monkeypatch.setattr(Episodes, "play", noted)
+    model, (_, stage) = wired(method)
+    return method, model.agent, stage, played
+
+
+def some_rows(step=0, done=0.0):
+    g = torch.Generator().manual_seed(4)
+    x, y = torch.rand(16, 10, generator=g), torch.randint(0, 8, (16,), generator=g)
+    return SimpleNamespace(inputs=x, targets=y, step=step, done=done)
+
+
+def log_likelihood(agent, code, y):
+    logits = agent.classifier(code)
+    return logits[torch.arange(len(y)), y] - logits.exp().sum(dim=1).log()
+
+
+def test_the_classifiers_step_is_on_the_states_met_and_on_complete_rows(joint):
+    """Its slopes are those of the mean of both, of the classifier and of the encoder, and Adam follows them."""
+    method, agent, stage, played = joint
+    before, batch, (beside,), slopes = copy.deepcopy(agent), some_rows(), stage.beside, {}
+    own = [p for group in beside.param_groups for p in group["params"]]
+    beside.register_step_pre_hook(lambda *_: slopes.update({id(p): p.grad.clone() for p in own}))
+    stage.loss(batch)
+    train = method.load().train
+    episodes = Episodes(torch.stack([*train.inputs]), train.targets, method.price, method.envs, 0)
+    met = episodes.play(before, before, method.steps, 1.0)
+    told = played[0].told
+    for name in ("values", "known", "actions", "returns", "targets"):
+        assert torch.equal(getattr(told, name), getattr(met, name))
+    assert len(met.targets) == 4 * 64
+    assert 0.1 < met.known.float().mean() < 0.9
+    every = torch.cat([met.known, torch.ones(16, 10, dtype=torch.bool)])
+    code = before.encode(torch.cat([met.values, batch.inputs]), every)
+    by_hand = -log_likelihood(before, code, torch.cat([met.targets, batch.targets])).mean()
+    names = [name for name, _ in before.named_parameters() if name.startswith(("classifier", "encoder"))]
+    wanted = torch.autograd.grad(by_hand, [before.get_parameter(name) for name in names])
+    assert slopes.keys() == {id(agent.get_parameter(name)) for name in names}
+    for name, slope in zip(names, wanted, strict=True):
+        found = slopes[id(agent.get_parameter(name))]
+        assert torch.allclose(found, slope, rtol=1e-3, atol=1e-6)
+        moved = before.get_parameter(name) - method.rate * found / (found.abs() + 1e-8)
+        assert torch.allclose(agent.get_parameter(name), moved, atol=1e-6)
+
+
+def test_the_loss_of_a_joint_step_is_that_of_values_once_the_classifier_has_moved(joint):
+    _, agent, stage, played = joint
+    values = {name: p.clone() for name, p in agent.named_parameters() if not name.startswith(("classifier", "encoder"))}
+    loss = stage.loss(some_rows())
+    assert all(p.grad is None for p in agent.parameters())  # nothing of the classifier's step is left over
+    assert all(torch.equal(agent.get_parameter(name), p) for name, p in values.items())
+    met = played[0].told
+    code = agent.encode(met.values, met.known)
+    q = agent.values(code)
+    gaps = torch.cat([
+        q[torch.arange(len(q)), met.actions] - met.returns, q[:, 10] - log_likelihood(agent, code, met.targets)
+    ])  # fmt: skip
+    by_hand = torch.where(gaps.abs() < 1, gaps**2 / 2, gaps.abs() - 0.5).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is None for p in agent.classifier.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in [agent.encoder.cell.weight_ih, agent.value[-1].bias])
+
+
+@pytest.mark.parametrize(("done", "eps"), [(0.0, 1.0), (0.25, 0.55), (0.4, 0.28), (0.5, 0.1), (0.95, 0.1)])
+def test_fewer_actions_are_drawn_at_random_as_the_training_goes_on(joint, done, eps):
+    method, agent, stage, played = joint
+    stage.loss(some_rows(step=1, done=done))
+    (asked,) = played
+    assert asked.eps == pytest.approx(eps)
+    assert asked.steps == method.steps == 4
+    assert asked.agent is agent
+
+
+def test_the_target_copy_is_renewed_every_so_many_updates(joint):
+    method, agent, stage, played = joint
+    assert method.refresh == 10
+    at = {}
+    for step in (0, 1, 9, 10, 11, 20):
+        at[step] = [p.clone() for p in agent.parameters()]
+        stage.loss(some_rows(step=step))
+    for asked, since in zip(played, (0, 0, 0, 10, 10, 20), strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(asked.target.parameters(), at[since], strict=True))
+    assert not torch.equal(at[0][0], at[10][0])
+
+
+def test_both_stages_learn_from_all_training_rows_and_with_adam(wired):
     method = registry.get(KEY).variant("CUBE", "tiny")
-    model, (_, second) = wired(method)
-    before = [p.clone() for p in model.agent.classifier.parameters()]
-    values = [p.clone() for p in model.agent.value.parameters()]
-    batch = SimpleNamespace(inputs=torch.rand(16, 10), targets=torch.randint(0, 8, (16,)), step=0, done=0.0)
-    loss = second.loss(batch)
-    assert loss.requires_grad
-    assert all(p.grad is None for p in model.agent.parameters())  # nothing of the classifier's step is left over
-    assert all(not torch.equal(p, q) for p, q in zip(model.agent.classifier.parameters(), before, strict=True))
-    assert all(torch.equal(p, q) for p, q in zip(model.agent.value.parameters(), values, strict=True))
+    _, stages = wired(method)
+    rows = method.load().train
+    for stage in stages:
+        assert torch.equal(torch.stack([*stage.train.inputs]), torch.stack([*rows.inputs]))
+        assert torch.equal(stage.train.targets, rows.targets)
+        assert all(type(each) is torch.optim.Adam for each in (stage.optimiser, *stage.beside))
+    (group,) = stages[1].beside[0].param_groups
+    assert group["lr"] == method.rate
 
 
 @pytest.mark.parametrize(("worth", "bought"), [(50.0, 1), (-50.0, 5)])

@@ -1,5 +1,6 @@
 """What only adaptive control of local steps promises: the bound, its estimates, the budget, nodes that are apart."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -15,10 +16,13 @@ from loopback import process
 
 from eelit.methods.claims import wang2018edge as claimed
 from eelit.methods.engine.costs import count
+from eelit.methods.engine.examples import Examples, TestDataAsked
+from eelit.methods.engine.method import Bench
 from eelit.methods.harness import registry
 from eelit.methods.papers.wang2018edge import (
     FIXED,
     Adaptive,
+    AdaptiveFederated,
     Answer,
     Apart,
     Edge,
@@ -501,6 +505,63 @@ def test_nothing_is_trained_beyond_a_budget(prepared):
     assert all(run.spent <= budget for run, budget in zip(runs, np.repeat(method.knobs, 2), strict=True))
     assert all(run.taus[:2] == [1, 1] for run in runs[::2])
     assert max(tau for run in runs[::2] for tau in run.taus) == method.tau_max
+
+
+def test_other_test_data_train_the_same_and_choose_the_same(prepared, monkeypatch):
+    """Other test images and labels: the same pixels, parts, trainings, and the same seen of validation data."""
+    method, _, ready = prepared(KEY)
+    data = method.load()
+    images = [9 - 2 * image for image in data.test.inputs]
+    other = dataclasses.replace(data, test=Examples(images, 9 - data.test.targets))
+    monkeypatch.setattr(AdaptiveFederated, "load", lambda self: other)
+    found = method.prepare(Bench(test=400))
+    assert found.scale == ready.scale
+    for ours, theirs in zip(found.parts, ready.parts, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for tau in (None, 5):
+        ours, theirs = (method.known(each, 2.5, tau) for each in (found, ready))
+        assert (ours.taus, ours.costs, ours.spent, ours.loss) == (theirs.taus, theirs.costs, theirs.spent, theirs.loss)
+        assert torch.equal(ours.w, theirs.w)
+    for split, same in (("validation", True), ("test", False)):
+        ours, theirs = (method.sweep(each, each.bench, split, [2.5]) for each in (found, ready))
+        assert (ours == theirs) is same
+
+
+@pytest.mark.parametrize(
+    "look", [lambda data: data.test.targets, lambda data: len(data.test), lambda data: data.part("test")]
+)
+def test_who_trains_or_controls_cannot_see_test_data(prepared, monkeypatch, look):
+    method, bench, ready = prepared(KEY)
+    fresh, crowd = dataclasses.replace(ready, runs={}, timed={}), AdaptiveFederated.crowd
+    done = dataclasses.replace(ready, timed=dict.fromkeys((2.5, method.knobs[-1]), 1.0))
+    method.known(done, 2.5)
+
+    def curious(self, prepared, *, watched):
+        look(prepared.data)
+        return crowd(self, prepared, watched=watched)
+
+    monkeypatch.setattr(AdaptiveFederated, "crowd", curious)
+    for asks in (
+        lambda: method.train(fresh, 0.7),
+        lambda: method.known(fresh, 0.7, 5),
+        lambda: method.sweep(fresh, bench, "test", [0.7]),
+        lambda: method.seconds(fresh, 0.7),
+        lambda: method.execute(done, bench, 2.5),  # what it compares with is known
+    ):
+        with pytest.raises(TestDataAsked):
+            asks()
+    monkeypatch.setattr(AdaptiveFederated, "given", lambda self, data, seed: look(data))
+    with pytest.raises(TestDataAsked):
+        method.prepare(Bench())
+
+
+def test_where_test_data_are_out_of_reach_trainings_are_shared(prepared):
+    method, _, ready = prepared(KEY)
+    known = ready.for_choosing
+    assert method.known(known, 2.5) is method.known(ready, 2.5)
+    assert torch.equal(*(method.right(each, torch.ones(64).double(), "validation") for each in (known, ready)))
+    with pytest.raises(TestDataAsked):
+        method.right(known, torch.ones(64).double(), "test")
 
 
 def test_estimates_take_time_that_fixed_numbers_spare(prepared):

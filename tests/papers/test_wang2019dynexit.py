@@ -70,6 +70,9 @@ def test_everything_learns_together_with_the_weights(wired):
     assert stage.rates == {id(p): 3e-3 for p in model.parameters()}
     assert id(raw) in stage.rates
     assert (stage.epochs, stage.batch, len(stage.train)) == (1.5, 50, 600)
+    images = method.load().train
+    assert torch.equal(torch.stack([*stage.train.inputs]), torch.stack([*images.inputs]))
+    assert torch.equal(stage.train.targets, images.targets)
     index = torch.arange(20)
     x, y = torch.stack([stage.train.inputs[i] for i in range(20)]), stage.train.targets[:20]
     with torch.no_grad():

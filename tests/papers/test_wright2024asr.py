@@ -300,7 +300,11 @@ def test_the_loss_is_the_sum_over_exits_or_that_of_the_last(wired, joint):
 
 
 def test_everything_is_trained_on_all_training_data(wired):
-    model, (stage,) = wired(tiny(epochs=1.5, batch=20, rate=2e-3))
+    method = tiny(epochs=1.5, batch=20, rate=2e-3)
+    model, (stage,) = wired(method)
+    words = method.load().train
+    assert torch.equal(torch.stack([*stage.train.inputs]), torch.stack([*words.inputs]))
+    assert torch.equal(stage.train.targets, words.targets)
     assert set(stage.rates.values()) == {2e-3}
     assert (len(stage.train), stage.epochs, stage.batch, stage.steps) == (400, 1.5, 20, 30)
     assert stage.learning

@@ -1,5 +1,6 @@
 """What only the IoVT agent promises: its cell by formula and by search, decisions, DDPG by hand, both sides' work."""
 
+import copy
 import math
 from itertools import product
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from eelit.methods.claims import xu2024iovt as claimed
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
+from eelit.methods.papers import xu2024iovt as paper
 from eelit.methods.papers.xu2024iovt import (
     FREE,
     GAIN,
@@ -226,6 +228,146 @@ def test_the_actor_goes_where_the_critic_sees_more(agent):
     for _ in range(20):
         agent.learn(torch.arange(8))
     assert agent.actor(agent.x).sigmoid().mean() < before - 0.1
+
+
+def test_critic_and_actor_follow_the_slopes_of_their_losses(agent):
+    """The critic those of its squared error, the actor those of -Q(x, mu(x)), by the critic as moved, and a pull."""
+    for i in range(8):
+        agent.keep(torch.randn(6), torch.rand(6), float(i), torch.randn(6))
+    index, slopes = torch.tensor([0, 3, 3, 7]), []
+    for part, step in zip((agent.critic, agent.actor), agent.steps, strict=True):
+        step.register_step_pre_hook(lambda *_, part=part: slopes.append([p.grad.clone() for p in part.parameters()]))
+    x, a = agent.x[index], agent.a[index]
+    y = (
+        agent.r[index]
+        + 0.5
+        * agent.slow_critic(torch.cat([agent.x_next[index], agent.slow_actor(agent.x_next[index]).sigmoid()], 1))[:, 0]
+    )
+    error = ((agent.critic(torch.cat([x, a], 1))[:, 0] - y.detach()) ** 2).mean()
+    wanted = [torch.autograd.grad(error, [*agent.critic.parameters()])]
+    logits = copy.deepcopy(agent.actor)
+    agent.learn(index)
+    said = logits(x)
+    regret = 1e-3 * (said**2).mean() - agent.critic(torch.cat([x, said.sigmoid()], 1)).mean()
+    wanted.append(torch.autograd.grad(regret, [*logits.parameters()]))
+    for found, by_hand in zip(slopes, wanted, strict=True):
+        assert all(torch.allclose(p, q, rtol=1e-3, atol=1e-6) for p, q in zip(found, by_hand, strict=True))
+
+
+# The slots from which the agent learns.
+
+
+def course(slots, *, noise=0.2, random=0.3, bench=None):
+    """Return an actor that stays as it is, and what it met: the agent, and of each slot the transitions drawn."""
+    torch.manual_seed(0)
+    actor, drawn = network(6, 6), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper, "RANDOM", random)
+        patch.setattr(Ddpg, "learn", lambda self, index: drawn.append((self, self.count, index)))
+        options = {"discount": 0.4, "soft": 0.3, "rate": 5e-3}
+        train_agent(actor, KNOWN, CELL, bench or Bench(), slots=slots, noise=noise, **options)
+    return actor, drawn[-1][0], drawn
+
+
+@pytest.fixture(scope="module")
+def met():
+    return course(600)
+
+
+def test_the_agent_remembers_states_actions_and_what_they_earn(met):
+    """Slot by slot by the formulas: who is late in one slot starts later in the next."""
+    _, agent, _ = met
+    rates, free = CELL.conditions(601, [0, 3])
+    waiting, before = np.zeros(2), np.array([0.0, 100.0, 300.0, 600.0])
+    queues = []
+    for t in range(600):
+        w = float(agent.x[t, 5])
+        state = [*np.log2(rates[t] / [20, 40]), *waiting / 6, free[t], w]
+        assert agent.x[t].tolist() == pytest.approx(state, abs=1e-5)
+        u = agent.a[t].double().numpy().reshape(2, 3)
+        e = np.maximum(np.ceil(3 * u[:, 0]), 1).astype(int)
+        s = np.rint(u[:, 1] * e).astype(int)
+        wanted = np.where(s < e, np.maximum(u[:, 2], 1e-3), 0.0)
+        earned = 0.0
+        for n, speed in enumerate((100.0, 200.0)):
+            head = [10.0, 20.0, 0.0][e[n] - 1]
+            if s[n] < e[n]:
+                share = wanted[n] / wanted.sum() * free[t] * 1000
+                taken = (
+                    before[s[n]] / speed + KNOWN.bits[s[n]] / rates[t, n] + (before[e[n]] - before[s[n]] + head) / share
+                )
+            else:
+                taken = (before[e[n]] + head) / speed
+            latency = min(waiting[n] + taken, 2 * 6.0)
+            earned += (w * KNOWN.accuracy[e[n] - 1] - (1 - w) * latency / 6) / 2
+            waiting[n] = max(0.0, latency - 2.0)
+        assert agent.r[t].item() == pytest.approx(earned, abs=1e-5)
+        following = [*np.log2(rates[t + 1] / [20, 40]), *waiting / 6, free[t + 1]]
+        assert agent.x_next[t, :5].tolist() == pytest.approx(following, abs=1e-5)
+        queues.append(waiting.copy())
+    assert agent.count == 600
+    assert torch.equal(agent.x_next[:-1], agent.x[1:])
+    assert np.mean(np.array(queues) > 0) > 0.3
+    assert np.max(queues) == 10.0  # as late as is known, less a slot
+
+
+def test_w_is_drawn_anew_after_twenty_slots(met):
+    _, agent, _ = met
+    drawn = agent.x[:, 5].reshape(30, 20)
+    assert (drawn == drawn[:, :1]).all()
+    assert len(set(drawn[:, 0].tolist())) == 30
+    assert WEIGHTS == (0.2, 0.95)
+    assert 0.2 <= drawn.min() < 0.3
+    assert 0.85 < drawn.max() <= 0.95
+    assert agent.x_next[19, 5] == agent.x[20, 5] != agent.x[19, 5]
+
+
+def test_a_share_of_the_actions_is_drawn_at_random():
+    """Without noise all others are the actor's own."""
+    actor, agent, _ = course(600, noise=0.0)
+    own = actor(agent.x).sigmoid().detach()
+    random = ((agent.a - own).abs() > 1e-6).any(dim=1)
+    assert paper.RANDOM == 0.3
+    assert random.float().mean() == pytest.approx(0.3, abs=0.06)
+    drawn = agent.a[random]
+    assert drawn.mean(dim=0).tolist() == pytest.approx([0.5] * 6, abs=0.09)
+    assert drawn.std(dim=0).tolist() == pytest.approx([12**-0.5] * 6, abs=0.05)
+    assert torch.equal(*(course(80, noise=0.0)[1].a for _ in range(2)))
+    assert not torch.equal(course(80)[1].a, course(80, bench=Bench(seed=1))[1].a)
+
+
+def test_the_others_are_the_actors_with_noise_and_stay_within_0_and_1():
+    actor, agent, _ = course(300, random=0.0)
+    gaps = agent.a - actor(agent.x).sigmoid().detach()
+    assert gaps.mean(dim=0).tolist() == pytest.approx([0.0] * 6, abs=0.04)
+    assert gaps.std(dim=0).tolist() == pytest.approx([0.2] * 6, abs=0.03)
+    assert np.abs(np.corrcoef(gaps.T.numpy()) - np.eye(6)).max() < 0.2
+    _, wide, _ = course(300, noise=1.0, random=0.0)
+    assert (wide.a.min(), wide.a.max()) == (0, 1)
+    assert ((wide.a == 0) | (wide.a == 1)).float().mean() == pytest.approx(0.62, abs=0.05)  # beyond half a deviation
+
+
+def test_of_every_slot_a_step_is_learnt_from_all_transitions_so_far(met):
+    _, agent, drawn = met
+    assert [count for _, count, _ in drawn] == [*range(1, 601)]
+    for _, count, index in drawn:
+        assert index.shape == (64,)
+        assert 0 <= index.min() <= index.max() < count
+    late = torch.cat([index for *_, index in drawn[-50:]]).double()
+    assert late.mean() == pytest.approx(290, abs=15)
+    assert (agent.discount, agent.soft) == (0.4, 0.3)
+    assert [step.param_groups[0]["lr"] for step in agent.steps] == [5e-3, 5e-3]
+    assert course(600, bench=Bench(most_steps=7))[1].count == 7
+
+
+def test_settings_reach_the_training_of_the_agent(prepared, monkeypatch):
+    _, _, ready = prepared(KEY)
+    method, asked = tiny(slots=321, noise=0.11, discount=0.22, soft=0.33, agent_rate=0.44), []
+    monkeypatch.setattr(paper, "train_agent", lambda *given, **options: asked.append((given, options)))
+    fitted = method.fit(ready)
+    (((actor, known, cell, bench), options),) = asked
+    assert options == {"slots": 321, "noise": 0.11, "discount": 0.22, "soft": 0.33, "rate": 0.44}
+    assert (actor, known, cell, bench) == (fitted.actor, fitted.known, method.cell, ready.bench)
 
 
 def test_the_agent_learns_to_do_better_than_by_chance():
