@@ -58,6 +58,9 @@ ENOUGH = 0.9
 CPU, CPU_MORE, WALL = 3.0, 20.0, 10.0
 """A mutant has 3 times the processor seconds of the clean run and 20 more, and 10 times that by the clock."""
 
+CHANGED = 3
+"""The exit code if the method's code or its tests changed while they were tried."""
+
 ROUND = 0.05
 """Seconds between two looks at what runs."""
 
@@ -417,12 +420,52 @@ def kept_folder(key: str, digest: str) -> Path:
     return folder / digest
 
 
-def code_digest(*more: str) -> str:
-    """Return 16 hexadecimal digits for all code of the methods, and more files."""
-    h = hashlib.blake2b(digest_size=8)
-    for path in sorted([*(ROOT / "methods").rglob("*.py"), *map(Path, more)]):
-        h.update(os.path.relpath(path, ROOT).encode() + path.read_bytes())
-    return h.hexdigest()
+def local_imports(tests: Collection[Path]) -> set[Path]:
+    """Return test files with the modules beside the tests that they import, and what those import."""
+    found, todo = set[Path](), [*tests]
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            beside = (ROOT / "tests" / f"{name.partition('.')[0]}.py" for name in names)
+            todo += [other for other in beside if other.exists()]
+    return found
+
+
+def behind(key: str, tests: Collection[str]) -> list[Path]:
+    """Return the files that decide what becomes of a mutant: the tests, what they reach and the method reaches.
+
+    Papers and claims that none of these refer to do not count, though conformance imports them all.
+    """
+    from eelit.methods.harness import dependencies, registry
+
+    ours = local_imports({ROOT / "tests" / "conftest.py", *(Path(test).resolve() for test in tests)})
+    claims = dependencies.module(f"{dependencies.PACKAGE}.claims.{key}")
+    roots = {registry.describe(key).path, *ours, *([claims.path] if claims else [])}
+    code = {path for root in roots for path, _ in dependencies.reached(root)}
+    plumbing = (dependencies.module(f"{dependencies.PACKAGE}.{name}") for name in dependencies.PLUMBING)
+    golden = ROOT / "tests" / "data" / "golden" / f"{key}.json"
+    return sorted({*roots, *code, *(each.path for each in plumbing if each), *([golden] if golden.exists() else [])})
+
+
+def contents(paths: Collection[Path]) -> dict[str, str]:
+    """Return for each file, named from the root, 16 hexadecimal digits for what it holds; none if it is gone."""
+    return {
+        os.path.relpath(path, ROOT): hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+        if path.exists()
+        else ""
+        for path in paths
+    }
+
+
+def code_digest(held: dict[str, str]) -> str:
+    """Return 16 hexadecimal digits for the code of the methods among files that were looked at."""
+    code = sorted(f"{name} {digest}" for name, digest in held.items() if name.startswith("methods/"))
+    return hashlib.blake2b("\n".join(code).encode(), digest_size=8).hexdigest()
 
 
 def revision() -> str:
@@ -446,7 +489,9 @@ def limit(kept: Path, seconds: float) -> float:
 def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     """Run the tests without a mistake, then with each of a sample."""
     shared = sorted({file for path in mutated(asked.key) for file in named_after(path)} - {*files})
-    digest, before = code_digest(), code_digest(*files, *shared)
+    watched = behind(asked.key, [*files, *shared])
+    before = contents(watched)
+    digest = code_digest(before)
     kept = kept_folder(asked.key, digest)
     print(f"{asked.key}, {revision()}, code {digest}, seed {asked.seed}: clean run …", flush=True)
     clean, fate = clean_run(files, shared, asked.key, kept / "clean", folder)
@@ -476,15 +521,23 @@ def on_trial(asked: argparse.Namespace, files: list[str], folder: Path) -> int:
     for number, found in tried([with_mistake(m) for m in chosen], folder, asked.jobs, limit(kept, fate.seconds)):
         fates[number] = found
         print(f"{len(fates)}/{len(chosen)} {found.fate:9} {found.seconds:4.0f} s {chosen[number].place}", flush=True)
-    if code_digest(*files, *shared) != before:
-        print("the code or the tests changed meanwhile: try again", file=sys.stderr)
-        return 2
+    after = contents(watched)
+    changed = [name for name, held in before.items() if after[name] != held]
     idle = [mutant for mutant in mutants if not mutant.lines & clean.lines]
-    return report(asked, digest, [(mutant, fates[i]) for i, mutant in enumerate(chosen)], idle)
+    return report(asked, digest, [(mutant, fates[i]) for i, mutant in enumerate(chosen)], idle, changed)
 
 
-def report(asked: argparse.Namespace, digest: str, fates: list[tuple[Mutant, Fate]], idle: list[Mutant]) -> int:
-    """Print the table, write it for programs if asked to, and return the exit code."""
+def report(
+    asked: argparse.Namespace,
+    digest: str,
+    fates: list[tuple[Mutant, Fate]],
+    idle: list[Mutant],
+    changed: Sequence[str] = (),
+) -> int:
+    """Print the table, write it for programs if asked to, and return the exit code.
+
+    If files that decide changed meanwhile, the table may mix mutants of the old and the new, which a warning says.
+    """
     rows = []
     for number, (mutant, fate) in enumerate(fates, 1):
         ends = {"killed": f"killed by {' '.join(fate.by).rpartition('/')[2]}", "survived": "SURVIVED"}
@@ -504,10 +557,14 @@ def report(asked: argparse.Namespace, digest: str, fates: list[tuple[Mutant, Fat
             "killed": dead,
             "of": len(fates),
             "mutants": rows,
+            "changed": [*changed],
         }
         facts["not_executed"] = [f"{file}:{line}" for _, file, line in unseen]
         asked.out.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     print(f"{dead} of {len(fates)} killed")
+    if changed:
+        print(f"changed meanwhile, so try again to be sure: {' '.join(changed)}", file=sys.stderr)
+        return CHANGED
     return 0 if dead >= ENOUGH * len(fates) else 1
 
 
@@ -518,7 +575,10 @@ def stopped(*_: Any) -> None:
 
 
 def main() -> int:
-    """Try a sample and say what became of it; 0 if nine of ten die, 1 if not, 2 if it cannot be tried."""
+    """Try a sample and say what became of it.
+
+    Returns 0 if nine of ten die, 1 if not, 2 if it cannot be tried, 3 if what decides changed meanwhile.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("key", help="the paper's key")
     parser.add_argument("files", nargs="*", help="more test files to run")

@@ -25,13 +25,13 @@ from torch import nn
 from eelit.methods.engine import tasks
 from eelit.methods.engine.cascade import Cascade, StoredMembers
 from eelit.methods.engine.costs import UncountedOperation, count
-from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import answered, replay
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.members import Estimator, Network, comparisons, counted, multiplications
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import accuracy
 from eelit.methods.engine.multi_exit import at_exit, select
+from eelit.methods.engine.routing import follow
 from eelit.methods.families.cascades import CascadeMethod
 from eelit.methods.harness import conformance, runner
 from eelit.methods.policies.base import said, softmax

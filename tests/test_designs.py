@@ -12,7 +12,7 @@ from eelit.methods.claims import comparisons
 from eelit.methods.engine import costs, search
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import TestDataAsked
-from eelit.methods.engine.fronts import front, hypervolume
+from eelit.methods.engine.pareto import front, hypervolume
 from eelit.methods.engine.records import DesignPoint, Search
 from eelit.methods.engine.search import Judged, Space, at_random, mutated, nsga2, points
 from eelit.methods.families.designs import costs_without, remaining, without_idle
@@ -204,7 +204,7 @@ def test_designs_are_judged_as_they_are_executed(prepared):
             found = infer(left, x, rule)
         assert error == pytest.approx(float((found.answers.argmax(-1) != seen.targets).double().mean()))
         assert share == pytest.approx(counter.macs / len(x) / full)
-        point = method.measured(design, ready, "validation")
+        point = method.operating_point(design, ready, "validation")
         assert (1 - point.quality, 1 / point.speed_up) == pytest.approx((error, share))
 
 
@@ -212,7 +212,7 @@ def test_without_an_exit_it_is_the_full_model_and_an_exit_where_nobody_stops_onl
     method, _, ready = prepared(KEY)
     nothing = method.chosen(1.0, ready)
     idle = dataclasses.replace(nothing, kept=(True, False))
-    plain, paid = (method.measured(design, ready, "test") for design in (nothing, idle))
+    plain, paid = (method.operating_point(design, ready, "test") for design in (nothing, idle))
     assert (plain.quality, plain.cost) == method.full_model(ready, ready.bench)
     assert paid.quality == plain.quality
     assert paid.cost > plain.cost

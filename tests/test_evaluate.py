@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from eelit.methods.engine.contents import Contents
+from eelit.methods.engine.content_hash import Contents
 from eelit.methods.engine.costs import MacCounter, both_costs, exit_costs
 from eelit.methods.engine.evaluate import answered, followed, infer, not_finite, replay
 from eelit.methods.engine.examples import Examples

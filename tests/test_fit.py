@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from eelit.methods import GROUP
-from eelit.methods.engine import contents
-from eelit.methods.engine.contents import Contents
+from eelit.methods.engine import content_hash
+from eelit.methods.engine.content_hash import Contents
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
@@ -422,7 +422,7 @@ from enum import Enum
 
 from torch import nn
 
-from eelit.methods.engine.contents import Contents
+from eelit.methods.engine.content_hash import Contents
 from eelit.methods.engine.weights import reached
 
 
@@ -669,24 +669,25 @@ def test_a_training_that_was_cut_short_is_another(tmp_path):
 
 def test_packages_that_are_installed_count_by_their_version_and_those_that_offer_methods_by_their_source(monkeypatch):
     """A training may reach whatever loads its data: the loader's own libraries hold locks, which nobody can tell."""
-    assert all(contents.foreign(thing) for thing in (requests.get, requests.RequestException, click.Command, os.walk))
-    assert not any(contents.foreign(thing) for thing in (fit, Contents, LeeBert, runner.run))
+    theirs = (requests.get, requests.RequestException, click.Command, os.walk)
+    assert all(content_hash.foreign(thing) for thing in theirs)
+    assert not any(content_hash.foreign(thing) for thing in (fit, Contents, LeeBert, runner.run))
     offered = EntryPoint("anotherkey", "click.core:Command", GROUP)
-    monkeypatch.setattr(contents, "entry_points", lambda group: [offered] if group == GROUP else [])
-    contents._is_library.cache_clear()
-    assert not contents.foreign(click.Command)
-    assert contents.foreign(requests.get)
-    contents._is_library.cache_clear()
+    monkeypatch.setattr(content_hash, "entry_points", lambda group: [offered] if group == GROUP else [])
+    content_hash._is_library.cache_clear()
+    assert not content_hash.foreign(click.Command)
+    assert content_hash.foreign(requests.get)
+    content_hash._is_library.cache_clear()
 
 
 def test_another_version_of_a_package_that_a_training_reaches_is_another_training(monkeypatch):
     def name():
-        contents.version_of.cache_clear()
+        content_hash.version_of.cache_clear()
         return reached([lambda: requests.get("")], Contents(nn.Module()))
 
     first = name()
     assert any(said.startswith("requests ") for said in first)
     assert name() == first
-    monkeypatch.setattr(contents, "version", lambda package: "0.0.0")
+    monkeypatch.setattr(content_hash, "version", lambda package: "0.0.0")
     assert name() != first
-    contents.version_of.cache_clear()
+    content_hash.version_of.cache_clear()

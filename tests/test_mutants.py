@@ -1,8 +1,10 @@
 """The tool that tries tests by mistakes in the code: on a toy module with a test that sees one mistake of two."""
 
+import argparse
 import ast
 import importlib
 import inspect
+import json
 import os
 import shutil
 import signal
@@ -18,7 +20,9 @@ from mutants import (
     Fate,
     Importer,
     Mutant,
+    behind,
     clean_run,
+    local_imports,
     mutated,
     named_after,
     own_cache,
@@ -314,6 +318,75 @@ def test_two_thirds_of_a_sample_are_the_methods_own_and_it_is_always_the_same():
     assert len(sample(every, 1000, seed=1)) == len(every)
     assert set(sample(every[:1] + every[2:], 9, seed=1)) >= set(chosen) - {every[1]}
     assert [m.tier for m in sample([m for m in every if m.tier != 1], 9, seed=1)] == [0] * 6 + [2] * 3
+
+
+def test_what_decides_is_the_method_its_claims_and_its_tests_and_no_other_paper():
+    tests = [mutants.ROOT / "tests" / name for name in ("papers/test_zhang2022pceebert.py", "test_conformance.py")]
+    found = {path.relative_to(mutants.ROOT).as_posix() for path in behind("zhang2022pceebert", map(str, tests))}
+    assert {
+        "methods/papers/zhang2022pceebert.py",
+        "methods/claims/zhang2022pceebert.py",
+        "methods/backbones/encoder.py",
+        "methods/harness/conformance.py",  # by which `test_conformance` judges
+        "methods/data/cache.py",
+        "tests/papers/test_zhang2022pceebert.py",
+        "tests/test_conformance.py",
+        "tests/conftest.py",
+    } <= found
+    assert "methods/papers/moos2023ball.py" not in found
+    assert "methods/claims/moos2023ball.py" not in found
+
+
+def test_modules_beside_the_tests_decide_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    for name, text in (("test_a", "import b, os"), ("b", "from c.d import e"), ("c", ""), ("other", "import b")):
+        (tmp_path / "tests" / f"{name}.py").write_text(text)
+    assert {path.stem for path in local_imports([tmp_path / "tests" / "test_a.py"])} == {"test_a", "b", "c"}
+
+
+@pytest.fixture
+def trial(monkeypatch, tmp_path):
+    """Return what tries a method in a checkout of two papers, and does something meanwhile; returns the exit code."""
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    papers = tmp_path / "methods" / "papers"
+    papers.mkdir(parents=True)
+    own = papers / "ours.py"
+    own.write_text("def most(a, b):\n    return a if a >= b else b\n")
+    mutant = Mutant("ours", own, 0, mutations(own.read_text())[0])
+    clean = Clean(lines=mutant.lines)
+    monkeypatch.setattr(mutants, "mutated", lambda _: [own])
+    monkeypatch.setattr(mutants, "behind", lambda *_: [own])
+    monkeypatch.setattr(mutants, "possible", lambda *_: [mutant])
+    monkeypatch.setattr(mutants, "clean_run", lambda *_: (clean, Fate("survived")))
+
+    def run(meanwhile, out=None):
+        def tried(*_):
+            meanwhile(papers)
+            yield 0, Fate("killed", ["a"])
+
+        monkeypatch.setattr(mutants, "tried", tried)
+        asked = argparse.Namespace(key="ours", seed=0, n=1, jobs=1, anyway=False, out=out)
+        return mutants.on_trial(asked, [], tmp_path / "work")
+
+    return run
+
+
+def test_another_papers_file_spoils_no_trial(trial, capsys):
+    assert trial(lambda papers: (papers / "another.py").write_text("x = 1")) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("1 of 1 killed\n")
+    assert not said.err
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("most = max"), Path.unlink], ids=["edited", "gone"])
+def test_what_changed_meanwhile_is_told_below_the_table(trial, change, tmp_path, capsys):
+    assert trial(lambda papers: change(papers / "ours.py"), tmp_path / "out.json") == mutants.CHANGED == 3
+    said = capsys.readouterr()
+    assert "killed by a" in said.out
+    assert said.out.endswith("1 of 1 killed\n")
+    assert said.err == "changed meanwhile, so try again to be sure: methods/papers/ours.py\n"
+    assert json.loads((tmp_path / "out.json").read_text())["changed"] == ["methods/papers/ours.py"]
 
 
 def test_unknown_key_is_one_sentence(monkeypatch, capsys):

@@ -17,9 +17,9 @@ from eelit.methods import families
 from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import always, generate, sound_of
 from eelit.methods.backbones.decoding import replay as replay_tokens
-from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.multi_exit import MultiExit, said_at, stacked
+from eelit.methods.engine.routing import follow
 from eelit.methods.families import tagging
 from eelit.methods.families.gates import hard
 from eelit.methods.families.skimming import decided

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.own_forward import HIDDEN, State
 from eelit.methods.engine import costs
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.multi_exit import select
+from eelit.methods.engine.routing import decide
 from eelit.methods.policies.base import Policy, finite
 
 if TYPE_CHECKING:

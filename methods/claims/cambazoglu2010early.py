@@ -31,7 +31,7 @@ def claims(method: EarlyRanking, prepared: Prepared, bench: Bench, curve: Curve)
         )
     if method.rule != "score":
         fixed = method.replace({"rule": "score"})
-        rival = Prepared(fixed, prepared.sentinels, prepared.data, prepared.tuning, prepared.choosing, prepared.bench)
+        rival = Prepared(fixed, prepared.sentinels, prepared.data, prepared.tuning, prepared.selection, prepared.bench)
         held, test = (fixed.sweep(rival, bench, split, fixed.knobs) for split in ("validation", "test"))
         found.append(better("better than a fixed score", "that of the fixed score (EST)", curve, held, test))
     reason = why_not_comparable(prepared, curve)

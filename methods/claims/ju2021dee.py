@@ -16,7 +16,7 @@ from eelit.methods.claims.ju2021lee import Learner, endless
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.outage import Confident, Fixed, Scheduler, Served, Stored, drive
+from eelit.methods.families.on_device import Confident, Fixed, Scheduler, Served, Stored, drive
 from eelit.methods.papers.ju2021dee import Dee, Grid
 from eelit.methods.papers.ju2021lee import RatioBandit
 from eelit.methods.policies.bandit import Ucb1

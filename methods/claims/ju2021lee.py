@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.outage import Fixed, Scheduler, Served, Stored, drive
+from eelit.methods.families.on_device import Fixed, Scheduler, Served, Stored, drive
 from eelit.methods.papers.ju2021lee import Lee, RatioBandit, reward
 from eelit.methods.policies.bandit import Tally, Ucb1
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import at_exits
 from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.families.foretold import Prepared, Seen
+from eelit.methods.families.exit_prediction import Prepared, Seen
 from eelit.methods.papers.karpikova2023fiancee import Fiancee, features_of, shortfalls
 
 

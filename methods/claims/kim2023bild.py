@@ -14,7 +14,7 @@ from eelit.methods.claims.comparisons import gains_of_mixtures, points_of_curve,
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.families.passes import PassCosts
+from eelit.methods.families.speculative import PassCosts
 from eelit.methods.papers.kim2023bild import Bild, PreparedPair, Written
 
 

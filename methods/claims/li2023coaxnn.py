@@ -69,6 +69,6 @@ def on_front(method: CoAxNN, prepared: Prepared) -> list[Design]:
 
 def cheapest(method: CoAxNN, prepared: Prepared, designs: Sequence[Design]) -> OperatingPoint:
     """Return what the design that is cheapest on validation images, losing at most `LOSS`, does on test images."""
-    held, test = ([method.measured(each, prepared, part) for each in designs] for part in ("validation", "test"))
-    full = method.measured(method.chosen(1.0, prepared), prepared, "validation").quality
+    held, test = ([method.operating_point(each, prepared, part) for each in designs] for part in ("validation", "test"))
+    full = method.operating_point(method.chosen(1.0, prepared), prepared, "validation").quality
     return cheapest_within(held, test, LOSS, of=full)

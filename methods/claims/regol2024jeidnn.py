@@ -52,17 +52,17 @@ def claims(method: JeiDnn, prepared: Prepared, bench: Bench, curve: Curve) -> li
 
 def by_price(method: JeiDnn, bench: Bench) -> Tried:
     """Return the paper's rule with a training for each price."""
-    return measured(method, at_prices(method, LAMBDAS, THRESHOLD, bench), LAMBDAS)
+    return evaluate(method, at_prices(method, LAMBDAS, THRESHOLD, bench), LAMBDAS)
 
 
 def by_confidence(method: JeiDnn, ready: Prepared) -> Tried:
     """Return thresholds on the largest probability but the ends, at which all rules are the same."""
     inner = CONFIDENCES[1:-1]
-    return measured(method, [(MaxConfidence(each), ready) for each in inner], inner)
+    return evaluate(method, [(MaxConfidence(each), ready) for each in inner], inner)
 
 
-def measured(method: JeiDnn, settings: Sequence[tuple[Policy, Prepared]], knobs: Sequence[float]) -> Tried:
-    """Replay each policy on its network."""
+def evaluate(method: JeiDnn, settings: Sequence[tuple[Policy, Prepared]], knobs: Sequence[float]) -> Tried:
+    """Replay each policy on its network, and tell its calibration error on test data."""
     errors = [error_of(policy, ready.split("test")) for policy, ready in settings]
     return Tried(on_their_own(method, settings, knobs), errors)
 

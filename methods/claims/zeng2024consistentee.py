@@ -40,7 +40,7 @@ def claims(method: ConsistentEE, prepared: Prepared, bench: Bench, curve: Curve)
         *((f"better than {name}", "At no higher cost on validation data, the best mixture of settings of "
            f"{name} on PABEE's network, {trained}, is half a point worse.", ours.quality >= other.quality + 0.005,
            f"{ours.quality:.4f} and {other.quality:.4f}")
-          for name, other in rivals(method, prepared, joint, bench) if other),
+          for name, other in baselines(method, prepared, joint, bench) if other),
     ]  # fmt: skip
     return [Outcome(name=a, statement=b, holds=c, measured=d) for a, b, c, d in rows]
 
@@ -58,7 +58,7 @@ def pabee(method: ConsistentEE) -> Pabee:
     return Pabee(**shared, epochs=method.epochs + method.joint_epochs)
 
 
-def rivals(method: ConsistentEE, prepared: Prepared, joint: Prepared, bench: Bench) -> list[tuple[str, At | None]]:
+def baselines(method: ConsistentEE, prepared: Prepared, joint: Prepared, bench: Bench) -> list[tuple[str, At | None]]:
     """Return what rules reach at the cost of the paper's threshold on PABEE's network, whose exits serve all."""
     other = pabee(method)
     speed = method.trial(method.rule(THRESHOLD, prepared), prepared.split("validation")).speed_up

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from eelit.methods.data import fetch
 from eelit.methods.data.derived import arrays, derived
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, labelled, source_digest
 
 ITEM = "brown"
@@ -47,13 +47,13 @@ def sentences() -> Split[Sentences]:
     return Split(part(train), part(validation), part(test), split_digest())
 
 
-@held()
+@in_memory()
 def tagset() -> tuple[str, ...]:
     """The reduced tags of the whole corpus, sorted."""
     return tuple(sorted({reduce_tag(tag) for file in _files() for sentence in file for _, tag in sentence}))
 
 
-@held()
+@in_memory()
 def reduce_tag(tag: str) -> str:
     """The plain part of speech: no marks of foreign words, headlines, titles and citations, negation or genitive.
 
@@ -86,7 +86,7 @@ def token_stream(vocabulary: int = 2000) -> Split[NDArray[np.int64]]:
     return Split(ids["train"], ids["validation"], ids["test"], split_digest())
 
 
-@held()
+@in_memory()
 def split_digest() -> str:
     """Identifies the corpus and which files make up each part."""
     parts = _numbers()
@@ -102,7 +102,7 @@ def _parts() -> list[list[tuple[Sentence, ...]]]:
     return [[_files()[i] for i in part] for part in _numbers()]
 
 
-@held()
+@in_memory()
 def _files() -> tuple[tuple[Sentence, ...], ...]:
     """The 500 texts in order of file name."""
     files: list[list[Sentence]] = []
@@ -115,7 +115,7 @@ def _files() -> tuple[tuple[Sentence, ...], ...]:
     return tuple(tuple(file) for file in files)
 
 
-@held()
+@in_memory()
 def _pair(token: str) -> tuple[str, str]:
     """Return word and tag, of equal tokens the same object: of a million small ones not all memory is given back."""
     word, _, tag = token.rpartition("/")

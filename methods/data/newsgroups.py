@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.data import fetch
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, labelled, shuffled
 
 ITEM = "newsgroups"
@@ -95,7 +95,7 @@ def grade(query: str, document: str) -> int:
     return 2 if query == document else int(query.partition(".")[0] == document.partition(".")[0])
 
 
-@held()
+@in_memory()
 def _read() -> tuple[dict[int, str], dict[int, str]]:
     """Texts and groups by row; of equal texts only the first is kept, the training part before the test part."""
     texts: dict[int, str] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.data import fetch
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, divide
 
 ITEM = "cmudict"
@@ -35,7 +35,7 @@ class Spoken:
     sounds: NDArray[np.int64]
 
 
-@held()
+@in_memory()
 def entries() -> tuple[tuple[str, tuple[str, ...]], ...]:
     """The words of three letters a to z and more, in order, each with the first of its pronunciations."""
     text = (fetch.path(ITEM) / "cmudict.dict").read_text(encoding="utf-8")

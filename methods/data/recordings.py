@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.data import fetch
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, divide, labelled
 
 ITEM = "prompts"
@@ -169,7 +169,7 @@ def _level(wave: NDArray[np.floating]) -> float:
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
 
 
-@held()
+@in_memory()
 def _sounds(file: str) -> tuple[tuple[str, Wave], ...]:
     """Names and samples, from -1 to 1, of all recordings that a file joins."""
     raw = (fetch.path(ITEM) / file).read_bytes()

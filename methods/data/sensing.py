@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 
 Floats = NDArray[np.float32]
 NOISES = (20.0, 30.0, 40.0)
@@ -35,7 +35,7 @@ class Split:
     test: Measured
 
 
-@held()
+@in_memory()
 def matrix(source: str, m: int, n: int) -> Floats:
     """Return the matrix ``[m, n]``: random, of a known condition, for ``made`` codes; for ``digits`` of pictures.
 
@@ -54,7 +54,7 @@ def matrix(source: str, m: int, n: int) -> Floats:
     return (found / np.linalg.norm(found, axis=0)).astype(np.float32)
 
 
-@held()
+@in_memory()
 def cosines() -> NDArray[np.float64]:
     """Return the orthonormal cosine transform ``[64, 64]`` of 8×8 pixels: a code is this times the pixels."""
     i = np.arange(8)
@@ -62,7 +62,7 @@ def cosines() -> NDArray[np.float64]:
     return np.kron(one, one)
 
 
-def measured(source: str, *, m: int, n: int, train: int, held: int) -> Split:
+def compressed_sensing(source: str, *, m: int, n: int, train: int, held: int) -> Split:
     """Return ``train`` measurements and twice ``held``; of ``digits`` half of the pictures are for training.
 
     A picture may be measured more than once, each time with other noise; no picture is in two parts.

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eelit.methods.engine.course import Course, follow
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.members import Member, Network
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select, stacked
 from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.routing import Course, follow
 from eelit.methods.engine.stored_outputs import Score, StoredOutputs
 from eelit.methods.engine.timing import BATCH
 from eelit.methods.policies.base import Output, Policy, said

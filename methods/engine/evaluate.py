@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eelit.methods.engine.course import Course, decide, follow, onward
 from eelit.methods.engine.multi_exit import MultiExit, at_exits, evaluating, joined, said_at, select, to_policy
+from eelit.methods.engine.routing import Course, decide, follow, onward
 from eelit.methods.policies.base import ANSWER, Array, Assembling, Output, Policy, Routing, State, finite, quiet, said
 
 

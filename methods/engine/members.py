@@ -104,7 +104,7 @@ class Estimator(Member):
         self.estimator, self.classes, self.comparison, self.view = estimator, classes, comparison, view
 
     def forward(self, x: Tensor) -> Tensor:
-        """Ask the estimator."""
+        """Return log probabilities ``[N, classes]``, or without classes the predicted values ``[N]``."""
         rows = self.view(x)
         if self.classes is None:
             return torch.as_tensor(self.estimator.predict(rows), dtype=torch.float32)

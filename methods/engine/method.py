@@ -21,7 +21,7 @@ Scale = Literal["tiny", "smoke", "default", "full"]
 
 
 def silent(message: str, share: float | None) -> None:
-    """Report no progress."""
+    """Ignore a report of progress: the bench's default."""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.tasks import data, examples
 
@@ -16,7 +16,7 @@ SEPARATOR = {"newsgroups": 102, "made": 3}
 """Token that closes the query and, again, the document; the first token of a pair is the class token."""
 
 
-@held(2)
+@in_memory(2)
 def graded_pairs(
     source: str, *, train: int, validation: int, test: int, candidates: int, query: int, document: int
 ) -> Data:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine.fronts import front, hypervolume
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.pareto import front, hypervolume
 from eelit.methods.engine.records import DesignPoint, Search
 from eelit.methods.policies.base import checked
 
@@ -70,12 +70,12 @@ class Judged:
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """Error and cost of each."""
+        """Error and mean cost (a share of the full model's) of each design, in the order judged."""
         return [(error, share) for error, share in self.scores.tolist()]
 
     @property
     def hypervolume(self) -> float:
-        """What the front is worth (see `fronts.hypervolume`)."""
+        """What the front is worth (see `pareto.hypervolume`)."""
         return hypervolume(self.pairs)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eelit.methods.data.held import held
+from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.engine.audio import log_mel, spectrum
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.passages import LanguageData, language_data
@@ -18,7 +18,7 @@ from eelit.methods.engine.queries import Queries, RankingData
 from eelit.methods.engine.translations import END, TranslationData, translation_data
 
 
-@held(8)
+@in_memory(8)
 def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) -> Data:
     """Return texts as int64 token ids of at most ``length`` tokens, with ``test`` test texts if that is given.
 
@@ -48,7 +48,7 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
     return data(parts, classes=None if corpus == "tweet-sentiment" else 2)
 
 
-@held(1)  # the cluttered ones take 220 MB
+@in_memory(1)  # the cluttered ones take 220 MB
 def images(source: str, *, train: int, validation: int = 2000) -> Data:
     """Return images ``[1, H, W]`` in 10 classes.
 
@@ -70,7 +70,7 @@ def images(source: str, *, train: int, validation: int = 2000) -> Data:
     return data(parts, classes=10)
 
 
-@held(2)
+@in_memory(2)
 def views(source: str, *, cameras: int, train: int, validation: int = 2000) -> Data:
     """Return pictures as several cameras see them, bytes ``[cameras, 1, side, side]`` as they come, in 10 classes.
 
@@ -86,7 +86,7 @@ def views(source: str, *, cameras: int, train: int, validation: int = 2000) -> D
     )
 
 
-@held(1)
+@in_memory(1)
 def long_tailed(source: str, *, train: int, tail: tuple[int, ...], validation: int = 2000) -> Data:
     """Return images as `images` does, of which class c has a share proportional to ``tail[c]`` for training.
 
@@ -99,7 +99,7 @@ def long_tailed(source: str, *, train: int, tail: tuple[int, ...], validation: i
     return data(parts, classes=10)
 
 
-@held(2)
+@in_memory(2)
 def tagging(corpus: str, *, train: int, held: int, length: int = 40) -> Data:
     """Return sentences as ``[2, T]``: ids of T word pieces and the number of the word that each is of (specials: -1).
 
@@ -132,7 +132,7 @@ def _tagged(inputs: Sequence[NDArray[np.int64]], tags: Sequence[NDArray[np.int64
     return examples(inputs, targets)
 
 
-@held(2)
+@in_memory(2)
 def queries(source: str, *, train: int, validation: int) -> RankingData:
     """Return graded queries: ``movielens`` (users as queries, films as documents), or ``made`` (unit tests only)."""
     if source == "made":
@@ -148,7 +148,7 @@ def queries(source: str, *, train: int, validation: int) -> RankingData:
     return RankingData(ours, held, last, split.digest)
 
 
-@held(4)
+@in_memory(4)
 def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) -> Data:
     """Return rows of a table, a vector of numbers each, and their classes.
 
@@ -161,16 +161,16 @@ def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) 
     return data(parts, classes=int(split.train.labels.max()) + 1)
 
 
-@held(2)
+@in_memory(2)
 def sensing(source: str, *, m: int, n: int, train: int, held: int) -> Data:
     """Return measurements ``[m]`` and, as targets, the codes ``[n]`` that they are of: ``made``, or of ``digits``."""
     from eelit.methods.data import sensing as measurements
 
-    split = measurements.measured(source, m=m, n=n, train=train, held=held)
+    split = measurements.compressed_sensing(source, m=m, n=n, train=train, held=held)
     return data([examples(part.y, part.x) for part in (split.train, split.validation, split.test)], classes=None)
 
 
-@held(2)
+@in_memory(2)
 def language(corpus: str, *, vocabulary: int, **cut: int) -> LanguageData:
     """Return running text for a language model: ``brown`` (byte-pair tokens), or ``made`` (unit tests only).
 
@@ -188,7 +188,7 @@ def language(corpus: str, *, vocabulary: int, **cut: int) -> LanguageData:
     return language_data(streams, vocabulary, **cut)
 
 
-@held(2)
+@in_memory(2)
 def translation(corpus: str, *, train: int, longest: int) -> TranslationData:
     """Return pairs to translate: ``cmudict`` (English words and how they are spoken), or ``made`` (unit tests only).
 
@@ -205,7 +205,7 @@ def translation(corpus: str, *, train: int, longest: int) -> TranslationData:
     return translation_data(parts, pronunciations.PIECES)
 
 
-@held(2)
+@in_memory(2)
 def mixtures(source: str, *, train: int, validation: int = 120, test: int = 240, samples: int = 8000) -> Data:
     """Return spectra ``[2, F, T]`` of sound in noise at -5 to 15 dB, to be cleaned.
 
@@ -227,7 +227,7 @@ def mixtures(source: str, *, train: int, validation: int = 120, test: int = 240,
     return data(parts, classes=None)
 
 
-@held(2)
+@in_memory(2)
 def spelled(source: str, *, letters: int, train: int, bands: int = 40, validation: int = 120, test: int = 240) -> Data:
     """Return words of two to four letters as log energies ``[bands, T]``, each band of mean 0, to be read in order.
 
@@ -350,7 +350,7 @@ def _made_sounds(n: int, samples: int) -> tuple[NDArray[np.float32], NDArray[np.
     return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
 
 
-@held(2)
+@in_memory(2)
 def _made_words(vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Three streams of made words: the next word follows from the one before, with noise; its letters are fixed."""
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from torch import __version__ as torch_version
 
 from eelit.methods.data.cache import keep, kept
 from eelit.methods.data.progress import say
-from eelit.methods.engine.contents import SAID, Contents, foreign, home_of, used_by, version_of
+from eelit.methods.engine.content_hash import SAID, Contents, foreign, home_of, used_by, version_of
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 

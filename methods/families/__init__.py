@@ -4,9 +4,9 @@
 ``images``: the same with a convolutional network, cut at shares of its cost; ``text``: with a pretrained encoder.
 ``cascades``: a chain of separate models; a policy decides after each, and may pass members over.
 ``image_cascades``: the same with a linear model, a forest, a small and a large network for images.
-``tiers``: one network with exits, divided among machines of a simulated world; ``views``: with several devices.
-``foretold``: one network with exits, of which a predictor names one before the network runs.
-``outage``: one network with exits on a phone by itself; a scheduler names the exits of each frame, in simulated time.
+``tiers``: one network with exits, divided among machines of a simulated world; ``multi_device``: with several devices.
+``exit_prediction``: one network with exits, one of which a predictor chooses before the network runs.
+``on_device``: one network with exits on a phone without a server; a scheduler names the exits of each frame.
 ``stepwise``: what exits and cascades have in common, for further families of this kind.
 ``split``: one network with exit heads, cut between device and cloud where an online bandit says.
 ``designs``: one such network, or several, of whose exits a search leaves those that pay, with thresholds of their own.
@@ -14,7 +14,7 @@
 ``dot_products``: a network of convolutions, of which single dot products stop once their sign is known or guessed.
 ``generation``: what the families that write texts share: texts of a split, each written once.
 ``tokens``: a decoder in which each token leaves at a layer of its own.
-``passes``: a cheap part writes ahead, and a costly part reads several tokens in one pass.
+``speculative``: speculative decoding; a cheap part writes ahead, a costly part reads several tokens in one pass.
 ``translation``: encoder and decoder, each token leaving the decoder at a block of its own.
 ``pruning``: the same with blocks of the decoder left out for good.
 ``skimming``: an encoder whose tokens leave before the layer that a predictor finds they do not need.

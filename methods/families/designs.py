@@ -215,13 +215,13 @@ class DesignMethod(ImageMethod, DesignSearch):
         own = prepared.networks[design.network].split(part)
         return replace(own, costs=costs_without(own, design.kept), static_costs=prepared.split(part).static_costs)
 
-    def measured(self, design: Design, prepared: Prepared, part: str, knob: float = 0.0) -> OperatingPoint:
+    def operating_point(self, design: Design, prepared: Prepared, part: str, knob: float = 0.0) -> OperatingPoint:
         """Replay a design on a part of the data; the knob is only written down."""
         return self.seen(design, prepared, part).under(self.everywhere(design), self.score, knob)
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Replay the design of each knob on what is stored of the split."""
-        return [self.measured(self.chosen(knob, prepared.for_choosing), prepared, split, knob) for knob in knobs]
+        return [self.operating_point(self.chosen(knob, prepared.for_choosing), prepared, split, knob) for knob in knobs]
 
     def built(self, knob: float, prepared: Prepared) -> Built:
         """Return the network of the knob's design without the exits that go, and what is stored of those that stay."""

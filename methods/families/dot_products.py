@@ -214,7 +214,7 @@ class DotProductMethod(Method):
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> PlainConvolutions:

@@ -110,7 +110,7 @@ class ImageMethod(JointImages, ExitMethod):
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def deployed(self, model: MultiExit) -> MultiExit:

@@ -16,7 +16,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine import chance, course
+from eelit.methods.engine import chance, routing
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
@@ -110,7 +110,7 @@ class RankerMethod(Method):
 
     @abstractmethod
     def ranker(self, prepared: Any) -> Ranker:
-        """Return the ensemble."""
+        """Return the ensemble of trees with its sentinels, which `prepare` trained."""
 
     def chance(self, prepared: Any, bench: Bench) -> Chance:
         """Return what random orders of each query's documents reach."""
@@ -167,7 +167,7 @@ class Sentinel:
 
 def decide(policy: Policy, shown: Floats, sizes: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Ask the policy query by query who leaves, ``[n]``; return that, and of whom it was shown what is not finite."""
-    told = [course.decide(policy, policy.start(), shown[rows])[1:] for rows in spans(sizes)]
+    told = [routing.decide(policy, policy.start(), shown[rows])[1:] for rows in spans(sizes)]
     gone, sound = (np.concatenate(part) for part in zip(*told, strict=True))
     return gone, ~sound
 
@@ -207,14 +207,14 @@ class Prepared:
 
     sentinel: Sentinel
     data: RankingData
-    choosing: Queries  # the part of validation that nothing was fitted on: knobs are chosen on it
+    selection: Queries  # the part of validation that nothing was fitted on: knobs are chosen on it
     bench: Bench
     _seen: dict[str, StoredScores] = field(default_factory=dict)
 
     def split(self, name: Split) -> StoredScores:
         """Return the stored scores of the split (the test split up to the bench's limit)."""
         if name not in self._seen:
-            queries = self.choosing if name == "validation" else self.data.test.head(self.bench.test)
+            queries = self.selection if name == "validation" else self.data.test.head(self.bench.test)
             self.bench.progress(f"all trees on {len(queries)} {name} queries", None)
             partial = scores(self.sentinel.ranker, queries.features, 0, self.sentinel.tree)
             rest = scores(self.sentinel.ranker, queries.features, self.sentinel.tree)
@@ -239,9 +239,9 @@ class RankingMethod(RankerMethod):
     def prepare(self, bench: Bench) -> Prepared:
         """Load the queries and train."""
         data = self.load()
-        sentinel, choosing = self.train(data.without_test(), bench)
+        sentinel, selection = self.train(data.without_test(), bench)
         self.describe(data, bench)
-        return Prepared(sentinel, data, choosing, bench)
+        return Prepared(sentinel, data, selection, bench)
 
     def ranker(self, prepared: Prepared) -> Sentinel:
         """The ensemble with its sentinel."""
@@ -266,7 +266,7 @@ class RankingMethod(RankerMethod):
         return [self.point(prepared.sentinel, seen, knob, self.policy(knob)) for knob in knobs]
 
     def point(self, sentinel: Sentinel, seen: StoredScores, knob: float, policy: Policy) -> OperatingPoint:
-        """Replay one policy."""
+        """Replay one policy on stored scores; cost is counted in trees, on average over documents."""
         ranking = seen.replay(policy)
         cost, stayed = self.cost(sentinel, ranking) / len(ranking.exits), float(ranking.exits.mean())
         return OperatingPoint(

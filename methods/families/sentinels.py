@@ -15,7 +15,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.engine import course
+from eelit.methods.engine import routing
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
 from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
@@ -38,7 +38,7 @@ def descend(policy: Policy, sizes: Integers, sentinels: int, ask: Callable[[int,
         values[alive] = ask(j, alive)
         for q, rows in enumerate(running):
             if len(rows):
-                state, gone, sound = course.decide(policy, states[q], values[rows])
+                state, gone, sound = routing.decide(policy, states[q], values[rows])
                 exits[rows[gone]], flawed[rows] = j, flawed[rows] | ~sound
                 running[q], states[q] = rows[~gone], tuple(part[~gone] for part in state)
     alive = np.concatenate(running)
@@ -109,7 +109,7 @@ class Prepared:
     sentinels: Sentinels
     data: RankingData
     tuning: Queries  # validation queries on which thresholds are fitted
-    choosing: Queries  # the others, on which knobs are chosen
+    selection: Queries  # the others, on which knobs are chosen
     bench: Bench
     rules: dict[float, Policy] = field(default_factory=dict)
     _seen: dict[str, PartialScores] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Prepared:
     def split(self, name: Split | str) -> PartialScores:
         """Return the stored scores of ``tuning``, ``validation`` or ``test`` (that up to the bench's limit)."""
         if name not in self._seen:
-            known = {"tuning": self.tuning, "validation": self.choosing}
+            known = {"tuning": self.tuning, "validation": self.selection}
             queries = known[name] if name in known else self.data.test.head(self.bench.test)
             self.bench.progress(f"all trees on {len(queries)} {name} queries", None)
             self._seen[name] = PartialScores.of(self.sentinels, queries)
@@ -146,8 +146,8 @@ class SentinelMethod(RankerMethod):
         data = self.load()
         sentinels, half = self.train(data.without_test(), bench), len(data.validation) // 2
         self.describe(data, bench)
-        tuning, choosing = data.validation.part(0, half), data.validation.part(half, len(data.validation))
-        return Prepared(self, sentinels, data, tuning, choosing, bench)
+        tuning, selection = data.validation.part(0, half), data.validation.part(half, len(data.validation))
+        return Prepared(self, sentinels, data, tuning, selection, bench)
 
     def ranker(self, prepared: Prepared) -> Sentinels:
         """The ensemble with its sentinels."""
@@ -166,7 +166,7 @@ class SentinelMethod(RankerMethod):
         return [self.point(prepared, split, knob, prepared.rule(knob)) for knob in knobs]
 
     def point(self, prepared: Prepared, split: Split, knob: float, policy: Policy) -> OperatingPoint:
-        """Replay one policy."""
+        """Replay one policy on a split's stored scores; cost is counted in trees, on average over documents."""
         seen, depths = prepared.split(split), prepared.sentinels.depths
         found = seen.replay(policy)
         cost = self.spent(prepared, found) / len(found.exits)

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import LayerPrice, TokenLayers, alike
 from eelit.methods.engine import chance, costs
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy, pearson
 from eelit.methods.engine.multi_exit import device_of, evaluating
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
+from eelit.methods.engine.routing import decide
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.policies.base import Policy, finite, usable

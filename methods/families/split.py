@@ -123,7 +123,7 @@ class Seen:
         return accuracy(self.outputs[-1], self.examples.targets)
 
     @property
-    def measured(self) -> StoredOutputs:
+    def as_stored_outputs(self) -> StoredOutputs:
         """The same for rules that stay on the device: costs in lambda up to each exit, and cut off after it."""
         exits, n = self.confidences.shape
         on_the_way = [[(LAYER + HEAD) * i] * n for i in range(1, exits + 1)]
@@ -219,12 +219,12 @@ class SplitMethod(Method):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit as a fixed depth on the device, and stopping there at the largest probability: no cloud."""
-        held, test = prepared.streams["validation"].measured, prepared.streams["test"].measured
+        held, test = prepared.streams["validation"].as_stored_outputs, prepared.streams["test"].as_stored_outputs
         return baselines_of(held, test, accuracy)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every exit by itself on the target stream, on the device, and the share that is overthought."""
-        seen = prepared.streams["test"].measured
+        seen = prepared.streams["test"].as_stored_outputs
         return exit_facts(seen.cut_off(accuracy), seen.outputs, seen.targets)
 
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:

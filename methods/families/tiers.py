@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eelit.methods.engine.costs import MacCounter, decision_costs
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.evaluate import answered, followed, replay
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import Kept, empty_like
@@ -42,6 +41,7 @@ from eelit.methods.engine.multi_exit import (
     to_policy,
 )
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Simulation
+from eelit.methods.engine.routing import decide
 from eelit.methods.engine.stored_outputs import StoredOutputs, exit_facts
 from eelit.methods.engine.timing import BATCH, devices_of, in_turn
 from eelit.methods.engine.weights import trained
@@ -548,7 +548,7 @@ class TierMethod(ExitMethod):
 
     @property
     def codec(self) -> Codec:
-        """How states cross links."""
+        """How states are packed into bytes to cross a link; by default all values are sent as they are."""
         return Whole()
 
     def price(self, journey: Journey) -> float:

@@ -60,7 +60,7 @@ class Prepared(Writing["RowCache"]):
 
     @cached_property
     def costs(self) -> TokenCosts:
-        """The cost table."""
+        """The multiply-accumulates of each part of the decoder, of which costs of tokens are made."""
         return TokenCosts.of(self.model, self.method.reads)
 
     @property

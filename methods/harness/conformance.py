@@ -2,8 +2,7 @@
 
 ``of_curve`` holds for every family and looks at what was measured and executed, variant by variant. A method that
 honestly cannot keep a rule names it in ``exempt`` with the reason, which the site shows, after the variant's name and a
-colon if only that one cannot; a test fails when the exemption from a rule is no longer needed, unless the rule may be
-kept by luck.
+colon if only that one cannot; a test fails when the exemption from a rule is no longer needed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ class Rule:
     name: str
     statement: str
     check: Callable[[Method, Curve], tuple[bool, str]]
-    by_luck: bool = False  # a method that cannot promise it may still keep it on the data at hand
 
 
 def _counted_is_claimed(method: Method, curve: Curve) -> tuple[bool, str]:
@@ -66,14 +64,11 @@ def _saves(method: Method, curve: Curve) -> tuple[bool, str]:
 RULES: tuple[Rule, ...] = (
     Rule("counted_is_claimed", "The cost counted from outside equals the claimed cost.", _counted_is_claimed),
     Rule("replay_is_execution", "Replay and real execution agree, sample by sample.", _replay_is_execution),
-    Rule(
-        "never_answers_as_the_full_model", "At the last knob quality is the full model's.", _never_answers_as_full,
-        by_luck=True,
-    ),
+    Rule("never_answers_as_the_full_model", "At the last knob quality is the full model's.", _never_answers_as_full),
     Rule("never_costs_the_full_model", "At the last knob the cost is at least the full model's.", _never_costs_full),
     Rule("eager_is_the_first_exit", "At the first knob everything leaves at the first exit.", _eager_is_first),
-    Rule("cost_is_monotone", "Cost does not fall from eager to never.", _monotone, by_luck=True),
-    Rule("trades_off", "Some knob is more than 1.1× cheaper than the full model.", _saves, by_luck=True),
+    Rule("cost_is_monotone", "Cost does not fall from eager to never.", _monotone),
+    Rule("trades_off", "Some knob is more than 1.1× cheaper than the full model.", _saves),
 )  # fmt: skip
 
 

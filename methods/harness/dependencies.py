@@ -23,8 +23,8 @@ Symbol = tuple[str, str]
 MEASURING = ("measure", "timings", "SAMPLES", "_prepared")
 """What of the runner has a say in the figures."""
 PLUMBING = {
-    "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.contents", "engine.records",
-    "harness.conformance", "harness.registry",
+    "data.cache", "data.fetch", "data.manifest", "data.progress", "data.sources", "engine.content_hash",
+    "engine.records", "harness.conformance", "harness.registry",
 }  # fmt: skip
 """Modules that fetch, keep, check or describe figures, and do not make them."""
 UNCOUNTED = {"FREE", "_NAMES"}

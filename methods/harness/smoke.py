@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from eelit.methods.data import fetch, held, manifest
+from eelit.methods.data import fetch, manifest, memory_cache
 from eelit.methods.data.cache import cache_root, keep, kept, without_room, write
 from eelit.methods.engine.records import Curve, Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
 from eelit.methods.harness import dependencies, registry
@@ -138,7 +138,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSErro
         said = f"{type(error).__name__}: {error}"
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
     finally:
-        held.forget()
+        memory_cache.forget()
         _give_back()
     broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
     faults = ["rules broken: " + "; ".join(broken)] if broken else []

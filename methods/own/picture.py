@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-from eelit.methods.engine.fronts import front
+from eelit.methods.engine.pareto import front
 from eelit.methods.own.compare import Comparison, Line
 
 BOUNDS = {"oracle": "-", "static": "s", "random": ":"}

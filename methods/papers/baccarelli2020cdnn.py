@@ -302,7 +302,7 @@ class CdnnOverFog(ImageMethod, TierMethod):
             raise ValueError("power laws have exponents above 1: else slower would not be cheaper")
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """One of the three ways."""
+        """Train end-to-end, layer-wise or classifier-wise, as ``training`` says."""
         if self.training == "end-to-end":
             train_joint(model, data, bench, weights=[1.0] * model.exits, **self.options)
         elif self.training == "layer-wise":

@@ -39,7 +39,7 @@ Deviations
     2. Decoder only: the prompt stands where the encoder's input stood. All layers read it, and that is not counted.
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of the full
        model's own text is kept: an open continuation has no reference that a model of this size would meet.
-    4. Cost is weights read (see `families.passes`), since what the paper gains is time at batch size 1, not work.
+    4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1, not work.
     5. As in the released code L_KD compares states behind the final norm, the last layer's too. Where L_S does not
        divide L, teachers stand at the next layer up; the released table has a few pairs of L and L_S alone, and for 24
        and 10 layers another choice.
@@ -72,10 +72,10 @@ from eelit.methods.backbones.decoder import ExitDecoder, small_decoder
 from eelit.methods.backbones.decoding import Generation
 from eelit.methods.backbones.own_forward import HIDDEN
 from eelit.methods.backbones.row_cache import RowCache
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.passages import LanguageData
-from eelit.methods.families.passes import PassCosts, PassMethod, Texts
+from eelit.methods.engine.routing import decide
+from eelit.methods.families.speculative import PassCosts, SpeculativeMethod, Texts
 from eelit.methods.families.tokens import Prepared
 from eelit.methods.policies.base import finite
 from eelit.methods.policies.margin import Margin, margin
@@ -272,7 +272,7 @@ def deep_pass(model: ExitDecoder, cache: RowCache, shallow: int, waiting: Waitin
 
 
 @dataclass(frozen=True)
-class Free(PassMethod):
+class Free(SpeculativeMethod):
     """One exit, synchronised parallel decoding, and a threshold as it is set or estimated between texts."""
 
     adaptive: bool = False  # whether lambda is estimated, and the knob is zeta; the paper: yes, with zeta 0.4
@@ -349,7 +349,7 @@ class Free(PassMethod):
 
     @property
     def knobs(self) -> tuple[float, ...]:  # type: ignore[override]
-        """From the most eager on."""
+        """Values of zeta if lambda is estimated, else of the threshold lambda; the most eager first."""
         return ZETAS if self.adaptive else LAMBDAS
 
     @property

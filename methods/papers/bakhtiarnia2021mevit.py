@@ -106,7 +106,7 @@ class CnnBranch(nn.Module):
         return P
 
     def forward(self, Z: Tensor) -> Tensor:
-        """Read P, and c in some way."""
+        """Map tokens ``[N, 1 + g², d]``, the class token first, to logits ``[N, classes]``."""
         return cast(Tensor, self.cnn(on_grid(self.read(Z[:, :1], Z[:, 1:]), self.g)))
 
 
@@ -114,7 +114,7 @@ class AddBranch(CnnBranch):
     """The same with the class token added to each patch."""
 
     def read(self, c: Tensor, P: Tensor) -> Tensor:
-        """Return P_j + c."""
+        """Return P_j + c for each patch j, ``[N, g², d]``."""
         return P + c
 
 
@@ -138,7 +138,7 @@ class VitBranch(nn.Module):
         self.layer, self.head = encoder_layer(layout), own_head(layout, classes)
 
     def forward(self, Z: Tensor) -> Tensor:
-        """Read all tokens."""
+        """Map all tokens ``[N, 1 + g², d]`` to logits ``[N, classes]``."""
         return cast(Tensor, self.head(self.layer(Z)))
 
 
@@ -153,7 +153,7 @@ class MixerBranch(nn.Module):
         self.dense = nn.Linear(d, classes)
 
     def forward(self, Z: Tensor) -> Tensor:
-        """Read P."""
+        """Map tokens ``[N, 1 + g², d]`` to logits ``[N, classes]``; the class token is not read."""
         P = Z[:, 1:]
         P = P + self.across_patches(self.norms[0](P).mT).mT
         P = P + self.across_channels(self.norms[1](P))
@@ -183,7 +183,7 @@ class ResMlpBranch(nn.Module):
         self.last, self.dense = Affine(d), nn.Linear(d, classes)
 
     def forward(self, Z: Tensor) -> Tensor:
-        """Read P."""
+        """Map tokens ``[N, 1 + g², d]`` to logits ``[N, classes]``; the class token is not read."""
         P = Z[:, 1:]
         P = P + self.after[0](self.across_patches(self.before[0](P).mT).mT)
         P = P + self.after[1](self.across_channels(self.before[1](P)))
@@ -234,7 +234,7 @@ class MultiExitViT(ExitMethod):
     }  # fmt: skip
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def layout(self, shape: torch.Size) -> Layout:

@@ -68,7 +68,7 @@ SHARPNESS = 5.0
 
 
 def soft_threshold(g: Tensor, theta: Tensor) -> Tensor:
-    """Return S(g; theta)."""
+    """Return S(g; theta) for each entry of ``g [N, n]``, shrunk towards 0."""
     return (2 * torch.sigmoid(SHARPNESS * g) - 1) * F.relu(g.abs() - theta)
 
 
@@ -78,15 +78,15 @@ class Layer(nn.Module):
     def __init__(self, a: Tensor, rho: float) -> None:
         super().__init__()
         (m, n), largest = a.shape, torch.linalg.matrix_norm(a, 2) ** 2
-        self.code, self.measured = nn.Linear(n, n, bias=False), nn.Linear(m, n, bias=False)
-        self.code.weight.data = torch.eye(n) - a.T @ a / largest
-        self.measured.weight.data = (a.T / largest).contiguous()
+        self.W, self.B = nn.Linear(n, n, bias=False), nn.Linear(m, n, bias=False)
+        self.W.weight.data = torch.eye(n) - a.T @ a / largest
+        self.B.weight.data = (a.T / largest).contiguous()
         self.theta = nn.Parameter(rho / largest)
 
     def forward(self, state: Any) -> tuple[Tensor, Tensor]:
         """Take the measurement ``[N, m]``, or it and the code so far; return both."""
         y, x = state if isinstance(state, tuple) else (state, None)
-        g = self.measured(y) if x is None else self.measured(y) + self.code(x)
+        g = self.B(y) if x is None else self.B(y) + self.W(x)
         return y, soft_threshold(g, self.theta)
 
 
@@ -271,7 +271,7 @@ class LearningToStop(ExitMethod):
         return ScoreThreshold(inf if knob >= 1 else -inf if knob <= 0 else float(np.log(knob / (1 - knob))))
 
     def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return -NMSE in dB."""
+        """Return -NMSE in dB of answers against targets, both codes ``[N, n]``: higher is better."""
         return ratio(answers, targets)
 
     def chance(self, prepared: Any, bench: Bench) -> Chance:

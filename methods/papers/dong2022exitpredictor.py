@@ -64,10 +64,10 @@ from torch.nn import functional as F
 from eelit.methods.backbones.internal_classifier import Shape, places
 from eelit.methods.backbones.normalisation import convolution
 from eelit.methods.engine.costs import MacCounter
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, said_at
+from eelit.methods.engine.routing import decide
 from eelit.methods.engine.timing import BATCH
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
@@ -274,7 +274,7 @@ class Tables(NamedTuple):
 
 
 def profiled(seen: StoredForetold, cut: int) -> Tables:
-    """Make the tables."""
+    """Return what each pair of eta and tau sends, answers rightly and computes on the given samples."""
     right = (seen.answers.argmax(dim=-1) == seen.targets).numpy()
     blocks = seen.stages.cumsum(axis=0)
     pairs, rows, exits = tuple(product(ETAS, TAUS)), np.arange(len(seen.examples)), len(seen.costs)
@@ -405,7 +405,7 @@ class ExitPrediction(ImageMethod, TierMethod):
 
     @property
     def shares(self) -> tuple[float, ...]:  # type: ignore[override]
-        """Where exits stand."""
+        """Shares of the network's cost at which early exits are attached."""
         return self.exit_shares
 
     @property
@@ -415,7 +415,7 @@ class ExitPrediction(ImageMethod, TierMethod):
 
     @property
     def speeds(self) -> Speeds:
-        """Of both machines."""
+        """Multiply-accumulates per second of device and server, and seconds of a round trip."""
         return Speeds(self.device, self.server, self.round_trip)
 
     def build(self, data: Data, seed: int) -> Predicting:

@@ -104,7 +104,7 @@ class StopGate(nn.Module):
         return found
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return chi ``[...]``."""
+        """Return chi ``[...]``, the probability of stopping at states ``[..., d]``."""
         return self.logit(states).sigmoid()
 
 
@@ -235,9 +235,6 @@ class Dat(TranslationMethod):
     others: ClassVar[Mapping[str, Any]] = {
         "oracle": "likelihood", "smoothing": 4.0, "price": 1.5, "heads": 4, "dropout": 0.2,
     }  # fmt: skip
-    exempt: ClassVar[Mapping[str, str]] = {
-        "cost_is_monotone": "a token that leaves elsewhere may be another word, and the translation goes on from it",
-    }
 
     def __post_init__(self) -> None:
         """Refuse what can mean nothing."""
@@ -249,7 +246,7 @@ class Dat(TranslationMethod):
 
     @property
     def reads(self) -> Reads:
-        """What decides the depth."""
+        """Which output decides the depth: a gate, the block forecast for a sequence, or the logits of a token."""
         kinds: dict[Depth, Reads] = {"sequence": "forecast", "confidence": "logits"}
         return kinds.get(self.depth, "gate")
 

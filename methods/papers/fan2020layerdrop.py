@@ -134,7 +134,7 @@ class LayerDrop(PruningMethod):
         return tasks.translation(self.corpus, train=self.train_size, longest=self.longest)
 
     def build(self, data: TranslationData, seed: int) -> Translator:
-        """Encoder and decoder."""
+        """Return an untrained encoder-decoder with as many layers and blocks as the settings say."""
         layout = ("encoders", "blocks", "width", "heads", "inner", "dropout")
         sizes: dict[str, Any] = {name: getattr(self, name) for name in layout}
         return Translator(vocabulary=data.vocabulary, **sizes, reach=8 * self.longest, seed=seed)

@@ -89,7 +89,7 @@ class Architecture:
 
     @property
     def scales(self) -> int:
-        """Number of scales, S."""
+        """Number of scales S, one for each factor."""
         return len(self.factors)
 
     @property
@@ -283,7 +283,7 @@ class MSDNet(ExitMethod):
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "epochs": 15.0, "layout": Architecture()}
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:

@@ -50,7 +50,7 @@ import numpy as np
 
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import JointImages
-from eelit.methods.families.outage import Fixed, OutageMethod, Scheduler, Served
+from eelit.methods.families.on_device import Fixed, OnDeviceMethod, Scheduler, Served
 
 Cell: TypeAlias = tuple[int, int]
 """Which part of the confidences, and which of the times."""
@@ -90,7 +90,7 @@ class ContextBandit:
         self.way: list[Cell] = []  # cells in which the present frame went on, exit by exit
 
     def first(self, frame: int, now: float) -> int:
-        """Ask the first exit."""
+        """Start a frame at exit 0, which is always asked."""
         self.frames += 1
         self.way = []
         return 0
@@ -118,7 +118,7 @@ class ContextBandit:
 
 
 @dataclass(frozen=True)
-class Dee(OutageMethod):
+class Dee(OnDeviceMethod):
     """Leave or go on, learnt while serving."""
 
     network: str = "resnet"  # the paper: not known

@@ -57,7 +57,7 @@ from numpy.typing import NDArray
 
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import JointImages
-from eelit.methods.families.outage import OutageMethod, Served
+from eelit.methods.families.on_device import OnDeviceMethod, Served
 
 
 def reward(served: Served, price: float) -> float:
@@ -106,7 +106,7 @@ class RatioBandit:
 
 
 @dataclass(frozen=True)
-class Lee(OutageMethod):
+class Lee(OnDeviceMethod):
     """The exit that brings most per second, learnt while serving."""
 
     network: str = "resnet"  # the paper: not known

@@ -74,7 +74,7 @@ from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.timing import BATCH
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.foretold import Foretold, ForetoldMethod, Prepared, Rule
+from eelit.methods.families.exit_prediction import ExitPredictionMethod, PredictedExits, Prepared, Rule
 from eelit.methods.policies.base import checked, exact
 from eelit.methods.recipes.fit import Batch, fit
 
@@ -146,7 +146,7 @@ class Drawn(nn.Sequential):
 
 
 class Whole(nn.Module):
-    """y_n."""
+    """The head of the whole network: it draws the picture y_n from the last state."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class Features(nn.Module):
 
 @cache
 def features_of(widths: tuple[int, ...], channels: int) -> Features:
-    """Return phi, made once."""
+    """Return the feature extractor phi for these widths and input channels; the same one at every call."""
     return Features(widths, channels)
 
 
@@ -326,7 +326,7 @@ def train_generator(
 
 @torch.no_grad()
 def all_pictures(model: MultiExit, m: Tensor) -> list[Tensor]:
-    """Return y_1 … y_n."""
+    """Return the pictures y_1 … y_n of all exits, each ``[N, C, side, side]``, for inputs m."""
     return [head(state) for head, state in zip(model.heads, model.states(m), strict=True)]
 
 
@@ -374,7 +374,7 @@ def shortfalls(model: MultiExit, examples: Examples, features: Features) -> Tens
     return q
 
 
-def train_predictor(model: Foretold, rest: Examples, bench: Bench, features: Features, **options: Any) -> None:
+def train_predictor(model: PredictedExits, rest: Examples, bench: Bench, features: Features, **options: Any) -> None:
     """Train P on what the branches fall short of on training maps, everything else frozen."""
     exits, P = model.exits_alone(), model.predictor
 
@@ -397,7 +397,7 @@ def first_within(qhat: Tensor, T: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Fiancee(ForetoldMethod):
+class Fiancee(ExitPredictionMethod):
     """A generator with lighter branches, of which a predictor names the first that is good enough."""
 
     images: str = "emoji"  # which drawings (`methods/data/drawings.py`); the paper: Cityscapes, faces in motion
@@ -468,7 +468,7 @@ class Fiancee(ForetoldMethod):
 
         return Data(part(found.train), part(found.validation), part(found.test), None, found.digest)
 
-    def build(self, data: Data, seed: int) -> Foretold:
+    def build(self, data: Data, seed: int) -> PredictedExits:
         """The generator, its branches and the predictor. Raises `ValueError` if sides cannot be halved so often."""
         torch.manual_seed(seed)
         (K, places, _), (channels, side, _), W = data.train.inputs[0].shape, data.train.targets.shape[1:], self.widths
@@ -483,9 +483,9 @@ class Fiancee(ForetoldMethod):
             Branch([W[j], *(max(1, round(w / SF)) for w in W[j + 1 :])], sides[j + 1 :], K, channels, base)
             for j, SF in enumerate(self.scales)
         ]
-        return Foretold(stages, [*branches, whole], Predictor(K, places, self.predictor_width, n - 1))
+        return PredictedExits(stages, [*branches, whole], Predictor(K, places, self.predictor_width, n - 1))
 
-    def train(self, model: Foretold, data: Data, bench: Bench) -> None:
+    def train(self, model: PredictedExits, data: Data, bench: Bench) -> None:
         """The generator, its branches, and the predictor, each with all before it frozen."""
         features = copy.deepcopy(features_of(self.feature_widths, data.train.targets.shape[1])).to(device_of(model))
         options: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}

@@ -33,7 +33,7 @@ Deviations
     2. Decoder only: the prompt stands where the encoders' input stood. Both read it, and that is not counted.
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
        is kept: an open continuation has no reference that models of this size would meet.
-    4. Cost is weights read (see `families.passes`), since what the paper gains is time at batch size 1.
+    4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1.
     5. alpha_FB is mostly lower than the paper's: such models are seldom sure of the next token. alpha_RB is 2, of the
        paper's 2 to 6 the best on validation texts.
     6. The paper rolls back from the first i with d_i > alpha_RB whatever B would write there; where that is y_i again,
@@ -67,7 +67,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.passages import LanguageData
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.passes import PassCosts, PassMethod, Texts
+from eelit.methods.families.speculative import PassCosts, SpeculativeMethod, Texts
 from eelit.methods.families.tokens import Prepared
 from eelit.methods.policies.base import exact, finite, softmax
 from eelit.methods.recipes.fit import Batch, fit
@@ -139,11 +139,11 @@ class Reader(KnowsText):
         self.model, self.cache, self.start = model, cache, cache.position
 
     def read(self, text: Tensor) -> Tensor:
-        """All new tokens in one pass."""
+        """Read the tokens that are not yet cached in one pass; return the logits ``[k, V]`` behind each."""
         return in_one_pass(self.model, text[None, self.cache.position - self.start :], self.cache)[0]
 
     def forget(self, kept: int) -> None:
-        """Go back in the cache."""
+        """Drop all cached keys and values behind the first ``kept`` tokens of the text."""
         self.cache.rewind(min(self.cache.position, self.start + kept))
 
 
@@ -334,7 +334,7 @@ def align(
 
 
 @dataclass(frozen=True)
-class Bild(PassMethod):
+class Bild(SpeculativeMethod):
     """A small decoder that writes, and a large one that corrects it."""
 
     rollback: float = 2.0  # alpha_RB; the paper: 2 to 6, by data set
@@ -365,7 +365,7 @@ class Bild(PassMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"unaligned": {}, "aligned": {"aligned": True}}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "the large model writes the first token and takes over after ten, whatever the knob",
-        "cost_is_monotone": "a bolder small model is rolled back more often, which costs passes of both",
+        "aligned: cost_is_monotone": "a bolder small model is rolled back more often, which costs passes of both",
     }
     tiny: ClassVar[Mapping[str, Any]] = {
         "corpus": "made", "vocabulary": 32, "layers": 2, "width": 40, "small_layers": 1, "small_width": 16,
@@ -432,7 +432,7 @@ class Bild(PassMethod):
         return found
 
     def readers(self, prepared: PreparedPair) -> list[Prepared]:
-        """Both."""
+        """Return the large model, then the small one."""
         return [prepared, prepared.small]
 
     def write(

@@ -119,7 +119,7 @@ class Cascading(ImageMethod, TierMethod):
         return nn.Sequential(pool, nn.Flatten(), nn.Linear(shape[0] * down * across, classes))
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Two stages, or one."""
+        """Train the network, then heads on its frozen states; or all together if it is not ``frozen``."""
         if not self.frozen:
             train_joint(model, data, bench, weights=[1.0] * model.exits, **self.options)
             return

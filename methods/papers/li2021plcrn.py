@@ -130,7 +130,7 @@ class Rounds(nn.Module):
         self.one, self.count = one, count
 
     def forward(self, state: Tensor | State) -> State:
-        """Run them."""
+        """Return the state after ``count`` more rounds, from a noisy spectrum or the state at the exit before."""
         now = self.one.start(state) if isinstance(state, Tensor) else state
         for _ in range(self.count):
             now = self.one(now)

@@ -63,12 +63,12 @@ import torch
 from torch import Tensor
 
 from eelit.methods.engine.costs import MacCounter
-from eelit.methods.engine.course import Course
 from eelit.methods.engine.evaluate import followed, infer
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Rate, Simulation
+from eelit.methods.engine.routing import Course
 from eelit.methods.engine.stored_outputs import CONFIDENCES, StoredOutputs, exit_facts
 from eelit.methods.families.exits import Prepared, timed
 from eelit.methods.families.images import ImageMethod
@@ -262,7 +262,7 @@ class EENet(ImageMethod):
 
     @property
     def loop(self) -> Loop:
-        """The feedback."""
+        """The PI controller that corrects the clock by the time left, with its gains, target and window."""
         return Loop(self.K_p, self.K_i, self.target, self.window)
 
     def whole(self, seen: StoredOutputs) -> float:

@@ -127,7 +127,7 @@ def unpacked(packed: Tensor, shape: torch.Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Local:
-    """How a client trains."""
+    """Settings of local training on a client."""
 
     epochs: float
     batch: int

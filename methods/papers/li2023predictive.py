@@ -136,7 +136,8 @@ class PredictiveExit(ImageMethod):
     others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 2}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "codewords": 16, "exit_epochs": 3.0, "exit_rate": 1e-2}
     exempt: ClassVar[Mapping[str, str]] = {
-        "cost_is_monotone": "with a larger beta a forecast may go straight to an exit that a smaller one has passed by"
+        "predictive: cost_is_monotone": "with a larger beta a forecast may go straight to an exit that a smaller "
+        "one has passed by"
     }
 
     def head(self, shape: Shape, classes: int) -> nn.Module:

@@ -108,7 +108,7 @@ class FewBits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, bits: int) -> Tensor:
-        """Return W_q."""
+        """Return W_q, the weights quantised to ``bits``, and keep the master copy for the gradient."""
         ctx.save_for_backward(w)
         return quantised(w, bits)
 
@@ -126,7 +126,7 @@ class Active(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, bits: int) -> Tensor:
-        """Return q_a(a)."""
+        """Return activations q_a(a) quantised to ``bits``; 1 bit is the sign."""
         ctx.save_for_backward(a)
         return a.sign() if bits == 1 else grid(a, bits)
 
@@ -145,7 +145,7 @@ class EdgeConvolution(nn.Conv2d):
         self.bits, self.fixed = bits, False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
+        """Convolve maps ``[N, C, H, W]`` with W_q, or with the weights as they are if they are fixed or whole."""
         w = self.weight if self.fixed or self.bits == WHOLE else FewBits.apply(self.weight, self.bits)
         return self._conv_forward(x, w, self.bias)
 
@@ -352,7 +352,7 @@ class HybridNetwork(ImageMethod, TierMethod):
         return World((Computer(steady(2e9)), Computer(steady(1e11))), (Link(steady(8e6), 0.04),), Power(0.0, 0.0, 0.0))
 
     def came(self, samples: int) -> list[float]:
-        """Four pictures a second."""
+        """Return the seconds at which pictures arrive: four a second."""
         return [sample / 4 for sample in range(samples)]
 
     def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Always:

@@ -164,7 +164,7 @@ class DeepCascade(ImageMethod):
         return OutputBlock(shape, classes, self.units, self.dropout)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Deep cascade learning."""
+        """Train the layers one after the other, each with its output block, on the frozen layers before it."""
         train_cascade(model, data, bench, E_1=self.epochs, g=self.growth, batch=self.batch, rate=self.rate)
 
     def policy(self, knob: float, prepared: Prepared) -> MaxConfidence:

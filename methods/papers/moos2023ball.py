@@ -122,7 +122,7 @@ class Spot(nn.Module):
         self.linear = nn.Linear(NARROW[-1] * 2 * 2, 3)
 
     def forward(self, state: Tensor) -> Tensor:
-        """Return ``(o, x, y)``."""
+        """Return o, x and y ``[N, 3]``, each from 0 to 1: that there is a ball, and where, as shares of the patch."""
         found: Tensor = self.linear(state.flatten(1)).sigmoid()
         return found
 
@@ -177,7 +177,7 @@ class BallDetector(ExitMethod):
 
     @property
     def quality(self) -> str:
-        """Balls are rare."""
+        """The name of the measure: F1, since accuracy would hide missed balls where few patches show one."""
         return "F1 of detections"
 
     def load(self) -> Data:

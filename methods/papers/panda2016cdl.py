@@ -157,7 +157,6 @@ class ConditionalDeepLearning(ImageMethod):
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "at a low level several classes reach it, and such an image is passed on: no level "
         "lets all images leave at the first stage",
-        "cost_is_monotone": "a lower level may make more images ambiguous than it makes sure",
     }
 
     def build(self, data: Data, seed: int) -> MultiExit:

@@ -83,7 +83,7 @@ class SummarisedStage(nn.Module):
 
 
 class SharedClassifier(nn.Linear):
-    """``z_i = W s_i + c``."""
+    """One linear classifier ``z_i = W s_i + c`` for all exits."""
 
     def forward(self, state: Seen) -> Tensor:  # type: ignore[override]
         """Return logits ``[N, classes]``."""

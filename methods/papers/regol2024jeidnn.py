@@ -110,7 +110,7 @@ class GatedExit(nn.Module):
 
 
 def early_exits(model: MultiExit) -> list[GatedExit]:
-    """Return the exits 1 … G."""
+    """Return exits 1 … G, which have gates: all but the last."""
     return [cast(GatedExit, head) for head in model.heads[:-1]]
 
 
@@ -193,16 +193,16 @@ class Alternation:
         return torch.stack([exit_.classifier(part) for exit_, part in zip(self.early, parts, strict=True)])
 
     def targets(self, z: Tensor, y: Tensor, last: Tensor) -> Tensor:
-        """Return a_j ``[G, n]``."""
+        """Return the gates' targets a_j ``[G, n]``, from logits ``z [G, n, C]`` and the last exit's losses ``[n]``."""
         return gate_targets(torch.cat([losses_of(z, y), last[None].to(z)]), self.costs.to(z), self.lam)
 
     def warm_up(self, batch: Batch) -> Tensor:
-        """Stage 2."""
+        """Return the loss of stage 2: classifiers alone, early ones weighing more."""
         G = len(self.early)
         return weighted(exit_losses(self.answers(batch.inputs), batch.targets), [float(G + 1 - i) for i in range(G)])
 
     def in_turn(self, batch: Batch) -> Tensor:
-        """Stage 3."""
+        """Return the loss of stage 3: gates and classifiers take turns."""
         if self.positive is None or batch.step % self.epoch == 0:
             self.positive = self.counted()
         gates = batch.step // self.switch % 2 == 0

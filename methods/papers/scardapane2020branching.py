@@ -156,7 +156,7 @@ class DifferentiableBranching(ImageMethod):
     others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "mixed": "logits"}
 
     def head(self, shape: Shape, classes: int) -> Branch:
-        """Classes and a gate."""
+        """Return an untrained branch for maps of this shape: logits of the classes and a gate."""
         return Branch(shape, classes)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:

@@ -151,7 +151,7 @@ class FineTunedViT(ExitMethod):
     others: ClassVar[Mapping[str, Any]] = {"branches": (2,), "patch": 2}
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def layout(self, shape: torch.Size) -> Layout:

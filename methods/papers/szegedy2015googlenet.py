@@ -200,7 +200,7 @@ class GoogLeNet(ExitMethod):
     }  # fmt: skip
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:

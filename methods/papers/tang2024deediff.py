@@ -294,7 +294,7 @@ class AdaDiff(ExitMethod):
         return tasks.data([Examples(list((clean - mean) / deviation), found.train.targets), *noised], classes=None)
 
     def build(self, data: Data, seed: int) -> MultiExit:
-        """U-ViT, small."""
+        """Return an untrained small U-ViT for square images, with an exit after each of its layers."""
         side = math.isqrt(len(data.train.inputs[0]))
         return u_vit(side, self.patch, self.width, self.half, shared=self.shared, seed=seed)
 

@@ -157,7 +157,7 @@ class Growth(nn.Module):
 
     @property
     def layers(self) -> list[Growing]:
-        """The convolutions."""
+        """The convolutions that grow in width, in the order in which they are run."""
         return cast(list[Growing], [*self.parts])
 
     def new(self, s: int) -> list[nn.Parameter]:
@@ -284,7 +284,7 @@ class Widths:
     }  # fmt: skip
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def grown(self, data: Data, seed: int) -> Growth:

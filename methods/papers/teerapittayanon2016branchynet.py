@@ -166,7 +166,7 @@ class BranchyNet(ExitMethod):
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "trunk_epochs": 10.0, "epochs": 20.0}
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:

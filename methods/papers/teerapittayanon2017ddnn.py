@@ -61,7 +61,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.views import Devices, Local, ViewsMethod
+from eelit.methods.families.multi_device import Devices, Local, MultiDeviceMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, losses_of
@@ -84,7 +84,7 @@ class Sign(torch.autograd.Function):
 
 
 def binary(a: Tensor) -> Tensor:
-    """Return b(a)."""
+    """Return b(a), +1 or -1 in each place, with the gradient of `Sign`."""
     found: Tensor = Sign.apply(a)
     return found
 
@@ -101,7 +101,7 @@ class BinaryLinear(nn.Linear):
     """A linear layer with weights b(w)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply."""
+        """Map ``[N, inputs]`` to ``[N, outputs]`` by weights of +1 and -1."""
         return F.linear(x, binary(self.weight), self.bias)
 
 
@@ -134,7 +134,7 @@ class Merge(nn.Module):
         self.how = how
 
     def forward(self, parts: Tensor) -> Tensor:
-        """Merge."""
+        """Return the maximum (MP), the mean (AP) or all parts one behind the other (CC)."""
         if self.how == "CC":
             return parts.flatten(1, 2)
         return parts.amax(dim=1) if self.how == "MP" else parts.mean(dim=1)
@@ -189,7 +189,7 @@ def train_together(model: MultiExit, data: Data, bench: Bench, **options: Any) -
 
 
 @dataclass(frozen=True)
-class Ddnn(ViewsMethod):
+class Ddnn(MultiDeviceMethod):
     """A network over devices, a local aggregator and the cloud."""
 
     images: str = "fashion-mnist"  # pictures; the paper: MVMC
@@ -231,7 +231,7 @@ class Ddnn(ViewsMethod):
         return MultiExit([Devices(blocks), cloud], [Local(scores, merge), last]).eval()
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """All parts together."""
+        """Train devices, aggregator and cloud jointly, by Adam."""
         options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
         train_together(model, data, bench, optimiser=torch.optim.Adam, **options)
 

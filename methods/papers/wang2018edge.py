@@ -468,7 +468,7 @@ class AdaptiveFederated(Method):
             checked(name, field_, getattr(self, field_), least=0, most=1 if field_ == "keep" else 1e6)
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def prepare(self, bench: Bench) -> Prepared:

@@ -256,7 +256,7 @@ class SkipNet(GateMethod):
     full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "depth": 6, "epochs": 12.0, "hybrid_epochs": 4.0}
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> GatedResNet:

@@ -52,7 +52,7 @@ from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import JointImages
-from eelit.methods.families.outage import OutageMethod, Served
+from eelit.methods.families.on_device import OnDeviceMethod, Served
 from eelit.methods.world.machines import Computer
 from eelit.methods.world.traces import steady
 
@@ -108,7 +108,7 @@ def unbeaten(states: Sequence[State]) -> list[State]:
 
 
 def utility(accuracy: Sequence[float], deadline: int, price: float) -> Gain:
-    """Return ``U(e, delay)``."""
+    """Return ``U(e, delay)``: the exit's accuracy less the priced share of the deadline; 0 after the deadline."""
     return lambda e, delay: accuracy[e] - price * delay / deadline if delay <= deadline else 0.0
 
 
@@ -131,7 +131,7 @@ def whole(came: Sequence[int], times: Sequence[int], deadline: int) -> list[int]
 
 @dataclass(frozen=True)
 class Planned:
-    """Carries out a plan."""
+    """A scheduler that carries out a plan made beforehand: an exit for each frame, or `DROPPED`."""
 
     exits: Sequence[int]
 
@@ -147,7 +147,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class See(OutageMethod):
+class See(OnDeviceMethod):
     """A plan for the exits of all frames of an outage."""
 
     network: str = "resnet"  # the paper: not known, a network with exits as in BranchyNet

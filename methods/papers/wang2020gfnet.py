@@ -117,7 +117,7 @@ class Encoder(nn.Module):
 
 
 class Proposal(nn.Module):
-    """The policy pi."""
+    """The policy pi, which proposes where to look next, with a critic for its training."""
 
     def __init__(self, shape: Sequence[int], hidden: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Proposal(nn.Module):
         return self.actor(s).sigmoid(), s
 
     def worth(self, s: Tensor) -> Tensor:
-        """Return V ``[N]``."""
+        """Return V ``[N]``, the critic's estimate of the reward still to come, for states ``[N, hidden]``."""
         return cast(Tensor, self.critic(s)[:, 0])
 
 
@@ -164,7 +164,7 @@ class Focus(nn.Module):
         return self.look({**state, "s": s}, mu)
 
     def look(self, state: State, a: Tensor) -> State:
-        """Look at ``a [N, 2]``."""
+        """Return the state after a look at ``a [N, 2]``, places as shares of the image from 0 to 1."""
         e = self.encoder(cut_out(state["x"], a, self.h))
         return {**state, "e": e, "c": self.memory(e.mean(dim=(2, 3)), state["c"])}
 
@@ -354,7 +354,7 @@ class GlanceAndFocus(ExitMethod):
     others: ClassVar[Mapping[str, Any]] = {"widths": (8, 8), "zoom": 0.75}
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:
@@ -377,19 +377,19 @@ class GlanceAndFocus(ExitMethod):
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """All three stages."""
+        """Train in three stages: network, policy, network again."""
         self.warm_up(model, data, bench)
         options = {"epochs": self.policy_epochs, "batch": self.batch, "rate": self.policy_rate}
         train_policy(model, data, bench, std=self.std, gamma=self.gamma, **options)
         self.tune(model, where_policy_says(self.std), data, bench)
 
     def warm_up(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Stage 1."""
+        """Stage 1: train the network to classify pieces cut out at random places."""
         options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
         train_looks(model, anywhere, data, bench, label="learning to look anywhere", r=self.r, **options)
 
     def tune(self, model: MultiExit, onward: Next, data: Data, bench: Bench) -> None:
-        """Stage 3, wherever looks go."""
+        """Stage 3: train the network again on pieces that ``onward`` chooses."""
         options = {"epochs": self.tune_epochs, "batch": self.batch, "rate": self.tune_rate}
         train_looks(model, onward, data, bench, label="learning to look at chosen places", r=self.r, **options)
 

@@ -113,7 +113,7 @@ class LastPart(nn.Module):
         self.body = body
 
     def forward(self, state: State) -> Tensor:
-        """Advance the map."""
+        """Return the network's own logits, from the map alone."""
         return cast(Tensor, self.body(state[0]))
 
 

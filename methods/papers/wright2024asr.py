@@ -224,7 +224,7 @@ class CtcHead(nn.Linear):
     """An exit: log probabilities of units, of which 0 is the blank."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[N, T, V]``."""
+        """Return log probabilities ``[N, T, V]`` of units for states ``[N, T, d]``."""
         return super().forward(x).log_softmax(dim=-1)
 
 

@@ -75,7 +75,7 @@ class SegmentEmbeddings(nn.Module):
         self.embeddings, self.separator = embeddings, separator
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Embed pairs ``[N, T]``."""
+        """Map token ids of pairs ``[N, T]`` to embeddings ``[N, T, d]``."""
         return self.embeddings(input_ids=input_ids, token_type_ids=segments(input_ids, self.separator))
 
 
@@ -191,7 +191,7 @@ class EarlyExitMonoBert(ExitMethod):
         return ClassThresholds(1 - self.share * (1 - knob), knob)
 
     def labels(self, targets: Tensor) -> Tensor:
-        """Relevant or not."""
+        """Return 1 for a relevant document and 0 for others, from grades."""
         return relevant(targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:

@@ -156,7 +156,7 @@ class Sweep(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Levels:
-        """Sweep once."""
+        """Map images to the representations of all levels by one sweep from below."""
         return self.network.sweep(x)
 
 
@@ -164,7 +164,7 @@ class Cycle(Sweep):
     """Every other stage: levels to better ones."""
 
     def forward(self, r: Levels) -> Levels:  # type: ignore[override]
-        """Go down and up once."""
+        """Return the representations of all levels after one more cycle, down and up."""
         return self.network.cycle(r)
 
 
@@ -240,7 +240,7 @@ class PredictiveCodingExits(ExitMethod):
     others: ClassVar[Mapping[str, Any]] = {"widths": (8, 8), "teacher_widths": (8, 8)}
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def build(self, data: Data, seed: int) -> MultiExit:

@@ -16,7 +16,7 @@ from eelit.methods.backbones.decoding import generate
 from eelit.methods.claims import bae2023free as claimed
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.records import Curve, OperatingPoint
-from eelit.methods.families.passes import PassCosts, weights_read
+from eelit.methods.families.speculative import PassCosts, weights_read
 from eelit.methods.harness import registry
 from eelit.methods.papers.bae2023free import (
     Threshold,

@@ -292,7 +292,7 @@ def test_the_network_stays_bit_for_bit_what_it_was(prepared):
 
 def test_without_exits_it_is_the_network(prepared):
     method, _, ready = prepared(KEY)
-    point = method.measured(method.chosen(-1.0, ready), ready, "test")
+    point = method.operating_point(method.chosen(-1.0, ready), ready, "test")
     assert (point.quality, point.cost) == method.full_model(ready, ready.bench)
     assert isinstance(ready.model.heads[-1], nn.Sequential)
 
@@ -309,7 +309,7 @@ def test_figures_of_targets_and_of_the_others(prepared):
     assert saving == pytest.approx(1 / T)
     assert lost == pytest.approx(full - (1 - error))
     share = float(method.weighed(ready.split("test")).double().mean())
-    mean = method.measured(design, ready, "test").cost / cost
+    mean = method.operating_point(design, ready, "test").cost / cost
     assert mean == pytest.approx(share * T + (1 - share) * (1 + more))
 
 

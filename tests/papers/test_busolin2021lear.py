@@ -156,7 +156,7 @@ def test_knobs_are_not_chosen_on_what_the_forest_was_fitted_on(trained):
     method, _, prepared = trained
     assert len(prepared.split("validation").queries) == method.validation - method.validation // 2
     held = prepared.data.validation.part(method.validation // 2, method.validation)
-    assert (prepared.choosing.features == held.features).all()
+    assert (prepared.selection.features == held.features).all()
 
 
 # The wiring
@@ -229,7 +229,7 @@ def test_the_forest_is_the_one_that_is_best_on_queries_that_neither_taught_it_no
         losses.append(np.average(-np.log(likely), weights=document_weights(wanted, held.grades, held.sizes)))
     assert len(set(losses)) > 1
     best = forests[int(np.argmin(losses))][3]
-    shown = best.predict(forest_features(prepared.choosing, seen.partial, important_of(prepared, method)))
+    shown = best.predict(forest_features(prepared.selection, seen.partial, important_of(prepared, method)))
     assert seen.shown == pytest.approx(shown)
 
 

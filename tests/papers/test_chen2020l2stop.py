@@ -246,7 +246,7 @@ def test_bad_settings_are_refused(settings):
 def test_made_codes_are_sparse_and_measured_with_three_levels_of_noise():
     a = sensing.matrix("made", 20, 40)
     assert np.linalg.norm(a, axis=0) == pytest.approx(np.ones(40), rel=1e-5)
-    split = sensing.measured("made", m=20, n=40, train=3000, held=50)
+    split = sensing.compressed_sensing("made", m=20, n=40, train=3000, held=50)
     x, y = split.train.x, split.train.y
     assert (x != 0).mean() == pytest.approx(0.1, abs=0.01)
     assert x[x != 0].std() == pytest.approx(1, abs=0.05)
@@ -263,7 +263,7 @@ def test_digits_are_measured_through_their_cosines_and_no_picture_is_in_two_part
     c = sensing.cosines()
     assert c @ c.T == pytest.approx(np.eye(64), abs=1e-9)
     assert c[0] == pytest.approx(np.full(64, 1 / 8))
-    split = sensing.measured("digits", m=32, n=64, train=1800, held=449)
+    split = sensing.compressed_sensing("digits", m=32, n=64, train=1800, held=449)
     assert (split.train.x**2).mean() == pytest.approx(0.1, rel=0.02)
     rows = [{row.tobytes() for row in part.x} for part in (split.train, split.validation, split.test)]
     assert not rows[0] & rows[1]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from eelit.methods.backbones.decoding import TokenCosts, always, generate, replay
 from eelit.methods.backbones.translator import Translator, waves
 from eelit.methods.claims import elbayad2020depth as claimed
-from eelit.methods.data import held, pronunciations
+from eelit.methods.data import memory_cache, pronunciations
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
@@ -498,14 +498,14 @@ def test_words_and_how_they_are_spoken(tmp_path, monkeypatch):
     many = [f"{name}{vowel} K AE1 T" for name in names for vowel in "aeo"]
     (tmp_path / "cmudict.dict").write_text("\n".join([*lines, *many]), encoding="utf-8")
     monkeypatch.setattr(pronunciations.fetch, "path", lambda name: tmp_path)
-    held.forget()
+    memory_cache.forget()
     try:
         assert pronunciations.entries()[:2] == (("cat", ("K", "AE", "T")), ("cats", ("K", "AE", "T", "S")))
         assert len(pronunciations.entries()) == 2 + len(many)
         split = pronunciations.pronunciations(train=30, longest=5)
         fewer = pronunciations.pronunciations(train=10, longest=5)
     finally:
-        held.forget()
+        memory_cache.forget()
     assert (len(split.train.words), len(split.test.words), len(split.validation.words)) == (30, 800, 800)
     assert (fewer.test.words == split.test.words).all()
     assert (fewer.train.words == split.train.words[:10]).all()

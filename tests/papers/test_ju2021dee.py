@@ -9,7 +9,7 @@ from wiring import check_joint_training
 
 from eelit.methods.claims import ju2021dee as claimed
 from eelit.methods.claims.ju2021dee import Trial, best_rule, better, better_than_constant, near_best, regret_falls
-from eelit.methods.families.outage import Fixed, Served, Stored, drive
+from eelit.methods.families.on_device import Fixed, Served, Stored, drive
 from eelit.methods.harness import registry
 from eelit.methods.papers.ju2021dee import ContextBandit, Grid
 from eelit.methods.world.machines import Computer

@@ -10,7 +10,7 @@ from wiring import check_joint_training
 from eelit.methods.claims import ju2021lee as claimed
 from eelit.methods.claims.ju2021lee import Trial, better, by_eighths, near_best, regret_falls
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.outage import Fixed, Served, Stored, drive
+from eelit.methods.families.on_device import Fixed, Served, Stored, drive
 from eelit.methods.harness import registry
 from eelit.methods.papers.ju2021lee import RatioBandit, reward
 from eelit.methods.policies.bandit import Ucb1

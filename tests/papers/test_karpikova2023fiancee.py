@@ -16,7 +16,7 @@ from eelit.methods.data import drawings
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.foretold import Foretold, Prepared, Seen, run
+from eelit.methods.families.exit_prediction import PredictedExits, Prepared, Seen, run
 from eelit.methods.harness import registry
 from eelit.methods.papers import karpikova2023fiancee as paper
 from eelit.methods.papers.karpikova2023fiancee import (
@@ -434,7 +434,7 @@ class Foretells(nn.Module):
 
 def made():
     heads = [Says(10.0, never=(3.0, 4.0)), Says(20.0, never=(4.0,)), Says(30.0)]
-    return Foretold([Adds(), Adds(), Adds()], heads, Foretells())
+    return PredictedExits([Adds(), Adds(), Adds()], heads, Foretells())
 
 
 def named(said):

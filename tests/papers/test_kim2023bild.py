@@ -14,7 +14,7 @@ from eelit.methods.claims import comparisons
 from eelit.methods.claims import kim2023bild as claimed
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.records import Curve, OperatingPoint
-from eelit.methods.families.passes import PassCosts, weights_read
+from eelit.methods.families.speculative import PassCosts, weights_read
 from eelit.methods.papers.kim2023bild import (
     Pair,
     Reader,

@@ -15,8 +15,8 @@ from eelit.methods.claims import li2023coaxnn as claimed
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import TestDataAsked
-from eelit.methods.engine.fronts import front
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.pareto import front
 from eelit.methods.engine.search import Judged
 from eelit.methods.families.designs import Design
 from eelit.methods.harness import registry
@@ -256,7 +256,7 @@ def test_mean_cost_is_that_of_the_stages_by_their_shares(prepared):
     assert pytest.approx(3.00e7, rel=2e-3) == 0.5871 * 1.93e7 + 0.4129 * 4.53e7
     method, _, ready = prepared(KEY)
     design = Design((True, True), (0.5, 0.9), 1)
-    point = method.measured(design, ready, "test")
+    point = method.operating_point(design, ready, "test")
     stages = method.seen(design, ready, "test").costs[:, 0]
     assert point.cost == pytest.approx(float(np.array(point.exits) @ stages))
     full = ready.networks[0].split("test").full_costs[0]
@@ -358,7 +358,7 @@ def test_the_front_and_the_full_model_are_what_is_chosen_from(prepared):
     assert len(designs) == len(ready.fitted.front) + 1
     assert not any(designs[-1].kept)
     point = claimed.cheapest(method, ready, designs)
-    held = [method.measured(design, ready, "validation") for design in designs]
+    held = [method.operating_point(design, ready, "validation") for design in designs]
     good = [i for i, each in enumerate(held) if each.quality >= held[-1].quality - 0.01 - 1e-9]
     chosen = min(good, key=lambda i: (held[i].cost, -held[i].quality))
-    assert point == method.measured(designs[chosen], ready, "test")
+    assert point == method.operating_point(designs[chosen], ready, "test")

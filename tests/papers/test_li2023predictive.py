@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from eelit.methods.backbones.bag_of_features import BagOfFeatures
 from eelit.methods.claims import li2023predictive as claims
 from eelit.methods.engine.costs import count, full_cost
-from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import followed, infer, replay
+from eelit.methods.engine.routing import follow
 from eelit.methods.papers.li2023predictive import LEVELS, PredictiveExit, keeps_exit, modelled_energy
 from eelit.methods.policies.forecast import Forecast, smoothed
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.claims import park2020bpnet as claimed
-from eelit.methods.engine.fronts import front
+from eelit.methods.engine.pareto import front
 from eelit.methods.harness import registry
 from eelit.methods.papers.park2020bpnet import BranchPruned
 from eelit.methods.policies.max_confidence import MaxConfidence

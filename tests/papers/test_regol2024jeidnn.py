@@ -419,7 +419,7 @@ def test_rivals_see_as_many_steps_and_prices_are_trainings(monkeypatch):
     tables, empty = [], SimpleNamespace(points=SimpleNamespace(test=[]))
     monkeypatch.setattr(JeiDnn, "prepare", lambda self, bench: self)
     monkeypatch.setattr(JeiDnn, "rule", lambda self, knob, ready: ExitProbability(knob))
-    monkeypatch.setattr(tried, "measured", lambda _, settings, knobs: tables.append((settings, knobs)) or empty)
+    monkeypatch.setattr(tried, "evaluate", lambda _, settings, knobs: tables.append((settings, knobs)) or empty)
     for name in ("gains", "trusted", "governed", "better_than"):
         monkeypatch.setattr(tried, name, lambda *given: None)
     method = JeiDnn()

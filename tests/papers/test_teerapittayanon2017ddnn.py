@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from eelit.methods.claims import teerapittayanon2017ddnn as claimed
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.multi_device import Camera, Devices, Local, Server, Sides
 from eelit.methods.families.tiers import Plan
-from eelit.methods.families.views import Camera, Devices, Local, Server, Sides
 from eelit.methods.harness import registry
 from eelit.methods.papers.teerapittayanon2017ddnn import (
     FC,

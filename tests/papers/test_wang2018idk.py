@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from eelit.methods.claims import wang2018idk as claimed
 from eelit.methods.engine.costs import decision_costs
-from eelit.methods.engine.course import follow
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import parted
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import at_exit, select
+from eelit.methods.engine.routing import follow
 from eelit.methods.harness import registry
 from eelit.methods.papers.wang2018idk import (
     Augmenting,

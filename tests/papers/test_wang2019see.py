@@ -10,7 +10,7 @@ from wiring import check_joint_training
 from eelit.methods.claims import wang2019see as claimed
 from eelit.methods.claims.wang2019see import better, exhaustive, gains, optimal
 from eelit.methods.engine.records import OperatingPoint
-from eelit.methods.families.outage import Served
+from eelit.methods.families.on_device import Served
 from eelit.methods.harness import registry
 from eelit.methods.papers.wang2019see import DROPPED, Known, Planned, greedy, schedule, unbeaten, utility, whole
 from eelit.methods.papers.wang2019see import State as S

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import text_exits
-from eelit.methods.claims.zeng2024consistentee import claims, pabee, rivals
+from eelit.methods.claims.zeng2024consistentee import baselines, claims, pabee
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.harness import registry
@@ -420,7 +420,7 @@ def test_a_rival_may_cost_no_more(prepared, made, monkeypatch):
     monkeypatch.setattr(Pabee, "prepare", lambda self, bench: None)
     monkeypatch.setattr(Pabee, "sweep", lambda self, ready, bench, split, knobs: made(1.0, speed_up=1.0).test)
     monkeypatch.setattr(Pabee, "baselines", lambda self, ready, bench: [made(0.4)])
-    found = dict(rivals(method, ready, None, bench))
+    found = dict(baselines(method, ready, None, bench))
     assert found["patience"] is None
     assert found["the surest exit"].quality == pytest.approx(0.4)
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.engine.costs import count
-from eelit.methods.engine.course import decide
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import evaluating
 from eelit.methods.engine.records import Baseline
+from eelit.methods.engine.routing import decide
 from eelit.methods.families.tiers import (
     Course,
     Executed,
@@ -93,7 +93,7 @@ class Server:
 
     @torch.inference_mode()
     def handle(self, message: bytes) -> bytes:
-        """Return the answer."""
+        """Return the message with the logits for one sample, given the maps of all its devices."""
         size = len(message) // self.cameras
         h = torch.stack([self.codec.unpack(message[i * size : (i + 1) * size]) for i in range(self.cameras)])[None]
         with evaluating(self.stage), evaluating(self.head):
@@ -174,7 +174,7 @@ class Views(StoredTiers):
         return len(local.each), h[0, 0].numel(), count(lambda: local.each[0](h[:, 0]))
 
 
-class ViewsMethod(TierMethod):
+class MultiDeviceMethod(TierMethod):
     """A method whose network has `Devices` for its first stage, `Local` for its first head, one in the cloud."""
 
     unit = "bytes sent by each device"

@@ -1,4 +1,4 @@
-"""A phone by itself while no server can be reached: a network with exits on one processor, in simulated time.
+"""Inference on the device alone, while no server can be reached: a network with exits on one processor, simulated.
 
 Frames are taken up one after the other. A scheduler says which exit a frame is asked first, from what it knows before
 it sees it, or that the frame is dropped; after each exit it says which is next, or that this one answers. The same loop
@@ -87,14 +87,14 @@ class Fixed:
     exit: int
 
     def first(self, frame: int, now: float) -> int:
-        """Return it."""
+        """Return the fixed exit; no frame is dropped."""
         return self.exit
 
     def then(self, exit_: int, confidence: float, latency: float) -> None:
-        """It answers."""
+        """Return None: the fixed exit answers, however confident it is."""
 
     def learn(self, served: Served) -> None:
-        """Learn nothing."""
+        """Ignore how a frame fared: the exit stays fixed."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ class Confident:
     exits: int
 
     def first(self, frame: int, now: float) -> int:
-        """Return the first."""
+        """Return exit 0; no frame is dropped."""
         return 0
 
     def then(self, exit_: int, confidence: float, latency: float) -> int | None:
-        """Go on to the next unless it is sure enough."""
+        """Return None if the confidence reaches the threshold or this is the last exit, else the next exit."""
         return None if confidence >= self.threshold or exit_ == self.exits - 1 else exit_ + 1
 
     def learn(self, served: Served) -> None:
-        """Learn nothing."""
+        """Ignore how a frame fared: the threshold stays fixed."""
 
 
 class Phone(Protocol):
@@ -185,7 +185,7 @@ class Stored:
         return cls(confidence(seen.answers), seen.static_costs, np.concatenate([heads, np.zeros_like(heads[:1])]))
 
     def ask(self, frame: int, exit_: int, after: int) -> tuple[float, float]:
-        """Look up a frame."""
+        """Look up the cost from behind exit ``after`` up to this exit, in multiply-accumulates, and its confidence."""
         before = self.costs[after, frame] - self.heads[after, frame] if after >= 0 else 0.0
         return float(self.costs[exit_, frame] - before), float(self.confidences[exit_, frame])
 
@@ -216,7 +216,7 @@ class Executed:
         return float(confidence(self.answers[frame]))
 
 
-class OutageMethod(JointImages, Method):
+class OnDeviceMethod(JointImages, Method):
     """A method that schedules exits on a phone: it says what decides at a knob, and perhaps when frames come."""
 
     unit = "simulated ms"
@@ -250,7 +250,7 @@ class OutageMethod(JointImages, Method):
         return Computer(wandering(self.speed, self.throttled, stay=0.5, seconds=900.0, seed=seeds))
 
     def load(self) -> Data:
-        """Images in ten classes."""
+        """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
     def answers(self, outputs: Tensor, prepared: Any) -> Tensor:

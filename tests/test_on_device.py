@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eelit.methods.engine.costs import MacCounter
-from eelit.methods.families.outage import Confident, Executed, Fixed, Served, Stored, confidence, drive, milliseconds
+from eelit.methods.families.on_device import Confident, Executed, Fixed, Served, Stored, confidence, drive, milliseconds
 from eelit.methods.harness import registry
 from eelit.methods.world.machines import Computer
 from eelit.methods.world.traces import Trace, steady

@@ -1,4 +1,4 @@
-"""A network with exits of which a predictor names one for each sample before the network runs.
+"""Exit prediction: a predictor chooses one exit for each sample before the network runs.
 
 The predictor reads the input, and says something of each exit but the last; a rule makes of that the exit to go to. No
 other head is run. An exit whose answer is not finite is not the last word: the sample goes on to the next one. The full
@@ -31,7 +31,7 @@ Rule = Callable[[Tensor], Tensor]
 """From what the predictor says ``[n, E - 1]`` to the exit to go to ``[n]``, from 0."""
 
 
-class Foretold(MultiExit):
+class PredictedExits(MultiExit):
     """A network with exits, and its predictor."""
 
     def __init__(self, stages: Iterable[nn.Module], heads: Iterable[nn.Module], predictor: nn.Module) -> None:
@@ -52,7 +52,7 @@ class Ran(NamedTuple):
 
 
 @torch.inference_mode()
-def run(model: Foretold, x: Tensor, rule: Rule) -> Ran:
+def run(model: PredictedExits, x: Tensor, rule: Rule) -> Ran:
     """Run a batch: the predictor on all, then stages as far as somebody needs them, and one head for each sample."""
     found, n = [], len(x)
     with evaluating(model):
@@ -101,10 +101,10 @@ class Seen(StoredOutputs):
 class Prepared:
     """A trained network and its data; what is said of a part of the data is computed once, when asked for."""
 
-    model: Foretold
+    model: PredictedExits
     data: Data
     bench: Bench
-    method: ForetoldMethod
+    method: ExitPredictionMethod
     _seen: dict[str, Seen] = field(default_factory=dict)
 
     def split(self, name: str) -> Seen:
@@ -127,7 +127,7 @@ class Prepared:
         return Seen(examples, outputs, every * ones, static * ones, forecasts=said, predicting=float(predicting))
 
 
-class ForetoldMethod(Method):
+class ExitPredictionMethod(Method):
     """A method that names the exit beforehand: it says how to build, how to train, and what rule a knob means."""
 
     @abstractmethod
@@ -135,11 +135,11 @@ class ForetoldMethod(Method):
         """Return the data of the experiment, all inputs of one shape."""
 
     @abstractmethod
-    def build(self, data: Data, seed: int) -> Foretold:
+    def build(self, data: Data, seed: int) -> PredictedExits:
         """Return the untrained network; everything random follows the seed."""
 
     @abstractmethod
-    def train(self, model: Foretold, data: Data, bench: Bench) -> None:
+    def train(self, model: PredictedExits, data: Data, bench: Bench) -> None:
         """Train the network and its predictor in place (with `recipes`, which cache)."""
 
     @abstractmethod

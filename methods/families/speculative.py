@@ -1,4 +1,4 @@
-"""Text generation in which a cheap part runs ahead and a costly part reads several tokens in one pass.
+"""Speculative decoding: a cheap part runs ahead, and a costly part reads several tokens in one pass.
 
 One text at a time, as in a conversation. A pass then takes about as long for ten tokens as for one, since the weights
 must be fetched either way: so cost is the number of weights read per generated token. Each call of a module reads the
@@ -106,7 +106,7 @@ class PassCosts:
         return int(self.layers.sum()) + self.head
 
 
-class PassMethod(GenerationMethod):
+class SpeculativeMethod(GenerationMethod):
     """A method whose costly part reads several tokens in one pass: what is written at a knob, and the real writing."""
 
     unit = "weights read"

@@ -1,4 +1,4 @@
-"""Loaded data are held, for who asks again, until they are told to be forgotten: some take hundreds of megabytes."""
+"""Loaded data stay in memory for the next caller until `forget` drops them: some take hundreds of megabytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 _LOADERS: list[Any] = []
 
 
-def held(most: int | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def in_memory(most: int | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Have a loader remember what it returned for the last ``most`` different calls (None: for all)."""
 
     def keeping(loader: Callable[P, T]) -> Callable[P, T]:
@@ -24,7 +24,7 @@ def held(most: int | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def forget() -> None:
-    """Hold nothing any longer."""
+    """Drop everything that loaders remember."""
     for loader in _LOADERS:
         loader.cache_clear()
 
