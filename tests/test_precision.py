@@ -12,8 +12,8 @@ from torch import nn
 from eelit.methods.backbones.attached import MeanHead
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.families.gates import hard
-from eelit.methods.families.skimming import SkimEncoder, decided
-from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled
+from eelit.methods.families.skimming import decided
+from eelit.methods.papers.guan2022transkimmer import SkimmingEncoder, SkimPredictor, sampled
 from eelit.methods.papers.schuster2021cats import MetaConsistencyClassifier, ScoredExit
 from eelit.methods.papers.wang2018skipnet import GatedResNet, RecurrentGate
 from eelit.methods.papers.xin2020ranking import scaled_mean
@@ -294,7 +294,7 @@ def test_a_long_text_of_large_numbers_has_a_mean_in_half_precision():
 
 @torch.inference_mode()
 def test_a_skimming_network_runs_in_half_precision():
-    model, x = SkimEncoder("tiny", 2, SkimPredictor, seed=0).half(), torch.arange(24).reshape(2, 12)
+    model, x = SkimmingEncoder("tiny", 2, SkimPredictor, seed=0).half(), torch.arange(24).reshape(2, 12)
     masked, removed = model(x, decided(Skim(9.9))), model.infer(x, decided(Skim(9.9)))
     assert masked[0].dtype == removed.logits.dtype == torch.float16
     assert 0 < masked[1].mean() < 1

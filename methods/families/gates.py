@@ -56,7 +56,8 @@ class GatedNetwork(nn.Module, ABC):
 
     ``gate(i, x, state)`` gives the probability ``[n]`` of running block ``i`` on its input, and the state of the gates
     (None before the first). A block is called with its input and with what its ``shortcut`` makes of that, which always
-    runs.
+    runs. The network says how a gate puts the two together, twice: in `masked` for training and replay, and in
+    `left_out` for execution.
     """
 
     gate: nn.Module
@@ -73,13 +74,21 @@ class GatedNetwork(nn.Module, ABC):
     def answer(self, x: Tensor) -> Tensor:
         """Return logits ``[n, classes]`` from what the last block or its shortcut gives."""
 
+    @abstractmethod
+    def masked(self, block: Any, x: Tensor, g: Tensor) -> Tensor:
+        """Return what follows a block's input ``x`` with gates ``g [n]``; the block is computed for every sample."""
+
+    @abstractmethod
+    def left_out(self, block: Any, x: Tensor, g: Tensor) -> Tensor:
+        """Return the same for gates of 0 and 1, the block run on the samples with 1 only."""
+
     def forward(self, x: Tensor, choose: Choice = hard) -> Routed:
         """Compute every block for every sample and mix by the gates: for training, and for replay."""
-        return self._route(x, choose, _mixed)
+        return self._route(x, choose, self.masked)
 
     def infer(self, x: Tensor, choose: Choice = hard) -> Routed:
         """Compute a block only for the samples whose gate is 1; the others pass its shortcut."""
-        return self._route(x, choose, _skipping)
+        return self._route(x, choose, self.left_out)
 
     def plain(self, x: Tensor) -> Tensor:
         """Return logits ``[n, classes]`` of the network itself: all blocks, no gate."""
@@ -98,23 +107,6 @@ class GatedNetwork(nn.Module, ABC):
             seen.append((p, gate))
         p, gates = (torch.stack(each) for each in zip(*seen, strict=True))
         return Routed(self.answer(x), p, gates)
-
-
-def _mixed(block: Any, x: Tensor, g: Tensor) -> Tensor:
-    """Return ``g F(x) + (1 - g) S(x)`` for gates ``[n]``, with S the block's shortcut."""
-    short, g = block.shortcut(x), g.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
-    mixed: Tensor = g * block(x, short) + (1 - g) * short
-    return mixed
-
-
-def _skipping(block: Any, x: Tensor, g: Tensor) -> Tensor:
-    """Return the same for gates of 0 and 1, running the block on the samples with 1 only."""
-    on = g.nonzero().flatten()
-    short: Tensor = block.shortcut(x)
-    if len(on) == len(x):
-        whole: Tensor = block(x, short)
-        return whole
-    return short.index_copy(0, on, block(x[on], short[on])) if len(on) else short
 
 
 @dataclass(frozen=True)

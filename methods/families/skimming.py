@@ -3,13 +3,14 @@
 What leaves is a token: ``exits`` of an operating point says how many tokens leave before layer 1, 2 … L, and how many
 never do; the first token of a text never leaves and is not counted. The states depend on who left before, so nothing
 can be replayed on stored outputs: every knob is run with tokens really removed, and an execution is compared with the
-same network computing all tokens and masking those that left. The full model is the network without predictors, with
-all tokens. The simpler rules it has to face let all tokens of a text leave together; the one head serves all depths.
+same network computing all tokens and masking those that left; both steps are the method's. The full model is the
+network without predictors, with all tokens. The simpler rules it has to face let all tokens of a text leave together;
+the one head serves all depths.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
-from eelit.methods.backbones.token_layer import LayerPrice, TokenLayers, alike
+from eelit.methods.backbones.token_layer import Group, LayerPrice, TokenLayer, TokenLayers, alike
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
@@ -40,6 +41,12 @@ def decided(policy: Policy) -> Choice:
     return lambda logits: (~decide(policy, policy.start(), logits)[1]).to(logits.dtype)
 
 
+def together(at: Tensor, length: int) -> list[Group]:
+    """Return who attends to whom if the tokens at these places ``[a]`` are all that is left of texts of a length."""
+    counts = np.bincount(at.cpu().numpy() // length).tolist()
+    return [(rows, rows) for _, rows in alike(counts, at.device)]
+
+
 @dataclass(frozen=True)
 class Skimmed:
     """Answers ``[N, C]``, and in how many layers each token took part ``[N, T]``, 0 to L.
@@ -52,11 +59,12 @@ class Skimmed:
     not_finite: Tensor
 
 
-class SkimEncoder(nn.Module):
-    """Embeddings, layers with a predictor before each, and a head that reads the tokens as they left.
+class SkimEncoder(nn.Module, ABC):
+    """Embeddings, layers with a predictor before each, and a head that reads all tokens.
 
-    The first token never leaves. One that leaves keeps the state it has, and does not come back. ``predictor`` makes,
-    for states ``[..., d]`` of a width d, the module that gives logits (skim, keep) ``[..., 2]``.
+    The first token never leaves. ``predictor`` makes, for states ``[..., d]`` of a width d, the module that gives
+    logits (skim, keep) ``[..., 2]``. The method says what a layer does where tokens left, and what the head reads of
+    these, twice: in `masked` for training and replay, and in `left_out` for execution.
     """
 
     def __init__(self, name: str, outputs: int | None, predictor: Callable[[int], nn.Module], *, seed: int) -> None:
@@ -69,17 +77,37 @@ class SkimEncoder(nn.Module):
         self.predictors = nn.ModuleList(predictor(self.head.pooler.in_features) for _ in self.layers)
         self.eval()
 
+    @abstractmethod
+    def masked(
+        self, layer: TokenLayer, hidden: Tensor, out: Tensor, m: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a layer for every token; return its states ``[N, T, d]``, what the head reads, and the masks.
+
+        All are given as before the layer, what the head reads as ``out [N, T, d]``; the masks ``m [N, T]`` are 1 where
+        a token took part in the layer before. ``chosen [N, T]`` is 1 where the predictor of this layer keeps a token,
+        and for the first of each text.
+        """
+
+    @abstractmethod
+    def left_out(
+        self, layer: TokenLayer, hidden: Tensor, out: Tensor, at: Tensor, chosen: Tensor, length: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a layer for those only who take part; return their states, what the head reads, and their places.
+
+        ``hidden [a, d]`` are the states of all who took part in the layer before, those of all texts one below the
+        other, ``at [a]`` their places among all tokens, and ``chosen [a]`` whether they go on. What the head reads,
+        ``out [N T, d]``, is of all tokens of N texts of this length.
+        """
+
     def forward(self, x: Tensor, choose: Choice) -> tuple[Tensor, Tensor]:
         """Compute every layer for every token ``[N, T]``, masking those that left: answers and masks ``[L, N, T]``."""
-        hidden = self.embeddings(input_ids=x)
-        left, mask, masks = hidden, torch.ones_like(x, dtype=hidden.dtype), []
+        hidden = out = self.embeddings(input_ids=x)
+        m, masks = torch.ones_like(x, dtype=hidden.dtype), []
         for layer, predictor in zip(self.layers, self.predictors, strict=True):
             chosen = choose(predictor(hidden[:, 1:]).flatten(0, 1)).view(len(x), -1)
-            mask = mask * torch.cat([torch.ones_like(mask[:, :1]), chosen], dim=1)
-            hidden = layer(hidden, mask)
-            left = mask[..., None] * hidden + (1 - mask[..., None]) * left
-            masks.append(mask)
-        return self.head(left), torch.stack(masks)
+            hidden, out, m = self.masked(layer, hidden, out, m, torch.cat([torch.ones_like(m[:, :1]), chosen], dim=1))
+            masks.append(m)
+        return self.head(out), torch.stack(masks)
 
     @torch.inference_mode()
     def infer(self, x: Tensor, choose: Choice) -> Skimmed:
@@ -93,20 +121,18 @@ class SkimEncoder(nn.Module):
 
     def _infer(self, x: Tensor, choose: Choice) -> Skimmed:
         n, length = x.shape
-        left = self.embeddings(input_ids=x).flatten(0, 1)
-        place = torch.arange(n * length, device=x.device)
-        layers, flawed, rows = torch.zeros_like(place), torch.zeros_like(place, dtype=torch.bool), left
-        free = (torch.arange(length, device=x.device) > 0).repeat(n)
-        for i, predictor in enumerate(self.predictors):
-            stay, logits = torch.ones_like(free), predictor(rows[free])
-            flawed[place[free]] |= ~usable(logits)
-            stay[free] = choose(logits) > 0
-            rows, place, free = rows[stay], place[stay], free[stay]
-            layers[place] = i + 1
-            counts = (layers > i).view(n, length).sum(dim=1).tolist()
-            rows = self.layers[i].packed(rows, rows, [(asking, asking) for _, asking in alike(counts, x.device)])
-            left[place] = rows
-        answers = self.head(left.view(n, length, -1))
+        hidden = out = self.embeddings(input_ids=x).flatten(0, 1)
+        at = torch.arange(n * length, device=x.device)
+        layers, flawed = torch.zeros_like(at), torch.zeros_like(at, dtype=torch.bool)
+        may = (torch.arange(length, device=x.device) > 0).repeat(n)
+        for layer, predictor in zip(self.layers, self.predictors, strict=True):
+            free = may[at]
+            chosen, logits = torch.ones_like(free), predictor(hidden[free])
+            flawed[at[free]] |= ~usable(logits)
+            chosen[free] = choose(logits) > 0
+            hidden, out, at = self.left_out(layer, hidden, out, at, chosen, length)
+            layers[at] += 1
+        answers = self.head(out.view(n, length, -1))
         return Skimmed(answers, layers.view(n, length), flawed.view(n, length).any(dim=1) | ~finite(answers))
 
     def plain(self, x: Tensor) -> Tensor:
@@ -119,7 +145,7 @@ class SkimEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Prices:
-    """MACs by part."""
+    """MACs by part, where who leaves stays out and is attended to no more."""
 
     layer: LayerPrice
     predictor: int  # for one token

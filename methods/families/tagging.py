@@ -3,12 +3,13 @@
 What leaves is a word: ``exits`` says how many words get their tag from layer 1, 2 … L. Costs are MACs per word; samples
 are sentences. Rules that stop whole sentences are replayed on one pass. Where single words halt, later layers depend on
 who did: every knob is run with halted words really left out, and an execution is compared with the same rule on the
-network that computes all tokens and copies by masking. The full model is the network without the classifiers between.
+network that computes all tokens and masks. What becomes of the state of a halted word, the method says. The full model
+is the network without the classifiers between.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from eelit.methods.backbones.encoder import encoder
-from eelit.methods.backbones.token_layer import LayerPrice, TokenLayers, alike
+from eelit.methods.backbones.token_layer import LayerPrice, TokenLayer, TokenLayers
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench, Method, Split
@@ -61,11 +62,12 @@ def words_of(numbers: Tensor) -> Tensor:
     return torch.arange(numbers.shape[1], device=numbers.device) <= numbers.amax(dim=1, keepdim=True)
 
 
-class TagEncoder(nn.Module):
+class TagEncoder(nn.Module, ABC):
     """Embeddings, layers, and a linear classifier after each that reads the first piece of every word.
 
     Sentences are ``[N, 2, T]``: ids of word pieces, and the number of the word that each is of, -1 for special tokens.
-    What is said of words is ``[N, T, …]``, word 0 first.
+    What is said of words is ``[N, T, …]``, word 0 first. The method says what becomes of the states of words that
+    halted, twice: in `masked` for replay and in `left_out` for execution.
     """
 
     def __init__(self, name: str, tags: int, *, seed: int) -> None:
@@ -77,17 +79,23 @@ class TagEncoder(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(model.config.hidden_size, tags) for _ in self.layers)
         self.eval()
 
-    def forward(self, x: Tensor, halts: Tensor | None = None) -> Tensor:
-        """Return the logits of all layers ``[L, N, T, K]``.
+    @abstractmethod
+    def masked(self, layer: TokenLayer, hidden: Tensor, active: Tensor) -> Tensor:
+        """Return the states after a layer, from those before it ``[n, T, d]``; all of them are computed.
 
-        If ``halts [N, T]`` says at which layer (from 0) each word halts, its state is copied from there on, by masking.
+        ``active [n, T]`` are the pieces that have not halted. From the others the layer asks nothing.
         """
+
+    @abstractmethod
+    def left_out(self, layer: TokenLayer, hidden: Tensor, active: Tensor) -> Tensor:
+        """Return the same with the queries and the feed-forward work of all others really left out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of all layers ``[L, N, T, K]``, nothing halted."""
         ids, numbers = x.unbind(1)
         hidden, said = self.embeddings(input_ids=ids), []
-        last = None if halts is None else of_pieces(halts, numbers, len(self.layers))
-        for i, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True)):
-            new = layer(hidden)
-            hidden = new if last is None else torch.where((last >= i)[..., None], new, hidden)
+        for layer, head in zip(self.layers, self.heads, strict=True):
+            hidden = layer(hidden)
             said.append(self.read(head, hidden, numbers))
         return torch.stack(said)
 
@@ -103,10 +111,10 @@ class TagEncoder(nn.Module):
 
     @torch.inference_mode()
     def infer(self, x: Tensor, policy: Policy) -> Tagged:
-        """Run sentences with the queries and feed-forward work of halted words really left out.
+        """Run sentences with what halted words need no more really left out.
 
-        A halted word keeps its state, which the others go on attending to and the classifiers go on reading. Special
-        tokens go on until their sentence is done; then it is dropped. The network is in evaluation mode meanwhile.
+        The classifiers go on reading them. Special tokens go on until their sentence is done; then it is dropped. The
+        network is in evaluation mode meanwhile.
         """
         with evaluating(self):
             return self._infer(x, policy)
@@ -120,9 +128,7 @@ class TagEncoder(nn.Module):
         answers, memory = hidden.new_zeros(n, length, self.tags), policy.start()
         for i, layer in enumerate(self.layers):
             active = of_pieces(running.long(), numbers, 1) > 0
-            sentences = torch.arange(len(rest) * length, device=x.device).view(len(rest), length)
-            groups = [(asking, sentences[chosen]) for chosen, asking in alike(active.sum(dim=1).tolist(), x.device)]
-            hidden[active] = layer.packed(hidden[active], hidden.flatten(0, 1), groups)
+            hidden = self.left_out(layer, hidden, active)
             logits, stop = self.read(self.heads[i], hidden, numbers), running
             sound = usable(logits)
             flawed[rest] |= running & ~sound
@@ -325,14 +331,14 @@ def stopped(policy: Policy, outputs: Tensor, words: Tensor) -> Tagged:
 
 @torch.inference_mode()
 def replay(model: TagEncoder, x: Tensor, policy: Policy) -> Tagged:
-    """Return what `TagEncoder.infer` would, with every layer computed for every token and halted states put back."""
+    """Return what `TagEncoder.infer` would, with every layer computed for every token."""
     ids, numbers = x.unbind(1)
     hidden, running = model.embeddings(input_ids=ids), words_of(numbers)
     exits, memory, flawed = torch.full_like(numbers, -1), policy.start(), torch.zeros_like(running)
     answers = hidden.new_zeros(*numbers.shape, model.tags)
     for i, (layer, head) in enumerate(zip(model.layers, model.heads, strict=True)):
         active = of_pieces(running.long(), numbers, 1) > 0
-        hidden = torch.where(active[..., None], layer(hidden), hidden)
+        hidden = model.masked(layer, hidden, active)
         logits, stop = model.read(head, hidden, numbers), torch.ones_like(running)
         sound = usable(logits)
         flawed |= running & ~sound
@@ -419,7 +425,7 @@ class TagMethod(Method):
     def surest(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return what stopping at the largest probability gives: word by word, or for sentences whose words all stop.
 
-        Words that stop are halted like those of the method, with the same copied states.
+        Words that stop are halted like those of the method.
         """
         rules = [MaxConfidence(c) for c in CONFIDENCES]
         if self.whole:

@@ -57,11 +57,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eelit.methods.backbones.token_layer import TokenLayer
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.skimming import Prepared, SkimEncoder, SkimMethod
+from eelit.methods.families.skimming import Prepared, SkimEncoder, SkimMethod, together
 from eelit.methods.policies.base import widened
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes.fit import Batch, fit
@@ -76,6 +77,27 @@ class SkimPredictor(nn.Sequential):
         nn.init.normal_(last.weight, std=0.02)
         last.bias.data.copy_(torch.tensor([-bias, bias]))
         super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), last)
+
+
+class SkimmingEncoder(SkimEncoder):
+    """Who leaves before layer l stays out of it and of all later ones, and keeps its state for the head."""
+
+    def masked(
+        self, layer: TokenLayer, H: Tensor, O: Tensor, m: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return H^l, O^l ``[N, T, d]`` and m^l ``[N, T]`` from those before; ``chosen`` is m~^l, 1 for token 0."""
+        m = chosen * m
+        H = layer(H, m)
+        O = m[..., None] * H + (1 - m[..., None]) * O
+        return H, O, m
+
+    def left_out(
+        self, layer: TokenLayer, H: Tensor, O: Tensor, at: Tensor, chosen: Tensor, length: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same where m^l is 0 or 1: H^l ``[a, d]`` only where it is 1, O^l of all, and those places."""
+        H, at = H[chosen], at[chosen]
+        H = layer.packed(H, H, together(at, length))
+        return H, O.index_copy(0, at, H), at
 
 
 def sampled(logits: Tensor) -> Tensor:
@@ -147,9 +169,9 @@ class Transkimmer(SkimMethod):
         found = tasks.text(self.corpus, train=self.train_size, length=self.length)
         return replace(found, validation=found.validation.head(self.held), test=found.test.head(self.held))
 
-    def build(self, data: Data, seed: int) -> SkimEncoder:
+    def build(self, data: Data, seed: int) -> SkimmingEncoder:
         """A predictor before every layer, one head at the end."""
-        return SkimEncoder(self.encoder, data.classes, partial(SkimPredictor, bias=self.bias), seed=seed)
+        return SkimmingEncoder(self.encoder, data.classes, partial(SkimPredictor, bias=self.bias), seed=seed)
 
     def train(self, model: SkimEncoder, data: Data, bench: Bench) -> None:
         """Task and skimming together."""

@@ -7,7 +7,9 @@ Idea
     model itself produces. SENTEE is the plainer rule: the whole sentence stops with its least certain word.
 
 Model
-    After layer l = 1 … L a linear classifier of its own reads the first piece of each word i: logits z_i^l, K tags.
+    h^0 are the embeddings of word pieces. Layer l = 1 … L gives those of word i h_i^l = Layer_l(h^(l-1))_i; once the
+    word has halted, h_i^l = h_i^(l-1): nothing is computed for it, while the others' attention still finds it there.
+    After layer l a linear classifier of its own reads the first piece of each word i: logits z_i^l, K tags.
 
 Training
     1. Jointly: L = sum_l l CE_l / sum_l l, with CE_l the mean cross-entropy of layer l over words.
@@ -52,12 +54,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eelit.methods.backbones.token_layer import TokenLayer, alike
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.tagging import Prepared, TagEncoder, TagMethod
+from eelit.methods.families.tagging import Prepared, TagEncoder, TagMethod, of_pieces
 from eelit.methods.policies.base import Policy, exact, uncertainty
 from eelit.methods.policies.window_uncertainty import (
     SentenceUncertainty,
@@ -68,6 +71,37 @@ from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import depth_weights, weighted
 
 READ = 64  # sentences at a time when the uncertainties are stored
+
+
+class HaltingTagger(TagEncoder):
+    """A tagger in which h_i^l = Layer_l(h^(l-1))_i where piece i is active, else h_i^l = h_i^(l-1)."""
+
+    def masked(self, layer: TokenLayer, h: Tensor, active: Tensor) -> Tensor:
+        """Return h^l ``[n, T, d]`` from h^(l-1): of what the layer makes of all pieces, only the ``active [n, T]``."""
+        return torch.where(active[..., None], layer(h), h)
+
+    def left_out(self, layer: TokenLayer, h: Tensor, active: Tensor) -> Tensor:
+        """Return the same, only active pieces asking; asked are the keys and values of all, copied states included."""
+        n, T = active.shape
+        every = torch.arange(n * T, device=h.device).view(n, T)
+        groups = [(asking, every[chosen]) for chosen, asking in alike(active.sum(dim=1).tolist(), h.device)]
+        copied = h.clone()
+        copied[active] = layer.packed(h[active], h.flatten(0, 1), groups)
+        return copied
+
+    def forward(self, x: Tensor, halts: Tensor | None = None) -> Tensor:
+        """Return the logits z of all layers ``[L, N, T, K]``; ``halts [N, T]`` says at which (from 0) each word halts.
+
+        Without it none does. All pieces halt with their word; special tokens never do.
+        """
+        if halts is None:
+            return super().forward(x)
+        ids, numbers = x.unbind(1)
+        h, z, last = self.embeddings(input_ids=ids), [], of_pieces(halts, numbers, len(self.layers))
+        for i, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True)):
+            h = self.masked(layer, h, last >= i)
+            z.append(self.read(head, h, numbers))
+        return torch.stack(z)
 
 
 def tag_losses(logits: Tensor, targets: Tensor, halts: Tensor | None = None) -> Tensor:
@@ -220,9 +254,9 @@ class Tokee(TagMethod):
         """Sentences as word pieces, with a tag for each word."""
         return tasks.tagging(self.corpus, train=self.train_size, held=self.held)
 
-    def build(self, data: Data, seed: int) -> TagEncoder:
+    def build(self, data: Data, seed: int) -> HaltingTagger:
         """A linear classifier after every layer."""
-        return TagEncoder(self.encoder, data.classes or 0, seed=seed)
+        return HaltingTagger(self.encoder, data.classes or 0, seed=seed)
 
     def train(self, model: TagEncoder, data: Data, bench: Bench) -> None:
         """Jointly; then, for TOKEE, on sampled halts."""

@@ -150,6 +150,21 @@ class GatedResNet(GatedNetwork):
             assert isinstance(block, ResidualBlock)
             yield i, block
 
+    def masked(self, block: ResidualBlock, x: Tensor, g: Tensor) -> Tensor:
+        """Return x_{i+1} = g F(x) + (1 - g) S(x) for gates ``[n]``, with F the block i and S its shortcut."""
+        short, g = block.shortcut(x), g.to(x.dtype).view(-1, 1, 1, 1)
+        mixed: Tensor = g * block(x, short) + (1 - g) * short
+        return mixed
+
+    def left_out(self, block: ResidualBlock, x: Tensor, g: Tensor) -> Tensor:
+        """Return the same for gates of 0 and 1, with F run where g = 1 only."""
+        on = g.nonzero().flatten()
+        short: Tensor = block.shortcut(x)
+        if len(on) == len(x):
+            whole: Tensor = block(x, short)
+            return whole
+        return short.index_copy(0, on, block(x[on], short[on])) if len(on) else short
+
 
 def straight_through(p: Tensor) -> Tensor:
     """Return 1[p > 0.5] going forward; going backward, the gradient passes to p unchanged."""

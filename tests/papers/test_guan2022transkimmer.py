@@ -13,9 +13,9 @@ from eelit.methods.claims import guan2022transkimmer as claimed
 from eelit.methods.engine.costs import count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.skimming import Prices, SkimEncoder, after_each, decided
+from eelit.methods.families.skimming import Prices, after_each, decided
 from eelit.methods.harness import registry
-from eelit.methods.papers.guan2022transkimmer import SkimPredictor, sampled, skim_loss
+from eelit.methods.papers.guan2022transkimmer import SkimmingEncoder, SkimPredictor, sampled, skim_loss
 from eelit.methods.policies.token_gate import Skim
 from eelit.methods.recipes.joint import exit_losses
 
@@ -49,7 +49,7 @@ def golden():
 @pytest.fixture
 def filled():
     """The tiny encoder with the weights, states and biases that the released network had for the golden numbers."""
-    model = SkimEncoder("tiny", 2, SkimPredictor, seed=0)
+    model = SkimmingEncoder("tiny", 2, SkimPredictor, seed=0)
     j = 0
     for layer, predictor in zip(model.layers, model.predictors, strict=True):
         after, out = layer.after_attention, layer.output
@@ -114,7 +114,7 @@ def test_all_kept_is_the_plain_network_at_skim_loss_one(prepared):
 def test_plain_network_is_that_of_transformers():
     from eelit.methods.backbones.encoder import encoder, stages_of
 
-    model = SkimEncoder("tiny", 2, SkimPredictor, seed=3)
+    model = SkimmingEncoder("tiny", 2, SkimPredictor, seed=3)
     torch.manual_seed(3)
     state = x = torch.arange(20).reshape(2, 10)
     for stage in stages_of(encoder("tiny").eval()):
@@ -176,7 +176,7 @@ def test_macs_are_those_of_the_tokens_left(leaving):
 
 
 def test_macs_by_hand():
-    model = SkimEncoder("tiny", 2, SkimPredictor, seed=0)  # 32 wide, 64 inside, 4 layers
+    model = SkimmingEncoder("tiny", 2, SkimPredictor, seed=0)  # 32 wide, 64 inside, 4 layers
     prices = Prices.of(model)
     assert prices.layer == LayerPrice(asking=2 * 32 * 32 + 2 * 32 * 64, asked=2 * 32 * 32, pair=2 * 32)
     assert prices.predictor == 32 * 32 + 32 * 2

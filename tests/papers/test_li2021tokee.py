@@ -19,8 +19,8 @@ from eelit.methods.engine.costs import count
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.families import tagging
-from eelit.methods.families.tagging import Prices, TagEncoder, of_pieces, replay, words_of
-from eelit.methods.papers.li2021tokee import HaltSampling, simulate, tag_losses
+from eelit.methods.families.tagging import Prices, of_pieces, replay, words_of
+from eelit.methods.papers.li2021tokee import HaltingTagger, HaltSampling, simulate, tag_losses
 from eelit.methods.policies.base import uncertainty
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
@@ -330,7 +330,7 @@ def test_all_dropout_is_on_in_both_stages(prepared, level):
 
 
 def test_attention_drops_shares_while_it_trains_and_only_then():
-    layer = TagEncoder("tiny", 5, seed=0).layers[0]
+    layer = HaltingTagger("tiny", 5, seed=0).layers[0]
     hidden = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
     sure = layer(hidden)
     assert torch.equal(layer.train()(hidden), sure)  # the tiny encoder has none
@@ -429,8 +429,8 @@ def test_second_stage_learns_from_halts_that_are_drawn_and_copied(prepared, monk
         assert stage.loss(batch).item() == pytest.approx(by_hand, rel=1e-5)
     never = halted_loss_by_hand(ready.model, batch, [[3] * len(row) for row in draws[0]])
     assert halts[0] != pytest.approx(never, rel=1e-3)
-    forward = TagEncoder.forward
-    monkeypatch.setattr(TagEncoder, "forward", lambda self, x, halts=None: forward(self, x))
+    forward = HaltingTagger.forward
+    monkeypatch.setattr(HaltingTagger, "forward", lambda self, x, halts=None: forward(self, x))
     torch.manual_seed(0)
     assert stage.loss(batch).item() != pytest.approx(halts[0], rel=1e-3)
 
@@ -554,7 +554,7 @@ def test_long_sentences_are_cut_between_words():
 
 
 def test_first_pieces_alone_are_read():
-    model = TagEncoder("tiny", 5, seed=0)
+    model = HaltingTagger("tiny", 5, seed=0)
     hidden = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
     numbers = torch.tensor([[-1, 0, 0, 1, -1]])
     with torch.no_grad():
