@@ -120,7 +120,7 @@ def test_an_encoder_whose_depth_probe_fails_is_refused():
             out.logits = out.logits * kwargs["input_ids"].sum() if "input_ids" in kwargs else out.logits
             return out
 
-    with pytest.raises(CannotAttach, match="BertForSequenceClassification|Rescaled"):
+    with pytest.raises(CannotAttach, match="Rescaled"):
         attach(bert(Rescaled))
     with pytest.raises(CannotAttach, match="layers 1 to 4, and no 5"):
         attach(bert(), [5])
@@ -181,7 +181,8 @@ def test_the_model_is_as_before_when_it_is_refused():
     before = {name: part.clone() for name, part in own.state_dict().items()}
     with pytest.raises(CannotAttach):
         attach(own, ["layer1"], probe=images())
-    assert own.training and not any(module._forward_hooks for module in own.modules())
+    assert own.training
+    assert not any(module._forward_hooks for module in own.modules())
     assert all(torch.equal(before[name], part) for name, part in own.state_dict().items())
 
 
@@ -223,14 +224,17 @@ def test_collect_tells_costs_of_each_shape():
     network = attach(bert(), [2])
     long, short = texts(length=9), texts(3, length=5)
     found = network.collect([(long, torch.tensor([0, 1, 2, 0])), {**short, "labels": torch.tensor([1, 1, 2])}])
-    assert found.z.shape == (2, 7, CLASSES) and found.labels.tolist() == [0, 1, 2, 0, 1, 1, 2]
-    assert found.costs.shape == (2, 7) and found.unit == "MACs"
-    assert (
-        found.costs[:, 0].tolist() == network.costs(long)[0] and found.costs[:, 6].tolist() == network.costs(short)[0]
-    )
+    assert found.z.shape == (2, 7, CLASSES)
+    assert found.labels.tolist() == [0, 1, 2, 0, 1, 1, 2]
+    assert found.costs.shape == (2, 7)
+    assert found.unit == "MACs"
+    assert found.costs[:, 0].tolist() == network.costs(long)[0]
+    assert found.costs[:, 6].tolist() == network.costs(short)[0]
     np.testing.assert_allclose(found.z[:, 4:], network.model(short).detach().numpy(), rtol=1e-5, atol=1e-6)
     same = network.collect([long, long], costs=[1.0, 2.0], unit="ms")
-    assert same.labels is None and same.costs.tolist() == [1.0, 2.0] and same.unit == "ms"
+    assert same.labels is None
+    assert same.costs.tolist() == [1.0, 2.0]
+    assert same.unit == "ms"
 
 
 # Training
@@ -278,11 +282,16 @@ def test_two_stages_leave_the_network_as_the_first_has_made_it():
     network = attach(cnn(), ["layer1"], probe=images())
     options = {"epochs": 1, "rate": 1e-2, "ramp_epochs": 1, "ramp_rate": 1e-2}
     done, learned = changed(network, lambda: network.fit(loader(40), "deebert", **options))
-    assert done.key == "xin2020deebert" and done.steps == 4
-    assert [stage.split()[-1] for stage in done.stages] == ["network", "network"] and "frozen" in done.stages[1]
-    assert any(name.startswith("stages") for name in learned) and any(name.startswith("heads.0") for name in learned)
+    assert done.key == "xin2020deebert"
+    assert done.steps == 4
+    assert [stage.split()[-1] for stage in done.stages] == ["network", "network"]
+    assert "frozen" in done.stages[1]
+    assert any(name.startswith("stages") for name in learned)
+    assert any(name.startswith("heads.0") for name in learned)
     done, learned = changed(network, lambda: network.fit(loader(40), "deebert", freeze="network", **options))
-    assert len(done.stages) == 1 and learned and all(name.startswith("heads.0") for name in learned)
+    assert len(done.stages) == 1
+    assert learned
+    assert all(name.startswith("heads.0") for name in learned)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -296,7 +305,9 @@ def test_every_recipe_trains_and_freezing_keeps_weights_and_statistics(recipe):
         *network.model.named_buffers(remove_duplicate=False),
     }
     assert not learned & {name for name, part in held if id(part) in frozen}
-    assert learned and done.steps and all(p.requires_grad for p in network.model.parameters())
+    assert learned
+    assert done.steps
+    assert all(p.requires_grad for p in network.model.parameters())
     assert not any("train" in vars(module) for module in network.model.modules())
 
 
@@ -305,7 +316,8 @@ def test_texts_with_masks_are_trained_on_and_norms_behind_the_layers_are_the_net
     batches = [(texts(seed=i), torch.tensor([0, 1, 2, 1])) for i in range(3)]
     before = network.model.full(texts()).detach()
     done, learned = changed(network, lambda: network.fit(batches, "zhou2020pabee", freeze="network", epochs=2))
-    assert done.steps == 6 and learned == {"heads.0.head.classifier.weight", "heads.0.head.classifier.bias"}
+    assert done.steps == 6
+    assert learned == {"heads.0.head.classifier.weight", "heads.0.head.classifier.bias"}
     assert torch.equal(network.model.full(texts()), before)
 
 
@@ -332,7 +344,8 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
     network = attach(bert(), [2])
     network.save(tmp_path)
     again, batch = load(tmp_path), texts()
-    assert torch.equal(again.model(batch), network.model(batch)) and again.places == network.places
+    assert torch.equal(again.model(batch), network.model(batch))
+    assert again.places == network.places
     network.model.heads[0].head.classifier.bias.data += 1
     network.save(tmp_path)  # in the place of the first
     assert torch.equal(load(tmp_path).model(batch), network.model(batch))
@@ -345,7 +358,7 @@ def test_what_is_damaged_or_does_not_fit_is_not_loaded(tmp_path):
         load(tmp_path)
     with pytest.raises(WrongNetwork, match="was made of a Cnn, not of a Block"):
         load(tmp_path, Block(1, 1))
-    with pytest.raises(WrongNetwork, match="cannot be made again|in the model"):
+    with pytest.raises(WrongNetwork, match=r"cannot be made again|in the model"):
         load(tmp_path, cnn(classes=4))
     told = json.loads((tmp_path / "network.json").read_text())
     (tmp_path / "network.json").write_text(json.dumps({**told, "weights": "../other"}))
@@ -355,6 +368,31 @@ def test_what_is_damaged_or_does_not_fit_is_not_loaded(tmp_path):
     (tmp_path / told["weights"]).write_bytes((tmp_path / told["weights"]).read_bytes()[:-1] + b"x")
     with pytest.raises(WrongNetwork, match="damaged"):
         load(tmp_path, Cnn())
+
+
+# Taking it elsewhere
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: (attach(bert(), [2]), texts()), lambda: (attach(cnn(), probe=images()), images())]
+)
+def test_exported_stages_say_the_same_and_skip(make, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from eelit.methods.own import deployed
+
+    network, batch = make()
+    network.export(tmp_path, batch)
+    stages, rest = deployed.stages_in(tmp_path), network.exits - 1
+    inputs = {k: v.numpy() for k, v in (batch.items() if isinstance(batch, dict) else [("inputs", batch)])}
+    outputs = network.model(batch).detach().softmax(dim=-1).amax(dim=-1)
+    for threshold in (0.0, float(outputs[0].median()) - 1e-4, 1.1):
+        policy = MaxConfidence(threshold)
+        rule = SavedRule("max-confidence", ((1.0, policy),), network.exits, tuple(range(rest + 1)), CLASSES, "logits")
+        exits, answers = deployed.run(stages, inputs, rule)
+        found = network.infer(batch, rule)
+        assert exits.tolist() == found.exits.tolist()
+        np.testing.assert_allclose(answers, found.answers.numpy(), rtol=1e-3, atol=1e-4)
+    compile(deployed.loop(), "loop.py", "exec")
 
 
 # Language models
@@ -370,14 +408,18 @@ def test_a_decoder_leaves_token_by_token_from_training_to_a_rule(tmp_path):
     turns = torch.arange(24).repeat(8, 1).add(torch.arange(8)[:, None]) % 5 + 1  # 1 2 3 4 5 1 2 …
     network.fit([turns[:4], turns[4:]], "calm", epochs=20, rate=1e-2)
     logits = network.collect([{"input_ids": turns, "attention_mask": torch.ones_like(turns)}])
-    assert logits.z.shape == (4, 8 * 23, 32) and len(np.unique(logits.groups)) == 8 and logits.costs.shape == (4, 184)
+    assert logits.z.shape == (4, 8 * 23, 32)
+    assert len(np.unique(logits.groups)) == 8
+    assert logits.costs.shape == (4, 184)
     rule = calibrate(logits, "max-confidence", budget=0.7)
     prompts = [[1, 2, 3], [4, 5, 1, 2, 3, 4]]
     found = network.infer(prompts, rule, length=6, ends=[2], pad=0)
-    assert found.tokens[0].tolist()[:4] == [4, 5, 1, 2] and found.exits[0].tolist()[4:] == [-1, -1]
+    assert found.tokens[0].tolist()[:4] == [4, 5, 1, 2]
+    assert found.exits[0].tolist()[4:] == [-1, -1]
     assert found.exits.max() < 3 or len(found.exits.unique()) > 2
     alone = network.infer([prompts[0]], rule, length=6, ends=[2])
-    assert alone.tokens.tolist() == found.tokens[:1].tolist() and alone.exits.tolist() == found.exits[:1].tolist()
+    assert alone.tokens.tolist() == found.tokens[:1].tolist()
+    assert alone.exits.tolist() == found.exits[:1].tolist()
     network.save(tmp_path)
     again = load(tmp_path)
     assert torch.equal(again.model(turns), network.model(turns))

@@ -192,6 +192,12 @@ class Network:
             every = cut + np.concatenate([[0.0], np.cumsum(np.diff(before) * asked[:-1])])
         return every[exits.cpu().numpy()]
 
+    def export(self, folder: str | Path, example: Any) -> None:
+        """Write one ONNX file per exit, proved by running them; see `export.export`, and `deployed.run` to run them."""
+        from eelit.methods.own.export import export
+
+        export(self, folder, example)
+
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors) and what else is needed to make the network again (JSON), whole or not at all."""
         from eelit.methods.own.kept import save
