@@ -129,7 +129,7 @@ def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> 
         graph = _Tracer(opened).trace(model, concrete_args=fixed or None)
         for node in [node for node in graph.nodes if getattr(node.target, "__name__", "").startswith("_assert")]:
             graph.erase_node(node)  # that arguments which are left out are left out
-        graph.eliminate_dead_code()
+        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         return graph
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0].rstrip(".")

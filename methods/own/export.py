@@ -1,4 +1,4 @@
-"""A network of yours as one ONNX file per exit: the stage with its head, from the state before to what the exit says."""
+"""A network of yours as one ONNX file per exit: the stage with its head, from the state before to what it says."""
 
 from __future__ import annotations
 
