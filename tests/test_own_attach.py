@@ -405,12 +405,12 @@ def llama():
 
 def test_a_decoder_leaves_token_by_token_from_training_to_a_rule(tmp_path):
     network = attach(llama())
-    turns = torch.arange(24).repeat(8, 1).add(torch.arange(8)[:, None]) % 5 + 1  # 1 2 3 4 5 1 2 …
-    network.fit([turns[:4], turns[4:]], "calm", epochs=20, rate=1e-2)
+    turns = torch.arange(24).repeat(40, 1).add(torch.arange(40)[:, None]) % 5 + 1  # 1 2 3 4 5 1 2 …
+    network.fit([turns[:20], turns[20:]], "calm", epochs=20, rate=1e-2)
     logits = network.collect([{"input_ids": turns, "attention_mask": torch.ones_like(turns)}])
-    assert logits.z.shape == (4, 8 * 23, 32)
-    assert len(np.unique(logits.groups)) == 8
-    assert logits.costs.shape == (4, 184)
+    assert logits.z.shape == (4, 40 * 23, 32)
+    assert len(np.unique(logits.groups)) == 40
+    assert logits.costs.shape == (4, 920)
     rule = calibrate(logits, "max-confidence", budget=0.7)
     prompts = [[1, 2, 3], [4, 5, 1, 2, 3, 4]]
     found = network.infer(prompts, rule, length=6, ends=[2], pad=0)

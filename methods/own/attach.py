@@ -79,8 +79,8 @@ def attach(
 
 
 def _is_language_model(model: Any) -> bool:
-    name = type(model).__name__
-    return hasattr(model, "config") and name.endswith(("ForCausalLM", "LMHeadModel"))
+    names = [kind.__name__ for kind in type(model).__mro__]
+    return hasattr(model, "config") and any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def _is_encoder(model: Any) -> bool:

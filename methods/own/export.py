@@ -35,6 +35,7 @@ class _Step(nn.Module):
 
     def __init__(self, network: MultiExit, i: int, names: list[str], structure: Any) -> None:
         super().__init__()
+        self.whole = network  # some of whose modules a head reads through without owning them
         self.stage, self.head = network.stages[i], network.heads[i]
         self._last, self._structure, self._names = i == network.exits - 1, structure, names
 
