@@ -255,7 +255,7 @@ def loader(n=120, seed=3):
 
 
 def test_from_a_model_to_a_rule_that_skips_in_under_thirty_lines(tmp_path):
-    network = attach(cnn(), ["layer1.0", "layer1"], probe=images())
+    network = attach(cnn(), ["layer1.0", "layer2.0"], probe=images())
     network.fit(loader(), "pabee", epochs=8, rate=1e-2, head_rate=2e-2)
     logits = network.collect(loader(400, seed=4))
     rule = calibrate(logits, "max-confidence", budget=0.8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Whole(nn.Module):
 class TrainedHead(nn.Module):
     """The head that a model of transformers has: its own forward, with what an exit reads in the place of its body."""
 
-    def __init__(self, task: Any, reading: Reading, answer: type, pooler: nn.Module | None) -> None:
+    def __init__(self, task: Any, reading: Reading, answer: type, pooler: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
         body = task.base_model
         self.parts = nn.ModuleDict({name: part for name, part in task.named_children() if part is not body})
@@ -99,12 +100,33 @@ class TrainedHead(nn.Module):
 def trained_head(task: Any, reading: Reading, probe: Mapping[str, Tensor]) -> TrainedHead:
     """Return the head of a model of transformers. Raises `CannotAttach` if it reads what cannot be made for it."""
     out = task.base_model(**probe)
-    pooled, pooler = getattr(out, "pooler_output", None), None
+    pooled = getattr(out, "pooler_output", None)
+    pooler: Callable[[Tensor], Tensor] | None = None
     if pooled is not None:
-        pooler = getattr(task.base_model, "pooler", None)
-        if pooler is None or not torch.equal(pooler(out.last_hidden_state), pooled):
+        ways = [_pooled, _first_pooled]
+        fitting = [way for way in ways if _gives(partial(way, task.base_model), out.last_hidden_state, pooled)]
+        pooler = partial(fitting[0], task.base_model) if fitting else None
+        if pooler is None:
             raise CannotAttach(task, "how its head's pooled input is made cannot be seen; try keep_head=False")
     return TrainedHead(task, reading, type(out), pooler)
+
+
+def _pooled(body: Any, hidden: Tensor) -> Tensor:
+    found: Tensor = body.pooler(hidden)
+    return found
+
+
+def _first_pooled(body: Any, hidden: Tensor) -> Tensor:
+    """ALBERT's way."""
+    found: Tensor = body.pooler_activation(body.pooler(hidden[:, 0]))
+    return found
+
+
+def _gives(way: Callable[[Tensor], Tensor], hidden: Tensor, wanted: Tensor) -> bool:
+    try:
+        return torch.equal(way(hidden), wanted)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
 
 
 class Carrying(nn.Module):

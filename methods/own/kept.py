@@ -124,7 +124,7 @@ def _again(told: Mapping[str, Any], model: nn.Module | None, heads: Factory | No
         probe = {name: _made(*part) for name, part in told["probe"].items()}
         return attach(
             model, told["after"], heads=AUTO if heads is None else heads, keep_head=told["keep_head"],
-            outputs=told["outputs"], probe=probe.get("", probe) or None,
+            outputs=told["outputs"], probe=probe.get("", probe) if probe else None,
         )  # fmt: skip
     except (KeyError, TypeError, CannotAttach) as error:
         raise WrongNetwork(f"the network cannot be made again: {error}") from error
