@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class Labelled:
 
     def batches(self, size: int, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, Any]]:
         """Yield ``(index [n], inputs)``. Without a generator batches are only counted, where a loader says how many."""
-        if shuffle is None and hasattr(self._loader, "__len__"):
+        if shuffle is None and isinstance(self._loader, Sized):
             yield from ((torch.empty(0), None) for _ in range(len(self._loader)))
             return
         start = 0

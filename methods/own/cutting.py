@@ -146,15 +146,16 @@ def _parts(model: nn.Module, nodes: list[fx.Node], places: list[int], result: An
     reads = [node for node in nodes if node.op == "placeholder" and node.users]
     defaults = {_argument(node): node.args[0] for node in reads if node.args}
     for start, stop in pairwise(bounds):
-        graph, copies = fx.Graph(), {}
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
         for node in reads:
             copies[node] = graph.placeholder(node.name)
         for node in nodes[start + 1 : stop + (stop < len(nodes) - 1)]:
             if node.op != "placeholder":
-                copies[node] = graph.node_copy(node, lambda n, copies=copies: copies[n])
+                copies[node] = graph.node_copy(node, copies.__getitem__)
         last = stop == len(nodes) - 1
         live = [] if last else [node for node in copies if any(number[user] > stop for user in node.users)]
-        at = fx.node.map_arg(result, lambda n, copies=copies: copies[n]) if last else copies[nodes[stop]]
+        at = fx.node.map_arg(result, copies.__getitem__) if last else copies[nodes[stop]]
         graph.output((at, *(copies[node] for node in live)))
         body = fx.GraphModule(model, graph)
         named = [_argument(node) for node in reads] if start < 0 else [node.name for node in reads]

@@ -40,7 +40,8 @@ def run(
     """Return where each sample leaves ``[N]`` and what it is told ``[N, C]``; nothing behind is run for it."""
     state, memory, last = dict(inputs), rule.start(), len(stages) - 1
     samples = max(len(part) for part in state.values())
-    rest, exits, answers = np.arange(samples), np.full(samples, last), {}
+    rest, exits = np.arange(samples), np.full(samples, last)
+    answers: dict[int, Any] = {}
     assembling = len(rule.parts) == 1 and isinstance(rule.parts[0][1], Assembling)
     for i, stage in enumerate(stages):
         logits, *parts = stage.run(None, {each.name: state[each.name] for each in stage.get_inputs()})

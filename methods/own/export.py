@@ -81,7 +81,7 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
 
 
 def _written(step: nn.Module, parts: list[Any], names: list[str], gives: list[str], samples: int) -> bytes:
-    target = io.BytesIO()
+    target: Any = io.BytesIO()
     axes = {name: {0: "samples"} for name, part in zip(names, parts, strict=True) if len(part) == samples}
     axes |= {name: {0: "samples"} for name in gives}
     try:

@@ -90,15 +90,16 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _told(network: Network | TokenNetwork) -> dict[str, Any]:
+    from eelit.methods.own.network import Network
+
     original: Any = network.original
     home = type(original).__module__.partition(".")[0]
     found: dict[str, Any] = {"model": type(original).__name__, "of": home}
     if home == "transformers":
         found["config"] = json.loads(original.config.to_json_string(use_diff=False))
         found["attention"] = getattr(original.config, "_attn_implementation", None)
-    made = getattr(network, "made", None)
-    if made is not None:
-        probe = getattr(network, "probe", None)
+    if isinstance(network, Network):
+        made, probe = network.made, network.probe
         parts = probe if isinstance(probe, Mapping) else {"": probe} if probe is not None else {}
         found |= {
             "after": list(made.after), "auto": made.auto, "keep_head": made.keep_head, "outputs": network.outputs,
@@ -136,11 +137,12 @@ def _of_transformers(told: Mapping[str, Any]) -> nn.Module:
     name = str(told.get("model"))
     if told.get("of") != "transformers":
         raise WrongNetwork(f"the network is a {name} of {told.get('of')}; give an object of that class by model=")
-    kind = getattr(transformers, name, None)
+    kind: Any = getattr(transformers, name, None)
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise WrongNetwork(f"this version of transformers has no model {name}")
-    config = kind.config_class.from_dict(dict(told["config"]))  # type: ignore[attr-defined]
-    made: nn.Module = kind._from_config(config, attn_implementation=told.get("attention"))
+    maker: Any = kind
+    config = maker.config_class.from_dict(dict(told["config"]))
+    made: nn.Module = maker._from_config(config, attn_implementation=told.get("attention"))
     return made.eval()
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from eelit.methods.engine.method import Bench, silent
 from eelit.methods.engine.multi_exit import device_of, evaluating
 from eelit.methods.own.batches import inputs_of, on
 from eelit.methods.own.logits import Logits
-from eelit.methods.own.saved import SavedRule, WrongRule
+from eelit.methods.own.saved import SavedRule, Skipping, WrongRule
 from eelit.methods.policies.base import Array, Output, Policy, State, said
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class TokenNetwork:
 
         self.model.train()
         fit(
-            self.model.parameters(), _Texts(loader), loss, Bench(seed=seed, progress=progress),
+            self.model.parameters(), cast(Any, _Texts(loader)), loss, Bench(seed=seed, progress=progress),
             label="training all layers to predict the next token", epochs=epochs, batch=1, rate=rate,
         )  # fmt: skip
         self.model.eval()
@@ -169,7 +169,7 @@ class TokenNetwork:
         if rule.reject_below > -math.inf:
             raise WrongRule("a rule that refuses answers cannot write a text")
         policy = rule.policy
-        return AskedAt(policy.policy, rule.enabled) if hasattr(policy, "route") else policy
+        return AskedAt(policy.policy, policy.exits) if isinstance(policy, Skipping) else policy
 
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors) and configuration (JSON), whole or not at all."""
