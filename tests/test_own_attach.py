@@ -166,6 +166,7 @@ def test_heads_may_be_made_by_a_function_and_the_models_own_left_out():
         (Cnn, {"after": ["layer3"]}, "no module 'layer3'"),
         (Cnn, {"after": ["layer1", "layer1.0"]}, "others inside it"),
         (Cnn, {"after": ["layer1.0.conv"]}, "cannot be cut, for what it does depends on its input"),
+        (Cnn, {"after": ["fc"]}, "'fc' is its end"),
         (Cnn, {"after": [1]}, "numbers of layers"),
         (Cnn, {"after": ["layer1"], "probe": None}, "give some samples by probe="),
         (Cnn, {"after": ["layer1"], "outputs": 9}, "has 3 outputs, not 9"),

@@ -112,6 +112,9 @@ def cut(model: nn.Module, after: Sequence[str], given: Sequence[str] | None, *, 
     result = output.args[0]
     if lenient:
         ends = {i: name for i, name in ends.items() if nodes[i] is not result}
+    for i, name in ends.items():
+        if nodes[i] is result:
+            raise CannotAttach(model, f"{name!r} is its end, where the last exit stands in any case")
     if not ends:
         raise CannotAttach(model, "no place for an exit before its end is left")
     places = sorted(ends)
