@@ -199,3 +199,8 @@ def _given(own: OwnForward, inputs: Mapping[str, Tensor]) -> Given:
 
 def _named(encoder: Any, inputs: Inputs | State) -> Mapping[str, Tensor]:
     return inputs if isinstance(inputs, Mapping) else {encoder.main_input_name: inputs}
+
+
+def probes(encoder: nn.Module) -> list[dict[str, Tensor]]:
+    """Return made inputs, as `attach` tries them: texts of unlike lengths with their mask and of one, or images."""
+    return list(_probes(encoder))

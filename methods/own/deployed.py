@@ -1,0 +1,81 @@
+"""A network exported stage by stage, run by onnxruntime with a rule: numpy and no torch.
+
+``python -m eelit.methods.own.deployed FOLDER`` prints the loop, to be taken along.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eelit.methods.own.saved import SavedRule
+from eelit.methods.policies.base import Assembling
+
+NAME = "stages.json"
+
+
+def stages_in(folder: str | Path) -> list[Any]:
+    """Return the sessions of the stages that `export.export` wrote. Raises `ImportError` without onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("running exported stages needs onnxruntime: pip install 'eelit[onnx]'") from error
+    told = json.loads((Path(folder) / NAME).read_text(encoding="utf-8"))
+    return [
+        onnxruntime.InferenceSession(str(Path(folder) / Path(name).name), providers=["CPUExecutionProvider"])
+        for name in told["stages"]
+    ]
+
+
+def run(
+    stages: Sequence[Any], inputs: Mapping[str, NDArray[Any]], rule: SavedRule
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return where each sample leaves ``[N]`` and what it is told ``[N, C]``; nothing behind is run for it."""
+    state, memory, last = dict(inputs), rule.start(), len(stages) - 1
+    samples = max(len(part) for part in state.values())
+    rest, exits = np.arange(samples), np.full(samples, last)
+    answers: dict[int, Any] = {}
+    assembling = len(rule.parts) == 1 and isinstance(rule.parts[0][1], Assembling)
+    for i, stage in enumerate(stages):
+        logits, *parts = stage.run(None, {each.name: state[each.name] for each in stage.get_inputs()})
+        state = dict(zip((each.name for each in stage.get_outputs()[1:]), parts, strict=True))
+        stop = np.full(len(rest), i == last)
+        if i in rule.enabled and (i < last or assembling):
+            memory, asked = rule.step(memory, logits)
+            stop |= np.asarray(asked) & np.isfinite(logits.reshape(len(rest), -1)).all(axis=1)
+        told = np.asarray(rule.answer(memory, logits)) if i in rule.enabled else logits
+        answers.update(zip(rest[stop].tolist(), told[stop], strict=True))
+        exits[rest[stop]] = i
+        if stop.all():
+            break
+        if stop.any():
+            n, rest = len(rest), rest[~stop]
+            state = {name: part if part.shape[:1] != (n,) else part[~stop] for name, part in state.items()}
+            memory = tuple(np.asarray(part)[~stop] for part in memory)
+    return exits, np.stack([answers[i] for i in range(samples)])
+
+
+def loop() -> str:
+    """Return the program that runs exported stages with a rule."""
+    imports = (
+        "import json, sys\nfrom pathlib import Path\n\nimport numpy as np\n\n"
+        "from eelit.methods.own.saved import load_rule\nfrom eelit.methods.policies.base import Assembling\n\n"
+        f"NAME = {NAME!r}\n"
+    )
+    parts = [inspect.getsource(part) for part in (stages_in, run)]
+    use = "exits, answers = run(stages_in(sys.argv[1]), dict(np.load(sys.argv[2])), load_rule(sys.argv[3]))\n"
+    return "from __future__ import annotations\n\n" + "\n\n".join([imports, *parts, use])
+
+
+if __name__ == "__main__":
+    folder = sys.argv[1:]
+    if len(folder) != 1 or not (Path(folder[0]) / NAME).is_file():
+        sys.exit("usage: python -m eelit.methods.own.deployed FOLDER, into which Network.export wrote")
+    print(f"# python loop.py {folder[0]} inputs.npz rule.json; {NAME} names the inputs\n{loop()}")

@@ -1,0 +1,113 @@
+"""A network of yours as one ONNX file per exit: the stage with its head, from the state before to what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from eelit.methods.data.cache import write
+from eelit.methods.engine.multi_exit import MultiExit, evaluating, select
+from eelit.methods.own.batches import Inputs, inputs_of, samples_of
+from eelit.methods.own.deployed import NAME, stages_in
+
+if TYPE_CHECKING:
+    from eelit.methods.own.network import Network
+
+OPSET = 18
+CLOSE = 1e-3  # share of the largest number by which onnxruntime may differ
+
+
+class CannotExport(ValueError):
+    """A network cannot be written as ONNX; the message is one sentence with the reason."""
+
+
+class _Step(nn.Module):
+    """A stage with its head, from flat tensors to what the head says and the flat tensors of the next state."""
+
+    def __init__(self, network: MultiExit, i: int, names: list[str], structure: Any) -> None:
+        super().__init__()
+        self.whole = network  # some of whose modules a head reads through without owning them
+        self.stage, self.head = network.stages[i], network.heads[i]
+        self._last, self._structure, self._names = i == network.exits - 1, structure, names
+
+    def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Return the answer, then the next state."""
+        state = self.stage(pytree.tree_unflatten(list(parts), self._structure))
+        answer = self.head(state)
+        return (answer,) if self._last else (answer, *pytree.tree_leaves(state))
+
+
+@torch.no_grad()
+def export(network: Network, folder: str | Path, example: Any) -> None:
+    """Write one file per exit, and their names; proved by running them on other numbers of samples than the example's.
+
+    Sizes but the number of samples are those of the example. Raises `CannotExport` if what onnxruntime says differs, or
+    if something in the network has no counterpart, and `ImportError` without the packages that ``eelit[onnx]`` brings.
+    """
+    place, inputs = Path(folder), inputs_of(example)
+    if samples_of(inputs) < 2:
+        raise CannotExport("the example is of two samples at least, since their number must be told from other sizes")
+    named: Any = dict(inputs) if isinstance(inputs, Mapping) else {"inputs": inputs}
+    model, told = network.model.cpu(), []
+    with evaluating(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state: Any = inputs
+        names = list(named)
+        for i in range(model.exits):
+            parts, structure = pytree.tree_flatten(state)
+            if not all(isinstance(part, Tensor) and part.dim() for part in parts):
+                raise CannotExport(f"the state before exit {i} holds what is no tensor")
+            state = model.stages[i](state)
+            if not isinstance(model.heads[i](state), Tensor):
+                raise CannotExport(f"exit {i} says more than its answer")
+            step = _Step(model, i, names, structure).eval()
+            following = [f"state_{i}_{k}" for k in range(len(pytree.tree_leaves(state)))] if i < model.exits - 1 else []
+            content = _written(step, parts, names, [f"answer_{i}", *following], samples_of(inputs))
+            told.append(f"stage-{i}.onnx")
+            write(place / told[-1], content)
+            names = following
+    about = {"stages": told, "inputs": {name: [str(t.dtype), list(t.shape[1:])] for name, t in named.items()}}
+    write(place / NAME, json.dumps(about, indent=1).encode() + b"\n")
+    _prove(network, place, inputs)
+
+
+def _written(step: nn.Module, parts: list[Any], names: list[str], gives: list[str], samples: int) -> bytes:
+    target: Any = io.BytesIO()
+    axes = {name: {0: "samples"} for name, part in zip(names, parts, strict=True) if len(part) == samples}
+    axes |= {name: {0: "samples"} for name in gives}
+    try:
+        torch.onnx.export(
+            step, tuple(parts), target, input_names=names, output_names=gives, dynamic_axes=axes, opset_version=OPSET,
+            dynamo=False,
+        )  # fmt: skip
+    except ImportError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CannotExport(f"a stage has no counterpart in ONNX ({type(error).__name__}: {first})") from error
+    return target.getvalue()
+
+
+def _prove(network: Network, place: Path, inputs: Inputs) -> None:
+    stages, n = stages_in(place), samples_of(inputs)
+    for rows in (torch.arange(n), torch.arange(n - 1), torch.arange(n + 3) % n, torch.tensor([n - 1])):
+        some = select(inputs, rows, n)
+        wanted = network.model(some).numpy()
+        state = {
+            name: part.numpy() for name, part in (some.items() if isinstance(some, Mapping) else [("inputs", some)])
+        }
+        for i, stage in enumerate(stages):
+            found, *parts = stage.run(None, {each.name: state[each.name] for each in stage.get_inputs()})
+            state = dict(zip((each.name for each in stage.get_outputs()[1:]), parts, strict=True))
+            gap = float(np.abs(found - wanted[i]).max()) if found.shape == wanted[i].shape else np.inf
+            if not gap <= CLOSE * max(1e-3, float(np.abs(wanted[i]).max())):
+                raise CannotExport(f"what onnxruntime says at exit {i} of {len(rows)} samples differs by {gap:.2g}")

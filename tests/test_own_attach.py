@@ -1,0 +1,454 @@
+"""Your own network: exits are put on it or refused, trained by named recipes, asked, run with a rule, kept."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM
+
+from eelit.methods.engine.costs import MacCounter
+from eelit.methods.engine.evaluate import replay
+from eelit.methods.own.attach import CannotAttach, attach
+from eelit.methods.own.calibrate import calibrate
+from eelit.methods.own.kept import WrongNetwork, load
+from eelit.methods.own.saved import SavedRule, WrongRule, load_rule
+from eelit.methods.own.training import RECIPES
+from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.max_confidence import MaxConfidence
+
+CLASSES = 3
+SIZES = {
+    "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}  # fmt: skip
+
+
+def bert(kind=BertForSequenceClassification, **more):
+    torch.manual_seed(0)
+    return kind(BertConfig(**SIZES, num_labels=CLASSES, **more))
+
+
+class Block(nn.Module):
+    """What it does depends on its input, so that it can be called, but not looked into."""
+
+    def __init__(self, inner, outer):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inner, outer, 3, padding=1), nn.BatchNorm2d(outer)
+        self.short = nn.Sequential(nn.Conv2d(inner, outer, 1))
+
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("not a number")
+        return F.relu(self.norm(self.conv(x)) + self.short(x))
+
+
+class Cnn(nn.Module):
+    """Stages with names, in the manner of torchvision; what one gives is also read behind the next."""
+
+    def __init__(self, classes=CLASSES):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.layer1 = nn.Sequential(Block(4, 4), Block(4, 8))
+        self.layer2 = nn.Sequential(Block(8, 8), Block(8, 8))
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x):
+        middle = self.layer1(self.stem(x))
+        return self.fc(F.adaptive_avg_pool2d(self.layer2(middle) + middle, 1).flatten(1))
+
+
+class OfTheBatch(Cnn):
+    """What it says of a sample depends on the others."""
+
+    def forward(self, x):
+        x = self.layer2(self.layer1(self.stem(x)))
+        return self.fc((x - x.mean(dim=0)).mean(dim=(2, 3)))
+
+
+def cnn(kind=Cnn, **more):
+    torch.manual_seed(0)
+    model = kind(**more)
+    model(torch.rand(8, 1, 6, 6))  # so that the normalisation has seen something
+    return model.eval()
+
+
+def texts(n=4, length=9, seed=0):
+    ids = torch.randint(1, SIZES["vocab_size"], (n, length), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def images(n=5):
+    return torch.rand((n, 1, 6, 6), generator=torch.Generator().manual_seed(1))
+
+
+# Putting exits on
+
+
+@pytest.mark.parametrize("after", [(), (1, 3), ("bert.encoder.layer.1",)])
+def test_an_encoder_keeps_its_trained_head_masks_and_padding(after):
+    own = bert().eval()
+    network = attach(own, after)
+    assert network.exits == {0: 4, 2: 3, 1: 2}[len(after)]
+    batch = texts()
+    with torch.no_grad():
+        torch.testing.assert_close(network.model.full(batch), own(**batch).logits)
+        torch.testing.assert_close(network.model(batch)[-1], own(**batch).logits)
+    shorter = {name: part[1:2, :4] for name, part in batch.items()}  # the padded text by itself
+    everywhere = network.model(batch)[:, 1]
+    torch.testing.assert_close(network.model(shorter)[:, 0], everywhere, atol=1e-5, rtol=1e-4)
+
+
+def test_a_bare_encoder_needs_to_be_told_how_many_classes():
+    with pytest.raises(CannotAttach, match="no head to keep; say by outputs="):
+        attach(bert(BertModel))
+    assert attach(bert(BertModel), outputs=5).model(texts()).shape == (4, 4, 5)
+    assert attach(bert(), keep_head=False, outputs=1).model(texts()).shape == (4, 4)
+
+
+def test_an_encoder_whose_depth_probe_fails_is_refused():
+    class Rescaled(BertForSequenceClassification):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.logits = out.logits * kwargs["input_ids"].sum() if "input_ids" in kwargs else out.logits
+            return out
+
+    with pytest.raises(CannotAttach, match="Rescaled"):
+        attach(bert(Rescaled))
+    with pytest.raises(CannotAttach, match="layers 1 to 4, and no 5"):
+        attach(bert(), [5])
+    with pytest.raises(CannotAttach, match="is none of its 4 layers"):
+        attach(bert(), ["classifier"])
+
+
+@pytest.mark.parametrize(
+    ("after", "places"),
+    [
+        (["layer1"], ["after layer1", "at its end"]),
+        (["layer2", "layer1.0"], ["after layer1.0", "after layer2", "at its end"]),
+        ([], [*(f"after layer{i}.{j}" for i in (1, 2) for j in (0, 1)), "at its end"]),
+    ],
+)
+def test_a_cnn_is_cut_after_named_modules_with_what_later_ones_read(after, places):
+    own, x = cnn(), images()
+    network = attach(own, after, probe=x)
+    assert list(network.places) == places
+    with torch.no_grad():
+        torch.testing.assert_close(network.model.full(x), own(x))
+    assert network.model(x).shape == (len(places), 5, CLASSES)
+    assert {id(p) for p in own.parameters()} < {id(p) for p in network.model.parameters()}
+
+
+def test_heads_may_be_made_by_a_function_and_the_models_own_left_out():
+    shapes = []
+
+    def factory(shape, outputs):
+        shapes.append((tuple(shape), outputs))
+        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), outputs))
+
+    network = attach(cnn(), ["layer1.0", "layer2"], heads=factory, keep_head=False, outputs=7, probe=images())
+    assert shapes == [((4, 6, 6), 7), ((8, 6, 6), 7)]
+    assert network.places == ("after layer1.0", "after layer2")
+    assert network.model(images()).shape == (2, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "reason"),
+    [
+        (OfTheBatch, {"after": ["layer1"]}, "gets depends on its batch|others get another answer"),
+        (Cnn, {"after": ["layer3"]}, "no module 'layer3'"),
+        (Cnn, {"after": ["layer1", "layer1.0"]}, "others inside it"),
+        (Cnn, {"after": ["layer1.0.conv"]}, "cannot be cut, for what it does depends on its input"),
+        (Cnn, {"after": ["fc"]}, "'fc' is its end"),
+        (Cnn, {"after": [1]}, "numbers of layers"),
+        (Cnn, {"after": ["layer1"], "probe": None}, "give some samples by probe="),
+        (Cnn, {"after": ["layer1"], "outputs": 9}, "has 3 outputs, not 9"),
+    ],
+)
+def test_other_networks_are_refused_with_the_reason(make, options, reason):
+    with pytest.raises(CannotAttach, match=reason):
+        attach(cnn(make), **{"probe": images(), **options})
+
+
+def test_the_model_is_as_before_when_it_is_refused():
+    own = cnn(OfTheBatch).train()
+    before = {name: part.clone() for name, part in own.state_dict().items()}
+    with pytest.raises(CannotAttach):
+        attach(own, ["layer1"], probe=images())
+    assert own.training
+    assert not any(module._forward_hooks for module in own.modules())
+    assert all(torch.equal(before[name], part) for name, part in own.state_dict().items())
+
+
+# Running
+
+
+@pytest.mark.parametrize("make", [lambda: (attach(bert()), texts()), lambda: (attach(cnn(), probe=images()), images())])
+def test_what_infer_tells_of_costs_is_what_is_run(make):
+    network, batch = make()
+    enabled = (1, network.exits - 1)
+    some = SavedRule("static", ((1.0, FixedExit(0)),), network.exits, enabled, CLASSES, "logits")
+    for rule in (FixedExit(0), FixedExit(2), FixedExit(network.exits - 1), some):
+        network.infer(batch, rule)  # so that its own costs are known
+        with MacCounter() as counter:
+            found = network.infer(batch, rule)
+        assert found.macs.sum() == counter.macs
+    assert (found.exits == 1).all()
+
+
+def test_infer_agrees_with_replay_and_refuses_rules_of_other_networks():
+    network, batch = attach(cnn(), probe=images()), images()
+    outputs = network.model(batch).detach()
+    for threshold in outputs.softmax(dim=-1).amax(dim=-1)[1].sort().values.tolist():
+        policy = MaxConfidence(threshold)
+        assert network.infer(batch, policy).exits.tolist() == replay(policy, outputs).tolist()
+    rule = SavedRule("max-confidence", ((1.0, MaxConfidence(0.5)),), 2, (0, 1), CLASSES, "logits")
+    with pytest.raises(WrongRule, match="for 2 exits and 3 classes, but the network has 5 and 3"):
+        network.infer(batch, rule)
+
+
+def test_a_rule_that_refuses_says_whom():
+    network, batch = attach(cnn(), ["layer1"], probe=images()), images()
+    rule = SavedRule("static", ((1.0, FixedExit(1)),), 2, (0, 1), CLASSES, "logits", reject_below=0.99)
+    assert network.infer(batch, rule).rejected.all()
+    assert not network.infer(batch, FixedExit(1)).rejected.any()
+
+
+def test_collect_tells_costs_of_each_shape():
+    network = attach(bert(), [2])
+    long, short = texts(length=9), texts(3, length=5)
+    found = network.collect([(long, torch.tensor([0, 1, 2, 0])), {**short, "labels": torch.tensor([1, 1, 2])}])
+    assert found.z.shape == (2, 7, CLASSES)
+    assert found.labels.tolist() == [0, 1, 2, 0, 1, 1, 2]
+    assert found.costs.shape == (2, 7)
+    assert found.unit == "MACs"
+    assert found.costs[:, 0].tolist() == network.costs(long)[0]
+    assert found.costs[:, 6].tolist() == network.costs(short)[0]
+    np.testing.assert_allclose(found.z[:, 4:], network.model(short).detach().numpy(), rtol=1e-5, atol=1e-6)
+    same = network.collect([long, long], costs=[1.0, 2.0], unit="ms")
+    assert same.labels is None
+    assert same.costs.tolist() == [1.0, 2.0]
+    assert same.unit == "ms"
+
+
+# Training
+
+
+def stripes(n=120, seed=3):
+    """Images of stripes, down, across or none: what a small network learns at once."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, CLASSES, (n,), generator=generator)
+    x = torch.rand((n, 1, 6, 6), generator=generator)
+    x[y == 0, :, ::2] += 1.5
+    x[y == 1, :, :, ::2] += 1.5
+    return TensorDataset(x, y)
+
+
+def loader(n=120, seed=3):
+    return DataLoader(stripes(n, seed), batch_size=20, shuffle=True)
+
+
+def test_from_a_model_to_a_rule_that_skips_in_under_thirty_lines(tmp_path):
+    network = attach(cnn(), ["layer1.0", "layer2.0"], probe=images())
+    network.fit(loader(), "pabee", epochs=8, rate=1e-2, head_rate=2e-2)
+    logits = network.collect(loader(400, seed=4))
+    rule = calibrate(logits, "max-confidence", budget=0.8)
+    rule.save(tmp_path / "rule.json")
+    network.save(tmp_path / "network")
+
+    again = load(tmp_path / "network", Cnn())
+    x, y = stripes(200, seed=5).tensors
+    found = again.infer(x, load_rule(tmp_path / "rule.json"))
+    assert (found.predicted == y).float().mean() > 0.8
+    assert len(found.exits.unique()) > 1
+    assert found.macs.mean() < 0.9 * again.costs(x)[1][-1]
+
+
+def changed(network, run):
+    """Return which of the network's parts a training changes."""
+    before = {name: part.clone() for name, part in network.model.state_dict().items()}
+    done = run()
+    after = network.model.state_dict()
+    return done, {name for name, part in before.items() if not torch.equal(part, after[name])}
+
+
+def test_two_stages_leave_the_network_as_the_first_has_made_it():
+    network = attach(cnn(), ["layer1"], probe=images())
+    options = {"epochs": 1, "rate": 1e-2, "ramp_epochs": 1, "ramp_rate": 1e-2}
+    done, learned = changed(network, lambda: network.fit(loader(40), "deebert", **options))
+    assert done.key == "xin2020deebert"
+    assert done.steps == 4
+    assert [stage.split()[-1] for stage in done.stages] == ["network", "network"]
+    assert "frozen" in done.stages[1]
+    assert any(name.startswith("stages") for name in learned)
+    assert any(name.startswith("heads.0") for name in learned)
+    done, learned = changed(network, lambda: network.fit(loader(40), "deebert", freeze="network", **options))
+    assert len(done.stages) == 1
+    assert learned
+    assert all(name.startswith("heads.0") for name in learned)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains_and_freezing_keeps_weights_and_statistics(recipe):
+    network = attach(cnn(), ["layer1"], probe=images())
+    short = {name: 1.0 for name in RECIPES[recipe].numbers if name.endswith("epochs")}
+    done, learned = changed(network, lambda: network.fit(loader(40), recipe, freeze=["layer1"], **short))
+    frozen = {id(part) for part in [*network.original.layer1.parameters(), *network.original.layer1.buffers()]}
+    held = {
+        *network.model.named_parameters(remove_duplicate=False),
+        *network.model.named_buffers(remove_duplicate=False),
+    }
+    assert not learned & {name for name, part in held if id(part) in frozen}
+    assert learned
+    assert done.steps
+    assert all(p.requires_grad for p in network.model.parameters())
+    assert not any("train" in vars(module) for module in network.model.modules())
+
+
+def test_texts_with_masks_are_trained_on_and_norms_behind_the_layers_are_the_networks():
+    network = attach(bert(hidden_dropout_prob=0.0), [1])
+    batches = [(texts(seed=i), torch.tensor([0, 1, 2, 1])) for i in range(3)]
+    before = network.model.full(texts()).detach()
+    done, learned = changed(network, lambda: network.fit(batches, "zhou2020pabee", freeze="network", epochs=2))
+    assert done.steps == 6
+    assert learned == {"heads.0.head.classifier.weight", "heads.0.head.classifier.bias"}
+    assert torch.equal(network.model.full(texts()), before)
+
+
+def test_what_cannot_be_trained_so_is_refused():
+    network = attach(cnn(), ["layer1"], probe=images())
+    with pytest.raises(ValueError, match=r"no recipe 'nothing'; choose among pabee \(zhou2020pabee\)"):
+        network.fit(loader(), "nothing")
+    with pytest.raises(ValueError, match="a method is registered, but its training needs its own"):
+        network.fit(loader(), "schuster2022calm")
+    with pytest.raises(ValueError, match="size of batches is the loader's"):
+        network.fit(loader(), "pabee", batch=8)
+    with pytest.raises(ValueError, match="used up after one pass"):
+        network.fit(iter([]), "pabee")
+    with pytest.raises(ValueError, match="no module 'layer9' to freeze"):
+        network.fit(loader(), "pabee", freeze=["layer9"])
+    with pytest.raises(ValueError, match="needs a label to train on"):
+        network.fit([images()], "pabee")
+
+
+# Keeping
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
+    network = attach(bert(), [2])
+    network.save(tmp_path)
+    again, batch = load(tmp_path), texts()
+    assert torch.equal(again.model(batch), network.model(batch))
+    assert again.places == network.places
+    network.model.heads[0].head.classifier.bias.data += 1
+    network.save(tmp_path)  # in the place of the first
+    assert torch.equal(load(tmp_path).model(batch), network.model(batch))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_damaged_or_does_not_fit_is_not_loaded(tmp_path):
+    attach(cnn(), ["layer1"], probe=images()).save(tmp_path)
+    with pytest.raises(WrongNetwork, match="give an object of that class by model="):
+        load(tmp_path)
+    with pytest.raises(WrongNetwork, match="was made of a Cnn, not of a Block"):
+        load(tmp_path, Block(1, 1))
+    with pytest.raises(WrongNetwork, match=r"cannot be made again|in the model"):
+        load(tmp_path, cnn(classes=4))
+    told = json.loads((tmp_path / "network.json").read_text())
+    (tmp_path / "network.json").write_text(json.dumps({**told, "weights": "../other"}))
+    with pytest.raises(WrongNetwork, match="lie elsewhere"):
+        load(tmp_path, Cnn())
+    (tmp_path / "network.json").write_text(json.dumps(told))
+    (tmp_path / told["weights"]).write_bytes((tmp_path / told["weights"]).read_bytes()[:-1] + b"x")
+    with pytest.raises(WrongNetwork, match="damaged"):
+        load(tmp_path, Cnn())
+
+
+# Taking it elsewhere
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: (attach(bert(), [2]), texts()), lambda: (attach(cnn(), probe=images()), images())]
+)
+def test_exported_stages_say_the_same_and_skip(make, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from eelit.methods.own import deployed
+
+    network, batch = make()
+    network.export(tmp_path, batch)
+    stages, rest = deployed.stages_in(tmp_path), network.exits - 1
+    inputs = {k: v.numpy() for k, v in (batch.items() if isinstance(batch, dict) else [("inputs", batch)])}
+    outputs = network.model(batch).detach().softmax(dim=-1).amax(dim=-1)
+    for threshold in (0.0, float(outputs[0].median()) - 1e-4, 1.1):
+        policy = MaxConfidence(threshold)
+        rule = SavedRule("max-confidence", ((1.0, policy),), network.exits, tuple(range(rest + 1)), CLASSES, "logits")
+        exits, answers = deployed.run(stages, inputs, rule)
+        found = network.infer(batch, rule)
+        assert exits.tolist() == found.exits.tolist()
+        np.testing.assert_allclose(answers, found.answers.numpy(), rtol=1e-3, atol=1e-4)
+    compile(deployed.loop(), "loop.py", "exec")
+
+
+# Language models
+
+
+def llama():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES, bos_token_id=None, eos_token_id=None, pad_token_id=0)).eval()
+
+
+def test_a_decoder_leaves_token_by_token_from_training_to_a_rule(tmp_path):
+    network = attach(llama())
+    turns = torch.arange(24).repeat(40, 1).add(torch.arange(40)[:, None]) % 5 + 1  # 1 2 3 4 5 1 2 …
+    network.fit([turns[:20], turns[20:]], "calm", epochs=20, rate=1e-2)
+    logits = network.collect([{"input_ids": turns, "attention_mask": torch.ones_like(turns)}])
+    assert logits.z.shape == (4, 40 * 23, 32)
+    assert len(np.unique(logits.groups)) == 40
+    assert logits.costs.shape == (4, 920)
+    rule = calibrate(logits, "max-confidence", budget=0.7)
+    prompts = [[1, 2, 3], [4, 5, 1, 2, 3, 4]]
+    found = network.infer(prompts, rule, length=6, ends=[2], pad=0)
+    assert found.tokens[0].tolist()[:4] == [4, 5, 1, 2]
+    assert found.exits[0].tolist()[4:] == [-1, -1]
+    assert found.exits.max() < 3 or len(found.exits.unique()) > 2
+    alone = network.infer([prompts[0]], rule, length=6, ends=[2])
+    assert alone.tokens.tolist() == found.tokens[:1].tolist()
+    assert alone.exits.tolist() == found.exits[:1].tolist()
+    network.save(tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(again.model(turns), network.model(turns))
+    with pytest.raises(ValueError, match="no recipe 'pabee' for a language model"):
+        network.fit([turns], "pabee")
+
+
+def test_a_decoder_whose_depth_probe_fails_or_with_other_heads_is_refused():
+    class Shifted(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            if kwargs.get("input_ids") is not None:
+                out.logits = out.logits + 1
+            return out
+
+    with pytest.raises(CannotAttach, match="layer by layer its logits differ from its own"):
+        attach(Shifted(llama().config))
+    with pytest.raises(CannotAttach, match="every layer of a language model is an exit"):
+        attach(llama(), [1])
+
+
+def test_padding_on_the_wrong_side_is_refused():
+    network = attach(llama())
+    with pytest.raises(ValueError, match="padded on the left"):
+        network.infer({"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])},
+                      None, length=1)  # fmt: skip
+
+
+def test_the_room_is_free_of_torch_until_a_network_is_asked_for():
+    code = "import sys, eelit.methods.own, eelit.methods.own.calibrate; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
