@@ -15,9 +15,9 @@ from eelit.methods.data import (
     brown,
     drawings,
     fetch,
-    held,
     images,
     manifest,
+    memory_cache,
     newsgroups,
     photographs,
     recordings,
@@ -445,20 +445,20 @@ def test_what_is_forgotten_is_held_no_longer():
     tasks.images("digits", train=600)
     tasks.long_tailed("digits", train=60, tail=(1,) * 10)
     loaders = (brown._files, brown._pair, tasks.images, tasks.long_tailed)
-    assert set(loaders) <= set(held.loaders())
+    assert set(loaders) <= set(memory_cache.loaders())
     assert all(load.cache_info().currsize for load in loaders)
     pairs = [pair for file in brown._files()[:50] for sentence in file for pair in sentence]
     assert len({id(pair) for pair in pairs}) == len(set(pairs)) < len(pairs) / 5
-    held.forget()
-    assert not any(load.cache_info().currsize for load in held.loaders())
+    memory_cache.forget()
+    assert not any(load.cache_info().currsize for load in memory_cache.loaders())
 
 
 def test_no_loader_holds_what_nobody_can_make_it_forget():
-    room = Path(held.__file__).parent
-    files = {*room.glob("*.py"), room.parent / "engine" / "tasks.py"} - {room / "held.py"}
+    room = Path(memory_cache.__file__).parent
+    files = {*room.glob("*.py"), room.parent / "engine" / "tasks.py"} - {room / "memory_cache.py"}
     small = {"fetch.py", "manifest.py"}  # which hold names and hashes
     assert {file.name for file in files if re.search(r"@(functools\.)?(lru_)?cache\b", file.read_text())} <= small
-    assert {"tasks.py", "brown.py", "recordings.py"} <= {f.name for f in files if "@held(" in f.read_text()}
+    assert {"tasks.py", "brown.py", "recordings.py"} <= {f.name for f in files if "@in_memory(" in f.read_text()}
 
 
 def test_recordings_in_noise():
