@@ -116,9 +116,12 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSErro
     from eelit.methods.backbones import encoder
     from eelit.methods.harness import runner
 
-    # joblib stops a worker, with a warning, that has grown by 300 MB since its first task. What a later method needs of
-    # transformers is no leak: it is loaded in the first, and what a task has freed is given back.
+    # joblib stops a worker, with a warning, that has grown by 300 MB since its first task. What other methods need of
+    # libraries (120 MB) is no leak: all of it is loaded in the first, and what a task has freed is given back.
     encoder.encoder("tiny")
+    for each in registry.keys():
+        with suppress(Exception):  # which is told when that method's turn comes
+            registry.get(each)
     torch.set_num_threads(1)
     log: list[str] = []
 
