@@ -1,12 +1,12 @@
 """A network of convolutions whose single dot products stop as soon as what the ReLU makes of them is known, or guessed.
 
 No layer and no sample leaves: what stops is the sum of one output value. ``exits`` of an operating point are therefore
-the shares of dot products that are ended by a guess, ended since their sign is known, and computed whole, of those that
-can stop. Each kernel reads its inputs in an order of its own, one product at a time, and products are what is counted.
+the shares of dot products that are ended by a guess, ended since their sign is known, and computed whole, in all layers
+but the first, which reads the picture. Each kernel reads its inputs in an order of its own, and products are counted.
 
 Replay (`Kernels.followed`) adds up all products and notes where each sum would have stopped; execution
-(`Kernels.stopped`) leaves the rest out. Both round products and sums one by one in the same order, so that they are
-equal to the last bit. The full model is the same network by whole convolutions, whose sums have another order.
+(`Kernels.stopped`) leaves the rest out. What decides is added up by both in the same order, so that they decide alike.
+The full model is the same network by whole convolutions, whose sums have another order.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Convolutions(nn.Module, ABC):
 class Ran(NamedTuple):
     """What the network did with images: answers ``[n, C]``, products ``[L, n]`` and ends ``[n, 3]``.
 
-    Ends are the numbers of dot products ended by a guess, ended by their sign, and computed whole, of those that
-    can stop.
+    Ends are the numbers of dot products ended by a guess, ended by their sign, and computed whole, in all layers but
+    the first.
     """
 
     answers: Tensor
