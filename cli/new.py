@@ -16,11 +16,19 @@ from eelit.catalog.faults import CatalogueFault, Unavailable, writing
 from eelit.catalog.sources import checkout
 from eelit.cli.command import eelit_command
 
-FAMILIES = (
-    "exits-text", "exits-images", "cascades", "tiers", "split", "gates", "tokens", "skimming", "tagging", "ranking",
-    "other",
-)  # fmt: skip
-"""Families of methods, each with a template; `other` derives from the contract itself, as a new family would."""
+FAMILIES = {
+    "exits-text": "exits", "exits-images": "exits", "exit-prediction": "exit_prediction", "designs": "designs",
+    "acquisition": "acquisition", "cascades": "cascades", "image-cascades": "cascades",
+    "tiers": "tiers", "multi-device": "tiers", "on-device": "exits", "split": "split",
+    "gates": "gates", "dot-products": "dot_products",
+    "tokens": "tokens", "speculative": "tokens", "translation": "translation", "pruning": "translation",
+    "skimming": "skimming", "tagging": "tagging", "ranking": "ranking", "sentinels": "sentinels",
+    "other": "",
+}  # fmt: skip
+"""Families of methods, each with a template → the module of `methods/families/` that says what is prepared.
+
+`other` derives from the contract itself, as a new family would.
+"""
 ENTRY = ("entry.yaml.j2", "catalog/entries/{key}.yaml")
 # Template → where its result belongs, in the checkout.
 SKELETONS = {
@@ -34,16 +42,34 @@ RESTS_ON = "what the implementation rests on"
 
 @eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images")
 @click.argument("key")
-@click.option("--family", type=click.Choice(FAMILIES), help="Write a method of this family, its claims and its test.")
+@click.option(
+    "--family",
+    type=click.Choice(list(FAMILIES)),
+    metavar="FAMILY",
+    help="Write a method of this family, its claims and its test.",
+)
 def command(key: str, family: str | None) -> None:
     """Start a new work: its entry, and a method with claims and test.
 
-    What stops is, by family: a sample at an exit (exits-text, exits-images), or after one of several models (cascades),
-    or on one of several machines in a simulated world (tiers: leroux2017cascading, laskaridis2020spinn);
-    `other` is a method by itself. The rest have one method each so far, whose file shows more than the template: a
-    device that has the cloud go on (split: bajpai2023splitee), blocks passed over (gates: wang2018skipnet),
-    each generated token (tokens: schuster2022calm), tokens of a text (skimming: guan2022transkimmer), words to be
-    tagged (tagging: li2021tokee), documents of a query (ranking: busolin2021lear).
+    FAMILY is a kind of method; each is named here with a method whose file shows more than the template.
+
+    Samples leave: at an exit (exits-text: zhou2020pabee; exits-images: kaya2019sdn), at one that is predicted
+    (exit-prediction: karpikova2023fiancee), at those that a search has left (designs: li2023coaxnn), after as many
+    features as they need (acquisition: shim2018jafa), after one of several models that you write (cascades:
+    tann2016runtime) or that are there for images (image-cascades: wang2018idk).
+
+    Machines share a network: a chain of them (tiers: laskaridis2020spinn), several devices and a cloud (multi-device:
+    teerapittayanon2017ddnn), a phone by itself (on-device: ju2021dee), a device that has the cloud go on (split:
+    bajpai2023splitee).
+
+    Parts are left out: blocks that gates pass over (gates: wang2018skipnet), single dot products (dot-products:
+    akhlaghi2018snapea), tokens of a text (skimming: guan2022transkimmer), blocks of a decoder for good (pruning:
+    fan2020layerdrop).
+
+    Tokens or documents leave: generated tokens (tokens: schuster2022calm), those that a cheap model writes ahead
+    (speculative: kim2023bild), those of a translation (translation: elbayad2020depth), words to be tagged (tagging:
+    li2021tokee), documents of a query at one sentinel (ranking: busolin2021lear) or at several (sentinels:
+    cambazoglu2010early). `other` is a method by itself.
 
     KEY is surname, year and a word, in small letters. Without --family only the entry is written. Files that exist are
     left alone, but an entry gets the block that tells of its method. Then add the record to bib/early-exit.bib (if it
@@ -102,7 +128,13 @@ def render(template: str, key: str, name: str, family: str | None, read: Sequenc
     if not class_name.isidentifier() or iskeyword(class_name):  # no class is called `007` or `None`
         class_name = f"Method{class_name}"
     return environment.get_template(template.format(family=family)).render(
-        key=key, short_name=name, class_name=class_name, family=family, rests_on=RESTS_ON, read=read
+        key=key,
+        short_name=name,
+        class_name=class_name,
+        family=family,
+        rests_on=RESTS_ON,
+        read=read,
+        prepared_in=FAMILIES.get(family or "", ""),
     )
 
 

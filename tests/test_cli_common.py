@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import pty
+import re
 import resource
 import subprocess
 import sys
@@ -370,6 +371,22 @@ def test_new_writes_four_short_files_and_overwrites_none(tree, eelit, family):
     assert again.exit_code == 0
     assert again.stderr.count("was left alone") == 4
     assert written[1].read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("family", [family for family in new.FAMILIES if family != "other"])
+def test_the_help_names_a_method_of_each_family(family):
+    text = " ".join(new.command.help.split())
+    (key,) = re.findall(rf"[(; ]{family}: (\w+)[);]", text)
+    module = family.replace("-", "_") if family not in ("exits-text", "exits-images") else family.partition("-")[2]
+    source = (ROOT / f"methods/papers/{key}.py").read_text(encoding="utf-8")
+    assert f"from eelit.methods.families.{module} import" in source
+
+
+def test_every_family_has_a_template_or_is_shared_by_such():
+    """What others derive from has none: the same with texts and with images, of writing, of answers one by one."""
+    shared = {"exits", "images", "text", "stepwise", "generation"}
+    modules = {path.stem for path in (ROOT / "methods/families").glob("*.py")} - {"__init__"} - shared
+    assert modules == {name.replace("-", "_") for name in new.FAMILIES if not name.startswith(("exits-", "other"))}
 
 
 def test_without_a_family_only_the_entry_is_written(tree, eelit):

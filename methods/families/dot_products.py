@@ -1,12 +1,12 @@
 """A network of convolutions whose single dot products stop as soon as what the ReLU makes of them is known, or guessed.
 
 No layer and no sample leaves: what stops is the sum of one output value. ``exits`` of an operating point are therefore
-the shares of dot products that are ended by a guess, ended since their sign is known, and computed whole, of those that
-can stop. Each kernel reads its inputs in an order of its own, one product at a time, and products are what is counted.
+the shares of dot products that are ended by a guess, ended since their sign is known, and computed whole, in all layers
+but the first, which reads the picture. Each kernel reads its inputs in an order of its own, and products are counted.
 
 Replay (`Kernels.followed`) adds up all products and notes where each sum would have stopped; execution
-(`Kernels.stopped`) leaves the rest out. Both round products and sums one by one in the same order, so that they are
-equal to the last bit. The full model is the same network by whole convolutions, whose sums have another order.
+(`Kernels.stopped`) leaves the rest out. What decides is added up by both in the same order, so that they decide alike.
+The full model is the same network by whole convolutions, whose sums have another order.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from eelit.methods.engine import chance, costs, tasks
 from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.metrics import accuracy
-from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint, Timing
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
-from eelit.methods.recipes.plain import train_plain
 
 
 class Sums(NamedTuple):
@@ -46,11 +44,6 @@ class Kernels(ABC):
     @abstractmethod
     def m(self) -> int:
         """Weights of each kernel."""
-
-    @property
-    @abstractmethod
-    def may_stop(self) -> bool:
-        """Whether any sum of the layer can stop early."""
 
     @abstractmethod
     def followed(self, x: Tensor) -> Sums:
@@ -72,46 +65,28 @@ Layer = Callable[[int, Tensor], Tensor]
 """From the number of a convolution and its input to what comes out of the ReLU behind it."""
 
 
-class PlainConvolutions(nn.Module):
-    """3×3 convolutions, each with a ReLU behind it: the first takes steps of ``pixels``; then ``blocks`` of each width.
+class Convolutions(nn.Module, ABC):
+    """A network of convolutions, each with a ReLU behind it; what runs a convolution can be put in its place."""
 
-    Between widths the maximum of 2×2 places is taken. The mean over all places goes to a linear layer.
-    """
-
-    def __init__(self, channels: int, classes: int, widths: Sequence[int], blocks: int, pixels: int) -> None:
-        super().__init__()
-        before, convs = widths[0], [nn.Conv2d(channels, widths[0], 3, pixels, 1)]
-        for width in widths:
-            for _ in range(blocks):
-                convs.append(nn.Conv2d(before, width, 3, 1, 1))
-                before = width
-        self.convs = nn.ModuleList(convs)
-        self.pooled = tuple(1 + blocks * i for i in range(1, len(widths)))
-        for conv in convs:
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.head = nn.Linear(before, classes)
+    convs: nn.ModuleList
+    head: nn.Linear
 
     def layer(self, i: int) -> nn.Conv2d:
-        """Return convolution i; from 1 on, it can stop early."""
+        """Return convolution i."""
         found = self.convs[i]
         assert isinstance(found, nn.Conv2d)
         return found
 
+    @abstractmethod
     def forward(self, x: Tensor, run: Layer | None = None) -> Tensor:
         """Return the answer ``[n, classes]``; ``run`` computes the convolutions with their ReLU, in place of torch."""
-        for i, conv in enumerate(self.convs):
-            x = F.max_pool2d(x, 2, ceil_mode=True) if i in self.pooled else x
-            x = run(i, x) if run else torch.relu(conv(x))
-        answer: Tensor = self.head(x.mean(dim=(2, 3)))
-        return answer
 
 
 class Ran(NamedTuple):
     """What the network did with images: answers ``[n, C]``, products ``[L, n]`` and ends ``[n, 3]``.
 
-    Ends are the numbers of dot products ended by a guess, ended by their sign, and computed whole, of those that
-    can stop.
+    Ends are the numbers of dot products ended by a guess, ended by their sign, and computed whole, in all layers but
+    the first.
     """
 
     answers: Tensor
@@ -120,18 +95,15 @@ class Ran(NamedTuple):
 
 
 @torch.inference_mode()
-def run(model: PlainConvolutions, x: Tensor, lists: Sequence[Kernels], *, really: bool = True) -> Ran:
+def run(model: Convolutions, x: Tensor, lists: Sequence[Kernels], *, really: bool = True) -> Ran:
     """Run images ``[n, ...]`` through convolutions whose kernels are read as ``lists`` say.
 
-    Products are left out ``really``, or the sums only followed. Raises `ValueError` if a convolution that may stop
-    reads an input below 0: there a sum could rise again.
+    Products are left out ``really``, or the sums only followed.
     """
     n, macs, ends = len(x), [], torch.zeros(len(x), 3, dtype=torch.int64)
 
     def layer(i: int, x: Tensor) -> Tensor:
         conv, kernels = model.layer(i), lists[i]
-        if kernels.may_stop and bool((x < 0).any()):
-            raise ValueError(f"convolution {i} reads an input below 0, so that no sum of it can be known early")
         sums = (kernels.stopped if really else kernels.followed)(windows(conv, x))
         by_image = sums.macs.view(conv.out_channels, n, -1).transpose(0, 1).flatten(1)
         macs.append(by_image.sum(dim=1))
@@ -150,7 +122,7 @@ class Prepared:
     """The trained network with its data; what it does on a split at a knob is computed once, when first asked for."""
 
     method: DotProductMethod
-    model: PlainConvolutions
+    model: Convolutions
     data: Data
     bench: Bench
     _ran: dict[tuple[str, Any], Ran] = field(default_factory=dict)
@@ -204,12 +176,6 @@ class DotProductMethod(Method):
 
     images: str
     train_size: int
-    pixels: int  # steps of the first convolution
-    widths: tuple[int, ...]  # channels of each resolution
-    blocks: int  # convolutions of each width, beside the first
-    epochs: float
-    batch: int
-    rate: float
 
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
 
@@ -217,11 +183,13 @@ class DotProductMethod(Method):
         """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
         return tasks.images(self.images, train=self.train_size)
 
-    def build(self, data: Data, seed: int) -> PlainConvolutions:
-        """A plain network of convolutions."""
-        torch.manual_seed(seed)
-        channels = len(data.train.inputs[0])
-        return PlainConvolutions(channels, data.classes or 1, self.widths, self.blocks, self.pixels)
+    @abstractmethod
+    def build(self, data: Data, seed: int) -> Convolutions:
+        """Return the untrained network; everything random follows the seed."""
+
+    @abstractmethod
+    def train(self, model: Convolutions, data: Data, bench: Bench) -> None:
+        """Train the network in place (with `recipes`, which cache)."""
 
     @abstractmethod
     def fit(self, prepared: Prepared) -> Any:
@@ -232,12 +200,11 @@ class DotProductMethod(Method):
         """Return the kernels of all convolutions as they are read at a knob, from ``prepared.fitted``."""
 
     def prepare(self, bench: Bench) -> Prepared:
-        """Load the data, build and train by cross-entropy; neither sees the test examples."""
+        """Load the data, build and train; neither sees the test examples."""
         data = self.load()
         known = data.without_test()
         model = self.build(known, bench.seed)
-        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
-        train_plain(MultiExit([model], [nn.Identity()]), known, bench, **options)
+        self.train(model, known, bench)
         bench.data["examples"] = data.digest
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
         return Prepared(self, model.eval(), data, bench)

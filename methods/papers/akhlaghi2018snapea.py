@@ -65,12 +65,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.metrics import accuracy
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.engine.timing import BATCH
-from eelit.methods.families.dot_products import DotProductMethod, Kernels, PlainConvolutions, Prepared, Sums, windows
+from eelit.methods.families.dot_products import (
+    Convolutions,
+    DotProductMethod,
+    Kernels,
+    Layer,
+    Prepared,
+    Sums,
+    windows,
+)
 from eelit.methods.policies.base import exact
+from eelit.methods.recipes.plain import train_plain
+
+
+class PlainConvolutions(Convolutions):
+    """3×3 convolutions, each with a ReLU behind it: the first takes steps of ``pixels``; then ``blocks`` of each width.
+
+    Between widths the maximum of 2×2 places is taken. The mean over all places goes to a linear layer.
+    """
+
+    def __init__(self, channels: int, classes: int, widths: Sequence[int], blocks: int, pixels: int) -> None:
+        super().__init__()
+        before, convs = widths[0], [nn.Conv2d(channels, widths[0], 3, pixels, 1)]
+        for width in widths:
+            for _ in range(blocks):
+                convs.append(nn.Conv2d(before, width, 3, 1, 1))
+                before = width
+        self.convs = nn.ModuleList(convs)
+        self.pooled = tuple(1 + blocks * i for i in range(1, len(widths)))
+        for conv in convs:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.head = nn.Linear(before, classes)
+
+    def forward(self, x: Tensor, run: Layer | None = None) -> Tensor:
+        """Return the answer ``[n, classes]``; ``run`` computes the convolutions with their ReLU, in place of torch."""
+        for i, conv in enumerate(self.convs):
+            x = F.max_pool2d(x, 2, ceil_mode=True) if i in self.pooled else x
+            x = run(i, x) if run else torch.relu(conv(x))
+        answer: Tensor = self.head(x.mean(dim=(2, 3)))
+        return answer
 
 
 class Choice(NamedTuple):
@@ -146,8 +186,14 @@ class Sorted(Kernels):
                 going &= ~((s < 0) & sound & signs[:, None])
         return s, macs, s_N
 
+    def check_inputs(self, x: Tensor) -> None:
+        """Raise `ValueError` if a sum that may stop reads an input below 0: it could rise again."""
+        if self.may_stop and bool((x < 0).any()):
+            raise ValueError("a convolution that may stop reads an input below 0: no sum of it can be known early")
+
     def followed(self, x: Tensor) -> Sums:
         """Add up all products; then speculation ends what it would have, and the sign check the rest."""
+        self.check_inputs(x)
         s, macs, s_N = self.checked(x)
         kernel, N = torch.arange(len(s))[:, None].expand_as(s), self.choice.N[:, None]
         guessed = self.predicted(s_N, kernel) & x.isfinite().all(dim=0) & (N > 0)
@@ -159,6 +205,7 @@ class Sorted(Kernels):
 
         Each product is a matrix product of 1×1, so that it is rounded by itself, and is counted from outside.
         """
+        self.check_inputs(x)
         K, W = len(self.index), x.shape[1]
         sound, left = x.isfinite().all(dim=0), torch.arange(K * W)
         kernel, s = left // W, self.bias[left // W]
@@ -195,7 +242,7 @@ Plan = tuple[Choice | None, ...]
 
 
 @torch.inference_mode()
-def guessing(model: PlainConvolutions, x: Tensor, plan: Plan, *, spread: bool = True) -> Tensor:
+def guessing(model: Convolutions, x: Tensor, plan: Plan, *, spread: bool = True) -> Tensor:
     """Return the answers under a plan by whole convolutions, two for each layer: fast, and equal but for rounding."""
 
     def layer(i: int, x: Tensor) -> Tensor:
@@ -328,6 +375,17 @@ class SnaPEA(DotProductMethod):
             raise ValueError(f"limits on the error fall, and none is below 0, not {self.limits}")
         if self.profiled < 1:
             raise ValueError(f"kernels are profiled on at least one image, not {self.profiled}")
+
+    def build(self, data: Data, seed: int) -> PlainConvolutions:
+        """A plain network of convolutions."""
+        torch.manual_seed(seed)
+        channels = len(data.train.inputs[0])
+        return PlainConvolutions(channels, data.classes or 1, self.widths, self.blocks, self.pixels)
+
+    def train(self, model: Convolutions, data: Data, bench: Bench) -> None:
+        """Minimise the cross-entropy of the whole network, as networks without early exits are trained."""
+        options = {"epochs": self.epochs, "batch": self.batch, "rate": self.rate}
+        train_plain(MultiExit([model], [nn.Identity()]), data, bench, **options)
 
     def lists(self, knob: float, prepared: Prepared) -> list[Kernels]:
         """Return the kernels of all convolutions as they are read at a budget."""
