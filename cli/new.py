@@ -32,7 +32,7 @@ ELSEWHERE = "start the work in a checkout of your own"
 RESTS_ON = "what the implementation rests on"
 
 
-@eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images")
+@eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images", extra="site")
 @click.argument("key")
 @click.option("--family", type=click.Choice(FAMILIES), help="Write a method of this family, its claims and its test.")
 def command(key: str, family: str | None) -> None:
