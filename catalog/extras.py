@@ -43,7 +43,8 @@ class Missing(Unavailable):
     """Packages are not installed; the sentence names the extra that brings them."""
 
     def __init__(self, names: tuple[str, ...], extra: str) -> None:
-        told = [*names[:SHOWN], *([f"{len(names) - SHOWN} more packages"] if len(names) > SHOWN else [])]
+        more = len(names) - SHOWN
+        told = [*names[:SHOWN], *([f"{more} more package{'s' if more > 1 else ''}"] if more > 0 else [])]
         listed = f"{', '.join(told[:-1])} and {told[-1]}" if told[1:] else told[0]
         verb = "is" if len(names) == 1 else "are"
         super().__init__(f"{listed} {verb} needed for this and not installed: pip install 'eelit[{extra}]'")
