@@ -13,18 +13,8 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "measures": ("scipy",),
     "run": (
-        *(
-            "torch",
-            "transformers",
-            "sklearn",
-            "lightgbm",
-            "safetensors",
-            "tokenizers",
-            "joblib",
-            "pydantic",
-            "filelock",
-        ),
-        *("requests", "PIL", "pymoo", "rdata", "sacrebleu", "simpy", "scipy", "matplotlib"),
+        *("torch", "transformers", "sklearn", "lightgbm", "safetensors", "tokenizers", "joblib", "pydantic"),
+        *("filelock", "requests", "PIL", "pymoo", "rdata", "sacrebleu", "simpy", "scipy", "matplotlib"),
     ),
     "site": (
         *("mkdocs", "material", "jinja2", "pybtex", "pylatexenc", "sqlmodel", "yaml", "ruamel.yaml", "pydantic"),
