@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "eelit needs Python 3.11 or newer; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster,mcp,onnx]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[run,site,cluster,mcp,onnx]' --group dev
 	@touch $@
 
 setup: $(STAMP) ## make .venv and install (nothing to do when up to date)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from eelit.catalog.extras import Missing, demand
 from eelit.catalog.faults import INTERRUPTED, INVALID_DATA, NOT_WRITTEN, RUN_FAILED, USAGE, CatalogueFault, Damaged
 from eelit.catalog.query import Catalogue, made_from
 from eelit.catalog.sources import HERE, as_text, checkout
@@ -13,6 +14,8 @@ from eelit.catalog.sources import HERE, as_text, checkout
 DATABASE_VARIABLE = "EELIT_DB"
 CACHE_VARIABLE = "EELIT_CACHE"
 SHIPPED = os.path.join(HERE, "catalogue.sqlite")
+BUILDING = ("sqlmodel", "pydantic", "pybtex", "pylatexenc", "yaml")
+"""Packages that a build imports."""
 SPOKEN = (USAGE, INVALID_DATA, RUN_FAILED, NOT_WRITTEN, INTERRUPTED)
 """Exit codes of a build that has said why it failed."""
 
@@ -117,6 +120,11 @@ def _rebuild(path: str, why: str) -> int:
     """Build in another process, so that a search itself never loads SQLModel."""
     import subprocess
 
+    try:
+        demand("site", *BUILDING)
+    except Missing as fault:
+        print(f"eelit: {why}; no new one is built: {fault}", file=sys.stderr)
+        return fault.code
     print(f"eelit: {why}, building it", file=sys.stderr)
     sys.stderr.flush()
     command = [sys.executable, "-P", "-m", "eelit.catalog.database", path]

@@ -43,6 +43,7 @@ Leave out what there is not (a preprint is @misc and has no booktitle). Then `ee
     "eelit add 10.18653/v1/2020.acl-main.204",
     "eelit add arXiv:2404.16710 --key elhoushi2024layerskip",
     'eelit add "Confident Adaptive Language Modeling" --dry-run',
+    extra="site",
 )
 @click.argument("work", type=Words())
 @click.option("--key", default="", help="The key of the new work; else it is made of surname, year and title.")

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from eelit.methods.engine.records import Result
 
 
-@eelit_command("eelit bench --track text", "eelit bench pabee deebert --seeds 5", "eelit bench --backend dask --jobs 8")
+@eelit_command(
+    "eelit bench --track text",
+    "eelit bench pabee deebert --seeds 5",
+    "eelit bench --backend dask --jobs 8",
+    extra="run",
+)
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
 @track_option
 @click.option(

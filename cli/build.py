@@ -9,7 +9,7 @@ import click
 from eelit.cli.command import chosen_database, eelit_command
 
 
-@eelit_command("eelit build", "eelit build --db catalogue.sqlite", catalogue=True)
+@eelit_command("eelit build", "eelit build --db catalogue.sqlite", catalogue=True, extra="site")
 def command() -> None:
     """Build the catalogue database.
 

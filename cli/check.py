@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eelit.catalog.load import Loaded
 
 
-@eelit_command("eelit check", "eelit check zhou2020pabee", "eelit check --format json")
+@eelit_command("eelit check", "eelit check zhou2020pabee", "eelit check --format json", extra="site")
 @click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
 @format_option("text", "json")
 @click.pass_context

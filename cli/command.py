@@ -21,11 +21,14 @@ JOBS = click.IntRange(1, 1_000)
 
 
 class EelitCommand(click.Command):
-    """A command whose help shows examples before the options."""
+    """A command whose help shows examples before the options; before it starts, its extra must be installed."""
 
-    def __init__(self, *args: Any, examples: tuple[str, ...], catalogue: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, examples: tuple[str, ...], catalogue: bool = False, extra: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
+        self.extra = extra
         self.params += [database_option()] if catalogue else []
         self.params.append(debug_option())
 
@@ -43,6 +46,14 @@ class EelitCommand(click.Command):
                     ctx.fail(f"`{shown}` is not UTF-8; type it in a terminal that uses UTF-8")
         return rest
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, once what it needs is known to be there."""
+        if self.extra:
+            from eelit.catalog.extras import demand
+
+            demand(self.extra)
+        return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then the options."""
         with formatter.section("Examples"):
@@ -51,9 +62,14 @@ class EelitCommand(click.Command):
         super().format_options(ctx, formatter)
 
 
-def eelit_command(*examples: str, catalogue: bool = False) -> Callable[[Callable[..., Any]], EelitCommand]:
-    """Make a function a command with these examples; if it reads the catalogue it takes `--db`."""
-    return click.command(cls=EelitCommand, examples=examples, catalogue=catalogue)
+def eelit_command(
+    *examples: str, catalogue: bool = False, extra: str = ""
+) -> Callable[[Callable[..., Any]], EelitCommand]:
+    """Make a function a command with these examples.
+
+    If it reads the catalogue it takes `--db`. The ``extra`` (of `eelit.catalog.extras`) is what it cannot do without.
+    """
+    return click.command(cls=EelitCommand, examples=examples, catalogue=catalogue, extra=extra)
 
 
 def format_option(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

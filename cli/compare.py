@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eelit.catalog.baselines import said
+from eelit.catalog.extras import demand
 from eelit.catalog.faults import writing
 from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
@@ -238,6 +239,8 @@ def _policies(out: Path | None, style: str, options: dict[str, Any]) -> None:
 
     if out and out.suffix not in (".svg", ".png", ".html"):
         raise click.UsageError(f"{out} cannot be made; choose a file ending in .svg, .png or .html")
+    if out:
+        demand("plot")
     with reading() as bar:
         data = read_logits(options)
         try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eelit.catalog.load import Loaded
 
 
-@eelit_command("eelit doctor", "eelit doctor --fix", "eelit doctor --online zhou2020pabee")
+@eelit_command("eelit doctor", "eelit doctor --fix", "eelit doctor --online zhou2020pabee", extra="site")
 @click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
 @click.option("--fix", is_flag=True, help="Mend what leaves no choice, and show the diff.")
 @click.option("--online", is_flag=True, help="Also ask services about identifiers and titles, and follow every link.")

@@ -41,7 +41,7 @@ COMMANDS = {
     "site": "Build or serve the documentation site.",
 }
 EXIT_CODES = (
-    "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed, "
+    "0 found, 1 nothing found, 2 wrong usage, an unknown name or a missing package, 3 invalid data, 4 a run failed, "
     "5 something could not be written (a full disk, a place one may not write to, a closed output), 130 interrupted"
 )
 
@@ -119,6 +119,10 @@ def _told(error: Exception) -> Failure | click.exceptions.Exit:
     """Return how to end: an error that nobody foresaw is a failed run."""
     if isinstance(error, OSError):
         return _told_of_system(error)
+    if isinstance(error, ModuleNotFoundError):
+        from eelit.catalog.extras import missing
+
+        error = missing(error) or error
     if not isinstance(error, CatalogueFault):
         return _unforeseen(error)
     if not str(error):  # a build in another process has already spoken

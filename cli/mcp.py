@@ -6,7 +6,8 @@ from dataclasses import asdict
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
-from eelit.catalog.faults import CatalogueFault, Unavailable
+from eelit.catalog.extras import demand
+from eelit.catalog.faults import CatalogueFault
 from eelit.catalog.query import Catalogue, Query
 from eelit.cli.command import eelit_command, open_catalogue
 
@@ -34,12 +35,10 @@ def command() -> None:
 
 
 def server(catalogue: Catalogue) -> MCPServer:
-    """Return a server for a catalogue. Raises `Unavailable` if the protocol's package is not installed."""
-    try:
-        from mcp.server import MCPServer
-        from mcp.types import ToolAnnotations
-    except ImportError as error:
-        raise Unavailable("the package for this protocol is not installed; pip install 'eelit[mcp]'") from error
+    """Return a server for a catalogue. Raises `Missing` if the protocol's package is not installed."""
+    demand("mcp")
+    from mcp.server import MCPServer
+    from mcp.types import ToolAnnotations
 
     made = MCPServer("eelit", instructions=WHAT_IT_IS)
     tools = Tools(catalogue)

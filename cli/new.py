@@ -40,7 +40,7 @@ ELSEWHERE = "start the work in a checkout of your own"
 RESTS_ON = "what the implementation rests on"
 
 
-@eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images")
+@eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images", extra="site")
 @click.argument("key")
 @click.option(
     "--family",

@@ -31,7 +31,9 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
     return value
 
 
-@eelit_command("eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee")
+@eelit_command(
+    "eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee", extra="run"
+)
 @click.argument("method", type=MethodName(), metavar="METHOD")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
 @click.option(

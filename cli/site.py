@@ -20,7 +20,7 @@ def command() -> None:
 command.params.append(debug_option())
 
 
-@command.command(cls=EelitCommand, examples=("eelit site build",))
+@command.command(cls=EelitCommand, examples=("eelit site build",), extra="site")
 def build() -> None:
     """Build the site into build/site."""
     _demand_checkout()
@@ -29,7 +29,7 @@ def build() -> None:
     click.echo(build_site(progress=_say))
 
 
-@command.command(cls=EelitCommand, examples=("eelit site serve", "eelit site serve --port 8080"))
+@command.command(cls=EelitCommand, examples=("eelit site serve", "eelit site serve --port 8080"), extra="site")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
 def serve(port: int) -> None:
     """Build the site and show it on this machine."""
@@ -39,7 +39,7 @@ def serve(port: int) -> None:
     serve_site(port=port, progress=_say)
 
 
-@command.command(cls=EelitCommand, examples=("eelit site bundle", "eelit site bundle --out /tmp"))
+@command.command(cls=EelitCommand, examples=("eelit site bundle", "eelit site bundle --out /tmp"), extra="site")
 @click.option("--site", type=click.Path(file_okay=False, path_type=Path), help="The built site; default: build/site.")
 @click.option(
     "--out", type=Place(), default=Path("dist"), show_default=True, metavar="DIR",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OWN = "run `eelit smoke` from a checkout of your own"
 
 
-@eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8")
+@eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8", extra="run")
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
 @click.option("--no-cache", is_flag=True, help="Run even what has not changed since it last passed.")
 @click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)

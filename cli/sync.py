@@ -26,7 +26,9 @@ ELSEWHERE = "sync in a checkout of your own"
 SHOWN = 30
 
 
-@eelit_command("eelit sync", "eelit sync --citations zhou2020pabee xin2020deebert", "eelit sync --new --least 8")
+@eelit_command(
+    "eelit sync", "eelit sync --citations zhou2020pabee xin2020deebert", "eelit sync --new --least 8", extra="site"
+)
 @click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
 @click.option("--citations", is_flag=True, help="Complete who cites whom inside the collection.")
 @click.option("--new", is_flag=True, help="Propose works that cite many of the collection; none is added.")

@@ -1,13 +1,18 @@
 """The rules of the house: which room imports which, what is never loaded, how long a function may be."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from eelit.catalog.extras import EXTRAS
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {
@@ -38,6 +43,7 @@ STANDARD_ONLY = [
     "bib/record.py",
     "bib/problems.py",
     "catalog/baselines.py",
+    "catalog/extras.py",
     "catalog/query.py",
     "catalog/seal.py",
     "catalog/fresh.py",
@@ -154,6 +160,61 @@ assert "transformers" not in sys.modules, "transformers was loaded"
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def normal(distribution):
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def declared(*extras):
+    """Return the distributions that `pip install eelit[extras]` asks for by name."""
+    lines, found = project()["optional-dependencies"], set()
+    for line in [*project()["dependencies"], *(line for extra in extras for line in lines[extra])]:
+        requirement = Requirement(line)
+        found |= declared(*requirement.extras) if requirement.name == "eelit" else {normal(requirement.name)}
+    return found
+
+
+def distribution_of(package):
+    """Return what installs a package; one that is not installed here (ray) has the name that it is imported by."""
+    return normal(metadata.packages_distributions().get(package.partition(".")[0], [package])[0])
+
+
+def test_extras_are_told_as_they_are_declared():
+    lines = project()["optional-dependencies"]
+    assert {*lines} == {*EXTRAS, "all"}
+    light = declared()
+    for extra, packages in EXTRAS.items():
+        own = {normal(Requirement(line).name) for line in lines[extra]} - {"eelit"}
+        told = {distribution_of(package) for package in packages}
+        assert own <= told <= declared(extra), extra
+        assert not told & light, extra
+    assert declared("all") == declared(*EXTRAS)
+
+
+ROOM_EXTRAS = {
+    "bib": ("site",),
+    "catalog": ("site",),
+    "methods": ("run", "onnx", "cluster", "ray"),
+    "site/generator": ("site",),
+    "cli": ("site", "mcp"),
+}
+UNDECLARED = {"pyarrow", "urllib3", "sqlalchemy", "markupsafe"}
+"""What is read if it happens to be there, and says so if not; and parts of requests, SQLModel and Jinja."""
+
+
+@pytest.mark.parametrize("room", ROOM_EXTRAS)
+def test_what_a_room_imports_is_declared(room):
+    known = declared(*ROOM_EXTRAS[room]) | UNDECLARED
+    for path in files(room):
+        for module in imports(path):
+            top = module.partition(".")[0]
+            if top not in sys.stdlib_module_names | {"eelit"}:
+                assert distribution_of(top) in known, f"{name(path)} imports {module}"
 
 
 def test_the_list_of_packages_is_that_of_the_tree():

@@ -101,6 +101,6 @@ def test_a_client_starts_the_command_by_itself(database):
 
 
 def test_without_the_package_it_says_what_to_install(database, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(Exception, match=r"pip install 'eelit\[mcp\]'"):
         server(Catalogue(str(database)))

@@ -1,6 +1,7 @@
 """What several seeds say together, the store of results, and the commands that show it."""
 
 import errno
+import importlib.util
 import json
 import re
 import resource
@@ -469,10 +470,11 @@ def test_nan_is_no_share(eelit, words):
 
 @pytest.mark.parametrize("command", ["bench", "smoke"])
 def test_a_back_end_that_is_not_installed_is_one_sentence(eelit, monkeypatch, command):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "ray" else find(name, *more))
     found = eelit(command, "--backend", "ray")
     assert found.exit_code == 2
-    assert "needs the package ray: pip install ray" in found.stderr
+    assert "needs the package ray: pip install 'eelit[ray]'" in found.stderr
 
 
 def test_results_that_could_not_be_kept_are_not_measured(eelit, monkeypatch, tmp_path):

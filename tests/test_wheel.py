@@ -1,4 +1,7 @@
-"""The wheel: installed into an empty environment, it answers from outside a checkout, with the database it brings."""
+"""The wheel: installed into an empty environment, it answers from outside a checkout, with the database it brings.
+
+Once beside all packages that are installed here, and once beside those alone that it requires without any extra.
+"""
 
 import json
 import os
@@ -7,10 +10,14 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
+from eelit.catalog.extras import EXTRAS
 from eelit.methods.data.cache import cache_root
 
 ROOT = Path(__file__).parent.parent
@@ -28,9 +35,27 @@ SOURCES = (
 )
 
 
+class Installed:
+    """The wheel in an environment of its own, run in an empty folder and without any cache."""
+
+    def __init__(self, wheel, folder):
+        self.environment, self.empty = folder / "env", folder / "empty"
+        self.empty.mkdir()
+        venv.create(self.environment, with_pip=False)
+        self.packages = Path(sysconfig.get_path("purelib", vars={"base": str(self.environment)}))
+        install = [sys.executable, "-m", "pip", "--python", str(self.environment / "bin" / "python"), "install"]
+        subprocess.run([*install, "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+
+    def __call__(self, *words, program="eelit", **more):
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(("EELIT_", "PYTHON"))}
+        variables |= {"HOME": str(self.empty), "XDG_CACHE_HOME": str(self.empty / "cache")} | more
+        command = [str(self.environment / "bin" / program), *map(str, words)]
+        return subprocess.run(command, cwd=self.empty, env=variables, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Return a function that runs the installed `eelit` in an empty folder, without any cache."""
+def wheel(tmp_path_factory):
+    """Return the wheel, built once from a copy of the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     copy.mkdir()
@@ -42,25 +67,43 @@ def installed(tmp_path_factory):
     built = subprocess.run(words, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     shutil.rmtree(copy)
-    environment = folder / "env"
-    venv.create(environment, with_pip=False)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Return the wheel beside all packages of this environment."""
+    run = Installed(wheel, tmp_path_factory.mktemp("full"))
     # Path files inside the borrowed folder are not followed, so the checkout stays out of sight.
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    (wheel,) = folder.glob("*.whl")
-    install = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install"]
-    subprocess.run([*install, "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    empty = folder / "empty"
-    empty.mkdir()
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("EELIT_", "PYTHON"))}
-    variables |= {"HOME": str(empty), "XDG_CACHE_HOME": str(empty / "cache")}
+    (run.packages / "borrowed.pth").write_text(f"{distribution('click').locate_file('')}\n", encoding="utf-8")
+    return run
 
-    def run(*words, **more):
-        command = [str(environment / "bin" / "eelit"), *words]
-        return subprocess.run(command, cwd=empty, env=variables | more, capture_output=True, text=True, check=False)
 
-    run.packages = packages
-    run.empty = empty
+def required(requirements, extras=("",)):
+    """Return the distributions that these requirements bring here, with all that those require themselves."""
+    found = {}
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        one = distribution(requirement.name)
+        found |= {one.name.lower(): one} | required(one.requires or (), ("", *requirement.extras))
+    return found
+
+
+@pytest.fixture(scope="module")
+def light(wheel, tmp_path_factory):
+    """Return the wheel beside nothing but the packages that it requires without any extra."""
+    run = Installed(wheel, tmp_path_factory.mktemp("light"))
+    (own,) = run.packages.glob("eelit-*.dist-info")
+    run.required = required(Distribution.at(own).requires)
+    for package in run.required.values():
+        for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
+            (run.packages / top).symlink_to(package.locate_file(top))
+    labels = np.arange(200) % 4
+    surer = np.linspace(1, 6, 3)[:, None, None] * np.eye(4)[labels]
+    logits = surer + np.random.default_rng(0).normal(size=(3, 200, 4))
+    np.savez(run.empty / "logits.npz", logits=logits, labels=labels, costs=[1.0, 2.0, 3.0], unit="GMACs")
     return run
 
 
@@ -115,3 +158,79 @@ def test_what_needs_a_checkout_says_so(installed, words):
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
     assert "checkout" in found.stderr
+
+
+def test_without_an_extra_little_is_installed(light):
+    few = {"array-api-compat", "click", "networkx", "numpy", "platformdirs"}
+    assert few <= {*light.required}
+    assert len(light.required) <= 8
+    others = {name.partition(".")[0] for names in EXTRAS.values() for name in names}
+    program = f"from importlib.util import find_spec; print([name for name in {others} if find_spec(name)])"
+    assert light("-c", program, program="python").stdout == "[]\n"
+
+
+FEW = "--logits logits.npz --settings 6"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("find --text overthinking --format bibtex", "@inproceedings{kaya2019sdn,"),
+        ("show pabee", "Wangchunshu Zhou"),
+        ("cite pabee --format csl-json", '"id": "zhou2020pabee"'),
+        ("graph --path pabee calm", "schuster2022calm"),
+        ("graph --around pabee --format graphml", "<graphml"),
+        ("taxonomy policy", "patience"),
+        ("gaps", "confidence"),
+        ("methods --format keys", "zhou2020pabee"),
+        ("data list --format keys", "minilm-l6"),
+        (f"compare {FEW}", "max-confidence"),
+        (f"calibrate {FEW} --budget 0.6 --out rule.json", "the mean cost is at most 60.0%"),
+        (f"advise {FEW}", "knowing the truth: quality"),
+    ],
+)
+def test_without_an_extra_the_catalogue_and_logits_are_there(light, words, expected):
+    found = light(*words.split())
+    assert found.returncode == 0, found.stderr
+    assert expected in found.stdout
+    assert "Traceback" not in found.stderr
+
+
+def test_without_an_extra_a_rule_is_applied(light):
+    made = light("calibrate", *FEW.split(), "--max-drop", "0.02", "--out", "applied.json")
+    assert made.returncode == 0, made.stderr
+    program = """
+from eelit.methods import load_rule, read
+exits = load_rule("applied.json").apply(read("logits.npz")).exits
+print(len(exits), exits.min() < 2, exits.max() <= 2)
+"""
+    found = light("-c", program, program="python")
+    assert found.stdout == "200 True True\n", found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "packages", "extra"),
+    [
+        ("run pabee", "torch, transformers, sklearn and 14 more packages are", "run"),
+        ("smoke", "torch, transformers, sklearn and 14 more packages are", "run"),
+        ("data fetch minilm-l6", "filelock is", "run"),
+        ("leaderboard", "pydantic is", "run"),
+        ("compare pabee deebert", "pydantic is", "run"),
+        ("graph --measures", "scipy is", "measures"),
+        (f"compare {FEW} --out curves.svg", "matplotlib is", "plot"),
+        ("check", "mkdocs, material, jinja2 and 12 more packages are", "site"),
+        ("site build", "mkdocs, material, jinja2 and 12 more packages are", "site"),
+        ("mcp", "mcp, pydantic and joblib are", "mcp"),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_sentence(light, words, packages, extra):
+    found = light(*words.split())
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr == f"eelit: {packages} needed for this and not installed: pip install 'eelit[{extra}]'\n"
+
+
+def test_help_needs_no_extra(light):
+    found = light("run", "--help")
+    assert found.returncode == 0, found.stderr
+    assert "eelit run pabee" in found.stdout

@@ -1,4 +1,17 @@
-"""Two ways to apply a policy, which must agree: `replay` on stored outputs, and `infer`, which really skips."""
+"""Two ways to apply a policy, which must agree: `replay` on stored outputs, and `infer`, which really skips.
+
+>>> from eelit.methods.policies.max_confidence import MaxConfidence
+>>> _ = torch.manual_seed(0)
+>>> model = MultiExit([nn.Linear(4, 4) for _ in range(3)], [nn.Linear(4, 2) for _ in range(3)]).eval()
+>>> x = torch.randn(6, 4)
+>>> stored = model(x).detach()  # what every exit says, [E, N, C]
+>>> exits = replay(MaxConfidence(0.6), stored)
+>>> found = infer(model, x, MaxConfidence(0.6), costs=[24, 48, 72])
+>>> found.exits.tolist() == exits.tolist(), found.macs.tolist() == [24 * (i + 1) for i in exits.tolist()]
+(True, True)
+>>> bool(torch.allclose(found.answers, stored[exits, torch.arange(6)]))
+True
+"""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ class BackendMissing(RuntimeError):
 
 def demand(backend: Backend) -> None:
     """Raise `BackendMissing` if the back end's package is not there."""
-    package = {"loky": "joblib", "dask": "distributed", "ray": "ray"}[backend]
+    package, extra = {"loky": ("joblib", "run"), "dask": ("distributed", "cluster"), "ray": ("ray", "ray")}[backend]
     if importlib.util.find_spec(package) is None:
-        raise BackendMissing(f"the back end {backend} needs the package {package}: pip install {package}")
+        raise BackendMissing(f"the back end {backend} needs the package {package}: pip install 'eelit[{extra}]'")
 
 
 def spread(

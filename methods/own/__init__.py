@@ -8,4 +8,6 @@ alone: torch is imported nowhere in this room's modules for logits.
 `attach.attach` puts exits on your network, which can then be trained, asked for its `Logits`, run with a rule, kept
 (`kept.load`) and exported (`deployed.run`). Torch is in these modules: `attach`, `batches`, `cutting`, `export`,
 `heads`, `kept`, `network`, `tokens` and `training`; nothing here imports them unless you do.
+
+What one uses of all this is offered by `eelit.methods` itself.
 """

@@ -89,7 +89,24 @@ def advise(
     settings: int = MOST,
     progress: Progress = lambda message, share: None,
 ) -> Advice:
-    """Return whether early exit is worth it, and why. Raises `WrongLogits` for too few samples."""
+    """Return whether early exit is worth it, and why.
+
+    Args:
+        data: what the exits said; with labels, or the last exit's answer stands for the truth.
+        seed: by which the samples are halved: what is chosen on one half is told on the other.
+        settings: how many settings of each policy are tried at most.
+        progress: told what is tried, and which share is done.
+
+    Raises `WrongLogits` for too few samples, or outputs from which nothing can be told.
+
+    Exits that know nothing before the last leave nothing to save:
+
+    >>> labels = np.arange(200) % 4
+    >>> blind = np.random.default_rng(0).normal(size=(2, 200, 4))
+    >>> found = advise(Logits(np.concatenate([blind, 9 * np.eye(4)[labels][None]]), labels), settings=5)
+    >>> found.verdict, found.worth_it, found.full_quality
+    ('not worth it', False, 1.0)
+    """
     scores = data if isinstance(data, Scores) else Scores(data)
     data = scores.logits
     parts = halves(data, seed)

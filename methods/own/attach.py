@@ -58,6 +58,20 @@ def attach(
 
     Raises `CannotAttach` with the reason if the parts, called one after the other, also for fewer samples than before,
     do not give what the model gives, and `ValueError` for arguments that do not go together.
+
+    >>> from eelit.methods.policies.max_confidence import MaxConfidence
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> samples = torch.randn(5, 8)
+    >>> network = attach(model, ["1", "3"], probe=samples)
+    >>> network.places, network.exits
+    (('after 1', 'after 3', 'at its end'), 3)
+    >>> said = network.collect([(samples, torch.zeros(5, dtype=torch.int64))])  # what all exits say: logits [E, N, C]
+    >>> said.z.shape, said.unit
+    ((3, 5, 3), 'MACs')
+    >>> found = network.infer(samples, MaxConfidence(1.1))  # more than any confidence: nobody leaves early
+    >>> found.exits.tolist(), bool(torch.equal(found.answers, model(samples)))
+    ([2, 2, 2, 2, 2], True)
     """
     if every not in (None, "block") or (every and after):
         raise ValueError('places are named by `after`, or are all with every="block"')

@@ -40,6 +40,13 @@ def read(path: str | Path, **given: Any) -> Logits:
     else has exits and samples is what exits said beside their answer. A table (.csv, .parquet) has a line for each
     sample and exit: columns ``sample``, ``exit``, then ``z0``, ``z1``, … or ``p0``, … or ``value``, perhaps ``label``,
     ``cost`` and ``group``; other columns are extra. Raises `WrongLogits` in one sentence, `OSError` for no file.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/said.npz", logits=np.zeros((2, 5, 3)), labels=[0, 1, 2, 0, 1])
+    ...     data = read(f"{folder}/said.npz", costs=[1, 4])  # costs that the file does not hold
+    ...     (data.name, data.exits, data.samples, data.classes, data.full_cost)
+    ('said.npz', 2, 5, 3, 4.0)
     """
     place = Path(path)
     reader = READERS.get(place.suffix.lower())
@@ -74,6 +81,12 @@ def write(data: Logits, path: str | Path) -> None:
     """Write an .npz that `read` reads, and of which large arrays stay in the file: aside, then renamed.
 
     Raises `WrongLogits` if what exits said beside their answer has a name that means something else, `OSError`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Logits(np.eye(3)[None].repeat(2, axis=0), kind="logits"), f"{folder}/said.npz")
+    ...     read(f"{folder}/said.npz").z[1, 2].tolist()
+    [0.0, 0.0, 1.0]
     """
     place = Path(path)
     if place.suffix.lower() != ".npz":

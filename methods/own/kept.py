@@ -2,6 +2,16 @@
 
 The weights lie in a file that is named after their contents, written first; then the JSON, which names it, takes the
 place of the old one. So whatever fails in between, the folder holds one whole network.
+
+>>> from tempfile import TemporaryDirectory
+>>> from eelit.methods.own.attach import attach
+>>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+>>> network = attach(model, ["1"], probe=torch.ones(2, 8))
+>>> with TemporaryDirectory() as folder:
+...     network.save(folder)
+...     again = load(folder, nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)))
+>>> bool(torch.equal(again.model(torch.ones(2, 8)), network.model(torch.ones(2, 8))))
+True
 """
 
 from __future__ import annotations

@@ -44,6 +44,14 @@ class Logits:
         name: what it is called in reports, the file for instance.
 
     Raises `WrongLogits`, a `ValueError`, in one sentence for shapes, labels, costs or numbers that cannot be meant.
+
+    >>> z = np.zeros((2, 5, 3))  # 2 exits, 5 samples, 3 classes
+    >>> data = Logits(z, labels=[0, 1, 2, 0, 1], costs=[1.0, 2.5], unit="GMACs")
+    >>> data.exits, data.samples, data.classes, data.kind, data.full_cost
+    (2, 5, 3, 'logits', 2.5)
+    >>> Logits(z, labels=[0, 1, 2, 0, 3])
+    Traceback (most recent call last):
+    eelit.methods.own.logits.WrongLogits: label 4 is 3, but classes are whole numbers from 0 to 2
     """
 
     def __init__(

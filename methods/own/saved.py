@@ -38,6 +38,17 @@ class SavedRule:
     It is asked exit by exit like any policy: ``state = rule.start()``, then at each of `enabled` but the last
     ``state, stop = rule.step(state, logits)``; at other exits nobody stops, and their heads need not be run. Or `apply`
     takes stored outputs. `policy` is what `eelit.methods.engine.evaluate.infer` takes.
+
+    >>> from eelit.methods.policies.patience import Patience
+    >>> rule = SavedRule("patience", ((1.0, Patience(1)),), exits=3, enabled=(0, 1, 2), classes=2, kind="logits")
+    >>> agrees, wavers = [[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]]
+    >>> found = rule.apply(np.array([agrees, wavers], dtype=float).transpose(1, 0, 2), axes="enc")
+    >>> found.exits.tolist(), found.answers.tolist()
+    ([1, 2], [1, 0])
+    >>> state, stop = rule.step(rule.start(), np.array([[0.0, 1.0]]))  # the same, exit by exit
+    >>> state, stop = rule.step(state, np.array([[0.0, 3.0]]))
+    >>> stop.tolist()
+    [True]
     """
 
     rule: str  # its name in `rules.RULES`
@@ -157,7 +168,16 @@ class Applied:
 
 
 def load_rule(path: str | Path) -> SavedRule:
-    """Return the rule that `SavedRule.save` or `eelit calibrate` wrote. Raises `WrongRule`, `OSError`."""
+    """Return the rule that `SavedRule.save` or `eelit calibrate` wrote. Raises `WrongRule`, `OSError`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from eelit.methods.policies.patience import Patience
+    >>> rule = SavedRule("patience", ((1.0, Patience(1)),), exits=3, enabled=(0, 1, 2), classes=2, kind="logits")
+    >>> with TemporaryDirectory() as folder:
+    ...     rule.save(f"{folder}/rule.json")
+    ...     load_rule(f"{folder}/rule.json") == rule
+    True
+    """
     place = Path(path)
     if place.stat().st_size > LARGEST:
         raise WrongRule(f"{place} is far too large for a rule")

@@ -31,4 +31,23 @@ A policy that asks not every exit (or member of a cascade) also has
 ``route(state, output) -> exit``
     the number ``[n]``, from 0, of the exit to ask next, from the state after this exit's step. Heads in between are
     neither run nor paid for.
+
+Two samples at three exits; the first is agreed on at once, of the second the exits change their mind:
+
+>>> import numpy as np
+>>> from eelit.methods.policies.patience import Patience
+>>> exits = np.array([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 2.0], [0.0, 1.0]], [[0.0, 3.0], [0.0, 2.0]]])
+>>> policy = Patience(1)
+>>> state, stop = policy.step(policy.start(), exits[0])
+>>> stop.tolist()
+[False, False]
+>>> state, stop = policy.step(state, exits[1])
+>>> stop.tolist()
+[True, False]
+>>> state, stop = policy.step(tuple(part[~stop] for part in state), exits[2][~stop])  # the second sample alone
+>>> stop.tolist()
+[True]
+>>> Patience(-1)
+Traceback (most recent call last):
+ValueError: ...
 """

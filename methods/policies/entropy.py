@@ -1,4 +1,8 @@
-"""Stop when the predicted distribution has little entropy."""
+"""Stop when the predicted distribution has little entropy.
+
+>>> percentile_thresholds([np.array([0.1, 0.2, 0.3, 0.4])], 0.5)  # half of the samples stay below
+(0.3,)
+"""
 
 from __future__ import annotations
 

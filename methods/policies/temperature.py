@@ -2,6 +2,17 @@
 
 One threshold can serve all exits only if "90% sure" means the same at each; the temperatures see to that. They change
 how sure an exit is, never what it answers.
+
+Four samples of two exits; both have three right, but the first is three times as sure of all its answers:
+
+>>> timid = np.eye(2)[[0, 1, 0, 1]]
+>>> outputs, targets = np.stack([3 * timid, timid]), np.array([0, 1, 0, 0])
+>>> temperatures = [fit_temperature(output, targets) for output in outputs]
+>>> [round(temperature, 3) for temperature in temperatures]  # of logits L and 0: 3 of 4 are right where L / T = ln 3
+[2.731, 0.91]
+>>> sharper = outputs / np.array(temperatures)[:, None, None]
+>>> calibration_error(sharper, targets) < 1e-6 < calibration_error(outputs, targets)
+True
 """
 
 from __future__ import annotations
