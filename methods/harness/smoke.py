@@ -119,7 +119,7 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSErro
     # joblib stops a worker, with a warning, that has grown by 300 MB since its first task. What other methods need of
     # libraries (120 MB) is no leak: all of it is loaded in the first, and what a task has freed is given back.
     encoder.encoder("tiny")
-    for each in registry.keys():
+    for each in sorted(registry.keys()):
         with suppress(Exception):  # which is told when that method's turn comes
             registry.get(each)
     torch.set_num_threads(1)
