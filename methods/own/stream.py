@@ -418,7 +418,8 @@ def _rejoined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     first = parts[0]
     if not isinstance(first, Tensor) or not first.dim():
         return first
-    if all(len(part) == 1 for part in parts) and max(sizes) > 1 and all(torch.equal(part, first) for part in parts):
+    alone = all(len(part) == 1 for part in parts)
+    if alone and max(sizes) > 1 and all(part is first or bool((part == first).all()) for part in parts):
         return first
     wide = [part if len(part) == n else part.expand(n, *part.shape[1:]) for part, n in zip(parts, sizes, strict=True)]
     return torch.cat(wide)
