@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import queue
+import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ WAITING = 8
 AHEAD = 2  # batches that are read before they are asked for, where a thread reads
 POLL = 0.1  # seconds after which a thread that cannot go on looks whether it is still wanted
 
-Rows = NDArray[np.int64]
+Rows: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ class _Group:
     memory: State
     flawed: NDArray[np.bool_]  # [n], of whom an exit has said what is not finite
     due: Rows | None = None  # [n], the exit to ask next, where the policy says so
+
+
+class _Queue:
+    """Groups that wait before the same stage."""
+
+    def __init__(self) -> None:
+        self.groups: list[_Group] = []
+        self.samples = 0
+        self.oldest = sys.maxsize  # the least number of a sample
+
+    def add(self, group: _Group) -> None:
+        """Have a group wait, too."""
+        self.groups.append(group)
+        self.samples += len(group.rows)
+        self.oldest = min(self.oldest, int(group.rows.min()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +123,7 @@ def infer_stream(
 
 def _answers(stream: Stream, batches: Iterable[Any]) -> Iterator[Streamed]:
     failure: Exception | None = None
-    source = _Reader(batches, stream.clock) if stream.seconds < math.inf else iter(batches)
+    source: _Reader | Iterator[Any] = _Reader(batches, stream.clock) if stream.seconds < math.inf else iter(batches)
     try:
         while True:
             try:
@@ -164,7 +180,7 @@ class Stream:
         if costs is not None and isinstance(self._policy, Routing):
             raise ValueError("costs up to each exit say nothing of a policy that passes exits over")
         self._costs = costs
-        self._queues: list[dict[Any, list[_Group]]] = [{} for _ in range(self._model.exits)]
+        self._queues: list[defaultdict[Any, _Queue]] = [defaultdict(_Queue) for _ in range(self._model.exits)]
         self._tables: dict[Any, NDArray[np.float64]] = {}
         self._count = self._known = 0  # samples that came, and how many of them, from the first on, have left
         self._came: deque[tuple[int, int]] = deque()  # first, behind the last; of batches that are not told yet
@@ -174,7 +190,7 @@ class Stream:
     @property
     def inside(self) -> int:
         """How many samples wait."""
-        return sum(len(group.rows) for depth in self._queues for groups in depth.values() for group in groups)
+        return sum(held.samples for depth in self._queues for held in depth.values())
 
     def inputs(self, batch: Any) -> Any:
         """Return the inputs of a batch as `push` takes them. Raises `ValueError` for what is no batch, or is empty."""
@@ -195,7 +211,7 @@ class Stream:
             self._came.append((int(rows[0]), self._count))
         if self.seconds < math.inf:
             self._since.append((self._count, now))
-        self._queues[0].setdefault(key, []).append(_Group(rows, inputs, self._policy.start(), np.zeros(n, dtype=bool)))
+        self._queues[0][key].add(_Group(rows, inputs, self._policy.start(), np.zeros(n, dtype=bool)))
         return self._work(self._overdue())
 
     def patience(self) -> float:
@@ -205,7 +221,7 @@ class Stream:
 
     def _longest(self) -> float | None:
         """Return since when there is somebody who waits."""
-        oldest = min((_oldest(groups) for depth in self._queues for groups in depth.values()), default=self._count)
+        oldest = min((held.oldest for depth in self._queues for held in depth.values()), default=self._count)
         while self._since and self._since[0][0] <= oldest:
             self._since.popleft()
         return self._since[0][1] if self._since else None
@@ -235,15 +251,15 @@ class Stream:
     def _work(self, late: int) -> list[Streamed]:
         """Run each stage for which enough samples wait, or one that came before sample ``late``."""
         left: list[_Left] = []
-        if any(self._ready(groups, late) for depth in self._queues for groups in depth.values()):
+        if any(self._ready(held, late) for depth in self._queues for held in depth.values()):
             with evaluating(self._model):
                 for i, depth in enumerate(self._queues):  # running one fills the next
-                    for key in [key for key, groups in depth.items() if self._ready(groups, late)]:
-                        left += self._through(i, key, depth.pop(key))
+                    for key in [key for key, held in depth.items() if self._ready(held, late)]:
+                        left += self._through(i, key, depth.pop(key).groups)
         return self._in_order(left) if self.ordered else [_streamed(each) for each in left]
 
-    def _ready(self, groups: list[_Group], late: int) -> bool:
-        return sum(len(group.rows) for group in groups) >= self.batch or _oldest(groups) < late
+    def _ready(self, held: _Queue, late: int) -> bool:
+        return held.samples >= self.batch or held.oldest < late
 
     @torch.inference_mode()
     def _through(self, i: int, key: Any, groups: list[_Group]) -> list[_Left]:
@@ -253,7 +269,7 @@ class Stream:
         for group in _merged(groups):
             rest, left = run(i, group)
             if rest is not None:
-                self._queues[i + 1].setdefault(key, []).append(rest)
+                self._queues[i + 1][key].add(rest)
             if left is not None:
                 found.append(replace(left, macs=float(table[i])) if len(table) else left)
         return found
@@ -350,10 +366,6 @@ def _policy(network: Network | MultiExit, rule: SavedRule | Policy) -> Policy:
             "chance; use infer"
         )
     return policy
-
-
-def _oldest(groups: list[_Group]) -> int:
-    return min(int(group.rows.min()) for group in groups)
 
 
 def _samples(inputs: Any) -> int:
