@@ -360,6 +360,37 @@ def test_a_stream_may_be_followed_by_another():
         assert stream.inside == 0
 
 
+def test_nobody_is_lost_when_the_network_fails_once():
+    class Failing(nn.Module):
+        fails = False
+
+        def forward(self, x):
+            if Failing.fails:
+                Failing.fails = False
+                raise Broken("no memory")
+            return x
+
+    network, batch = case("nested")
+    wanted = infer(network, batch, Patience(1)).exits.tolist()
+    failing = MultiExit(
+        [*network.stages[:2], nn.Sequential(Failing(), network.stages[2]), network.stages[3]], network.heads
+    )
+    for ordered in (True, False):
+        stream, found = Stream(failing, Patience(1), batch=5, ordered=ordered), {}
+        for k, part in enumerate(batch.split(4)):
+            Failing.fails = k == 3
+            try:
+                told = stream.push(part)
+            except Broken:
+                told = stream.poll()
+            for each in told:
+                found.update(zip(each.samples.tolist(), each.exits.tolist(), strict=True))
+        for each in stream.finish():
+            found.update(zip(each.samples.tolist(), each.exits.tolist(), strict=True))
+        assert not Failing.fails
+        assert [found[i] for i in range(N)] == wanted
+
+
 def test_a_state_whose_shape_depends_on_the_samples_is_run_by_itself():
     class Longest(nn.Module):
         """Cuts off what is 0 for all samples, as some networks do with padding."""

@@ -114,7 +114,9 @@ def infer_stream(
 
     Only samples whose inputs have the same shape are joined, since nothing is padded here: pad a stream of texts to a
     few lengths, and more of them meet. At the end of the stream all who wait are run. If the stream raises, or yields
-    what is no batch, all who came before are answered first; then that is raised.
+    what is no batch, all who came before are answered first; then that is raised. What the network raises comes at
+    once.
+
     Raises `ValueError` for a rule that compares samples with each other, and `WrongRule` for one of another network.
     """
     stream = Stream(network, rule, batch=batch, waiting=waiting, seconds=seconds, ordered=ordered, costs=costs)
@@ -146,7 +148,8 @@ def _answers(stream: Stream, batches: Iterable[Any]) -> Iterator[Streamed]:
 class Stream:
     """The same for whoever has batches handed over: `push` each, `poll` when `patience` is over, `finish` at the end.
 
-    Each returns a list of what can be told by then. Arguments are those of `infer_stream`; ``clock`` gives seconds.
+    Each returns a list of what can be told by then. Where the network raises, all wait as before, and may be tried
+    again. Arguments are those of `infer_stream`; ``clock`` gives seconds.
     """
 
     def __init__(
@@ -185,7 +188,8 @@ class Stream:
         self._count = self._known = 0  # samples that came, and how many of them, from the first on, have left
         self._came: deque[tuple[int, int]] = deque()  # first, behind the last; of batches that are not told yet
         self._since: deque[tuple[int, float]] = deque()  # behind the last, when it came; of batches that may wait
-        self._left: dict[int, tuple[_Left, int]] = {}  # of samples that are not told yet
+        self._leavers: list[_Left] = []  # who left just now
+        self._left: dict[int, tuple[_Left, int]] = {}  # and before, of those who are not told yet
 
     @property
     def inside(self) -> int:
@@ -250,29 +254,34 @@ class Stream:
 
     def _work(self, late: int) -> list[Streamed]:
         """Run each stage for which enough samples wait, or one that came before sample ``late``."""
-        left: list[_Left] = []
         if any(self._ready(held, late) for depth in self._queues for held in depth.values()):
             with evaluating(self._model):
                 for i, depth in enumerate(self._queues):  # running one fills the next
                     for key in [key for key, held in depth.items() if self._ready(held, late)]:
-                        left += self._through(i, key, depth.pop(key).groups)
+                        self._through(i, key, depth.pop(key).groups)
+        left, self._leavers = self._leavers, []
         return self._in_order(left) if self.ordered else [_streamed(each) for each in left]
 
     def _ready(self, held: _Queue, late: int) -> bool:
         return held.samples >= self.batch or held.oldest < late
 
     @torch.inference_mode()
-    def _through(self, i: int, key: Any, groups: list[_Group]) -> list[_Left]:
-        """Run stage ``i`` for groups, joined; who goes on waits before the next. Returns who left."""
-        run = self._routed if isinstance(self._policy, Routing) else self._asked
-        table, found = self._tables[key], []
-        for group in _merged(groups):
-            rest, left = run(i, group)
-            if rest is not None:
-                self._queues[i + 1][key].add(rest)
-            if left is not None:
-                found.append(replace(left, macs=float(table[i])) if len(table) else left)
-        return found
+    def _through(self, i: int, key: Any, groups: list[_Group]) -> None:
+        """Run stage ``i`` for groups, joined; who goes on waits before the next, and all as before if that fails."""
+        run, table = self._routed if isinstance(self._policy, Routing) else self._asked, self._tables[key]
+        left_over = groups
+        try:
+            left_over = _merged(groups)
+            while left_over:
+                rest, left = run(i, left_over[0])
+                left_over = left_over[1:]
+                if rest is not None:
+                    self._queues[i + 1][key].add(rest)
+                if left is not None:
+                    self._leavers.append(replace(left, macs=float(table[i])) if len(table) else left)
+        finally:
+            for group in left_over:
+                self._queues[i][key].add(group)
 
     def _asked(self, i: int, group: _Group) -> tuple[_Group | None, _Left | None]:
         """Ask the policy about all; return who goes on and who left."""
