@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import click
@@ -22,7 +21,7 @@ from eelit.cli.run import ELSEWHERE
     "--inputs",
     type=Place(),
     metavar="FILE",
-    help="An example of at least two samples: .npz with the network's arguments by name, or its one array.",
+    help="An example of at least two samples: .npz with the network's arguments by name, or .npy.",
 )
 @click.option("--out", type=Place(), metavar="FOLDER", help="Where the ONNX files are written.")  # fmt: skip
 def command(folder: Path, inputs: Path | None, out: Path | None) -> None:
@@ -49,24 +48,16 @@ def command(folder: Path, inputs: Path | None, out: Path | None) -> None:
 
 
 def _export(folder: Path, inputs: Path, out: Path) -> None:
+    from eelit.methods.own.export import example_in
     from eelit.methods.own.kept import load
     from eelit.methods.own.network import Network
 
     network = load(folder)
     if not isinstance(network, Network):
         raise Failure(f"{folder} holds a language model, whose tokens leave one by one; it has no stages", INVALID_DATA)
-    example = _example(inputs)
+    example = example_in(inputs)
     with writing(out, ELSEWHERE):
         network.export(out, example)
-
-
-def _example(path: Path) -> Any:
-    import numpy as np
-    import torch
-
-    with np.load(path, allow_pickle=False) as found:
-        named = {name: torch.as_tensor(found[name]) for name in found.files}
-    return next(iter(named.values())) if len(named) == 1 else named
 
 
 @contextmanager
