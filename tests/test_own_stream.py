@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from test_evaluate import Hopping
 from test_own_attach import CLASSES, bert, cnn, images, llama, texts
 from torch import nn
 
@@ -391,7 +392,66 @@ def test_nobody_is_lost_when_the_network_fails_once():
         assert [found[i] for i in range(N)] == wanted
 
 
-def test_a_state_whose_shape_depends_on_the_samples_is_run_by_itself():
+class Says(nn.Module):
+    """Says what is stored of the samples whose numbers it is shown."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, number):
+        return self.said[number]
+
+
+def speaking(said):
+    return MultiExit([nn.Identity() for _ in said], [Says(part) for part in said])
+
+
+@pytest.mark.parametrize("sure", [0.6, 0.8])
+def test_samples_that_go_different_ways_are_joined_where_they_meet(sure):
+    said = torch.randn((4, N, 3), generator=torch.Generator().manual_seed(6))
+    said[1, ::5, 0] = float("nan")
+    network, numbers, policy = speaking(said), torch.arange(N), Hopping(sure)
+    wanted = infer(network, numbers, policy)
+    assert len(wanted.exits.unique()) > 2
+    for size in (1, 2, 7):
+        for batch in (2, 4, 11):
+            told = list(infer_stream(network, numbers.split(size), policy, batch=batch))
+            assert together(told)["exits"] == wanted.exits.tolist(), (size, batch)
+            assert torch.equal(together(told)["answers"].nan_to_num(9), wanted.answers.nan_to_num(9))
+            bad = [i for each in told for i in each.samples[each.not_finite.numpy()].tolist()]
+            assert bad == wanted.not_finite.tolist()
+
+
+def test_what_an_earlier_exit_has_said_is_not_forgotten():
+    said = torch.zeros(3, 4, 2)
+    said[0, 1] = float("nan")
+    said[1, 2] = float("inf")
+    told = list(infer_stream(speaking(said), torch.arange(4).split(1), MaxConfidence(0.9), batch=3))
+    assert [each.not_finite.tolist() for each in told] == [[], [0], [0], []]
+
+
+def test_what_all_samples_of_a_batch_share_may_differ_between_batches():
+    class Masked(nn.Module):
+        def forward(self, state):
+            return {**state, "x": state["x"] * state["mask"] * state["scale"]}
+
+    torch.manual_seed(0)
+    network, x = MultiExit([Masked() for _ in range(3)], [Read(6, 3) for _ in range(3)]), case("nested")[1]
+    parts = [
+        {"x": part, "mask": torch.rand(1, 6).round() if k % 4 else torch.ones(1, 6), "scale": torch.tensor(1.0 + k % 2)}
+        for k, part in enumerate(x.split(2))
+    ]
+    policy = MaxConfidence(0.8)
+    wanted = [infer(network, part, policy) for part in parts]
+    told = list(infer_stream(network, parts, policy, batch=5))
+    assert len(set(together(told)["exits"])) > 1
+    for ours, theirs in zip(told, wanted, strict=True):
+        assert ours.exits.tolist() == theirs.exits.tolist()
+        torch.testing.assert_close(ours.answers, theirs.answers)
+
+
+def test_states_of_unlike_shapes_are_run_by_themselves():
     class Longest(nn.Module):
         """Cuts off what is 0 for all samples, as some networks do with padding."""
 
@@ -402,12 +462,16 @@ def test_a_state_whose_shape_depends_on_the_samples_is_run_by_itself():
         def forward(self, x):
             return torch.stack([x.sum(dim=1), -x.sum(dim=1)], dim=1)
 
+    widths = []
     network = MultiExit([Longest(), nn.Identity(), nn.Identity()], [Sum(), Sum(), Sum()])
-    x = torch.ones(6, 5)
-    x[::2, 3:] = 0
-    found = together(list(infer_stream(network, x.split(1), Patience(2), batch=2, waiting=3)))
-    assert found["exits"] == [2] * 6
-    assert found["answers"][:, 0].tolist() == x.sum(dim=1).tolist()
+    network.stages[1].register_forward_hook(lambda module, args, out: widths.append(tuple(out.shape)))
+    x = torch.full((6, 5), 0.01)
+    x[:3, 3:] = 0
+    x[[0, 3]] *= 1000  # who are sure at once
+    found = together(list(infer_stream(network, x.split(3), MaxConfidence(0.9), batch=3)))
+    assert found["exits"] == [0, 2, 2, 0, 2, 2]
+    assert sorted(widths) == [(2, 3), (2, 5)]
+    torch.testing.assert_close(found["answers"][:, 0], x.sum(dim=1))
 
 
 @pytest.mark.parametrize(
