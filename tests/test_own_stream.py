@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_evaluate import Hopping
 from test_own_attach import CLASSES, bert, cnn, images, llama, texts
 from torch import nn
@@ -22,6 +24,8 @@ from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.standing import Standing
+from eelit.methods.policies.surest import Surest
+from eelit.methods.policies.voting import Voting
 
 N = 24
 
@@ -421,6 +425,40 @@ def test_samples_that_go_different_ways_are_joined_where_they_meet(sure):
             assert torch.equal(together(told)["answers"].nan_to_num(9), wanted.answers.nan_to_num(9))
             bad = [i for each in told for i in each.samples[each.not_finite.numpy()].tolist()]
             assert bad == wanted.not_finite.tolist()
+
+
+RULES = [MaxConfidence(0.7), Patience(1), Voting(2), Surest(0.9), MeanSoFar(1), Hopping(0.8), SoleExit(2), FixedExit(9)]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=9), st.integers(1, 7), st.integers(0, 12), st.booleans(),
+    st.sampled_from(RULES), st.integers(0, 9),
+)  # fmt: skip
+def test_however_samples_come_and_wait_they_are_told_the_same(sizes, batch, waiting, ordered, policy, seed):
+    total, rng = sum(sizes), np.random.default_rng(seed)
+    said = rng.normal(scale=2, size=(4, total, 3))
+    said[rng.random((4, total)) < 0.1] = np.nan
+    network, numbers = speaking(torch.as_tensor(said)), torch.arange(total)
+    wanted, longest, pulled = infer(network, numbers, policy), 0, 0
+    found = []
+    stream = Stream(network, policy, batch=batch, waiting=waiting, ordered=ordered)
+    for part in numbers.split(sizes):
+        pulled += len(part)
+        found += stream.push(part)
+        waits = set(range(pulled)) - {i for each in found for i in each.samples.tolist()}
+        longest = max(longest, pulled - 1 - min(waits, default=pulled - 1))
+    found += stream.finish()
+    told = together(found)
+    assert longest <= (waiting if not ordered else waiting + max(sizes) - 1)  # in order, one waits for those before it
+    assert sorted(told["samples"]) == list(range(total))
+    assert told["exits"] == wanted.exits[told["samples"]].tolist()
+    assert torch.equal(told["answers"].nan_to_num(9), wanted.answers[told["samples"]].nan_to_num(9))
+    bad = [i for each in found for i in each.samples[each.not_finite.numpy()].tolist()]
+    assert sorted(bad) == wanted.not_finite.tolist()
+    if ordered:
+        assert [len(each.samples) for each in found] == sizes
+        assert told["samples"] == list(range(total))
 
 
 def test_what_an_earlier_exit_has_said_is_not_forgotten():
