@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "Compare methods of a track: curves, costs, claims; or policies on your logits.",
     "calibrate": "Choose an exit policy and its setting for your logits, with a promise.",
     "advise": "Say whether early exit is worth it for your network, from its logits.",
+    "export": "Export a kept network to ONNX, one file per exit, and print the loop that runs it.",
     "smoke": "Run every method shortly, and say which of them work.",
     "data": "List, fetch and verify the data sets and models.",
     "new": "Start a new work: its entry, and a method with claims and test.",

@@ -12,8 +12,8 @@ what to make of it              `advise`, `compare`, `calibrate`; `Advice`, `Com
 the rule, kept and applied      `SavedRule`, `load_rule`; `WrongRule`
 exit policies                   `Policy`, what they all are, and by name `Activation` to `Voting`
 policies that follow from data  `Tempered`, `fit_temperature`, `calibration_error`, `percentile_thresholds`
-exits on a network (torch)      `attach`, `Network`, `TokenNetwork`, `load`, `MultiExit`, `infer`, `replay`,
-                                `Inference`; `CannotAttach`, `CannotExport`, `WrongNetwork`
+exits on a network (torch)      `attach`, `Network`, `TokenNetwork`, `load`, `MultiExit`, `infer`, `infer_stream`,
+                                `replay`, `Inference`; `CannotAttach`, `CannotExport`, `WrongNetwork`
 ==============================  ======================================================================================
 
 Everywhere ``E`` is the number of exits, ``N`` of samples, ``C`` of classes; exits are counted from 0, and the last one
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from eelit.methods.own.logits import Logits, WrongLogits
     from eelit.methods.own.network import Network
     from eelit.methods.own.saved import SavedRule, WrongRule, load_rule
+    from eelit.methods.own.stream import infer_stream
     from eelit.methods.own.tokens import TokenNetwork
     from eelit.methods.policies.activation import Activation
     from eelit.methods.policies.base import Policy
@@ -92,7 +93,7 @@ __all__ = [
     "MaxConfidence", "MeanSoFar", "MultiExit", "Network", "Patience", "PatientConfidence", "Policy", "RawMargin",
     "SavedRule", "ScoreThreshold", "SoleClass", "StateSimilarity", "Surest", "Tempered", "TokenNetwork", "Voting",
     "WrongLogits", "WrongNetwork", "WrongRule", "advise", "attach", "calibrate", "calibration_error", "compare",
-    "fit_temperature", "infer", "load", "load_rule", "percentile_thresholds", "read", "replay", "write",
+    "fit_temperature", "infer", "infer_stream", "load", "load_rule", "percentile_thresholds", "read", "replay", "write",
 ]  # fmt: skip
 
 _PLACES = {
@@ -109,6 +110,7 @@ _PLACES = {
     "own.logits": ("Logits", "WrongLogits"),
     "own.network": ("Network",),
     "own.saved": ("SavedRule", "WrongRule", "load_rule"),
+    "own.stream": ("infer_stream",),
     "own.tokens": ("TokenNetwork",),
     "policies.activation": ("Activation",),
     "policies.base": ("Policy",),

@@ -1,4 +1,4 @@
-"""`eelit compare --logits`, `eelit calibrate` and `eelit advise`: what they print, write and refuse."""
+"""`eelit compare --logits`, `calibrate`, `advise` and `export`: what they print, write and refuse."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from stored import made
 
-from eelit.methods.own.saved import load_rule
+from eelit.methods.own.saved import SavedRule, load_rule
+from eelit.methods.policies.max_confidence import MaxConfidence
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +171,62 @@ main()
         command = [sys.executable, "-c", program, *words, "--logits", str(file), *FEW]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+# A network that is kept
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    from test_own_attach import bert, texts
+
+    from eelit.methods.own.attach import attach
+
+    place = tmp_path_factory.mktemp("kept")
+    network, batch = attach(bert(), [2]), texts()
+    network.save(place / "network")
+    np.savez(place / "example.npz", **{name: part.numpy() for name, part in batch.items()})
+    return place, network, batch
+
+
+def test_a_kept_network_is_exported_and_the_loop_that_is_printed_runs_it(eelit, network, tmp_path):
+    pytest.importorskip("onnxruntime")
+    place, made_of, batch = network
+    found = eelit("export", place / "network", "--inputs", place / "example.npz", "--out", tmp_path / "onnx")
+    assert found.exit_code == 0, found.stderr
+    assert found.stderr.splitlines()[-1] == f"eelit: wrote {tmp_path / 'onnx'}"
+    assert found.stdout.startswith(f"# python loop.py {tmp_path / 'onnx'} inputs.npz rule.json; stages.json names")
+    assert eelit("export", tmp_path / "onnx").stdout == found.stdout
+    again = eelit("export", tmp_path / "onnx", "--out", tmp_path / "more")
+    assert (again.exit_code, "holds ONNX files already" in again.stderr) == (2, True)
+
+    sure = made_of.model(batch).detach()[0].softmax(dim=-1).amax(dim=-1).sort().values
+    policy = MaxConfidence(float(sure[1] + sure[2]) / 2)
+    rule = SavedRule("max-confidence", ((1.0, policy),), 2, (0, 1), 3, "logits")
+    rule.save(tmp_path / "rule.json")
+    (tmp_path / "loop.py").write_text(found.stdout)
+    words = ["loop.py", "onnx", place / "example.npz", "rule.json"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told, wanted = json.loads(done.stdout), made_of.infer(batch, rule)
+    assert told["exits"] == wanted.exits.tolist()
+    assert set(told["exits"]) == {0, 1}
+    np.testing.assert_allclose(told["answers"], wanted.answers.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["network"], 2, "give an example by --inputs, and by --out where the files shall be"),
+        (["nowhere", "--inputs", "example.npz", "--out", "onnx"], 2, "cannot be read (no such file or directory)"),
+        (["network", "--inputs", "none.npz", "--out", "onnx"], 2, "none.npz cannot be read"),
+        (["network", "--inputs", "one.npz", "--out", "onnx"], 3, "the example is of two samples at least"),
+        (["network", "--inputs", "network/network.json", "--out", "onnx"], 3, "pickled"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_one_sentence(eelit, network, monkeypatch, words, code, said):
+    place, _, batch = network
+    monkeypatch.chdir(place)
+    np.savez("one.npz", **{name: part[:1].numpy() for name, part in batch.items()})
+    found = eelit("export", *words)
+    assert (found.exit_code, said in found.stderr) == (code, True), found.stderr

@@ -17,6 +17,7 @@ from eelit.methods.engine.evaluate import replay
 from eelit.methods.own.attach import CannotAttach, attach
 from eelit.methods.own.calibrate import calibrate
 from eelit.methods.own.kept import WrongNetwork, load
+from eelit.methods.own.sampling import Sampling
 from eelit.methods.own.saved import SavedRule, WrongRule, load_rule
 from eelit.methods.own.training import RECIPES
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -452,3 +453,73 @@ def test_padding_on_the_wrong_side_is_refused():
 def test_the_room_is_free_of_torch_until_a_network_is_asked_for():
     code = "import sys, eelit.methods.own, eelit.methods.own.calibrate; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Tokens that are drawn
+
+
+def texts_to_go_on():
+    return torch.randint(1, 32, (6, 5), generator=torch.Generator().manual_seed(2))
+
+
+def surer():
+    """A decoder whose exits are sure of different tokens at different layers."""
+    network = attach(llama())
+    with torch.no_grad():
+        network.original.lm_head.weight.mul_(12)
+    return network
+
+
+def test_drawing_at_no_temperature_is_taking_the_likeliest_and_leaves_at_the_same_layers():
+    network, prompts = surer(), texts_to_go_on()
+    sure = network.model(prompts)[:-1, :, -1].detach().softmax(dim=-1).amax(dim=-1)
+    for rule in (None, MaxConfidence(float(sure.median())), FixedExit(1)):
+        wanted = network.infer(prompts, rule, length=7, ends=[3], pad=0)
+        for cold in (Sampling(temperature=1e-9), Sampling(top_k=1), Sampling(top_p=1e-9)):
+            assert network.infer(prompts, rule, length=7, ends=[3], pad=0, sampling=cold).agrees(wanted), (rule, cold)
+    assert len(network.infer(prompts, MaxConfidence(float(sure.median())), length=7).exits.unique()) > 1
+
+
+def test_what_is_drawn_follows_from_the_seed_and_the_number_of_the_text_alone():
+    network, prompts = surer(), texts_to_go_on()
+    rule, drawn = MaxConfidence(0.5), Sampling(temperature=2.0, seed=5)
+    found = network.infer(prompts, rule, length=6, sampling=drawn)
+    assert found.agrees(network.infer(prompts, rule, length=6, sampling=drawn))
+    assert not found.agrees(network.infer(prompts, rule, length=6, sampling=Sampling(temperature=2.0, seed=6)))
+    assert found.head(2).agrees(network.infer(prompts[:2], rule, length=6, sampling=drawn))
+    same = network.infer(prompts[:1].repeat(5, 1), None, length=6, sampling=drawn)
+    assert len(same.tokens.unique(dim=0)) > 1
+    end = int(found.tokens[0, 1])  # some texts end, and the others draw on as before
+    ended = network.infer(prompts, rule, length=6, ends=[end], sampling=drawn)
+    for ours, all_of_it in zip(ended.tokens, found.tokens, strict=True):
+        upto = int((all_of_it == end).nonzero()[0]) + 1 if end in all_of_it else 6
+        assert ours[:upto].tolist() == all_of_it[:upto].tolist()
+        assert ours[upto:].tolist() == [0] * (6 - upto)
+
+
+def test_tokens_are_drawn_as_often_as_their_exit_finds_them_likely():
+    network, prompt = surer(), texts_to_go_on()[:1]
+    logits = network.model(prompt)[1, 0, -1].detach() / 3
+    options = {"temperature": 3.0}
+    for more, p in (
+        ({}, logits.softmax(dim=-1)),
+        ({"top_k": 4}, logits.masked_fill(logits < logits.topk(4).values[-1], -torch.inf).softmax(dim=-1)),
+    ):
+        found = network.infer(prompt.repeat(3000, 1), FixedExit(1), length=1, sampling=Sampling(**options, **more))
+        share = found.tokens.flatten().bincount(minlength=32) / 3000
+        assert (found.exits == 1).all()
+        assert ((share - p).abs() <= 4 * (p * (1 - p) / 3000).sqrt() + 1e-9).all()
+    nucleus = network.infer(prompt.repeat(500, 1), FixedExit(1), length=1, sampling=Sampling(**options, top_p=0.5))
+    likeliest, order = logits.softmax(dim=-1).sort(descending=True)
+    needed = int((likeliest.cumsum(dim=-1) < 0.5).sum()) + 1
+    assert set(nucleus.tokens.flatten().tolist()) == set(order[:needed].tolist())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"temperature": 0}, "temperature is one finite number above 0"), ({"top_k": 0}, "top_k is one whole number"),
+     ({"top_p": 0.0}, "top_p is one number"), ({"top_p": 1.5}, "top_p is one number"), ({"seed": -1}, "seed is one")],
+)  # fmt: skip
+def test_what_cannot_be_drawn_with_is_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        Sampling(**wrong)

@@ -1,6 +1,6 @@
 """A network exported stage by stage, run by onnxruntime with a rule: numpy and no torch.
 
-``python -m eelit.methods.own.deployed FOLDER`` prints the loop, to be taken along.
+`eelit export FOLDER`, or ``python -m eelit.methods.own.deployed FOLDER``, prints the loop, to be taken along.
 """
 
 from __future__ import annotations
@@ -70,12 +70,20 @@ def loop() -> str:
         f"NAME = {NAME!r}\n"
     )
     parts = [inspect.getsource(part) for part in (stages_in, run)]
-    use = "exits, answers = run(stages_in(sys.argv[1]), dict(np.load(sys.argv[2])), load_rule(sys.argv[3]))\n"
+    use = (
+        "exits, answers = run(stages_in(sys.argv[1]), dict(np.load(sys.argv[2])), load_rule(sys.argv[3]))\n"
+        'print(json.dumps({"exits": exits.tolist(), "answers": answers.tolist()}))\n'
+    )
     return "from __future__ import annotations\n\n" + "\n\n".join([imports, *parts, use])
+
+
+def program(folder: str | Path) -> str:
+    """Return the same with a line that says how it is run on what was exported into a folder."""
+    return f"# python loop.py {folder} inputs.npz rule.json; {NAME} names the inputs\n{loop()}"
 
 
 if __name__ == "__main__":
     folder = sys.argv[1:]
     if len(folder) != 1 or not (Path(folder[0]) / NAME).is_file():
         sys.exit("usage: python -m eelit.methods.own.deployed FOLDER, into which Network.export wrote")
-    print(f"# python loop.py {folder[0]} inputs.npz rule.json; {NAME} names the inputs\n{loop()}")
+    print(program(folder[0]), end="")

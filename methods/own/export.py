@@ -80,6 +80,16 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
     _prove(network, place, inputs)
 
 
+def example_in(path: str | Path) -> Inputs:
+    """Return the inputs in a file: of ``.npz`` the arguments of a network by their names, of ``.npy`` its one array."""
+    held = np.load(path, allow_pickle=False)
+    if isinstance(held, np.ndarray):
+        return torch.as_tensor(held)
+    with held as found:
+        named = {name: torch.as_tensor(found[name]) for name in found.files}
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
 def _written(step: nn.Module, parts: list[Any], names: list[str], gives: list[str], samples: int) -> bytes:
     target: Any = io.BytesIO()
     axes = {name: {0: "samples"} for name, part in zip(names, parts, strict=True) if len(part) == samples}

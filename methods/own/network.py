@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from eelit.methods.own.saved import SavedRule, Skipping, WrongRule
 from eelit.methods.policies.base import ANSWER, Policy, Routing, said
 
 if TYPE_CHECKING:
+    from eelit.methods.own.stream import Streamed
     from eelit.methods.own.training import Trained
 
 Progress = Callable[[str, float | None], None]
@@ -162,15 +163,17 @@ class Network:
         finds its own way through the exits. Raises `WrongRule` for a rule of another network.
         """
         inputs = on(device_of(self.model), inputs_of(batch))
-        policy = self._policy(rule)
+        policy = self.policy(rule)
         found = evaluate.infer(self.model, inputs, policy)
-        macs = self._spent(inputs, policy, found.exits) if count else np.array([])
+        table = self.spent(inputs, policy) if count else np.array([])
+        macs = table[found.exits.cpu().numpy()] if len(table) else table
         rejected = torch.zeros_like(found.exits, dtype=torch.bool)
         if isinstance(rule, SavedRule) and rule.reject_below > -math.inf:
             rejected = (found.exits == self.exits - 1) & torch.as_tensor(rule.rejected(said(found.outputs)))
         return Inferred(found.exits, found.outputs, macs, found.not_finite, rejected)
 
-    def _policy(self, rule: SavedRule | Policy) -> Policy:
+    def policy(self, rule: SavedRule | Policy) -> Policy:
+        """Return the policy of a rule, without its refusals. Raises `WrongRule` for a rule of another network."""
         if not isinstance(rule, SavedRule):
             return rule
         classes = 0 if self.outputs == 1 else self.outputs
@@ -181,8 +184,17 @@ class Network:
             )
         return replace(rule, reject_below=-math.inf).policy
 
-    def _spent(self, inputs: Inputs, policy: Policy, exits: Tensor) -> NDArray[np.float64]:
-        """Return the MACs ``[N]`` of all that was run for each sample; empty where the way there is not known."""
+    def infer_stream(self, batches: Iterable[Any], rule: SavedRule | Policy, **options: Any) -> Iterator[Streamed]:
+        """Run batches that come one after the other, survivors joined again; see `stream.infer_stream`."""
+        from eelit.methods.own.stream import infer_stream
+
+        return infer_stream(self, batches, rule, **options)
+
+    def spent(self, inputs: Any, policy: Policy) -> NDArray[np.float64]:
+        """Return the MACs of all that is run for a sample up to each exit ``[E]``; empty if the way there is not known.
+
+        ``inputs`` are of the shape that is meant.
+        """
         if isinstance(policy, Routing) and not isinstance(policy, Skipping):
             return np.array([])
         every, cut = (np.array(part, dtype=np.float64) for part in self.costs(inputs))
@@ -190,7 +202,7 @@ class Network:
             before = every - cut  # of all earlier heads together
             asked = np.isin(np.arange(self.exits), [0, *policy.exits])
             every = cut + np.concatenate([[0.0], np.cumsum(np.diff(before) * asked[:-1])])
-        return every[exits.cpu().numpy()]
+        return every
 
     def export(self, folder: str | Path, example: Any) -> None:
         """Write one ONNX file per exit, proved by running them; see `export.export`, and `deployed.run` to run them."""

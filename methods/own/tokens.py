@@ -18,6 +18,7 @@ from eelit.methods.engine.method import Bench, silent
 from eelit.methods.engine.multi_exit import device_of, evaluating
 from eelit.methods.own.batches import inputs_of, on
 from eelit.methods.own.logits import Logits
+from eelit.methods.own.sampling import Sampling, write
 from eelit.methods.own.saved import SavedRule, Skipping, WrongRule
 from eelit.methods.policies.base import Array, Output, Policy, State, said
 
@@ -141,8 +142,9 @@ class TokenNetwork:
         length: int,
         ends: Sequence[int] = (),
         pad: int = 0,
+        sampling: Sampling | None = None,
     ) -> Generation:
-        """Generate at most ``length`` tokens after each prompt, greedily; each token leaves as soon as the rule says.
+        """Generate at most ``length`` tokens after each prompt; each token leaves as soon as the rule says.
 
         Args:
             prompts: ids ``[N, t]``, a dictionary with ``input_ids`` and ``attention_mask``, padded on the left, or a
@@ -151,6 +153,7 @@ class TokenNetwork:
             length: tokens at most.
             ends: tokens that end a text.
             pad: what stands behind its end.
+            sampling: how tokens are drawn; None: the likeliest is taken.
         """
         ids, mask = _texts(_padded(prompts, pad) if isinstance(prompts, list) else inputs_of(prompts))
         ids, mask = ids.to(device_of(self.model)), mask.to(device_of(self.model))
@@ -158,8 +161,12 @@ class TokenNetwork:
             raise ValueError("prompts must be padded on the left, and each have a token")
         with evaluating(self.model):
             cache = self.model.read(ids[:, :-1], ids.shape[1] + length, mask[:, :-1])
-            policy = None if rule is None else always(self._policy(rule))
-            return generate(self.model, cache, ids[:, -1], length, policy, ending=Ending(tuple(ends), pad))
+            policy, ending = None if rule is None else self._policy(rule), Ending(tuple(ends), pad)
+            if sampling is not None:
+                return write(self.model, cache, ids[:, -1], length, policy, sampling, ending)
+            return generate(
+                self.model, cache, ids[:, -1], length, None if policy is None else always(policy), ending=ending
+            )
 
     def _policy(self, rule: SavedRule | Policy) -> Policy:
         if not isinstance(rule, SavedRule):
