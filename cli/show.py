@@ -87,7 +87,7 @@ def _head(work: Work) -> str:
         )
         if part
     )
-    lines = [bold(f"{entry['short_name']}: {record.title}"), ", ".join(record.author_names()), published]
+    lines = [bold(record.titled(entry["short_name"])), ", ".join(record.author_names()), published]
     lines += [f"{label}: {address}" for label, address in record.links()]
     reconstructed = "; only title or abstract could be read" if entry["reconstructed"] else ""
     lines.append(f"{work.key}: {entry['role']}, {entry['kind']}{reconstructed}")

@@ -235,7 +235,7 @@ def test_the_site_sets_the_papers_claims_beside_ours(measured, methodless):
     written = dict(pages.generated(gather(sources(), reports)))
     for page in ("tracks/text.md", f"methods/{KEY}.md", f"papers/{KEY}.md"):
         text = written[page]
-        assert "ALBERT-base gains 1.57 times" in text
+        assert "ALBERT-base is 1.57 times as fast" in text
         assert "Over the full model. Source: abstract; README" in text
         assert "2 of 3 seeds" in text
         assert "<li>m0</li><li>m1</li><li>m2</li>" in text

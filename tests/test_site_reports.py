@@ -4,6 +4,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -342,4 +343,15 @@ def test_the_page_of_the_edge_says_what_works_decide_by():
     row = re.search(r'<tr><th scope="row"><a href="#leroux2017cascading">.*?</tr>', text, re.DOTALL)[0]
     assert re.findall(r"<td>(yes|–)</td>", row) == ["yes", *["–"] * 7]
     assert '<a href="../methods/leroux2017cascading.html">runs</a>' in row
-    assert "a moving average of the link's rate, in the search for cut and threshold" in plain
+    assert "a moving average of the link's rate, in the search for split point and threshold" in plain
+
+
+def test_a_row_says_its_name_once():
+    collection = gather(sources(), reports(None))
+    for key, variant, said in (
+        ("li2021tokee", "TOKEE", ("TOKEE", "")),
+        ("li2021tokee", "SENTEE", ("TOKEE", "SENTEE")),
+        ("bajpai2023splitee", "SplitEE-S", ("SplitEE-S", "")),
+        (KEY, "", ("PABEE", "")),
+    ):
+        assert collection.named(SimpleNamespace(key=key, variant=variant)) == said

@@ -22,7 +22,7 @@ from eelit.methods.data import manifest
 from eelit.methods.engine.records import Simulation, SmokeReport
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
-from eelit.methods.harness.track import Verdict
+from eelit.methods.harness.track import Row, Verdict
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
@@ -199,6 +199,11 @@ class Collection:
     def name(self, key: str) -> str:
         """Return the short name of a work, or its key if the catalogue does not have it."""
         return self.works[key].entry.short_name if key in self.works else key
+
+    def named(self, row: Row) -> tuple[str, str]:
+        """Return the name of a row and its variant; a variant that begins with the name (`SplitEE-S`) is all of it."""
+        name = self.name(row.key)
+        return (row.variant, "") if row.variant.startswith(name) else (name, row.variant)
 
     def verdicts(self, key: str) -> list[Verdict]:
         """Return how the claims of a method's paper fared on the tracks, over all seeds."""

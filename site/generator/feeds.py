@@ -34,7 +34,7 @@ def works(collection: Collection, snapshot: Snapshot) -> str:
     items = [
         Item(
             id=f"urn:eelit:paper:{key}",
-            title=_titled(work.entry.short_name, work.record.title),
+            title=work.record.titled(work.entry.short_name),
             updated=snapshot.added.get(key, datetime(work.record.year, 1, 1, tzinfo=UTC)),
             summary=work.entry.idea,
             link=f"papers/{key}.html",
@@ -47,10 +47,6 @@ def works(collection: Collection, snapshot: Snapshot) -> str:
         "of the work stands instead."
     )
     return _feed("feed.xml", "eelit: works added to the catalogue", told, items, snapshot)
-
-
-def _titled(name: str, title: str) -> str:
-    return title if title.startswith(name) else f"{name}: {title}"
 
 
 def runs(changes: Iterable[SmokeChange], snapshot: Snapshot) -> str:
