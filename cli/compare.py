@@ -156,7 +156,7 @@ def _trial(trial: Trial) -> Iterator[str]:
     for name in trial.waiting:
         yield paragraph(f"not measured: `{name}`", "      ")
     if trial.claim and trial.claim.untried:
-        yield paragraph(f"not tried here: {trial.claim.untried}", "      ")
+        yield paragraph(f"not tested here: {trial.claim.untried}", "      ")
 
 
 def _side_by_side(rows: list[Row]) -> Iterator[str]:

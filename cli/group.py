@@ -42,7 +42,7 @@ COMMANDS = {
 }
 EXIT_CODES = (
     "0 found, 1 nothing found, 2 wrong usage or an unknown name, 3 invalid data, 4 a run failed, "
-    "5 something could not be written (a full disk, a place one may not write to, a closed output), 130 interrupted"
+    "5 something could not be written (a full disk, missing permission, a closed output), 130 interrupted"
 )
 
 

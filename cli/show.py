@@ -134,7 +134,7 @@ def _reported(results: list[dict[str, Any]]) -> str:
 
 def _claim(claim: dict[str, Any]) -> str:
     tried = " and ".join(f"`{name}`" for name in claim["tried"])
-    return f"{said(claim)} " + (f"Tried here as {tried}." if tried else f"Not tried here: {claim['untried']}.")
+    return f"{said(claim)} " + (f"Tested here as {tried}." if tried else f"Not tested here: {claim['untried']}.")
 
 
 def _number(item: dict[str, Any]) -> str:

@@ -32,9 +32,9 @@ from eelit.site.generator.snapshot import Snapshot
 RELATION_TITLES = {
     "builds-on": ("Builds on", "Built upon by"),
     "extends": ("Extends", "Extended by"),
-    "compares-with": ("Compares itself with", "Compared with by"),
-    "same-training": ("Trains in the same way as", "Training shared by"),
-    "same-policy": ("Stops by the same rule as", "Rule shared by"),
+    "compares-with": ("Compares itself with", "Used for comparison by"),
+    "same-training": ("Is trained in the same way as", "Training shared by"),
+    "same-policy": ("Has the same exit policy as", "Exit policy shared by"),
     "criticises": ("Criticises", "Criticised by"),
     "surveys": ("Surveys", "Surveyed in"),
     "superseded-by": ("Superseded by", "Supersedes"),
@@ -232,7 +232,7 @@ class Collection:
         """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
         if self.tracks(key):
             return "not measured yet on the track"
-        return "tried by every run of the method, but judged by none: it is on no track"
+        return "tested in every run of the method, but without a verdict, since the method is on no track"
 
     @property
     def passed(self) -> list[str]:

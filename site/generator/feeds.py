@@ -43,8 +43,8 @@ def works(collection: Collection, snapshot: Snapshot) -> str:
         for key, work in collection.works.items()
     ]
     told = (
-        "Dates are when an entry was first committed; where this build's checkout does not reach back so far, the year "
-        "of the work stands instead."
+        "The date is that of an entry's first commit; where this build's checkout does not go back so far, it is the "
+        "year of the work."
     )
     return _feed("feed.xml", "eelit: works added to the catalogue", told, items, snapshot)
 
@@ -62,7 +62,7 @@ def runs(changes: Iterable[SmokeChange], snapshot: Snapshot) -> str:
         )
         for change in changes
     ]
-    told = "Changes that the machine which built this site saw; it remembers the last outcome of each method."
+    told = "Changes observed by the machine that built this site, which remembers the last outcome of each method."
     return _feed("feed-runs.xml", "eelit: methods that began to pass or to fail", told, items, snapshot)
 
 
