@@ -38,16 +38,16 @@ RESTS_ON = "what the implementation rests on"
 def command(key: str, family: str | None) -> None:
     """Start a new work: its entry, and a method with claims and test.
 
-    What stops is, by family: a sample at an exit (exits-text, exits-images), or after one of several models (cascades),
-    or on one of several machines in a simulated world (tiers: leroux2017cascading, laskaridis2020spinn);
-    `other` is a method by itself. The rest have one method each so far, whose file shows more than the template: a
-    device that has the cloud go on (split: bajpai2023splitee), blocks passed over (gates: wang2018skipnet),
-    each generated token (tokens: schuster2022calm), tokens of a text (skimming: guan2022transkimmer), words to be
-    tagged (tagging: li2021tokee), documents of a query (ranking: busolin2021lear).
+    The family depends on what stops: a sample at an exit (exits-text, exits-images), after one of several models
+    (cascades), or on one of several machines in a simulated world (tiers: leroux2017cascading, laskaridis2020spinn);
+    `other` is for a method that fits no family. The remaining families have one method each so far, whose file shows
+    more than the template: a device that sends samples on to the cloud (split: bajpai2023splitee), skipped blocks
+    (gates: wang2018skipnet), each generated token (tokens: schuster2022calm), tokens of a text (skimming:
+    guan2022transkimmer), words to be tagged (tagging: li2021tokee), documents of a query (ranking: busolin2021lear).
 
-    KEY is surname, year and a word, in small letters. Without --family only the entry is written. Files that exist are
-    left alone, but an entry gets the block that tells of its method. Then add the record to bib/early-exit.bib (if it
-    is there already the short name is taken from its title), fill in the files, and let `eelit check KEY` tell what is
+    KEY is surname, year and a word, in small letters. Without --family only the entry is written. Existing files are
+    not changed, except that an entry gets the block about its method. Then add the record to bib/early-exit.bib (if it
+    is there already, the short name is taken from its title) and fill in the files; `eelit check KEY` lists what is
     missing.
     """
     from eelit.catalog.schema import KEY_PATTERN
@@ -118,7 +118,7 @@ def _implemented(entry: Path) -> bool:
     if located is None:
         raise CatalogueFault(str(problems[0]))
     if "implementation" in located.data:
-        click.echo(f"eelit: {entry} is there already and was left alone", err=True)
+        click.echo(f"eelit: {entry} exists already and was not changed", err=True)
         return True
     told = Implementation(fidelity="from-paper", reason=RESTS_ON)
     with writing(entry, ELSEWHERE):
@@ -131,7 +131,7 @@ def _implemented(entry: Path) -> bool:
 def _write(path: Path, text: str) -> None:
     """Write a file that does not exist yet, whole or not at all."""
     if os.path.lexists(path):
-        click.echo(f"eelit: {path} is there already and was left alone", err=True)
+        click.echo(f"eelit: {path} exists already and was not changed", err=True)
         return
     with writing(path, ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -217,7 +217,7 @@ def test_compare_sets_the_papers_claims_beside_ours(measured, eelit):
     assert "holds in part, held with 2 of 3 seeds: `regression: better than the full model`. S." in text
     assert "measured, seed by seed: m0; m1; m2" in text
     assert "not tested here: there are no adversarial inputs" in text
-    assert "What follows from it, though no claim names it: holds, held with 3 of 3 seeds: `a <b>gain</b>`" in text
+    assert "A consequence of the paper that no claim names: holds, held with 3 of 3 seeds: `a <b>gain</b>`" in text
     claims = json.loads(eelit("compare", "pabee", "--format", "json").stdout)["claims"][KEY]
     assert claims[0]["claim"]["over"] == ["full-model"]
     assert claims[0]["verdicts"][0]["judgement"] == "holds in part"

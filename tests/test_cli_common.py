@@ -391,7 +391,7 @@ def test_an_entry_that_is_there_gets_its_implementation_and_keeps_all_else(tree,
     assert after == before + block
     assert entry.stat().st_mode & 0o777 == 0o644
     again = eelit("new", "kaya2019sdn", "--family", "exits-images")
-    assert f"{entry} is there already and was left alone" in again.stderr
+    assert f"{entry} exists already and was not changed" in again.stderr
     assert entry.read_text(encoding="utf-8") == after
 
 
