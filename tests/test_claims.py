@@ -240,7 +240,7 @@ def test_the_site_sets_the_papers_claims_beside_ours(measured, methodless):
         assert "2 of 3 seeds" in text
         assert "<li>m0</li><li>m1</li><li>m2</li>" in text
         assert "Not tested here: there are no adversarial inputs on the track." in text
-        assert "What follows from it" in text
+        assert "A consequence of the paper" in text
         assert "a &lt;b&gt;gain&lt;/b&gt;" in text
     board = written["tracks/text.md"]
     assert 'rowspan="4"><a href="../methods/zhou2020pabee.html">PABEE</a>' in board
