@@ -82,7 +82,7 @@ def _mended(loaded: Loaded, found: list[Finding]) -> str:
 def _say(ctx: click.Context, found: list[Finding]) -> None:
     counted = Counter(finding.rule for finding in found)
     said = ", ".join(f"{rule} {count}" for rule, count in counted.most_common())
-    click.echo(f"eelit: {said or 'nothing is amiss'}", err=True)
+    click.echo(f"eelit: {said or 'no problems were found'}", err=True)
     ctx.exit(INVALID_DATA if any(finding.severity == "error" for finding in found) else 0)
 
 

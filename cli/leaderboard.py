@@ -104,7 +104,7 @@ def on_track(names: Iterable[str], track: str) -> list[str]:
 def say_unreadable(faults: Iterable[Unreadable]) -> None:
     """Name on stderr the files that are no results. The exit code tells only whether others are left."""
     for fault in faults:
-        click.echo(f"eelit: {fault}; `eelit bench` measures anew", err=True)
+        click.echo(f"eelit: {fault}; `eelit bench` measures again", err=True)
 
 
 Trust = dict[tuple[str, str], str]
