@@ -368,7 +368,7 @@ def test_new_writes_four_short_files_and_overwrites_none(tree, eelit, family):
     written[1].write_text("mine", encoding="utf-8")
     again = eelit("new", "smith2027lazy", "--family", family)
     assert again.exit_code == 0
-    assert again.stderr.count("was left alone") == 4
+    assert again.stderr.count("was not changed") == 4
     assert written[1].read_text(encoding="utf-8") == "mine"
 
 

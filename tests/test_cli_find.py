@@ -169,7 +169,7 @@ def test_every_work_can_be_shown(eelit, database):
     for work in Catalogue(str(database)).works():
         found = eelit("show", work.key)
         assert found.exit_code == 0, found.stderr
-        assert work.record.title.split()[0] in found.stdout
+        assert work.record.title.split()[0].rstrip(":") in found.stdout
         assert not re.search(r"\bNone\b(?! [a-z])|[{}]", found.stdout), work.key
 
 
