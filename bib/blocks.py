@@ -289,4 +289,4 @@ def _spoilt(line: int, kind: str, key: str, error: PybtexSyntaxError) -> Block:
     if isinstance(error, UndefinedMacro):
         said = f"uses the name `{what}`, which no `@string` before it explains; put a text in braces or quotes"
         return Block(where, key=key, fault=f"{_named(kind, key)} {said}")
-    return Block(where, key=key, fault=f"{_named(kind, key)} is not valid BibTeX ({what}); mend this line")
+    return Block(where, key=key, fault=f"{_named(kind, key)} is not valid BibTeX ({what}); correct this line")

@@ -125,7 +125,7 @@ def _fault(citations: Citations, row: list[str]) -> str:
     if kind not in KINDS:
         return f"unknown kind `{kind}` (allowed: {', '.join(KINDS)}){did_you_mean(kind, tuple(KINDS))}"
     if citing == cited:
-        return f"`{citing}` cannot cite itself; mend or remove the row"
+        return f"`{citing}` cannot cite itself; correct or remove the row"
     if (citing, cited, kind) in citations.known:
         return f"the edge `{citing}` → `{cited}` ({kind}) stands here twice; keep one"
     return ""

@@ -83,7 +83,7 @@ class Changes:
                 made[path] = aside(path, self.after[path])
             for path in paths:
                 if Changes().text(path) != self.before[path]:
-                    raise ChangedMeanwhile(f"{shown(path)} was changed by somebody else meanwhile")
+                    raise ChangedMeanwhile(f"{shown(path)} was changed by another program meanwhile")
             for path in paths:
                 os.replace(made.pop(path), path)
                 self.before[path] = self.after[path]

@@ -20,9 +20,9 @@ MOST_PAIRS = 100_000
 MOST_FOR_LOUVAIN = 100_000
 """Edges beyond which Louvain's method would take minutes, and labels are passed along instead."""
 EXPLAINED = {
-    "co-citation": "Two works are cited together by later works, which see them side by side. "
+    "co-citation": "Two works are cited together by later works. "
     f"No more than the closest {MOST_PAIRS:,} pairs are kept.",
-    "coupling": "Two works cite the same earlier works (bibliographic coupling): they start from the same place. "
+    "coupling": "Two works cite the same earlier works (bibliographic coupling). "
     f"No more than the closest {MOST_PAIRS:,} pairs are kept.",
     "main path": "The chain of citations that most ways from the oldest to the newest works run through: edges are "
     "weighted by search path count, and the chain with the largest sum is shown. Where works cite each other in a "
@@ -30,8 +30,8 @@ EXPLAINED = {
     "communities": "Works with more edges among themselves than to others (Louvain's method, or in "
     f"graphs of more than {MOST_FOR_LOUVAIN:,} edges label propagation; fixed seed), each marked "
     "by the term that most sets it apart from all other works, with the share of its works and of the others that "
-    "carry it. No term marks two; where none is left that would set one apart, it has no mark.",
-    "alone": "Works to which no verified edge leads: nothing is known yet of how they connect.",
+    "carry it. No term marks two communities; a community without such a term has no mark.",
+    "alone": "Works without a verified edge: it is not yet known how they are connected.",
 }
 """Measure → what it means, in a sentence."""
 

@@ -97,6 +97,13 @@ class Record:
             return f"{families[0]} {ET_AL}"
         return " and ".join(families)
 
+    def titled(self, name: str) -> str:
+        """Return the title under a name of the work, said once: many titles begin with it (`SEE: Scheduling …`)."""
+        if self.title.casefold().startswith(name.casefold()):
+            return self.title
+        head, _, rest = self.title.partition(": ")
+        return f"{name}: {rest if rest and name.casefold().startswith(head.casefold()) else self.title}"
+
     def author_names(self) -> list[str]:
         """Return the names of all authors, and `et al.` where the list is known to go on."""
         return [*map(str, self.authors), *([ET_AL] if self.et_al else [])]

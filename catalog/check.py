@@ -216,7 +216,7 @@ def _relations(loaded: Loaded) -> Iterator[Problem]:
                 if key := titles.get(normalised(relation.target.external.title)):
                     yield located.problem(place, f"this external work is in the catalogue; write `target: {key}`")
             elif relation.target == entry.key:
-                yield located.problem(place, f"`{entry.key}` is related to itself; mend the target")
+                yield located.problem(place, f"`{entry.key}` is related to itself; correct the target")
             elif relation.target not in known:
                 hint = did_you_mean(relation.target, sorted(known)) or EXTERNAL
                 yield located.problem(place, f"the relation leads to `{relation.target}`, which is unknown{hint}")

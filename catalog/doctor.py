@@ -101,7 +101,7 @@ def mended(loaded: Loaded, found: Iterable[Finding]) -> tuple[Changes, list[str]
             try:
                 changes.put(path, _applied(changes.text(path), mend))
             except NotWritable as error:
-                refused.append(f"{error}; mend it by hand")
+                refused.append(f"{error}; correct it by hand")
     return changes, refused
 
 
@@ -234,17 +234,17 @@ def _contradicting(loaded: Loaded) -> Iterator[Finding]:
         year, posted = record.year, re.match(r"(\d\d)\d\d\.", record.arxiv)
         if posted and 2000 + int(posted[1]) > year + 1:
             says = f"`{key}` is of {year}, but its preprint arXiv:{record.arxiv} is of 20{posted[1]}"
-            yield _at(loaded, "contradiction", key, "year", says, "mend the year, or the identifier")
+            yield _at(loaded, "contradiction", key, "year", says, "correct the year, or the identifier")
         told = [int(found) for found in re.findall(r"\b(?:19|20)\d\d\b", record.venue)]
         if told and min(abs(found - year) for found in told) > 1:
             says = f"`{key}` is of {year}, but its venue is “{record.venue}”"
-            yield _at(loaded, "contradiction", key, "year", says, "mend one of the two")
+            yield _at(loaded, "contradiction", key, "year", says, "correct one of the two")
         entry = loaded.entries.get(key)
         for index, item in enumerate(entry.unverified if entry else []):
             name = {"eprint": "arxiv"}.get(item.field, item.field)
             if name in ("doi", "arxiv", "pages", "venue") and getattr(record, name) and ABSENT.search(item.note):
                 says = f"`unverified` says of `{name}` “{item.note}”, but the bibliography has {getattr(record, name)}"
-                yield _in_entry(loaded, "contradiction", key, ("unverified", index), says, "mend the one that is wrong")
+                yield _in_entry(loaded, "contradiction", key, ("unverified", index), says, "correct the wrong one")
 
 
 def _identifiers(loaded: Loaded) -> Iterator[Finding]:
@@ -253,7 +253,7 @@ def _identifiers(loaded: Loaded) -> Iterator[Finding]:
         doi = record.doi.lower()
         if doi.startswith(ACL_DOI) and record.acl and doi.removeprefix(ACL_DOI) != record.acl.lower():
             says = f"the DOI {record.doi} of `{key}` is not that of the ACL Anthology's {record.acl}"
-            yield _at(loaded, "identifiers", key, "doi", says, "mend the one that is wrong")
+            yield _at(loaded, "identifiers", key, "doi", says, "correct the wrong one")
         bare = re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", record.doi, flags=re.IGNORECASE).lower()
         if record.doi != bare and not bare.startswith(ARXIV_DOI):
             says = f"the DOI of `{key}` is written {record.doi}"
@@ -270,7 +270,7 @@ def _of_arxiv(loaded: Loaded, key: str, record: Record) -> Iterator[Finding]:
     named, eprint = record.doi.lower().removeprefix(ARXIV_DOI), dict(record.tex).get("eprint", "")
     if eprint and eprint != named:
         says = f"the DOI of `{key}` is that of arXiv:{named}, its `eprint` is {record.arxiv}"
-        yield _at(loaded, "identifiers", key, "doi", says, "mend the one that is wrong")
+        yield _at(loaded, "identifiers", key, "doi", says, "correct the wrong one")
         return
     says = f"the DOI of `{key}` is the one that arXiv registers for every preprint"
     mends = [Mend(key, "doi", None)]
@@ -353,13 +353,13 @@ def _results(loaded: Loaded, measured: Mapping[str, Measured]) -> Iterator[Findi
     for key, known in measured.items():
         if not known.current:
             says = f"the results of `{key}` are of older code or data"
-            yield Finding("stale", str(known.path), 1, says, f"measure anew: `eelit bench {key}`")
+            yield Finding("stale", str(known.path), 1, says, f"measure again: `eelit bench {key}`")
         entry = loaded.entries.get(key)
         for index, claim in enumerate(entry.claims if entry else []):
             lacking = [name for name in claim.tried if not any(_means(name, outcome) for outcome in known.outcomes)]
             if lacking:
                 says = f"no result has the outcome “{lacking[0]}” that would try this claim of `{key}`"
-                remedy = f"mend its name in `tried`, or measure anew: `eelit bench {key}`"
+                remedy = f"correct its name in `tried`, or measure again: `eelit bench {key}`"
                 yield _in_entry(loaded, "claim without outcome", key, ("claims", index), says, remedy)
 
 

@@ -47,7 +47,7 @@ def explain(located: Located, error: ValidationError, model: type[BaseModel], pr
             message = "; ".join(_sentences(place, dict(fault), model))
         problems[place, message] = located.problem(place, message)
     if len(faults) > MOST:
-        problems[(), ""] = located.problem((), f"the file has {len(faults) - MOST} faults more; mend these first")
+        problems[(), ""] = located.problem((), f"the file has {len(faults) - MOST} more faults; correct these first")
     return list(problems.values())
 
 

@@ -30,14 +30,14 @@ Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]  # as 
 Qualifier = Literal["exact", "about", "at-least", "at-most"]
 Ground = Literal["input", "bandwidth", "load", "deadline", "energy", "outage", "budget", "feedback"]
 GROUNDS: Mapping[Ground, tuple[str, str]] = {
-    "input": ("Input", "what the network says of the sample"),
-    "bandwidth": ("Bandwidth", "what a link carries now"),
-    "load": ("Load", "what waits, or how busy a machine is"),
+    "input": ("Input", "the network's output for the sample"),
+    "bandwidth": ("Bandwidth", "the current rate of a link"),
+    "load": ("Load", "the length of queues, or how busy a machine is"),
     "deadline": ("Deadline", "when an answer is due, or how late it may be"),
     "energy": ("Energy", "joules or voltage"),
     "outage": ("Outage", "another machine cannot be reached"),
-    "budget": ("Budget", "what is left of a resource for all that is to come"),
-    "feedback": ("Feedback", "what earlier decisions brought"),
+    "budget": ("Budget", "the remaining amount of a resource for all future inputs"),
+    "feedback": ("Feedback", "the results of earlier decisions"),
 }
 """What a decision at the edge may look at → label and meaning."""
 Reference = Literal["full-model", "static-exit", "own-variant", "full-training", "earlier-methods"]
@@ -221,7 +221,7 @@ class TaxonomyTerm(Strict):
     definition: Prose
     broader: Term | None = None
     example: Key | None = None
-    synonyms: list[Prose] = Field(default=[], description="what else people call it; full-text search finds it by them")
+    synonyms: list[Prose] = Field(default=[], description="other names for it; full-text search finds it by them")
 
 
 # The roles are part of the model, not of the vocabulary that curators extend; terms they are for searches and lists.

@@ -67,10 +67,12 @@ class _Loader(yaml.CSafeLoader):
             value = super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
-            said = f"`{short(node.value)}` looks like {kind} but cannot be read so; mend it, or put it in quotes"
+            said = f"`{short(node.value)}` looks like {kind} but cannot be read so; correct it, or put it in quotes"
             raise _Refused(_line(node), said) from error
         if isinstance(value, int) and abs(value) >= GREATEST:
-            raise _Refused(_line(node), f"the number `{short(node.value)}` is too large; mend it, or put it in quotes")
+            raise _Refused(
+                _line(node), f"the number `{short(node.value)}` is too large; correct it, or put it in quotes"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise _Refused(_line(node), f"`{short(node.value)}` is no number; give one, or leave the field out")
         return value
@@ -149,7 +151,7 @@ def _syntax_problem(path: Path, text: str, error: yaml.MarkedYAMLError) -> Probl
     what = " ".join(part for part in (error.context, error.problem) if part)
     if line >= len(text.splitlines()):
         return Problem(str(path), line, f"the file breaks off here ({what}); it looks truncated, restore its end")
-    return Problem(str(path), line, f"this is not valid YAML ({what}); mend this line or the one above")
+    return Problem(str(path), line, f"this is not valid YAML ({what}); correct this line or the one above")
 
 
 def _line(node: yaml.Node) -> int:

@@ -46,20 +46,20 @@ Leave out what there is not (a preprint is @misc and has no booktitle). Then `ee
     extra="site",
 )
 @click.argument("work", type=Words())
-@click.option("--key", default="", help="The key of the new work; else it is made of surname, year and title.")
+@click.option("--key", default="", help="The key of the new work; default: made of surname, year and title.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 @ask_options
 @format_option("table", "json")
 def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, anew: bool, style: str) -> None:
-    """Add a work from what services know of it.
+    """Add a work from the records of bibliographic services.
 
-    WORK is a DOI, an arXiv id, an address that holds one of them, or a title. It is first looked for in the catalogue.
-    Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, what each says is shown.
-    The record is put into bib/early-exit.bib under a comment that says where each field comes from, and beside it the
-    skeleton of an entry, which you fill in. Offline it says what to type.
+    WORK is a DOI, an arXiv id, an address that holds one of them, or a title. The catalogue is searched for it first.
+    Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all answers are shown.
+    The record is written to bib/early-exit.bib with a comment that names the source of each field, and the skeleton
+    of an entry is created for you to fill in. Offline, the command prints what to type.
 
-    Leaves with 1 if the catalogue has the work or nobody knows it, with 4 if nothing was found and somebody could not
-    be asked.
+    Exits with 1 if the catalogue already has the work or no service knows it, with 4 if nothing was found and a
+    service could not be asked.
     """
     from eelit.bib.remote.lookup import NoWork, gather, given
     from eelit.catalog.load import load
@@ -138,14 +138,15 @@ def _typed(wanted: Given, key: str) -> str:
 def _nobody_knows(found: Gathered, wanted: Given) -> None:
     """Say that nothing was found, what came near, and who could not be asked."""
     if found.others:
-        click.echo(bold("NOT THE SAME, BUT NEAR"))
+        click.echo(bold("SIMILAR, BUT NOT THE SAME"))
         rows = [[said.service, said.title, said.year or "", said.doi or said.arxiv] for said in found.others]
         click.echo(table(["service", "title", "year", "id"], rows))
     if found.troubles:
         raise Failure(
-            f"`{wanted.value}` was not found, but not everybody could be asked: {'; '.join(found.troubles)}", RUN_FAILED
+            f"`{wanted.value}` was not found, but not all services could be asked: {'; '.join(found.troubles)}",
+            RUN_FAILED,
         )
-    nothing_found(f"no service knows `{wanted.value}`; look at its spelling, or give another identifier")
+    nothing_found(f"no service knows `{wanted.value}`; check its spelling, or give another identifier")
 
 
 def _proposal(found: Gathered, loaded: Loaded, key: str) -> Proposal:
@@ -156,7 +157,7 @@ def _proposal(found: Gathered, loaded: Loaded, key: str) -> Proposal:
     lacking = [name for name in ("title", "authors", "year") if not proposal.values.get(name)]
     if lacking:
         raise CatalogueFault(
-            f"no service tells {' and '.join(lacking)} of this work; type the record (`--offline` says how)"
+            f"no service gives {' and '.join(lacking)} of this work; type the record (`--offline` says how)"
         )
     if not re.fullmatch(KEY_PATTERN, proposal.key):
         raise click.UsageError("no key can be made of surname, year and title; choose one with --key")
@@ -193,7 +194,9 @@ def _demand_sound(text: str, key: str) -> None:
         read = read_bibliography(path)
     if key not in read.records:
         said = next((problem.message for problem in read.problems if key in problem.message), "it cannot be read")
-        raise CatalogueFault(f"what services say makes no sound record: {said}; type it (`--offline` says how)")
+        raise CatalogueFault(
+            f"the services' answers do not make a valid record: {said}; type it (`--offline` says how)"
+        )
 
 
 def _report(proposal: Proposal, found: Gathered, changes: Changes) -> str:
@@ -240,4 +243,4 @@ def _write(changes: Changes, proposal: Proposal) -> None:
             changes.write()
     except ChangedMeanwhile as error:
         raise CatalogueFault(f"{error}; nothing was written, run this again") from error
-    click.echo(f"eelit: now fill in its entry; `eelit check {proposal.key}` tells what is missing", err=True)
+    click.echo(f"eelit: now fill in its entry; `eelit check {proposal.key}` lists what is missing", err=True)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @seed_option
 @format_option("table", "json")
 def command(style: str, **options: Any) -> None:
-    """Say whether early exit is worth it for your network, from its logits.
+    """Tell whether early exit is worth it for your network, from its logits.
 
-    How much whoever knew the truth could save, what the best policy saves at no loss on samples on which nothing was
-    chosen, overthinking, calibration, what heads cost, what batches leave of it, and a verdict with its reason.
+    Shows how much an oracle could save, what the best policy saves without a loss on held-out samples, overthinking,
+    calibration, the cost of the heads, how much of the saving batches keep, and a verdict with its reason.
     """
     from eelit.methods.own.advise import advise
 
@@ -53,10 +53,10 @@ def _report(found: Advice) -> Iterator[str]:
     yield f"{bold('EXITS')}\n{table(header, rows)}"
     lines = [
         ["full model", f"{found.quality_is} {found.full_quality:.4f}"],
-        ["knowing the truth: quality", f"{found.oracle_quality:.4f}"],
-        ["knowing the truth: saved without loss", f"{found.oracle_saves:.1%}"],
+        ["oracle: quality", f"{found.oracle_quality:.4f}"],
+        ["oracle: saved without loss", f"{found.oracle_saves:.1%}"],
         ["an earlier exit right, the last wrong", _optional(found.overthinking, ".1%")],
-        ["all heads but the last cost", _optional(found.heads_share, ".1%") or "not known; --plain-costs tells"],
+        ["all heads but the last cost", _optional(found.heads_share, ".1%") or "not known; give --plain-costs"],
         ["one exit for all, as good: saved", f"{found.static_saves:.1%} (drop {found.static_drop:.4f})"],
         ["best policy, no loss: saved", _saved(found.lossless)],
         ["best policy, small loss: saved", _saved(found.small_loss)],

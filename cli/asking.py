@@ -21,10 +21,10 @@ def ask_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of what asks a network."""
     options = [
         click.option(
-            "--contact", default="", help="Your mail address, for services to complain to (also: EELIT_CONTACT)."
+            "--contact", default="", help="Your mail address, sent to services as a contact (also: EELIT_CONTACT)."
         ),
-        click.option("--offline", is_flag=True, help="Ask nobody (also: EELIT_OFFLINE=1)."),
-        click.option("--anew", is_flag=True, help="Ask again whether what was answered before is still so."),
+        click.option("--offline", is_flag=True, help="Send no requests (also: EELIT_OFFLINE=1)."),
+        click.option("--anew", is_flag=True, help="Ask again even where an answer is in the cache."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -54,7 +54,7 @@ def asking(contact: str, *, anew: bool) -> Iterator[Web]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise Unavailable("another eelit is asking the services just now; wait until it has ended") from error
+            raise Unavailable("another eelit is using the services at the moment; wait until it has ended") from error
         handler, web = None, None
         try:
             handler = log_into(folder / LOG)
@@ -75,5 +75,5 @@ def _say(web: Web, place: str) -> None:
 
     labels = {service.name: service.label for service in SERVICES}
     counted = [f"{labels.get(name, name)} {count}" for name, count in sorted(web.asked.items()) if count]
-    said = f"requests: {', '.join(counted)}" if counted else "nobody was asked, all answers were kept"
+    said = f"requests: {', '.join(counted)}" if counted else "no service was asked, all answers were in the cache"
     click.echo(f"eelit: {said} (log: {place})", err=True)

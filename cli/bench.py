@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int, backend: Any, jobs: int) -> None:
     """Measure the methods of a track with several seeds.
 
-    Each result is kept as soon as it is there, so a benchmark that was stopped goes on where it was. What the present
-    code has measured already is not measured again. This takes hours: minutes per method and seed.
+    Each result is saved as soon as it is complete, so a benchmark that was stopped continues where it was. Results of
+    the current code are not measured again. This takes hours: minutes per method and seed.
     """
     demand_cache()
     demand_backend(backend)
@@ -47,7 +47,7 @@ def command(ctx: click.Context, methods: tuple[str, ...], name: str, seeds: int,
         say_unreadable(bench.stored(name, key).unreadable)
     if runs:
         demand_writable(bench.folder(), "run `eelit bench` from a checkout of your own")
-        click.echo("eelit: each run trains and measures for some minutes; each is told when it ends", err=True)
+        click.echo("eelit: each run trains and measures for some minutes; each is reported when it ends", err=True)
     start, done = time.monotonic(), 0
 
     def report(run: bench.Run, found: Result | Exception) -> None:

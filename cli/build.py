@@ -13,8 +13,8 @@ from eelit.cli.command import chosen_database, eelit_command
 def command() -> None:
     """Build the catalogue database.
 
-    In a checkout this happens by itself whenever the sources change. The file is written aside and put in place in one
-    step: a database that was there before survives any failure.
+    In a checkout this happens automatically whenever the sources change. The new file replaces the old one in a single
+    step, so an existing database survives any failure.
     """
     from eelit.catalog.database import build
     from eelit.catalog.faults import Unavailable
@@ -23,7 +23,7 @@ def command() -> None:
 
     path = database_path(chosen_database())
     if path == SHIPPED:
-        raise Unavailable("an installed eelit brings its database along; to build one elsewhere name it with --db")
+        raise Unavailable("an installed eelit includes its database; to build one elsewhere name it with --db")
     report = build(Path(path), sources())
     click.echo(f"built {report.path} ({report.works} works, {report.seconds:.1f} s)")
     errors = sum(problem.severity == "error" for problem in report.problems)

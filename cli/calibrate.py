@@ -38,9 +38,9 @@ def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[...
     metavar="NAME",
     help="One of those that `eelit compare --logits` shows.",
 )
-@_number("budget", "Mean cost, a share of the full model's: the best quality within it.")
-@_number("max-drop", "Quality that may be lost: the least cost within it.")
-@_number("confidence", "With --max-drop: the probability with which that is to hold.")
+@_number("budget", "Mean cost, as a share of the full model's; the best quality within it.")
+@_number("max-drop", "Loss of quality that is allowed; the least cost within it.")
+@_number("confidence", "With --max-drop: the probability with which it must hold.")
 @_number("risk", "Expected loss, with --delta: Learn then Test.")
 @_number("delta", "Probability with which --risk may be missed.")
 @_number("mean-risk", "Expected loss, on average: conformal risk control.")
@@ -50,7 +50,7 @@ def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[...
     type=click.Choice(["drop", "error"]),
     default="drop",
     show_default=True,
-    help="What a risk is of: losing what the full model has right, or being wrong.",
+    help="What counts as a loss: an answer that only the full model gets right, or any wrong answer.",
 )
 @click.option(
     "--correction",
@@ -60,17 +60,15 @@ def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[...
     help="How several settings are tested at once.",
 )
 @seed_option
-@click.option(
-    "--out", type=Place(), default="rule.json", show_default=True, metavar="FILE", help="Where the rule is written."
-)
+@click.option("--out", type=Place(), default="rule.json", show_default=True, metavar="FILE", help="File for the rule.")
 @format_option("table", "json")
 def command(style: str, out: Path, **options: Any) -> None:
-    """Choose an exit policy and its setting for your logits, with a promise.
+    """Choose an exit policy and its setting for your logits, with a guarantee.
 
-    Exactly one of --budget, --max-drop, --risk, --mean-risk and --reject says what for. Settings are chosen on one half
-    of the samples; what is promised is tested, and told, on the other. The rule is written as JSON, which
-    `eelit.methods.own.saved.load_rule` reads and applies. Where a promise cannot be kept, nothing is written, stderr
-    says what could be, and the exit code is 1.
+    Give the goal as exactly one of --budget, --max-drop, --risk, --mean-risk and --reject. Settings are chosen on one
+    half of the samples; the guarantee is tested, and figures are reported, on the other. The rule is written as JSON,
+    which `eelit.methods.own.saved.load_rule` reads and applies. If the goal cannot be guaranteed, nothing is written,
+    stderr says what could be, and the exit code is 1.
     """
     given = [name for name in GOALS if options[name] is not None]
     if len(given) != 1:
@@ -112,7 +110,7 @@ def _report(found: SavedRule) -> str:
     for weight, policy in found.parts:
         share = "" if len(found.parts) == 1 else f"{weight:.1%} of samples: "
         lines.append(paragraph(f"{share}{type(policy).__name__}, {short(settings_of(policy))}", "  "))
-    lines.append(f"  exits asked: {', '.join(str(e + 1) for e in found.enabled)} of {found.exits}")
+    lines.append(f"  exits in use: {', '.join(str(e + 1) for e in found.enabled)} of {found.exits}")
     lines += [paragraph(text) for text in _measured(found)]
     met = "met" if found.budget_met_ else "MISSED"
     lines.append("Promised with proof." if promise["proved"] else f"Not proved; {met} there.")
@@ -124,14 +122,14 @@ def _report(found: SavedRule) -> str:
         ]
         for row in found.table_
     ]
-    return "\n".join([*lines, "", bold("WHAT ELSE THERE WAS"), table(HEADER, rows)])
+    return "\n".join([*lines, "", bold("ALTERNATIVES"), table(HEADER, rows)])
 
 
 def _measured(found: SavedRule) -> Iterator[str]:
     """Yield in sentences what the rule comes to where nothing was chosen."""
     m = found.promise["measured"]
     yield (
-        f"On {found.data['told_on']} samples on which nothing was chosen: {m['share']:.1%} ± {m['share_error']:.1%} of "
+        f"On {found.data['told_on']} samples not used for choosing: {m['share']:.1%} ± {m['share_error']:.1%} of "
         f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
         f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
     )

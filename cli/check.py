@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, works: tuple[str, ...], style: str) -> None:
     """Check the whole catalogue and report all problems.
 
-    Each problem is one line, `file:line: what is wrong; what to do`. Leaves with 3 if there are errors; warnings alone
-    do not count. With keys only the problems of these works are reported, and only they count.
+    Each problem is one line, `file:line: what is wrong; what to do`. Exits with 3 if there are errors; warnings do not
+    count. If keys are given, only the problems of these works are reported and count.
     """
     from eelit.catalog.check import about, check_loaded
     from eelit.catalog.load import load

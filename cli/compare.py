@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 def command(methods: tuple[str, ...], name: str | None, out: Path | None, style: str, **options: Any) -> None:
     """Compare methods of a track: curves, costs, claims; or policies on your logits.
 
-    Of methods, figures are means over seeds, with the standard deviation, from results that this code measured. With
-    --logits it is every policy that needs no more than what the exits of your network said: knobs are chosen on one
-    half of the samples, and figures told on the other.
+    For methods, figures are means over seeds, with the standard deviation, from results that this code measured. With
+    --logits, every policy is compared that needs only the outputs of your network's exits: knobs are chosen on one half
+    of the samples, and figures are reported on the other.
     """
     if options["logits"] is None:
         _methods(methods, name or "text", out, style, options)
@@ -90,7 +90,7 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
     elif rows:
         click.echo("\n\n".join([*_side_by_side(rows), *_claims(trials)]))
     if not rows:
-        nothing_found("none of these was measured")
+        nothing_found("none of these methods was measured")
     if out and rows:
         _draw([result for found in known.values() for result in found.results], out)
 
@@ -145,7 +145,7 @@ def _claims(trials: dict[str, list[Trial]]) -> Iterator[str]:
 
 def _trial(trial: Trial) -> Iterator[str]:
     yield paragraph(
-        said(trial.claim.model_dump()) if trial.claim else "What follows from it, though no claim names it:",
+        said(trial.claim.model_dump()) if trial.claim else "A consequence of the paper that no claim names:",
         "  - ",
         "    ",
     )
@@ -157,7 +157,7 @@ def _trial(trial: Trial) -> Iterator[str]:
     for name in trial.waiting:
         yield paragraph(f"not measured: `{name}`", "      ")
     if trial.claim and trial.claim.untried:
-        yield paragraph(f"not tried here: {trial.claim.untried}", "      ")
+        yield paragraph(f"not tested here: {trial.claim.untried}", "      ")
 
 
 def _side_by_side(rows: list[Row]) -> Iterator[str]:

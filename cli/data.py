@@ -24,7 +24,8 @@ FIELDS = ("name", "version", "kind", "megabytes", "licence", "terms", "non_comme
 def command() -> None:
     """List, fetch and verify the data sets and models.
 
-    Methods fetch what they need by themselves; EELIT_OFFLINE=1 forbids it, EELIT_CACHE says where files are kept.
+    Methods download what they need automatically; EELIT_OFFLINE=1 forbids it, EELIT_CACHE names the folder for the
+    files.
     """
 
 
@@ -34,9 +35,10 @@ command.params.append(debug_option())
 @command.command("list", cls=EelitCommand, examples=("eelit data list", "eelit data list --format json"))
 @format_option("table", "json", "tsv", "keys")
 def list_items(style: str) -> None:
-    """List everything that can be fetched, with size, licence and terms.
+    """List everything that can be downloaded, with size, licence and terms.
 
-    JSON tells all that the manifest has: every file with its sha256, and the sources in the order they are tried.
+    JSON has all fields of the manifest: every file with its sha256, and the sources in the order in which they are
+    tried.
     """
     from eelit.methods.data import manifest
 
@@ -76,7 +78,7 @@ def _as_json(item: Item) -> dict[str, Any]:
 @command.command(cls=EelitCommand, examples=("eelit data fetch minilm-l6", "eelit data fetch"))
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 def fetch(names: tuple[str, ...]) -> None:
-    """Fetch items into the cache (all, if none is named) and verify them."""
+    """Download items into the cache (all, if none is named) and verify them."""
     from eelit.methods.data.fetch import DataUnavailable
     from eelit.methods.data.fetch import fetch as fetch_one
 
@@ -95,15 +97,15 @@ def fetch(names: tuple[str, ...]) -> None:
 @command.command(cls=EelitCommand, examples=("eelit data verify", "eelit data verify minilm-l6"))
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 def verify(names: tuple[str, ...]) -> None:
-    """Hash everything in the cache again and compare it with the manifest."""
+    """Hash all files in the cache again and compare them with the manifest."""
     from eelit.methods.data.fetch import verify as verify_one
 
     problems = [problem for name in _known(names) for problem in verify_one(name)]
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise Failure(f"{len(problems)} files are not as they should be", RUN_FAILED)
-    click.echo("eelit: all is as it should be", err=True)
+        raise Failure(f"{len(problems)} files are not correct", RUN_FAILED)
+    click.echo("eelit: all files are correct", err=True)
 
 
 def _known(names: tuple[str, ...]) -> list[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @eelit_command("eelit doctor", "eelit doctor --fix", "eelit doctor --online zhou2020pabee", extra="site")
 @click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
-@click.option("--fix", is_flag=True, help="Mend what leaves no choice, and show the diff.")
+@click.option("--fix", is_flag=True, help="Fix what has only one solution, and show the diff.")
 @click.option("--online", is_flag=True, help="Also ask services about identifiers and titles, and follow every link.")
 @ask_options
 @format_option("text", "json")
@@ -32,15 +32,15 @@ def command(
     ctx: click.Context, works: tuple[str, ...], fix: bool, online: bool, contact: str, offline: bool, anew: bool,
     style: str,
 ) -> None:  # fmt: skip
-    """Look for what may be amiss in the catalogue, and mend what is safe.
+    """Look for possible problems in the catalogue, and fix what is safe to fix.
 
     Beyond what `eelit check` reports: fields that are missing or contradict each other, one venue with two names, pages
-    with the wrong dash, identifiers that do not belong together, versions of one work under two titles, works that
-    nothing connects, claims without outcome, results of older code. Only with --online anybody is asked: whether DOI
+    with the wrong dash, identifiers that do not belong together, versions of one work under two titles, works without
+    a connection, claims without an outcome, results of older code. Only with --online are services asked: whether DOI
     and arXiv id lead to this work, and whether links are dead. Each finding is one line, `file:line: rule: what it is;
-    what to do`. --fix mends pages, spellings of identifiers and implied terms, and shows the diff.
+    what to do`. --fix corrects pages, spellings of identifiers and implied terms, and shows the diff.
 
-    Leaves with 3 if there are errors; what is only worth a look does not count.
+    Exits with 3 if there are errors; hints do not count.
     """
     from eelit.catalog.doctor import findings
     from eelit.catalog.load import load
@@ -70,7 +70,7 @@ def _mended(loaded: Loaded, found: list[Finding]) -> str:
     from eelit.catalog.sources import checkout
 
     if checkout() is None:
-        raise Unavailable("what is installed cannot be mended; clone the repository first")
+        raise Unavailable("an installed catalogue cannot be fixed; clone the repository first")
     changes, refused = mended(loaded, found)
     diff = changes.diff()
     _write(changes, loaded)
@@ -82,7 +82,7 @@ def _mended(loaded: Loaded, found: list[Finding]) -> str:
 def _say(ctx: click.Context, found: list[Finding]) -> None:
     counted = Counter(finding.rule for finding in found)
     said = ", ".join(f"{rule} {count}" for rule, count in counted.most_common())
-    click.echo(f"eelit: {said or 'nothing is amiss'}", err=True)
+    click.echo(f"eelit: {said or 'no problems were found'}", err=True)
     ctx.exit(INVALID_DATA if any(finding.severity == "error" for finding in found) else 0)
 
 
@@ -122,7 +122,7 @@ def _write(changes: Changes, loaded: Loaded) -> None:
     from eelit.bib.files import ChangedMeanwhile
 
     try:
-        with writing(loaded.sources.bibliography, "mend a checkout of your own"):
+        with writing(loaded.sources.bibliography, "fix a checkout of your own"):
             changes.write()
     except ChangedMeanwhile as error:
         raise CatalogueFault(f"{error}; nothing was written, run this again") from error
@@ -140,7 +140,7 @@ def _online(loaded: Loaded, keys: Collection[str], contact: str, *, anew: bool) 
         sync.metadata(web, ours, list(records), report, lambda said: None)
         for path, line, address in addresses(loaded, keys):
             if why := links.fault(web, address):
-                remedy = "mend or replace it, if it stays so"
+                remedy = "fix or replace it, if it stays so"
                 found.append(Finding("dead link", path, line, f"{address} {why}", remedy))
     bibliography = loaded.bibliography
     for doubt in report.doubts:

@@ -52,10 +52,10 @@ def _facet_option(facet: str, text: str) -> Callable[[Callable[..., Any]], Calla
     "eelit find --runnable --format bibtex",
     catalogue=True,
 )
-@_facet_option("placement", "Where the exits are. Repeat for `or`.")
+@_facet_option("placement", "Where exits are placed. Repeat for `or`.")
 @_facet_option("training", "How the exits are trained.")
-@_facet_option("policy", "Which rule decides to stop.")
-@_facet_option("domain", "What it is used for.")
+@_facet_option("policy", "Which exit policy decides to stop.")
+@_facet_option("domain", "Task, data or setting.")
 @_facet_option("role", "early-exit, neighbour or context.")
 @click.option("--text", type=Words(), metavar="WORDS", help="Words of names, title, authors, idea or notes.")
 @click.option("--year", callback=parse_years, metavar="YEARS", help="2020, 2019..2021, ..2020 or 2020..")
@@ -67,15 +67,15 @@ def _facet_option(facet: str, text: str) -> Callable[[Callable[..., Any]], Calla
 )
 @click.option("--sort", type=click.Choice([*SORTS, "relevance"]), help="Default: relevance with --text, else year.")
 @click.option(
-    "--limit", default=50, show_default=True, type=click.IntRange(0, 10**9), help="Most works to print; 0 for all."
+    "--limit", default=50, show_default=True, type=click.IntRange(0, 10**9), help="Maximum number of works; 0 for all."
 )
 @click.option("--fields", callback=parse_fields, metavar="A,B,…", help=f"Of {', '.join(WORK_FIELDS)}.")
 @format_option("table", "json", "tsv", "keys", "bibtex")
 def command(**options: Any) -> None:
     """Find works by facet, text, year, author or venue.
 
-    A facet given several times means any of its terms; several facets mean all of them. A term also finds its narrower
-    terms. Below the table stand the terms that narrow the result further, with the number of works each would leave.
+    A facet that is given several times matches any of its terms; several facets must all match. A term also finds its
+    narrower terms. Below the table are terms that narrow the result further, with the number of works each would leave.
     """
     fields, style = options["fields"], options["style"]
     terms = {facet: tuple(dict.fromkeys(options[facet])) for facet in COUNTED if options[facet]}

@@ -19,10 +19,12 @@ NOTE = (
 
 
 @eelit_command("eelit gaps", "eelit gaps --training distillation", "eelit gaps --format json", catalogue=True)
-@click.option("--training", type=TermName("training"), default="", metavar="TERM", help="Only works trained so.")
+@click.option(
+    "--training", type=TermName("training"), default="", metavar="TERM", help="Only works with this training."
+)
 @format_option("table", "json")
 def command(training: str, style: str) -> None:
-    """Show how many works join a placement with a policy, and what nobody has joined."""
+    """Show how many works combine a placement with a policy, and which combinations no work has."""
     catalogue = open_catalogue()
     terms = catalogue.taxonomy()
     broader = {(term.facet, term.term): term.broader for term in terms}
@@ -51,11 +53,11 @@ def _report(found: dict[tuple[str, str], Cell], placements: list[str], policies:
     more = f" (the first {SHOWN} of {len(untried)})" if len(untried) > SHOWN else ""
     return "\n".join(
         [
-            bold("WHERE AND BY WHICH RULE"),
+            bold("PLACEMENT AND POLICY"),
             table(["", *policies], rows),
             paragraph(NOTE[:1].upper() + NOTE[1:]),
             "",
-            f"{bold('JOINED TWO BY TWO, NEVER ALL THREE')}{more}",
+            f"{bold('COMBINED IN PAIRS, NEVER ALL THREE')}{more}",
             table(head, listed),
         ]
     )

@@ -33,22 +33,22 @@ DERIVATIVE: dict[Link, str] = {"built": "builds on it", "cited": "cites it", "sh
 )
 @click.option("--depth", default=1, show_default=True, type=click.IntRange(1, 10), help="How many edges away.")
 @click.option("--path", "ends", nargs=2, type=WorkName(), metavar="A B", help="A shortest chain between two works.")
-@click.option("--measures", is_flag=True, help="Pairs, main path, communities, works that stand alone.")
+@click.option("--measures", is_flag=True, help="Pairs, main path, communities, unconnected works.")
 @format_option("table", "json", "graphml", "dot", "mermaid")
 def command(around: str | None, depth: int, ends: tuple[str, str] | None, measures: bool, style: str) -> None:
-    """Explore who cites, extends or criticises whom.
+    """Explore which works cite, extend or criticise each other.
 
     Prior works are those a work builds on, then those it cites, then those that later works cite together with it
     (co-citation). Derivative works build on it, cite it, or cite the same works as it does (bibliographic coupling).
-    Relations count where a source confirms them. All this is seen inside the collection only, and the edges are far
-    from complete; nothing is ranked by how often it is cited.
+    Relations count if a source confirms them. Only works inside the collection are considered, and the edges are far
+    from complete; works are not ranked by citations.
     """
     from eelit.catalog.graph import collection
 
     if bool(around) + bool(ends) + measures > 1:
         raise click.UsageError("--around, --path and --measures exclude each other")
     if measures and style not in ("table", "json"):
-        raise click.UsageError(f"measures are told as table or json, not as {style}")
+        raise click.UsageError(f"measures are printed as table or json, not as {style}")
     catalogue = open_catalogue()
     graph = collection(catalogue)
     if measures:
@@ -139,7 +139,7 @@ def _neighbourhood(graph: Graph, part: Graph, key: str) -> str:
     rows = [[*sentence, "" if verified else "unverified"] for sentence, verified in told.items()]
     parts.append(f"{bold('RELATIONS AND COMPARISONS')}\n{table(['work', '', 'work', ''], rows)}" if rows else "")
     farther = [one for one in part.nodes if one != key]
-    parts.append(paragraph(f"{bold('WITHIN REACH')} ({len(farther)}): {', '.join(farther)}") if farther else "")
+    parts.append(paragraph(f"{bold('FARTHER WORKS')} ({len(farther)}): {', '.join(farther)}") if farther else "")
     return "\n\n".join(text for text in parts if text)
 
 

@@ -17,33 +17,33 @@ from eelit.cli import streams
 # The first sentence of each command stands here too, so that `eelit --help` need not import them all.
 COMMANDS = {
     "find": "Find works by facet, text, year, author or venue.",
-    "show": "Show everything the catalogue says of one work.",
-    "gaps": "Show how many works join a placement with a policy, and what nobody has joined.",
-    "taxonomy": "Show the terms of the four facets, and how many works carry each.",
+    "show": "Show everything that the catalogue has on one work.",
+    "gaps": "Show how many works combine a placement with a policy, and which combinations no work has.",
+    "taxonomy": "Show the terms of the four facets, and how many works have each.",
     "cite": "Print references as BibTeX, RIS or CSL-JSON.",
-    "graph": "Explore who cites, extends or criticises whom.",
+    "graph": "Explore which works cite, extend or criticise each other.",
     "methods": "List the methods that can be run here.",
     "run": "Train and measure a method on real data.",
     "bench": "Measure the methods of a track with several seeds.",
     "leaderboard": "Rank the methods of a track at equal cost.",
     "compare": "Compare methods of a track: curves, costs, claims; or policies on your logits.",
-    "calibrate": "Choose an exit policy and its setting for your logits, with a promise.",
-    "advise": "Say whether early exit is worth it for your network, from its logits.",
+    "calibrate": "Choose an exit policy and its setting for your logits, with a guarantee.",
+    "advise": "Tell whether early exit is worth it for your network, from its logits.",
     "export": "Export a kept network to ONNX, one file per exit, and print the loop that runs it.",
-    "smoke": "Run every method shortly, and say which of them work.",
+    "smoke": "Run every method briefly, and report which of them work.",
     "data": "List, fetch and verify the data sets and models.",
     "new": "Start a new work: its entry, and a method with claims and test.",
-    "add": "Add a work from what services know of it.",
-    "sync": "Bring citations and records up to date from what services say.",
+    "add": "Add a work from the records of bibliographic services.",
+    "sync": "Update citations and records from bibliographic services.",
     "check": "Check the whole catalogue and report all problems.",
-    "doctor": "Look for what may be amiss in the catalogue, and mend what is safe.",
+    "doctor": "Look for possible problems in the catalogue, and fix what is safe to fix.",
     "build": "Build the catalogue database.",
     "mcp": "Serve the catalogue to models, read only.",
     "site": "Build or serve the documentation site.",
 }
 EXIT_CODES = (
     "0 found, 1 nothing found, 2 wrong usage, an unknown name or a missing package, 3 invalid data, 4 a run failed, "
-    "5 something could not be written (a full disk, a place one may not write to, a closed output), 130 interrupted"
+    "5 something could not be written (a full disk, missing permission, a closed output), 130 interrupted"
 )
 
 
@@ -191,7 +191,7 @@ def database_option() -> click.Option:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Exit codes: {EXIT_CODES}. A work goes by key, short name or alias, in any case: zhou2020pabee, pabee.",
+    epilog=f"Exit codes: {EXIT_CODES}. A work is named by key, short name or alias: zhou2020pabee, PABEE, pabee.",
 )
 @click.option("--root", metavar="DIR", hidden=True, help="Read the sources from this checkout (also: EELIT_ROOT).")
 @click.version_option(package_name="eelit", message="eelit %(version)s")

@@ -50,8 +50,8 @@ track_option = click.option(
 def command(name: str, share: float, style: str) -> None:
     """Rank the methods of a track at equal cost.
 
-    Every figure is a mean over seeds, from results that this code measured and that are kept with it. A row marked
-    `stale` was measured by older code. A file that is no result is left out, and stderr names it.
+    Every figure is a mean over seeds, from results that this code measured and that are stored with it. A row marked
+    `stale` was measured by older code. A file that is not a result is left out, and stderr names it.
     """
     from eelit.methods.harness import bench
 
@@ -104,7 +104,7 @@ def on_track(names: Iterable[str], track: str) -> list[str]:
 def say_unreadable(faults: Iterable[Unreadable]) -> None:
     """Name on stderr the files that are no results. The exit code tells only whether others are left."""
     for fault in faults:
-        click.echo(f"eelit: {fault}; `eelit bench` measures anew", err=True)
+        click.echo(f"eelit: {fault}; `eelit bench` measures again", err=True)
 
 
 Trust = dict[tuple[str, str], str]

@@ -27,9 +27,9 @@ WHAT_IT_IS = (
 def command() -> None:
     """Serve the catalogue to models, read only.
 
-    Speaks the Model Context Protocol over standard input and output: a client starts this command by itself. Its tools
-    are find, show, cite, graph, leaderboard and compare; none changes anything, and none asks a network. Needs the
-    extra: pip install 'eelit[mcp]'.
+    Speaks the Model Context Protocol over standard input and output; a client starts this command automatically. Its
+    tools are find, show, cite, graph, leaderboard and compare; none of them changes anything or uses the network. Needs
+    the extra: pip install 'eelit[mcp]'.
     """
     server(open_catalogue()).run("stdio")
 

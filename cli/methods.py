@@ -15,8 +15,8 @@ FIELDS = ("key", "title", "settings", "data")
 def command(style: str) -> None:
     """List the methods that can be run here.
 
-    Methods of other packages, registered through the entry point group `eelit.methods`, are listed too. One that cannot
-    be read is left out, and stderr says what is wrong with it.
+    Methods of other packages, registered through the entry point group `eelit.methods`, are listed too. A method that
+    cannot be read is left out, and stderr says what is wrong with it.
     """
     from eelit.methods.harness import registry
 

@@ -53,27 +53,27 @@ def command(key: str, family: str | None) -> None:
 
     FAMILY is a kind of method; each is named here with a method whose file shows more than the template.
 
-    Samples leave: at an exit (exits-text: zhou2020pabee; exits-images: kaya2019sdn), at one that is predicted
-    (exit-prediction: karpikova2023fiancee), at those that a search has left (designs: li2023coaxnn), after as many
+    Samples leave: at an exit (exits-text: zhou2020pabee; exits-images: kaya2019sdn), at an exit that is predicted
+    (exit-prediction: karpikova2023fiancee), at exits that a search has placed (designs: li2023coaxnn), after as many
     features as they need (acquisition: shim2018jafa), after one of several models that you write (cascades:
     tann2016runtime) or that are there for images (image-cascades: wang2018idk).
 
     Machines share a network: a chain of them (tiers: laskaridis2020spinn), several devices and a cloud (multi-device:
-    teerapittayanon2017ddnn), a phone by itself (on-device: ju2021dee), a device that has the cloud go on (split:
-    bajpai2023splitee).
+    teerapittayanon2017ddnn), a phone by itself (on-device: ju2021dee), a device that sends samples on to the cloud
+    (split: bajpai2023splitee).
 
-    Parts are left out: blocks that gates pass over (gates: wang2018skipnet), single dot products (dot-products:
+    Parts are left out: blocks that gates skip (gates: wang2018skipnet), single dot products (dot-products:
     akhlaghi2018snapea), tokens of a text (skimming: guan2022transkimmer), blocks of a decoder for good (pruning:
     fan2020layerdrop).
 
-    Tokens or documents leave: generated tokens (tokens: schuster2022calm), those that a cheap model writes ahead
-    (speculative: kim2023bild), those of a translation (translation: elbayad2020depth), words to be tagged (tagging:
+    Tokens or documents leave: generated tokens (tokens: schuster2022calm), tokens that a cheap model writes ahead
+    (speculative: kim2023bild), tokens of a translation (translation: elbayad2020depth), words to be tagged (tagging:
     li2021tokee), documents of a query at one sentinel (ranking: busolin2021lear) or at several (sentinels:
-    cambazoglu2010early). `other` is a method by itself.
+    cambazoglu2010early). `other` is for a method that fits no family.
 
-    KEY is surname, year and a word, in small letters. Without --family only the entry is written. Files that exist are
-    left alone, but an entry gets the block that tells of its method. Then add the record to bib/early-exit.bib (if it
-    is there already the short name is taken from its title), fill in the files, and let `eelit check KEY` tell what is
+    KEY is surname, year and a word, in small letters. Without --family only the entry is written. Existing files are
+    not changed, except that an entry gets the block about its method. Then add the record to bib/early-exit.bib (if it
+    is there already, the short name is taken from its title) and fill in the files; `eelit check KEY` lists what is
     missing.
     """
     from eelit.catalog.schema import KEY_PATTERN
@@ -150,7 +150,7 @@ def _implemented(entry: Path) -> bool:
     if located is None:
         raise CatalogueFault(str(problems[0]))
     if "implementation" in located.data:
-        click.echo(f"eelit: {entry} is there already and was left alone", err=True)
+        click.echo(f"eelit: {entry} exists already and was not changed", err=True)
         return True
     told = Implementation(fidelity="from-paper", reason=RESTS_ON)
     with writing(entry, ELSEWHERE):
@@ -163,7 +163,7 @@ def _implemented(entry: Path) -> bool:
 def _write(path: Path, text: str) -> None:
     """Write a file that does not exist yet, whole or not at all."""
     if os.path.lexists(path):
-        click.echo(f"eelit: {path} is there already and was left alone", err=True)
+        click.echo(f"eelit: {path} exists already and was not changed", err=True)
         return
     with writing(path, ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)

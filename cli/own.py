@@ -25,17 +25,17 @@ def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable
     """Add the options that say what is read and how it is divided."""
     options = [
         click.option("--logits", type=Place(), required=required, metavar="FILE",
-                     help="What all exits said: .npz, .npy, .safetensors, .csv or .parquet."),
+                     help="Outputs of all exits: .npz, .npy, .safetensors, .csv or .parquet."),
         click.option("--labels", type=Place(), metavar="FILE", help="Labels, if they are not in the same file."),
         click.option("--costs", metavar="A,B,…|FILE",
                      help="Cumulative cost of each exit; default: the file's, or 1, 2, …"),
         click.option("--plain-costs", metavar="A,B,…|FILE",
-                     help="The same of a network with no head but the one at this exit: tells what heads cost."),
-        click.option("--unit", metavar="WORD", help="What costs are counted in, such as MACs or ms."),
+                     help="The same for networks whose only head is at this exit; shows what heads cost."),
+        click.option("--unit", metavar="WORD", help="Unit of the costs, such as MACs or ms."),
         click.option("--axes", type=click.Choice(["enc", "nec", "en", "ne"]),
-                     help="Which axis is exits, samples (n), classes; default: as the sizes tell."),
+                     help="Order of the axes exits, samples (n), classes; default: inferred from the sizes."),
         click.option("--kind", type=click.Choice(["logits", "probabilities", "values"]),
-                     help="What the outputs are; default: as a look tells."),
+                     help="What the outputs are; default: inferred from the values."),
         click.option("--settings", type=click.IntRange(2, 1000), default=50, show_default=True,
                      help="How many settings of each policy are tried."),
     ]  # fmt: skip
@@ -48,7 +48,9 @@ def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable
     return add
 
 
-seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Seed by which samples are halved.")
+seed_option = click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed for dividing the samples into halves."
+)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ ELSEWHERE = "choose another with --out"
 def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:
     """Refuse NaN, which is neither more nor less than any threshold."""
     if any(map(math.isnan, value)):
-        raise click.BadParameter("`nan` is no setting; give a number")
+        raise click.BadParameter("`nan` is not a setting; give a number")
     return value
 
 
@@ -35,7 +35,7 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
     "eelit run pabee", "eelit run pabee --budget 0.5", "eelit run pabee --knob 2 --knob 3 --out runs/pabee", extra="run"
 )
 @click.argument("method", type=MethodName(), metavar="METHOD")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for everything random.")
 @click.option(
     "--knob",
     "knobs",
@@ -48,12 +48,12 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
 @click.option(
     "--budget", type=click.FloatRange(0, 1, min_open=True), help="Best point within this share of the full cost."
 )
-@click.option("--full", is_flag=True, help="The longer recipe, on all test samples.")
+@click.option("--full", is_flag=True, help="Use the longer recipe and all test samples.")
 @click.option(
     "--out",
     type=Place(),
     metavar="DIR",
-    help="Write the result (JSON) and its plot (PNG, SVG) there; default: a folder in the cache.",
+    help="Folder for the result (JSON) and its plot (PNG, SVG); default: a folder in the cache.",
 )
 @format_option("table", "json")
 def command(
@@ -68,7 +68,7 @@ def command(
 ) -> None:
     """Train and measure a method on real data.
 
-    Data are fetched on first use, and what was trained is kept, so a second run starts at once.
+    Data are downloaded on first use and trained weights are kept, so a second run starts at once.
     """
     if budget is not None and isnan(budget):
         raise click.UsageError("--budget takes a share between 0 and 1, not nan")
@@ -254,12 +254,11 @@ def _curve(curve: Curve, budget: float | None) -> str:
     ]
     head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
     text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
-    text += f"\n\n{bold('REALLY EXECUTED, beside the full model')}\n{table(head, timed)}"
+    text += f"\n\n{bold('REALLY EXECUTED, compared with the full model')}\n{table(head, timed)}"
     for e in curve.executions:
         if e.not_finite:
-            text += (
-                f"\nAt {curve.knob} {e.knob:g} exits said of {e.not_finite} samples what is not finite (NaN, infinity)."
-            )
+            told = f"exits returned values that are not finite (NaN, infinity) for {e.not_finite} samples"
+            text += f"\nAt {curve.knob} {e.knob:g} {told}."
     text += "" if curve.search is None else f"\n\n{_search(curve.search)}"
     return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
 
@@ -282,7 +281,7 @@ def _within(curve: Curve, budget: float) -> str:
 
     point = within_budget(curve, budget)
     if point is None:
-        return f"Within {budget:g} of the full cost: no setting is that cheap on validation data."
+        return f"Within {budget:g} of the full cost: no setting is cheap enough on validation data."
     return (
         f"Within {budget:g} of the full cost: {curve.knob} {point.knob:g}, chosen on validation data; on test data "
         f"{curve.quality} {point.quality:.4f} at {point.cost:.4g} {curve.unit} ({point.speed_up:.2f}×)."

@@ -20,9 +20,9 @@ AMOUNT = {"exact": "", "about": "about ", "at-least": "at least ", "at-most": "a
 @click.argument("work", type=WorkName(), metavar="KEY")
 @format_option("text", "json", "bibtex")
 def command(work: str, style: str) -> None:
-    """Show everything the catalogue says of one work.
+    """Show everything that the catalogue has on one work.
 
-    KEY is its key, short name or alias, in any case.
+    KEY is its key, short name or alias, in upper or lower case.
     """
     catalogue = open_catalogue()
     found = catalogue.work(catalogue.resolve(work))
@@ -72,7 +72,7 @@ def _sections(work: Work, catalogue: Catalogue) -> Iterator[str]:
     yield _list("SOURCES OF THIS ENTRY", entry["sources"])
     yield _list("NOT VERIFIED", [f"{item['field']}: {item['note']}" for item in entry["unverified"]])
     errors = entry["seed"]["errors"] if entry["seed"] else []
-    yield _list("WHAT THE SEED LIST GOT WRONG", [f"{item['wrong']} → {item['right']}" for item in errors])
+    yield _list("ERRATA OF THE SEED LIST", [f"{item['wrong']} → {item['right']}" for item in errors])
 
 
 def _head(work: Work) -> str:
@@ -87,7 +87,7 @@ def _head(work: Work) -> str:
         )
         if part
     )
-    lines = [bold(f"{entry['short_name']}: {record.title}"), ", ".join(record.author_names()), published]
+    lines = [bold(record.titled(entry["short_name"])), ", ".join(record.author_names()), published]
     lines += [f"{label}: {address}" for label, address in record.links()]
     reconstructed = "; only title or abstract could be read" if entry["reconstructed"] else ""
     lines.append(f"{work.key}: {entry['role']}, {entry['kind']}{reconstructed}")
@@ -134,7 +134,7 @@ def _reported(results: list[dict[str, Any]]) -> str:
 
 def _claim(claim: dict[str, Any]) -> str:
     tried = " and ".join(f"`{name}`" for name in claim["tried"])
-    return f"{said(claim)} " + (f"Tried here as {tried}." if tried else f"Not tried here: {claim['untried']}.")
+    return f"{said(claim)} " + (f"Tested here as {tried}." if tried else f"Not tested here: {claim['untried']}.")
 
 
 def _number(item: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def build() -> None:
 
 
 @command.command(cls=EelitCommand, examples=("eelit site serve", "eelit site serve --port 8080"), extra="site")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
 def serve(port: int) -> None:
     """Build the site and show it on this machine."""
     _demand_checkout()

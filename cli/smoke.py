@@ -21,7 +21,7 @@ OWN = "run `eelit smoke` from a checkout of your own"
 
 @eelit_command("eelit smoke", "eelit smoke pabee --no-cache", "eelit smoke --backend dask --jobs 8", extra="run")
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="[METHOD…]")
-@click.option("--no-cache", is_flag=True, help="Run even what has not changed since it last passed.")
+@click.option("--no-cache", is_flag=True, help="Also run methods that have not changed since they last passed.")
 @click.option("--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True)
 @click.option("--jobs", type=JOBS, help="Worker processes; default: one per core.")
 @format_option("table", "json")
@@ -29,9 +29,9 @@ OWN = "run `eelit smoke` from a checkout of your own"
 def command(
     ctx: click.Context, methods: tuple[str, ...], no_cache: bool, backend: Any, jobs: int | None, style: str
 ) -> None:
-    """Run every method shortly, and say which of them work.
+    """Run every method briefly, and report which of them work.
 
-    Each runs in a process of its own, so that a failure never hides the others. A method is run again only when its
+    Each method runs in its own process, so a failure does not affect the others. A method is run again only if its
     code, its data or a version has changed.
     """
     demand_cache()

@@ -30,12 +30,18 @@ SHOWN = 30
     "eelit sync", "eelit sync --citations zhou2020pabee xin2020deebert", "eelit sync --new --least 8", extra="site"
 )
 @click.argument("works", nargs=-1, type=WorkName(), metavar="[KEY…]")
-@click.option("--citations", is_flag=True, help="Complete who cites whom inside the collection.")
-@click.option("--new", is_flag=True, help="Propose works that cite many of the collection; none is added.")
-@click.option("--metadata", is_flag=True, help="Fill in what records lack, and tell where services say otherwise.")
-@click.option("--least", type=click.IntRange(1), default=5, show_default=True, help="With --new: works cited at least.")
+@click.option("--citations", is_flag=True, help="Complete the citations inside the collection.")
+@click.option("--new", is_flag=True, help="Propose works that cite many works of the collection; none is added.")
+@click.option("--metadata", is_flag=True, help="Fill in missing fields of records, and report where services differ.")
 @click.option(
-    "--pages", type=click.IntRange(1, 100), default=5, show_default=True, help="With --new: pages a work, of 100."
+    "--least", type=click.IntRange(1), default=5, show_default=True, help="With --new: least number of works cited."
+)
+@click.option(
+    "--pages",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="With --new: pages of 100 results per work.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 @ask_options
@@ -44,16 +50,15 @@ def command(
     works: tuple[str, ...], citations: bool, new: bool, metadata: bool, least: int, pages: int,
     dry_run: bool, contact: str, offline: bool, anew: bool, style: str,
 ) -> None:  # fmt: skip
-    """Bring citations and records up to date from what services say.
+    """Update citations and records from bibliographic services.
 
-    Without --citations, --new or --metadata all three are done, for all works or those that are named. OpenAlex,
+    Without --citations, --new or --metadata all three are updated, for all works or for those that are named. OpenAlex,
     Crossref and Semantic Scholar are asked for lists of references, OpenAlex for new works, Crossref, arXiv and DBLP
-    for metadata. What they answer is kept: a run that was killed goes on where it was. Each new edge names who tells
-    of it, where and when; a list of references counts as complete only if its publisher deposited all of it. What
-    contradicts the catalogue is told, never written. Files are changed aside, then put in place; look at them with
-    `git diff`.
+    for metadata. Answers are kept: a run that was killed continues where it was. Each new edge names its source,
+    address and date; a list of references counts as complete only if its publisher deposited all of it. Contradictions
+    to the catalogue are reported, never written. Files are replaced in one step; look at the changes with `git diff`.
 
-    Leaves with 3 if the sources are broken, with 4 if somebody could not be asked: run it again, it asks only for the
+    Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
     rest.
     """
     from eelit.bib.remote import apply
@@ -75,7 +80,7 @@ def command(
         _write(changes, loaded)
     if report.troubles:
         said = "; ".join(report.troubles)
-        raise Failure(f"not everything was asked: {said}; run this again, it asks only for the rest", RUN_FAILED)
+        raise Failure(f"not all requests succeeded: {said}; run this again, it asks only for the rest", RUN_FAILED)
 
 
 def _keys(works: tuple[str, ...], loaded: Loaded) -> list[str]:
@@ -84,7 +89,9 @@ def _keys(works: tuple[str, ...], loaded: Loaded) -> list[str]:
     broken = loaded.bibliography.problems + loaded.citations.problems + loaded.lists.problems
     errors = [problem for problem in broken if problem.severity == "error"]
     if errors:
-        raise Failure(f"{errors[0]}; mend the sources first (`eelit check` lists {len(errors)} errors)", INVALID_DATA)
+        raise Failure(
+            f"{errors[0]}; correct the sources first (`eelit check` lists {len(errors)} errors)", INVALID_DATA
+        )
     return [key_of(name, loaded) for name in works] or list(loaded.bibliography.records)
 
 
@@ -134,7 +141,7 @@ def _report(report: Report, changes: Changes) -> str:
         parts += [f"{bold('WORKS THAT CITE MANY OF THESE')}{more}; `eelit add ID` adds one"]
         parts += [table(["title", "year", "id", "cites"], rows), ""]
     if report.doubts:
-        parts += [bold("FOR A PERSON TO JUDGE"), *report.doubts, ""]
+        parts += [bold("TO BE DECIDED BY A PERSON"), *report.doubts, ""]
     return "\n".join([*parts, changes.diff().rstrip() or "Nothing changes."])
 
 

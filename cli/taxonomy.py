@@ -15,10 +15,10 @@ from eelit.cli.table import bold, json_text, table, tsv
 @click.argument("facet", required=False, type=click.Choice(COUNTED))
 @format_option("table", "json", "tsv", "keys")
 def command(facet: str | None, style: str) -> None:
-    """Show the terms of the four facets, and how many works carry each.
+    """Show the terms of the four facets, and how many works have each.
 
-    FACET is placement, training, policy or domain (or role). Narrower terms stand indented under their broader one; a
-    search for the broader term finds them too, and the numbers count them.
+    FACET is placement, training, policy or domain (or role). Narrower terms are indented under their broader term; a
+    search for the broader term finds them too, and the numbers include them.
     """
     terms = open_catalogue().taxonomy(facet or "")
     if not facet:

@@ -104,7 +104,7 @@ def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monke
 def test_nobody_knows_it_but_something_is_near(tree, server, eelit):
     found = eelit("add", "leaving a network early")
     assert found.exit_code == 1
-    assert "NOT THE SAME, BUT NEAR" in found.stdout
+    assert "SIMILAR, BUT NOT THE SAME" in found.stdout
     assert NEW.title in found.stdout
     assert "no service knows" in found.stderr
 
@@ -113,7 +113,7 @@ def test_what_could_not_be_asked_is_no_proof_that_it_is_unknown(tree, server, ee
     server.always = [(".", scholarly.status(403))]
     found = eelit("add", NEW.doi)
     assert found.exit_code == 4
-    assert "not everybody could be asked: Crossref answers with 403" in found.stderr
+    assert "not all services could be asked: Crossref answers with 403" in found.stderr
 
 
 def test_a_failing_service_is_named_and_the_rest_is_written(tree, server, eelit):

@@ -57,6 +57,21 @@ def test_tex_becomes_plain_text(tmp_path):
     assert plain_text("a~b -- c") == "a b – c"
 
 
+@pytest.mark.parametrize(
+    ("name", "title", "said"),
+    [
+        ("PABEE", "BERT Loses Patience", "PABEE: BERT Loses Patience"),
+        ("SEE", "SEE: Scheduling Early Exit", "SEE: Scheduling Early Exit"),
+        ("IDK cascade", "IDK Cascades: Fast Deep Learning", "IDK Cascades: Fast Deep Learning"),
+        ("EENet (power management)", "EENet: Energy Efficient", "EENet (power management): Energy Efficient"),
+        ("Deep Cascade Learning", "Deep Cascade Learning", "Deep Cascade Learning"),
+        ("GFNet", "Glance and Focus: A Dynamic Approach", "GFNet: Glance and Focus: A Dynamic Approach"),
+    ],
+)
+def test_a_title_under_a_name_says_the_name_once(name, title, said):
+    assert Record("k", "misc", title, (Person("Doe", "Jo"),), 2020).titled(name) == said
+
+
 def test_every_record_is_plain_and_complete(records):
     for record in records.values():
         assert record.title, record.key

@@ -105,7 +105,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
         ("2020-01-01: x", r":1: `2020-01-01` cannot be the name of a field: YAML reads it as timestamp"),
         ("~: x", r":1: `~` cannot be the name of a field: YAML reads it as null"),
         ("a: x\nb: {c: x, c: y}", r":2: the field `c` is given twice; keep one"),
-        ("a: x\nb: 2020-13-45", r":2: `2020-13-45` looks like timestamp but cannot be read so; mend it, or put it in quotes"),
+        ("a: x\nb: 2020-13-45", r":2: `2020-13-45` looks like timestamp but cannot be read so; correct it, or put it in quotes"),
         ("a:\n  - " + "9" * 5000, r":2: `9{40}…` looks like int but cannot be read so"),
         ("a: 0x" + "f" * 4000, r":1: the number `0xf+…` is too large"),
         ("a: 0x_", r":1: `0x_` looks like int"),
@@ -177,7 +177,7 @@ def test_thousands_of_faults_of_one_file_are_told_in_time(tree):
         file.writelines(f"domian{number}: x\n" for number in range(2_000))
     found = errors()
     assert len(found) == 101
-    assert any("zhou2020pabee.yaml:1: the file has 1900 faults more; mend these first" in line for line in found)
+    assert any("zhou2020pabee.yaml:1: the file has 1900 more faults; correct these first" in line for line in found)
 
 
 def test_a_long_value_is_not_repeated_whole(tree):

@@ -170,7 +170,7 @@ def test_each_claim_stands_beside_its_outcomes_and_no_outcome_is_lost():
 def test_a_tally_counts_each_outcome_once():
     both = beside([claim(), claim(tried=["a gain", "a loss"])], [verdict("a gain")])
     untried = beside([claim(tried=[], untried="it needs a camera")], [])
-    assert tally([*both, *untried]) == {"holds": 1, "claims not tried here": 1}
+    assert tally([*both, *untried]) == {"holds": 1, "claims not tested here": 1}
 
 
 def test_a_claim_is_said_with_its_baselines_and_source():
@@ -199,8 +199,8 @@ def test_show_tells_the_claims(eelit):
     text = " ".join(eelit("show", "pabee").stdout.split())
     assert "WHAT IT CLAIMS TO GAIN" in text
     assert "Over the full model (source: abstract;" in text
-    assert "Tried here as `better than the full model`." in text
-    assert "Not tried here: there are no adversarial inputs on the track." in text
+    assert "Tested here as `better than the full model`." in text
+    assert "Not tested here: there are no adversarial inputs on the track." in text
     entry = json.loads(eelit("show", "pabee", "--format", "json").stdout)["entry"]
     assert entry["claims"][0]["tried"] == ["better than the full model"]
 
@@ -216,8 +216,8 @@ def test_compare_sets_the_papers_claims_beside_ours(measured, eelit):
     assert f"WHAT THE PAPER CLAIMS, AND WHAT HOLDS HERE: {KEY} - Faster and more accurate" in text
     assert "holds in part, held with 2 of 3 seeds: `regression: better than the full model`. S." in text
     assert "measured, seed by seed: m0; m1; m2" in text
-    assert "not tried here: there are no adversarial inputs" in text
-    assert "What follows from it, though no claim names it: holds, held with 3 of 3 seeds: `a <b>gain</b>`" in text
+    assert "not tested here: there are no adversarial inputs" in text
+    assert "A consequence of the paper that no claim names: holds, held with 3 of 3 seeds: `a <b>gain</b>`" in text
     claims = json.loads(eelit("compare", "pabee", "--format", "json").stdout)["claims"][KEY]
     assert claims[0]["claim"]["over"] == ["full-model"]
     assert claims[0]["verdicts"][0]["judgement"] == "holds in part"
@@ -235,17 +235,17 @@ def test_the_site_sets_the_papers_claims_beside_ours(measured, methodless):
     written = dict(pages.generated(gather(sources(), reports)))
     for page in ("tracks/text.md", f"methods/{KEY}.md", f"papers/{KEY}.md"):
         text = written[page]
-        assert "ALBERT-base gains 1.57 times" in text
+        assert "ALBERT-base is 1.57 times as fast" in text
         assert "Over the full model. Source: abstract; README" in text
         assert "2 of 3 seeds" in text
         assert "<li>m0</li><li>m1</li><li>m2</li>" in text
-        assert "Not tried here: there are no adversarial inputs on the track." in text
-        assert "What follows from it" in text
+        assert "Not tested here: there are no adversarial inputs on the track." in text
+        assert "A consequence of the paper" in text
         assert "a &lt;b&gt;gain&lt;/b&gt;" in text
     board = written["tracks/text.md"]
     assert 'rowspan="4"><a href="../methods/zhou2020pabee.html">PABEE</a>' in board
     assert "not measured yet on the track" in board  # all the other methods
-    assert "judged by none: it is on no track" in written["papers/schuster2022calm.md"]
+    assert "without a verdict, since the method is on no track" in written["papers/schuster2022calm.md"]
     assert "What it claims to gain" not in written[f"papers/{methodless}.md"]
 
 

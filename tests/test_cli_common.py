@@ -369,7 +369,7 @@ def test_new_writes_four_short_files_and_overwrites_none(tree, eelit, family):
     written[1].write_text("mine", encoding="utf-8")
     again = eelit("new", "smith2027lazy", "--family", family)
     assert again.exit_code == 0
-    assert again.stderr.count("was left alone") == 4
+    assert again.stderr.count("was not changed") == 4
     assert written[1].read_text(encoding="utf-8") == "mine"
 
 
@@ -408,7 +408,7 @@ def test_an_entry_that_is_there_gets_its_implementation_and_keeps_all_else(tree,
     assert after == before + block
     assert entry.stat().st_mode & 0o777 == 0o644
     again = eelit("new", "kaya2019sdn", "--family", "exits-images")
-    assert f"{entry} is there already and was left alone" in again.stderr
+    assert f"{entry} exists already and was not changed" in again.stderr
     assert entry.read_text(encoding="utf-8") == after
 
 

@@ -125,7 +125,7 @@ def test_advise_gives_a_verdict_and_its_reason(eelit, file):
     found = eelit("advise", "--logits", file, *FEW)
     assert found.exit_code == 0, found.stderr
     assert found.stdout.startswith("WORTH IT")
-    for part in ("knowing the truth", "calibration error", "in batches of 8", "heads"):
+    for part in ("oracle: saved", "calibration error", "in batches of 8", "heads"):
         assert part in found.stdout
     told = json.loads(eelit("advise", "--logits", file, *FEW, "--format", "json").stdout)
     assert told["worth_it"] is True

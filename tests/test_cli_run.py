@@ -34,10 +34,10 @@ def asked(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["zhou2020pabee", "--knob", "nan"], "`nan` is no setting; give a number"),
+        (["zhou2020pabee", "--knob", "nan"], "`nan` is not a setting; give a number"),
         (["zhou2020pabee", "--knob", "-1"], "-1 is no patience of zhou2020pabee; give a whole number such as 0, 1, 2"),
         (["zhou2020pabee", "--seed", "-1"], "-1 is not in the range 0<=x<=2147483647"),
-        (["xin2020deebert", "--knob", "0.2", "--knob", "NaN"], "`nan` is no setting; give a number"),
+        (["xin2020deebert", "--knob", "0.2", "--knob", "NaN"], "`nan` is not a setting; give a number"),
         (
             ["zhou2020pabee", "--knob", "1.5"],
             "1.5 is no patience of zhou2020pabee; give a whole number such as 0, 1, 2",

@@ -107,7 +107,7 @@ def test_claims_without_outcome_and_results_of_older_code(tree):
     known = Measured(path, False, {"patience: better than the full model"})
     assert found("claim without outcome", {"zhou2020pabee": known}) == []
     (finding,) = found("stale", {"zhou2020pabee": known})
-    assert finding.remedy == "measure anew: `eelit bench zhou2020pabee`"
+    assert finding.remedy == "measure again: `eelit bench zhou2020pabee`"
     known = Measured(path, True, {"patience: something else"})
     assert found("stale", {"zhou2020pabee": known}) == []
     (finding,) = found("claim without outcome", {"zhou2020pabee": known})
@@ -156,7 +156,7 @@ def test_an_entry_whose_looks_cannot_be_kept_is_left_to_its_reader(tree):
     loaded = load(sources())
     changes, refused = mended(loaded, findings(loaded))
     assert changes.paths() == []
-    assert "mend it by hand" in refused[0]
+    assert "correct it by hand" in refused[0]
     assert (tree / PABEE).read_text(encoding="utf-8") == before
 
 

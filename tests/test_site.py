@@ -106,7 +106,7 @@ def test_whoever_says_that_what_is_skipped_is_not_computed_names_the_exception(s
         ]
         assert any(link.endswith("guide/reading.html#cost") for link in links), path
     cost = Reader((site / "guide/reading.html").read_text(encoding="utf-8")).text.partition("How cost is counted")[2]
-    assert "was not computed, with one exception. SplitEE divides" in cost
+    assert "that was not done, with one exception. SplitEE divides" in cost
 
 
 def test_the_guide_tells_the_numbers_that_hold(site):

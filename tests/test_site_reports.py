@@ -4,6 +4,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -153,7 +154,7 @@ def test_page_of_a_method_that_failed_now():
         "ValueError: <script>",
         "Traceback <i>",
         "fedcba987654",
-        "no measurement",
+        "No measurement",
     ):
         assert said in text, said
     assert "<script>" not in source
@@ -286,8 +287,9 @@ def test_page_of_a_method_shows_its_search_beside_a_random_one():
     text, source = page_of(reports(report(result(curves=[curve]))))
     plain = " ".join(text.split())
     for said in (
-        "The search { #curve-1-search }", "Searched was which branches stay: 8e+06 designs",
-        "NSGA-II judged 480 of them on 1000 validation images (seed 0)", "by accuracy and by the mean MACs of an image",
+        "The search { #curve-1-search }", "The search decides which branches stay: 8e+06 designs",
+        "NSGA-II evaluated 480 of them on 1000 validation images (seed 0)",
+        "by accuracy and by the mean MACs of an image",
         "0 480 0.5200 0.5125 +0.0075", "branch <1> at 0", "branch 2 at 0.9", "front of random search",
     ):  # fmt: skip
         assert said in plain, said
@@ -342,4 +344,15 @@ def test_the_page_of_the_edge_says_what_works_decide_by():
     row = re.search(r'<tr><th scope="row"><a href="#leroux2017cascading">.*?</tr>', text, re.DOTALL)[0]
     assert re.findall(r"<td>(yes|–)</td>", row) == ["yes", *["–"] * 7]
     assert '<a href="../methods/leroux2017cascading.html">runs</a>' in row
-    assert "a moving average of the link's rate, in the search for cut and threshold" in plain
+    assert "a moving average of the link's rate, in the search for split point and threshold" in plain
+
+
+def test_a_row_says_its_name_once():
+    collection = gather(sources(), reports(None))
+    for key, variant, said in (
+        ("li2021tokee", "TOKEE", ("TOKEE", "")),
+        ("li2021tokee", "SENTEE", ("TOKEE", "SENTEE")),
+        ("bajpai2023splitee", "SplitEE-S", ("SplitEE-S", "")),
+        (KEY, "", ("PABEE", "")),
+    ):
+        assert collection.named(SimpleNamespace(key=key, variant=variant)) == said

@@ -126,7 +126,7 @@ def test_a_second_run_asks_nobody_and_changes_nothing(root, server, eelit):
     asked, before = len(server.asked), sources(root)
     found = eelit("sync", "--citations")
     assert found.stdout == "Nothing changes.\n"
-    assert "nobody was asked" in found.stderr
+    assert "no service was asked" in found.stderr
     assert len(server.asked) == asked
     assert sources(root) == before
     found = eelit("sync", "--citations", "--anew")
@@ -239,7 +239,7 @@ def test_a_service_that_fails_costs_only_what_it_alone_knows_and_the_next_run_ge
     server.always = [(pattern, script)]
     found = eelit("sync", "--citations")
     assert found.exit_code == 4
-    assert "not everything was asked: " in found.stderr
+    assert "not all requests succeeded: " in found.stderr
     first = edges(root)
     assert ("clark", "adams") in first
     server.always = []
@@ -265,7 +265,7 @@ def test_broken_sources_are_told_before_anybody_is_asked(root, server, eelit):
     path.write_text(path.read_text() + "nonsense\n")
     found = eelit("sync")
     assert found.exit_code == 3
-    assert "mend the sources first" in found.stderr
+    assert "correct the sources first" in found.stderr
     assert server.asked == []
 
 
@@ -277,7 +277,7 @@ def test_one_run_at_a_time(root, server, eelit):
     with FileLock(folder / "lock"):
         found = eelit("sync")
     assert found.exit_code == 2
-    assert "another eelit is asking" in found.stderr
+    assert "another eelit is using" in found.stderr
 
 
 def killed(root, cache, server, times, seed=0):

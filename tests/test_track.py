@@ -418,7 +418,7 @@ def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     assert {"key": "schwartz2020right", "seeds": [0, 1, 2], "reason": bench.NO_TIME} in board["not_run"]
     text = eelit("leaderboard").stdout
     assert text.index("xin2020deebert") < text.index(KEY)
-    assert "  - xin2020deebert: Beside the epoch that all rows have" in text
+    assert "  - xin2020deebert: Besides the epoch that all rows have" in text
     assert "  - xin2020deebert: trained with ramp epochs 10 (of stage 2)\n" in text
     assert "schwartz2020right, seeds 0, 1, 2: not run" in text
 

@@ -1,55 +1,56 @@
 """SnaPEA: Predictive Early Activation for Reducing Computation in Deep Convolutional Neural Networks (SnaPEA).
 
 Idea
-    A ReLU makes 0 of every negative sum, so that the size of a negative sum is computed for nothing. What a ReLU gives
-    to the next convolution is not negative; so with the negative weights last, a running sum that has fallen below 0
-    can only fall further, and its output is known. A speculative mode bets earlier: where a few chosen weights already
-    give a small sum, the output is taken for 0. What stops is one dot product, never the network.
+    A ReLU turns every negative sum into 0, so the size of a negative sum is computed for nothing. The inputs that a
+    ReLU passes to the next convolution are not negative; if the negative weights come last, a running sum that has
+    fallen below 0 can only fall further, and the output must be 0. Speculative mode decides earlier: if a few chosen
+    weights already give a small sum, the output is taken as 0. What stops is one dot product, never the network.
 
 Model
-    One output of a convolution: o = max(0, b + sum_j w_j x_j) over a window x >= 0 of m inputs. A kernel is read in an
-    order of its own, by an index buffer: first N speculation weights, then the other weights >= 0, then those < 0, each
-    part by falling magnitude. N speculation weights: all weights are sorted by magnitude and cut into N groups of
-    neighbours, and the largest of each group is taken. s_j is the running sum after j products, s_0 = b. A plain
-    network of convolutions, each with a ReLU behind it; the first reads pictures, which have entries below 0, and the
-    last layer has no ReLU: in both nothing stops.
+    One output of a convolution: o = max(0, b + sum_j w_j x_j) over a window x >= 0 of m inputs. Each kernel has its own
+    order of weights, given by an index buffer: first N speculation weights, then the other weights >= 0, then those <
+    0, each part by falling magnitude. N speculation weights: all weights are sorted by magnitude and cut into N groups
+    of neighbours, and the largest of each group is taken. s_j is the running sum after j products, s_0 = b. A plain
+    network of convolutions, each followed by a ReLU. The first convolution reads images, which have entries below 0,
+    and the last layer has no ReLU, so in these two layers nothing stops.
 
 Training
     None of its own: the network learns by cross-entropy. Then, on held-out images, for each kernel a pair (Th, N):
     1. Kernels: each N and each q of two grids is a candidate, with Th the q-quantile of s_N over windows whose output
-       is 0. It has a number of products, and an error: the share of the squared outputs that it makes 0 of.
-    2. Layers: for each limit of a falling list, a set of the cheapest candidate of each kernel whose error is within
-       the limit; exact mode, error 0, ends the list. Each set has its products, and the accuracy of the network with
-       this layer alone so set.
-    3. Network: all layers begin with their first set, the loosest; the one with the best merit, accuracy regained by
-       product added, moves to its next, until all are in exact mode. For a budget eps the first state on this path is
-       taken that loses at most eps.
+       is 0. It has a number of products, and an error: the share of the squared outputs that it sets to 0.
+    2. Layers: for each limit of a falling list, a set holds the cheapest candidate of each kernel whose error is within
+       the limit; exact mode, error 0, ends the list. Each set has a number of products, and the accuracy of the network
+       when only this layer uses the set.
+    3. Network: all layers begin with their first set, the loosest; the layer with the best merit, accuracy regained per
+       product added, moves to its next set, until all are in exact mode. For a budget eps, the first state on this path
+       that loses at most eps is taken.
 
 Exit rule
     Speculation: stop after N products if s_N <= Th; the output is 0. Sign check, from the first remaining negative
-    weight on: stop after j products if s_j < 0 (strictly); the output is 0. Else the output is max(0, s_m). The knob
-    is eps: at infinity every Th is infinite with N = 1, at 0 all is in exact mode, below 0 nothing ever stops.
-    Exact mode gives, bit for bit, what the same sums give that do not stop. This holds by construction: products and
-    sums are rounded one by one, in the list's order, by both; and as rounding is monotone, s + t <= s for t <= 0, so a
-    sum below 0 stays there. A convolution of a library adds in another order, and so differs in the last bits. A window
-    with an input that is not finite never stops.
+    weight on: stop after j products if s_j < 0 (strictly); the output is 0. Else the output is max(0, s_m). The knob is
+    eps: at infinity every Th is infinite with N = 1, at 0 all is in exact mode, below 0 nothing ever stops. Exact mode
+    gives, bit for bit, the same result as the same sums without stopping. This holds by construction: both round
+    products and sums one by one, in the list's order; and as rounding is monotone, s + t <= s for t <= 0, so a sum
+    below 0 stays there. A library's convolution adds in another order, and so differs in the last bits. A window with
+    an input that is not finite never stops.
 
 Skipped
-    The products of one output value that are left when its sum stops. No layer is left out.
+    The remaining products of one output value when its sum stops. No layer is skipped.
 
 Deviations
-    1. No full text could be read. Taken from reading notes and two of its figures: the order of the weights, the sign
-       check, Th and N of each kernel and what the processing element is loaded with. How groups are cut, the three
-       passes, the tie at Th, and what the start index means (here: where the sign check begins) are reconstructed;
-       so is the grid of Th by quantiles. In the figure the one speculation weight is not the largest of its kernel.
-    2. Pass 1 judges a kernel by the outputs that it loses, not by the accuracy of the network with it alone
-       speculating, which takes a run of the network for each candidate of each kernel. One list of limits serves
+    1. The full text could not be read. The order of the weights, the sign check, Th and N of each kernel and the data
+       loaded into the processing element are from reading notes and two of the paper's figures. The division into
+       groups, the three passes, the tie at Th, and the meaning of the start index (here: where the sign check begins)
+       are reconstructed; so is the grid of Th by quantiles. In the figure the one speculation weight is not the largest
+       of its kernel.
+    2. Pass 1 judges a kernel by the outputs that it loses. Judging it by the accuracy of the network with only this
+       kernel speculating would take a run of the network for each candidate of each kernel. One list of limits serves
        passes 1 and 2.
     3. Fashion-MNIST and a small plain network, 6,000 images, two epochs of AdamW, instead of trained AlexNet,
        GoogLeNet, SqueezeNet and VGGNet on ImageNet; single precision instead of the circuit's numbers.
     4. Cost is the number of products, counted one by one. The paper's times and energies come from a simulated
-       accelerator, whose lanes stop one by one; on a processor, which multiplies whole matrices, leaving single
-       products out takes longer than computing all, and the measured seconds say so.
+       accelerator, whose lanes stop one by one; on a processor, which multiplies whole matrices, leaving out single
+       products takes longer than computing all of them, as the measured seconds show.
     5. Thresholds are fitted on half of the validation images, and the budget is judged on the others.
 """
 

@@ -1,10 +1,11 @@
 """Optimized training and scalable implementation of Conditional Deep Neural Networks over Fog (CDNN-over-Fog).
 
 Idea
-    A network with exits that lives on sensors, fog nodes and a cloud asks four questions at once: how to train the
-    exits, how sure each must be, where they stand, and which layers go where. Each gets an answer cheap enough for the
-    fog itself: three ways of training to choose from, thresholds that every exit sets by itself, one greedy pass for
-    the places, and formulas for the energy of a mapping. What is decoupled so need not be the best together.
+    A network with exits on sensors, fog nodes and a cloud raises four questions: how to train the exits, how confident
+    each must be, where they are placed, and which layers run on which tier. Each gets an answer that is cheap enough
+    for the fog itself: three ways of training to choose from, thresholds that every exit sets by itself, one greedy
+    pass for the places, and formulas for the energy of a mapping. As the questions are answered separately, the result
+    need not be jointly optimal.
 
 Model
     Layers l = 1 … L, each a part of the network with a local classifier p_l = softmax(head_l(h_l)) as a candidate;
@@ -14,39 +15,42 @@ Model
 Training
     End-to-end (EE): L = sum_l CE_l over everything at once.
     Layer-wise (LW): for l = 1 … L, layer l and its classifier learn by CE_l; both are frozen, then comes the next.
-    Classifier-wise (CW): the network with its last classifier; it is frozen, and each of the others learns by itself,
-    in whatever order.
+    Classifier-wise (CW): the network with its last classifier is trained and frozen; then each of the other classifiers
+    is trained on its own, in any order.
 
 Exit rule
     Stop at the first exit with max_k p_l[k] > beta_l, strictly. beta_l is the least number for which at most a share
-    alpha of the samples that exit l accepts are wrong, on held-out samples of which it sees all: no exit asks another.
-    An exit for which there is none accepts nobody. The knob is alpha: 1 accepts all, below 0 nobody.
-    Which exits there are is decided before, at one alpha: in one pass over l = 1 … L - 1, with a_l the share of the
-    samples still there that exit l would accept, it stays iff  a_l sum_{j>l} c_j > q_l;  what it accepts is gone then.
+    alpha of the samples that exit l accepts are wrong, on held-out samples of which it sees all: exits do not depend
+    on each other. An exit without such a number accepts no sample. The knob is alpha: 1 accepts all samples, below 0
+    none.
+    Which exits there are is decided beforehand, at one alpha: in one pass over l = 1 … L - 1, with a_l the share of the
+    remaining samples that exit l would accept, it is kept iff  a_l sum_{j>l} c_j > q_l;  the samples it accepts are
+    then removed.
 
 Skipped
-    The layers behind the exit, and all transfers behind its tier. The cost is modelled energy, no joule is measured:
-    computing v multiply-accumulates at rate f takes v/f seconds at K f^gamma watts, hence v K f^(gamma-1) joules, and
-    sending b bits at rate R takes b Omega R^(zeta-1); idle power is that of the time between two samples. Rates are
-    set for a mapping: the least expected energy for which what leaves on tier m has its answer within Delta_m, as the
-    tables of held-out samples have it; the cheapest mapping is taken. The full model is the network without exits,
-    mapped in the same way under the same limits.
+    The layers after the exit, and all transfers beyond its tier. The cost is modelled energy, not measured: computing v
+    multiply-accumulates at rate f takes v/f seconds at K f^gamma watts, hence v K f^(gamma-1) joules, and sending b
+    bits at rate R takes b Omega R^(zeta-1); idle power is that of the time between two samples. Rates are set for a
+    mapping: the least expected energy for which what leaves on tier m has its answer within Delta_m, as the tables of
+    held-out samples have it; the cheapest mapping is taken. The full model is the network without exits, mapped in the
+    same way and under the same limits.
 
 Trained otherwise
-    Classifier-wise: beside the epochs that all rows have, which train the network, the classifiers learn for as many
+    Classifier-wise: besides the epochs that all rows have, which train the network, the classifiers learn for as many
     more on its frozen states. Layer-wise: each layer in turn has these epochs.
 
 Deviations
     1. The article could not be read beyond its abstract. It names the three trainings, thresholds set in parallel, a
        greedy placement of linear cost and closed forms of the energy; losses, threshold rule, placement test and energy
-       model here are reconstructions after a tutorial and the guide of a later simulator by the same group.
+       model are reconstructed here from a tutorial and the guide of a later simulator by the same group.
     2. A tier is one machine, with no aggregator of several nodes: for equal outputs both are the same.
     3. The power law is taken in multiply-accumulates a second instead of layers × cycles a bit × bits a second, and
        classifier and layers share a processor. Powers at the highest rates, limits and exponents are assumed.
     4. Exponents of computing and sending differ, so the rates follow from one equation that is solved by bisection;
        for equal exponents it is the closed form of a test.
     5. A residual network of six parts on cluttered Fashion-MNIST instead of AlexNet-like stacks on SVHN and FER-2013.
-       What its parts pass on is larger than the picture, so tiers that may hold no layer would all be empty but one.
+       The outputs of its parts are larger than the image, so if tiers could be without layers, all but one would be
+       empty.
     6. Local classifiers are mixed pooling and a linear layer, as in other methods here. AdamW, gradients clipped.
 """
 

@@ -1,15 +1,16 @@
 """Fast and Robust Early-Exiting Framework for Autoregressive Language Models (FREE).
 
 Idea
-    A token that leaves a decoder early owes the deeper layers its keys and values, and copies of its shallow state pay
-    that debt badly. FREE has one exit. Tokens that left there wait, and the next one that needs all layers takes them
-    along: one parallel pass, and all keys and values are exact. What that pass says of the waiting tokens costs nothing
-    more, and tells where the shallow part is right: from it the threshold is estimated while the system runs.
+    When a token leaves a decoder early, the deeper layers lack its keys and values, and copies of its shallow state are
+    a poor substitute. FREE has one exit. Tokens that left there wait, and the next token that needs all layers takes
+    them along in one parallel pass, so all keys and values are exact. At no extra cost, that pass also gives deep
+    predictions for the waiting tokens. They show where the shallow part is right, and the threshold is estimated from
+    them while the system runs.
 
 Model
-    A decoder with L layers; h_t^i is the state of token t after layer i, behind the final norm. The shallow part is the
-    first L_S layers, the deep part all of them, through the one output head: p_S = softmax(W h^{L_S}) and
-    p_D = softmax(W h^L). The paper: L_S = 6 of 24, and 8 of 24 for T5-3B.
+    A decoder with L layers; h_t^i is the state of token t after layer i and the final norm. The shallow part is the
+    first L_S layers, the deep part all of them, through the one output head: p_S = softmax(W h^{L_S}) and p_D =
+    softmax(W h^L). The paper: L_S = 6 of 24, and 8 of 24 for T5-3B.
 
 Training
     L = (L_S CE_S + L_D CE_D) / (L_S + L_D) + a L_KD with L_D = L and a = 0.5. L_KD is the mean, over teacher layers j
@@ -22,35 +23,35 @@ Training
     and beta = alpha (1 - m) / m. c is cut to [0.0001, 0.9999], and a pair weighs 0.9995 in its own density and 0.0005
     in the other. Of 10 values from 0.3 to 0.9 those pass at which f_1(x) / (f_0(x) + f_1(x)) > zeta, f_1 being the
     density of the larger mean; if k pass, lambda is the k-th from above, 0.9 if none does. zeta = 0.4; lambda is 0.9
-    before the first estimate. (A shallow part that is never so sure leaves it there for good.)
+    before the first estimate. (If the shallow part is never that confident, lambda stays there.)
 
 Exit rule
     c = p_(1) - p_(2), the difference of the two largest probabilities of p_S. The token is argmax p_S if c > lambda,
-    strictly, else argmax p_D. A lambda below 0 sends all out, one of 1 nobody.
+    strictly, else argmax p_D. With lambda below 0 all tokens leave, with lambda = 1 none.
 
 Skipped
-    Layers L_S + 1 … L at the token's own step. They are run later, for all that wait in one pass, or never, if the text
-    ends first: so hardly a multiply-accumulate is saved, but passes are, and with them the reading of weights.
+    Layers L_S + 1 … L at the token's own step. They run later, in one pass for all waiting tokens, or never, if the
+    text ends first. So hardly any multiply-accumulates are saved, but passes are, and with them reads of the weights.
 
 Deviations
     1. A 6-layer decoder (Llama layers, 128 wide, 1.3 million weights) trained from scratch by Muon and AdamW on 4,800
        windows of 64 tokens of the Brown corpus (307,000 byte-pair tokens, vocabulary 512), not T5, mT5 and LongT5,
        fine-tuned on six data sets, the largest by low-rank adaptation. L_S = 2 of 6.
-    2. Decoder only: the prompt stands where the encoder's input stood. All layers read it, and that is not counted.
+    2. Decoder only: the prompt takes the place of the encoder's input. All layers read it, and that is not counted.
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of the full
-       model's own text is kept: an open continuation has no reference that a model of this size would meet.
+       model's own text is kept: an open continuation has no reference that a model of this size could match.
     4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1, not work.
-    5. As in the released code L_KD compares states behind the final norm, the last layer's too. Where L_S does not
+    5. As in the released code L_KD compares states after the final norm, the last layer's too. Where L_S does not
        divide L, teachers stand at the next layer up; the released table has a few pairs of L and L_S alone, and for 24
        and 10 layers another choice.
     6. The blend of given labels and estimated ones is left out of the mixture, as in the released code, which computes
-       it and overwrites it. Densities are compared by their logarithms, where the released code divides 0 by 0 far
-       out in their tails. Pairs that are not finite are left out, and a confidence that is not finite lets nobody out,
-       where the released comparison does.
+       it and overwrites it. Densities are compared by their logarithms; the released code divides 0 by 0 far out in
+       their tails. Pairs that are not finite are left out, and with a confidence that is not finite no token leaves,
+       while in the released comparison it does.
     7. The knob of "adaptive" is zeta, which the paper sets once. lambda starts at 0.2 and is estimated between 0.02 and
-       0.2, not at 0.9 and between 0.3 and 0.9: so small a decoder is seldom sure of the next token, and 0.9 would let
-       nobody out, so that nothing could ever be estimated. Validation and test texts are each a stream of their own;
-       nothing of it sees what the texts really say.
+       0.2, not at 0.9 and between 0.3 and 0.9: so small a decoder is seldom confident of the next token, and at 0.9 no
+       token would leave, so that nothing could ever be estimated. Validation and test texts are separate streams; the
+       estimate never uses the true texts.
     8. Left out, of the released code: other mappings m(j), a linear map of shallow states before L_KD, confidence by a
        classifier, and rollback, which is kim2023bild's.
 """

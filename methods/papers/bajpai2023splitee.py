@@ -2,10 +2,11 @@
 
 Idea
     A device runs the first layers of a network and the cloud could run the rest. Where to cut is learned online and
-    without labels: each layer is an arm of a bandit, rewarded with the confidence reached, less the cost of getting it.
+    without labels: each layer is an arm of a bandit, whose reward is the confidence reached minus its cost.
 
 Model
-    Exit heads after all L layers, trained before on another domain. C_i(x) is the largest class probability at exit i.
+    Exit heads after all L layers, trained beforehand on another domain. C_i(x) is the largest class probability at exit
+    i.
 
 Training
     The network, on the source domain: the exits' cross-entropies together, L = sum_i i L_i / sum_i i here (the released
@@ -15,7 +16,7 @@ Exit rule
     Cut at arm i. If C_i >= alpha or i = L the device answers; otherwise it offloads and exit L answers in the cloud.
     r(i) = C_i - lambda * i if answered on the device;  r(i) = C_L - lambda * i - o if offloaded.
     i_t = argmax_i Q_i + beta * sqrt(ln t / N_i), with Q_i the mean reward of arm i over its N_i observations; each arm
-    is played once first (UCB1). SplitEE runs the head at the cut alone; SplitEE-S runs all heads on the way there and
+    is played once first (UCB1). SplitEE runs only the head at the cut; SplitEE-S runs all heads up to the cut and
     updates every arm j <= i whose reward it knows.
 
 Skipped
@@ -30,14 +31,14 @@ Deviations
     2. lambda is 0.2 instead of 0.1: with half the layers the whole depth costs 1.2 as there, so o keeps its meaning.
     3. The network is that of zhou2020pabee (depth-weighted losses, one pooler, heads on the mean token), so that one
        training serves both; the released code weighs all exits alike and gives each a pooler for the class token.
-    4. SplitEE-S updates an arm j whose exit was unsure only if the sample was offloaded: C_L is unknown otherwise. What
-       is left out are poor outcomes, so arms before the last look somewhat too good. The released code takes C_L even
+    4. SplitEE-S updates an arm j whose exit was unsure only if the sample was offloaded: C_L is unknown otherwise. The
+       omitted outcomes are poor ones, so arms before the last look somewhat too good. The released code takes C_L even
        when nothing was sent.
-    5. The first plays of the arms are samples of the stream: their cost and errors count, and t counts them. The
-       released code plays them beforehand, free of charge, and starts t at 1 after them.
+    5. The first plays of the arms are samples of the stream: their cost and errors count, and t includes them. The
+       released code plays them beforehand without cost, and starts t at 1 after them.
     6. The ends of the knob leave nothing to learn. With alpha = 0 every exit is good enough, so the first is the only
        arm. With alpha > 1 none is, so the last is the only arm: the device runs the full model, the paper's baseline.
-    7. alpha is chosen on labelled data of the source, streamed likewise: the target has no labels to choose it by.
+    7. alpha is chosen on labelled source data, also as a stream, since the target has no labels.
 """
 
 from __future__ import annotations

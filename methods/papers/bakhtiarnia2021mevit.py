@@ -1,54 +1,54 @@
 """Multi-Exit Vision Transformer for Dynamic Inference (Multi-Exit ViT).
 
 Idea
-    A vision transformer hands on the same tokens after every layer, so many designs of an exit branch fit at any depth.
-    Seven stand side by side: some read the class token, some put the patch tokens back on the grid that they were cut
-    from, some mix tokens once more. Near the image, where the class token knows little yet, reading patches may pay.
+    A vision transformer passes on the same tokens after every layer, so many designs of an exit branch fit at any
+    depth. Seven are compared: some read the class token, some arrange the patch tokens on the image grid again, some
+    mix tokens once more. In early layers, where the class token holds little information, reading patches may pay off.
 
 Model
-    Patches of an image on a grid of g×g, embedded, behind a class token, positions added; L encoder layers. After layer
-    l the tokens are Z_l = [c; P], the class token c and patches P_j, j = 1 … g², of width d. The network's own head
-    reads c after layer L; a branch reads Z_l for l < L:
+    A class token, then the embedded patches of an image on a g×g grid, with positions added; L encoder layers. After
+    layer l the tokens are Z_l = [c; P], the class token c and patches P_j, j = 1 … g², of width d. The network's own
+    head reads c after layer L; a branch reads Z_l for l < L:
     MLP-EE          an MLP on c.
     CNN-Ignore-EE   P on the grid, row by row; convolution 3×3, ELU, max-pooling 2×2, a dense layer.
     CNN-Add-EE      the same on P_j + c.
     CNN-Project-EE  the same on gelu(W [P_j; c] + b), of width d again.
     ViT-EE          one more encoder layer, then normalisation and a dense layer on its class token.
-    MLP-Mixer-EE    P + MLP across patches, then + MLP across channels, each behind layer normalisation; mean; dense.
+    MLP-Mixer-EE    P + MLP across patches, then + MLP across channels, each after layer normalisation; mean; dense.
     ResMLP-EE       P + linear layer across patches, then + MLP across channels, each between affine maps; mean; dense.
 
 Training
     Classifier-wise: the network by itself, L_L, the cross-entropy of its head; it is frozen, and each branch is trained
-    alone, L_l. As no branch has a say in another, that is sum_{l<L} L_l over the branches.
+    alone, L_l. As branches do not affect each other, that is sum_{l<L} L_l over the branches.
     End-to-end: everything together, sum_{l<L} L_l + 2 L_L.
 
 Exit rule
-    No test on the image. The knob is the time that there will be, as a share of what the last exit takes: the deepest
-    exit within it answers. Nobody knows the time beforehand, so every branch on the way is asked, and paid: an answer
-    is always there. 0 stops at the first branch, 1 never. (What a branch costs without those before it stands in the
-    table of exits; the claims are tried with that.)
+    No test on the image. The knob is the available time, as a share of the time of the last exit: the deepest exit
+    within it answers. The time is not known beforehand, so every branch on the way is run and counted: an answer is
+    always available. 0 stops at the first branch, 1 never. (The table of exits gives the cost of each branch without
+    those before it; the claims use that.)
 
 Skipped
-    All layers and branches behind the exit.
+    All layers and branches after the exit.
 
 Trained otherwise
-    Classifier-wise: beside the epochs that all rows have, which train the network, the branches alone learn for as many
-    on its frozen tokens. End-to-end has no second stage. The transformer learns at 1e-3, half the rate of the
-    convolutional rows: untried, as a caution.
+    Classifier-wise: besides the epochs that all rows have, which train the network, the branches alone learn for as
+    many on its frozen tokens. End-to-end has no second stage. The transformer's learning rate is 1e-3, half that of the
+    convolutional rows, as a precaution; other rates were not tried.
 
 Deviations
-    1. A vision transformer of 6 layers trained from nothing on cluttered Fashion-MNIST, 6,000 images, 2 epochs,
-       instead of a large pretrained one that is tuned to CIFAR and Fashion-MNIST: what two cores can train in minutes.
-       Crowds are not counted, for want of data, so there is no regression.
+    1. A vision transformer of 6 layers trained from scratch on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead
+       of a large pretrained one that is tuned to CIFAR and Fashion-MNIST: what two cores can train in minutes. There is
+       no regression, since no data for crowd counting are available.
     2. Sizes inside the branches were not read in the paper. As re-implementations have it: convolutions of 16 filters,
        an encoder layer of the network's size. MLP-EE has d hidden units; MLP-Mixer-EE d / 2 across patches and 4 d
        across channels, ResMLP-EE 4 d, as in the networks that they are named after.
-    3. CNN-Project-EE projects as the dense prediction transformer does, whose three ways to read out a class token
-       (ignore, add, project) its name is one of. A re-implementation convolves [P_j; c] itself.
-    4. Re-implementations reshape [g², d] to [d, g, g], which scrambles the picture; here tokens and channels change
-       places first.
+    3. CNN-Project-EE projects as the dense prediction transformer does; its name is one of that network's three ways to
+       read out a class token (ignore, add, project). A re-implementation convolves [P_j; c] itself.
+    4. Re-implementations reshape [g², d] to [d, g, g], which scrambles the image; here tokens and channels are
+       transposed first.
     5. Layer-wise training (up to a branch, freeze, on to the next) has no variant: it spoils the network's own head.
-    6. Time is MACs. AdamW, its rate rising and then falling linearly to 0; gradients are clipped at norm 1.
+    6. Time is MACs. AdamW, whose learning rate rises and then falls linearly to 0; gradients are clipped at norm 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Dynamically Sacrificing Accuracy for Reduced Computation: Cascaded Inference Based on Softmax Confidence (CI).
 
 Idea
-    What a user knows is how much accuracy may be lost, not which confidence is enough. So draw one curve for each
-    classifier of a cascade: how accurate it is where it is at least so confident. The threshold is the least confidence
-    at which the curve comes within the tolerance of its own peak. Another tolerance is a look-up, not a training.
+    Users know how much accuracy they may lose, not which confidence is enough. So compute one curve for each classifier
+    of a cascade: its accuracy on the samples for which its confidence is at least a given value. The threshold is the
+    lowest confidence at which the curve comes within the tolerance of its own peak. Another tolerance needs only a
+    look-up, no training.
 
 Model
-    A trained network is cut into components m = 1 … M; behind each but the last stands a classifier of two layers:
+    A trained network is cut into components m = 1 … M; after each but the last there is a classifier of two layers:
     means over windows of the map, a linear layer of 64 units, batch normalisation, ReLU, a linear layer. The last one
     is the network's own. p_m = softmax of classifier m; it answers argmax_c p_m(c), with confidence
     delta_m = max_c p_m(c).
@@ -14,7 +15,7 @@ Model
 Training
     Stage 1: the plain network alone, by cross-entropy.
     Stage 2: everything of it frozen; each classifier by its own cross-entropy (the sum of all, which share nothing).
-    Thresholds, from what all training images get at classifier m, whoever would have left before:
+    Thresholds, from the outputs of classifier m for all training images, including those that would have left before:
     alpha_m(d) = accuracy of classifier m where delta_m >= d  (residual accuracy);  alpha*_m = max_d alpha_m(d);
     threshold of m for the tolerance epsilon = min {d : alpha_m(d) >= alpha*_m - epsilon}, d among the confidences seen.
 
@@ -23,10 +24,10 @@ Exit rule
     never raises a threshold. It is counted from each classifier's own peak, not from the accuracy of the whole network.
 
 Skipped
-    The components behind the exit, with their classifiers.
+    The components after the exit, with their classifiers.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, the classifiers alone learn for twenty more on its
+    Besides the epochs that all rows have, which train the network, the classifiers alone learn for twenty more on its
     frozen maps, as many as the paper gives them: two stages are what the paper is about.
 
 Deviations
@@ -34,11 +35,11 @@ Deviations
        ImageNet with ResNet-110 and ResNet-50, which two cores cannot train.
     2. Six components, cut at shares of the cost, instead of three, cut where the map halves. Windows have the side of
        the last map, as the paper's for CIFAR; those for ImageNet are larger, their hidden layer has 1024 units.
-    3. AdamW, the rate rising, then falling to 0, instead of momentum with two steps; the classifiers learn at one time.
-       They see maps of the frozen network in evaluation mode; the released code normalises them by the batch.
-    4. Confidences that are equal have one place on the curve. The released code takes them one by one, in any order.
-    5. Where every image of the curve may leave, the threshold is 0, not the least confidence that was seen: an image
-       less sure than all of them leaves too. A tolerance below 0 admits no threshold: nobody leaves early.
+    3. AdamW, whose learning rate rises, then falls to 0, instead of momentum with two steps; the classifiers learn at
+       one time. They see maps of the frozen network in evaluation mode; the released code normalises them by the batch.
+    4. Equal confidences are one point of the curve. The released code takes them one by one, in any order.
+    5. Where every image of the curve may leave, the threshold is 0, not the lowest confidence seen: an image with an
+       even lower confidence leaves too. A tolerance below 0 allows no threshold: no image leaves early.
     6. The variant `held out` draws the curves on half of the validation images, since a network knows its training
        images better than any others.
     7. The sum of the five largest probabilities as confidence, for top-5 accuracy, is left out: there are ten classes.

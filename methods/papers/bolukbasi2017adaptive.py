@@ -1,18 +1,18 @@
 """Adaptive Neural Networks for Efficient Inference (adaptive early exit and network selection).
 
 Idea
-    Leave trained networks as they are, and learn only when to stop: least expected time, where those mistakes alone are
-    charged that the whole network would not have made. Worked from the last decision to the first, this falls apart
-    into weighted classifications, one for each decision: the better way is the label, and what the worse one would cost
-    more is the weight. The same holds for exits within one network and for choosing among several, where a sample may
-    be sent right to the largest.
+    Leave trained networks as they are, and learn only when to stop: minimise expected time plus a penalty for those
+    mistakes that the whole network would not have made. Solved from the last decision back to the first, this splits
+    into weighted classifications, one for each decision: the label is the better action, and the weight is the
+    additional cost of the worse one. The same holds for exits within one network and for choosing among several
+    networks, where a sample may be sent straight to the largest.
 
 Model
     Early exits: a network with exits k = 1 … K, the last its own answer; each other one is a linear classifier on
-    pooled features. Network selection: separate models k = 1 … K, from the cheapest to the dearest, which share
+    pooled features. Network selection: separate models k = 1 … K, from the cheapest to the most expensive, which share
     nothing: a linear model and a forest on means over 4×4 pixels, a small plain and a large residual network.
     sigma_k = (p_(1), p_(1) - p_(2), H(p)) of the probabilities p at k; yhat_k is the answer there, T_k what it takes to
-    come to k: the layers behind exit k - 1 with exit k, or all of model k. Decision k < K has a score for each action:
+    come to k: the layers after exit k - 1 with exit k, or all of model k. Decision k < K has a score for each action:
     s_a(sigma_k) = w_a . sigma_k + b_a, with a = 0: answer, and a = j - k: go to j > k (among exits: to k + 1 alone).
 
 Training
@@ -32,22 +32,23 @@ Exit rule
     to the last.
 
 Skipped
-    All layers behind the exit, with their classifiers; in network selection all models that are not asked.
+    All layers after the exit, with their classifiers; in network selection all models that are not run.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, its exits alone learn for as many on its frozen maps;
-    in network selection each of the two networks has these epochs. That the networks are left as they are is what the
-    paper is about.
+    Besides the epochs that all rows have, which train the network, its exits alone learn for as many on its frozen
+    maps; in network selection each of the two networks has these epochs. That the networks are left as they are is what
+    the paper is about.
 
 Deviations
-    1. The paper could not be read, only abstract, introduction, the caption of its second figure and notes of others.
-       The two systems, the global objective, the reduction from the back and the jump to the largest network are told
-       there; cost, label, weight, features, the surrogate and the costs of several actions are reconstructed.
+    1. Only the abstract, the introduction, the caption of the second figure and notes by others could be read. They
+       describe the two systems, the global objective, the reduction from the last decision to the first and the jump to
+       the largest network; cost, label, weight, features, the surrogate and the costs of several actions are
+       reconstructed.
     2. Cluttered Fashion-MNIST (48×48) and a residual network of 13 convolutions, with five exits before the last,
        instead of ImageNet with AlexNet, GoogLeNet and ResNet-50; the 0/1 error of one answer, not of five.
-    3. Members of three kinds, not networks alone, of which the first two cost next to nothing.
-    4. Time is counted in multiply-accumulates, a comparison in the forest as one of them. What a decision computes is
-       counted where it is made, though learning it leaves that out.
+    3. Models of three kinds, not only networks; the first two cost almost nothing.
+    4. Time is counted in multiply-accumulates, a comparison in the forest as one of them. The computation of a decision
+       is counted where it is made, though it is left out when decisions are learned.
     5. Decisions learn on half of the validation images. A network makes too few mistakes on its training images.
     6. Exits read maps by mixed pooling, as the internal classifiers of other rows do. Pooled features are not among
        what decisions read.

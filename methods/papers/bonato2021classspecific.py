@@ -1,16 +1,16 @@
 """Class-specific early exit design methodology for convolutional neural networks (class-specific early exits).
 
 Idea
-    Where a network is used, a few of its classes may be all that is frequent, or urgent. So leave the network as it is,
-    and add exits that answer for those target classes alone: whether an image is one of them is an easier question
-    than what it is. Which exits there are is decided by one figure, the mean latency of images of the target classes,
-    under the condition that the accuracy over all classes stays what it was.
+    In use, only a few classes of a network may be frequent or urgent. So leave the network as it is, and add exits that
+    answer for those target classes alone: whether an image belongs to one of them is an easier question than which
+    class it is. The exits are chosen by one figure, the mean latency of images of the target classes, under the
+    condition that the accuracy over all classes does not fall.
 
 Model
-    Behind each candidate place l of a trained network with classes Y a detector for the targets S, a subset of Y:
-    phi_l, the map F_l pooled to 4×4 places;  g_l, linear, |S| + 1 scores of phi_l: each target, and "other".
-    For whoever compares exits a detector's answer is put in terms of Y: p(s) = softmax(g_l)_s for targets, and what is
-    left to "other" in equal parts for all other classes.
+    After each candidate place l of a trained network with classes Y, a detector for the targets S, a subset of Y:
+    phi_l, the map F_l pooled to 4×4 places;  g_l, linear, |S| + 1 scores of phi_l: each target, and "other". To compare
+    exits, a detector's answer is expressed in terms of Y: p(s) = softmax(g_l)_s for targets, and the probability of
+    "other" in equal parts for all other classes.
 
 Training
     First the network alone, by cross-entropy; then it is frozen. Then the detectors by
@@ -24,30 +24,29 @@ Training
 
 Exit rule
     Stop at an exit l that was chosen if a target s has softmax(g_l)_s > theta_{l,s} (strictly), and more than any other
-    score has; the answer is s. Whatever is taken for "other" goes on. The knob is eps: of all designs that were judged
-    and that lose no more accuracy than eps on held-out images, that of the least T is taken. Below 0 there is none, and
-    the network answers without exits.
+    score has; the answer is s. Samples predicted as "other" continue. The knob is eps: of all judged designs that lose
+    no more accuracy than eps on held-out images, the one with the least T is taken. Below 0 there is none, and the
+    network answers without exits.
 
 Skipped
-    For images that are recognised as one of a target class, all layers behind the exit; for the others nothing.
-    Exits that were not chosen are nowhere in the network.
+    For images that are recognised as a target class, all layers after the exit; for the others nothing. Exits that were
+    not chosen are removed from the network.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, the detectors learn for as many on its frozen maps:
+    Besides the epochs that all rows have, which train the network, the detectors learn for as many on its frozen maps:
     that the network is given and stays as it is, is what the paper is about.
 
 Deviations
-    1. This is a reconstruction from the abstract, which alone could be read. Told there is what goes in (a trained
-       network, targets), what comes out (a network with early exits), the objective (the mean latency of the target
-       classes) and the condition (the accuracy over all classes). Detectors, thresholds, the greedy choice and its
-       order are ours.
+    1. This is a reconstruction, as only the abstract could be read. It names the input (a trained network, targets),
+       the output (a network with early exits), the objective (the mean latency of the target classes) and the condition
+       (the accuracy over all classes). Detectors, thresholds, the greedy choice and its order are ours.
     2. A small residual network with five candidate places on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead
        of ResNet-21, ResNet-110, Inception-v3 and DenseNet-121 on CIFAR-10 and CIFAR-100: what two cores can train in
        minutes.
     3. Targets are footwear (sandals, sneakers and ankle boots), or trousers; those of the paper are not known.
     4. Latency is counted in multiply-accumulates, not measured on a device.
-    5. Costs of the curve are means over the images of all classes, as in every other row. The paper's figure, that of
-       the target classes, stands beside it: in the search, and in the outcomes.
+    5. Costs of the curve are means over the images of all classes, as in every other row. The paper's figure, for the
+       target classes, is given in addition, in the search and in the outcomes.
     6. Designs for several slacks are searched, not for slack 0 alone, so that there is a front. The search's budget is
        the number of designs judged; setting thresholds reads the same held-out images, but judges none.
 """

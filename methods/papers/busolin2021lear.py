@@ -2,8 +2,8 @@
 
 Idea
     A ranker of many trees scores every candidate to the end although only the first few will be looked at. After a few
-    trees, ask a tiny forest whether this document can still end up relevant and near the top; if not, stop scoring it.
-    The forest knows the labels, which older rules on partial scores alone do not.
+    trees, a tiny forest predicts whether this document can still prove relevant and near the top; if not, scoring
+    stops. The forest is trained on the labels, while older rules use only partial scores.
 
 Model
     s(d) = sum_{t=1..N} f_t(d), a LambdaMART ensemble; the sentinel stands after e trees, with partial score s_e(d).
@@ -17,20 +17,21 @@ Training
 
 Exit rule
     A document leaves at the sentinel when p(y+ | d) <= t. It ranks below all survivors, in the order of its partial
-    score. t = 1 sends everybody away, t = 0 nobody.
+    score. With t = 1 all documents leave, with t = 0 none.
 
 Skipped
     Trees e+1 … N for the documents that left. Trees per document: e + 10 + (share staying) * (N - e).
 
 Deviations
     1. MovieLens as graded queries instead of MSLR-WEB30K and Istella: a user is a query, rated films are candidates,
-       stars give grades. It is recommendation data in the clothes of a ranking task, with few queries and features.
+       stars give grades. These are recommendation data used as a ranking task, with few queries and features.
     2. 271 train queries; 200 for validation: 70 teach the forest, 30 choose its settings, and on the other 100, which
        neither has met, the threshold is chosen; 200 for testing.
     3. 300 trees with the sentinel after 15, instead of about a thousand (the notebook loads the rankers; how large they
        are was not read) with sentinels after 50, 100 or 200.
     4. The forest's settings come from 9 trials, not from 100; importance is LightGBM's gain, not rankeval's.
-    5. Leavers are ordered by partial score; the notebook takes the full score less a constant, which nobody has.
+    5. Dropped documents are ordered by partial score; the notebook uses the full score minus a constant, which is not
+       known at that point.
 """
 
 from __future__ import annotations

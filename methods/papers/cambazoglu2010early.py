@@ -1,18 +1,18 @@
 """Early Exit Optimizations for Additive Machine Learned Ranking Systems (EST, ECT, ERT, EPT).
 
 Idea
-    A ranker that is a sum of many scorers knows early which candidates of a query will not come near the top: their
-    partial scores say so. Drop them there. Four rules differ in what a partial score is compared with; their thresholds
-    are tuned offline, so that what is shown hardly changes.
+    In a ranker that is a sum of many scorers, partial scores show early which candidates of a query will not come near
+    the top. They are dropped there. Four rules differ in what a partial score is compared with; their thresholds are
+    tuned offline, so that the visible results hardly change.
 
 Model
-    s_j(d) = sum_{i<=j} f_i(d), a LambdaMART ensemble of N trees, with sentinels behind trees e_1 < … < e_J. The result
+    s_j(d) = sum_{i<=j} f_i(d), a LambdaMART ensemble of N trees, with sentinels after trees e_1 < … < e_J. The result
     is the top k by s_N.
 
 Training
-    The ranker as ever. Then, on queries that it was not trained on and without their labels, the thresholds t_1 … t_J
-    for a wanted recall rho of the documents that finally belong to the top k: sentinel by sentinel the smallest t_j
-    with which at most the share (1 - rho) * j / J of them is lost up to there. rho = 0 needs nobody, and all t_j are
+    The ranker as ever. Then, on other queries and without their labels, the thresholds t_1 … t_J are set for a required
+    recall rho of the documents that finally belong to the top k: sentinel by sentinel, t_j is the smallest value with
+    which at most the share (1 - rho) * j / J of them is lost so far. rho = 0 requires none of them, and all t_j are
     minus infinity.
 
 Exit rule
@@ -22,18 +22,18 @@ Exit rule
     seen so far, which fills while documents come one by one; so the first t_j never leave.
     ERT, rank: g_j(d) = 1 + #{d' in A_j : s_j(d') > s_j(d)}.
     EPT, proximity: g_j(d) = kappa_j - s_j(d), kappa_j the k-th largest s_j in A_j.
-    Who left ranks below all that were scored to the end, the latest sentinel first, by partial score.
+    Dropped documents rank below all that were scored to the end, those of later sentinels first, then by partial score.
 
 Skipped
-    All further trees, for the documents that left. EST and ECT need no other document of the query side by side, and
-    so allow document after document; ERT and EPT need scorer after scorer. The trees traversed are the same.
+    All further trees, for the documents that left. EST and ECT do not need all documents of the query at the same time,
+    and so allow scoring document by document; ERT and EPT need scoring tree by tree. The trees traversed are the same.
 
 Deviations
     1. Only the abstract could be read. EPT is known from notebooks by others, and agrees with one on the same numbers;
-       EST, ECT and ERT are reconstructed from their names. Lecture notes gloss capacity otherwise, as a bound on what
-       the rest can add.
-    2. How the paper tunes is not known: one wanted recall rules all thresholds of all four rules here, by the sum over
-       sentinels above. At low recall ranks and capacities below k come out, which no search engine would set.
+       EST, ECT and ERT are reconstructed from their names. Lecture notes explain capacity differently, as a bound on
+       what the rest can add.
+    2. How the paper tunes is not known: here one required recall sets all thresholds of all four rules, by the sum over
+       sentinels above. At low recall this gives ranks and capacities below k, which no search engine would use.
     3. MovieLens as graded queries instead of web search: a user is a query, rated films are candidates in the order
        of their numbers, which is the stream that ECT sees; stars give grades. k = 10.
     4. 300 boosted trees, a sentinel every 25; the paper's additive ranker is one of a search engine, its size not read.

@@ -1,14 +1,14 @@
 """Learning to Stop While Learning to Predict (L2Stop).
 
 Idea
-    A network that unrolls an algorithm should have a stopping rule, as the algorithm has. When to stop is a hidden
-    variable: first the layers are trained as if an oracle ended each sample at its best layer, then a policy that sees
-    only states learns to imitate that oracle.
+    A network that unrolls an algorithm should have a stopping rule, like the algorithm itself. The stopping time is a
+    hidden variable: first the layers are trained as if an oracle ended each sample at its best layer, then a policy
+    that sees only states learns to imitate that oracle.
 
 Model
-    LISTA: y = A x + noise, x sparse; x_0 = 0 and x_t = S(W_t x_{t-1} + B_t y; theta_t), t = 1 … T, where
-    S(g; theta) = (2 sigmoid(5 g) - 1) max(|g| - theta, 0) is a smooth soft threshold. At the start W_t = I - A'A / L,
-    B_t = A' / L, theta_t = rho / L, as in ISTA. Behind every second layer there is an exit with
+    LISTA: y = A x + noise, x sparse; x_0 = 0 and x_t = S(W_t x_{t-1} + B_t y; theta_t), t = 1 … T, where S(g; theta) =
+    (2 sigmoid(5 g) - 1) max(|g| - theta, 0) is a smooth soft threshold. At the start W_t = I - A'A / L, B_t = A' / L,
+    theta_t = rho / L, as in ISTA. After every second layer there is an exit with
     pi_t = sigmoid(MLP([y, y - A x_t, x_t, code of t])), one MLP for all exits, the code of t a sine and a cosine.
     The last exit has none.
 
@@ -32,10 +32,10 @@ Deviations
     3. 12,000 measurements, the first three quarters for the layers and the last for the gates, in place of new ones at
        every step; fewer steps at larger rates, and the last weights, not those best on validation data.
     4. L is the largest eigenvalue of A'A, which the released code takes if no other is given; its scripts give 3.
-    5. All exits but the last keep their gate, also those that the oracle hardly ever takes.
-    6. Real measurements are of scikit-learn's digits: pictures of 8×8, by 32 random projections, the code their cosine
-       transform. The paper's other tasks (denoising, few-shot learning, image recognition) are left out, and with them
-       the joint third stage and the stochastic rule.
+    5. All exits but the last keep their gate, even those that the oracle hardly ever chooses.
+    6. Real measurements are made from scikit-learn's digits: 32 random projections of images of 8×8, whose code is
+       their cosine transform. The paper's other tasks (denoising, few-shot learning, image recognition) are left out,
+       and with them the joint third stage and the stochastic rule.
     7. The objective as printed could not be read; all three losses are those of the released code, of which the first
        is the default. Quality is -NMSE in dB, so that more is better.
 """

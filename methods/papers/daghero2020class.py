@@ -1,10 +1,10 @@
 """Energy-Efficient Adaptive Machine Learning on IoT End-Nodes With Class-Dependent Confidence (class thresholds).
 
 Idea
-    A sensor node runs ever larger models in turn and stops once one is sure. "Sure" is usually one number. But a little
-    model knows some classes well and confuses others, so that one number is too strict for the former or too lax for
-    the latter. So each class that a model may predict has a threshold of its own; the single threshold is the case in
-    which all are equal. Only thresholds are searched for; no model is trained anew.
+    A sensor node runs larger and larger models in turn and stops once one is confident enough. Usually one threshold
+    decides this. But a small model knows some classes well and confuses others, so a single threshold is too strict for
+    the former or too lax for the latter. So each class that a model may predict has its own threshold; a single
+    threshold is the special case in which all are equal. Only thresholds are searched; no model is retrained.
 
 Model
     M_1 … M_N, separate models that share nothing, at energies E_1 < … < E_N: a forest, which reads means over 4×4
@@ -18,9 +18,9 @@ Training
     accuracy >= accuracy of M_N - a.
     Search: begin with th_m[c] = 1 everywhere. Each (m, c) proposes the next lower value of a grid at which further
     inputs stop; of the proposals that keep the constraint the one is taken that saves the most energy by accuracy lost,
-    one that loses none before all others; until none keeps it. While less accuracy is reached than is asked for, a
-    proposal must lose none. The search is made from a second start, too: the best
-    single threshold of each model, found by trying all. The cheaper of the two ends is taken, so that on the inputs
+    one that loses none before all others; until none keeps it. While the accuracy is below the required one, a proposal
+    must lose none. The search is made from a second start, too: the best
+    single threshold of each model, found by trying all. The cheaper of the two results is taken, so that on the inputs
     of the search class thresholds never need more energy than single ones.
 
 Exit rule
@@ -37,9 +37,9 @@ Trained otherwise
     about.
 
 Deviations
-    1. The paper could not be read, only its abstract: models run one after another, a single threshold as the usual
-       criterion, thresholds for each class in its place. Which score it takes is not known: both that later code of its
-       first author offers are here, the first as the main one; its strict comparison is taken over.
+    1. Only the paper's abstract could be read: models run one after another, a single threshold as the usual criterion,
+       thresholds for each class in its place. Which score it uses is not known: both scores of later code by the first
+       author are here, the first as the main one; the strict comparison is that code's too.
     2. How thresholds are searched is not known. Grid, greedy steps, their order and the two starts are ours.
     3. Fashion-MNIST, 6,000 training images, and a forest, a small and a large network, the latter two trained for two
        epochs by AdamW; the data, models and training of the paper are not known.

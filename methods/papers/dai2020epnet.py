@@ -1,49 +1,49 @@
 """EPNet: Learning to Exit with Flexible Multi-Branch Network (EPNet).
 
 Idea
-    Rules made by hand say badly which branch of a network an image should leave at, and a few branches leave little to
-    choose. So make branches light enough to stand almost everywhere, and learn the decision: the walk of an image from
-    branch to branch is a Markov decision process, whose rewards weigh right answers against computation. What a unit
-    of computation is worth may be another for each image that is asked about, without a new training.
+    Hand-made rules choose poorly at which branch of a network an image should leave, and a few branches offer little
+    choice. So make branches light enough to place almost everywhere, and learn the decision: the passage of an image
+    from branch to branch is a Markov decision process, whose rewards weigh right answers against computation. The price
+    of computation may differ from request to request, without retraining.
 
 Model
-    After parts k = 1 … K-1 of an ordinary network a light exit unit. Its label part gives z_k: the mean over the map,
-    then one linear layer. Its controller part reads the state s_k = [p_k in falling order, H(p_k)], p_k = softmax(z_k),
-    H the entropy in nats, and gives through one hidden layer of 32 what either action is worth: Q(s_k, leave), and
-    Q_lam(s_k, go on) for each of some falling prices lam, as a sum of steps that cannot be negative: what costs less is
-    never worth less. Behind part K stands the network's own classifier, with no choice.
+    After parts k = 1 … K-1 of an ordinary network there is a light exit unit. Its label part gives z_k: the mean over
+    the map, then one linear layer. Its controller part reads the state s_k = [p_k in falling order, H(p_k)], p_k =
+    softmax(z_k), H the entropy in nats, and gives through one hidden layer of 32 units the value of each action: Q(s_k,
+    leave), and Q_lam(s_k, go on) for each of some falling prices lam, as a sum of steps that cannot be negative, so a
+    lower price never gives a lower value. After part K comes the network's own classifier, without a choice.
 
 Training
     1. Network and label parts together: sum_k CE(z_k, y), k = 1 … K.
-    2. The controllers, all else frozen. Who leaves at k earns r_k = 1[argmax z_k = y]; who goes on pays lam c_{k+1},
-       with c_k the cost of part and unit k as a share of the network's. Where every walk leads is known, so both
-       actions are learned from at every branch (fitted Q-iteration, nothing discounted):
+    2. The controllers, all else frozen. Leaving at k earns r_k = 1[argmax z_k = y]; going on costs lam c_{k+1}, with
+       c_k the cost of part and unit k as a share of the network's. The result of every action is known, so both actions
+       are learned at every branch (fitted Q-iteration, without discounting):
        Q(s_k, leave) -> r_k,   Q_lam(s_k, go on) -> -lam c_{k+1} + V_lam(s_{k+1}), held fixed, with
        V_lam(s_k) = max(Q(s_k, leave), Q_lam(s_k, go on)) for k < K, V_lam(s_K) = r_K.
        The loss is the mean square of the first error, over images and branches, and of the second, over prices too.
 
 Exit rule
-    Leave at the first k with Q(s_k, leave) > Q_lam(s_k, go on) (strictly), else at K. The knob is lam, how many right
-    answers the whole network's computation is worth: inf leaves at the first branch, -inf never. Between two of the
-    prices that controllers know, and beyond them, the difference of both sides lies on a straight line.
+    Leave at the first k with Q(s_k, leave) > Q_lam(s_k, go on) (strictly), else at K. The knob is lam, the price of the
+    whole network's computation in right answers: inf leaves at the first branch, -inf never. Between two of the prices
+    that controllers are trained for, and beyond them, the difference of both sides is interpolated linearly.
 
 Skipped
-    All parts and exit units behind the exit. Label parts passed do run: controllers read what they say.
+    All parts and exit units after the exit. The label parts on the way do run: controllers read their outputs.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train network and label parts, the controllers alone learn for as many
-    more on what these say: to learn where to leave is what the paper is about.
+    Besides the epochs that all rows have, which train network and label parts, the controllers alone are trained for as
+    many more on their outputs: learning where to leave is what the paper is about.
 
 Deviations
-    1. The paper's text could not be read, and no code was released. Light branches in number, a Markov decision process
-       whose policy is learned, and that it follows what each request may spend are told in the abstract; that an exit
-       unit has a label and a controller part in a reader's notes. What label parts look like, the state, the reward,
-       Q-iteration and prices instead of budgets are reconstructed, and so are all settings.
+    1. The paper's text could not be read, and no code was released. The abstract describes many light branches, a
+       Markov decision process with a learned policy, and that the policy follows the budget of each request; that an
+       exit unit has a label part and a controller part is from a reader's notes. The form of the label parts, the
+       state, the reward, Q-iteration and prices instead of budgets are reconstructed, and so are all settings.
     2. A residual network on cluttered Fashion-MNIST, 6,000 images; the paper's networks and data are not known. Five
-       branches, one behind each of its six blocks but the last.
-    3. AdamW, its rate rising and then falling linearly to 0, for both stages.
-    4. Controllers learn on the images that the network learned from, which it knows better than others.
-    5. A controller for each branch, which need not be told where it stands.
+       branches, one after each of its six blocks but the last.
+    3. AdamW, whose learning rate rises and then falls linearly to 0, for both stages.
+    4. Controllers are trained on the training images of the network, on which it is more accurate than on others.
+    5. There is a separate controller for each branch, so it does not need its position as an input.
 """
 
 from __future__ import annotations

@@ -1,49 +1,50 @@
 """Resource-Constrained Edge AI with Early Exit Prediction (Exit Predictor, EP).
 
 Idea
-    Exits cost a phone computation even for hard pictures, which will leave at none of them. A very small network looks
-    at an early map and foretells this; where it does, exits are not asked at all. The layers of the network go on as
-    before, so nothing changes but for pictures that would have left. Where the rest of the network is on a server, how
-    sure exits and predictor must be follows the bandwidth by simple regressions, so that a latency target is kept.
+    Exits cost a phone computation even for hard images, which will leave at none of them. A very small network predicts
+    this from an early map; such images skip the exits. The layers of the network run as before, so nothing changes
+    except for images that would have left. If the rest of the network is on a server, the thresholds of exits and
+    predictor follow the bandwidth by simple regressions, so that a latency target is met.
 
 Model
     Blocks 1 … N with exits after blocks 1 … M, which lie on the device; the other blocks are on an edge server, whose
-    last layer always answers. Exit: 3×3 convolution, ReLU, means over places, a linear layer, so that it is worth
-    passing over. EP on the map after block 1: depthwise 3×3 convolution, batch normalisation, ReLU, mean over the map,
-    two linear layers, sigmoid: one score s for all exits (main variant), or s_1 … s_M, one for each.
+    last layer always answers. Exit: 3×3 convolution, ReLU, means over places, a linear layer, so it costs enough to be
+    worth skipping. EP on the map after block 1: depthwise 3×3 convolution, batch normalisation, ReLU, mean over the
+    map, two linear layers, sigmoid: one score s for all exits (main variant), or s_1 … s_M, one for each.
 
 Training
     The network with all exits together, L = sum_m CE_m. It is frozen; then EP alone by binary cross-entropy, summed
     over its scores, rare labels weighing more: z_m = 1 where c_m = max softmax(exit m) >= tau, z = max_m z_m.
 
 Exit rule
-    s_m < eta: exit m is not asked; else leave at it if c_m >= tau. Else go on; what leaves nowhere on the device is
-    sent to the server. eta = 0 asks every exit, eta > 1 none.
-    tau and eta follow the bandwidth B. On held-out pictures a grid of (eta, tau) tells share sent a, accuracy and
-    computation on the device w; expected is  t = w / v_d + a (8 D / B + RTT + w_s / v_s). For each of some B the most
-    accurate pair with t within the target is taken, of equal ones the fastest; the fastest of all if none is within. To
-    these, polynomials in log B are fitted, eta = f(B), tau = g(B), and followed as B, a moving average, changes.
-    The knob is the target, in shares of what t is for the network without exits at the mean bandwidth. 0 lets all leave
-    at the first exit; an infinite target leaves the exits out.
+    s_m < eta: exit m is not run; else leave at it if c_m >= tau. Else go on; images that do not leave on the device are
+    sent to the server. eta = 0 runs every exit, eta > 1 none.
+    tau and eta follow the bandwidth B. On held-out images, for a grid of (eta, tau), the share sent a, the accuracy and
+    the computation on the device w are measured; the expected time is  t = w / v_d + a (8 D / B + RTT + w_s / v_s). For
+    each of several B the most accurate pair with t within the target is taken (of equal ones the fastest), or the
+    fastest of all if none is within. To these, polynomials in log B are fitted, eta = f(B), tau = g(B), and used as B,
+    a moving average, changes. The knob is the target, as a share of t for the network without exits at the mean
+    bandwidth. At 0 all images leave at the first exit; with an infinite target the exits are not run.
 
 Skipped
-    Exits that are foretold to be asked in vain; for what leaves on the device all later blocks and the way to the
-    server. The cost is the simulated time to the answer: MACs ÷ speed on each machine, and bytes over a link whose
-    bandwidth wanders. The full model is the network without exits and without EP, divided alike.
+    Exits at which an image is predicted not to leave; for images that leave on the device, all later blocks and the
+    transfer to the server. The cost is the simulated time to the answer: MACs ÷ speed on each machine, and bytes over a
+    link whose bandwidth varies. The full model is the network without exits and without EP, divided alike.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, EP learns for as many more with the network frozen.
+    Besides the epochs that all rows have, which train the network, EP is trained for as many more with the network
+    frozen.
 
 Deviations
-    1. The article was read as an abstract, and of the first author's dissertation a summary: that exits lie on the
-       device and that hard pictures pass all of them by is known, layers of EP, labels, and regressions are assumed.
-       One score is nearer to the dissertation; a score per exit generalises it.
-    2. EP learns for one tau, though tau moves with the bandwidth: then eta makes up for it, as far as it can.
+    1. Only the abstract and a summary of the first author's dissertation could be read: it is known that exits are on
+       the device and that hard images bypass all of them; layers of EP, labels, and regressions are assumed. One score
+       is nearer to the dissertation; a score per exit generalises it.
+    2. EP is trained for one tau, though tau changes with the bandwidth; eta compensates for this as far as it can.
     3. A small residual network on cluttered Fashion-MNIST with three exits on the device instead of AlexNet, VGG-16 and
        ResNet-44 on CIFAR-10 and CIFAR-100.
-    4. Speeds, bandwidth and travel time are assumed (settings), and no time is measured; bandwidth wanders by a seeded
-       Markov chain. Pictures come four times a second, and queues are not part of the expected time.
-    5. tau and eta are rounded to hundredths, and B is known from what the link has done in seconds that are over.
+    4. Speeds, bandwidth and travel time are assumed (settings), and no time is measured; bandwidth follows a seeded
+       Markov chain. Images arrive four times a second, and queues are not part of the expected time.
+    5. tau and eta are rounded to hundredths, and B is computed from the link's rate in past seconds.
 """
 
 from __future__ import annotations

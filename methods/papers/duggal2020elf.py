@@ -1,11 +1,11 @@
 """ELF: An Early-Exiting Framework for Long-Tailed Classification (ELF).
 
 Idea
-    Where few classes have most examples, losses weigh whole classes: the rare ones more. But frequent classes hold hard
-    examples and rare ones easy ones. So let each example leave while the network still learns: one that a branch has
-    right and is sure of adds no loss at later exits, a hard one adds it at each. Depth goes to what is hard, in any
-    class, and whatever loss is made for long tails can sit inside. Afterwards the branches can be dropped, or save
-    computation as exits.
+    Where few classes have most of the examples, losses usually give rare classes more weight. But frequent classes
+    contain hard examples and rare classes easy ones. So let each example leave during training: one that a branch
+    classifies correctly and confidently adds no loss at later exits, a hard one adds loss at each. Depth is spent on
+    hard examples of any class, and any loss for long-tailed data can be used inside. Afterwards the branches can be
+    dropped, or used as exits that save computation.
 
 Model
     A network with exits k = 1 … K. CE: logits f, confidences z = softmax(f). LDAM: a linear layer without bias whose
@@ -21,19 +21,20 @@ Training
     before that w_c = 1 (deferred re-weighting, DRW).
 
 Exit rule
-    What is new ends with training. Afterwards the usual rule: stop at the first exit with max_c z_c > s, the last one
-    answers else. s, the knob, has nothing to do with t, and the rule knows no label. z of LDAM begins at 0.1, and is a
-    quarter at most where the weights of ten classes are as far from each other as can be.
+    The new part concerns training only. At inference the usual rule applies: stop at the first exit with max_c z_c > s;
+    otherwise the last one answers. s, the knob, is independent of t, and the rule uses no label. z of LDAM begins at
+    0.1, and is a quarter at most where the weights of ten classes are as far from each other as can be.
 
 Skipped
-    The layers and branches behind the exit. In training nothing but their loss.
+    The layers and branches after the exit. In training only their loss.
 
 Trained otherwise
     On the track's network and for as long, but on images with a long tail: few classes have most of them. The variant
     LDAM has other last layers, which the loss is made for.
 
 Deviations
-    1. Read was the reworked paper by the same authors (HAR, 2021); of the preprint that gives the name, the abstract.
+    1. The reworked paper by the same authors (HAR, 2021) was read; of the preprint that gives the name, only the
+       abstract.
     2. Cluttered Fashion-MNIST with the tail of the ten largest classes of Reuters R52 (2840, 1596, 253 … 90 documents),
        scaled to 6,000 images, the first class of the list being the most frequent, instead of CIFAR-LT, ImageNet-LT and
        iNaturalist, which no package ships. Validation and test images are balanced.
@@ -41,13 +42,13 @@ Deviations
        ResNet-32 and larger; branches pool and have one linear layer, instead of two convolutions before it, which would
        cost a quarter of this network.
     4. AdamW for 2 epochs, its rate rising, then falling linearly to 0, instead of SGD for 200; gradients are clipped at
-       norm 1; images are not shifted and flipped. So late, class weights meet low rates.
+       norm 1; images are not randomly shifted or flipped. So late, class weights meet low rates.
     5. The text prints the margin as C / n_c; the work that it cites has the fourth root, and so has its code, which
-       also scales class weights to mean 1 and begins them at epoch 160 of 200, neither of which the text tells. The
-       text prints losses without their minus, and argmax for the max of the exit rule.
+       also scales class weights to mean 1 and starts them at epoch 160 of 200; the text mentions neither. The text
+       prints losses without their minus sign, and argmax instead of the max of the exit rule.
     6. The text's t for LDAM and its s have a meaning for cosines that are not scaled; the loss scales them by 30, as
-       the cited work does, of which the text is silent. It has t = 2 / classes, which no confidence reached in 3 epochs
-       of a narrower network, so that nobody would leave; here it is 1.5 / classes.
+       the cited work does, which the text does not mention. It has t = 2 / classes, which no confidence reached in 3
+       epochs of a narrower network, so that no example would leave; here it is 1.5 / classes.
     7. The text chooses s on test images; here thresholds are chosen on validation images.
 """
 

@@ -1,10 +1,10 @@
 """Depth-Adaptive Transformer (DAT).
 
 Idea
-    A decoder that translates needs many blocks for some tokens and few for others. Give every block a classifier, train
-    them all with ordinary teacher forcing, and let a single linear layer predict how deep to go: once for the sentence,
-    once for each token, or as a gate after every block. Its target is the depth chosen by an oracle, which weighs how
-    well each block does against a price per block; so no reinforcement learning is needed.
+    A translation decoder needs many blocks for some tokens and few for others. Give every block a classifier, train all
+    of them with ordinary teacher forcing, and let a single linear layer predict the depth: once per sentence, once per
+    token, or as a gate after every block. Its target is the depth chosen by an oracle, which weighs the quality of each
+    block against a price per block; so no reinforcement learning is needed.
 
 Model
     Encoder, and a decoder of N blocks: h_t^0 = embed(y_t), h_t^n = block_n(h_{<=t}^{n-1}, s), s the encoder's outputs.
@@ -33,16 +33,16 @@ Exit rule
 
 Skipped
     All blocks above, except for the keys and values that they compute from the copied state, h_t^m := h_t^n for m > n,
-    by their own projections, so that later tokens can attend to it. confidence pays for the output layer at every block
-    that it looks at.
+    by their own projections, so that later tokens can attend to it. The confidence rule pays for the output layer at
+    every block that it tests.
 
 Deviations
     1. The task is spelling to phonemes: letters of English words, and their pronunciations in the CMU Pronouncing
        Dictionary (the first of each, stress left out), not IWSLT'14 German-English or WMT'14 English-French. Verses of
-       public-domain Bibles in two languages were tried first: in the minutes that a processor has here, so small a
-       network learns to write fluent verses of the target language that hardly depend on the source, and depth then
-       decides little. Pronunciations depend on the source letter by letter. BLEU is that of phonemes, with one
-       pronunciation as the reference.
+       public-domain Bibles in two languages were tried first: in a few minutes of training, so small a network learns
+       to write fluent verses of the target language that hardly depend on the source, and then depth matters little.
+       Pronunciations depend on the source letter by letter. BLEU is that of phonemes, with one pronunciation as the
+       reference.
     2. One output layer for all exits, tied to the embeddings, as in the paper's WMT models; its IWSLT models have one
        for each exit. Encoder and decoder are equally wide (the paper's on IWSLT: 512 and 256). Blocks normalise their
        inputs, not their outputs, which needs no long warm-up; so states are normalised before the output layer, by one
@@ -50,12 +50,12 @@ Deviations
     3. Muon and AdamW for a few epochs, gradients clipped at norm 1; the paper: Adam, 50,000 updates, norm 3.
     4. Greedy search, not beams of 5 and 4. Translations end at the length of the longest reference for training.
     5. One tau for all blocks; the paper also tunes one for each block, for confidence by 10,000 random draws. The two
-       predictors that name a depth have no knob at inference in the paper: it trains one model for every lambda.
+       predictors of a depth have no knob at inference in the paper: it trains one model for every lambda.
     6. alpha, and the grids of lambda and sigma, could not be read: 0.5, and 0.1 and 0. L_exit is a mean over tokens (or
        sentences), as L_dec is. That ties go to the lowest block is our reading. Other weights w_n are left out.
     7. Costs begin when the source has been read: the encoder, keys and values of its outputs in all blocks (the paper
        counts these when a block is first called), and the prediction for the sequence are left out. The multinomial
-       prediction is computed again, and counted, at each block that is looked at; only the first is used.
+       prediction is recomputed, and counted, at each block tested; only the first is used.
     8. Mixed training has the same number of updates as aligned training; its decoder passes cost M times as much.
 """
 

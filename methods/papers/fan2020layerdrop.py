@@ -1,10 +1,11 @@
 """Reducing Transformer Depth on Demand with Structured Dropout (LayerDrop).
 
 Idea
-    Skip whole layers at random while a Transformer is trained, and the others learn to do without them. The one network
-    then contains usable ones of every smaller depth: choose a depth when it is deployed, keep that many layers at even
-    distances, and do not train or tune again. Depth is the same for all inputs, so this is no early exit; it is the
-    fixed depth that exits have to beat, and a training that makes networks robust to missing layers.
+    When whole layers are skipped at random while a Transformer is trained, the others learn to do without them. The
+    network then contains usable networks of every smaller depth: choose a depth at deployment and keep that many layers
+    at even distances, without further training or tuning. Depth is the same for all inputs, so this is not early exit;
+    it is the fixed-depth baseline that exits have to beat, and a training method that makes networks robust to missing
+    layers.
 
 Model
     Encoder and decoder, x_{l+1} = layer_l(x_l). To drop layer l, a whole block, means x_{l+1} = x_l. One output layer
@@ -26,17 +27,17 @@ Skipped
 Deviations
     1. The task is spelling to phonemes: letters of English words, and their pronunciations in the CMU Pronouncing
        Dictionary (the first of each, stress left out), not WMT'16 English-German with 6 + 6 or 12 + 6 blocks of width
-       1024, language models, summaries or BERT. Verses of public-domain Bibles in two languages were tried first: in
-       the minutes that a processor has here, so small a network writes fluent verses that hardly depend on the source.
-       BLEU is that of phonemes.
+       1024, language models, summaries or BERT. Verses of public-domain Bibles in two languages were tried first: in a
+       few minutes of training, so small a network learns fluent verses that hardly depend on the source. BLEU is that
+       of phonemes.
     2. Muon and AdamW for a few epochs; blocks normalise their inputs. The paper: fairseq's Transformer and recipes.
     3. Greedy search; and the encoder is never pruned: the paper prunes decoder layers alone where it generates.
     4. Where the paper's rule for every other layer says nothing (m not whole, or below 2) blocks are spread evenly; the
        paper's own models of 3 of 12 layers must be such. That d counts from 1 is inferred from the released recipe.
     5. Of three ways to choose blocks only the recommended one, and the first r for comparison; no search on validation
-       data, and no learnt rates, which the paper finds to be hardly better and whose network could not be read. Whole
-       layers alone are dropped.
-    6. At p = 0 nothing is drawn, and no layer dropped; by u > 0 alone one would be, hardly ever.
+       data, and no learned rates, which the paper finds to be hardly better and whose network could not be read. Only
+       whole layers are dropped.
+    6. At p = 0 nothing is drawn and no layer is dropped; with u > 0 alone, one would be dropped in very rare cases.
     7. Costs begin when the source has been read, as for other methods of the family.
 """
 

@@ -1,10 +1,10 @@
 """PF-BERxiT: Early Exiting for BERT with Parameter-efficient Fine-tuning and Flexible Strategy (PF-BERxiT).
 
 Idea
-    Two things are made cheaper to choose. Training: the pretrained encoder stays frozen, and only narrow adapters
-    beside its feed-forward parts and the exits learn. Exiting: patience asks whether neighbouring exits give the same
-    answer, and so has few settings; ask instead whether their distributions are close enough, and there are as many as
-    one likes.
+    This method changes two things. Training: the pretrained encoder stays frozen, and only the exits and narrow
+    adapters in parallel with its feed-forward parts are trained. Exiting: patience tests whether neighbouring exits
+    give the same answer, and so has few settings; testing instead whether their distributions are close enough gives as
+    many operating points as one likes.
 
 Model
     n layers, a head after each: a tanh pooler for all heads, then a linear layer of its own; p_i = softmax of head i.
@@ -24,16 +24,18 @@ Skipped
     All layers after the exit, with their adapters and heads.
 
 Trained otherwise
-    Adapters and heads alone learn, in as many steps as the others, and the adapters, which start from nothing, at 1e-3:
-    that so few weights suffice is what the paper is about. The variant "fine-tuned" is trained as the others are.
+    Only adapters and heads are trained, in as many steps as the other rows, and the adapters, which start from scratch,
+    at a rate of 1e-3: that so few weights suffice is what the paper is about. The variant "fine-tuned" is trained as
+    the others are.
 
 Deviations
     1. Reconstructed: the paper itself could not be read. That a distance of neighbouring layers must stay below a
        threshold for some layers in a row is in its abstract; that the distance is one of predicted distributions, and
        which direction is called kl, come from F-PABEE, the sister paper by the same first author.
     2. Left out: an "extra sub-learning module" that learns from characteristics of the samples; its form is not known.
-    3. F-PABEE prints and codes its divergences without the term sum p log p. Then two equal distributions are not at
-       distance 0 but at their entropy, and its js is the entropy of m. Here they are divergences, as they are called.
+    3. F-PABEE prints and codes its divergences without the term sum p log p. Then the distance of two equal
+       distributions is not 0 but their entropy, and its js is the entropy of m. Here they are true divergences, as
+       their names say.
     4. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch at rate 1e-3, instead of
        BERT-base and ALBERT-base on GLUE: what two cores can train in minutes. How long and at which rates the paper
        trains is not known, nor its weight decay, warm-up and clipping (here 0.01, 10 % of the steps and at norm 1).

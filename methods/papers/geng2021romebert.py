@@ -1,9 +1,9 @@
 """RomeBERT: Robust Training of Multi-Exit BERT (RomeBERT).
 
 Idea
-    Off-ramps on a frozen encoder stay weak at the bottom. So train encoder and exits together, in one stage; let the
-    last exit teach the others with its softened answers; and where early exits and last exit want to push the shared
-    layers in opposite directions, let the one give way to the other.
+    On a frozen encoder the first exits stay weak. So train encoder and exits together, in one stage, and let the last
+    exit teach the others with its softened predictions. Where early exits and last exit would push the shared layers in
+    opposite directions, one of them gives way to the other.
 
 Model
     A head after each of n layers, of one shape, each with its own parameters: z_i = V_i dropout(tanh(W_i h_i + b_i)) +
@@ -14,7 +14,7 @@ Training
     L_early = sum_{i<n} (1 - gamma) CE(z_i, y) + gamma T^2 KL(softmax(z_n/T) || softmax(z_i/T)), z_n held fixed here.
     One stage, all parameters: L_early + L_last.
     Gradient regularisation: A and B are the gradients of L_early and L_last in the weight matrices of layers 1 … n-1.
-    Where <A, B> < 0, B becomes B - <A, B> / <A, A> A: what points against A is taken off. Update with A + B. All else
+    Where <A, B> < 0, B becomes B - <A, B> / <A, A> A: the component against A is removed. Update with A + B. All else
     (last layer, embeddings, norms, biases, heads) gets the plain sum. For large tasks (MNLI, QQP) the released code
     swaps the roles: L_last leads and L_early gives way.
 
@@ -30,8 +30,8 @@ Deviations
        of BERT and RoBERTa (12 layers) on six GLUE tasks, 128 tokens, three and ten epochs: what two cores can train.
     2. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way, and its class token
        is all but the same for every sentence before the last layer.
-    3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5: one epoch has to do. It warms up for 10 % of the steps, and
-       weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
+    3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5, since there is only one epoch. It warms up for 10 % of the
+       steps, and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     4. KL is a sum over classes and a mean over samples. The released code's mean is over classes too, which makes it
        weaker by the number of classes (2 here): its gamma of 0.9 is not quite ours.
     5. The released code, as DeeBERT's, has an exit head at the last layer beside the real one: no loss ever trains it,

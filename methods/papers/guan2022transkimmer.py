@@ -1,15 +1,15 @@
 """Transkimmer: Transformer Learns to Layer-wise Skim (Transkimmer).
 
 Idea
-    Most tokens have said what they had to say before the last layer. Before every layer a small predictor tells, token
-    by token, who needs neither this layer nor any later one. Those go straight to the output with the state they have,
-    and the layers work on what is left. The text never exits as a whole; its tokens do, one by one.
+    Most tokens are no longer needed before the last layer. Before every layer a small predictor decides, token by
+    token, which tokens need neither this layer nor any later one. Those go straight to the output in their current
+    state, and the layers process the remaining tokens. The text never exits as a whole; its tokens do, one by one.
 
 Model
     H^0 are the embeddings, H^l the states after layer l = 1 … L. Predictor before layer l, with weights of its own:
     P_l(h) = Linear(GELU(LayerNorm(Linear(LayerNorm(h))))), two logits (skim, keep), at first -5 and +5 by its bias.
-    m^l_j = m~^l_j m^(l-1)_j with m~ in {0, 1} from P_l(H^(l-1)_j): who left does not come back. Token 0 always stays.
-    Output: O^0 = H^0, O^l_j = m^l_j H^l_j + (1 - m^l_j) O^(l-1)_j. The head reads O^L, from every token.
+    m^l_j = m~^l_j m^(l-1)_j with m~ in {0, 1} from P_l(H^(l-1)_j): a token that left does not return. Token 0 always
+    stays. Output: O^0 = H^0, O^l_j = m^l_j H^l_j + (1 - m^l_j) O^(l-1)_j. The head reads O^L, from every token.
 
 Training
     m~ by Gumbel-softmax, temperature 1, hard forward and soft backward. One optimiser for everything:
@@ -17,12 +17,12 @@ Training
 
 Exit rule
     Token j leaves before the first layer at which P_l says keep - skim <= margin. At margin 0, the paper's rule, the
-    likelier of the two decides (skim if equal). The knob moves the margin: at infinity all tokens but the first leave
-    before layer 1, at minus infinity none ever does.
+    more likely of the two decides (skim if equal). The knob moves the margin: at infinity all tokens but the first
+    leave before layer 1, at minus infinity none ever does.
 
 Skipped
     Keys, values, queries and feed-forward work of that layer and all later ones for the tokens that left, and their
-    predictors. Tokens are really removed: the rest is packed together, and attention works on what is left of a text.
+    predictors. Tokens are really removed: the remaining ones are packed together, and attention runs on these alone.
 
 Trained otherwise
     Predictors and head learn at 2e-4, not at 1e-3 (deviation 6). Steps are as many as in all rows.
@@ -38,11 +38,13 @@ Deviations
     2. The head reads the mean over all tokens as they left, not the class token: MiniLM is meant to be read so.
     3. One network serves all knobs, which move the margin of the decision; the paper trains one for each lambda. The
        variants are its lambda and a gentler one.
-    4. Who left is masked so that the rest of the attention adds up to 1 again; the released code masks after the
-       softmax and does not normalise. Only so are masking in training and removing in use the same network.
+    4. Tokens that left are masked so that the remaining attention adds up to 1 again; the released code masks after the
+       softmax and does not normalise. Only in this way do masking in training and removal at inference give the same
+       network.
     5. Nothing is drawn at inference. The released code goes on adding Gumbel noise in evaluation.
-    6. Predictors and head, which start from nothing, learn twice as fast as the rest (released code: as fast): within
-       one epoch the predictors have to come down from "keep everything", but not before the network knows the task.
+    6. Predictors and head, which start from scratch, learn at twice the rate of the rest (released code: the same
+       rate): within one epoch the predictors have to move away from "keep everything", but not before the network has
+       learned the task.
 """
 
 from __future__ import annotations

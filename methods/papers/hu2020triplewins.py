@@ -1,10 +1,10 @@
 """Triple Wins: Boosting Accuracy, Robustness and Efficiency Together by Enabling Input-Adaptive Inference (RDI-Nets).
 
 Idea
-    Training against attacks makes a network robust, less accurate on clean images, and no cheaper. A network with many
-    exits has as many losses, so whoever attacks it must choose what to fool, and whoever defends it may train on any
-    such choice. Exits that are all trained against attacks, and left by entropy, win three times over the defended
-    network without them.
+    Adversarial training makes a network robust, but less accurate on clean images, and no cheaper. A network with many
+    exits has as many losses, so it is a choice which of them an attack targets, and a defender may train on any such
+    choice. When all exits are trained against attacks and inference exits by entropy, the network beats the defended
+    network without exits in three ways.
 
 Model
     A network with K side branches and its main exit; f_1 … f_{K+1} are the logits of all exits, the last the main one.
@@ -13,7 +13,7 @@ Training
     L is the cross-entropy, y the class, and x' an image within |x' - x| <= eps whose pixels stay between black and
     white. Each attack climbs by projected gradients from a random start in the ball:
     x' <- project(x' + g sign(grad J(x'))), S times, with J one of
-    single, of exit i   L(f_i(x'), y); of the main exit if nothing else is said.
+    single, of exit i   L(f_i(x'), y); of the main exit if not stated otherwise.
     average             1/(K+1) sum_i L(f_i(x'), y).
     max-average         of the K+1 single attacks x'_i that for which 1/(K+1) sum_j L(f_j(x'_i), y) is largest, for
                         each image by itself.
@@ -23,15 +23,15 @@ Training
 Exit rule
     H_i = -sum_c p_c ln p_c, p = softmax(f_i). Stop at the first branch with H_i < T_i (strictly); else the main exit
     answers. The knob is a share of images held out for this: at each branch in turn, T_i is the entropy of the first
-    that stays if so large a share of all leaves there, those with the least entropy. The paper's share is 1/(K+1). 1
-    stops at the first branch; at 0 all T_i = -1 and nothing stops.
+    image that stays if this share of all images, those with the least entropy, leaves there. The paper's share is
+    1/(K+1). 1 stops at the first branch; at 0 all T_i = -1 and nothing stops.
 
 Skipped
-    All layers and branches behind the exit.
+    All layers and branches after the exit.
 
 Trained otherwise
-    For as many epochs as all rows, but on each batch twice, clean and attacked, besides the steps of the attack: what
-    the paper is about. The variant "undefended" is trained as all rows are.
+    For as many epochs as all rows, but on each batch twice, clean and attacked, in addition to the steps of the attack:
+    this is what the paper is about. The variant "undefended" is trained as all rows are.
 
 Deviations
     1. A small residual network with internal classifiers at shares of its cost, on cluttered Fashion-MNIST, 6,000
@@ -44,9 +44,10 @@ Deviations
        code leaves the network in training mode: each step of an attack moves them.
     4. Thresholds are found on validation images, half of which are for nothing else. The released scripts sort the test
        images, and then scale or shift the thresholds by hand.
-    5. The entropy is exact. The released code adds 1e-5 inside the logarithm, for which a sure answer's is below 0.
-    6. AdamW, its rate rising and then falling linearly to 0, instead of SGD whose rate falls tenfold twice; gradients
-       are clipped at norm 1; images are not shifted and flipped.
+    5. The entropy is exact. The released code adds 1e-5 inside the logarithm, so that of a confident prediction it is
+       below 0.
+    6. AdamW, whose learning rate rises and then falls linearly to 0, instead of SGD whose rate falls tenfold twice;
+       gradients are clipped at norm 1; images are not randomly shifted or flipped.
 """
 
 from __future__ import annotations

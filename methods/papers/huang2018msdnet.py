@@ -1,9 +1,10 @@
 """Multi-Scale Dense Networks for Resource Efficient Image Classification (MSDNet).
 
 Idea
-    Early classifiers on an ordinary CNN fail twice: first layers see only fine detail, and serving them spoils what
-    later layers need. So keep coarse maps, too, from the first layer on, and connect layers densely, that nothing is
-    lost. The same network then answers on demand (anytime) and serves batches with a common budget (budgeted).
+    Early classifiers on an ordinary CNN have two problems: the first layers see only fine detail, and training them for
+    classification harms the features that later layers need. So keep coarse maps as well from the first layer on, and
+    connect layers densely so that no features are lost. The same network then answers on demand (anytime) and processes
+    batches with a common budget (budgeted).
 
 Model
     Scales s = 1 … S, from fine to coarse. Layer 0: x_0^1 from the image, x_0^s from x_0^(s-1) by strided convolution.
@@ -22,25 +23,26 @@ Exit rule
     share q of what reaches it, q_k = z (1-q)^(k-1) q of all would leave there (z makes the sum 1). Find the q whose
     mean cost sum_k q_k C_k is the budget; then, one by one, theta_k is the confidence that a share q_k of all images
     held out for this still reaches. As (1-q)^k ~ p^k with p = 1-q, larger budgets need p > 1, as in the released code.
-    Anytime: every image has the budget for itself and gets the answer of the last classifier within it.
+    Anytime: every image has its own budget and gets the answer of the last classifier within it.
 
 Skipped
-    All layers and classifiers behind the exit, and finer maps that no classifier up to the exit needs.
+    All layers and classifiers after the exit, and finer maps that no classifier up to the exit needs.
 
 Trained otherwise
     As long as all rows of the image tracks, but by SGD with momentum at rate 0.1, as the paper trains this network,
-    which is another one than theirs.
+    which differs from that of the other rows.
 
 Deviations
     1. Fashion-MNIST (28×28, one channel) instead of CIFAR and ImageNet, which no package ships.
     2. 4 classifiers at layers 1, 3, 6, 10 instead of 5 to 7 up to layer 28; C0 = 8, g = 4, 64 channels in classifiers
        instead of 16, 6, 128; the first convolution has stride 2, so that maps have 14, 7 and 4 pixels a side. 6,000
-       images, 2 epochs instead of 300, for want of time; later classifiers would need more to show their worth.
+       images and 2 epochs instead of 300, to save time; later classifiers would need more to show their benefit.
     3. The learning rate rises, then falls linearly to 0, instead of falling tenfold at half and three quarters of the
        training; gradients are clipped at norm 1; no shifts and flips of the images.
-    4. One network serves both variants, its classifiers ever farther apart, as the paper has them for budgets. For
-       anytime prediction it spaces them evenly (from layer 4, every 2).
-    5. The released op counter ignores lazy evaluation and counts ReLU, pooling and biases; here MACs that really ran.
+    4. One network serves both variants, with increasing distances between its classifiers, as in the paper's network
+       for budgets. For anytime prediction it spaces them evenly (from layer 4, every 2).
+    5. The released op counter ignores lazy evaluation and counts ReLU, pooling and biases; here the MACs that really
+       ran are counted.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Dynamic Early Exit Scheduling for Deep Neural Network Inference through Contextual Bandits (DEE).
 
 Idea
-    Whether going on pays depends on what a frame has shown so far, and what going on brings is unknown. At each exit
-    the confidence seen there and the time spent are the context of a bandit with two actions, leave or go on. Two
-    things are unlike the textbook: what going on is worth follows from later decisions, and early exits are met more
-    often.
+    Whether it pays to go on depends on what a frame has shown so far, and the gain from going on is unknown. At each
+    exit the confidence seen there and the time spent are the context of a bandit with two actions, leave or go on. It
+    differs from the textbook bandit in two ways: the value of going on depends on later decisions, and early exits are
+    visited more often.
 
 Model
     One network with exits 1 … K after shares of its cost. At exit k frame t has confidence c_{t,k} = max softmax, and
@@ -18,25 +18,26 @@ Training
 Exit rule
     V_{k,m} is the mean of the final utilities of the N_{k,m} frames that were in cell m at exit k and went on.
     At exit k < K frame t goes on if N_{k,m} < D(t) = t^a (forced exploration); else it leaves if
-    U_{t,k} >= V_{k,m} + sqrt(beta * ln(t) / N_{k,m}), and goes on if not. Exit K answers whoever comes to it.
-    When it has left at e, U_{t,e} enters V_{k,m} of every exit k < e, in the cell in which the frame was there.
-    The best rule on the same grid is found backwards, with all known: V*_{k,m} = E[max(U_{k+1}, V*_{k+1,m'}) | m], and
-    a frame leaves if U_k >= V*_{k,m}; the regret is what that rule collects more.
+    U_{t,k} >= V_{k,m} + sqrt(beta * ln(t) / N_{k,m}), and goes on if not. Exit K answers every frame that reaches it.
+    When a frame has left at e, U_{t,e} enters V_{k,m} of every exit k < e, in the cell in which the frame was at that
+    exit. The best rule on the same grid, with full knowledge, is found backwards: V*_{k,m} = E[max(U_{k+1},
+    V*_{k+1,m'}) | m], and a frame leaves if U_k >= V*_{k,m}; the regret is the additional utility that this rule would
+    collect.
 
 Skipped
-    The layers and heads behind the exit. The cost is the simulated time of a frame, MACs ÷ the phone's speed, which
-    wanders; heads on the way are paid for.
+    The layers and heads after the exit. The cost is the simulated time of a frame, MACs ÷ the phone's speed, which
+    varies over time; heads on the way are paid for.
 
 Deviations
-    1. The abstract is all that could be read: it names context, actions, dependent rewards, uneven exploration and a
-       regret per inference that vanishes; utility, grid, index and forced exploration are made up, and so is D(t).
-    2. lambda is the knob. Its ends leave nothing to learn: at infinity the first exit answers all, below 0 the last,
-       and no other head is run.
-    3. Final utilities count alike, though early ones come from a rule that still explored.
-    4. beta = 0.05: within a cell utilities spread by a tenth or two, where 1 would be for a spread over all of [0, 1].
+    1. Only the abstract could be read: it names context, actions, dependent rewards, uneven exploration and a regret
+       per inference that vanishes; utility, grid, index, forced exploration and D(t) are our own.
+    2. lambda is the knob. At its ends there is nothing to learn: at infinity the first exit answers all frames, below 0
+       the last, and no other head is run.
+    3. All final utilities have the same weight, though early ones come from a rule that was still exploring.
+    4. beta = 0.05: within a cell utilities spread by a tenth or two, while 1 would fit a spread over all of [0, 1].
     5. A residual network of six exits on cluttered Fashion-MNIST; the paper's networks, data, testbed and its four
-       benchmarks are not known. Speeds are assumed, and wander between all, three quarters and half of the phone's by a
-       seeded Markov chain, half a second each on average: no time is measured.
+       benchmarks are not known. Speeds are assumed: a seeded Markov chain switches between all, three quarters and half
+       of the phone's speed, on average every half second. No time is measured.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Learning Early Exit for Deep Neural Network Inference on Mobile Devices through Multi-Armed Bandits (LEE).
 
 Idea
-    While no server can be reached, for nobody knows how long, a phone answers by a network with exits of its own. How
-    sure each exit will be, and how long it will take, is random and unknown. Each exit is an arm of a bandit; but a
-    slow arm also uses up time in which others could have been played, so what counts is reward per second, not per
-    play.
+    While no server can be reached, for an unknown time, a phone answers with its own network with exits. The confidence
+    and the latency of each exit are random and unknown. Each exit is an arm of a bandit; but a slow arm also uses up
+    time in which other arms could have been played, so reward per second counts, not reward per play.
 
 Model
-    One network with exits 1 … K after shares of its cost. Whoever is sent to exit k runs the layers up to it and the
-    one head there: confidence c_n = max softmax, latency l_n seconds. The next decision comes d_n = l_n + o seconds
-    after this one, o being the time that it takes to fetch a frame.
+    One network with exits 1 … K after shares of its cost. A frame that is sent to exit k runs the layers up to it and
+    the one head there: confidence c_n = max softmax, latency l_n seconds. The next decision comes d_n = l_n + o seconds
+    after this one, o being the time to fetch a frame.
 
 Training
     The network: everything together, L = sum_k CE_k. The bandit: online, without labels.
@@ -17,30 +16,30 @@ Training
 Exit rule
     r_n = c_n - lambda * l_n. The sum of the r_n that fit into the time T is largest, by renewal-reward, for the exit
     k* = argmax_k E[r_k] / E[d_k], and the regret is R(T) = T * max_k E[r_k] / E[d_k] - E[sum_n r_n].
-    Each exit is played once; then, before frame n is looked at, it is sent to the exit with the largest
-    index_k = (rbar_k + R * eps_k) / max(dbar_k - D_k * eps_k, d_min),   eps_k = sqrt(beta * ln(n) / n_k),
-    with n plays so far, n_k of them at k, rbar_k and dbar_k the means there, D_k the range of the durations seen there,
-    d_min the smallest seen anywhere, and R = 1 + lambda * max_k D_k, the range of rewards. Of equals the first is
-    taken. Where even rbar_k + R * eps_k is below 0 it is divided by dbar_k + D_k * eps_k: a loss is least bad if it
-    lasts long.
+    Each exit is played once; then, before frame n is processed, it is sent to the exit with the largest index_k =
+    (rbar_k + R * eps_k) / max(dbar_k - D_k * eps_k, d_min),   eps_k = sqrt(beta * ln(n) / n_k), with n plays so far,
+    n_k of them at k, rbar_k and dbar_k the means there, D_k the range of the durations seen there, d_min the smallest
+    seen anywhere, and R = 1 + lambda * max_k D_k, the range of rewards. Of equal ones the first is taken. Where even
+    rbar_k + R * eps_k is below 0 it is divided by dbar_k + D_k * eps_k: per second, a loss is smallest if it is spread
+    over a long time.
 
 Skipped
-    The layers behind the chosen exit, and all heads but its own. The cost is the simulated time of a frame, MACs ÷
-    the phone's speed, which wanders.
+    The layers after the chosen exit, and all heads but its own. The cost is the simulated time of a frame, MACs ÷ the
+    phone's speed, which varies over time.
 
 Deviations
-    1. Only the abstract and keywords could be read. They fix arms, reward (confidence against latency), random
+    1. Only the abstract and keywords could be read. They specify arms, reward (confidence against latency), random
        durations, the unknown horizon and asymptotic optimality; utility, index and the constants are a reconstruction,
        the usual bandit with durations.
     2. The time o between inferences is added. Without it lambda drops out, E[c - lambda l] / E[l] = E[c] / E[l] -
-       lambda, and nearly always the first exit is the best per second, whatever the price: what the paper's utility
-       does about that is not known. With o = 0 (a setting) this is the plain reconstruction.
-    3. lambda is the knob. Its ends leave nothing to learn: at infinity the first exit is the only arm, below 0 the
-       last.
+       lambda, and nearly always the first exit is the best per second, whatever the price. How the paper's utility
+       avoids this is not known. With o = 0 (a setting) this is the plain reconstruction.
+    3. lambda is the knob. At its ends there is nothing to learn: at infinity the first exit is the only arm, below 0
+       the last.
     4. beta = 0.5; UCB1 has 2. Confidences spread far less than over all of [0, 1], and a stream here is short.
     5. A residual network of six exits on cluttered Fashion-MNIST; the paper's networks and driving testbed are not
-       known. Speeds are assumed, and wander between all, three quarters and half of the phone's by a seeded Markov
-       chain, half a second each on average: no time is measured.
+       known. Speeds are assumed: a seeded Markov chain switches between all, three quarters and half of the phone's
+       speed, on average every half second. No time is measured.
     6. A frame is always there. The paper's outage begins and ends; here the stream of test frames is what fits into
        it, and the claims are tried for horizons that the bandit does not know.
 """

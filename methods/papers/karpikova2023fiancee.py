@@ -1,53 +1,54 @@
 """FIANCEE: Faster Inference of Adversarial Networks via Conditional Early Exits (FIANCEE).
 
 Idea
-    A generator of pictures takes as much computation for a simple one as for a rich one, and a finished picture has no
-    confidence that could be tested. So light branches draw from early maps of a trained generator, helped by a picture
-    that is looked up among some it has seen. A predictor tells from the input how far each branch's picture would be
-    from the whole generator's. The user says how far is near enough, and the first branch that keeps it is run.
+    An image generator spends as much computation on a simple image as on a complex one, and a finished image has no
+    confidence that could be tested. So light branches generate images from early maps of a trained generator, guided by
+    an image that is looked up in a database of training images. A predictor estimates from the input how far each
+    branch's image would be from the whole generator's. The user sets the allowed distance, and the first branch within
+    it is run.
 
 Model
     Modules l_1 … l_n (n = 4), each with twice the side of the one before: x_i = l_i(x_{i-1}, m), where m is the
     semantic map and x_0 the map at the coarsest side; y_n = tanh(conv(relu(x_n))).
     l_i(x, m) = conv_{1×1}(x) + conv(relu(conv(relu(spade(x, m))))), convolutions 3×3,
     spade(x, m) = (1 + gamma(m)) * norm(x) + beta(m), gamma and beta linear in m at each place, norm over channels and
-    places of one picture.
+    places of one image.
     Branch j < n:  y_j = B_j([x_j, G]): modules lt_{j+1} … lt_n of the same form and sides, channels divided by SF_j;
-    the first of them reads G, made as small as its map, beside x_j. G is the picture whose key, its own x_1, is nearest
-    to x_1 (Euclid) in a database of D pictures.
+    the first of them reads G, made as small as its map, beside x_j. G is the image whose key, its own x_1, is nearest
+    to x_1 (Euclidean distance) in a database of D images.
     P(m): two convolutions of stride 2 and two linear layers, softplus: qhat_1 … qhat_{n-1} >= 0.
 
 Training
     d(y, z): mean over two kinds of maps phi of a frozen network, and over their places, of |phi(y) - phi(z)|², each
     place's phi of length 1.
     1. Generator, real picture y:  L = a d(y_n, y) + b |y_n - y|_1 + c L_GAN(y_n).
-    2. It is frozen, the database filled with the first D training pictures; on the others all branches together:
+    2. It is frozen, and the database filled with the first D training images; on the others all branches together:
        L = sum_j a d(y_j, y_n) + b |y_j - y_n|_1 + c L_GAN(y_j).
     3. All that is frozen; on the same others P:  L = mean (P(m)_j - q_j)²,  q_j = d(y_j, y_n).
     L_GAN(y) = -mean D(m, y); each of 1. and 2. has a discriminator D of its own, over 4×4 … places, that makes a step
     of Adam before each: mean max(0, 1 - D(m, real)) + mean max(0, 1 + D(m, y)), the mean over all branches in 2.
 
 Exit rule
-    j* = min {j : P(m)_j <= T}, n if there is none; settled before the generator runs. T = inf takes the first branch
-    for all, T < 0 the whole generator.
+    j* = min {j : P(m)_j <= T}, n if there is none; decided before the generator runs. T = inf takes the first branch
+    for all inputs, T < 0 the whole generator.
 
 Skipped
-    The generator's modules behind l_{j*}, and all branches but B_{j*}. The predictor is run for every map; the look-up,
+    The generator's modules after l_{j*}, and all branches but B_{j*}. The predictor is run for every map; the look-up,
     D · (size of x_1) products, where a branch is.
 
 Deviations
-    1. The paper could not be read. Abstract, the caption of its first figure and a review tell of modules and lighter
-       branches of differing depth, of the small database asked by the first layers, of the predictor and the threshold.
-       Losses, widths, what the database holds, how G enters and P's loss are reconstructed. The caption speaks of an
-       auxiliary picture, the review of guiding features: here it is the picture.
+    1. The paper could not be read. The abstract, the caption of its first figure and a review describe modules and
+       lighter branches of differing depth, the small database queried by the first layers, the predictor and the
+       threshold. Losses, widths, what the database holds, how G enters and P's loss are reconstructed. The caption
+       mentions an auxiliary image, the review guiding features: here it is the image.
     2. Twemoji drawings of 32×32 pixels with maps of eight kinds of colour at 16×16 instead of Cityscapes with OASIS,
        and no faces with MegaPortraits. The generator is trained here, in minutes, and so small that l_1 takes a
-       hundredth of it. It adds no noise, so a map has one picture.
+       hundredth of it. It adds no noise, so each map gives one image.
     3. d stands for LPIPS: maps of EfficientNet-Lite0, trained on ImageNet, without the weights that LPIPS has learned
        from people's judgements. So numbers of T are not the paper's.
     4. SF_j differs: the earlier the branch, the lighter.
-    5. No picture of the database is among those that branches and predictor learn from: each would be handed itself.
-    6. The discriminator is a small one of hinge loss, not OASIS's, which tells the kinds of places.
+    5. No image of the database is among those on which branches and predictor are trained: each would retrieve itself.
+    6. The discriminator is a small one of hinge loss, not OASIS's, which classifies each place.
     7. T = 0.1 is the paper's; here a threshold is chosen on validation drawings.
 """
 

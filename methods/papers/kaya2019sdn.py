@@ -1,9 +1,10 @@
 """Shallow-Deep Networks: Understanding and Mitigating Network Overthinking (SDN).
 
 Idea
-    A network often knows the answer halfway. What it does after that is waste, and harm where a right answer becomes a
-    wrong one: it overthinks. Internal classifiers show this in any network, trained or not; confident ones end the
-    computation early, and where they disagree with the last, its answer is likely wrong.
+    A network often has the right answer halfway. Further computation is then wasted, and harmful where the right answer
+    becomes a wrong one: the network overthinks. Internal classifiers show this in any network, whether it is already
+    trained or not. Confident ones end the computation early, and where they disagree with the last classifier, its
+    answer is likely wrong.
 
 Model
     Internal classifiers F_1 … F_M at shares C_i of the cost of an ordinary network, and its own classifier F_{M+1}.
@@ -17,22 +18,23 @@ Training
     L_i is the cross-entropy of z_i.
 
 Exit rule
-    Stop at the first F_i with max p_i >= q, one q for all. If none is as sure, F_{M+1} included, the surest of all
-    answers, which need not be the last. q = 0 stops at the first, q > 1 never.
+    Stop at the first F_i with max p_i >= q, one q for all. If none reaches q, F_{M+1} included, the most confident of
+    all classifiers answers, which need not be the last. q = 0 stops at the first, q > 1 never.
 
 Skipped
-    All layers and classifiers behind the exit.
+    All layers and classifiers after the exit.
 
 Trained otherwise
-    IC-only: beside the epochs that all rows have, which train the network, the internal classifiers alone learn for as
+    IC-only: besides the epochs that all rows have, which train the network, the internal classifiers alone learn for as
     many on its frozen maps: two stages are half of what the paper is about. SDN training has no second stage.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of VGG-16, ResNet-56,
        WideResNet-32-4 and MobileNet on CIFAR and Tiny ImageNet, 100 epochs: what two cores can train in minutes. With
        fewer layers there are places for five internal classifiers, up to 80 % of the cost, instead of six.
-    2. AdamW, its rate rising and then falling linearly to 0, instead of SGD whose rate falls tenfold three times
-       (internal classifiers: Adam, once); gradients are clipped at norm 1; images are not shifted and flipped.
+    2. AdamW, whose learning rate rises and then falls linearly to 0, instead of SGD whose rate falls tenfold three
+       times (internal classifiers: Adam, once); gradients are clipped at norm 1; images are not randomly shifted or
+       flipped.
     3. Windows at the border are smaller where 4 does not divide the map's side; the released code drops the border.
     4. tau grows from step to step; in the released code from epoch to epoch, the first being 0.01 + C_i / T of T
        epochs.

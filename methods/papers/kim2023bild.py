@@ -1,9 +1,10 @@
 """Speculative Decoding with Big Little Decoder (BiLD).
 
 Idea
-    Most words of a text a small decoder writes as well as a large one. Let it write, let it hand over where it is not
-    sure, and let the large one read in one parallel pass what was written since its last turn: where that would hardly
-    have said the same, it throws the word and all after it away. Two thresholds trade quality for speed.
+    A small decoder writes most words of a text as well as a large one. So let the small one write, and hand over to the
+    large one where it is not confident. The large one reads in one parallel pass what was written since its last turn;
+    a word that it considers very unlikely is discarded together with all words after it. Two thresholds trade quality
+    for speed.
 
 Model
     Two decoders over the same vocabulary: S, small, and B, big, each with keys and values of its own. The paper:
@@ -11,15 +12,15 @@ Model
 
 Training
     Each by itself: cross-entropy of the next token. "aligned" (prediction alignment): S learns on, by cross-entropy,
-    from what B writes, greedily, behind prompts of training texts.
+    from what B writes, greedily, after prompts of training texts.
 
 Exit rule
     Fallback: p = p_S(. | y_1 … y_n); S writes argmax p if max p >= alpha_FB. Where max p < alpha_FB, strictly, or after
     n_max = 10 tokens in a row, B takes over. The first token is always B's.
     Rollback: in its turn B reads all tokens since its last turn in one pass, with d_i = -ln p_B(y_i | y_1 … y_{i-1}).
-    At the first i with d_i > alpha_RB, strictly, where argmax p_B is not y_i itself, y_i and all behind it are deleted
-    from the text and from both caches, and B writes argmax p_B there. Else it writes the token that comes next. Then S
-    goes on. alpha_FB > 1 is B alone.
+    At the first i with d_i > alpha_RB, strictly, where argmax p_B is not y_i itself, y_i and all tokens after it are
+    deleted from the text and from both caches, and B writes argmax p_B there. Otherwise it writes the next token. Then
+    S goes on. With alpha_FB > 1, B writes alone.
     The paper's (alpha_RB, alpha_FB) on IWSLT 2017 are (2, 0.6) and (3, 0.5), aligned (3, 0.9) and (4, 0.6).
 
 Skipped
@@ -34,18 +35,18 @@ Deviations
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
        is kept: an open continuation has no reference that models of this size would meet.
     4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1.
-    5. alpha_FB is mostly lower than the paper's: such models are seldom sure of the next token. alpha_RB is 2, of the
-       paper's 2 to 6 the best on validation texts.
+    5. alpha_FB is mostly lower than the paper's: such models are seldom confident of the next token. alpha_RB is 2, of
+       the paper's 2 to 6 the best on validation texts.
     6. The paper rolls back from the first i with d_i > alpha_RB whatever B would write there; where that is y_i again,
-       the tokens behind it are thrown away for nothing, so here such a token is passed over and the next is looked at.
-       With ``released`` it is as in the released loop, which then checks no later token in this turn either, and which
-       after a rollback lets B write one more token in a pass of its own.
-    7. The end of a text comes without B's having read the last tokens, as in the released code, unless ``verified``.
-       There also a threshold of 0 is read as none given, and becomes 0.6 or 5; here 0 is 0.
+       the tokens after it are discarded for nothing, so here such a token is skipped and the next is checked. The
+       setting ``released`` follows the released loop, which in this case checks no later token in the turn either, and
+       which after a rollback lets B write one more token in a separate pass.
+    7. A text may end before B has read the last tokens, as in the released code, unless ``verified`` is set. In that
+       code a threshold of 0 also counts as not given, and becomes 0.6 or 5; here 0 is 0.
     8. Alignment takes 800 training windows once, with AdamW; the paper's calibration texts were not released, and how
        long it trained was read in a reproduction alone (500,000 steps).
-    9. What S says is never trusted if it is not finite. Where B says what is not finite nothing can be rolled back; of
-       the tokens that it has read so, as of its own, this is told.
+    9. Outputs of S that are not finite are never trusted. Where B's outputs are not finite nothing can be rolled back;
+       the affected tokens, read or written, are reported.
 """
 
 from __future__ import annotations

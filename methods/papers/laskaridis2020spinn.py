@@ -1,49 +1,52 @@
 """SPINN: Synergistic Progressive Inference of Neural Networks over Device and Cloud (SPINN).
 
 Idea
-    Where a network is cut between a phone and a server, and how readily it stops at an exit, are one decision: an exit
-    on the phone saves the way to the server for all that leave there. So look at both together while running, with
-    tables made before and what the link and the server do at present, for whatever the user wants most. Exits on the
-    phone are an insurance too: if the server falls silent, there is an answer.
+    Where a network is cut between a phone and a server, and how easily it stops at an exit, are one decision: an exit
+    on the phone saves the transfer to the server for all inputs that leave there. So both are chosen together at run
+    time, from tables made beforehand and the current state of link and server, for the goals that the user sets. Exits
+    on the phone are also a fallback: if the server does not respond, there is an answer.
 
 Model
     One network with exits at shares C_i of its cost; y_i are the logits of exit i. A cut s puts its first s parts with
-    their exits on the device, and the rest on the server: s = 0 is all on the server, the last s all on the device.
+    their exits on the device, and the rest on the server: s = 0 puts everything on the server, the largest s everything
+    on the device.
 
 Training
     Everything together from the start: L = sum_i tau_i(t) L_i + L_last, tau_i(t) = min(C_i, 0.01 + t C_i), where the
     share t of the training is over: as in Shallow-Deep Networks.
 
 Exit rule
-    Leave at the first exit with max softmax(y_i) >= thr, one thr for all. If none is as sure, the last included, the
-    surest of all answers. If no exit of the device is, the state at s crosses in 8 bits a value, compressed. If no
-    answer is back in time, the device answers by its surest exit; if it has asked none, it goes on by itself.
-    The scheduler has a design point (s, thr) for each picture. From tables over a grid (share of pictures at each exit,
-    accuracy, sizes), device speed, and moving averages of bandwidth B and of the server's speed, it expects
-    t(s, thr) = sum_{i<=s} a_i c_i / v_d + a_{s+1} (RTT + 8 size_s / B) + sum_{i>s} a_i c_i / v_s,
+    Leave at the first exit with max softmax(y_i) >= thr, one thr for all. If none reaches thr, the last included,
+    the most confident of all exits answers. If no exit of the device does, the state at s is sent with 8 bits per
+    value, compressed. If no answer comes back in time, the device answers by its most confident exit; if it has run
+    none, it goes on by itself. The scheduler chooses a design point (s, thr) for each image. From tables over a grid
+    (share of images at each exit, accuracy, sizes), device speed, and moving averages of bandwidth B and of the
+    server's speed, it expects t(s, thr) = sum_{i<=s} a_i c_i / v_d + a_{s+1} (RTT + 8 size_s / B) + sum_{i>s} a_i
+    c_i / v_s,
     with a_i the share that reaches exit i at thr and c_i what part and exit cost; likewise throughput, the server's
-    work, and the device's energy. Points that break a limit are left out; then of the others, target by target in the
-    user's order, those are kept that are nearly the best; the best by the last target is taken. Here thr is the knob,
-    and the scheduler cuts; with a grid for thr it chooses both (claims).
+    work, and the device's energy. Points that violate a limit are left out; of the others, target by target in the
+    user's order, those that are nearly the best are kept; the best by the last target is taken. Here thr is the knob,
+    and the scheduler chooses the cut; with a grid for thr it chooses both (in the claims).
 
 Skipped
-    The parts behind the exit, and for what leaves on the device the way to the server. The cost is the simulated time
-    to the answer; the full model is the network without early exits, cut by the same scheduler.
+    The parts after the exit and, for images that leave on the device, the transfer to the server. The cost is the
+    simulated time to the answer; the full model is the network without early exits, cut by the same scheduler.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST, exits after 17 to 83 % of its cost, instead of VGG-19,
        ResNet and others on CIFAR-100 and ImageNet with six exits from 15 to 90 %.
-    2. The ramp of the losses, the surest exit as a fallback, the order of targets and the codec were not read in the
-       paper: they follow summaries and its system figure. The third-party code has a constant weight for its one exit.
-    3. Cuts are at exits, not behind every ReLU.
-    4. zlib compresses what crosses (its fastest level), where the paper has bit shuffling and LZ4, which the standard
+    2. The ramp of the losses, the most confident exit as a fallback, the order of targets and the codec were not read
+       in the paper: they follow summaries and its system figure. The third-party code has a constant weight for its one
+       exit.
+    3. Cuts are at exits, not after every ReLU.
+    4. zlib (at its fastest level) compresses what is sent; the paper has bit shuffling and LZ4, which the standard
        library lacks.
     5. Machines and link are simulated with assumed numbers (settings): layer times are MACs ÷ speed, none is measured.
-       Bandwidth wanders by a seeded Markov chain and breaks off by a Gilbert process, since no recorded traces are at
-       hand; the server is busy by a Markov chain too. Pictures come four times a second. The radio and the server
-       report each second what they did in the last, for the moving averages; one picture tells nothing.
-    6. The picture is small, and what the parts pass on is larger than it, so that cutting between exits pays only
-       where most pictures leave before.
+       Bandwidth follows a seeded Markov chain, with outages by a Gilbert process, since no recorded traces are
+       available; the load of the server is a Markov chain too. Images arrive four times a second. For the moving
+       averages, radio and server report each second their rates in the last second; a single image says too little.
+    6. The image is small, and the outputs of the parts are larger than it, so cutting between exits pays off only where
+       most images leave before the cut.
 """
 
 from __future__ import annotations

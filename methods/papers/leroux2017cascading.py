@@ -1,45 +1,45 @@
 """The Cascading Neural Network: Building the Internet of Smart Things (Cascading Neural Network).
 
 Idea
-    A sensor or a phone cannot run a deep network, and sending all it sees to the cloud takes time and traffic. Give
-    every part of the network an output layer, and lay the first parts on the device: most inputs are settled there, and
-    only where its output layers are not sure does it send what it has computed so far.
+    A sensor or a phone cannot run a deep network, and sending all inputs to the cloud takes time and traffic. Give
+    every part of the network an output layer, and put the first parts on the device: most inputs are answered there,
+    and only where its output layers are not confident does it send its intermediate results.
 
 Model
-    h_0 = x, h_i = F_i(h_{i-1}), i = 1 … n.  An output layer for each: p_i = softmax(W_i flatten(h_i) + b_i).
-    Parts 1 … s with their output layers lie on the device, s + 1 … n in the cloud; with more machines in between the
-    network is cut as often.
+    h_0 = x, h_i = F_i(h_{i-1}), i = 1 … n.  An output layer for each: p_i = softmax(W_i flatten(h_i) + b_i). Parts 1 …
+    s with their output layers are on the device, s + 1 … n in the cloud; with more machines in between there are more
+    cuts.
 
 Training
     Two stages (main variant): the network with its last output layer alone, by cross-entropy; it is frozen, and the
-    other output layers learn on it, each by its own cross-entropy.
+    other output layers are trained on it, each by its own cross-entropy.
     Joint: everything together from the start, L = sum_i CE(p_i, y).
 
 Exit rule
     c_i = max_k p_i[k].  Stop at the first i with c_i >= tau, one tau for all; the last always answers. tau = 0 stops at
-    the first output layer, tau > 1 never. If none on the device is sure, h_s is sent. Without a connection the device
-    answers by its last output layer.
+    the first output layer, tau > 1 never. If none on the device reaches tau, h_s is sent. Without a connection the
+    device answers by its last output layer.
 
 Skipped
-    The parts behind the output layer that answers; and if that lies on the device, the way to the cloud and back. The
+    The parts after the output layer that answers; and if that is on the device, the transfer to the cloud and back. The
     cost is the simulated time to the answer: MACs ÷ speed on each machine, then h_s in float32 (and 15 bytes beside)
-    over a link whose bandwidth wanders, and the answer back. The full model is the same network, cut alike, without
-    output layers before the last.
+    over a link whose bandwidth varies, and the answer back. The full model is the same network, cut in the same way,
+    without output layers before the last.
 
 Trained otherwise
-    Two stages: beside the epochs that all rows have, which train the network, the output layers learn for as many more
-    on its frozen states. The joint variant has no second stage.
+    Two stages: besides the epochs that all rows have, which train the network, the output layers are trained for as
+    many more on its frozen states. The joint variant has no second stage.
 
 Deviations
-    1. The article could not be read beyond its abstract: training, confidence and the one threshold are assumed, and
-       both ways of training that come to mind are here.
-    2. A residual network of six parts on cluttered Fashion-MNIST. What its parts pass on is larger than the picture
-       itself (92 kB after the first, the picture 2 kB), which is not so where an input is large or a layer narrow.
-    3. Output layers read the mean of their map over at most 4×4 places: a whole map flattened would need ten times the
-       weights, and all stored maps gigabytes.
+    1. The article could not be read beyond its abstract: training, confidence and the single threshold are assumed, and
+       both plausible ways of training are here.
+    2. A residual network of six parts on cluttered Fashion-MNIST. The outputs of its parts are larger than the image
+       itself (92 kB after the first part, the image 2 kB), unlike where inputs are large or layers narrow.
+    3. Output layers read the mean of their map over at most 4×4 places: flattening the whole map would need ten times
+       the weights, and the stored maps gigabytes.
     4. Speeds of machines, bandwidth and travel time are assumed (settings), and no time is measured: a device of 2
-       billion multiply-accumulates a second, a cloud of 100, and a link of 8 Mbit/s on average, which wanders between
-       half and twice that by a seeded Markov chain. Pictures come four times a second.
+       billion multiply-accumulates a second, a cloud of 100, and a link of 8 Mbit/s on average, which varies between
+       half and twice that by a seeded Markov chain. Images arrive four times a second.
 """
 
 from __future__ import annotations

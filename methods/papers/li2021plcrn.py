@@ -1,9 +1,9 @@
 """Learning to inference with early exit in the progressive speech enhancement (PL-CRN++).
 
 Idea
-    Progressive enhancement takes the noise out of a recording in rounds, a few decibels each. How many rounds are worth
-    their cost depends on how noisy the recording is. Once two successive rounds say nearly the same, further ones would
-    change hardly anything either: so stop. Nothing is trained for that, and one threshold trades quality for speed.
+    Progressive enhancement removes noise from a recording in rounds, a few decibels each. How many rounds are worth
+    their cost depends on how noisy the recording is. Once two successive rounds give nearly the same output, further
+    ones would hardly change it: so stop. Nothing is trained for this, and one threshold trades quality for speed.
 
 Model
     X is the complex spectrum of the noisy recording, S_0 = X, h_0 = 0. Round q = 1 … Q, with the same weights in all:
@@ -11,7 +11,7 @@ Model
     h_q = (1 - z) h_{q-1} + z c   (a unit that is recurrent over rounds, not over time);
     G_q, D_q = dec(h_q, e_q);   S_q = sigmoid(G_q) S_{q-1} + D_q,   real and imaginary part estimated.
     The encoder is two convolutions with a stride of 4 along frequency; convolutions dilated by 1, 2 and 4 look along
-    time, over all frequencies at once; the decoder mirrors the encoder and adds what that found on the way.
+    time, over all frequencies at once; the decoder mirrors the encoder and adds its intermediate features.
 
 Training
     All rounds together, from the start: L = 1/Q sum_q mean |S_q - Y_q|^2 over real and imaginary parts. With clean
@@ -25,19 +25,19 @@ Skipped
     All later rounds. What is answered is the spectrum of the round itself, bit for bit that of a full run.
 
 Deviations
-    1. The paper's text could not be read, its abstract could: exit on the distance of neighbouring stages, recurrence
-       over stages and complex spectral mapping are from there. Weights shared by all rounds, window and hop (in
+    1. The paper's text could not be read, its abstract could: the exit by the distance of neighbouring stages,
+       recurrence over stages and complex spectral mapping are from it. Weights shared by all rounds, window and hop (in
        seconds) and the recurrent unit follow the code of a sibling network of the first author, DARCN, which has
        magnitudes and no exits. The number of rounds, their targets, equal weights in the loss, and the norm by which
        d_q is divided are ours; the variant ``clean targets`` (g infinite) has the sibling's target in every round.
-    2. A second of recorded prompts of one speaker, in made noise at -5 to 15 dB, instead of TIMIT with recorded noises;
-       8 kHz; 32 ms windows. Dilated convolutions instead of a recurrent network over time, 16 and 32 channels.
+    2. One second of recorded prompts of one speaker, in synthetic noise at -5 to 15 dB, instead of TIMIT with recorded
+       noises; 8 kHz; 32 ms windows. Dilated convolutions instead of a recurrent network over time, 16 and 32 channels.
     3. A round scales the estimate before it by sigmoid(G_q) and adds D_q; a plain mapping S_q = D_q learns too slowly
        here. Spectra enter with the square root of their magnitude, beside that root itself.
-    4. Quality is the scale-invariant signal-to-distortion ratio (SI-SDR, in dB, higher is better), not PESQ and
-       DNSMOS, which need programs or networks that are not here; ESTOI is looked at among the claims, on our windows.
-    5. The first exit is behind round ``first``. At 1, S_1 is compared with the noisy X. The paper's two neighbouring
-       stages, read strictly, ask for 2.
+    4. Quality is the scale-invariant signal-to-distortion ratio (SI-SDR, in dB, higher is better), not PESQ and DNSMOS,
+       which need programs or networks that are not available here; ESTOI is measured in the claims, on our windows.
+    5. The first exit is after round ``first``. At 1, S_1 is compared with the noisy X. The paper's two neighbouring
+       stages, read strictly, require 2.
 """
 
 from __future__ import annotations

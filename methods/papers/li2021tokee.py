@@ -1,10 +1,10 @@
 """Accelerating BERT Inference for Sequence Labeling via Early-Exit (SENTEE, TOKEE).
 
 Idea
-    A tagger owes one answer per word, and words of one sentence differ in how hard they are. TOKEE lets each word halt
-    at a layer of its own, once it and its neighbours are certain; its state is copied upwards, so that the others can
-    go on attending to it. As training has never seen such sentences, a second stage trains on halting patterns that the
-    model itself produces. SENTEE is the plainer rule: the whole sentence stops with its least certain word.
+    A tagger gives one answer per word, and the words of a sentence differ in difficulty. TOKEE lets each word halt at
+    its own layer, once it and its neighbours are certain; its state is copied upwards, so that the other words can
+    still attend to it. As such sentences do not occur in ordinary training, a second stage trains on halting patterns
+    that the model itself produces. SENTEE is the simpler rule: the whole sentence stops with its least certain word.
 
 Model
     h^0 are the embeddings of word pieces. Layer l = 1 … L gives those of word i h_i^l = Layer_l(h^(l-1))_i; once the
@@ -13,20 +13,20 @@ Model
 
 Training
     1. Jointly: L = sum_l l CE_l / sum_l l, with CE_l the mean cross-entropy of layer l over words.
-    2. TOKEE only, self-sampling: for each sentence a window and a delta are drawn, TOKEE is simulated on what the
-       model of stage 1 is uncertain of, and the loss is that of stage 1 with the words halted and copied so; a word
-       counts in the layers up to the one where it halts. Some sentences halt eagerly, some not at all.
+    2. TOKEE only, self-sampling: for each sentence a window and a delta are drawn, TOKEE is simulated with the
+       uncertainties of the stage 1 model, and the loss is that of stage 1 with the words halted and copied accordingly;
+       a word counts in the layers up to the one where it halts. Some sentences halt eagerly, some not at all.
 
 Exit rule
     Uncertainty u_i^l = entropy(softmax(z_i^l)) / ln K, from 0 to 1. TOKEE: word i halts after the first layer at which
     max over |j - i| <= (window - 1) / 2 of u_j^l < delta (strictly), with all its pieces; its tag is argmax z_i^l. The
-    window looks at the present uncertainty of neighbours, also of halted ones. SENTEE: all words stop after the first
+    window uses the current uncertainty of neighbours, including halted ones. SENTEE: all words stop after the first
     layer at which the maximum over the whole sentence is < delta. At layer L everything stops. The knob is delta: above
     1 all words stop at layer 1, at 0 none before L.
 
 Skipped
     TOKEE: queries, attention and feed-forward work of halted words; keys and values of all tokens are still computed
-    from copied states, and all words classified, until the sentence is done. SENTEE: all later layers.
+    from copied states, and all words classified, until the sentence is finished. SENTEE: all later layers.
 
 Deviations
     1. MiniLM on the 80 parts of speech of the Brown corpus, 4,000 sentences of at most 40 pieces, one epoch for each
@@ -41,7 +41,7 @@ Deviations
        0.25.
     4. Copied states are bit-identical. The released script normalises them anew with the next layer's norm; its stage 2
        also trains towards the loss of stage 1 (flooding). Neither is done here.
-    5. Class and separator tokens go on until their sentence is done, as in the released code.
+    5. Class and separator tokens continue until their sentence is finished, as in the released code.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """CoAxNN: Optimizing on-device deep learning with conditional approximate neural networks (CoAxNN).
 
 Idea
-    Exits save computation on easy inputs, filter pruning on all; but a thinner trunk makes worse exits, and a threshold
-    that suits one network suits no other. So the two must be set together. A chromosome holds, for each place, whether
-    an exit is there and how sure it must be, and one pruning rate for the whole network; a genetic algorithm looks for
-    the best compromises of accuracy and latency. What the exits of each network say is stored once, so a chromosome
-    is judged without running anything. Each pruning rate costs one training.
+    Exits save computation on easy inputs, filter pruning on all inputs; but a pruned backbone makes worse exits, and a
+    threshold that fits one network does not fit another. So the two must be set together. A chromosome holds, for each
+    place, whether there is an exit and its threshold, and one pruning rate for the whole network; a genetic algorithm
+    searches for the best trade-offs of accuracy and latency. The exits' outputs are stored once for each network, so a
+    chromosome is judged without running anything. Each pruning rate costs one training.
 
 Model
     Stage i < tau: the network up to the end of a residual block and a branch there, pooling and a linear layer, with
@@ -15,10 +15,11 @@ Training
     For each pruning rate r a network of its own, from scratch, all stages together:
     L = sum_i lambda_i CE(y, y_i) / sum_i lambda_i, lambda_i = 1  (Eq. 5 and Algorithm 1).
     After each epoch the floor(t r) filters of a convolution of t whose l2 norm ||F|| (Eq. 4) is least are set to zero.
-    They go on learning, and may come back until the next time. Those that are zero at the end are removed.
-    The search: a chromosome has 2 (tau - 1) + 1 genes, for each i < tau whether stage i is available and which of Q
-    values eps_i has, and which of R values the pruning rate has. It is judged on held-out images by accuracy and mean
-    cost, of the network up to the exit and of the branches visited. NSGA-II looks for those that no other beats.
+    They are still trained and may become non-zero again until the next epoch ends. Those that are zero at the end are
+    removed. The search: a chromosome has 2 (tau - 1) + 1 genes, for each i < tau whether stage i is available and which
+    of Q values eps_i has, and which of R values the pruning rate has. It is judged on held-out images by accuracy and
+    mean cost, of the network up to the exit and of the branches visited. NSGA-II searches for those that no other
+    dominates.
 
 Exit rule
     e_i = - sum_c y_i(c) ln y_i(c)  (Eq. 3). Leave at the first available stage i < tau with e_i < eps_i (strictly);
@@ -26,36 +27,36 @@ Exit rule
     more on the held-out images, the most accurate is taken.
 
 Skipped
-    All blocks and branches behind the exit, and for every image the filters that are removed. Branches that are not
-    available are nowhere in the network.
+    All blocks and branches after the exit and, for every image, the removed filters. Branches that are not available
+    are removed from the network.
 
 Trained otherwise
     There is one network for each pruning rate, trained as long as the network of any other row: three trainings, since
     how much to prune is part of what is searched.
 
 Deviations
-    1. Read was a text taken from the paper's pages, in which some formulas are broken. Eq. 3 is printed without its
-       minus sign. The search's operators, population and generations are not given, nor the values that thresholds
-       may have.
+    1. A text copied from the paper's pages was read, in which some formulas are broken. Eq. 3 is printed without its
+       minus sign. The search's operators, population and generations are not given, nor the values that thresholds may
+       have.
     2. NSGA-II instead of NSGA-III, which was made for more objectives than two.
     3. A small residual network with five places for exits on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead
        of ResNet-20 to ResNet-110 on CIFAR and CINIC-10: what two cores can train in minutes. Rates are 0, 0.15 and 0.3,
        for each takes a training; the paper does not list its own, of which 0 to 0.3 were chosen.
-    4. Exits may stand after every block; the paper attaches them behind groups of blocks, two or three in its networks,
-       so its space is smaller. A branch is pooling and a linear layer; the paper's extracts features before them, by
-       building blocks of convolution, normalisation and ReLU.
-    5. All stages learn together, once for each rate; by Algorithm 1 each chromosome has its own training, with the
-       branches alone that it has.
+    4. Exits may be placed after every block; the paper attaches them after groups of blocks, two or three in its
+       networks, so its space is smaller. A branch is pooling and a linear layer; the paper's extracts features before
+       them, by building blocks of convolution, normalisation and ReLU.
+    5. All stages learn together, once for each rate; in Algorithm 1 each chromosome has its own training, with only its
+       own branches.
     6. In the last third of the training filters that are zero stay so: they are set to zero after each step. In three
        epochs they would grow back too far for the network to do without them at the end.
     7. Chromosomes are judged on validation images; the paper judges them on its test images (Algorithm 2).
     8. Latency is counted in multiply-accumulates, not measured on a Jetson board.
-    9. With a filter that stays zero the shift of its normalisation is set to zero, so that its map is zero, and nothing
-       changes when it is removed. What block and shortcut add up keeps its width, with zeros where a filter is missing.
+    9. For a filter that stays zero the shift of its normalisation is set to zero as well, so its map is zero and its
+       removal changes nothing. The sum of block and shortcut keeps its width, with zeros where a filter is missing.
        Projections of shortcuts are not pruned, as in soft filter pruning (He et al., 2018), and branches have no
        filters.
     10. A budget of the full model's cost is no limit: the network with rate 0 answers, without exits. It was trained
-       with them, and all costs are compared with its.
+       with exits, and all costs are relative to its cost.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """EENet: Energy Efficient Neural Networks with Run-time Power Management (EENet).
 
 Idea
-    A chip that does not know how much work is left runs at full speed, and an early exit comes as a surprise. So
-    forecast at which exit an inference will stop, and run what is left just fast enough: at a lower clock a lower
-    voltage will do, and energy falls with its square. That is decided anew within each inference. Over many of them a
-    slower loop sees how much time is left at the end, which load and wrong forecasts change, and corrects the clock.
+    A chip that does not know how much work is left runs at full speed, even if the inference exits early. So forecast
+    at which exit an inference will stop, and run the remaining work just fast enough: a lower clock needs a lower
+    voltage, and energy falls with its square. This is decided within each inference. Over many inferences, a slower
+    feedback loop measures how much time is left at the end, which depends on load and wrong forecasts, and corrects the
+    clock.
 
 Model
     A network with exits; each reads pooled maps and has a linear classifier: e_l, C numbers. A chip with levels j of
@@ -13,41 +14,41 @@ Model
 
 Training
     Stage 1: the network alone, cross-entropy. Stage 2: the network frozen, sum_l L_l over the exits, L_l the
-    cross-entropy of e_l. The exits are a plug-in for a network that is there.
+    cross-entropy of e_l. The exits are a plug-in for an existing network.
 
 Exit rule
     As in Predictive Exit (li2023predictive): A(e) = max_c |e_c|, mu_l the mean of A(e_l) over training images; at the
     first exit, and at each that a forecast names, stop if A(e_l) >= beta mu_l. Else forecast: in round i = 1 … R each
-    number of e_l becomes the sum of itself and its neighbours; go i exits further as soon as the strongest exceeds
-    beta mu_(l+i). beta, the knob, is 0: all stop at the first exit; infinite: nobody stops before the last.
+    number of e_l becomes the sum of itself and its neighbours; go i exits further as soon as the strongest exceeds beta
+    mu_(l+i). beta, the knob, is 0: all samples stop at the first exit; infinite: none stops before the last.
 
 Power
-    Within an inference: up to the first exit nothing is known, and the chip runs at its highest level. Then, with W the
-    work up to the exit that is forecast, heads included, and D the time left to the deadline,
-    f = (1 - c) W / (D - t_s),  at the lowest level that has it, or else the highest. Who does not stop there gets a
-    forecast and a level anew.
+    Within an inference: up to the first exit there is no forecast, and the chip runs at its highest level. Then, with W
+    the work up to the exit that is forecast, heads included, and D the time left to the deadline,
+    f = (1 - c) W / (D - t_s),  at the lowest level that has it, or else the highest. A sample that does not stop there
+    gets a new forecast and level.
     Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
-    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, answers that are late raise it.
-    Images come to a queue, more or fewer of them in turn; the deadline counts from when an image comes.
+    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, late answers raise it. Images
+    arrive in a queue, alternately at a higher and a lower rate; the deadline counts from the arrival of an image.
 
 Skipped
-    All layers behind the exit, and all heads between the exits that forecasts name. Beyond that no work is skipped, but
-    work is done at a lower voltage. Cost is energy by the chip's formula: simulated, never measured.
+    All layers after the exit, and all heads between the exits that forecasts name. Apart from that no work is skipped,
+    but work is done at a lower voltage. Cost is energy by the chip's formula: simulated, never measured.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, the exits alone learn for as many more, on the frozen
-    network: a plug-in is what the paper is about.
+    Besides the epochs that all rows have, which train the network, the exits alone are trained for as many more, on the
+    frozen network: a plug-in is what the paper is about.
 
 Deviations
-    1. The paper could not be read, only its abstract: forecasts within an inference, a correction over many of them by
-       load and deadlines, a governor that joins both, feedback control. The forecast is that of the released code of
-       the first author's Predictive Exit. Reconstructed: the governor's formula, the form and gains of the loop.
+    1. Only the paper's abstract could be read: forecasts within an inference, a correction over many of them by load
+       and deadlines, a governor that joins both, feedback control. The forecast is that of the released code of the
+       first author's Predictive Exit. Reconstructed: the governor's formula, the form and gains of the loop.
     2. The chip is a formula. Clocks are those that this code sets on a board; voltages, joules for a MAC, leakage, the
        cost of changing levels, load and deadlines are assumed. Idling costs nothing.
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
        known.
-    4. The sum of errors is kept between -10 and 10, so that what is long out of reach is not made up for later.
-    5. Late answers count as answers; how many there are is told among the claims.
+    4. The sum of errors is kept between -10 and 10, so that errors which cannot be corrected do not accumulate.
+    5. Late answers count as answers; their number is reported in the claims.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Idea
     Clients of a federation differ in their data and in what they can compute. One network with exits serves them all:
     each client trains and runs as many blocks as it can afford, keeps its exit heads to itself, and sends only the
     weights that matter most; the server averages each weight over those who sent it. Neither text nor abstract of this
-    preprint could be read. What stands here is reconstructed from its title.
+    preprint could be read. Everything here is reconstructed from its title.
 
 Model
     Blocks B_1 … B_E of convolutions, a head H_e after each. Client k of budget e_k has B_1 … B_{e_k}, H_1 … H_{e_k}.
@@ -14,29 +14,29 @@ Training
     1. the server sends B_1 … B_{e_k} to client k;
     2. it trains them and its heads on its n_k images:  L_k = 1/e_k sum_{e <= e_k} CE(H_e(B_e(… B_1(x))), y);
     3. it sends of each tensor theta the ceil(s numel) numbers that it has changed most, or (variant "weight") those of
-       largest magnitude, and where they stand, mask m_k;
-    4. theta_j <- sum_k n_k m_kj theta_kj / sum_k n_k m_kj, and theta_j stays where nobody sent it.
+       largest magnitude, and their positions, mask m_k;
+    4. theta_j <- sum_k n_k m_kj theta_kj / sum_k n_k m_kj, and theta_j stays if no client sent it.
     After the last round each client takes the blocks, sets all but the largest numbers of each tensor of weights to 0,
-    and trains what is left, with its heads, once more: its weights are sparse, and its own.
+    and trains the rest, with its heads, once more: its weights are sparse and personal.
 
 Exit rule
     stop at the first of the client's exits with max softmax >= threshold; else its last exit answers.
 
 Skipped
-    Blocks behind the exit, with their heads; of what crosses, the weights that matter less. Multiplications with
-    weights that are 0 are not skipped, and are counted.
+    Blocks after the exit, with their heads; in communication, the less important weights. Multiplications with weights
+    that are 0 are not skipped, and are counted.
 
 Measured apart
-    The task is another one than on the tracks: each client has a network of its own, and few images of few classes.
+    The task differs from that of the tracks: each client has its own network, and few images of few classes.
 
 Deviations
     1. Everything is reconstructed from the title: that budgets are depths, that heads are the personal part, which
        weights are sent and kept, and how they are averaged. No number of the preprint is known. Two readings of which
-       weights are sent are variants; nothing tells which is the preprint's, if either is.
+       weights are sent are variants; which of them is the preprint's, if either, is not known.
     2. Fashion-MNIST, a small network of three blocks, a Dirichlet partition of classes; 8 clients that all take part
        in each of 20 rounds of one local epoch. AdamW, whose rate rises and falls within each round.
-    3. What a client has is a fixed partition of the images of each part of the data; its validation and test images
-       have the mixture of classes of its training images.
+    3. Each client has a fixed share of each part of the data; its validation and test images have the same mixture of
+       classes as its training images.
     4. An update that is not finite is left out of the average.
 """
 

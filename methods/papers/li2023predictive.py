@@ -1,9 +1,10 @@
 """Predictive Exit: Fine-Grained Early Exits for Computation- and Energy-Efficient Inference (Predictive Exit).
 
 Idea
-    With an exit after every layer one can stop at the right depth, but testing all of them costs much of what is saved.
-    So test one, forecast from what it says how many layers this sample still needs, and go straight there: the heads in
-    between are not run. Once the work ahead is known, clock and voltage can be lowered to what the deadline allows.
+    With an exit after every layer one can stop at the right depth, but testing all of them uses up much of the saving.
+    So test one exit, forecast from its output how many more layers this sample needs, and go straight to that exit: the
+    heads in between are not run. Once the remaining work is known, clock and voltage can be lowered as far as the
+    deadline allows.
 
 Model
     Exit l reads its feature map by Bag-of-Features pooling with a logistic kernel (passalis2020hierarchical): N
@@ -16,31 +17,32 @@ Training
 
 Exit rule
     A(e) = max_c |e_c|;  mu_l = |mean of A(e_l) over 5,000 training images|;  theta_l = beta mu_l.
-    At the first exit, and at each exit that a forecast names: stop if A(e_l) >= theta_l. Else forecast: v = e_l; for
-    i = 1 … R: v_k = v_(k-1) + v_k + v_(k+1), 0 beyond the ends; if A(v) > theta_(l+i) go to exit l + i. If no round
-    reaches that, go R exits further. A forecast beyond the last theta is taken for the exit that has it; whoever does
+    At the first exit, and at each exit that a forecast names: stop if A(e_l) >= theta_l. Else forecast: v = e_l; for i
+    = 1 … R: v_k = v_(k-1) + v_k + v_(k+1), 0 beyond the ends; if A(v) > theta_(l+i) go to exit l + i. If no round
+    reaches that, go R exits further. A forecast beyond the last theta means the exit that has it; a sample that does
     not stop there gets the answer of the whole network. R = 1 tests every exit in turn.
 
 Skipped
-    All layers behind the exit taken, and all heads between the exits that forecasts name.
+    All layers after the exit taken, and all heads between the exits that forecasts name.
 
 Energy
     Simulated, never measured: `modelled_energy` states the model with its units. Up to the first forecast the processor
     runs at its highest level; then at the lowest that does the work up to the forecast exit within the time left.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network (stage 1), the exits alone learn for as many more, on
+    Besides the epochs that all rows have, which train the network (stage 1), the exits alone learn for as many more, on
     the frozen network (stage 2): two stages are how the paper adds exits.
 
 Deviations
     1. A residual network of six blocks on cluttered Fashion-MNIST instead of VGG-19 and ResNet-34 on CIFAR, SVHN and
        STL-10: an exit after each block but the last, five instead of 20 and 32 after every convolution. Forecasts are
        short here, and heads a smaller share of the cost.
-    2. The start layer is the first exit (the paper: 8 of 20, say). Exits before it are never asked, and left out.
-    3. mu_l is the mean of what is compared with it. The released code averages all outputs; their mean does not change
-       under cross-entropy and tells no more than how the classifier was initialised. Its beta means something else.
+    2. The start layer is the first exit (the paper: 8 of 20, say). Exits before it are never run, and are left out.
+    3. mu_l is the mean of the quantity that is compared with it. The released code averages all outputs; cross-entropy
+       does not change their mean, which depends only on how the classifier was initialised. So its beta has a different
+       meaning.
     4. One linear map and one classifier for all exits, as released for VGG-19; for ResNet-34 there is one of each for
-       every resolution. Maps right behind pooling have one region there, and no linear map.
+       every resolution. Maps directly after pooling have one region there, and no linear map.
     5. A forecast beyond the last exit is taken for that exit, as released for VGG-19. For ResNet-34 the network is then
        run to its end.
     6. Stage 2 really freezes the network; the line of the released code that does it is commented out. Its test at

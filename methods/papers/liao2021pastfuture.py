@@ -1,13 +1,14 @@
 """A Global Past-Future Early Exit Method for Accelerating Inference of Pre-trained Language Models (Past-Future).
 
 Idea
-    An exit sees its own layer only: it throws away what lower layers found and does not know what deeper ones would
-    add. Let each exit see all layers: those passed as they are, those to come as small linear maps imagine them from
-    the present one. A gate weighs what is known against what is imagined; the entropy of the answer decides.
+    An ordinary exit sees only its own layer: it discards what lower layers found and does not know what deeper ones
+    would add. Here each exit sees all layers: the states of past layers, and imitations of future ones, which small
+    linear maps compute from the current state. A gate weighs the real states against the imitated ones; the entropy of
+    the prediction decides.
 
 Model
     n layers, each with a tanh pooler of its own: h_k. Imitation, for every target layer k and from any i < k:
-    g_k = tanh(h_i U_k + r_k).  View of exit i: g_k = h_k for k <= i, imagined for k > i.
+    g_k = tanh(h_i U_k + r_k).  View of exit i: g_k = h_k for k <= i, imitated for k > i.
     g_k A_k + a_k = (s_k, t_k): scores and gate features. lam_i = sigmoid(G tanh(mean_{k <= i} t_k) + b), per class.
     z_i = 2 lam_i * sum_{k <= i} s_k + (2 - 2 lam_i) * sum_{k > i} s_k.  U, r, A, a, G, b serve all exits.
 
@@ -21,7 +22,7 @@ Exit rule
     Stop at the first exit with H(softmax z_i) < S (strictly, in nats). S = 0 never stops, S > ln K always at the first.
 
 Skipped
-    All layers after the exit; their states are imagined, n - i products d x d at exit i.
+    All layers after the exit; their states are imitated, at a cost of n - i products d x d at exit i.
 
 Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences of at most 40 tokens, one epoch at rate
@@ -30,8 +31,9 @@ Deviations
        and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     2. Poolers read the mean over tokens instead of the class token, as MiniLM was pretrained, and start as copies of
        the pretrained pooler; the released ones start at random.
-    3. Entropy comes from log-softmax: an underflowing probability counts 0; the released code gives NaN and the surest
-       sample goes on. Each sample decides for itself, not a batch as there. One protected layer of 6, not 1 to 3 of 12.
+    3. Entropy comes from log-softmax: an underflowing probability counts 0; the released code gives NaN, and the most
+       certain sample goes on. Each sample decides for itself, not a whole batch as there. One protected layer of 6, not
+       1 to 3 of 12.
     4. The full model that speed-ups refer to pools all layers, as its last exit reads them all: 0.3 % costlier.
 """
 

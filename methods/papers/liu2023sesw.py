@@ -1,45 +1,46 @@
 """Self-supervised efficient sample weighting for multi-exit networks (SESW).
 
 Idea
-    When a network with exits is used, easy images never see the late ones; yet each exit learns from all images alike.
-    Weights for each image at each exit close the gap, but were learned by reinforcement or by a step within a step, on
-    data held out for it. Here a small network is asked, from an image's losses at all exits, at which of them the truth
-    is likeliest. The losses themselves give the answer, so it learns by plain classification, at next to no cost.
+    At inference easy images never reach the late exits; yet in training each exit learns from all images equally.
+    Weights for each image at each exit close the gap, but earlier methods learned them by reinforcement learning or
+    bi-level optimisation, on held-out data. Here a small network predicts, from an image's losses at all exits, which
+    exit gives the true class the highest probability. The losses themselves are the labels, so it learns by plain
+    classification, at almost no cost.
 
 Model
     A network with exits k = 1 … K, logits z_k. Beside it, in training alone, g: K losses → 64 units, ReLU → K numbers.
 
 Training
     l_i^k is the cross-entropy of exit k on image i. For each batch, in this order:
-    q_i = softmax(g(l_i)),  t_i = argmin_k l_i^k, the exit that gives the truth most (of equals the first);
-    one step of g on mean_i CE(q_i, t_i), by which no gradient reaches the network;
+    q_i = softmax(g(l_i)),  t_i = argmin_k l_i^k, the exit that gives the true class most (of equals the first); one
+    step of g on mean_i CE(q_i, t_i), by which no gradient reaches the network;
     w_i^k = 1 + q_i^k from the new g, by which no gradient reaches g;
     one step of everything else on  L = sum_k mean_i w_i^k l_i^k.
     The sum of an image's weights is K + 1. Where g knows nothing, q = 1/K, all images weigh alike.
 
 Exit rule
-    The usual one, since what is new is over with training: stop at the first exit with max softmax(z_k) >= threshold.
+    The usual rule, since the method changes only training: stop at the first exit with max softmax(z_k) >= threshold.
     The last exit always answers.
 
 Skipped
-    All layers and exits behind the one that answers. g plays no part any more: the network costs what it would have
-    cost if all images had weighed alike.
+    All layers and exits after the one that answers. g is not used any more: the network costs the same as without
+    sample weights.
 
 Trained otherwise
     As long as all rows, but g makes a step of its own, by Adam, before each step of the network: what the paper is
     about.
 
 Deviations
-    1. The paper could not be read, only its abstract and a summary of its method. Told there: weights are predicted
-       from the losses at all exits, by a multi-layer perceptron; it learns to say which classifier is the most
-       confident, by cross-entropy; weights are residual; no data are held out. Reconstructed: that residual means
-       1 + q, as the weights of the method that it improves on (L2W-DEN) are 1 plus a correction; that the most
-       confident exit is the one with the least loss, of equals the first; one hidden layer; losses as they are, not
-       normalised; the order of the two steps; rate and size of g; the exit rule.
+    1. Only the paper's abstract could be read and a summary of its method. They say: weights are predicted from the
+       losses at all exits, by a multi-layer perceptron; it learns to predict which classifier is the most confident, by
+       cross-entropy; weights are residual; no data are held out. Reconstructed: that residual means 1 + q, as the
+       weights of the method that it improves on (L2W-DEN) are 1 plus a correction; that the most confident exit is the
+       one with the least loss, of equals the first; one hidden layer; losses as they are, not normalised; the order of
+       the two steps; rate and size of g; the exit rule.
     2. A small residual network with five early exits on cluttered Fashion-MNIST, 6,000 images, 2 epochs. Backbones and
        data of the paper are not told in what could be read.
-    3. AdamW, its rate rising and then falling linearly to 0; gradients are clipped at norm 1; images are not shifted
-       and flipped.
+    3. AdamW, whose learning rate rises and then falls linearly to 0; gradients are clipped at norm 1; images are not
+       randomly shifted or flipped.
 """
 
 from __future__ import annotations

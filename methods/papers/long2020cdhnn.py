@@ -1,9 +1,10 @@
 """Conditionally Deep Hybrid Neural Networks Across Edge and Cloud (Conditionally Deep Hybrid NN).
 
 Idea
-    The two sides of a cut need not compute with the same precision. The first blocks of a residual network lie on the
-    edge and have weights and activations of one bit, or of few; they own the exits. The blocks in the cloud keep full
-    precision. So what is certain is answered for almost nothing, and better arithmetic sees to the rest.
+    The two sides of a cut need not compute with the same precision. The first blocks of a residual network are on the
+    edge; their weights and activations have one bit or a few bits, and they have the exits. The blocks in the cloud
+    keep full precision. Confident answers thus cost almost nothing, and the other inputs are processed at full
+    precision.
 
 Model
     A first convolution, residual blocks, then the mean over the map, batch normalisation and a linear layer.
@@ -26,29 +27,29 @@ Exit rule
     to the cloud, which answers. The knob is T: 0 leaves nowhere, above ln C at the first exit.
 
 Skipped
-    For what leaves on the edge the later blocks there, the transmission, and all of the cloud. The cost is modelled
-    energy of computing, no joule is measured:  e(32) for a multiply-accumulate of full precision, and e(b) = e(32) b/32
-    for one of b bits; transmission is not part of it, as in the paper's figures. The full model is the same network
-    without exits.
+    For images that leave on the edge: the later blocks there, the transmission, and the cloud part. The cost is
+    modelled energy of computing, not measured:  e(32) for a multiply-accumulate of full precision, and e(b) = e(32)
+    b/32 for one of b bits; transmission is not part of it, as in the paper's figures. The full model is the same
+    network without exits.
 
 Trained otherwise
-    Two stages: beside the epochs that all rows have, which train the network, the exits learn for as many more on its
-    frozen states.
+    Two stages: besides the epochs that all rows have, which train the network, the exits are trained for as many more
+    on its frozen states.
 
 Deviations
-    1. The paper was read as an abstract with figures; architecture, quantisers, gradient, loss and rule are those of
-       the released code, in which, as committed, no weight is quantised until a range is set by hand.
+    1. Only the abstract and figures of the paper were read; architecture, quantisers, gradient, loss and rule are those
+       of the released code, in which, as committed, no weight is quantised until a range is set by hand.
     2. A residual network of six blocks of 128 and 256 channels, four of them on the edge, exits after two and four, on
        cluttered Fashion-MNIST, instead of ResNet-32 of 16 to 64 channels on CIFAR-10 and CIFAR-100, of which the
        committed code has 8 of 15 blocks on the edge and one exit at the cut. Activations there have one bit; whether
-       they had in the paper with weights of four bits is not known. Here they have as many as the weights.
+       they had in the paper with weights of four bits is not known. Here they have as many bits as the weights.
     3. The energy table of the paper was not found. That energy is proportional to bits is assumed; e(32) is that of a
-       multiplication and an addition in 45 nm after a much quoted table.
-    4. AdamW, its rate rising and then falling to 0, with gradients clipped at norm 1, for 2 epochs in batches of 32,
-       instead of SGD for 150 in batches of 128.
-    5. Trained weights are quantised once and for all, without being centred again, as the code does for each test.
-    6. The threshold is a knob. The pick of a threshold in the repository, by two fitted distributions of entropies,
-       may belong to a later paper and is left out.
+       multiplication and an addition in 45 nm from a frequently cited table.
+    4. AdamW, whose learning rate rises and then falls to 0, with gradients clipped at norm 1, for 2 epochs in batches
+       of 32, instead of SGD for 150 in batches of 128.
+    5. Trained weights are quantised once, without the re-centring that the code does for each test.
+    6. The threshold is a knob. The repository's choice of a threshold, by two fitted distributions of entropies, may
+       belong to a later paper and is left out.
 """
 
 from __future__ import annotations

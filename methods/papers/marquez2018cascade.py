@@ -1,10 +1,10 @@
 """Deep Cascade Learning (DCL).
 
 Idea
-    Grow a deep network from below: put a small classifier right on top of a new layer, train these two alone, freeze
-    the layer, and put the next one on it. The output is always next to what is trained, so gradients cannot vanish,
-    little memory is needed, and every layer learns to tell the classes apart. Each stage leaves a trained classifier
-    behind, and with these kept the network has an exit after every layer.
+    Grow a deep network layer by layer: put a small classifier on top of a new layer, train these two alone, freeze the
+    layer, and put the next one on it. The trained layer is always next to the output, so gradients cannot vanish,
+    little memory is needed, and every layer learns to separate the classes. Each stage yields a trained classifier; if
+    these are kept, the network has an exit after every layer.
 
 Model
     Layers F_1 … F_n of a plain network: convolutions with batch normalisation and ReLU, with the max-pooling that
@@ -21,22 +21,24 @@ Exit rule
     The paper has none. Here: stop at the first exit with max softmax(O_i) >= tau; the last one always answers.
 
 Skipped
-    All layers behind the exit, with their output blocks. The paper skips nothing: it throws O_1 … O_{n-1} away.
+    All layers after the exit, with their output blocks. The paper skips nothing: it discards O_1 … O_{n-1}.
 
 Trained otherwise
-    Each layer has the epochs that all rows have, and no other layer learns meanwhile: that is what the paper is about.
+    Each layer is trained for the epochs that all rows have, while no other layer is trained: that is what the paper is
+    about.
 
 Deviations
     1. The exit rule, and exits that stay, are ours: the paper is about training.
     2. Cluttered Fashion-MNIST, 6,000 images, and a plain network of six convolutions of 128 and 256 channels, instead
        of networks of VGG's kind (six and more from 128 channels on) and the All CNN on CIFAR-10 and CIFAR-100. Its
-       first convolution sees 4×4 pixels at a time; batch normalisation, which theirs have not, lets few passes do.
-       Max-pooling opens the next layer, as in the other rows; in the released code it ends the layer before.
+       first convolution sees 4×4 pixels at a time; batch normalisation, which their networks do not have, makes few
+       passes sufficient. Max-pooling opens the next layer, as in the other rows; in the released code it ends the layer
+       before.
     3. E_1 = 3 and g = 0 instead of 10 passes and 10 more for each stage; the released code also drops the rate tenfold
-       where validation accuracy rests, and ends a stage after the fourth drop or at 99 % on training images.
+       when validation accuracy stagnates, and ends a stage after the fourth drop or at 99 % on training images.
     4. AdamW with a rate that rises and falls to 0 in each stage, instead of SGD with momentum and L2 penalties.
     5. Output blocks read means over 4×4 places. Theirs read all places, and have more weights than the network.
-    6. Images are neither whitened nor changed at random, so that D_i needs no recomputing.
+    6. Images are neither whitened nor augmented at random, so D_i need not be recomputed.
 """
 
 from __future__ import annotations

@@ -1,41 +1,43 @@
 """Efficient Single Object Detection on Image Patches with Early Exit Enhanced High-Precision CNNs (ball detector).
 
 Idea
-    A soccer robot looks at many patches of its picture, and hardly any shows the ball. So one exit behind the first
-    block may say "no ball", and nothing else: a "yes" always comes from the whole network, and the exit can add no
-    false alarm. What it can lose is recall; a patch that passes pays the exit on top.
+    A soccer robot checks many patches of its camera image, and hardly any of them shows the ball. So one exit after the
+    first block may only answer "no ball": a "yes" always comes from the whole network, and the exit cannot add a false
+    positive. It can lower recall, and a patch that passes pays for the exit in addition.
 
 Model
-    A patch of 32×32 pixels in colour goes four times through: depthwise 3×3 of stride 2, 1×1, LeakyReLU(1e-4), narrow
-    1×1, LeakyReLU(1e-4). Channels by block: depthwise 3, 8, 32, 96 (each map's times 1, 2, 4, 8), then 8, 16, 20, 32,
-    narrow 4, 8, 12, 16. Flattened, a linear layer, sigmoid: (o, x, y), confidence and place of the ball's centre.
-    The exit stands before the narrow layer of block 1: maxima of 2×2 places of the 16×16×8 map, linear layer, sigmoid:
-    e. 13,056 multiply-accumulates up to the exit, 512 for it, 65,856 behind it.
+    A patch of 32×32 pixels in colour passes through four blocks: depthwise 3×3 of stride 2, 1×1, LeakyReLU(1e-4),
+    narrow 1×1, LeakyReLU(1e-4). Channels by block: depthwise 3, 8, 32, 96 (each map's times 1, 2, 4, 8), then 8, 16,
+    20, 32, narrow 4, 8, 12, 16. Flattened, a linear layer, sigmoid: (o, x, y), confidence and place of the ball's
+    centre. The exit stands before the narrow layer of block 1: maxima of 2×2 places of the 16×16×8 map, linear layer,
+    sigmoid: e. 13,056 multiply-accumulates up to the exit, 512 for it, 65,856 after it.
 
 Training
     First the network without exit, t = 1 for a ball, else 0:
     L = L_conf + beta L_pos,  L_conf = mean BCE(o, t),  L_pos = mean t ||(x, y) - (x*, y*)||²,
-    beta = L_conf / (L_pos + eps), at most beta_most, taken for a constant in each step, so that neither part dominates.
-    Then e alone, all else frozen: BCE(e, t).
+    beta = L_conf / (L_pos + eps), at most beta_most, treated as a constant in each step, so that neither part
+    dominates. Then e alone, all else frozen: BCE(e, t).
 
 Exit rule
-    e < rho: rejected, stop; the answer is a spot of validity e / 100 in the middle of the patch, far below any tau.
-    e >= rho: go on; a ball is detected if o >= tau. rho = 0 rejects nobody, rho > 1 everybody.
+    e < rho: rejected, stop; the answer is a detection with confidence e / 100 in the middle of the patch, far below any
+    tau.
+    e >= rho: go on; a ball is detected if o >= tau. rho = 0 rejects no patch, rho > 1 all patches.
 
 Skipped
-    Everything behind the first 1×1 convolution, for rejected patches. Whoever finds a ball has paid for all of it.
+    Everything after the first 1×1 convolution, for rejected patches. A patch with a detected ball has passed through
+    everything.
 
 Deviations
     1. The preprint could not be read. Network, exit, rule, rho = 0.5 and tau = 0.25 are those that its author's team
-       released a month later; that the exit learnt on a frozen network was seen in these weights. The rule for beta
-       is a reading of "dynamic weighting", and the squared distance is ours, as are optimiser, rate and epochs; a
+       released a month later; these weights show that the exit was trained on a frozen network. The rule for beta is an
+       interpretation of "dynamic weighting", and the squared distance is ours, as are optimiser, rate and epochs; a
        batch has 64 patches, not 256, since there are fewer of them.
-    2. Patches are made: the picture of a soccer ball among emoji, turned, shaded and placed on photographs, against
-       photographs alone and other round emoji; not patches from robots. One patch in ten shows the ball.
-    3. Batch normalisation and the scaling of the input, folded into the released weights, are left out: patches come
-       centred, and weights start normal with variance 2 / (inputs of a unit). Padding of strided convolutions is at
-       the right and below, as in the released layout.
-    4. Measured is F1 of detections at tau, whatever the place; the claims tell how far off the place is.
+    2. Patches are synthetic, not from robots: the soccer ball emoji, rotated, shaded and placed on photographs, against
+       photographs alone and other round emoji. One patch in ten shows the ball.
+    3. Batch normalisation and the scaling of the input, folded into the released weights, are left out: patches are
+       centred, and weights are initialised normally with variance 2 / (inputs of a unit). Strided convolutions are
+       padded at the right and below, as in the released layout.
+    4. The quality is F1 of detections at tau, whatever their position; the claims report the error of the position.
 """
 
 from __future__ import annotations

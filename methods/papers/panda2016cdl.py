@@ -1,9 +1,9 @@
 """Conditional Deep Learning for Energy-Efficient and Enhanced Pattern Recognition (CDL).
 
 Idea
-    Leave a trained network as it is, and read its maps with linear classifiers: what one of them settles, deeper stages
-    never see. A classifier must earn its place: what it saves on the images that it settles has to exceed what it costs
-    those that it passes on. An image that looks like two classes at once is passed on, however strong either is.
+    Leave a trained network as it is, and read its maps with linear classifiers: images that one of them answers do not
+    reach deeper stages. A classifier is kept only if it saves more on the images that it answers than it costs on those
+    that it passes on. An image that looks like two classes at once is passed on, however strong the scores are.
 
 Model
     Linear classifiers O_1, O_2, … on the maps of the stages of a network, one output neuron for each class:
@@ -12,33 +12,33 @@ Model
 Training
     Stage 0: the plain network alone, by cross-entropy; then it is frozen.
     Then stage by stage, for i = 1, 2, …:
-    O_i learns by the LMS rule, from the I_i training images that no earlier classifier has settled:
-    minimise ||o - onehot(y)||^2.  Of these it settles Cl_i, at the confidence level delta. Its gain is
+    O_i is trained by the LMS rule on the I_i training images that no earlier exit answered:
+    minimise ||o - onehot(y)||^2.  Of these it answers Cl_i, at the confidence level delta. Its gain is
     G_i = (gamma_base - gamma_i) Cl_i - cost(O_i) (I_i - Cl_i),
     gamma_base being the operations of the plain network, gamma_i those up to stage i with O_i alone, so that the gains
     of all stages add up to what is saved. O_i is kept if G_i > eps; the first that is not ends the search.
 
 Exit rule
     Stop at stage i if exactly one class has o_c >= delta, and answer it; go on if none has, or several have. The knob
-    is delta, which needs no new training; that of the training is a setting.
+    is delta, which needs no retraining; its value in training is a setting.
 
 Skipped
-    All stages behind the exit, with their classifiers. Stages whose classifier is not kept have none to run.
+    All stages after the exit, with their classifiers. Stages without a kept classifier have none to run.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, each linear classifier learns for twenty more on its
-    frozen maps: a network that is finished before it is read is what the paper is about.
+    Besides the epochs that all rows have, which train the network, each linear classifier is trained for twenty more on
+    its frozen maps: reading a network that is already trained is what the paper is about.
 
 Deviations
-    1. The paper's text could not be read, only its abstract and what others write of it. That classifiers are linear,
-       added from the first stage on as long as they gain, and watched by a level of confidence that can be moved is
-       told there; the formula of the gain, the LMS rule and that two strong classes count as none are reconstructed.
+    1. Only the paper's abstract could be read and descriptions by others. They say that classifiers are linear, added
+       from the first stage on as long as they bring a gain, and controlled by an adjustable confidence level; the
+       formula of the gain, the LMS rule and that two strong classes count as none are reconstructed.
     2. Neurons have a logistic output, since the level of confidence lies between 0 and 1; it may be another squashing.
-    3. AdamW, the rate rising, then falling to 0, makes the steps that minimise the squared error.
+    3. AdamW, whose learning rate rises, then falls to 0, makes the steps that minimise the squared error.
     4. Cluttered Fashion-MNIST (48×48) and a residual network of 13 convolutions, with five places for classifiers,
        instead of MNIST and networks of two and three convolutional stages.
-    5. A classifier reads means over 4×4 places, not every place of the map, as large maps have few of the examples that
-       so many weights would need.
+    5. A classifier reads means over 4×4 places, not every place of the map, as there are too few examples for so many
+       weights on large maps.
     6. eps is a share of what the plain network costs on all training images. Operations are multiply-accumulates.
 """
 

@@ -1,10 +1,10 @@
 """Big/Little Deep Neural Network for Ultra Low Power Inference (big/LITTLE DNN, BL-DNN).
 
 Idea
-    Most inputs need no big network, and a little one can tell which: where its best class is well ahead of the next,
-    its answer is kept and the big one is never woken. At design time the allowed loss of accuracy says how far ahead
-    that must be, and which of several little networks serves best; while running, the lead that is asked for moves with
-    the inputs. The check needs nothing from inside either network, so that any two go together.
+    Most inputs do not need the big network, and a little one can tell which: where its best class is well ahead of the
+    next, its answer is kept and the big one does not run. At design time the allowed loss of accuracy determines the
+    required margin, and which of several little networks is best; at run time the margin adapts to the inputs. The
+    check uses nothing from inside either network, so any two can be combined.
 
 Model
     LITTLE and BIG, separate models that share nothing, at energies e_l and e_b for each input. s_(1) and s_(2) are the
@@ -14,17 +14,17 @@ Model
     network of convolutions; BIG is a large residual network.
 
 Training
-    Stages 1 and 2: the small network and BIG, each by its own cross-entropy; the other candidates are fitted.
-    Design time, on held-out inputs:  r(theta) = share of inputs with SM < theta,  energy = e_l + r(theta) e_b,
-    loss(theta) = accuracy of BIG - accuracy of the pair;  theta = the smallest with loss <= the allowed one.
-    LITTLE is the candidate whose energy is least at the theta of its own for an allowed loss of one point.
-    Run time (`adapted`): where BIG ran anyway, or was run to audit one in ten of LITTLE's accepted answers, a window of
-    inputs tells how often an accepted answer is not BIG's; theta rises a step where that is more than allowed, and
-    falls a step where it is less than half of it.
+    Stages 1 and 2: the small network and BIG, each by its own cross-entropy; the other candidates are fitted. Design
+    time, on held-out inputs:  r(theta) = share of inputs with SM < theta,  energy = e_l + r(theta) e_b, loss(theta) =
+    accuracy of BIG - accuracy of the pair;  theta = the smallest with loss <= the allowed one. LITTLE is the candidate
+    whose energy is least at the theta of its own for an allowed loss of one point. Run time (`adapted`): where BIG ran
+    anyway, or was run to check one in ten of LITTLE's accepted answers, a window of inputs shows how often an accepted
+    answer differs from BIG's; theta rises by one step if that is more than allowed, and falls by one step if it is less
+    than half of it.
 
 Exit rule
     Keep LITTLE's answer when SM >= theta, else run BIG on the input and take its answer. The knob is the allowed loss:
-    at 1 theta is 0 and BIG never runs; below what any theta reaches it is infinite, and BIG always runs.
+    at 1 theta is 0 and BIG never runs; if no theta reaches the allowed loss it is infinite, and BIG always runs.
 
 Skipped
     All of BIG where LITTLE's answer is kept. An input that is passed on pays for both.
@@ -33,15 +33,17 @@ Trained otherwise
     The small network and BIG each learn for the epochs that all rows have: two networks are what the paper is about.
 
 Deviations
-    1. The paper could not be read, only its abstract and a picture of the passage that defines the score margin. That
-       there are methods for design time and for run time is told there; how they work is reconstructed.
-    2. Whether scores are taken behind the softmax is not known: the variant `raw scores` takes those before it. Nor is
-       it known whether a margin of just theta is enough; here it is.
+    1. Only the paper's abstract could be read and an image of the passage that defines the score margin. They say that
+       there are methods for design time and for run time; how these work is reconstructed.
+    2. Whether scores are taken after the softmax is not known: the variant `raw scores` takes those before it. Nor is
+       it known whether a margin of exactly theta is enough; here it is.
     3. Cluttered Fashion-MNIST, a large residual network and little models of three kinds, instead of pairs of networks
        on ImageNet and MNIST.
     4. Energy is counted in multiply-accumulates, a comparison in the forest as one of them.
-    5. Design time sees half of the validation inputs, since models know their training inputs better than any others.
-    6. Without labels, run time counts how often both disagree, which is no less than what is lost.
+    5. Design time sees half of the validation inputs, since models are more accurate on their training inputs than on
+       others.
+    6. At run time there are no labels, so disagreements of both are counted, which are at least as many as the lost
+       right answers.
 """
 
 from __future__ import annotations

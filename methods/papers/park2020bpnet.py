@@ -1,10 +1,10 @@
 """BPNet: Branch-pruned Conditional Neural Network for Systematic Time-accuracy Tradeoff (BPNet).
 
 Idea
-    How many exits a network should have, where, and how sure each must be is one question, for every exit delays all
-    inputs that pass it. So begin with a branch wherever there is room, train everything once, and let a genetic
-    algorithm decide which branches to cut off and which thresholds the others get. Its result is no single network but
-    the whole front of time against accuracy.
+    The number of exits, their places and their thresholds must be chosen together, as every exit delays all inputs that
+    pass it. So begin with a branch at every possible place, train everything once, and let a genetic algorithm decide
+    which branches to prune and which thresholds the others get. The result is not a single network but a whole front of
+    time against accuracy.
 
 Model
     A branch, pooling and a linear layer, after each block k = 1 … B of an ordinary network; z_k its logits, z_{B+1}
@@ -12,11 +12,11 @@ Model
 
 Training
     Network and all branches together: L = sum_k w_k CE(z_k, y), w_k = 1.
-    Then the search, on held-out images, from what the branches said of each image i when it was stored:
+    Then the search, on held-out images, from the stored outputs of the branches for each image i:
     s_ik = max softmax(z_k), whether z_k is right, t_k, the cost of block k, and b_k, that of branch k.
     A design is a mask m in {0, 1}^B and thresholds th in R^B. It is judged by two figures,
-    error = mean_i [z_{k(i)} is wrong]  and  time = mean_i ( sum_{j<=k(i)} t_j + sum_{j<=k(i), m_j=1} b_j ),
-    k(i) the exit of image i. NSGA-II looks for the designs that no other beats in both.
+    error = mean_i [z_{k(i)} is wrong]  and  time = mean_i ( sum_{j<=k(i)} t_j + sum_{j<=k(i), m_j=1} b_j ), k(i) the
+    exit of image i. NSGA-II searches for the designs that no other dominates.
 
 Exit rule
     Leave at the first k with m_k = 1 and s_ik >= th_k; if there is none, the output layer answers. The knob is a share
@@ -24,22 +24,22 @@ Exit rule
     taken.
 
 Skipped
-    All blocks and branches behind the exit. Branches that are cut off are nowhere in the network.
+    All blocks and branches after the exit. Pruned branches are removed from the network.
 
 Deviations
-    1. The paper's text could not be read. Networks, data and the goal are told by its abstract, joint training and
-       that a genetic algorithm finds locations and thresholds by CoAxNN, which cites it; the reference list of the
-       work-in-progress version names NSGA-III. Confidence by the largest probability, the branches' layers, the genes
-       and the budget of the search are reconstructed.
+    1. The paper's text could not be read. Networks, data and the goal are from its abstract; joint training and the
+       search of locations and thresholds by a genetic algorithm are from CoAxNN, which cites it; the reference list of
+       the work-in-progress version names NSGA-III. Confidence by the largest probability, the branches' layers, the
+       genes and the budget of the search are reconstructed.
     2. NSGA-II instead of NSGA-III, which was made for more objectives than two.
     3. A small residual network with five places for branches on cluttered Fashion-MNIST, 6,000 images, 2 epochs,
        instead of SqueezeNet, ResNet-20 and VGG-16 on CIFAR-10 and CIFAR-100: what two cores can train in minutes.
     4. Time is counted in multiply-accumulates, not measured on a device, so that figures are the same everywhere. A
-       branch here costs less than a hundredth of a percent of the network: counted so, it hardly delays anybody.
-    5. Thresholds are those of a grid, as genes that are whole numbers are easier to draw.
+       branch here costs less than a hundredth of a percent of the network, so by this count it hardly delays any input.
+    5. Thresholds are from a grid, as integer genes are easier to sample.
     6. A budget of the full model's cost is no limit: the network without branches answers, even where a design with
        some did better on held-out images. It was trained with them.
-    7. What is left of the network is not trained further after branches are cut off.
+    7. The network is not trained further after branches are pruned.
 """
 
 from __future__ import annotations

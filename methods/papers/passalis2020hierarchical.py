@@ -1,9 +1,9 @@
 """Efficient adaptive inference for deep convolutional neural networks using hierarchical early exits (BoF exits).
 
 Idea
-    An exit on a large feature map is costly, and starts from nothing although an exit before it has looked already. Let
-    each exit turn its map into a short histogram, the same kind of histogram everywhere: then those of all exits so far
-    can be averaged, each refining the ones before, and one classifier can read them all.
+    An exit on a large feature map is costly, and starts from scratch although earlier exits have already extracted
+    features. Let each exit turn its map into a short histogram of the same form: then the histograms of all exits so
+    far can be averaged, each refining the earlier ones, and one classifier can read them all.
 
 Model
     Exits i = 1 … m along the network; x_ij are the feature vectors of the map at exit i, v_ik its N codewords.
@@ -20,11 +20,11 @@ Exit rule
     A_i > beta mu_i (strictly). One beta serves all exits.
 
 Skipped
-    All layers and exits behind the exit taken. The histograms of exits before it are kept: N numbers each.
+    All layers and exits after the exit taken. The histograms of earlier exits are kept: N numbers each.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network (stage 1), codewords and classifier of the exits alone
-    learn for as many more, on the frozen network (stage 2): two stages are how the paper adds exits.
+    Besides the epochs that all rows have, which train the network (stage 1), only codewords and classifier of the exits
+    are trained for as many more, on the frozen network (stage 2): two stages are how the paper adds exits.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST instead of VGG-like networks on five image data sets whose
@@ -33,10 +33,11 @@ Deviations
        their sum), logistic kernel (the first author's own layer has a radial one), summed losses.
     3. n2_i starts at 1, not at the side of the pooling window, with which the histograms of larger maps would outweigh
        all others in the mean.
-    4. mu_i is the mean of what is compared with it, the largest logit. The adaptation averages all logits; their mean
-       does not change under cross-entropy and tells no more than how W was initialised. Its beta means something else.
-    5. Regions are equal parts of a map, whatever its side; windows of the adaptation leave a rest at the border.
-    6. Stage 2 really freezes the network. The adaptation says so, but its line that does it is commented out.
+    4. mu_i is the mean of the quantity that is compared with it, the largest logit. The adaptation averages all logits;
+       cross-entropy does not change their mean, which depends only on how W was initialised. So its beta has a
+       different meaning.
+    5. Regions are equal parts of a map, whatever its side; windows of the adaptation leave out a rest at the border.
+    6. Stage 2 really freezes the network. The adaptation states this, but the line that does it is commented out.
 """
 
 from __future__ import annotations

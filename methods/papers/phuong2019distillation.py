@@ -1,10 +1,10 @@
 """Distillation-Based Training for Multi-Exit Architectures (multi-exit distillation).
 
 Idea
-    Exits that are trained side by side treat their task as if it were as many tasks. But the last exit knows most, and
-    its probabilities tell which images are hard and which classes are alike, of which labels say nothing. So let the
-    others learn from it, too, while it learns itself. That needs no second network and no labels, regularises where
-    these are few, and costs nothing at test time.
+    Joint training treats the exits as separate tasks. But the last exit is the most accurate, and its probabilities
+    show which images are hard and which classes are similar, which labels do not. So the other exits also learn from
+    it, while it is trained itself. This needs no second network and no labels, regularises where labels are few, and
+    costs nothing at test time.
 
 Model
     A network with exits m = 1 … M, logits z_m, p_m = softmax(z_m).
@@ -12,33 +12,34 @@ Model
 Training
     Everything together (Eq. 1):  L = 1/M sum_m CE(p_m, y) + 1/M sum_{m<M} l_tau(p_M, p_m),
     l_tau(t, s) = -tau^2 sum_k t_k^(tau) ln s_k^(tau)  (Eq. 2),  p_m^(tau) = softmax(z_m / tau)  (Eq. 3).
-    No gradient reaches the teacher p_M through l_tau. Here 2/M ((1 - C) sum_m … + C sum_{m<M} …), as in the released
-    code: C = 1/2 is Eq. 1, C = 0 the exit-wise loss (Eq. 7, twice), that of labels alone.
+    No gradient reaches the teacher p_M through l_tau. Here the loss is 2/M ((1 - C) sum_m … + C sum_{m<M} …),
+    as in the released code: C = 1/2 is Eq. 1, C = 0 is twice the exit-wise loss (Eq. 7), that of labels
+    alone.
     Annealing (Algorithm 1): tau = 1 at first; after each batch in which the mean of max_k p_M^(tau) is above mu, tau is
     multiplied by 1.05. It never falls.
     Semi-supervised (Eq. 6): the first mean is over the images with labels, the second over all.
 
 Exit rule
     The knob is how many exits m the budget reaches; it is the same for all images.
-    Budget mode: it is known beforehand, so of the first m exits the one answers that was right most often on held-out
-    images (of equals the first), and no other is asked. Anytime mode: it is not known, so exits are asked in turn until
-    time is up: the answer is the mean (p_1 + … + p_m) / m.
+    Budget mode: m is known beforehand, so only one of the first m exits is run, the one that was right most often on
+    held-out images (of equals the first). Anytime mode: m is not known, so exits are run in turn until time is up: the
+    answer is the mean (p_1 + … + p_m) / m.
 
 Skipped
-    All layers and exits behind the one that answers; in budget mode the exits before it, too, the first excepted.
+    All layers and exits after the one that answers; in budget mode also the exits before it, except the first.
 
 Deviations
     1. A small residual network with five early exits on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of
        MSDNet with 11 and 5 exits on CIFAR-100 and ImageNet, 300 and 90 epochs: what two cores can train in minutes.
-       With ten classes there are fewer to confuse.
-    2. AdamW, its rate rising and then falling linearly to 0, instead of SGD with Nesterov's momentum whose rate falls
-       tenfold twice; gradients are clipped at norm 1; images are not shifted and flipped. The network of the last epoch
-       is taken; the released code keeps the one that is best on held-out images.
+       With ten classes there are fewer classes to confuse.
+    2. AdamW, whose learning rate rises and then falls linearly to 0, instead of SGD with Nesterov's momentum whose rate
+       falls tenfold twice; gradients are clipped at norm 1; images are not randomly shifted or flipped. The network of
+       the last epoch is taken; the released code keeps the one that is best on held-out images.
     3. A budget that reaches all exits is no limit in budget mode: the last exit answers, even where an earlier one did
-       better on held-out images. In both modes the first exit's head is asked, which is a thousandth of the cost.
+       better on held-out images. In both modes the first exit's head is run, which is a thousandth of the cost.
     4. The released loss is five times Eq. 1; which of the two matters little to AdamW.
-    5. With the setting `labelled` the first images have labels, in the order of the training data; the paper draws as
-       many of each class. A batch holds as many images with labels as without, and is twice as large.
+    5. With the setting `labelled` the first images have labels, in the order of the training data; the paper draws
+       equally many of each class. A batch holds as many images with labels as without, and is twice as large.
     6. The teacher is the last exit alone, the paper's default. It found no gain in learning from all later exits.
 """
 

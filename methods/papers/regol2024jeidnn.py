@@ -1,48 +1,48 @@
 """Jointly-Learned Exit and Inference for a Dynamic Neural Network (JEI-DNN).
 
 Idea
-    A threshold on confidence, chosen afterwards, sends exits samples that they were not trained for. So learn both
-    sides together on a frozen network: gates with five parameters look for the cheapest exit that will do, and exits
-    learn for the samples that the gates send them.
+    With a confidence threshold that is chosen after training, exits receive samples that they were not trained for. So
+    gates and exits are learned together on a frozen network: gates with five parameters look for the cheapest exit that
+    suffices, and exits are trained for the samples that the gates send them.
 
 Model
     A trained network, frozen. After layers l = 1 … G a classifier: a linear layer on the map gives z_l. Its gate reads
-    how doubtful p = softmax(z_l) is, held fixed:  g_l = sigmoid(w [max p, H(p), p_(1) - p_(2), H(p^2 / sum p^2)] + b),
-    with H the entropy in nats and p_(1), p_(2) the two largest. The network's own head is exit G+1.
+    the uncertainty of p = softmax(z_l), held fixed:  g_l = sigmoid(w [max p, H(p), p_(1) - p_(2), H(p^2 / sum p^2)] +
+    b), with H the entropy in nats and p_(1), p_(2) the two largest. The network's own head is exit G+1.
     P_l = max(0, min(g_l, 1 - sum_{j<l} g_j)) is the probability of leaving at l,
-    q_l = P_l / prod_{j<l} (1 - q_j), in [0, 1], that for a sample which came so far.
+    q_l = P_l / prod_{j<l} (1 - q_j), in [0, 1], the same for a sample that has come so far.
 
 Training
     1. The network alone, as usual; then it is frozen, its head too.
     2. The classifiers alone: sum_l (G + 2 - l) CE(z_l, y), l from 1.
     3. In turn, for `switch` batches each, the gates first:
        Gates. With c_l the cost up to exit l as a share of that of G+1, b = argmin_l CE(z_l, y) + lam c_l is the best
-       exit, and a_j = 1 if j >= b, else 0. L_gate = mean over samples and gates of w BCE(g_j, a_j); w = 1 where
-       a_j = 0, else min(#0 / #1, 5), counted for each gate on held-out data at the start of each epoch.
-       Classifiers. L_cls = mean over samples and classifiers of r P_l CE(z_l, y), P_l held fixed, and r = sum_l
-       CE(z_l, y) / sum_l P_l CE(z_l, y) held fixed, too: each sample keeps its loss, and the P_l share it out.
+       exit, and a_j = 1 if j >= b, else 0. L_gate = mean over samples and gates of w BCE(g_j, a_j); w = 1 where a_j =
+       0, else min(#0 / #1, 5), counted for each gate on held-out data at the start of each epoch. Classifiers. L_cls =
+       mean over samples and classifiers of r P_l CE(z_l, y), P_l held fixed, and r = sum_l CE(z_l, y) / sum_l P_l
+       CE(z_l, y) held fixed, too: the total loss of a sample is unchanged, and the P_l distribute it over the exits.
 
 Exit rule
-    Leave at the first l with q_l >= 0.5, else at G+1. lam sets the price of computation, a training for each; here the
-    knob moves the threshold of one training: 0 leaves at the first exit, above 1 never.
+    Leave at the first l with q_l >= 0.5, else at G+1. lam sets the price of computation, with one training run for
+    each; here the knob moves the threshold of one training run: 0 leaves at the first exit, above 1 never.
 
 Skipped
     All layers after the exit, with their classifiers and gates.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network (stage 1), classifiers and gates alone learn for
-    six more on its frozen states (stages 2 and 3): the paper is about what can be added to a network as it is.
+    Besides the epochs that all rows have, which train the network (stage 1), classifiers and gates alone are trained
+    for six more on its frozen states (stages 2 and 3): the paper is about what can be added to an existing network.
 
 Deviations
     1. A residual network on cluttered Fashion-MNIST, 6,000 images, instead of T2T-ViT on CIFAR and SVHN. Classifiers
        read the mean over 4×4 parts of the map, instead of the class token under the network's last normalisation.
-    2. One lam for each variant, and a curve over the threshold, which stays 0.5 in the paper. What the paper claims is
-       tried at 0.5, with a training for each lam.
-    3. The released code forgets to hold r fixed. Then r cancels P, in value and in gradient, and the classifiers learn
-       as if there were no gates: the variant "weights cancelled".
+    2. One lam for each variant, and a curve over the threshold, which stays 0.5 in the paper. The paper's claims are
+       tested at 0.5, with one training run for each lam.
+    3. The released code does not hold r fixed. Then r cancels P, in value and in gradient, and the classifiers learn as
+       if there were no gates: this is the variant "weights cancelled".
     4. #1 counts the samples with a_j = 1. The released code counts those whose best exit is j itself: far fewer.
-    5. The warm-up has a fixed length. In the paper each classifier rests once its validation accuracy has not risen for
-       two epochs. Afterwards the network of the last epoch is taken, not that of the best one.
+    5. The warm-up has a fixed length. In the paper each classifier is stopped once its validation accuracy has not
+       risen for two epochs. Afterwards the network of the last epoch is taken, not that of the best one.
     6. AdamW, gates at a higher rate, phases of 100 batches, instead of SGD at 0.01 and phases of 200: an epoch has 188.
 """
 

@@ -1,45 +1,48 @@
 """Differentiable Branching in Deep Networks for Fast Inference (differentiable branching).
 
 Idea
-    Thresholds of exits are tuned by hand once all is trained, one for each exit. Here every branch says beside its
-    classes how right it is to stop there. Folded from the back, these gates make one soft answer of all branches, and
-    one expected cost of all of them. Both can be differentiated: so branches, gates and network learn together what to
-    answer and when, at a price of computation.
+    Usually the exits' thresholds are tuned by hand after training, one for each exit. Here every branch outputs,
+    besides its class scores, a gate value for stopping there. Combined from the last branch backwards, these gates give
+    one soft answer and one expected cost of all branches. Both can be differentiated, so branches, gates and network
+    are trained together, with a price on computation.
 
 Model
     A network with branches i = 1 … B, the last its own classifier. Each branch but the last has one linear layer on its
     pooled map that gives K + 1 numbers: logits z_i, and the logit of its gate g_i in (0, 1). y_i = softmax(z_i).
     Soft output, from the back:  s_B = y_B,  s_i = g_i y_i + (1 - g_i) s_{i+1}.
-    So s_1 = sum_i pi_i y_i with pi_i = g_i prod_{j<i} (1 - g_j), g_B = 1: the chance to end at branch i.
-    Soft cost alike:  k_B = c_B,  k_i = g_i c_i + (1 - g_i) k_{i+1},  c_i the cost up to branch i as a share of c_B.
+    So s_1 = sum_i pi_i y_i with pi_i = g_i prod_{j<i} (1 - g_j), g_B = 1: the probability of exiting at branch i. The
+    soft cost in the same way: k_B = c_B,  k_i = g_i c_i + (1 - g_i) k_{i+1},  c_i the cost up to branch i as a share of
+    c_B.
 
 Training
     Everything together:  L = mean of CE(s_1, y) + lam k_1 + a sum_i CE(y_i, y)  over the images,
-    CE(s_1, y) = -ln s_1[y]. By the first term a branch learns from an image as much as pi_i lets it: nothing behind a
-    gate that is wide open, nor before gates that are shut. The last term, ours, keeps all of them learning.
+    CE(s_1, y) = -ln s_1[y]. In the first term a branch learns from an image in proportion to pi_i: nothing if an
+    earlier gate is fully open or its own is shut. The last term, our addition, keeps all branches learning.
 
 Exit rule
     Leave at the first branch with g_i >= 1/2, with the answer y_i; else at branch B. lam sets the price of computation,
-    a training for each; here the knob moves the threshold of one training: 0 leaves at the first branch, above 1 never.
+    with one training run for each; here the knob moves the threshold of one training run: 0 leaves at the first branch,
+    above 1 never.
 
 Skipped
-    All layers behind the exit, with their branches.
+    All layers after the exit, with their branches.
 
 Deviations
-    1. The paper could not be read. Recursion, gates of 1 at the end and the threshold are Eqs. 16 and 17 of the first
+    1. The paper could not be read. The recursion, the last gate of 1 and the threshold are Eqs. 16 and 17 of the first
        author's tutorial; that y_i are probabilities, the single loss and the cost as a regulariser are from a student
-       reproduction, which prints the loss at the other end of the recursion, where no branch would learn anything.
-    2. In later code of the same group, where the method is a rival, logits are mixed and the last branch's own loss is
-       added: CE(softmax(s_1), y) + CE(y_B, y) with s_i made of z_i. The setting `mixed` has this.
+       reproduction, which puts the loss at the other end of the recursion, where no branch would learn anything.
+    2. In later code of the same group, where the method is a baseline, logits are mixed and the last branch's own loss
+       is added: CE(softmax(s_1), y) + CE(y_B, y) with s_i made of z_i. The setting `mixed` has this.
     3. The last term of L is ours (a = 0.3). Without it, the variant "soft output alone", gates soon favour one branch,
-       and no other learns: on a narrow network and 3,000 images the last for lam up to 0.1, the first for 0.5. Later
-       words of the first author, that training may collapse, agree. How the paper avoids it is not known. So is its
-       lam; the later code has 0.001. What is claimed is tried with several, at 1/2.
-    4. Whether a gate of just 1/2 stops is not known; here it does, as in that code.
+       and no other learns: on a narrow network and 3,000 images this is the last branch for lam up to 0.1, and the
+       first for 0.5. A later remark of the first author, that training may collapse, agrees. How the paper avoids this
+       is not known, and neither is its lam; the later code has 0.001. Claims are tested with several values of lam, at
+       1/2.
+    4. Whether a gate of exactly 1/2 stops is not known; here it does, as in that code.
     5. A small residual network with five branches on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of
        AlexNet, VGG-13 and ResNet-18 on CIFAR-10, CIFAR-100 and CINIC-10: what two cores can train in minutes. Branches
        are mixed pooling and a linear layer, the internal classifiers of other methods here, with one output more.
-    6. AdamW, its rate rising and then falling linearly to 0, with gradients clipped at norm 1, instead of Adam.
+    6. AdamW, whose learning rate rises and then falls linearly to 0, with gradients clipped at norm 1, instead of Adam.
 """
 
 from __future__ import annotations

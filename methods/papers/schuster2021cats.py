@@ -1,8 +1,9 @@
 """Consistent Accelerated Inference via Confident Adaptive Transformers (CATs).
 
 Idea
-    Promise agreement, not accuracy: with probability 1 - epsilon the early answer is the full model's. A classifier
-    scores how likely that is; a conformal calibration turns any such score into a threshold that keeps the promise.
+    The method guarantees agreement, not accuracy: with probability 1 - epsilon the early answer is the full model's. A
+    classifier scores how likely that is; conformal calibration turns any such score into a threshold that keeps the
+    guarantee.
 
 Model
     A fine-tuned, frozen network F of l layers. Early heads, k < l, with 32 features: F_k = W_k2 tanh(W_k1 h_k) / T_k.
@@ -11,10 +12,10 @@ Model
     that class (zeros for those not seen), and (k - 1) / (l - 1).
 
 Training
-    Each step on data of its own: fine-tune F, then freeze it; early heads on the mean of their cross-entropies with
-    the labels; each T_k; the score on whether F_k(x) = F(x), both classes weighing the same, mean over exits.
-    Calibration on n fresh inputs: S_i = max of M_k(x_i) over exits k with F_k(x_i) != F(x_i); inputs without such an
-    exit are dropped. tau = the ceil((n + 1)(1 - epsilon))-th smallest of S_1 … S_n and infinity.
+    Each step uses separate data: fine-tune F, then freeze it; early heads on the mean of their cross-entropies with the
+    labels; each T_k; the score on whether F_k(x) = F(x), both classes weighing the same, mean over exits. Calibration
+    on n fresh inputs: S_i = max of M_k(x_i) over exits k with F_k(x_i) != F(x_i); inputs without such an exit are
+    dropped. tau = the ceil((n + 1)(1 - epsilon))-th smallest of S_1 … S_n and infinity.
 
 Exit rule
     Leave at the first k < l with M_k(x) > tau (strictly), else at l. epsilon = 0: nothing leaves early; epsilon = 1:
@@ -25,19 +26,20 @@ Skipped
     All layers after the exit, with heads and scores. (The released code decides afterwards and skips nothing.)
 
 Trained otherwise
-    The network has its epoch on 70% of the sentences, and early heads and score learn apart, on its frozen states, 30
-    epochs each on 12.5%: the paper has each step meet data of its own, so that consistency is learned on what the
-    network was not trained on.
+    The network is trained for its epoch on 70% of the sentences, and early heads and score are trained separately, on
+    its frozen states, 30 epochs each on 12.5%: in the paper each step uses separate data, so that consistency is
+    learned on data on which the network was not trained.
 
 Deviations
     1. MiniLM (6 layers) on Rotten Tomatoes, not ALBERT on four sets. Of the track's 4,000 training sentences 70% train
        the network, 12.5% the early heads, 5% temperatures, 12.5% the score; half of its validation data calibrates.
-    2. Classes only. Real values that differ by no more than a tolerance the paper calls consistent.
+    2. Only classification. For real values, the paper calls answers consistent that differ by no more than a tolerance.
     3. Early heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
     4. AdamW at 3e-3 for early heads and score, 30 epochs each over their small parts; the T_k are found by bisection.
-       How long, in which batches and at which rates the paper trains is not known. The rate warms up for 10 % of the
-       steps and weights decay by 0.01, which its released code does not ask for; gradients are clipped at norm 1.
-    5. The released code takes the quantile one rank higher where it falls between two: one step more cautious.
+       Duration, batch sizes and learning rates of the paper are not known. The rate warms up for 10 % of the steps and
+       weights decay by 0.01, which the released code does not do; gradients are clipped at norm 1.
+    5. Where the quantile falls between two ranks, the released code takes one rank higher than here: one step more
+       cautious.
     6. With a threshold per exit, ties count as larger (released: by lot); p = epsilon / (l - 1) leaves (there: not).
     7. As exits look back at early heads, these are part of the stages; the full model that speed-ups refer to has none.
     8. The paper also compares with one fixed layer, the first that agrees often enough in calibration: not tried.

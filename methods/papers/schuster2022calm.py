@@ -1,9 +1,9 @@
 """Confident Adaptive Language Modeling (CALM).
 
 Idea
-    While a text is generated some tokens are easy and some are hard, so each may leave the decoder at its own layer.
-    One threshold on a confidence decides, calibrated by statistical tests so that with high probability whole texts
-    stay close to what the full model would have written.
+    In text generation some tokens are easy and some are hard, so each may leave the decoder at its own layer. One
+    threshold on a confidence decides; it is calibrated by statistical tests so that, with high probability, whole texts
+    stay close to those of the full model.
 
 Model
     A decoder with L layers; d_t^i is the state of token t after layer i. Every layer is an exit through the one output
@@ -20,7 +20,8 @@ Training
 
 Exit rule
     Token t leaves at the first layer with c_t^i >= lambda_t, else at the last; it is argmax p(y | d_t^i).
-    lambda_t = clip(0.9 lambda + 0.1 exp(-tau t / N), 0, 1): early tokens, on which more depends, must be surer.
+    lambda_t = clip(0.9 lambda + 0.1 exp(-tau t / N), 0, 1): early tokens, on which more depends, need a higher
+    confidence.
 
 Skipped
     All layers after the exit, but for their keys and values: d_t^k := d_t^i for k > i, so that later tokens can attend
@@ -29,21 +30,21 @@ Skipped
 Deviations
     1. A 6-layer decoder (Llama layers, 128 wide, 1.3 million weights) trained from scratch by Muon and AdamW on 4,800
        windows of 64 tokens of the Brown corpus (307,000 byte-pair tokens, vocabulary 512), not T5 on summaries,
-       translations and answers. Its texts are poor; measured is how well early exits keep them.
-    2. Decoder only: the prompt stands where the encoder's input stood. It is read in full and that is not counted.
+       translations and answers. Its texts are poor; the quality measures how well early exits preserve them.
+    2. Decoder only: the prompt stands where the encoder's input stood. It is read at full depth, which is not counted.
     3. All texts have 16 tokens, the end of a text being a token like any other. Textual consistency alone: an open
        continuation has no reference that a model of this size would meet.
-    4. epsilon is 0.1, not 0.05: so few texts prove little. One claim calibrates anew on random halves of validation and
-       test texts together, which is a check of the guarantee and picks no threshold of the curve.
+    4. epsilon is 0.1, not 0.05: few texts give weak guarantees. One claim calibrates anew on random halves of
+       validation and test texts together, which is a check of the guarantee and picks no threshold of the curve.
     5. state has a constant threshold: cosines lie close to 1, and the decay would take the threshold below them.
     6. Candidates for the threshold are the knobs and all steps of 0.05 between them (the paper's were not read). It is
        calibrated on the validation texts on which knobs are chosen: calibration is itself a choice of the knob, as in
        the paper, and no policy reads its outcome; nothing else is fitted on validation texts.
     7. The formula of the decay was not checked in the paper itself. lambda = 0 and lambda > 1 are kept out of it, so
        that they mean the first layer and the full model.
-    8. As the paper has it, not as the released loop: that one fills skipped layers from the first exit's state; never
-       passes the position on, so that its threshold, lambda (0.9 + 0.1 exp(-tau t / N)), does not decay; and makes a
-       batch wait for its least confident member. Its options for a first exit and an interval are left out.
+    8. The implementation follows the paper, not the released loop. That one fills skipped layers from the first exit's
+       state; never passes the position on, so that its threshold, lambda (0.9 + 0.1 exp(-tau t / N)), does not decay;
+       and makes a batch wait for its least confident member. Its options for a first exit and an interval are left out.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Idea
     Fine-tune one encoder with a few heads, and let easy inputs leave early. Each head's confidence is calibrated on
-    held-out data, so that one threshold means the same at all depths; it is chosen at run time, without new training.
+    held-out data, so that one threshold means the same at all depths; it is chosen at run time, without retraining.
 
 Model
     Heads after a few layers k_1 < … < k_m = n, each reading a learned mixture of all layers so far:
@@ -27,12 +27,13 @@ Deviations
     1. MiniLM (6 layers) on 4,000 sentences of Rotten Tomatoes of at most 40 tokens, one epoch in batches of 8 at 1e-4
        (heads and pooler: 1e-3), not BERT-large on five data sets, up to 512 tokens, two epochs in batches of 72 at
        2e-5, 3e-5 or 5e-5. The rate warms up for 10 % of the steps and falls to 0, weights decay by 0.01, gradients are
-       clipped at norm 1; the released code has plain Adam at one rate. Not run: its rivals, models cut at each depth.
+       clipped at norm 1; the released code has plain Adam at one rate. The paper's baselines, models cut at each depth,
+       were not run.
     2. The pooler reads the mean over tokens instead of the class token: MiniLM was pretrained that way.
-    3. The a_j learn, as meant, being divided by their length at each use. The released code puts rescaled copies in
-       their place at each step, which its optimiser does not know: its mixtures stay as random as they began.
-    4. T_j is found by bisection, there being one optimum; the released search (ten rates of Adam) can stop short. Half
-       of the validation data is for that, and c is chosen on the other half; the paper uses one set for both.
+    3. The a_j are learned, as intended, and divided by their length at each use. The released code replaces them by
+       rescaled copies at each step, which its optimiser does not know, so its mixtures stay random.
+    4. T_j is found by bisection, as there is one optimum; the released search (ten rates of Adam) can stop too early.
+       Half of the validation data is for that, and c is chosen on the other half; the paper uses one set for both.
     5. The plain full model keeps its mixture, which pools all layers, not the last alone: less than 1% costlier.
 """
 

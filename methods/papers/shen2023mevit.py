@@ -1,43 +1,44 @@
 """Multi-Exit Vision Transformer with Custom Fine-Tuning for Fine-Grained Image Recognition (MEViT).
 
 Idea
-    To tell kinds of birds apart a vision transformer seems to need all of its layers. But its last exit, once tuned to
-    the task, knows which kinds are alike, and can teach that to branches along the way. So tune a transformer that is
-    trained already once more, with branches that learn from its own last exit beside the labels: then many images leave
-    early even where differences are small.
+    Fine-grained recognition, such as bird species, seems to need all layers of a vision transformer. But its last exit,
+    once tuned to the task, knows which classes are similar, and can teach this to earlier branches. So fine-tune a
+    trained transformer once more, with branches that learn from its own last exit in addition to the labels: then many
+    images leave early even where differences are small.
 
 Model
-    Patches of an image, embedded, behind a class token, positions added; L encoder layers. Branches k = 1 … K-1 stand
-    after some layers: normalisation and a dense layer on the class token give z_k. The network's own head, alike, gives
-    z_K after layer L. p_k = softmax(z_k).
+    A class token, then the embedded patches of an image, with positions added; L encoder layers. Branches k = 1 … K-1
+    are placed after some layers: normalisation and a dense layer on the class token give z_k. The network's own head,
+    of the same form, gives z_K after layer L. p_k = softmax(z_k).
 
 Training
     1. The network with its own head: CE(z_K, y).
-    2. Fine-tuning, everything together, what is trained already at a lower rate:
+    2. Fine-tuning, everything together, with a lower rate for what is trained already:
        L = CE(z_K, y) + sum_{k<K} [(1 - a) CE(z_k, y) + a tau^2 KL(softmax(z_K / tau) || softmax(z_k / tau))].
        No gradient reaches the teacher z_K through KL; a = 0 is learning from labels alone.
-       Variant frozen: the network stays as it is, and branches alone learn, by the same loss.
+       Variant frozen: the network stays as it is, and only the branches are trained, by the same loss.
 
 Exit rule
     Stop at the first branch with max p_k >= eta, one eta for all; else the network's own head answers. eta = 0 stops at
     the first branch, eta > 1 never.
 
 Skipped
-    All encoder layers and branches behind the exit.
+    All encoder layers and branches after the exit.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, fine-tuning takes as many more: two stages are what
-    the paper is about. The transformer learns at 1e-3, half the rate of the convolutional rows, as the other one does.
+    Besides the epochs that all rows have, which train the network, fine-tuning takes as many more: two stages are what
+    the paper is about. The transformer's learning rate is 1e-3, half that of the convolutional rows, as for the other
+    transformer.
 
 Deviations
-    1. The paper's text could not be read. That a vision transformer gets early branches, that it is fine-tuned with
-       distillation from itself, and that this lifts the branches is told in the abstract; what branches look like,
-       where they stand, the loss, its weights, what is tuned, and the exit test are the usual choices. The variant with
-       a frozen network follows LGViT, a later work with the same two stages.
-    2. A vision transformer of 6 layers trained from nothing on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead
-       of a large pretrained one that is tuned to two sets of images of fine-grained kinds, which no package ships. Five
-       of its ten classes are tops, which are alike: the claims look at these by themselves, too.
-    3. AdamW, its rate rising and then falling linearly to 0; gradients are clipped at norm 1.
+    1. The paper's text could not be read. The abstract says that a vision transformer gets early branches, that it is
+       fine-tuned with self-distillation, and that this improves the branches; the form and places of the branches, the
+       loss, its weights, what is tuned, and the exit test are the usual choices. The variant with a frozen network
+       follows LGViT, a later work with the same two stages.
+    2. A vision transformer of 6 layers trained from scratch on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead
+       of a large pretrained one that is tuned to two fine-grained image data sets, which no package ships. Five of the
+       ten classes here are tops, which are similar: the claims also examine these separately.
+    3. AdamW, whose learning rate rises and then falls linearly to 0; gradients are clipped at norm 1.
 """
 
 from __future__ import annotations

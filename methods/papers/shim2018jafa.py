@@ -1,9 +1,9 @@
 """Joint Active Feature Acquisition and Classification with Variable-Size Set Encoding (JAFA).
 
 Idea
-    At test time features cost money. An agent looks at the features bought so far and buys one more, or stops, and a
-    classifier answers. Both read one encoding of the set of what is known, whatever its size and order, and are trained
-    together: what the agent earns by stopping is the classifier's own log-likelihood.
+    At test time features have a price. An agent reads the features acquired so far and either acquires one more or
+    stops, and then a classifier answers. Both read one encoding of the set of known features, of any size and order,
+    and are trained together: the agent's reward for stopping is the classifier's log-likelihood.
 
 Model
     Token of feature j: [x_j, onehot(j)] -> MLP (32, 32, 16) -> m_j, of length 1. From q = 0, five times:
@@ -13,22 +13,24 @@ Model
 
 Training
     First encoder and classifier: cross-entropy on all features, and on random halves of them.
-    Then jointly. Buying costs c = 0.05; stopping earns -CE(classifier(s), y), and the episode is over. 128 episodes run
-    side by side for n = 4 steps, of which R = sum of rewards + Q_target(s_n, argmax_a Q(s_n, a)), nothing after STOP.
-    Classifier and encoder: cross-entropy on the 512 states met and on 128 complete rows. Values and encoder: smooth L1
-    of Q(s, a) to R, and of Q(s, STOP) to the present log-likelihood. Actions are drawn at random with probability
-    eps / 10 … eps, another in each episode; eps falls from 1 to 0.1 in the first half of the training.
+    Then jointly. Acquiring a feature costs c = 0.05; stopping earns -CE(classifier(s), y) and ends the episode. 128
+    episodes run in parallel for n = 4 steps, of which R = sum of rewards + Q_target(s_n, argmax_a Q(s_n, a)), nothing
+    after STOP. Classifier and encoder: cross-entropy on the 512 states met and on 128 complete rows. Values and
+    encoder: smooth L1 of Q(s, a) to R, and of Q(s, STOP) to the present log-likelihood. Actions are drawn at random
+    with probability eps / 10 … eps, different for each episode; eps falls from 1 to 0.1 in the first half of the
+    training.
 
 Exit rule
-    Buy the unknown feature of the largest Q, unless Q(s, STOP) - max_a Q(s, a) > t, strictly. t = 0 is the paper's
-    rule; minus infinity stops after one feature, infinity never. Nobody stops before the first feature.
+    Acquire the unknown feature with the largest Q, unless Q(s, STOP) - max_a Q(s, a) > t, strictly. t = 0 is the
+    paper's rule; minus infinity stops after one feature, infinity never. Stopping before the first feature is not
+    allowed.
 
 Skipped
-    All features that are not bought. The network is run anew for each one that is, which counts for nothing here.
+    All features that are not acquired. The network runs again for each acquired feature, which is not counted here.
 
 Deviations
-    1. The knob t is ours. The paper trains an agent for each price; here one agent, trained at one price, is asked to
-       demand more or less of the next feature than its values say. The order in which it buys stays the same.
+    1. The knob t is ours. The paper trains an agent for each price; here one agent, trained at one price, requires more
+       or less of the next feature than its values say. The order of acquisition stays the same.
     2. Real data are scikit-learn's breast cancer table, standardised; the paper's medical ones are others.
     3. 800 updates instead of some ten thousand, at a larger rate; all 512 states of an update make one step each
        of classifier and values, where the released code takes four parts of 128.
@@ -36,7 +38,7 @@ Deviations
        released code keeps those best on validation data.
     5. The target copy is renewed every 20 updates. The released code means every 100, but by a slip renews it
        at all the others.
-    6. STOP is learnt from every state and the classifier from complete rows: the released code offers both as options.
+    6. STOP is learned from every state and the classifier from complete rows: the released code offers both as options.
     7. Two classes have two logits, not one, and no weights for their imbalance.
 """
 

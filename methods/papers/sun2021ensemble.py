@@ -1,9 +1,9 @@
 """Early Exiting with Ensemble Internal Classifiers (voting exit).
 
 Idea
-    The exits of a network are a committee: its members should be right, and not all wrong in the same way. So train
-    each exit to differ from the earlier one that it resembles most; and let all exits passed so far vote. One stray
-    answer then neither stops the computation nor wipes out the count, as it would with patience.
+    The exits of a network form an ensemble: its members should be right, and not all wrong in the same way. So train
+    each exit to differ from the earlier exit that it resembles most, and let all exits passed so far vote. A single
+    deviating answer then neither stops the computation nor resets the count, as it would with patience.
 
 Model
     As in PABEE: a head after each of L layers, a tanh pooler for all heads, then a linear layer of its own.
@@ -11,7 +11,7 @@ Model
 
 Training
     L = sum_i CE(p_i, y) - lambda * sum_{i >= 2} D_i,  D_i = min_{j < i} -sum_c p_j(c) ln p_i(c).
-    The appendix weighs the first sum by i for BERT, as is done here. lambda = 0 is what others do.
+    For BERT, the appendix weights the first sum by i, as is done here. lambda = 0 is ordinary joint training.
 
 Exit rule
     v_l(c) is the number of exits i <= l whose most likely class is c. Leave after layer l with argmax_c v_l(c) as soon
@@ -24,14 +24,14 @@ Skipped
 
 Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences, one epoch at rate 1e-4 (heads 1e-3),
-       instead of pretrained encoders of 12 layers on GLUE: what two cores can train in minutes. How long and at which
-       rates the paper trains is not known, nor its weight decay, warm-up and clipping (here 0.01, 10 % of the steps
-       and at norm 1). Heads read the mean over tokens. With two classes there are no different wrong answers to spread
-       over.
+       instead of pretrained encoders of 12 layers on GLUE: what two cores can train in minutes. The paper's duration of
+       training, learning rates, weight decay, warm-up and clipping are not known (here the last three are 0.01, 10 % of
+       the steps and norm 1). Heads read the mean over tokens. With two classes there is only one wrong answer, so wrong
+       answers cannot differ.
     2. Weights are i / sum i, and lambda stands for lambda / L, so that both are means. Its value is ours: 0.1; the
        paper's could not be read.
-    3. Ours too: no gradient passes to p_j, so that only the later exit moves away, and D_i stops growing at ln C, at
-       what an undecided exit has anyway; without such a bound the loss has none either.
+    3. Ours too: no gradient passes to p_j, so only the later exit moves away; and D_i stops growing at ln C, the value
+       of an undecided exit. Without such a bound the loss is unbounded.
     4. Ours too: of equal votes at layer L the class with the deepest vote wins.
     5. No official code is known; loss and rule are from reading notes on the full text, and mu's place is a guess.
 """

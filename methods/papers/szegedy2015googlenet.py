@@ -1,38 +1,39 @@
 """Going Deeper with Convolutions (GoogLeNet).
 
 Idea
-    A network of 22 layers is hard to train from its end alone: little of the gradient arrives at the first layers. So
-    hang two small classifiers on it halfway, add their losses at a discount while it learns, and throw them away. Depth
-    is paid for by inception modules, which look at several scales side by side after cheap 1×1 convolutions. The heads
-    are the forebears of side branches that later networks keep. This paper keeps none, and exits nowhere.
+    A network of 22 layers is hard to train from its end alone: little gradient reaches the first layers. So attach two
+    small classifiers halfway, add their losses with a lower weight during training, and then remove them. Inception
+    modules, which process several scales in parallel after cheap 1×1 convolutions, make the depth affordable. The heads
+    are the predecessors of side branches that later networks keep. This paper keeps none, and has no exits.
 
 Model
     Inception module (n1, r3, n3, r5, n5, pp): channels of conv1(x), conv3(conv1(x)), conv5(conv1(x)) and
     conv1(maxpool3(x)) side by side, n1 + n3 + n5 + pp of them, the 1×1 convolutions before 3×3 and 5×5 having r3 and r5
     channels. ReLU after each convolution, no batch normalisation. Modules 3a 3b | 4a … 4e | 5a 5b, the map halved at
     each bar; then mean over the map, dropout of 40 %, linear layer.
-    Auxiliary head, behind 4a and 4d: means over windows to 4×4 places, conv1 of 128 channels, linear layer of 1024
+    Auxiliary head, after 4a and 4d: means over windows to 4×4 places, conv1 of 128 channels, linear layer of 1024
     units, dropout of 70 %, linear layer.
 
 Training
     Everything together:  L = CE_main + 0.3 CE_4a + 0.3 CE_4d.
 
 Exit rule
-    The paper has none: every image passes the whole trunk, and heads are dropped. To show what they know, here they
-    stay as exits: stop at the first with max softmax >= threshold; else the main classifier answers.
+    The paper has none: every image passes through the whole network, and the heads are dropped. Here they stay as
+    exits, to show how accurate they are: stop at the first with max softmax >= threshold; else the main classifier
+    answers.
 
 Skipped
-    In the paper nothing. Here the modules behind the exit, with the head that they pass.
+    In the paper nothing. Here the modules after the exit, with their head.
 
 Deviations
     1. The exits: an extension, for context. The plain network, to which speed-ups relate, is the paper's: no heads.
     2. Cluttered Fashion-MNIST (48×48, one channel), 6,000 images, 2 epochs, instead of ImageNet (224×224); a quarter of
        the channels, in the stem and in the heads too. Modules 3a and 3b see a place for each 4×4 pixels instead of 8×8:
-       the stem does not pool before them. Neither crops nor photometric distortions. What two cores can train.
-    3. AdamW, its rate rising, then falling linearly to 0, gradients clipped at norm 1, instead of momentum 0.9 and a
-       rate that falls by 4 % every 8 epochs. The last weights answer, not their mean over the training (Polyak).
+       the stem does not pool before them. No crops and no photometric distortions. This is what two cores can train.
+    3. AdamW, whose learning rate rises, then falls linearly to 0, gradients clipped at norm 1, instead of momentum 0.9
+       and a rate that falls by 4 % every 8 epochs. The last weights answer, not their mean over the training (Polyak).
     4. Weights start normal with variance 2 / (inputs of a unit) (he2015delving). With the smaller ones of the public
-       replication (Xavier's, biases of 0.2) nothing was learnt here in 3 epochs.
+       replication (Xavier's, biases of 0.2) the network learned nothing here in 3 epochs.
     5. The heads' windows grow with the map: 5 with stride 3 on 14×14 as in the paper, 3 with stride 1 on 6×6.
 """
 

@@ -1,9 +1,9 @@
 """Empowering Adaptive Early-Exit Inference with Latency Awareness (iPPP).
 
 Idea
-    Whoever deploys a network with exits knows how long it may take on average, and not which thresholds that means. So
-    let the latency be what is set, and solve for the thresholds of all exits together, as accurate as that latency
-    allows. Nothing is trained for it: what the exits say of held-out images is enough.
+    Users who deploy a network with exits know how long it may take on average, but not which thresholds give that time.
+    So the latency is given, and the thresholds of all exits are solved for together, to be as accurate as that latency
+    allows. Nothing is trained: the exits' outputs on held-out images are enough.
 
 Model
     A trained network with exits b = 1 … B. On held-out images j = 1 … M exit b has the uncertainty u_bj (minus the
@@ -18,27 +18,29 @@ Training
     Warm start: the t with all thresholds equal and Time(t) = L. From there step s minimises, over the box,
     phi_s(t) = -Acc(t) + beta / 2 max(0, Time(t) - L)^2 + gamma / 2 ||t - t^s||^2
     by J accelerated projected gradient steps:  v' = Proj(w - grad phi_s(w) / eta),  w' = v' + m (v' - v),
-    m = (eta - mu) / (eta + mu). Of the T iterates that is taken from which the step was the shortest.
+    m = (eta - mu) / (eta + mu). Of the T iterates, the one from which the step was the shortest is taken.
 
 Exit rule
     Stop at the first exit b < B with u_b < t_b (strictly), else at B. The knob is L as a share of tau_B: at tau_1 or
-    less all stop at the first exit, at 1 nobody stops before the last.
+    less all samples stop at the first exit, at 1 none stops before the last.
 
 Skipped
-    All layers and exits behind the exit.
+    All layers and exits after the exit.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST, 6,000 images, 2 epochs, trained by AdamW, instead of
        B-AlexNet, S-ResNet-18 and MSDNet on CIFAR and ImageNet, and of recurrent networks, whose data no package ships:
-       what two cores can train in minutes. On the recurrent ones the paper gains most.
+       what two cores can train in minutes. The paper's gains are largest on the recurrent ones.
     2. Time is MACs, as for MSDNet in the released code; elsewhere it is measured.
     3. Where no common threshold makes Time(t) = L, because k blurs the decisions too much, the warm start is the end of
        the box that comes nearest. The released root search fails there.
     4. The penalty's weight is that of the released runs whose time is about 1. For MSDNet they use 1e-14 with time in
        MACs, which is 0.016 / tau_B^2.
-    5. A latency that no threshold can miss sets no limit; nobody stops early then, though some would better.
-    6. As the paper has it, the search can be chaotic: of six sets of made outputs one ended up to 6 points of time away
-       when its uncertainties were changed by 1e-13 of themselves. Thresholds may so differ from machine to machine.
+    5. A latency that no thresholds can exceed sets no limit; then no sample stops early, although for some it would be
+       better.
+    6. As the paper has it, the search can be chaotic: of six sets of synthetic outputs, one ended up to 6 points of
+       time away when its uncertainties were changed by a relative 1e-13. Thresholds may thus differ from machine to
+       machine.
 """
 
 from __future__ import annotations

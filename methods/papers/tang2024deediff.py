@@ -1,50 +1,52 @@
 """AdaDiff: Accelerating Diffusion Models through Step-Wise Adaptive Computation (AdaDiff).
 
 Idea
-    A diffusion model makes an image of noise in many steps, each of which runs the whole network to estimate what is
-    noise. How much of the network a step needs differs from step to step. So a light head behind each layer guesses how
-    wrong the estimate would be if it were read there, and the step ends at the first layer where that is little.
+    A diffusion model turns noise into an image in many steps, each of which runs the whole network to estimate the
+    noise. How much of the network is needed differs from step to step. So a light head after each layer estimates the
+    error of the noise estimate if it were read out there, and the step ends at the first layer where this error is
+    small.
 
 Model
     x_t = a_t x_0 + s_t eps with a_t^2 + s_t^2 = 1, a_t^2 = exp(-(0.1 t + 9.95 t^2)), t from 0 (image) to 1 (noise).
     U-ViT of N = 2 h + 1 layers: x_t in patches, a token each, and one token of sines for t before them; h layers, one
-    in the middle, and h layers that read, beside the state, that of their counterpart among the first h.
-    L_i: the tokens after layer i.   g_i(L_i): normalisation, linear layer, patches put together, 3×3 convolution.
+    in the middle, and h layers that also read the state of their counterpart among the first h. L_i: the tokens after
+    layer i.   g_i(L_i): normalisation, linear layer, patches put together, 3×3 convolution.
     u_i = sigmoid(w_i L_i + b_i), for each pixel of each patch; L_i is detached, so that it learns nothing from u_i.
 
 Training
     Everything at once:  L = mean (g_N - eps)^2 + lambda L_u + beta L_UAL + gamma L_all,  means over pixels,
     L_u = mean_i mean (u_i - v_i)^2,  v_i = tanh |g_i - eps| in [0, 1), without gradient,
     L_UAL = mean_i mean (1 - u_i) (g_i - eps)^2,   L_all = mean_i mean (g_i - eps)^2.
-    For one pixel L_u and L_UAL are least, at lambda = beta = 1, where u_i = v_i + (g_i - eps)^2 / 2: doubts exceed what
-    they foretell. In the paper gamma is 0; the term is that of a reproduction, which saw u rise instead of errors fall.
+    For one pixel L_u and L_UAL are least, at lambda = beta = 1, where u_i = v_i + (g_i - eps)^2 / 2: the uncertainties
+    exceed the errors that they predict. In the paper gamma is 0; the term is from a reproduction, which observed that u
+    rose instead of errors falling.
 
 Exit rule
     In each step, image by image: stop at the first layer whose u_i, mean over pixels, is below delta (strictly); else
     the last layer answers. delta = 0 never stops, delta > 1 always at the first layer.
 
 Skipped
-    The layers behind the exit, for this image in this step. All steps are made.
+    The layers after the exit, for this image in this step. All steps are run.
 
 Measured apart
-    The task is another one than on the tracks: noise is told apart from images, which have no class here.
+    The task differs from that of the tracks: noise is estimated in images, which have no class here.
 
 Deviations
-    1. What a curve shows are single steps: test images, each with noise at a random t, and as quality how much of the
-       variance of the noise is explained, 1 - mean (answer - eps)^2 / mean eps^2. So exits can be replayed and knobs be
-       chosen as everywhere. Whole images are drawn where claims are tried, and compared with real ones there.
-    2. Fashion-MNIST (28×28, one channel, 8,000 images, 8 epochs), 7 layers of width 96 trained from nothing, instead
-       of U-ViT with 13 and more layers of width 512 and more on CIFAR-10, CelebA, ImageNet and COCO, fine-tuned, in the
+    1. Curves show single steps: test images, each with noise at a random t; quality is the explained variance of the
+       noise, 1 - mean (answer - eps)^2 / mean eps^2. So exits can be replayed and knobs chosen as everywhere. Complete
+       images are generated where claims are tested, and compared there with real ones.
+    2. Fashion-MNIST (28×28, one channel, 8,000 images, 8 epochs), 7 layers of width 96 trained from scratch, instead of
+       U-ViT with 13 and more layers of width 512 and more on CIFAR-10, CelebA, ImageNet and COCO, fine-tuned, in the
        code for 200,000 steps of 512 images on CIFAR-10. AdamW, its rate falling to 0, weight decay 0.01; the code: a
        constant rate, 0.03. The last weights answer, not their moving mean.
     3. g_i is one for all layers, as in the released code; the paper's formula has one for each (``shared``).
     4. L_u and L_UAL are means over layers, where the paper adds them up. So is L_u in the code; L_UAL has there the
        weights c_i / sum_j c_j, c_i the mean of 1 - u_i over the whole batch. Both let u_i learn from L_UAL.
     5. Each image exits by itself. The code takes the mean over the whole batch, which then leaves together (on CIFAR-10
-       it draws one image at a time), and among the first h layers asks for the test to be passed twice, which the paper
-       does not tell.
-    6. t enters as a token, without a place of its own in u_i: so the code has it, whose heads read patches alone.
-    7. Images are drawn by DDIM steps, which are deterministic, instead of DPM-Solver and Euler-Maruyama.
+       it draws one image at a time), and among the first h layers requires the test to be passed twice, which the paper
+       does not mention.
+    6. t enters as a token, without its own position in u_i, as in the code, whose heads read only patches.
+    7. Images are generated by DDIM steps, which are deterministic, instead of DPM-Solver and Euler-Maruyama.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Runtime Configurable Deep Neural Networks for Energy-Accuracy Trade-off (incremental channels).
 
 Idea
-    A device whose battery runs low wants a smaller network, and has no room to store several. So train a narrow one;
-    then add channels to all layers, keep all that was learned fixed, and train what is new; and so on. One set of
-    weights then serves every width: with the later channels switched off, the earlier network is back, bit for bit.
+    A device with a low battery needs a smaller network, and cannot store several. So train a narrow one; then add
+    channels to all layers, keep the trained weights fixed, and train the new ones; and so on. One set of weights then
+    serves every width: with the later channels switched off, the earlier network is restored bit for bit.
 
 Model
     Configurations s = 1 … S with n_l^s channels in layer l, rising with s. The weights of configuration s hold those of
     s - 1. New in step s: filters of the new channels, which read all n_(l-1)^s channels below; in the old filters the
     part that reads the new channels below; columns V^s of the last layer that read the new features. So
     z^s = W f_old + V^s f_new, with W the columns of all earlier steps; p^s = softmax(z^s).
-    Variant `reused`: new channels feed no old filters. Then old maps are the same in all configurations, and
-    z^s = z^(s-1) + V^s f_new: only what is new is computed when one configuration follows another.
+    Variant `reused`: new channels do not feed old filters. Then old maps are the same in all configurations, and z^s =
+    z^(s-1) + V^s f_new: only the new channels are computed when one configuration follows another.
 
 Training
     Step 1: configuration 1, by the cross-entropy of z^1. Step s = 2 … S: the new weights alone, which start at random,
@@ -19,26 +19,26 @@ Training
 
 Exit rule
     A controller sets the width to meet a budget: each configuration by itself, the curve "static exit". For single
-    images the score margin decides, p^s of the first class less that of the second: stop at the first configuration
+    images the score margin decides, p^s of the first class minus that of the second: stop at the first configuration
     with margin >= theta, one theta for all; configuration S always answers. 0 stops at the first, above 1 never.
 
 Skipped
     The channels that only wider configurations have, in all layers; the depth is always the same. An image that goes on
-    is computed anew from the first layer; in `reused`, its new channels alone are.
+    is recomputed from the first layer; in `reused`, only its new channels are computed.
 
 Trained otherwise
     Each of the four steps lasts as long as the training of other rows: growing is what the paper is about.
 
 Deviations
-    1. The paper could not be read, only its abstract and the beginning of its introduction. That later channels feed
-       earlier filters is told by Slimmable Neural Networks (section 3.1), which tries the scheme; that images choose
-       their width by the score margin is believed, not read, as it was the rule of the work that the paper compares
-       with (big/LITTLE). The variant `reused` is not the paper's.
+    1. Only the paper's abstract could be read and the beginning of its introduction. That later channels feed earlier
+       filters is described by Slimmable Neural Networks (section 3.1), which tries the scheme; that images choose their
+       width by the score margin is assumed, as it is the rule of the work with which the paper compares itself
+       (big/LITTLE). The variant `reused` is not the paper's.
     2. Cluttered Fashion-MNIST, 6,000 images, and a plain network of four convolutions instead of MNIST, CIFAR-10 and
-       SVHN with networks of that time; no batch normalisation, as then. How many configurations the paper has could not
-       be read; here are four, each with a quarter of the channels more.
-    3. How the paper trains could not be read. Here each step has 2 epochs of AdamW, the rate rising, then falling to 0;
-       gradients are clipped at norm 1. New weights start normal, with variance 2 / (inputs of a unit)
+       SVHN with networks of that time; no batch normalisation, as was usual then. The number of configurations in the
+       paper could not be read; here there are four, each with another quarter of the channels.
+    3. How the paper trains could not be read. Here each step has 2 epochs of AdamW, whose learning rate rises, then
+       falls to 0; gradients are clipped at norm 1. New weights start normal, with variance 2 / (inputs of a unit)
        (he2015delving); in the last layer with half of that.
     4. A bias belongs to its channel and stays with it; those of the last layer belong to step 1.
     5. Cost is multiply-accumulates, not the energy of a circuit.

@@ -1,8 +1,9 @@
 """BranchyNet: Fast Inference via Early Exiting from Deep Neural Networks (BranchyNet).
 
 Idea
-    Most images are easy: what the first layers see is enough for them. Hang small branches on a trained network, train
-    all together, and let an image leave at the first branch that is sure. Branches also regularise the trunk.
+    Most images are easy: the features of the first layers are enough for them. Attach small branches to a trained
+    network, train everything together, and let an image leave at the first branch that is confident enough. Branches
+    also regularise the trunk.
 
 Model
     A trunk with side branches at chosen places, each with some layers and a softmax of its own; exits n = 1 … N, the
@@ -11,7 +12,7 @@ Model
     branches after the first convolution (2 convolutions, 1 linear layer) and the second (1 and 1).
 
 Training
-    First the plain trunk alone; then, from its weights, everything together (section III-B):
+    First the plain trunk alone; then, starting from its weights, everything together (section III-B):
     L = sum_n w_n * L_n, with L_n the cross-entropy of exit n. Early branches weigh more than the last exit.
 
 Exit rule
@@ -20,22 +21,23 @@ Exit rule
     at branch n, as in the released code. (The paper screens a grid of T, one per branch: see the claims.)
 
 Skipped
-    Trunk and branches behind the exit. The trunk before it is computed once for all exits.
+    Trunk and branches after the exit. The trunk up to it is computed once for all exits.
 
 Trained otherwise
-    On the image tracks the trunk learns alone for as long as all rows do, then all exits together for as long again:
-    the paper begins with a trained trunk. By Adam without weight decay, as the paper has it.
+    On the image tracks the trunk is trained alone for as long as in all rows, then all exits together for as long
+    again: the paper begins with a trained trunk. By Adam without weight decay, as the paper has it.
 
 Deviations
     1. Fashion-MNIST (28×28, harder) instead of MNIST and CIFAR-10, which no package ships.
-    2. 6,000 training images; the trunk sees them twice, then all exits together twice, instead of 50 and 100 times
-       over all: what one core can train in a minute. B-AlexNet can be chosen (half the channels) but has no curve: in
-       this time its trunk learns too little to say anything about branches. No B-ResNet.
+    2. 6,000 training images; the trunk sees them twice, then all exits together twice, instead of 50 and 100 times:
+       what one core can train in a minute. B-AlexNet can be chosen (half the channels) but has no curve: in this time
+       its trunk learns too little to say anything about branches. No B-ResNet.
     3. Batches of 64 instead of 512, the learning rate rising to 0.002 and falling to 0 instead of constant 0.001,
-       gradients clipped at norm 1: few epochs have to do.
+       gradients clipped at norm 1, since there are few epochs.
     4. Loss weights 1 for branches and 0.3 for the last exit, which the paper found best on a smaller B-AlexNet; the
-       released code weighs all alike. The paper's factor 1/|C| on each loss is left out, as in the code.
-    5. The last exit starts from the trained trunk's, as the paper says. The released code starts its linear layer anew.
+       released code weights all equally. The paper's factor 1/|C| on each loss is left out, as in the code.
+    5. The last exit starts from the trained trunk's weights, as the paper says. The released code re-initialises its
+       linear layer.
     6. Branches sit where the paper says. The released B-AlexNet has them one convolution later.
     7. The released percentile search looks at training images in training mode; here at held-out ones. Its option
        to train deeper exits on uncertain images only (off by default) is left out.

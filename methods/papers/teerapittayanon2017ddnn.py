@@ -1,10 +1,10 @@
 """Distributed Deep Neural Networks over the Cloud, the Edge and End Devices (DDNN).
 
 Idea
-    Several cameras see the same object, each from its own side. Train one network and cut it along the hierarchy of
-    machines: each camera runs a tiny binary part and reports how it scores the classes; the scores together are an
-    answer. Only where that is doubtful do the cameras send more, a bit for each value of their maps, to a deeper part
-    in the cloud. Much less crosses the links than if pictures were sent, and a camera that fails costs little.
+    Several cameras see the same object, each from a different side. Train one network and cut it along the hierarchy of
+    machines: each camera runs a tiny binary part and sends its class scores; the merged scores are an answer. Only if
+    this answer is uncertain do the cameras send more, one bit for each value of their maps, to a deeper part in the
+    cloud. Much less is sent than if images were sent, and a failed camera costs little accuracy.
 
 Model
     D devices, views x_1 … x_D.  ConvP block: 3×3 convolution, 3×3 max-pooling, batch normalisation, b(·).
@@ -15,30 +15,31 @@ Model
     CC for maps is the paper's choice. Pooling has stride 2 on devices and 1 in the cloud.
 
 Training
-    All parts together as on one machine:  L = CE(z_L, y) + CE(z_C, y) + sum_i CE(s_i, y), the last over the pictures
-    of which device i sees something.
+    All parts together, as on one machine:  L = CE(z_L, y) + CE(z_C, y) + sum_i CE(s_i, y), the last over the images of
+    which device i sees something.
     Gradients pass b where |a| <= 1 and are 0 elsewhere; those of b(w) go to w, which each step clips to [-1, 1].
 
 Exit rule
     eta(p) = -sum_c p_c ln p_c / ln C  for p = softmax(z_L). Answer locally if eta < T (strictly), else the cloud
-    answers. The knob is T: 0 leaves all to the cloud, anything above 1 leaves nothing to it.
+    answers. The knob is T: at 0 the cloud answers all images, above 1 none.
 
 Skipped
-    What devices would send to the cloud, and the cloud's part. A device sends 4C bytes of scores for each picture, and
-    f o / 8 bytes of maps if it does not leave:  c = 4C + (1 - l) f o / 8  with l the share that leaves. That is the
-    cost, counted from the bytes that are sent; the full model is the same network without the local exit: f o / 8.
+    What devices would send to the cloud, and the cloud's part. A device sends 4C bytes of scores for each image, and f
+    o / 8 bytes of maps if it does not leave:  c = 4C + (1 - l) f o / 8  with l the share that leaves. That is the cost,
+    counted from the bytes that are sent; the full model is the same network without the local exit: f o / 8.
 
 Trained otherwise
     By Adam without weight decay, as in the paper: binary weights have no size that could decay.
 
 Deviations
-    1. Six synthetic views of Fashion-MNIST instead of the multi-camera pictures of MVMC (3 classes, colour, 680 for
-       training), which no package ships: each camera's canvas of 32×32 shows the picture shifted to a side, in part out
-       of sight, under pieces of other pictures; about every seventh view is empty, as many are in MVMC.
-    2. With 10 classes, not 3, scores are longer (40 bytes, not 12), and grey pictures are a third as large as coloured
-       ones: against sending pictures less can be saved than in the paper. For so many classes the cloud has 32 filters.
-    3. 6,000 pictures, 2 epochs in batches of 32, the rate rising to 2e-3 and falling to 0, instead of 100 epochs of one
-       batch each at 1e-3; gradients are clipped at norm 1. Weights start as torch has them.
+    1. Six synthetic views of Fashion-MNIST instead of the multi-camera images of MVMC (3 classes, colour, 680 for
+       training), which no package ships: each camera's canvas of 32×32 shows the image shifted to one side, partly out
+       of view and covered by pieces of other images; about every seventh view is empty, as many are in MVMC.
+    2. With 10 classes, not 3, scores are longer (40 bytes, not 12), and grey images are a third as large as coloured
+       ones: compared with sending images, less can be saved than in the paper. For so many classes the cloud has 32
+       filters.
+    3. 6,000 images, 2 epochs in batches of 32, the rate rising to 2e-3 and falling to 0, instead of 100 epochs of one
+       batch each at 1e-3; gradients are clipped at norm 1. Weights are initialised as in torch.
     4. Scales and shifts of batch normalisation are not clipped. The released code clips them along with the weights on
        a graphics card; on a processor its clipping has no effect at all.
     5. The entropy has no 1e-9 in its logarithm.

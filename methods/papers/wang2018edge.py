@@ -1,11 +1,11 @@
 """When Edge Meets Learning (adaptive control of local steps).
 
 Idea
-    Machines at the edge of a network hold data that must not leave them, and learn one model together: each descends on
-    its own loss for tau steps, then a server averages their parameters. Averaging costs time; to do it seldom lets the
-    machines drift apart, the more the less alike their data are. A bound on the loss reached within a budget of
-    resources, of quantities that can be measured while training runs, tells after each round which tau is best now.
-    This is no work on early exit: what ends early are the rounds of a training.
+    Machines at the edge of a network hold data that must not leave them, and train one model together: each takes tau
+    gradient steps on its own loss, then a server averages their parameters. Averaging costs time; if it is rare the
+    machines drift apart, especially if their data differ. A bound on the loss reached within a budget of resources,
+    computed from quantities measured during training, determines after each round which tau is best. This is not a work
+    on early exit: what ends early is a training run.
 
 Model
     A linear classifier with a smooth hinge (a squared support vector machine), y = +1 for even classes, -1 for odd:
@@ -22,17 +22,17 @@ Training
         T(tau) = (R - c - b) tau / (c tau + b)      (c + b: the last w has still to be judged)
         G(tau) = (1 + sqrt(1 + 4 T² phi rho eta h(tau)/tau)) / (2 T eta phi) + rho h(tau)
         tau  <- argmin G over 1 … 10 tau, at most tau_max.
-    It begins with tau = 1. If the next round and what follows it do not fit, tau is cut to what fits, that round is the
-    last, and only its w is still judged.
+    It begins with tau = 1. If the next round and the steps after it do not fit, tau is reduced to what fits; that round
+    is the last, and only its w is then evaluated.
 
 Exit rule
     None. The knob is the budget R; training stops when it is spent.
 
 Skipped
-    Averagings: their messages and the waiting for them. Of an input nothing is skipped.
+    Averaging rounds, with their messages and waiting times. No computation on an input is skipped.
 
 Measured apart
-    The task is another one than on the tracks: what is compared are budgets of training, not exits of a network.
+    The task differs from that of the tracks: budgets of training are compared, not exits of a network.
 
 Deviations
     1. G is that of the extended version of the paper (IEEE JSAC 37, 2019) as its released code computes it; that of the
@@ -41,13 +41,14 @@ Deviations
        deterministic, on 1,000 images in all as in the paper's deterministic runs; it has stochastic steps, linear
        regression, K-means and a CNN too.
     3. Seconds are simulated: c and b follow from counted multiply-accumulates and from messages really serialised, at
-       rates that wander (`methods/world`). The mean rates are such that c and b are about what the paper measured.
+       rates that vary over time (`methods/world`). The mean rates are such that c and b are about what the paper
+       measured.
     4. Beside the paper's ways to place data (1: at random, 2: by label, 3: all everywhere, 4: half of the nodes by
        label) a Dirichlet partition, the usual one today, which is the main variant.
-    5. As rates wander, a round may take longer than forecast: one that ends after R is lost, and counts as spent.
-    6. c and b are those of the round that ended; the released code takes the round before it. Judging the last w is
-       forecast as one step and one averaging, as there; it takes less. If not one more step fits, it is judged at once;
-       the released code takes a step nevertheless, and exceeds the budget.
+    5. As rates vary, a round may take longer than forecast: one that ends after R is lost, and counts as spent.
+    6. c and b are those of the round that ended; the released code takes the round before it. Evaluating the last w is
+       forecast as one step and one averaging, as there; it takes less. If not one more step fits, it is evaluated at
+       once; the released code takes a step nevertheless, and exceeds the budget.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """IDK Cascades: Fast Deep Learning by Learning not to Overthink (IDK cascades).
 
 Idea
-    Leave models that exist as they are, line them up from cheap to costly, and let all but the last say "I don't know".
-    Whether a model knows is told by an augmenting classifier that reads nothing but the probabilities it gives: a
-    threshold on one of them, or a tiny network that learned what a wrong answer and what further models cost. Any
-    models can be chained so, as nothing of them is touched.
+    Existing models are not changed. They run in order of cost, and all but the last may answer "I don't know". Whether
+    a model knows is decided by an augmenting classifier that reads only its probabilities: a threshold on a score, or a
+    tiny network trained on the cost of wrong answers and of further models. So any models can be chained.
 
 Model
     Separate models m_1 … m_k, from cheap to costly: a linear model and a forest, which read means over 4×4
@@ -19,36 +18,36 @@ Training
     them are frozen, and what follows sees the calibration images alone, half of those for validation:
     cost-oblivious:  sum_i BCE(h_i, 1[m_i is wrong]);
     cost-aware:      J = mean of L + lambda C,  L = sum_i r_i (1 - h_i) CE(y, m_i),  C = sum_i r_i c_i,
-    with r_1 = 1, r_{i+1} = r_i h_i the chance to come to m_{i+1}, h_k = 0, and c_i the cost of m_i as a share of m_k's.
-    Search on the same images, over all points of a grid (alpha_1 … alpha_{k-1}; cost-aware: lambda): least mean cost
-    subject to  accuracy of the cascade >= (1 - eps) accuracy of m_k.  For k = 2 that is the least share of images that
-    m_1 does not know, since the cost is c_1 + share · c_2.
+    with r_1 = 1, r_{i+1} = r_i h_i the probability of reaching m_{i+1}, h_k = 0, and c_i the cost of m_i as a share of
+    m_k's. Search on the same images, over all points of a grid (alpha_1 … alpha_{k-1}; cost-aware: lambda): least mean
+    cost subject to  accuracy of the cascade >= (1 - eps) accuracy of m_k.  For k = 2 that is the least share of images
+    that m_1 does not know, since the cost is c_1 + share · c_2.
 
 Exit rule
     Answer with the first m_i that knows: H(p_i) <= alpha_i, max_j p_ij >= alpha_i, or h_i <= alpha_i; else with m_k.
     The knob is eps: at 1 the first model answers, below what any grid point reaches (minus infinity) only the last.
 
 Skipped
-    All models behind the one that answers. An image pays for each model that it has met.
+    All models after the one that answers. An image pays for each model that it has met.
 
 Trained otherwise
     Each of the two networks learns for the epochs that all rows have, and augmenting networks for thirty passes over
     1,000 calibration images: separate models, which are then left alone, are what the paper is about.
 
 Deviations
-    1. The paper could not be read, only abstracts and notes of others on its full text. That h reads probabilities
-       alone, both thresholds, the constraint, the decision at 1/2 and L + lambda C are told there. The soft form of L
-       and C for any k, the network's size and the grids are reconstructed.
+    1. Only abstracts and notes by others on the full text could be read. They describe that h reads only probabilities,
+       both thresholds, the constraint, the decision at 1/2 and L + lambda C. The soft form of L and C for any k, the
+       network's size and the grids are reconstructed.
     2. Cluttered Fashion-MNIST and four members of three kinds, trained here, instead of pairs of trained networks on
        ImageNet and CIFAR and of a network and a person on driving videos.
     3. For more than two models the search minimises the mean cost, jointly over all stages, as no single share of
        unknown images says what is spent.
-    4. The paper's thresholds have grids of their own, which are not known; here grids lie evenly in the ranks of what
-       is seen on calibration images, and hold both ends.
-    5. Costs are multiply-accumulates, a comparison in the forest counting as one of them. The augmenting networks' own
-       are counted where they are asked, though the search leaves them out, as J does.
-    6. For cost-oblivious networks the search chooses alpha_i, too, which the paper has at 1/2: so all four ways to
-       build a cascade keep the same constraint.
+    4. The paper's grids of thresholds are not known; here grids are evenly spaced in the ranks of the values on
+       calibration images, and include both ends.
+    5. Costs are multiply-accumulates, a comparison in the forest counting as one of them. Those of the augmenting
+       networks are counted where these run, though the search leaves them out, as J does.
+    6. For cost-oblivious networks the search chooses alpha_i, too, which is 1/2 in the paper: so all four ways to build
+       a cascade satisfy the same constraint.
 """
 
 from __future__ import annotations

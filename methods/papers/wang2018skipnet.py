@@ -1,9 +1,9 @@
 """SkipNet: Learning Dynamic Routing in Convolutional Networks (SkipNet).
 
 Idea
-    A residual network survives the loss of single blocks, and images differ in which they need. So put a tiny gate
-    before each block that looks at the incoming feature map and decides, image by image, to run the block or to
-    take its shortcut. Every image reaches the end, but by a way of its own length: this is a neighbour of early exit.
+    A residual network still works without single blocks, and images differ in which blocks they need. So a tiny gate
+    before each block reads the incoming feature map and decides, image by image, whether to run the block or to take
+    its shortcut. Every image reaches the end, but on a path of its own length: this is a neighbour of early exit.
 
 Model
     x_{i+1} = g_i F_i(x_i) + (1 - g_i) S_i(x_i), g_i in {0, 1}; F_i is the residual block with shortcut and ReLU, S_i
@@ -17,8 +17,8 @@ Training
        with the reward to go r_i = -L + alpha / G * sum_{j >= i} (1 - g_j), L the sample's own cross-entropy, G gates.
 
 Exit rule
-    None. Block i runs iff p_i > 0.5. The knob is alpha: more reward for skipping, fewer blocks. Its limits are trained
-    like the others, where the hybrid loss becomes cross-entropy with all gates closed (inf) or open (-inf).
+    None. Block i runs iff p_i > 0.5. The knob is alpha: more reward for skipping, fewer blocks. Its two ends are
+    trained like the others; there the hybrid loss becomes cross-entropy with all gates closed (inf) or open (-inf).
 
 Skipped
     The convolutions of block i for the images whose g_i = 0. Gates and projections always run and are counted.
@@ -28,11 +28,11 @@ Trained otherwise
     each alpha: gates learn to close in two stages, which is what the paper is about.
 
 Deviations
-    1. Fashion-MNIST, 6,000 training images, and 9 blocks of 8, 16 and 32 channels behind a stem of stride 2, instead
-       of CIFAR-10/100, SVHN and ImageNet with 18 to 54 blocks of 16 to 64 channels.
+    1. Fashion-MNIST, 6,000 training images, and 9 blocks of 8, 16 and 32 channels after a stem of stride 2, instead of
+       CIFAR-10/100, SVHN and ImageNet with 18 to 54 blocks of 16 to 64 channels.
     2. Six epochs of SP and three of HRL with AdamW, instead of 64,000 and 10,000 steps of SGD.
-    3. alpha from 2 to 4, as few steps of a small network need; the paper: 0.001 to 0.1. In HRL the gate learns faster
-       than the rest.
+    3. alpha from 2 to 4, as needed for a small network and few steps; the paper: 0.001 to 0.1. In HRL the gate learns
+       faster than the rest.
     4. The recurrent gate alone, which the paper finds best; its two convolutional gates (FFGate-I and II) are left out.
     5. Images are neither shifted nor flipped in training.
     6. The last layer of the gate starts with bias 1, so that all gates start open and no block stays untrained.

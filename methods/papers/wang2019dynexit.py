@@ -1,9 +1,9 @@
 """DynExit: A Dynamic Early-Exit Strategy for Deep Residual Networks (DynExit).
 
 Idea
-    How much the loss of each exit should count is guessed as a rule, and a bad guess ruins either the early exits or
-    the last. Let gradient descent find out: the weights are parameters like any others, squashed to lie between 0 and
-    1, and their ratio moves while the network learns. Nothing is tuned by hand; at test time nothing is new.
+    The loss weights of the exits are usually guessed, and a bad guess harms either the early exits or the last one.
+    Here gradient descent finds them: the weights are parameters like any others, squashed to lie between 0 and 1, and
+    their ratio changes during training. Nothing is tuned by hand; inference does not change.
 
 Model
     A residual network with light heads at chosen places, exits i = 1 … N, the last of which is the network's own.
@@ -19,11 +19,11 @@ Exit rule
     never stops, T > ln C always stops at the first (C classes). One T, chosen on validation data, serves all exits.
 
 Skipped
-    The layers behind the exit, with their heads.
+    The layers after the exit, with their heads.
 
 Deviations
-    1. The paper could not be read, only its abstract and two surveys. Told there are: a residual network, joint
-       training, raw weights that are trained and used through a sigmoid, fixed thresholds from validation data.
+    1. Only the paper's abstract could be read and two surveys. They describe a residual network, joint training, raw
+       weights that are trained and used through a sigmoid, fixed thresholds from validation data.
     2. The sigmoids are divided by their sum. In the bare form, L = sum_i sigma(w_i) L_i, every derivative by w_i is
        positive, so that all weights would shrink without end; the abstract speaks of the ratio of the exits.
     3. Entropy as the confidence, and one threshold for all exits, are those of BranchyNet, which the paper builds on;

@@ -1,15 +1,15 @@
 """SEE: Scheduling Early Exit for Mobile DNN Inference during Service Outage (SEE).
 
 Idea
-    A phone sends frames to a server; while that is out of reach it must answer by itself, and is too slow to run all
-    frames through the whole network in time. Each frame may leave at an early exit, sooner and less accurate, or be
-    dropped. Which exit each frame takes, and when, is planned for all frames together: there is a best plan that never
-    swaps frames, so a dynamic program finds it in polynomial time.
+    A phone sends frames to a server; while the server is unreachable it must answer by itself, and is too slow to run
+    all frames through the whole network in time. Each frame may leave at an early exit, sooner and with less accuracy,
+    or be dropped. The exit and time of each frame are planned for all frames together: some optimal plan keeps the
+    order of the frames, so a dynamic program finds it in polynomial time.
 
 Model
-    Frames k = 1 … K come at a_1 <= … <= a_K. Exits e = 1 … E of one network take p_1 < … < p_E and are right in shares
-    acc_1 <= … <= acc_E of the frames; both are known beforehand. One processor, one frame at a time, to the end.
-    A frame that leaves at e and is done at f is worth U(e, f - a_k), a dropped one 0:
+    Frames k = 1 … K arrive at a_1 <= … <= a_K. Exits e = 1 … E of one network take p_1 < … < p_E and are right for
+    shares acc_1 <= … <= acc_E of the frames; both are known beforehand. One processor runs one frame at a time, to the
+    end. A frame that leaves at e and is done at f is worth U(e, f - a_k), a dropped one 0:
     U(e, delay) = acc_e - w * delay / d if delay <= d, else 0.
 
 Training
@@ -21,25 +21,26 @@ Exit rule
     frames 1 … k can be worth if the processor is free at t: V_0(0) = 0, and for every t that can be reached
     dropped:  V_k(t) = max(V_k(t), V_{k-1}(t))
     exit e:   V_k(f) = max(V_k(f), V_{k-1}(t) + U(e, f - a_k)),   f = max(a_k, t) + p_e
-    The plan is read back from max_t V_K(t). Of the pairs (t, V) those alone are kept that no other beats in both.
+    The plan is read back from max_t V_K(t). Of the pairs (t, V) only those are kept that no other dominates.
 
 Skipped
-    The layers behind a frame's exit, all heads but its own, and dropped frames altogether. The cost is the simulated
+    The layers after a frame's exit, all heads but its own, and dropped frames altogether. The cost is the simulated
     time that the phone computes for a frame; the full model is the network without exits for all frames, however late.
 
 Deviations
-    1. Only abstracts could be read. They fix the integer program, a general utility, the Ordered Scheduling structure,
-       and an optimal dynamic program in polynomial time; recursion, form of the utility and dropping are reconstructed.
-    2. That no frame need be swapped is true of a deadline, and of a price on delay that is convex (here: linear). It is
-       false of utilities in general: with exp(-delay), say, serving the fresh frame first can be better (a test shows
-       it), whatever the abstract's "general" means. So U has the form above, and w = 0 unless set.
-    3. Frames come from several cameras at once, at equal intervals; the paper's traces are not known. The knob is the
-       mean interval between frames, from p_1 (0) to p_E (1): at the ends there is nothing to plan, all frames take
-       the first exit, or the last. A frame is in time if it is done before the cameras' next frames come (d).
+    1. Only abstracts could be read. They specify the integer program, a general utility, the Ordered Scheduling
+       structure, and an optimal dynamic program in polynomial time; recursion, form of the utility and dropping are
+       reconstructed.
+    2. That no frames need to be swapped is true for a deadline, and for a convex price on delay (here: linear). It is
+       false for utilities in general: with exp(-delay), for example, serving the fresh frame first can be better (a
+       test shows it), whatever the abstract's "general" means. So U has the form above, and w = 0 unless set.
+    3. Frames arrive from several cameras at once, at equal intervals; the paper's traces are not known. The knob is the
+       mean interval between frames, from p_1 (0) to p_E (1): at the ends there is nothing to plan, as all frames take
+       the first exit, or the last. A frame is in time if it is finished before the cameras' next frames arrive (d).
     4. A residual network of six exits on cluttered Fashion-MNIST. The phone's speed is assumed and steady, so that p_e
        is what it was planned to be: no time is measured. A dropped frame counts as answered wrongly.
-    5. The two benchmarks, which the abstract does not name, are: the whole network for whoever can be in time, first
-       come, first served; and for each frame the last exit with which it is itself in time.
+    5. The two benchmarks, which the abstract does not name, are: the whole network for every frame that can be in time,
+       first come, first served; and for each frame the last exit with which it is in time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Glance and Focus: a Dynamic Approach to Reducing Spatial Redundancy in Image Classification (GFNet).
 
 Idea
-    Most images can be told from a thumbnail. So glance at one first, and stop if that is enough; else look at small
-    pieces of the image as it is, one after the other, where a policy says, until what was seen suffices. Any network
-    can look, unchanged: exits stand between looks and not inside it. No look takes more pixels than the thumbnail.
+    Most images can be classified from a thumbnail. So glance at one first, and stop if that is enough; otherwise look
+    at small crops of the full-resolution image, one after the other, where a policy decides, until the evidence
+    suffices. Any network can be used unchanged: exits are between looks, not inside the network. No look takes more
+    pixels than the thumbnail.
 
 Model
     x_1 is the image scaled down to h×h, x_t (t = 2 … T) a piece of h×h pixels of it. Encoders f_G of x_1 and f_L of all
@@ -11,8 +12,8 @@ Model
     layer on its state c_t gives z_t, p_t = softmax(z_t). The policy pi reads e_t (no gradient passes) through a 1×1
     convolution, a dense layer and a GRU of its own, state s_t; sigmoids of a linear layer on s_t are the mean mu_t of
     where to look next, a in [0, 1]^2: the piece has its corner at floor(a (H - h)), rows first. Another linear layer
-    gives V_t, what s_t is worth, which only trains pi. Each encoder has a linear classifier of its own, which only
-    trains it: q_t.
+    gives V_t, the value of s_t, which is only used to train pi. Each encoder has a linear classifier of its own, which
+    only trains it: q_t.
 
 Training
     1. Pieces anywhere; all but pi minimise  1/T [sum_t CE(p_t, y) + r sum_t CE(q_t, y)].
@@ -29,7 +30,7 @@ Exit rule
     among those that are left.
 
 Skipped
-    All looks that would follow, each of an encoder, the policy and the classifier: their pixels are never cut out.
+    All later looks, each with an encoder, the policy and the classifier: their crops are never taken.
 
 Trained otherwise
     Three stages of two epochs, where other rows have one: this is what the paper is about. As there, the policy
@@ -37,13 +38,13 @@ Trained otherwise
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST, 6,000 images, instead of large ones on ImageNet, and trained
-       from nothing instead of from weights of ImageNet: what two cores can train in minutes. h is 24 of 48 pixels,
-       T = 3; the paper: 96 to 144 of 224 to 300, T = 3 to 5.
+       from scratch instead of from ImageNet weights: what two cores can train in minutes. h is 24 of 48 pixels, T = 3;
+       the paper: 96 to 144 of 224 to 300, T = 3 to 5.
     2. The thumbnail is the mean over squares of pixels; the paper interpolates.
-    3. AdamW, its rate rising and then falling linearly to 0, in stages 1 and 3, instead of SGD with a cosine; gradients
-       are clipped at norm 1 in all stages; stage 2 takes 2 epochs instead of 15, at a higher rate that also falls.
-       In stage 1 all learn at one rate; the paper: the classifier at ten times the encoders'. Images are not cut and
-       flipped at random, and the last epoch is kept; the released code: the best one.
+    3. AdamW, whose learning rate rises and then falls linearly to 0, in stages 1 and 3, instead of SGD with a cosine;
+       gradients are clipped at norm 1 in all stages; stage 2 takes 2 epochs instead of 15, at a higher rate that also
+       falls. In stage 1 all learn at one rate; the paper: the classifier at ten times the encoders'. Images are not cut
+       and flipped at random, and the last epoch is kept; the released code: the best one.
     4. Policy and classifier have the form that they have in the released code with RegNet: other large networks have a
        larger policy, light ones no GRU in the classifier. z_1 is the recurrent classifier's, too, where that code, once
        RegNet is trained, takes the answer of the glance encoder's own.

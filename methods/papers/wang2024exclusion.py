@@ -1,9 +1,9 @@
 """Early-Exit with Class Exclusion for Efficient Inference of Neural Networks (EECE).
 
 Idea
-    A shallow layer may be unable to say what an image shows and yet know well what it does not show. So ask it for
-    that: heads with one sigmoid per class strike out hopeless classes layer by layer. Once a single class is left it is
-    the answer; else the last layer chooses among those that are left.
+    A shallow layer may be unable to tell what an image shows and yet know well what it does not show. So heads with one
+    sigmoid per class exclude unlikely classes layer by layer. Once a single class is left it is the answer; otherwise
+    the last layer chooses among the remaining classes.
 
 Model
     N heads at layers l = 0 … N-1: the mean over the map, then a linear layer: logits u_l, one score s_l = sigmoid(u_l)
@@ -11,17 +11,17 @@ Model
 
 Training
     Everything together, t the label as a one-hot vector:
-    L = CE(z, y) + sum_{l=0}^{N-1} 1 / (N - l + 1) * BCE(u_l, t; c), the last head weighing 1/2, the first 1/(N+1).
-    BCE is a mean over classes, in which the term of the true class counts c times, since it must not be struck out:
+    L = CE(z, y) + sum_{l=0}^{N-1} 1 / (N - l + 1) * BCE(u_l, t; c), the last head weighing 1/2, the first 1/(N+1). BCE
+    is a mean over classes, in which the term of the true class counts c times, since it must not be excluded:
     c = 4 (C - 1).
 
 Exit rule
-    R = {all classes}. At head l, with m = max_c s_lc: the class of m is put back into R if it was struck out; then
-    R <- {c in R: s_lc > beta_l m} (strictly). Stop when |R| = 1. After the last layer: argmax of z over R.
-    The beta_l are searched on held-out images. All are 0 at first, which strikes out nothing. Layer by layer, the one
-    whose exit saves most first: raise beta_l from 0.01 in steps of 0.01 as long as accuracy stays above
-    accuracy(all beta = 0) - tolerance, and keep the last that did, between 0.01 and 0.99. The tolerance is the knob: 1
-    stops at the first head (beta 1), below 0 nothing is struck out (beta 0).
+    R = {all classes}. At head l, with m = max_c s_lc: the class of m is put back into R if it was excluded; then R <-
+    {c in R: s_lc > beta_l m} (strictly). Stop when |R| = 1. After the last layer: argmax of z over R. The beta_l are
+    searched on held-out images. All are 0 at first, which excludes nothing. Layer by layer, the one whose exit saves
+    most first: raise beta_l from 0.01 in steps of 0.01 as long as accuracy stays above accuracy(all beta = 0) -
+    tolerance, and keep the last that did, between 0.01 and 0.99. The tolerance is the knob: 1 stops at the first head
+    (beta 1), below 0 nothing is excluded (beta 0).
 
 Skipped
     All layers after the one where one class is left, with their heads.
@@ -29,12 +29,12 @@ Skipped
 Deviations
     1. A residual network on cluttered Fashion-MNIST, 6,000 images, two epochs of AdamW, instead of AlexNet, VGG-small
        and ResNet-50 on CIFAR, 50 to 200 epochs of SGD. Heads stand at shares of the cost, not after every layer.
-    2. An exit saves all that comes after it, so that betas are searched from the first head to the last. The released
-       search orders heads by the multiply-accumulates of the one layer before each.
-    3. The last answer is the largest z among the remaining classes. The released search multiplies z with R, so that a
-       class that was struck out, with 0, beats remaining ones below 0, and the released measurement of cost ignores R.
+    2. An exit saves all layers after it, so betas are searched from the first head to the last. The released search
+       orders heads by the multiply-accumulates of the one layer before each.
+    3. The last answer is the largest z among the remaining classes. The released search multiplies z with R, so that an
+       excluded class, with 0, beats remaining ones below 0, and the released measurement of cost ignores R.
     4. Each image has its own R. The released search, in batches of 1,000, puts the best class of every image back into
-       R of all of them, and so hardly remembers what was struck out.
+       R of all of them, and so hardly remembers which classes were excluded.
     5. The released code hands c to the wrong argument of torch's loss, so that all terms of BCE count c times, and the
        true class no more than others. Here c is for the true class alone.
     6. The released search gives 0.98 where even 0.99 loses nothing, by rounding; here 0.99.

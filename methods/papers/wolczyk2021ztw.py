@@ -1,9 +1,9 @@
 """Zero Time Waste: Recycling Predictions in Early Exit Neural Networks (ZTW).
 
 Idea
-    A classifier that was not sure enough has still computed an opinion, and others throw it away. Use it twice: what
-    one internal classifier said is an input of the next, and the answer is a learned mean of all opinions so far. Both
-    cost next to nothing, and the network itself stays as it was.
+    An internal classifier that was not confident enough has still computed a prediction, which other methods discard.
+    Here it is used twice: the output of one internal classifier is an input of the next, and the answer is a learned
+    mean of all predictions so far. Both cost almost nothing, and the network itself is unchanged.
 
 Model
     A trained network, frozen, with internal classifiers 1 … M as in Shallow-Deep Networks. Cascade connections: from
@@ -20,15 +20,15 @@ Training
     3. The ensembles, everything else frozen: CE(q_m, y) over omega_m and beta_m, for each m by itself.
 
 Exit rule
-    Stop at the first m with max_c q_m(c) >= tau, one tau for all, with the answer of q_m. If none is as sure, the
+    Stop at the first m with max_c q_m(c) >= tau, one tau for all, with the answer of q_m. If none reaches tau, the
     network's own classifier answers. tau = 0 stops at the first, tau > 1 never.
 
 Skipped
-    All layers, classifiers and ensembles behind the exit.
+    All layers, classifiers and ensembles after the exit.
 
 Trained otherwise
-    Beside the epochs that all rows have, which train the network, the internal classifiers alone learn for as many on
-    its frozen maps, and the ensembles for forty on what these say: three stages are what the paper is about.
+    Besides the epochs that all rows have, which train the network, the internal classifiers alone are trained for as
+    many on its frozen maps, and the ensembles for forty on their outputs: three stages are what the paper is about.
 
 Deviations
     1. A small residual network with five internal classifiers on cluttered Fashion-MNIST, 6,000 images, 2 epochs,
@@ -41,9 +41,9 @@ Deviations
        normalisation there.
     4. The last classifier answers alone, as in the authors' later code. The code of the paper puts it into one more
        ensemble; which of the two the paper's tables show is not known.
-    5. AdamW, its rate rising and then falling linearly to 0, instead of SGD and Adam with rates that fall in steps;
-       gradients are clipped at norm 1; images are not shifted and flipped, nor for the ensembles. These learn with Adam
-       for 40 epochs at 1e-2 instead of 501 at 5e-4.
+    5. AdamW, whose learning rate rises and then falls linearly to 0, instead of SGD and Adam with rates that fall in
+       steps; gradients are clipped at norm 1; images are not randomly shifted or flipped, nor for the ensembles. These
+       learn with Adam for 40 epochs at 1e-2 instead of 501 at 5e-4.
     6. The released additive ensemble adds 1e-6 to each q_m(c); here its logarithm is that of q_m itself.
 """
 

@@ -1,17 +1,17 @@
 """Training early-exit architectures for automatic speech recognition (Early-exit ASR).
 
 Idea
-    A recogniser of speech with a head after every few layers of its encoder, all trained together from the start, is
-    better at its low exits than large pre-trained encoders that are fine-tuned with exits, and its full depth profits
-    from the other heads. An utterance stops where the frames are certain on average, or, better, where the best
-    transcript leaves those behind it far behind.
+    A speech recogniser with a head after every few layers of its encoder, all trained together from the start, is
+    better at its low exits than large pre-trained encoders that are fine-tuned with exits, and its full depth gains
+    from the other heads. An utterance stops when the frames are certain on average or, better, when the best transcript
+    is far ahead of the others.
 
 Model
     Log energies in mel bands, two convolutions along time with a stride of 2 and no activation between them,
     sinusoidal positions, then M groups of conformer layers:
     x + FF(x)/2, + attention, + convolution module (gated, depthwise, normalised over the batch), + FF/2, layer norm.
-    Behind group m: log P_m(v | t) = log softmax(W_m x + b_m), v = 0 the blank of connectionist temporal classification
-    (CTC). What is answered is the best path: the likeliest unit of each frame, repetitions taken together, no blanks.
+    After group m: log P_m(v | t) = log softmax(W_m x + b_m), v = 0 the blank of connectionist temporal classification
+    (CTC). The answer is the best path: the most likely unit of each frame, with repetitions merged and blanks removed.
 
 Training
     From random weights, all exits at once: L = sum_m CTC(P_m, y), all weights 1.
@@ -26,23 +26,23 @@ Skipped
     All groups of layers above the exit, and their heads.
 
 Deviations
-    1. Words of two to four letters and digits, spelled by one speaker at different speeds in made noise, instead of
-       read sentences of thousands of speakers. There is one recording of each letter, in training and test alike:
-       what is new in a test word is their order, speed and noise. A unit is a letter. All recordings are as long as
-       the longest, noise where nothing is said: no frame is padding, which the released code takes for speech.
+    1. Words of two to four letters and digits, spelled by one speaker at different speeds in synthetic noise, instead
+       of read sentences of thousands of speakers. There is one recording of each letter, in training and test alike:
+       only their order, speed and noise are new in a test word. A unit is a letter. All recordings are as long as the
+       longest, with noise where nothing is said: no frame is padding, which the released code treats as speech.
     2. A small conformer: 4 exits, a layer each, 64 wide, 40 mel bands at 8 kHz, against 6 exits of two layers, 256
-       wide, 80 bands. A convolution sees 3 frames instead of 31, of which a letter has some seven: else a layer is
-       enough. Each branch of a layer starts a tenth as strong as usual: in as few steps low exits otherwise learn and
-       deep ones do not. Normalised log energies; AdamW with a linear schedule, not Noam's; no averaged checkpoints.
+       wide, 80 bands. A convolution sees 3 frames instead of 31 (a letter has about seven); otherwise one layer would
+       be enough. Each branch of a layer starts a tenth as strong as usual; otherwise, in so few steps, low exits learn
+       and deep ones do not. Normalised log energies; AdamW with a linear schedule, not Noam's; no averaged checkpoints.
     3. Of the paper's three ways of training only CTC from scratch is here, no attention decoders and no pre-trained
-       encoders: those need hundreds of hours of speech. What it claims of them is not tried.
-    4. The released code prints WER of each exit and takes no decision, so that strict tests are ours. It forgets the
-       minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not known. Here
-       N = ``hypotheses``, found by a prefix beam search as wide, which follows a frame's blank alone where that has a
-       probability above 0.999, and otherwise units of at least 0.001.
+       encoders: those need hundreds of hours of speech. Its claims about these are not tested.
+    4. The released code prints the WER of each exit and makes no exit decision, so the strict tests are ours. It
+       forgets the minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not
+       known. Here N = ``hypotheses``, found by a prefix beam search as wide, which follows a frame's blank alone where
+       that has a probability above 0.999, and otherwise units of at least 0.001.
     5. Quality is 1 - CER, the character error rate, in place of the word error rate: insertions, deletions and
-       substitutions divided by the letters said, taken from 1. It falls below 0 where more is inserted than was said.
-    6. A beam search has no multiply-accumulates, and so costs nothing here; in time it does.
+       substitutions divided by the letters said, taken from 1. It can fall below 0 if there are many insertions.
+    6. A beam search has no multiply-accumulates, so it costs nothing here, though it takes time.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """DeeBERT: Dynamic Early Exiting for Accelerating BERT Inference (DeeBERT).
 
 Idea
-    Leave a fine-tuned encoder exactly as it is and teach a small classifier ("off-ramp") behind each layer what it can
-    read from the frozen states. An easy sample shows in a peaked distribution: stop where the entropy is low enough.
+    Leave a fine-tuned encoder exactly as it is, and train a small classifier ("off-ramp") after each layer on the
+    frozen states. For an easy sample the predicted distribution has one clear peak: stop where the entropy is low
+    enough.
 
 Model
     n layers. Off-ramps f_1 … f_{n-1} and the network's own head f_n, of one shape, each with its own parameters:
-    z_i = V_i dropout(tanh(W_i h_i + b_i)) + c_i, with h_i what is read of layer i. Every W_i, b_i starts as a copy of
-    the pretrained pooler.
+    z_i = V_i dropout(tanh(W_i h_i + b_i)) + c_i, with h_i the input read from layer i. Every W_i, b_i starts as a copy
+    of the pretrained pooler.
 
 Training
     Stage 1: minimise L_n over layers and f_n: ordinary fine-tuning.
@@ -21,8 +22,9 @@ Skipped
     All layers after the exit, with their off-ramps and f_n.
 
 Trained otherwise
-    Beside the epoch that all rows have, which trains the network (stage 1), the off-ramps alone learn for ten more, on
-    its frozen states (stage 2): two stages are what the paper is about, and nothing but off-ramps is trained longer.
+    Besides the epoch that all rows have, which trains the network (stage 1), the off-ramps alone are trained for ten
+    more, on its frozen states (stage 2): two stages are what the paper is about, and only the off-ramps are trained
+    longer.
 
 Deviations
     1. MiniLM (6 layers, 384 wide) on Rotten Tomatoes, 4,000 training sentences of at most 40 tokens, instead of BERT
@@ -30,16 +32,16 @@ Deviations
     2. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way, and its class token
        is all but the same for every sentence before the last layer.
     3. Stage 1 takes one epoch at learning rate 1e-4 (its head: 1e-3) and stage 2 ten epochs at 1e-3; the paper: three
-       epochs each (RoBERTa: ten) at 2e-5, on data up to a hundred times larger. Where claims of others compare with it,
-       stage 2 takes as long as stage 1, and exits on either side see as many steps. In both stages the rate warms up
-       for 10 % of the steps and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1,
-       as there.
+       epochs each (RoBERTa: ten) at 2e-5, on data up to a hundred times larger. Where claims of other methods compare
+       with it, stage 2 takes as long as stage 1, so exits of both methods are trained for equally many steps. In both
+       stages the rate warms up for 10 % of the steps and weights decay by 0.01; the released code does neither.
+       Gradients are clipped at norm 1, as there.
     4. Stage 2 learns from states computed once, without the backbone's dropout, which the released code keeps on. The
        off-ramps' own dropout stays.
     5. The released code builds an off-ramp at the last layer too, never trains it, and may answer with it. Here the
        last layer has its real head only: the exit layers are the same, and answers there are the fine-tuned model's.
     6. Entropy comes from log-softmax, so that an underflowing probability counts 0; the released code gives NaN there,
-       and such a sample, the surest of all, never exits early.
+       and such a sample, the most certain of all, never exits early.
 """
 
 from __future__ import annotations

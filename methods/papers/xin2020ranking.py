@@ -1,9 +1,9 @@
 """Early Exiting BERT for Efficient Document Ranking (Early-exit monoBERT).
 
 Idea
-    Re-ranking is mostly saying no: nearly all candidates of a query are irrelevant, and most look so early. So pairs of
-    query and document leave early, with one threshold for "relevant" and another for "not relevant", as a good document
-    lost costs more than some layers.
+    In re-ranking nearly all candidates of a query are irrelevant, and for most this is visible in early layers. So
+    pairs of query and document leave early, with one threshold for "relevant" and another for "not relevant", as losing
+    a relevant document costs more than running some layers.
 
 Model
     A cross-encoder reads [CLS] query [SEP] document [SEP]. A head after each of L layers, with a pooler of its own:
@@ -16,7 +16,7 @@ Training
 Exit rule
     A pair leaves at the first i < L with p_i[1] > PC or p_i[0] > NC (both strictly), else at L. Its score is p_i[1]
     there; the candidates of a query are sorted by score, whatever layer each comes from. A threshold above 1 switches
-    its side off. Here the knob is NC, and PC = 1 - share * (1 - NC) lies above it.
+    its condition off. Here the knob is NC, and PC = 1 - share * (1 - NC) lies above it.
 
 Skipped
     All layers after the exit with their heads, for that pair.
@@ -28,8 +28,8 @@ Deviations
     3. Queries are cut to 12 tokens, documents to 24, not to 512 together; a query has 20 random candidates (2 of grade
        2, at most 3 of grade 1), not the first 1,000 of BM25: what two cores can do in minutes.
     4. Heads compare the mean tokens u of the query and v of the document: they read |u - v| and u * v instead of the
-       class token, as MiniLM was pretrained to make such means alike, and start from random weights instead of BERT's
-       pooler. One mean of all tokens taught next to nothing.
+       class token, as MiniLM was pretrained to make such means similar, and start from random weights instead of BERT's
+       pooler. With one mean of all tokens almost nothing was learned.
     5. Rate 1e-4 (heads: 1e-3) for one epoch in batches of 32, not 3e-6 for four (ASNQ: 2e-5 for two) in batches of 60.
        It warms up for 10 % of the steps, which the released script does not; weight decay 0.01 and clipping at norm 1
        are as there.

@@ -1,9 +1,9 @@
 """BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extension to Regression (BERxiT).
 
 Idea
-    Training all exits in every step costs the last exit; training exits on a frozen encoder leaves them weak. So take
-    turns: one step for the last exit, one for all. And let one tiny unit, the same at all layers, learn how likely the
-    answer at hand is right. It asks for no class probabilities, so regression can exit early too.
+    Training all exits in every step harms the last exit; training exits on a frozen encoder leaves them weak. So
+    alternate: one step for the last exit, one step for all exits. And one tiny unit, the same at all layers, learns how
+    likely the current answer is right. It needs no class probabilities, so early exit works for regression too.
 
 Model
     n layers with a head each, of one shape, each with its own parameters that start as the pretrained pooler's:
@@ -29,8 +29,8 @@ Deviations
        can train in minutes.
     2. Regression on the signed crowd sentiment of tweets, a noisier target than STS-B and SICK, which no package ships.
     3. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way.
-    4. Learning rate 1e-4 (heads and unit: 1e-3) instead of 2e-5: one epoch has to do. It warms up for 10 % of the
-       steps, and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
+    4. Learning rate 1e-4 (heads and unit: 1e-3) instead of 2e-5, since there is only one epoch. It warms up for 10 % of
+       the steps, and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     5. With the unit, the released routine leaves the last exit out of the odd steps; without, it does not. All n here.
     6. The released code predicts 1 - u and stops below a threshold, which is the same; at the last layer it trains the
        unit on a head that nothing else trains, where ours reads the real one; and it counts steps anew in each epoch.

@@ -1,27 +1,28 @@
 """Early Exit or Not: Resource-Efficient Blind Quality Enhancement for Compressed Images (RBQE).
 
 Idea
-    One network cleans compressed pictures of unknown quality and does as much work as each needs. Nested decoders of
-    growing depth each give a finished picture; a hand-made measure of what the codec leaves behind, blocks and blur,
-    looks at it without the original. Good enough: stop. No network judges itself, and the measure learns nothing.
+    One network enhances compressed images of unknown quality and spends only as much computation as each needs. Nested
+    decoders of increasing depth each give a finished image; a hand-made measure of codec artefacts, blocks and blur,
+    assesses it without the original, and inference stops when the image is good enough. No network judges its own
+    output, and the measure is not trained.
 
 Model
     Nodes x_{i,j} of scale i (0: full resolution) and column j, C channels each; input x, one channel:
     x_{0,0} = two convolutions of x;  x_{i+1,0} = Down(ECA(x_{i,0})), two convolutions and one of stride 2;
     x_{i,j} = Up(concat(ECA(x_{i,0}), …, ECA(x_{i,j-1})), ConvT_{2×2}(ECA(x_{i+1,j-1}))), two separable convolutions.
     Convolutions are 3×3; ReLU follows each, and a separable one. ECA(x) = x · sigmoid(conv1d_3(mean of x over places)).
-    Exit k = 1 … K gives out_k = x + SepConv(ECA(x_{0,k})); it needs x_{k,0} and x_{k-1,1} … x_{0,k}, nothing deeper.
-    In the last of these rows, k = K, nothing new is attended to: there ECA is left out, as in the released network.
+    Exit k = 1 … K gives out_k = x + SepConv(ECA(x_{0,k})); it needs x_{k,0} and x_{k-1,1} … x_{0,k}, nothing deeper. In
+    the last of these rows, k = K, ECA is left out, as in the released network.
 
 Training
-    Everything together; the known quality d says which exits care for a picture:
-    L = sum_k w_{d,k} MSE(out_k, clean).  Here row d of w is times mean(m) / m_d first, m_d the mean squared error with
-    which the training pieces of quality d come.
+    Everything together; the known quality d determines the weights of the exits for an image:
+    L = sum_k w_{d,k} MSE(out_k, clean).  Here row d of w is first multiplied by mean(m) / m_d, with m_d the mean
+    squared error of the training pieces of quality d before enhancement.
 
 Exit rule
-    Stop at the first of k = 1 … K-1 with Q(out_k) >= T; else out_K is returned and nobody asks. T = 0 stops at the
-    first exit, T > 2^0.1 never. Q is computed on out_k in 8 bits, in patches P of B×B that lie across the borders of
-    the codec's blocks (B = 8 for JPEG). With T_B the orthonormal discrete Chebyshev matrix and c = 1e-5:
+    Stop at the first of k = 1 … K-1 with Q(out_k) >= T; else out_K is returned without a test. T = 0 stops at the first
+    exit, T > 2^0.1 never. Q is computed on out_k in 8 bits, in patches P of B×B that lie across the borders of the
+    codec's blocks (B = 8 for JPEG). With T_B the orthonormal discrete Chebyshev matrix and c = 1e-5:
     M = T_B (P' - mean P') T_B^t of P' = P / sqrt(B² mean P²); sum M² - M_00² > 0.004 is textured, else smooth;
     textured: q_blur = 1 - mean((2 M M' + c) / (M² + M'² + c)), M' of P blurred by a 3×3 Gaussian, sigma = 5;
     smooth: e = sum|M| - |M_00| + c, Q_v and Q_h the shares in e of |M|'s last row and column, at most T_0 = 0.05 each,
@@ -36,17 +37,17 @@ Deviations
        in grey pieces of 32×32 and 64×64, instead of RAISE at 512×512. JPEG only; the paper has HEVC (B = 4) too.
     2. 12 channels instead of 32; 1,500 pieces and 6 epochs. What two cores can train.
     3. The weights w are those of the authors' later training code: the paper's own could not be read, nor could rate
-       and batch. The rate rises, then falls linearly to 0; gradients are clipped at norm 1. Rows of w are evened:
+       and batch. The rate rises, then falls linearly to 0; gradients are clipped at norm 1. Rows of w are balanced:
        errors at quality 10 are several times those at 50, and so short a training would have made the late exits, for
        which quality 10 weighs most, worse than the first one on everything else.
     4. Weights start normal with variance 2 / (inputs of a unit), the last convolution of each exit at 0, so that every
-       exit starts with out_k = x; the first sees 8 (x - mean x), and residuals are divided by 8. With torch's
-       usual start nothing was learnt in a short training.
+       exit starts with out_k = x; the first sees 8 (x - mean x), and residuals are divided by 8. With torch's usual
+       start nothing was learned in a short training.
     5. The measure follows the released MATLAB, not the authors' later Python, which divides Q_v and Q_h by another sum.
-       Here q_blur is computed in smooth patches too and not used: it costs next to nothing, and costs are alike then.
+       Here q_blur is computed in smooth patches too and not used: it costs almost nothing, and this makes costs equal.
        An all-black patch is smooth with q_block 0; MATLAB divides by zero there.
-    6. The score's products count as cost of the exit; the paper counts those of the network.
-    7. T is chosen on validation pieces; the paper has 0.79 for JPEG, read off a curve on its test pictures.
+    6. The multiplications of the score count as cost of the exit; the paper counts only those of the network.
+    7. T is chosen on validation pieces; the paper has 0.79 for JPEG, chosen from a curve on its test images.
 """
 
 from __future__ import annotations

@@ -3,47 +3,47 @@
 Idea
     Several cameras share one server. For each of them three things are decided together, slot by slot: at which exit
     the network ends, where it is cut between camera and server, and how much of the server the camera gets. Channels,
-    load and queues keep changing, so the decision is learned, by an actor-critic method for continuous actions, against
-    a measure of inference performance in which average latency and accuracy are traded.
+    load and queues keep changing, so the decision is learned, by an actor-critic method for continuous actions, for a
+    measure of inference performance that combines average latency and accuracy.
 
 Model
-    A network with exits e = 1 … E; c_l multiply-accumulates of its parts, d_l bits of what they pass on, d_0 of the
-    picture. Device n computes f_n a second, and sends R_n = B log2(1 + g_n h_n), g_n its mean ratio of signal to noise
-    and h_n the channel's gain, exponentially distributed (Rayleigh fading), anew in each slot. Of the server's F a
-    share is free, which changes by a Markov chain, and device n has phi_n of it, sum_n phi_n <= 1.
+    A network with exits e = 1 … E; c_l multiply-accumulates of its parts, d_l bits of their outputs, d_0 of the image.
+    Device n computes f_n a second, and sends R_n = B log2(1 + g_n h_n), g_n its mean ratio of signal to noise and h_n
+    the channel's gain, exponentially distributed (Rayleigh fading), anew in each slot. Of the server's F a share is
+    free, which changes by a Markov chain, and device n has phi_n of it, sum_n phi_n <= 1.
     T_n = sum_{l<=s} c_l / f_n + d_s / R_n + sum_{s<l<=e} c_l / (phi_n free F),  and the last two only where it is cut
-    before e. A device that is not done when the next slot begins starts later by as much: L_n = W_n + T_n,
-    W_n <- max(0, L_n - slot).  IPLA = mean_n [w acc(e_n) - (1 - w) L_n / T_max].
+    before e. A device that has not finished when the next slot begins starts later by that time: L_n = W_n + T_n, W_n
+    <- max(0, L_n - slot).  IPLA = mean_n [w acc(e_n) - (1 - w) L_n / T_max].
 
 Training
-    The network with all exits together, L = sum_e CE_e. Then DDPG in a simulated cell, by acc(e) of held-out pictures:
+    The network with all exits together, L = sum_e CE_e. Then DDPG in a simulated cell, with acc(e) of held-out images:
     the state holds R_n, W_n, the free share and w; the actor mu gives (u_e, u_s, u_phi)_n in [0, 1]; with
     e = max(1, ceil(u_e E)), s = round(u_s l(e)), l(e) the parts up to exit e, and phi = u_phi by the sum over those
     that send. Critic: (Q(x, a) - r - gamma Q'(x', mu'(x')))^2; actor: -Q(x, mu(x)); slow copies Q' and mu'; noise on
-    actions, and a replay memory. r is the IPLA of the slot. No picture is used for that.
+    actions, and a replay memory. r is the IPLA of the slot. No images are used for that.
 
 Exit rule
-    The exit is named before the inference, and only its head is run: no confidence is tested. The knob is w: where it
-    is 0 accuracy counts nothing, and the first exit is taken; where it is 1 only the last is. In between the agent
-    chooses; cut and share are its own always, at the ends with the w nearest to them that it has learnt.
+    The exit is chosen before inference, and only its head is run: no confidence is tested. The knob is w: at 0 accuracy
+    does not count, and the first exit is taken; at 1 the last exit is taken. In between the agent chooses. It always
+    chooses cut and share, at the ends with the nearest w that it was trained for.
 
 Skipped
-    The parts behind the exit. The cost is the simulated time L_n, averaged over pictures; multiply-accumulates and
-    bytes are those that both sides really have. The full model is the last exit for all, cut and served as the agent
-    does it at w = 1.
+    The parts after the exit. The cost is the simulated time L_n, averaged over images; multiply-accumulates and bytes
+    are the real ones of both sides. The full model is the last exit for all images, cut and served as the agent does at
+    w = 1.
 
 Deviations
-    1. The article was read as an abstract: that exit, cut and share are decided together by DDPG against IPLA is known.
-       State, reward, actions, fading, load and all constants are a reconstruction, and so is the queue.
-    2. w is part of the state, drawn anew every 20 slots, so that one agent has all trade-offs; the paper has one. At w
-       = 0 and w = 1 the exit is the one known to be best, whatever the actor says.
-    3. Latencies beyond twice T_max are taken for that in rewards, so that a rare bad channel does not drown what is
-       learned; a small pull keeps the actor's logits from where a sigmoid learns nothing any more. T_max is the time of
-       the whole network on the slowest device.
+    1. Only the abstract was read: it is known that exit, cut and share are decided together by DDPG for IPLA. State,
+       reward, actions, fading, load and all constants are a reconstruction, and so is the queue.
+    2. w is part of the state and redrawn every 20 slots, so that one agent covers all trade-offs; the paper has one. At
+       w = 0 and w = 1 the exit is the one known to be best, whatever the actor outputs.
+    3. In rewards, latencies are capped at twice T_max, so that a rare bad channel does not dominate learning; a small
+       penalty keeps the actor's logits out of the saturated range of the sigmoid. T_max is the time of the whole
+       network on the slowest device.
     4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three devices, instead
-       of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. A picture is smaller than what any part passes on, so cutting
-       in between seldom pays: mostly all is done on one side.
-    5. The way of an answer back is part of d_s; nothing else of time is modelled, and none is measured.
+       of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. An image is smaller than the output of any part, so cutting in
+       between seldom pays off: mostly one side does everything.
+    5. The transfer of the answer back is part of d_s; no other times are modelled, and none is measured.
 """
 
 from __future__ import annotations

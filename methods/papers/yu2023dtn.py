@@ -1,19 +1,20 @@
 """A Dynamic Transformer Network With Early Exit Mechanism for Fast Detection of Multiscale Surface Defects (DTN).
 
 Idea
-    A wide mark on a surface is seen at a glance, a hair crack only from close by. So a transformer reads a picture in
-    coarse tokens first, then in ever finer ones, and stops as soon as it is sure what it sees: fine tokens are many,
-    and they are what costs.
+    A wide mark on a surface is visible at low resolution, a hairline crack only at high resolution. So a transformer
+    reads an image in coarse tokens first, then in finer and finer ones, and stops as soon as it is confident: fine
+    tokens are many, and they cause most of the cost.
 
 Model
-    A class token c and S stages. Stage s sees the picture averaged over squares of q_s pixels, q_1 > q_2 > … > q_S, cut
-    into patches of p × p of these: T_s = (side / (q_s p))² tokens, E_s(patch) + position. They join the tokens before:
+    A class token c and S stages. Stage s sees the image averaged over squares of q_s pixels, q_1 > q_2 > … > q_S, cut
+    into patches of p × p of these: T_s = (side / (q_s p))² tokens, E_s(patch) + position. They are added to the earlier
+    tokens:
     Z_s = encoder layers(concat(Z_{s-1}, tokens_s)), Z_0 = c. Each layer is softmax attention of several heads and an
-    MLP, both behind layer normalisation and added to their input. Head s: p_s = softmax(W_s LayerNorm(c_s) + b_s) of
-    the class token c_s in Z_s.
+    MLP, both after layer normalisation and added to their input. Head s: p_s = softmax(W_s LayerNorm(c_s) + b_s) of the
+    class token c_s in Z_s.
 
 Training
-    Everything together:  L = sum_s CE(p_s, y), all stages weighing alike.
+    Everything together:  L = sum_s CE(p_s, y), with equal weights for all stages.
 
 Exit rule
     Stop at the first stage s < S with max p_s >= eta, one eta for all; stage S always answers. eta = 0 stops at the
@@ -23,14 +24,14 @@ Skipped
     The tokens and layers of all finer stages.
 
 Deviations
-    1. Reconstructed: of the paper only its title could be read, and one sentence of a later work, by which its
+    1. Reconstructed: only the paper's title could be read, and one sentence of a later work, which says that its
        self-attention works in a "routing space". If that means gates that choose a path between scales for each sample,
        they are not here; this is the plainest network that fits the title: scales from coarse to fine, exits between.
-    2. Stages, tokens, loss, rule and all numbers are ours. "Detection" is taken for telling what is on a picture
-       (nothing, a scratch, a pit), not for boxes.
+    2. Stages, tokens, loss, rule and all numbers are ours. "Detection" is taken to mean classifying what is on an image
+       (nothing, a scratch, a pit), not boxes.
     3. Data are photographed surfaces (brick, grass, gravel) on which scratches and pits are drawn, 1 to 10 pixels wide
        (pits: twice as wide), so it is known how wide each defect is. Which data the paper has is not known.
-    4. Measured is the mean of the classes' F1, since half of the pictures are sound.
+    4. The quality is the mean F1 of the classes, since half of the images have no defect.
 """
 
 from __future__ import annotations

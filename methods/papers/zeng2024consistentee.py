@@ -1,9 +1,10 @@
 """A Consistent and Hardness-Guided Early Exiting Method for Accelerating Language Models Inference (ConsistentEE).
 
 Idea
-    Joint training asks all exits to be right on all inputs, but in use one right exit is enough. So train as in use: a
-    small policy at each layer decides to leave, and only the classifier there learns from that input. How much speed
-    is rewarded depends on how hard an input is: on the layer from which on the network has memorised it.
+    Joint training requires all exits to be right on all inputs, but at inference one right exit is enough. So train as
+    at inference: a small policy at each layer decides whether to leave, and only the classifier there learns from that
+    input. The reward for speed depends on the hardness of an input: on the layer from which on the network has
+    memorised it.
 
 Model
     After each of L layers a classifier C_i on pooled_i, and a policy pi_i = sigmoid(W2 gelu(W1 pooled_i)) with 32
@@ -13,22 +14,25 @@ Training
     1. Layers and classifiers together: sum_i i * CE_i / sum_i i. Then ml(x), the first layer from which on all
        classifiers are right on x (L if the last one is wrong), once for each training input.
     2. The policies, all else frozen, by REINFORCE: K trajectories for each input, in which it leaves at layer i with
-       probability pi_i;  R = - CE(C_e(x), y) - alpha (1 - ml(x) / L) e  for leaving at e, so that what is memorised
-       early pays for every layer and the hardest nothing;  L_pi = - mean (R - mean_k R) log P(e), with
+       probability pi_i;  R = - CE(C_e(x), y) - alpha (1 - ml(x) / L) e  for leaving at e, so that an input that is
+       memorised early pays for every layer and the hardest inputs pay nothing;  L_pi = - mean (R - mean_k R) log P(e),
+       with
        log P(e) = log pi_e + sum_{i<e} log(1 - pi_i), and only the sum for e = L.
     3. Everything together: L_pi + L_task, L_task the mean cross-entropy at the exits taken. No other classifier gets a
        gradient from that input.
 
 Exit rule
-    Leave at the first layer with pi_i > 0.5 (strictly), else at L. alpha sets the speed, a training for each; here the
-    knob moves the threshold of one training: 0 leaves at the first layer, 1 never.
+    Leave at the first layer with pi_i > 0.5 (strictly), else at L. alpha sets the speed, with one training run for
+    each; here the knob moves the threshold of one training run: 0 leaves at the first layer, 1 never.
 
 Skipped
-    All layers after the exit, their classifiers and policies. Classifiers passed do run; the paper spares them (0.3%).
+    All layers after the exit, their classifiers and policies. Classifiers on the way do run; the paper skips them
+    (0.3%).
 
 Trained otherwise
-    Beside the epoch that all rows have (phase 1), the policies alone learn for six more on stored states (phase 2), and
-    everything together for half a one (phase 3): to learn from rewards where to leave is what the paper is about.
+    Besides the epoch that all rows have (phase 1), the policies alone are trained for six more on stored states (phase
+    2), and everything together for half an epoch (phase 3): learning from rewards where to leave is what the paper is
+    about.
 
 Deviations
     1. MiniLM on 4,000 sentences of Rotten Tomatoes, one epoch in batches of 8 at rate 1e-4 (heads: 1e-3), read by its
@@ -40,8 +44,8 @@ Deviations
     3. Phase 2 learns from states computed once, for six epochs at rate 1e-3 (released script: two at 3e-4, in batches
        of 32; the paper's own figures were not read, here or above); phase 3 takes half an epoch (released script: two).
        Leaving is drawn; in the released code pi_i > 0.5 decides in training too, and variety comes from dropout and
-       random moves. There the last layer has a policy and a term in log P, and the loss alone is rewarded: ml stands in
-       comments.
+       random moves. There the last layer has a policy and a term in log P, and the reward uses the loss alone: ml is
+       commented out.
 """
 
 from __future__ import annotations

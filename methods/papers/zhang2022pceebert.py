@@ -1,23 +1,23 @@
 """PCEE-BERT: Accelerating BERT Inference via Patient and Confident Early Exiting (PCEE-BERT).
 
 Idea
-    Patience can be set in whole layers only; entropy is fooled by one exit that is sure and wrong. Join them: leave
-    when several exits in a row were each sure. A lone blunder does not end the computation, and the threshold on the
-    entropy sets the speed as finely as one likes. The exits need not say the same, they only need to be sure.
+    Patience can be set only in whole layers; entropy is misled by one exit that is confident and wrong. Combine them:
+    leave when several exits in a row were each confident. A single mistake does not end the computation, and the
+    entropy threshold sets the speed as finely as one likes. The exits need not agree, they only need to be confident.
 
 Model
     As in PABEE: a head after every layer, a tanh pooler for all heads, then a linear layer of each head's own.
     p_i = softmax of head i, i = 1 … n, over C classes.
 
 Training
-    As in PABEE, and with its very weights: L = sum_i i * CE(p_i, y) / sum_i i, backbone and heads together.
+    As in PABEE, and with the same loss weights: L = sum_i i * CE(p_i, y) / sum_i i, backbone and heads together.
 
 Exit rule
     H_i = -sum_c p_i(c) ln p_i(c) / ln C, in [0, 1].
     cnt_0 = 0;  cnt_i = cnt_{i-1} + 1 if H_i < tau (strictly), else 0.  Stop at exit i when cnt_i = t.
-    The earliest exit is layer t. t = 1 asks for one sure exit (DeeBERT's test at tau * ln C nats); tau = 0 never stops,
-    tau > 1 stops everything at layer t, t > n never stops. The released script fixes t = 2 and tries many tau; so here
-    a curve has one t (a variant each) and tau for its knob. Claims search both on held-out data.
+    The earliest exit is layer t. t = 1 requires one confident exit (DeeBERT's test at tau * ln C nats); tau = 0 never
+    stops, tau > 1 stops everything at layer t, t > n never stops. The released script fixes t = 2 and tries many tau;
+    so here each variant has one t, and tau is its knob. The claims search both on held-out data.
 
 Skipped
     All layers after the exit, with their heads.
@@ -29,9 +29,9 @@ Deviations
        released script; warm-up is 10 % of the steps, there 200 steps. Gradients are clipped at norm 1, as there.
     2. Heads read the mean over tokens instead of the class token, as MiniLM was pretrained.
     3. The first exit's loss is weighted like the others'. The released code adds it with weight 1 whatever the scheme;
-       by luck this is right for the rising scheme i, which is the one used here.
-    4. Not done: the options, off by default in the released code, to average the answers of the sure exits or of all.
-       (Its average over the sure run also takes in the unsure exit before it.)
+       by coincidence this is right for the rising scheme i, which is used here.
+    4. Not done: the options, off by default in the released code, to average the predictions of the confident exits in
+       a row or of all exits. (Its average over the row also includes the exit before it, which is not confident.)
     5. Each sample has its own counter; the released code serves batches of one sample only.
 """
 

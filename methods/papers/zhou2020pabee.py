@@ -1,21 +1,22 @@
 """BERT Loses Patience: Fast and Robust Inference with Early Exit (PABEE).
 
 Idea
-    One exit can be sure and wrong; several exits in a row that give the same answer seldom are. So do not ask how sure
-    an exit is: count how often consecutive exits have agreed, and stop when the count reaches the patience.
+    One exit can be confident and wrong; several exits in a row that give the same answer are seldom wrong. So do not
+    use the confidence of an exit: count how often consecutive exits have agreed, and stop when the count reaches the
+    patience.
 
 Model
     A head after every layer: tanh pooler (one for all heads, as in the released code), then a linear layer of its own.
     y_i is the answer of head i, i = 1 … n.
 
 Training
-    Backbone and heads together, deeper exits weighing more:
+    Backbone and heads together, with larger weights for deeper exits:
     L = sum_i i * L_i / sum_i i, with L_i the cross-entropy of exit i (regression: its squared error).
 
 Exit rule
     cnt_1 = 0;  cnt_i = cnt_{i-1} + 1 if y_i agrees with y_{i-1}, else 0.  Stop at exit i when cnt_i = patience.
     Classes agree when they are equal; real values agree when |y_i - y_{i-1}| < tolerance (strictly).
-    The earliest exit is layer patience + 1. Logits matter through their argmax alone: calibration plays no part.
+    The earliest exit is layer patience + 1. Only the argmax of the logits matters: calibration plays no role.
 
 Skipped
     All layers after the exit, with their heads.
@@ -28,10 +29,10 @@ Deviations
        Pearson's correlation as there, but on a noisier target.
     3. Heads read the mean over tokens instead of the class token: MiniLM was pretrained that way, and with its class
        token the exits of the first four layers stayed at chance here.
-    4. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5: one epoch has to do. It warms up for 10 % of the steps, and
-       weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
-    5. Each sample has its own counter. The released code asks a whole batch to agree, so its result depends on batch
-       mates; with batches of one sample both are the same.
+    4. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5, since there is only one epoch. It warms up for 10 % of the
+       steps, and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
+    5. Each sample has its own counter. The released code requires a whole batch to agree, so its result depends on the
+       other samples of the batch; with batches of one sample both are the same.
     6. Patience 0 stops at the first exit, as the rule has it. The released code uses 0 to mean "no early exit".
 """
 

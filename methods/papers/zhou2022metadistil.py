@@ -1,14 +1,14 @@
 """BERT Learns to Teach: Knowledge Distillation with Meta Learning (MetaDistil).
 
 Idea
-    In ordinary distillation the teacher is done with learning before its student begins, so it never hears whether its
-    lessons help. Here the student takes a step on trial and sits a quiz, on sentences that it is not taught with. How
-    the quiz went is differentiated back through that step into the teacher. Then the trial is undone, and the student
-    makes the step anew, with the teacher so improved (pilot update). In the end the student alone is used.
+    In ordinary distillation the teacher is fixed before the student is trained, so it never learns whether its teaching
+    helps. Here the student takes a trial step and is then evaluated on a quiz, on sentences that it is not taught with.
+    The quiz loss is differentiated back through that step into the teacher. Then the trial step is undone, and the
+    student repeats it with the improved teacher (pilot update). Only the student is used in the end.
 
 Model
-    Teacher theta_T: an encoder of n layers with a head. Student theta_S: its first k layers as they were pretrained,
-    with a head of its own. z_T, z_S: their logits; r_j: what is read of layer j, scaled to length 1.
+    Teacher theta_T: an encoder of n layers with a head. Student theta_S: its first k pretrained layers, with its own
+    head. z_T, z_S: their logits; r_j: the representation of layer j, scaled to length 1.
 
 Training
     1. The teacher is fine-tuned:  L = CE(z_T, y).
@@ -23,18 +23,18 @@ Training
          learn   theta_S steps down L_S(theta_S, theta_T; x, y): the old student, the same batch, the new teacher.
 
 Exit rule
-    The paper has none: the student answers everything. To show what it is worth, here it may pass a sentence on to the
-    teacher as fine-tuned in 1: it keeps those with max softmax(z_S) >= threshold.
+    The paper has none: the student answers everything. Here it may pass a sentence on to the teacher as fine-tuned in
+    1, to show the student's value in a cascade: it keeps those with max softmax(z_S) >= threshold.
 
 Skipped
     In the paper nothing, at any time. Here the whole teacher, for sentences that the student keeps.
 
 Measured apart
-    It is no method of early exit: what is compared is how a small network of fixed depth is trained.
+    This is not an early-exit method: ways of training a small network of fixed depth are compared.
 
 Deviations
-    1. To pass sentences on is an extension, for context; so the fine-tuned teacher is kept beside the one that learns
-       to teach, which the paper, and training here, throws away.
+    1. To pass sentences on is an extension, for context; so the fine-tuned teacher is kept in addition to the one that
+       learns to teach, which is discarded in the paper and here.
     2. MiniLM (6 layers, 384 wide) teaches its first 2 layers on Rotten Tomatoes, 4,000 sentences, one epoch each,
        instead of BERT-base (12 layers) 6 or 4 layers on GLUE for, in the released code, 3 epochs. Rates are 1e-4, and
        1e-3 for heads, with warm-up for 10 % of the steps and weight decay 0.01, instead of 5e-5 without either; the
@@ -43,9 +43,10 @@ Deviations
     3. The quiz is a tenth of the training sentences, which the student is not taught with; the code takes the
        development set, on which it also reports. Each round draws one batch of it, as the code can; all of it by
        default there.
-    4. xi is 0.01 instead of the code's 5e-5. The teacher's gradient is a multiple of xi, and Adam, which else does not
-       heed how long gradients are, adds 1e-8 to their size: under the code's xi they begin about as small as that here.
-    5. r_j is the mean over tokens instead of the class token: so MiniLM was pretrained to be read.
+    4. xi is 0.01 instead of the code's 5e-5. The teacher's gradient is a multiple of xi, and Adam, otherwise
+       independent of the scale of gradients, adds 1e-8 to their magnitude: with the code's xi, gradients here would
+       start at about that size.
+    5. r_j is the mean over tokens instead of the class token, as MiniLM was pretrained.
     6. The trial has the dropout mask of the step that follows; in the code both draw their own. Attention is computed
        step by step in the trial, as the fused one has no second derivative.
 """

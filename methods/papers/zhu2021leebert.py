@@ -1,8 +1,8 @@
 """LeeBERT: Learned Early Exit for BERT with cross-level optimization (LeeBERT).
 
 Idea
-    Every exit can learn from every other exit, not from the last alone. That makes many losses, and nobody knows what
-    each is worth: so the weights are learned too, on the other half of the training data, by how much each loss helps
+    The teacher of an exit need not be the last exit: all others can teach it. This gives many losses whose best weights
+    are unknown, so the weights are learned too, on the other half of the training data, by how much each loss helps
     there. Stop by patience, as in PABEE.
 
 Model
@@ -26,12 +26,13 @@ Skipped
 
 Trained otherwise
     As many sentences in as many steps, but half a batch from either half of the data; and in every fourth round the
-    weights of the losses take a step, for which the network is run four times more: to learn them on data that the
-    losses did not see is what the paper is about.
+    loss weights take a step, for which the network runs four more times: learning them on data that the losses did not
+    see is what the paper is about.
 
 Deviations
-    1. The paper's text was not at hand. Known of it: both kinds of losses, LAE and LLE, learned weights, two halves of
-       the data, gradients from both for the weights, patience. Ours: softmax, V, how rounds 1 and 2 go, all numbers.
+    1. The paper's text was not available. It is known that it has both kinds of losses, LAE and LLE, learned weights,
+       two halves of the data, gradients from both for the weights, patience. Ours are the softmax, V, the procedure of
+       steps 1 and 2, and all numbers.
     2. MiniLM (6 layers) on Rotten Tomatoes, 4,000 training sentences, one epoch, instead of ALBERT and BERT (12 layers)
        on GLUE: what two cores can train in minutes. Batches of 4 from either half make 8. Weight decay 0.01, warm-up
        for 10 % of the steps and clipping at norm 1 are ours too.

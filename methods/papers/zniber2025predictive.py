@@ -1,13 +1,13 @@
 """Early Exiting Predictive Coding Neural Networks for Edge AI (EE-PCN).
 
 Idea
-    What a small device lacks is memory, not time. So run a few layers again and again instead of many layers once: each
-    layer predicts what lies below it, what it did not foresee is sent up, and the picture of the image gets better in
-    every cycle. A classifier behind each cycle lets easy images go after the first sweep.
+    A small device lacks memory, not time. So run a few layers repeatedly instead of many layers once: each layer
+    predicts the layer below it, errors of these predictions go up, and every cycle improves the representation of the
+    image. With a classifier at the end of every cycle, easy images can leave after the first sweep.
 
 Model
     Levels r_0 (the image) to r_L (channels × places). C_l, a convolution up to level l, and D_l, a transposed one back
-    down to l-1; where a level has half the places, C_l is followed by 2×2 max-pooling, and D_l comes behind bilinear
+    down to l-1; where a level has half the places, C_l is followed by 2×2 max-pooling, and D_l comes after bilinear
     upsampling. Rates a_l and b_l, one per channel, start at 1 and 1/2 and are kept from below 0 by a ReLU.
     First sweep:      r_l = relu(C_l r_{l-1}),  l = 1 … L.
     Cycle 1 … T:      down, l = L … 2:  p_{l-1} = D_l r_l,  r_{l-1} <- relu((1 - b_{l-1}) r_{l-1} + b_{l-1} p_{l-1}),
@@ -24,23 +24,23 @@ Exit rule
     stops after the first sweep, theta > 1 never.
 
 Skipped
-    The cycles that are left.
+    The remaining cycles.
 
 Trained otherwise
-    Distilled: the deep network is trained before, for as many epochs as all rows have, because the network in cycles
-    learns from what it answers.
+    Distilled: the deep network is trained first, for as many epochs as all rows have, because the network in cycles
+    learns from its outputs.
 
 Deviations
-    1. The paper's text could be read in part only: that a shallow network with a path up and a path down halts when it
-       is sure, and that a later version learns by distillation. The paper derives cycling rules of its own; these here
-       are those of the network that it builds on, checked against its released code. Heads, weights of the losses,
-       teacher and exit test are the usual choices.
+    1. Only parts of the paper's text could be read: a shallow network with a path up and a path down halts when it is
+       confident, and a later version is trained by distillation. The paper derives its own cycling rules; those here
+       are of the network that it builds on, checked against its released code. Heads, weights of the losses, teacher
+       and exit test are the usual choices.
     2. Four levels of 48 and 96 channels and four cycles, on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of
        CIFAR-10: what two cores can train in minutes. The first level has a place for each 4×4 pixels. The network that
        the paper builds on has eight levels of 64 to 256 channels, one for each pixel, and six cycles.
-    3. AdamW, its rate rising and then falling linearly to 0, instead of SGD whose rate falls tenfold; gradients are
-       clipped at norm 1; the rates a and b decay like all weights; images are not shifted and flipped. C starts with a
-       variance of 2 over its inputs, which keeps the signal of the first sweep; D starts as in that code.
+    3. AdamW, whose learning rate rises and then falls linearly to 0, instead of SGD whose rate falls tenfold; gradients
+       are clipped at norm 1; the rates a and b decay like all weights; images are not randomly shifted or flipped. C
+       starts with a variance of 2 over its inputs, which keeps the signal of the first sweep; D starts as in that code.
     4. Bilinear upsampling is two products with small matrices, which are counted: a hundredth of a cycle at most.
 """
 

@@ -16,7 +16,7 @@ from eelit.site.generator.faults import SiteFault
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every file inside, so that the same site gives the same zip: the earliest that the format knows."""
 README = """\
-eelit, the early-exit literature, runnable: the whole site, to be read without a network.
+eelit, the early-exit literature, runnable: the whole site, for reading offline.
 
 Unpack it and open index.html in a browser. Everything works from disk: the filters of the papers, the graph, the
 curves, the search. Nothing is loaded from elsewhere.

@@ -47,12 +47,12 @@ def means(name: str, outcome: str) -> bool:
 
 
 def tally(trials: Iterable[Trial]) -> dict[str, int]:
-    """Return how many outcomes got which judgement, and how many claims nothing tries."""
+    """Return how many outcomes got which judgement, and how many claims nothing tests."""
     trials = list(trials)
     outcomes = {id(verdict): verdict.judgement for trial in trials for verdict in trial.verdicts}
     found = {judgement: list(outcomes.values()).count(judgement) for judgement in get_args(Judgement)}
     untried = sum(trial.claim is not None and not trial.verdicts and not trial.waiting for trial in trials)
-    return {name: count for name, count in (found | {"claims not tried here": untried}).items() if count}
+    return {name: count for name, count in (found | {"claims not tested here": untried}).items() if count}
 
 
 def as_json(trial: Trial) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from eelit.methods.data import manifest
 from eelit.methods.engine.records import Simulation, SmokeReport
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
-from eelit.methods.harness.track import Verdict
+from eelit.methods.harness.track import Row, Verdict
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
@@ -32,9 +32,9 @@ from eelit.site.generator.snapshot import Snapshot
 RELATION_TITLES = {
     "builds-on": ("Builds on", "Built upon by"),
     "extends": ("Extends", "Extended by"),
-    "compares-with": ("Compares itself with", "Compared with by"),
-    "same-training": ("Trains in the same way as", "Training shared by"),
-    "same-policy": ("Stops by the same rule as", "Rule shared by"),
+    "compares-with": ("Compares itself with", "Used for comparison by"),
+    "same-training": ("Is trained in the same way as", "Training shared by"),
+    "same-policy": ("Has the same exit policy as", "Exit policy shared by"),
     "criticises": ("Criticises", "Criticised by"),
     "surveys": ("Surveys", "Surveyed in"),
     "superseded-by": ("Superseded by", "Supersedes"),
@@ -200,6 +200,11 @@ class Collection:
         """Return the short name of a work, or its key if the catalogue does not have it."""
         return self.works[key].entry.short_name if key in self.works else key
 
+    def named(self, row: Row) -> tuple[str, str]:
+        """Return the name of a row and its variant; a variant that begins with the name (`SplitEE-S`) is all of it."""
+        name = self.name(row.key)
+        return (row.variant, "") if row.variant.startswith(name) else (name, row.variant)
+
     def verdicts(self, key: str) -> list[Verdict]:
         """Return how the claims of a method's paper fared on the tracks, over all seeds."""
         return [verdict for board in self.boards.values() for verdict in board.verdicts.get(key, [])]
@@ -227,7 +232,7 @@ class Collection:
         """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
         if self.tracks(key):
             return "not measured yet on the track"
-        return "tried by every run of the method, but judged by none: it is on no track"
+        return "tested in every run of the method, but without a verdict, since the method is on no track"
 
     @property
     def passed(self) -> list[str]:

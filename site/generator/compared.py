@@ -68,11 +68,8 @@ def compared(collection: Collection, board: bench.Board) -> list[Group]:
 
 
 def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
-    name, trained = collection.name(row.key), tested.trained(row, board)
-    if not row.variant:
-        return Line(row.key, name, row, trained)
-    said = row.variant if row.variant.startswith(name) else f"{name}, {row.variant}"
-    return Line(f"{row.key}:{row.variant}", said, row, trained)
+    own = f"{row.key}:{row.variant}" if row.variant else row.key
+    return Line(own, ", ".join(filter(None, collection.named(row))), row, tested.trained(row, board))
 
 
 def values(collection: Collection) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def works(collection: Collection, snapshot: Snapshot) -> str:
     items = [
         Item(
             id=f"urn:eelit:paper:{key}",
-            title=_titled(work.entry.short_name, work.record.title),
+            title=work.record.titled(work.entry.short_name),
             updated=snapshot.added.get(key, datetime(work.record.year, 1, 1, tzinfo=UTC)),
             summary=work.entry.idea,
             link=f"papers/{key}.html",
@@ -43,14 +43,10 @@ def works(collection: Collection, snapshot: Snapshot) -> str:
         for key, work in collection.works.items()
     ]
     told = (
-        "Dates are when an entry was first committed; where this build's checkout does not reach back so far, the year "
-        "of the work stands instead."
+        "The date is that of an entry's first commit; where this build's checkout does not go back so far, it is the "
+        "year of the work."
     )
     return _feed("feed.xml", "eelit: works added to the catalogue", told, items, snapshot)
-
-
-def _titled(name: str, title: str) -> str:
-    return title if title.startswith(name) else f"{name}: {title}"
 
 
 def runs(changes: Iterable[SmokeChange], snapshot: Snapshot) -> str:
@@ -66,7 +62,7 @@ def runs(changes: Iterable[SmokeChange], snapshot: Snapshot) -> str:
         )
         for change in changes
     ]
-    told = "Changes that the machine which built this site saw; it remembers the last outcome of each method."
+    told = "Changes observed by the machine that built this site, which remembers the last outcome of each method."
     return _feed("feed-runs.xml", "eelit: methods that began to pass or to fail", told, items, snapshot)
 
 

@@ -38,7 +38,7 @@ KINDS = {
     "cites": "cites, seen in its reference list or text",
     "builds": "builds on or extends",
     "compares": "compares itself with",
-    "other": "another relation: same rule or training, criticises, surveys",
+    "other": "another relation: same policy or training, criticises, surveys",
     "unverified": "recalled, not verified: never counted",
 }
 RELATION_KINDS = {"builds-on": "builds", "extends": "builds", "superseded-by": "builds", "compares-with": "compares"}

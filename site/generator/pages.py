@@ -47,8 +47,8 @@ from eelit.site.generator.similar import Similar, Similarity
 DESCRIPTION_LENGTH = 180
 FACET_SAYS = {
     "placement": "Where inference may stop: between layers, machines, tokens, steps or models.",
-    "training": "How exits, backbone and the rule that stops are trained.",
-    "policy": "What decides, at inference, whether to stop.",
+    "training": "How exits, backbone and exit policy are trained.",
+    "policy": "What decides at inference whether to stop.",
     "domain": "Which task, data or setting the work is about.",
 }
 Page = tuple[str, str]  # path below the docs folder, text

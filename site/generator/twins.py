@@ -35,7 +35,7 @@ def paper(collection: Collection, work: Work) -> str:
     if work.key in collection.methods:
         lines.append(f"- Runs in eelit: `eelit run {work.key}` ([method](../methods/{work.key}.md))")
     if entry.reconstructed:
-        lines += ["", "Only title or abstract could be read: what is said of the method is a reconstruction."]
+        lines += ["", "Only the title or abstract could be read: the description of the method is a reconstruction."]
     for title, text in (
         ("Idea", entry.idea),
         ("Exit rule", entry.exit_rule),
@@ -108,10 +108,10 @@ def _claims(collection: Collection, key: str) -> Iterator[str]:
         for verdict in trial.verdicts:
             told = f"{verdict.judgement}, held with {plural(verdict.held, 'seed')} of {verdict.n}"
             stale = "" if verdict.current else ", stale: measured by older code"
-            yield f"Tried as: {plain(verdict.statement)} ({plain(verdict.name)}: {told}{stale})"
-        yield from (f"To be tried as {plain(name)}: not measured yet" for name in trial.waiting)
+            yield f"Tested as: {plain(verdict.statement)} ({plain(verdict.name)}: {told}{stale})"
+        yield from (f"To be tested as {plain(name)}: not measured yet" for name in trial.waiting)
         if trial.claim and trial.claim.untried:
-            yield f"Not tried here: {plain(trial.claim.untried)}"
+            yield f"Not tested here: {plain(trial.claim.untried)}"
 
 
 def _measured(collection: Collection, key: str) -> Iterator[str]:
@@ -136,7 +136,7 @@ def method(collection: Collection, method: Method) -> str:
     if work and work.entry.implementation:
         said = work.entry.implementation
         lines.append(f"- Fidelity: {said.fidelity} ({plain(said.reason)})")
-    lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data) or 'nothing to fetch'}"]
+    lines += [f"- Smoke test: {method.badge.words}", f"- Data: {', '.join(info.data) or 'nothing to download'}"]
     for title, text in info.sections.items():
         lines += ["", f"## {plain(title)}", "", fence(text, "text")]
     lines += _section("Measured on the track", _measured(collection, info.key))
@@ -155,11 +155,11 @@ def llms(collection: Collection) -> str:
         "> The early-exit literature, runnable: a typed catalogue of papers on early-exit (adaptive-depth) neural "
         "networks with implementations that train and run on real data, a citation graph and measured trade-offs.",
         "",
-        "Every fact has a source or is marked as unverified; what papers report stands apart from what eelit measured.",
+        "Every fact has a source or is marked as unverified; what papers report is kept separate from eelit's results.",
         "",
         "## Data",
         "",
-        "- [Index](api/v1/index.json): all works and methods as JSON; schemas lie in api/v1/schema/",
+        "- [Index](api/v1/index.json): all works and methods as JSON; schemas are in api/v1/schema/",
         "- [Bibliography](bibliography.bib): also as bibliography.ris and bibliography.json (CSL)",
         "- [Taxonomy](api/v1/terms.json): facets and terms with definitions",
         *(f"- [Leaderboard, {name}](api/v1/tracks/{name}.json): measured results" for name in collection.boards),
