@@ -18,6 +18,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.regol2024jeidnn import (
+    LARGEST_R,
     GatedExit,
     JeiDnn,
     classifier_loss,
@@ -186,14 +187,24 @@ def test_gate_loss_by_hand():
 def test_each_sample_keeps_its_loss_and_only_a_factor_that_is_held_fixed_shares_it_out(detached):
     """The trap of the released code: not held fixed, the factor cancels the gates' weights in the gradient, too."""
     draw = torch.Generator().manual_seed(0)
-    losses = torch.rand(4, 30, generator=draw, dtype=torch.float64).requires_grad_()
-    P = exit_probabilities(torch.rand(4, 30, generator=draw, dtype=torch.float64) * 0.4)
+    losses = (0.5 + torch.rand(4, 30, generator=draw, dtype=torch.float64)).requires_grad_()
+    P = exit_probabilities(torch.rand(4, 30, generator=draw, dtype=torch.float64) * 0.2 + 0.15)
     found = classifier_loss(losses, P, detached=detached)
     assert float(found.detach()) == pytest.approx(float(losses.detach().mean()))
     found.backward()
     r = losses.detach().sum(dim=0) / (P * losses.detach()).sum(dim=0)
     expected = r * P / 120 if detached else torch.full_like(P, 1 / 120)
     assert torch.allclose(losses.grad, expected)
+
+
+def test_the_factor_has_a_bound():
+    """A sample that leaves where its loss is next to nothing, or nothing: unbounded, the factor is no number."""
+    losses = torch.tensor([[1e-6, 0.0], [20.0, 30.0]], requires_grad=True)
+    P = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    found = classifier_loss(losses, P, detached=True)
+    assert float(found.detach()) == pytest.approx(LARGEST_R * 1e-6 / 4)
+    found.backward()
+    assert torch.equal(losses.grad, LARGEST_R * P / 4)
 
 
 def test_a_sample_that_all_gates_hold_back_teaches_nothing_bad():
@@ -371,7 +382,8 @@ def test_agrees_with_the_released_code(golden):
     assert torch.allclose(slope[:-1], torch.tensor(golden["classifier_gradient"]), atol=1e-6)
     mended = classifier_loss(losses[:-1], P, detached=True)
     (other,) = torch.autograd.grad(mended, z)
-    assert float(mended) == pytest.approx(float(found), rel=1e-5)
+    r = (losses[:-1].sum(dim=0) / (P * losses[:-1]).sum(dim=0)).clamp(max=LARGEST_R)
+    assert float(mended) == pytest.approx(float((r * P * losses[:-1]).mean()), rel=1e-5)
     assert not torch.allclose(other, slope, atol=1e-3)
 
 
