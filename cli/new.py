@@ -60,11 +60,9 @@ def command(key: str, family: str | None) -> None:
 
     Machines share a network: a chain of them (tiers: laskaridis2020spinn), several devices and a cloud (multi-device:
     teerapittayanon2017ddnn), a phone by itself (on-device: ju2021dee), a device that sends samples on to the cloud
-    (split: bajpai2023splitee).
-
-    Parts are left out: blocks that gates skip (gates: wang2018skipnet), single dot products (dot-products:
-    akhlaghi2018snapea), tokens of a text (skimming: guan2022transkimmer), blocks of a decoder for good (pruning:
-    fan2020layerdrop).
+    (split: bajpai2023splitee). Parts are left out: blocks that gates skip (gates: wang2018skipnet), single dot products
+    (dot-products: akhlaghi2018snapea), tokens of a text (skimming: guan2022transkimmer), blocks of a decoder for good
+    (pruning: fan2020layerdrop).
 
     Tokens or documents leave: generated tokens (tokens: schuster2022calm), tokens that a cheap model writes ahead
     (speculative: kim2023bild), tokens of a translation (translation: elbayad2020depth), words to be tagged (tagging:

@@ -15,7 +15,7 @@ import eelit.methods
 ROOT = Path(__file__).parent.parent
 NEEDS_TORCH = {
     *("CannotAttach", "CannotExport", "Inference", "MultiExit", "Network", "TokenNetwork", "WrongNetwork"),
-    *("attach", "infer", "load", "replay"),
+    *("attach", "infer", "infer_stream", "load", "replay"),
 }
 EXAMPLES = (
     *("eelit.methods", "eelit.methods.engine.evaluate", "eelit.methods.policies"),

@@ -184,9 +184,9 @@ FEW = "--logits logits.npz --settings 6"
         ("gaps", "confidence"),
         ("methods --format keys", "zhou2020pabee"),
         ("data list --format keys", "minilm-l6"),
-        (f"compare {FEW}", "max-confidence"),
+        (f"compare {FEW} --format json", '"max-confidence"'),
         (f"calibrate {FEW} --budget 0.6 --out rule.json", "the mean cost is at most 60.0%"),
-        (f"advise {FEW}", "knowing the truth: quality"),
+        (f"advise {FEW} --format json", '"quality_is"'),
     ],
 )
 def test_without_an_extra_the_catalogue_and_logits_are_there(light, words, expected):
