@@ -23,7 +23,6 @@ from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.policies.offload import SplitRule
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
@@ -212,10 +211,6 @@ WRONG = {
     "beta": (lambda: ClassExclusion((0.5, 1.5)), "ClassExclusion: beta is one .*, of at least 0 and of at most 1, not"),
     "arms": (lambda: Ucb1(0), "Ucb1: arms is one whole number of at least 1, not 0"),
     "exploring": (lambda: Ucb1(2, math.nan), "Ucb1: beta is one finite number of at least 0, not nan"),
-    "layers": (lambda: SplitRule((0, 1.5), 0.5, 0.1, 0.1), "SplitRule: layers is one whole number"),
-    "order of layers": (lambda: SplitRule((1, 0), 0.5, 0.1, 0.1), "SplitRule: layers are exits from 0, each later"),
-    "price": (lambda: SplitRule((0,), 0.5, -0.1, 0.1), "SplitRule: price is one finite number of at least 0, not -0.1"),
-    "side": (lambda: SplitRule((0,), 0.5, 0.1, 0.1, "all"), "SplitRule: side is one of 'none', 'observed', 'released'"),
     "ratio": (lambda: exit_shares(-1.0, 3), "exit_shares: ratio is one number of at least 0, not -1.0"),
     "budget": (lambda: ratio_within(math.nan, [1, 2]), "ratio_within: budget is one number, not nan"),
     "conformal": (lambda: conformal_threshold(np.ones(3), 1.5), "conformal_threshold: tolerance is one number of at l"),

@@ -14,6 +14,8 @@ from torch import nn
 
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.split import Stored
+from eelit.methods.papers.bajpai2023splitee import SplitRule
 from eelit.methods.policies.activation import Activation
 from eelit.methods.policies.bandit import Ucb1
 from eelit.methods.policies.base import Routing
@@ -32,7 +34,6 @@ from eelit.methods.policies.learn_then_test import hoeffding, hoeffding_bentkus,
 from eelit.methods.policies.likeliest_depth import LikeliestDepth
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.policies.offload import SplitRule, Stored, drive
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.predicted_class import PredictedClass
@@ -476,8 +477,8 @@ def test_a_bandit_tries_every_arm_first_and_keeps_its_books(arms, rewards):
 def test_a_stream_that_is_interrupted_goes_on_as_if_it_had_not_been(n, cut, side, data):
     confidences = data.draw(arrays.arrays(np.float64, (4, n), elements=SHARE | st.just(math.nan), fill=st.just(0.5)))
     rule, cut = SplitRule((0, 1, 3), 0.7, 0.1, 0.2, side), min(cut, n)
-    whole, first = drive(rule, Stored(confidences), n), drive(rule, Stored(confidences), cut)
-    rest = drive(rule, Stored(confidences[:, cut:]), n - cut, first.tally)
+    whole, first = rule.drive(Stored(confidences), n), rule.drive(Stored(confidences), cut)
+    rest = rule.drive(Stored(confidences[:, cut:]), n - cut, first.tally)
     for name in ("cuts", "offloaded", "not_finite"):
         assert np.concatenate([getattr(first, name), getattr(rest, name)]).tolist() == getattr(whole, name).tolist()
     assert (rest.tally.counts == whole.tally.counts).all()
