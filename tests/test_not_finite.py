@@ -30,6 +30,7 @@ from eelit.methods.policies.base import log_softmax, softmax, usable
 from eelit.methods.policies.budgeted_thresholds import thresholds_for
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, worst_misleading
 from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.policies.flexible_patience import DISTANCES
 from eelit.methods.policies.gate_confidence import GateConfidence
@@ -39,10 +40,9 @@ from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.temperature import calibration_error, fit_temperature
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.policies.voting import Voting
 
 NAN = float("nan")
@@ -148,10 +148,10 @@ def test_a_rival_without_a_finite_score_is_none():
     assert ScoreProximity(0, 2).step((), np.array([NAN, NAN]))[1].tolist() == [False, False]
     assert ScoreProximity(0, 2).step((), np.zeros(0))[1].tolist() == []
     for rule in ("score", "capacity", "rank", "proximity"):
-        assert Standing(rule, -INF, 2).step((), scores)[1].tolist() == np.isfinite(scores).tolist()
-        assert Standing(rule, -INF, 2).step((), np.zeros(0))[1].tolist() == []
-    assert Standing("proximity", 0, 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
-    assert Standing("rank", 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
+        assert DocumentThreshold(rule, -INF, 2).step((), scores)[1].tolist() == np.isfinite(scores).tolist()
+        assert DocumentThreshold(rule, -INF, 2).step((), np.zeros(0))[1].tolist() == []
+    assert DocumentThreshold("proximity", 0, 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
+    assert DocumentThreshold("rank", 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
 
 
 class Sure(nn.Linear):
@@ -311,9 +311,9 @@ def test_a_gate_that_gives_no_number_skips_nothing():
 
 def test_a_stay_that_is_masked_leaves_at_every_margin_but_that_at_which_nobody_leaves():
     logits = np.array([[3.0, -INF], [-INF, 3.0], [-INF, -INF]])
-    assert Skim(-1e300).step((), logits)[1].tolist() == [True, False, False]
-    assert Skim(-INF).step((), logits)[1].tolist() == [False, False, False]
-    assert Skim(INF).step((), logits)[1].tolist() == [True, True, False]
+    assert TokenGate(-1e300).step((), logits)[1].tolist() == [True, False, False]
+    assert TokenGate(-INF).step((), logits)[1].tolist() == [False, False, False]
+    assert TokenGate(INF).step((), logits)[1].tolist() == [True, True, False]
 
 
 def test_every_family_reports_them():
@@ -388,7 +388,7 @@ def test_a_word_goes_on_with_them(prepared):
 def test_a_token_that_is_skimmed_stays_with_them(prepared):
     method, bench, ready = prepared("guan2022transkimmer")
     model, x = copy.deepcopy(ready.model), next(ready.data.test.batches(8))[1]
-    everybody = decided(Skim(INF))
+    everybody = decided(TokenGate(INF))
     at = middle(model.predictors[0], lambda: model.infer(x, everybody))
     with spoilt(model.predictors[0], at):
         found = model.infer(x, everybody)

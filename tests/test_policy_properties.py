@@ -24,6 +24,7 @@ from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, shared_threshold
 from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.dont_know import DontKnow
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.policies.exit_probability import ExitProbability
@@ -42,12 +43,11 @@ from eelit.methods.policies.raw_margin import RawMargin
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.target_classes import TargetClasses
 from eelit.methods.policies.temperature import Tempered, expected_error, fit_temperature
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.policies.voting import Voting
 from eelit.methods.policies.window_uncertainty import SentenceUncertainty, Together, WindowUncertainty
 
@@ -81,7 +81,7 @@ def stops(rule, outputs):
 
 def in_order(rule):
     """Whether it says that the order of the candidates of a query matters."""
-    return isinstance(rule, Standing) and rule.rule == "capacity"
+    return isinstance(rule, DocumentThreshold) and rule.rule == "capacity"
 
 
 @EVERY
@@ -261,10 +261,10 @@ ORDERED = {
     "ContinuationThreshold": ("values", lambda s: ContinuationThreshold(1 - s)),
     "GateConfidence": ("pair", lambda s: GateConfidence(1.1 * s)),
     "StateSimilarity": ("state", lambda s: StateSimilarity(2.1 * s - 1)),
-    "Skim": ("pair", lambda s: Skim(4 - 8 * s)),
+    "TokenGate": ("pair", lambda s: TokenGate(4 - 8 * s)),
     "ScoreProximity": ("values", lambda s: ScoreProximity(8 * s - 4, 2)),
     **{
-        f"Standing by {rule}": ("values", lambda s, rule=rule: Standing(rule, 8 * s - 3, 2))
+        f"DocumentThreshold by {rule}": ("values", lambda s, rule=rule: DocumentThreshold(rule, 8 * s - 3, 2))
         for rule in ("score", "capacity", "rank", "proximity")
     },
     "FixedExit": ("logits", lambda s: FixedExit(round(4 * s))),
