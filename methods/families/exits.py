@@ -103,7 +103,7 @@ class ExitMethod(StepwiseMethod):
         )
 
 
-class ExitsWithoutClasses(ExitMethod):
+class ClasslessExitMethod(ExitMethod):
     """A method whose answers are no probabilities of classes: none can be the largest, and none be calibrated."""
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:

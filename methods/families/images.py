@@ -120,7 +120,7 @@ class ImageMethod(JointImages, ExitMethod):
         return folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-class TwoStageImages(ImageMethod):
+class TwoStageImageMethod(ImageMethod):
     """The network alone, then internal classifiers on its frozen maps, of which `condensed` keeps what they read."""
 
     head_epochs: float

@@ -693,7 +693,7 @@ class TierMethod(ExitMethod):
         return shown(self.world("test", bench.seed))
 
 
-class FixedCuts(TierMethod):
+class FixedCutMethod(TierMethod):
     """A network that is always cut at the same places: each machine holds its own part, and no other's."""
 
     @property

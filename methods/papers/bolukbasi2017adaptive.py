@@ -71,7 +71,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families import cascades, exits
 from eelit.methods.families.image_cascades import ImageCascadeMethod
-from eelit.methods.families.images import ImageMethod, TwoStageImages
+from eelit.methods.families.images import ImageMethod, TwoStageImageMethod
 from eelit.methods.policies.base import Policy, on_host
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.linear_choice import FEATURES, LinearChoice, Rows, features
@@ -193,7 +193,7 @@ class NetworkSelection(ImageCascadeMethod):
 
 
 @dataclass(frozen=True)
-class AdaptiveExits(TwoStageImages):
+class AdaptiveExits(TwoStageImageMethod):
     """Exits on a frozen network, with decisions learned from the last to the first."""
 
     network: str = "resnet"  # residual; the paper: AlexNet, GoogLeNet, ResNet-50

@@ -68,7 +68,7 @@ from eelit.methods.backbones.internal_classifier import InternalClassifier, Shap
 from eelit.methods.engine.search import Designs, Judge, Judged, Space
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.designs import Design, DesignMethod, Prepared, without_idle
-from eelit.methods.families.images import TwoStageImages
+from eelit.methods.families.images import TwoStageImageMethod
 from eelit.methods.policies.target_classes import TargetClasses
 
 
@@ -137,7 +137,7 @@ def greedy(judge: Judge, thresholds: Designs, eps: float) -> Judged:
 
 
 @dataclass(frozen=True)
-class ClassSpecific(TwoStageImages, DesignMethod):
+class ClassSpecific(TwoStageImageMethod, DesignMethod):
     """Exits that answer for target classes alone, chosen so that these are recognised soon and nothing is lost."""
 
     targets: tuple[int, ...] = (5, 7, 9)  # S; not known of the paper

@@ -56,7 +56,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.images import ImageMethod
-from eelit.methods.families.tiers import FixedCuts, Plan, Prepared
+from eelit.methods.families.tiers import FixedCutMethod, Plan, Prepared
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
 from eelit.methods.recipes.plain import train_plain
@@ -75,7 +75,7 @@ def pooled(h: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Cascading(ImageMethod, FixedCuts):
+class Cascading(ImageMethod, FixedCutMethod):
     """One threshold for the output layers of a network that lies on several machines."""
 
     frozen: bool = True  # two stages; False: everything together; the paper: not known

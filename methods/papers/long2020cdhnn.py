@@ -72,7 +72,7 @@ from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
-from eelit.methods.families.tiers import FixedCuts, Plan, Prepared
+from eelit.methods.families.tiers import FixedCutMethod, Plan, Prepared
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, weighted
@@ -243,7 +243,7 @@ class Hybrid(Plan):
 
 
 @dataclass(frozen=True)
-class HybridNetwork(ImageMethod, FixedCuts):
+class HybridNetwork(ImageMethod, FixedCutMethod):
     """Few bits on the edge, which owns the exits; full precision in the cloud."""
 
     bits: int = 1  # b, of weights and activations of edge blocks, 1 to 8, or 32; the paper: 1 and 4

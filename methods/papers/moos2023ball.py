@@ -57,7 +57,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.exits import ExitsWithoutClasses, Prepared
+from eelit.methods.families.exits import ClasslessExitMethod, Prepared
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.two_stage import frozen_states
@@ -145,7 +145,7 @@ def f1(detected: Tensor, true: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class BallDetector(ExitsWithoutClasses):
+class BallDetector(ClasslessExitMethod):
     """A detector for patches whose one exit may only reject."""
 
     source: str = "emoji"  # which balls (`methods/data/balls.py`); the paper: patches from robots

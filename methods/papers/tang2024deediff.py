@@ -68,7 +68,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.exits import ExitsWithoutClasses, Prepared
+from eelit.methods.families.exits import ClasslessExitMethod, Prepared
 from eelit.methods.policies.base import ANSWER, Policy, checked
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
@@ -243,7 +243,7 @@ def drawn(model: MultiExit, policy: Policy | None, noise: Tensor, steps: int) ->
 
 
 @dataclass(frozen=True)
-class AdaDiff(ExitsWithoutClasses):
+class AdaDiff(ClasslessExitMethod):
     """Uncertainty of each layer in each step of a diffusion model."""
 
     images: str = "fashion-mnist"  # data; the paper: CIFAR-10, CelebA, ImageNet, COCO
