@@ -1,4 +1,4 @@
-"""One network with exit heads, cut between a device and a cloud; a bandit learns online, without labels, where to cut.
+"""One network with exit heads, cut between a device and a cloud where a rule says, which may learn online, unlabelled.
 
 The method says how it learns where to cut: it sees only what it has paid for, as it asks a `World` to run the device
 and, perhaps, the cloud. Here the network is trained on one domain and streams another, `Stored` is the world that
