@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eelit.catalog.query import Catalogue
     from eelit.methods.engine.records import Result
     from eelit.methods.harness.bench import Stored
-    from eelit.methods.harness.track import Row, Spread, Verdict, Wall
+    from eelit.methods.harness.summary import Row, Spread, Verdict, Wall
     from eelit.methods.own.compare import Comparison, Line
     from eelit.site.generator.claims import Trial
 
@@ -106,10 +106,10 @@ def compared(keys: list[str], name: str, catalogue: Catalogue) -> dict[str, Any]
 
 def _rows(known: dict[str, Stored]) -> list[Row]:
     """Return a row for each curve of each method that was measured."""
-    from eelit.methods.harness import track
+    from eelit.methods.harness import summary
 
     return [
-        track.row(found.results, curve.variant, current=found.current)
+        summary.row(found.results, curve.variant, current=found.current)
         for found in known.values()
         for curve in (found.results[0].curves if found.results else [])
     ]
@@ -125,7 +125,7 @@ def _as_json(name: str, rows: list[Row], trials: dict[str, list[Trial]]) -> dict
 def _trials(known: dict[str, Stored], catalogue: Catalogue) -> dict[str, list[Trial]]:
     """Return the claims of each method's paper beside what the seeds say; a method from outside may have no entry."""
     from eelit.catalog.schema import Claim
-    from eelit.methods.harness.track import verdicts
+    from eelit.methods.harness.summary import verdicts
     from eelit.site.generator.claims import beside
 
     entries = {key: catalogue.work(key).entry for key in set(catalogue.keys()).intersection(known)}
@@ -216,7 +216,7 @@ def _said(spread: Spread | None, otherwise: str = "", digits: int = 4) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    from eelit.methods.harness.track import SEEDS
+    from eelit.methods.harness.summary import SEEDS
 
     seeds = "seed" if verdict.n == 1 else "seeds"
     needed = f"; {SEEDS} are needed" if verdict.judgement == "too few seeds" else ""

@@ -19,7 +19,7 @@ from eelit.methods.harness.tracks import TRACKS
 if TYPE_CHECKING:
     from eelit.methods.engine.records import Unreadable
     from eelit.methods.harness.bench import Board
-    from eelit.methods.harness.track import Row, Spread
+    from eelit.methods.harness.summary import Row, Spread
 
 HEADER = (
     "method",

@@ -152,7 +152,7 @@ def _track(name: str) -> str:
 
 
 def _share(share: float) -> float:
-    from eelit.methods.harness.track import SHARES
+    from eelit.methods.harness.summary import SHARES
 
     if share not in SHARES:
         raise CatalogueFault(

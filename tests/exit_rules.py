@@ -15,6 +15,7 @@ from eelit.methods.policies.activation import Activation
 from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.dont_know import DontKnow
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.policies.exit_probability import ExitProbability
@@ -34,12 +35,11 @@ from eelit.methods.policies.raw_margin import RawMargin
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.target_classes import TargetClasses
 from eelit.methods.policies.temperature import Tempered
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.policies.voting import Voting
 from eelit.methods.policies.window_uncertainty import SentenceUncertainty, Together, WindowUncertainty
 
@@ -119,14 +119,19 @@ CASES = [
     Case(ContinuationThreshold(INF), ContinuationThreshold(0.2), "values"),
     Case(ScoreProximity(-INF, 2), ScoreProximity(0.5, 2), "values", alone=False),
     *(
-        Case(Standing(rule, -INF, 2), Standing(rule, (limit, limit / 2, limit, limit), 2), "values", alone=False)
+        Case(
+            DocumentThreshold(rule, -INF, 2),
+            DocumentThreshold(rule, (limit, limit / 2, limit, limit), 2),
+            "values",
+            alone=False,
+        )
         for rule, limit in (("score", 0.2), ("capacity", 2), ("rank", 3), ("proximity", 0.5))
     ),
     Case(GateConfidence(0), GateConfidence(0.6), "values"),
     Case(GateConfidence(0), GateConfidence((0.6, 0.5, 0.4, 0.4)), "pair"),
     Case(PricedGain(INF, (1.0, 0.0)), PricedGain(0.3, (1.0, 0.0)), "pair"),
     Case(StateSimilarity(-2), StateSimilarity(0.9), "state"),
-    Case(Skim(INF), Skim(0.5), "pair"),
+    Case(TokenGate(INF), TokenGate(0.5), "pair"),
     Case(FixedExit(0), FixedExit(1), "logits"),
     Case(FixedExit(0), FixedExit(1), "values"),
     Case(SoleExit(0), SoleExit(2), "logits"),

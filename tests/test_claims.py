@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 from test_check import edit, errors
-from test_track import result
+from test_summary import result
 
 from eelit.catalog.baselines import REFERENCES, said
 from eelit.catalog.load import load
@@ -17,7 +17,7 @@ from eelit.catalog.schema import Claim, Reference
 from eelit.catalog.sources import sources
 from eelit.methods.engine.records import Outcome
 from eelit.methods.harness import bench
-from eelit.methods.harness.track import Verdict
+from eelit.methods.harness.summary import Verdict
 from eelit.site.generator.claims import beside, means, tally
 
 ROOT = Path(__file__).parent.parent

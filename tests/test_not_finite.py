@@ -17,30 +17,32 @@ from eelit.methods import families
 from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import always, generate, sound_of
 from eelit.methods.backbones.decoding import replay as replay_tokens
+from eelit.methods.claims.bajpai2023splitee import mean_rewards, regret
 from eelit.methods.engine.evaluate import answered, infer, not_finite, replay
 from eelit.methods.engine.multi_exit import MultiExit, said_at, stacked
 from eelit.methods.engine.routing import follow
 from eelit.methods.families import tagging
 from eelit.methods.families.gates import hard
 from eelit.methods.families.skimming import decided
+from eelit.methods.families.split import Stored
+from eelit.methods.papers.bajpai2023splitee import SplitRule
 from eelit.methods.policies.base import log_softmax, softmax, usable
 from eelit.methods.policies.budgeted_thresholds import thresholds_for
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, worst_misleading
 from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.policies.flexible_patience import DISTANCES
 from eelit.methods.policies.gate_confidence import GateConfidence
 from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.policies.offload import SplitRule, Stored, drive, mean_rewards, regret
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.temperature import calibration_error, fit_temperature
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.policies.voting import Voting
 
 NAN = float("nan")
@@ -146,10 +148,10 @@ def test_a_rival_without_a_finite_score_is_none():
     assert ScoreProximity(0, 2).step((), np.array([NAN, NAN]))[1].tolist() == [False, False]
     assert ScoreProximity(0, 2).step((), np.zeros(0))[1].tolist() == []
     for rule in ("score", "capacity", "rank", "proximity"):
-        assert Standing(rule, -INF, 2).step((), scores)[1].tolist() == np.isfinite(scores).tolist()
-        assert Standing(rule, -INF, 2).step((), np.zeros(0))[1].tolist() == []
-    assert Standing("proximity", 0, 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
-    assert Standing("rank", 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
+        assert DocumentThreshold(rule, -INF, 2).step((), scores)[1].tolist() == np.isfinite(scores).tolist()
+        assert DocumentThreshold(rule, -INF, 2).step((), np.zeros(0))[1].tolist() == []
+    assert DocumentThreshold("proximity", 0, 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
+    assert DocumentThreshold("rank", 2).step((), scores)[1].tolist() == [False, False, False, True, False, True]
 
 
 class Sure(nn.Linear):
@@ -309,9 +311,9 @@ def test_a_gate_that_gives_no_number_skips_nothing():
 
 def test_a_stay_that_is_masked_leaves_at_every_margin_but_that_at_which_nobody_leaves():
     logits = np.array([[3.0, -INF], [-INF, 3.0], [-INF, -INF]])
-    assert Skim(-1e300).step((), logits)[1].tolist() == [True, False, False]
-    assert Skim(-INF).step((), logits)[1].tolist() == [False, False, False]
-    assert Skim(INF).step((), logits)[1].tolist() == [True, True, False]
+    assert TokenGate(-1e300).step((), logits)[1].tolist() == [True, False, False]
+    assert TokenGate(-INF).step((), logits)[1].tolist() == [False, False, False]
+    assert TokenGate(INF).step((), logits)[1].tolist() == [True, True, False]
 
 
 def test_every_family_reports_them():
@@ -386,7 +388,7 @@ def test_a_word_goes_on_with_them(prepared):
 def test_a_token_that_is_skimmed_stays_with_them(prepared):
     method, bench, ready = prepared("guan2022transkimmer")
     model, x = copy.deepcopy(ready.model), next(ready.data.test.batches(8))[1]
-    everybody = decided(Skim(INF))
+    everybody = decided(TokenGate(INF))
     at = middle(model.predictors[0], lambda: model.infer(x, everybody))
     with spoilt(model.predictors[0], at):
         found = model.infer(x, everybody)
@@ -452,13 +454,13 @@ def test_a_document_stays_with_them(prepared):
 
 
 def test_a_device_that_is_not_sure_asks_the_cloud_and_the_bandit_forgets_it():
-    rule = SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1)
+    rule = SplitRule(layers=(0, 1), alpha=0.5, lam=0.1, o=0.1)
     sure = np.array([[NAN, 0.9, INF, 0.9, 0.9], [0.9] * 5, [0.9, 0.9, NAN, 0.9, 0.9]])
-    told = drive(rule, Stored(sure), 5)
+    told = rule.drive(Stored(sure), 5)
     assert told.cuts[0] == 0
     assert told.offloaded[:3].tolist() == [True, False, False] or told.offloaded[0]
     assert np.isfinite(told.tally.means).all()
-    stuck = drive(SplitRule(layers=(0,), threshold=0.5, price=0.1, offload=0.1), Stored(sure), 5)
+    stuck = SplitRule(layers=(0,), alpha=0.5, lam=0.1, o=0.1).drive(Stored(sure), 5)
     assert stuck.offloaded.tolist() == [True, False, True, False, False]
     assert stuck.not_finite.tolist() == [True, False, True, False, False]
 
@@ -468,8 +470,8 @@ def test_a_device_that_is_not_sure_asks_the_cloud_and_the_bandit_forgets_it():
 def test_an_arm_whose_reward_can_never_be_told_is_not_played_for_ever(beta, side):
     n = 400
     sure = np.stack([np.full(n, NAN), np.full(n, 0.8), np.full(n, 0.6), np.full(n, NAN)])
-    rule = SplitRule(layers=(0, 1, 2), threshold=0.5, price=0.1, offload=0.1, side=side, beta=beta)
-    told = drive(rule, Stored(sure), n)
+    rule = SplitRule(layers=(0, 1, 2), alpha=0.5, lam=0.1, o=0.1, side=side, beta=beta)
+    told = rule.drive(Stored(sure), n)
     played = np.bincount(told.cuts, minlength=3)
     assert played.argmax() == 1
     assert 1 <= played[0] < 0.1 * n
@@ -482,13 +484,13 @@ def test_an_arm_is_forgiven_what_once_could_not_be_told():
     sure = np.stack([np.full(300, 0.9), np.full(300, 0.6), np.full(300, 0.6)])
     sure[0, :3] = NAN
     sure[2, :3] = NAN
-    told = drive(SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1), Stored(sure), 300)
+    told = SplitRule(layers=(0, 1), alpha=0.5, lam=0.1, o=0.1).drive(Stored(sure), 300)
     assert np.bincount(told.cuts[-50:]).argmax() == 0
 
 
 def test_a_bandit_that_never_earns_anything_tries_all_arms():
     nothing = np.full((3, 60), NAN)
-    told = drive(SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1), Stored(nothing), 60)
+    told = SplitRule(layers=(0, 1), alpha=0.5, lam=0.1, o=0.1).drive(Stored(nothing), 60)
     assert np.bincount(told.cuts).tolist() == [30, 30]
 
 
@@ -506,7 +508,7 @@ def test_an_execution_on_device_and_cloud_tells_of_them(prepared):
 
 
 def test_regret_leaves_out_what_cannot_be_told():
-    rule = SplitRule(layers=(0, 1), threshold=0.5, price=0.1, offload=0.1)
+    rule = SplitRule(layers=(0, 1), alpha=0.5, lam=0.1, o=0.1)
     sure = np.array([[0.9, 0.9, NAN], [0.8, NAN, NAN]])
     # arm 1: 0.9 - 0.1 twice, and what is unsure is sent for nothing; arm 2: 0.8 - 0.2 once
     assert mean_rewards(rule, sure) == pytest.approx([0.8, 0.6])

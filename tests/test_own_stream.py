@@ -19,11 +19,11 @@ from eelit.methods.engine.multi_exit import MultiExit, select
 from eelit.methods.own.attach import attach
 from eelit.methods.own.saved import SavedRule, WrongRule
 from eelit.methods.own.stream import Stream, infer_stream
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.voting import Voting
 
@@ -515,7 +515,12 @@ def test_states_of_unlike_shapes_are_run_by_themselves():
 @pytest.mark.parametrize(
     ("network", "rule", "options", "told"),
     [
-        ("nested", Standing("rank", 2), {}, "Standing compares the samples of a batch with each other"),
+        (
+            "nested",
+            DocumentThreshold("rank", 2),
+            {},
+            "DocumentThreshold compares the samples of a batch with each other",
+        ),
         ("nested", Patience(1), {"batch": 0}, "at least one sample"),
         ("nested", Patience(1), {"waiting": -1}, "waits for none or some"),
         ("nested", Patience(1), {"seconds": float("nan")}, "waits for none or some"),

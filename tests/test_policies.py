@@ -17,19 +17,18 @@ from eelit.methods.policies.budgeted_thresholds import exit_shares, ratio_within
 from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, naive_threshold
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar, SoleExit
 from eelit.methods.policies.flexible_patience import FlexiblePatience
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.learn_then_test import learn_then_test
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.policies.offload import SplitRule
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.temperature import Tempered, calibration_error, expected_error, fit_temperature, mean_nll
 from eelit.methods.policies.voting import Voting
 from eelit.methods.policies.window_uncertainty import Together, WindowUncertainty
@@ -190,11 +189,14 @@ WRONG = {
     "broken rounds": (lambda: Forecast((1.0,), 1.5), "Forecast: rounds is one whole number of at least 1, not 1.5"),
     "k": (lambda: ScoreProximity(0.1, 2.5), "ScoreProximity: k is one whole number of at least 1, not 2.5"),
     "no k": (lambda: ScoreProximity(0.1, 0), "ScoreProximity: k is one whole number of at least 1, not 0"),
-    "standing": (
-        lambda: Standing("place", 1),
-        "Standing: rule is one of 'score', 'capacity', 'rank', 'proximity', not 'place'",
+    "documents": (
+        lambda: DocumentThreshold("place", 1),
+        "DocumentThreshold: rule is one of 'score', 'capacity', 'rank', 'proximity', not 'place'",
     ),
-    "no standing": (lambda: Standing("rank", 1, 0), "Standing: k is one whole number of at least 1, not 0"),
+    "best of none": (
+        lambda: DocumentThreshold("rank", 1, 0),
+        "DocumentThreshold: k is one whole number of at least 1, not 0",
+    ),
     "window": (lambda: WindowUncertainty(0.5, 3.0), "WindowUncertainty: window is one whole number of at least 1"),
     "even window": (lambda: WindowUncertainty(0.5, 2), "WindowUncertainty: window is an odd number, not 2"),
     "negative window": (lambda: WindowUncertainty(0.5, -1), "WindowUncertainty: window is one whole number of at leas"),
@@ -212,10 +214,6 @@ WRONG = {
     "beta": (lambda: ClassExclusion((0.5, 1.5)), "ClassExclusion: beta is one .*, of at least 0 and of at most 1, not"),
     "arms": (lambda: Ucb1(0), "Ucb1: arms is one whole number of at least 1, not 0"),
     "exploring": (lambda: Ucb1(2, math.nan), "Ucb1: beta is one finite number of at least 0, not nan"),
-    "layers": (lambda: SplitRule((0, 1.5), 0.5, 0.1, 0.1), "SplitRule: layers is one whole number"),
-    "order of layers": (lambda: SplitRule((1, 0), 0.5, 0.1, 0.1), "SplitRule: layers are exits from 0, each later"),
-    "price": (lambda: SplitRule((0,), 0.5, -0.1, 0.1), "SplitRule: price is one finite number of at least 0, not -0.1"),
-    "side": (lambda: SplitRule((0,), 0.5, 0.1, 0.1, "all"), "SplitRule: side is one of 'none', 'observed', 'released'"),
     "ratio": (lambda: exit_shares(-1.0, 3), "exit_shares: ratio is one number of at least 0, not -1.0"),
     "budget": (lambda: ratio_within(math.nan, [1, 2]), "ratio_within: budget is one number, not nan"),
     "conformal": (lambda: conformal_threshold(np.ones(3), 1.5), "conformal_threshold: tolerance is one number of at l"),

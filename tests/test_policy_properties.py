@@ -14,6 +14,8 @@ from torch import nn
 
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families.split import Stored
+from eelit.methods.papers.bajpai2023splitee import SplitRule
 from eelit.methods.policies.activation import Activation
 from eelit.methods.policies.bandit import Ucb1
 from eelit.methods.policies.base import Routing
@@ -22,6 +24,7 @@ from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.class_thresholds import ClassThresholds
 from eelit.methods.policies.conformal import conformal_threshold, independent_thresholds, kept, shared_threshold
 from eelit.methods.policies.continuation import ContinuationThreshold
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.dont_know import DontKnow
 from eelit.methods.policies.entropy import Entropy, percentile_thresholds
 from eelit.methods.policies.exit_probability import ExitProbability
@@ -32,7 +35,6 @@ from eelit.methods.policies.learn_then_test import hoeffding, hoeffding_bentkus,
 from eelit.methods.policies.likeliest_depth import LikeliestDepth
 from eelit.methods.policies.margin import Margin
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.policies.offload import SplitRule, Stored, drive
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.predicted_class import PredictedClass
@@ -41,12 +43,11 @@ from eelit.methods.policies.raw_margin import RawMargin
 from eelit.methods.policies.score_proximity import ScoreProximity
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.sole_class import SoleClass
-from eelit.methods.policies.standing import Standing
 from eelit.methods.policies.state_similarity import StateSimilarity
 from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.target_classes import TargetClasses
 from eelit.methods.policies.temperature import Tempered, expected_error, fit_temperature
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.policies.voting import Voting
 from eelit.methods.policies.window_uncertainty import SentenceUncertainty, Together, WindowUncertainty
 
@@ -80,7 +81,7 @@ def stops(rule, outputs):
 
 def in_order(rule):
     """Whether it says that the order of the candidates of a query matters."""
-    return isinstance(rule, Standing) and rule.rule == "capacity"
+    return isinstance(rule, DocumentThreshold) and rule.rule == "capacity"
 
 
 @EVERY
@@ -260,10 +261,10 @@ ORDERED = {
     "ContinuationThreshold": ("values", lambda s: ContinuationThreshold(1 - s)),
     "GateConfidence": ("pair", lambda s: GateConfidence(1.1 * s)),
     "StateSimilarity": ("state", lambda s: StateSimilarity(2.1 * s - 1)),
-    "Skim": ("pair", lambda s: Skim(4 - 8 * s)),
+    "TokenGate": ("pair", lambda s: TokenGate(4 - 8 * s)),
     "ScoreProximity": ("values", lambda s: ScoreProximity(8 * s - 4, 2)),
     **{
-        f"Standing by {rule}": ("values", lambda s, rule=rule: Standing(rule, 8 * s - 3, 2))
+        f"DocumentThreshold by {rule}": ("values", lambda s, rule=rule: DocumentThreshold(rule, 8 * s - 3, 2))
         for rule in ("score", "capacity", "rank", "proximity")
     },
     "FixedExit": ("logits", lambda s: FixedExit(round(4 * s))),
@@ -476,8 +477,8 @@ def test_a_bandit_tries_every_arm_first_and_keeps_its_books(arms, rewards):
 def test_a_stream_that_is_interrupted_goes_on_as_if_it_had_not_been(n, cut, side, data):
     confidences = data.draw(arrays.arrays(np.float64, (4, n), elements=SHARE | st.just(math.nan), fill=st.just(0.5)))
     rule, cut = SplitRule((0, 1, 3), 0.7, 0.1, 0.2, side), min(cut, n)
-    whole, first = drive(rule, Stored(confidences), n), drive(rule, Stored(confidences), cut)
-    rest = drive(rule, Stored(confidences[:, cut:]), n - cut, first.tally)
+    whole, first = rule.drive(Stored(confidences), n), rule.drive(Stored(confidences), cut)
+    rest = rule.drive(Stored(confidences[:, cut:]), n - cut, first.tally)
     for name in ("cuts", "offloaded", "not_finite"):
         assert np.concatenate([getattr(first, name), getattr(rest, name)]).tolist() == getattr(whole, name).tolist()
     assert (rest.tally.counts == whole.tally.counts).all()

@@ -29,7 +29,7 @@ from eelit.methods.policies.patient_confidence import PatientConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.policies.state_similarity import StateSimilarity, cosine
 from eelit.methods.policies.temperature import Tempered
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 
 HALF = ("numpy-float16", "torch-float16", "torch-bfloat16")
 
@@ -295,7 +295,7 @@ def test_a_long_text_of_large_numbers_has_a_mean_in_half_precision():
 @torch.inference_mode()
 def test_a_skimming_network_runs_in_half_precision():
     model, x = SkimmingEncoder("tiny", 2, SkimPredictor, seed=0).half(), torch.arange(24).reshape(2, 12)
-    masked, removed = model(x, decided(Skim(9.9))), model.infer(x, decided(Skim(9.9)))
+    masked, removed = model(x, decided(TokenGate(9.9))), model.infer(x, decided(TokenGate(9.9)))
     assert masked[0].dtype == removed.logits.dtype == torch.float16
     assert 0 < masked[1].mean() < 1
     assert torch.equal(masked[1].sum(dim=0).long(), removed.layers)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from eelit.catalog.sources import sources
-from eelit.methods.harness import track
+from eelit.methods.harness import summary
 from eelit.site.generator import board, compared, looks, plots, tested
 from eelit.site.generator.collection import gather
 from eelit.site.generator.reports import read_reports
@@ -123,8 +123,8 @@ def test_the_page_knows_the_names_that_the_command_line_knows(collection, groups
 def test_a_verdict_for_want_of_seeds_says_how_many_are_needed(collection):
     from eelit.site.generator.pages import environment
 
-    verdict = track.Verdict("n", "s", "too few seeds", 2, 2, [], "", True)
+    verdict = summary.Verdict("n", "s", "too few seeds", 2, 2, [], "", True)
     macros = environment().get_template("macros.html.j2").module
     assert "held with 2 of 2 seeds; 3 are needed" in macros.verdict(verdict)
-    full = track.Verdict("n", "s", "holds", 3, 3, [], "", True)
+    full = summary.Verdict("n", "s", "holds", 3, 3, [], "", True)
     assert "held with 3 of 3 seeds</span>" in macros.verdict(full)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
-from eelit.methods.families.split import Prepared, Seen
-from eelit.methods.papers.bajpai2023splitee import SplitEe
-from eelit.methods.policies.offload import Side, SplitRule, Stored, drive, mean_rewards, regret
+from eelit.methods.families.split import Prepared, Seen, Stored
+from eelit.methods.papers.bajpai2023splitee import Side, SplitEe, SplitRule
 
 SIDES: tuple[Side, ...] = ("none", "observed", "released")
 ORDERS = 10
@@ -31,7 +30,7 @@ def claims(method: SplitEe, prepared: Prepared, bench: Bench, curve: Curve) -> l
     good = [p for p in learning if p.quality >= prepared.streams["validation"].full_quality - 0.02]
     alpha = min(good or learning, key=lambda p: p.cost).knob
     rule = method.rule(alpha, prepared.model.exits)
-    tried = {o: trials(stream, replace(rule, offload=o), ORDERS) for o in OFFLOADS}
+    tried = {o: trials(stream, replace(rule, o=o), ORDERS) for o in OFFLOADS}
     saved = {o: 1 - t.cost / curve.full_cost for o, t in tried.items()}
     lost = {o: curve.full_quality - t.quality for o, t in tried.items()}
     told = [f"o {o:g}: {saved[o]:.0%}, {-lost[o]:+.4f}, {t.offloaded:.0%} offloaded" for o, t in tried.items()]
@@ -39,7 +38,7 @@ def claims(method: SplitEe, prepared: Prepared, bench: Bench, curve: Curve) -> l
         name="half the cost",
         statement="At every o from 0.1 to 0.6 in steps of 0.1 (the released scripts: of 0.05), over half of the cost "
         "of running all layers is saved and less than two points of accuracy are lost. The alpha is the one that is "
-        f"cheapest on validation data of the source at o = {method.offload:g} and loses no more there.",
+        f"cheapest on validation data of the source at o = {method.o:g} and loses no more there.",
         holds=all(saved[o] > 0.5 and lost[o] < 0.02 for o in tried),
         measured=f"saved, accuracy at alpha {alpha:g}: " + "; ".join(told),
     )
@@ -65,7 +64,7 @@ def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
     quality, costs, offloaded, regrets, settled = [], [], [], [], []
     for seed in range(repeats):
         order = stream.shuffled(seed)
-        told = drive(rule, Stored(order.confidences), n)
+        told = rule.drive(Stored(order.confidences), n)
         quality.append(order.quality(told.exits(last)))
         costs.append(rule.costs(told.cuts, told.offloaded).mean())
         offloaded.append(told.offloaded.mean())
@@ -78,6 +77,31 @@ def trials(stream: Seen, rule: SplitRule, repeats: int) -> Trials:
         regret=np.mean(regrets, axis=0),
         settled=float(np.mean(settled)),
     )
+
+
+def hindsight(rule: SplitRule, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rewards ``[A, N]`` that every arm would have earned on every sample: for judging, not for learning."""
+    L, n = confidences.shape
+    rewards = [[rule.r(i + 1, confidences[i, t], confidences[-1, t], L) for t in range(n)] for i in rule.layers]
+    return np.array(rewards, dtype=np.float64)
+
+
+def regret(rule: SplitRule, confidences: NDArray[np.float64], cuts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Cumulative regret ``[N]``: the best fixed arm's mean reward less that of the arms chosen, summed over rounds.
+
+    A reward that cannot be told is left out of its arm's mean, as the bandit leaves it out of Q. Where an arm is chosen
+    of which no reward can be told, the regret is NaN from there on.
+    """
+    means = mean_rewards(rule, confidences)
+    return np.cumsum(np.fmax.reduce(means) - means[np.searchsorted(rule.layers, cuts)])
+
+
+def mean_rewards(rule: SplitRule, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean ``[A]`` of the `hindsight` rewards of every arm that can be told; NaN if none can."""
+    rewards = hindsight(rule, confidences)
+    known = np.isfinite(rewards)
+    count = known.sum(axis=1)
+    return np.where(count, np.where(known, rewards, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
 
 
 def regret_falls(own: Trials) -> Outcome:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from eelit.methods.claims.comparisons import better_than, gains
+from eelit.methods.claims.comparisons import better_than, gains, tried
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Outcome
 from eelit.methods.families import cascades, exits
 from eelit.methods.papers.bolukbasi2017adaptive import AdaptiveExits, NetworkSelection
-from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence
 
 THRESHOLDS = (*(i / 100 for i in range(15, 100, 5)), 0.97, 0.99, 0.995, 0.999)
@@ -21,21 +18,14 @@ Method = AdaptiveExits | NetworkSelection
 
 def claims(method: Method, prepared: exits.Prepared | cascades.Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """The figures of either system, and its decisions against one threshold; what jumps bring to network selection."""
-    ours = replayed(method, prepared, (method.rule(knob, prepared) for knob in method.knobs[1:-1]))
-    theirs = replayed(method, prepared, map(MaxConfidence, THRESHOLDS))
+    ours = tried(method, prepared, (method.rule(knob, prepared) for knob in method.knobs[1:-1]))
+    theirs = tried(method, prepared, map(MaxConfidence, THRESHOLDS))
     learned = better_than("one threshold of confidence", gains(ours, theirs), "With learned decisions")
     if isinstance(method, AdaptiveExits):
         return [saved_for_five_points(curve), learned]
     stepwise = method.replace({"jumps": False})
-    others = replayed(method, prepared, (stepwise.rule(knob, prepared) for knob in method.knobs[1:-1]))
+    others = tried(method, prepared, (stepwise.rule(knob, prepared) for knob in method.knobs[1:-1]))
     return [faster_within_a_point(curve), learned, passing_over(ours, others)]
-
-
-def replayed(method: Method, prepared: exits.Prepared | cascades.Prepared, policies: Iterable[Policy]) -> Baseline:
-    """Return policies replayed on validation and test data."""
-    every = list(policies)
-    held, test = ([method.trial(policy, prepared.split(split)) for policy in every] for split in ("validation", "test"))
-    return Baseline(name=method.key, validation=held, test=test)
 
 
 def saved_for_five_points(curve: Curve) -> Outcome:

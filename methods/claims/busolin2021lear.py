@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from eelit.methods.claims.comparisons import why_not_comparable
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.families.ranking import Prepared
@@ -15,8 +15,6 @@ from eelit.methods.papers.busolin2021lear import Lear
 from eelit.methods.policies.score_proximity import ScoreProximity
 
 LOSS = 0.0005  # relative: the loss that the abstract stays below on its second data set
-WORTH = 0.01
-"""Least NDCG@10 of the whole ensemble minus that of the films' damped mean rating: else little is to be lost."""
 
 
 def claims(method: Lear, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -61,17 +59,6 @@ def fewer_trees(curve: Curve) -> list[Outcome]:
             measured=measured[1],
         ),
     ]
-
-
-def why_not_comparable(prepared: Prepared, curve: Curve) -> str:
-    """Return why nothing can be said of saving trees, or nothing: the whole ensemble must be worth saving on."""
-    queries = prepared.split("test").queries
-    gain = curve.full_quality - ndcg(queries.plain, queries.grades, queries.sizes)
-    return (
-        ""
-        if gain > WORTH
-        else f"The whole ensemble ranks only {gain:+.4f} NDCG@10 better than a film's damped mean rating does."
-    )
 
 
 def proximity(method: Lear, prepared: Prepared, cost: float, k: int) -> OperatingPoint:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from eelit.methods.claims.comparisons import why_not_comparable
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.families.sentinels import Prepared
@@ -13,8 +13,6 @@ from eelit.methods.papers.cambazoglu2010early import EarlyRanking
 
 LOSS = 0.005
 """Relative: what is taken for hardly any loss of NDCG@10; the abstract names no figure."""
-WORTH = 0.01
-"""Least NDCG@10 of the whole ensemble minus that of the films' damped mean rating: else little is to be lost."""
 GAIN = 0.001
 """Least NDCG@10 that counts as better."""
 SHARES = tuple(i / 20 for i in range(3, 13))
@@ -65,15 +63,4 @@ def better(name: str, rival: str, curve: Curve, held: list[OperatingPoint], test
         f"{SHARES[-1]:.0%} of the whole ensemble's.",
         holds=mean >= GAIN,
         measured=f"{mean:+.4f} on average, above at {sum(gain > 0 for gain in gains)} of {len(gains)}",
-    )
-
-
-def why_not_comparable(prepared: Prepared, curve: Curve) -> str:
-    """Return why nothing can be said of saving trees, or nothing: the whole ensemble must be worth saving on."""
-    queries = prepared.split("test").queries
-    gain = curve.full_quality - ndcg(queries.plain, queries.grades, queries.sizes)
-    return (
-        ""
-        if gain > WORTH
-        else f"The whole ensemble ranks only {gain:+.4f} NDCG@10 better than a film's damped mean rating does."
     )

@@ -14,15 +14,21 @@ from torch import Tensor
 
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Method
+from eelit.methods.engine.metrics import ndcg
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.engine.search import Judged
+from eelit.methods.families import ranking, sentinels
 from eelit.methods.families.designs import DesignMethod
 from eelit.methods.families.designs import Prepared as Searchable
 from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.policies.base import Policy
+
+WORTH = 0.01
+"""Least NDCG@10 of the whole ensemble minus that of the films' damped mean rating: else little is to be lost."""
 
 Rival = TypeVar("Rival", bound=TextMethod)
 
@@ -96,7 +102,7 @@ def gains_of_mixtures(ours: Baseline, theirs: Baseline) -> list[float]:
     return [a.quality - b.quality for a, b in pairs if a and b]
 
 
-def tried(method: ExitMethod, prepared: Prepared, policies: Iterable[Policy]) -> Baseline:
+def tried(method: StepwiseMethod, prepared: StepwisePrepared, policies: Iterable[Policy]) -> Baseline:
     """Return policies replayed on validation and test data."""
     every = list(policies)
     held, test = ([method.trial(policy, prepared.split(split)) for policy in every] for split in ("validation", "test"))
@@ -173,6 +179,11 @@ def gains_by_exit(method: ExitMethod, prepared: Prepared, rival: ExitMethod, ben
     return [a.quality - b.quality for a, b in zip(ours, theirs, strict=True)]
 
 
+def accuracies(method: ExitMethod, prepared: Prepared) -> list[float]:
+    """Return the accuracy on test data of each exit, if all samples leave there."""
+    return [point.quality for point in method.static(prepared.split("test"))]
+
+
 def oracle(outputs: Tensor, targets: Tensor) -> NDArray[np.int64]:
     """Return the first exit ``[N]`` (from 0) that is right on logits ``[E, N, C]``; the last where none is."""
     right = outputs.argmax(dim=-1) == targets
@@ -210,3 +221,26 @@ def worth(method: DesignMethod, prepared: Searchable, found: Judged) -> float:
     shares = [*found.scores[front, 1].tolist(), 1.0]
     errors = method.judged(found.designs[front], prepared, "test")[:, 0].tolist()
     return math.fsum((1 - error) * (b - a) for error, (a, b) in zip(errors, pairwise(shares), strict=True))
+
+
+def keeps_budget(prepared: Prepared, curve: Curve) -> Outcome:
+    """Thresholds were solved on held-out data; see what test data cost."""
+    dearest = float(prepared.split("test").costs[-1, 0])
+    off = [p.cost / (p.knob * dearest) - 1 for p in curve.test if p.knob * dearest > curve.test[0].cost]
+    return Outcome(
+        name="the budget is kept",
+        statement="On test data the mean cost exceeds no budget by more than 5 %.",
+        holds=max(off) <= 0.05,
+        measured=f"{min(off):+.1%} to {max(off):+.1%} of the budget",
+    )
+
+
+def why_not_comparable(prepared: ranking.Prepared | sentinels.Prepared, curve: Curve) -> str:
+    """Return why nothing can be said of saving trees, or nothing: the whole ensemble must be worth saving on."""
+    queries = prepared.split("test").queries
+    gain = curve.full_quality - ndcg(queries.plain, queries.grades, queries.sizes)
+    return (
+        ""
+        if gain > WORTH
+        else f"The whole ensemble ranks only {gain:+.4f} NDCG@10 better than a film's damped mean rating does."
+    )

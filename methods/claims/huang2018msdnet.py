@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eelit.methods.claims.comparisons import keeps_budget
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.exits import Prepared
@@ -29,18 +30,6 @@ def beats_anytime(method: MSDNet, prepared: Prepared, curve: Curve) -> Outcome:
         "prediction.",
         holds=gain >= 0.002,
         measured=f"{gain:+.4f} accuracy over {len(at)} budgets",
-    )
-
-
-def keeps_budget(prepared: Prepared, curve: Curve) -> Outcome:
-    """Thresholds were solved on held-out data; see what test data cost."""
-    dearest = float(prepared.split("test").costs[-1, 0])
-    off = [p.cost / (p.knob * dearest) - 1 for p in curve.test if p.knob * dearest > curve.test[0].cost]
-    return Outcome(
-        name="the budget is kept",
-        statement="On test data the mean cost exceeds no budget by more than 5 %.",
-        holds=max(off) <= 0.05,
-        measured=f"{min(off):+.1%} to {max(off):+.1%} of the budget",
     )
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from eelit.methods.backbones.internal_classifier import places
+from eelit.methods.claims.comparisons import accuracies
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
@@ -34,11 +35,6 @@ def claims(method: DeepCascade, prepared: Prepared, bench: Bench, curve: Curve) 
         *cheaper(method, prepared),
         pre_training(tuned, longer),
     ]
-
-
-def accuracies(method: DeepCascade, prepared: Prepared) -> list[float]:
-    """Return the accuracy of each exit on test images."""
-    return [point.quality for point in method.static(prepared.split("test"))]
 
 
 def end_to_end(method: DeepCascade, prepared: Prepared, bench: Bench) -> Prepared:

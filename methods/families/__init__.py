@@ -8,7 +8,7 @@
 ``exit_prediction``: one network with exits, one of which a predictor chooses before the network runs.
 ``on_device``: one network with exits on a phone without a server; a scheduler names the exits of each frame.
 ``stepwise``: what exits and cascades have in common, for further families of this kind.
-``split``: one network with exit heads, cut between device and cloud where an online bandit says.
+``split``: one network with exit heads, cut between device and cloud where a rule says, which may learn online.
 ``designs``: one such network, or several, of whose exits a search leaves those that pay, with thresholds of their own.
 ``gates``: one network whose blocks are run or bypassed, each by its own gate.
 ``dot_products``: a network of convolutions, of which single dot products stop once their sign is known or guessed.

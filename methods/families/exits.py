@@ -15,7 +15,7 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
-from eelit.methods.engine.records import Execution, Timing
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
@@ -101,6 +101,20 @@ class ExitMethod(StepwiseMethod):
             full_seconds=plain,
             not_finite=flawed,
         )
+
+
+class ClasslessExitMethod(ExitMethod):
+    """A method whose answers are no probabilities of classes: none can be the largest, and none be calibrated."""
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return the network cut off after each exit."""
+        held, test = (self.static(prepared.split(name)) for name in ("validation", "test"))
+        return [Baseline(name="static exit", validation=held, test=test)]
+
+    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
+        """Return quality and cost of each exit."""
+        points = self.static(prepared.split("test"))
+        return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None
 
 
 def timed(model: MultiExit, examples: Examples, policy: Policy, batch: int, repeats: int) -> tuple[float, float]:

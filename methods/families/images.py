@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from eelit.methods.backbones.efficientnet import efficient_exits
-from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape
+from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape, condensed
 from eelit.methods.backbones.normalisation import folded
 from eelit.methods.backbones.resnet import residual_exits
 from eelit.methods.backbones.vgg import plain_exits
@@ -20,6 +20,8 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.recipes.joint import train_joint
+from eelit.methods.recipes.plain import train_plain
+from eelit.methods.recipes.two_stage import train_heads
 
 NETWORKS: Mapping[str, Callable[..., MultiExit]] = {
     "resnet": residual_exits,
@@ -116,3 +118,16 @@ class ImageMethod(JointImages, ExitMethod):
     def deployed(self, model: MultiExit) -> MultiExit:
         """The trained network with batch normalisation folded into its convolutions: exits and full model alike."""
         return folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class TwoStageImageMethod(ImageMethod):
+    """The network alone, then internal classifiers on its frozen maps, of which `condensed` keeps what they read."""
+
+    head_epochs: float
+    head_rate: float
+
+    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
+        """Train the network, freeze it, then train the exits before the last on its maps."""
+        train_plain(model, data, bench, **self.options)
+        options: dict[str, Any] = {"epochs": self.head_epochs, "batch": self.batch, "rate": self.head_rate}
+        train_heads(model, data, bench, keep=condensed, **options)

@@ -1,7 +1,11 @@
-"""One network with exit heads, cut between a device and a cloud; a bandit learns online, without labels, where to cut.
+"""One network with exit heads, cut between a device and a cloud where a rule says, which may learn online, unlabelled.
 
-`policies.offload` says what the rule is and what things cost; here the network is trained on one domain and streams
-another, and the two sides are executed for real, instrumented from outside.
+The method says how it learns where to cut: it sees only what it has paid for, as it asks a `World` to run the device
+and, perhaps, the cloud. Here the network is trained on one domain and streams another, `Stored` is the world that
+answers from outputs computed before, and in `Executed` the two sides run for real, instrumented from outside.
+
+The cost is the device's, in units of lambda, the cost of one layer with its exit head: 0.8 for a layer, 0.2 for a head,
+and a fixed price for sending a sample to the cloud. What the cloud computes is free in this model.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,7 +33,75 @@ from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts,
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import TIMED, devices_of, now
 from eelit.methods.policies.base import on_host
-from eelit.methods.policies.offload import HEAD, LAYER, SplitRule, Stored, drive
+
+LAYER, HEAD = 0.8, 0.2
+"""Of lambda: what running one layer and one exit head costs."""
+
+
+class World(Protocol):
+    """Where a stream of samples is processed; both operations cost something."""
+
+    @property
+    def exits(self) -> int:
+        """Number of exits, the last one included."""
+        ...
+
+    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
+        """Run the device up to the last of these exits, their heads alone; return the confidence at each."""
+        ...
+
+    def cloud(self, sample: int) -> float:
+        """Run the rest for the sample that the device has just processed; return the last exit's confidence."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What happened to a stream of samples."""
+
+    cuts: NDArray[np.int64]  # [N], the exit at which each was cut
+    offloaded: NDArray[np.bool_]  # [N], whether it was sent to the cloud
+    not_finite: NDArray[np.bool_]  # [N], whether a confidence that was asked for is not finite
+
+    def exits(self, last: int) -> NDArray[np.int64]:
+        """The exit ``[N]`` that answered each sample."""
+        return np.where(self.offloaded, last, self.cuts)
+
+
+class Splitting(Protocol):
+    """How a stream is cut at one knob, and what that costs."""
+
+    def drive(self, world: World, samples: int) -> Stream:
+        """Process samples 0, 1, … one after the other, perhaps learning from each."""
+        ...
+
+    def costs(self, cuts: NDArray[np.int64], offloaded: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the cost ``[N]`` in lambda of samples cut at exits ``[N]``."""
+        ...
+
+    def sending(self, samples: int) -> float:
+        """Return what it costs, in lambda, to send so many samples to the cloud."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A world that answers from the confidences ``[E, N]`` of all exits, in the order of the stream."""
+
+    confidences: NDArray[np.float64]
+
+    @property
+    def exits(self) -> int:
+        """Number of exits."""
+        return len(self.confidences)
+
+    def device(self, sample: int, exits: Sequence[int]) -> NDArray[np.float64]:
+        """Look up the confidences at these exits."""
+        return self.confidences[exits, sample]
+
+    def cloud(self, sample: int) -> float:
+        """Look up the last exit's confidence."""
+        return float(self.confidences[-1, sample])
 
 
 class Executed:
@@ -95,10 +168,10 @@ class Meter:
     def _add(self, counts: dict[str, int]) -> None:
         counts[self._side] += 1
 
-    def cost(self, rule: SplitRule) -> float:
+    def cost(self, rule: Splitting) -> float:
         """The counted executions in lambda; each answer of the cloud's head was one sample sent."""
         sent = self.heads["cloud"]
-        return LAYER * self.stages["device"] + HEAD * self.heads["device"] + sent * rule.offload / rule.price
+        return LAYER * self.stages["device"] + HEAD * self.heads["device"] + rule.sending(sent)
 
 
 @dataclass
@@ -170,7 +243,7 @@ class SplitMethod(Method):
         """Train the network in place on the source domain."""
 
     @abstractmethod
-    def rule(self, knob: float, exits: int) -> SplitRule:
+    def rule(self, knob: float, exits: int) -> Splitting:
         """Return the rule at one knob."""
 
     def prepare(self, bench: Bench) -> Prepared:
@@ -194,10 +267,10 @@ class SplitMethod(Method):
         stream, exits = prepared.streams[split], prepared.model.exits
         return [self.point(stream, self.rule(knob, exits), knob) for knob in knobs]
 
-    def point(self, stream: Seen, rule: SplitRule, knob: float) -> OperatingPoint:
+    def point(self, stream: Seen, rule: Splitting, knob: float) -> OperatingPoint:
         """Send one stream through."""
         exits = len(stream.outputs)
-        told = drive(rule, Stored(stream.confidences), len(stream.examples))
+        told = rule.drive(Stored(stream.confidences), len(stream.examples))
         cost = float(rule.costs(told.cuts, told.offloaded).mean())
         answered = told.exits(exits - 1)
         return OperatingPoint(
@@ -234,10 +307,10 @@ class SplitMethod(Method):
         """
         stream, rule = prepared.streams["test"], self.rule(knob, prepared.model.exits)
         chosen = stream.examples.head(max(1, bench.executed // 2))
-        claimed = drive(rule, Stored(stream.confidences), len(chosen))
+        claimed = rule.drive(Stored(stream.confidences), len(chosen))
         meter = Meter(prepared.model)
         world = Executed(prepared.model, chosen, meter)
-        told = drive(rule, world, len(chosen))
+        told = rule.drive(world, len(chosen))
         ours, plain = self.timed(prepared.model, chosen, rule, bench.repeats)
         said = stream.outputs[torch.as_tensor(claimed.exits(world.exits - 1)), torch.arange(len(chosen))]
         return Execution(
@@ -261,19 +334,19 @@ class SplitMethod(Method):
             return None
         stream, rule = prepared.streams["test"], self.rule(knob, prepared.model.exits)
         chosen = stream.examples.head(TIMED[False])
-        told = drive(rule, Stored(stream.confidences), len(chosen))
+        told = rule.drive(Stored(stream.confidences), len(chosen))
         spent = float(rule.costs(told.cuts, np.zeros_like(told.offloaded)).mean())
         ours, plain = self.timed(prepared.model, chosen, rule, bench.repeats)
         saved = 1 - spent / full_cost(prepared.model.exits)
         return Timing(batch=1, knob=knob, samples=len(chosen), saved=saved, seconds=ours, full_seconds=plain)
 
     @torch.inference_mode()
-    def timed(self, model: MultiExit, chosen: Examples, rule: SplitRule, repeats: int) -> tuple[float, float]:
+    def timed(self, model: MultiExit, chosen: Examples, rule: Splitting, repeats: int) -> tuple[float, float]:
         """Return the median seconds of the device under the rule, and of the plain network, in turn, one by one."""
         taken, devices = [], devices_of(model)
         for _ in range(repeats):
             world = Executed(model, chosen)
-            drive(rule, world, len(chosen))
+            rule.drive(world, len(chosen))
             start = now(devices)
             for x in chosen.inputs:
                 model.full(x[None].to(device_of(model)))

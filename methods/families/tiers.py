@@ -691,3 +691,18 @@ class TierMethod(ExitMethod):
     def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
         """Return the machines and links that test samples go through."""
         return shown(self.world("test", bench.seed))
+
+
+class FixedCutMethod(TierMethod):
+    """A network that is always cut at the same places: each machine holds its own part, and no other's."""
+
+    @property
+    @abstractmethod
+    def cuts(self) -> tuple[int, ...]:
+        """Return the number of parts before each link."""
+
+    def machines(self, prepared: Prepared) -> list[Machine]:
+        """Return the machines, each with the parts that lie on it."""
+        model, read = prepared.model, prepared.split("test").read
+        parts = [range(*bounds) for bounds in Plan(self.cuts).bounds(model.exits)]
+        return [Machine(i, model, own, prepared.rule, self.codec, read) for i, own in enumerate(parts)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eelit.methods.backbones.decoding import Ending, Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
 from eelit.methods.backbones.translator import SourceCache, Translator
-from eelit.methods.engine import chance, costs
+from eelit.methods.engine import chance, costs, tasks
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
@@ -171,6 +171,30 @@ class Translates(Method):
         said, words = prepared.model.head(states[-1]).argmax(dim=-1).cpu(), references != PAD
         level = chance.of_classes(references[words], "tokens")
         return level.model_copy(update={"reached": float((said == references)[words].double().mean())})
+
+
+class SpokenWords(Translates):
+    """A method that translates words into how they are spoken, by an encoder-decoder as its settings say."""
+
+    corpus: str
+    train_size: int
+    longest: int  # letters of a word
+    encoders: int  # blocks of the encoder
+    blocks: int  # of the decoder
+    width: int
+    heads: int
+    inner: int
+    dropout: float
+
+    def load(self) -> TranslationData:
+        """Words and how they are spoken."""
+        return tasks.translation(self.corpus, train=self.train_size, longest=self.longest)
+
+    def build(self, data: TranslationData, seed: int) -> Translator:
+        """Return an untrained encoder-decoder."""
+        layout = ("encoders", "blocks", "width", "heads", "inner", "dropout")
+        sizes: dict[str, Any] = {name: getattr(self, name) for name in layout}
+        return Translator(vocabulary=data.vocabulary, **sizes, reach=8 * self.longest, seed=seed)
 
 
 class TranslationMethod(Translates):

@@ -19,7 +19,7 @@ from pathlib import Path
 from eelit.methods.data import manifest
 from eelit.methods.data.cache import without_room, write
 from eelit.methods.engine.records import FailedRun, Result, Search, Unreadable, read
-from eelit.methods.harness import dependencies, registry, track
+from eelit.methods.harness import dependencies, registry, summary
 from eelit.methods.harness.tracks import TRACKS, Track
 from eelit.methods.harness.workers import Backend, spread
 
@@ -226,7 +226,7 @@ NO_TIME = "not run: did not fit into the computing time so far"
 
 def not_run(key: str, known: Stored, place: Path) -> list[NotRun]:
     """Return which of the first seeds have no result of the code that the method's results are of, by reason."""
-    lacking = set(range(track.SEEDS)) - {result.seed for result in known.results}
+    lacking = set(range(summary.SEEDS)) - {result.seed for result in known.results}
     reasons: dict[str, list[int]] = {}
     for seed in sorted(lacking):
         with suppress(Unreadable):
@@ -241,9 +241,9 @@ def not_run(key: str, known: Stored, place: Path) -> list[NotRun]:
 class Board:
     """All rows of a track that were measured, and the runs that were not."""
 
-    rows: list[track.Row]
+    rows: list[summary.Row]
     not_run: list[NotRun]
-    verdicts: dict[str, list[track.Verdict]]  # key → its paper's claims
+    verdicts: dict[str, list[summary.Verdict]]  # key → its paper's claims
     runs: int = 0  # results behind it: methods × seeds
     hours: float = 0.0  # at most, one after the other: each training counted for every run that used it
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
@@ -257,7 +257,7 @@ class Board:
         """Keys of the methods without any result."""
         return list(dict.fromkeys(each.key for each in self.not_run if each.key not in self.verdicts))
 
-    def unusual(self, row: track.Row) -> dict[str, str]:
+    def unusual(self, row: summary.Row) -> dict[str, str]:
         """Return in which settings a row's training differs from the track's, in length or in the size of batches."""
         return {name: said for name, said in row.training.items() if self.training.get(name) != said}
 
@@ -280,8 +280,8 @@ def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
         every += known.results
         unreadable += known.unreadable
         for curve in known.results[0].curves if known.results else []:
-            judged[key] = track.verdicts(known.results, current=known.current)
-            rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
+            judged[key] = summary.verdicts(known.results, current=known.current)
+            rows.append(summary.row(known.results, curve.variant, current=known.current, share=share))
         for result in known.results:
             for curve in result.curves:
                 if curve.search is not None:
@@ -301,5 +301,5 @@ def _machine(result: Result) -> str:
     return f"{where.processor}, {where.threads} of {where.cores} cores used, torch {torch}"
 
 
-def _order(found: track.Spread | None) -> float:
+def _order(found: summary.Spread | None) -> float:
     return -found.mean if found else float("inf")

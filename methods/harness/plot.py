@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from eelit.methods.data.cache import write
 from eelit.methods.engine.records import Curve, Result
-from eelit.methods.harness.track import data_of
+from eelit.methods.harness.summary import data_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

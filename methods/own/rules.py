@@ -45,6 +45,7 @@ ROUNDING = 1e-6
 """What two scores must differ by, as a share of them, for a threshold to lie between them."""
 LEFT_OUT = {
     "ContinuationThreshold": "reads what a trained predictor says of going on; give it as an extra column",
+    "DocumentThreshold": "stops candidates of one query by their rank among the others",
     "DontKnow": "reads class probabilities by a small network for each exit, which is trained",
     "ExitProbability": "reads a gate that was trained with those before it, not thresholds on what exits answer",
     "Forecast": "saves the heads that it passes over, and what a head costs by itself is not known here",
@@ -54,11 +55,10 @@ LEFT_OUT = {
     "PricedGain": "reads gains at several prices, which a trained head gives",
     "ScoreProximity": "stops candidates of one query by their rank among the others",
     "SentenceUncertainty": "stops the words of a sentence together",
-    "Skim": "stops single tokens of a text by a trained gate, while the others go on",
     "SoleExit": "is a network cut off for good, as the static exits are",
-    "Standing": "stops candidates of one query by their rank among the others",
     "TargetClasses": "needs to be told which classes are wanted",
     "Together": "stops the words of a sentence together",
+    "TokenGate": "stops single tokens of a text by a trained gate, while the others go on",
     "WindowUncertainty": "stops the words of a sentence by those near them",
 }
 """Policy → why it is not tried on stored outputs alone."""

@@ -30,8 +30,8 @@ from eelit.methods.own.batches import inputs_of, on
 from eelit.methods.own.network import Inferred, Network
 from eelit.methods.own.saved import SavedRule, WrongRule
 from eelit.methods.policies.base import ANSWER, Assembling, Output, Policy, Routing, State, finite, said
+from eelit.methods.policies.document_threshold import DocumentThreshold
 from eelit.methods.policies.score_proximity import ScoreProximity
-from eelit.methods.policies.standing import Standing
 
 BATCH = 32
 """Samples at which a stage is run, unless another number is asked for."""
@@ -369,7 +369,7 @@ def _policy(network: Network | MultiExit, rule: SavedRule | Policy) -> Policy:
         policy = replace(rule, reject_below=-math.inf).policy
     else:
         policy = rule
-    if isinstance(policy, ScoreProximity | Standing):
+    if isinstance(policy, ScoreProximity | DocumentThreshold):
         raise ValueError(
             f"{type(policy).__name__} compares the samples of a batch with each other, but those of a stream meet by "
             "chance; use infer"

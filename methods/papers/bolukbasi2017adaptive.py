@@ -66,20 +66,15 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from eelit.methods.backbones.internal_classifier import condensed
 from eelit.methods.engine.cascade import Cascade
 from eelit.methods.engine.examples import Data
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families import cascades, exits
 from eelit.methods.families.image_cascades import ImageCascadeMethod
-from eelit.methods.families.images import ImageMethod
+from eelit.methods.families.images import ImageMethod, TwoStageImageMethod
 from eelit.methods.policies.base import Policy, on_host
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.linear_choice import FEATURES, LinearChoice, Rows, features
-from eelit.methods.recipes.plain import train_plain
-from eelit.methods.recipes.two_stage import train_heads
 
 Numbers = NDArray[np.float64]
 
@@ -198,7 +193,7 @@ class NetworkSelection(ImageCascadeMethod):
 
 
 @dataclass(frozen=True)
-class AdaptiveExits(ImageMethod):
+class AdaptiveExits(TwoStageImageMethod):
     """Exits on a frozen network, with decisions learned from the last to the first."""
 
     network: str = "resnet"  # residual; the paper: AlexNet, GoogLeNet, ResNet-50
@@ -227,12 +222,6 @@ class AdaptiveExits(ImageMethod):
         "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "
         "errors may send a few images less far",
     }
-
-    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """The network, then the exits on its frozen maps."""
-        train_plain(model, data, bench, **self.options)
-        options: dict[str, Any] = {"epochs": self.head_epochs, "batch": self.batch, "rate": self.head_rate}
-        train_heads(model, data, bench, keep=condensed, **options)
 
     def fit(self, prepared: exits.Prepared) -> Seen:
         """What decisions learn from: to come to an exit takes what lies behind the one before."""

@@ -64,16 +64,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape, condensed
-from eelit.methods.engine.examples import Data
-from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape
 from eelit.methods.engine.search import Designs, Judge, Judged, Space
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.designs import Design, DesignMethod, Prepared, without_idle
+from eelit.methods.families.images import TwoStageImageMethod
 from eelit.methods.policies.target_classes import TargetClasses
-from eelit.methods.recipes.plain import train_plain
-from eelit.methods.recipes.two_stage import train_heads
 
 
 class Detector(nn.Module):
@@ -141,7 +137,7 @@ def greedy(judge: Judge, thresholds: Designs, eps: float) -> Judged:
 
 
 @dataclass(frozen=True)
-class ClassSpecific(DesignMethod):
+class ClassSpecific(TwoStageImageMethod, DesignMethod):
     """Exits that answer for target classes alone, chosen so that these are recognised soon and nothing is lost."""
 
     targets: tuple[int, ...] = (5, 7, 9)  # S; not known of the paper
@@ -195,12 +191,6 @@ class ClassSpecific(DesignMethod):
     def head(self, shape: Shape, classes: int) -> nn.Module:
         """A detector for maps ``[C, H, W]``."""
         return Detector(shape, self.targets, classes)
-
-    def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
-        """Train the network, freeze it, then train the detectors on its maps."""
-        train_plain(model, data, bench, **self.options)
-        options = {"epochs": self.head_epochs, "batch": self.batch, "rate": self.head_rate}
-        train_heads(model, data, bench, keep=condensed, **options)
 
     def space(self, exits: int) -> Space:
         """A bit for each candidate, then a number of a threshold for each candidate and target."""

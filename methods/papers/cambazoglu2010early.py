@@ -57,16 +57,16 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.queries import Floats, Integers, RankingData, spans
 from eelit.methods.families.ranking import first_of
 from eelit.methods.families.sentinels import PartialScores, SentinelMethod, Sentinels
-from eelit.methods.policies.standing import Standing, standing
+from eelit.methods.policies.document_threshold import DocumentThreshold, criterion
 from eelit.methods.recipes.lambdamart import lambdamart
 
 
-def standings(rule: str, values: Floats, alive: NDArray[np.bool_], sizes: Integers, k: int) -> Floats:
+def criteria(rule: str, values: Floats, alive: NDArray[np.bool_], sizes: Integers, k: int) -> Floats:
     """Return g_j ``[n]`` of the documents that still run, query by query; NaN for the others."""
     found = np.full(len(values), np.nan)
     for rows in spans(sizes):
         here = np.arange(rows.start, rows.stop)[alive[rows]]
-        found[here] = standing(rule, values[here], k)
+        found[here] = criterion(rule, values[here], k)
     return found
 
 
@@ -79,7 +79,7 @@ def thresholds(rule: str, seen: PartialScores, recall: float, k: int) -> tuple[f
     wanted, alive = first_of(seen.scores[-1], sizes, k), np.ones(seen.scores.shape[1], dtype=bool)
     total, found = int(wanted.sum()), []
     for j in range(sentinels):
-        g = standings(rule, seen.scores[j], alive, sizes, k)
+        g = criteria(rule, seen.scores[j], alive, sizes, k)
         may_go = floor((1 - recall) * total * (j + 1) / sentinels + 1e-9) - int((wanted & ~alive).sum())
         worst_first = np.sort(g[wanted & alive])[::-1]
         found.append(float(worst_first[may_go]) if may_go < len(worst_first) else -inf)
@@ -128,6 +128,6 @@ class EarlyRanking(SentinelMethod):
         ranker = lambdamart(data.train, bench, trees=self.trees, rate=self.rate, leaves=self.leaves)
         return Sentinels(ranker, tuple(range(self.every, self.trees, self.every)))
 
-    def policy(self, knob: float, seen: PartialScores) -> Standing:
+    def policy(self, knob: float, seen: PartialScores) -> DocumentThreshold:
         """The knob is the share of the final top k that the thresholds must keep on the tuning queries."""
-        return Standing(self.rule, thresholds(self.rule, seen, knob, self.top), self.top)
+        return DocumentThreshold(self.rule, thresholds(self.rule, seen, knob, self.top), self.top)

@@ -72,11 +72,10 @@ from torch.nn import functional as F
 
 from eelit.methods.backbones.decoding import Reads
 from eelit.methods.backbones.translator import Translator
-from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.translations import PAD, TranslationData, shifted, trimmed
-from eelit.methods.families.translation import Prepared, TranslationMethod
+from eelit.methods.families.translation import Prepared, SpokenWords, TranslationMethod
 from eelit.methods.policies.base import Policy, checked
 from eelit.methods.policies.likeliest_depth import LikeliestDepth
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -190,7 +189,7 @@ def mixed_loss(model: Translator, batch: Batch, sequences: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Dat(TranslationMethod):
+class Dat(SpokenWords, TranslationMethod):
     """Depth per token or per sentence, trained on an oracle's; and confidence, for comparison."""
 
     depth: Depth = "geometric"  # what decides the depth: see Model
@@ -249,16 +248,6 @@ class Dat(TranslationMethod):
         """Which output decides the depth: a gate, the block forecast for a sequence, or the logits of a token."""
         kinds: dict[Depth, Reads] = {"sequence": "forecast", "confidence": "logits"}
         return kinds.get(self.depth, "gate")
-
-    def load(self) -> TranslationData:
-        """Words and how they are spoken."""
-        return tasks.translation(self.corpus, train=self.train_size, longest=self.longest)
-
-    def build(self, data: TranslationData, seed: int) -> Translator:
-        """Encoder and decoder; what predicts depth is added once the exits are trained."""
-        layout = ("encoders", "blocks", "width", "heads", "inner", "dropout")
-        sizes: dict[str, Any] = {name: getattr(self, name) for name in layout}
-        return Translator(vocabulary=data.vocabulary, **sizes, reach=8 * self.longest, seed=seed)
 
     def train(self, model: Translator, data: TranslationData, bench: Bench) -> None:
         """The exits first, in one training that the variants share; then depth with them, at lower rates."""

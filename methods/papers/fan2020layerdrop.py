@@ -52,10 +52,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eelit.methods.backbones.translator import Translator
-from eelit.methods.engine import tasks
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.translations import PAD, TranslationData, shifted, trimmed
 from eelit.methods.families.pruning import PruningMethod
+from eelit.methods.families.translation import SpokenWords
 from eelit.methods.policies.base import checked
 from eelit.methods.recipes.fit import Batch
 from eelit.methods.recipes.translating import train_all
@@ -86,7 +86,7 @@ def every_other(blocks: int, number: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class LayerDrop(PruningMethod):
+class LayerDrop(SpokenWords, PruningMethod):
     """Layers dropped at random while training, and cut out afterwards."""
 
     drop_rate: float = 0.2  # p in the decoder; the paper: 0.2, for very small depths up to 0.5; 0: nothing is dropped
@@ -129,16 +129,6 @@ class LayerDrop(PruningMethod):
             checked("LayerDrop", name, getattr(self, name), least=0, most=1)
         if self.keep not in ("every other", "first"):
             raise ValueError(f"LayerDrop: blocks are kept by 'every other' or 'first', not by {self.keep!r}")
-
-    def load(self) -> TranslationData:
-        """Words and how they are spoken."""
-        return tasks.translation(self.corpus, train=self.train_size, longest=self.longest)
-
-    def build(self, data: TranslationData, seed: int) -> Translator:
-        """Return an untrained encoder-decoder with as many layers and blocks as the settings say."""
-        layout = ("encoders", "blocks", "width", "heads", "inner", "dropout")
-        sizes: dict[str, Any] = {name: getattr(self, name) for name in layout}
-        return Translator(vocabulary=data.vocabulary, **sizes, reach=8 * self.longest, seed=seed)
 
     def train(self, model: Translator, data: TranslationData, bench: Bench) -> None:
         """Everything, with layers dropped at random."""

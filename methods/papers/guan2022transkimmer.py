@@ -66,7 +66,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.skimming import Prepared, SkimEncoder, SkimMethod, together
 from eelit.methods.policies.base import widened
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses
 
@@ -184,6 +184,6 @@ class Transkimmer(SkimMethod):
         """The options of `fit` that are settings here."""
         return {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "head_rate": self.head_rate}
 
-    def policy(self, knob: float, prepared: Prepared) -> Skim:
+    def policy(self, knob: float, prepared: Prepared) -> TokenGate:
         """The knob is the margin."""
-        return Skim(knob)
+        return TokenGate(knob)

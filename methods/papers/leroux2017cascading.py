@@ -56,7 +56,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.images import ImageMethod
-from eelit.methods.families.tiers import Machine, Plan, Prepared, TierMethod
+from eelit.methods.families.tiers import FixedCutMethod, Plan, Prepared
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
 from eelit.methods.recipes.plain import train_plain
@@ -75,7 +75,7 @@ def pooled(h: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Cascading(ImageMethod, TierMethod):
+class Cascading(ImageMethod, FixedCutMethod):
     """One threshold for the output layers of a network that lies on several machines."""
 
     frozen: bool = True  # two stages; False: everything together; the paper: not known
@@ -150,12 +150,6 @@ class Cascading(ImageMethod, TierMethod):
     def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Always:
         """The cuts are the same for all pictures."""
         return Always(Plan(self.cuts, knob, exit_))
-
-    def machines(self, prepared: Prepared) -> list[Machine]:
-        """Each machine with its own parts, and no other's."""
-        model, read = prepared.model, prepared.split("test").read
-        parts = [range(*bounds) for bounds in Plan(self.cuts).bounds(model.exits)]
-        return [Machine(i, model, own, prepared.rule, self.codec, read) for i, own in enumerate(parts)]
 
 
 DEVICE = Power(computing=2.0, sending=1.0, waiting=0.3)

@@ -72,7 +72,7 @@ from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
-from eelit.methods.families.tiers import Machine, Plan, Prepared, TierMethod
+from eelit.methods.families.tiers import FixedCutMethod, Plan, Prepared
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, weighted
@@ -243,7 +243,7 @@ class Hybrid(Plan):
 
 
 @dataclass(frozen=True)
-class HybridNetwork(ImageMethod, TierMethod):
+class HybridNetwork(ImageMethod, FixedCutMethod):
     """Few bits on the edge, which owns the exits; full precision in the cloud."""
 
     bits: int = 1  # b, of weights and activations of edge blocks, 1 to 8, or 32; the paper: 1 and 4
@@ -379,12 +379,6 @@ class HybridNetwork(ImageMethod, TierMethod):
         exact = plan.exact[last] if last >= 0 else 0.0
         whole, few = exact + sum(journey.macs[1:]), journey.macs[0] - exact
         return (whole + few * self.bits / WHOLE) * self.mac * PICO / MICRO
-
-    def machines(self, prepared: Prepared) -> list[Machine]:
-        """Each machine with its own blocks, and no other's."""
-        model, read = prepared.model, prepared.split("test").read
-        parts = [range(*bounds) for bounds in Plan(self.cuts).bounds(model.exits)]
-        return [Machine(i, model, own, prepared.rule, self.codec, read) for i, own in enumerate(parts)]
 
     def alone(self, prepared: Prepared, split: Split, machine: int) -> OperatingPoint:
         """Return the plain network as a whole on one machine; the knob is its number, from 1."""

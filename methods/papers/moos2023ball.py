@@ -55,9 +55,9 @@ from eelit.methods.engine.chance import SHUFFLES
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline, Chance, ExitFacts
+from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import ClasslessExitMethod, Prepared
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.two_stage import frozen_states
@@ -145,7 +145,7 @@ def f1(detected: Tensor, true: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class BallDetector(ExitMethod):
+class BallDetector(ClasslessExitMethod):
     """A detector for patches whose one exit may only reject."""
 
     source: str = "emoji"  # which balls (`methods/data/balls.py`); the paper: patches from robots
@@ -247,13 +247,3 @@ class BallDetector(ExitMethod):
         values = torch.tensor(found, dtype=torch.float64)
         what = f"{SHUFFLES} random orders of {len(true)} patches"
         return Chance(what=what, quality=float(values.mean()), error=float(values.std(correction=0)))
-
-    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Each exit by itself: the first alone detects nothing."""
-        held, test = (self.static(prepared.split(name)) for name in ("validation", "test"))
-        return [Baseline(name="static exit", validation=held, test=test)]
-
-    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
-        """Quality and cost; a spot is no distribution that could be calibrated."""
-        points = self.static(prepared.split("test"))
-        return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None

@@ -66,9 +66,9 @@ from eelit.methods.engine.evaluate import infer
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline, Chance, ExitFacts
+from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import ClasslessExitMethod, Prepared
 from eelit.methods.policies.base import ANSWER, Policy, checked
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
@@ -243,7 +243,7 @@ def drawn(model: MultiExit, policy: Policy | None, noise: Tensor, steps: int) ->
 
 
 @dataclass(frozen=True)
-class AdaDiff(ExitMethod):
+class AdaDiff(ClasslessExitMethod):
     """Uncertainty of each layer in each step of a diffusion model."""
 
     images: str = "fashion-mnist"  # data; the paper: CIFAR-10, CelebA, ImageNet, COCO
@@ -333,13 +333,3 @@ class AdaDiff(ExitMethod):
         """Return what is explained by who says that there is no noise: nothing."""
         n = len(prepared.split("test").targets)
         return Chance(what=f"no noise seen in {n} images", quality=0.0, error=1 / math.sqrt(n))
-
-    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return the network cut off after each layer; there are no classes of which one could be probable."""
-        held, test = (self.static(prepared.split(name)) for name in ("validation", "test"))
-        return [Baseline(name="static exit", validation=held, test=test)]
-
-    def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
-        """Return quality and cost of each exit."""
-        points = self.static(prepared.split("test"))
-        return [ExitFacts(quality=point.quality, cost=point.cost) for point in points], None

@@ -1,4 +1,4 @@
-"""Choose one of several arms again and again, learning from the rewards (UCB1; bajpai2023splitee)."""
+"""Choose one of several arms again and again, learning from the rewards (UCB1)."""
 
 from __future__ import annotations
 

@@ -235,6 +235,22 @@ def threshold_at(state: State, threshold: float | Sequence[float], like: Array) 
     return (index + 1,), xp.reshape(found, (like.shape[0], *[1] * (like.ndim - 1)))
 
 
+def rows_at(thresholds: Sequence[Sequence[float]], index: Array, like: Array) -> Array:
+    """Return the thresholds ``[n, W]`` of the exits ``[n]``: W for each exit but the last, to compare with ``like``.
+
+    Raises `ValueError` if there are too few exits.
+    """
+    xp = array_namespace(like)
+    values = xp.asarray(thresholds, dtype=like.dtype, device=like.device)
+    try:
+        return xp.take(values, index, axis=0)
+    except (IndexError, RuntimeError):
+        raise ValueError(
+            f"the policy has thresholds for {len(thresholds)} exits, but is asked at a later one; only the last exit "
+            "needs none (are the outputs [exits, samples, ...]?)"
+        ) from None
+
+
 class Limits(TypedDict, total=False):
     """What may be asked of a setting (see `checked`)."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, checked, choose, exact, logits_of, softmax
+from eelit.methods.policies.base import Array, Output, State, checked, choose, exact, logits_of, rows_at, softmax
 from eelit.methods.policies.margin import margin
 
 
@@ -51,17 +51,5 @@ class PredictedClass:
         index = state[0] if state else xp.zeros(found.shape, dtype=xp.int64, device=found.device)
         classes = xp.arange(logits.shape[1], device=found.device)
         own = classes == xp.argmax(logits, axis=-1, keepdims=True)
-        threshold = xp.max(xp.where(own, self._at(index, found), -xp.inf), axis=-1)
+        threshold = xp.max(xp.where(own, rows_at(self.thresholds, index, found), -xp.inf), axis=-1)
         return (index + 1,), found > threshold
-
-    def _at(self, index: Array, like: Array) -> Array:
-        """Return the thresholds ``[n, C]`` of the exits ``[n]``. Raises `ValueError` if there are too few exits."""
-        xp = array_namespace(like)
-        values = xp.asarray(self.thresholds, dtype=like.dtype, device=like.device)
-        try:
-            return xp.take(values, index, axis=0)
-        except (IndexError, RuntimeError):
-            raise ValueError(
-                f"the policy has thresholds for {len(self.thresholds)} exits, but is asked at a later one; only the "
-                "last exit needs none (are the outputs [exits, samples, ...]?)"
-            ) from None

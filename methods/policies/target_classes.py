@@ -8,7 +8,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from eelit.methods.policies.base import Array, Output, State, checked, exact, logits_of, softmax
+from eelit.methods.policies.base import Array, Output, State, checked, exact, logits_of, rows_at, softmax
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,9 @@ class TargetClasses:
         index = state[0] if state else xp.zeros((p.shape[0],), dtype=xp.int64, device=p.device)
         own = xp.stack([p[:, s] for s in self.targets], axis=1)
         best = xp.max(own, axis=1, keepdims=True)
-        recognised = (own == best) & (own > 1 - xp.sum(own, axis=1, keepdims=True)) & (own > self._at(index, own))
+        recognised = (
+            (own == best)
+            & (own > 1 - xp.sum(own, axis=1, keepdims=True))
+            & (own > rows_at(self.thresholds, index, own))
+        )
         return (index + 1,), xp.any(recognised, axis=1)
-
-    def _at(self, index: Array, like: Array) -> Array:
-        """Return the thresholds ``[n, S]`` of the exits ``[n]``. Raises `ValueError` if there are too few exits."""
-        xp = array_namespace(like)
-        values = xp.asarray(self.thresholds, dtype=like.dtype, device=like.device)
-        try:
-            return xp.take(values, index, axis=0)
-        except (IndexError, RuntimeError):
-            raise ValueError(
-                f"the policy has thresholds for {len(self.thresholds)} exits, but is asked at a later one; only the "
-                "last exit needs none (are the outputs [exits, samples, ...]?)"
-            ) from None

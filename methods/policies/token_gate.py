@@ -11,7 +11,7 @@ from eelit.methods.policies.base import Array, Output, State, exact, logits_of, 
 
 
 @dataclass(frozen=True)
-class Skim:
+class TokenGate:
     """Stop a token when its logit for staying exceeds that for leaving by no more than the margin.
 
     Margin 0 takes the likelier of the two, and leaving if they are equal; infinity stops every token, minus infinity

@@ -14,7 +14,7 @@ from eelit.bib.exports import to_csl
 from eelit.bib.graph_formats import to_json
 from eelit.catalog.schema import FACETS, Entry
 from eelit.methods.engine.records import SmokeReport
-from eelit.methods.harness.track import SHARES, Row
+from eelit.methods.harness.summary import SHARES, Row
 from eelit.site.generator.claims import as_json
 from eelit.site.generator.collection import Collection, Method, Work
 from eelit.site.generator.linked import DATA_LICENCE

@@ -8,7 +8,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from eelit.methods.harness.bench import Board
-from eelit.methods.harness.track import Row
+from eelit.methods.harness.summary import Row
 from eelit.site.generator import looks
 from eelit.site.generator.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes
 from eelit.site.generator.plots import Line

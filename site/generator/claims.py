@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from eelit.catalog.schema import Claim
-from eelit.methods.harness.track import Judgement, Verdict
+from eelit.methods.harness.summary import Judgement, Verdict
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from eelit.methods.data import manifest
 from eelit.methods.engine.records import Simulation, SmokeReport
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
-from eelit.methods.harness.track import Row, Verdict
+from eelit.methods.harness.summary import Row, Verdict
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from eelit.catalog.query import fold
 from eelit.methods.harness import bench
-from eelit.methods.harness.track import Row
+from eelit.methods.harness.summary import Row
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import plots, tested
 from eelit.site.generator.board import groups

@@ -8,7 +8,7 @@ from typing import Any
 
 from eelit.bib.record import Person, Record
 from eelit.catalog.schema import FACETS, Facet
-from eelit.methods.harness.track import Row
+from eelit.methods.harness.summary import Row
 from eelit.site.generator.collection import Collection, Method, Term, Work
 
 Node = dict[str, Any]

@@ -20,7 +20,7 @@ from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS, GROUNDS
 from eelit.methods.data import manifest
 from eelit.methods.harness import smoke
-from eelit.methods.harness.track import SEEDS, Row
+from eelit.methods.harness.summary import SEEDS, Row
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import (
     api,

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from eelit.methods.engine.records import Curve, DesignPoint, OperatingPoint, Search
-from eelit.methods.harness.track import BASELINE_KNOBS, Row, setting
+from eelit.methods.harness.summary import BASELINE_KNOBS, Row, setting
 from eelit.site.generator import looks
 
 VENDOR = ("vega-6.4.0.min.js", "vega-lite-6.5.0.min.js", "vega-interpreter-2.3.2.min.js")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eelit.methods.harness import registry
 from eelit.methods.harness.bench import Board
-from eelit.methods.harness.track import Row
+from eelit.methods.harness.summary import Row
 
 CORPORA = {
     "rotten-tomatoes": "sentences of Rotten Tomatoes",

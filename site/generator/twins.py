@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from eelit.bib.exports import to_bibtex
 from eelit.catalog.baselines import said
 from eelit.catalog.schema import FACETS, GROUNDS, Code
-from eelit.methods.harness.track import SHARES, Spread
+from eelit.methods.harness.summary import SHARES, Spread
 from eelit.site.generator.collection import Collection, Edge, Method, Work
 from eelit.site.generator.compared import of_method
 from eelit.site.generator.markup import amount, fence, plural, repository, web

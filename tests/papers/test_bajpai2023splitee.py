@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from eelit.methods.claims import bajpai2023splitee as claimed
-from eelit.methods.claims.bajpai2023splitee import Trials, regret_falls, side_helps
+from eelit.methods.claims.bajpai2023splitee import Trials, hindsight, regret, regret_falls, side_helps
 from eelit.methods.engine import tasks
 from eelit.methods.engine import timing as engine_timing
 from eelit.methods.engine.costs import MacCounter, exit_costs
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.method import Bench
-from eelit.methods.families.split import Executed, Meter, Seen, confidence, full_cost
+from eelit.methods.families.split import Executed, Meter, Seen, Stored, confidence, full_cost
 from eelit.methods.harness import registry
+from eelit.methods.papers.bajpai2023splitee import SplitRule
 from eelit.methods.policies.bandit import Tally, Ucb1
-from eelit.methods.policies.offload import SplitRule, Stored, drive, hindsight, regret
 
 KEY = "bajpai2023splitee"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
-RULE = SplitRule(tuple(range(5)), threshold=0.7, price=0.1, offload=0.3)
+RULE = SplitRule(tuple(range(5)), alpha=0.7, lam=0.1, o=0.3)
 SIDES = ("none", "observed", "released")
 
 
@@ -47,15 +47,15 @@ def test_ucb_by_hand():
 
 
 def test_reward_by_hand():
-    assert RULE.reward(1, 0.8, None, last=4) == pytest.approx(0.8 - 0.2)
-    assert RULE.reward(1, 0.7, None, last=4) == pytest.approx(0.7 - 0.2)  # the threshold itself is enough
-    assert RULE.reward(1, 0.6, 0.9, last=4) == pytest.approx(0.9 - 0.2 - 0.3)
-    assert RULE.reward(1, 0.6, None, last=4) is None  # the cloud was not asked: nothing is known
-    assert RULE.reward(4, 0.6, None, last=4) == pytest.approx(0.6 - 0.5)  # nowhere to send it from the last exit
+    assert RULE.r(2, 0.8, None, L=5) == pytest.approx(0.8 - 0.2)
+    assert RULE.r(2, 0.7, None, L=5) == pytest.approx(0.7 - 0.2)  # the threshold itself is enough
+    assert RULE.r(2, 0.6, 0.9, L=5) == pytest.approx(0.9 - 0.2 - 0.3)
+    assert RULE.r(2, 0.6, None, L=5) is None  # the cloud was not asked: nothing is known
+    assert RULE.r(5, 0.6, None, L=5) == pytest.approx(0.6 - 0.5)  # nowhere to send it from the last exit
 
 
 def test_free_rewards_are_confidences(stream):
-    free = dataclasses.replace(RULE, price=0.0, offload=0.0)
+    free = dataclasses.replace(RULE, lam=0.0, o=0.0)
     c = stream.confidences
     assert np.allclose(hindsight(free, c), np.where(c >= 0.7, c, c[-1]))
 
@@ -74,7 +74,7 @@ def test_confidence_is_the_largest_probability():
 
 def test_a_confidence_at_the_threshold_is_enough_and_the_last_exit_sends_nothing():
     at = Stored(np.array([[0.7, 0.69], [0.1, 0.1]]))
-    first, last = (drive(SplitRule((layer,), 0.7, price=0.1, offload=0.3), at, 2) for layer in (0, 1))
+    first, last = (SplitRule((layer,), 0.7, lam=0.1, o=0.3).drive(at, 2) for layer in (0, 1))
     assert first.offloaded.tolist() == [False, True]
     assert last.offloaded.tolist() == [False, False]
 
@@ -85,7 +85,7 @@ def test_an_operating_point_by_hand():
     targets = torch.tensor([0, 1, 0, 1])  # their exits, 0 2 0 2, say 0 1 0 0; the last exit says 1 1 1 0
     seen = Seen(Examples([torch.zeros(1)] * 4, targets), torch.stack([p, 1 - p], dim=-1).log())
     assert seen.full_quality == 0.25
-    point = registry.get(KEY).point(seen, SplitRule((0,), threshold=0.7, price=0.1, offload=0.3), 0.7)
+    point = registry.get(KEY).point(seen, SplitRule((0,), alpha=0.7, lam=0.1, o=0.3), 0.7)
     assert point.cost == pytest.approx((1 + 4 + 1 + 4) / 4)
     assert point.speed_up == pytest.approx((0.8 * 3 + 0.2) / 2.5)
     assert (point.knob, point.quality, point.exits) == (0.7, 0.75, [0.5, 0.0, 0.5])
@@ -93,32 +93,32 @@ def test_an_operating_point_by_hand():
 
 @pytest.mark.parametrize("side", SIDES)
 def test_ends_of_the_threshold(stream, side):
-    never = drive(dataclasses.replace(RULE, threshold=0.0, side=side), stream, 500)
+    never = dataclasses.replace(RULE, alpha=0.0, side=side).drive(stream, 500)
     assert not never.offloaded.any()
-    always = drive(dataclasses.replace(RULE, threshold=1.1, side=side), stream, 500)
+    always = dataclasses.replace(RULE, alpha=1.1, side=side).drive(stream, 500)
     assert (always.offloaded == (always.cuts != 4)).all()
     assert (always.exits(4) == 4).all()
 
 
 def test_every_arm_is_pulled_and_counts_are_rounds(stream):
-    told = drive(RULE, stream, 400)
+    told = RULE.drive(stream, 400)
     assert told.cuts[:5].tolist() == [0, 1, 2, 3, 4]
     assert told.tally.counts.tolist() == np.bincount(told.cuts, minlength=5).tolist()
     assert told.tally.rounds == told.tally.counts.sum() == 400
 
 
 def test_deeper_pulls_update_shallower_arms(stream):
-    released = drive(dataclasses.replace(RULE, side="released"), stream, 400)
+    released = dataclasses.replace(RULE, side="released").drive(stream, 400)
     assert (np.diff(released.tally.counts) <= 0).all()
     assert released.tally.counts[0] == 400
-    told = drive(dataclasses.replace(RULE, side="observed"), stream, 400)
+    told = dataclasses.replace(RULE, side="observed").drive(stream, 400)
     pulls = np.bincount(told.cuts, minlength=5)
     assert (told.tally.counts >= pulls).all()
     assert told.tally.counts.sum() > 400
 
 
 def test_dear_offloading_teaches_the_last_layer(stream):
-    told = drive(dataclasses.replace(RULE, price=0.0, offload=1000.0, threshold=0.9), stream, 2000)
+    told = dataclasses.replace(RULE, lam=0.0, o=1000.0, alpha=0.9).drive(stream, 2000)
     assert np.bincount(told.cuts[1000:], minlength=5)[4] == 1000
 
 
@@ -127,7 +127,7 @@ def test_regret_per_round_falls_towards_zero(side):
     rng = np.random.default_rng(1)
     c = rng.uniform(0.85, 1.0, (5, 8000)) * np.array([0.5, 0.75, 1, 1, 1])[:, None]
     rule = dataclasses.replace(RULE, side=side)
-    per_round = regret(rule, c, drive(rule, Stored(c), 8000).cuts) / np.arange(1, 8001)
+    per_round = regret(rule, c, rule.drive(Stored(c), 8000).cuts) / np.arange(1, 8001)
     assert per_round[-1] < per_round[1999] < per_round[299]
     means = np.sort(hindsight(rule, c).mean(axis=1))
     assert per_round[-1] < 0.4 * (means[-1] - means[-2])  # it is not stuck at the second best
@@ -148,14 +148,14 @@ def test_the_loop_learns_from_what_it_paid_for_alone(stream):
     for side in ("none", "observed"):
         rule = dataclasses.replace(RULE, side=side)
         spoilt = stream.confidences.copy()
-        told = drive(rule, Strict(stream.confidences), 300)
+        told = rule.drive(Strict(stream.confidences), 300)
         below = np.arange(5)[:, None] < told.cuts if side == "none" else np.zeros((5, 300), dtype=bool)
         unseen = (np.arange(5)[:, None] > told.cuts) | below
         unseen[4] &= ~told.offloaded
         spoilt[:, :300][unseen] = np.nan
-        again = drive(rule, Stored(spoilt), 300)
+        again = rule.drive(Stored(spoilt), 300)
         assert again.cuts.tolist() == told.cuts.tolist()
-        assert drive(rule, stream, 100).cuts.tolist() == told.cuts[:100].tolist()  # the future plays no part
+        assert rule.drive(stream, 100).cuts.tolist() == told.cuts[:100].tolist()  # the future plays no part
 
 
 @pytest.mark.parametrize("side", ["none", "observed"])
@@ -210,12 +210,12 @@ def test_agrees_with_the_released_code():
     world, said = Stored(np.maximum(p, 1 - p)), (p > 0.5).astype(int)
     for run in golden["runs"]:
         plain = SplitRule(tuple(range(12)), run["threshold"], run["price"], run["offload"])
-        before = dataclasses.replace(drive(plain, world, 12).tally, rounds=1)  # its plays beforehand, its t
+        before = dataclasses.replace(plain.drive(world, 12).tally, rounds=1)  # its plays beforehand, its t
         rule = dataclasses.replace(plain, side="released" if run["script"] == "splitee_s.py" else "none")
-        told = drive(rule, world, p.shape[1], before)
+        told = rule.drive(world, p.shape[1], before)
         assert told.cuts.tolist() == run["arms"]
         assert told.offloaded.sum() == run["offloaded"]
-        assert rule.costs(told.cuts, told.offloaded).sum() * rule.price == pytest.approx(run["cost"])
+        assert rule.costs(told.cuts, told.offloaded).sum() * rule.lam == pytest.approx(run["cost"])
         answers = said[told.exits(11), np.arange(len(y))]
         assert (answers == y).mean() == pytest.approx(run["accuracy"])
 
@@ -243,7 +243,7 @@ def test_the_device_alone_is_timed_and_one_by_one(prepared):
     assert method.time(ready, bench, method.knobs[0], 32) is None
     cheap, whole = (method.time(ready, bench, knob, 1) for knob in (method.knobs[0], method.knobs[-1]))
     for timing in (cheap, whole):
-        told = drive(method.rule(timing.knob, exits), Stored(ready.streams["test"].confidences), timing.samples)
+        told = method.rule(timing.knob, exits).drive(Stored(ready.streams["test"].confidences), timing.samples)
         device = np.mean([0.8 * (cut + 1) + 0.2 for cut in told.cuts])  # a head at the cut alone, sending left out
         assert timing.saved == pytest.approx(1 - device / full_cost(exits))
         assert timing.seconds > 0
@@ -264,7 +264,7 @@ def test_the_device_is_timed_from_its_first_stage_to_its_last_head(prepared, var
     hooks += [part.register_forward_hook(takes(2)) for part in ready.model.heads]
     for knob in (method.knobs[0], 0.7, method.knobs[-1]):
         timing, rule = method.time(ready, dataclasses.replace(bench, repeats=1), knob, 1), method.rule(knob, exits)
-        told = drive(rule, Stored(ready.streams["test"].confidences), timing.samples)
+        told = rule.drive(Stored(ready.streams["test"].confidences), timing.samples)
         assert told.offloaded.any() == (knob == 0.7)
         heads = [len(rule.watched(rule.layers.index(cut))) for cut in told.cuts]
         assert timing.seconds == sum(8 * (cut + 1) + 2 * n for cut, n in zip(told.cuts, heads, strict=True))
@@ -294,7 +294,7 @@ def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs):
     elif differs == "sent":  # each arm is played once, whatever it brings
         n = ready.model.exits
     rule, world = method.rule(knob, ready.model.exits), Executed(ready.model, seen.examples)
-    told = drive(rule, world, n)
+    told = rule.drive(world, n)
     stored = Seen(seen.examples, seen.outputs.clone())
     stored.outputs[:, :n] = torch.stack(world.answers)  # the same answer, whoever gives it
     stored.confidences = seen.confidences.copy()
@@ -304,11 +304,25 @@ def test_an_execution_that_differs_from_the_replay_is_told(prepared, differs):
         stored.confidences[0, 0] = 1.0 if told.offloaded[0] else 0.0
     elif differs == "answer":
         stored.outputs[:, 0] = stored.outputs[:, 0].roll(1, -1)
-    claimed = drive(rule, Stored(stored.confidences), n)
+    claimed = rule.drive(Stored(stored.confidences), n)
     assert (claimed.cuts != told.cuts).any() == (differs == "cut")
     assert (claimed.offloaded != told.offloaded).any() == (differs == "sent")
     other = dataclasses.replace(ready, streams={"test": stored})
     assert method.execute(other, Bench(executed=2 * n, repeats=1), knob).agrees == (differs == "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: SplitRule((0, 1.5), 0.5, 0.1, 0.1), "layers is one whole number"),
+        (lambda: SplitRule((1, 0), 0.5, 0.1, 0.1), "layers are exits from 0, each later"),
+        (lambda: SplitRule((0,), 0.5, -0.1, 0.1), "lam is one finite number of at least 0, not -0.1"),
+        (lambda: SplitRule((0,), 0.5, 0.1, 0.1, "all"), "side is one of 'none', 'observed', 'released'"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused(make, told):
+    with pytest.raises(ValueError, match=f"SplitRule: {told}"):
+        make()
 
 
 # The wiring
@@ -352,10 +366,10 @@ def test_splitee_s_asks_all_exits_on_the_way_and_splitee_the_one_at_the_cut(vari
             return super().device(sample, exits)
 
     rule = method.rule(0.7, 5)
-    told = drive(rule, Watched(stream.confidences), 300)
+    told = rule.drive(Watched(stream.confidences), 300)
     way = [tuple(range(cut + 1)) if side == "observed" else (cut,) for cut in told.cuts.tolist()]
     assert asked == way
-    assert (rule.side, rule.price, rule.offload, rule.beta, rule.threshold) == (side, 0.2, 0.2, 1.0, 0.7)
+    assert (rule.side, rule.lam, rule.o, rule.beta, rule.alpha) == (side, 0.2, 0.2, 1.0, 0.7)
 
 
 def test_the_network_learns_from_the_source_alone_with_depth_weights(stages):
@@ -433,8 +447,8 @@ def test_half_the_cost_must_be_saved_at_every_price_of_sending(prepared, monkeyp
     asked = []
 
     def trials(stream, rule, repeats):
-        asked.append(rule.offload)
-        return Trials(0.9, dearest if rule.offload > 0.55 else 0.1, 0.1, np.ones(8), 1.0)
+        asked.append(rule.o)
+        return Trials(0.9, dearest if rule.o > 0.55 else 0.1, 0.1, np.ones(8), 1.0)
 
     monkeypatch.setattr(claimed, "trials", trials)
     points = method.sweep(ready, bench, "validation", method.knobs)

@@ -339,7 +339,7 @@ def test_speed_is_asked_for_at_the_loss_that_validation_images_allow(tried, allo
 def test_learned_decisions_are_compared_with_thresholds_and_jumps_with_a_chain(prepared, monkeypatch, made):
     measured = curve([(INF, 0.9, 1.0)], [(INF, 0.9, 1.0)])
     asked = []
-    monkeypatch.setattr(claimed, "replayed", lambda method, ready, policies: asked.append([*policies]) or made(0.8))
+    monkeypatch.setattr(claimed, "tried", lambda method, ready, policies: asked.append([*policies]) or made(0.8))
     method, bench, ready = prepared(KEY, EXITS)
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, measured)]
     assert names == ["22 % faster for five points", "better than one threshold of confidence"]
@@ -353,7 +353,7 @@ def test_learned_decisions_are_compared_with_thresholds_and_jumps_with_a_chain(p
 
 def test_policies_are_replayed_on_both_parts(prepared):
     method, _, ready = prepared(KEY, SELECTION)
-    found = claimed.replayed(method, ready, [FixedExit(1)])
+    found = claimed.tried(method, ready, [FixedExit(1)])
     assert found.test == [method.trial(FixedExit(1), ready.split("test"))]
     assert found.validation == [method.trial(FixedExit(1), ready.split("validation"))]
 

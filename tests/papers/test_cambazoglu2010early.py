@@ -10,6 +10,7 @@ import torch
 from conftest import tiny
 
 from eelit.methods.claims import cambazoglu2010early as claimed
+from eelit.methods.claims import comparisons
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
@@ -19,8 +20,8 @@ from eelit.methods.families.ranking import first_of, positions
 from eelit.methods.families.sentinels import descend
 from eelit.methods.harness import registry
 from eelit.methods.papers.cambazoglu2010early import EarlyRanking, thresholds
+from eelit.methods.policies.document_threshold import RULES, DocumentThreshold, criterion
 from eelit.methods.policies.score_proximity import ScoreProximity
-from eelit.methods.policies.standing import RULES, Standing, standing
 
 KEY = "cambazoglu2010early"
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
@@ -35,7 +36,9 @@ def trained():
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"p = {case['distance']}, k = {case['k']}")
 def test_proximity_keeps_orders_and_counts_as_the_notebook_of_others(case):
     values, sizes = np.array([GOLDEN["partial"], GOLDEN["final"]]), np.array(GOLDEN["sizes"])
-    found = descend(Standing("proximity", case["distance"], case["k"]), sizes, 1, lambda j, rows: values[j, rows])
+    found = descend(
+        DocumentThreshold("proximity", case["distance"], case["k"]), sizes, 1, lambda j, rows: values[j, rows]
+    )
     assert found.exits.tolist() == case["keep"]
     theirs, start = np.array(case["scores"]), 0
     for n in sizes:
@@ -50,23 +53,23 @@ def test_proximity_is_the_rule_that_stands_alone():
     for k in (1, 3, 50):
         s = rng.normal(size=20).round(1)
         for distance in (-INF, 0.0, 0.4, INF):
-            rules = Standing("proximity", distance, k), ScoreProximity(distance, k)
+            rules = DocumentThreshold("proximity", distance, k), ScoreProximity(distance, k)
             ours, theirs = (rule.step((), s)[1] for rule in rules)
             assert ours.tolist() == theirs.tolist()
 
 
 @pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
-def test_standings_on_a_worked_case(array):
+def test_criteria_on_a_worked_case(array):
     s = array(np.array([3.0, 5.0, 4.0, 4.0, 1.0]))
-    assert standing("score", s, 2).tolist() == [-3, -5, -4, -4, -1]
-    assert standing("capacity", s, 2).tolist() == [1, 1, 2, 2, 5]  # the better ones that came before
-    assert standing("rank", s, 2).tolist() == [4, 1, 2, 2, 5]
-    assert standing("proximity", s, 2).tolist() == [1, -1, 0, 0, 3]
-    assert standing("proximity", s, 9).tolist() == [-2, -4, -3, -3, 0]  # no more than k: all stay at distance 0
+    assert criterion("score", s, 2).tolist() == [-3, -5, -4, -4, -1]
+    assert criterion("capacity", s, 2).tolist() == [1, 1, 2, 2, 5]  # the better ones that came before
+    assert criterion("rank", s, 2).tolist() == [4, 1, 2, 2, 5]
+    assert criterion("proximity", s, 2).tolist() == [1, -1, 0, 0, 3]
+    assert criterion("proximity", s, 9).tolist() == [-2, -4, -3, -3, 0]  # no more than k: all stay at distance 0
 
 
 def gone(rule, threshold, values, k=10):
-    return Standing(rule, threshold, k).step((), np.array(values))[1].tolist()
+    return DocumentThreshold(rule, threshold, k).step((), np.array(values))[1].tolist()
 
 
 def test_each_rule_on_a_worked_case_ties_included():
@@ -99,7 +102,7 @@ def test_rank_k_and_proximity_0_keep_the_same_documents():
 
 def test_a_document_meets_the_threshold_of_its_sentinel_and_the_rivals_that_still_run():
     values = np.array([[1.0, 2, 3, 4], [9, 5, 6, 7], [9, 0, 2, 1]])
-    found = descend(Standing("rank", (3, 1)), np.array([4]), 2, lambda j, rows: values[j, rows])
+    found = descend(DocumentThreshold("rank", (3, 1)), np.array([4]), 2, lambda j, rows: values[j, rows])
     assert found.exits.tolist() == [0, 1, 1, 2]  # the first would have led at the second sentinel
     assert found.places.tolist() == [3, 2, 1, 0]
 
@@ -116,13 +119,13 @@ def test_thresholds_keep_the_wanted_share_of_the_final_top_and_no_more_than_they
     seen, sizes = ready.split("tuning"), ready.tuning.sizes
     found, wanted = thresholds(rule, seen, recall, method.top), first_of(seen.scores[-1], sizes, method.top)
     assert wanted.sum() == np.minimum(sizes, method.top).sum()
-    exits = seen.replay(Standing(rule, found, method.top)).exits
+    exits = seen.replay(DocumentThreshold(rule, found, method.top)).exits
     for j in range(3):
         lost = (wanted & (exits <= j)).sum()
         assert lost <= (1 - recall) * wanted.sum() * (j + 1) / 3 + 1e-6
     if recall == 1:
         assert (wanted & (exits < 3)).sum() == 0
-    first = seen.replay(Standing(rule, (np.nextafter(found[0], -INF), INF, INF), method.top)).exits
+    first = seen.replay(DocumentThreshold(rule, (np.nextafter(found[0], -INF), INF, INF), method.top)).exits
     assert (wanted & (first == 0)).sum() > (1 - recall) * wanted.sum() / 3  # the next smaller threshold loses too many
 
 
@@ -238,7 +241,7 @@ def test_better_means_by_a_thousandth_on_average(lead):
 @pytest.mark.parametrize("lead", [0.011, 0.009])
 def test_where_the_ensemble_is_hardly_better_than_one_number_nothing_is_said(trained, lead, monkeypatch):
     method, bench, ready = trained
-    monkeypatch.setattr(claimed, "ndcg", lambda *_: 0.7)
+    monkeypatch.setattr(comparisons, "ndcg", lambda *_: 0.7)
     curve = SimpleNamespace(
         validation=method.sweep(ready, bench, "validation", method.knobs),
         test=method.sweep(ready, bench, "test", method.knobs),

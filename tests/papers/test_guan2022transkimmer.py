@@ -16,12 +16,12 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.families.skimming import Prices, after_each, decided
 from eelit.methods.harness import registry
 from eelit.methods.papers.guan2022transkimmer import SkimmingEncoder, SkimPredictor, sampled, skim_loss
-from eelit.methods.policies.token_gate import Skim
+from eelit.methods.policies.token_gate import TokenGate
 from eelit.methods.recipes.joint import exit_losses
 
 KEY = "guan2022transkimmer"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
-KEEP_ALL, RULE = decided(Skim(-math.inf)), decided(Skim(0.0))
+KEEP_ALL, RULE = decided(TokenGate(-math.inf)), decided(TokenGate(0.0))
 
 
 def wave(shape, j, scale):
@@ -126,10 +126,10 @@ def test_nobody_comes_back_and_the_first_token_always_stays(prepared):
     _, _, ready = prepared(KEY)
     x = torch.stack(list(ready.data.test.inputs[:64]))
     for margin in (math.inf, 4.0, 0.0, -4.0):
-        _, masks = ready.model(x, decided(Skim(margin)))
+        _, masks = ready.model(x, decided(TokenGate(margin)))
         assert (masks[1:] <= masks[:-1]).all()
         assert (masks[:, :, 0] == 1).all()
-    everyone_else = ready.model(x, decided(Skim(math.inf)))[1][:, :, 1:]
+    everyone_else = ready.model(x, decided(TokenGate(math.inf)))[1][:, :, 1:]
     assert (everyone_else == 0).all()
 
 
@@ -190,12 +190,12 @@ def test_macs_by_hand():
 
 def test_the_likelier_of_the_two_decides_and_a_tie_leaves():
     logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [-3.0, -2.9]])
-    assert Skim().step((), logits)[1].tolist() == [False, True, True, False]
-    assert Skim().step((), logits)[1].tolist() == (logits.argmax(dim=1) == 0).tolist()
-    assert Skim(1.0).step((), logits)[1].tolist() == [True, True, True, True]
-    assert Skim(-1.0).step((), logits)[1].tolist() == [False, True, False, False]
-    assert Skim(math.inf).step((), logits.numpy())[1].all()
-    assert not Skim(-math.inf).step((), logits.numpy())[1].any()
+    assert TokenGate().step((), logits)[1].tolist() == [False, True, True, False]
+    assert TokenGate().step((), logits)[1].tolist() == (logits.argmax(dim=1) == 0).tolist()
+    assert TokenGate(1.0).step((), logits)[1].tolist() == [True, True, True, True]
+    assert TokenGate(-1.0).step((), logits)[1].tolist() == [False, True, False, False]
+    assert TokenGate(math.inf).step((), logits.numpy())[1].all()
+    assert not TokenGate(-math.inf).step((), logits.numpy())[1].any()
 
 
 def test_gradients_reach_the_predictors_through_task_and_through_price(prepared):
@@ -316,7 +316,9 @@ def test_what_chooses_and_trains_sees_no_test_data(prepared, monkeypatch):
     with pytest.raises(TestDataAsked):
         method.prepare(Bench())
     monkeypatch.undo()
-    monkeypatch.setattr(type(method), "policy", lambda self, knob, prepared: prepared.examples("test") and Skim(knob))
+    monkeypatch.setattr(
+        type(method), "policy", lambda self, knob, prepared: prepared.examples("test") and TokenGate(knob)
+    )
     for use in (lambda: method.sweep(ready, bench, "validation", [0.5]), lambda: method.execute(ready, bench, 0.0)):
         with pytest.raises(TestDataAsked):
             use()

@@ -561,7 +561,7 @@ def test_a_fifth_must_be_saved_beside_whole_images(cost, quality, test, holds):
 @pytest.mark.parametrize(("cost", "holds"), [(52.4, True), (52.6, False)])
 def test_budgets_must_be_kept(cost, holds):
     ready = SimpleNamespace(split=lambda name: {"test": SimpleNamespace(costs=np.full((3, 1), 100.0))}[name])
-    assert claimed.kept(ready, curve_of((0.0, 0.5, 30.0), (0.5, 0.6, cost), (1.0, 0.7, 100.0))).holds is holds
+    assert claimed.keeps_budget(ready, curve_of((0.0, 0.5, 30.0), (0.5, 0.6, cost), (1.0, 0.7, 100.0))).holds is holds
 
 
 def test_all_rivals_are_tried(prepared, monkeypatch):

@@ -17,7 +17,7 @@ from eelit.methods.data import manifest
 from eelit.methods.engine import costs
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, DesignPoint, Outcome, Search, Timing
-from eelit.methods.harness import bench, registry, runner, track
+from eelit.methods.harness import bench, registry, runner, summary
 from eelit.methods.harness.plot import compare
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import pages
@@ -65,14 +65,14 @@ def test_what_is_cheaper_than_the_cheapest_knob_is_out_of_reach():
     c = curve()
     assert at(c.validation, c.test, 0.1) is None
     dear = [point(0.5, 0.7), point(1.0, 0.8)]
-    assert track.area(dear, dear) is None
+    assert summary.area(dear, dear) is None
 
 
 def test_area_is_the_mean_over_sixteen_shares():
     flat = [point(0.2, 0.7), point(1.0, 0.7)]
-    assert track.area(flat, flat) == pytest.approx(0.7)
+    assert summary.area(flat, flat) == pytest.approx(0.7)
     rising = [point(0.25, 0.25), point(1.0, 1.0)]
-    assert track.area(rising, rising) == pytest.approx(0.625)
+    assert summary.area(rising, rising) == pytest.approx(0.625)
 
 
 def turned(*knobs):
@@ -84,28 +84,28 @@ def turned(*knobs):
 
 
 def test_each_point_says_what_it_was_set_to():
-    row = track.row([turned(0.5, float("inf")), turned(0.5, float("inf"))], "", current=True)
+    row = summary.row([turned(0.5, float("inf")), turned(0.5, float("inf"))], "", current=True)
     assert row.knobs == ["threshold 0.5", "threshold ∞"]
     assert row.baseline_knobs == {"static exit": ["exit 1", "exit 2"]}
-    assert track.setting("margin", -float("inf")) == "margin −∞"
+    assert summary.setting("margin", -float("inf")) == "margin −∞"
 
 
 def test_where_seeds_found_knobs_of_their_own_only_the_rank_is_told():
-    row = track.row([turned(0.5, 1.0), turned(0.25, 1.0)], "", current=True)
+    row = summary.row([turned(0.5, 1.0), turned(0.25, 1.0)], "", current=True)
     assert row.knobs == ["threshold, step 1 of 2", "threshold 1"]
 
 
 def test_a_variant_has_its_own_settings_instead_of_the_shared_ones():
     given = result().model_copy(update={"settings": {"corpus": "'a'", "rate": "1", "t = 3.corpus": "'b'"}})
     given = given.model_copy(update={"curves": [curve(variant="t = 3"), curve(variant="t = 2")]})
-    assert track.row([given], "t = 3", current=True).settings == {"corpus": "'b'", "rate": "1"}
-    assert track.row([given], "t = 2", current=True).settings == {"corpus": "'a'", "rate": "1"}
+    assert summary.row([given], "t = 3", current=True).settings == {"corpus": "'b'", "rate": "1"}
+    assert summary.row([given], "t = 2", current=True).settings == {"corpus": "'a'", "rate": "1"}
 
 
 def test_spread_has_no_deviation_for_one_seed():
-    assert track.Spread.of([0.5]) == track.Spread(0.5, None, 1, (0.5,))
-    assert track.Spread.of([None, None]) is None
-    found = track.Spread.of([1.0, 3.0, None])
+    assert summary.Spread.of([0.5]) == summary.Spread(0.5, None, 1, (0.5,))
+    assert summary.Spread.of([None, None]) is None
+    found = summary.Spread.of([1.0, 3.0, None])
     assert (found.mean, found.n) == (2.0, 2)
     assert found.deviation == pytest.approx(2**0.5)
 
@@ -121,7 +121,7 @@ def test_spread_has_no_deviation_for_one_seed():
     ],
 )
 def test_verdicts_follow_the_rule(held, judgement):
-    (verdict,) = track.verdicts([result(seed, holds=h) for seed, h in enumerate(held)], current=True)
+    (verdict,) = summary.verdicts([result(seed, holds=h) for seed, h in enumerate(held)], current=True)
     assert verdict.judgement == judgement
     assert (verdict.held, verdict.n) == (sum(held), len(held))
 
@@ -129,12 +129,12 @@ def test_verdicts_follow_the_rule(held, judgement):
 def test_a_claim_that_cannot_be_compared_says_why():
     tried = result()
     claim = tried.claims[0].model_copy(update={"not_comparable": "another task"})
-    (verdict,) = track.verdicts([tried.model_copy(update={"claims": [claim]})] * 3, current=True)
+    (verdict,) = summary.verdicts([tried.model_copy(update={"claims": [claim]})] * 3, current=True)
     assert (verdict.judgement, verdict.reason) == ("not comparable", "another task")
 
 
 def test_gains_are_paired_by_seed():
-    row = track.row([result(0, gain=0.01), result(1, gain=0.03)], "", current=True)
+    row = summary.row([result(0, gain=0.01), result(1, gain=0.03)], "", current=True)
     gain = row.against["static exit"][0.25]
     assert gain.mean == pytest.approx(0.02 + 0.05 / 0.4 * 0.2)
     assert gain.deviation == pytest.approx(0.02 / 2**0.5)
@@ -146,13 +146,13 @@ def test_the_speed_up_within_a_point_is_that_of_a_setting_chosen_on_validation_d
     held = [point(0.2, 0.5), point(0.4, 0.785), point(0.5, 0.79), point(1.0, 0.8)]
     test = [point(0.3, 0.9), point(0.45, 0.6), point(0.625, 0.7), point(1.0, 0.95)]
     given = result().model_copy(update={"curves": [curve().model_copy(update={"validation": held, "test": test})]})
-    row = track.row([given], "", current=True)
+    row = summary.row([given], "", current=True)
     assert row.within_a_point.mean == pytest.approx(1.6)
 
 
 def test_the_first_variant_is_the_main_one():
     given = result().model_copy(update={"curves": [curve(variant="b"), curve(variant="a")]})
-    assert [track.row([given], name, current=True).is_main for name in "ab"] == [False, True]
+    assert [summary.row([given], name, current=True).is_main for name in "ab"] == [False, True]
 
 
 @pytest.fixture
@@ -211,9 +211,9 @@ def test_an_outcome_counts_for_the_seeds_in_which_it_says_something():
         one = result(seed, holds=holds)
         return one.model_copy(update={"claims": [one.claims[0].model_copy(update={"not_comparable": why})]})
 
-    (verdict,) = track.verdicts([tried(0, True), tried(1, True), tried(2, True, "no")], current=True)
+    (verdict,) = summary.verdicts([tried(0, True), tried(1, True), tried(2, True, "no")], current=True)
     assert (verdict.judgement, verdict.n, verdict.reason) == ("too few seeds", 2, "")
-    (verdict,) = track.verdicts([tried(0, True, "no"), tried(1, True, "no"), tried(2, True)], current=True)
+    (verdict,) = summary.verdicts([tried(0, True, "no"), tried(1, True, "no"), tried(2, True)], current=True)
     assert (verdict.judgement, verdict.n) == ("too few seeds", 1)
 
 
@@ -394,7 +394,7 @@ def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
     test = [p.model_copy(update={"exits": [p.knob, 1 - p.knob]}) for p in test]
     timings = [timing(knob, batch, knob * batch / 2) for knob in (0.6, 0.2) for batch in (1, 2)]
     given = curve().model_copy(update={"validation": held, "test": test, "timings": timings, "training_seconds": 7.0})
-    row = track.row([result().model_copy(update={"curves": [given]})], "", current=True)
+    row = summary.row([result().model_copy(update={"curves": [given]})], "", current=True)
     assert row.exits == [0.2, 0.8]
     assert row.efficiency[1].mean == pytest.approx((1 - 0.1) / 0.8)
     assert [(wall.share, wall.milliseconds.mean, wall.full.mean) for wall in row.walls[1]] == [
@@ -570,7 +570,7 @@ def test_what_is_there_is_never_overwritten_not_even_if_it_cannot_be_read(tmp_pa
 
 
 def test_a_row_says_what_its_share_really_took():
-    row = track.row([result()], "", current=True)
+    row = summary.row([result()], "", current=True)
     found = [at(c.validation, c.test, 0.5).share for c in result().curves]
     assert row.spent[0.5].mean == pytest.approx(found[0])
 
@@ -578,7 +578,7 @@ def test_a_row_says_what_its_share_really_took():
 def test_a_row_says_in_what_its_training_differs_from_the_tracks():
     def said(key, **own):
         settings = dict(TRACKS["text"].training) | {"rate": "0.1"} | own
-        row = track.row([result(key=key).model_copy(update={"settings": settings})], "", current=True)
+        row = summary.row([result(key=key).model_copy(update={"settings": settings})], "", current=True)
         return trained(row, bench.Board([row], [], {}, training=TRACKS["text"].training))
 
     assert said(KEY, rate="0.2") == ""
@@ -639,7 +639,7 @@ def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(s
     assert otherwise == (key in OTHERWISE), found
     if otherwise:
         assert [[stage[0] for stage in each] for each in found] == OTHERWISE[key]
-    assert bool(track.row([result(key=key)], "", current=True).trained_otherwise) == otherwise
+    assert bool(summary.row([result(key=key)], "", current=True).trained_otherwise) == otherwise
 
 
 def test_what_is_measured_apart_is_on_no_track_and_says_why():
@@ -715,7 +715,7 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
     assert otherwise == (key in IMAGES_OTHERWISE), found
     if otherwise:
         assert [[stage[0] for stage in each] for each in found] == IMAGES_OTHERWISE[key]
-    said = track.row([result(key=key)], "", current=True).trained_otherwise
+    said = summary.row([result(key=key)], "", current=True).trained_otherwise
     assert bool(said) == (otherwise or key in AS_LONG_BUT_OTHERWISE)
 
 

@@ -1,4 +1,4 @@
-"""Stop the candidates that stand too badly among those of their query that still run (cambazoglu2010early)."""
+"""Stop the documents that score or rank too badly among those of their query that still run (cambazoglu2010early)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RULES = ("score", "capacity", "rank", "proximity")
 
 
 @quiet
-def standing(rule: str, scores: Array, k: int) -> Array:
-    """Return how badly each candidate of one query stands ``[n]``, from the partial scores of those that still run.
+def criterion(rule: str, scores: Array, k: int) -> Array:
+    """Return what is compared with the threshold ``[n]``, from the partial scores of all that still run of one query.
 
     By ``score`` it is -s; by ``capacity`` 1 + the earlier candidates that are better, as in a heap that is filled while
     they come one by one; by ``rank`` 1 + all that are better; by ``proximity`` the k-th best score (the worst, where
@@ -47,8 +47,8 @@ def standing(rule: str, scores: Array, k: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Stop the candidates whose `standing` is strictly above the threshold.
+class DocumentThreshold:
+    """Stop the candidates whose `criterion` is strictly above the threshold.
 
     The rule sees all candidates of one query at once. So ``threshold`` is minus the least score (EST), the capacity of
     the heap (ECT), the last rank (ERT), or the distance to the ``k``-th best (EPT). Infinity keeps everybody, minus
@@ -70,6 +70,6 @@ class Standing:
 
     def step(self, state: State, output: Output) -> tuple[State, Array]:
         """Take the partial scores ``[n]`` of all candidates of a query that are still running, in their order."""
-        behind = standing(self.rule, output, self.k)
+        behind = criterion(self.rule, output, self.k)
         state, threshold = threshold_at(state, self.threshold, behind)
         return state, behind > threshold
