@@ -277,6 +277,21 @@ def bare(): pass
     assert sorted(lengths(source)) == [("bare", 1), ("far", 9), ("inner", 1)]
 
 
+def test_the_glossary_names_what_is_there():
+    """What a row says to be the place of its words is a module of `methods` and something defined in it."""
+    glossary = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Glossary\n")[2].partition("\n## ")[0]
+    )
+    places = [place for line in glossary.splitlines() for place in re.findall(r"`(\w+/\w+\.\w+)`", line)]
+    assert len(places) > 20
+    for place in places:
+        module, _, wanted = place.partition(".")
+        tree = ast.parse((ROOT / "methods" / f"{module}.py").read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        named = {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
+        assert wanted in defined | named, place
+
+
 def test_names_say_what_is_inside():
     vague = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
     assert [name(path) for room in ROOMS for path in files(room) if path.name in vague] == []
