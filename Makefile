@@ -60,7 +60,7 @@ wheel: $(STAMP) ## sdist and wheel in dist/
 	rm -rf build/lib
 	$(BIN)/python -m build
 
-bench: $(STAMP) browser ## start-up of the command line, time saved beside computation saved, in batches and in streams, logits to curves, speed of the site, large bibliographies and graphs, cost of a CI run, `eelit sync` killed a hundred times
+bench: types browser ## start-up of the command line, time saved beside computation saved, in batches and in streams, logits to curves, speed of the site, large bibliographies and graphs, cost of a CI run, `eelit sync` killed a hundred times
 	$(BIN)/python tests/bench_startup.py
 	$(BIN)/python tests/bench_speed.py
 	$(BIN)/python tests/bench_stream.py

@@ -122,19 +122,26 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
     for _, together in groupby(board.rows, key=lambda row: row.group):
         group = list(together)
         title = bold(f"{heading(group[0]).upper()}, WITHIN {share:.0%} OF THE FULL MODEL'S COST")
-        notes = [
-            paragraph(f"{' '.join(filter(None, (row.key, row.variant)))}: trained with {said}", "  - ", "    ")
+        notes = _folded(
+            (" ".join(filter(None, (row.key, row.variant))), f": trained with {said}")
             for row in group
             if (said := trained(row, board))
-        ]
+        )
         parts.append("\n".join([title, table(HEADER, [_cells(row, share, trust) for row in group]), *notes]))
-    if otherwise := {row.key: row.trained_otherwise for row in board.rows if row.trained_otherwise}:
-        lines = [paragraph(f"{key}: {why}", "  - ", "    ") for key, why in otherwise.items()]
-        parts.append("\n".join([bold("TRAINED OTHERWISE"), *lines]))
+    if otherwise := {row.key: f": {row.trained_otherwise}" for row in board.rows if row.trained_otherwise}:
+        parts.append("\n".join([bold("TRAINED OTHERWISE"), *_folded(otherwise.items())]))
     if board.not_run:
-        lines = [paragraph(f"{each.key}, {each}", "  - ", "    ") for each in board.not_run]
+        lines = _folded((each.key, f", {each}") for each in board.not_run)
         parts.append("\n".join([bold("NOT MEASURED"), *lines]))
     return "\n\n".join(parts)
+
+
+def _folded(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Return one item of a list for each sentence, which first names all of which it is said."""
+    named: dict[str, list[str]] = {}
+    for name, sentence in said:
+        named.setdefault(sentence, []).append(name)
+    return [paragraph(", ".join(names) + sentence, "  - ", "    ") for sentence, names in named.items()]
 
 
 def _cells(row: Row, share: float, trust: Trust) -> list[str]:

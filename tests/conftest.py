@@ -73,7 +73,8 @@ def stages():
 def wired(monkeypatch):
     """Return a function: method → its network as built, and the stages of its training; nothing is trained.
 
-    ``stage.learning`` of each names the parts with dropout that were in training mode when it began.
+    ``stage.in_training`` of each tells whether the network was in training mode when it began, and ``stage.learning``
+    names the parts with dropout that were.
     """
     from eelit.methods.engine.method import Bench
 
@@ -86,6 +87,7 @@ def wired(monkeypatch):
                 parts = models[0].named_modules()
                 on = {name for name, part in parts if isinstance(part, torch.nn.Dropout) and part.training}
                 object.__setattr__(stage, "learning", on)
+                object.__setattr__(stage, "in_training", models[0].training)
                 found.append(stage)
 
         with monkeypatch.context() as patch:
@@ -97,18 +99,16 @@ def wired(monkeypatch):
 
 
 @pytest.fixture
-def one_stage(monkeypatch):
-    """Return a function: method → its network, and its only stage of training, begun in training mode."""
-    from eelit.methods.engine.method import Bench
+def one_stage(wired):
+    """Return a function: method → its network, and its only stage of training, which begins in training mode.
+
+    For methods of several stages, see `wired`.
+    """
 
     def of(method):
-        networks, found = [], []
-        build = type(method).build
-        monkeypatch.setattr(type(method), "build", lambda *given: networks.append(build(*given)) or networks[-1])
-        method.prepare(Bench(most_steps=0, watch=lambda stage: found.append((networks[-1].training, stage))))
-        (training, stage), _ = found
-        assert training
-        return networks[-1], stage
+        network, (stage,) = wired(method)
+        assert stage.in_training
+        return network, stage
 
     return of
 

@@ -1,6 +1,5 @@
 """The registry × the rules that every method keeps, each variant in its tiny setting, trained once per session."""
 
-import ast
 import dataclasses
 import hashlib
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lengths import MOST, lengths
 
 from eelit.methods.backbones import encoder
 from eelit.methods.engine import pairs, tasks, weights
@@ -562,6 +562,5 @@ def test_configuration_is_frozen_and_a_method(key):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_functions_are_short(key):
-    for node in ast.walk(ast.parse(registry.describe(key).source)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 40, f"{node.name} is longer than 40 lines"
+    for name, lines in lengths(registry.describe(key).source):
+        assert lines <= MOST, f"{name} is longer than {MOST} lines"

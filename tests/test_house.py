@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from lengths import MOST, lengths
 from packaging.requirements import Requirement
 
 from eelit.catalog.extras import EXTRAS
@@ -58,7 +59,17 @@ AWAITED = {
     "backbones.attached": "exits on encoders that users bring, which no paper's method needs",
 }
 """What is shared though a single paper uses it as yet, and why."""
-LONGEST_FUNCTION = 40
+LONG = {
+    "methods/claims/li2023esfedavg.py claims": 44,
+    "methods/data/newsgroups.py pairs": 47,
+    "methods/engine/weights.py trained": 42,
+    "methods/harness/runner.py run": 68,
+    "methods/harness/smoke.py _run_one": 44,
+    "methods/harness/smoke.py smoke": 53,
+    "methods/recipes/fit.py fit": 56,
+}
+"""Functions longer than others may be, and how long they are: sequences of steps. Stored results carry a digest of the
+code of `data`, `engine` and `recipes`, so that dividing a function there would make them stale."""
 TWICE = {
     ("li2023eenet", "li2023predictive"): {"train", "fit"},
     ("leroux2017cascading", "panda2016cdl"): {"head"},
@@ -290,13 +301,55 @@ def test_the_list_of_packages_is_that_of_the_tree():
     assert {path for path in with_code if not (path / "__init__.py").exists()} == set()
 
 
-@pytest.mark.parametrize("room", ["bib", "catalog", "cli"])
+@pytest.mark.parametrize("room", ROOMS)
 def test_functions_are_short(room):
-    for path in files(room):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                assert length <= LONGEST_FUNCTION, f"{name(path)}: {node.name} has {length} lines"
+    """An exception may not grow, and goes once it is short or gone."""
+    found = {f"{name(path)} {function}": lines for path in files(room) for function, lines in of(path) if lines > MOST}
+    named = {function for function in LONG if function.startswith(f"{room}/")}
+    assert {function: lines for function, lines in found.items() if lines > LONG.get(function, MOST)} == {}
+    assert named <= found.keys(), "no exception is needed any more"
+
+
+def of(path):
+    return lengths(path.read_text(encoding="utf-8"))
+
+
+def test_lines_of_a_docstring_are_not_counted():
+    """Those of a comment and of the head of a function are, and functions within functions and classes are seen."""
+    source = """
+class Some:
+    async def far(
+        self,
+    ):
+        '''One.
+
+        Two.
+        '''
+        # why
+
+        def inner():
+            '''Nothing.'''
+
+        return inner
+
+def bare(): pass
+"""
+    assert sorted(lengths(source)) == [("bare", 1), ("far", 9), ("inner", 1)]
+
+
+def test_the_glossary_names_what_is_there():
+    """What a row says to be the place of its words is a module of `methods` and something defined in it."""
+    glossary = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Glossary\n")[2].partition("\n## ")[0]
+    )
+    places = [place for line in glossary.splitlines() for place in re.findall(r"`(\w+/\w+\.\w+)`", line)]
+    assert len(places) > 20
+    for place in places:
+        module, _, wanted = place.partition(".")
+        tree = ast.parse((ROOT / "methods" / f"{module}.py").read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        named = {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
+        assert wanted in defined | named, place
 
 
 def test_names_say_what_is_inside():

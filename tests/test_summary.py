@@ -420,7 +420,28 @@ def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     assert text.index("xin2020deebert") < text.index(KEY)
     assert "  - xin2020deebert: Besides the epoch that all rows have" in text
     assert "  - xin2020deebert: trained with ramp epochs 10 (of stage 2)\n" in text
-    assert "schwartz2020right, seeds 0, 1, 2: not run" in text
+    (unmeasured,) = re.findall(r"  - ([^:]*), seeds 0, 1, 2: not run: did not fit", " ".join(text.split("\n    ")))
+    assert "schwartz2020right" in unmeasured.split(", ")
+
+
+def test_what_is_said_of_several_rows_is_said_once(place, eelit):
+    """Rows of equal training are named together, in the order of the board; one of another training has its own."""
+    measured = result(key="xin2020deebert").model_copy(
+        update={
+            "settings": {"ramp_epochs": "10.0", "c.ramp_epochs": "3.0"},
+            "curves": [curve(gain, name) for gain, name in ((0.02, "a"), (0.01, "b"), (0.0, "c"))],
+        }
+    )
+    bench.keep(measured, place / "text")
+    lines = [line for line in eelit("leaderboard").stdout.splitlines() if "trained with" in line]
+    assert lines == [
+        "  - xin2020deebert a, xin2020deebert b: trained with ramp epochs 10 (of stage 2)",
+        "  - xin2020deebert c: trained with ramp epochs 3 (of stage 2)",
+    ]
+    rows = json.loads(eelit("leaderboard", "--format", "json").stdout)["rows"]
+    assert [(row["variant"], row["settings"]["ramp_epochs"]) for row in rows] == [
+        ("a", "10.0"), ("b", "10.0"), ("c", "3.0"),
+    ]  # fmt: skip
 
 
 def test_nothing_measured_is_said(place, eelit):

@@ -210,12 +210,15 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         baseline_knobs={name: _knobs(tests, BASELINE_KNOBS.get(name, "knob")) for name, tests in rivals.items()},
         settings=_settings(results[0], variant),
         trained_otherwise=_section(results[0].key, TRAINED_OTHERWISE),
-        calibration=[
-            Spread.of(facts.calibration_error for facts in at_exit)
-            for at_exit in zip(*(curve.each_exit for curve in curves), strict=True)
-        ],
+        calibration=_calibration(curves),
         exits=_leaving(curves),
     )
+
+
+def _calibration(curves: Sequence[Curve]) -> list[Spread | None]:
+    """Return the calibration error of each exit."""
+    exits = zip(*(curve.each_exit for curve in curves), strict=True)
+    return [Spread.of(facts.calibration_error for facts in at_exit) for at_exit in exits]
 
 
 def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, float]]:

@@ -114,14 +114,7 @@ def calibrate(
     goal, value = _one(goals, confidence, delta, loss)
     scores = data if isinstance(data, Scores) else Scores(data)
     _bounded(scores.logits, goal, confidence)
-    parts = halves(scores.logits, seed)
-    rules = suited(scores.logits, () if policy == AUTO else (policy,))
-    found = []
-    for number, rule in enumerate(rules):
-        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
-        found += tried(rule, scores, parts.choosing, settings, disable=True)
-    task = Task(scores, parts, found, loss)
-    progress(f"testing on {len(parts.telling)} samples", None)
+    task = _task(scores, policy, loss, seed, settings, progress)
     if goal == "budget":
         return _within_budget(task, value)
     if goal == "reject":
@@ -130,6 +123,18 @@ def calibrate(
         return _cheapest(task, value)
     error = 1 - confidence if goal == "max_drop" and confidence is not None else delta
     return _promised(task, goal, value, None if goal == "mean_risk" else error, correction)
+
+
+def _task(scores: Scores, policy: str, loss: str, seed: int, settings: int, progress: Progress) -> Task:
+    """Halve the samples and try settings of the policies that may be taken."""
+    parts = halves(scores.logits, seed)
+    rules = suited(scores.logits, () if policy == AUTO else (policy,))
+    found = []
+    for number, rule in enumerate(rules):
+        progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
+        found += tried(rule, scores, parts.choosing, settings, disable=True)
+    progress(f"testing on {len(parts.telling)} samples", None)
+    return Task(scores, parts, found, loss)
 
 
 def _one(goals: dict[str, float | None], confidence: float | None, delta: float | None, loss: str) -> tuple[str, float]:
@@ -285,21 +290,29 @@ def _what_could_be(losses: NDArray[np.float64], value: float, error: float | Non
     )
 
 
-def _rejecting(task: Task, share: float) -> SavedRule:
-    """Refuse where the last exit is least sure; then take the cheapest setting that is as right as the full model."""
-    scores, choosing, telling = task.scores, task.parts.choosing, task.parts.telling
-    sure = np.where(np.isnan(scores.confidence[-1]), -1.0, scores.confidence[-1].astype(np.float64))
-    last, options = scores.logits.exits - 1, []
+def _saving(task: Task, share: float, sure: Floats) -> list[tuple[float, Setting, Floats]]:
+    """Return the settings that save something and are as right as the full model, where both refuse a share of samples.
+
+    Each comes with its cost on the choosing half and how ``sure [N]`` the last exit is of each sample that reaches it.
+    """
+    choosing, last, found = task.parts.choosing, task.scores.logits.exits - 1, []
     answered_full = sure[choosing] >= rejecting(sure[choosing], share)
-    full = float(scores.gain[-1][choosing][answered_full].mean())
+    full = float(task.scores.gain[-1][choosing][answered_full].mean())
     for setting in task.found:
         if not setting.mixes:
             continue  # at the end another than the last exit may answer
         reached = np.where(setting.decided.exits == last, sure, np.inf)
         answered = reached[choosing] >= rejecting(reached[choosing], share)
         if setting.decided.gain[choosing][answered].mean() >= full - 1e-9:
-            options.append((mean_of(task.costs(setting), choosing), setting, reached))
-    options = [option for option in options if option[0] < 1 - 1e-9]
+            found.append((mean_of(task.costs(setting), choosing), setting, reached))
+    return [option for option in found if option[0] < 1 - 1e-9]
+
+
+def _rejecting(task: Task, share: float) -> SavedRule:
+    """Refuse where the last exit is least sure; then take the cheapest setting that is as right as the full model."""
+    scores, telling = task.scores, task.parts.telling
+    sure = np.where(np.isnan(scores.confidence[-1]), -1.0, scores.confidence[-1].astype(np.float64))
+    options = _saving(task, share, sure)
     if not options:
         raise CannotPromise(
             f"with at most {share:.1%} refused, no setting saves anything and stays as right as the full model"

@@ -63,7 +63,14 @@ def environment() -> Environment:
         trim_blocks=False,
         keep_trailing_newline=True,
     )
-    filters: dict[str, Callable[..., Any]] = {
+    env.filters.update(_filters())
+    env.globals["seeds_for_a_verdict"] = SEEDS
+    return env
+
+
+def _filters() -> dict[str, Callable[..., Any]]:
+    """Return what templates may write after a bar."""
+    return {
         "amount": markup.amount,
         "baseline": words,
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
@@ -94,9 +101,6 @@ def environment() -> Environment:
         "venue_and_year": venue_and_year,
         "web": markup.web,
     }
-    env.filters.update(filters)
-    env.globals["seeds_for_a_verdict"] = SEEDS
-    return env
 
 
 def day(moment: datetime) -> str:
@@ -153,6 +157,18 @@ def generated(collection: Collection) -> Iterator[Page]:
     likeness = Similarity(collection)
     for key, work in collection.works.items():
         yield f"papers/{key}.md", render("paper.md.j2", **_paper(collection, work, likeness.of(key)))
+    yield from _of_taxonomy(collection, render)
+    yield "graph.md", render("graph.md.j2", **_graph(collection))
+    yield explorer.FILE, explorer.script(collection)
+    yield from network.downloads(collection.graph).items()
+    yield "guide/reading.md", render("reading.md.j2", smoke=smoke)
+    yield "guide/commands.md", render("commands.md.j2", commands=commands())
+    yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
+    yield "guide/data.md", render("data.md.j2", **_data(collection))
+    yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
+
+
+def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[Page]:
     yield "taxonomy/index.md", render("taxonomy.md.j2")
     for facet in FACETS:
         yield (
@@ -163,14 +179,6 @@ def generated(collection: Collection) -> Iterator[Page]:
         )
     yield "taxonomy/gaps.md", render("gaps.md.j2", **gap_map.values(collection))
     yield "taxonomy/edge.md", render("edge.md.j2", **_edge(collection))
-    yield "graph.md", render("graph.md.j2", **_graph(collection))
-    yield explorer.FILE, explorer.script(collection)
-    yield from network.downloads(collection.graph).items()
-    yield "guide/reading.md", render("reading.md.j2", smoke=smoke)
-    yield "guide/commands.md", render("commands.md.j2", commands=commands())
-    yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
-    yield "guide/data.md", render("data.md.j2", **_data(collection))
-    yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
 
 
 def _main_rows(collection: Collection) -> dict[str, Row]:
