@@ -28,7 +28,6 @@ from eelit.methods.families.stepwise import StepwiseMethod
 from eelit.methods.families.tagging import TagMethod
 from eelit.methods.families.tokens import GenerationMethod
 from eelit.methods.harness import conformance, registry, runner
-from eelit.methods.harness.smoke import at_chance
 from eelit.methods.papers import xin2020ranking
 from eelit.methods.policies.fixed_exit import FixedExit
 
@@ -131,7 +130,7 @@ def test_an_exemption_of_one_variant_frees_no_other():
 @every_variant
 def test_what_was_learnt_is_better_than_chance(key, variant, curves):
     assert curves(key, variant).chance is not None, "its family says in `chance` what that is"
-    assert at_chance(curves(key, variant)) is None
+    assert conformance.at_chance(curves(key, variant)) is None
 
 
 KNOB_BY_KNOB = (GateMethod, SkimMethod, TagMethod)
