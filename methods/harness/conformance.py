@@ -14,7 +14,6 @@ from itertools import pairwise
 from eelit.methods.engine.method import Method
 from eelit.methods.engine.records import Curve, Outcome
 
-
 ERRORS = 2.0
 """Standard errors by which a variant's best quality must lie above chance in a smoke test."""
 

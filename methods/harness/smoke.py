@@ -27,7 +27,7 @@ from typing import Literal, TypeVar
 
 from eelit.methods.data import fetch, manifest, memory_cache
 from eelit.methods.data.cache import cache_root, keep, kept, without_room, write
-from eelit.methods.engine.records import Curve, Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
+from eelit.methods.engine.records import Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
 from eelit.methods.harness import dependencies, registry
 from eelit.methods.harness.conformance import at_chance, called
 from eelit.methods.harness.workers import Backend, spread
