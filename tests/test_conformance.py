@@ -1,5 +1,6 @@
 """The registry × the rules that every method keeps, each variant in its tiny setting, trained once per session."""
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -8,6 +9,7 @@ import warnings
 from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType, MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +30,9 @@ from eelit.methods.families.stepwise import StepwiseMethod
 from eelit.methods.families.tagging import TagMethod
 from eelit.methods.families.tokens import GenerationMethod
 from eelit.methods.harness import conformance, registry, runner
-from eelit.methods.harness.smoke import at_chance
 from eelit.methods.papers import xin2020ranking
 from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.recipes.fit import fit
 
 KEYS = registry.keys()
 VARIANTS = [(key, variant) for key in KEYS for variant in registry.get(key).variants]
@@ -131,7 +133,7 @@ def test_an_exemption_of_one_variant_frees_no_other():
 @every_variant
 def test_what_was_learnt_is_better_than_chance(key, variant, curves):
     assert curves(key, variant).chance is not None, "its family says in `chance` what that is"
-    assert at_chance(curves(key, variant)) is None
+    assert conformance.at_chance(curves(key, variant)) is None
 
 
 KNOB_BY_KNOB = (GateMethod, SkimMethod, TagMethod)
@@ -364,10 +366,11 @@ class Look:
         self.bench = Bench(most_steps=2, test=48, executed=8, watch=self._watch)
         named, build = weights._digest, getattr(type(method), "build", None)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(weights, "_digest", lambda *given: self._noted(self.names, named(*given)))
+            patch.setattr(weights, "_digest", lambda model, *given: self._training(model, named(model, *given)))
             if build:
                 patch.setattr(type(method), "build", lambda *given: self._noted(self._models, build(*given)))
             self.ready = method.prepare(self.bench)
+        self._models, self._frozen = [], []
         self.trainings = frozenset(self.bench.trainings)  # by the names under which their outcome would be kept
         found = hashlib.blake2b()
         for model in networks(self.ready):
@@ -380,16 +383,25 @@ class Look:
         notes.append(found)
         return found
 
+    def _training(self, model, name):
+        """Note the name of a training, and its network: of those that are trained some are copies of what was built."""
+        self._models.append(model)
+        return self._noted(self.names, name)
+
     def _watch(self, stage):
-        """Note how a stage is trained, and afterwards whether it changed anything that it does not train."""
+        """Note how a stage is trained, and afterwards whether it changed anything that it does not train.
+
+        That is looked at in what was built, in what any training so far was given, and in what the loss reads.
+        """
         if not stage:
             self.moved += [self.course[-1]] * any(not torch.equal(now, then) for now, then in self._frozen)
             return
         groups = [group for each in (stage.optimiser, *stage.beside) for group in each.param_groups]
         trained = {id(p): tuple(p.shape) for group in groups for p in group["params"]}
-        frozen = [p for model in self._models for p in model.parameters() if id(p) not in trained]
-        frozen += [b for model in self._models for b in buffers_of_frozen(model, trained)]
-        self._frozen = [(tensor, tensor.detach().clone()) for tensor in frozen]
+        models = {id(model): model for model in (*self._models, *networks_read(stage.loss))}.values()
+        frozen = [p for model in models for p in model.parameters() if id(p) not in trained]
+        frozen += [b for model in models for b in buffers_of_frozen(model, trained)]
+        self._frozen = [(tensor, tensor.detach().clone()) for tensor in {id(t): t for t in frozen}.values()]
         self.course.append(f"{stage.steps} {sorted(stage.rates.values())} {stage.optimiser} {[*trained.values()]}")
         pairs = [(self.names, self.base.names), (self.course, self.base.course)] if self.base else [([], [])]
         if all(ours != theirs[: len(ours)] for ours, theirs in pairs):
@@ -410,6 +422,26 @@ class Look:
 def look_at(method):
     """Return the look at a method's own settings, which several tests share."""
     return Look(method)
+
+
+def networks_read(thing):
+    """Yield the networks that a function closes over, itself or by other functions."""
+    todo, seen = [thing], set()
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.nn.Module):
+            yield thing
+        elif isinstance(thing, FunctionType):
+            todo += [cell.cell_contents for cell in thing.__closure__ or ()]
+        elif isinstance(thing, MethodType):
+            todo += [thing.__func__, thing.__self__]
+        elif isinstance(thing, partial):
+            todo += [thing.func, *thing.args, *thing.keywords.values()]
+        elif isinstance(thing, list | tuple):
+            todo += thing
 
 
 def buffers_of_frozen(model, trained):
@@ -519,6 +551,46 @@ def any_changes(field, method, differs):
 def test_what_a_stage_does_not_train_stays_as_it_is(key, variant, few_knobs, elsewhere):
     few_knobs(key)
     assert look_at(registry.get(key).variant(variant, "tiny")).moved == []
+
+
+class Careless:
+    """Trains the weight of a copy of what was built, and moves something else."""
+
+    def __init__(self, moves):
+        self.moves = moves
+
+    def build(self):
+        return torch.nn.Linear(2, 2)
+
+    def prepare(self, bench):
+        built = self.build()
+        first, second, teacher = (copy.deepcopy(built) for _ in range(3))
+        moved = {"nothing": torch.zeros(1), "the copy": second.bias, "a teacher": teacher.weight,
+                 "what was trained before": first.weight, "what was built": built.weight}[self.moves]  # fmt: skip
+        examples = Examples(list(torch.ones(8, 2)), torch.zeros(8))
+
+        def train(student):
+            def loss(batch):
+                if student is second:
+                    moved.data += 1
+                return (student(batch.inputs) - reads(batch.inputs)).square().mean()
+
+            def reads(x):
+                return teacher(x).detach()
+
+            def train():
+                fit([student.weight], examples, loss, bench, label="", epochs=1, batch=4, rate=0.1)
+
+            weights.trained(student, train, bench, data="", settings={})
+
+        train(first)
+        train(second)
+        return SimpleNamespace(model=second)
+
+
+@pytest.mark.parametrize("moves", ["nothing", "the copy", "a teacher", "what was trained before", "what was built"])
+def test_it_is_noticed_what_a_stage_moves_that_it_does_not_train(moves):
+    assert len(Look(Careless(moves)).moved) == (moves != "nothing")
 
 
 @every_variant

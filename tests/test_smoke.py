@@ -1,5 +1,6 @@
 """The smoke test: third-party methods, failures that hide nothing, the cache, a real dask cluster."""
 
+import ast
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from measured import KEY, curve, result
 
 from eelit.methods.engine.records import Chance
-from eelit.methods.harness import smoke
+from eelit.methods.harness import conformance, dependencies, smoke
 
 THEIRS = Path(__file__).parent / "data" / "third_party"
 SMOKE = """
@@ -84,9 +85,12 @@ def test_other_packages_methods_run_and_a_failure_hides_nothing(ran):
 
 
 def test_a_process_that_dies_and_a_module_that_is_missing_take_no_other_method_along(run):
-    ((killed, lost, mine),) = run(("d", "loky", "no-cache", "smith2027killed", "smith2027lost", "smith2027mine"))
-    assert killed["status"] == "failed"
-    assert "its process died" in killed["error"]
+    """It may die when the method is trained, or already when its module is imported."""
+    keys = ("smith2027killed", "smith2027fatal", "smith2027lost", "smith2027mine")
+    ((killed, fatal, lost, mine),) = run(("d", "loky", "no-cache", *keys))
+    for dead in (killed, fatal):
+        assert dead["status"] == "failed"
+        assert "its process died" in dead["error"]
     assert lost["status"] == "failed"  # registered, but not in the package
     assert "smith2027lost" in lost["error"]
     assert mine["status"] == "passed"
@@ -119,11 +123,11 @@ def test_two_standard_errors_above_chance_are_asked_for(best, fails):
         point.model_copy(update={"quality": quality})
         for point, quality in zip(curve().test, (0.4, best, 0.5), strict=True)
     ]
-    found = smoke.at_chance(curve().model_copy(update={"chance": chance, "test": points}))
+    found = conformance.at_chance(curve().model_copy(update={"chance": chance, "test": points}))
     assert (found is not None) == fails
     other = chance.model_copy(update={"reached": best})  # in a measure of its own: the curve says nothing
-    assert (smoke.at_chance(curve().model_copy(update={"chance": other})) is not None) == fails
-    assert smoke.at_chance(curve()) is None  # nobody said what chance is
+    assert (conformance.at_chance(curve().model_copy(update={"chance": other})) is not None) == fails
+    assert conformance.at_chance(curve()) is None  # nobody said what chance is
 
 
 @pytest.fixture
@@ -188,26 +192,41 @@ def test_unknown_method_is_refused_before_anything_runs(run):
     assert "no method is registered under the key 'nobody2000nothing'" in done.stderr
 
 
-FREED = """
-import torch
-from pathlib import Path
-from eelit.methods.harness import smoke
+LOADED = """
+import sys
+from eelit.methods.harness import registry, runner, smoke
 
-def held():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+def look(key, **options):
+    missing = [each for each in registry.own() if f"eelit.methods.papers.{each}" not in sys.modules]
+    theirs = [name for name in sys.modules if name.startswith("their_package")]
+    raise ValueError(f"missing {missing}, too much {theirs}, transformers {'transformers' in sys.modules}")
 
-work = [torch.ones(16000) for _ in range(5000)]  # 64 KB each: too small for a mapping of their own
-last = work.pop()
-work.append(work)  # a cycle, as a network with hooks is
-before = held()
-del work
-smoke._give_back()
-print(before - held())
+runner.run = look
+print(smoke._run_one("smith2027mine", "", 0, sys.argv[1]).error)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps it")
-def test_what_a_task_has_freed_is_no_longer_held():
-    """Or joblib stops the worker, which it takes to leak."""
-    found = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
-    assert float(found.stdout) > 250
+def test_our_own_methods_are_imported_before_the_first_one_runs_and_nobody_elses(theirs, tmp_path):
+    """Or joblib stops a worker that has imported one after the other, which it takes to leak."""
+    found = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(theirs / "installed")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.strip() == "ValueError: missing [], too much [], transformers True", found.stderr
+
+
+def test_a_report_is_out_of_date_when_a_check_has_changed(monkeypatch):
+    """That of the quality against chance among them."""
+    before = smoke.fingerprint(KEY, 0)
+    assert smoke.fingerprint(KEY, 0) == before
+    checks = dependencies.module("eelit.methods.harness.conformance")
+    for name, code in (("ERRORS", "ERRORS = 3.0"), ("at_chance", "def at_chance(curve): return None")):
+        with monkeypatch.context() as patch:
+            patch.setitem(checks.definitions, name, ast.parse(code).body)
+            patch.setattr(checks, "known", {})
+            patch.setattr(checks, "texts", {})
+            assert smoke.fingerprint(KEY, 0) != before
+    assert smoke.fingerprint(KEY, 0) == before

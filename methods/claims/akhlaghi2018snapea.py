@@ -30,7 +30,7 @@ def claims(method: SnaPEA, prepared: Prepared, bench: Bench, curve: Curve) -> li
 def unchanged(method: SnaPEA, prepared: Prepared, bench: Bench) -> Outcome:
     """Exact mode, its products really left out, beside the same sums that do not stop."""
     chosen = prepared.examples("test").head(bench.executed)
-    early, never = (method.lists(knob, prepared) for knob in (0.0, -1.0))
+    early, never = (method.rule(knob, prepared) for knob in (0.0, -1.0))
     pairs = [
         (run(prepared.model, x, early).answers, run(prepared.model, x, never, really=False).answers)
         for _, x in chosen.batches(BATCH)

@@ -26,12 +26,12 @@ def risk_claims(method: Calm, prepared: Prepared, seed: int) -> list[Outcome]:
     """See whether the calibrated threshold keeps the tolerance and saves something, and whether random halves do."""
     tolerance, error, order = method.delta, method.epsilon, method.candidates
     point = method.point(prepared, "test", prepared.fitted)
-    losses = [method.losses(prepared, split, order) for split in ("validation", "test")]
+    losses = [method.losses(prepared, split, order) for split in ("fitting", "validation", "test")]
     missed = share_missed(np.concatenate(losses, axis=1), tolerance, error, seed=seed)
     return [
         Outcome(
             name="the calibrated threshold keeps the tolerance",
-            statement=f"The threshold proved safe on validation loses at most {tolerance:g} on test prompts.",
+            statement=f"The threshold proved safe on other texts loses at most {tolerance:g} on test prompts.",
             holds=1 - point.quality <= tolerance,
             measured=f"loss {1 - point.quality:.3f} at {method.knob} {point.knob:g}, speed-up {point.speed_up:.2f}×",
         ),

@@ -27,6 +27,10 @@ class Passages:
         """Return the first ``n`` passages (all if None)."""
         return Passages(self.prompts[:n], self.references[:n])
 
+    def after(self, n: int) -> Passages:
+        """Return all but the first ``n`` passages."""
+        return Passages(self.prompts[n:], self.references[n:])
+
 
 @dataclass(frozen=True)
 class LanguageData:

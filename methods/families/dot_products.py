@@ -126,6 +126,7 @@ class Prepared:
     data: Data
     bench: Bench
     _ran: dict[tuple[str, Any], Ran] = field(default_factory=dict)
+    _fitted: list[Any] = field(default_factory=list)  # empty, or what `DotProductMethod.fit` returned
 
     def examples(self, part: str) -> Examples:
         """Return ``test``, or of the validation images those to fit on (``fitting``) or to choose knobs on."""
@@ -135,23 +136,31 @@ class Prepared:
         halves = parted(self.data.validation, {"fitting": share, "validation": 1 - share})
         return halves[part].head(self.bench.test)
 
-    @cached_property
+    @property
     def fitted(self) -> Any:
         """What the rule was fitted to, once for all knobs, without sight of the test data."""
-        return self.method.fit(replace(self, data=self.data.without_test(), _ran={}))
+        if not self._fitted:
+            self._fitted.append(self.method.fit(self.for_choosing))
+        return self._fitted[0]
+
+    @property
+    def for_choosing(self) -> Prepared:
+        """The same with the test data out of reach: all that kernels may be read from and a rule fitted on."""
+        return replace(self, data=self.data.without_test())
 
     def ran(self, part: Split, lists: Sequence[Kernels], name: float | str) -> Ran:
         """Return what the network does on a split with kernels so read, which is kept under a name of its own."""
+        examples = self.examples(part)  # raises where the split is out of reach, also if the answer is known
         if (part, name) not in self._ran:
             self.bench.progress(f"adding up products of {part} images at {name}", None)
-            found = [run(self.model, x, lists, really=False) for _, x in self.examples(part).batches(BATCH)]
+            found = [run(self.model, x, lists, really=False) for _, x in examples.batches(BATCH)]
             answers, macs, ends = zip(*found, strict=True)
             self._ran[part, name] = Ran(torch.cat(answers), torch.cat(macs, dim=1), torch.cat(ends))
         return self._ran[part, name]
 
     def at(self, part: Split, knob: float) -> Ran:
         """Return what the network does on a split at a knob."""
-        return self.ran(part, self.method.lists(knob, self), knob)
+        return self.ran(part, self.method.rule(knob, self), knob)
 
     @cached_property
     def head(self) -> int:
@@ -197,7 +206,14 @@ class DotProductMethod(Method):
 
     @abstractmethod
     def lists(self, knob: float, prepared: Prepared) -> list[Kernels]:
-        """Return the kernels of all convolutions as they are read at a knob, from ``prepared.fitted``."""
+        """Return the kernels of all convolutions as they are read at a knob, from ``prepared.fitted``.
+
+        Test data are out of reach.
+        """
+
+    def rule(self, knob: float, prepared: Prepared) -> list[Kernels]:
+        """Return the kernels as they are read at a knob, made without sight of the test data."""
+        return self.lists(knob, prepared.for_choosing)
 
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train; neither sees the test examples."""
@@ -239,7 +255,7 @@ class DotProductMethod(Method):
     def execute(self, prepared: Prepared, bench: Bench, knob: float) -> Execution:
         """Run test images with products really left out: counted from outside, then timed beside whole convolutions."""
         ran, chosen = prepared.at("test", knob), prepared.examples("test").head(bench.executed)
-        lists, counted, agrees, flawed = self.lists(knob, prepared), 0, True, 0
+        lists, counted, agrees, flawed = self.rule(knob, prepared), 0, True, 0
         for index, x in chosen.batches(BATCH):
             with costs.MacCounter() as counter:
                 found = run(prepared.model, x, lists)
@@ -270,7 +286,7 @@ class DotProductMethod(Method):
         """Time test images in full batches, in turn with whole convolutions."""
         held, ran = prepared.examples("test"), prepared.at("test", knob)
         index = held.filled(batch, TIMED[batch == 1])
-        lists = self.lists(knob, prepared)
+        lists = self.rule(knob, prepared)
         ours, plain = self.timed(prepared, held.at(index), lists, batch, bench.repeats)
         saved = 1 - float(prepared.spent(ran)[index].sum()) / (prepared.full * len(index))
         return Timing(batch=batch, knob=knob, samples=len(index), saved=saved, seconds=ours, full_seconds=plain)

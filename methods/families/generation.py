@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from torch import Tensor
 
 from eelit.methods.backbones.decoding import Cache, Ending, Generation, Reads, StepPolicy, generate, replay
-from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.method import Bench
 
 C = TypeVar("C", bound=Cache)
 K = TypeVar("K")
@@ -25,7 +25,7 @@ class Writing(ABC, Generic[C]):
     data: Any
     bench: Bench
     runs: dict[tuple[str, object], Generation] = field(default_factory=dict, kw_only=True)
-    caches: dict[str, C] = field(default_factory=dict, kw_only=True)  # split → its openings, read
+    caches: dict[str, C] = field(default_factory=dict, kw_only=True)  # part of the data → its openings, read
 
     rows: ClassVar[int]
     """Texts that are written in one batch, if a split has so few openings that several policies fit."""
@@ -40,7 +40,7 @@ class Writing(ABC, Generic[C]):
         """Tokens of a text, at most."""
 
     @abstractmethod
-    def openings(self, split: Split) -> Tensor:
+    def openings(self, split: str) -> Tensor:
         """Return what texts start from ``[N, P]``, where the model is; in the test split out of reach of choosing."""
 
     @abstractmethod
@@ -51,14 +51,14 @@ class Writing(ABC, Generic[C]):
     def first(self, openings: Tensor) -> Tensor:
         """Return the token ``[N]`` that is fed in to generate the first of each text."""
 
-    def opened(self, split: Split) -> C:
+    def opened(self, split: str) -> C:
         """Return the openings of the split, read once: to be copied, since writing uses a cache up."""
         openings = self.openings(split)
         if split not in self.caches:
             self.caches[split] = self.read(openings)
         return self.caches[split]
 
-    def batches(self, split: Split, names: Sequence[K]) -> Iterator[Sequence[K]]:
+    def batches(self, split: str, names: Sequence[K]) -> Iterator[Sequence[K]]:
         """Yield the names of what is to be written on the split, so many as fit into one batch; tell how far it is."""
         number, (doing, what) = len(self.openings(split)), self.doing
         at_once = max(1, self.rows // number)
@@ -66,7 +66,7 @@ class Writing(ABC, Generic[C]):
             self.bench.progress(f"{doing} {number} {split} {what}", i / len(names))
             yield names[i : i + at_once]
 
-    def run(self, split: Split, policies: Mapping[object, StepPolicy], reads: Reads | None = None) -> list[Generation]:
+    def run(self, split: str, policies: Mapping[object, StepPolicy], reads: Reads | None = None) -> list[Generation]:
         """Replay policies on the split, several in one batch; their names tell which are known already."""
         first = self.first(self.openings(split))
         for names in self.batches(split, [name for name in policies if (split, name) not in self.runs]):
@@ -75,7 +75,7 @@ class Writing(ABC, Generic[C]):
             self.runs.update({(split, name): run for name, run in zip(names, found, strict=True)})
         return [self.runs[split, name] for name in policies]
 
-    def full(self, split: Split) -> Generation:
+    def full(self, split: str) -> Generation:
         """Return plain greedy generation on the split."""
         first = self.first(self.openings(split))
         if (split, "full") not in self.runs:

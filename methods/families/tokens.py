@@ -73,15 +73,19 @@ class Prepared(Writing["RowCache"]):
         """Position of the prompt's last token, the first that is fed in to generate."""
         return self.data.validation.prompts.shape[1] - 1
 
-    def passages(self, split: Split) -> Passages:
-        """Return as many passages as make up the bench's number of samples (tokens), in either split.
+    def passages(self, part: str) -> Passages:
+        """Return as many passages of a part as make up the bench's number of samples (tokens).
 
-        The test split is out of reach of what chooses.
+        ``fitting`` is the share of the validation passages on which the method fits its rule (``fits_on``), and
+        ``validation`` the rest, on which knobs are chosen. ``test`` is out of reach of what chooses.
         """
+        held = self.data.validation
+        fitting = round(self.method.fits_on * len(held))
+        parts = {"fitting": held.head(fitting), "validation": held.after(fitting)}
         most = None if self.bench.test is None else max(1, self.bench.test // self.length)
-        return (self.data.test if split == "test" else self.data.validation).head(most)
+        return (self.data.test if part == "test" else parts[part]).head(most)
 
-    def openings(self, split: Split) -> Tensor:
+    def openings(self, split: str) -> Tensor:
         """Return the prompts of the passages, where the model is."""
         return self.passages(split).prompts.to(device_of(self.model))
 
@@ -93,7 +97,7 @@ class Prepared(Writing["RowCache"]):
         """Return the prompts' last tokens."""
         return openings[:, -1]
 
-    def losses(self, split: Split, generation: Generation) -> NDArray[np.float64]:
+    def losses(self, split: str, generation: Generation) -> NDArray[np.float64]:
         """Return what each text ``[N]`` loses against the full model's: 1 - ROUGE-L."""
         return 1 - rouge_l(generation.tokens.cpu().numpy(), self.full(split).tokens.cpu().numpy())
 
@@ -110,6 +114,8 @@ class GenerationMethod(Method):
 
     The settings are fields of the method, where they stand beside the paper's values.
     """
+
+    fits_on: ClassVar[float] = 0.0  # share of the validation passages that `fit` has for itself
 
     corpus: str
     vocabulary: int
@@ -143,9 +149,10 @@ class GenerationMethod(Method):
         """Train the decoder in place (with `recipes`, which cache)."""
 
     def fit(self, prepared: Prepared) -> Any:
-        """Return what the method chooses or fits on validation data (a threshold, a calibration), once for all knobs.
+        """Return what is fitted beyond weights (a threshold, a calibration), from ``prepared.passages("fitting")``.
 
-        Test data are out of reach.
+        It is called once for all knobs, and the share ``fits_on`` of the validation data is there for it alone. Test
+        data are out of reach.
         """
         return None
 
@@ -222,7 +229,7 @@ class TokenMethod(GenerationMethod):
             exits=(np.bincount(exits.ravel(), minlength=prepared.model.exits) / exits.size).tolist(),
         )
 
-    def losses(self, prepared: Prepared, split: Split, knobs: Sequence[float]) -> NDArray[np.float64]:
+    def losses(self, prepared: Prepared, split: str, knobs: Sequence[float]) -> NDArray[np.float64]:
         """Return what every text of the split loses at each knob, ``[K, N]``, for calibration."""
         runs = prepared.run(split, self.rules(prepared, knobs))
         return np.stack([prepared.losses(split, run) for run in runs])

@@ -14,6 +14,9 @@ from itertools import pairwise
 from eelit.methods.engine.method import Method
 from eelit.methods.engine.records import Curve, Outcome
 
+ERRORS = 2.0
+"""Standard errors by which a variant's best quality must lie above chance in a smoke test."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -91,3 +94,23 @@ def _outcomes(method: Method, curve: Curve, rules: Sequence[Rule]) -> Iterator[O
         if reason := exemption(method, curve.variant, rule):
             holds, measured = True, f"exempt: {reason}"
         yield Outcome(name=rule.name, statement=rule.statement, holds=holds, measured=measured)
+
+
+def at_chance(curve: Curve) -> str | None:
+    """Return in one sentence that a curve is no better than chance; None if it is, or if nobody said what chance is."""
+    if curve.chance is None:
+        return None
+    reached = curve.chance.reached
+    reached = max(point.quality for point in curve.test) if reached is None else reached
+    least = curve.chance.quality + ERRORS * curve.chance.error
+    if reached >= least:
+        return None
+    return (
+        f"{called(curve)} is at chance: it reaches {reached:.3f}, and {curve.chance.what}, {curve.chance.quality:.3f} "
+        f"± {curve.chance.error:.3f}; {least:.3f} are asked for"
+    )
+
+
+def called(curve: Curve) -> str:
+    """Return what to call the variant that a curve is of; a method without variants is itself."""
+    return f"variant {curve.variant!r}" if curve.variant else "the method"

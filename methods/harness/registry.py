@@ -77,6 +77,11 @@ def _theirs() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def own() -> list[str]:
+    """Return the keys of the methods in `papers/`, sorted; those that other packages offer are left out."""
+    return sorted(_own())
+
+
 def keys() -> list[str]:
     """Return the keys of all methods, sorted, without importing any."""
     return sorted({*_own(), *_theirs()})

@@ -13,31 +13,27 @@ would follow; that the processor is another one is told in the log.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import hashlib
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from eelit.methods.data import fetch, manifest, memory_cache
 from eelit.methods.data.cache import cache_root, keep, kept, without_room, write
-from eelit.methods.engine.records import Curve, Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
+from eelit.methods.engine.records import Result, SmokeChange, SmokeHistory, SmokeReport, SmokeSession, Typed
 from eelit.methods.harness import dependencies, registry
+from eelit.methods.harness.conformance import at_chance, called
 from eelit.methods.harness.workers import Backend, spread
 
 Report = Callable[[SmokeReport], None]
 T = TypeVar("T", bound=Typed)
-ERRORS = 2.0
-"""Standard errors by which the best quality must lie above chance."""
 TOLERANCE = 0.01
 """Most by which a quality may differ from that of the same code on the same data."""
 CHANGES = 200
@@ -108,20 +104,31 @@ def smoke(
     return session, [reports[key] for key in chosen]
 
 
+@cache
+def _load() -> None:
+    """Import our own methods, with the libraries that they import, in the first task of each worker.
+
+    joblib stops a worker, with a warning, that has grown by more than 300 MB since its first task. Without this,
+    workers grew from 450 to 744 MB over 80 methods, of which these imports are 120 MB (394 to 516 MB), and no leak.
+    What is still imported later (the experiments of `claims/`, pymoo, Pillow) takes 7 MB. A method of another package
+    is imported in its own task alone: if that kills the process, no other method dies with it.
+    """
+    from eelit.methods.backbones import encoder
+
+    encoder.encoder("tiny")
+    for key in registry.own():
+        with suppress(Exception):  # which is told when that method's turn comes
+            registry.get(key)
+
+
 def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSError:
     """Run one method in this process with one torch thread; every error but a full disk becomes part of the report."""
     os.environ["EELIT_CACHE"] = cache
     import torch
 
-    from eelit.methods.backbones import encoder
     from eelit.methods.harness import runner
 
-    # joblib stops a worker, with a warning, that has grown by 300 MB since its first task. What other methods need of
-    # libraries (120 MB) is no leak: all of it is loaded in the first, and what a task has freed is given back.
-    encoder.encoder("tiny")
-    for each in sorted(registry.keys()):
-        with suppress(Exception):  # which is told when that method's turn comes
-            registry.get(each)
+    _load()
     torch.set_num_threads(1)
     log: list[str] = []
 
@@ -142,47 +149,16 @@ def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSErro
         return _report(key, mark, "failed", time.perf_counter() - start, log, error=said)
     finally:
         memory_cache.forget()
-        _give_back()
     broken = [f"{check.name} ({check.measured})" for check in result.checks if not check.holds]
     faults = ["rules broken: " + "; ".join(broken)] if broken else []
     faults += [fault for curve in result.curves if (fault := at_chance(curve))]
-    log += [f"{_of(curve)} is not compared with chance: {curve.quality} has none that is told"
+    log += [f"{called(curve)} is not compared with chance: {curve.quality} has none that is told"
             for curve in result.curves if curve.chance is None]  # fmt: skip
     if result.seconds > SECONDS:
         log.append(f"took {result.seconds:.1f} s after its preparation; it should be {SECONDS:.0f} s at most")
     status: Literal["passed", "failed"] = "failed" if faults else "passed"
     found = _report(key, mark, status, result.seconds, log, error="; ".join(faults) or None)
     return found.model_copy(update={"result": result, "prepared_seconds": result.prepared_seconds})
-
-
-def _give_back() -> None:
-    """Return memory to the system: a trained network in a cycle waits for the collector, and glibc keeps what is freed.
-
-    Together that is 200 to 600 MB.
-    """
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-
-
-def at_chance(curve: Curve) -> str | None:
-    """Return in one sentence that a curve is no better than chance; None if it is, or if nobody said what chance is."""
-    if curve.chance is None:
-        return None
-    reached = curve.chance.reached
-    reached = max(point.quality for point in curve.test) if reached is None else reached
-    least = curve.chance.quality + ERRORS * curve.chance.error
-    if reached >= least:
-        return None
-    return (
-        f"{_of(curve)} is at chance: it reaches {reached:.3f}, and {curve.chance.what}, {curve.chance.quality:.3f} "
-        f"± {curve.chance.error:.3f}; {least:.3f} are asked for"
-    )
-
-
-def _of(curve: Curve) -> str:
-    return f"variant {curve.variant!r}" if curve.variant else "the method"
 
 
 def _compared(found: SmokeReport) -> SmokeReport:
@@ -216,7 +192,7 @@ def differences(found: Result, before: Result) -> Iterator[str]:
                  for p, q in zip(curve.test, other.test, strict=True)]  # fmt: skip
         for where, now, then in [("of the full model", curve.full_quality, other.full_quality), *pairs]:
             if abs(now - then) > TOLERANCE:
-                yield f"{curve.quality} {where} is {now:.3f} and was {then:.3f} ({_of(curve)})"
+                yield f"{curve.quality} {where} is {now:.3f} and was {then:.3f} ({called(curve)})"
 
 
 def _report(

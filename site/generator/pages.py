@@ -19,7 +19,7 @@ from eelit.bib.tags import coins
 from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS, GROUNDS
 from eelit.methods.data import manifest
-from eelit.methods.harness import smoke
+from eelit.methods.harness import conformance, smoke
 from eelit.methods.harness.summary import SEEDS, Row
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import (
@@ -161,7 +161,7 @@ def generated(collection: Collection) -> Iterator[Page]:
     yield "graph.md", render("graph.md.j2", **_graph(collection))
     yield explorer.FILE, explorer.script(collection)
     yield from network.downloads(collection.graph).items()
-    yield "guide/reading.md", render("reading.md.j2", smoke=smoke)
+    yield "guide/reading.md", render("reading.md.j2", smoke=smoke, conformance=conformance)
     yield "guide/commands.md", render("commands.md.j2", commands=commands())
     yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
     yield "guide/data.md", render("data.md.j2", **_data(collection))

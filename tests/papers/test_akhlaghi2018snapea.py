@@ -390,6 +390,31 @@ def test_what_is_fitted_goes_from_loose_to_exact_and_never_sees_test_data(prepar
     assert costs == sorted(costs)
 
 
+def test_kernels_are_never_read_from_test_data(prepared, monkeypatch):
+    """Neither where they are followed and executed and timed, nor from what was computed before."""
+    method, bench, ready = prepared(KEY)
+    ready.at("test", 0.05)
+    for ask in (lambda part: ready.for_choosing.at(part, 0.05), ready.for_choosing.examples):
+        assert ask("validation") is not None
+        with pytest.raises(TestDataAsked):
+            ask("test")
+    assert ready.for_choosing.fitted is ready.fitted
+    lists = type(method).lists
+
+    def peeking(self, knob, prepared):
+        prepared.examples("test")
+        return lists(self, knob, prepared)
+
+    monkeypatch.setattr(type(method), "lists", peeking)
+    for use in (
+        lambda: method.sweep(ready, bench, "validation", [0.11]),
+        lambda: method.execute(ready, bench, 0.05),
+        lambda: method.time(ready, bench, 0.05, 1),
+    ):
+        with pytest.raises(TestDataAsked):
+            use()
+
+
 def method_macs(candidates, choice):
     """Return the products of a layer under a choice, as they were profiled."""
     found = (candidates.N == choice.N) & (candidates.Th == choice.Th)

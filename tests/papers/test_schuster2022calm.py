@@ -373,8 +373,8 @@ def calibrated_by_hand(method, ready):
     assert len(grid) == 24
     found = method.knobs[-1]
     for knob in sorted(grid, reverse=True):
-        (run,) = ready.run("validation", method.rules(ready, [knob]))
-        lost = ready.losses("validation", run)
+        (run,) = ready.run("fitting", method.rules(ready, [knob]))
+        lost = ready.losses("fitting", run)
         if math.exp(-2 * len(lost) * max(0.0, method.delta - lost.mean()) ** 2) > method.epsilon:
             break
         found = knob
@@ -382,7 +382,7 @@ def calibrated_by_hand(method, ready):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_threshold_is_the_boldest_proved_safe_on_validation_texts(prepared, variant):
+def test_threshold_is_the_boldest_proved_safe_on_texts_kept_for_it(prepared, variant):
     method, _, ready = prepared(KEY, variant)
     assert ready.fitted == calibrated_by_hand(method, ready)
     found = []
@@ -395,7 +395,7 @@ def test_threshold_is_the_boldest_proved_safe_on_validation_texts(prepared, vari
 
 
 def test_no_policy_reads_the_calibrated_threshold(prepared, monkeypatch):
-    """It is a choice among knobs, on the data on which knobs are chosen, and not a rule that is fitted first."""
+    """It is one more choice of the knob, and not part of the rule."""
     method, bench, ready = prepared(KEY)
 
     def forbidden(self, prepared):
@@ -406,19 +406,41 @@ def test_no_policy_reads_the_calibrated_threshold(prepared, monkeypatch):
     assert method.sweep(fresh, bench, "validation", [0.2]) == method.sweep(ready, bench, "validation", [0.2])
 
 
-def test_other_test_passages_change_no_choice(prepared, monkeypatch):
+def test_a_part_of_the_validation_passages_is_kept_for_calibration(prepared):
+    """The first 0.5 of them; the bench's limit, in tokens, holds for each part."""
+    _, bench, ready = prepared(KEY)
+    held, parts = ready.data.validation, [ready.passages("fitting"), ready.passages("validation")]
+    assert [len(part) for part in parts] == [24, 24]
+    for name in ("prompts", "references"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(held, name))
+    few = dataclasses.replace(ready, bench=dataclasses.replace(bench, test=5 * ready.length))
+    for name, start in (("fitting", 0), ("validation", 24)):
+        assert torch.equal(few.passages(name).prompts, held.prompts[start : start + 5])
+    assert len(few.passages("test")) == 5
+
+
+@pytest.mark.parametrize("part", ["test", "validation", "fitting"])
+def test_other_passages_change_what_is_made_from_them_alone(part, prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
-    load = type(method).load
+    load, lost = type(method).load, type(method).losses
 
     def other(self):
         data = load(self)
-        return dataclasses.replace(data, test=Passages(data.test.prompts.flip(1), data.test.references.flip(1)))
+        held = data.test if part == "test" else data.validation
+        chosen = {"test": slice(None), "fitting": slice(24), "validation": slice(24, None)}[part]
+        prompts = held.prompts.clone()
+        prompts[chosen] = prompts[chosen].flip(1)
+        return dataclasses.replace(
+            data, **{"test" if part == "test" else "validation": Passages(prompts, held.references)}
+        )
 
     monkeypatch.setattr(type(method), "load", other)
     again = method.prepare(dataclasses.replace(bench, trainings={}))
-    assert again.fitted == ready.fitted
-    assert method.sweep(again, bench, "validation", [0.2]) == method.sweep(ready, bench, "validation", [0.2])
-    assert method.sweep(again, bench, "test", [0.2]) != method.sweep(ready, bench, "test", [0.2])
+    calibrated = [lost(method, each.for_choosing, "fitting", method.candidates) for each in (again, ready)]
+    assert (again.fitted == ready.fitted and np.array_equal(*calibrated)) is (part != "fitting")
+    for split in ("validation", "test"):
+        points = [method.sweep(each, bench, split, [0.2]) for each in (again, ready)]
+        assert (points[0] == points[1]) is (split != part)
 
 
 def test_calibrating_on_test_passages_is_impossible(prepared, monkeypatch):
@@ -529,7 +551,7 @@ def test_claims_and_variants(prepared):
     kept, depth = claimed.oracle(ready, "test")
     assert kept > 0.9
     assert 1 <= depth <= 3
-    assert ready.full("test").tokens.shape == (24, 6)
+    assert ready.full("test").tokens.shape == (48, 6)
 
 
 @pytest.mark.parametrize(
