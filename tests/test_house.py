@@ -64,7 +64,6 @@ LONG = {
     "methods/data/newsgroups.py pairs": 47,
     "methods/engine/weights.py trained": 42,
     "methods/harness/runner.py run": 68,
-    "methods/harness/smoke.py _run_one": 44,
     "methods/harness/smoke.py smoke": 53,
     "methods/recipes/fit.py fit": 56,
 }
