@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speaking import speaking
 from test_evaluate import Hopping
 from test_own_attach import CLASSES, bert, cnn, images, llama, texts
 from torch import nn
@@ -394,21 +395,6 @@ def test_nobody_is_lost_when_the_network_fails_once():
             found.update(zip(each.samples.tolist(), each.exits.tolist(), strict=True))
         assert not Failing.fails
         assert [found[i] for i in range(N)] == wanted
-
-
-class Says(nn.Module):
-    """Says what is stored of the samples whose numbers it is shown."""
-
-    def __init__(self, said):
-        super().__init__()
-        self.said = said
-
-    def forward(self, number):
-        return self.said[number]
-
-
-def speaking(said):
-    return MultiExit([nn.Identity() for _ in said], [Says(part) for part in said])
 
 
 @pytest.mark.parametrize("sure", [0.6, 0.8])

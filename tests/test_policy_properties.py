@@ -10,10 +10,9 @@ import torch
 from exit_rules import CASES, CLASSES, EXITS, GATES, INF, PRECISIONS, SHAPES, decisions, rules
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from speaking import speaking
 
 from eelit.methods.engine.evaluate import infer, replay
-from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.split import Stored
 from eelit.methods.papers.bajpai2023splitee import SplitRule
 from eelit.methods.policies.activation import Activation
@@ -197,21 +196,6 @@ def test_one_class_is_no_choice(case, name):
     else:
         with pytest.raises(ValueError, match="the policy reads"):
             case.eager.step(case.eager.start(), outputs[0])
-
-
-class Head(nn.Module):
-    """Says what is stored of the samples whose numbers it is shown."""
-
-    def __init__(self, said):
-        super().__init__()
-        self.said = said
-
-    def forward(self, number):
-        return self.said[number]
-
-
-def speaking(said):
-    return MultiExit([nn.Identity() for _ in said], [Head(part) for part in said])
 
 
 def exits_for(rule):

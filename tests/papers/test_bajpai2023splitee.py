@@ -456,3 +456,11 @@ def test_half_the_cost_must_be_saved_at_every_price_of_sending(prepared, monkeyp
     found = claimed.claims(method, ready, bench, curve)[0]
     assert (found.name, found.holds) == ("half the cost", holds)
     assert asked[:6] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_one_confidence_on_the_way_that_is_not_finite_is_told():
+    """Others that are finite do not hide it."""
+    told = SplitRule((0, 1, 2), 0.5, 0.1, 0.2, "observed").drive(
+        Stored(np.array([[0.4, np.nan, 0.4, 0.4], [0.3, 0.3, 0.3, 0.3], [0.9, 0.9, 0.9, 0.9]])), 4
+    )
+    assert told.not_finite.tolist() == [False, True, False, False]
