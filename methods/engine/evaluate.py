@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -153,16 +154,32 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
     """
     if len(costs) not in (0, model.exits):
         raise ValueError(f"{model.exits} exits need as many costs, not {len(costs)}")
-    if len(costs) and isinstance(policy, Routing):
+    routing = _is(type(policy), Routing)
+    if len(costs) and routing:
         raise ValueError("costs up to each exit say nothing of a policy that passes exits over; see `paid`")
     with evaluating(model):
-        found, seen = _run_routed(model, x, policy) if isinstance(policy, Routing) else _run(model, x, policy)
-    where = torch.cat([samples for samples, _, _ in found])
-    order = torch.argsort(where)
-    exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])[order]
+        found, seen = _run_routed(model, x, policy) if routing else _run(model, x, policy)
+    exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])
+    outputs = joined([output for _, _, output in found]) if len(found) > 1 else found[0][2]
+    if len(found) > 1:  # who left at one exit is in order already
+        order = torch.argsort(torch.cat([samples for samples, _, _ in found]))
+        exits, outputs = exits[order], select(outputs, order)
     spent = np.array(costs, dtype=np.float64)[exits.cpu().numpy() if len(costs) else []]
-    outputs = select(joined([output for _, _, output in found]), order)
-    return Inference(exits, outputs, spent, _numbers(len(where), seen))
+    return Inference(exits, outputs, spent, _numbers(len(exits), seen))
+
+
+@cache
+def _is(kind: type, protocol: type) -> bool:
+    """Whether policies of a type keep a protocol; to look takes ten microseconds each time."""
+    return issubclass(kind, protocol)
+
+
+def _sound(said_there: list[tuple[Tensor, Output]]) -> list[tuple[Tensor, Tensor]]:
+    """Return for samples and what exits said of them whether that is finite, in one look if it is of one kind."""
+    samples, outputs = zip(*said_there, strict=True)
+    if all(isinstance(output, Tensor) and output.shape[1:] == outputs[0].shape[1:] for output in outputs):
+        return [(torch.cat(samples), finite(torch.cat(outputs)))]
+    return [(rows, finite(output)) for rows, output in said_there]
 
 
 def _run(
@@ -170,8 +187,8 @@ def _run(
 ) -> tuple[list[tuple[Tensor, int, Output]], list[tuple[Tensor, Tensor]]]:
     """Return who left where with which output, and of all who met an exit whether its output was finite."""
     memory, state, rest = policy.start(), x, None
-    assembling = policy if isinstance(policy, Assembling) else None
-    found, seen = [], []
+    assembling = policy if _is(type(policy), Assembling) else None
+    found, seen, sound = [], [], None
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)
         output = _heard(head, state, i)
@@ -179,23 +196,32 @@ def _run(
             rest = torch.arange(_samples(x, output), device=said(output).device)
         _one_each(output, len(rest), i)
         last = i == model.exits - 1
+        seen.append((rest, output))
         if assembling or not last:
-            memory, stop, sound = decide(policy, memory, output)
-        seen.append((rest, finite(output) if last or isinstance(output, Mapping) else sound))
+            if sound is None or len(sound) != len(rest):
+                sound = said(output).new_ones((len(rest),), dtype=torch.bool)
+            memory, stop = policy.step(memory, to_policy(output))
+            if getattr(stop, "shape", None) != sound.shape or stop.dtype != sound.dtype:
+                decide(policy, memory, output, sound)
+        going = last or not stop.any()
+        if not going:  # of those who stop alone it has to be known that they may
+            stop = stop & finite(said(output))
         if assembling:
             output = _answering(output, assembling.answer(memory, to_policy(output)))
         if last:
             found.append((rest, i, output))
             break
-        if not stop.any():
+        out = stop.nonzero().flatten() if not going else rest[:0]
+        if not len(out):
             continue
-        out, keep = stop.nonzero().flatten(), (~stop).nonzero().flatten()
-        found.append((rest[out], i, select(output, out)))
-        if not len(keep):
+        if len(out) == len(rest):
+            found.append((rest, i, output))
             break
+        keep = (~stop).nonzero().flatten()
+        found.append((rest[out], i, select(output, out)))
         state, memory = select(state, keep, len(rest)), select(memory, keep, len(rest))
         rest = rest[keep]
-    return found, seen
+    return found, _sound(seen)
 
 
 def _heard(head: nn.Module, state: Any, i: int) -> Output:

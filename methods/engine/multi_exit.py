@@ -258,12 +258,16 @@ def _rows(x: Tensor, keep: Tensor) -> Tensor:
 
 def _learning(model: nn.Module) -> list[nn.Module]:
     """Return all parts in training mode, faster than by `Module.modules`; one in two places stands there twice."""
-    found, queue = [], [model]
-    while queue:
-        part = queue.pop()
-        if part.training:
+    found: list[nn.Module] = []
+    queue: list[nn.Module | None] = [model]
+    for part in queue:  # which grows meanwhile
+        if part is None:
+            continue
+        own = part.__dict__
+        if own["training"]:
             found.append(part)
-        queue += [inner for inner in part._modules.values() if inner is not None]
+        if own["_modules"]:
+            queue.extend(own["_modules"].values())
     return found
 
 
