@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from math import isnan
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +28,9 @@ HEADER = (
     "fidelity",
     "quality",
     "± sd",
+    "95 % interval",
+    "less the best",
+    "level",
     "full model",
     "- static exit",
     "- max-confidence",
@@ -52,26 +56,35 @@ def command(name: str, share: float, style: str) -> None:
 
     Every figure is a mean over seeds, from results that this code measured and that are kept with it. A row marked
     `stale` was measured by older code. A file that is no result is left out, and stderr names it.
+
+    Rows such as `max-confidence@KEY` are rules that need no method, on the network of one. 95 % intervals tell of other
+    test samples and seeds; `level` are rows that cannot be told from the best, compared sample by sample.
     """
     from eelit.methods.harness import bench
 
     if isnan(share):
         raise click.UsageError("--at takes a share between 0 and 1, not nan")
     board = bench.board(name, share)
-    say_unreadable(board.unreadable)
+    say_unreadable(board.unreadable, board.unpaired)
     catalogue = open_catalogue()
     fidelity = {work["key"]: work["fidelity"] for work in catalogue.find(Query()).works}
     known = set(catalogue.keys())
     entries = {row.key: catalogue.work(row.key).entry for row in board.rows if row.key in known}
     ablations = {(key, name) for key, entry in entries.items() for name in entry["implementation"]["ablations"]}
     trust = {
-        (row.key, row.variant): fidelity.get(row.key, "")
-        + (", ablation" if (row.key, row.variant) in ablations else "")
+        row.id: "rule"
+        if row.rule
+        else fidelity.get(row.key, "") + (", ablation" if (row.key, row.variant) in ablations else "")
         for row in board.rows
     }
     if style == "json":
         rows = [
-            asdict(row) | {"fidelity": fidelity.get(row.key), "ablation": (row.key, row.variant) in ablations}
+            {"id": row.id}
+            | asdict(row)
+            | {
+                "fidelity": None if row.rule else fidelity.get(row.key),
+                "ablation": not row.rule and (row.key, row.variant) in ablations,
+            }
             for row in board.rows
         ]
         click.echo(
@@ -101,14 +114,16 @@ def on_track(names: Iterable[str], track: str) -> list[str]:
     return keys
 
 
-def say_unreadable(faults: Iterable[Unreadable]) -> None:
+def say_unreadable(faults: Iterable[Unreadable], unpaired: Iterable[Unreadable] = ()) -> None:
     """Name on stderr the files that are no results. The exit code tells only whether others are left."""
     for fault in faults:
         click.echo(f"eelit: {fault}; `eelit bench` measures anew", err=True)
+    for fault in unpaired:
+        click.echo(f"eelit: {fault}; intervals do without that seed", err=True)
 
 
-Trust = dict[tuple[str, str], str]
-"""Key and variant → fidelity of the implementation, and whether the variant is an ablation."""
+Trust = dict[str, str]
+"""Row → fidelity of the implementation, and whether the variant is an ablation."""
 
 
 def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
@@ -116,7 +131,9 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
 
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
-        "on test data. Gains are over two rules on the same trained weights, seed by seed."
+        "on test data. Gains are over two rules on the same trained weights, seed by seed. The 95 % interval tells of "
+        "other test samples and seeds, and so does that of the difference from the best row, which was taken sample by "
+        "sample; rows that are level cannot be told from the best (at 5 %, corrected for all comparisons by Holm)."
     )
     parts = [paragraph(conditions), paragraph(rule)]
     for _, together in groupby(board.rows, key=lambda row: row.group):
@@ -125,8 +142,14 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
         notes = [
             paragraph(f"{' '.join(filter(None, (row.key, row.variant)))}: trained with {said}", "  - ", "    ")
             for row in group
-            if (said := trained(row, board))
+            if not row.rule and (said := trained(row, board))
         ]
+        notes += [
+            paragraph(f"{row.id}: also of {', '.join(row.shared)}, whose networks are the same", "  - ", "    ")
+            for row in group
+            if row.shared
+        ]
+        notes += [paragraph(said, "  - ", "    ") for said in uncertain(group, share)]
         parts.append("\n".join([title, table(HEADER, [_cells(row, share, trust) for row in group]), *notes]))
     if otherwise := {row.key: row.trained_otherwise for row in board.rows if row.trained_otherwise}:
         lines = [paragraph(f"{key}: {why}", "  - ", "    ") for key, why in otherwise.items()]
@@ -137,19 +160,49 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
     return "\n\n".join(parts)
 
 
+def uncertain(group: Iterable[Row], share: float) -> list[str]:
+    """Return what is to say of how sure the figures of a group are."""
+    standings = [row.standings.get(share) for row in group]
+    known = [each for each in standings if each]
+    if not known:
+        return ["intervals are not known: nothing is kept of single test samples"]
+    error = median(each.sampling for each in known)
+    said = [f"the {known[0].samples:,} test samples alone make a standard error of about {error:.4f}"]
+    if any(each.quality.seeds == 1 for each in known):
+        said.append("where only one seed was measured, the interval tells of other test samples alone")
+    if len(known) < len(standings):
+        said.append(
+            "rows without an interval: nothing is kept of their single test samples, or the share is out of reach"
+        )
+    return said
+
+
 def _cells(row: Row, share: float, trust: Trust) -> list[str]:
     reached = row.at[share]
+    standing = row.standings.get(share)
+    behind = standing.behind if standing else None
     gains = [row.against.get(name, {}).get(share) for name in ("static exit", "max-confidence")]
     return [
-        row.key,
+        row.who,
         row.variant,
-        trust[row.key, row.variant],
+        trust[row.id],
         f"{reached.mean:.4f}" if reached else "out of reach",
         _deviation(reached),
+        f"{standing.quality.low:.4f} to {standing.quality.high:.4f}" if standing else "",
+        f"{behind.low:+.4f} to {behind.high:+.4f}" if behind and behind.deviation else "",
+        place(row, share),
         f"{row.full.mean:.4f}",
         *(f"{gain.mean:+.4f} ± {_deviation(gain)}".removesuffix(" ± ") if gain else "" for gain in gains),
         f"{len(row.seeds)}" + ("" if row.current else " stale"),
     ]
+
+
+def place(row: Row, share: float) -> str:
+    """Return whether a row is the best of its group, or level with it; empty if neither, or if it is not known."""
+    standing = row.standings.get(share)
+    if standing is None or standing.behind is None or not standing.level:
+        return ""
+    return "level" if standing.behind.deviation or standing.behind.mean else "best"
 
 
 def _deviation(spread: Spread | None) -> str:

@@ -135,7 +135,7 @@ class Seen:
 
     @property
     def as_stored_outputs(self) -> StoredOutputs:
-        """The same in the data's order, for rules that stay on the device: costs in lambda up to an exit, and cut off."""
+        """The same in the data's order, for rules that stay on the device; costs are in lambda."""
         exits, n = self.confidences.shape
         index = torch.as_tensor(self.back)
         lying = Examples([self.examples.inputs[i] for i in self.back], self.examples.targets[index])
