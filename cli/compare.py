@@ -13,7 +13,7 @@ import click
 from eelit.catalog.baselines import said
 from eelit.catalog.faults import writing
 from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
-from eelit.cli.leaderboard import on_track, place, say_unreadable
+from eelit.cli.leaderboard import on_track, say_unreadable
 from eelit.cli.own import SOURCE, logits_options, read_logits, reading, seed_option
 from eelit.cli.run import ELSEWHERE, method_key
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
@@ -51,9 +51,9 @@ def command(methods: tuple[str, ...], name: str | None, out: Path | None, style:
     """Compare methods of a track: curves, costs, claims; or policies on your logits.
 
     Of methods, figures are means over seeds, with the standard deviation, from results that this code measured. A rule
-    that needs no method can be chosen like one, on the network of a method: `max-confidence@METHOD` stops at the largest
-    probability, `static-exit@METHOD` at a fixed exit. With --logits it is every policy that needs no more than what the
-    exits of your network said: knobs are chosen on one half of the samples, and figures told on the other.
+    that needs no method can be chosen like one, on the network of a method: `max-confidence@METHOD` stops at the
+    largest probability, `static-exit@METHOD` at a fixed exit. With --logits it is every policy that needs no more than
+    what the exits of your network said: knobs are chosen on one half of the samples, and figures told on the other.
     """
     if options["logits"] is None:
         _methods(methods, name or "text", out, style, options)
@@ -76,11 +76,8 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
             raise click.UsageError(
                 f"--{'policy' if option == 'policies' else option.replace('_', '-')} goes with --logits"
             )
-    choices = chosen(methods)
-    keys = on_track((own for _, own in choices), name)
-    choices = [
-        (rule, key) for (rule, _), key in zip(choices, map(method_key, (own for _, own in choices)), strict=True)
-    ]
+    choices = list(dict.fromkeys((rule, method_key(own)) for rule, own in chosen(methods)))
+    keys = on_track((key for _, key in choices), name)
     if out and out.suffix not in (".svg", ".png"):
         raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")
     known = {key: bench.stored(name, key) for key in keys}
@@ -262,7 +259,7 @@ def _between(row: Row, share: float) -> str:
 
 def _behind(row: Row, share: float) -> str:
     """Return the 95 % interval of the difference from the best of the rows, and whether the two can be told apart."""
-    standing, how = row.standings.get(share), place(row, share)
+    standing, how = row.standings.get(share), row.place(share)
     if how == "best" or standing is None or standing.behind is None:
         return how
     return f"{standing.behind.low:+.4f} to {standing.behind.high:+.4f}" + f" {how}".rstrip()

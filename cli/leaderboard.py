@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from math import isnan
-from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -127,7 +126,7 @@ Trust = dict[str, str]
 
 
 def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
-    from eelit.site.generator.tested import heading, trained
+    from eelit.site.generator.tested import heading, trained, uncertain
 
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
@@ -160,23 +159,6 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
     return "\n\n".join(parts)
 
 
-def uncertain(group: Iterable[Row], share: float) -> list[str]:
-    """Return what is to say of how sure the figures of a group are."""
-    standings = [row.standings.get(share) for row in group]
-    known = [each for each in standings if each]
-    if not known:
-        return ["intervals are not known: nothing is kept of single test samples"]
-    error = median(each.sampling for each in known)
-    said = [f"the {known[0].samples:,} test samples alone make a standard error of about {error:.4f}"]
-    if any(each.quality.seeds == 1 for each in known):
-        said.append("where only one seed was measured, the interval tells of other test samples alone")
-    if len(known) < len(standings):
-        said.append(
-            "rows without an interval: nothing is kept of their single test samples, or the share is out of reach"
-        )
-    return said
-
-
 def _cells(row: Row, share: float, trust: Trust) -> list[str]:
     reached = row.at[share]
     standing = row.standings.get(share)
@@ -190,19 +172,11 @@ def _cells(row: Row, share: float, trust: Trust) -> list[str]:
         _deviation(reached),
         f"{standing.quality.low:.4f} to {standing.quality.high:.4f}" if standing else "",
         f"{behind.low:+.4f} to {behind.high:+.4f}" if behind and behind.deviation else "",
-        place(row, share),
+        row.place(share),
         f"{row.full.mean:.4f}",
         *(f"{gain.mean:+.4f} ± {_deviation(gain)}".removesuffix(" ± ") if gain else "" for gain in gains),
         f"{len(row.seeds)}" + ("" if row.current else " stale"),
     ]
-
-
-def place(row: Row, share: float) -> str:
-    """Return whether a row is the best of its group, or level with it; empty if neither, or if it is not known."""
-    standing = row.standings.get(share)
-    if standing is None or standing.behind is None or not standing.level:
-        return ""
-    return "level" if standing.behind.deviation or standing.behind.mean else "best"
 
 
 def _deviation(spread: Spread | None) -> str:

@@ -183,6 +183,13 @@ class Row:
         """What the row is called by: that, and its variant if it has one."""
         return called(self.who, self.variant)
 
+    def place(self, share: float) -> str:
+        """Return whether it is the best of its group, or level with it; empty if neither, or if it is not known."""
+        standing = self.standings.get(share)
+        if standing is None or standing.behind is None or not standing.level:
+            return ""
+        return "level" if standing.behind.deviation or standing.behind.mean else "best"
+
     @property
     def least(self) -> float:
         """The share of the full cost below which no knob goes: less is out of reach."""

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from eelit.catalog.query import fold
 from eelit.methods.harness import bench
-from eelit.methods.harness.track import Row
+from eelit.methods.harness.track import Row, slug
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import plots, tested
 from eelit.site.generator.board import groups
@@ -24,10 +24,15 @@ SCRIPTS = [*plots.SCRIPTS, "assets/compare.js"]
 class Line:
     """One row of a leaderboard as the page names it."""
 
-    id: str  # key, or key:variant; what stands in the page's address
+    id: str  # key, or key:variant, of a rule such as max-confidence@key; what stands in the page's address
     name: str
     row: Row
     trained: str  # in what its training differs from the track's; else empty
+
+    @property
+    def also(self) -> list[str]:
+        """What else a rule may be called by: it does the same on the networks of others that have the same weights."""
+        return [f"{slug(self.row.rule)}@{other}" for other in self.row.shared]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,17 @@ class Group:
         """Their curves, by name."""
         return [curve for line in self.by_name for curve in plots.of_row(line.row, line.name, baselines=False)]
 
+    @cached_property
+    def own_lines(self) -> list[plots.Line]:
+        """The curves of methods alone, without those of the rules that they have to face."""
+        rules = {line.name for line in self.rows if line.row.rule}
+        return [curve for curve in self.lines if curve.name not in rules]
+
+    @property
+    def uncertain(self) -> list[str]:
+        """What is to say of how sure the figures are."""
+        return tested.uncertain([line.row for line in self.rows], 0.5)
+
 
 def compared(collection: Collection, board: bench.Board) -> list[Group]:
     """Return the rows of a board under their names, those that can be compared together."""
@@ -68,11 +84,16 @@ def compared(collection: Collection, board: bench.Board) -> list[Group]:
 
 
 def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
-    name, trained = collection.name(row.key), tested.trained(row, board)
-    if not row.variant:
-        return Line(row.key, name, row, trained)
-    said = row.variant if row.variant.startswith(name) else f"{name}, {row.variant}"
-    return Line(f"{row.key}:{row.variant}", said, row, trained)
+    said = called(collection, row.key, row.variant)
+    return Line(row.id, f"{row.rule} on {said}" if row.rule else said, row, tested.trained(row, board))
+
+
+def called(collection: Collection, key: str, variant: str) -> str:
+    """Return the name of a method's variant."""
+    name = collection.name(key)
+    if not variant:
+        return name
+    return variant if variant.startswith(name) else f"{name}, {variant}"
 
 
 def values(collection: Collection) -> dict[str, Any]:
@@ -103,5 +124,5 @@ def of_method(collection: Collection, key: str) -> list[tuple[str, Row, list[plo
         for name, board in collection.boards.items()
         for group in compared(collection, board)
         for line in group.rows
-        if line.row.key == key
+        if line.row.key == key and not line.row.rule
     ]
