@@ -355,18 +355,17 @@ def rules(
 
     Networks have the same weights where the rule does exactly the same with every seed, on validation and test data.
     """
-    found: dict[object, list[tuple[str, str, str]]] = {}
+    found: dict[object, list[tuple[bool, str, str, str]]] = {}
     for key, known in measured.items():
-        for curve in known.results[0].curves if known.results else []:
-            for baseline in curve.baselines:
-                if baseline.name in names:
-                    does = _does(known.results, curve.variant, baseline.name)
-                    found.setdefault(does, []).append((baseline.name, key, curve.variant))
+        for number, curve in enumerate(known.results[0].curves if known.results else []):
+            for rule in {baseline.name for baseline in curve.baselines}.intersection(names):
+                does = _does(known.results, curve.variant, rule)
+                found.setdefault(does, []).append((number > 0, key, curve.variant, rule))
     rows = []
-    for (rule, key, variant), *others in found.values():
-        known = measured[key]
-        row = track.row(known.results, variant, current=known.current, share=share, rule=rule)
-        rows.append(replace(row, shared=tuple(track.called(other, its) for _, other, its in others)))
+    for alike in found.values():
+        (_, key, variant, rule), *others = sorted(alike)  # it is named for a method whose main variant this is, if any
+        row = track.row(measured[key].results, variant, current=measured[key].current, share=share, rule=rule)
+        rows.append(replace(row, shared=tuple(track.called(other, its) for _, other, its, _ in others)))
     return rows
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from eelit.catalog.query import fold
 from eelit.methods.harness import bench
-from eelit.methods.harness.track import Row, slug
+from eelit.methods.harness.track import Row
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import plots, tested
 from eelit.site.generator.board import groups
@@ -28,11 +28,6 @@ class Line:
     name: str
     row: Row
     trained: str  # in what its training differs from the track's; else empty
-
-    @property
-    def also(self) -> list[str]:
-        """What else a rule may be called by: it does the same on the networks of others that have the same weights."""
-        return [f"{slug(self.row.rule)}@{other}" for other in self.row.shared]
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,10 @@ class Group:
         return tested.uncertain([line.row for line in self.rows], 0.5)
 
 
-def compared(collection: Collection, board: bench.Board) -> list[Group]:
-    """Return the rows of a board under their names, those that can be compared together."""
-    return [Group([_line(collection, row, board) for row in rows]) for rows in groups(board)]
+def compared(collection: Collection, board: bench.Board, *, rules: bool = False) -> list[Group]:
+    """Return the rows of a board under their names, those that can be compared together, perhaps with its rules."""
+    wanted = ([row for row in rows if rules or not row.rule] for rows in groups(board))
+    return [Group([_line(collection, row, board) for row in rows]) for rows in wanted if rows]
 
 
 def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
@@ -124,5 +120,5 @@ def of_method(collection: Collection, key: str) -> list[tuple[str, Row, list[plo
         for name, board in collection.boards.items()
         for group in compared(collection, board)
         for line in group.rows
-        if line.row.key == key and not line.row.rule
+        if line.row.key == key
     ]

@@ -108,20 +108,16 @@
 
   // Returns the rows that a name in the address means, on any track, or says why there are none.
   function find(wanted) {
-    const [, rule, own] = /^(?:([^@]*)@)?(.*)$/s.exec(wanted); // max-confidence@pabee: a rule on a method's network
-    const [said, variant] = meant.has(fold(own)) || !own.includes(":") ? [own, null] : own.split(/:(.*)/s);
+    const [said, variant] = meant.has(fold(wanted)) || !wanted.includes(":") ? [wanted, null] : wanted.split(/:(.*)/s);
     const keys = meant.get(fold(said)) || [];
     if (keys.length !== 1) {
       lost.push(keys.length ? `${said} is the name of several works (${keys.join(", ")})` : `no work is called ${said}`);
       return [];
     }
-    const key = rule === undefined ? keys[0] : `${fold(rule)}@${keys[0]}`;
-    const found = tracks.flatMap((each) => [...each.rows])
-      .flatMap(([id, row]) => [id, ...JSON.parse(row.dataset.also || "[]")].map((name) => [name, id]))
-      .filter(([name]) => keyOf(name) === key && (variant === null || fold(name.slice(key.length + 1)) === fold(variant)))
-      .map(([, id]) => id);
+    const found = tracks.flatMap((each) => [...each.rows.keys()])
+      .filter((id) => keyOf(id) === keys[0] && (variant === null || fold(id.slice(keys[0].length + 1)) === fold(variant)));
     if (!found.length) lost.push(`no result of ${wanted} on any track`);
-    return [...new Set(found)];
+    return found;
   }
 
   function recall() {
