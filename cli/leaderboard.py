@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,30 +65,11 @@ def command(name: str, share: float, style: str) -> None:
         raise click.UsageError("--at takes a share between 0 and 1, not nan")
     board = bench.board(name, share)
     say_unreadable(board.unreadable, board.unpaired)
-    catalogue = open_catalogue()
-    fidelity = {work["key"]: work["fidelity"] for work in catalogue.find(Query()).works}
-    known = set(catalogue.keys())
-    entries = {row.key: catalogue.work(row.key).entry for row in board.rows if row.key in known}
-    ablations = {(key, name) for key, entry in entries.items() for name in entry["implementation"]["ablations"]}
-    trust = {
-        row.id: "rule"
-        if row.rule
-        else fidelity.get(row.key, "") + (", ablation" if (row.key, row.variant) in ablations else "")
-        for row in board.rows
-    }
+    trust, told = _trusted(board)
     if style == "json":
-        rows = [
-            {"id": row.id}
-            | asdict(row)
-            | {
-                "fidelity": None if row.rule else fidelity.get(row.key),
-                "ablation": not row.rule and (row.key, row.variant) in ablations,
-            }
-            for row in board.rows
-        ]
-        click.echo(
-            json_text({"track": name, "at": share, "rows": rows, "not_run": [asdict(each) for each in board.not_run]})
-        )
+        rows = [{"id": row.id} | asdict(row) | told[row.id] for row in board.rows]
+        lacking = [asdict(each) for each in board.not_run]
+        click.echo(json_text({"track": name, "at": share, "rows": rows, "not_run": lacking}))
     elif style == "tsv":
         click.echo(tsv(HEADER, [_cells(row, share, trust) for row in board.rows]))
     elif board.rows:
@@ -99,6 +80,22 @@ def command(name: str, share: float, style: str) -> None:
         )
     if not board.rows:
         nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")
+
+
+def _trusted(board: Board) -> tuple[Trust, dict[str, dict[str, Any]]]:
+    """Return how far each row is to be trusted: in words, and for programs."""
+    catalogue = open_catalogue()
+    fidelity = {work["key"]: work["fidelity"] for work in catalogue.find(Query()).works}
+    known = set(catalogue.keys())
+    entries = {row.key: catalogue.work(row.key).entry for row in board.rows if row.key in known}
+    ablations = {(key, name) for key, entry in entries.items() for name in entry["implementation"]["ablations"]}
+    words: Trust = {}
+    told: dict[str, dict[str, Any]] = {}
+    for row in board.rows:
+        left_out = not row.rule and (row.key, row.variant) in ablations
+        words[row.id] = "rule" if row.rule else fidelity.get(row.key, "") + (", ablation" if left_out else "")
+        told[row.id] = {"fidelity": None if row.rule else fidelity.get(row.key), "ablation": left_out}
+    return words, told
 
 
 def on_track(names: Iterable[str], track: str) -> list[str]:

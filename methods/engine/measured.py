@@ -16,8 +16,8 @@ def point(
     """Return the point at a knob.
 
     ``worth`` is what each sample's answer is worth, ``[N]``, or the quality of all together (`metrics.judged`);
-    ``exits [N]`` say at which of ``count`` exits each sample left (-1: at none); ``cost`` is the mean of a sample, and
-    ``full`` that of the plain full model.
+    ``exits`` say at which of ``count`` exits each sample (or token, document) left (-1: at none); ``cost`` is the mean
+    of a sample, and ``full`` that of the plain full model.
     """
     left = np.asarray(exits).ravel()
     known = isinstance(worth, np.ndarray)
@@ -27,5 +27,5 @@ def point(
         cost=cost,
         speed_up=full / cost,
         exits=(np.bincount(left[left >= 0], minlength=count) / len(left)).tolist(),
-        samples=Samples(worth if known else None, np.where(left < 0, count, left).astype(np.uint8)),
+        samples=Samples(worth if known else None, np.where(left < 0, count, left).astype(np.min_scalar_type(count))),
     )

@@ -92,9 +92,14 @@ class OperatingPoint(Typed):
     samples: Samples | None = Field(default=None, exclude=True, repr=False)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, OperatingPoint) and self.model_dump() == other.model_dump()
+        return isinstance(other, OperatingPoint) and self._written == other._written
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash(self._written)
+
+    @property
+    def _written(self) -> tuple[float, ...]:
+        return self.knob, self.quality, self.cost, self.speed_up, *self.exits
 
 
 class Execution(Typed):

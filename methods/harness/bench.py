@@ -305,47 +305,41 @@ def board(name: str, share: float = 0.5, place: Path | None = None, *, sure: Seq
 
     How sure figures are is told at the shares ``sure``, by default at this one.
     """
-    where = (place or folder()) / name
-    rows, lacking, judged = [], [], {}
-    every: list[Result] = []
-    unreadable: list[Unreadable] = []
-    unpaired: list[Unreadable] = []
-    measured: dict[str, Stored] = {}
-    searches: dict[tuple[str, str], dict[int, Search]] = {}
-    for key in members(name):
-        measured[key] = known = stored(name, key, place)
-        lacking += not_run(key, known, where)
-        every += known.results
-        unreadable += known.unreadable
-        unpaired += known.unpaired
-        for curve in known.results[0].curves if known.results else []:
-            judged[key] = track.verdicts(known.results, current=known.current)
-            rows.append(track.row(known.results, curve.variant, current=known.current, share=share))
-        for result in known.results:
-            for curve in result.curves:
-                if curve.search is not None:
-                    searches.setdefault((key, curve.variant), {})[result.seed] = curve.search
-    rows = stand([*rows, *rules(measured, share=share)], measured, (share,) if sure is None else sure)
+    where, measured = (place or folder()) / name, {key: stored(name, key, place) for key in members(name)}
+    own = [
+        track.row(known.results, curve.variant, current=known.current, share=share)
+        for known in measured.values()
+        for curve in (known.results[0].curves if known.results else [])
+    ]
+    rows = stand([*own, *rules(measured, share=share)], measured, (share,) if sure is None else sure)
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
+    every = [result for known in measured.values() for result in known.results]
     hours = sum(result.training_seconds + result.rival_seconds + result.seconds for result in every) / 3600
-    machines = {_machine(result): None for result in every}
     loads = [result.machine.load for result in every if result.machine.load is not None]
-    busy = (min(loads), max(loads)) if loads else None
-    training = TRACKS[name].training
     return Board(
         rows,
-        lacking,
-        judged,
+        [each for key, known in measured.items() for each in not_run(key, known, where)],
+        {key: track.verdicts(known.results, current=known.current) for key, known in measured.items() if known.results},
         len(every),
         hours,
-        tuple(machines),
-        busy,
-        tuple(unreadable),
-        tuple(unpaired),
-        training,
-        searches,
+        tuple({_machine(result): None for result in every}),
+        (min(loads), max(loads)) if loads else None,
+        tuple(fault for known in measured.values() for fault in known.unreadable),
+        tuple(fault for known in measured.values() for fault in known.unpaired),
+        TRACKS[name].training,
+        _searches(every),
     )
+
+
+def _searches(results: Iterable[Result]) -> dict[tuple[str, str], dict[int, Search]]:
+    """Return the searches among designs that results tell of: by key and variant, one of a seed."""
+    found: dict[tuple[str, str], dict[int, Search]] = {}
+    for result in results:
+        for curve in result.curves:
+            if curve.search is not None:
+                found.setdefault((result.key, curve.variant), {})[result.seed] = curve.search
+    return found
 
 
 def rules(
@@ -358,7 +352,7 @@ def rules(
     found: dict[object, list[tuple[bool, str, str, str]]] = {}
     for key, known in measured.items():
         for number, curve in enumerate(known.results[0].curves if known.results else []):
-            for rule in {baseline.name for baseline in curve.baselines}.intersection(names):
+            for rule in (baseline.name for baseline in curve.baselines if baseline.name in names):
                 does = _does(known.results, curve.variant, rule)
                 found.setdefault(does, []).append((number > 0, key, curve.variant, rule))
     rows = []
