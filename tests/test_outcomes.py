@@ -152,6 +152,14 @@ def test_a_file_that_does_not_go_with_its_result_is_named_and_its_seed_does_with
     assert bench.board("text").rows[0].standings[0.5].quality.seeds == 2
 
 
+def test_a_copy_of_a_result_without_its_samples_takes_nothing_from_it(place):
+    path = bench.keep(sampled(0)[0], place / "text")
+    path.with_name(f"{path.stem}-copy.json").write_bytes(path.read_bytes())
+    found = bench.stored("text", KEY)
+    assert len(found.unreadable) == 1
+    assert (len(found.samples), len(found.unpaired)) == (1, 0)
+
+
 def board_of(place, **more):
     """Keep two methods of the same weights and one of others, and return the leaderboard."""
     for seed in range(3):

@@ -91,7 +91,7 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
         if result in chosen and result.shape != usual:
             unreadable.append(Unreadable(path, "it has other curves than the same code's results with other seeds"))
     kept = [result for result in chosen if result.shape == usual]
-    samples, unpaired = _samples({path: result for path, result in found.items() if result in kept})
+    samples, unpaired = _samples({path: result for path, result in found.items() if any(result is k for k in kept)})
     return Stored(kept, bool(current), tuple(unreadable), samples, tuple(unpaired))
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,10 @@ def intervals(values: Sequence[Outcome]) -> list[Interval]:
 
     All are seen in the same resamples, so that what is common to them is common to their intervals.
     """
+    if not values:
+        return []
     each = [np.stack([np.asarray(one[seed], dtype=np.float64) for seed in sorted(one)]) for one in values]  # [S, N]
-    drawn = _samples_drawn(np.stack([one.mean(axis=0) for one in each])) if each else []
+    drawn = _samples_drawn(np.stack([one.mean(axis=0) for one in each]))
     return [_interval(one.mean(axis=1), deviations) for one, deviations in zip(each, drawn, strict=True)]
 
 
@@ -86,7 +89,7 @@ def _interval(by_seed: Floats, drawn: Floats) -> Interval:
     deviations = drawn + _seeds_drawn(by_seed)
     own = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
     total = float(deviations.var())
-    freedom = (seeds - 1) * (total / own) ** 2 if own > 0 else None
+    freedom = (seeds - 1) * (total / own) ** 2 if own > 1e-12 * total else None
     ends = np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     wider = float(stdtrit(freedom or ENDLESS, (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2))
     low, high = (mean + wider * ends).tolist()
@@ -97,12 +100,18 @@ def _samples_drawn(means: Floats) -> Floats:
     """Return by how much the mean of each row of samples ``[R, N]`` deviates in each resample, ``[R, B]``."""
     rows, n = means.shape
     centred = (means - means.mean(axis=1, keepdims=True)).astype(np.float32)
-    rng, found = np.random.default_rng(0), np.empty((rows, RESAMPLES))
+    drawn, found = _drawn(n), np.empty((rows, RESAMPLES))
     for start in range(0, RESAMPLES, AT_ONCE):
-        drawn = rng.integers(n, size=(AT_ONCE, n)) + n * np.arange(AT_ONCE)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=AT_ONCE * n).reshape(AT_ONCE, n).astype(np.float32)
-        found[:, start : start + AT_ONCE] = centred @ counts.T / n
+        some = slice(start, start + AT_ONCE)
+        found[:, some] = centred @ drawn[some].T.astype(np.float32) / n
     return found
+
+
+@lru_cache(maxsize=1)
+def _drawn(n: int) -> NDArray[np.uint8]:
+    """Return how often each of n samples is drawn in each resample, ``[B, N]``."""
+    rng = np.random.default_rng(0)
+    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n).astype(np.uint8) for _ in range(RESAMPLES)])
 
 
 def _seeds_drawn(by_seed: Floats) -> Floats:
