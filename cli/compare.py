@@ -235,7 +235,7 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         lines[f"within {share:.0%} of the cost"] = [_said(row.at[share], _beyond(row)) for row in rows]
         if any(row.standings for row in rows):
             lines[f"95 % interval, at {share:.0%}"] = [_between(row, share) for row in rows]
-            lines[f"less the best of these, at {share:.0%}"] = [_behind(row, share) for row in rows]
+            lines[f"minus the best of these, at {share:.0%}"] = [_behind(row, share) for row in rows]
     lines["area under the curve"] = [_said(row.area, _beyond(row)) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.against):
         lines[f"gain over {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]

@@ -28,7 +28,7 @@ HEADER = (
     "quality",
     "± sd",
     "95 % interval",
-    "less the best",
+    "minus the best",
     "level",
     "full model",
     "- static exit",

@@ -247,7 +247,7 @@ def test_a_rule_can_be_compared_like_a_method(place, eelit, tmp_path):
     assert all(row["standings"]["0.5"] for row in told["rows"])
     picture = tmp_path / "drawn" / "both.svg"
     text = eelit(*words, "--out", picture)
-    assert "less the best of these, at 50%" in text.stdout
+    assert "minus the best of these, at 50%" in text.stdout
     assert picture.exists()
     alone = eelit("compare", "max-confidence@pabee")
     assert alone.exit_code == 0

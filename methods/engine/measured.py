@@ -20,12 +20,14 @@ def point(
     of a sample, and ``full`` that of the plain full model.
     """
     left = np.asarray(exits).ravel()
-    known = isinstance(worth, np.ndarray)
     return OperatingPoint(
         knob=knob,
         quality=float(np.mean(worth, dtype=np.float64)),
         cost=cost,
         speed_up=full / cost,
         exits=(np.bincount(left[left >= 0], minlength=count) / len(left)).tolist(),
-        samples=Samples(worth if known else None, np.where(left < 0, count, left).astype(np.min_scalar_type(count))),
+        samples=Samples(
+            worth if isinstance(worth, np.ndarray) else None,
+            np.where(left < 0, count, left).astype(np.min_scalar_type(count)),
+        ),
     )

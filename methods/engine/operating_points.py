@@ -21,8 +21,8 @@ class Mixture:
     dear: int
     weight: float  # share of the costlier one
 
-    def of(self, values: Sequence[Any]) -> Any:
-        """Return what the mixture makes of one value (or array of them) for each knob: the mean by shares."""
+    def of(self, values: Any) -> Any:
+        """Return what the mixture makes of one value (or row of them) for each knob: the mean by shares."""
         return values[self.cheap] + self.weight * (values[self.dear] - values[self.cheap])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ class Seen:
         return float(self.right(exits).mean())
 
     @property
-    def back(self) -> NDArray[np.int64]:
+    def back(self) -> NDArray[Any]:
         """Where in the stream the samples of the data are, ``[N]``, in their order there."""
         return np.arange(len(self.examples)) if self.order is None else np.argsort(self.order)
 

@@ -37,7 +37,8 @@ def packed(result: Result) -> bytes:
         known = {name: quality for name, quality in qualities.items() if quality is not None}
         arrays |= {f"{name}.quality": _packed(quality) for name, quality in known.items()}
         exits = _stacked([point.samples.exits if point.samples else None for point in curve.test])
-        arrays |= {} if exits is None else {f"{i}.exits": exits}
+        if exits is not None:
+            arrays[f"{i}.exits"] = exits
         counts.append(max((quality.shape[1] for quality in known.values()), default=0))
     return _zipped({"samples": np.array(counts), **arrays}) if arrays else b""
 

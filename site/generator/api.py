@@ -113,7 +113,7 @@ class Standing(BaseModel):
 
 
 class TrackRow(BaseModel):
-    """One variant of a method on a track, over all its seeds."""
+    """One variant of a method on a track, or a rule on its network, over all its seeds."""
 
     id: str = Field(description="what `eelit compare` and the compare page call it")
     key: str
