@@ -29,7 +29,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
@@ -267,9 +267,9 @@ def curve_of(result: Result, variant: str, rule: str = "") -> Curve:
     if not rule:
         return curve
     found = next(baseline for baseline in curve.baselines if baseline.name == rule)
-    unknown = {"executions": [], "baselines": [], "each_exit": [], "timings": [], "overthinking": None}
-    points = {"validation": found.validation, "test": found.test}
-    return curve.model_copy(update={"knob": BASELINE_KNOBS[rule], "search": None, **points, **unknown})
+    known = {"knob": BASELINE_KNOBS[rule], "validation": found.validation, "test": found.test}
+    unknown: dict[str, Any] = {"executions": [], "baselines": [], "each_exit": [], "timings": [], "overthinking": None}
+    return curve.model_copy(update={**known, **unknown, "search": None})
 
 
 def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, float]]:
