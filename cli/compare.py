@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from eelit.catalog.faults import writing
 from eelit.cli.command import MethodName, Place, eelit_command, format_option, nothing_found, open_catalogue
 from eelit.cli.leaderboard import on_track, say_unreadable
 from eelit.cli.own import SOURCE, logits_options, read_logits, reading, seed_option
-from eelit.cli.run import ELSEWHERE
+from eelit.cli.run import ELSEWHERE, method_key
 from eelit.cli.table import GAP, bold, json_text, paragraph, table, width
 from eelit.methods.harness.tracks import TRACKS
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @eelit_command(
     "eelit compare pabee deebert",
     "eelit compare pabee deebert --track text --out comparison.svg",
+    "eelit compare deebert max-confidence@deebert static-exit@deebert",
     "eelit compare --logits logits.npz --out report.html",
 )
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="METHOD METHOD…")
@@ -50,9 +51,10 @@ if TYPE_CHECKING:
 def command(methods: tuple[str, ...], name: str | None, out: Path | None, style: str, **options: Any) -> None:
     """Compare methods of a track: curves, costs, claims; or policies on your logits.
 
-    For methods, figures are means over seeds, with the standard deviation, from results that this code measured. With
-    --logits, every policy is compared that needs only the outputs of your network's exits: knobs are chosen on one half
-    of the samples, and figures are reported on the other.
+    For methods, figures are means over seeds, with the standard deviation, from results that this code measured. A
+    baseline can be chosen like a method, on the network of a method: `max-confidence@METHOD` stops at the largest
+    probability, `static-exit@METHOD` at a fixed exit. With --logits, every policy is compared that needs only the
+    outputs of your network's exits: knobs are chosen on one half of the samples, and figures are reported on the other.
     """
     if options["logits"] is None:
         _methods(methods, name or "text", out, style, options)
@@ -75,16 +77,24 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
             raise click.UsageError(
                 f"--{'policy' if option == 'policies' else option.replace('_', '-')} goes with --logits"
             )
-    keys = on_track(methods, name)
+    choices = list(dict.fromkeys((rule, method_key(own)) for rule, own in chosen(methods)))
+    keys = on_track((key for _, key in choices), name)
     if out and out.suffix not in (".svg", ".png"):
         raise click.UsageError(f"{out} cannot be drawn; choose a file ending in .svg or .png")
     known = {key: bench.stored(name, key) for key in keys}
-    say_unreadable(fault for found in known.values() for fault in found.unreadable)
+    stored = known.values()
+    say_unreadable(
+        (fault for found in stored for fault in found.unreadable),
+        (fault for found in stored for fault in found.unpaired),
+    )
     missing = [key for key in keys if not known[key].results]
     for key in missing:
         click.echo(f"eelit: {key} was not measured on the track `{name}`; `eelit bench {key}` does it", err=True)
-    rows = _rows(known)
-    trials = _trials({key: found for key, found in known.items() if found.results}, open_catalogue())
+    rows = _rows(choices, known)
+    trials = _trials(_themselves(choices, known), open_catalogue())
+    for rule, key in choices:
+        if rule and known[key].results and not any((row.rule, row.key) == (rule, key) for row in rows):
+            click.echo(f"eelit: {key} was not measured beside {rule}", err=True)
     if style == "json":
         click.echo(json_text(_as_json(name, rows, trials)))
     elif rows:
@@ -92,34 +102,73 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
     if not rows:
         nothing_found("none of these methods was measured")
     if out and rows:
-        _draw([result for found in known.values() for result in found.results], out)
+        _draw(list(_results(rows, known)), out)
 
 
-def compared(keys: list[str], name: str, catalogue: Catalogue) -> dict[str, Any]:
+Choice = tuple[str, str]
+"""A rule (empty: the method itself), and the name or key of the method on whose network it is."""
+
+
+def chosen(names: Iterable[str]) -> list[Choice]:
+    """Take names such as `pabee` and `max-confidence@pabee` apart. Raises `click.UsageError` for an unknown rule."""
+    from eelit.methods.harness.summary import BASELINE_KNOBS, slug
+
+    rules, found = {slug(rule): rule for rule in BASELINE_KNOBS}, []
+    for name in names:
+        rule, sign, own = name.partition("@")
+        if sign and rule.lower() not in rules:
+            raise click.UsageError(
+                f"no rule is called {rule!r}; there are {', '.join(f'{each}@METHOD' for each in rules)}"
+            )
+        found.append((rules[rule.lower()], own) if sign else ("", name))
+    return list(dict.fromkeys(found))
+
+
+def compared(choices: list[Choice], name: str, catalogue: Catalogue) -> dict[str, Any]:
     """Return rows and claims of methods on a track as JSON types; of those that were not measured there are none."""
     from eelit.methods.harness import bench
 
-    known = {key: bench.stored(name, key) for key in keys}
-    trials = _trials({key: found for key, found in known.items() if found.results}, catalogue)
-    return _as_json(name, _rows(known), trials)
+    known = {key: bench.stored(name, key) for _, key in choices}
+    trials = _trials(_themselves(choices, known), catalogue)
+    return _as_json(name, _rows(choices, known), trials)
 
 
-def _rows(known: dict[str, Stored]) -> list[Row]:
-    """Return a row for each curve of each method that was measured."""
-    from eelit.methods.harness import summary
+def _themselves(choices: list[Choice], known: dict[str, Stored]) -> dict[str, Stored]:
+    """Return what is known of methods that were chosen themselves, and measured."""
+    keys = dict.fromkeys(key for rule, key in choices if not rule)
+    return {key: known[key] for key in keys if known[key].results}
 
-    return [
-        summary.row(found.results, curve.variant, current=found.current)
-        for found in known.values()
-        for curve in (found.results[0].curves if found.results else [])
-    ]
+
+def _rows(choices: list[Choice], known: dict[str, Stored]) -> list[Row]:
+    """Return a row for each curve of each method or baseline that was measured, compared with each other."""
+    from eelit.methods.harness import bench, summary
+
+    rows: list[Row] = []
+    for rule, key in choices:
+        found = known[key]
+        if rule:
+            rows += bench.rules({key: found}, [rule])
+        else:
+            curves = found.results[0].curves if found.results else []
+            rows += [summary.row(found.results, curve.variant, current=found.current) for curve in curves]
+    return bench.stand(rows, known, summary.SHARES)
+
+
+def _results(rows: list[Row], known: dict[str, Stored]) -> Iterator[Result]:
+    """Yield what was measured for each row, as a result of its own."""
+    from eelit.methods.harness.summary import curve_of
+
+    for row in rows:
+        for result in known[row.key].results:
+            curve = curve_of(result, row.variant, row.rule)
+            yield result.model_copy(update={"key": row.who, "curves": [curve]})
 
 
 def _as_json(name: str, rows: list[Row], trials: dict[str, list[Trial]]) -> dict[str, Any]:
     from eelit.site.generator.claims import as_json
 
     claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
-    return {"track": name, "rows": [asdict(row) for row in rows], "claims": claims}
+    return {"track": name, "rows": [{"id": row.id} | asdict(row) for row in rows], "claims": claims}
 
 
 def _trials(known: dict[str, Stored], catalogue: Catalogue) -> dict[str, list[Trial]]:
@@ -162,7 +211,7 @@ def _trial(trial: Trial) -> Iterator[str]:
 
 def _side_by_side(rows: list[Row]) -> Iterator[str]:
     """Yield tables, each of as many methods as the terminal has room for."""
-    names, lines = [f"{row.key} {row.variant}".strip() for row in rows], _figures(rows)
+    names, lines = [f"{row.who} {row.variant}".strip() for row in rows], _figures(rows)
     first = max(len(line[0]) for line in lines)
     sizes = [max(len(text) for text in column) for column in zip(names, *(line[1:] for line in lines), strict=True)]
     start, room = 0, width() or sys.maxsize
@@ -185,6 +234,9 @@ def _figures(rows: list[Row]) -> list[list[str]]:
     }
     for share in rows[0].at:
         lines[f"within {share:.0%} of the cost"] = [_said(row.at[share], _beyond(row)) for row in rows]
+        if any(row.standings for row in rows):
+            lines[f"95 % interval, at {share:.0%}"] = [_between(row, share) for row in rows]
+            lines[f"minus the best of these, at {share:.0%}"] = [_behind(row, share) for row in rows]
     lines["area under the curve"] = [_said(row.area, _beyond(row)) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.against):
         lines[f"gain over {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
@@ -198,6 +250,20 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         lines[f"time saved ÷ cost saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
         lines[f"ms / ms of full, near 75 50 25%, batch {batch}"] = [_waited(row.walls[batch]) for row in rows]
     return [[name, *cells] for name, cells in lines.items()]
+
+
+def _between(row: Row, share: float) -> str:
+    """Return the 95 % interval of a row's quality."""
+    standing = row.standings.get(share)
+    return f"{standing.quality.low:.4f} to {standing.quality.high:.4f}" if standing else ""
+
+
+def _behind(row: Row, share: float) -> str:
+    """Return the 95 % interval of the difference from the best of the rows, and whether the two can be told apart."""
+    standing, how = row.standings.get(share), row.place(share)
+    if how == "best" or standing is None or standing.behind is None:
+        return how
+    return f"{standing.behind.low:+.4f} to {standing.behind.high:+.4f}" + f" {how}".rstrip()
 
 
 def _beyond(row: Row) -> str:

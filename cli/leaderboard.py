@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,9 @@ HEADER = (
     "fidelity",
     "quality",
     "± sd",
+    "95 % interval",
+    "minus the best",
+    "level",
     "full model",
     "- static exit",
     "- max-confidence",
@@ -52,31 +55,22 @@ def command(name: str, share: float, style: str) -> None:
 
     Every figure is a mean over seeds, from results that this code measured and that are stored with it. A row marked
     `stale` was measured by older code. A file that is not a result is left out, and stderr names it.
+
+    Rows such as `max-confidence@KEY` are baselines: a simple exit rule on a method's network, with the same trained
+    weights. The 95 % intervals cover other test samples and seeds. `level` marks rows that cannot be distinguished from
+    the best row when both are compared sample by sample.
     """
     from eelit.methods.harness import bench
 
     if isnan(share):
         raise click.UsageError("--at takes a share between 0 and 1, not nan")
     board = bench.board(name, share)
-    say_unreadable(board.unreadable)
-    catalogue = open_catalogue()
-    fidelity = {work["key"]: work["fidelity"] for work in catalogue.find(Query()).works}
-    known = set(catalogue.keys())
-    entries = {row.key: catalogue.work(row.key).entry for row in board.rows if row.key in known}
-    ablations = {(key, name) for key, entry in entries.items() for name in entry["implementation"]["ablations"]}
-    trust = {
-        (row.key, row.variant): fidelity.get(row.key, "")
-        + (", ablation" if (row.key, row.variant) in ablations else "")
-        for row in board.rows
-    }
+    say_unreadable(board.unreadable, board.unpaired)
+    trust, told = _trusted(board)
     if style == "json":
-        rows = [
-            asdict(row) | {"fidelity": fidelity.get(row.key), "ablation": (row.key, row.variant) in ablations}
-            for row in board.rows
-        ]
-        click.echo(
-            json_text({"track": name, "at": share, "rows": rows, "not_run": [asdict(each) for each in board.not_run]})
-        )
+        rows = [{"id": row.id} | asdict(row) | told[row.id] for row in board.rows]
+        lacking = [asdict(each) for each in board.not_run]
+        click.echo(json_text({"track": name, "at": share, "rows": rows, "not_run": lacking}))
     elif style == "tsv":
         click.echo(tsv(HEADER, [_cells(row, share, trust) for row in board.rows]))
     elif board.rows:
@@ -87,6 +81,22 @@ def command(name: str, share: float, style: str) -> None:
         )
     if not board.rows:
         nothing_found(f"nothing was measured on the track `{name}` yet; `eelit bench --track {name}` does it")
+
+
+def _trusted(board: Board) -> tuple[Trust, dict[str, dict[str, Any]]]:
+    """Return how far each row is to be trusted: in words, and for programs."""
+    catalogue = open_catalogue()
+    fidelity = {work["key"]: work["fidelity"] for work in catalogue.find(Query()).works}
+    known = set(catalogue.keys())
+    entries = {row.key: catalogue.work(row.key).entry for row in board.rows if row.key in known}
+    ablations = {(key, name) for key, entry in entries.items() for name in entry["implementation"]["ablations"]}
+    words: Trust = {}
+    told: dict[str, dict[str, Any]] = {}
+    for row in board.rows:
+        left_out = not row.rule and (row.key, row.variant) in ablations
+        words[row.id] = "rule" if row.rule else fidelity.get(row.key, "") + (", ablation" if left_out else "")
+        told[row.id] = {"fidelity": None if row.rule else fidelity.get(row.key), "ablation": left_out}
+    return words, told
 
 
 def on_track(names: Iterable[str], track: str) -> list[str]:
@@ -101,22 +111,26 @@ def on_track(names: Iterable[str], track: str) -> list[str]:
     return keys
 
 
-def say_unreadable(faults: Iterable[Unreadable]) -> None:
+def say_unreadable(faults: Iterable[Unreadable], unpaired: Iterable[Unreadable] = ()) -> None:
     """Name on stderr the files that are no results. The exit code tells only whether others are left."""
     for fault in faults:
         click.echo(f"eelit: {fault}; `eelit bench` measures again", err=True)
+    for fault in unpaired:
+        click.echo(f"eelit: {fault}; intervals are computed without that seed", err=True)
 
 
-Trust = dict[tuple[str, str], str]
-"""Key and variant → fidelity of the implementation, and whether the variant is an ablation."""
+Trust = dict[str, str]
+"""Row → fidelity of the implementation, and whether the variant is an ablation."""
 
 
 def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
-    from eelit.site.generator.tested import heading, trained
+    from eelit.site.generator.tested import heading, trained, uncertain
 
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
-        "on test data. Gains are over two rules on the same trained weights, seed by seed."
+        "on test data. Gains are over two rules on the same trained weights, seed by seed. The 95 % interval tells of "
+        "other test samples and seeds, and so does that of the difference from the best row, which was taken sample by "
+        "sample; rows that are level cannot be told from the best (at 5 %, corrected for all comparisons by Holm)."
     )
     parts = [paragraph(conditions), paragraph(rule)]
     for _, together in groupby(board.rows, key=lambda row: row.group):
@@ -125,8 +139,14 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
         notes = _folded(
             (" ".join(filter(None, (row.key, row.variant))), f": trained with {said}")
             for row in group
-            if (said := trained(row, board))
+            if not row.rule and (said := trained(row, board))
         )
+        notes += [
+            paragraph(f"{row.id}: also for {', '.join(row.shared)}, with the same trained weights", "  - ", "    ")
+            for row in group
+            if row.shared
+        ]
+        notes += [paragraph(said, "  - ", "    ") for said in uncertain(group, share)]
         parts.append("\n".join([title, table(HEADER, [_cells(row, share, trust) for row in group]), *notes]))
     if otherwise := {row.key: f": {row.trained_otherwise}" for row in board.rows if row.trained_otherwise}:
         parts.append("\n".join([bold("TRAINED OTHERWISE"), *_folded(otherwise.items())]))
@@ -146,13 +166,18 @@ def _folded(said: Iterable[tuple[str, str]]) -> list[str]:
 
 def _cells(row: Row, share: float, trust: Trust) -> list[str]:
     reached = row.at[share]
+    standing = row.standings.get(share)
+    behind = standing.behind if standing else None
     gains = [row.against.get(name, {}).get(share) for name in ("static exit", "max-confidence")]
     return [
-        row.key,
+        row.who,
         row.variant,
-        trust[row.key, row.variant],
+        trust[row.id],
         f"{reached.mean:.4f}" if reached else "out of reach",
         _deviation(reached),
+        f"{standing.quality.low:.4f} to {standing.quality.high:.4f}" if standing else "",
+        f"{behind.low:+.4f} to {behind.high:+.4f}" if behind and behind.deviation else "",
+        row.place(share),
         f"{row.full.mean:.4f}",
         *(f"{gain.mean:+.4f} ± {_deviation(gain)}".removesuffix(" ± ") if gain else "" for gain in gains),
         f"{len(row.seeds)}" + ("" if row.current else " stale"),

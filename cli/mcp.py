@@ -133,14 +133,17 @@ class Tools:
         from eelit.methods.harness import bench
 
         board = bench.board(_track(track), _share(share))
-        return {"track": track, "share": share, "rows": [asdict(row) for row in board.rows]}
+        return {"track": track, "share": share, "rows": [{"id": row.id} | asdict(row) for row in board.rows]}
 
     def compare(self, methods: list[str], track: str = "text") -> dict[str, Any]:
-        """Compare methods of a track: curves, costs, and how the papers' claims fared."""
-        from eelit.cli.compare import compared
+        """Compare methods of a track: curves, costs, and how the papers' claims fared.
 
-        keys = [self.catalogue.resolve(name) for name in methods]
-        return compared(keys, _track(track), self.catalogue)
+        `max-confidence@METHOD` and `static-exit@METHOD` are rules that need no method, on the network of one.
+        """
+        from eelit.cli.compare import chosen, compared
+
+        choices = [(rule, self.catalogue.resolve(name)) for rule, name in chosen(methods)]
+        return compared(choices, _track(track), self.catalogue)
 
 
 def _track(name: str) -> str:

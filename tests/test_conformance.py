@@ -136,6 +136,34 @@ def test_what_was_learnt_is_better_than_chance(key, variant, curves):
     assert conformance.at_chance(curves(key, variant)) is None
 
 
+NO_MEAN = {
+    "Pearson's r", "mean F1 of the classes", "F1 of detections", "1 - CER", "explained variance of the noise",
+    "-NMSE (dB)", "BLEU",
+}  # fmt: skip
+"""Qualities of all samples together: they are no mean of what each is worth."""
+OF_CLIENTS = "li2023esfedavg"
+"""Its points are put together from those of clients, and it is on no track: nothing is told of single samples."""
+
+
+@every_variant
+def test_what_is_told_of_samples_makes_the_point(key, variant, curves):
+    """Differences between methods, and from the rules that they have to face, are taken sample by sample."""
+    curve = curves(key, variant)
+    every = [*curve.validation, *curve.test, *(point for rule in curve.baselines for point in rule.test)]
+    if key == OF_CLIENTS:
+        assert all(point.samples is None for point in every)
+        return
+    for point in every:
+        quality, exits = point.samples.quality, point.samples.exits
+        assert (quality is None) == (curve.quality in NO_MEAN)
+        if quality is not None:
+            assert point.quality == pytest.approx(quality.mean())
+        if exits is not None:  # who left at none has the number of exits
+            shares = np.bincount(exits, minlength=len(point.exits))[: len(point.exits)] / len(exits)
+            assert point.exits == pytest.approx(shares.tolist())
+    assert len({len(point.samples.quality) for point in curve.test if point.samples.quality is not None}) <= 1
+
+
 KNOB_BY_KNOB = (GateMethod, SkimMethod, TagMethod)
 """Families whose network is trained, or run by itself, for each knob."""
 

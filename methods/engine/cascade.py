@@ -14,10 +14,11 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.members import Member, Network
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Score, judged
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, at_exits, evaluating, joined, said_at, select, stacked
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.routing import Course, follow
-from eelit.methods.engine.stored_outputs import Score, StoredOutputs
+from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.timing import BATCH
 from eelit.methods.policies.base import Output, Policy, said
 
@@ -85,11 +86,5 @@ class StoredMembers(StoredOutputs):
         """Replay a policy; the knob is only written down."""
         course = self.followed(policy, shown)
         told = course.outputs if shown is None else at_exits(self.outputs, course.exits)
-        cost = float(self.spent(course).mean())
-        return OperatingPoint(
-            knob=knob,
-            quality=score(self.read(told), self.targets),
-            cost=cost,
-            speed_up=float(self.full_costs.mean()) / cost,
-            exits=(torch.bincount(course.exits, minlength=len(self.costs)) / len(course.exits)).tolist(),
-        )
+        worth = judged(score, self.read(told), self.targets)
+        return self.point(knob, worth, course.exits.numpy(), self.spent(course))

@@ -1,20 +1,54 @@
 """Measures of quality: of classes and values in torch, of rankings in numpy."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+Score: TypeAlias = Callable[[Tensor, Tensor], float]
+"""From answers ``[N, C]`` or ``[N]`` and targets ``[N]`` to quality."""
 
-def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """Share of samples whose largest logit ``[N, C]`` is at the target.
+
+@dataclass(frozen=True)
+class Mean:
+    """A score that is a mean over samples: ``each`` says what every answer ``[N, ...]`` is worth, ``[N]``.
+
+    Where ``each`` gives None, the score is what ``otherwise`` says of all answers together.
+    """
+
+    each: Callable[[Tensor, Tensor], Tensor | None]
+    otherwise: Score | None = None
+
+    def __call__(self, answers: Tensor, targets: Tensor) -> float:
+        """Return the quality of all answers."""
+        each = self.each(answers, targets)
+        if each is not None:
+            return float(each.double().mean())
+        assert self.otherwise is not None
+        return self.otherwise(answers, targets)
+
+
+def judged(score: Score, answers: Tensor, targets: Tensor) -> float | NDArray[Any]:
+    """Return what each answer is worth, ``[N]``; of a score that is no mean over samples what all are."""
+    each = score.each(answers, targets) if isinstance(score, Mean) else None
+    return score(answers, targets) if each is None else each.cpu().numpy()
+
+
+def right(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Whether the largest logit ``[N, C]`` of each sample is at the target, ``[N]``.
 
     Raises `ValueError` for logits of one class, of which that is always the largest.
     """
     if outputs.dim() < 2 or outputs.shape[-1] < 2:
         raise ValueError(f"accuracy is that of logits [N, C] of at least two classes, not {list(outputs.shape)}")
-    return float((outputs.argmax(dim=-1) == targets).double().mean())
+    return outputs.argmax(dim=-1) == targets
+
+
+accuracy = Mean(right)
+"""Share of samples whose largest logit ``[N, C]`` is at the target."""
 
 
 def pearson(outputs: Tensor, targets: Tensor) -> float:
@@ -22,6 +56,10 @@ def pearson(outputs: Tensor, targets: Tensor) -> float:
     x, y = outputs.double() - outputs.double().mean(), targets.double() - targets.double().mean()
     norm = float(x.norm() * y.norm())
     return float((x * y).sum()) / norm if norm > 0 else 0.0
+
+
+usual = Mean(lambda answers, targets: None if answers.dim() == 1 else right(answers, targets), pearson)
+"""Accuracy of logits ``[N, C]``; for values ``[N]`` Pearson's correlation."""
 
 
 def ndcg(scores: NDArray[Any], grades: NDArray[Any], groups: NDArray[Any], k: int = 10) -> float:

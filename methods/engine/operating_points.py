@@ -8,8 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eelit.methods.engine.records import Curve, OperatingPoint
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A share of the samples is treated with one knob, the rest with another, by their places in a sweep."""
+
+    cheap: int
+    dear: int
+    weight: float  # share of the costlier one
+
+    def of(self, values: Any) -> Any:
+        """Return what the mixture makes of one value (or row of them) for each knob: the mean by shares."""
+        return values[self.cheap] + self.weight * (values[self.dear] - values[self.cheap])
 
 
 @dataclass(frozen=True)
@@ -20,8 +34,8 @@ class At:
     share: float  # of the full model's cost, really spent on test data
 
 
-def at(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint], share: float) -> At | None:
-    """Return what the mixture of two knobs that is best on validation data reaches on test data; None if none fits."""
+def mixture(validation: Sequence[OperatingPoint], share: float) -> Mixture | None:
+    """Return the mixture of two knobs that is best on validation data within a share of cost; None if none fits."""
     best: tuple[float, float, int, int, float] | None = None
     for i, cheap in enumerate(validation):
         low = 1 / cheap.speed_up
@@ -34,12 +48,17 @@ def at(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint], sha
             cost = low + weight * (high - low)
             if best is None or (quality, -cost) > best[:2]:
                 best = quality, -cost, i, j, weight
-    if best is None:
+    return None if best is None else Mixture(*best[2:])
+
+
+def at(validation: Sequence[OperatingPoint], test: Sequence[OperatingPoint], share: float) -> At | None:
+    """Return what the mixture of two knobs that is best on validation data reaches on test data; None if none fits."""
+    mixed = mixture(validation, share)
+    if mixed is None:
         return None
-    *_, i, j, weight = best
     return At(
-        quality=test[i].quality + weight * (test[j].quality - test[i].quality),
-        share=1 / test[i].speed_up + weight * (1 / test[j].speed_up - 1 / test[i].speed_up),
+        quality=mixed.of([point.quality for point in test]),
+        share=mixed.of([1 / point.speed_up for point in test]),
     )
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def _known(value: float) -> float:
@@ -62,8 +65,22 @@ def read(kind: type[T], path: Path) -> T:
         raise Unreadable(path, f"it is no {kind.__name__} of this version of eelit ({said})") from error
 
 
+class Samples:
+    """What happened to each sample at one setting, in the order of the data."""
+
+    def __init__(self, quality: NDArray[Any] | None = None, exits: NDArray[Any] | None = None) -> None:
+        self.quality = quality  # [N], of which the point's quality is the mean; None: that is no mean over samples
+        self.exits = exits  # [M] of samples (or tokens, documents); None: what stops is none of these
+
+
 class OperatingPoint(Typed):
-    """One setting of the knob, measured on one split."""
+    """One setting of the knob, measured on one split.
+
+    What happened to each sample goes with it in memory (`harness.outcomes` stores it), but is no part of the record:
+    two points that would be written alike are equal.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     knob: Knob
     quality: Finite
@@ -72,6 +89,17 @@ class OperatingPoint(Typed):
     exits: list[Share] = Field(
         min_length=1, description="share of samples (or tokens, documents) that leave at each exit"
     )
+    samples: Samples | None = Field(default=None, exclude=True, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OperatingPoint) and self._written == other._written
+
+    def __hash__(self) -> int:
+        return hash(self._written)
+
+    @property
+    def _written(self) -> tuple[float, ...]:
+        return self.knob, self.quality, self.cost, self.speed_up, *self.exits
 
 
 class Execution(Typed):
@@ -267,6 +295,10 @@ class Result(Typed):
     )
     rival_seconds: Finite = Field(default=0.0, description="the same of what only its claims are compared with")
     code: str = Field(default="", description="digest of the code that measured this, see `dependencies`")
+    samples: str = Field(
+        default="",
+        description="digest of the file that tells of each test sample, see `outcomes`; empty: there is none",
+    )
     seconds: Finite = Field(description="wall time after the preparation")
     created: AwareDatetime
     commit: str | None

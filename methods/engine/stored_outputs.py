@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,14 @@ from torch import Tensor
 from eelit.methods.engine.costs import decision_costs
 from eelit.methods.engine.evaluate import answered, followed, replay
 from eelit.methods.engine.examples import Examples
+from eelit.methods.engine.measured import point
+from eelit.methods.engine.metrics import Score, judged
 from eelit.methods.engine.multi_exit import at_exits
 from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
 from eelit.methods.policies.base import Output, Policy, Routing, said
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 
-Score = Callable[[Tensor, Tensor], float]
-"""From answers ``[N, C]`` or ``[N]`` and targets ``[N]`` to quality."""
 CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
 """Thresholds of the baseline that stops at the surest exit."""
 
@@ -83,24 +84,21 @@ class StoredOutputs:
         """Replay a policy on the outputs, or on what else it is shown of each exit; the knob is only written down."""
         exits, spent = self._followed(policy, shown)
         answers = self.read(answered(policy, self.outputs, exits)) if shown is None else self.at(exits)
-        cost = float(spent.mean())
-        return OperatingPoint(
-            knob=knob,
-            quality=score(answers, self.targets),
-            cost=cost,
-            speed_up=float(self.full_costs.mean()) / cost,
-            exits=(np.bincount(exits, minlength=len(self.costs)) / len(exits)).tolist(),
-        )
+        return self.point(knob, judged(score, answers, self.targets), exits, spent)
+
+    def point(
+        self, knob: float, worth: float | NDArray[Any], exits: NDArray[np.int64], spent: NDArray[np.float64]
+    ) -> OperatingPoint:
+        """Return the point at a knob from what each sample is worth, where it left, and what it cost ``[N]``."""
+        full, cost = float(self.full_costs.mean()), float(spent.mean())
+        return point(knob, worth, exits, count=len(self.costs), cost=cost, full=full)
 
     def cut_off(self, score: Score) -> list[OperatingPoint]:
         """Return the network cut off for good after each exit; the knob is the exit's number, from 1."""
-        full = float(self.full_costs.mean())
-        shares = np.eye(len(self.costs)).tolist()
+        everybody = np.ones(len(self.examples), dtype=np.int64)
         return [
-            OperatingPoint(knob=i + 1, quality=score(answers, self.targets), cost=c, speed_up=full / c, exits=share)
-            for i, (answers, c, share) in enumerate(
-                zip(self.answers, self.static_costs.mean(axis=1).tolist(), shares, strict=True)
-            )
+            self.point(i + 1, judged(score, answers, self.targets), i * everybody, spent)
+            for i, (answers, spent) in enumerate(zip(self.answers, self.static_costs, strict=True))
         ]
 
 

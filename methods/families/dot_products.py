@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from eelit.methods.engine import chance, costs, tasks
 from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import accuracy
-from eelit.methods.engine.records import Chance, Execution, OperatingPoint, Timing
+from eelit.methods.engine.metrics import accuracy, right
+from eelit.methods.engine.records import Chance, Execution, OperatingPoint, Samples, Timing
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 
 
@@ -232,12 +232,14 @@ class DotProductMethod(Method):
     def point(self, prepared: Prepared, ran: Ran, split: Split, knob: float) -> OperatingPoint:
         """Measure what the network did; ``exits`` are the shares of `Ran.ends`."""
         cost, ends = float(prepared.spent(ran).double().mean()), ran.ends.sum(dim=0)
+        found = right(ran.answers, prepared.examples(split).targets).numpy()
         return OperatingPoint(
             knob=knob,
-            quality=accuracy(ran.answers, prepared.examples(split).targets),
+            quality=float(found.mean()),
             cost=cost,
             speed_up=prepared.full / cost,
             exits=(ends / ends.sum()).tolist(),
+            samples=Samples(found),
         )
 
     @torch.inference_mode()

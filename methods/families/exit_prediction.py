@@ -21,6 +21,7 @@ from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import remembered
 from eelit.methods.engine.method import Bench, Method, Split
+from eelit.methods.engine.metrics import Score, judged
 from eelit.methods.engine.multi_exit import MultiExit, at_exits, device_of, evaluating, select
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
@@ -146,9 +147,10 @@ class ExitPredictionMethod(Method):
     def rule(self, knob: float) -> Rule:
         """Return which exit is taken at one knob."""
 
+    @property
     @abstractmethod
-    def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return the quality of answers ``[N, ...]``."""
+    def score(self) -> Score:
+        """What makes quality of answers ``[N, ...]`` and targets."""
 
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train; neither sees the test examples."""
@@ -168,14 +170,7 @@ class ExitPredictionMethod(Method):
     def point(self, rule: Rule, seen: Seen, knob: float = 0.0) -> OperatingPoint:
         """Measure a rule; the knob is only written down."""
         exits, spent = seen.gone(rule)
-        cost = float(spent.mean())
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(at_exits(seen.answers, exits), seen.targets),
-            cost=cost,
-            speed_up=float(seen.full_costs.mean()) / cost,
-            exits=(np.bincount(exits, minlength=len(seen.costs)) / len(exits)).tolist(),
-        )
+        return seen.point(knob, judged(self.score, at_exits(seen.answers, exits), seen.targets), exits, spent)
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return quality on the test split and cost of the plain network."""

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import accuracy
+from eelit.methods.engine.metrics import accuracy, judged
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.engine.timing import BATCH, devices_of, in_turn
@@ -248,15 +249,8 @@ class GateMethod(Method):
     def point(self, prices: Prices, seen: Routed, targets: Tensor, knob: float) -> OperatingPoint:
         """Measure one network."""
         cost = float(prices.of_gates(seen.gates).mean())
-        ran = seen.gates.sum(dim=0).long()
-        shares = torch.bincount(ran, minlength=prices.count + 1) / len(ran)
-        return OperatingPoint(
-            knob=knob,
-            quality=accuracy(seen.logits, targets),
-            cost=cost,
-            speed_up=prices.full / cost,
-            exits=shares.tolist(),
-        )
+        ran, worth = seen.gates.sum(dim=0).long().numpy(), judged(accuracy, seen.logits, targets)
+        return point(knob, worth, ran, count=prices.count + 1, cost=cost, full=prices.full)
 
     @torch.inference_mode()
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:

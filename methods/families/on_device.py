@@ -25,6 +25,7 @@ from eelit.methods.backbones.normalisation import folded
 from eelit.methods.engine import chance, tasks
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint
@@ -285,13 +286,8 @@ class OnDeviceMethod(JointImages, Method):
         right = (seen.at(np.maximum(exits, 0)).argmax(dim=-1) == seen.targets).numpy() & (exits >= 0)
         cost = milliseconds(served)
         full = self._full_cost(prepared, split)
-        return OperatingPoint(
-            knob=knob,
-            quality=float(right.mean()),
-            cost=cost,
-            speed_up=full / max(cost, 1e-6 * full),
-            exits=(np.bincount(exits[exits >= 0], minlength=len(seen.costs)) / len(exits)).tolist(),
-        )
+        found = point(knob, right, exits, count=len(seen.costs), cost=max(cost, 1e-6 * full), full=full)
+        return found.model_copy(update={"cost": cost})
 
     def _full_cost(self, prepared: Prepared, split: Split) -> float:
         return milliseconds(self.served(prepared, split, Fixed(prepared.model.exits - 1)))

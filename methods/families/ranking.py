@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.engine import chance, routing
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import ndcg
+from eelit.methods.engine.metrics import ndcg, ndcg_per_query
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
 from eelit.methods.engine.records import Chance, Execution, OperatingPoint
 from eelit.methods.engine.timing import in_turn
@@ -99,9 +100,13 @@ class RankerMethod(Method):
         bench.data["examples"] = data.digest
         bench.data["sizes"] = " / ".join(str(len(part)) for part in (data.train, data.validation, data.test))
 
+    def each(self, places: Integers, queries: Queries) -> NDArray[np.float64]:
+        """Return the NDCG@10 of each query ``[Q]`` from places ``[n]`` in the queries' results."""
+        return ndcg_per_query(-places, queries.grades, queries.sizes)
+
     def score(self, places: Integers, queries: Queries) -> float:
         """Return the mean NDCG@10 of places ``[n]`` in the queries' results."""
-        return ndcg(-places, queries.grades, queries.sizes)
+        return float(self.each(places, queries).mean())
 
     def full_model(self, prepared: Any, bench: Bench) -> tuple[float, float]:
         """Return the quality of the whole ensemble on the test split, and its trees."""
@@ -268,11 +273,5 @@ class RankingMethod(RankerMethod):
     def point(self, sentinel: Sentinel, seen: StoredScores, knob: float, policy: Policy) -> OperatingPoint:
         """Replay one policy on stored scores; cost is counted in trees, on average over documents."""
         ranking = seen.replay(policy)
-        cost, stayed = self.cost(sentinel, ranking) / len(ranking.exits), float(ranking.exits.mean())
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(ranking.places, seen.queries),
-            cost=cost,
-            speed_up=sentinel.trees / cost,
-            exits=[1 - stayed, stayed],
-        )
+        worth, cost = self.each(ranking.places, seen.queries), self.cost(sentinel, ranking) / len(ranking.exits)
+        return point(knob, worth, ranking.exits, count=2, cost=cost, full=float(sentinel.trees))

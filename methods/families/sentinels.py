@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.engine import routing
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.queries import Floats, Integers, Queries, RankingData, spans
 from eelit.methods.engine.records import Baseline, ExitFacts, OperatingPoint
@@ -170,13 +171,8 @@ class SentinelMethod(RankerMethod):
         seen, depths = prepared.split(split), prepared.sentinels.depths
         found = seen.replay(policy)
         cost = self.spent(prepared, found) / len(found.exits)
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(found.places, seen.queries),
-            cost=cost,
-            speed_up=prepared.sentinels.trees / cost,
-            exits=(np.bincount(found.exits, minlength=len(depths)) / len(found.exits)).tolist(),
-        )
+        worth, full = self.each(found.places, seen.queries), float(prepared.sentinels.trees)
+        return point(knob, worth, found.exits, count=len(depths), cost=cost, full=full)
 
     def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return the ensemble cut off for good at each sentinel, and whole; the knob is the number of the part."""
@@ -184,15 +180,9 @@ class SentinelMethod(RankerMethod):
         found = []
         for j, values in enumerate(seen.scores):
             places = np.concatenate([positions(values[rows]) for rows in seen.queries.spans()])
-            found.append(
-                OperatingPoint(
-                    knob=j + 1,
-                    quality=self.score(places, seen.queries),
-                    cost=float(depths[j]),
-                    speed_up=float(depths[-1] / depths[j]),
-                    exits=[float(i == j) for i in range(len(depths))],
-                )
-            )
+            worth, exits = self.each(places, seen.queries), np.full(len(places), j)
+            cost, full = float(depths[j]), float(depths[-1])
+            found.append(point(j + 1, worth, exits, count=len(depths), cost=cost, full=full))
         return found
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:

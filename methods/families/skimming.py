@@ -23,8 +23,9 @@ from eelit.methods.backbones.encoder import PooledHead, encoder, pooler_of
 from eelit.methods.backbones.token_layer import Group, LayerPrice, TokenLayer, TokenLayers, alike
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import accuracy, pearson
+from eelit.methods.engine.metrics import Score, judged, usual
 from eelit.methods.engine.multi_exit import device_of, evaluating
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.routing import decide
@@ -298,9 +299,10 @@ class SkimMethod(Method):
         """Return the policy at one knob, made without sight of the test data."""
         return self.policy(knob, prepared.for_choosing)
 
-    def score(self, logits: Tensor, targets: Tensor) -> float:
-        """Return the quality of answers ``[N, C]``; for values ``[N]`` Pearson's correlation."""
-        return pearson(logits, targets) if logits.dim() == 1 else accuracy(logits, targets)
+    @property
+    def score(self) -> Score:
+        """What makes quality of answers ``[N, C]`` and targets, by default accuracy; of values ``[N]`` Pearson's r."""
+        return usual
 
     def prepare(self, bench: Bench) -> Prepared:
         """Load the data, build and train; neither sees the test examples."""
@@ -320,14 +322,8 @@ class SkimMethod(Method):
         """Measure one knob."""
         cost = sum(prices.of_layers(layers) for layers in seen.layers) / len(seen.layers)
         full = sum(prices.full(len(layers)) for layers in seen.layers) / len(seen.layers)
-        leaving = seen.leaving
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(seen.logits, seen.examples.targets),
-            cost=cost,
-            speed_up=full / cost,
-            exits=(torch.bincount(leaving, minlength=prices.layers + 1).double() / len(leaving)).tolist(),
-        )
+        worth = judged(self.score, seen.logits, seen.examples.targets)
+        return point(knob, worth, seen.leaving.numpy(), count=prices.layers + 1, cost=cost, full=full)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return the accuracy of always saying the commonest class; for values, no correlation."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Generation, generate
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Execution, OperatingPoint
 from eelit.methods.engine.timing import devices_of, in_turn
@@ -145,15 +146,8 @@ class SpeculativeMethod(GenerationMethod):
         found = []
         for knob, run in zip(knobs, self.texts(prepared, split, knobs), strict=True):
             cost = float(run.read.double().mean()) / prepared.length
-            found.append(
-                OperatingPoint(
-                    knob=knob,
-                    quality=float(1 - prepared.losses(split, run).mean()),
-                    cost=cost,
-                    speed_up=full / cost,
-                    exits=[float((run.exits == i).double().mean()) for i in range(2)],
-                )
-            )
+            worth, exits = 1 - prepared.losses(split, run), run.exits.cpu().numpy()
+            found.append(point(knob, worth, exits, count=2, cost=cost, full=full))
         return found
 
     def plain_cost(self, prepared: Prepared) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from torch.utils.hooks import RemovableHandle
 from eelit.methods.engine import chance
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import digest, remembered
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import accuracy
+from eelit.methods.engine.metrics import accuracy, right
 from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
@@ -180,15 +181,25 @@ class Seen:
 
     examples: Examples
     outputs: Tensor
+    order: NDArray[np.int64] | None = None  # [N], the number of each sample in the data; None: they stream as they lie
     confidences: NDArray[np.float64] = field(init=False)  # [E, N]
 
     def __post_init__(self) -> None:
         self.confidences = confidence(self.outputs)
 
+    def right(self, exits: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each sample ``[N]`` is answered rightly by its exit."""
+        said = self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
+        return right(said, self.examples.targets).numpy()
+
     def quality(self, exits: NDArray[np.int64]) -> float:
         """Accuracy when each sample is answered by its exit."""
-        said = self.outputs[torch.as_tensor(exits), torch.arange(len(exits))]
-        return accuracy(said, self.examples.targets)
+        return float(self.right(exits).mean())
+
+    @property
+    def back(self) -> NDArray[Any]:
+        """Where in the stream the samples of the data are, ``[N]``, in their order there."""
+        return np.arange(len(self.examples)) if self.order is None else np.argsort(self.order)
 
     @property
     def full_quality(self) -> float:
@@ -197,18 +208,20 @@ class Seen:
 
     @property
     def as_stored_outputs(self) -> StoredOutputs:
-        """The same for rules that stay on the device: costs in lambda up to each exit, and cut off after it."""
+        """The same in the data's order, for rules that stay on the device; costs are in lambda."""
         exits, n = self.confidences.shape
+        index = torch.as_tensor(self.back)
+        lying = Examples([self.examples.inputs[i] for i in self.back], self.examples.targets[index])
         on_the_way = [[(LAYER + HEAD) * i] * n for i in range(1, exits + 1)]
         cut_off = [[full_cost(i)] * n for i in range(1, exits + 1)]
-        return StoredOutputs(self.examples, self.outputs, np.array(on_the_way), np.array(cut_off))
+        return StoredOutputs(lying, self.outputs[:, index], np.array(on_the_way), np.array(cut_off))
 
     def shuffled(self, seed: int) -> Seen:
         """The same samples in an order of their own for each seed."""
         order = np.random.default_rng(seed).permutation(len(self.examples))
         index = torch.as_tensor(order)
         inputs = [self.examples.inputs[i] for i in order]
-        return Seen(Examples(inputs, self.examples.targets[index]), self.outputs[:, index])
+        return Seen(Examples(inputs, self.examples.targets[index]), self.outputs[:, index], order)
 
 
 @dataclass
@@ -272,14 +285,9 @@ class SplitMethod(Method):
         exits = len(stream.outputs)
         told = rule.drive(Stored(stream.confidences), len(stream.examples))
         cost = float(rule.costs(told.cuts, told.offloaded).mean())
-        answered = told.exits(exits - 1)
-        return OperatingPoint(
-            knob=knob,
-            quality=stream.quality(answered),
-            cost=cost,
-            speed_up=full_cost(exits) / cost,
-            exits=(np.bincount(answered, minlength=exits) / len(answered)).tolist(),
-        )
+        answered, back = told.exits(exits - 1), stream.back
+        worth = stream.right(answered)[back]
+        return point(knob, worth, answered[back], count=exits, cost=cost, full=full_cost(exits))
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return accuracy on the target stream when the device runs the whole plain network, and that cost."""

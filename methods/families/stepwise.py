@@ -16,7 +16,7 @@ from torch import Tensor
 from eelit.methods.engine import chance
 from eelit.methods.engine.examples import Data, Examples, TestDataAsked, parted
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.metrics import accuracy, pearson
+from eelit.methods.engine.metrics import Score, usual
 from eelit.methods.engine.records import Baseline, Chance, ExitFacts, OperatingPoint
 from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.policies.base import Output, Policy, said
@@ -121,9 +121,10 @@ class StepwiseMethod(Method):
         """Return the policy at one knob, made without sight of the test data."""
         return self.policy(knob, prepared.for_choosing)
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return the quality of answers ``[N, C]``; for values ``[N]`` Pearson's correlation."""
-        return pearson(answers, targets) if answers.dim() == 1 else accuracy(answers, targets)
+    @property
+    def score(self) -> Score:
+        """What makes quality of answers ``[N, C]`` and targets, by default accuracy; of values ``[N]`` Pearson's r."""
+        return usual
 
     def sweep(self, prepared: Any, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Replay every knob on the stored outputs of the split."""

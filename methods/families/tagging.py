@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from eelit.methods.backbones.encoder import encoder
 from eelit.methods.backbones.token_layer import LayerPrice, TokenLayer, TokenLayers
 from eelit.methods.engine import chance, costs
 from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of, evaluating, select
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
@@ -402,25 +402,19 @@ class TagMethod(Method):
 
     def point(self, prepared: Prepared, split: Split, seen: Seen, knob: float) -> OperatingPoint:
         """Measure one knob."""
-        shares = torch.bincount(seen.exits, minlength=prepared.prices.layers).double() / len(seen.exits)
-        return self._point(prepared, split, knob, seen.right, seen.cost, shares.tolist())
-
-    def _point(
-        self, prepared: Prepared, split: Split, knob: float, right: Tensor, cost: float, exits: list[float]
-    ) -> OperatingPoint:
-        layers = prepared.prices.layers
-        full = sum(prepared.prices.cut(x, layers) for x in prepared.examples(split).inputs)
-        quality = float(right.double().mean())
-        return OperatingPoint(knob=knob, quality=quality, cost=cost / len(right), speed_up=full / cost, exits=exits)
+        layers, words = prepared.prices.layers, len(seen.right)
+        full = sum(prepared.prices.cut(x, layers) for x in prepared.examples(split).inputs) / words
+        return point(knob, seen.right.numpy(), seen.exits.numpy(), count=layers, cost=seen.cost / words, full=full)
 
     def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return the trained network cut off for good after each layer; the knob is the layer, from 1."""
-        every, inputs = prepared.every(split), prepared.examples(split).inputs
-        shares = np.eye(len(every)).tolist()
-        return [
-            self._point(prepared, split, i + 1, right, sum(prepared.prices.cut(x, i + 1) for x in inputs), shares[i])
-            for i, right in enumerate(every)
-        ]
+        every, inputs, found = prepared.every(split), prepared.examples(split).inputs, []
+        for i, right in enumerate(every):
+            cost = sum(prepared.prices.cut(x, i + 1) for x in inputs)
+            found.append(
+                self.point(prepared, split, Seen(right, torch.full_like(right, i, dtype=torch.long), cost), i + 1)
+            )
+        return found
 
     def surest(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return what stopping at the largest probability gives: word by word, or for sentences whose words all stop.

@@ -28,7 +28,9 @@ from eelit.methods.engine.costs import MacCounter, decision_costs
 from eelit.methods.engine.evaluate import answered, followed, replay
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import Kept, empty_like
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.metrics import judged
 from eelit.methods.engine.multi_exit import (
     MultiExit,
     at_exits,
@@ -581,15 +583,9 @@ class TierMethod(ExitMethod):
     def point(self, prepared: Prepared, split: Split, journeys: Sequence[Journey], knob: float) -> OperatingPoint:
         """Measure what became of the samples of a split; the knob is only written down."""
         seen = prepared.split(split)
-        cost = mean(self.price(journey) for journey in journeys)
-        exits = np.bincount([journey.exit for journey in journeys], minlength=len(seen.costs))
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(seen.told(journeys), seen.targets),
-            cost=cost,
-            speed_up=prepared.plain(split) / cost,
-            exits=(exits / len(journeys)).tolist(),
-        )
+        cost, exits = mean(self.price(journey) for journey in journeys), [journey.exit for journey in journeys]
+        worth = judged(self.score, seen.told(journeys), seen.targets)
+        return point(knob, worth, exits, count=len(seen.costs), cost=cost, full=prepared.plain(split))
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Send the samples of the split through the world at each knob."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Generation, Reads, StepPolicy, TokenCosts, generate
 from eelit.methods.engine import chance, costs, tasks
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.passages import LanguageData, Passages
@@ -221,13 +222,8 @@ class TokenMethod(GenerationMethod):
         (run,) = prepared.run(split, self.rules(prepared, [knob]))
         exits = run.exits.cpu().numpy()
         cost = float(prepared.costs.claimed(exits, prepared.start).mean())
-        return OperatingPoint(
-            knob=knob,
-            quality=float(1 - prepared.losses(split, run).mean()),
-            cost=cost,
-            speed_up=self.plain_cost(prepared) / cost,
-            exits=(np.bincount(exits.ravel(), minlength=prepared.model.exits) / exits.size).tolist(),
-        )
+        worth, full = 1 - prepared.losses(split, run), self.plain_cost(prepared)
+        return point(knob, worth, exits, count=prepared.model.exits, cost=cost, full=full)
 
     def losses(self, prepared: Prepared, split: str, knobs: Sequence[float]) -> NDArray[np.float64]:
         """Return what every text of the split loses at each knob, ``[K, N]``, for calibration."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eelit.methods.backbones.decoding import Ending, Generation, Reads, StepPolicy, TokenCosts, always, generate, replay
 from eelit.methods.backbones.translator import SourceCache, Translator
-from eelit.methods.engine import chance, costs, tasks
+from eelit.methods.engine import chance, costs, measured, tasks
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import device_of
@@ -293,14 +293,8 @@ def executed(
 def point(prepared: Prepared, split: Split, knob: float, run: Generation, cost: float, plain: float) -> OperatingPoint:
     """Return what translations of a split are worth, given what they and the full model's cost per token."""
     exits: NDArray[np.int64] = run.exits.cpu().numpy()
-    real = exits[exits >= 0]
-    return OperatingPoint(
-        knob=knob,
-        quality=prepared.quality(split, run),
-        cost=cost,
-        speed_up=plain / cost,
-        exits=(np.bincount(real, minlength=prepared.model.exits) / real.size).tolist(),
-    )
+    quality = prepared.quality(split, run)  # of the whole corpus: BLEU is no mean over sentences
+    return measured.point(knob, quality, exits[exits >= 0], count=prepared.model.exits, cost=cost, full=plain)
 
 
 def cut_cost(prepared: Prepared, split: Split, run: Generation, depth: int) -> float:

@@ -1,8 +1,9 @@
 """The benchmark of a track: every method with several seeds, its results kept for good.
 
 Results are files that are only ever added: ``results/TRACK/KEY/seed0-CODE.json``, where CODE is the digest of the code
-that measured it. A run that is there already is not repeated, so a benchmark that was stopped goes on where it was; a
-result whose code or data is no longer the present one is stale, and is said to be. Why a run failed is kept beside it.
+that measured it, and beside it ``seed0-CODE.samples.npz`` with what happened to each test sample (`outcomes`). A run
+that is there already is not repeated, so a benchmark that was stopped goes on where it was; a result whose code or data
+is no longer the present one is stale, and is said to be. Why a run failed is kept beside it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eelit.methods.data import manifest
 from eelit.methods.data.cache import without_room, write
+from eelit.methods.engine.operating_points import mixture
 from eelit.methods.engine.records import FailedRun, Result, Search, Unreadable, read
 from eelit.methods.harness import dependencies, registry, summary
 from eelit.methods.harness.tracks import TRACKS, Track
 from eelit.methods.harness.workers import Backend, spread
+
+if TYPE_CHECKING:
+    from eelit.methods.harness.outcomes import Outcomes
+    from eelit.methods.harness.paired import Outcome, Standing
 
 Run = tuple[str, int]
 """A method's key and a seed."""
@@ -55,6 +62,8 @@ class Stored:
     results: list[Result]  # one per seed, by seed
     current: bool
     unreadable: tuple[Unreadable, ...] = ()  # files that are no results of this version, or do not go with the others
+    samples: Mapping[int, Outcomes] = field(default_factory=dict)  # seed → what happened to each test sample, if known
+    unpaired: tuple[Unreadable, ...] = ()  # files of samples that do not go with their results
 
 
 def stored(name: str, key: str, place: Path | None = None) -> Stored:
@@ -81,7 +90,24 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
     for path, result in found.items():
         if result in chosen and result.shape != usual:
             unreadable.append(Unreadable(path, "it has other curves than the same code's results with other seeds"))
-    return Stored([result for result in chosen if result.shape == usual], bool(current), tuple(unreadable))
+    kept = [result for result in chosen if result.shape == usual]
+    samples, unpaired = _samples({path: result for path, result in found.items() if any(result is k for k in kept)})
+    return Stored(kept, bool(current), tuple(unreadable), samples, tuple(unpaired))
+
+
+def _samples(results: Mapping[Path, Result]) -> tuple[dict[int, Outcomes], list[Unreadable]]:
+    """Return what is kept of test samples beside results, by seed, and which files cannot be read."""
+    found: dict[int, Outcomes] = {}
+    unpaired: list[Unreadable] = []
+    for path, result in results.items():
+        if result.samples:
+            from eelit.methods.harness.outcomes import Outcomes
+
+            try:
+                found[result.seed] = Outcomes.beside(path, result)
+            except Unreadable as fault:
+                unpaired.append(fault)
+    return found, unpaired
 
 
 def _as_set(track: Track, result: Result) -> bool:
@@ -194,8 +220,11 @@ def _keep_failure(key: str, seed: int, reason: str, place: Path) -> None:
 def keep(result: Result, place: Path) -> Path:
     """Write a result where it belongs, aside first; what is there already is not touched, even if it is unreadable.
 
-    A run that is there already, with the same settings on the same version of the data, is not kept twice.
+    A run that is there already, with the same settings on the same version of the data, is not kept twice. What
+    happened to each test sample is written first, so that no result names a file that is not there.
     """
+    from eelit.methods.harness import outcomes
+
     name, number = f"seed{result.seed}-{result.code}", 1
     path = place / result.key / f"{name}.json"
     while path.exists() and not any(
@@ -205,6 +234,9 @@ def keep(result: Result, place: Path) -> Path:
         number += 1
         path = place / result.key / f"{name}-{number}.json"
     if not path.exists():
+        if samples := outcomes.packed(result):
+            result = result.model_copy(update={"samples": outcomes.digest(samples)})
+            write(path.with_suffix(outcomes.SUFFIX), samples)
         write(path, result.model_dump_json(indent=1).encode() + b"\n")
     return path
 
@@ -249,6 +281,7 @@ class Board:
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Unreadable, ...] = ()  # files among the results that are none
+    unpaired: tuple[Unreadable, ...] = ()  # files of samples that do not go with their results: there are no intervals
     training: Mapping[str, str] = field(default_factory=dict)  # of the track
     searches: Mapping[tuple[str, str], dict[int, Search]] = field(default_factory=dict)  # key, variant → one of a seed
 
@@ -267,33 +300,119 @@ class Board:
         return (min(found), max(found)) if found else None
 
 
-def board(name: str, share: float = 0.5, place: Path | None = None) -> Board:
-    """Return the leaderboard: rows of the same data, quality and unit together, the best at the cost share first."""
-    where = (place or folder()) / name
-    rows, lacking, judged = [], [], {}
-    every: list[Result] = []
-    unreadable: list[Unreadable] = []
-    searches: dict[tuple[str, str], dict[int, Search]] = {}
-    for key in members(name):
-        known = stored(name, key, place)
-        lacking += not_run(key, known, where)
-        every += known.results
-        unreadable += known.unreadable
-        for curve in known.results[0].curves if known.results else []:
-            judged[key] = summary.verdicts(known.results, current=known.current)
-            rows.append(summary.row(known.results, curve.variant, current=known.current, share=share))
-        for result in known.results:
-            for curve in result.curves:
-                if curve.search is not None:
-                    searches.setdefault((key, curve.variant), {})[result.seed] = curve.search
+def board(name: str, share: float = 0.5, place: Path | None = None, *, sure: Sequence[float] | None = None) -> Board:
+    """Return the leaderboard: rows of the same data, quality and unit together, the best at the cost share first.
+
+    How sure figures are is told at the shares ``sure``, by default at this one.
+    """
+    where, measured = (place or folder()) / name, {key: stored(name, key, place) for key in members(name)}
+    own = [
+        summary.row(known.results, curve.variant, current=known.current, share=share)
+        for known in measured.values()
+        for curve in (known.results[0].curves if known.results else [])
+    ]
+    rows = stand([*own, *rules(measured, share=share)], measured, (share,) if sure is None else sure)
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
+    every = [result for known in measured.values() for result in known.results]
     hours = sum(result.training_seconds + result.rival_seconds + result.seconds for result in every) / 3600
-    machines = {_machine(result): None for result in every}
     loads = [result.machine.load for result in every if result.machine.load is not None]
-    busy = (min(loads), max(loads)) if loads else None
-    training = TRACKS[name].training
-    return Board(rows, lacking, judged, len(every), hours, tuple(machines), busy, tuple(unreadable), training, searches)
+    return Board(
+        rows,
+        [each for key, known in measured.items() for each in not_run(key, known, where)],
+        {
+            key: summary.verdicts(known.results, current=known.current)
+            for key, known in measured.items()
+            if known.results
+        },
+        len(every),
+        hours,
+        tuple({_machine(result): None for result in every}),
+        (min(loads), max(loads)) if loads else None,
+        tuple(fault for known in measured.values() for fault in known.unreadable),
+        tuple(fault for known in measured.values() for fault in known.unpaired),
+        TRACKS[name].training,
+        _searches(every),
+    )
+
+
+def _searches(results: Iterable[Result]) -> dict[tuple[str, str], dict[int, Search]]:
+    """Return the searches among designs that results tell of: by key and variant, one of a seed."""
+    found: dict[tuple[str, str], dict[int, Search]] = {}
+    for result in results:
+        for curve in result.curves:
+            if curve.search is not None:
+                found.setdefault((result.key, curve.variant), {})[result.seed] = curve.search
+    return found
+
+
+def rules(
+    measured: Mapping[str, Stored], names: Sequence[str] = tuple(summary.BASELINE_KNOBS), *, share: float = 0.5
+) -> list[summary.Row]:
+    """Return a row for each rule that methods have to face on their networks, once for the same trained weights.
+
+    Networks have the same weights where the rule does exactly the same with every seed, on validation and test data.
+    """
+    found: dict[object, list[tuple[bool, str, str, str]]] = {}
+    for key, known in measured.items():
+        for number, curve in enumerate(known.results[0].curves if known.results else []):
+            for rule in (baseline.name for baseline in curve.baselines if baseline.name in names):
+                does = _does(known.results, curve.variant, rule)
+                found.setdefault(does, []).append((number > 0, key, curve.variant, rule))
+    rows = []
+    for alike in found.values():
+        (_, key, variant, rule), *others = sorted(alike)  # it is named for a method whose main variant this is, if any
+        row = summary.row(measured[key].results, variant, current=measured[key].current, share=share, rule=rule)
+        rows.append(replace(row, shared=tuple(summary.called(other, its) for _, other, its, _ in others)))
+    return rows
+
+
+def _does(results: Sequence[Result], variant: str, rule: str) -> object:
+    """Return all that a rule does on a variant's networks, with every seed, and on which data."""
+    curves = {result.seed: summary.curve_of(result, variant, rule) for result in results}
+    points = [
+        (seed, *((point.knob, point.quality, point.cost) for point in (*curve.validation, *curve.test)))
+        for seed, curve in curves.items()
+    ]
+    first = next(iter(curves.values()))
+    return rule, summary.data_of(results[0], variant), first.quality, first.unit, tuple(points)
+
+
+def stand(rows: Sequence[summary.Row], measured: Mapping[str, Stored], shares: Sequence[float]) -> list[summary.Row]:
+    """Return the rows with how sure they are at shares of the cost, each group by itself."""
+    if not any(known.samples for known in measured.values()):
+        return [*rows]
+    from eelit.methods.harness.paired import standings
+
+    known = [_outcomes(row, measured[row.key], shares) for row in rows]
+    told: list[dict[float, Standing]] = [{} for _ in rows]
+    for group in dict.fromkeys(row.group for row in rows):
+        inside = [i for i, row in enumerate(rows) if row.group == group]
+        for share in shares:
+            reached = [rows[i].at[share] for i in inside]
+            means = [each.mean if each else None for each in reached]
+            found = standings([known[i].get(share) for i in inside], means)
+            for i, each in zip(inside, found, strict=True):
+                if each:
+                    told[i][share] = each
+    return [replace(row, standings=each) for row, each in zip(rows, told, strict=True)]
+
+
+def _outcomes(row: summary.Row, known: Stored, shares: Sequence[float]) -> dict[float, Outcome]:
+    """Return what each test sample is worth within each share of the cost, with each seed whose samples are known."""
+    found: dict[float, dict[int, Any]] = {}
+    if len({summary.data_of(result, row.variant) for result in known.results}) > 1:
+        return {}  # other seeds are tested on other samples
+    for result in known.results:
+        samples = known.samples.get(result.seed)
+        quality = samples.quality(row.variant, row.rule) if samples else None
+        if quality is None:
+            continue
+        curve, values = summary.curve_of(result, row.variant, row.rule), quality.astype("float32")
+        for share in shares:
+            if mixed := mixture(curve.validation, share):
+                found.setdefault(share, {})[result.seed] = mixed.of(values)
+    return {**found}
 
 
 def _machine(result: Result) -> str:

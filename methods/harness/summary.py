@@ -8,6 +8,15 @@ are chosen on validation data (the best quality within that cost); what is repor
 A mixture's quality is the mean of its parts': exact for accuracy, and for Pearson's r within 0.001 (tried by mixing
 predictions); for NDCG it means that whole queries are drawn.
 
+**How sure.** A figure has a 95 % interval, which tells of other test samples and of other seeds, and each row of a
+group is compared with the best one on the same samples and seeds; a row that cannot be told from the best, after Holm's
+correction for all comparisons of the group, is level with it. The rule stands in `paired`. Results that were stored
+without what happened to single samples have no intervals.
+
+**Rules to face.** Two rules that any network with exits has for nothing are rows of their own: the network cut off at a
+fixed exit, and stopping at the largest probability. Each stands once for the same trained weights, whichever methods
+share them.
+
 **Area.** Mean quality at 25, 30, … 100 % of the cost.
 
 **Verdict.** A claim is tried once per seed, and counts where it is comparable. It holds if it held with every seed,
@@ -18,13 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
 from eelit.methods.harness import registry
+
+if TYPE_CHECKING:
+    from eelit.methods.harness.paired import Standing
 
 SHARES = (0.25, 0.5, 0.75)
 POINT = 0.01
@@ -157,6 +169,26 @@ class Row:
     trained_otherwise: str  # how the method's training differs from that of the track, and why; else empty
     calibration: list[Spread | None]  # expected calibration error of each exit
     exits: list[float]  # share of test samples leaving at each exit, at the knob nearest to half of the validation cost
+    rule: str = ""  # which of `BASELINE_KNOBS` this is of, on the network of the method; empty: the method's own
+    shared: tuple[str, ...] = ()  # whose networks have the same weights, so that the rule does the same there
+    standings: dict[float, Standing] = field(default_factory=dict)  # share → how sure it is, where samples are known
+
+    @property
+    def who(self) -> str:
+        """The key, or of a rule such as ``max-confidence@KEY``."""
+        return f"{slug(self.rule)}@{self.key}" if self.rule else self.key
+
+    @property
+    def id(self) -> str:
+        """What the row is called by: that, and its variant if it has one."""
+        return called(self.who, self.variant)
+
+    def place(self, share: float) -> str:
+        """Return whether it is the best of its group, or level with it; empty if neither, or if it is not known."""
+        standing = self.standings.get(share)
+        if standing is None or standing.behind is None or not standing.level:
+            return ""
+        return "level" if standing.behind.deviation or standing.behind.mean else "best"
 
     @property
     def least(self) -> float:
@@ -174,9 +206,19 @@ class Row:
         return self.data, self.quality, self.unit
 
 
-def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5) -> Row:
-    """Summarise one variant of one method's results with different seeds."""
-    curves = [next(curve for curve in result.curves if curve.variant == variant) for result in results]
+def called(key: str, variant: str) -> str:
+    """Return what a variant of a method is called by."""
+    return f"{key}:{variant}" if variant else key
+
+
+def slug(rule: str) -> str:
+    """Return the name of a rule in one word."""
+    return rule.replace(" ", "-")
+
+
+def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5, rule: str = "") -> Row:
+    """Summarise one variant of one method's results with different seeds, or a rule on the networks of these."""
+    curves = [curve_of(result, variant, rule) for result in results]
     first = curves[0]
     full = Spread.of(curve.full_quality for curve in curves)
     assert full is not None
@@ -185,7 +227,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
     return Row(
         key=results[0].key,
         variant=variant,
-        is_main=results[0].curves[0].variant == variant,
+        is_main=results[0].curves[0].variant == variant and not rule,
         quality=first.quality,
         unit=first.unit,
         data=data_of(results[0], variant),
@@ -212,6 +254,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         trained_otherwise=_section(results[0].key, TRAINED_OTHERWISE),
         calibration=_calibration(curves),
         exits=_leaving(curves),
+        rule=rule,
     )
 
 
@@ -219,6 +262,17 @@ def _calibration(curves: Sequence[Curve]) -> list[Spread | None]:
     """Return the calibration error of each exit."""
     exits = zip(*(curve.each_exit for curve in curves), strict=True)
     return [Spread.of(facts.calibration_error for facts in at_exit) for at_exit in exits]
+
+
+def curve_of(result: Result, variant: str, rule: str = "") -> Curve:
+    """Return the curve of a variant, or that of a rule on its network, of which nothing is known but the curve."""
+    curve = next(curve for curve in result.curves if curve.variant == variant)
+    if not rule:
+        return curve
+    found = next(baseline for baseline in curve.baselines if baseline.name == rule)
+    known = {"knob": BASELINE_KNOBS[rule], "validation": found.validation, "test": found.test}
+    unknown: dict[str, Any] = {"executions": [], "baselines": [], "each_exit": [], "timings": [], "overthinking": None}
+    return curve.model_copy(update={**known, **unknown, "search": None})
 
 
 def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, float]]:

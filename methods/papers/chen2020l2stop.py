@@ -56,6 +56,7 @@ from eelit.methods.data import sensing
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data, Examples, parted
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Baseline, Chance, ExitFacts
 from eelit.methods.engine.weights import trained
@@ -270,9 +271,10 @@ class LearningToStop(ExitMethod):
         """The knob is the probability of stopping, above which a sample stops; compared as a logit."""
         return ScoreThreshold(inf if knob >= 1 else -inf if knob <= 0 else float(np.log(knob / (1 - knob))))
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return -NMSE in dB of answers against targets, both codes ``[N, n]``: higher is better."""
-        return ratio(answers, targets)
+    @property
+    def score(self) -> Score:
+        """The -NMSE in dB of answers against targets, both codes ``[N, n]``: higher is better."""
+        return ratio
 
     def chance(self, prepared: Any, bench: Bench) -> Chance:
         """Return what the mean code of all training samples reaches."""

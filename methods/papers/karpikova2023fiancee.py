@@ -71,6 +71,7 @@ from eelit.methods.backbones.normalisation import folded
 from eelit.methods.data import drawings
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Mean, Score
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.timing import BATCH
@@ -524,9 +525,10 @@ class Fiancee(ExitPredictionMethod):
         with torch.inference_mode():
             return torch.cat([features.distance(*each) for each in zip(y.split(BATCH), z.split(BATCH), strict=True)])
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
+    @property
+    def score(self) -> Score:
         """1 less the mean distance of pictures from the drawings."""
-        return 1 - float(self.distances(answers, targets).double().mean())
+        return Mean(lambda answers, targets: 1 - self.distances(answers, targets).double())
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """What the mean of all training drawings is like."""

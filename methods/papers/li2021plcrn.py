@@ -55,6 +55,7 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.audio import BANDS, si_sdr, spectrum, waveform
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Mean, Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
@@ -227,9 +228,10 @@ class PlCrn(ExitMethod):
         """Return the rule: ``-d_q > -tau``."""
         return ScoreThreshold(-knob, of=CLOSENESS)
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return the mean SI-SDR of spectra ``[N, 2, F, T]``, as waves."""
-        return float(si_sdr(waveform(answers, targets.shape[-1]), targets).mean())
+    @property
+    def score(self) -> Score:
+        """The mean SI-SDR of spectra ``[N, 2, F, T]``, as waves."""
+        return Mean(lambda answers, targets: si_sdr(waveform(answers, targets.shape[-1]), targets))
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return what the noisy recordings reach as they are."""

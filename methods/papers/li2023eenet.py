@@ -66,7 +66,9 @@ from torch import Tensor
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import followed, infer
 from eelit.methods.engine.examples import Data
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Split
+from eelit.methods.engine.metrics import judged
 from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Rate, Simulation
 from eelit.methods.engine.routing import Course
@@ -297,13 +299,8 @@ class EENet(ImageMethod):
     ) -> OperatingPoint:
         """Return quality and mean energy."""
         cost = 1000 * fmean(each.joules for each in done)
-        return OperatingPoint(
-            knob=knob,
-            quality=self.score(answers, seen.targets),
-            cost=cost,
-            speed_up=self.plain(seen) / cost,
-            exits=(torch.bincount(exits, minlength=len(seen.costs)) / len(exits)).tolist(),
-        )
+        worth = judged(self.score, answers, seen.targets)
+        return point(knob, worth, exits.numpy(), count=len(seen.costs), cost=cost, full=self.plain(seen))
 
     def plain(self, seen: StoredOutputs) -> float:
         """Return the mean energy of the plain network, of which nothing is forecast, in mJ."""

@@ -54,6 +54,7 @@ from eelit.methods.data import balls
 from eelit.methods.engine.chance import SHUFFLES
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
@@ -235,9 +236,10 @@ class BallDetector(ClasslessExitMethod):
         """The knob is rho: e below it stops, as -e above -rho."""
         return ScoreThreshold(-knob, of="rejection")
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
+    @property
+    def score(self) -> Score:
         """F1 of spots ``[N, 3]`` that are valid at tau."""
-        return f1(answers[:, 0] >= self.tau, targets[:, 0] > 0)
+        return lambda answers, targets: f1(answers[:, 0] >= self.tau, targets[:, 0] > 0)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """What as many detections as there are balls reach on patches drawn at random."""

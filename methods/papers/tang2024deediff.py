@@ -65,6 +65,7 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.evaluate import infer
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
@@ -325,9 +326,12 @@ class AdaDiff(ClasslessExitMethod):
         """The knob is delta: stop where 1 - u is above 1 - delta."""
         return ScoreThreshold(1 - knob, of=CONFIDENCE)
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return how much of the variance of noise ``[N, D]`` the answers explain."""
-        return 1 - float(((answers - targets) ** 2).double().mean() / (targets**2).double().mean())
+    @property
+    def score(self) -> Score:
+        """How much of the variance of noise ``[N, D]`` the answers explain."""
+        return lambda answers, targets: (
+            1 - float(((answers - targets) ** 2).double().mean() / (targets**2).double().mean())
+        )
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return what is explained by who says that there is no noise: nothing."""

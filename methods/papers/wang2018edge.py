@@ -66,6 +66,7 @@ from torch import Tensor
 from eelit.methods.engine import chance, tasks
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.examples import Data, Examples
+from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.records import Baseline, Chance, Execution, OperatingPoint
 from eelit.methods.policies.base import checked
@@ -531,17 +532,12 @@ class AdaptiveFederated(Method):
     def points(self, prepared: Prepared, split: Split, knobs: Sequence[float], tau: int | None) -> list[OperatingPoint]:
         """Return what is reached within each budget."""
         whole = self.known(prepared, self.knobs[-1]).spent
-        runs = [self.known(prepared, budget, tau) for budget in knobs]
-        return [
-            OperatingPoint(
-                knob=budget,
-                quality=float(self.right(prepared, run.w, split).double().mean()),
-                cost=run.spent,
-                speed_up=whole / run.spent,
-                exits=[1.0],
-            )
-            for budget, run in zip(knobs, runs, strict=True)
-        ]
+        found = []
+        for budget in knobs:
+            run = self.known(prepared, budget, tau)
+            right = self.right(prepared, run.w, split).numpy()
+            found.append(point(budget, right, 0 * right, count=1, cost=run.spent, full=whole))
+        return found
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Train within each budget."""

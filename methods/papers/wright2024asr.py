@@ -61,6 +61,7 @@ from torch.nn import functional as F
 from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
@@ -344,9 +345,10 @@ class EarlyExitAsr(ExitMethod):
         """Return the rule: ``-xi > -theta``."""
         return ScoreThreshold(-knob, of=CERTAINTY)
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
-        """Return 1 - CER of the best paths through log probabilities ``[N, T, V]``."""
-        return letter_accuracy(best_path(answers), targets)
+    @property
+    def score(self) -> Score:
+        """1 - CER of the best paths through log probabilities ``[N, T, V]``."""
+        return lambda answers, targets: letter_accuracy(best_path(answers), targets)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return what the best transcript reaches that is the same for all: a letter said once, or more often."""

@@ -51,7 +51,7 @@ from eelit.methods.backbones.encoder import EncoderStage, encoder, stages_of
 from eelit.methods.engine import chance
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.metrics import ndcg
+from eelit.methods.engine.metrics import Mean, Score, ndcg, ndcg_per_query
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.pairs import SEPARATOR, graded_pairs, relevant
 from eelit.methods.engine.records import Chance
@@ -194,9 +194,10 @@ class EarlyExitMonoBert(ExitMethod):
         """Return 1 for a relevant document and 0 for others, from grades."""
         return relevant(targets)
 
-    def score(self, outputs: Tensor, targets: Tensor) -> float:
+    @property
+    def score(self) -> Score:
         """NDCG@10 of pairs sorted by p[1]: logits ``[N, 2]``, grades ``[N]``; queries that are cut off do not count."""
-        return ndcg(*self.ranked(outputs, targets))
+        return Mean(lambda outputs, targets: torch.from_numpy(ndcg_per_query(*self.ranked(outputs, targets))))
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """What random orders of each query's candidates reach."""

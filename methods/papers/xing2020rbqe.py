@@ -65,6 +65,7 @@ from torch.nn import functional as F
 from eelit.methods.data import photographs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Mean, Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.engine.weights import trained
@@ -348,9 +349,10 @@ class Rbqe(ExitMethod):
         """The knob is T: at least T is strictly above the number before it."""
         return ScoreThreshold(math.nextafter(knob, -math.inf))
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
+    @property
+    def score(self) -> Score:
         """Mean PSNR of pictures ``[N, H, W]``."""
-        return float(psnr(answers, targets).mean())
+        return Mean(psnr)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """What the compressed pictures have as they came; the error is that of what the last exit adds."""

@@ -49,6 +49,7 @@ from eelit.methods.data import surfaces
 from eelit.methods.engine.chance import SHUFFLES
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import Score
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Chance
 from eelit.methods.families.exits import ExitMethod, Prepared
@@ -173,9 +174,10 @@ class DynamicTransformer(ExitMethod):
         """The knob is eta."""
         return MaxConfidence(knob)
 
-    def score(self, answers: Tensor, targets: Tensor) -> float:
+    @property
+    def score(self) -> Score:
         """Mean F1 of logits ``[N, C]``."""
-        return macro_f1(answers.argmax(dim=-1), targets)
+        return lambda answers, targets: macro_f1(answers.argmax(dim=-1), targets)
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """What the right labels reach in a random order."""

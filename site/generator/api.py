@@ -91,11 +91,35 @@ class Wall(BaseModel):
     full: Spread
 
 
-class TrackRow(BaseModel):
-    """One variant of a method on a track, over all its seeds."""
+class Interval(BaseModel):
+    """A mean over seeds and test samples with its 95 % interval, which tells of other seeds and samples."""
 
+    mean: float
+    low: float
+    high: float
+    deviation: float = Field(description="standard error")
+    freedom: float | None = Field(description="degrees of freedom; null: so many that they do not matter")
+    seeds: int
+
+
+class Standing(BaseModel):
+    """How sure a row's quality is, and its difference from the best row of its group, taken sample by sample."""
+
+    quality: Interval
+    samples: int = Field(description="on which it was tested")
+    sampling: float = Field(description="standard error by the choice of these alone")
+    behind: Interval | None = Field(description="quality less the best row's")
+    level: bool | None = Field(description="whether it cannot be told from the best, corrected for all comparisons")
+
+
+class TrackRow(BaseModel):
+    """One variant of a method on a track, or a rule on its network, over all its seeds."""
+
+    id: str = Field(description="what `eelit compare` and the compare page call it")
     key: str
     variant: str
+    rule: str = Field(description="empty, or the rule that this is of on the network of the method")
+    shared: list[str] = Field(description="of a rule: whose networks have the same weights, too")
     quality: str
     unit: str = Field(description="of cost")
     settings: dict[str, str] = Field(description="of the method in this variant, its training included")
@@ -106,6 +130,9 @@ class TrackRow(BaseModel):
     seeds: list[int]
     full: Spread
     at: dict[str, Spread | None] = Field(description="share of the full model's cost → quality within it")
+    standings: dict[str, Standing | None] = Field(
+        description="share → how sure that is; empty or null where nothing is kept of single test samples"
+    )
     area: Spread | None
     against: dict[str, dict[str, Spread | None]] = Field(description="baseline → share → quality minus the baseline's")
     points: list[tuple[float, float]] = Field(description="of each knob: share of the full cost, quality")
@@ -310,7 +337,10 @@ def _paper(collection: Collection, work: Work, head: dict[str, Any]) -> Paper:
 
 def _method(collection: Collection, method: Method, head: dict[str, Any]) -> MethodDocument:
     info = method.info
-    rows = {name: [_row(row) for row in board.rows if row.key == info.key] for name, board in collection.boards.items()}
+    rows = {
+        name: [_row(row) for row in board.rows if row.key == info.key and not row.rule]
+        for name, board in collection.boards.items()
+    }
     return MethodDocument(
         key=info.key,
         title=info.title,
@@ -374,9 +404,11 @@ def _track(collection: Collection, name: str, conditions: str, head: dict[str, A
 
 def _row(row: Row) -> TrackRow:
     said = asdict(row)
-    plain = TrackRow.model_fields.keys() - {"at", "against", "efficiency", "walls"}
+    plain = TrackRow.model_fields.keys() - {"id", "at", "standings", "against", "efficiency", "walls"}
     return TrackRow(
+        id=row.id,
         **{name: said[name] for name in plain},
+        standings={f"{share:g}": said["standings"].get(share) for share in SHARES} if row.standings else {},
         at={f"{share:g}": said["at"][share] for share in SHARES},
         against={name: {f"{share:g}": by[share] for share in SHARES} for name, by in said["against"].items()},
         efficiency={str(batch): spread for batch, spread in said["efficiency"].items()},

@@ -22,7 +22,7 @@ from eelit.methods.data import manifest
 from eelit.methods.engine.records import Simulation, SmokeReport
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
-from eelit.methods.harness.summary import Row, Verdict
+from eelit.methods.harness.summary import SHARES, Row, Verdict
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
@@ -263,8 +263,8 @@ def gather(sources: Sources, reports: Reports) -> Collection:
     collection.complete_lists = len(loaded.lists.complete)
     for key, work in collection.works.items():
         work.places = dict(_places(loaded, key))
-    collection.boards = {name: bench.board(name) for name in TRACKS}
-    for fault in (fault for board in collection.boards.values() for fault in board.unreadable):
+    collection.boards = {name: bench.board(name, sure=SHARES) for name in TRACKS}
+    for fault in (fault for board in collection.boards.values() for fault in (*board.unreadable, *board.unpaired)):
         print(f"eelit: {fault}", file=sys.stderr)
     return collection
 

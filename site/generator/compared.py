@@ -24,7 +24,7 @@ SCRIPTS = [*plots.SCRIPTS, "assets/compare.js"]
 class Line:
     """One row of a leaderboard as the page names it."""
 
-    id: str  # key, or key:variant; what stands in the page's address
+    id: str  # key, or key:variant, of a rule such as max-confidence@key; what stands in the page's address
     name: str
     row: Row
     trained: str  # in what its training differs from the track's; else empty
@@ -61,15 +61,27 @@ class Group:
         """Their curves, by name."""
         return [curve for line in self.by_name for curve in plots.of_row(line.row, line.name, baselines=False)]
 
+    @cached_property
+    def own_lines(self) -> list[plots.Line]:
+        """The curves of methods alone, without those of the rules that they have to face."""
+        rules = {line.name for line in self.rows if line.row.rule}
+        return [curve for curve in self.lines if curve.name not in rules]
 
-def compared(collection: Collection, board: bench.Board) -> list[Group]:
-    """Return the rows of a board under their names, those that can be compared together."""
-    return [Group([_line(collection, row, board) for row in rows]) for rows in groups(board)]
+    @property
+    def uncertain(self) -> list[str]:
+        """What is to say of how sure the figures are."""
+        return tested.uncertain([line.row for line in self.rows], 0.5)
+
+
+def compared(collection: Collection, board: bench.Board, *, rules: bool = False) -> list[Group]:
+    """Return the rows of a board under their names, those that can be compared together, perhaps with its rules."""
+    wanted = ([row for row in rows if rules or not row.rule] for rows in groups(board))
+    return [Group([_line(collection, row, board) for row in rows]) for rows in wanted if rows]
 
 
 def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
-    own = f"{row.key}:{row.variant}" if row.variant else row.key
-    return Line(own, ", ".join(filter(None, collection.named(row))), row, tested.trained(row, board))
+    said = ", ".join(filter(None, collection.named(row)))
+    return Line(row.id, f"{row.rule} on {said}" if row.rule else said, row, tested.trained(row, board))
 
 
 def values(collection: Collection) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _neighbour(one: Neighbour) -> list[Any]:
 
 def _curve(collection: Collection, key: str) -> dict[str, Any] | None:
     """Return the mean curve of the method's first variant on a track, if one was measured, and what its quality is."""
-    rows = (row for board in collection.boards.values() for row in board.rows if row.key == key)
+    rows = (row for board in collection.boards.values() for row in board.rows if row.key == key and not row.rule)
     row = next(rows, None)
     if row is None:
         return None

@@ -145,7 +145,7 @@ def generated(collection: Collection) -> Iterator[Page]:
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
-        values = {"track": TRACKS[name], "board": board, "groups": compared.compared(collection, board)}
+        values = {"track": TRACKS[name], "board": board, "groups": compared.compared(collection, board, rules=True)}
         yield (
             f"tracks/{name}.md",
             render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),

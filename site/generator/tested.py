@@ -1,6 +1,9 @@
-"""What the rows of a leaderboard were trained with and tested on, in words; the digest alone tells nobody anything."""
+"""What the rows of a leaderboard were trained with and tested on, and how sure they are, in words."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
 
 from eelit.methods.harness import registry
 from eelit.methods.harness.bench import Board
@@ -40,6 +43,23 @@ def trained(row: Row, board: Board) -> str:
         told = f"{name.replace('_', ' ')} {value.removesuffix('.0')}"
         said.append(told if ":" in meaning else f"{told} ({meaning})")
     return ", ".join(said)
+
+
+def uncertain(group: Sequence[Row], share: float) -> list[str]:
+    """Return what is to say of how sure the figures of a group are."""
+    standings = [row.standings.get(share) for row in group]
+    known = [each for each in standings if each]
+    if not known:
+        return ["intervals are not known: nothing is kept of single test samples"]
+    error = median(each.sampling for each in known)
+    said = [f"the {known[0].samples:,} test samples alone make a standard error of about {error:.4f}"]
+    if any(each.quality.seeds == 1 for each in known):
+        said.append("where only one seed was measured, the interval tells of other test samples alone")
+    if len(known) < len(standings):
+        said.append(
+            "rows without an interval: nothing is kept of their single test samples, or the share is out of reach"
+        )
+    return said
 
 
 def _is_stream(row: Row) -> bool:
