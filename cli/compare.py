@@ -94,7 +94,7 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
     trials = _trials(_themselves(choices, known), open_catalogue())
     for rule, key in choices:
         if rule and known[key].results and not any((row.rule, row.key) == (rule, key) for row in rows):
-            click.echo(f"eelit: {key} was not measured beside {rule}", err=True)
+            click.echo(f"eelit: {key} was not measured with the baseline {rule}", err=True)
     if style == "json":
         click.echo(json_text(_as_json(name, rows, trials)))
     elif rows:
@@ -106,11 +106,11 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
 
 
 Choice = tuple[str, str]
-"""A rule (empty: the method itself), and the name or key of the method on whose network it is."""
+"""A baseline (empty: the method itself), and the name or key of the method whose network it uses."""
 
 
 def chosen(names: Iterable[str]) -> list[Choice]:
-    """Take names such as `pabee` and `max-confidence@pabee` apart. Raises `click.UsageError` for an unknown rule."""
+    """Split names such as `max-confidence@pabee`. Raises `click.UsageError` for an unknown baseline."""
     from eelit.methods.harness.summary import BASELINE_KNOBS, slug
 
     rules, found = {slug(rule): rule for rule in BASELINE_KNOBS}, []
@@ -118,7 +118,7 @@ def chosen(names: Iterable[str]) -> list[Choice]:
         rule, sign, own = name.partition("@")
         if sign and rule.lower() not in rules:
             raise click.UsageError(
-                f"no rule is called {rule!r}; there are {', '.join(f'{each}@METHOD' for each in rules)}"
+                f"there is no baseline {rule!r}; there are {', '.join(f'{each}@METHOD' for each in rules)}"
             )
         found.append((rules[rule.lower()], own) if sign else ("", name))
     return list(dict.fromkeys(found))
@@ -134,7 +134,7 @@ def compared(choices: list[Choice], name: str, catalogue: Catalogue) -> dict[str
 
 
 def _themselves(choices: list[Choice], known: dict[str, Stored]) -> dict[str, Stored]:
-    """Return what is known of methods that were chosen themselves, and measured."""
+    """Return the results of methods that were chosen themselves and were measured."""
     keys = dict.fromkeys(key for rule, key in choices if not rule)
     return {key: known[key] for key in keys if known[key].results}
 
@@ -155,7 +155,7 @@ def _rows(choices: list[Choice], known: dict[str, Stored]) -> list[Row]:
 
 
 def _results(rows: list[Row], known: dict[str, Stored]) -> Iterator[Result]:
-    """Yield what was measured for each row, as a result of its own."""
+    """Yield the results of each row, each with the row's curve only."""
     from eelit.methods.harness.summary import curve_of
 
     for row in rows:
@@ -259,7 +259,7 @@ def _between(row: Row, share: float) -> str:
 
 
 def _behind(row: Row, share: float) -> str:
-    """Return the 95 % interval of the difference from the best of the rows, and whether the two can be told apart."""
+    """Return the 95 % interval of the difference from the best of the rows, and whether it is level with that."""
     standing, how = row.standings.get(share), row.place(share)
     if how == "best" or standing is None or standing.behind is None:
         return how

@@ -84,7 +84,7 @@ def command(name: str, share: float, style: str) -> None:
 
 
 def _trusted(board: Board) -> tuple[Trust, dict[str, dict[str, Any]]]:
-    """Return how far each row is to be trusted: in words, and for programs."""
+    """Return the fidelity of each row, and whether it is an ablation: in words, and for programs."""
     catalogue = open_catalogue()
     fidelity = {work["key"]: work["fidelity"] for work in catalogue.find(Query()).works}
     known = set(catalogue.keys())
@@ -94,7 +94,7 @@ def _trusted(board: Board) -> tuple[Trust, dict[str, dict[str, Any]]]:
     told: dict[str, dict[str, Any]] = {}
     for row in board.rows:
         left_out = not row.rule and (row.key, row.variant) in ablations
-        words[row.id] = "rule" if row.rule else fidelity.get(row.key, "") + (", ablation" if left_out else "")
+        words[row.id] = "baseline" if row.rule else fidelity.get(row.key, "") + (", ablation" if left_out else "")
         told[row.id] = {"fidelity": None if row.rule else fidelity.get(row.key), "ablation": left_out}
     return words, told
 
@@ -120,7 +120,7 @@ def say_unreadable(faults: Iterable[Unreadable], unpaired: Iterable[Unreadable] 
 
 
 Trust = dict[str, str]
-"""Row → fidelity of the implementation, and whether the variant is an ablation."""
+"""Row → fidelity of the implementation, and whether the variant is an ablation or a baseline."""
 
 
 def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
@@ -128,9 +128,9 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
 
     rule = (
         f"Within {share:.0%} of the cost is what the best mixture of two knobs, chosen on validation data, reaches "
-        "on test data. Gains are over two rules on the same trained weights, seed by seed. The 95 % interval tells of "
-        "other test samples and seeds, and so does that of the difference from the best row, which was taken sample by "
-        "sample; rows that are level cannot be told from the best (at 5 %, corrected for all comparisons by Holm)."
+        "on test data. Gains are over two baselines with the same trained weights, seed by seed. The 95 % intervals "
+        "cover other test samples and seeds; the difference from the best row is computed sample by sample. A row is "
+        "level with the best if the difference is not significant (at 5 %, corrected for all comparisons by Holm)."
     )
     parts = [paragraph(conditions), paragraph(rule)]
     for _, together in groupby(board.rows, key=lambda row: row.group):

@@ -138,7 +138,7 @@ class Tools:
     def compare(self, methods: list[str], track: str = "text") -> dict[str, Any]:
         """Compare methods of a track: curves, costs, and how the papers' claims fared.
 
-        `max-confidence@METHOD` and `static-exit@METHOD` are rules that need no method, on the network of one.
+        `max-confidence@METHOD` and `static-exit@METHOD` are baselines on the network of a method.
         """
         from eelit.cli.compare import chosen, compared
 

@@ -147,7 +147,7 @@ OF_CLIENTS = "li2023esfedavg"
 
 @every_variant
 def test_what_is_told_of_samples_makes_the_point(key, variant, curves):
-    """Differences between methods, and from the rules that they have to face, are taken sample by sample."""
+    """Differences between methods, and from baselines, are computed sample by sample."""
     curve = curves(key, variant)
     every = [*curve.validation, *curve.test, *(point for rule in curve.baselines for point in rule.test)]
     if key == OF_CLIENTS:

@@ -25,9 +25,9 @@ def points(seed, knobs=3, n=N, worth=None):
 
 
 def sampled(seed=0, key=KEY, weights=0, own=0, **more):
-    """Return a result that knows its samples; the rule that it has to face is that of its weights."""
+    """Return a result that knows its samples; its baseline depends on the weights only."""
     test, right, exits = points([seed, weights, own, 1], **more)
-    rival, stands, _ = points([seed, weights], knobs=4)
+    baseline, stands, _ = points([seed, weights], knobs=4)
     curve = (
         result()
         .curves[0]
@@ -35,7 +35,7 @@ def sampled(seed=0, key=KEY, weights=0, own=0, **more):
             update={
                 "validation": test,
                 "test": test,
-                "baselines": [Baseline(name="max-confidence", validation=rival, test=rival)],
+                "baselines": [Baseline(name="max-confidence", validation=baseline, test=baseline)],
             }
         )
     )
@@ -101,7 +101,7 @@ def test_nothing_is_kept_where_nothing_is_known_of_each_sample(tmp_path):
     given, *_ = sampled()
     broken = given.curves[0].test[1].model_copy(update={"samples": Samples(np.ones(3, dtype=bool))})
     curve = given.curves[0].model_copy(update={"test": [given.curves[0].test[0], broken, given.curves[0].test[2]]})
-    assert outcomes.packed(given.model_copy(update={"curves": [curve]})) != b""  # of its rival, at least
+    assert outcomes.packed(given.model_copy(update={"curves": [curve]})) != b""  # of its baseline, at least
     path = bench.keep(given.model_copy(update={"curves": [curve]}), tmp_path / "other")
     found = outcomes.Outcomes.beside(path, read(Result, path))
     assert found.quality("") is None
@@ -148,7 +148,7 @@ def test_a_file_that_does_not_go_with_its_result_is_named_and_its_seed_does_with
         shown = eelit(*words)
         assert shown.exit_code == 0, shown.stderr
         (line,) = [line for line in shown.stderr.splitlines() if "samples.npz" in line]
-        assert line.endswith("intervals do without that seed")
+        assert line.endswith("intervals are computed without that seed")
     assert bench.board("text").rows[0].standings[0.5].quality.seeds == 2
 
 
@@ -207,7 +207,7 @@ def test_old_results_are_shown_without_intervals(place, eelit):
     board = bench.board("text")
     assert all(row.standings == {} for row in board.rows)
     assert board.rows[0].place(0.5) == ""
-    assert "intervals are not known: nothing is kept of single test samples" in eelit("leaderboard").stdout.replace(
+    assert "no intervals: no outcomes of single test samples are stored" in eelit("leaderboard").stdout.replace(
         "\n    ", " "
     )
 
@@ -217,8 +217,8 @@ def test_the_leaderboard_tells_how_sure_it_is(place, eelit):
     shown = eelit("leaderboard").stdout
     standing = board.rows[0].standings[0.5]
     assert f"{standing.quality.low:.4f} to {standing.quality.high:.4f}" in shown
-    assert f"the {N} test samples alone make a standard error of about" in shown
-    assert "max-confidence@xin2020deebert: also of zhou2020pabee" in shown
+    assert f"the {N} test samples alone cause a standard error of about" in shown
+    assert "max-confidence@xin2020deebert: also for zhou2020pabee" in shown
     rows = json.loads(eelit("leaderboard", "--format", "json").stdout)["rows"]
     assert [row["id"] for row in rows] == [row.id for row in board.rows]
     assert rows[0]["standings"]["0.5"]["quality"]["low"] == pytest.approx(standing.quality.low)
@@ -231,7 +231,7 @@ def test_the_leaderboard_tells_how_sure_it_is(place, eelit):
 
 def test_one_seed_tells_of_other_test_samples_alone(place, eelit):
     bench.keep(sampled(0)[0], place / "text")
-    assert "the interval tells of other test samples alone" in eelit("leaderboard").stdout.replace("\n    ", " ")
+    assert "the interval covers other test samples only" in eelit("leaderboard").stdout.replace("\n    ", " ")
 
 
 def test_a_rule_can_be_compared_like_a_method(place, eelit, tmp_path):
@@ -258,10 +258,10 @@ def test_a_rule_that_there_is_not_is_refused(place, eelit):
     board_of(place)
     wrong = eelit("compare", "patience@pabee")
     assert wrong.exit_code == 2
-    assert "no rule is called 'patience'; there are static-exit@METHOD, max-confidence@METHOD" in wrong.stderr
+    assert "there is no baseline 'patience'; there are static-exit@METHOD, max-confidence@METHOD" in wrong.stderr
     none = eelit("compare", "static-exit@pabee")
     assert none.exit_code == 1
-    assert "zhou2020pabee was not measured beside static exit" in none.stderr
+    assert "zhou2020pabee was not measured with the baseline static exit" in none.stderr
 
 
 def test_a_row_without_samples_has_no_place():

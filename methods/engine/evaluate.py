@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -154,11 +154,11 @@ def infer(model: MultiExit, x: Any, policy: Policy, costs: Sequence[float] = ())
     """
     if len(costs) not in (0, model.exits):
         raise ValueError(f"{model.exits} exits need as many costs, not {len(costs)}")
-    routing = _is(type(policy), Routing)
+    routing = cast("Routing", policy) if _is(type(policy), Routing) else None
     if len(costs) and routing:
         raise ValueError("costs up to each exit say nothing of a policy that passes exits over; see `paid`")
     with evaluating(model):
-        found, seen = _run_routed(model, x, policy) if routing else _run(model, x, policy)
+        found, seen = _run_routed(model, x, routing) if routing else _run(model, x, policy)
     exits = torch.cat([torch.full_like(samples, i) for samples, i, _ in found])
     outputs = joined([output for _, _, output in found]) if len(found) > 1 else found[0][2]
     if len(found) > 1:  # who left at one exit is in order already
@@ -187,7 +187,7 @@ def _run(
 ) -> tuple[list[tuple[Tensor, int, Output]], list[tuple[Tensor, Tensor]]]:
     """Return who left where with which output, and of all who met an exit whether its output was finite."""
     memory, state, rest = policy.start(), x, None
-    assembling = policy if _is(type(policy), Assembling) else None
+    assembling = cast("Assembling", policy) if _is(type(policy), Assembling) else None
     found, seen, sound = [], [], None
     for i, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
         state = stage(state)

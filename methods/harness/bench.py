@@ -303,7 +303,7 @@ class Board:
 def board(name: str, share: float = 0.5, place: Path | None = None, *, sure: Sequence[float] | None = None) -> Board:
     """Return the leaderboard: rows of the same data, quality and unit together, the best at the cost share first.
 
-    How sure figures are is told at the shares ``sure``, by default at this one.
+    Intervals are computed at the shares ``sure``, by default at this one.
     """
     where, measured = (place or folder()) / name, {key: stored(name, key, place) for key in members(name)}
     own = [
@@ -349,9 +349,9 @@ def _searches(results: Iterable[Result]) -> dict[tuple[str, str], dict[int, Sear
 def rules(
     measured: Mapping[str, Stored], names: Sequence[str] = tuple(summary.BASELINE_KNOBS), *, share: float = 0.5
 ) -> list[summary.Row]:
-    """Return a row for each rule that methods have to face on their networks, once for the same trained weights.
+    """Return a row for each baseline on the networks of methods, one for all with the same trained weights.
 
-    Networks have the same weights where the rule does exactly the same with every seed, on validation and test data.
+    Weights are the same if the baseline gives exactly the same points with every seed, on validation and test data.
     """
     found: dict[object, list[tuple[bool, str, str, str]]] = {}
     for key, known in measured.items():
@@ -361,14 +361,14 @@ def rules(
                 found.setdefault(does, []).append((number > 0, key, curve.variant, rule))
     rows = []
     for alike in found.values():
-        (_, key, variant, rule), *others = sorted(alike)  # it is named for a method whose main variant this is, if any
+        (_, key, variant, rule), *others = sorted(alike)  # named after a method whose main variant this is, if any
         row = summary.row(measured[key].results, variant, current=measured[key].current, share=share, rule=rule)
         rows.append(replace(row, shared=tuple(summary.called(other, its) for _, other, its, _ in others)))
     return rows
 
 
 def _does(results: Sequence[Result], variant: str, rule: str) -> object:
-    """Return all that a rule does on a variant's networks, with every seed, and on which data."""
+    """Return all points of a baseline on a variant's networks, with every seed, and on which data."""
     curves = {result.seed: summary.curve_of(result, variant, rule) for result in results}
     points = [
         (seed, *((point.knob, point.quality, point.cost) for point in (*curve.validation, *curve.test)))
@@ -379,7 +379,7 @@ def _does(results: Sequence[Result], variant: str, rule: str) -> object:
 
 
 def stand(rows: Sequence[summary.Row], measured: Mapping[str, Stored], shares: Sequence[float]) -> list[summary.Row]:
-    """Return the rows with how sure they are at shares of the cost, each group by itself."""
+    """Return the rows with their intervals at shares of the cost, each group by itself."""
     if not any(known.samples for known in measured.values()):
         return [*rows]
     from eelit.methods.harness.paired import standings

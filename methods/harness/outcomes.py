@@ -1,10 +1,10 @@
-"""What happened to each test sample, kept beside a result: what its answer was worth at each knob, and where it left.
+"""Outcomes of test samples, stored beside a result: the score of each answer at each knob, and where the sample left.
 
 The file is an `.npz` (a zip of arrays, compressed by LZMA, no pickles), named like its result, which holds its digest.
 For the curve number i of the result there are ``i.quality [K, N]`` and ``i.exits [K, N]`` (of samples, tokens or
 documents) of its K knobs, and ``i.j.quality`` of the baseline number j; right and wrong are bits along the samples, of
 which the curve has ``samples[i]``. There is none where quality is no mean over samples. Where the samples of a baseline
-leave is not kept: it is known of a fixed exit, and nothing asks for it of the others.
+leave is not stored: it is known for a fixed exit, and not needed for the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUFFIX = ".samples.npz"
 
 
 def packed(result: Result) -> bytes:
-    """Return the file for a result that was just measured; empty if nothing is known of single samples."""
+    """Return the file for a result that was just measured; empty if the outcomes of samples are not known."""
     arrays: dict[str, NDArray[Any]] = {}
     counts = []
     for i, curve in enumerate(result.curves):
@@ -99,7 +99,7 @@ class Outcomes:
         return np.load(io.BytesIO(self.content), allow_pickle=False)
 
     def quality(self, variant: str, rule: str = "") -> NDArray[Any] | None:
-        """Return what each sample was worth at each knob ``[K, N]`` of a variant, or of a rule it has to face."""
+        """Return the score of each sample at each knob ``[K, N]`` of a variant, or of a baseline."""
         i = [curve.variant for curve in self.curves].index(variant)
         rules = [baseline.name for baseline in self.curves[i].baselines]
         name = f"{i}.{rules.index(rule)}.quality" if rule else f"{i}.quality"

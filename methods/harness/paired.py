@@ -1,21 +1,21 @@
-"""How sure figures of a leaderboard are: intervals from the stored outcomes of test samples, and what is level.
+"""How certain the figures of a leaderboard are: intervals from the stored outcomes of test samples, and level rows.
 
-Two rows were measured on the same test samples, so their difference is taken sample by sample, seed by seed: most of
-what makes single figures uncertain is common to both and cancels. Its 95 % interval tells of other test samples and of
-other seeds. It is a bootstrap of both, crossed, because all seeds are tested on the same samples: samples are drawn
-anew of the differences averaged over seeds, seeds of the differences averaged over samples, and both deviations are
-added. (Samples drawn apart within each seed would take one test set for as many as there are seeds.) Three seeds that
-are drawn anew vary too little, by √(2/3), and their variance is itself a guess. So the deviations of S seeds are
-widened by √(S/(S-1)), and the interval by Student's t in place of the normal distribution, with the degrees of freedom
-of Satterthwaite, which are few where seeds make most of the deviation: the expanded percentile interval of Hesterberg
-(2015). With one seed the interval tells of other test samples alone.
+All rows were measured on the same test samples, so the difference of two rows is computed sample by sample, seed by
+seed: most of the uncertainty of single figures is common to both and cancels. Its 95 % interval covers other test
+samples and other seeds. It is a crossed bootstrap of both, because all seeds are tested on the same samples: samples
+are resampled from the differences averaged over seeds, seeds from the differences averaged over samples, and both
+deviations are added. (Resampling samples separately within each seed would treat one test set as several.) Three
+resampled seeds vary too little, by √(2/3), and their variance is itself an estimate. So the deviations of S seeds are
+widened by √(S/(S-1)), and the interval by Student's t instead of the normal distribution, with Satterthwaite's degrees
+of freedom, which are few if seeds cause most of the deviation: the expanded percentile interval of Hesterberg (2015).
+With one seed the interval covers other test samples only.
 
-At a share of the cost the quality of a sample is that of the mixture of two knobs that was chosen on validation data:
-the mean of what it is worth at both, by their weights.
+At a share of the cost, the score of a sample is that of the mixture of two knobs that was chosen on validation data:
+the weighted mean of its scores at both.
 
-**Level with the best.** Each row is compared with the row that came out best. Its p-value is two-sided, from the same
-deviation and degrees of freedom; Holm's correction holds over all rows of the group. What is not below the best at 5 %
-is level with it: it cannot be told from the best.
+**Level with the best.** Each row is compared with the row of the highest quality. Its p-value is two-sided, from the
+same deviation and degrees of freedom, with Holm's correction over all rows of the group. A row whose difference is not
+significant at 5 % is level with the best.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ ENDLESS = 1e9
 
 Floats = NDArray[np.float64]
 Outcome = Mapping[int, NDArray[Any]]
-"""Seed → what each test sample was worth, ``[N]``."""
+"""Seed → score of each test sample, ``[N]``."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and test samples, and how sure it is."""
+    """A mean over seeds and test samples, and how certain it is."""
 
     mean: float
     low: float
     high: float
     deviation: float  # standard error
-    freedom: float | None  # degrees of freedom; None: they are without end, as seeds make no part of the deviation
+    freedom: float | None  # degrees of freedom; None: infinite, as seeds are no part of the deviation
     seeds: int
 
     @property
@@ -62,19 +62,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Standing:
-    """How sure a row's quality is, and its difference from the best row of its group."""
+    """How certain a row's quality is, and its difference from the best row of its group."""
 
     quality: Interval
-    samples: int  # on which it was tested
-    sampling: float  # standard error by the choice of these alone
-    behind: Interval | None  # quality less the best row's; None: of that no samples are known
-    level: bool | None  # whether it cannot be told from the best
+    samples: int  # number of test samples
+    sampling: float  # standard error from the choice of these only
+    behind: Interval | None  # quality minus the best row's; None: the samples of that are not known
+    level: bool | None  # whether it is not significantly different from the best
 
 
 def intervals(values: Sequence[Outcome]) -> list[Interval]:
     """Return the interval of the mean of each of several outcomes, which are of as many test samples.
 
-    All are seen in the same resamples, so that what is common to them is common to their intervals.
+    All use the same resamples, so that what is common to them is common to their intervals.
     """
     if not values:
         return []
@@ -125,7 +125,7 @@ def _seeds_drawn(by_seed: Floats) -> Floats:
 
 
 def difference(ours: Outcome, theirs: Outcome) -> dict[int, NDArray[Any]]:
-    """Return what each sample is worth more in ours than in theirs, with the seeds that both have."""
+    """Return the score of each sample in ours minus that in theirs, with the seeds that both have."""
     return {seed: np.subtract(ours[seed], theirs[seed], dtype=np.float64) for seed in ours if seed in theirs}
 
 

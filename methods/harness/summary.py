@@ -8,14 +8,13 @@ are chosen on validation data (the best quality within that cost); what is repor
 A mixture's quality is the mean of its parts': exact for accuracy, and for Pearson's r within 0.001 (tried by mixing
 predictions); for NDCG it means that whole queries are drawn.
 
-**How sure.** A figure has a 95 % interval, which tells of other test samples and of other seeds, and each row of a
-group is compared with the best one on the same samples and seeds; a row that cannot be told from the best, after Holm's
-correction for all comparisons of the group, is level with it. The rule stands in `paired`. Results that were stored
-without what happened to single samples have no intervals.
+**Intervals.** A figure has a 95 % interval, which covers other test samples and other seeds. Each row of a group is
+compared with the best one on the same samples and seeds; a row whose difference from the best is not significant, after
+Holm's correction for all comparisons of the group, is level with it. The rules are in `paired`. Results that were
+stored without the outcomes of single samples have no intervals.
 
-**Rules to face.** Two rules that any network with exits has for nothing are rows of their own: the network cut off at a
-fixed exit, and stopping at the largest probability. Each stands once for the same trained weights, whichever methods
-share them.
+**Baselines.** Two exit rules that work on any network with exits are rows of their own: the network cut off at a fixed
+exit, and stopping at the largest probability. Methods with the same trained weights share one row of each.
 
 **Area.** Mean quality at 25, 30, … 100 % of the cost.
 
@@ -43,7 +42,7 @@ POINT = 0.01
 """How much quality a setting may lose on validation data to count as one that loses (next to) nothing."""
 AREA = tuple(i / 100 for i in range(25, 101, 5))
 BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
-"""What is turned in the rules that every method has to face."""
+"""The baselines that every method is compared with, and the names of their knobs."""
 TRAINED_OTHERWISE = "Trained otherwise"
 """The section of a method's docstring that says how its training differs from that of the track, and why."""
 BATCHES = (1, 32)
@@ -163,28 +162,28 @@ class Row:
     walls: dict[int, list[Wall]]  # batch size → seconds at the knobs nearest to 75, 50 and 25 % of the cost
     points: list[tuple[float, float]]  # of each knob, mean over seeds: share of the full cost, quality on test data
     knobs: list[str]  # what each of these points was set to, such as "patience 2"
-    baselines: dict[str, list[tuple[float, float]]]  # points of the rules that it has to face
+    baselines: dict[str, list[tuple[float, float]]]  # points of the baselines on the same trained weights
     baseline_knobs: dict[str, list[str]]
     settings: dict[str, str]  # of the method in this variant, as Python writes them
     trained_otherwise: str  # how the method's training differs from that of the track, and why; else empty
     calibration: list[Spread | None]  # expected calibration error of each exit
     exits: list[float]  # share of test samples leaving at each exit, at the knob nearest to half of the validation cost
-    rule: str = ""  # which of `BASELINE_KNOBS` this is of, on the network of the method; empty: the method's own
-    shared: tuple[str, ...] = ()  # whose networks have the same weights, so that the rule does the same there
-    standings: dict[float, Standing] = field(default_factory=dict)  # share → how sure it is, where samples are known
+    rule: str = ""  # which baseline of `BASELINE_KNOBS` it is, on the method's network; empty: the method itself
+    shared: tuple[str, ...] = ()  # of a baseline: other rows whose networks have the same weights
+    standings: dict[float, Standing] = field(default_factory=dict)  # share → how certain it is, where samples are known
 
     @property
     def who(self) -> str:
-        """The key, or of a rule such as ``max-confidence@KEY``."""
+        """The key, or of a baseline such as ``max-confidence@KEY``."""
         return f"{slug(self.rule)}@{self.key}" if self.rule else self.key
 
     @property
     def id(self) -> str:
-        """What the row is called by: that, and its variant if it has one."""
+        """The name of the row: that, and its variant if it has one."""
         return called(self.who, self.variant)
 
     def place(self, share: float) -> str:
-        """Return whether it is the best of its group, or level with it; empty if neither, or if it is not known."""
+        """Return ``best`` of its group, ``level`` with the best, or an empty string (neither, or not known)."""
         standing = self.standings.get(share)
         if standing is None or standing.behind is None or not standing.level:
             return ""
@@ -207,17 +206,17 @@ class Row:
 
 
 def called(key: str, variant: str) -> str:
-    """Return what a variant of a method is called by."""
+    """Return the name of a variant of a method."""
     return f"{key}:{variant}" if variant else key
 
 
 def slug(rule: str) -> str:
-    """Return the name of a rule in one word."""
+    """Return the name of a baseline in one word."""
     return rule.replace(" ", "-")
 
 
 def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5, rule: str = "") -> Row:
-    """Summarise one variant of one method's results with different seeds, or a rule on the networks of these."""
+    """Summarise one variant of one method's results with different seeds, or a baseline on their networks."""
     curves = [curve_of(result, variant, rule) for result in results]
     first = curves[0]
     full = Spread.of(curve.full_quality for curve in curves)
@@ -265,7 +264,7 @@ def _calibration(curves: Sequence[Curve]) -> list[Spread | None]:
 
 
 def curve_of(result: Result, variant: str, rule: str = "") -> Curve:
-    """Return the curve of a variant, or that of a rule on its network, of which nothing is known but the curve."""
+    """Return the curve of a variant, or that of a baseline on its network, without execution, exits or timing."""
     curve = next(curve for curve in result.curves if curve.variant == variant)
     if not rule:
         return curve

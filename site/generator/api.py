@@ -92,34 +92,36 @@ class Wall(BaseModel):
 
 
 class Interval(BaseModel):
-    """A mean over seeds and test samples with its 95 % interval, which tells of other seeds and samples."""
+    """A mean over seeds and test samples with its 95 % interval, which covers other seeds and samples."""
 
     mean: float
     low: float
     high: float
     deviation: float = Field(description="standard error")
-    freedom: float | None = Field(description="degrees of freedom; null: so many that they do not matter")
+    freedom: float | None = Field(description="degrees of freedom of Student's t; null: the normal distribution")
     seeds: int
 
 
 class Standing(BaseModel):
-    """How sure a row's quality is, and its difference from the best row of its group, taken sample by sample."""
+    """How certain a row's quality is, and its difference from the best row of its group, sample by sample."""
 
     quality: Interval
-    samples: int = Field(description="on which it was tested")
-    sampling: float = Field(description="standard error by the choice of these alone")
-    behind: Interval | None = Field(description="quality less the best row's")
-    level: bool | None = Field(description="whether it cannot be told from the best, corrected for all comparisons")
+    samples: int = Field(description="number of test samples")
+    sampling: float = Field(description="standard error from the choice of test samples only")
+    behind: Interval | None = Field(description="quality minus the best row's")
+    level: bool | None = Field(
+        description="whether the difference is not significant at 5 %, corrected for all comparisons"
+    )
 
 
 class TrackRow(BaseModel):
-    """One variant of a method on a track, or a rule on its network, over all its seeds."""
+    """One variant of a method on a track, or a baseline on its network, over all its seeds."""
 
-    id: str = Field(description="what `eelit compare` and the compare page call it")
+    id: str = Field(description="its name in `eelit compare` and on the compare page")
     key: str
     variant: str
-    rule: str = Field(description="empty, or the rule that this is of on the network of the method")
-    shared: list[str] = Field(description="of a rule: whose networks have the same weights, too")
+    rule: str = Field(description="the baseline, if this is one on the network of the method; else empty")
+    shared: list[str] = Field(description="of a baseline: other rows with the same trained weights")
     quality: str
     unit: str = Field(description="of cost")
     settings: dict[str, str] = Field(description="of the method in this variant, its training included")
@@ -131,7 +133,7 @@ class TrackRow(BaseModel):
     full: Spread
     at: dict[str, Spread | None] = Field(description="share of the full model's cost → quality within it")
     standings: dict[str, Standing | None] = Field(
-        description="share → how sure that is; empty or null where nothing is kept of single test samples"
+        description="share → how certain that is; empty or null where no outcomes of test samples are stored"
     )
     area: Spread | None
     against: dict[str, dict[str, Spread | None]] = Field(description="baseline → share → quality minus the baseline's")

@@ -24,7 +24,7 @@ SCRIPTS = [*plots.SCRIPTS, "assets/compare.js"]
 class Line:
     """One row of a leaderboard as the page names it."""
 
-    id: str  # key, or key:variant, of a rule such as max-confidence@key; what stands in the page's address
+    id: str  # key, or key:variant, of a baseline such as max-confidence@key; used in the page's address
     name: str
     row: Row
     trained: str  # in what its training differs from the track's; else empty
@@ -63,18 +63,18 @@ class Group:
 
     @cached_property
     def own_lines(self) -> list[plots.Line]:
-        """The curves of methods alone, without those of the rules that they have to face."""
+        """The curves of methods only, without those of baselines."""
         rules = {line.name for line in self.rows if line.row.rule}
         return [curve for curve in self.lines if curve.name not in rules]
 
     @property
     def uncertain(self) -> list[str]:
-        """What is to say of how sure the figures are."""
+        """Sentences on how certain the figures are."""
         return tested.uncertain([line.row for line in self.rows], 0.5)
 
 
 def compared(collection: Collection, board: bench.Board, *, rules: bool = False) -> list[Group]:
-    """Return the rows of a board under their names, those that can be compared together, perhaps with its rules."""
+    """Return the rows of a board under their names, those that can be compared together, perhaps with its baselines."""
     wanted = ([row for row in rows if rules or not row.rule] for rows in groups(board))
     return [Group([_line(collection, row, board) for row in rows]) for rows in wanted if rows]
 
@@ -106,7 +106,7 @@ def names(collection: Collection) -> Markup:
 
 
 def of_method(collection: Collection, key: str) -> list[tuple[str, Row, list[plots.Line]]]:
-    """Return the rows of one method on all tracks: track, row, its curve beside the rules it has to face."""
+    """Return the rows of one method on all tracks: track, row, its curve beside its baselines."""
     return [
         (name, line.row, plots.of_row(line.row, line.name))
         for name, board in collection.boards.items()

@@ -49,7 +49,7 @@ def _front(name: str, points: Sequence[DesignPoint], least: float) -> Line:
 
 
 def of_curve(curve: Curve, name: str) -> list[Line]:
-    """Return the test curve of one run and the rules it has to face on the same trained weights."""
+    """Return the test curve of one run and those of its baselines on the same trained weights."""
     own = Line(name, [_point(point, curve.knob) for point in curve.test])
     rivals = (
         Line(rival.name, [_point(point, BASELINE_KNOBS.get(rival.name, "knob")) for point in rival.test])
@@ -63,7 +63,7 @@ def _point(point: OperatingPoint, knob: str) -> tuple[float, float, str]:
 
 
 def of_row(row: Row, name: str, *, baselines: bool = True) -> list[Line]:
-    """Return the mean curve of a leaderboard's row over its seeds, and those of the rules it has to face."""
+    """Return the mean curve of a leaderboard's row over its seeds, and those of its baselines."""
     own = [(name, row.points, row.knobs)]
     rivals = [(rival, points, row.baseline_knobs[rival]) for rival, points in row.baselines.items()]
     return [

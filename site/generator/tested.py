@@ -1,4 +1,4 @@
-"""What the rows of a leaderboard were trained with and tested on, and how sure they are, in words."""
+"""What the rows of a leaderboard were trained with and tested on, and how certain they are, in words."""
 
 from __future__ import annotations
 
@@ -46,19 +46,17 @@ def trained(row: Row, board: Board) -> str:
 
 
 def uncertain(group: Sequence[Row], share: float) -> list[str]:
-    """Return what is to say of how sure the figures of a group are."""
+    """Return sentences on how certain the figures of a group are."""
     standings = [row.standings.get(share) for row in group]
     known = [each for each in standings if each]
     if not known:
-        return ["intervals are not known: nothing is kept of single test samples"]
+        return ["no intervals: no outcomes of single test samples are stored"]
     error = median(each.sampling for each in known)
-    said = [f"the {known[0].samples:,} test samples alone make a standard error of about {error:.4f}"]
+    said = [f"the {known[0].samples:,} test samples alone cause a standard error of about {error:.4f}"]
     if any(each.quality.seeds == 1 for each in known):
-        said.append("where only one seed was measured, the interval tells of other test samples alone")
+        said.append("where only one seed was measured, the interval covers other test samples only")
     if len(known) < len(standings):
-        said.append(
-            "rows without an interval: nothing is kept of their single test samples, or the share is out of reach"
-        )
+        said.append("rows without an interval have no stored outcomes of test samples, or the share is out of reach")
     return said
 
 
