@@ -34,7 +34,7 @@ Deviations
     1. Cluttered Fashion-MNIST (48×48, one channel) and a residual network of 13 convolutions instead of CIFAR, SVHN and
        ImageNet with ResNet-110 and ResNet-50, which two cores cannot train.
     2. Six components, cut at shares of the cost, instead of three, cut where the map halves. Windows are of 6×6 places,
-       the size of the last map on cluttered images, as the paper's for CIFAR are of the last map's size; on plain images
+       the size of the last map on cluttered images, as the paper's for CIFAR are of the last map's size. On plain ones
        maps of 7×7 are cut into 2×2 windows that overlap by one place, and those of 4×4 are one window. The paper's for
        ImageNet are larger, their hidden layer has 1024 units.
     3. AdamW, whose learning rate rises, then falls to 0, instead of momentum with two steps; the classifiers learn at
