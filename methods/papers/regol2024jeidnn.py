@@ -265,7 +265,7 @@ def train_exits(
 class JeiDnn(ImageMethod):
     """Gates and classifiers that learn from each other, on a frozen network."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: T2T-ViT-7 and T2T-ViT-14
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: T2T-ViT-7 and T2T-ViT-14
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, CIFAR-100-LT, SVHN
     train_size: int = 6000  # training images; released code: 45,000 of CIFAR-10
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

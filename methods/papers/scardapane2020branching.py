@@ -138,7 +138,7 @@ class DifferentiableBranching(ImageMethod):
     lam: float = 0.1  # price of the whole network in nats; the paper's is not known
     a: float = 0.3  # weight of each branch's own loss; 0: they learn by the soft output alone
     mixed: str = "probabilities"  # what gates mix: probabilities, or logits as in later code
-    network: str = "resnet"  # resnet or vgg; the paper: AlexNet, VGG-13, ResNet-18
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: AlexNet, VGG-13, ResNet-18
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, CINIC-10
     train_size: int = 6000  # training images; the paper: 50,000 of CIFAR
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

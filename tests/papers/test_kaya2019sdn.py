@@ -189,6 +189,19 @@ def test_internal_classifiers_learn_from_condensed_maps_of_the_frozen_network(wi
         assert torch.allclose(model.heads[0](maps), model.heads[0](state), atol=1e-5)
 
 
+def test_maps_of_the_image_tracks_are_read_at_three_or_four_places_down_and_across():
+    """Of 6×6 (cluttered) by windows of 2×2; of 7×7 (plain), too, with a smaller border: the docstring says so."""
+    for side, places in ((12, 4), (6, 3), (7, 4), (4, 4)):
+        head = InternalClassifier((5, side, side), 10)
+        assert head[-1].in_features == 5 * places**2
+        x = torch.randn(2, 5, side, side)
+        head[0].alpha.data.fill_(0.25)
+        corner = x[:, :, : -(-side // 4), : -(-side // 4)].flatten(2)
+        assert torch.allclose(head[0](x)[:, :, 0, 0], 0.25 * corner.amax(-1) + 0.75 * corner.mean(-1), atol=1e-6)
+    model = ShallowDeep().build(SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10), 0)
+    assert [head[-1].in_features for head in model.heads[:-1]] == [128 * 16] * 3 + [256 * 9] * 2
+
+
 def test_rates_of_both_stages_are_the_settings(wired):
     _, (first, second) = wired(tiny("IC-only", rate=3e-3, head_rate=7e-3))
     assert (set(first.rates.values()), set(second.rates.values())) == ({3e-3}, {7e-3})
