@@ -1,9 +1,11 @@
 """The contract for images, tried with an invented method: internal classifiers at cost shares, in one or two stages."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.families.images import NETWORKS, ImageMethod
-from eelit.methods.harness import conformance, runner
+from eelit.methods.harness import conformance, registry, runner
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import train_heads
@@ -132,3 +134,43 @@ def test_stages_of_training_hold_what_they_should(stages):
 def test_an_unknown_network_is_refused():
     with pytest.raises(ValueError, match="no network 'nonsense'; there are resnet, vgg, efficientnet-lite0"):
         tiny("joint").replace({"network": "nonsense"}).prepare(Bench())
+
+
+def pictures(side):
+    """Return data of two pictures of this size, in ten classes."""
+    return SimpleNamespace(
+        train=SimpleNamespace(inputs=[torch.zeros(1, side, side), torch.ones(1, side, side)]), classes=10
+    )
+
+
+NAMING = {
+    info.key: setting.meaning
+    for info in registry.described()[0]
+    for setting in info.settings
+    if setting.name == "network" and "resnet, or vgg" in setting.meaning
+}
+"""Methods that offer both networks, and what they say of them."""
+
+
+@pytest.mark.parametrize("key", NAMING)
+def test_a_plain_network_has_room_for_the_exits_with_the_blocks_that_its_setting_names(key):
+    """On the images of either track; with fewer blocks there are too few layers."""
+    (blocks,) = re.findall(r"vgg with blocks = (\d)", NAMING[key])
+    method = registry.get(key).replace({"network": "vgg", "blocks": int(blocks)})
+    for side in (48, 28):
+        assert method.build(pictures(side), 0).exits == len(method.shares) + 1
+    with pytest.raises(ValueError, match="need more places"):
+        method.replace({"blocks": int(blocks) - 1}).build(pictures(28), 0)
+
+
+def test_more_than_one_method_offers_a_plain_network():
+    assert len(NAMING) > 5
+
+
+def test_the_pretrained_network_takes_the_default_scale_of_a_method(untrained):
+    method = registry.get("kaya2019sdn").replace({"network": "efficientnet-lite0", "pixels": 1, "half": False})
+    assert method.build(pictures(48), 0).exits == len(method.shares) + 1
+    with pytest.raises(ValueError, match="the widths of efficientnet-lite0 are fixed"):
+        registry.get("kaya2019sdn").variant("IC-only", "smoke").replace({"network": "efficientnet-lite0"}).build(
+            pictures(48), 0
+        )

@@ -561,6 +561,9 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
 
     for seed in range(3):
         bench.keep(result(seed, holds=seed > 0), place / "text")
+    for name, points in (("images", [point(0.2, 0.111), point(1.0, 0.8)]), ("images-plain", [point(0.3, 0.222)])):
+        own = curve().model_copy(update={"baselines": [Baseline(name="static exit", validation=points, test=points)]})
+        bench.keep(result(key="kaya2019sdn").model_copy(update={"curves": [own]}), place / name)
     longer = result(code="old", key="xin2020deebert").model_copy(update={"settings": {"ramp_epochs": "10.0"}})
     bench.keep(longer, place / "text")
     reports, _ = read_reports(place / "none")
@@ -582,6 +585,11 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
     assert [verdict.judgement for verdict in collection.verdicts(KEY)] == ["holds in part"]
     assert "(digest <code>abc</code>)" in board
     assert "0 of 1" in written["methods/index.md"]
+    for name in ("images", "images-plain"):  # what each exit of the plain network knows on either set
+        page = written[f"tracks/{name}.md"]
+        assert f"{TRACKS['images'].title}</th><td>0.111 (20 %)&nbsp;· 0.800 (100 %)</td>" in page
+        assert f"{TRACKS['images-plain'].title}</th><td>0.222 (30 %)</td>" in page
+    assert "How much the later layers know" not in board
 
 
 def test_what_is_there_is_never_overwritten_not_even_if_it_cannot_be_read(tmp_path):
@@ -679,11 +687,11 @@ PICTURES = 640
 """The same for images: small pictures, in the settings of the track but for the patches that they are cut into."""
 IMAGES_ALIKE = [(40, {2e-3}, "AdamW", {0.01}, 0)]
 """One stage: two epochs of `PICTURES` in batches of 32."""
-TWO, EXITS_OF_TWENTY = [40, 40], [40, 400]
+TWO = [40, 40]
 IMAGES_OTHERWISE = {
     "baccarelli2020cdnn": [[40], [40] * 6, [40] * 6],
     "bakhtiarnia2021mevit": [*[TWO] * 7, [40]],
-    "berestizshevsky2019cascade": [EXITS_OF_TWENTY] * 2,
+    "berestizshevsky2019cascade": [TWO] * 2,
     "bolukbasi2017adaptive": [TWO] * 2,
     "bonato2021classspecific": [TWO] * 2,
     "daghero2020class": [TWO] * 2,
@@ -698,7 +706,7 @@ IMAGES_OTHERWISE = {
     "liu2023sesw": [[40]],
     "long2020cdhnn": [[40], [40], TWO],
     "marquez2018cascade": [[40] * 6],
-    "panda2016cdl": [EXITS_OF_TWENTY],
+    "panda2016cdl": [TWO],
     "park2015biglittle": [TWO] * 2,
     "passalis2020hierarchical": [TWO] * 2,
     "regol2024jeidnn": [[40, 40, 40]] * 2,
@@ -719,20 +727,31 @@ AS_LONG_BUT_OTHERWISE = {
 }
 
 
+NUMBERS = {"two": 2, "three": 3, "four": 4, "six": 6, "ten": 10, "twenty": 20, "thirty": 30, "forty": 40}
+
+
+def passes(stages):
+    """Return how often each stage goes over its data, by its steps, and all stages but the first together."""
+    each = [stage.steps / sum(1 for _ in stage.train.batches(stage.batch)) for stage in stages]
+    return [*each, sum(each[1:])]
+
+
 @pytest.mark.parametrize("key", bench.members("images"))
 def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
-    main, found = registry.get(key), []
+    main, found, counted = registry.get(key), [], []
     for name in main.variants:
         method = runner.given(main.variant(name, "full"), TRACKS["images"].settings)
         assert method.train_size == 6_000
         small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "patch": 2, "width": 16, "trees": 4}
         small |= {"widths": (8, 16)} if key != "wang2018skipnet" else {}
         small |= {"tail": (1,) * 10} if key == "duggal2020elf" else {}  # there are too few digits for a longer one
+        course = stages(runner.given(method, small))
+        counted.append(passes(course))
         found.append(
             [
                 (each.steps, {*each.rates.values()}, type(each.optimiser).__name__,
                  {group["weight_decay"] for group in each.optimiser.param_groups}, len(each.beside))
-                for each in stages(runner.given(method, small))
+                for each in course
             ]
         )  # fmt: skip
     otherwise = any(each != IMAGES_ALIKE for each in found)
@@ -741,18 +760,21 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
         assert [[stage[0] for stage in each] for each in found] == IMAGES_OTHERWISE[key]
     said = summary.row([result(key=key)], "", current=True).trained_otherwise
     assert bool(said) == (otherwise or key in AS_LONG_BUT_OTHERWISE)
+    for number in re.findall(rf"\bfor ({'|'.join(NUMBERS)})\b", said):
+        assert any(each == pytest.approx(NUMBERS[number], abs=0.05) for one in counted for each in one), (
+            number,
+            counted,
+        )
+    if "for as many" in said:
+        assert any(one[0] == each for one in counted for each in one[1:-1]), counted
 
 
-def test_the_conditions_of_the_image_tracks_are_those_of_their_network():
-    told, sdn = TRACKS["images"].conditions, registry.get("kaya2019sdn")
-    model = sdn.build(SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10), 0)
-    spent, full = costs.both_costs(model, torch.zeros(1, 1, 48, 48))
-    heads = np.cumsum(
-        [
-            costs.count(lambda h=h, s=s: h(s))
-            for h, s in zip(model.heads, model.states(torch.zeros(1, 1, 48, 48)), strict=True)
-        ]
-    )
+@pytest.mark.parametrize(("track", "side"), [("images", 48), ("images-plain", 28)])
+def test_the_conditions_of_the_image_tracks_are_those_of_their_network(track, side):
+    told, sdn, x = TRACKS[track].conditions, registry.get("kaya2019sdn"), torch.zeros(1, 1, side, side)
+    model = sdn.build(SimpleNamespace(train=SimpleNamespace(inputs=x), classes=10), 0)
+    spent, full = costs.both_costs(model, x)
+    heads = np.cumsum([costs.count(lambda h=h, s=s: h(s)) for h, s in zip(model.heads, model.states(x), strict=True)])
     shares = [100 * (cost - asked) / full[-1] for cost, asked in zip(spent[:-1], heads[:-1], strict=True)]
     assert f"{full[-1] / 1e6:.0f} million MACs" in told
     weights = sum(p.numel() for p in model.plain_network().parameters())
@@ -760,9 +782,14 @@ def test_the_conditions_of_the_image_tracks_are_those_of_their_network():
     *first, last = (f"{share:.0f}" for share in shares)
     assert f"exits after {', '.join(first)} and {last} % of its cost" in told
     assert f"for {sdn.epochs:.0f} epochs in batches of {sdn.batch}" in told
-    plain = sdn.build(SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 28, 28)), classes=10), 0)
-    cheap = costs.both_costs(plain, torch.zeros(1, 1, 28, 28))[1][-1] / full[-1]
-    assert f"costs {cheap:.0%}".replace("%", " %") in TRACKS["images-plain"].conditions
+
+
+def test_the_network_of_plain_images_costs_as_much_less_as_its_track_says():
+    sdn, found = registry.get("kaya2019sdn"), []
+    for x in (torch.zeros(1, 1, 48, 48), torch.zeros(1, 1, 28, 28)):
+        model = sdn.build(SimpleNamespace(train=SimpleNamespace(inputs=x), classes=10), 0)
+        found.append(costs.both_costs(model, x)[1][-1])
+    assert f"costs {found[1] / found[0]:.0%}".replace("%", " %") in TRACKS["images-plain"].conditions
 
 
 def test_the_conditions_of_the_track_are_those_that_rows_are_trained_under():

@@ -44,7 +44,9 @@ class JointImages:
     at 24×24 places of few channels spends its time on memory, one at 12×12 of 128 on multiplying.
     """
 
-    network: str  # resnet (basic blocks), vgg (plain), or efficientnet-lite0 (pretrained)
+    # resnet (basic blocks), vgg (plain; five exits take blocks = 4), or efficientnet-lite0 (pretrained; it takes the
+    # default scale, as tiny and smoke have widths of their own, and its pixels are 1)
+    network: str
     pixels: int  # side of the square of pixels of which the first convolution makes one place
     widths: tuple[int, ...]  # channels of each resolution
     blocks: int  # residual blocks, or plain convolutions, of each width

@@ -21,8 +21,8 @@ class Track:
 
 
 IMAGES = (
-    "A residual network (one convolution of 4×4 pixels, then three blocks each of 128 and 256 channels, 246 million "
-    "MACs, 4.2 million weights) with exits after 17, 35, 52, 65 and 83 % of its cost, on 6,000 training images, for 2 "
+    "A residual network (one convolution of 4×4 pixels, then three blocks each of 128 and 256 channels, {macs} million "
+    "MACs, 4.2 million weights) with exits after {shares} % of its cost, on 6,000 training images, for 2 "
     "epochs in batches of 32, by AdamW with weight decay 0.01: rates rise for a tenth of the steps to 2e-3 (the "
     "vision transformer: 1e-3), then fall linearly to 0, and gradients are clipped at norm 1. Products of training "
     "are in bfloat16 (weights, losses and all that is measured: float32). Where the network is the method "
@@ -31,6 +31,7 @@ IMAGES = (
     "distillation, gates, attacks), its row says what is trained otherwise, and why; knobs chosen on 2,000 validation "
     "images, figures from all 10,000 test images. Seconds are those of one thread."
 )
+"""What both image tracks have in common; what the network costs, and where its exits stand, follows from the images."""
 
 ALL_IMAGES = {"train_size": 6000, "epochs": 2.0, "trunk_epochs": 2.0, "hybrid_epochs": 2.0}
 """How long all rows are trained, those that have a longer recipe of their own too."""
@@ -54,8 +55,8 @@ TRACKS = {
     "images": Track(
         "Images: cluttered Fashion-MNIST",
         "fashion-mnist",
-        f"{IMAGES} Each picture of 28×28 pixels lies at a random place of a canvas of 48×48, among eight pieces of "
-        "other training pictures: later exits know more.",
+        f"{IMAGES.format(macs=246, shares='17, 35, 52, 65 and 83')} Each picture of 28×28 pixels lies at a random "
+        "place of a canvas of 48×48, among eight pieces of other training pictures: later exits know more.",
         "6000 / 2000 / 10000",
         {"epochs": "2.0", "batch": "32"},
         1,
@@ -64,8 +65,9 @@ TRACKS = {
     "images-plain": Track(
         "Images: plain Fashion-MNIST",
         "fashion-mnist",
-        f"{IMAGES} Pictures are those of Fashion-MNIST as they are, 28×28 pixels: the easy set, beside the cluttered "
-        "one, so that no verdict rests on one set. The network sees 7×7 places instead of 12×12, and costs 39 %.",
+        f"{IMAGES.format(macs=96, shares='15, 30, 45, 61 and 80')} Pictures are those of Fashion-MNIST as they are, "
+        "28×28 pixels: the easy set, beside the cluttered one, so that no verdict rests on one set. The network sees "
+        "7×7 places instead of 12×12, and costs 39 %.",
         "6000 / 2000 / 10000",
         {"epochs": "2.0", "batch": "32"},
         1,

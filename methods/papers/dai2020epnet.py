@@ -175,7 +175,7 @@ def train_controllers(model: MultiExit, data: Data, bench: Bench, **options: Any
 class EpNet(ImageMethod):
     """Light branches, and controllers that learned when to leave."""
 
-    network: str = "resnet"  # resnet or vgg; the paper's is not known
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper's is not known
     images: str = "cluttered"  # data; the paper's is not known
     train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

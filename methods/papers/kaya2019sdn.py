@@ -8,13 +8,15 @@ Idea
 
 Model
     Internal classifiers F_1 … F_M at shares C_i of the cost of an ordinary network, and its own classifier F_{M+1}.
-    Each reads its feature map by alpha · max + (1 - alpha) · mean over windows that leave 4×4 places, alpha learned,
-    then by one linear layer. p_i = softmax(z_i), z_i the logits of F_i.
+    Each reads its feature map by alpha · max + (1 - alpha) · mean over windows that leave at most 4×4 places, alpha
+    learned, then by one linear layer. p_i = softmax(z_i), z_i the logits of F_i. Of the maps on cluttered images those
+    of 12×12 leave 4×4 places and those of 6×6, which the last two internal classifiers read, 3×3.
 
 Training
     IC-only: L_{M+1} trains the network by itself; it is frozen, and L_1 + … + L_M trains the internal classifiers.
     SDN training: everything together, L = sum_{i<=M} tau_i(t) L_i + L_{M+1}, where the share t of the training is
-    over and tau_i(t) = min(C_i, 0.01 + t C_i): at first the network is trained all but alone.
+    over and tau_i(t) = min(C_i, 0.01 + t C_i): at first the network is trained all but alone. C_i is the nominal
+    share (0.2, 0.35 …); the classifiers stand after the layer next to it (on cluttered images at 0.17, 0.35 …).
     L_i is the cross-entropy of z_i.
 
 Exit rule
@@ -26,7 +28,8 @@ Skipped
 
 Trained otherwise
     IC-only: besides the epochs that all rows have, which train the network, the internal classifiers alone learn for as
-    many on its frozen maps: two stages are half of what the paper is about. SDN training has no second stage.
+    many on its frozen maps, at 1e-3, the paper's rate: two stages are half of what the paper is about. SDN training has
+    no second stage.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of VGG-16, ResNet-56,
@@ -35,7 +38,9 @@ Deviations
     2. AdamW, whose learning rate rises and then falls linearly to 0, instead of SGD whose rate falls tenfold three
        times (internal classifiers: Adam, once); gradients are clipped at norm 1; images are not randomly shifted or
        flipped.
-    3. Windows at the border are smaller where 4 does not divide the map's side; the released code drops the border.
+    3. Windows have the side ceil(a / 4) on a map of the side a, and are smaller at the border where 4 does not divide
+       a; the released code takes a // 4 and drops the border. So maps of 6×6 (the last two on cluttered images) are
+       read at 3×3 places, and of 7×7 (on plain images) at 4×4, where the released code would not pool at all.
     4. tau grows from step to step; in the released code from epoch to epoch, the first being 0.01 + C_i / T of T
        epochs.
     5. A frozen network stays as it was. The released code keeps it in training mode, so that running means and

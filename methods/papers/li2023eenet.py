@@ -199,7 +199,7 @@ def counted_legs(model: MultiExit, x: Tensor, policy: Policy) -> tuple[list[floa
 class EENet(ImageMethod):
     """Forecast exits on a chip whose clock follows the forecasts."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: not known
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: not known
     widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, for exits

@@ -108,7 +108,7 @@ def keeps_exit(going_on: float, *, layer: float, following: float, head: float, 
 class PredictiveExit(ImageMethod):
     """Forecast exits with pooled heads."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: VGG-19, ResNet-34
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: VGG-19, ResNet-34
     widths: tuple[int, ...] = (128, 256)  # channels of each resolution; the paper: 64 to 512
     blocks: int = 3  # blocks of each width; the paper's ResNet-34: 3 to 6
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, for exits; the paper: every layer

@@ -120,7 +120,7 @@ def train_weighted(model: MultiExit, data: Data, bench: Bench, *, hidden: int, g
 class SelfSupervisedWeighting(ImageMethod):
     """Exits that learn more from the images that they are likeliest to answer."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: not read
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: not read
     images: str = "cluttered"  # data; the paper: not read
     train_size: int = 6000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

@@ -20,14 +20,17 @@ Training
 
 Exit rule
     Stop at stage i if exactly one class has o_c >= delta, and answer it; go on if none has, or several have. The knob
-    is delta, which needs no retraining; its value in training is a setting.
+    is delta, which needs no retraining; its value in training is a setting. At another level a classifier is asked
+    about images unlike those that it was trained on: at a higher one about easy images, too, which those before it
+    answered in training, so that more computation need not mean more right answers.
 
 Skipped
     All stages after the exit, with their classifiers. Stages without a kept classifier have none to run.
 
 Trained otherwise
-    Besides the epochs that all rows have, which train the network, each linear classifier is trained for twenty more on
-    its frozen maps: reading a network that is already trained is what the paper is about.
+    Besides the epochs that all rows have, which train the network, each linear classifier is trained for as many on its
+    frozen maps, at 5e-4, the best of nine rates on validation images: at the network's 2e-3 it is 11 points less
+    accurate. Reading a network that is already trained is what the paper is about.
 
 Deviations
     1. Only the paper's abstract could be read and descriptions by others. They say that classifiers are linear, added
@@ -40,6 +43,9 @@ Deviations
     5. A classifier reads means over 4×4 places, not every place of the map, as there are too few examples for so many
        weights on large maps.
     6. eps is a share of what the plain network costs on all training images. Operations are multiply-accumulates.
+    7. The classifiers of the cascade know only what those before them pass on. The two rules it is compared with, one
+       fixed exit and the largest probability, ask about all images, so they have classifiers that were trained on all
+       images, as long, one at each place. Those of the cascade by themselves are far less accurate from the second on.
 """
 
 from __future__ import annotations
@@ -47,7 +53,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +64,9 @@ from eelit.methods.engine.costs import both_costs
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Baseline
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.exits import Prepared
+from eelit.methods.families.exits import ExitMethod, Prepared
 from eelit.methods.families.images import ImageMethod
 from eelit.methods.policies.sole_class import SoleClass
 from eelit.methods.recipes.fit import Batch, fit
@@ -122,6 +129,18 @@ def train_stages(
     model.eval()
 
 
+def train_apart(model: MultiExit, data: Data, bench: Bench, **options: Any) -> None:
+    """Train the same classifiers on all images instead, each by itself; ``options`` are those of `fit`."""
+
+    def train() -> None:
+        (maps,) = frozen_states(model, data.train, bench, pooled).groups
+        for head, read in zip(model.heads[:-1], maps, strict=True):
+            train_classifier(head, Examples(list(read), data.train.targets), bench, **options)
+
+    trained(model, train, bench, data=data.digest, settings={"train": len(data.train), **options})
+    model.eval()
+
+
 def train_classifier(head: nn.Module, left: Examples, bench: Bench, **options: Any) -> None:
     """Minimise the squared error of one linear classifier on the maps of the images that are left to it."""
 
@@ -145,15 +164,16 @@ class ConditionalDeepLearning(ImageMethod):
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
     epochs: float = 2.0  # passes that train the network
     batch: int = 32  # images of a step
-    rate: float = 2e-3  # largest learning rate of either stage
-    head_epochs: float = 20.0  # passes that train each classifier
+    rate: float = 2e-3  # largest learning rate of the network
+    head_epochs: float = 2.0  # passes that train each classifier, as many as of the network
+    head_rate: float = 5e-4  # largest learning rate of the classifiers, best of nine on validation images
     delta: float = 0.5  # confidence level at which training images count as settled; the paper: set by the user
     least_gain: float = 0.0  # eps, a share of what the plain network costs on all training images; the paper: >= 0
 
     knob: ClassVar[str] = "confidence level"
     knobs: ClassVar[tuple[float, ...]] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.1)
-    tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "head_epochs": 4.0}
-    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "head_epochs": 5.0}
+    tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "head_epochs": 4.0, "head_rate": 1e-2}
+    smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "head_epochs": 5.0, "head_rate": 5e-3}
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "at a low level several classes reach it, and such an image is passed on: no level "
         "lets all images leave at the first stage",
@@ -174,8 +194,12 @@ class ConditionalDeepLearning(ImageMethod):
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """Train the network, freeze it, then train linear classifiers from the first stage on, as long as they gain."""
         train_plain(model, data, bench, **self.options)
-        options = {**self.options, "epochs": self.head_epochs}
-        train_stages(model, data, bench, delta=self.delta, least_gain=self.least_gain, **options)
+        train_stages(model, data, bench, delta=self.delta, least_gain=self.least_gain, **self.reading)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `fit` for the classifiers."""
+        return {"epochs": self.head_epochs, "batch": self.batch, "rate": self.head_rate}
 
     def deployed(self, model: MultiExit) -> MultiExit:
         """The network with the classifiers that are kept, which are the first ones; the others cost nothing."""
@@ -186,3 +210,15 @@ class ConditionalDeepLearning(ImageMethod):
     def policy(self, knob: float, prepared: Prepared) -> SoleClass:
         """The knob is delta."""
         return SoleClass(knob)
+
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """The usual two, but with a classifier at each place that has learned from all images.
+
+        The cascade's own have not: asked about everybody, as these rules ask them, they would be no match for it.
+        """
+        known = prepared.data.without_test()
+        *first, rest = prepared.model.stages
+        heads = self.build(known, bench.seed).heads[:-1]
+        model = MultiExit([*first, *cast(nn.Sequential, rest)], [*heads, prepared.model.heads[-1]])
+        train_apart(model, known, bench, **self.reading)
+        return ExitMethod.baselines(self, Prepared(model, prepared.data, bench, self), bench)

@@ -133,7 +133,7 @@ class HierarchicalExits(MultiExit):
 class HierarchicalBof(ImageMethod):
     """Exits that average histograms and share a classifier."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: VGG-like and small networks
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: VGG-like and small networks
     widths: tuple[int, ...] = (128, 256)  # channels of each resolution
     blocks: int = 3  # blocks of each width
     shares: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the cost, where exits stand; the paper: by hand

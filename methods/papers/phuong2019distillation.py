@@ -159,7 +159,7 @@ class MultiExitDistillation(ImageMethod):
     """Early exits that learn from the last, and answer when the budget says so."""
 
     mode: str = "budget"  # budget: known beforehand; anytime: not known
-    network: str = "resnet"  # resnet or vgg; the paper: MSDNet
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: MSDNet
     images: str = "cluttered"  # data; the paper: CIFAR-100, ImageNet
     train_size: int = 6000  # training images; the paper: 10,000 to 45,000 of CIFAR-100, 90,000 and more of ImageNet
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

@@ -31,7 +31,8 @@ Skipped
 
 Trained otherwise
     Besides the epochs that all rows have, which train the network (stage 1), classifiers and gates alone are trained
-    for six more on its frozen states (stages 2 and 3): the paper is about what can be added to an existing network.
+    for four more on its frozen states, two in stage 2 and two in stage 3, the latter by SGD with momentum, classifiers
+    at 0.01 and gates at 0.2: the paper is about what can be added to an existing network.
 
 Deviations
     1. A residual network on cluttered Fashion-MNIST, 6,000 images, instead of T2T-ViT on CIFAR and SVHN. Classifiers
@@ -43,10 +44,14 @@ Deviations
     4. #1 counts the samples with a_j = 1. The released code counts those whose best exit is j itself: far fewer.
     5. The warm-up has a fixed length. In the paper each classifier is stopped once its validation accuracy has not
        risen for two epochs. Afterwards the network of the last epoch is taken, not that of the best one.
-    6. AdamW, gates at a higher rate, phases of 100 batches, instead of SGD at 0.01 and phases of 200: an epoch has 188.
-    7. r is at most 10, twice what it is where all exits fare alike. Where the exit at which a sample leaves is sure of
-       it while others are wrong, r has no bound: the classifiers' weights overflowed here within 30 steps, and with a
-       bound of 100 they lose 4 points of accuracy on validation data, on average, against one of 10.
+    6. Stages 1 and 2 by AdamW. Stage 3 by SGD with the paper's rate for classifiers, momentum and weight decay, but
+       with gates at 0.2 instead of 0.01 and phases of 100 batches instead of 200, as an epoch has 188, and the training
+       is short. AdamW divides each gradient by its size and so undoes what P_l does: a classifier that gets few samples
+       is moved as far as the others, on what these few say. On validation images (cluttered, one seed, lam of 1 and
+       0.2) it was 4.4 points less accurate than thresholds on confidence at the same cost, SGD 0.2.
+    7. r is at most 100, so that it stays a number where the loss of the exit at which a sample leaves is 0 in float32.
+       With SGD that is all that it does: bounds of 10 and 100, or none, differ by 0.0004 at most in mean accuracy on
+       validation images.
 """
 
 from __future__ import annotations
@@ -77,7 +82,8 @@ from eelit.methods.recipes.two_stage import frozen_rows
 
 SIDE = 4  # a classifier reads the mean over SIDE × SIDE parts of a map
 LARGEST_WEIGHT = 5.0  # of what a gate should let go
-LARGEST_R = 10.0  # by how much a sample's loss counts more at the exits where it leaves
+SGD = {"momentum": 0.9, "weight_decay": 5e-4}  # of stage 3, as in the paper
+LARGEST_R = 100.0  # by how much a sample's loss counts more at the exits where it leaves
 
 
 # The network.
@@ -231,9 +237,12 @@ class Alternation:
 
 def train_exits(
     model: MultiExit, data: Data, held: Examples, bench: Bench, *,
-    lam: float, detached: bool, switch: int, batch: int, epochs: tuple[float, float], rate: float, gate_rate: float,
+    lam: float, detached: bool, switch: int, batch: int, epochs: tuple[float, float], rates: tuple[float, float, float],
 ) -> None:  # fmt: skip
-    """Stages 2 and 3 on a network that is trained, ``epochs`` long, with gates at a rate of their own."""
+    """Stages 2 and 3 on a network that is trained, ``epochs`` long.
+
+    ``rates`` are those of the classifiers in stage 2, of the classifiers in stage 3, and of the gates.
+    """
     early = early_exits(model)
     classifiers = [p for exit_ in early for p in exit_.classifier.parameters()]
     gates = [p for exit_ in early for p in exit_.gate.parameters()]
@@ -243,20 +252,20 @@ def train_exits(
         spent = exit_costs(model, data.train.inputs[0][None].to(device_of(model)))
         costs, steps = torch.tensor(spent) / spent[-1], math.ceil(len(data.train) / batch)
         losses = Alternation(early, known, others, costs, lam, detached, switch, steps)
-        warm, joint = epochs
+        (warm, joint), (warm_rate, joint_rate, gate_rate) = epochs, rates
         fit(
             classifiers, known.read, losses.warm_up, bench, label="training the classifiers",
-            epochs=warm, batch=batch, rate=rate,
+            epochs=warm, batch=batch, rate=warm_rate,
         )  # fmt: skip
         if joint:
             fit(
                 [*classifiers, *gates], known.read, losses.in_turn, bench,
-                label="training gates and classifiers in turn", epochs=joint, batch=batch, rate=rate, faster=gates,
-                faster_rate=gate_rate,
+                label="training gates and classifiers in turn", epochs=joint, batch=batch, rate=joint_rate,
+                faster=gates, faster_rate=gate_rate, optimiser=torch.optim.SGD, options=SGD,
             )  # fmt: skip
 
     settings = {"lam": lam, "detached": detached, "switch": switch, "batch": batch, "epochs": list(epochs)}
-    settings |= {"rate": rate, "gate_rate": gate_rate, "train": len(data.train), "held": len(held)}
+    settings |= {"rates": list(rates), "train": len(data.train), "held": len(held)}
     trained(model, train, bench, data=data.digest, settings=settings)
     model.eval()
 
@@ -265,7 +274,7 @@ def train_exits(
 class JeiDnn(ImageMethod):
     """Gates and classifiers that learn from each other, on a frozen network."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: T2T-ViT-7 and T2T-ViT-14
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: T2T-ViT-7 and T2T-ViT-14
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, CIFAR-100-LT, SVHN
     train_size: int = 6000  # training images; released code: 45,000 of CIFAR-10
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
@@ -275,13 +284,14 @@ class JeiDnn(ImageMethod):
     half: bool = True  # whether the network learns with products in bfloat16; the paper: float32
     epochs: float = 2.0  # of stage 1; the paper starts from trained networks
     batch: int = 32  # the paper: 64
-    rate: float = 2e-3  # largest learning rate of network and classifiers; the paper: 0.01, by SGD
+    rate: float = 2e-3  # largest learning rate of stages 1 and 2, by AdamW; the paper: 0.01 in stage 2, by SGD
     lam: float = 0.5  # price of the whole network in nats; the released runs: 0.01 to 7
     detached: bool = True  # False: r is not held fixed, as in the released code
     warm_epochs: float = 2.0  # of stage 2; released code: until it rests, at most 6
     joint_epochs: float = 2.0  # of stage 3; released code: 15 to 20 with stage 2
     switch: int = 100  # batches of one phase; released code: 200
-    gate_rate: float = 2e-2  # learning rate of the gates; the paper: 0.01, by SGD
+    joint_rate: float = 0.01  # largest learning rate of the classifiers in stage 3, by SGD; the paper: 0.01
+    gate_rate: float = 0.2  # largest learning rate of the gates, by SGD; the paper: 0.01
 
     fits_on: ClassVar[float] = 0.5  # of the validation images: how many should leave; knobs are judged on the others
     knob: ClassVar[str] = "threshold"
@@ -299,7 +309,7 @@ class JeiDnn(ImageMethod):
         held = parted(data.validation, {"fitting": self.fits_on})["fitting"]
         train_exits(
             model, data, held, bench, lam=self.lam, detached=self.detached, switch=self.switch, batch=self.batch,
-            epochs=(self.warm_epochs, self.joint_epochs), rate=self.rate, gate_rate=self.gate_rate,
+            epochs=(self.warm_epochs, self.joint_epochs), rates=(self.rate, self.joint_rate, self.gate_rate),
         )  # fmt: skip
 
     def policy(self, knob: float, prepared: Prepared) -> ExitProbability:

@@ -38,11 +38,13 @@ Deviations
        first for 0.5. A later remark of the first author, that training may collapse, agrees. How the paper avoids this
        is not known, and neither is its lam; the later code has 0.001. Claims are tested with several values of lam, at
        1/2.
-    4. Whether a gate of exactly 1/2 stops is not known; here it does, as in that code.
-    5. A small residual network with five branches on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of
+    4. Where s_1[y] underflows to 0, its logarithm is that of the least number above 0, without a gradient: an image of
+       which the mixture is certain, and wrong, teaches nothing by the first term.
+    5. Whether a gate of exactly 1/2 stops is not known; here it does, as in that code.
+    6. A small residual network with five branches on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of
        AlexNet, VGG-13 and ResNet-18 on CIFAR-10, CIFAR-100 and CINIC-10: what two cores can train in minutes. Branches
        are mixed pooling and a linear layer, the internal classifiers of other methods here, with one output more.
-    6. AdamW, whose learning rate rises and then falls linearly to 0, with gradients clipped at norm 1, instead of Adam.
+    7. AdamW, whose learning rate rises and then falls linearly to 0, with gradients clipped at norm 1, instead of Adam.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ class DifferentiableBranching(ImageMethod):
     lam: float = 0.1  # price of the whole network in nats; the paper's is not known
     a: float = 0.3  # weight of each branch's own loss; 0: they learn by the soft output alone
     mixed: str = "probabilities"  # what gates mix: probabilities, or logits as in later code
-    network: str = "resnet"  # resnet or vgg; the paper: AlexNet, VGG-13, ResNet-18
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: AlexNet, VGG-13, ResNet-18
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, CINIC-10
     train_size: int = 6000  # training images; the paper: 50,000 of CIFAR
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

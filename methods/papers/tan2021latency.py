@@ -198,7 +198,7 @@ class LatencyAware(ImageMethod):
     mu: float = 1.0  # the nearer to eta, the less momentum; the paper: 1
     T: int = 100  # iterates; the paper: 100
     J: int = 10  # gradient steps from one to the next; the paper: 10
-    network: str = "resnet"  # resnet or vgg; the paper: B-AlexNet, S-ResNet-18, MSDNet
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: B-AlexNet, S-ResNet-18, MSDNet
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, ImageNet
     train_size: int = 6000  # training images; the paper: all
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

@@ -138,7 +138,7 @@ class HeldOut:
 class ClassExclusionExits(ImageMethod):
     """Exclusion heads on a network, trained with it."""
 
-    network: str = "resnet"  # resnet or vgg; the paper: AlexNet, VGG-small, ResNet-50
+    network: str = "resnet"  # resnet, or vgg with blocks = 4; the paper: AlexNet, VGG-small, ResNet-50
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100
     train_size: int = 6000  # training images; the paper: 40,000
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place

@@ -51,6 +51,8 @@ FACET_SAYS = {
     "policy": "What decides at inference whether to stop.",
     "domain": "Which task, data or setting the work is about.",
 }
+DEPTHS_OF = "kaya2019sdn"
+"""The method whose main row has exits on the frozen maps of the plain network."""
 Page = tuple[str, str]  # path below the docs folder, text
 
 
@@ -146,6 +148,7 @@ def generated(collection: Collection) -> Iterator[Page]:
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
     for name, board in collection.boards.items():
         values = {"track": TRACKS[name], "board": board, "groups": compared.compared(collection, board, rules=True)}
+        values |= {"depths": _depths(collection, name)}
         yield (
             f"tracks/{name}.md",
             render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),
@@ -166,6 +169,20 @@ def generated(collection: Collection) -> Iterator[Page]:
     yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
     yield "guide/data.md", render("data.md.j2", **_data(collection))
     yield "guide/errata.md", render("errata.md.j2", **_errata(collection))
+
+
+def _depths(collection: Collection, name: str) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Return what the network of each track with the same data knows if it ends at an exit: shares of cost, accuracies.
+
+    Empty where no row has the plain network with exits on its frozen maps.
+    """
+    alike = {other: board for other, board in collection.boards.items() if TRACKS[other].item == TRACKS[name].item}
+    return [
+        (TRACKS[other].title, row.baselines["static exit"])
+        for other, board in alike.items()
+        for row in board.rows
+        if row.key == DEPTHS_OF and row.is_main and not row.rule and "static exit" in row.baselines
+    ]
 
 
 def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[Page]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from eelit.methods.claims import berestizshevsky2019cascade as claimed
 from eelit.methods.claims.berestizshevsky2019cascade import kept, own_thresholds, saving
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
@@ -129,9 +130,18 @@ def test_a_classifier_reads_means_over_windows_of_the_side_of_the_last_map():
         assert torch.allclose(head(means), head(maps), atol=1e-5)
 
 
+def test_maps_of_plain_images_are_no_multiple_of_the_window():
+    """Maps of 7×7: four windows of 4×4 places that overlap by one; of 4×4: one window."""
+    maps = torch.randn(2, 3, 7, 7)
+    found = pooled(maps, CascadedInference().window)
+    assert found.shape == (2, 3, 2, 2)
+    assert torch.allclose(found[:, :, 1, 0], maps[:, :, 3:, :4].mean(dim=(2, 3)), atol=1e-6)
+    assert torch.allclose(pooled(maps[:, :, :4, :4], 6)[:, :, 0, 0], maps[:, :, :4, :4].mean(dim=(2, 3)), atol=1e-6)
+
+
 @pytest.fixture
 def begun(wired):
-    chosen = {"batch": 50, "epochs": 1.5, "head_epochs": 2.5, "rate": 3e-3}
+    chosen = {"batch": 50, "epochs": 1.5, "head_epochs": 2.5, "rate": 3e-3, "head_rate": 7e-3}
     return wired(registry.get(KEY).variant("training images", "tiny").replace(chosen))
 
 
@@ -149,7 +159,7 @@ def test_the_first_stage_trains_the_plain_network_alone(begun):
 
 def test_the_second_stage_trains_the_classifiers_alone_on_frozen_means(begun):
     model, (first, stage) = begun
-    assert stage.rates == {id(p): 3e-3 for p in model.heads[:-1].parameters()}
+    assert stage.rates == {id(p): 7e-3 for p in model.heads[:-1].parameters()}
     assert (stage.epochs, stage.batch, len(stage.train)) == (2.5, 50, 600)
     assert torch.equal(stage.train.targets, first.train.targets)
     index, read = next(stage.train.batches(50))
@@ -220,6 +230,11 @@ def points(*triples):
     return [SimpleNamespace(knob=k, quality=q, speed_up=s, cost=1 / s) for k, q, s in triples]
 
 
+def cut_off(best=0.89):
+    """Return the baseline of exits by themselves, of which the second is the best before the whole network."""
+    return [SimpleNamespace(name="static exit", test=points((1, 0.5, 4.0), (2, best, 2.0), (3, 0.9, 1.0)))]
+
+
 @pytest.mark.parametrize(
     ("speed_up", "test", "holds"), [(1.2, 0.886, True), (1.17, 0.886, False), (1.2, 0.884, False), (1.2, 0.91, True)]
 )
@@ -228,6 +243,7 @@ def test_fifteen_percent_must_be_saved_by_the_tolerance_chosen_on_validation_ima
         validation=points((0.2, 0.88, 2.0), (0.1, 0.895, speed_up), (-1.0, 0.9, 1.0)),
         test=points((0.2, 0.9, 2.0), (0.1, test, speed_up), (-1.0, 0.9, 1.0)),
         full_quality=0.9,
+        baselines=cut_off(),
     )
     found = saving(curve)
     assert found.holds is holds
@@ -241,14 +257,34 @@ def test_fifteen_percent_must_be_saved_by_the_tolerance_chosen_on_validation_ima
 def test_every_tolerance_up_to_a_tenth_must_be_kept(qualities, holds, told):
     """Those of 0.3 and below 0 are not asked."""
     early, *late = [(knob, quality, 1.5) for knob, quality in zip((0.1, 0.1, 0.0), qualities, strict=True)]
-    curve = SimpleNamespace(test=points((0.3, 0.1, 2.0), early, *late, (-1.0, 0.1, 1.0)), full_quality=0.9)
-    found = kept(curve)
+    swept = points((0.3, 0.1, 2.0), early, *late, (-1.0, 0.1, 1.0))
+    found = kept(SimpleNamespace(test=swept, full_quality=0.9, baselines=cut_off()))
     assert found.holds is holds
     assert told in found.measured
 
 
-def test_own_thresholds_are_compared_with_one_for_all_at_equal_cost(prepared):
+@pytest.mark.parametrize(("best", "comparable"), [(0.899, True), (0.9, False), (0.92, False)])
+def test_where_one_exit_is_as_good_as_the_network_thresholds_show_nothing(best, comparable):
+    swept = points((0.1, 0.9, 2.0), (-1.0, 0.9, 1.0))
+    curve = SimpleNamespace(validation=swept, test=swept, full_quality=0.9, baselines=cut_off(best))
+    for found in (saving(curve), kept(curve)):
+        assert (found.holds, found.not_comparable == "") == (comparable, comparable)
+        if not comparable:
+            assert f"Cut off after exit 2, for 50% of the cost, the network has an accuracy of {best:.4f}" in (
+                found.not_comparable
+            )
+
+
+def test_own_thresholds_are_compared_with_one_for_all_at_equal_cost(prepared, monkeypatch):
+    """Ours first: those of all tolerances but the ends; the rivals have one threshold for all exits."""
     method, _, ready = prepared(KEY)
+    given = []
+    monkeypatch.setattr(
+        claimed, "gains_at_equal_cost", lambda *args: given.extend([*args[:2], *map(list, args[2:])]) or [0.006]
+    )
     found = own_thresholds(method, ready)
-    assert found.name == "better than one threshold for all"
-    assert "settings" in found.measured
+    assert given[:2] == [method, ready]
+    inner = method.knobs[1:-1]
+    assert given[2] == [MaxConfidence([threshold(curve, knob) for curve in ready.fitted]) for knob in inner]
+    assert given[3] == [MaxConfidence(shared) for shared in claimed.SHARED]
+    assert (found.name, found.holds) == ("better than one threshold for all", True)

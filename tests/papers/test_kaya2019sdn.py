@@ -189,6 +189,19 @@ def test_internal_classifiers_learn_from_condensed_maps_of_the_frozen_network(wi
         assert torch.allclose(model.heads[0](maps), model.heads[0](state), atol=1e-5)
 
 
+def test_maps_of_the_image_tracks_are_read_at_three_or_four_places_down_and_across():
+    """Of 6×6 (cluttered) by windows of 2×2; of 7×7 (plain), too, with a smaller border: the docstring says so."""
+    for side, places in ((12, 4), (6, 3), (7, 4), (4, 4)):
+        head = InternalClassifier((5, side, side), 10)
+        assert head[-1].in_features == 5 * places**2
+        x = torch.randn(2, 5, side, side)
+        head[0].alpha.data.fill_(0.25)
+        corner = x[:, :, : -(-side // 4), : -(-side // 4)].flatten(2)
+        assert torch.allclose(head[0](x)[:, :, 0, 0], 0.25 * corner.amax(-1) + 0.75 * corner.mean(-1), atol=1e-6)
+    model = ShallowDeep().build(SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10), 0)
+    assert [head[-1].in_features for head in model.heads[:-1]] == [128 * 16] * 3 + [256 * 9] * 2
+
+
 def test_rates_of_both_stages_are_the_settings(wired):
     _, (first, second) = wired(tiny("IC-only", rate=3e-3, head_rate=7e-3))
     assert (set(first.rates.values()), set(second.rates.values())) == ({3e-3}, {7e-3})
@@ -344,17 +357,39 @@ def test_half_of_the_cost_must_be_saved_by_the_cheapest_threshold_that_loses_lit
         validation=points((full - 0.006, 4.0), (full - 0.004, speed_up), (full + 0.1, 1.0)),
         test=points((0.9, 4.0), (0.9 - behind, speed_up), (0.9, 1.0)), full_quality=0.9,
     )  # fmt: skip
-    found = claimed.half_saved(method, ready, curve)
-    assert found.holds is holds
+    found = claimed.half_saved(method, ready, curve, "")
+    assert (found.holds, found.not_comparable) == (holds, "")
     assert "at q = 1" in found.measured
+    found = claimed.half_saved(method, ready, curve, "why")
+    assert (found.holds, found.not_comparable) == (False, "why")
+
+
+@pytest.mark.parametrize(("best", "comparable"), [(0.899, True), (0.9, False), (0.92, False)])
+def test_where_an_internal_classifier_is_as_good_as_the_last_savings_show_nothing(prepared, best, comparable):
+    """Both variants have 0.9 for the last one."""
+    method, bench, ready = prepared(KEY)
+    alone = [SimpleNamespace(knob=i, quality=q, speed_up=s) for i, q, s in ((1, 0.5, 4.0), (2, best, 2.0), (3, 0.9, 1))]
+    curve = SimpleNamespace(
+        **{split: method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")},
+        full_quality=0.9, baselines=[SimpleNamespace(name="static exit", test=alone)],
+    )  # fmt: skip
+    found = {each.name: each for each in claimed.claims(method, ready, bench, curve)}
+    said = {name for name, each in found.items() if each.not_comparable}
+    assert said == (set() if comparable else {"half of the cost saved at equal accuracy", "overthinking is wasteful"})
+    for name in said:
+        assert not found[name].holds
+        assert f"Classifier 2 by itself, for 50% of the cost, has an accuracy of {best:.4f}" in (
+            found[name].not_comparable
+        )
 
 
 def test_both_kinds_of_overthinking_must_be_large_enough():
     shares, y = [0.2, 1.0], torch.zeros(10, dtype=torch.int64)
     much = torch.cat([*[said(0, 0)] * 5, *[said(0, 1)] * 2, *[said(1, 1)] * 3], dim=1)
-    assert [found.holds for found in claimed.overthought(much, y, shares)] == [True, True]
+    assert [found.holds for found in claimed.overthought(much, y, shares, "")] == [True, True]
+    assert [found.holds for found in claimed.overthought(much, y, shares, "why")] == [False, True]
     little = torch.cat([*[said(0, 0)] * 4, *[said(0, 1)] * 2, *[said(1, 1)] * 4], dim=1)
-    assert [found.holds for found in claimed.overthought(little, y, shares)] == [False, False]
+    assert [found.holds for found in claimed.overthought(little, y, shares, "")] == [False, False]
 
 
 def test_separation_by_hand():
@@ -367,10 +402,16 @@ def test_confusion_must_rank_errors_better_than_confidence_does():
     """The last classifier is as sure of its error as of the rest; only the first one tells, or nobody does."""
     y = torch.zeros(3, dtype=torch.int64)
     last = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]).log()
-    found = claimed.confused(torch.stack([torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]).log(), last]), y)
+    z = torch.stack([torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]).log(), last])
+    train = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.8, 0.2], [0.8, 0.2]]]).log()  # confusion 0.4 and 0.6
+    found = claimed.confused(z, y, train)
     assert found.holds
-    assert found.measured == "1.0000 of the pairs, confidence 0.5000"
-    assert not claimed.confused(torch.stack([last, last]), y).holds
+    # 0, 0.2 and 1.0, of which only the last is of a wrong answer, less 0.5, by 0.1
+    assert found.measured == (
+        "1.0000 of the pairs, confidence 0.5000; by standard deviations of training images from their mean, wrong "
+        "answers +5.00, right ones -4.00"
+    )
+    assert not claimed.confused(torch.stack([last, last]), y, train).holds
 
 
 @pytest.mark.parametrize(
@@ -383,6 +424,7 @@ def test_sdn_training_is_compared_with_ic_only_training(prepared, monkeypatch, g
     curve = SimpleNamespace(
         **{split: method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")},
         full_quality=method.full_model(ready, bench)[0],
+        baselines=method.baselines(ready, bench),
     )
     found = claimed.claims(method, ready, bench, curve)
     assert (found[-1].name, found[-1].holds) == ("SDN training makes early exits stronger", holds)

@@ -1,5 +1,6 @@
 """What only conditional deep learning promises: its gain and its exit rule by hand, and how its stages are trained."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from eelit.methods.claims.panda2016cdl import accuracy, operations
 from eelit.methods.engine.costs import both_costs, count
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.papers import panda2016cdl
 from eelit.methods.papers.panda2016cdl import ConditionalDeepLearning, gain, pooled, squared_error
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -125,7 +127,7 @@ def trained_briefly(prepared, **settings):
 
 
 def test_each_classifier_learns_from_the_images_that_those_before_it_pass_on(prepared):
-    _, model, data, (plain, first, second) = trained_briefly(prepared, delta=0.3, batch=50, rate=2e-2)
+    _, model, data, (plain, first, second) = trained_briefly(prepared, delta=0.3, batch=50, rate=3e-3, head_rate=2e-2)
     x, y = torch.stack(list(data.train.inputs)), data.train.targets
     with torch.no_grad():
         maps = list(model.states(x))
@@ -138,7 +140,7 @@ def test_each_classifier_learns_from_the_images_that_those_before_it_pass_on(pre
     for stage, read in ((first, maps[0]), (second, maps[1][~settled])):
         assert torch.allclose(torch.stack(list(stage.train.inputs)), pooled(read), atol=1e-5)
     assert plain.loss(plain.batch_of(torch.arange(20), x[:20])).item() == pytest.approx(expected, rel=1e-4)
-    assert set(plain.rates) == {id(p) for p in (*model.stages.parameters(), *model.heads[-1].parameters())}
+    assert plain.rates == {id(p): 3e-3 for p in (*model.stages.parameters(), *model.heads[-1].parameters())}
     for stage, head in ((first, model.heads[0]), (second, model.heads[1])):
         assert stage.rates == {id(p): 2e-2 for p in head.parameters()}
         assert (stage.epochs, stage.batch) == (6.0, 50)
@@ -209,11 +211,63 @@ def test_the_knob_is_the_confidence_level(prepared):
     assert method.rule(0.7, ready) == SoleClass(0.7)
 
 
+# What it is compared with.
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_the_baselines_ask_classifiers_that_have_learned_from_all_images(prepared, kept):
+    """Wherever the cascade has none: at each place one, on the network of the cascade."""
+    method, _, ready = prepared(KEY)
+    short, found = method.replace({"head_epochs": 1.0, "head_rate": 4e-3, "batch": 50}), []
+    *first, rest = ready.model.stages
+    stages = [*first, *rest]
+    merged = MultiExit(
+        [*stages[:kept], nn.Sequential(*stages[kept:])], [*ready.model.heads[:kept], ready.model.heads[-1]]
+    )
+    bench = Bench(watch=lambda stage: found.append(stage) if stage else None)
+    static, surest = short.baselines(replace(ready, model=merged), bench)
+    test, train = ready.data.test, ready.data.train
+    seen, learned = (states_of(stages, torch.stack(list(part.inputs))) for part in (test, train))
+    assert len(found) == 2
+    for i, stage in enumerate(found):
+        assert torch.equal(stage.train.targets, train.targets)
+        assert torch.allclose(torch.stack(list(stage.train.inputs)), pooled(learned[i]), atol=1e-4)
+        assert (stage.epochs, stage.batch, set(stage.rates.values())) == (1.0, 50, {4e-3})
+        head = nn.Sequential(nn.Flatten(), nn.Linear(1, 1))
+        head[1].weight, head[1].bias = stage.optimiser.param_groups[0]["params"]
+        index, read = next(stage.train.batches(50))
+        by_hand = squared_error(head(read), train.targets[index])
+        assert stage.loss(stage.batch_of(index, read)).item() == pytest.approx(float(by_hand.detach()), rel=1e-5)
+        right = head(pooled(seen[i])).argmax(dim=1) == test.targets
+        assert static.test[i].quality == pytest.approx(float(right.double().mean()))
+    full = ready.model.heads[-1](seen[-1]).argmax(dim=1) == test.targets
+    assert static.test[-1].quality == pytest.approx(float(full.double().mean()))
+    assert [point.knob for point in static.test] == [1, 2, 3]
+    assert static.test[-1].speed_up == 1
+    assert surest.test[0].quality == static.test[0].quality  # at threshold 0 everybody leaves at once
+    assert surest.test[-1].quality == static.test[-1].quality
+
+
+@torch.no_grad()
+def states_of(stages, x):
+    """Return the maps after each stage."""
+    found = []
+    for stage in stages:
+        x = stage(x)
+        found.append(x.clone())
+    return found
+
+
 # What is claimed.
 
 
 def points(*triples):
     return [SimpleNamespace(knob=k, quality=q, speed_up=s, cost=1 / s) for k, q, s in triples]
+
+
+def cut_off(best=0.89):
+    """Return the baseline of classifiers by themselves, of which the second is the best before the whole network."""
+    return [SimpleNamespace(name="static exit", test=points((1, 0.5, 4.0), (2, best, 2.0), (3, 0.9, 1.0)))]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +278,7 @@ def test_a_third_of_the_operations_must_be_saved_where_nothing_is_lost_on_valida
         validation=points((0.5, 0.89, 3.0), (0.8, 0.9, speed_up), (0.9, 0.95, 1.2), (1.1, 0.9, 1.0)),
         test=points((0.5, 0.95, 3.0), (0.8, test, speed_up), (0.9, 0.5, 1.2), (1.1, 0.9, 1.0)),
         full_quality=0.9,
+        baselines=cut_off(),
     )
     found = operations(curve)
     assert found.holds is holds
@@ -236,7 +291,20 @@ def test_the_cascade_must_gain_half_a_point_at_its_best_level(test, holds):
         validation=points((0.5, 0.89, 3.0), (0.8, 0.92, 1.5), (1.1, 0.9, 1.0)),
         test=points((0.5, 0.95, 3.0), (0.8, test, 1.5), (1.1, 0.9, 1.0)),
         full_quality=0.9,
+        baselines=cut_off(),
     )
     found = accuracy(curve)
     assert found.holds is holds
     assert "level 0.8" in found.measured
+
+
+@pytest.mark.parametrize(("best", "comparable"), [(0.899, True), (0.9, False), (0.92, False)])
+def test_where_one_classifier_is_as_good_as_the_network_a_cascade_shows_nothing(best, comparable):
+    swept = points((0.5, 0.92, 2.0), (1.1, 0.9, 1.0))
+    curve = SimpleNamespace(validation=swept, test=swept, full_quality=0.9, baselines=cut_off(best))
+    for found in (operations(curve), accuracy(curve)):
+        assert (found.holds, found.not_comparable == "") == (comparable, comparable)
+        if not comparable:
+            assert f"Linear classifier 2 by itself, for 50% of the cost, has an accuracy of {best:.4f}" in (
+                found.not_comparable
+            )

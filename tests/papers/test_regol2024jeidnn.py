@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.optim import SGD, AdamW
 
 from eelit.methods.claims import regol2024jeidnn as tried
 from eelit.methods.engine.costs import exit_costs
@@ -251,16 +252,19 @@ def by_hand(model, x, y):
 
 
 def test_three_stages_each_with_its_data_parameters_rates_and_length(wired):
-    method = tiny(train_size=200, batch=20, epochs=1.0, warm_epochs=2.5, joint_epochs=1.5, rate=3e-3, gate_rate=7e-2)
+    method = tiny(train_size=200, batch=20, epochs=1.0, warm_epochs=2.5, joint_epochs=1.5)
+    method = method.replace({"rate": 3e-3, "joint_rate": 4e-3, "gate_rate": 7e-2})
     model, (plain, warm, joint) = wired(method)
     classifiers = {id(p) for head in model.heads[:-1] for p in head.classifier.parameters()}
     gates = {id(p) for head in model.heads[:-1] for p in head.gate.parameters()}
     for stage in (plain, warm, joint):
         assert torch.equal(stage.train.targets, method.load().train.targets)
-        assert type(stage.optimiser) is torch.optim.AdamW
     assert plain.rates == {id(p): 3e-3 for p in model.plain_network().parameters()}
     assert warm.rates == dict.fromkeys(classifiers, 3e-3)
-    assert joint.rates == {**dict.fromkeys(classifiers, 3e-3), **dict.fromkeys(gates, 7e-2)}
+    assert joint.rates == {**dict.fromkeys(classifiers, 4e-3), **dict.fromkeys(gates, 7e-2)}
+    assert [type(stage.optimiser) for stage in (plain, warm, joint)] == [AdamW, AdamW, SGD]
+    for group in joint.optimiser.param_groups:
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, False)
     assert [(s.epochs, s.batch, s.steps) for s in (plain, warm, joint)] == [(1, 20, 10), (2.5, 20, 25), (1.5, 20, 15)]
 
 
@@ -302,6 +306,25 @@ def test_phases_take_turns_and_each_has_its_loss(wired, variant, lam):
         found.backward()
         assert all(p.grad is not None for p in learn)
         assert all(p.grad is None for p in rest)
+
+
+def test_an_exit_that_gets_few_samples_moves_less(wired):
+    """What an optimiser that divides by the size of gradients undoes: P_l decides how far a classifier is moved."""
+    model, (*_, joint) = wired(tiny(train_size=200, switch=1))
+    with torch.no_grad():
+        for head, bias in zip(model.heads, (math.log(1 / 9), math.log(9)), strict=False):  # P = 0.1 and 0.9
+            head.gate.bias.fill_(bias)
+            head.gate.weight.zero_()
+    early = [head.classifier.weight for head in model.heads[:-1]]
+    before = [weight.detach().clone() for weight in early]
+    found = joint.loss(rows(joint, 1))
+    for group in joint.optimiser.param_groups:
+        group["lr"], group["weight_decay"] = 1e-2, 0.0
+    joint.optimiser.zero_grad()
+    found.backward()
+    joint.optimiser.step()
+    moved = [float((now - then).detach().norm()) for now, then in zip(early, before, strict=True)]
+    assert moved[1] > 4 * moved[0]
 
 
 @pytest.mark.parametrize("variant", JeiDnn.variants)
@@ -385,6 +408,13 @@ def test_agrees_with_the_released_code(golden):
     r = (losses[:-1].sum(dim=0) / (P * losses[:-1]).sum(dim=0)).clamp(max=LARGEST_R)
     assert float(mended) == pytest.approx(float((r * P * losses[:-1]).mean()), rel=1e-5)
     assert not torch.allclose(other, slope, atol=1e-3)
+
+
+def test_the_released_code_is_named_for_all_that_it_made(golden):
+    made = golden["provenance"]
+    assert {*made} == {"repository", "commit", "path", "how"}
+    assert len(made["commit"]) == 40
+    assert all(name in made["how"] for name in ("P", "exits", "loss", "gradient", "set_from_validation"))
 
 
 def exactly(counts, n):
