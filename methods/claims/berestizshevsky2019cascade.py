@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eelit.methods.claims.alone import reached_alone
 from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
@@ -21,22 +22,10 @@ def claims(method: CascadedInference, prepared: Prepared, bench: Bench, curve: C
     return [saving(curve), kept(curve), own_thresholds(method, prepared)]
 
 
-def reached_alone(curve: Curve) -> str:
-    """Return why nothing can be said of savings, or nothing: the whole network must be better than each early exit."""
-    *early, _ = next(rule.test for rule in curve.baselines if rule.name == "static exit")
-    first = next((point for point in early if point.quality >= curve.full_quality), None)
-    return (
-        f"Cut off after exit {first.knob:g}, for {1 / first.speed_up:.0%} of the cost, the network has an accuracy of "
-        f"{first.quality:.4f}, and the whole network one of {curve.full_quality:.4f}: no threshold is needed to save."
-        if first
-        else ""
-    )
-
-
 def saving(curve: Curve) -> Outcome:
     """What is saved for a point of accuracy: the paper's least figure is the bar."""
     point = cheapest_within(curve.validation, curve.test, 0.01)
-    loss, saved, reason = curve.full_quality - point.quality, 1 - 1 / point.speed_up, reached_alone(curve)
+    loss, saved, reason = curve.full_quality - point.quality, 1 - 1 / point.speed_up, reached_alone(curve, "Classifier")
     return Outcome(
         name="15 % saved for about a point",
         statement="The cheapest tolerance that loses at most one point on validation images saves at least 15 % of the "
@@ -51,7 +40,7 @@ def kept(curve: Curve) -> Outcome:
     """Whether each tolerance from 0 to 0.1 bounds what is lost against the whole network."""
     tried = [point for point in curve.test if 0 <= point.knob <= 0.1]
     over = [curve.full_quality - point.quality - point.knob for point in tried]
-    worst, reason = max(range(len(tried)), key=over.__getitem__), reached_alone(curve)
+    worst, reason = max(range(len(tried)), key=over.__getitem__), reached_alone(curve, "Classifier")
     return Outcome(
         name="the tolerance is kept",
         statement="For each tolerance from 0 to 0.1 the accuracy on test images is at most so much below the full "

@@ -6,6 +6,7 @@ from statistics import mean
 
 from torch import Tensor
 
+from eelit.methods.claims.alone import reached_alone
 from eelit.methods.claims.comparisons import gains_by_exit
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
@@ -16,7 +17,7 @@ from eelit.methods.papers.kaya2019sdn import ShallowDeep, confusion, normalised,
 
 def claims(method: ShallowDeep, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Try all of them; that SDN training makes early exits stronger takes IC-only training beside."""
-    seen, reason = prepared.split("test"), reached_alone(curve)
+    seen, reason = prepared.split("test"), reached_alone(curve, "Classifier")
     shares = (seen.static_costs / seen.full_costs).mean(axis=1).tolist()
     found = [
         half_saved(method, prepared, curve, reason),
@@ -24,18 +25,6 @@ def claims(method: ShallowDeep, prepared: Prepared, bench: Bench, curve: Curve) 
         confused(seen.outputs, seen.targets, prepared.split("train").outputs),
     ]
     return found if method.frozen else [*found, stronger(method, prepared, bench)]
-
-
-def reached_alone(curve: Curve) -> str:
-    """Return why nothing can be said of savings, or nothing: the last classifier must be better than each before it."""
-    *early, _ = next(rule.test for rule in curve.baselines if rule.name == "static exit")
-    first = next((point for point in early if point.quality >= curve.full_quality), None)
-    return (
-        f"Classifier {first.knob:g} by itself, for {1 / first.speed_up:.0%} of the cost, has an accuracy of "
-        f"{first.quality:.4f}, and the last one {curve.full_quality:.4f}: the layers between them are of no use at all."
-        if first
-        else ""
-    )
 
 
 def half_saved(method: ShallowDeep, prepared: Prepared, curve: Curve, reason: str) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eelit.methods.claims.alone import reached_alone
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
@@ -14,25 +15,10 @@ def claims(method: ConditionalDeepLearning, prepared: Prepared, bench: Bench, cu
     return [operations(curve), accuracy(curve)]
 
 
-def reached_alone(curve: Curve) -> str:
-    """Return why nothing can be said of a cascade, or nothing: the whole network must be better than each classifier.
-
-    These are the classifiers of the baseline, which have learned from all images.
-    """
-    *early, _ = next(rule.test for rule in curve.baselines if rule.name == "static exit")
-    first = next((point for point in early if point.quality >= curve.full_quality), None)
-    return (
-        f"Linear classifier {first.knob:g} by itself, for {1 / first.speed_up:.0%} of the cost, has an accuracy of "
-        f"{first.quality:.4f}, and the whole network one of {curve.full_quality:.4f}: no cascade is needed."
-        if first
-        else ""
-    )
-
-
 def operations(curve: Curve) -> Outcome:
     """How much less is computed where nothing is lost."""
     point = cheapest_within(curve.validation, curve.test, 0.0)
-    loss, reason = curve.full_quality - point.quality, reached_alone(curve)
+    loss, reason = curve.full_quality - point.quality, reached_alone(curve, "Linear classifier")
     return Outcome(
         name="a third fewer operations at no loss",
         statement="The cheapest level that loses nothing on validation images needs at most two thirds of the "
@@ -47,7 +33,7 @@ def accuracy(curve: Curve) -> Outcome:
     """Whether the cascade is more accurate than the network by itself."""
     best = max(range(len(curve.validation)), key=lambda i: (curve.validation[i].quality, -curve.validation[i].cost))
     point = curve.test[best]
-    gain, reason = point.quality - curve.full_quality, reached_alone(curve)
+    gain, reason = point.quality - curve.full_quality, reached_alone(curve, "Linear classifier")
     return Outcome(
         name="more accurate than the network alone",
         statement="At the level that is best on validation images the cascade is at least half a point more accurate "
