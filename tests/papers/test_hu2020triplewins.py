@@ -556,6 +556,19 @@ def test_attacks_of_the_test_are_as_precise_as_the_training(prepared, half):
     assert torch.allclose(seen.outputs, ready.split("test").outputs[:, :30], atol=1e-5)
 
 
+def test_an_attack_loses_nothing_by_products_in_bfloat16(prepared):
+    """The losses of all exits under it are within 2 % of those under one in full precision, and far from clean ones."""
+    method, bench, ready = prepared(KEY)
+    y = ready.split("test").targets[:100]
+    clean = losses_of(ready.split("test").outputs[:, :100], y).mean(1)
+    exact, half = (
+        losses_of(claimed.stored(method.replace({"half": h}), ready, bench, average, f"{h}", 100).outputs, y).mean(1)
+        for h in (False, True)
+    )
+    assert torch.allclose(half, exact, rtol=0.02)
+    assert (exact > 1.1 * clean).all()
+
+
 def test_every_exit_is_attacked_by_itself_and_max_average_takes_the_worst_of_these(prepared):
     method, bench, ready = prepared(KEY)
     found = claimed.under_attack(method, ready, bench)
