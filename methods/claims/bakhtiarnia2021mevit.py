@@ -13,6 +13,8 @@ from eelit.methods.papers.bakhtiarnia2021mevit import BRANCHES, MultiExitViT
 
 GAIN = 0.005
 """How much more accuracy counts."""
+DEPTH = 0.01
+"""By how much the network's own exit must be more accurate than every branch after the first layer."""
 OF_CLASS_TOKEN = "MLP-EE"
 """The one kind that reads nothing but the class token."""
 
@@ -30,7 +32,21 @@ def claims(method: MultiExitViT, prepared: Prepared, bench: Bench, curve: Curve)
         ready = prepared if name == method.branch else each.prepare(bench)
         held, test = (each.static(ready.split(split)) for split in ("validation", "test"))
         kinds[name] = Baseline(name=name, validation=held, test=test)
-    return [all_useful(kinds), none_wins(kinds), patches_pay(kinds)]
+    reason = why_undecided(kinds)
+    found = [all_useful(kinds), none_wins(kinds), patches_pay(kinds)]
+    return [outcome.model_copy(update={"not_comparable": reason}) for outcome in found]
+
+
+def why_undecided(kinds: Kinds) -> str:
+    """Return why such a network can say nothing of where branches belong, or nothing: depth must be worth something."""
+    last = next(iter(kinds.values())).validation[-1].quality
+    early = max(kind.validation[0].quality for kind in kinds.values())
+    if last >= early + DEPTH:
+        return ""
+    return (
+        f"In its short training the network has learnt too little: on validation data its own exit reaches {last:.4f}, "
+        f"and the best branch after the first layer {early:.4f}, so that later ones have nothing more to read."
+    )
 
 
 class Place(NamedTuple):

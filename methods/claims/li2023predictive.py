@@ -29,10 +29,11 @@ def claims(method: PredictiveExit, prepared: Prepared, bench: Bench, curve: Curv
     beta, theirs = (cheapest_within(*points, 0.01).knob for points in ((curve.validation, curve.test), (held, test)))
     seen, policy = prepared.split("test"), cast(Forecast, method.rule(beta, prepared))
     ours, rival = (followed(each, seen.outputs) for each in (policy, passive.rule(theirs, prepared)))
+    half = half_saved(curve.validation)
     return [
         fewer_heads(ours, rival),
         cheaper(curve, held, test),
-        right_forecasts(seen, policy, beta),
+        right_forecasts(seen, cast(Forecast, method.rule(half, prepared)), half),
         placement(seen, policy, beta),
         energy(seen, ours, rival),
     ]
@@ -55,20 +56,31 @@ def fewer_heads(ours: Course, rival: Course) -> Outcome:
 
 
 def cheaper(curve: Curve, held: Sequence[OperatingPoint], test: Sequence[OperatingPoint]) -> Outcome:
-    """For each beta of testing every exit, take the cheapest forecasts that are as accurate on validation data."""
-    saved, lost = [], []
-    for rival, told in list(zip(held, test, strict=True))[1:-1]:
-        point = cheapest_within(curve.validation, curve.test, 0.0, of=rival.quality)
-        saved.append(1 - point.cost / told.cost)
-        lost.append(told.quality - point.quality)
+    """For the accuracy of each beta of testing every exit, take either rule's cheapest beta that reaches it."""
+    saved, gained, missed = [], [], 0
+    for goal in [point.quality for point in held][1:-1]:
+        ours = cheapest_within(curve.validation, curve.test, 0.0, of=goal)
+        theirs = cheapest_within(held, test, 0.0, of=goal)
+        reached = max(point.quality for point in curve.validation) >= goal - 1e-9
+        saving = 1 - ours.cost / theirs.cost
+        saved.append(saving if reached else min(0.0, saving))
+        gained.append(ours.quality - theirs.quality)
+        missed += not reached
     return Outcome(
         name="cheaper than testing every exit",
-        statement="For each beta of testing every exit, the cheapest forecasts that are as accurate on validation data "
-        "take 2 % fewer MACs on test data on average, and lose at most 0.2 points (the paper: 12.8 % fewer, with up to "
-        "32 exits).",
-        holds=mean(saved) >= 0.02 and mean(lost) <= 0.002,
-        measured=f"{mean(saved):+.1%} of the MACs saved, accuracy {-mean(lost):+.4f}, over {len(saved)} settings",
+        statement="For the accuracy that each beta of testing every exit has on validation data, the cheapest "
+        "forecasts that have it take 2 % fewer MACs on test data, on average, than the cheapest beta of testing every "
+        "exit that has it, and lose at most 0.2 points (the paper: 12.8 % fewer, with up to 32 exits). Where no "
+        "forecasts have it, the best are taken, and nothing counts as saved.",
+        holds=mean(saved) >= 0.02 and mean(gained) >= -0.002,
+        measured=f"{mean(saved):+.1%} of the MACs saved, accuracy {mean(gained):+.4f}, over {len(saved)} accuracies, "
+        f"{missed} of which no forecasts have",
     )
+
+
+def half_saved(validation: Sequence[OperatingPoint]) -> float:
+    """Return the beta whose cost on validation data is nearest to half of the plain network's."""
+    return min(validation, key=lambda point: abs(1 / point.speed_up - 0.5)).knob
 
 
 def right_forecasts(seen: StoredOutputs, policy: Forecast, beta: float) -> Outcome:
@@ -77,14 +89,20 @@ def right_forecasts(seen: StoredOutputs, policy: Forecast, beta: float) -> Outco
     going = ~stop.numpy()
     furthest = len(policy.threshold) - 1  # no forecast names the last exit
     needed = np.minimum(replay(Forecast(policy.threshold, rounds=1), seen.outputs), furthest)[going]
-    right = float((first.numpy()[going] == needed).mean()) if going.any() else 0.0
-    always = float(np.bincount(needed, minlength=1).max() / max(1, len(needed)))
+    error = first.numpy()[going] - needed
+    count = max(1, len(needed))
+    always = float(np.bincount(needed, minlength=1).max() / count)
+    right, one_more = (float((error == found).sum() / count) for found in (0, 1))
+    told = ", ".join(f"{found:+d}: {(error == found).sum() / count:.1%}" for found in np.unique(error).tolist())
     return Outcome(
         name="forecasts are right",
-        statement="Of test images that go on behind the first exit, the first forecast names the exit at which testing "
-        "every exit stops for a share that is 5 points larger than if always the commonest of these were named.",
-        holds=right >= always + 0.05,
-        measured=f"{right:.1%} right, {always:.1%} by always naming one, at beta = {beta:g}",
+        statement="At the beta whose cost on validation data is nearest to half of the plain network's, for most test "
+        "images that go on behind the first exit the first forecast names the exit at which testing every exit stops, "
+        "or the next one; and it names the right one for a share that is 5 points larger than if always the commonest "
+        "were named.",
+        holds=right >= always + 0.05 and right + one_more > 0.5,
+        measured=f"{right:.1%} right, {always:.1%} by always naming one; exits forecast minus needed: {told}; "
+        f"{len(needed)} images, at beta = {beta:g}",
     )
 
 
@@ -109,6 +127,8 @@ def placement(seen: StoredOutputs, policy: Forecast, beta: float) -> Outcome:
         statement="The placement test (of the released code, where it is switched off; TH = 0.5) keeps some exit.",
         holds=bool(kept),
         measured=f"it keeps {'exits ' + ', '.join(kept) if kept else 'none'} of {len(heads)} at beta = {beta:g}",
+        not_comparable="between layers that cost about alike, as here, the test keeps no exit, however many samples "
+        "leave there; and the paper's abstract claims nothing of it",
     )
 
 

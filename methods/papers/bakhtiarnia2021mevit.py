@@ -34,21 +34,29 @@ Skipped
 Trained otherwise
     Classifier-wise: besides the epochs that all rows have, which train the network, the branches alone learn for as
     many on its frozen tokens. End-to-end has no second stage. The transformer's learning rate is 1e-3, half that of the
-    convolutional rows, as a precaution; other rates were not tried.
+    convolutional rows. Rate, size of patches and spread of positions were chosen on validation images, of cluttered
+    pictures: 0.41 right with 1e-3 and a spread of 1; with 2e-3 0.37 and 0.34 with a spread of 0.3 and 0.02, and 0.28
+    with 36 patches; with 4e-3 0.24. That of the branches is 5e-3: on plain pictures MLP-EE, ResMLP-EE and CNN-Ignore-EE
+    are on average 0.5, 3.9 and 1.9 points more accurate so than with 1e-3.
 
 Deviations
     1. A vision transformer of 6 layers trained from scratch on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead
-       of a large pretrained one that is tuned to CIFAR and Fashion-MNIST: what two cores can train in minutes. There is
-       no regression, since no data for crowd counting are available.
-    2. Sizes inside the branches were not read in the paper. As re-implementations have it: convolutions of 16 filters,
+       of a large pretrained one that is tuned to CIFAR and Fashion-MNIST: what two cores can train in minutes. It has
+       16 patches, and positions that start as large as what they are added to. It stays weak: of cluttered validation
+       images it has 0.41 right, where the residual network of the other rows has 0.68; of plain ones 0.8. Where its
+       own exit is not better than the best branch after its first layer, the claims are not comparable.
+    2. There is no regression. Pictures of crowds to count are not available; of the substitutes, the ink of a digit is
+       a sum of pixels, which one linear layer on the patches computes, so that all branches would tell it after the
+       first layer, and tables such as that of diabetes have no patches.
+    3. Sizes inside the branches were not read in the paper. As re-implementations have it: convolutions of 16 filters,
        an encoder layer of the network's size. MLP-EE has d hidden units; MLP-Mixer-EE d / 2 across patches and 4 d
        across channels, ResMLP-EE 4 d, as in the networks that they are named after.
-    3. CNN-Project-EE projects as the dense prediction transformer does; its name is one of that network's three ways to
+    4. CNN-Project-EE projects as the dense prediction transformer does; its name is one of that network's three ways to
        read out a class token (ignore, add, project). A re-implementation convolves [P_j; c] itself.
-    4. Re-implementations reshape [g², d] to [d, g, g], which scrambles the image; here tokens and channels are
+    5. Re-implementations reshape [g², d] to [d, g, g], which scrambles the image; here tokens and channels are
        transposed first.
-    5. Layer-wise training (up to a branch, freeze, on to the next) has no variant: it spoils the network's own head.
-    6. Time is MACs. AdamW, whose learning rate rises and then falls linearly to 0; gradients are clipped at norm 1.
+    6. Layer-wise training (up to a branch, freeze, on to the next) has no variant: it spoils the network's own head.
+    7. Time is MACs. AdamW, whose learning rate rises and then falls linearly to 0; gradients are clipped at norm 1.
 """
 
 from __future__ import annotations
@@ -205,7 +213,8 @@ class MultiExitViT(ExitMethod):
     frozen: bool = True  # classifier-wise training on a frozen network; False: end-to-end, everything together
     images: str = "cluttered"  # data; the paper: CIFAR-10, CIFAR-100, Fashion-MNIST, crowds to count
     train_size: int = 6000  # training images; the paper: 50,000 of CIFAR
-    patch: int = 6  # pixels a side; the paper: 16 of 224
+    grid: int = 4  # g, patches a side; ViT-B/16: 14
+    spread: float = 1.0  # standard deviation of the positions at first; usually 0.02
     width: int = 128  # d; ViT-B/16: 768
     layers: int = 6  # L; ViT-B/16: 12
     heads: int = 4  # of attention; ViT-B/16: 12
@@ -214,7 +223,7 @@ class MultiExitViT(ExitMethod):
     batch: int = 32  # images
     rate: float = 1e-3  # learning rate of the network
     head_epochs: float = 2.0  # of the branches alone
-    head_rate: float = 1e-3  # learning rate there
+    head_rate: float = 5e-3  # learning rate there
     last_weight: float = 2.0  # of L_L, end-to-end; the paper: 2
 
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
@@ -224,12 +233,12 @@ class MultiExitViT(ExitMethod):
         **{name: {"branch": name} for name in BRANCHES}, "end-to-end": {"branch": "MLP-EE", "frozen": False},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "train_size": 400, "patch": 2, "width": 16, "heads": 2, "filters": 8,
+        "images": "digits", "train_size": 400, "width": 16, "heads": 2, "filters": 8,
         "epochs": 6.0, "batch": 32, "rate": 5e-3, "head_epochs": 3.0, "head_rate": 1e-2,
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {"patch": 4, "width": 12, "heads": 1, "filters": 4, "last_weight": 1.0}
+    others: ClassVar[Mapping[str, Any]] = {"grid": 2, "width": 12, "heads": 1, "filters": 4, "last_weight": 1.0}
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 1000, "patch": 8, "width": 32, "epochs": 3.0, "batch": 32, "rate": 3e-3,
+        "train_size": 1000, "width": 32, "epochs": 3.0, "batch": 32, "rate": 3e-3,
         "head_epochs": 1.0, "head_rate": 1e-2,
     }  # fmt: skip
 
@@ -239,13 +248,11 @@ class MultiExitViT(ExitMethod):
 
     def layout(self, shape: torch.Size) -> Layout:
         """Return the sizes for images ``[C, H, W]``. Raises `ValueError` for what cannot be cut so."""
-        if shape[1] != shape[2] or shape[1] % self.patch:
-            raise ValueError(
-                f"images of {shape[1]}×{shape[2]} pixels cannot be cut into patches of {self.patch} a side"
-            )
+        if shape[1] != shape[2] or shape[1] % self.grid:
+            raise ValueError(f"images of {shape[1]}×{shape[2]} pixels cannot be cut into {self.grid} patches a side")
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads of attention cannot share a width of {self.width}")
-        return Layout(shape[1] // self.patch, self.width, self.heads, self.filters)
+        return Layout(self.grid, self.width, self.heads, self.filters)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """The network, which is made before its branches: all kinds of them sit on the same one."""
@@ -254,7 +261,8 @@ class MultiExitViT(ExitMethod):
         torch.manual_seed(seed)
         shape, classes = data.train.inputs[0].shape, data.classes or 1
         layout = self.layout(shape)
-        embedding = Embedding(shape[0], self.patch, layout)
+        embedding = Embedding(shape[0], shape[1] // self.grid, layout)
+        nn.init.normal_(embedding.positions, std=self.spread)
         first, *others = (encoder_layer(layout) for _ in range(self.layers))
         last = own_head(layout, classes)
         branches = (BRANCHES[self.branch](layout, classes) for _ in others)

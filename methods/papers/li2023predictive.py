@@ -1,4 +1,4 @@
-"""Predictive Exit: Fine-Grained Early Exits for Computation- and Energy-Efficient Inference (Predictive Exit).
+"""Prediction of Fine-Grained Early Exits for Computation- and Energy-Efficient Inference (Predictive Exit).
 
 Idea
     With an exit after every layer one can stop at the right depth, but testing all of them uses up much of the saving.
@@ -42,12 +42,14 @@ Deviations
        does not change their mean, which depends only on how the classifier was initialised. So its beta has a different
        meaning.
     4. One linear map and one classifier for all exits, as released for VGG-19; for ResNet-34 there is one of each for
-       every resolution. Maps directly after pooling have one region there, and no linear map.
+       every resolution. Each exit pools by itself: in the code for VGG-19 all exits on maps of the same width share one
+       pooling layer, four for 20 exits. Maps directly after pooling have one region there, and no linear map.
     5. A forecast beyond the last exit is taken for that exit, as released for VGG-19. For ResNet-34 the network is then
        run to its end.
     6. Stage 2 really freezes the network; the line of the released code that does it is commented out. Its test at
        layer 1 lacks a bracket and multiplies by mu_1.
-    7. n2 of the pooling starts at 1, not at the side of the pooling window, and regions are equal parts of a map.
+    7. n2 of the pooling starts at 1, not at the side of the pooling window. Regions are equal parts of a map of even
+       side; of an odd one they overlap by a row or column.
     8. The paper sets clock and voltage of a board. Voltages of the model are assumed; so is one cycle for each MAC.
 """
 

@@ -6,14 +6,15 @@ Idea
     far can be averaged, each refining the earlier ones, and one classifier can read them all.
 
 Model
-    Exits i = 1 … m along the network; x_ij are the feature vectors of the map at exit i, v_ik its N codewords.
+    Exits i = 1 … m along the network; x_ij are the feature vectors of the map at exit i, v_ik its N codewords, b_ik an
+    offset of each; s_i, t_i, n1_i and n2_i are one number each.
     a_ijk = (1 + tanh(s_i (<x_ij, v_ik> + b_ik) + t_i)) / 2,   u_ijk = n1_i a_ijk / sum_k a_ijk,
-    h_i = n2_i mean_j u_ij (of each region, if there are several);   s_i = (h_1 + … + h_i) / i,   z_i = W s_i + c.
+    h_i = n2_i mean_j u_ij (of each region, if there are several);   H_i = (h_1 + … + h_i) / i,   z_i = W H_i + c.
     W and c are the same for all exits before the last; the last exit is the network's own classifier.
 
 Training
-    Stage 1: the network alone, cross-entropy. Stage 2: all of that frozen, sum_i L_i over codewords, s_i, t_i, n1_i,
-    n2_i, W and c, with L_i the cross-entropy of z_i.
+    Stage 1: the network alone, cross-entropy. Stage 2: all of that frozen, sum_i L_i over codewords, b_ik, s_i, t_i,
+    n1_i, n2_i, W and c, with L_i the cross-entropy of z_i.
 
 Exit rule
     A_i = max_c z_ic, a logit; mu_i = |mean of A_i over 5,000 training images|. Stop at the first exit with
@@ -36,7 +37,8 @@ Deviations
     4. mu_i is the mean of the quantity that is compared with it, the largest logit. The adaptation averages all logits;
        cross-entropy does not change their mean, which depends only on how W was initialised. So its beta has a
        different meaning.
-    5. Regions are equal parts of a map, whatever its side; windows of the adaptation leave out a rest at the border.
+    5. Regions cover a map of any side: they are equal parts of an even side, and of an odd one overlap by a row or
+       column. Windows of the adaptation leave out a rest at the border.
     6. Stage 2 really freezes the network. The adaptation states this, but the line that does it is commented out.
 """
 
@@ -63,11 +65,11 @@ AVERAGED = 5000
 """Training images, at most, over which mu_i is averaged; as in the adaptation."""
 
 Seen = tuple[Tensor, Tensor]
-"""Feature map ``[N, C, H, W]`` and s_i ``[N, K]``."""
+"""Feature map ``[N, C, height, width]`` and H_i ``[N, K]``."""
 
 
 class SummarisedStage(nn.Module):
-    """Layers up to exit i, and what the exit makes of their map: h_i and s_i. The last stage makes nothing of it."""
+    """Layers up to exit i, and what the exit makes of their map: h_i and H_i. The last stage makes nothing of it."""
 
     def __init__(self, layers: nn.Module, bag: BagOfFeatures | None, i: int, *, hierarchical: bool) -> None:
         super().__init__()
@@ -75,16 +77,16 @@ class SummarisedStage(nn.Module):
 
     def forward(self, state: Tensor | Seen) -> Tensor | Seen:
         """Run layers and bag; the first stage takes images ``[N, C, H, W]``, the last gives its map alone."""
-        x, s = (state, None) if isinstance(state, Tensor) else state
+        x, H = (state, None) if isinstance(state, Tensor) else state
         x = self.layers(x)
         if self.bag is None:
             return x
         h = self.bag(x)
-        return x, h if s is None or not self.hierarchical else s + (h - s) / self.i  # the mean of h_1 … h_i
+        return x, h if H is None or not self.hierarchical else H + (h - H) / self.i  # the mean of h_1 … h_i
 
 
 class SharedClassifier(nn.Linear):
-    """One linear classifier ``z_i = W s_i + c`` for all exits."""
+    """One linear classifier ``z_i = W H_i + c`` for all exits."""
 
     def forward(self, state: Seen) -> Tensor:  # type: ignore[override]
         """Return logits ``[N, classes]``."""
@@ -152,7 +154,7 @@ class HierarchicalBof(ImageMethod):
 
     knob: ClassVar[str] = "beta"
     knobs: ClassVar[tuple[float, ...]] = (
-        -float("inf"), 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, float("inf")
+        -float("inf"), 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, float("inf")
     )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"hierarchical": {}, "separate": {"hierarchical": False}}
     tiny: ClassVar[Mapping[str, Any]] = {**ImageMethod.tiny, "codewords": 16, "exit_epochs": 6.0, "exit_rate": 2e-2}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from eelit.methods.backbones.vision_transformer import Embedding, Layout
 from eelit.methods.claims import bakhtiarnia2021mevit as claimed
 from eelit.methods.engine import costs
-from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint, Outcome
 from eelit.methods.harness import registry, runner
 from eelit.methods.harness.tracks import TRACKS
 from eelit.methods.papers.bakhtiarnia2021mevit import BRANCHES, Affine, MultiExitViT, on_grid
@@ -70,7 +70,7 @@ def test_an_image_becomes_its_patches_row_by_row_behind_a_class_token():
 def test_positions_and_class_token_are_small_at_first_and_differ_everywhere():
     torch.manual_seed(0)
     embedding = Embedding(1, 2, Layout(g=12, d=20, heads=1, filters=1)).requires_grad_(False)
-    assert float(embedding.positions.std()) == pytest.approx(0.02, rel=0.1)
+    assert float(embedding.positions.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert float(embedding.token.std()) == pytest.approx(0.02, rel=0.5)
     assert embedding.positions.unique().numel() == embedding.positions.numel()
 
@@ -241,10 +241,10 @@ def test_the_default_network_cuts_both_sizes_of_pictures_into_patches_and_has_si
     model = MultiExitViT().build(pictures, 0)
     assert model.exits == 6
     with torch.no_grad():
-        assert next(iter(model.states(torch.zeros(2, 1, 48, 48)))).shape == (2, 65, 128)
+        assert next(iter(model.states(torch.zeros(2, 1, 48, 48)))).shape == (2, 17, 128)
     pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 28, 28)), classes=10)
     plain = runner.given(MultiExitViT(), TRACKS["images-plain"].settings).build(pictures, 0)
-    assert next(iter(plain.states(torch.zeros(2, 1, 28, 28)))).shape == (2, 50, 128)
+    assert next(iter(plain.states(torch.zeros(2, 1, 28, 28)))).shape == (2, 17, 128)
     assert not model.training
     assert not any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
 
@@ -252,7 +252,7 @@ def test_the_default_network_cuts_both_sizes_of_pictures_into_patches_and_has_si
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"patch": 3}, "images of 8×8 pixels cannot be cut into patches of 3 a side"),
+        ({"grid": 3}, "images of 8×8 pixels cannot be cut into 3 patches a side"),
         ({"heads": 3}, "3 heads of attention cannot share a width of 16"),
         ({"branch": "SVM-EE"}, "no branch 'SVM-EE'; there are MLP-EE, CNN-Ignore-EE"),
     ],
@@ -261,6 +261,15 @@ def test_what_cannot_be_built_is_refused(settings, said):
     pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 8, 8)), classes=10)
     with pytest.raises(ValueError, match=said):
         tiny(**settings).build(pictures, 0)
+
+
+@pytest.mark.parametrize("spread", [0.02, 1.0])
+def test_positions_are_spread_as_widely_as_is_set(spread):
+    pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10)
+    embedding = MultiExitViT(spread=spread).build(pictures, 0).stages[0][0]
+    assert float(embedding.positions.detach().std()) == pytest.approx(spread, rel=0.1)
+    assert embedding.positions.requires_grad
+    assert MultiExitViT().spread == 1.0
 
 
 def test_oblong_images_are_refused():
@@ -383,13 +392,34 @@ def test_patches_must_pay_near_the_image_and_less_near_the_end(early, late, hold
     assert claimed.patches_pay(kinds).holds is holds
 
 
+@pytest.mark.parametrize(("last", "undecided"), [(0.9, False), (0.8101, False), (0.8099, True), (0.7, True)])
+def test_a_network_whose_depth_is_worth_nothing_decides_nothing(last, undecided, monkeypatch):
+    """The best of all branches after the first layer has 0.8 on validation data; a later one may have more."""
+    kinds = {
+        name: kind_of([(0.3, early), (0.6, 0.85), (1.0, last)], [(0.3, 0.1), (0.6, 0.1), (1.0, 0.1)])
+        for name, early in (("MLP-EE", 0.5), ("a", 0.8))
+    }
+    reason = claimed.why_undecided(kinds)
+    assert bool(reason) is undecided
+    assert (
+        not undecided or f"its own exit reaches {last:.4f}, and the best branch after the first layer 0.8000" in reason
+    )
+    monkeypatch.setattr(claimed, "BRANCHES", {"MLP-EE": None})
+    monkeypatch.setattr(claimed, "why_undecided", lambda _: "too little")
+    monkeypatch.setattr(MultiExitViT, "static", lambda self, split: kinds["MLP-EE"].test)
+    for name in ("all_useful", "none_wins", "patches_pay"):
+        monkeypatch.setattr(claimed, name, lambda _: Outcome(name="x", statement="x", holds=True, measured="x"))
+    found = claimed.claims(MultiExitViT(), SimpleNamespace(split=str), None, None)
+    assert [outcome.not_comparable for outcome in found] == ["too little"] * 3
+
+
 def test_kinds_are_compared_once_on_the_same_training(monkeypatch):
     asked, seen = [], []
     method = MultiExitViT()
     monkeypatch.setattr(MultiExitViT, "prepare", lambda self, bench: asked.append(self) or SimpleNamespace(split=str))
     monkeypatch.setattr(MultiExitViT, "static", lambda self, split: kind_of([(0.3, 0.5), LAST]).test)
     for name in ("all_useful", "none_wins", "patches_pay"):
-        monkeypatch.setattr(claimed, name, lambda kinds: seen.append(list(kinds)))
+        monkeypatch.setattr(claimed, name, lambda kinds: seen.append(list(kinds)) or claimed.Outcome.model_construct())
     claimed.claims(method, SimpleNamespace(split=str), None, None)
     assert asked == [method.replace({"branch": name}) for name in KINDS[1:]]
     assert seen == [list(KINDS)] * 3

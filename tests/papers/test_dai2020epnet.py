@@ -251,12 +251,21 @@ def test_two_stages_each_with_its_data_parameters_rate_and_length(wired):
     rest = {id(p) for p in model.parameters()} - controllers
     assert together.rates == dict.fromkeys(rest, 3e-3)
     assert apart.rates == dict.fromkeys(controllers, 7e-3)
-    train = method.load().train
-    for stage in (together, apart):
-        assert torch.equal(stage.train.targets, train.targets)
-        assert type(stage.optimiser) is torch.optim.AdamW
+    train, held = method.load().train, method.load().validation
+    assert torch.equal(together.train.targets, train.targets)
+    assert torch.equal(apart.train.targets, held.targets[: len(held) // 2])
+    assert all(type(stage.optimiser) is torch.optim.AdamW for stage in (together, apart))
     assert all(torch.equal(a, b) for a, b in zip(together.train.inputs, train.inputs, strict=True))
-    assert [(s.epochs, s.batch, s.steps) for s in (together, apart)] == [(1.5, 20, 15), (2.5, 20, 25)]
+    steps = round(2.5 * math.ceil(len(apart.train) / 20))
+    assert [(s.epochs, s.batch, s.steps) for s in (together, apart)] == [(1.5, 20, 15), (2.5, 20, steps)]
+
+
+def test_prices_are_judged_on_other_images_than_controllers_learn_from(prepared):
+    _, _, ready = prepared(KEY)
+    fitting, judged = (ready.split(name).examples for name in ("fitting", "validation"))
+    held = ready.data.validation
+    assert len(fitting) == len(judged) == len(held) // 2
+    assert torch.equal(torch.cat([fitting.targets, judged.targets]), held.targets)
 
 
 @torch.no_grad()
@@ -279,11 +288,11 @@ def test_stage_1_is_the_sum_of_all_cross_entropies_in_training_mode(wired):
     assert not any(part.training for part in network.modules())
 
 
-def test_stage_2_learns_from_what_the_frozen_branches_say_of_the_training_images(wired):
+def test_stage_2_learns_from_what_the_frozen_branches_say_of_held_out_images(wired):
     method = tiny(train_size=120)
     model, (_, apart) = wired(method)
     model.eval()
-    batch, x = rows(apart), torch.stack(method.load().train.inputs[40:60])
+    batch, x = rows(apart), torch.stack(method.load().validation.inputs[40:60])
     z = by_hand(model, x)
     assert torch.allclose(batch.inputs, state_of(z[:-1]).transpose(0, 1), atol=1e-5)
     spent, full = exit_costs(model, x[:1]), both_costs(model, x[:1])[1][-1]
@@ -343,7 +352,7 @@ def points(*pairs):
 
 
 @pytest.mark.parametrize(
-    ("costs", "holds"), [((0.3, 0.4, 0.6), True), ((0.3, 0.4, 0.59), False), ((0.3, 0.7, 0.69), False)]
+    ("costs", "holds"), [((0.3, 0.4, 0.6), True), ((0.3, 0.4, 0.59), False), ((0.3, 0.7, 0.59), False)]
 )
 def test_falling_prices_must_buy_a_third_of_the_computation(costs, holds):
     ends = (0.1, 0.5), (1.0, 0.5)

@@ -17,7 +17,7 @@ from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.papers.passalis2020hierarchical import HierarchicalExits
+from eelit.methods.papers.passalis2020hierarchical import HierarchicalBof, HierarchicalExits
 from eelit.methods.policies.activation import Activation, mean_strengths
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.recipes.two_stage import train_parts
@@ -147,6 +147,13 @@ def test_the_ends_of_beta_and_what_lies_between(prepared):
     assert len(set(exits[chosen][:48].tolist())) == 3
     found = infer(ready.model, x, method.rule(method.knobs[chosen], ready))
     assert found.exits.tolist() == exits[chosen][:48].tolist()
+
+
+def test_betas_leave_no_hole_at_either_end():
+    """Their neighbours differ by half at most, from where nearly all leave at once to where nearly nobody leaves."""
+    _, *betas, _ = HierarchicalBof.knobs
+    assert (betas[0], betas[-1]) == (0.2, 3.0)
+    assert all(a < b <= 1.5 * a + 1e-9 for a, b in pairwise(betas))
 
 
 # The training.

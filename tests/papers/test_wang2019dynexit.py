@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eelit.methods.claims.wang2019dynexit import better, claims, deeper
+from eelit.methods.claims import wang2019dynexit as tried
+from eelit.methods.claims.wang2019dynexit import LateHeavy, better, claims, deeper, settings_of
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.harness import registry
-from eelit.methods.papers.wang2019dynexit import ratio
+from eelit.methods.papers.wang2019dynexit import DynExit, SparingAdamW, ratio
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.joint import train_joint
 
@@ -63,12 +64,18 @@ def test_without_the_sum_below_every_weight_would_shrink():
 
 
 def test_everything_learns_together_with_the_weights(wired):
-    method = registry.get(KEY).variant("learned weights", "tiny").replace({"batch": 50, "epochs": 1.5, "rate": 3e-3})
+    method = (
+        registry.get(KEY)
+        .variant("learned weights", "tiny")
+        .replace({"batch": 50, "epochs": 1.5, "rate": 3e-3, "weight_rate": 7e-2})
+    )
     model, (stage,) = wired(method)
     raw = model.get_parameter("raw_weights")
     assert raw.tolist() == [0.0] * model.exits
-    assert stage.rates == {id(p): 3e-3 for p in model.parameters()}
-    assert id(raw) in stage.rates
+    assert stage.rates == {id(p): 7e-2 if p is raw else 3e-3 for p in model.parameters()}
+    others, own = stage.optimiser.param_groups
+    assert [id(p) for p in own["params"]] == [id(raw)]
+    assert (others["weight_decay"], own["weight_decay"]) == (0.01, 0.0)
     assert (stage.epochs, stage.batch, len(stage.train)) == (1.5, 50, 600)
     images = method.load().train
     assert torch.equal(torch.stack([*stage.train.inputs]), torch.stack([*images.inputs]))
@@ -82,6 +89,28 @@ def test_everything_learns_together_with_the_weights(wired):
             s = [1 / (1 + pow(2.718281828459045, -w)) for w in values]
             by_hand = sum(a * b for a, b in zip(s, losses, strict=True)) / sum(s)
             assert stage.loss(stage.batch_of(index, x)).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_raw_weights_do_not_decay_and_all_else_does():
+    """One step without a slope: what decays is multiplied by 1 - 0.5 · 0.01."""
+    decaying, raw = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimiser = SparingAdamW([{"params": [decaying]}, {"params": [raw], "lr": 0.5}], lr=0.5, fused=True)
+    for p in (decaying, raw):
+        p.grad = torch.zeros(2)
+    optimiser.step()
+    assert decaying.tolist() == pytest.approx([0.995] * 2)
+    assert raw.tolist() == [1.0] * 2
+
+
+def test_the_bar_of_the_claim_is_within_reach_of_the_raw_weights():
+    """AdamW moves a weight by its rate at most, here for a tenth of 376 steps a rising one and then a falling one."""
+
+    def reached(rate):
+        apart = torch.tensor([rate * 376 / 2, -rate * 376 / 2]).sigmoid()
+        return float(apart[0] / apart[1])
+
+    assert reached(DynExit().rate) < 1.5  # as when the raw weights learned at the network's rate
+    assert reached(DynExit().weight_rate) > 2.5
 
 
 def test_equal_weights_are_joint_training_with_one_over_n(prepared):
@@ -118,15 +147,34 @@ def test_a_threshold_of_zero_stops_nobody_and_one_above_ln_c_everybody(prepared)
 # What is claimed.
 
 
-def test_the_rival_is_the_same_network_with_equal_weights(prepared):
+def test_rivals_are_the_same_network_with_equal_weights_and_with_late_heavy_ones(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
     _, _, equal = prepared(KEY, "equal weights")
     other = replace(bench, trainings={})
-    found = better(method, ready, other)
+    found = better("equal weights", method, ready, method.replace({"learned": False}), other)
     assert found.name == "better than equal weights"
     assert f"the costs of {len(method.knobs) - 2} settings" in found.measured
     assert set(other.trainings) == set(equal.bench.trainings)
-    assert claims(method.replace({"learned": False}), ready, bench, None) == []
+    rivals = []
+    monkeypatch.setattr(tried, "better", lambda name, ours, there, rival, bench: rivals.append((name, rival)))
+    assert len(claims(method, ready, bench, None)) == 3
+    plain = method.replace({"learned": False})
+    assert rivals == [("equal weights", plain), ("late-heavy weights", LateHeavy(**settings_of(plain)))]
+    assert claims(plain, ready, bench, None) == []
+
+
+def test_late_heavy_weights_are_constant_and_the_last_counts_most(one_stage):
+    method = registry.get(KEY).variant("equal weights", "tiny").replace({"batch": 50, "epochs": 1.5, "rate": 3e-3})
+    model, stage = one_stage(LateHeavy(**settings_of(method)))
+    x, y = torch.stack([stage.train.inputs[i] for i in range(20)]), stage.train.targets[:20]
+    with torch.no_grad():
+        *early, last = (float(F.cross_entropy(logits, y)) for logits in model(x))
+    found = stage.loss(stage.batch_of(torch.arange(20), x)).item()
+    assert len(early) == 2
+    assert found == pytest.approx((0.3 * sum(early) + last) / 1.6, rel=1e-5)
+    assert (stage.epochs, stage.batch, len(stage.train)) == (1.5, 50, 600)
+    assert set(stage.rates.values()) == {3e-3}
+    assert model.get_parameter("raw_weights").tolist() == [0.0] * 3
 
 
 @pytest.mark.parametrize(("last", "holds"), [(0.46, True), (0.40, False)])

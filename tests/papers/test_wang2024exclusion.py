@@ -363,13 +363,37 @@ def test_what_is_chosen_on_validation_data_must_save_a_quarter_and_lose_a_point_
 def test_few_classes_are_left_where_the_true_one_is_among_them(prepared):
     method, _, ready = prepared(KEY)
     nothing_left_out = tried.few_are_left(method, ready, -1.0)
-    assert not nothing_left_out.holds
-    assert nothing_left_out.measured == "10.00 of 10 left, the true one for 100.0% of 400 images"
     seen = ready.split("test")
+    known = int((seen.outputs[-1].argmax(-1) == seen.targets).sum())
+    assert not nothing_left_out.holds
+    assert nothing_left_out.measured == (
+        "10.00 of 10 left for the 400 images that reach the last layer, the true one for 100.0% of the "
+        f"{known} that it has right; left after each head: 10.00, 10.00"
+    )
     policy = method.rule(0.01, ready)
     last = torch.as_tensor(replay(policy, seen.outputs)) == 2
     left = remaining(policy.beta, seen.outputs)[1][last].sum(dim=-1).double().mean()
     assert f"{left:.2f} of 10 left" in tried.few_are_left(method, ready, 0.01).measured
+
+
+@pytest.mark.parametrize(("lost", "holds"), [(1, True), (2, False)])
+def test_the_true_class_is_asked_for_where_images_leave_of_those_that_the_last_layer_has_right(lost, holds):
+    """Of 60 images in four classes the last layer has 50 right, 30 leave at once, and ``lost`` of these are wrong."""
+    sure = torch.tensor([9.0, -9, -9, -9])
+    torn = torch.tensor([1.0, 1, -9, -9])
+    first = torch.cat([sure.expand(30, 4), torn.expand(30, 4)])
+    last = torch.tensor([3.0, 2, 1, 0]).expand(60, 4).clone()
+    last[:lost], targets = torch.tensor([0.0, 3, 2, 1]), torch.zeros(60, dtype=torch.int64)
+    targets[:lost], targets[50:] = 1, 2
+    outputs = torch.stack([first, last])
+    seen = SimpleNamespace(outputs=outputs, answers=outputs, targets=targets)
+    rule = SimpleNamespace(rule=lambda tolerance, ready: ClassExclusion((0.5,)))
+    found = tried.few_are_left(rule, SimpleNamespace(split=lambda name: seen), 0.01)
+    assert found.holds is holds
+    assert found.measured == (
+        f"2.00 of 4 left for the 30 images that reach the last layer, the true one for {1 - lost / 50:.1%} of the 50 "
+        "that it has right; left after each head: 1.50"
+    )
 
 
 def test_the_rival_has_the_same_heads_and_weights_but_cross_entropies(one_stage):
