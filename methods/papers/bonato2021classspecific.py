@@ -203,7 +203,7 @@ class ClassSpecific(TwoStageImageMethod, DesignMethod):
     def build(self, data: Data, seed: int) -> MultiExit:
         """The network with a detector at each candidate place. Raises `ValueError` for targets that mean nothing."""
         classes, S = data.classes or 1, self.targets
-        if not 0 < len(S) < classes or len({*S}) < len(S) or not all(0 <= s < classes for s in S):
+        if not 0 < len(S) < classes or len({*S}) < len(S) or not all(s in range(classes) for s in S):
             raise ValueError(f"targets are some, not all, of the classes 0 to {classes - 1}, each named once, not {S}")
         return super().build(data, seed)
 
