@@ -266,10 +266,11 @@ def _curve(curve: Curve, budget: float | None) -> str:
 def _search(search: Search) -> str:
     """Return what was searched, the front, and what it is worth beside that of a random search."""
     rows = [[f"{p.quality:.4f}", f"{p.share:.1%}", p.design] for p in search.found if p.front]
+    designs = f"{search.designs:,.0f}" if search.designs < 1e7 else f"{search.designs:.2g}"
     said = (
-        f"{search.algorithm[:1].upper()}{search.algorithm[1:]} judged {search.budget} of {search.designs:.2g} designs "
-        f"on {search.judged_on}, seed {search.seed}. Its front is worth {search.hypervolume:.4f}, that of as many "
-        f"designs drawn at random {search.random_hypervolume:.4f}: the mean over all budgets of the best "
+        f"{search.algorithm[:1].upper()}{search.algorithm[1:]} judged {search.budget} different ones of {designs} "
+        f"designs on {search.judged_on}, seed {search.seed}. Its front is worth {search.hypervolume:.4f}, that of as "
+        f"many designs drawn at random {search.random_hypervolume:.4f}: the mean over all budgets of the best "
         f"{search.quality} within each. Cost is the mean of {search.cost}, a share of the full model's."
     )
     header = [search.quality, "cost", f"design: {search.space}"]

@@ -80,6 +80,26 @@ def test_what_tries_a_claim_is_spelled_in_the_method(key):
                 assert is_spelled(part, key), f"{key} has no outcome `{part}`"
 
 
+MORE = {
+    "akhlaghi2018snapea", "bajpai2023splitee", "bakhtiarnia2021mevit", "guan2022transkimmer", "hu2020triplewins",
+    "huang2018msdnet", "ju2021dee", "li2021plcrn", "li2023eenet", "li2023predictive", "liao2021pastfuture",
+    "schuster2022calm", "schwartz2020right", "sun2021ensemble", "wang2018edge", "wang2018skipnet", "wang2019dynexit",
+    "wright2024asr", "xin2020ranking", "zhou2022metadistil", "zhu2021leebert",
+}  # fmt: skip
+"""Methods that try more than what their entries say the papers claim."""
+
+
+@pytest.mark.parametrize("key", sorted({*METHODS} - MORE))
+def test_each_outcome_tries_a_claim_of_the_entry(key):
+    """Of those that are made, under one name, in the method's own claims."""
+    tried = {name.rpartition(": ")[2] for claim in entries()[key].claims for name in claim.tried}
+    tree = ast.parse((ROOT / f"methods/claims/{key}.py").read_text(encoding="utf-8"))
+    made = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Outcome"]
+    given = [option.value for call in made for option in call.keywords if option.arg == "name"]
+    names = {value.value for value in given if isinstance(value, ast.Constant)}
+    assert names <= tried, f"the entry of {key} names no claim for {sorted(names - tried)}"
+
+
 @pytest.mark.parametrize("key", bench.members("text"))
 def test_what_tries_a_claim_is_among_the_results_of_this_code(key):
     known = bench.stored("text", key)

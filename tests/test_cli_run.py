@@ -215,7 +215,7 @@ def test_a_report_shows_the_front_of_a_search_beside_a_random_one():
     assert "FRONT OF THE SEARCH" not in plain
     assert "accuracy cost design: which exits are there" in told
     assert told.count("0.7500 50.0% exit 1 below 0.3") == 1
-    assert "NSGA-II judged 480 of 2.4e+07 designs on 1000 validation images, seed 4." in told
+    assert "NSGA-II judged 480 different ones of 2.4e+07 designs on 1000 validation images, seed 4." in told
     assert "worth 0.5125, that of as many designs drawn at random 0.5100" in told
     greedy = found.curves[0].model_copy(update={"search": search.model_copy(update={"algorithm": "greedy choice"})})
     assert "Greedy choice judged 480" in _report(found.model_copy(update={"curves": [greedy]}), None)

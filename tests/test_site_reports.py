@@ -287,8 +287,8 @@ def test_page_of_a_method_shows_its_search_beside_a_random_one():
     text, source = page_of(reports(report(result(curves=[curve]))))
     plain = " ".join(text.split())
     for said in (
-        "The search { #curve-1-search }", "The search decides which branches stay: 8e+06 designs",
-        "NSGA-II evaluated 480 of them on 1000 validation images (seed 0)",
+        "The search { #curve-1-search }", "The search decides which branches stay: 7,962,624 designs",
+        "NSGA-II evaluated 480 different ones of them on 1000 validation images (seed 0)",
         "by accuracy and by the mean MACs of an image",
         "0 480 0.5200 0.5125 +0.0075", "branch <1> at 0", "branch 2 at 0.9", "front of random search",
     ):  # fmt: skip

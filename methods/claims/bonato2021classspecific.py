@@ -2,19 +2,72 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from torch import nn
+
+from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape
 from eelit.methods.claims.comparisons import beside_random_search
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.search import Designs
+from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.designs import Prepared
 from eelit.methods.papers.bonato2021classspecific import ClassSpecific
-from eelit.methods.papers.kaya2019sdn import ShallowDeep
 from eelit.methods.policies.max_confidence import MaxConfidence
+
+
+@dataclass(frozen=True)
+class AllClasses(ClassSpecific):
+    """Exits that answer for all classes on the same frozen network; else trained, set and chosen as ours."""
+
+    @property
+    def each(self) -> int:
+        """An exit has one threshold."""
+        return 1
+
+    @property
+    def never(self) -> tuple[float, ...]:
+        """A threshold that nothing is above."""
+        return (1.0,)
+
+    def head(self, shape: Shape, classes: int) -> nn.Module:
+        """An internal classifier."""
+        return InternalClassifier(shape, classes)
+
+    def stop(self, thresholds: Sequence[tuple[float, ...]]) -> MaxConfidence:
+        """The largest probability must exceed the exit's threshold."""
+        above = tuple(math.nextafter(theta, math.inf) for (theta,) in thresholds)
+        return MaxConfidence(above or 1.1)
+
+    def rows(self, prepared: Prepared) -> list[Designs]:
+        """Return for each slack the thresholds ``[E - 1, 1]``."""
+        seen = prepared.split("fitting")
+        return [levels_for_all(seen, self.levels, eps) for eps in self.slacks]
+
+
+def levels_for_all(seen: StoredOutputs, levels: Sequence[float], eps: float) -> Designs:
+    """Return the numbers ``[E - 1, 1]`` of the least levels that break at most ``eps N`` more answers than they repair.
+
+    As `levels_within`, for exits that answer for all classes.
+    """
+    p, said = seen.answers[:-1].double().softmax(dim=-1).max(dim=-1)
+    right = seen.answers[-1].argmax(dim=-1) == seen.targets
+    worth = right.long() - (said == seen.targets).long()  # 1 where an answer is broken, -1 where one is repaired
+    found = np.full((len(p), 1), len(levels) - 1, dtype=np.int64)
+    for i in reversed(range(len(levels))):
+        harm = ((p > levels[i]) * worth).sum(dim=1).numpy()
+        found[harm <= eps * len(right) + 1e-9] = i
+    return found
 
 
 def claims(method: ClassSpecific, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """The time saved for the targets; the design beside exits for all classes, and beside a random search."""
-    return [sooner(method, prepared), sooner_than_all(method, prepared, bench), beside_random_search(method, prepared)]
+    return [sooner(method, prepared), sooner_than_all(method, prepared, bench), beside_random_sets(method, prepared)]
 
 
 def sooner(method: ClassSpecific, prepared: Prepared) -> Outcome:
@@ -42,26 +95,25 @@ def figures(method: ClassSpecific, prepared: Prepared, slack: float) -> tuple[fl
 
 
 def sooner_than_all(method: ClassSpecific, prepared: Prepared, bench: Bench) -> Outcome:
-    """Compare with exits for all classes, trained as long on the same frozen network, under the same condition."""
-    options = {
-        name: getattr(method, name) for name in ("network", "images", "train_size", "pixels", "widths", "blocks")
-    }
-    options |= {name: getattr(method, name) for name in ("shares", "half", "epochs", "batch", "rate", "head_epochs")}
-    rival = ShallowDeep().replace({**options, "head_rate": method.head_rate})
-    held, test = (rival.prepare(bench).split(part) for part in ("validation", "test"))
-    targets, best = method.weighed(test).numpy(), 1.0
-    least = float((held.answers[-1].argmax(dim=-1) == held.targets).double().mean())
-    for threshold in (threshold / 200 for threshold in range(60, 201)):
-        rule = MaxConfidence(threshold)
-        if held.under(rule, rival.score).quality >= least - 1e-9:
-            best = float((test.paid(rule)[targets] / test.full_costs.mean()).mean())
-            break
-    saving, _, _ = figures(method, prepared, 0.0)
+    """Compare with exits for all classes on the same frozen network, trained as long, set and chosen likewise."""
+    rival = AllClasses(**{field.name: getattr(method, field.name) for field in fields(method)})
+    (ours, lost, _), (theirs, given, _) = figures(method, prepared, 0.0), figures(rival, rival.prepare(bench), 0.0)
     return Outcome(
         name="targets sooner than by exits for all classes",
-        statement="With nothing lost on validation images, images of the target classes cost at least a tenth less on "
-        "test images than with exits for all classes, trained as long on the same frozen network, that stop at the "
-        "least probability, one for all, with which nothing is lost.",
-        holds=1 / saving <= 0.9 * best,
-        measured=f"{1 / saving:.3f} of the full cost, instead of {best:.3f}",
+        statement="With nothing lost on the images of the search, images of the target classes cost at least a tenth "
+        "less on test images than with exits for all classes, which are trained as long on the same frozen network, "
+        "have a threshold each, set by the same rule, and are chosen by the same greedy search.",
+        holds=1 / ours <= 0.9 / theirs,
+        measured=f"{1 / ours:.3f} of the full cost, accuracy over all classes {-lost:+.4f}; with exits for all classes "
+        f"{1 / theirs:.3f}, {-given:+.4f}",
     )
+
+
+def beside_random_sets(method: ClassSpecific, prepared: Prepared) -> Outcome:
+    """Compare with as many random sets of exits; say what both searches are told."""
+    found = beside_random_search(method, prepared)
+    told = (
+        "Both searches take an exit's thresholds from the answers to the images of the search, by one rule, for one of "
+        "the same slacks: what differs is which sets of exits they judge. "
+    )
+    return found.model_copy(update={"statement": told + found.statement})

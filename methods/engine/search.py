@@ -4,8 +4,9 @@ A design is a row of whole numbers, one for each gene. NSGA-II (Deb et al., 2002
 dominance and crowding, uniform crossover, survival of the best fronts. A gene mutates with probability ``1 / genes``:
 one of two values flips, one of more goes to a neighbouring value or, as often, to any. A gene without effect, such as
 the threshold of an exit that is not there, is inherited all the same; designs that differ in such genes alone are one
-and are recorded alike, so that none stands twice in a population. One that has died out may be judged again, which
-counts. Searches of one seed begin with the same designs, so what is found later is their own doing.
+and are recorded alike, so that none stands twice in a population. One that has died out may be found again: it is not
+judged again, so a search's budget is how many different designs it has judged. Searches of one seed begin with the same
+designs, so what is found later is their own doing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ Designs = NDArray[np.int64]
 """Rows of genes, ``[n, G]``."""
 Judge = Callable[[Designs], NDArray[np.float64]]
 """From designs to ``[n, 2]``: the error of each, and its mean cost as a share of the full model's."""
+
+
+SPARE = 8
+"""How many designs are drawn for one that a random search may judge: some are drawn twice."""
 
 
 def as_it_is(designs: Designs) -> Designs:
@@ -78,24 +83,32 @@ class Judged:
         """What the front is worth (see `pareto.hypervolume`)."""
         return hypervolume(self.pairs)
 
+    @property
+    def once(self) -> Judged:
+        """The same with each design once, where it was judged first."""
+        first = firsts(self.designs)
+        return Judged(self.designs[first], self.scores[first])
+
 
 def nsga2(space: Space, judge: Judge, *, population: int, generations: int, seed: int) -> Judged:
     """Return what NSGA-II judges: in each generation as many designs as the population has, the first ones drawn.
 
-    In a small space a generation may find fewer that are new, or none, which ends the search. Raises `ValueError` for
-    a population or a number of generations below 1.
+    Those that were judged in an earlier generation are not judged, nor returned, again. In a small space a generation
+    may find fewer that the population has not, or none, which ends the search. Raises `ValueError` for a population or
+    a number of generations below 1.
     """
     checked("nsga2", "population", population, whole=True, least=1)
     checked("nsga2", "generations", generations, whole=True, least=1)
     ask, tell = _evolution(space, population, seed)
-    found: list[tuple[Designs, NDArray[np.float64]]] = []
+    known: dict[tuple[int, ...], NDArray[np.float64]] = {}
     for _ in range(generations):
-        designs = ask()
-        if not len(designs):
+        rows = [tuple(row) for row in ask().tolist()]
+        if not rows:
             break
-        found.append((designs, judge(designs)))
-        tell(found[-1][1])
-    return Judged(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        if new := [row for row in dict.fromkeys(rows) if row not in known]:
+            known.update(zip(new, judge(np.array(new, dtype=np.int64)), strict=True))
+        tell(np.array([known[row] for row in rows]))
+    return Judged(np.array([*known], dtype=np.int64), np.array([*known.values()]))
 
 
 def _evolution(
@@ -148,9 +161,16 @@ def mutated(designs: Designs, space: Space, random: np.random.Generator) -> Desi
 
 
 def at_random(space: Space, judge: Judge, *, budget: int, seed: int) -> Judged:
-    """Return what as many designs are worth that are drawn at random."""
-    designs = space.written(space.drawn(budget, seed))
+    """Return what as many different designs are worth that are drawn at random; fewer where there are hardly more."""
+    drawn = space.written(space.drawn(SPARE * budget, seed))
+    designs = drawn[firsts(drawn)[:budget]]
     return Judged(designs, judge(designs))
+
+
+def firsts(designs: Designs) -> NDArray[np.int64]:
+    """Return the numbers of the rows that are like none before them, in order."""
+    found: NDArray[np.int64] = np.sort(np.unique(designs, axis=0, return_index=True)[1])
+    return found
 
 
 class DesignSearch(ABC):

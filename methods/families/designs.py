@@ -9,6 +9,7 @@ A design may also say which of several networks it is about. The full model is t
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -99,6 +100,15 @@ def costs_without(seen: StoredOutputs, kept: Sequence[bool]) -> NDArray[np.float
     return found
 
 
+def best_of(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return `pareto.front` of scores ``[n, 2]``, for millions of them."""
+    order = np.lexsort((scores[:, 0], scores[:, 1]))
+    errors = scores[order, 0]
+    least = np.concatenate([[np.inf], np.minimum.accumulate(errors)[:-1]])
+    found: NDArray[np.int64] = order[errors < least]
+    return found
+
+
 def without_idle(designs: Designs, early: int, each: int = 1) -> Designs:
     """Return designs ``[n, G]`` in which the thresholds of exits that go are 0: they have no effect.
 
@@ -107,6 +117,41 @@ def without_idle(designs: Designs, early: int, each: int = 1) -> Designs:
     kept, found = designs[:, :early], designs.copy()
     found[:, early : early * (1 + each)] *= np.repeat(kept, each, axis=1)
     return found
+
+
+def scores_of_all(
+    stops: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    static: NDArray[np.float64],
+    heads: NDArray[np.float64],
+    counts: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return how many samples are right, and the sum of costs, of all designs: ``[(Q + 1) ** (E - 1), 2]``.
+
+    Given are who would stop at each early exit by each of Q thresholds, ``[E - 1, Q, N]``; who is right at each exit,
+    and MACs up to it without other heads, both ``[E, N]``; those of the early heads, ``[E - 1, N]``; and for whom cost
+    counts, ``[N]``. A design's number has a digit in base ``Q + 1`` for each early exit, the first one leading: 0 if it
+    is not there, else its threshold, from 1. Designs that begin alike have who is left at an exit in common.
+    """
+    early, samples = len(stops), stops.shape[2]
+
+    def further(here: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+        """From who is left ``[n, N]`` before exit k to sums over what follows, ``[n, (Q + 1) ** (E - 1 - k), 2]``."""
+        leave = np.concatenate([np.zeros((1, samples)), stops[k]])
+        spent = leave * static[k]
+        spent[1:] += (1 - leave[1:]) * heads[k]
+        worth = leave * right[k]
+        if k == early - 1:
+            worth, spent = worth + (1 - leave) * right[-1], spent + (1 - leave) * static[-1]
+        found: NDArray[np.float64] = np.stack([here @ worth.T, here @ (spent * counts).T], axis=-1)
+        if k < early - 1:
+            onward = (here[:, None] * (1 - leave)).reshape(-1, samples)
+            # The first exit's branches go on one by one, so that who is left at the last one fits into memory.
+            after = [further(rows, k + 1) for rows in (onward[:, None] if k == 0 else [onward])]
+            found = (found.reshape(-1, 1, 2) + np.concatenate(after)).reshape(len(here), -1, 2)
+        return found
+
+    return further(np.ones((1, samples)), 0)[0]
 
 
 def _places(kept: Sequence[bool]) -> list[int]:
@@ -131,6 +176,17 @@ class DesignMethod(ImageMethod, DesignSearch):
     @abstractmethod
     def design(self, genes: Sequence[int], exits: int) -> Design:
         """Return the design that a row of genes means, given how many exits there are, the last one included."""
+
+    @property
+    def each(self) -> int:
+        """How many thresholds an exit has."""
+        return 1
+
+    def different(self, exits: int) -> float:
+        """Return how many designs differ: thresholds of exits that are not there do not."""
+        values, early = self.space(exits).values, exits - 1
+        thresholds = [values[early + i * self.each : early + (i + 1) * self.each] for i in range(early)]
+        return float(math.prod([1 + math.prod(own) for own in thresholds] + [*values[early * (1 + self.each) :]]))
 
     @abstractmethod
     def stop(self, thresholds: Sequence[Any]) -> Policy:
@@ -177,6 +233,34 @@ class DesignMethod(ImageMethod, DesignSearch):
             spent = costs_without(own, design.kept)[left, rows]
             found[i] = 1 - right[design.network][left, rows].mean(), spent[mask].mean() / full
         return found
+
+    def best_of_all(self, prepared: Prepared, part: str) -> Judged:
+        """Return the front of all designs on a part of the data: none is left out, so no search finds a better one.
+
+        Each exit has one threshold, which decides by what this exit says alone, and a last gene is the network.
+        """
+        exits, values = prepared.model.exits, self.space(prepared.model.exits).values
+        early, Q, last = exits - 1, values[exits - 1], values[2 * (exits - 1) :]
+        assert self.each == 1
+        scores = []
+        for network, ready in enumerate(prepared.networks):
+            own = ready.split(part)
+            stops = np.zeros((early, Q, len(own.examples)), dtype=bool)
+            for k in range(early):
+                for q in range(Q):
+                    alone = [int(i == k) for i in range(early)] + [q * (i == k) for i in range(early)] + [network]
+                    design = self.design(alone[: len(values)], exits)
+                    stops[k, q] = replay(self.everywhere(design), own.outputs) == k
+            right = (own.answers.argmax(dim=-1) == own.targets).numpy()
+            heads = np.diff(own.costs, axis=0) - np.diff(own.static_costs, axis=0)
+            counts = self.weighed(own).numpy()
+            full = prepared.split(part).full_costs[counts].sum()
+            sums = scores_of_all(stops, right, own.static_costs / full, heads / full, counts)
+            scores.append(np.stack([1 - sums[:, 0] / right.shape[1], sums[:, 1]], axis=1))
+        numbers = best_of(np.concatenate(scores))
+        digits = np.stack(np.unravel_index(numbers, (len(scores), *(Q + 1,) * early)), axis=1).astype(np.int64)
+        genes = np.concatenate([digits[:, 1:] > 0, np.maximum(digits[:, 1:] - 1, 0), digits[:, : len(last)]], axis=1)
+        return Judged(genes, self.judged(genes, prepared, part))
 
     def fit(self, prepared: Prepared) -> Judged:
         """Search, on the share of the validation data that no budget is judged on."""
@@ -249,13 +333,13 @@ class DesignMethod(ImageMethod, DesignSearch):
     def search(self, prepared: Prepared, bench: Bench) -> Search:
         """Return the record of the search, beside as many designs drawn at random."""
         ready, exits = prepared.for_choosing, prepared.model.exits
-        found, space = ready.fitted, self.space(exits)
+        found = ready.fitted
         rival = self.rival(ready)
         name = lambda genes: self.told(self.design(genes.tolist(), exits))  # noqa: E731
         return Search(
             algorithm=self.algorithm,
             space=self.searched,
-            designs=space.size,
+            designs=self.different(exits),
             budget=len(found.designs),
             seed=bench.seed,
             quality=self.quality,

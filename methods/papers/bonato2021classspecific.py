@@ -47,8 +47,10 @@ Deviations
     4. Latency is counted in multiply-accumulates, not measured on a device.
     5. Costs of the curve are means over the images of all classes, as in every other row. The paper's figure, for the
        target classes, is given in addition, in the search and in the outcomes.
-    6. Designs for several slacks are searched, not for slack 0 alone, so that there is a front. The search's budget is
-       the number of designs judged; setting thresholds reads the same held-out images, but judges none.
+    6. Designs for several slacks are searched, not for slack 0 alone, so that there is a front. Thresholds are set on
+       the images of the search, and no design is judged for that; the random search beside it has the same thresholds,
+       and differs in which sets of exits it judges.
+    7. There must be a target, and a class that is none: without targets the network would have no exits.
 """
 
 from __future__ import annotations
@@ -65,10 +67,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eelit.methods.backbones.internal_classifier import InternalClassifier, Shape
-from eelit.methods.engine.search import Designs, Judge, Judged, Space
+from eelit.methods.engine.examples import Data
+from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.search import SPARE, Designs, Judge, Judged, Space, firsts
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.designs import Design, DesignMethod, Prepared, without_idle
 from eelit.methods.families.images import TwoStageImageMethod
+from eelit.methods.policies.base import Policy
 from eelit.methods.policies.target_classes import TargetClasses
 
 
@@ -136,6 +141,13 @@ def greedy(judge: Judge, thresholds: Designs, eps: float) -> Judged:
     return found
 
 
+def some(count: int, early: int, rows: Sequence[Designs], seed: int) -> Designs:
+    """Return designs drawn at random: any set of exits, with one of the rows of thresholds ``[E - 1, S]``."""
+    rng = np.random.default_rng(seed)
+    kept, which = rng.integers(0, 2, (count, early)), rng.integers(0, len(rows), count)
+    return np.concatenate([kept, np.stack(rows)[which].reshape(count, -1)], axis=1)
+
+
 @dataclass(frozen=True)
 class ClassSpecific(TwoStageImageMethod, DesignMethod):
     """Exits that answer for target classes alone, chosen so that these are recognised soon and nothing is lost."""
@@ -175,7 +187,7 @@ class ClassSpecific(TwoStageImageMethod, DesignMethod):
         "slacks": (0.0, 1.0),
     }
     algorithm: ClassVar[str] = "greedy choice of exits for each of several slacks"
-    searched: ClassVar[str] = "which exits are there, and the threshold of each for each target class"
+    searched: ClassVar[str] = "which exits are there, and for which slack their thresholds are set"
     averaged: ClassVar[str] = "MACs of an image of the target classes"
     exempt: ClassVar[Mapping[str, str]] = {
         "eager_is_the_first_exit": "images of all other classes go on to the end, whatever the slack",
@@ -188,25 +200,41 @@ class ClassSpecific(TwoStageImageMethod, DesignMethod):
         """Thresholds that nothing is above."""
         return (1.0,) * len(self.targets)
 
+    def build(self, data: Data, seed: int) -> MultiExit:
+        """The network with a detector at each candidate place. Raises `ValueError` for targets that mean nothing."""
+        classes, S = data.classes or 1, self.targets
+        if not 0 < len(S) < classes or len({*S}) < len(S) or not all(s in range(classes) for s in S):
+            raise ValueError(f"targets are some, not all, of the classes 0 to {classes - 1}, each named once, not {S}")
+        return super().build(data, seed)
+
     def head(self, shape: Shape, classes: int) -> nn.Module:
         """A detector for maps ``[C, H, W]``."""
         return Detector(shape, self.targets, classes)
 
     def space(self, exits: int) -> Space:
         """A bit for each candidate, then a number of a threshold for each candidate and target."""
-        early, S = exits - 1, len(self.targets)
+        early, S = exits - 1, self.each
         nothing = (*(0,) * early, *(len(self.levels) - 1,) * early * S)
         values = (2,) * early + (len(self.levels),) * early * S
         return Space(values, (nothing,), partial(without_idle, early=early, each=S))
 
+    @property
+    def each(self) -> int:
+        """An exit has a threshold for each target."""
+        return len(self.targets)
+
+    def different(self, exits: int) -> float:
+        """Sets of exits for each slack, and the network without exits."""
+        return float((2 ** (exits - 1) - 1) * len(self.slacks) + 1)
+
     def design(self, genes: Sequence[int], exits: int) -> Design:
         """Read exits and thresholds from the genes."""
-        early, S = exits - 1, len(self.targets)
+        early, S = exits - 1, self.each
         theta = [self.levels[i] for i in genes[early:]]
         rows = tuple(tuple(theta[i : i + S]) for i in range(0, early * S, S))
         return Design(tuple(bit == 1 for bit in genes[:early]), rows)
 
-    def stop(self, thresholds: Sequence[tuple[float, ...]]) -> TargetClasses:
+    def stop(self, thresholds: Sequence[tuple[float, ...]]) -> Policy:
         """A target must be recognised, by more than its threshold."""
         return TargetClasses(self.targets, tuple(thresholds))
 
@@ -216,14 +244,31 @@ class ClassSpecific(TwoStageImageMethod, DesignMethod):
 
     def fit(self, prepared: Prepared) -> Judged:
         """Search greedily for each slack, and keep all that was judged; the first is the network without exits."""
-        seen = prepared.split("fitting")
+        written = self.space(prepared.model.exits).written
 
         def judge(designs: Designs) -> NDArray[np.float64]:
             return self.judged(designs, prepared, "fitting")
 
-        found = [greedy(judge, levels_within(seen, self.targets, self.levels, eps), eps) for eps in self.slacks]
-        parts = [(each.designs, each.scores) for each in found]
-        return Judged(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        pairs = zip(self.rows(prepared), self.slacks, strict=True)
+        parts = [(written(each.designs), each.scores) for each in (greedy(judge, row, eps) for row, eps in pairs)]
+        return Judged(*(np.concatenate(part) for part in zip(*parts, strict=True))).once
+
+    def rows(self, prepared: Prepared) -> list[Designs]:
+        """Return for each slack the thresholds ``[E - 1, S]``, which the answers to the images of the search set."""
+        seen = prepared.split("fitting")
+        return [levels_within(seen, self.targets, self.levels, eps) for eps in self.slacks]
+
+    def rival(self, prepared: Prepared) -> Judged:
+        """Return as many different designs, each a random set of exits with the thresholds of one of the slacks.
+
+        So both searches know the same of the images: they differ in which sets of exits they judge.
+        """
+        space, early = self.space(prepared.model.exits), prepared.model.exits - 1
+        budget = len(prepared.fitted.designs)
+        drawn = some(SPARE * budget, early, self.rows(prepared), prepared.bench.seed)
+        drawn = space.written(np.concatenate([np.array(space.known), drawn]))
+        designs = drawn[firsts(drawn)[:budget]]
+        return Judged(designs, self.judged(designs, prepared, "fitting"))
 
     def taken(self, knob: float, found: Judged) -> int:
         """Return the number of the design of the least T among those that lose at most ``knob`` of accuracy."""

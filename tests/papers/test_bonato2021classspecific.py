@@ -1,5 +1,6 @@
 """What only class-specific exits promise: detectors and their rule by hand, thresholds, and the greedy choice."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from eelit.methods.claims import bonato2021classspecific as claimed
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Outcome
 from eelit.methods.engine.search import Judged
 from eelit.methods.harness import registry
 from eelit.methods.papers.bonato2021classspecific import (
@@ -20,6 +22,7 @@ from eelit.methods.papers.bonato2021classspecific import (
     greedy,
     levels_within,
     recognised,
+    some,
 )
 from eelit.methods.policies.target_classes import TargetClasses
 from eelit.methods.recipes.plain import train_plain
@@ -215,13 +218,47 @@ def test_what_is_kept_pays_and_loses_nothing_on_the_images_of_the_search(prepare
 def test_one_search_for_each_slack(prepared):
     method, _, ready = prepared(KEY)
     one = method.replace({"slacks": (0.0,)}).fit(ready)
-    two = method.replace({"slacks": (0.0, 0.05)}).fit(ready)
+    both = method.replace({"slacks": (0.0, 0.05)})
+    two = both.fit(ready)
     assert two.designs[: len(one.designs)].tolist() == one.designs.tolist()
-    nothing = two.designs[len(one.designs)]
-    assert not nothing[:2].any()
+    assert not two.designs[0].any()
+    assert len({tuple(row) for row in two.designs.tolist()}) == len(two.designs) > len(one.designs)
     held = ready.split("fitting")
-    assert nothing[2:].tolist() == levels_within(held, method.targets, method.levels, 0.05).ravel().tolist()
+    rows = [levels_within(held, method.targets, method.levels, eps) for eps in (0.0, 0.05)]
+    assert [row.tolist() for row in both.rows(ready)] == [row.tolist() for row in rows]
+    assert {tuple(design[2:5]) for design in two.designs.tolist() if design[0]} <= {tuple(row[0]) for row in rows}
     assert two.scores[0].tolist() == [1 - float((held.answers[-1].argmax(-1) == held.targets).double().mean()), 1.0]
+
+
+def test_a_random_search_takes_thresholds_by_the_same_rule(prepared):
+    """It differs from the greedy one in the sets of exits alone: their thresholds are those of one of the slacks."""
+    method, _, ready = prepared(KEY)
+    rival, rows = method.rival(ready), method.rows(ready)
+    written = method.space(3).written
+    possible = {
+        tuple(written(np.array([[a, b, *row.ravel()]]))[0].tolist()) for a in (0, 1) for b in (0, 1) for row in rows
+    }
+    drawn = [tuple(design) for design in rival.designs.tolist()]
+    assert not any(drawn[0])
+    assert set(drawn) <= possible
+    assert len(set(drawn)) == len(drawn) == min(len(ready.fitted.designs), len(possible))
+    assert rival.scores.tolist() == method.judged(rival.designs, ready, "fitting").tolist()
+    assert method.different(3) == 3 * len(method.slacks) + 1 >= len(possible)
+
+
+def test_random_sets_are_of_all_exits_and_all_slacks():
+    drawn = some(400, 3, [np.full((3, 2), i) for i in range(4)], seed=1)
+    assert drawn.shape == (400, 3 + 6)
+    assert len({tuple(row) for row in drawn[:, :3].tolist()}) == 8
+    assert {tuple(row) for row in drawn[:, 3:].tolist()} == {(i,) * 6 for i in range(4)}
+    assert drawn.tolist() == some(400, 3, [np.full((3, 2), i) for i in range(4)], seed=1).tolist()
+
+
+@pytest.mark.parametrize("targets", [(), (12,), (5, 5), (-1,), (0.5,), tuple(range(10))])
+def test_targets_are_some_of_the_classes(prepared, targets):
+    method, _, ready = prepared(KEY)
+    with pytest.raises(ValueError, match="classes 0 to 9"):
+        method.replace({"targets": targets}).build(ready.data, 0)
 
 
 def test_the_cost_that_is_searched_is_that_of_the_targets(prepared):
@@ -323,13 +360,88 @@ def test_targets_must_be_sooner_nothing_lost_and_others_not_dearer(monkeypatch, 
 
 
 @pytest.mark.parametrize(("factor", "holds"), [(0.89, True), (0.91, False)])
-def test_the_rival_has_exits_for_all_classes_on_the_same_network(prepared, monkeypatch, factor, holds):
+def test_the_rival_must_cost_targets_more(prepared, monkeypatch, factor, holds):
     method, bench, ready = prepared(KEY)
-    monkeypatch.setattr(claimed, "figures", lambda *_: (1.0, 0.0, 0.0))
-    first = claimed.sooner_than_all(method, ready, bench)
-    best = float(first.measured.rpartition(" ")[2])
-    assert best < 1
-    assert not first.holds
-    monkeypatch.setattr(claimed, "figures", lambda *_: (1 / (factor * best), 0.0, 0.0))
-    assert claimed.sooner_than_all(method, ready, bench).holds is holds
-    assert len(bench.trainings) == 3  # the network is trained once, then detectors, then exits for all classes
+    asked = []
+
+    def figures(one, given, slack):
+        asked.append((one, slack))
+        return (1 / factor if one is method else 1.0), 0.0, 0.0
+
+    monkeypatch.setattr(claimed, "figures", figures)
+    found = claimed.sooner_than_all(method, ready, bench)
+    assert found.holds is holds
+    assert found.measured.startswith(f"{factor:.3f} of the full cost")
+    assert [slack for _, slack in asked] == [0.0, 0.0]
+    assert asked[1][0] == claimed.AllClasses(**{f.name: getattr(method, f.name) for f in dataclasses.fields(method)})
+
+
+def rival_of(method):
+    return claimed.AllClasses(**{field.name: getattr(method, field.name) for field in dataclasses.fields(method)})
+
+
+def test_the_rival_has_exits_for_all_classes_trained_as_long(stages):
+    plain, heads = stages(rival_of(tiny(batch=40, head_epochs=5.0)))
+    assert (plain.epochs, plain.batch, {*plain.rates.values()}) == (8.0, 40, {1e-2})
+    assert (heads.epochs, heads.batch, len(heads.train), {*heads.rates.values()}) == (5.0, 40, 600, {2e-2})
+    index, maps = next(heads.train.batches(16))
+    model = rival_of(tiny()).build(tiny().load(), 0)
+    assert [head(each).shape for head, each in zip(model.heads[:-1], maps, strict=True)] == [(16, 10)] * 2
+    assert not any(isinstance(head, Detector) for head in model.heads)
+    y = heads.train.targets[index]
+    expected = sum(F.cross_entropy(head(each), y) for head, each in zip(model.heads[:-1], maps, strict=True))
+    assert heads.loss(heads.batch_of(index, maps)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_threshold_of_the_rival_must_be_exceeded_and_1_never_is():
+    rival = claimed.AllClasses()
+    assert rival.each == 1
+    z = torch.tensor([[[0.0, math.log(3)]]] * 2, dtype=torch.float64)
+    assert replay(rival.stop([(0.75 - 1e-9,)]), z).tolist() == [0]
+    assert replay(rival.stop([(0.75 + 1e-9,)]), z).tolist() == [1]
+    assert replay(rival.stop([(1.0,)]), torch.tensor([[[-1000.0, 1000.0]]] * 2)).tolist() == [1]
+    assert replay(rival.stop([]), z[:1]).tolist() == [0]
+    assert rival.design([1, 0, 2, 3], 3).thresholds == ((0.6,), (0.7,))
+
+
+@pytest.mark.parametrize(
+    ("y", "eps", "expected"),
+    [
+        ([1, 0, 3, 3, 0], 0.0, 0),  # image 2, sure to 0.7, is broken, but image 4, sure to 0.95, is repaired
+        ([1, 0, 0, 0, 0], 0.0, 3),  # images 2 and 4 are broken up to 0.7 and 0.95: only the last level keeps both
+        ([1, 0, 0, 0, 0], 0.2, 2),  # one in five may be broken
+        ([1, 0, 0, 0, 0], 0.4, 0),
+        ([1, 1, 3, 0, 0], 0.0, 0),  # image 4 is broken up to 0.95, image 2 repaired up to 0.7
+    ],
+)
+def test_thresholds_of_the_rival_by_hand(y, eps, expected):
+    """One for all classes: who answers right in the network's place counts, whatever the class."""
+    found = claimed.levels_for_all(seen(P, y), (0.0, 0.6, 0.8, 1.0), eps)
+    assert found.tolist() == [[expected]]
+
+
+def test_the_rival_is_chosen_as_ours_is(prepared):
+    """The same network, thresholds by its own answers, the same greedy search."""
+    method, bench, ready = prepared(KEY)
+    rival = rival_of(method)
+    theirs = rival.prepare(bench)
+    found, held = theirs.fitted, theirs.split("fitting")
+    assert torch.equal(held.answers[-1], ready.split("fitting").answers[-1])
+    rows = [levels.tolist() for levels in rival.rows(theirs)]
+    assert rows == [claimed.levels_for_all(held, method.levels, eps).tolist() for eps in method.slacks]
+    assert found.scores[0].tolist() == ready.fitted.scores[0].tolist()
+    genes = found.designs[rival.taken(0.0, found)]
+    error, T = rival.judged(genes[None], theirs, "fitting")[0]
+    assert error <= found.scores[0, 0] + 1e-9
+    assert found.scores[found.scores[:, 0] <= found.scores[0, 0] + 1e-9, 1].min() == T
+    saving, _, _ = claimed.figures(rival, theirs, 0.0)
+    assert saving == pytest.approx(1 / rival.judged(genes[None], theirs, "test")[0, 1])
+
+
+def test_the_outcome_says_what_both_searches_are_told(monkeypatch):
+    given = Outcome(name="better than a random search", statement="It is.", holds=False, measured="+0.1")
+    monkeypatch.setattr(claimed, "beside_random_search", lambda method, prepared: given)
+    found = claimed.beside_random_sets("m", "p")
+    assert found.statement.endswith("It is.")
+    assert "thresholds from the answers" in found.statement
+    assert found.model_copy(update={"statement": "It is."}) == given

@@ -384,11 +384,12 @@ def test_a_tenth_must_be_saved_where_nothing_is_lost(speed_up, test, holds):
 def test_losses_of_who_leaves_where(prepared):
     """By the trained network on all training data, class weights aside."""
     method, _, ready = prepared(KEY, "LDAM")
-    exits, losses = claimed.leaving(method.replace({"t": 0.13}), ready)
+    exits, losses, last = claimed.leaving(method.replace({"t": 0.13}), ready)
     seen, n = ready.split("train"), counted(ready.data)
     stays, each = each_loss(seen.outputs, seen.targets, margins(n, 0.5), t=0.13, scale=30.0)
     assert exits.tolist() == stays.sum(0).tolist()
     assert torch.allclose(losses, (stays * each).sum(0))
+    assert torch.equal(last, each[-1])
     assert len(exits.unique()) == 3
     plain = claimed.leaving(tiny(t=0.13), prepared(KEY)[2])[1]
     first = prepared(KEY)[2].split("train")
@@ -397,11 +398,17 @@ def test_losses_of_who_leaves_where(prepared):
 
 
 @pytest.mark.parametrize(
-    ("exits", "losses", "holds"),
-    [([1, 1, 3], [0.1, 0.3, 0.5], True), ([1, 1, 3], [0.1, 0.3, 0.2], False), ([3, 3, 3], [0.1, 0.2, 0.3], False)],
+    ("exits", "losses", "last", "holds"),
+    [
+        ([1, 1, 3], [0.1, 0.3, 0.5], [0.1, 0.1, 0.2], True),
+        ([1, 1, 3], [0.1, 0.3, 0.2], [0.1, 0.1, 0.2], False),
+        ([1, 1, 3], [0.1, 0.3, 0.5], [0.1, 0.4, 0.2], False),
+        ([3, 3, 3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], False),
+    ],
 )
-def test_losses_must_rise_from_exit_to_exit(monkeypatch, exits, losses, holds):
-    monkeypatch.setattr(claimed, "leaving", lambda *given: (torch.tensor(exits), torch.tensor(losses)))
+def test_losses_must_rise_from_exit_to_exit_in_sum_and_at_the_last_one(monkeypatch, exits, losses, last, holds):
+    found = (torch.tensor(exits), torch.tensor(losses), torch.tensor(last))
+    monkeypatch.setattr(claimed, "leaving", lambda *given: found)
     assert claimed.rising(None, None).holds is holds
 
 

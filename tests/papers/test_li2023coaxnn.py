@@ -128,6 +128,50 @@ def test_for_good_the_map_of_a_zero_filter_is_zero(x):
         assert out.any()
 
 
+def test_for_good_zero_filters_take_nothing_of_the_gradients_norm(x):
+    """The maps of a block's second convolutions have no variance, so their gradients are hundreds of times longer."""
+    slopes = {}
+    for is_spared in (False, True):
+        model = network().train()
+        zero_filters(model, 0.5, for_good=True)
+        hooks = paper.spared(model) if is_spared else []
+        assert len(hooks) == 2 * 9 * is_spared
+        F.cross_entropy(model(x)[-1], torch.tensor([0, 1, 2, 0, 1])).backward()
+        left = {}
+        for conv, norm in paper.filters(model):
+            stays = conv.weight.detach().flatten(1).any(dim=1)
+            for parameter in (conv.weight, norm.bias):
+                assert not is_spared or not parameter.grad[~stays].any()
+                left[id(parameter)] = parameter.grad[stays]
+        each = [left.get(id(p), p.grad) for p in model.parameters() if p.grad is not None]
+        whole = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+        slopes[is_spared] = (torch.cat([slope.flatten() for slope in each]), float(whole))
+    (before, amplified), (after, whole) = slopes[False], slopes[True]
+    assert torch.equal(before, after)
+    assert whole == pytest.approx(float(after.norm()), rel=1e-5)
+    assert amplified > 20 * whole
+
+
+def test_while_filters_are_settled_what_is_clipped_is_the_gradient_of_those_left(monkeypatch):
+    """Before, they may come back, so they have one; afterwards nothing hangs on the network."""
+    method, zero, models = tiny(batch=100, epochs=3.0, settled=1 / 3), [], []
+    clip = nn.utils.clip_grad_norm_
+
+    def seen(parameters, norm):
+        pairs = [(conv.weight, conv.weight.detach().flatten(1).any(dim=1)) for conv, _ in paper.filters(models[0])]
+        zero.append([float(weight.grad[~stays].abs().sum()) for weight, stays in pairs if not stays.all()])
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", seen)
+    data = method.load()
+    models.append(method.build(data, 0))
+    method.train_at(0.25, models[0], data, Bench())
+    assert [len(each) for each in zero] == [0] * 6 + [4] + [0] * 5 + [4] * 6
+    assert all(slope > 0 for slope in zero[6])
+    assert not any(slope for each in zero[12:] for slope in each)
+    assert not any(p._backward_hooks for p in models[0].parameters())
+
+
 @pytest.mark.parametrize("r", [0.25, 0.5])
 def test_nothing_changes_when_filters_that_are_zero_are_removed(x, r):
     """Of a block's two convolutions the first has fewer filters; the second reads fewer maps, too."""
@@ -302,6 +346,21 @@ def test_the_search_finds_what_trying_all_chromosomes_finds(prepared):
     assert found.scores[found.front] == pytest.approx(best)
 
 
+def test_the_best_of_all_chromosomes_is_that_of_trying_each(prepared):
+    """At full size, too, where a million of them differ, it is no costlier than a search."""
+    _, _, ready = prepared(KEY)
+    method = tiny(levels=(0.4, 1.0, 2.4))
+    every = np.array(
+        [[*m, *th, r] for m in product((0, 1), repeat=2) for th in product(range(3), repeat=2) for r in (0, 1)]
+    )
+    scores = method.judged(every, ready, "validation")
+    best = method.best_of_all(ready, "validation")
+    assert best.scores == pytest.approx(scores[front([tuple(pair) for pair in scores.tolist()])])
+    assert {row[-1] for row in best.designs.tolist()} == {0, 1}
+    assert method.different(3) == 2 * 4**2 == len({tuple(row) for row in method.space(3).written(every).tolist()})
+    assert CoAxNN().different(6) == 3 * 13**5
+
+
 # What is claimed.
 
 
@@ -316,9 +375,10 @@ def test_a_quarter_must_be_saved_at_a_loss_of_one_point(speed_up, test, holds):
         test=points((0.2, 0.95, 4.0), (0.5, test, speed_up), (1.0, 0.9, 1.0)),
         full_quality=0.9,
     )
-    found = claimed.saves(curve)
+    found = claimed.saves(curve, 0.9511)
     assert found.holds is holds
     assert "budget 0.5" in found.measured
+    assert found.measured.endswith("without exits: 0.9511")
 
 
 @pytest.mark.parametrize(
@@ -333,18 +393,20 @@ def test_a_quarter_must_be_saved_at_a_loss_of_one_point(speed_up, test, holds):
 def test_together_must_beat_either_alone(prepared, monkeypatch, both, staged, thin, holds):
     method, bench, ready = prepared(KEY)
     asked, given = [], iter([both, staged, thin])
+    pruning = claimed.alone(method)
 
-    def cheapest(one, prepared, designs):
-        asked.append((one, len(prepared.networks), designs))
+    def cheapest(one, prepared, designs, full):
+        asked.append((one, prepared, designs, full))
         speed_up, quality = next(given)
         return SimpleNamespace(speed_up=speed_up, quality=quality)
 
     monkeypatch.setattr(claimed, "cheapest", cheapest)
-    assert claimed.together(method, ready, bench).holds is holds
-    (own, two, front), (exits, one, stages), (other, _, pruned) = asked
-    assert own == other == method
+    assert claimed.together(method, ready, pruning, "pruned", bench).holds is holds
+    (own, two, front, full), (exits, one, stages, same), (other, networks, pruned, again) = asked
+    assert (own, other, networks) == (method, pruning, "pruned")
     assert exits == method.replace({"rates": (0.0,)})
-    assert (two, one) == (2, 1)
+    assert (len(two.networks), len(one.networks)) == (2, 1)
+    assert full == same == again == method.operating_point(method.chosen(1.0, ready), ready, "validation").quality
     assert front == claimed.on_front(method, ready)
     assert {design.network for design in stages} == {0}
     assert len(stages) > 2
@@ -357,8 +419,60 @@ def test_the_front_and_the_full_model_are_what_is_chosen_from(prepared):
     assert isinstance(ready.fitted, Judged)
     assert len(designs) == len(ready.fitted.front) + 1
     assert not any(designs[-1].kept)
-    point = claimed.cheapest(method, ready, designs)
+    full = method.operating_point(designs[-1], ready, "validation").quality
+    point = claimed.cheapest(method, ready, designs, full)
     held = [method.operating_point(design, ready, "validation") for design in designs]
     good = [i for i, each in enumerate(held) if each.quality >= held[-1].quality - 0.01 - 1e-9]
     chosen = min(good, key=lambda i: (held[i].cost, -held[i].quality))
     assert point == method.operating_point(designs[chosen], ready, "test")
+    assert claimed.cheapest(method, ready, designs, -1.0) == method.operating_point(designs[0], ready, "test")
+
+
+def test_pruning_alone_is_of_networks_whose_last_stage_alone_learns(stages):
+    """As long, in such batches, at such a rate; without pruning by ordinary training, which other methods have, too."""
+    method = tiny(rates=(0.0, 0.25), batch=40, lam=0.7)
+    rival = claimed.alone(method)
+    assert rival.replace({"lam": 0.7}).__dict__ == method.__dict__
+    plain, thinned = stages(rival)
+    assert (plain.label, thinned.label) == (
+        "training the plain network", "training all stages at pruning rate 0.25",
+    )  # fmt: skip
+    for stage in (plain, thinned):
+        assert (stage.epochs, stage.batch, len(stage.train), {*stage.rates.values()}) == (
+            method.epochs, 40, 600, {method.rate},
+        )  # fmt: skip
+    model = rival.build(method.load(), 0)
+    x, y = torch.stack(list(thinned.train.inputs[:16])), thinned.train.targets[:16]
+    expected = F.cross_entropy(model.train()(x)[-1], y)
+    assert thinned.loss(thinned.batch_of(torch.arange(16), x)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("missing", "holds"), [(0.002, True), (0.003, False)])
+def test_the_front_must_be_close_to_that_of_all(prepared, monkeypatch, missing, holds):
+    method, _, ready = prepared(KEY)
+    asked, ours = [], ready.fitted
+
+    def best_of_all(self, given, part):
+        asked.append((given, part))
+        return SimpleNamespace(hypervolume=ours.hypervolume + missing)
+
+    monkeypatch.setattr(CoAxNN, "best_of_all", best_of_all)
+    monkeypatch.setattr(claimed, "worth", lambda method, prepared, found: 0.6 if found is ours else 0.65)
+    found = claimed.near_the_best(method, ready)
+    assert found.holds is holds
+    assert found.measured.startswith(f"{-missing:+.4f} on the images of the search, -0.0500 on test images; ")
+    ((given, part),) = asked
+    assert part == "fitting"
+    with pytest.raises(TestDataAsked):
+        given.split("test")
+
+
+def test_four_claims_are_tried(monkeypatch):
+    rival = SimpleNamespace(prepare=lambda bench: "pruned", full_model=lambda *given: (given, 1e9))
+    monkeypatch.setattr(claimed, "alone", lambda method: rival)
+    for name in ("saves", "together", "near_the_best", "beside_random_search"):
+        monkeypatch.setattr(claimed, name, lambda *given, name=name: (name, *given))
+    assert claimed.claims("m", "p", "b", "c") == [
+        ("saves", "c", ("pruned", "b")), ("together", "m", "p", rival, "pruned", "b"),
+        ("near_the_best", "m", "p"), ("beside_random_search", "m", "p"),
+    ]  # fmt: skip

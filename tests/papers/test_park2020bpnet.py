@@ -6,10 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from eelit.methods.backbones.half_precision import LearnsInHalf
+from eelit.methods.backbones.internal_classifier import InternalClassifier
+from eelit.methods.backbones.normalisation import folded
 from eelit.methods.claims import park2020bpnet as claimed
+from eelit.methods.engine import costs
 from eelit.methods.engine.pareto import front
+from eelit.methods.families.designs import Design
 from eelit.methods.harness import registry
 from eelit.methods.papers.park2020bpnet import BranchPruned
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -117,6 +123,26 @@ def method_genes(method, ready, knob):
     return ready.fitted.designs[method.taken(knob, ready.fitted)].tolist()
 
 
+def test_a_branch_is_a_convolution_to_a_quarter_of_the_channels_and_costs_two_percent():
+    """Of maps of 12×12 and 6×6 places, 128 and 256 channels: what every image pays that passes."""
+    method = BranchPruned(images="cluttered")
+    for half in (True, False):
+        head = method.replace({"half": half}).head((128, 12, 12), 10)
+        assert isinstance(head[0], LearnsInHalf) == half
+        conv, norm, relu = [part for part in head[0].modules() if not isinstance(part, nn.Sequential)]
+        assert (conv.weight.shape, conv.padding) == ((32, 128, 3, 3), (1, 1))
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(relu, nn.ReLU)
+        assert isinstance(head[1], InternalClassifier)
+        assert head(torch.zeros(2, 128, 12, 12)).shape == (2, 10)
+    assert method.head((3, 4, 4), 10)[1][-1].in_features == 1 * 4 * 4
+    full = 246e6
+    for shape in ((128, 12, 12), (256, 6, 6)):
+        head = folded(method.head(shape, 10))
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in head.modules())
+        assert 0.02 < costs.count(lambda head=head, shape=shape: head(torch.zeros(1, *shape))) / full < 0.025
+
+
 def test_network_and_branches_learn_together_all_weighing_alike(one_stage):
     method = registry.get(KEY).variant("", "tiny").replace({"batch": 40})
     model, stage = one_stage(method)
@@ -144,9 +170,45 @@ def test_a_third_must_be_saved_where_nothing_is_lost(speed_up, test, holds):
         test=points((0.2, 0.95, 4.0), (0.5, test, speed_up), (0.8, 0.5, 1.2), (1.0, 0.9, 1.0)),
         full_quality=0.9,
     )
-    found = claimed.faster(curve)
+    found = claimed.faster(curve, 0.9511)
     assert found.holds is holds
     assert "budget 0.5" in found.measured
+    assert found.measured.endswith("without branches: 0.9511")
+
+
+def test_where_all_branches_stay_thresholds_alone_are_searched(prepared):
+    method, _, ready = prepared(KEY)
+    rival = claimed.AllKept(**claimed.settings(method))
+    assert rival.space(3).values == (12, 12)
+    assert rival.design([3, 5], 3) == Design((True, True), (method.levels[3], method.levels[5]))
+    found = rival.fit(ready.for_choosing)
+    assert found.designs.shape[1] == 2
+    assert len(found.designs) > 24
+    as_ours = np.concatenate([np.ones_like(found.designs), found.designs], axis=1)
+    assert found.scores.tolist() == method.judged(as_ours, ready, "fitting").tolist()
+    assert found.scores[0].tolist() == method.judged(np.array([[1, 0, 0, 0]]), ready, "fitting")[0].tolist()
+
+
+@pytest.mark.parametrize(("gain", "held", "holds"), [(0.003, 0.0, True), (0.002, 0.1, False), (0.003, -0.001, False)])
+def test_pruned_must_be_worth_more_than_all_kept(prepared, monkeypatch, gain, held, holds):
+    method, _, ready = prepared(KEY)
+    ours = ready.fitted
+    monkeypatch.setattr(
+        claimed.AllKept, "fit", lambda self, given: SimpleNamespace(hypervolume=ours.hypervolume - gain)
+    )
+    monkeypatch.setattr(claimed, "worth", lambda one, given, found: 0.6 + held * (found is ours))
+    found = claimed.better_than_all_kept(method, ready)
+    assert found.holds is holds
+    assert found.measured.startswith(f"{gain:+.4f} on the images of the search, {held:+.4f} on test images; ")
+
+
+def test_the_network_alone_learns_as_long_without_branches(stages):
+    method = registry.get(KEY).variant("", "tiny").replace({"batch": 40})
+    (stage,) = stages(claimed.Alone(**claimed.settings(method)))
+    assert stage.label == "training the plain network"
+    assert (stage.epochs, stage.batch, len(stage.train), {*stage.rates.values()}) == (
+        method.epochs, 40, 600, {method.rate},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("ours", "holds"), [(0.806, True), (0.804, False)])
@@ -159,8 +221,13 @@ def test_the_rival_is_one_threshold_for_all_branches(made, ours, holds):
     assert "over the costs of 2 settings" in found.measured
 
 
-def test_three_claims_are_tried(monkeypatch):
-    monkeypatch.setattr(claimed, "faster", lambda curve: ("faster", curve))
-    monkeypatch.setattr(claimed, "better_than_by_hand", lambda curve: ("better", curve))
-    monkeypatch.setattr(claimed, "beside_random_search", lambda method, prepared: (method, prepared))
-    assert claimed.claims("m", "p", None, "c") == [("faster", "c"), ("better", "c"), ("m", "p")]
+def test_four_claims_are_tried(monkeypatch):
+    rival = SimpleNamespace(prepare=lambda bench: "alone", full_model=lambda *given: (given, 1e9))
+    monkeypatch.setattr(claimed, "settings", lambda method: {})
+    monkeypatch.setattr(claimed, "Alone", lambda: rival)
+    for name in ("faster", "better_than_all_kept", "better_than_by_hand", "beside_random_search"):
+        monkeypatch.setattr(claimed, name, lambda *given, name=name: (name, *given))
+    assert claimed.claims("m", "p", "b", "c") == [
+        ("faster", "c", ("alone", "b")), ("better_than_all_kept", "m", "p"),
+        ("better_than_by_hand", "c"), ("beside_random_search", "m", "p"),
+    ]  # fmt: skip
