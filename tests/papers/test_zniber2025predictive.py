@@ -174,7 +174,7 @@ def test_convolutions_learn_in_half_precision_if_asked():
 # The released code of the network that the paper builds on.
 
 
-def test_levels_and_answers_agree_with_the_released_code():
+def test_answers_agree_with_the_released_code():
     """After none to three cycles, rates below 0 among them (see `provenance` in the file)."""
     golden = json.loads(GOLDEN.read_text())
     rng, given = np.random.RandomState(0), {}
