@@ -218,7 +218,9 @@ def test_there_must_be_a_candidate_and_an_allowed_loss():
             method.build(method.load(), 0)
 
 
-@pytest.mark.parametrize("bad", [{"audit": 0.0}, {"audit": 1.1}, {"window": 0}, {"every": 0}, {"step": -0.1}, {"step": INF}])
+@pytest.mark.parametrize(
+    "bad", [{"audit": 0.0}, {"audit": 1.1}, {"window": 0}, {"every": 0}, {"step": -0.1}, {"step": INF}]
+)
 def test_theta_moves_by_numbers_that_make_sense(bad):
     options = {"step": 0.1, "window": 4, "every": 4, "audit": 0.5, "seed": 0, **bad}
     with pytest.raises(ValueError, match=f"^adapted: {next(iter(bad))} is one"):
@@ -373,7 +375,7 @@ def test_only_the_later_half_of_a_stream_of_drawn_images_counts(monkeypatch):
     SM = np.linspace(0, 1, 101)
     found = claimed.streamed(SM, SM > 0.75, 0.25, 0.02, 0.1, 3)
     assert found == pytest.approx((0.5, 0.25, 0.0, 0.25), abs=0.01)
-    (stream, same, *given, options), = asked
+    ((stream, same, *given, options),) = asked
     assert len(stream) == 12 * 5000
     assert same.tolist() == (stream > 0.75).tolist()
     assert np.bincount(np.round(stream * 100).astype(int), minlength=101) == pytest.approx(np.full(101, 594), abs=130)
