@@ -343,7 +343,7 @@ def test_a_theta_that_moves_must_keep_what_is_allowed_on_clean_and_on_noisy_imag
     held, test = ready.split("fitting"), ready.split("test")
     theta, asked = ready.fitted.theta(method.allowed), []
     differ = held.outputs[0].argmax(-1) != held.outputs[1].argmax(-1)
-    allowed = float((torch.tensor(ready.fitted.SM >= theta) & differ).double().mean())
+    allowed = float((torch.tensor(theta <= ready.fitted.SM) & differ).double().mean())
     assert allowed > 0
 
     def streamed(*given):

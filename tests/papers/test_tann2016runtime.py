@@ -474,9 +474,13 @@ def test_separate_networks_have_one_configuration_and_are_trained_as_long(prepar
     _, as_good, storage = claimed.claims(method, ready, bench, None)
     names = ("channels", "epochs", "batch", "rate", "train_size", "images", "pixels")
     shared = {name: getattr(method, name) for name in names}
+    area = places(laid_out(method), (1, 8, 8))
+    costs = [25 * n * 64 + 2 * 9 * n * n * 64 + 10 * n * area for n in (4, 8, 12, 16)]
+    longer = [round(method.epochs * sum(costs[: s + 1]) / costs[s], 1) for s in range(4)]
+    assert longer[0] == method.epochs < longer[1] < longer[2] < longer[3]
     separate = [
         RuntimeConfigurable(**{**shared, "epochs": epochs}, configurations=(share,))
-        for share, epochs in zip((0.25, 0.5, 0.75, 1.0), (4.0, 8.0, 12.0, 16.0), strict=True)
+        for share, epochs in zip((0.25, 0.5, 0.75, 1.0), longer, strict=True)
     ]
     assert rivals == [method, *separate]
     assert as_good.holds
