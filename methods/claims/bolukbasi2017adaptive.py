@@ -13,6 +13,13 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 THRESHOLDS = (*(i / 100 for i in range(15, 100, 5)), 0.97, 0.99, 0.995, 0.999)
 """Of confidence, one for all exits or models: what learned decisions are compared with."""
 
+FASTER = {
+    "8 % faster for a point": (1.08, 0.01),
+    "18 % faster for two points": (1.18, 0.02),
+    "22 % faster for five points": (1.22, 0.05),
+}
+"""The figures that are quoted of the early-exit system: outcome → speed-up, and loss of accuracy."""
+
 Method = AdaptiveExits | NetworkSelection
 
 
@@ -22,22 +29,22 @@ def claims(method: Method, prepared: exits.Prepared | cascades.Prepared, bench: 
     theirs = tried(method, prepared, map(MaxConfidence, THRESHOLDS))
     learned = better_than("one threshold of confidence", gains(ours, theirs), "With learned decisions")
     if isinstance(method, AdaptiveExits):
-        return [saved_for_five_points(curve), learned]
+        return [*(faster_for(curve, name) for name in FASTER), learned]
     stepwise = method.replace({"jumps": False})
     others = tried(method, prepared, (stepwise.rule(knob, prepared) for knob in method.knobs[1:-1]))
     return [faster_within_a_point(curve), learned, passing_over(ours, others)]
 
 
-def saved_for_five_points(curve: Curve) -> Outcome:
-    """The largest quoted figure of the early-exit system: (old - new) / new."""
-    point = cheapest_within(curve.validation, curve.test, 0.05)
+def faster_for(curve: Curve, name: str) -> Outcome:
+    """One of the quoted figures of the early-exit system: (old - new) / new."""
+    faster, lost = FASTER[name]
+    point = cheapest_within(curve.validation, curve.test, lost)
     loss = curve.full_quality - point.quality
     return Outcome(
-        name="22 % faster for five points",
-        statement="The cheapest lambda that loses at most five points on validation images is at least 1.22 times "
-        "faster than the whole network, as quoted of the paper, and loses at most five points and a half on test "
-        "images.",
-        holds=point.speed_up >= 1.22 and loss <= 0.055,
+        name=name,
+        statement=f"The cheapest lambda that loses at most {lost:g} on validation images is at least {faster:g} times "
+        "faster than the whole network, as quoted of the paper, and loses at most half a point more on test images.",
+        holds=point.speed_up >= faster and loss <= lost + 0.005,
         measured=f"lambda {point.knob:g}: {point.speed_up:.2f} times, accuracy {-loss:+.4f}",
     )
 

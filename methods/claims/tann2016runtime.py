@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import cast
 
 from torch import nn
 
+from eelit.methods.engine.members import Network
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
@@ -18,12 +21,17 @@ LOSS = 0.01
 
 
 def claims(method: Either, prepared: StepwisePrepared, bench: Bench, curve: Curve) -> list[Outcome]:
-    """Beside networks of the same widths, each trained by itself for as many steps as each of ours."""
-    ours, theirs = (
-        method.static(prepared.split("test")),
-        [each(method, share, bench) for share in method.configurations],
-    )
+    """Beside networks of the same widths, each trained by itself for as much work as growing to its width takes."""
+    ours = method.static(prepared.split("test"))
+    rivals = [separate(method, share) for share in method.configurations]
+    longer = passes([cost(rival, prepared) for rival in rivals], method.epochs)
+    theirs = [each(rival.replace({"epochs": n}), bench) for rival, n in zip(rivals, longer, strict=True)]
     return [saving(method, prepared, curve), as_good(ours, theirs), storage(method, prepared, bench)]
+
+
+def passes(costs: Sequence[float], epochs: float) -> list[float]:
+    """Return the passes at each cost that multiply as often as ``epochs`` at it and at each one before do together."""
+    return [round(epochs * sum(costs[: s + 1]) / costs[s], 1) for s in range(len(costs))]
 
 
 def separate(method: Either, share: float) -> RuntimeConfigurable:
@@ -32,9 +40,14 @@ def separate(method: Either, share: float) -> RuntimeConfigurable:
     return RuntimeConfigurable(**{**settings, "configurations": (share,)})
 
 
-def each(method: Either, share: float, bench: Bench) -> OperatingPoint:
+def cost(rival: RuntimeConfigurable, prepared: StepwisePrepared) -> float:
+    """Return the multiply-accumulates of a network of one width for an image."""
+    (member,) = rival.build(prepared.data, 0).members
+    return float(cast(Network, member).costs(prepared.data.train.inputs[0][None])[0])
+
+
+def each(rival: RuntimeConfigurable, bench: Bench) -> OperatingPoint:
     """Return what a network of one width reaches that is trained by itself."""
-    rival = separate(method, share)
     return rival.static(rival.prepare(bench).split("test"))[0]
 
 
@@ -46,8 +59,8 @@ def saving(method: Either, prepared: StepwisePrepared, curve: Curve) -> Outcome:
     return Outcome(
         name="half of the computation saved at a point",
         statement="The cheapest width or score margin that loses at most one point on validation data saves half of "
-        "the multiply-accumulates of the whole network, and loses at most a point and a half on test data (the paper: "
-        "up to 95 % of the energy).",
+        "the multiply-accumulates of the whole network, and loses at most a point and a half on test data. That is "
+        "weaker than the paper's best case, 95 % of the energy, which the narrowest width alone comes near.",
         holds=saved >= 0.5 and loss <= LOSS + 0.005,
         measured=f"{saved:.1%} saved, accuracy {-loss:+.4f}",
     )
@@ -59,21 +72,21 @@ def as_good(ours: list[OperatingPoint], theirs: list[OperatingPoint]) -> Outcome
     return Outcome(
         name="as good as separate networks",
         statement="Each configuration is at most one point less accurate than a network of its width that is trained "
-        "by itself for as many steps as each configuration has.",
+        "by itself for at least as many multiply-accumulates as growing to its width takes.",
         holds=min(gains) >= -LOSS,
         measured="by configuration " + ", ".join(f"{gain:+.4f}" for gain in gains),
     )
 
 
 def storage(method: Either, prepared: StepwisePrepared, bench: Bench) -> Outcome:
-    """Weights of the one network against those of separate ones."""
-    one = numbers(method.build(prepared.data, bench.seed))
+    """Weights of the one network as it is run against those of separate ones."""
+    one = numbers(prepared.model)
     every = [numbers(separate(method, share).build(prepared.data, bench.seed)) for share in method.configurations]
     saved = 1 - one / sum(every)
     return Outcome(
         name="40 % of the storage saved",
         statement="All configurations together store 40 % fewer weights than separate networks of their widths (the "
-        "paper: about 50 %, beside earlier work).",
+        "paper: about 50 %, beside earlier work). This follows from the widths, whatever is trained.",
         holds=saved >= 0.4,
         measured=f"{one:,} weights instead of {sum(every):,}: {saved:.1%} saved",
     )

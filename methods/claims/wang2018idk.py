@@ -11,16 +11,24 @@ from eelit.methods.papers.wang2018idk import IdkCascade
 
 SLACK = 0.02
 """How far the accuracy on test images may fall below what eps allows: what calibration images leave to chance."""
+RIVALS: dict[str, dict[str, str | bool]] = {
+    "cascade by entropy": {"augment": "entropy"},
+    "cascade by probability": {"augment": "probability"},
+    "cost-oblivious gates": {"aware": False},
+}
+"""The paper's other ways to build a cascade, by their settings."""
 
 
 def claims(method: IdkCascade, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-    """Savings and the constraint; what learning about costs brings takes a cascade by entropy beside."""
+    """Savings and the constraint; what learning about costs brings, beside all other ways."""
     found = [saved_at_no_loss(curve), faster_at_comparable_accuracy(curve), constraint_kept(curve)]
     if method.augment != "neural" or not method.aware:
         return found
-    rival = method.replace({"augment": "entropy"})
-    theirs = swept(rival, rival.prepare(bench), bench)
-    return [*found, beside_entropy(swept(method, prepared, bench), theirs)]
+    ours = swept(method, prepared, bench)
+    for name, settings in RIVALS.items():
+        rival = method.replace(settings)
+        found.append(beside(name, ours, swept(rival, rival.prepare(bench), bench)))
+    return found
 
 
 def saved_at_no_loss(curve: Curve) -> Outcome:
@@ -69,6 +77,6 @@ def swept(method: IdkCascade, prepared: Prepared, bench: Bench) -> Baseline:
     return Baseline(name=method.augment, validation=held, test=test)
 
 
-def beside_entropy(ours: Baseline, theirs: Baseline) -> Outcome:
-    """Gates that learned what further models cost, against thresholds on the entropy of the same models."""
-    return better_than("cascade by entropy", gains(ours, theirs), "With gates that learned about costs")
+def beside(name: str, ours: Baseline, theirs: Baseline) -> Outcome:
+    """Gates that learned what further models cost, against another way to build a cascade of the same models."""
+    return better_than(name, gains(ours, theirs), "With gates that learned about costs")

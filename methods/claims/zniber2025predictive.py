@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import mean
+from typing import cast
 
+import torch
 from torch import nn
 
 from eelit.methods.claims.comparisons import gains_by_exit
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.timing import BATCH
 from eelit.methods.families.exits import Prepared
-from eelit.methods.papers.zniber2025predictive import PredictiveCodingExits
+from eelit.methods.papers.zniber2025predictive import PredictiveCodingExits, Sweep
 from eelit.methods.recipes.plain import train_plain
+
+ERRORS = 2000
+"""Test images on which errors of prediction are measured."""
 
 
 def claims(method: PredictiveCodingExits, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Beside a deep network trained for as long; beside the first sweep alone; distilled, beside labels alone."""
-    found = [stops_early(curve)]
+    found = [stops_early(curve), foreseen(errors(prepared))]
     if method.distilled:
         labels = method.replace({"distilled": False})
         return [*found, taught(gains_by_exit(method, prepared, labels, bench))]
@@ -46,6 +54,32 @@ def deep_network(method: PredictiveCodingExits, prepared: Prepared, bench: Bench
 def weights(model: nn.Module) -> int:
     """Return how many weights a network has."""
     return sum(p.numel() for p in model.parameters())
+
+
+@torch.no_grad()
+def errors(prepared: Prepared) -> list[float]:
+    """Return the mean of ``||e_0||`` over test images in each cycle: by how far the image is not what is predicted."""
+    network = cast(Sweep, prepared.model.stages[0]).network
+    cycles, chosen = prepared.model.exits - 1, prepared.split("test").examples.head(ERRORS)
+    found = [0.0] * cycles
+    for _, x in chosen.batches(BATCH, device=device_of(network)):
+        r = network.sweep(x)
+        for t in range(cycles):
+            r, p = network.back(r)
+            found[t] += float((r[0] - p[0]).flatten(1).norm(dim=1).sum()) / len(chosen)
+            r = network.forth(r, p)
+    return found
+
+
+def foreseen(errors: Sequence[float]) -> Outcome:
+    """See whether the image is predicted better and better, which nobody has taught."""
+    return Outcome(
+        name="errors of prediction fall",
+        statement="The distance between an image and what the levels predict of it, ||e_0||, falls from each cycle to "
+        "the next, on average over test images. It is no part of the loss.",
+        holds=all(b < a for a, b in pairwise(errors)),
+        measured=", ".join(f"{error:.4g}" for error in errors),
+    )
 
 
 def stops_early(curve: Curve) -> Outcome:

@@ -34,7 +34,7 @@ Deviations
        first convolution sees 4×4 pixels at a time; batch normalisation, which their networks do not have, makes few
        passes sufficient. Max-pooling opens the next layer, as in the other rows; in the released code it ends the layer
        before.
-    3. E_1 = 3 and g = 0 instead of 10 passes and 10 more for each stage; the released code also drops the rate tenfold
+    3. E_1 = 2 and g = 0 instead of 10 passes and 10 more for each stage; the released code also drops the rate tenfold
        when validation accuracy stagnates, and ends a stage after the fourth drop or at 99 % on training images.
     4. AdamW with a rate that rises and falls to 0 in each stage, instead of SGD with momentum and L2 penalties.
     5. Output blocks read means over 4×4 places. Theirs read all places, and have more weights than the network.

@@ -20,7 +20,7 @@ Training
 Exit rule
     A controller sets the width to meet a budget: each configuration by itself, the curve "static exit". For single
     images the score margin decides, p^s of the first class minus that of the second: stop at the first configuration
-    with margin >= theta, one theta for all; configuration S always answers. 0 stops at the first, above 1 never.
+    with margin >= theta; configuration S always answers. 0 stops at the first, above 1 never.
 
 Skipped
     The channels that only wider configurations have, in all layers; the depth is always the same. An image that goes on
@@ -42,6 +42,7 @@ Deviations
        (he2015delving); in the last layer with half of that.
     4. A bias belongs to its channel and stays with it; those of the last layer belong to step 1.
     5. Cost is multiply-accumulates, not the energy of a circuit.
+    6. One theta serves all configurations, as there is one knob; each could have its own.
 """
 
 from __future__ import annotations
@@ -185,20 +186,37 @@ class Configuration(nn.Module):
 
 
 @torch.no_grad()
-def alone(growth: Growth, s: int) -> nn.Sequential:
-    """Return one configuration as a plain network, its weights put together once and for all."""
+def whole(growth: Growth) -> nn.Sequential:
+    """Return the widest configuration as a plain network, its weights put together once and for all."""
     parts: list[nn.Module] = []
     for growing in growth.layers:
-        layer, (filters, bias) = growing.layer, growing.weights(s)
+        layer, (filters, bias) = growing.layer, growing.weights(len(growing.layer.n) - 1)
         conv = nn.Conv2d(filters.shape[1], len(filters), layer.kernel, layer.stride, layer.kernel // 2)
         conv.weight.copy_(filters)
         cast(Tensor, conv.bias).copy_(bias)
         parts += [conv, nn.ReLU(inplace=True), *([nn.MaxPool2d(2, ceil_mode=True)] if layer.pooled else [])]
-    columns = torch.cat([*growth.columns[: s + 1]], dim=1)
+    columns = torch.cat([*growth.columns], dim=1)
     last = nn.Linear(columns.shape[1], len(columns))
     last.weight.copy_(columns)
     last.bias.copy_(growth.bias)
     return nn.Sequential(*parts, nn.Flatten(), last).eval()
+
+
+class Leading(nn.Module):
+    """One configuration, run on the leading channels of the widest one's weights, which are stored once for all."""
+
+    def __init__(self, widest: nn.Sequential, layers: Sequence[Layer], s: int) -> None:
+        super().__init__()
+        self.widest, self.layers, self.s = widest, [*layers], s
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, classes]``; filters and columns are views."""
+        convolutions = [part for part in self.widest if isinstance(part, nn.Conv2d)]
+        for layer, conv in zip(self.layers, convolutions, strict=True):
+            n = layer.n[self.s]
+            x = layer.convolved(x, conv.weight[:n, : x.shape[1]], cast(Tensor, conv.bias)[:n])
+        x, last = x.flatten(1), cast(nn.Linear, self.widest[-1])
+        return F.linear(x, last.weight[:, : x.shape[1]], last.bias)
 
 
 def growth_of(model: Cascade) -> Growth:
@@ -354,6 +372,7 @@ class RuntimeConfigurable(Widths, CascadeMethod):
             train_new(growth, growth.new(s), member, data, bench, step=s + 1, **self.options)
 
     def deployed(self, model: Cascade) -> Cascade:
-        """The configurations as plain networks, so that none puts weights together while it runs."""
+        """One plain network, of which each configuration runs the leading channels: nothing is put together there."""
         growth = growth_of(model)
-        return Cascade(Network(alone(growth, s)) for s in range(len(model))).eval()
+        widest, layers = whole(growth), [growing.layer for growing in growth.layers]
+        return Cascade(Network(Leading(widest, layers, s)) for s in range(len(model))).eval()

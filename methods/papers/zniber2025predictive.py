@@ -134,18 +134,26 @@ class PredictiveCoding(nn.Module):
             r.append(link.up(r[-1]).relu())
         return r
 
-    def cycle(self, r: Levels) -> Levels:
-        """Return all levels a cycle later."""
+    def back(self, r: Levels) -> tuple[Levels, Levels]:
+        """Return all levels after the way down of a cycle, and ``p_0 … p_{L-1}``, then r_L, which nothing predicts."""
         links, r, p = cast(list[Link], list(self.links)), [*r], [*r]
-        L = len(links)
-        for i in range(L, 0, -1):  # between levels i-1 and i lies links[i - 1]
+        for i in range(len(links), 0, -1):  # between levels i-1 and i lies links[i - 1]
             p[i - 1] = links[i - 1].down(r[i], r[i - 1])
             if i > 1:  # the image stays
                 b = self.b[i - 2].relu()
                 r[i - 1] = ((1 - b) * r[i - 1] + b * p[i - 1]).relu()
-        for i in range(1, L + 1):
+        return r, p
+
+    def forth(self, r: Levels, p: Levels) -> Levels:
+        """Return all levels after the way up, on which errors of predictions go."""
+        links, r = cast(list[Link], list(self.links)), [*r]
+        for i in range(1, len(links) + 1):
             r[i] = (r[i] + self.a[i - 1].relu() * links[i - 1].up(r[i - 1] - p[i - 1])).relu()
         return r
+
+    def cycle(self, r: Levels) -> Levels:
+        """Return all levels a cycle later."""
+        return self.forth(*self.back(r))
 
 
 class Sweep(nn.Module):

@@ -15,6 +15,7 @@ from eelit.methods.engine.costs import decision_costs
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.harness import registry
+from eelit.methods.papers import bolukbasi2017adaptive as paper
 from eelit.methods.papers.bolukbasi2017adaptive import (
     AdaptiveExits,
     NetworkSelection,
@@ -191,9 +192,19 @@ def test_at_the_ends_of_the_price(drawn):
     assert all(rows[1][-1] == -INF for rows in learned(drawn, 0.0, jumps=False))
     assert rule_at(INF, drawn, jumps=True) == FixedExit(3)
     assert isinstance(rule_at(1e6, drawn, jumps=True), LinearChoice)
-    c_0 = 1e9 * drawn.extra[0]  # wrong where the last is right: never labelled to be answered, whatever that saves
-    assert (c_0 > 4)[drawn.extra[0] > 0].all()
-    assert (c_0 == 0)[drawn.extra[0] == 0].all()
+
+
+def test_at_a_huge_price_no_mistake_that_the_last_one_avoids_is_ever_the_cheaper_action(drawn, monkeypatch):
+    """It costs all of the price, however much; where the last is wrong, too, an answer is free."""
+    asked = []
+    monkeypatch.setattr(paper, "cheapest_action", lambda sigma, c: asked.append(c) or cheapest_action(sigma, c))
+    learned(drawn, 1e9, jumps=True)
+    for k, c in zip((2, 1, 0), asked, strict=True):
+        wrong = drawn.extra[k] > 0
+        assert c[0].tolist() == (1e9 * drawn.extra[k]).tolist()
+        assert (c[:, wrong].argmin(axis=0) > 0).all()
+        assert (c[:, ~wrong].argmin(axis=0) == 0).all()
+        assert (c.max(axis=0) - c[-1])[wrong] == pytest.approx(1e9, abs=1)  # what the way to the last one weighs
 
 
 @pytest.mark.parametrize("variant", [EXITS, SELECTION])
@@ -324,7 +335,12 @@ def curve(held, test):
 
 @pytest.mark.parametrize(
     ("tried", "allowed", "speed_up"),
-    [(claimed.saved_for_five_points, 0.05, 1.22), (claimed.faster_within_a_point, 0.01, 2.8)],
+    [
+        (lambda curve: claimed.faster_for(curve, "8 % faster for a point"), 0.01, 1.08),
+        (lambda curve: claimed.faster_for(curve, "18 % faster for two points"), 0.02, 1.18),
+        (lambda curve: claimed.faster_for(curve, "22 % faster for five points"), 0.05, 1.22),
+        (claimed.faster_within_a_point, 0.01, 2.8),
+    ],
 )
 @pytest.mark.parametrize(
     ("faster", "behind", "holds"), [(0.01, 0.004, True), (-0.01, 0.004, False), (0.01, 0.006, False)]
@@ -342,7 +358,7 @@ def test_learned_decisions_are_compared_with_thresholds_and_jumps_with_a_chain(p
     monkeypatch.setattr(claimed, "tried", lambda method, ready, policies: asked.append([*policies]) or made(0.8))
     method, bench, ready = prepared(KEY, EXITS)
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, measured)]
-    assert names == ["22 % faster for five points", "better than one threshold of confidence"]
+    assert names == [*claimed.FASTER, "better than one threshold of confidence"]
     assert [len(each) for each in asked] == [len(method.knobs) - 2, len(claimed.THRESHOLDS)]
     method, bench, ready = prepared(KEY, SELECTION)
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, measured)]
@@ -361,6 +377,14 @@ def test_policies_are_replayed_on_both_parts(prepared):
 @pytest.mark.parametrize(("gain", "holds"), [(0.006, True), (0.004, False)])
 def test_jumps_must_bring_half_a_point(made, gain, holds):
     assert claimed.passing_over(made(0.8 + gain), made(0.8)).holds is holds
+
+
+def test_passing_the_small_network_over_saves_a_part_of_the_large_ones_cost_that_counts():
+    pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10)
+    small, large = (
+        NetworkSelection().member(name, pictures, 0).costs(torch.zeros(1, 1, 48, 48)) for name in ("small", "large")
+    )
+    assert 0.2 <= small[0] / large[0] <= 0.4
 
 
 def test_network_selection_is_a_method_of_cascades():

@@ -244,7 +244,7 @@ def test_there_is_an_exit_after_every_layer_of_the_default_network():
 
 @pytest.mark.parametrize(("ours", "holds"), [(0.791, True), (0.789, False)])
 def test_a_point_may_be_lost_against_training_as_a_whole(ours, holds):
-    assert claimed.as_accurate(ours, 0.8).holds is holds
+    assert claimed.as_accurate(ours, 0.8, 0.92).holds is holds
 
 
 @pytest.mark.parametrize(
@@ -280,22 +280,41 @@ def test_what_a_step_keeps_and_does_by_hand():
 
 
 def test_costs_are_those_of_all_stages_beside_training_as_a_whole(prepared, monkeypatch):
+    """Three layers of 16 channels: the image has 64 numbers, each map then 16 of 4×4 places."""
     method, _, ready = prepared(KEY)
     asked = []
 
     def step_of(model, examples):
         asked.append((model, examples))
-        return [(100, 50.0), (70, 10.0), (75, 10.0), (30, 10.0)][len(asked) - 1]
+        return [(100, 5e6), (70, 1e6), (75, 1e6), (30, 1e6)][len(asked) - 1]
 
     monkeypatch.setattr(claimed, "step_of", step_of)
-    memory, work = claimed.cheaper(method, ready)
+    anew, stored = claimed.ways(method, ready)
     assert [len(examples) for _, examples in asked] == [32] * 4
     assert [len(examples.inputs[0]) for _, examples in asked] == [1, 1, 16, 16]
-    assert memory.holds
-    assert "0.00 million" in memory.measured
-    forward = sum(2 * 32 * macs for macs in (16 * 9 * 16, 16 * 9 * 16 * 16, 16 * 9 * 16 * 16)) / method.epochs
-    assert work.measured.startswith(f"{(30 + forward) / 50:.1%}")
-    assert not work.holds
+    first, second = (2 * 32 * macs for macs in (16 * 9 * 16, 16 * 9 * 16 * 16))
+    assert anew.numbers == (75, 100)
+    assert anew.memory == 0.75
+    assert anew.work == pytest.approx((3e6 + first + (first + second)) / 5e6)
+    assert stored.numbers == (75 + 600 * 256, 100 + 600 * 64)
+    assert stored.memory == pytest.approx((75 + 600 * 256) / (100 + 600 * 64))
+    assert stored.work == pytest.approx((3e6 + (first + second) / method.epochs) / 5e6)
+
+
+@pytest.mark.parametrize(
+    ("anew", "stored", "holds"),
+    [
+        ((0.75, 1.8), (4.8, 0.9), [True, True, False]), ((0.76, 0.9), (0.75, 0.91), [False, False, False]),
+        ((0.75, 0.9), (4.8, 0.91), [True, False, True]), ((0.76, 1.8), (0.75, 0.9), [False, True, True]),
+    ],
+)  # fmt: skip
+def test_memory_and_computation_are_judged_each_in_its_way_and_both_in_one(anew, stored, holds):
+    ways = claimed.Way(*anew, (4_030_000, 10_010_000)), claimed.Way(*stored, (110_600_000, 23_800_000))
+    found = claimed.cheaper(*ways)
+    assert [outcome.holds for outcome in found] == holds
+    assert "4.03 million instead of 10.01 million; with stored maps" in found[0].measured
+    assert "110.60 million instead of 23.80 million" in found[0].measured
+    assert found[1].measured.startswith(f"{stored[1]:.1%} of the operations; {anew[1]:.1%} if")
 
 
 def test_rivals_are_trained_as_a_whole_then_their_blocks_on_frozen_layers(prepared, monkeypatch):
@@ -312,8 +331,8 @@ def test_rivals_are_trained_as_a_whole_then_their_blocks_on_frozen_layers(prepar
     assert len(blocks.rates) == sum(1 for _ in built.heads[:-1].parameters())
     assert {*whole.rates.values(), *blocks.rates.values()} == {method.rate}
     seen.clear()
-    claimed.pre_trained(method, ready, bench)
-    assert [stage.epochs for stage in seen] == [method.epochs] * 4 + [2 * method.epochs]
+    claimed.pre_trained(method, ready, bench, 0.75)
+    assert [stage.epochs for stage in seen] == [method.epochs] * 4 + [1.75 * method.epochs]
     x = torch.randn(2, 3, 9, 9)
     head = OutputBlock((3, 9, 9), 10, 8, 0.0).eval()
     assert torch.allclose(head(claimed.means(x)), head(x), atol=1e-6)
@@ -325,9 +344,9 @@ def test_training_as_a_whole_begins_with_the_layers_of_the_cascade_and_a_block_o
     monkeypatch.setattr(claimed, "train_plain", lambda model, *_, **options: given.append((model, options["epochs"])))
     monkeypatch.setattr(claimed, "accuracies", lambda *_: [0.5])
     bench = Bench(cache=ready.bench.cache)
-    claimed.pre_trained(method, ready, bench)
+    claimed.pre_trained(method, ready, bench, 0.5)
     (first, epochs), (second, longer) = given
-    assert (epochs, longer) == (method.epochs, 2 * method.epochs)
+    assert (epochs, longer) == (method.epochs, 1.5 * method.epochs)
     fresh, grown = method.build(ready.data, 0), method.build(ready.data, 0)
     method.train(grown, ready.data.without_test(), bench)
     for model, stages in ((first, grown.stages), (second, fresh.stages)):
@@ -340,10 +359,14 @@ def test_training_as_a_whole_begins_with_the_layers_of_the_cascade_and_a_block_o
 def test_all_of_it_is_tried(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
     monkeypatch.setattr(claimed, "end_to_end", lambda *_: ready)
-    monkeypatch.setattr(claimed, "pre_trained", lambda *_: (0.9, 0.8))
+    given, costs = [], (claimed.Way(0.4, 1.8, (4, 10)), claimed.Way(4.6, 0.92, (110, 24)))
+    monkeypatch.setattr(claimed, "ways", lambda *_: costs)
+    monkeypatch.setattr(claimed, "pre_trained", lambda *all_: given.append(all_[-1]) or (0.9, 0.8))
     found = claimed.claims(method, ready, bench, None)
     assert [outcome.name for outcome in found] == [
         "as accurate as end to end", "better early layers", "accuracy rises with each layer", "less memory",
-        "less computation", "a good start for training as a whole",
+        "less computation", "less memory and less computation at once", "a good start for training as a whole",
     ]  # fmt: skip
     assert [outcome.holds for outcome in found[:2]] == [True, False]
+    assert given == [0.92]
+    assert found[0].measured.endswith("the cascade takes 92.0% of the operations")

@@ -13,7 +13,7 @@ from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import parted
 from eelit.methods.engine.method import Bench
 from eelit.methods.harness import registry
-from eelit.methods.papers.park2015biglittle import BigLittle, Pair, adapted, chosen
+from eelit.methods.papers.park2015biglittle import BigLittle, Pair, Ran, adapted, chosen
 from eelit.methods.policies.margin import Margin, margin
 from eelit.methods.policies.raw_margin import RawMargin, raw_margin
 
@@ -129,41 +129,74 @@ def test_the_little_network_is_that_whose_pair_needs_least_energy_at_the_allowed
 # Run time.
 
 
-def test_theta_rises_where_audits_find_too_much_and_falls_where_they_find_little():
-    """Every kept answer is audited; a step at the end of each window."""
-    options = {"step": 0.1, "window": 4, "audit": 1.0, "seed": 0}
+def test_theta_rises_where_too_many_differ_and_falls_where_few_would():
+    """Every kept answer is audited; a step after each window, the first of which is only watched."""
+    options = {"step": 0.1, "window": 4, "every": 4, "audit": 1.0, "seed": 0}
     bad = adapted(np.full(12, 0.5), np.zeros(12, dtype=bool), 0.3, 0.1, **options)
     assert bad.theta.tolist() == pytest.approx([0.3] * 4 + [0.4] * 4 + [0.5] * 4)
     assert bad.kept.all()
-    later = adapted(np.full(20, 0.5), np.zeros(20, dtype=bool), 0.3, 0.1, **options)
-    assert later.theta[12:16].tolist() == pytest.approx([0.6] * 4)
-    assert not later.kept[12:16].any()  # what is not kept is no loss, and theta falls again
-    assert later.theta[16:].tolist() == pytest.approx([0.5] * 4)
+    later = adapted(np.full(24, 0.5), np.zeros(24, dtype=bool), 0.3, 0.1, **options)
+    assert later.theta[12:].tolist() == pytest.approx([0.6] * 12)  # all would differ that a step lower would keep
+    assert not later.kept[12:].any()
     good = adapted(np.full(20, 0.5), np.ones(20, dtype=bool), 0.15, 0.1, **options)
     assert good.theta.tolist() == pytest.approx([0.15] * 4 + [0.05] * 4 + [0.0] * 12)
 
 
-def test_theta_stays_between_the_allowed_loss_and_half_of_it():
-    same = np.array([True, True, True, False] * 3)
-    found = adapted(np.full(12, 0.5), same, 0.3, 0.4, step=0.1, window=4, audit=1.0, seed=0)
-    assert found.theta.tolist() == pytest.approx([0.3] * 12)
-    half = adapted(np.full(12, 0.5), same, 0.3, 0.5, step=0.1, window=4, audit=1.0, seed=0)  # just half of it
-    assert half.theta.tolist() == pytest.approx([0.3] * 12)
-    just = adapted(np.full(12, 0.5), same, 0.3, 0.25, step=0.1, window=4, audit=1.0, seed=0)  # and just as much
-    assert just.theta.tolist() == pytest.approx([0.3] * 12)
+def test_what_big_says_of_inputs_that_were_passed_on_counts_once_and_what_audits_find_as_often_as_they_are_rare():
+    """Half of the inputs lie below theta, where a quarter differs; above it none does."""
+    SM = np.array([0.2, 0.8] * 400)
+    same = ~((SM < 0.5) & (np.arange(800) % 8 == 0))
+    options = {"step": 0.4, "window": 400, "every": 400, "audit": 0.5, "seed": 0}
+    for allowed, theta in ((0.124, 0.5), (0.126, 0.1)):
+        ran = adapted(SM, same, 0.5, allowed, **options)
+        assert ran.theta[400:].tolist() == pytest.approx([theta] * 400)
+    above = ~((SM > 0.5) & (np.arange(800) % 8 == 1))
+    found = np.where(above, 0.0, 2.0)[:400][adapted(SM, above, 0.5, 1.0, **options).big[:400]].sum() / 400
+    assert found == pytest.approx(0.125, abs=0.06)
+    for allowed, theta in ((found - 0.001, 0.9), (found + 0.001, 0.1)):
+        assert adapted(SM, above, 0.5, allowed, **options).theta[-1] == pytest.approx(theta)
 
 
-def test_big_runs_on_what_is_not_kept_and_on_audits_which_count_for_those_not_audited():
+def test_theta_stays_where_it_is_just_high_enough():
+    """A quarter may differ and does; a step lower another quarter would."""
+    SM = np.array([0.9, 0.9, 0.9, 0.9, 0.4, 0.4, 0.4, 0.4] * 3)
+    same = np.array([False, False, True, True, False, False, True, True] * 3)
+    options = {"step": 0.2, "window": 8, "every": 8, "audit": 1.0, "seed": 0}
+    assert adapted(SM, same, 0.5, 0.25, **options).theta.tolist() == pytest.approx([0.5] * 24)
+    assert adapted(SM, same, 0.5, 0.5, **options).theta.tolist() == pytest.approx([0.5] * 8 + [0.3] * 8 + [0.1] * 8)
+    assert adapted(SM, same, 0.5, 0.24, **options).theta.tolist() == pytest.approx([0.5] * 8 + [0.7] * 8 + [0.9] * 8)
+
+
+def test_big_runs_on_what_is_not_kept_and_on_audits():
     rng = np.random.default_rng(1)
     SM, same = rng.random(4000), rng.random(4000) < 0.8
-    ran = adapted(SM, same, 0.4, 1.0, step=0.0, window=50, audit=0.25, seed=3)
+    ran = adapted(SM, same, 0.4, 1.0, step=0.0, window=50, every=10, audit=0.25, seed=3)
     assert ran.kept.tolist() == (SM >= 0.4).tolist()
     assert ran.big[~ran.kept].all()
     assert ran.big[ran.kept].mean() == pytest.approx(0.25, abs=0.03)
-    tight = adapted(SM, same, 0.4, 0.1, step=0.01, window=400, audit=0.25, seed=3)
-    assert tight.theta[400] == pytest.approx(0.41)  # a fifth of 60 % differ, more than is allowed
-    loose = adapted(SM, same, 0.4, 0.4, step=0.01, window=400, audit=0.25, seed=3)
-    assert loose.theta[400] == pytest.approx(0.39)  # and less than half of this
+
+
+def test_nothing_moves_before_a_window_is_full_and_then_after_every_so_many_inputs():
+    ran = adapted(np.ones(12), np.zeros(12, dtype=bool), 0.3, 0.1, step=0.1, window=5, every=3, audit=1.0, seed=0)
+    assert ran.theta.tolist() == pytest.approx([0.3] * 6 + [0.4] * 3 + [0.5] * 3)
+
+
+def steady(inputs):
+    """Return margins of a stream that does not change, and where answers differ: the seldomer, the larger a margin."""
+    rng = np.random.default_rng(5)
+    SM = np.sqrt(rng.random(inputs))
+    return SM, rng.random(inputs) < 0.5 * (1 - SM)
+
+
+@pytest.mark.parametrize("allowed", [0.005, 0.01, 0.04])
+@pytest.mark.parametrize("theta", [0.0, 0.5, 0.9])
+def test_in_a_stream_that_does_not_change_the_allowed_share_is_kept_wherever_theta_begins(allowed, theta):
+    """A window in which ten allowed differences are found lets theta end where just so many are, not at 0."""
+    window = round(10 / (0.1 * allowed))
+    SM, differ = steady(12 * window)
+    ran = adapted(SM, ~differ, theta, allowed, step=0.025, window=window, every=window // 10, audit=0.1, seed=1)
+    late = (ran.kept & differ)[6 * window :].mean()
+    assert 0.5 * allowed <= late <= 1.5 * allowed
 
 
 # What is built and trained.
@@ -185,9 +218,11 @@ def test_there_must_be_a_candidate_and_an_allowed_loss():
             method.build(method.load(), 0)
 
 
-@pytest.mark.parametrize("bad", [{"audit": 0.0}, {"audit": 1.1}, {"window": 0}, {"step": -0.1}, {"step": INF}])
+@pytest.mark.parametrize(
+    "bad", [{"audit": 0.0}, {"audit": 1.1}, {"window": 0}, {"every": 0}, {"step": -0.1}, {"step": INF}]
+)
 def test_theta_moves_by_numbers_that_make_sense(bad):
-    options = {"step": 0.1, "window": 4, "audit": 0.5, "seed": 0, **bad}
+    options = {"step": 0.1, "window": 4, "every": 4, "audit": 0.5, "seed": 0, **bad}
     with pytest.raises(ValueError, match=f"^adapted: {next(iter(bad))} is one"):
         adapted(np.ones(8), np.ones(8, dtype=bool), 0.3, 0.1, **options)
 
@@ -294,31 +329,69 @@ def test_noise_is_on_every_pixel_and_follows_the_seed(prepared):
 
 
 @pytest.mark.parametrize(
-    ("noisy_same", "stream_kept", "holds", "comparable"),
-    [(0.7, False, True, True), (0.7, True, False, True), (0.99, True, False, False)],
-)
-def test_a_theta_that_moves_must_take_away_half_of_what_is_too_much(
-    prepared, monkeypatch, noisy_same, stream_kept, holds, comparable
+    ("clean", "fixed", "moving", "holds", "comparable"),
+    [
+        (1.4, 1.6, 1.4, True, True), (0.6, 1.6, 0.6, True, True), (1.6, 1.6, 1.0, False, True),
+        (1.0, 1.6, 1.6, False, True), (0.4, 1.6, 1.0, False, True), (1.0, 1.6, 0.4, False, True),
+        (1.0, 1.4, 1.0, False, False),
+    ],
+)  # fmt: skip
+def test_a_theta_that_moves_must_keep_what_is_allowed_on_clean_and_on_noisy_images(
+    prepared, monkeypatch, clean, fixed, moving, holds, comparable
 ):
-    """On clean images one in a hundred differs; under noise none is kept by the moving theta, or all are."""
     method, bench, ready = prepared(KEY)
-    n, calls = 400, []
+    held, test = ready.split("fitting"), ready.split("test")
+    theta, asked = ready.fitted.theta(method.allowed), []
+    differ = held.outputs[0].argmax(-1) != held.outputs[1].argmax(-1)
+    allowed = float((torch.tensor(theta <= ready.fitted.SM) & differ).double().mean())
+    assert allowed > 0
 
-    def seen(method, ready, examples, bench):
-        calls.append(examples)
-        share = 0.99 if len(calls) == 1 else noisy_same
-        same = np.arange(n) % 100 < round(100 * share)
-        return Pair(np.ones(n), same, same, 0.0, 0.0), same
+    def streamed(*given):
+        asked.append(given)
+        return (9.0, clean * allowed, 0.5, 0.4) if len(asked) == 1 else (fixed * allowed, moving * allowed, 0.6, 0.3)
 
-    def moving(SM, same, theta, allowed, **options):
-        assert allowed == pytest.approx(0.01)
-        assert options == {"step": float(ready.fitted.SM.max()) / 40, "window": 50, "audit": 0.1, "seed": 0}
-        return SimpleNamespace(kept=np.full(n, stream_kept), big=np.full(n, True))
-
-    monkeypatch.setattr(claimed, "seen_by", seen)
-    monkeypatch.setattr(claimed, "adapted", moving)
+    monkeypatch.setattr(claimed, "streamed", streamed)
     found = claimed.at_run_time(method, ready, bench)
     assert (found.holds, not found.not_comparable) == (holds, comparable)
+    assert found.measured.endswith("BIG runs on 60.0% instead of 30.0%")
+    step = float(ready.fitted.SM.max()) / 40
+    assert [given[2:] for given in asked] == [(theta, pytest.approx(allowed), step, 0)] * 2
+    noisy, same = claimed.seen_by(method, ready, claimed.with_noise(test.examples, 0), bench)
+    assert asked[0][0] == pytest.approx(margin(test.outputs[0]).double().numpy())
+    assert asked[0][1].tolist() == (test.outputs[0].argmax(-1) == test.outputs[1].argmax(-1)).tolist()
+    assert (asked[1][0].tolist(), asked[1][1].tolist()) == (noisy.SM.tolist(), same.tolist())
+
+
+def test_only_the_later_half_of_a_stream_of_drawn_images_counts(monkeypatch):
+    """Twelve windows of ten differences that audits of one in ten may find; in the first half all are kept."""
+    asked = []
+
+    def moving(SM, same, theta, allowed, **options):
+        asked.append((SM, same, theta, allowed, options))
+        early = np.arange(len(SM)) < len(SM) // 2
+        return Ran(np.zeros(len(SM)), early | (SM > 0.5), early)
+
+    monkeypatch.setattr(claimed, "adapted", moving)
+    SM = np.linspace(0, 1, 101)
+    found = claimed.streamed(SM, SM > 0.75, 0.25, 0.02, 0.1, 3)
+    assert found == pytest.approx((0.5, 0.25, 0.0, 0.25), abs=0.01)
+    ((stream, same, *given, options),) = asked
+    assert len(stream) == 12 * 5000
+    assert same.tolist() == (stream > 0.75).tolist()
+    assert np.bincount(np.round(stream * 100).astype(int), minlength=101) == pytest.approx(np.full(101, 594), abs=130)
+    assert given == [0.25, 0.02]
+    assert options == {"step": 0.1, "window": 5000, "every": 500, "audit": 0.1, "seed": 3}
+    claimed.streamed(SM, SM > 0.75, 0.25, 0.0, 0.1, 3)
+    assert asked[1][-1]["window"] == 20000  # however little is allowed
+
+
+def test_a_stream_of_images_that_do_not_change_keeps_what_is_allowed():
+    SM, differ = steady(3000)
+    fixed, moving, runs, once = claimed.streamed(SM, ~differ, 0.7, 0.02, 0.025, 0)
+    assert fixed == pytest.approx((differ & (SM >= 0.7)).mean(), abs=0.005)
+    assert 0.01 <= moving <= 0.03
+    assert once == pytest.approx((SM < 0.7).mean(), abs=0.01)
+    assert 0.1 <= runs <= 1
 
 
 def test_what_both_do_with_new_inputs(prepared):

@@ -1,7 +1,10 @@
 """What only latency-aware thresholds promise: smooth decisions, their slopes, the search, and the released code."""
 
+import io
 import json
 import math
+import os
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -387,6 +390,51 @@ def test_grid_search_over_the_released_candidates_finds_what_the_released_one_fi
 
 def product_of(candidates, repeat):
     return [tuple(c) for c in np.stack(np.meshgrid(*[candidates] * repeat), -1).reshape(-1, repeat).tolist()]
+
+
+RELEASED = os.environ.get("EELIT_AAAI21", "")
+"""A clone of XinruiTan/AAAI21, whose arrays have no licence: `git clone --bare https://github.com/XinruiTan/AAAI21`."""
+
+
+def released(name):
+    """Return an array of the released commit."""
+    words = ["git", "-C", RELEASED, "show", f"b577f2eb1f8ab1cddac0e6c5fa69070cde7e8a60:{name}.npy"]
+    return np.load(io.BytesIO(subprocess.run(words, capture_output=True, check=True).stdout))
+
+
+@pytest.mark.skipif(not RELEASED, reason="EELIT_AAAI21 names no clone of the released repository")
+@pytest.mark.parametrize(
+    ("number", "on_validation", "on_test"), [(10, 0.8418, 0.8379), (50, 0.8509, 0.8489)]
+)  # fmt: skip
+def test_b_alexnet_gets_the_thresholds_that_the_released_results_come_from(number, on_validation, on_test):
+    """Of a hundred targets; times are the measured ones of the script, and the penalty is for seconds."""
+    tau = np.array([0.0015824947834014893, 0.0022942611694335936, 0.003047058033943176])
+    L = 0.0024395286321640015 * (0.65 + 0.0035 * (number + 1))
+    solver = SOLVER._replace(beta=2e7, T=100)
+    assert_as_released("Alex", tau, math.log2(10), (0.0, 1.0), L, solver, number, on_validation, on_test)
+
+
+@pytest.mark.skipif(not RELEASED, reason="EELIT_AAAI21 names no clone of the released repository")
+def test_msdnet_gets_the_thresholds_that_the_released_results_come_from():
+    """Its times are multiply-accumulates, which the penalty's weight of 1e-14 is for."""
+    tau = np.array([339902824.0, 685456720.0, 1008156120.0, 1254472688.0, 1360529624.0])
+    solver = SOLVER._replace(beta=1e-14, T=100)
+    assert_as_released("MSD", tau, 1.0, (-1.0, 0.0), tau[3] * (0.35 + 0.005 * 51), solver, 50, 0.73182, 0.70022)
+
+
+def assert_as_released(name, tau, most, box, L, solver, number, *expected):
+    """Solve on the validation arrays; accuracy and mean time are those that the released results state."""
+    seen = [
+        HeldOut(released(f"experiment_data/{name}_{part}_confidence") / most,
+                released(f"experiment_data/{name}_{part}_correct").astype(float), tau)
+        for part in ("val", "test")
+    ]  # fmt: skip
+    t = ippp(warm_start(seen[0], L, solver.k, box), seen[0], L, solver, box)
+    for held, part, accuracy in zip(seen, ("train", "val"), expected, strict=True):  # what they learn from is "train"
+        found = hard(t, held)
+        assert found[0] == pytest.approx(accuracy, abs=1e-9)
+        stated = [released(f"experiment_result/{name}_ippp_{part}_{what}")[number][2] for what in ("acc", "delay")]
+        assert found == pytest.approx(stated, rel=1e-9)
 
 
 # What is claimed.

@@ -20,14 +20,15 @@ from eelit.methods.papers.tann2016runtime import (
     Growth,
     Increment,
     Layer,
+    Leading,
     ReusedChannels,
     RuntimeConfigurable,
-    alone,
     growth_of,
     layout,
     places,
     started,
     train_new,
+    whole,
 )
 from eelit.methods.policies.margin import Margin
 
@@ -131,19 +132,38 @@ def test_each_weight_belongs_to_one_step(growth):
     every = [id(p) for step in steps for p in step]
     assert sorted(every) == sorted(id(p) for p in growth.parameters())
     assert len(set(every)) == len(every)
-    widest = alone(growth, 2)
+    widest = whole(growth)
     assert sum(p.numel() for p in growth.parameters()) == sum(p.numel() for p in widest.parameters())
     assert growth.bias is steps[0][-1]
 
 
-def test_a_configuration_by_its_plain_network(growth, x):
-    """Put together once for all, it answers the same, bit for bit."""
+def plain(growth, s):
+    """Return one configuration as a function of images, its weights copied out of the growing network."""
+
+    def forward(x):
+        for growing in growth.layers:
+            x = growing.layer.convolved(x, *(weights.clone() for weights in growing.weights(s)))
+        return F.linear(x.flatten(1), torch.cat([*growth.columns[: s + 1]], dim=1), growth.bias)
+
+    return forward
+
+
+def test_a_configuration_is_the_leading_channels_of_the_widest_network(growth, x):
+    """Put together once for all, it answers the same, and stores nothing but the widest one."""
+    widest = whole(growth)
+    every = [Leading(widest, SMALL, s) for s in range(3)]
     with torch.no_grad():
-        for s in range(3):
-            plain = alone(growth, s)
-            assert torch.equal(plain(x), growth(x, s))
-            assert not plain.training
-    assert [conv.out_channels for conv in alone(growth, 1) if isinstance(conv, nn.Conv2d)] == [3, 4]
+        for s, one in enumerate(every):
+            assert torch.allclose(one(x), plain(growth, s)(x), atol=1e-5)
+            assert torch.allclose(one(x), growth(x, s), atol=1e-5)
+        before = every[0](x)
+        widest[0].weight[2:] += 1.0  # a channel that only wider ones have
+        assert torch.equal(every[0](x), before)
+        assert not torch.allclose(every[1](x), plain(growth, 1)(x), atol=1e-3)
+    assert not widest.training
+    assert [conv.out_channels for conv in widest if isinstance(conv, nn.Conv2d)] == [5, 6]
+    stored = {p.data_ptr() for one in every for p in one.parameters()}
+    assert stored == {p.data_ptr() for p in widest.parameters()}
 
 
 def test_scores_by_hand(growth, x):
@@ -371,9 +391,9 @@ def test_real_runs_tell_of_answers_that_are_no_numbers(prepared, variant):
     """Nobody stops before the last configuration, which has lost a weight."""
     method, _, ready = prepared(KEY, variant)
     model = copy.deepcopy(ready.model)
-    last = model.members[-1].network[-1].weight if variant == "recomputed" else model.stages[-1].columns
+    last = model.members[-1].network.widest[-1].weight if variant == "recomputed" else model.stages[-1].columns
     with torch.no_grad():
-        last[0] = torch.nan
+        last[0, -1] = torch.nan  # a column that only the last one reads
     bench = Bench(test=30, executed=20, repeats=1)
     found = method.execute(type(ready)(model, ready.data, bench, method), bench, 1.1)
     assert found.not_finite == found.samples == 20
@@ -398,10 +418,11 @@ def test_the_deployed_network_answers_as_the_trained_one():
     deployed = method.deployed(model)
     with torch.no_grad():
         for s, member in enumerate(deployed.members):
-            assert torch.equal(member(x), model.members[s](x))
+            assert torch.allclose(member(x), model.members[s](x), atol=1e-5)
             assert torch.equal(model.members[s](x), growth_of(model)(x, s))
     assert not any(isinstance(part, Growth) for part in deployed.modules())
     assert len(deployed) == 4
+    assert claimed.numbers(deployed) == claimed.numbers(growth_of(model))
 
 
 # What is claimed.
@@ -453,10 +474,22 @@ def test_separate_networks_have_one_configuration_and_are_trained_as_long(prepar
     _, as_good, storage = claimed.claims(method, ready, bench, None)
     names = ("channels", "epochs", "batch", "rate", "train_size", "images", "pixels")
     shared = {name: getattr(method, name) for name in names}
-    separate = [RuntimeConfigurable(**shared, configurations=(share,)) for share in (0.25, 0.5, 0.75, 1.0)]
+    area = places(laid_out(method), (1, 8, 8))
+    costs = [25 * n * 64 + 2 * 9 * n * n * 64 + 10 * n * area for n in (4, 8, 12, 16)]
+    longer = [round(method.epochs * sum(costs[: s + 1]) / costs[s], 1) for s in range(4)]
+    assert longer[0] == method.epochs < longer[1] < longer[2] < longer[3]
+    separate = [
+        RuntimeConfigurable(**{**shared, "epochs": epochs}, configurations=(share,))
+        for share, epochs in zip((0.25, 0.5, 0.75, 1.0), longer, strict=True)
+    ]
     assert rivals == [method, *separate]
     assert as_good.holds
     assert storage.holds
+
+
+def test_separate_networks_are_trained_for_as_much_work_as_growing_to_their_width_takes():
+    """Two passes at 1, at 4 and at 10: together 10 at 1, 2.5 at 4, and 3 at 10."""
+    assert claimed.passes([1.0, 4.0, 10.0], 2.0) == [2.0, 2.5, 3.0]
 
 
 def test_storage_by_hand(prepared):
@@ -469,3 +502,7 @@ def test_storage_by_hand(prepared):
     assert found.holds
     one = method.replace({"configurations": (1.0,)})
     assert not claimed.storage(one, ready, bench).holds
+    apart = SimpleNamespace(
+        model=nn.ModuleList(copy.deepcopy(member) for member in ready.model.members), data=ready.data
+    )
+    assert not claimed.storage(method, apart, bench).holds  # what is run is counted

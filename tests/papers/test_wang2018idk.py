@@ -413,7 +413,7 @@ def test_the_constraint_must_hold_on_new_images_too(quality, holds):
 
 @pytest.mark.parametrize(("gain", "holds"), [(0.006, True), (0.004, False)])
 def test_the_cost_aware_objective_is_compared_with_thresholds_at_equal_cost(made, gain, holds):
-    found = claimed.beside_entropy(made(0.8 + gain), made(0.8))
+    found = claimed.beside("cascade by entropy", made(0.8 + gain), made(0.8))
     assert found.holds is holds
     assert f"{gain:+.4f}" in found.measured
 
@@ -428,10 +428,15 @@ def test_all_settings_but_the_ends_are_compared(prepared):
 def test_what_is_tried_by_variant(prepared, monkeypatch, made):
     method, bench, ready = prepared(KEY, "cost-aware")
     asked = []
-    monkeypatch.setattr(claimed, "swept", lambda m, r, b: asked.append(m.augment) or made(0.8))
+    monkeypatch.setattr(claimed, "swept", lambda m, r, b: asked.append((m, r)) or made(0.8))
+    monkeypatch.setattr(IdkCascade, "prepare", lambda self, bench: self)
     measured = curve((0.05, 0.9, 2.0), (-INF, 0.9, 1.0))
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, measured)]
-    assert names[-1] == "better than cascade by entropy"
-    assert sorted(asked) == ["entropy", "neural"]
+    assert names[-3:] == [
+        "better than cascade by entropy", "better than cascade by probability", "better than cost-oblivious gates",
+    ]  # fmt: skip
+    others = [method.replace({"augment": "entropy"}), method.replace({"augment": "probability"})]
+    others.append(method.replace({"aware": False}))
+    assert asked == [(method, ready), *((each, each) for each in others)]
     other, bench, ready = prepared(KEY, "entropy")
-    assert [outcome.name for outcome in claimed.claims(other, ready, bench, measured)] == names[:-1]
+    assert [outcome.name for outcome in claimed.claims(other, ready, bench, measured)] == names[:-3]

@@ -15,6 +15,7 @@ from eelit.methods.backbones.half_precision import LearnsInHalf
 from eelit.methods.claims import zniber2025predictive as claimed
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
@@ -174,7 +175,7 @@ def test_convolutions_learn_in_half_precision_if_asked():
 # The released code of the network that the paper builds on.
 
 
-def test_levels_and_answers_agree_with_the_released_code():
+def test_answers_agree_with_the_released_code():
     """After none to three cycles, rates below 0 among them (see `provenance` in the file)."""
     golden = json.loads(GOLDEN.read_text())
     rng, given = np.random.RandomState(0), {}
@@ -385,6 +386,20 @@ def test_the_teacher_must_be_worth_half_a_point(gains, holds):
     assert claimed.taught(gains).holds is holds
 
 
+def test_errors_of_prediction_by_hand():
+    """One level, C = 1/2 and D = 1: of images 2 and 4 a half, then a quarter is missing."""
+    net = scalars((0.5, 1.0, 1.0, None))
+    model = SimpleNamespace(stages=[SimpleNamespace(network=net)], exits=3)
+    examples = Examples([torch.full((1, 1, 1), x) for x in (2.0, 4.0)], torch.zeros(2))
+    ready = SimpleNamespace(model=model, split=lambda name: {"test": SimpleNamespace(examples=examples)}[name])
+    assert claimed.errors(ready) == pytest.approx([1.5, 0.75])
+
+
+@pytest.mark.parametrize(("errors", "holds"), [([3.0, 2.0, 1.9], True), ([3.0, 2.0, 2.0], False)])
+def test_errors_of_prediction_must_fall_in_each_cycle(errors, holds):
+    assert claimed.foreseen(errors).holds is holds
+
+
 def test_rivals_of_labels_are_trained_as_long(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
     plain, asked = [], []
@@ -394,7 +409,8 @@ def test_rivals_of_labels_are_trained_as_long(prepared, monkeypatch):
     )  # fmt: skip
     found = claimed.claims(method, ready, bench, curve_of((0.1, 0.1, 0.2), (1.1, 0.1, 1.0)))
     assert [o.name for o in found] == [
-        "fewer cycles at equal accuracy", "comparable to a deep network with less", "cycles refine the answer",
+        "fewer cycles at equal accuracy", "errors of prediction fall", "comparable to a deep network with less",
+        "cycles refine the answer",
     ]  # fmt: skip
     assert asked == [method.replace({"cycles": 0})]
     (((model, data, _), options),) = plain
@@ -403,9 +419,9 @@ def test_rivals_of_labels_are_trained_as_long(prepared, monkeypatch):
     fresh = method.teacher(ready.data, bench.seed).state_dict()
     assert all(torch.equal(value, fresh[name]) for name, value in model.state_dict().items())
     sizes = claimed.weights(ready.model) / claimed.weights(model)
-    assert f"{sizes:.1%} of the weights" in found[1].measured
+    assert f"{sizes:.1%} of the weights" in found[2].measured
     last = method.static(ready.split("test"))[-1].quality
-    assert found[2].measured.endswith(f"{last:.4f}; without cycles {last:.4f}")
+    assert found[3].measured.endswith(f"{last:.4f}; without cycles {last:.4f}")
 
 
 def test_a_rival_of_distillation_learns_from_labels(prepared, monkeypatch):
@@ -413,5 +429,7 @@ def test_a_rival_of_distillation_learns_from_labels(prepared, monkeypatch):
     asked = []
     monkeypatch.setattr(claimed, "gains_by_exit", lambda *given: asked.append(given) or [0.01, 0.01, 0.01])
     found = claimed.claims(method, ready, bench, curve_of((0.1, 0.1, 0.2), (1.1, 0.1, 1.0)))
-    assert [o.name for o in found] == ["fewer cycles at equal accuracy", "a deep network teaches well"]
+    assert [o.name for o in found] == [
+        "fewer cycles at equal accuracy", "errors of prediction fall", "a deep network teaches well",
+    ]  # fmt: skip
     assert asked == [(method, ready, method.replace({"distilled": False}), bench)]
