@@ -250,12 +250,21 @@ def _verdict(facts: dict[str, Any]) -> tuple[Verdict, str]:
             f"`{cheap.rule}` saves {cheap.share:.1%} of the cost at a drop in {what} of {cheap.drop:.4f} ± "
             f"{cheap.drop_error:.4f}{_batched(cheap)}"
         )
-    most = max((saving.share for saving in (free, cheap) if saving is not None), default=0.0)
     return "not worth it", (
-        f"no policy saves {'more than ' * (most > 0)}{_some(most)} of the cost within a drop in {what} of "
-        f"{DROP:g}, though "
-        f"whoever knew the truth would save {facts['oracle_saves']:.1%}: the exits do not know when they are right"
+        f"{_too_little(free, cheap, what)}, though whoever knew the truth would save {facts['oracle_saves']:.1%}: the "
+        "exits do not know when they are right"
     )
+
+
+def _too_little(free: Saving | None, cheap: Saving | None, what: str) -> str:
+    """Return what the policies do, where none of them is worth it."""
+    if cheap is not None and cheap.share >= WORTH_A_LOSS:  # it looked good where it was chosen, and is not
+        return (
+            f"what seemed to cost little {what} on the half to choose on costs more on the other: `{cheap.rule}` saves "
+            f"{cheap.share:.1%} there at a drop of {cheap.drop:.4f} ± {cheap.drop_error:.4f}, and {DROP:g} was allowed"
+        )
+    most = max((saving.share for saving in (free, cheap) if saving is not None), default=0.0)
+    return f"no policy saves {'more than ' * (most > 0)}{_some(most)} of the cost within a drop in {what} of {DROP:g}"
 
 
 def _batched(saving: Saving) -> str:
