@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 import sys
 from contextlib import chdir, redirect_stdout
@@ -57,5 +58,7 @@ def setting(settings: dict) -> str:
 if __name__ == "__main__":
     for walk in sys.argv[1:] or WALKS:
         place = Path(__file__).with_name(f"{walk}.json")
-        place.write_text(json.dumps(record(walk), indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(record(walk), indent=1)
+        text = re.sub(r'\[\s+([\d.]+),\s+([\d.]+),\s+("[^"]*")\s+\]', r"[\1, \2, \3]", text)  # a point is a line
+        place.write_text(text + "\n", encoding="utf-8")
         print(f"wrote {place}")

@@ -28,6 +28,8 @@ DROP = 0.01
 """Quality that counts as a small loss."""
 WORTH_A_LOSS = 0.2
 """Share of the cost that must be saved for a small loss to be worth it."""
+ROOM = 2.0
+"""Standard errors by which a small loss must be within what is allowed where a setting is chosen."""
 UNKNOWN = 0.02
 """Standard error of a drop above which nothing is said."""
 BATCHES = (1, 8, 32, 128)
@@ -186,14 +188,20 @@ def _cut_off(scores: Scores, parts: Any) -> tuple[float, float, float]:
 
 
 def _saving(scores: Scores, found: list[Setting], parts: Any, drop: float) -> Saving | None:
+    """Return what the cheapest setting saves that loses little enough on the choosing half.
+
+    Among hundreds of settings some lose little by luck. So where a loss is allowed, it must be so surely.
+    """
     if not found:
         return None
-    data = scores.logits
+    data, rows = scores.logits, parts.choosing
+    lost = [(scores.gain[-1] - setting.decided.gain)[rows].astype(np.float64) for setting in found]
+    luck = ROOM * np.array([standard_error(row) for row in lost]) if drop > 0 else 0.0
     chosen = (
-        np.array([mean_of(costs_under(data, setting), parts.choosing) / data.full_cost for setting in found]),
-        np.array([mean_of(setting.decided.gain, parts.choosing) for setting in found]),
+        np.array([mean_of(costs_under(data, setting), rows) / data.full_cost for setting in found]),
+        np.array([mean_of(setting.decided.gain, rows) for setting in found]) - luck,
     )
-    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], parts.choosing) - drop - 1e-9)
+    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], rows) - drop - 1e-9)
     if not len(good):
         return None
     best = found[int(good[np.lexsort((-chosen[1][good], chosen[0][good]))[0]])]
