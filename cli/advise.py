@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 @eelit_command(
-    "eelit advise --logits logits.npz", "eelit advise --logits logits.npy --labels labels.npy --costs 1,2,3,4"
+    "eelit advise --logits example:images",
+    "eelit advise --logits logits.npy --labels labels.npy --costs 1,2,3,4",
 )
 @logits_options(required=True)
 @seed_option

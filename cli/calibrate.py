@@ -26,9 +26,9 @@ def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 @eelit_command(
-    "eelit calibrate --logits logits.npz --budget 0.5",
-    "eelit calibrate --logits logits.npz --policy patience --max-drop 0.01 --confidence 0.9",
-    "eelit calibrate --logits logits.npz --risk 0.02 --delta 0.05 --out rule.json",
+    "eelit calibrate --logits example:images --budget 0.5",
+    "eelit calibrate --logits example:text --policy patience --max-drop 0.03 --confidence 0.9",
+    "eelit calibrate --logits example:images --risk 0.05 --delta 0.1 --out rule.json",
 )
 @logits_options(required=True)
 @click.option(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "eelit compare pabee deebert",
     "eelit compare pabee deebert --track text --out comparison.svg",
     "eelit compare deebert max-confidence@deebert static-exit@deebert",
-    "eelit compare --logits logits.npz --out report.html",
+    "eelit compare --logits example:images --out report.html",
 )
 @click.argument("methods", nargs=-1, type=MethodName(), metavar="METHOD METHOD…")
 @click.option(

@@ -25,7 +25,8 @@ def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable
     """Add the options that say what is read and how it is divided."""
     options = [
         click.option("--logits", type=Place(), required=required, metavar="FILE",
-                     help="Outputs of all exits: .npz, .npy, .safetensors, .csv or .parquet."),
+                     help="Outputs of all exits: .npz, .npy, .safetensors, .csv or .parquet; or example:text, "
+                          "example:images, example:images-plain, which come with eelit."),
         click.option("--labels", type=Place(), metavar="FILE", help="Labels, if they are not in the same file."),
         click.option("--costs", metavar="A,B,…|FILE",
                      help="Cumulative cost of each exit; default: the file's, or 1, 2, …"),

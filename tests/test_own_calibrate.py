@@ -14,10 +14,11 @@ from eelit.methods.engine.evaluate import followed, infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.own import calibrate as calibrating
 from eelit.methods.own import guarantees, rules
-from eelit.methods.own.advise import _waiting, advise
+from eelit.methods.own.advise import DROP, WORTH_A_LOSS, _waiting, advise
 from eelit.methods.own.calibrate import CannotPromise, calibrate
 from eelit.methods.own.curves import halves
 from eelit.methods.own.decide import decide
+from eelit.methods.own.files import read
 from eelit.methods.own.logits import Logits, WrongLogits
 from eelit.methods.own.saved import Mixture, SavedRule, Skipping, WrongRule, drawn, load_rule
 from eelit.methods.own.scores import Scores
@@ -476,3 +477,14 @@ def test_few_samples_do_not_tell():
     found = verdict([1.5, 1.8, 2.1, 2.4], samples=100)
     assert found.verdict == "too few samples to tell"
     assert "collect more" in found.reason
+
+
+def test_a_setting_that_only_looked_good_where_it_was_chosen_hides_no_other():
+    """The cheapest setting that lost nothing on one half loses too much on the other; a safer one is worth it."""
+    found = advise(read("example:text"))
+    assert found.lossless.drop > 2 * found.lossless.drop_error
+    assert found.verdict == "worth it at a small loss"
+    assert found.small_loss.share > WORTH_A_LOSS
+    assert found.small_loss.drop <= DROP + 2 * found.small_loss.drop_error
+    verdicts = {advise(read("example:text"), seed=seed, settings=20).worth_it for seed in range(3)}
+    assert verdicts == {True}

@@ -187,6 +187,7 @@ FEW = "--logits logits.npz --settings 6"
         (f"compare {FEW} --format json", '"max-confidence"'),
         (f"calibrate {FEW} --budget 0.6 --out rule.json", "the mean cost is at most 60.0%"),
         (f"advise {FEW} --format json", '"quality_is"'),
+        ("advise --logits example:images --settings 6 --format json", '"name": "example:images"'),
     ],
 )
 def test_without_an_extra_the_catalogue_and_logits_are_there(light, words, expected):

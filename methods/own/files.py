@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.own.logits import KINDS, RAGGED, Logits, WrongLogits
+from eelit.methods.own.shipped import PREFIX, shipped
 
 Parts = dict[str, NDArray[Any]]
 OUTPUTS = ("logits", "probabilities", "values", "z")
@@ -39,7 +40,8 @@ def read(path: str | Path, **given: Any) -> Logits:
     ``z``, and may hold ``labels``, ``costs``, ``plain_costs``, ``groups`` or ``lengths``, ``unit`` and ``axes``; what
     else has exits and samples is what exits said beside their answer. A table (.csv, .parquet) has a line for each
     sample and exit: columns ``sample``, ``exit``, then ``z0``, ``z1``, … or ``p0``, … or ``value``, perhaps ``label``,
-    ``cost`` and ``group``; other columns are extra. Raises `WrongLogits` in one sentence, `OSError` for no file.
+    ``cost`` and ``group``; other columns are extra. ``example:NAME`` are outputs that come with eelit (`shipped`).
+    Raises `WrongLogits` in one sentence, `OSError` for no file.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -48,7 +50,7 @@ def read(path: str | Path, **given: Any) -> Logits:
     ...     (data.name, data.exits, data.samples, data.classes, data.full_cost)
     ('said.npz', 2, 5, 3, 4.0)
     """
-    place = Path(path)
+    place = _place(path)
     reader = READERS.get(place.suffix.lower())
     if reader is None:
         raise WrongLogits(f"{place} is of no kind that is read here; known are {', '.join(READERS)}")
@@ -63,7 +65,7 @@ def read(path: str | Path, **given: Any) -> Logits:
         "labels": parts.pop("labels", parts.pop("targets", None)),
         "kind": outputs if outputs in KINDS else words.get("kind"),
         "bfloat16": outputs in words.get("bfloat16", ()),
-        "name": place.name,
+        "name": str(path) if str(path).startswith(PREFIX) else place.name,
     }
     arguments |= {name: parts.pop(name, None) for name in ("costs", "plain_costs", "groups", "lengths")}
     arguments |= {name: words.get(name) or _word(parts.pop(name, None)) for name in ("unit", "axes")}
@@ -120,6 +122,16 @@ def array(path: str | Path) -> NDArray[Any]:
         return np.loadtxt(place, delimiter="," if "," in place.read_text(encoding="utf-8") else None)
     except (ValueError, UnicodeDecodeError) as error:
         raise WrongLogits(f"{place} holds no numbers, one a line: {error}") from error
+
+
+def _place(path: str | Path) -> Path:
+    """Return where a file lies, also one that comes with eelit. Raises `WrongLogits` if there is none of the name."""
+    if not str(path).startswith(PREFIX):
+        return Path(path)
+    known, name = shipped(), str(path).removeprefix(PREFIX)
+    if name not in known:
+        raise WrongLogits(f"there is no example {name!r}; there are {', '.join(each.word for each in known.values())}")
+    return known[name].path
 
 
 def _outputs(parts: Parts, place: Path) -> str:

@@ -35,6 +35,7 @@ from eelit.site.generator import (
     looks,
     markup,
     network,
+    own,
     papers_table,
     plots,
     traces,
@@ -128,20 +129,16 @@ def write(collection: Collection, folder: Path, root: Path) -> int:
 
 
 def pages(collection: Collection, root: Path) -> Iterator[Page]:
-    """Yield all pages and downloads: the generated ones, and the guide for contributors."""
+    """Yield all pages and downloads: those of the collection, on your own model, and the guide for contributors."""
     yield from generated(collection)
+    yield from own.pages(_rendering(collection), root)
     contributing = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     yield "guide/contributing.md", without_local_links(contributing)
 
 
 def generated(collection: Collection) -> Iterator[Page]:
     """Yield the pages made from the collection, and its downloads."""
-    env = environment()
-
-    def render(template: str, **values: Any) -> str:
-        common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS, "grounds": GROUNDS}
-        return env.get_template(template).render(**common, **values)
-
+    render = _rendering(collection)
     yield "index.md", render("home.md.j2", picture=_picture(), head=head.home(collection))
     yield "methods/index.md", render("methods.md.j2", rows=_main_rows(collection))
     for key, method in collection.methods.items():
@@ -183,6 +180,17 @@ def _depths(collection: Collection, name: str) -> list[tuple[str, list[tuple[flo
         for row in board.rows
         if row.key == DEPTHS_OF and row.is_main and not row.rule and "static exit" in row.baselines
     ]
+
+
+def _rendering(collection: Collection) -> Callable[..., str]:
+    """Return what fills a template with values, beside those that all pages have."""
+    env = environment()
+    common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS, "grounds": GROUNDS}
+
+    def render(template: str, **values: Any) -> str:
+        return env.get_template(template).render(**common, **values)
+
+    return render
 
 
 def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[Page]:

@@ -1,0 +1,94 @@
+"""The pages on your own model: is early exit worth it, and walk-throughs, whose programs the tests run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from eelit.methods.own import advise as advising
+from eelit.methods.own.advise import Advice, advise
+from eelit.methods.own.files import read
+from eelit.methods.own.shipped import shipped
+from eelit.site.generator import markup
+from eelit.site.generator.plots import Line
+
+FOLDER = "own"
+PROGRAMS = "examples"
+"""Folder of the checkout that holds the walk-throughs and what came of running them."""
+WALKS = ("hugging_face", "cnn", "any_framework")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk-through: its program, and what `examples/record.py` wrote down when it ran."""
+
+    name: str
+    code: str
+    said: str  # what it printed
+    quality: str
+    exits: int
+    samples: int  # on which the rule was chosen and told
+    rule: str
+    promise: str
+    proved: bool
+    measured: dict[str, float]
+    lines: list[Line]
+
+    @property
+    def page(self) -> str:
+        """Its page, without the folder and what names end in."""
+        return self.name.replace("_", "-")
+
+    @property
+    def program(self) -> str:
+        """Its path in the checkout."""
+        return f"{PROGRAMS}/{self.name}.py"
+
+    @property
+    def source(self) -> Markup:
+        """The program, as a block of code."""
+        return markup.fence(self.code, "python")
+
+    @property
+    def length(self) -> int:
+        """How many lines of code it has: without what is empty, comments and the docstring."""
+        return lines_of_code(self.code)
+
+
+def lines_of_code(code: str) -> int:
+    """Return how many lines of a program are neither empty nor comments nor its docstring of one line."""
+    lines = (line.strip() for line in code.splitlines())
+    return sum(bool(line) and not line.startswith(("#", '"""')) for line in lines)
+
+
+def walk(root: Path, name: str) -> Walk:
+    """Return a walk-through of the checkout ``root``."""
+    program = root / PROGRAMS / f"{name}.py"
+    told = json.loads(program.with_suffix(".json").read_text(encoding="utf-8"))
+    lines = [Line(title, [tuple(point) for point in points]) for title, points in told.pop("lines").items()]
+    return Walk(name=name, code=program.read_text(encoding="utf-8"), lines=lines, **told)
+
+
+@cache
+def advice() -> dict[str, Advice]:
+    """Return what `eelit advise` says of each of the outputs that come with eelit."""
+    return {name: advise(read(example.word)) for name, example in shipped().items()}
+
+
+def pages(render: Callable[..., str], root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the pages, as `eelit.site.generator.pages.generated` does."""
+    lines = [
+        Line(name, [(e.share, e.quality, f"exit {i}") for i, e in enumerate(found.exits, 1)])
+        for name, found in advice().items()
+    ]
+    walks = [walk(root, name) for name in WALKS]
+    values: dict[str, Any] = {"advice": advice(), "shipped": shipped(), "lines": lines, "limits": advising}
+    yield f"{FOLDER}/worth-it.md", render("worth_it.md.j2", walks=walks, **values)
+    for each in walks:
+        yield f"{FOLDER}/{each.page}.md", render(f"{each.name}.md.j2", walk=each)
