@@ -245,7 +245,8 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
     ]
     lines["overthinking"] = [_said(row.overthinking) for row in rows]
-    lines["training, seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
+    lines["training, processor seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
+    lines["training, steps"] = [_said(row.training_steps, digits=0) for row in rows]
     for batch in rows[0].efficiency:
         lines[f"time saved ÷ cost saved, batch {batch}"] = [_said(row.efficiency[batch], digits=2) for row in rows]
         lines[f"ms / ms of full, near 75 50 25%, batch {batch}"] = [_waited(row.walls[batch]) for row in rows]

@@ -1,11 +1,14 @@
-"""How much of the saved computation is saved time: `python tests/bench_speed.py [repeats]`, by `make bench`.
+"""How much of the saved computation is saved time: `python tests/bench_speed.py [repeats] [--keep]`, by `make bench`.
 
-The trained networks of PABEE on test sentences of the text track, and of SDN on test images of the image track, with
+The trained networks of PABEE on test sentences of the text track, and of SDN on test images of the image tracks, with
 as many threads as the track has, stopped by the largest probability, from token ids or pixels to predictions, exit
 heads and policy included. Beside it, in turn in the same process: the full model, a batch that waits for its hardest
 member (what toolkits do that stop whole batches), and one sample at a time in a Python loop (what the published BERT
 codes do). Efficiency is the share of time saved over the share of MACs saved. Then, by batch size, what a sample pays
-for a layer and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind.
+for a stage and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind.
+
+It ends with 1 if a cell misses the floor of `eelit.methods.harness.speed`. With ``--keep`` the site shows what was
+measured: on a machine that does nothing else.
 """
 
 import os
@@ -13,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -25,7 +29,8 @@ from eelit.methods.engine.method import Bench, Method
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
-from eelit.methods.harness import registry, runner
+from eelit.methods.harness import bench, registry, runner
+from eelit.methods.harness.speed import FLOOR, GOAL, Cell, Price, Speed, keep
 from eelit.methods.harness.tracks import TRACKS
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -33,7 +38,6 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 SAVED = (0.25, 0.5, 0.75)
 SAMPLES = {1: 32, 8: 96, 32: 192, 128: 256}  # batch size → samples timed at once
 LOOP = 32  # samples of a cell that the loop over single ones takes
-WANTED = 0.95  # efficiency that is aimed at; cells below it are marked
 NEVER = MaxConfidence(1.1)  # every exit is asked, and nobody leaves
 
 
@@ -98,8 +102,8 @@ def medians(runs: dict[str, Callable[[Tensor], object]], chosen: list[Tensor], r
     return total
 
 
-def operating_point(seen: StoredOutputs, model: MultiExit, saved: float, size: int, repeats: int) -> float:
-    """Print the line of one operating point and batch size; return the efficiency."""
+def operating_point(seen: StoredOutputs, model: MultiExit, saved: float, size: int, repeats: int) -> Cell:
+    """Print the line of one operating point and batch size, and return what it says of our way."""
     policy, chosen = threshold(seen, saved), batches(seen, size)
     alone = max(1, LOOP // len(chosen))  # samples of each batch that the loop takes
     timed = medians(
@@ -116,46 +120,58 @@ def operating_point(seen: StoredOutputs, model: MultiExit, saved: float, size: i
     spent = costs.count(lambda: [infer(model, x, policy) for x in chosen])
     macs = 1 - spent / costs.count(lambda: [full(model, x) for x in chosen])
     share = {name: 1 - t / timed["full"] for name, t in timed.items()}
-    efficiency = share["ours"] / macs
+    cell = Cell(aimed=saved, batch=size, saved=macs, time_saved=share["ours"])
     print(
-        f"{size:5}  {macs:10.3f}  {share['ours']:10.3f}  {efficiency:9.3f}{'<' if efficiency < WANTED else ' '}"
+        f"{size:5}  {macs:10.3f}  {share['ours']:10.3f}  {cell.efficiency:9.3f}{'<' if cell.efficiency < GOAL else ' '}"
         f"  {share['waits']:23.3f}  {share['loop']:22.3f}",
         flush=True,
     )
-    return efficiency
+    return cell
 
 
-def price(seen: StoredOutputs, model: MultiExit, size: int, repeats: int) -> None:
-    """Print what a layer and an exit cost in batches of one size: why fewer MACs are not as much less time."""
+def price(seen: StoredOutputs, model: MultiExit, size: int, repeats: int) -> Price:
+    """Print what a stage and an exit cost in batches of one size: why fewer MACs are not as much less time."""
     chosen = batches(seen, size)
     timed = medians({"asked": lambda x: infer(model, x, NEVER), "full": lambda x: full(model, x)}, chosen, repeats)
     samples, asked = size * len(chosen), model.exits - 1
-    layer = timed["full"] / samples / model.exits * 1000
+    stage = timed["full"] / samples / model.exits * 1000
     one_exit = (timed["asked"] - timed["full"]) / samples / asked * 1000
-    print(f"{size:5}  {layer:14.3f}  {one_exit:15.3f}  {one_exit / layer:19.3f}", flush=True)
+    print(f"{size:5}  {stage:14.3f}  {one_exit:15.3f}  {one_exit / stage:19.3f}", flush=True)
+    return Price(batch=size, stage=stage, exit=one_exit)
 
 
-def main(repeats: int) -> None:
-    """Print a table for each network."""
-    for track, key in (("text", "zhou2020pabee"), ("images", "kaya2019sdn")):
+def main(repeats: int, kept: bool) -> int:
+    """Print a table for each network; return 1 if one misses the floor."""
+    missed = False
+    for track, key in (("text", "zhou2020pabee"), ("images", "kaya2019sdn"), ("images-plain", "kaya2019sdn")):
         torch.set_num_threads(TRACKS[track].threads or os.cpu_count() or 1)
         print(f"\n{TRACKS[track].title}")
-        table(runner.given(registry.get(key), TRACKS[track].settings), repeats)
+        speed = table(track, key, runner.given(registry.get(key), TRACKS[track].settings), repeats)
+        for cell in speed.below:
+            print(f"below {FLOOR}: batch {cell.batch} at {cell.saved:.2f} of the MACs saved")
+        missed |= bool(speed.below)
+        if kept:
+            print(f"kept as {keep(speed, bench.folder())}")
+    return int(missed)
 
 
-def table(method: Method, repeats: int) -> None:
-    """Print one line per operating point and batch size, then what layers and exits cost."""
-    bench = Bench(cache=cache_root(), test=1000)
-    prepared: Prepared = method.prepare(bench)
+def table(track: str, key: str, method: Method, repeats: int) -> Speed:
+    """Print one line per operating point and batch size, then what stages and exits cost; return what was measured."""
+    prepared: Prepared = method.prepare(Bench(cache=cache_root(), test=1000))
     seen, model, where = prepared.split("test"), prepared.model, runner.machine()
     print(f"{where.processor}, {where.threads} threads, load {where.load}, torch {torch.__version__}")
     print("batch  MACs saved  time saved  efficiency  batch waits: time saved  one by one: time saved")
     found = [operating_point(seen, model, saved, size, repeats) for saved in SAVED for size in SAMPLES]
-    print(f"{sum(e >= WANTED for e in found)} of {len(found)} cells reach {WANTED}; `<` marks the others")
-    print("batch  layer, ms each  exit asked, ms  exits' share of layer")
-    for size in SAMPLES:
-        price(seen, model, size, repeats)
+    print(f"{sum(cell.efficiency >= GOAL for cell in found)} of {len(found)} cells reach {GOAL}; `<` marks the others")
+    print("batch  stage, ms each  exit asked, ms  exits' share of stage")
+    prices = [price(seen, model, size, repeats) for size in SAMPLES]
+    now = datetime.now(UTC).replace(microsecond=0)
+    return Speed(
+        track=track, key=key, code=bench.code(key), created=now, commit=runner.commit(), versions=runner.versions(),
+        machine=runner.machine(), cells=found, prices=prices,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    given = [word for word in sys.argv[1:] if word != "--keep"]
+    sys.exit(main(int(given[0]) if given else 7, "--keep" in sys.argv))

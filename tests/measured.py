@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from eelit.methods.engine.records import Baseline, Curve, Machine, OperatingPoint, Outcome, Result
+from eelit.methods.engine.records import Baseline, Curve, Effort, Machine, OperatingPoint, Outcome, Result
 from eelit.methods.harness import bench
 
 KEY = "zhou2020pabee"
@@ -25,7 +25,8 @@ def result(seed=0, code="", gain=0.0, key=KEY, holds=True, created=0):
     return Result(
         key=key, scale="full", seed=seed, settings={}, data={"examples": "abc"}, curves=[curve(gain)],
         claims=[Outcome(name="a gain", statement="It gains.", holds=holds, measured=f"{gain:+g}")], checks=[],
-        prepared_seconds=1.0, prepared_from_cache=False, training_seconds=10.0,
+        prepared_seconds=1.0, prepared_from_cache=False,
+        training=Effort(seconds=10.0, steps=100), rivals=Effort(seconds=5.0, steps=50),
         code=code or bench.code(key), seconds=2.0,
         created=datetime(2026, 11, 22, tzinfo=UTC) + timedelta(hours=created), commit="c", versions={},
         machine=Machine(system="s", processor="p", cores=2, threads=2),

@@ -1,10 +1,12 @@
 """The cache of trained weights knows what a training depends on."""
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
 from importlib.metadata import EntryPoint
@@ -15,14 +17,17 @@ import numpy as np
 import pytest
 import requests
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 from eelit.methods import GROUP
+from eelit.methods.data.cache import keep, kept
 from eelit.methods.engine import content_hash
 from eelit.methods.engine.content_hash import Contents
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Effort
 from eelit.methods.engine.weights import reached, sources_of, trained
 from eelit.methods.harness import runner
 from eelit.methods.papers.zhu2021leebert import LeeBert
@@ -611,17 +616,53 @@ def test_a_training_counts_once_however_often_it_is_used(tmp_path):
     assert len(bench.trainings) == 1
 
 
+def test_what_a_training_took_is_told_from_the_cache_too(tmp_path):
+    examples, told = Examples([torch.randn(2) for _ in range(6)], torch.arange(6)), []
+    for cache in (tmp_path, tmp_path, None):
+        model, bench = Layer(2, 2), Bench(cache=cache, steps=100)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+
+        def train(model=model, bench=bench):
+            options = {"label": "l", "epochs": 2, "batch": 2, "rate": 0.1}
+            fit(model.parameters(), examples, lambda batch: model(batch.inputs).sum(), bench, **options)
+            end = time.process_time() + 0.05
+            while time.process_time() < end:
+                time.sleep(0.05)  # of the wall clock, which does not count
+                math.factorial(5000)
+
+        trained(model, train, bench, data="none", settings={})
+        told += bench.trainings.values()
+    assert [effort.steps for effort in told] == [6, 6, 6]
+    assert told[0] == told[1], "as it was when it was done"
+    assert 0.05 <= told[0].seconds < 0.3
+
+
+def test_weights_that_do_not_say_what_they_took_are_trained_anew(tmp_path):
+    found = []
+    for _ in range(2):
+        model, bench = Layer(2, 2), Bench(cache=tmp_path)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        trained(model, lambda model=model: model.weight.data.add_(1), bench, data="none", settings={})
+        found.append(model.weight.unique().tolist())
+        (path,) = (tmp_path / "weights").glob("*.kept")
+        keep(path, save({name: tensor + 5 for name, tensor in load(kept(path)).items()}, metadata={"seconds": "1.0"}))
+    assert found == [[2.0], [2.0]], "an older file leaves nothing in the network"
+
+
 def test_what_only_claims_are_compared_with_is_no_training_of_the_method():
     bench = Bench()
-    bench.trainings["of another variant"] = 1.0
+    bench.trainings["of another variant"] = Effort(seconds=1.0, steps=3)
 
     class Fake:
         def prepare(self, bench):
-            bench.trainings["own"] = 2.0
+            bench.trainings["own"] = Effort(seconds=2.0, steps=5)
             return "prepared"
 
-    assert runner._prepared(Fake(), bench) == ("prepared", {"own": 2.0})
-    assert bench.trainings == {"of another variant": 1.0, "own": 2.0}
+    own = {"own": Effort(seconds=2.0, steps=5)}
+    assert runner._prepared(Fake(), bench) == ("prepared", own)
+    assert bench.trainings == {"of another variant": Effort(seconds=1.0, steps=3), **own}
 
 
 def test_the_loss_is_told_which_samples_these_are_and_how_far_the_training_is():

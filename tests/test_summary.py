@@ -16,7 +16,7 @@ from measured import KEY, curve, point, result
 from eelit.methods.data import manifest
 from eelit.methods.engine import costs
 from eelit.methods.engine.operating_points import at, cheapest_within
-from eelit.methods.engine.records import Baseline, DesignPoint, Outcome, Search, Timing
+from eelit.methods.engine.records import Baseline, DesignPoint, Effort, Outcome, Search, Timing
 from eelit.methods.harness import bench, registry, runner, summary
 from eelit.methods.harness.plot import compare
 from eelit.methods.harness.tracks import TRACKS
@@ -396,7 +396,9 @@ def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
     test = [point(0.1, 0.6, 0.2), point(0.5, 0.8, 0.6), point(1.0, 0.8, 1.0)]
     test = [p.model_copy(update={"exits": [p.knob, 1 - p.knob]}) for p in test]
     timings = [timing(knob, batch, knob * batch / 2) for knob in (0.6, 0.2) for batch in (1, 2)]
-    given = curve().model_copy(update={"validation": held, "test": test, "timings": timings, "training_seconds": 7.0})
+    given = curve().model_copy(
+        update={"validation": held, "test": test, "timings": timings, "training": Effort(seconds=7.0, steps=30)}
+    )
     row = summary.row([result().model_copy(update={"curves": [given]})], "", current=True)
     assert row.exits == [0.2, 0.8]
     assert row.efficiency[1].mean == pytest.approx((1 - 0.1) / 0.8)
@@ -405,6 +407,7 @@ def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
     ]  # fmt: skip
     assert row.walls[32] == []
     assert row.training_seconds.mean == 7.0
+    assert row.training_steps.mean == 30
 
 
 def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):

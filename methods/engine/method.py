@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Simulation, Timing
+from eelit.methods.engine.records import (
+    Baseline,
+    Chance,
+    Effort,
+    Execution,
+    ExitFacts,
+    OperatingPoint,
+    Simulation,
+    Timing,
+)
 
 Split = Literal["validation", "test"]
 Scale = Literal["tiny", "smoke", "default", "full"]
@@ -38,7 +47,8 @@ class Bench:
     cache: Path | None = None  # None: train anew, keep nothing
     progress: Callable[[str, float | None], None] = silent  # message, share done
     prepared_seconds: float = 0.0
-    trainings: dict[str, float] = field(default_factory=dict)  # each training in use, perhaps from the cache → seconds
+    trainings: dict[str, Effort] = field(default_factory=dict)  # each training in use, perhaps from the cache
+    steps: int = 0  # of optimisers so far, told by what makes them
     prepared_from_cache: bool = True
     data: dict[str, str] = field(default_factory=dict)
     watch: Callable[[Any], None] | None = None  # told each `Stage` of training as it begins, and None when it ended

@@ -65,6 +65,18 @@ def read(kind: type[T], path: Path) -> T:
         raise Unreadable(path, f"it is no {kind.__name__} of this version of eelit ({said})") from error
 
 
+class Effort(Typed):
+    """What a training took when it was done."""
+
+    seconds: Finite = Field(
+        description="of the processor, all threads together: what else the machine does counts little"
+    )
+    steps: Count = Field(description="of the optimiser that minimises its loss; 0: nothing is learned in steps")
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(seconds=self.seconds + other.seconds, steps=self.steps + other.steps)
+
+
 class Samples:
     """What happened to each sample at one setting, in the order of the data."""
 
@@ -243,7 +255,10 @@ class Curve(Typed):
         default=None, description="share of samples that some earlier exit has right and the last exit wrong"
     )
     timings: list[Timing] = []
-    training_seconds: Finite | None = Field(default=None, description="what training this variant's network took")
+    training: Effort | None = Field(
+        default=None, description="what training this variant's network took; None: an older result"
+    )
+    training_seconds: Finite | None = Field(default=None, description="the same in wall time, in older results")
     chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
     search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
     simulation: Simulation | None = Field(default=None, description="None: nothing is simulated, or an older result")
@@ -290,9 +305,11 @@ class Result(Typed):
     checks: list[Outcome]
     prepared_seconds: Finite = Field(description="training or loading of what was prepared")
     prepared_from_cache: bool
-    training_seconds: Finite = Field(
-        default=0.0, description="what training the method's networks took when it was done, each counted once"
+    training: Effort | None = Field(
+        default=None, description="what training the method's networks took, each counted once; None: an older result"
     )
+    rivals: Effort | None = Field(default=None, description="the same of what only its claims are compared with")
+    training_seconds: Finite = Field(default=0.0, description="what training took in wall time, in older results")
     rival_seconds: Finite = Field(default=0.0, description="the same of what only its claims are compared with")
     code: str = Field(default="", description="digest of the code that measured this, see `dependencies`")
     samples: str = Field(
@@ -304,6 +321,12 @@ class Result(Typed):
     commit: str | None
     versions: dict[str, str]
     machine: Machine
+
+    @property
+    def all_seconds(self) -> float:
+        """What it took at most: its trainings whenever they were done, and everything after them."""
+        trainings = [each.seconds for each in (self.training, self.rivals) if each]
+        return sum(trainings) + self.training_seconds + self.rival_seconds + self.seconds
 
     @model_validator(mode="after")
     def _one_curve_for_each_variant(self) -> Self:

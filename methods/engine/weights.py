@@ -26,6 +26,7 @@ from eelit.methods.data.progress import say
 from eelit.methods.engine.content_hash import SAID, Contents, foreign, home_of, used_by, version_of
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Effort
 
 
 def trained(
@@ -46,7 +47,7 @@ def trained(
     transformers. So methods that train alike share one training, and a changed line of code, a label that was flipped,
     or a setting that nobody named trains anew. What depends on something that cannot be told apart, or changes
     something of the network that is no weight, is trained every time, and said to be. Two processes do not train the
-    same thing twice. The bench is told under this name how long the training took, if ``train()`` learns something;
+    same thing twice. The bench is told under this name what the training took, if ``train()`` learns something;
     another long computation whose outcome is worth keeping is no preparation.
     """
     start = time.perf_counter()
@@ -54,10 +55,10 @@ def trained(
     if bench.cache is None or untold:
         if bench.cache is not None:
             say(f"a training is not kept, for it depends on what cannot be told apart by its content: {untold}")
-        train()
+        effort = _done(train, bench)
         if learns:
-            bench.trainings[name] = time.perf_counter() - start
-            bench.prepared_seconds += bench.trainings[name]
+            bench.trainings[name] = effort
+            bench.prepared_seconds += time.perf_counter() - start
             bench.prepared_from_cache = False
         return
     path = bench.cache / "weights" / f"{name}.kept"
@@ -67,10 +68,9 @@ def trained(
         with FileLock(path.with_suffix(".lock")):
             took = _loaded(model, path)  # another process may have trained it while this one waited
             if took is None:
-                began, before = time.perf_counter(), Contents(model).beside_weights()
-                train()
+                before = Contents(model).beside_weights()
+                took = _done(train, bench)
                 bench.prepared_from_cache &= not learns
-                took = time.perf_counter() - began
                 after = Contents(model).beside_weights()
                 changed = sorted(place for place, _ in before.items() ^ after.items())
                 if changed:
@@ -84,25 +84,34 @@ def trained(
         bench.prepared_seconds += time.perf_counter() - start
 
 
-def _loaded(model: nn.Module, path: Path) -> float | None:
-    """Load the weights if they are there and whole, and return how long it took to train them, in seconds."""
+def _done(train: Callable[[], None], bench: Bench) -> Effort:
+    """Train, and return what it took."""
+    began, before = time.process_time(), bench.steps
+    train()
+    return Effort(seconds=round(time.process_time() - began, 3), steps=bench.steps - before)
+
+
+def _loaded(model: nn.Module, path: Path) -> Effort | None:
+    """Load the weights if they are there and whole, and return what training them took."""
     content = kept(path)
     if content is None:
         return None
     with suppress(SafetensorError, RuntimeError, KeyError):  # of another version of the format
+        size = int.from_bytes(content[:8], "little")
+        told = json.loads(content[8 : 8 + size])["__metadata__"]
+        effort = Effort(seconds=float(told["processor seconds"]), steps=int(told["steps"]))
         found, beside = load(content), _beside(model)
         model.load_state_dict({name: tensor for name, tensor in found.items() if name not in beside})
         for name, buffer in beside.items():
             buffer.copy_(found[name])
-        size = int.from_bytes(content[:8], "little")
-        return float(json.loads(content[8 : 8 + size])["__metadata__"]["seconds"])
+        return effort
     return None
 
 
-def _save(model: nn.Module, path: Path, seconds: float) -> None:
+def _save(model: nn.Module, path: Path, effort: Effort) -> None:
     every = {**model.state_dict(), **_beside(model)}
     weights = {name: t.detach().clone().contiguous() for name, t in every.items()}
-    keep(path, save(weights, metadata={"seconds": f"{seconds:.3f}"}))
+    keep(path, save(weights, metadata={"processor seconds": str(effort.seconds), "steps": str(effort.steps)}))
 
 
 def _beside(model: nn.Module) -> dict[str, Tensor]:

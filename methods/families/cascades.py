@@ -21,7 +21,7 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.members import Estimator, Network, counted
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, select
-from eelit.methods.engine.records import Execution, Timing
+from eelit.methods.engine.records import Effort, Execution, Timing
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.families.stepwise import StepwiseMethod, StepwisePrepared
 from eelit.methods.policies.base import Policy
@@ -132,7 +132,7 @@ def fit_estimator(member: Estimator, data: Data, bench: Bench, weights: Tensor |
     The estimator's own settings hold, its random state among them, which must follow the seed. Raises `ValueError`
     unless inputs have one shape and there is one weight for each.
     """
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.process_time()
     index, inputs = next(data.train.batches(len(data.train)))
     if len(index) < len(data.train):
         raise ValueError("an estimator needs inputs of one shape")
@@ -143,8 +143,8 @@ def fit_estimator(member: Estimator, data: Data, bench: Bench, weights: Tensor |
     member.estimator.fit(member.view(inputs), data.train.targets.cpu()[index].numpy(), **more)
     facts = f"{bench.seed} {data.digest} {len(data.train)} {member.estimator!r}"
     name = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
-    bench.trainings[name] = time.perf_counter() - start
-    bench.prepared_seconds += bench.trainings[name]
+    bench.trainings[name] = Effort(seconds=time.process_time() - began, steps=0)
+    bench.prepared_seconds += time.perf_counter() - start
     bench.prepared_from_cache = False
 
 

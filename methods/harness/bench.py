@@ -287,7 +287,7 @@ class Board:
     not_run: list[NotRun]
     verdicts: dict[str, list[summary.Verdict]]  # key → its paper's claims
     runs: int = 0  # results behind it: methods × seeds
-    hours: float = 0.0  # at most, one after the other: each training counted for every run that used it
+    hours: float = 0.0  # at most, one after the other on one core: each training counted for every run that used it
     machines: tuple[str, ...] = ()  # processor, threads and torch's version
     loads: tuple[float, float] | None = None  # least and most of the machines' load at the end of a run
     unreadable: tuple[Unreadable, ...] = ()  # files among the results that are none
@@ -325,7 +325,7 @@ def board(name: str, share: float = 0.5, place: Path | None = None, *, sure: Seq
     sizes = {row.group: sum(other.group == row.group for other in rows) for row in rows}
     rows.sort(key=lambda row: (-sizes[row.group], row.group, _order(row.at[share])))
     every = [result for known in measured.values() for result in known.results]
-    hours = sum(result.training_seconds + result.rival_seconds + result.seconds for result in every) / 3600
+    hours = sum(result.all_seconds for result in every) / 3600
     loads = [result.machine.load for result in every if result.machine.load is not None]
     return Board(
         rows,

@@ -18,7 +18,7 @@ import torch
 from eelit.methods.data import fetch, manifest
 from eelit.methods.data.cache import cache_root
 from eelit.methods.engine.method import Bench, Method, silent
-from eelit.methods.engine.records import Curve, Machine, OperatingPoint, Outcome, Result, Timing
+from eelit.methods.engine.records import Curve, Effort, Machine, OperatingPoint, Outcome, Result, Timing
 from eelit.methods.engine.search import DesignSearch
 from eelit.methods.harness import conformance, dependencies, registry
 
@@ -32,6 +32,7 @@ class UnknownVariant(ValueError):
 
 Scale = Literal["smoke", "default", "full"]
 
+NOTHING = Effort(seconds=0, steps=0)
 SAMPLES: dict[Scale, tuple[int | None, int, int]] = {
     "smoke": (120, 10, 1), "default": (2000, 192, 3), "full": (None, 64, 3),
 }  # fmt: skip
@@ -71,7 +72,7 @@ def run(
     start = time.perf_counter()
     curves, claims, checks = [], [], []
     used: dict[str, str] = {}
-    own: dict[str, float] = {}
+    own: dict[str, Effort] = {}
     for name in names:
         chosen = given(method.variant(name, scale), settings or {})
         bench.data.clear()
@@ -79,7 +80,7 @@ def run(
         own |= trained
         data |= {_named(name, part): digest for part, digest in bench.data.items()}
         curve = measure(chosen, prepared, bench, name, knobs)
-        curve = curve.model_copy(update={"training_seconds": sum(trained.values())})
+        curve = curve.model_copy(update={"training": sum(trained.values(), NOTHING)})
         if scale == "full":
             curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
         if isinstance(chosen, DesignSearch):
@@ -103,8 +104,8 @@ def run(
         checks=checks,
         prepared_seconds=bench.prepared_seconds,
         prepared_from_cache=bench.prepared_from_cache,
-        training_seconds=sum(own.values()),
-        rival_seconds=sum(took for name, took in bench.trainings.items() if name not in own),
+        training=sum(own.values(), NOTHING),
+        rivals=sum((took for name, took in bench.trainings.items() if name not in own), NOTHING),
         code=code,
         seconds=time.perf_counter() - start - bench.prepared_seconds,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -136,8 +137,8 @@ def _settings(method: Method) -> dict[str, str]:
     return {f.name: repr(getattr(method, f.name)) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
 
 
-def _prepared(method: Method, bench: Bench) -> tuple[Any, dict[str, float]]:
-    """Return what the method prepares, and the seconds of each training behind it."""
+def _prepared(method: Method, bench: Bench) -> tuple[Any, dict[str, Effort]]:
+    """Return what the method prepares, and each training behind it."""
     others, bench.trainings = bench.trainings, {}
     prepared, trained = method.prepare(bench), bench.trainings
     bench.trainings = others | trained

@@ -157,7 +157,8 @@ class Row:
     within_a_point: Spread | None  # speed-up on test data of the setting that loses at most `POINT` on validation data
     against: dict[str, dict[float, Spread | None]]  # baseline → share → quality minus the baseline's, paired by seed
     overthinking: Spread | None
-    training_seconds: Spread | None
+    training_seconds: Spread | None  # of the processor
+    training_steps: Spread | None
     efficiency: dict[int, Spread | None]  # batch size → efficiency in seconds at the knob nearest to half of the cost
     walls: dict[int, list[Wall]]  # batch size → seconds at the knobs nearest to 75, 50 and 25 % of the cost
     points: list[tuple[float, float]]  # of each knob, mean over seeds: share of the full cost, quality on test data
@@ -242,7 +243,8 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
             name: {s: Spread.of(_gain(curve, name, s) for curve in curves) for s in (*SHARES, share)} for name in rivals
         },
         overthinking=Spread.of(curve.overthinking for curve in curves),
-        training_seconds=Spread.of(_trained(result, variant) for result in results),
+        training_seconds=Spread.of(curve.training.seconds if curve.training else None for curve in curves),
+        training_steps=Spread.of(curve.training.steps or None if curve.training else None for curve in curves),
         efficiency={batch: Spread.of(_efficiency(curve, batch) for curve in curves) for batch in BATCHES},
         walls={batch: _walls(curves, batch) for batch in BATCHES},
         points=_means([curve.test for curve in curves]),
@@ -346,12 +348,6 @@ def _gain(curve: Curve, name: str, share: float) -> float | None:
     ours = at(curve.validation, curve.test, share)
     theirs = [at(baseline.validation, baseline.test, share) for baseline in curve.baselines if baseline.name == name]
     return ours.quality - theirs[0].quality if ours and theirs and theirs[0] else None
-
-
-def _trained(result: Result, variant: str) -> float:
-    """Return the seconds that training the variant's own network took; of all variants in results of older code."""
-    own = next(curve.training_seconds for curve in result.curves if curve.variant == variant)
-    return result.training_seconds if own is None else own
 
 
 def _timing(curve: Curve, batch: int, share: float) -> Timing | None:

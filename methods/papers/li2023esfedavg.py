@@ -147,6 +147,7 @@ class Client:
     def __init__(self, model: MultiExit, examples: Examples, how: Local) -> None:
         self.model, self.examples, self.how = model, examples, how
         self.taken: Mapping[str, Tensor] = {}  # what the server sent in this round
+        self.steps = 0  # of its optimisers so far
 
     def names(self) -> list[str]:
         """Return the names of the tensors that it shares."""
@@ -165,6 +166,7 @@ class Client:
         self.model.train()
         options: dict[str, Any] = {"epochs": how.epochs, "batch": how.batch, "rate": how.rate}
         fit(self.model.parameters(), self.examples, loss, bench, label=f"round {turn + 1}", **options)
+        self.steps += bench.steps
         self.model.eval()
         for hook in hooks:
             hook.remove()
@@ -347,6 +349,7 @@ class EsFedAvg(ExitMethod):
                 bench.progress("rounds of the federation", turn / turns)
                 asks, wanted = [each.handle for each in members], [each.names() for each in members]
                 one_round(model, asks, wanted, turn, Traffic())
+            bench.steps += sum(each.steps for each in members)
 
         settings = {each.name: getattr(self, each.name) for each in fields(self)}
         trained(model, rounds, bench, data=data.digest, settings=settings)

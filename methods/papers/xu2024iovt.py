@@ -292,6 +292,7 @@ def train_agent(
             agent.keep(x, torch.from_numpy(a.astype(np.float32)), r, torch.from_numpy(after))
             agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)))
             bench.progress("training the agent", t / slots)
+            bench.steps += 1
 
     settings = {"slots": slots, "noise": noise, "known": [part.tolist() for part in known], **options}
     trained(actor, train, bench, data="", settings={**settings, "cell": repr(cell)})

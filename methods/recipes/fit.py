@@ -131,6 +131,7 @@ def fit(
             bench.progress(label, step / steps)
             if step >= min(steps, bench.most_steps):
                 break
+    bench.steps += step
     if bench.watch:
         bench.watch(None)
 

@@ -141,7 +141,10 @@ class TrackRow(BaseModel):
     overthinking: Spread | None = Field(description="share that some earlier exit has right and the last exit wrong")
     calibration: list[Spread | None] = Field(description="expected calibration error of each exit")
     exits: list[float] = Field(description="share leaving at each exit, at the knob nearest to half of the cost")
-    training_seconds: Spread | None
+    training_seconds: Spread | None = Field(description="of the processor; null in older results")
+    training_steps: Spread | None = Field(
+        description="of the optimiser; null in older results, and where there are none"
+    )
     efficiency: dict[str, Spread | None] = Field(description="batch size → time saved ÷ cost saved, near half the cost")
     walls: dict[str, list[Wall]] = Field(description="batch size → time near 75, 50 and 25 % of the cost")
 

@@ -19,9 +19,11 @@ from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy
 from eelit.catalog.sources import Sources
 from eelit.catalog.words import Synonyms, called, synonyms
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import Simulation, SmokeReport
+from eelit.methods.engine.records import Simulation, SmokeReport, Unreadable
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
+from eelit.methods.harness.speed import Speed
+from eelit.methods.harness.speed import stored as speed_of
 from eelit.methods.harness.summary import SHARES, Row, Verdict
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
@@ -162,6 +164,7 @@ class Collection:
     citations: list[Citation] = field(default_factory=list)
     complete_lists: int = 0  # works whose reference list was read to the end
     boards: dict[str, bench.Board] = field(default_factory=lambda: {name: bench.Board([], [], {}) for name in TRACKS})
+    speeds: dict[str, Speed] = field(default_factory=dict)  # track → how much of what is not computed is time
     snapshot: Snapshot = field(default_factory=Snapshot)  # of which state of a checkout; the default: of none
 
     @cached_property
@@ -268,7 +271,18 @@ def gather(sources: Sources, reports: Reports) -> Collection:
     collection.boards = {name: bench.board(name, sure=SHARES) for name in TRACKS}
     for fault in (fault for board in collection.boards.values() for fault in (*board.unreadable, *board.unpaired)):
         print(f"eelit: {fault}", file=sys.stderr)
+    collection.speeds = dict(_speeds())
     return collection
+
+
+def _speeds() -> Iterator[tuple[str, Speed]]:
+    """Yield what is known of each track's network; a damaged file is told on stderr."""
+    for name in TRACKS:
+        try:
+            if speed := speed_of(name, bench.folder()):
+                yield name, speed
+        except Unreadable as fault:
+            print(f"eelit: {fault}", file=sys.stderr)
 
 
 def _places(loaded: Loaded, key: str) -> Iterator[tuple[str, Place]]:
