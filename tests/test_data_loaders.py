@@ -65,6 +65,7 @@ def test_dividing_is_stable_and_less_training_data_moves_nothing():
         (text.rotten_tomatoes, "33d8e69ea27ae217", (4000, 1000, 2000)),
         (text.imdb, "476821b2cae914e7", (4000, 1000, 5000)),
         (sentiment.tweets, "a52585e2e6df4e56", (3000, 700, 2000)),
+        (newsgroups.topics, "cd88956f557a4eb8", (4000, 1000, 4000)),
     ],
 )
 def test_texts(load, digest, sizes):
@@ -85,6 +86,8 @@ def rows_of(name):
     if name == "tweet-sentiment":
         pabee = registry.get("zhou2020pabee")
         return sentiment.tweets(), pabee.replace(pabee.variants["regression"]).load().digest
+    if name == "20-newsgroups":
+        return newsgroups.topics(), tasks.text("20-newsgroups", train=4000).digest
     if name == "newsgroups":
         ranker = registry.get("xin2020ranking")
         sizes = (ranker.train_size, ranker.validation_queries, ranker.test_queries, ranker.candidates)
@@ -103,9 +106,9 @@ def rows_of(name):
 SPLITS = ["brown", "imdb", "newsgroups", "rotten-tomatoes", "tweet-sentiment"]
 
 
-@pytest.mark.parametrize("name", SPLITS)
-def test_splits_of_the_text_track_are_those_stored_with_its_results(name):
-    kept = json.loads((bench.folder() / "text" / "splits" / f"{name}.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("track", "name"), [*(("text", name) for name in SPLITS), ("text-topics", "20-newsgroups")])
+def test_splits_of_the_text_tracks_are_those_stored_with_their_results(track, name):
+    kept = json.loads((bench.folder() / track / "splits" / f"{name}.json").read_text(encoding="utf-8"))
     found, examples = rows_of(name)
     assert kept["examples"] == examples
     assert kept["version"] == manifest.get(kept["item"]).version
@@ -400,6 +403,39 @@ def test_the_newsgroups(messages):
     assert sum(row < newsgroups.TEST_ROWS for row in texts) == 11_273
     assert messages.digest == "4272cac5a3610d09"
     assert newsgroups.pairs().digest == "fcb2edd65f0fbb87"
+
+
+def test_messages_belong_to_their_groups_and_test_messages_are_the_later_ones():
+    found, (texts, groups) = newsgroups.topics(), newsgroups._read()
+    names = sorted({*groups.values()})
+    assert (len(names), names[0], names[-1]) == (20, "alt.atheism", "talk.religion.misc")
+    for part in (found.train, found.validation, found.test):
+        assert [names[target] for target in part.targets.tolist()] == [groups[row] for row in part.rows.tolist()]
+        assert list(part.texts) == [texts[row] for row in part.rows.tolist()]
+        assert np.bincount(part.targets).min() > len(part) / 40  # no group is rare
+    assert (found.test.rows >= newsgroups.TEST_ROWS).all()
+    assert (np.concatenate([found.train.rows, found.validation.rows]) < newsgroups.TEST_ROWS).all()
+
+
+def test_fewer_messages_are_the_first_of_them():
+    whole, some = newsgroups.topics(), newsgroups.topics(train=50, test=70)
+    assert (some.train.rows == whole.train.rows[:50]).all()
+    assert (some.test.rows == whole.test.rows[:70]).all()
+    assert (some.validation.rows == whole.validation.rows).all()
+    assert (newsgroups.topics(train=50, test=70, seed=1).train.rows != some.train.rows).any()
+    for sizes in ({"train": 10_274}, {"test": 7_515}, {"validation": -1}):
+        with pytest.raises(ValueError, match=r"newsgroups has 11273 \+ 7514 messages, not "):
+            newsgroups.topics(**sizes)
+
+
+def test_messages_for_the_encoder_begin_with_the_subject_and_have_20_classes():
+    found, raw = tasks.text("20-newsgroups", train=3, test=2), newsgroups.topics(train=3, test=2)
+    assert found.classes == 20
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [3, 1000, 2]
+    for part, texts in ((found.train, raw.train), (found.test, raw.test)):
+        assert part.targets.tolist() == texts.targets.tolist()
+        assert [x.tolist() for x in part.inputs] == [x.tolist() for x in tokens.token_ids(texts.texts, 40)]
+    assert tasks.text("20-newsgroups", train=3, test=2, length=9).test.inputs[0].shape == (9,)
 
 
 def test_grades_of_messages_come_from_groups():

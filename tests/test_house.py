@@ -63,7 +63,7 @@ LONG = {
     "methods/claims/li2023esfedavg.py claims": 44,
     "methods/data/newsgroups.py pairs": 47,
     "methods/engine/weights.py trained": 42,
-    "methods/harness/runner.py run": 68,
+    "methods/harness/runner.py run": 67,
     "methods/harness/smoke.py smoke": 53,
     "methods/recipes/fit.py fit": 56,
 }

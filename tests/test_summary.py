@@ -229,8 +229,11 @@ def test_a_run_of_a_track_has_its_settings_in_every_variant(monkeypatch):
     seen = []
     monkeypatch.setattr(runner, "run", lambda key, **options: seen.append((key, options)) or result())
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    bench._run("images-plain", "kaya2019sdn", 3, 1)
-    assert seen == [("kaya2019sdn", {"seed": 3, "scale": "full", "settings": TRACKS["images-plain"].settings})]
+    for name, items in (("images-plain", None), ("text-topics", ("minilm-l6", "newsgroups"))):
+        seen.clear()
+        bench._run(name, "kaya2019sdn", 3, 1)
+        own = {"settings": TRACKS[name].settings, "among": TRACKS[name].takes, "items": items}
+        assert seen == [("kaya2019sdn", {"seed": 3, "scale": "full", **own})]
     sdn = registry.get("kaya2019sdn")
     for name in sdn.variants:
         method = runner.given(sdn.variant(name, "full"), {"images": "fashion-mnist", "not_its_own": 1})

@@ -1,9 +1,13 @@
-"""20 Newsgroups as graded queries: a document asks for others like it.
+"""20 Newsgroups: messages of which each was posted to one group (`topics`), or that ask for others like it (`pairs`).
 
-A document of the same group has grade 2, one of the same top level (`comp.graphics`, `comp.windows.x`) grade 1, any
-other grade 0. Grades come from labels alone; what is said comes from the text alone. Documents of the official training
-part make training and validation queries, which share no document; those of the official test part make test queries.
-Texts are in lower case, letters only, and begin with the subject line.
+Texts are as this version of the collection has them: in lower case, letters only, with everything else replaced by
+spaces. Of the header only the subject line is left, at the beginning; quotations, the lines that announce them ("in
+article … writes", often with names and addresses) and signatures are still there. The official parts are by date: all
+of the test part was posted after the training part.
+
+In `pairs` a document of the same group has grade 2, one of the same top level (`comp.graphics`, `comp.windows.x`) grade
+1, any other grade 0. Grades come from labels alone; what is said comes from the text alone. Documents of the official
+training part make training and validation queries, which share no document; those of the test part make test queries.
 """
 
 from dataclasses import dataclass
@@ -15,11 +19,34 @@ from numpy.typing import NDArray
 from eelit.methods.data import fetch
 from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, labelled, shuffled
+from eelit.methods.data.text import Texts
 
 ITEM = "newsgroups"
 HELD = 1500  # documents of the training part that validation queries and their candidates come from
 SAME, NEAR = 2, 3  # of a held-out query's candidates, how many are of its group, how many of its top level alone
 TEST_ROWS = 100_000  # rows of the test part are counted from here on
+
+
+def topics(train: int = 4000, validation: int = 1000, test: int = 4000, *, seed: int = 0) -> Split[Texts]:
+    """Messages and their groups, 0 to 19 in the order of their names; of equal texts one is kept.
+
+    Training and validation messages come from the official training part, test messages from the official test part.
+    Asking for less leaves the others as they are.
+    """
+    texts, groups = _read()
+    names = sorted({*groups.values()})
+    ours = shuffled((row for row in texts if row < TEST_ROWS), seed)
+    later = shuffled((row for row in texts if row >= TEST_ROWS), seed)
+    if min(train, validation, test) < 0 or train + validation > len(ours) or test > len(later):
+        raise ValueError(f"{ITEM} has {len(ours)} + {len(later)} messages, not {train} + {validation} + {test}")
+    rows = labelled(ITEM, ours[validation : validation + train], ours[:validation], later[:test])
+
+    def part(numbers: NDArray[np.int64]) -> Texts:
+        chosen = numbers.tolist()
+        targets = np.array([names.index(groups[row]) for row in chosen], dtype=np.int64)
+        return Texts(tuple(texts[row] for row in chosen), targets, numbers)
+
+    return Split(part(rows.train), part(rows.validation), part(rows.test), rows.digest)
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,22 @@ from eelit.methods.engine.passages import LanguageData, language_data
 from eelit.methods.engine.queries import Queries, RankingData
 from eelit.methods.engine.translations import END, TranslationData, translation_data
 
+CLASSES = {"rotten-tomatoes": 2, "imdb": 2, "20-newsgroups": 20, "tweet-sentiment": None}
+"""How many classes the texts of a corpus have; None: one real value each."""
+
 
 @in_memory(8)
 def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) -> Data:
     """Return texts as int64 token ids of at most ``length`` tokens, with ``test`` test texts if that is given.
 
-    ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``tweet-sentiment`` (tweets, one real
-    value in [-1, 1]), or for unit tests only ``digits`` (scikit-learn's 8×8 pictures as 16 tokens of 33 grey levels, 10
-    classes) and ``digit-values`` (the same, to be read as a real value from -1 to 1).
+    ``rotten-tomatoes`` (sentences, 2 classes), ``imdb`` (reviews, 2 classes), ``20-newsgroups`` (messages, 20 classes),
+    ``tweet-sentiment`` (tweets, one real value in [-1, 1]), or for unit tests only ``digits`` (scikit-learn's 8×8
+    pictures as 16 tokens of 33 grey levels, 10 classes) and ``digit-values`` (the same, to be read as a real value from
+    -1 to 1).
     """
     if corpus in ("digits", "digit-values"):
         return _digit_tokens(train, length, test, values=corpus == "digit-values")
-    from eelit.methods.data import sentiment
+    from eelit.methods.data import newsgroups, sentiment
     from eelit.methods.data import text as texts
     from eelit.methods.data.tokens import token_ids
 
@@ -39,13 +43,15 @@ def text(corpus: str, *, train: int, length: int = 40, test: int | None = None) 
         split = texts.rotten_tomatoes(**sizes)
     elif corpus == "imdb":
         split = texts.imdb(**sizes)
+    elif corpus == "20-newsgroups":
+        split = newsgroups.topics(**sizes)
     else:
-        raise ValueError(f"no corpus {corpus!r}; there are rotten-tomatoes, imdb, tweet-sentiment and digits")
+        raise ValueError(f"no corpus {corpus!r}; there are {', '.join(CLASSES)} and digits")
     parts = [
         examples(token_ids(part.texts, max_length=length), part.targets)
         for part in (split.train, split.validation, split.test)
     ]
-    return data(parts, classes=None if corpus == "tweet-sentiment" else 2)
+    return data(parts, classes=CLASSES[corpus])
 
 
 @in_memory(1)  # the cluttered ones take 220 MB

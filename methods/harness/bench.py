@@ -44,10 +44,16 @@ def folder() -> Path:
 def members(name: str) -> list[str]:
     """Return the keys of the methods that are measured on a track, sorted.
 
-    These are all that need its data, but for those whose docstring says why they are measured apart.
+    These are all that need its data and have its task, but for those whose docstring says why they are measured apart.
     """
-    infos, _ = registry.described()
-    return sorted(info.key for info in infos if TRACKS[name].item in info.data and APART not in info.sections)
+    track, (infos, _) = TRACKS[name], registry.described()
+    return sorted(
+        info.key
+        for info in infos
+        if track.item in info.data
+        and APART not in info.sections
+        and track.takes({setting.name: setting.default for setting in info.settings})
+    )
 
 
 def code(key: str) -> str:
@@ -72,7 +78,8 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
     Current is what the present code measured on the present version of the data, with the track's settings.
     """
     found, unreadable = _read_all(sorted(((place or folder()) / name / key).glob("seed*.json")), key)
-    present, data = code(key), {item: manifest.get(item).version for item in registry.describe(key).data}
+    items = TRACKS[name].items or registry.describe(key).data
+    present, data = code(key), {item: manifest.get(item).version for item in items}
     current = [
         result
         for result in found.values()
@@ -192,8 +199,11 @@ def _run(name: str, key: str, seed: int, threads: int) -> Result | Exception:
     from eelit.methods.harness import runner
 
     torch.set_num_threads(threads)
+    track = TRACKS[name]
     try:
-        return runner.run(key, seed=seed, scale="full", settings=TRACKS[name].settings)
+        return runner.run(
+            key, seed=seed, scale="full", settings=track.settings, among=track.takes, items=track.items or None
+        )
     except SystemExit as error:  # a method that ends the process ends no benchmark
         return RuntimeError(f"its code ended the process (exit {error})")
     except Exception as error:

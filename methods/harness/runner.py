@@ -47,27 +47,28 @@ def run(
     scale: Scale = "default",
     variant: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    among: Callable[[Mapping[str, str]], bool] | None = None,
+    items: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Run one registered method on its real data; one curve per variant (or the one named).
 
-    ``settings`` hold for each variant that has a setting of the name, whatever its own value is there.
+    ``settings`` hold for each variant that has a setting of the name, whatever its own value is there, but only those
+    variants are run of whose own settings, as Python writes them, ``among`` holds. Then ``items`` of the data manifest
+    may be what is needed, in place of the method's.
     Raises `registry.UnknownMethod`, `fetch.DataUnavailable`, and `ValueError` for a variant or knob it does not have.
     """
     method = registry.get(key)
-    names = list(method.variants)
-    if variant is not None:
-        if variant not in names:
-            raise UnknownVariant(
-                f"{key} has no variant {variant!r}; it has {', '.join(filter(None, names)) or 'only one'}"
-            )
-        names = [variant]
-    for item in method.data:
+    names = _named_variants(key, method, variant)
+    if among is not None:
+        names = [name for name in names if among(_settings(method.variant(name, scale)))]
+    items = method.data if items is None else items
+    for item in items:
         fetch.fetch(item, progress=None)
     test, executed, repeats = SAMPLES[scale]
     code, revision = dependencies.digest(registry.describe(key).path), commit()  # the checkout may change meanwhile
     bench = Bench(seed=seed, test=test, executed=executed, repeats=repeats, cache=cache_root(), progress=progress)
-    data = {item: manifest.get(item).version for item in method.data}
+    data = {item: manifest.get(item).version for item in items}
     start = time.perf_counter()
     curves, claims, checks = [], [], []
     used: dict[str, str] = {}
@@ -86,8 +87,8 @@ def run(
             curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
         curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
         curves.append(curve)
-        settings_used = {f.name: repr(getattr(chosen, f.name)) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
-        used |= {f"{name}.{k}" if name and k in used else k: v for k, v in settings_used.items() if used.get(k) != v}
+        own_settings = _settings(chosen)
+        used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}
         tried = _tried(key, chosen, prepared, bench, curve) if scale != "smoke" and not knobs else []
         kept = conformance.of_curve(chosen, curve, whole=not knobs)
         claims += [o.model_copy(update={"name": _named(name, o.name)}) for o in tried]
@@ -114,10 +115,26 @@ def run(
     )
 
 
+def _named_variants(key: str, method: Method, variant: str | None) -> list[str]:
+    """Return the names of a method's variants, or the one that is given if there is such a one."""
+    names = list(method.variants)
+    if variant is None:
+        return names
+    if variant not in names:
+        known = ", ".join(filter(None, names)) or "only one"
+        raise UnknownVariant(f"{key} has no variant {variant!r}; it has {known}")
+    return [variant]
+
+
 def given(method: Method, settings: Mapping[str, Any]) -> Method:
     """Return the method with those of the settings that it has."""
     own = {f.name for f in dataclasses.fields(method)}  # type: ignore[arg-type]
     return method.replace({name: value for name, value in settings.items() if name in own})
+
+
+def _settings(method: Method) -> dict[str, str]:
+    """Return the settings of a method, as Python writes them."""
+    return {f.name: repr(getattr(method, f.name)) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
 
 
 def _prepared(method: Method, bench: Bench) -> tuple[Any, dict[str, Effort]]:

@@ -18,6 +18,15 @@ class Track:
     training: Mapping[str, str]  # the settings among these conditions that say how long is trained
     threads: int | None = None  # that a run computes with; None: all cores
     settings: Mapping[str, Any] = field(default_factory=dict)  # of each method that has a setting of the name
+    instead: Mapping[str, Any] = field(default_factory=dict)  # which of their own values these settings may replace
+    items: tuple[str, ...] = ()  # of the data manifest: what rows need, where settings replace the methods' own data
+
+    def takes(self, settings: Mapping[str, str]) -> bool:
+        """Return whether a method, or a variant, with these settings of its own, as Python writes them, has this task.
+
+        Those whose setting of a name in ``instead`` has another value have another task; None stands for no setting.
+        """
+        return all(settings.get(name, repr(None)) == repr(value) for name, value in self.instead.items())
 
 
 IMAGES = (
@@ -49,9 +58,32 @@ TRACKS = {
         "what is trained otherwise, and why; knobs chosen on 1,000 validation sentences, figures from 2,000 test "
         "sentences. "
         "Methods whose task is another one (regression, ranking, tagging, a stream of reviews) use the same backbone "
-        "on other data, and are listed apart.",
+        "on other data, and are listed apart. With two classes entropy, margin and largest probability order sentences "
+        "identically, so that differences between rules that compare one of them with a threshold come from the values "
+        "tried for their knobs alone: how such rules differ shows on the track text-topics, with 20 classes.",
         "4000 / 1000 / 2000",
         {"epochs": "1.0", "batch": "8"},
+    ),
+    "text-topics": Track(
+        "Text: MiniLM-L6 on 20 Newsgroups",
+        "minilm-l6",
+        "Which of 20 newsgroups a message was posted to: the data set with many classes beside the one with two, where "
+        "entropy, margin and largest probability order inputs identically, so that differences between rules that use "
+        "them come from the values tried for their knobs alone. With 20 classes the three orders differ, and the knobs "
+        "are spread over what exits say there. MiniLM-L6 is fine-tuned as on the track text (one epoch in batches of "
+        "8, the same rates, the same exceptions, which rows name), on the first 40 tokens of 4,000 messages; knobs "
+        "chosen on 1,000 validation messages, figures from 4,000 of the 7,514 test messages: at an accuracy of 0.6 "
+        "their standard error, 0.008, is that of the 2,000 sentences of the track text. The parts are the official "
+        "ones, by date: test messages were posted after those for training and validation, so knobs are chosen on "
+        "easier messages. Texts are in lower case and letters only. Of the header the subject line alone is left; "
+        "quotations, the lines that announce them and signatures are not removed, and help to tell groups apart. "
+        "Methods whose task is another one are not on this track: regression (variants of PABEE and BERxiT), ranking, "
+        "tagging, and SplitEE’s stream of reviews.",
+        "4000 / 1000 / 4000",
+        {"epochs": "1.0", "batch": "8"},
+        settings={"corpus": "20-newsgroups", "held": 4000},
+        instead={"corpus": "rotten-tomatoes", "stream": None},
+        items=("minilm-l6", "newsgroups"),
     ),
     "images": Track(
         "Images: cluttered Fashion-MNIST",

@@ -112,6 +112,9 @@ class PfBerxit(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (
         math.inf, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001, 3e-4, 1e-4, 1e-5, 0.0
     )  # fmt: skip
+    many: ClassVar[tuple[float, ...]] = (
+        math.inf, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001, 1e-4, 0.0
+    )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "adapters": {},
         "fine-tuned": {"adapter": 0, "rate": 1e-4},  # PABEE's training

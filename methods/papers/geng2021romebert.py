@@ -33,7 +33,7 @@ Deviations
     3. Learning rate 1e-4 (heads: 1e-3) instead of 2e-5, since there is only one epoch. It warms up for 10 % of the
        steps, and weights decay by 0.01; the released code does neither. Gradients are clipped at norm 1, as there.
     4. KL is a sum over classes and a mean over samples. The released code's mean is over classes too, which makes it
-       weaker by the number of classes (2 here): its gamma of 0.9 is not quite ours.
+       weaker by the number of classes (2 of sentences): its gamma of 0.9 is not quite ours.
     5. The released code, as DeeBERT's, has an exit head at the last layer beside the real one: no loss ever trains it,
        yet it may answer. Here the last layer has its real head alone.
     6. "The last layer" is the last one. The released code leaves out layer 12 by name, whatever the network's depth.
@@ -54,7 +54,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.text import TextMethod
+from eelit.methods.families.text import NATS, TextMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.distillation import divergence
 from eelit.methods.recipes.fit import Batch, fit
@@ -152,6 +152,7 @@ class RomeBert(TextMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "entropy threshold"
     knobs: ClassVar[tuple[float, ...]] = (2.4, 1.5, 0.69, 0.67, 0.65, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.0)
+    many: ClassVar[tuple[float, ...]] = NATS
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SD + GR": {}, "SD only": {"leads": None}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 8.0, "batch": 64, "rate": 6e-3,

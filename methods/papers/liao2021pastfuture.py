@@ -52,7 +52,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.text import TextMethod
+from eelit.methods.families.text import NATS, TextMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
@@ -193,6 +193,7 @@ class PastFuture(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (
         2.4, 1.7, 1.2, 0.69, 0.68, 0.66, 0.63, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.001, 0.0
     )  # fmt: skip
+    many: ClassVar[tuple[float, ...]] = NATS
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"past and future": {}, "local": {"local": True}}
     # Twice the sentences of other methods: with fewer its exits stay near chance.
     smoke: ClassVar[Mapping[str, Any]] = {**TextMethod.smoke, "train_size": 480, "length": 40}

@@ -50,7 +50,7 @@ from eelit.methods.backbones.encoder import encoder, pooler_of, stages_of
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.stored_outputs import CONFIDENCES
+from eelit.methods.engine.stored_outputs import CONFIDENCES, LOW
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.text import TextMethod
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -105,6 +105,7 @@ class RightTool(TextMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = CONFIDENCES
+    many: ClassVar[tuple[float, ...]] = (CONFIDENCES[0], *LOW, *CONFIDENCES[1:])
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"calibrated": {}, "uncalibrated": {"calibrated": False}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "layers": (1, 2, 4), "train_size": 900,

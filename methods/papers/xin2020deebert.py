@@ -55,7 +55,7 @@ from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.families.exits import Prepared
-from eelit.methods.families.text import TextMethod
+from eelit.methods.families.text import NATS, TextMethod
 from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import train_heads
@@ -78,6 +78,7 @@ class DeeBert(TextMethod):
     data: ClassVar[tuple[str, ...]] = ("minilm-l6", "movie-reviews")
     knob: ClassVar[str] = "entropy threshold"
     knobs: ClassVar[tuple[float, ...]] = (2.4, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0)
+    many: ClassVar[tuple[float, ...]] = NATS
     tiny: ClassVar[Mapping[str, Any]] = {
         "encoder": "tiny", "corpus": "digits", "train_size": 900, "epochs": 12.0, "rate": 8e-3,
         "ramp_epochs": 6.0, "ramp_rate": 2e-2, "batch": 64,

@@ -157,6 +157,7 @@ class Berxit(TextMethod):
     knobs: ClassVar[tuple[float, ...]] = (
         0.0, 0.5, 0.525, 0.55, 0.575, 0.6, 0.625, 0.65, 0.675, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0,
     )  # fmt: skip
+    many: ClassVar[tuple[float, ...]] = tuple(n / 20 for n in range(21))  # exits are less often right
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "classification": {},
         "regression": {"corpus": "tweet-sentiment", "train_size": 3000},

@@ -225,14 +225,16 @@ class Collection:
     def on_board(self, board: bench.Board) -> list[tuple[str, list[Trial], str]]:
         """Return the trials of all methods of a track, measured ones first, with what is to say of missing results."""
         keys = [*board.verdicts, *board.unmeasured]
-        return [(key, trials, self.waiting(key)) for key in keys if (trials := self.trials(key, board))]
+        return [(key, trials, self.waiting(key, board)) for key in keys if (trials := self.trials(key, board))]
 
     def tally(self, board: bench.Board) -> dict[str, int]:
         """Return how the outcomes of a track fared, from all its methods."""
         return tally(trial for _, trials, _ in self.on_board(board) for trial in trials)
 
-    def waiting(self, key: str) -> str:
+    def waiting(self, key: str, board: bench.Board | None = None) -> str:
         """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
+        if board and key in board.verdicts:  # another variant tests it, whose task is that of another track
+            return "not measured on this track"
         if self.tracks(key):
             return "not measured yet on the track"
         return "tested in every run of the method, but without a verdict, since the method is on no track"

@@ -291,7 +291,8 @@ def _edge(collection: Collection) -> dict[str, Any]:
 def _data(collection: Collection) -> dict[str, Any]:
     items = manifest.items()
     users = {item.name: [key for key, method in collection.methods.items() if item in method.items] for item in items}
-    return {"items": items, "users": users}
+    measuring = {item.name: [name for name, track in TRACKS.items() if item.name in track.items] for item in items}
+    return {"items": items, "users": users, "measuring": measuring}
 
 
 def _errata(collection: Collection) -> dict[str, Any]:

@@ -15,6 +15,7 @@ CORPORA = {
     "tweet-sentiment": "tweets to airlines",
     "brown": "sentences of the Brown corpus",
     "newsgroups": "pairs of 20 Newsgroups postings",
+    "20-newsgroups": "messages of 20 Newsgroups",
     "cluttered": "cluttered pictures of clothes",
     "fashion-mnist": "pictures of clothes",
 }
