@@ -20,7 +20,7 @@ from eelit.methods.own.shipped import folder, shipped
 from eelit.site.generator import own, pages
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "site" / "examples"
 MOST_LINES = 30
 MOST_BYTES = 150_000
 WALKS = own.WALKS
@@ -114,7 +114,7 @@ def test_shipped_outputs_are_small_and_say_where_they_are_from(name):
     assert TRACKS[example.track].item in registry.describe(example.method).data
     assert manifest.get(example.data)
     assert example.licence in (ROOT / "LICENSE-DATA").read_text(encoding="utf-8")
-    assert "methods/own/shipped/" in (ROOT / "LICENSE-DATA").read_text(encoding="utf-8")
+    assert "methods/own/examples/" in (ROOT / "LICENSE-DATA").read_text(encoding="utf-8")
     data = read(example.word)
     assert data.name == example.word
     assert data.samples == sum(example.splits.values())
@@ -125,7 +125,7 @@ def test_shipped_outputs_are_small_and_say_where_they_are_from(name):
 
 
 def test_nothing_else_is_shipped():
-    assert {path.name for path in folder().iterdir()} == {"shipped.toml", *(f"{name}.npz" for name in shipped())}
+    assert {path.name for path in folder().iterdir()} == {"examples.toml", *(f"{name}.npz" for name in shipped())}
 
 
 @pytest.mark.parametrize("name", shipped())

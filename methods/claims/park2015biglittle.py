@@ -79,7 +79,8 @@ def at_run_time(method: BigLittle, prepared: Prepared, bench: Bench) -> Outcome:
     known = prepared.fitted
     theta, seen, test = known.theta(method.allowed), prepared.split("fitting"), prepared.split("test")
     allowed = float(((theta <= known.SM) & ~same_in(seen.outputs)).mean())
-    clean = method.pair(*test.outputs, test.targets, 0.0, 0.0), same_in(test.outputs)
+    little, big = test.outputs
+    clean = method.pair(little, big, test.targets, 0.0, 0.0), same_in(test.outputs)
     noisy = seen_by(method, prepared, with_noise(test.examples, bench.seed), bench)
     step = float(known.SM[float("inf") > known.SM].max()) / STEPS
     streams = [streamed(pair.SM, same, theta, allowed, step, bench.seed) for pair, same in (clean, noisy)]

@@ -19,14 +19,14 @@ from eelit.site.generator import markup
 from eelit.site.generator.plots import Line
 
 FOLDER = "own"
-PROGRAMS = "examples"
+PROGRAMS = "site/examples"
 """Folder of the checkout that holds the walk-throughs and what came of running them."""
 WALKS = ("hugging_face", "cnn", "any_framework")
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk-through: its program, and what `examples/record.py` wrote down when it ran."""
+    """A walk-through: its program, and what `site/examples/record.py` wrote down when it ran."""
 
     name: str
     code: str

@@ -1,4 +1,4 @@
-"""Make the outputs of exits that come with eelit again, from networks of the tracks: python examples/logits.py [NAME…].
+"""Make the outputs of exits that come with eelit again: python site/examples/logits.py [NAME…].
 
 A network that was trained before comes from the cache; else it is trained, which takes some minutes each.
 """

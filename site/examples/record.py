@@ -1,4 +1,4 @@
-"""Run the walk-throughs and write down what their pages show of the run: python examples/record.py [NAME…]."""
+"""Run the walk-throughs and write down what their pages show of the run: python site/examples/record.py [NAME…]."""
 
 import io
 import json
