@@ -238,7 +238,7 @@ class MultiExitViT(ExitMethod):
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"grid": 2, "width": 12, "heads": 1, "filters": 4, "last_weight": 1.0}
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 1000, "width": 32, "epochs": 3.0, "batch": 32, "rate": 3e-3,
+        "images": "fashion-mnist", "train_size": 1000, "width": 32, "epochs": 3.0, "batch": 32, "rate": 3e-3,
         "head_epochs": 1.0, "head_rate": 1e-2,
     }  # fmt: skip
 
