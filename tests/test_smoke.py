@@ -82,6 +82,9 @@ def test_other_packages_methods_run_and_a_failure_hides_nothing(ran):
     assert mine["status"] == "passed"
     assert mine["executed_now"]
     assert all(e["counted"] == e["claimed"] for e in mine["result"]["curves"][0]["executions"])
+    assert mine["processor_seconds"] >= mine["result"]["training"]["seconds"] >= 0, "of the whole test"
+    assert mine["processor_seconds"] > 0
+    assert broken["processor_seconds"] is not None
 
 
 def test_a_process_that_dies_and_a_module_that_is_missing_take_no_other_method_along(run):

@@ -372,6 +372,9 @@ class SmokeReport(Typed):
     finished: AwareDatetime
     seconds: Finite = Field(description="wall time after the preparation")
     prepared_seconds: Finite
+    processor_seconds: Finite | None = Field(
+        default=None, description="of the whole test, without imports that all tests share; None: an older report"
+    )
     fingerprint: str = Field(description="hash of code, data, versions and seed")
     log: str
     error: str | None = None

@@ -122,14 +122,23 @@ def _load() -> None:
 
 
 def _run_one(key: str, mark: str, seed: int, cache: str) -> SmokeReport | OSError:
-    """Run one method in this process with one torch thread; every error but a full disk becomes part of the report."""
+    """Run one method in this process with one torch thread, its processor seconds counted."""
     os.environ["EELIT_CACHE"] = cache
     import torch
 
-    from eelit.methods.harness import runner
-
     _load()
     torch.set_num_threads(1)
+    began = time.process_time()
+    found = _tested(key, mark, seed)
+    if isinstance(found, OSError):
+        return found
+    return found.model_copy(update={"processor_seconds": round(time.process_time() - began, 2)})
+
+
+def _tested(key: str, mark: str, seed: int) -> SmokeReport | OSError:
+    """Run one method; every error but a full disk becomes part of the report."""
+    from eelit.methods.harness import runner
+
     log: list[str] = []
 
     def progress(message: str, share: float | None) -> None:
