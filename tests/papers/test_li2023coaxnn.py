@@ -347,7 +347,7 @@ def test_the_search_finds_what_trying_all_chromosomes_finds(prepared):
 
 
 def test_the_best_of_all_chromosomes_is_that_of_trying_each(prepared):
-    """At full size, too, where a million of them differ, it is no costlier than a search."""
+    """On both networks; at full size a million chromosomes differ."""
     _, _, ready = prepared(KEY)
     method = tiny(levels=(0.4, 1.0, 2.4))
     every = np.array(
