@@ -167,7 +167,7 @@ def test_while_filters_are_settled_what_is_clipped_is_the_gradient_of_those_left
     models.append(method.build(data, 0))
     method.train_at(0.25, models[0], data, Bench())
     assert [len(each) for each in zero] == [0] * 6 + [4] + [0] * 5 + [4] * 6
-    assert all(slope > 0 for slope in zero[6])
+    assert any(slope > 0 for slope in zero[6])  # not all: a shift below 0 cuts a first convolution's map off
     assert not any(slope for each in zero[12:] for slope in each)
     assert not any(p._backward_hooks for p in models[0].parameters())
 
@@ -347,7 +347,7 @@ def test_the_search_finds_what_trying_all_chromosomes_finds(prepared):
 
 
 def test_the_best_of_all_chromosomes_is_that_of_trying_each(prepared):
-    """At full size, too, where a million of them differ, it is no costlier than a search."""
+    """On both networks; at full size a million chromosomes differ."""
     _, _, ready = prepared(KEY)
     method = tiny(levels=(0.4, 1.0, 2.4))
     every = np.array(
@@ -442,8 +442,9 @@ def test_pruning_alone_is_of_networks_whose_last_stage_alone_learns(stages):
             method.epochs, 40, 600, {method.rate},
         )  # fmt: skip
     model = rival.build(method.load(), 0)
+    zero_filters(model, 0.25, for_good=True)  # as at the end of a training, here of no steps
     x, y = torch.stack(list(thinned.train.inputs[:16])), thinned.train.targets[:16]
-    expected = F.cross_entropy(model.train()(x)[-1], y)
+    expected = F.cross_entropy(model.eval()(x)[-1], y)
     assert thinned.loss(thinned.batch_of(torch.arange(16), x)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
