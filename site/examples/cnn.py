@@ -1,7 +1,5 @@
 """A convolutional network with named stages gets exits, learns, and is run by a rule that was chosen for it."""
 
-import math
-
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -27,14 +25,13 @@ class Cnn(nn.Module):
 
 
 torch.manual_seed(0)
-digits = load_digits()
-images, labels = torch.tensor(digits.images[:, None] / 16).float(), torch.tensor(digits.target)
-order = torch.randperm(len(labels))
-train, held_out, new = (TensorDataset(images[part], labels[part]) for part in order.split([700, 800, 297]))
+x, labels = map(torch.tensor, load_digits(return_X_y=True))
+images = x.float().view(-1, 1, 8, 8) / 16
+train, held_out, new = (TensorDataset(images[i], labels[i]) for i in torch.randperm(1797).split([700, 800, 297]))
 
 
 def head(shape, outputs):
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))
+    return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), outputs))
 
 
 network = attach(Cnn(), ["layer1", "layer2"], heads=head, probe=images[:8])  # refused if this changed its answers
@@ -42,5 +39,5 @@ network.fit(DataLoader(train, 32, shuffle=True), "sdn", epochs=8, head_epochs=4,
 logits = network.collect(DataLoader(held_out, 100))
 rule = calibrate(logits, "max-confidence", max_drop=0.02, confidence=0.9)
 found = network.infer(new.tensors[0], rule)
-right, share = (found.predicted == new.tensors[1]).float().mean(), found.macs.mean() / logits.full_cost
-print(f"{right:.1%} of {len(new)} digits right at {share:.1%} of the full model's multiply-accumulates")
+right = (found.predicted == new.tensors[1]).float().mean()
+print(f"{right:.1%} of {len(new)} digits right at {found.macs.mean() / logits.full_cost:.1%} of the full model's MACs")
