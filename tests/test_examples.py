@@ -169,7 +169,7 @@ def documented():
 
 
 def rendered(template, **values):
-    site = SimpleNamespace(methods={}, works={})
+    site = SimpleNamespace(methods={}, works={}, boards={})
     return pages.environment().get_template(template).render(site=site, **values)
 
 
