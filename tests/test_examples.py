@@ -115,7 +115,7 @@ def test_shipped_outputs_are_small_and_say_where_they_are_from(name):
     assert TRACKS[example.track].item in registry.describe(example.method).data
     assert manifest.get(example.data)
     assert example.licence in (ROOT / "LICENSE-DATA").read_text(encoding="utf-8")
-    assert "methods/own/shipped/" in (ROOT / "LICENSE-DATA").read_text(encoding="utf-8")
+    assert "methods/own/outputs/" in (ROOT / "LICENSE-DATA").read_text(encoding="utf-8")
     data = read(example.word)
     assert data.name == example.word
     assert data.samples == sum(example.splits.values())
@@ -126,7 +126,7 @@ def test_shipped_outputs_are_small_and_say_where_they_are_from(name):
 
 
 def test_nothing_else_is_shipped():
-    assert {path.name for path in folder().iterdir()} == {"shipped.toml", *(f"{name}.npz" for name in shipped())}
+    assert {path.name for path in folder().iterdir()} == {"outputs.toml", *(f"{name}.npz" for name in shipped())}
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -195,8 +195,8 @@ def _saving(scores: Scores, found: list[Setting], parts: Any, drop: float) -> Sa
     if not found:
         return None
     data, rows = scores.logits, parts.choosing
-    lost = [(scores.gain[-1] - setting.decided.gain)[rows].astype(np.float64) for setting in found]
-    luck = ROOM * np.array([standard_error(row) for row in lost]) if drop > 0 else 0.0
+    losses = [(scores.gain[-1] - setting.decided.gain)[rows].astype(np.float64) for setting in found]
+    luck = ROOM * np.array([standard_error(row) for row in losses]) if drop > 0 else 0.0
     chosen = (
         np.array([mean_of(costs_under(data, setting), rows) / data.full_cost for setting in found]),
         np.array([mean_of(setting.decided.gain, rows) for setting in found]) - luck,
