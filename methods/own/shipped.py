@@ -1,7 +1,7 @@
 """Real outputs of exits that come with eelit, to try things on: ``example:NAME`` in the place of a file.
 
 They are what networks of the benchmark's tracks said of samples that they did not learn from, with labels and counted
-costs; `examples/examples.toml` says of each which network, how trained, and under which licence.
+costs; `outputs/outputs.toml` says of each which network, how trained, and under which licence.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Shipped:
 
 def folder() -> Path:
     """Return where the files lie: in a checkout and in an installed package alike."""
-    return Path(str(files("eelit.methods"))) / "own" / "examples"
+    return Path(str(files("eelit.methods"))) / "own" / "outputs"
 
 
 @cache
 def shipped() -> dict[str, Shipped]:
     """Return all of them by name."""
-    told = tomllib.loads((folder() / "examples.toml").read_text(encoding="utf-8"))
+    told = tomllib.loads((folder() / "outputs.toml").read_text(encoding="utf-8"))
     licence = told.pop("licence")
     return {name: Shipped(name=name, licence=licence, **facts) for name, facts in told.items()}

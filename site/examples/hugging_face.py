@@ -8,7 +8,7 @@ from eelit.methods import attach, calibrate, load, load_rule
 from eelit.methods.data import fetch, text
 
 torch.manual_seed(0)
-reviews = text.rotten_tomatoes(train=256, validation=320, test=160)  # your own: texts with their labels
+reviews = text.rotten_tomatoes(train=400, validation=400, test=200)  # your own: texts with their labels
 name = fetch.path("minilm-l6")  # your own: a folder, or a name such as "bert-base-uncased"
 tokenizer = AutoTokenizer.from_pretrained(name)
 model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2)
@@ -24,8 +24,7 @@ def batches(part, shuffle=False):
 
 
 network = attach(model)  # an exit after every layer; the model's own head stays the last
-numbers = {"epochs": 1, "rate": 2e-4, "head_rate": 2e-3}
-network.fit(batches(reviews.train, shuffle=True), "pabee", freeze="bert.embeddings", **numbers)  # words: too few texts
+network.fit(batches(reviews.train, shuffle=True), "pabee", epochs=1, rate=2e-4, head_rate=2e-3)
 logits = network.collect(batches(reviews.validation))
 rule = calibrate(logits, "max-confidence", budget=0.5)
 network.save("network")
