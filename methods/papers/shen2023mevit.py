@@ -125,7 +125,8 @@ class FineTunedViT(ExitMethod):
     tau: float = 2.0  # temperature of these answers; not known of the paper
     images: str = "cluttered"  # data; the paper: two sets of fine-grained kinds
     train_size: int = 6000  # training images
-    patch: int = 6  # pixels a side; ViT-B/16: 16 of 224
+    grid: int = 4  # patches a side; ViT-B/16: 14
+    spread: float = 1.0  # standard deviation of the positions at first; usually 0.02
     width: int = 128  # of a token; ViT-B/16: 768
     layers: int = 6  # L; ViT-B/16: 12
     heads: int = 4  # of attention; ViT-B/16: 12
@@ -142,14 +143,14 @@ class FineTunedViT(ExitMethod):
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fine-tuned": {}, "frozen": {"frozen": True}}
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "train_size": 400, "patch": 4, "width": 32, "layers": 3, "heads": 2, "branches": (1, 2),
+        "images": "digits", "train_size": 400, "grid": 2, "width": 32, "layers": 3, "heads": 2, "branches": (1, 2),
         "epochs": 8.0, "batch": 32, "rate": 1e-2, "tune_epochs": 2.0, "tune_rate": 3e-3, "branch_rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "images": "fashion-mnist", "train_size": 1000, "patch": 7, "width": 32, "layers": 4, "branches": (1, 2, 3),
+        "images": "fashion-mnist", "train_size": 1000, "width": 32, "layers": 4, "branches": (1, 2, 3),
         "epochs": 4.0, "rate": 5e-3, "tune_epochs": 2.0, "tune_rate": 2e-3, "branch_rate": 5e-3,
     }  # fmt: skip
-    others: ClassVar[Mapping[str, Any]] = {"branches": (2,), "patch": 2}
+    others: ClassVar[Mapping[str, Any]] = {"branches": (2,), "grid": 4}
 
     def load(self) -> Data:
         """Images ``[C, H, W]`` in ten classes, split into training, validation and test data."""
@@ -157,13 +158,11 @@ class FineTunedViT(ExitMethod):
 
     def layout(self, shape: torch.Size) -> Layout:
         """Return the sizes for images ``[C, H, W]``. Raises `ValueError` for what cannot be cut so."""
-        if shape[1] != shape[2] or shape[1] % self.patch:
-            raise ValueError(
-                f"images of {shape[1]}×{shape[2]} pixels cannot be cut into patches of {self.patch} a side"
-            )
+        if shape[1] != shape[2] or shape[1] % self.grid:
+            raise ValueError(f"images of {shape[1]}×{shape[2]} pixels cannot be cut into {self.grid} patches a side")
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads of attention cannot share a width of {self.width}")
-        return Layout(shape[1] // self.patch, self.width, self.heads, filters=0)  # no branch convolves
+        return Layout(self.grid, self.width, self.heads, filters=0)  # no branch convolves
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """The network, which is made before its branches and does not depend on where these stand.
@@ -175,7 +174,9 @@ class FineTunedViT(ExitMethod):
         torch.manual_seed(seed)
         shape, classes = data.train.inputs[0].shape, data.classes or 1
         layout = self.layout(shape)
-        parts = [Embedding(shape[0], self.patch, layout), *(encoder_layer(layout) for _ in range(self.layers))]
+        embedding = Embedding(shape[0], shape[1] // self.grid, layout)
+        nn.init.normal_(embedding.positions, std=self.spread)
+        parts = [embedding, *(encoder_layer(layout) for _ in range(self.layers))]
         last = own_head(layout, classes)
         bounds = [0, *(layer + 1 for layer in self.branches), len(parts)]
         stages = [nn.Sequential(*parts[a:b]) for a, b in pairwise(bounds)]

@@ -94,12 +94,12 @@ def test_where_branches_stand_does_not_change_the_network():
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     ours = registry.get("bakhtiarnia2021mevit").variant("MLP-EE", "tiny")
-    ours = ours.replace({"layers": 3, "patch": 4, "width": 32}).build(data, 0).plain_network().state_dict()
+    ours = ours.replace({"layers": 3, "grid": 2, "width": 32}).build(data, 0).plain_network().state_dict()
     assert all(torch.equal(one[name], ours[name]) for name in one)
 
 
 def test_the_default_network_is_that_of_the_other_transformer_on_the_track():
-    for name in ("width", "layers", "heads", "epochs", "batch", "rate", "train_size", "images", "patch"):
+    for name in ("width", "layers", "heads", "epochs", "batch", "rate", "train_size", "images", "grid", "spread"):
         assert getattr(FineTunedViT(), name) == getattr(MultiExitViT(), name)
     pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 48, 48)), classes=10)
     model = FineTunedViT().build(pictures, 0)
@@ -107,13 +107,13 @@ def test_the_default_network_is_that_of_the_other_transformer_on_the_track():
     assert not model.training
     pictures = SimpleNamespace(train=SimpleNamespace(inputs=torch.zeros(1, 1, 28, 28)), classes=10)
     plain = runner.given(FineTunedViT(), TRACKS["images-plain"].settings).build(pictures, 0)
-    assert next(iter(plain.states(torch.zeros(2, 1, 28, 28)))).shape == (2, 50, 128)
+    assert next(iter(plain.states(torch.zeros(2, 1, 28, 28)))).shape == (2, 17, 128)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"patch": 3}, "images of 8×8 pixels cannot be cut into patches of 3 a side"),
+        ({"grid": 3}, "images of 8×8 pixels cannot be cut into 3 patches a side"),
         ({"heads": 3}, "3 heads of attention cannot share a width of 32"),
         ({"branches": (0, 1)}, r"branches stand after some of the layers 1 to 2, not \(0, 1\)"),
         ({"branches": (1, 3)}, r"branches stand after some of the layers 1 to 2, not \(1, 3\)"),
