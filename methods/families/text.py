@@ -64,8 +64,13 @@ class TextMethod(JointText, ExitMethod):
 
     def __post_init__(self) -> None:
         """Take the knobs for many classes where there are many."""
-        if self.many and (tasks.CLASSES.get(self.corpus) or 2) > 2:
+        if self.many and self.many_classes:
             object.__setattr__(self, "knobs", self.many)
+
+    @property
+    def many_classes(self) -> bool:
+        """Whether the texts have more than two classes; digits of unit tests do not count."""
+        return (tasks.CLASSES.get(self.corpus) or 2) > 2
 
     def load(self) -> Data:
         """Token ids of sentences, with classes or values."""
@@ -73,5 +78,5 @@ class TextMethod(JointText, ExitMethod):
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return those of all exits; for many classes the largest probability has low thresholds too."""
-        held, test = prepared.split("validation"), prepared.split("test")
-        return with_low_thresholds(super().baselines(prepared, bench), held, test, self.score)
+        found, held, test = super().baselines(prepared, bench), prepared.split("validation"), prepared.split("test")
+        return with_low_thresholds(found, held, test, self.score) if self.many_classes else found
