@@ -60,7 +60,7 @@ FILTER = """() => {
 
 def copied(root):
     """Copy what the site is built from into an empty folder, which then is a checkout."""
-    for room in ("bib", "catalog", "examples", "site"):
+    for room in ("bib", "catalog", "site"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite"))
     for name in ("mkdocs.yml", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root / name)

@@ -698,7 +698,7 @@ IMAGES_OTHERWISE = {
     "bolukbasi2017adaptive": [TWO] * 2,
     "bonato2021classspecific": [TWO] * 2,
     "daghero2020class": [TWO] * 2,
-    "dai2020epnet": [TWO],
+    "dai2020epnet": [[40, 250]],
     "dong2022exitpredictor": [TWO] * 2,
     "huang2018msdnet": [[40]] * 2,
     "kaya2019sdn": [TWO, [40]],
@@ -718,6 +718,7 @@ IMAGES_OTHERWISE = {
     "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
     "wang2018idk": [[40, 40, *[150] * 17], [40, 40, 150], TWO, TWO],
+    "wang2019dynexit": [[40], [40]],
     "wang2018skipnet": [[10] * 6],
     "wang2020gfnet": [[40] * 3],
     "wolczyk2021ztw": [[40, 40, 80]] * 3,
@@ -745,7 +746,7 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
     for name in main.variants:
         method = runner.given(main.variant(name, "full"), TRACKS["images"].settings)
         assert method.train_size == 6_000
-        small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "patch": 2, "width": 16, "trees": 4}
+        small = {"images": "digits", "train_size": PICTURES, "pixels": 2, "width": 16, "trees": 4}
         small |= {"widths": (8, 16)} if key != "wang2018skipnet" else {}
         small |= {"tail": (1,) * 10} if key == "duggal2020elf" else {}  # there are too few digits for a longer one
         course = stages(runner.given(method, small))

@@ -104,7 +104,7 @@ TRACKS = {
         "6000 / 2000 / 10000",
         {"epochs": "2.0", "batch": "32"},
         1,
-        {"images": "fashion-mnist", "patch": 4, **ALL_IMAGES},
+        {"images": "fashion-mnist", **ALL_IMAGES},
     ),
 }
 """Name of a track → the track."""
