@@ -11,7 +11,10 @@ from eelit.catalog.sources import sources
 from eelit.methods.harness import summary
 from eelit.site.generator import board, compared, looks, plots, tested
 from eelit.site.generator.collection import gather
+from eelit.site.generator.pages import pages
 from eelit.site.generator.reports import read_reports
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,14 @@ def collection(tmp_path_factory):
 @pytest.fixture(scope="module")
 def groups(collection):
     return compared.compared(collection, collection.boards["text"])
+
+
+def test_what_a_page_says_of_itself_stands_first_in_it(collection):
+    """A line before it, as of a macro, would make it text."""
+    every = dict(pages(collection, ROOT))
+    told = {name: text for name, text in every.items() if name.endswith(".md") and "\ntitle: " in text[:500]}
+    assert len(told) > 200
+    assert [name for name, text in told.items() if not text.startswith("---\n")] == []
 
 
 def lines(count):
