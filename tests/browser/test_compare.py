@@ -98,7 +98,7 @@ def test_few_curves_take_the_looks_that_differ_most_and_many_keep_their_own(open
     dash = "lines => lines.map(line => getComputedStyle(line).strokeDasharray)"
     for names in (["DeeBERT", "PABEE, classification"], ["DeeBERT", "PABEE, classification", "RomeBERT, SD only"]):
         for name in names:
-            page.locator(".ee-pick").get_by_label(name, exact=True).check()
+            page.locator(".ee-pick").first.get_by_label(name, exact=True).check()
         expect(drawn(page).locator("[aria-roledescription='line mark']")).to_have_count(len(names))
         few = looks(page, names)
         for parts in zip(*few.values(), strict=True):
