@@ -10,10 +10,10 @@ import torch
 from exit_rules import rules as all_policies
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speaking import speaking
 from stored import digits, made
 
 from eelit.methods.engine.evaluate import answered, infer, replay
-from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.own import rules
 from eelit.methods.own.compare import compare
 from eelit.methods.own.curves import halves, tried
@@ -83,21 +83,6 @@ def test_every_policy_really_skips_where_its_replay_stops(name, outputs):
     for policy in every:
         found = infer(speaking(said), torch.arange(len(y)), policy)
         assert found.exits.tolist() == replay(policy, said).tolist(), policy
-
-
-class Head(torch.nn.Module):
-    """Says what is stored of the samples whose numbers it is shown."""
-
-    def __init__(self, said):
-        super().__init__()
-        self.said = said
-
-    def forward(self, number):
-        return self.said[number]
-
-
-def speaking(said):
-    return MultiExit([torch.nn.Identity() for _ in said], [Head(part) for part in said])
 
 
 @QUICK
