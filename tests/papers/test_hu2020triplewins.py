@@ -688,3 +688,10 @@ def test_exits_without_a_defence_must_lose_ten_points(prepared):
     ours = method.trial(method.rule(0.25, ready), claimed.stored(method, ready, bench, average, "average")).quality
     assert found.measured.startswith(f"{theirs:.4f}, with the defence {ours:.4f} ({ours - theirs:+.4f} ± ")
     assert found.holds is (ours - theirs >= 0.1)
+
+
+@pytest.mark.parametrize(("test", "attacked"), [(None, 40), (80, 10), (400, 40)])
+def test_a_run_that_measures_on_fewer_images_attacks_an_eighth_of_them(prepared, test, attacked):
+    method, _, ready = prepared(KEY)
+    found = claimed.stored(method, ready, Bench(test=test), lambda model, x, y, ball, rng: x, "", 40)
+    assert len(found.targets) == attacked
