@@ -5,7 +5,8 @@ as many threads as the track has, stopped by the largest probability, from token
 heads and policy included. Beside it, in turn in the same process: the full model, a batch that waits for its hardest
 member (what toolkits do that stop whole batches), and one sample at a time in a Python loop (what the published BERT
 codes do). Efficiency is the share of time saved over the share of MACs saved. Then, by batch size, what a sample pays
-for a stage and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind.
+for a stage and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind. On the image tracks
+also how it is in larger networks of the same kind, untrained, of which the same share leaves at each exit.
 
 It ends with 1 if a cell misses the floor of `eelit.methods.harness.speed`. With ``--keep`` the site shows what was
 measured: on a machine that does nothing else.
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,8 +31,9 @@ from eelit.methods.engine.method import Bench, Method
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
+from eelit.methods.families.images import ImageMethod
 from eelit.methods.harness import bench, registry, runner
-from eelit.methods.harness.speed import FLOOR, GOAL, Cell, Price, Speed, keep
+from eelit.methods.harness.speed import FLOOR, GOAL, HALF, LARGE, Cell, Price, Size, Speed, keep
 from eelit.methods.harness.tracks import TRACKS
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -38,6 +41,7 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 SAVED = (0.25, 0.5, 0.75)
 SAMPLES = {1: 32, 8: 96, 32: 192, 128: 256}  # batch size → samples timed at once
 LOOP = 32  # samples of a cell that the loop over single ones takes
+BLOCKS = (3, 4, 6)  # of each width, in networks of the image tracks' kind; the first is the tracks' own
 NEVER = MaxConfidence(1.1)  # every exit is asked, and nobody leaves
 
 
@@ -140,6 +144,38 @@ def price(seen: StoredOutputs, model: MultiExit, size: int, repeats: int) -> Pri
     return Price(batch=size, stage=stage, exit=one_exit)
 
 
+def leaving(answers: Tensor, share: float) -> MaxConfidence:
+    """Return the policy under which this share of those who come leaves at each exit, of answers ``[E, n, C]``."""
+    surest, thresholds = answers.softmax(-1).amax(-1), []
+    staying = torch.ones(answers.shape[1], dtype=torch.bool)
+    for at_exit in surest[:-1]:
+        thresholds.append(at_exit[staying].quantile(1 - share).item())
+        staying &= at_exit < thresholds[-1]
+    return MaxConfidence(thresholds)
+
+
+@torch.inference_mode()
+def size(method: ImageMethod, blocks: int, images: Tensor, repeats: int) -> Size:
+    """Print the lines of a network with so many blocks of each width, and return what they say."""
+    larger: ImageMethod = method.replace({"blocks": blocks})
+    model = larger.deployed(larger.build(larger.load(), seed=0))
+    answers, cells = model(images), []
+    alone = costs.count(lambda: full(model, images[:1]))
+
+    def saved(policy: Policy, x: Tensor) -> float:
+        return 1 - costs.count(lambda: infer(model, x, policy)) / (alone * len(x))
+
+    for batch in LARGE:
+        parts = [*images.split(batch)]
+        policies = [leaving(answers, share) for share in np.linspace(0.1, 0.5, 21).tolist()]
+        policy = min(policies, key=lambda each: abs(sum(saved(each, x) for x in parts) / len(parts) - HALF))
+        timed = medians({"ours": partial(infer, model, policy=policy), "full": partial(full, model)}, parts, repeats)
+        macs = sum(saved(policy, x) for x in parts) / len(parts)
+        cells.append(Cell(aimed=HALF, batch=batch, saved=macs, time_saved=1 - timed["ours"] / timed["full"]))
+        print(f"{blocks:6}  {alone / 1e6:12.0f}  {batch:5}  {macs:10.3f}  {cells[-1].efficiency:9.3f}", flush=True)
+    return Size(macs=alone, blocks=blocks, cells=cells)
+
+
 def main(repeats: int, kept: bool) -> int:
     """Print a table for each network; return 1 if one misses the floor."""
     missed = False
@@ -164,11 +200,16 @@ def table(track: str, key: str, method: Method, repeats: int) -> Speed:
     found = [operating_point(seen, model, saved, size, repeats) for saved in SAVED for size in SAMPLES]
     print(f"{sum(cell.efficiency >= GOAL for cell in found)} of {len(found)} cells reach {GOAL}; `<` marks the others")
     print("batch  stage, ms each  exit asked, ms  exits' share of stage")
-    prices = [price(seen, model, size, repeats) for size in SAMPLES]
+    prices = [price(seen, model, batch, repeats) for batch in SAMPLES]
+    sizes = []
+    if isinstance(method, ImageMethod):
+        print("blocks  million MACs  batch  MACs saved  efficiency (untrained networks)")
+        images = torch.stack(list(seen.examples.inputs[: max(LARGE)]))
+        sizes = [size(method, blocks, images, repeats) for blocks in BLOCKS]
     now = datetime.now(UTC).replace(microsecond=0)
     return Speed(
         track=track, key=key, code=bench.code(key), created=now, commit=runner.commit(), versions=runner.versions(),
-        machine=runner.machine(), cells=found, prices=prices,
+        machine=runner.machine(), cells=found, prices=prices, sizes=sizes,
     )  # fmt: skip
 
 

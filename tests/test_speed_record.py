@@ -7,7 +7,7 @@ import pytest
 from eelit.catalog.sources import sources
 from eelit.methods.engine.records import Machine, Unreadable
 from eelit.methods.harness import bench
-from eelit.methods.harness.speed import Cell, Price, Speed, keep, stored
+from eelit.methods.harness.speed import Cell, Price, Size, Speed, keep, stored
 from eelit.site.generator.collection import gather
 from eelit.site.generator.pages import generated
 from eelit.site.generator.reports import read_reports
@@ -69,3 +69,16 @@ def test_the_page_of_a_track_shows_it_with_its_reason(tmp_path):
     assert "at batch 1 it takes 40 % of the time of a stage" in shown
     assert "stale" not in shown[shown.index("#speed") :].split("</table>")[0]
     assert "#speed" not in pages["tracks/text.md"], "nothing was measured there"
+    assert "larger the network" not in shown, "no larger one was measured"
+
+
+def test_larger_networks_stand_beside_it(tmp_path):
+    half = [Cell(aimed=0.5, batch=batch, saved=0.48, time_saved=0.42) for batch in (32, 128)]
+    sizes = [Size(macs=1e8 * blocks, blocks=blocks, cells=half) for blocks in (3, 4)]
+    collection = gather(sources(), read_reports(tmp_path / "none")[0])
+    collection.speeds = {"images": speed(0.1, 0.2, 0.42, 0.48).model_copy(update={"sizes": sizes})}
+    shown = next(text for page, text in generated(collection) if page == "tracks/images.md")
+    rows = shown.split("by the size of the network</caption>")[1].split("</table>")[0]
+    assert '<th scope="col" class="num">batch 32</th><th scope="col" class="num">batch 128</th>' in rows
+    assert '<th scope="row" class="num">4</th><td class="num">400</td><td class="num">0.88 ' in rows
+    assert shown.count("<div") == shown.count("</div>")

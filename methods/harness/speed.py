@@ -49,8 +49,16 @@ class Price(Typed):
     exit: float = Field(allow_inf_nan=False, description="milliseconds for exit head, policy and what keeps the books")
 
 
+class Size(Typed):
+    """The same in a network of the track's kind that is untrained, where about half of the MACs are saved."""
+
+    macs: Positive = Field(description="of the full model for one sample")
+    blocks: Annotated[Count, Field(ge=1)] = Field(description="of each width")
+    cells: list[Cell] = Field(min_length=1, description="one per batch size")
+
+
 class Speed(Typed):
-    """What was measured of one track's network."""
+    """What was measured of one track's network, and of others of its kind."""
 
     track: str
     key: str = Field(description="whose trained network it is")
@@ -61,6 +69,7 @@ class Speed(Typed):
     machine: Machine
     cells: list[Cell] = Field(min_length=1)
     prices: list[Price] = Field(min_length=1)
+    sizes: list[Size] = Field(default_factory=list, description="by the number of blocks")
 
     @property
     def current(self) -> bool:
