@@ -240,7 +240,9 @@ def _figures(rows: list[Row]) -> list[list[str]]:
     lines["area under the curve"] = [_said(row.area, _beyond(row)) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.against):
         lines[f"gain over {name}, at 50%"] = [_said(row.against.get(name, {}).get(0.5)) for row in rows]
-    lines["share leaving at each exit, %"] = [" ".join(f"{100 * share:.0f}" for share in row.exits) for row in rows]
+    lines["share leaving at each exit, %"] = [
+        " ".join(f"{100 * share:.0f}" for share in row.exits) or "number of exits differs by seed" for row in rows
+    ]
     lines["calibration error of each exit"] = [
         " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
     ]

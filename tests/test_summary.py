@@ -16,7 +16,7 @@ from measured import KEY, curve, point, result
 from eelit.methods.data import manifest
 from eelit.methods.engine import costs
 from eelit.methods.engine.operating_points import at, cheapest_within
-from eelit.methods.engine.records import Baseline, DesignPoint, Effort, Outcome, Search, Timing
+from eelit.methods.engine.records import Baseline, DesignPoint, Effort, ExitFacts, Outcome, Search, Timing
 from eelit.methods.harness import bench, registry, runner, summary
 from eelit.methods.harness.plot import compare
 from eelit.methods.harness.tracks import TRACKS
@@ -93,6 +93,32 @@ def test_each_point_says_what_it_was_set_to():
 def test_where_seeds_found_knobs_of_their_own_only_the_rank_is_told():
     row = summary.row([turned(0.5, 1.0), turned(0.25, 1.0)], "", current=True)
     assert row.knobs == ["threshold, step 1 of 2", "threshold 1"]
+
+
+def test_seeds_that_kept_different_numbers_of_exits_are_averaged_but_not_exit_by_exit(place, eelit):
+    def kept(seed, exits):
+        cut = [point(0.2 + 0.1 * i, 0.6) for i in range(exits)]
+        static = Baseline(name="static exit", validation=cut, test=cut)
+        held, test = (
+            [each.model_copy(update={"exits": [1 / exits] * exits}) for each in points]
+            for points in (curve().validation, curve().test)
+        )
+        facts = [ExitFacts(quality=0.5, cost=50.0, calibration_error=0.1)] * exits
+        found = curve().model_copy(update={"validation": held, "test": test, "baselines": [static], "each_exit": facts})
+        return result(seed).model_copy(update={"curves": [found]})
+
+    for each in (kept(0, 2), kept(1, 2), kept(2, 3)):
+        bench.keep(each, place / "text")
+    known = bench.stored("text", KEY, place)
+    assert ([found.seed for found in known.results], known.unreadable) == ([0, 1, 2], ())
+    row = summary.row(known.results, "", current=True)
+    assert row.at[0.5].each == pytest.approx([0.75] * 3)
+    assert len(row.points) == 3
+    assert (row.exits, row.calibration, row.baselines["static exit"]) == ([], [], [])
+    two = summary.row(known.results[:2], "", current=True)
+    assert (two.exits, len(two.calibration), len(two.baselines["static exit"])) == ([0.5, 0.5], 2, 2)
+    told = eelit("compare", "pabee", "--track", "text")
+    assert "differs by seed" in told.output
 
 
 def test_a_variant_has_its_own_settings_instead_of_the_shared_ones():

@@ -336,12 +336,14 @@ class Result(Typed):
 
     @property
     def shape(self) -> list[object]:
-        """What results of the same code with different seeds have in common: which curves, of how many points."""
+        """What results of the same code with different seeds have in common: which curves, of how many points.
+
+        Not how many exits there are: with one seed a method may keep more of them than with another.
+        """
         return [
             (
-                *(curve.variant, curve.knob, curve.quality, curve.unit),
-                *(len(curve.test), len(curve.test[0].exits), len(curve.each_exit)),
-                [(baseline.name, len(baseline.test)) for baseline in curve.baselines],
+                *(curve.variant, curve.knob, curve.quality, curve.unit, len(curve.test)),
+                [baseline.name for baseline in curve.baselines],
             )
             for curve in self.curves
         ]

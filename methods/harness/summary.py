@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
@@ -36,6 +36,8 @@ from eelit.methods.harness import registry
 
 if TYPE_CHECKING:
     from eelit.methods.harness.paired import Standing
+
+X = TypeVar("X")
 
 SHARES = (0.25, 0.5, 0.75)
 POINT = 0.01
@@ -259,9 +261,18 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
     )
 
 
+def _together(each: Iterable[Sequence[X]]) -> list[tuple[X, ...]]:
+    """Return what is in the same place with every seed; nothing where a seed has more places than another.
+
+    With one seed a method may keep more exits than with another: those in the same place are not the same then.
+    """
+    every = list(each)
+    return list(zip(*every, strict=True)) if len({len(one) for one in every}) == 1 else []
+
+
 def _calibration(curves: Sequence[Curve]) -> list[Spread | None]:
     """Return the calibration error of each exit."""
-    exits = zip(*(curve.each_exit for curve in curves), strict=True)
+    exits = _together(curve.each_exit for curve in curves)
     return [Spread.of(facts.calibration_error for facts in at_exit) for at_exit in exits]
 
 
@@ -280,7 +291,7 @@ def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, floa
     """Return the mean cost share and quality of each knob over the curves of several seeds."""
     return [
         (mean(1 / point.speed_up for point in knob), mean(point.quality for point in knob))
-        for knob in zip(*curves, strict=True)
+        for knob in _together(curves)
     ]
 
 
@@ -291,7 +302,7 @@ def setting(knob: str, value: float) -> str:
 
 def _knobs(curves: Sequence[Sequence[OperatingPoint]], knob: str) -> list[str]:
     """Return what each point was set to; where a seed has found values of its own, all that is shared is the rank."""
-    together = list(zip(*curves, strict=True))
+    together = _together(curves)
     return [
         setting(knob, points[0].knob)
         if all(point.knob == points[0].knob for point in points)
@@ -316,7 +327,7 @@ def _section(key: str, heading: str) -> str:
 def _leaving(curves: Sequence[Curve]) -> list[float]:
     """Return the share of test samples leaving at each exit, mean over seeds, each at its knob nearest to half."""
     near = [curve.test[_nearest(curve, 0.5, range(len(curve.test)))].exits for curve in curves]
-    return [mean(shares) for shares in zip(*near, strict=True)]
+    return [mean(shares) for shares in _together(near)]
 
 
 def _nearest(curve: Curve, share: float, among: Iterable[int]) -> int:
