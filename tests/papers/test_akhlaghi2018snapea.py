@@ -520,7 +520,7 @@ def test_pruning_must_leave_exact_mode_something_to_save_and_add_to_it(changed, 
 
 
 def test_the_least_weights_of_each_kernel_leave_its_list():
-    """They are read as 2, 0.5, -3, -1 and as 4, 1, -0.5, -0.25; the sign check begins at the first below 0 that is left."""
+    """They are read as 2, 0.5, -3, -1 and 4, 1, -0.5, -0.25; the check begins at the first below 0 that is left."""
     conv = nn.Conv2d(4, 2, 1)
     conv.weight.data = torch.tensor([[-1.0, 0.5, -3.0, 2.0], [4.0, 1.0, -0.25, -0.5]]).view(2, 4, 1, 1)
     found = claimed.pruned(read(conv, Choice.of(2)), 0.6)
