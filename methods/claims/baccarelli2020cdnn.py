@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.claims.comparisons import better_than, gains
+from eelit.methods.claims.comparisons import better_than, gains, swept
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
-from eelit.methods.engine.records import Baseline, Curve, Outcome
+from eelit.methods.engine.records import Baseline, Curve, Effort, Outcome
 from eelit.methods.families.tiers import Prepared
 from eelit.methods.papers.baccarelli2020cdnn import CdnnOverFog, known, placed, threshold
 
@@ -19,14 +19,15 @@ ALPHAS = (0.2, 0.1, 0.06, 0.04, 0.02)
 """Local errors for which thresholds are set."""
 FEW = 50
 """Accepted samples below which an error says little."""
+WHERE = "On a network trained end to end"
+"""Where settings are compared with those of another training."""
 
 
 def claims(method: CdnnOverFog, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Try them on this training; what the trainings are worth is compared once, beside the first of them."""
     found = [kept_errors(prepared), nearly_best(method, bench), less_energy(curve)]
     if method.training == "end-to-end":
-        ours = Baseline(name="end-to-end", validation=curve.validation, test=curve.test)
-        found += [beside(method, other, ours, bench) for other in ("layer-wise", "classifier-wise")]
+        found += [beside(method, other, curve, bench) for other in ("layer-wise", "classifier-wise")]
     return found
 
 
@@ -101,10 +102,23 @@ def less_energy(curve: Curve) -> Outcome:
     )
 
 
-def beside(method: CdnnOverFog, other: str, ours: Baseline, bench: Bench) -> Outcome:
-    """End-to-end training beside another one, each with its own thresholds, places and mapping."""
-    rival = method.replace({"training": other})
+def beside(method: CdnnOverFog, other: str, curve: Curve, bench: Bench) -> Outcome:
+    """End-to-end training beside another one, each with its own thresholds, places and mapping; and what both took."""
+    rival, others = method.replace({"training": other}), bench.trainings
+    bench.trainings = {}  # so that those of the rival are there alone, perhaps from the cache
     ready = rival.prepare(bench)
-    held, test = (rival.sweep(ready, bench, split, rival.knobs) for split in ("validation", "test"))
-    theirs = Baseline(name=other, validation=held, test=test)
-    return better_than(f"{other} training", gains(ours, theirs), "On a network trained end to end")
+    took = sum(bench.trainings.values(), Effort(seconds=0.0, steps=0))
+    bench.trainings = others | bench.trainings
+    ours = Baseline(name="end-to-end", validation=curve.validation, test=curve.test)
+    found = better_than(f"{other} training", gains(ours, swept(rival, ready, bench, rival.knobs)), WHERE)
+    return found.model_copy(update={"measured": f"{found.measured}; {efforts(curve.training, took, other)}"})
+
+
+def efforts(ours: Effort | None, theirs: Effort, other: str) -> str:
+    """Return in words what the two trainings took."""
+    told = [
+        f"{name} took {effort.steps} steps and {effort.seconds:.1f} s of the processor"
+        for name, effort in (("end-to-end", ours), (other, theirs))
+        if effort
+    ]
+    return ", ".join(told)

@@ -49,9 +49,12 @@ Deviations
     3. Fashion-MNIST and a small plain network, 6,000 images, two epochs of AdamW, instead of trained AlexNet,
        GoogLeNet, SqueezeNet and VGGNet on ImageNet; single precision instead of the circuit's numbers.
     4. Cost is the number of products, counted one by one. The paper's times and energies come from a simulated
-       accelerator, whose lanes stop one by one; on a processor, which multiplies whole matrices, leaving out single
-       products takes longer than computing all of them, as the measured seconds show.
+       accelerator, whose lanes stop one by one. The measured seconds are those of an emulation, which gathers for each
+       place in the lists the sums that are left and computes each product by itself, so that it can be counted: they
+       say little of what a program for this processor could do, and nothing of the accelerator.
     5. Thresholds are fitted on half of the validation images, and the budget is judged on the others.
+    6. The claim about pruned networks is tried with the weights of least magnitude of each kernel left out, as many in
+       each, and without any further training; how the paper's networks were pruned could not be read.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ Training
     3. it sends of each tensor theta the ceil(s numel) numbers that it has changed most, or (variant "weight") those of
        largest magnitude, and their positions, mask m_k;
     4. theta_j <- sum_k n_k m_kj theta_kj / sum_k n_k m_kj, and theta_j stays if no client sent it.
-    After the last round each client takes the blocks, sets all but the largest numbers of each tensor of weights to 0,
-    and trains the rest, with its heads, once more: its weights are sparse and personal.
+    After the last round each client takes the blocks, sets all but the largest ceil(r numel) numbers of each tensor of
+    weights to 0, and trains the rest, with its heads, once more: its weights are sparse and personal.
 
 Exit rule
     stop at the first of the client's exits with max softmax >= threshold; else its last exit answers.
@@ -33,11 +33,14 @@ Deviations
     1. Everything is reconstructed from the title: that budgets are depths, that heads are the personal part, which
        weights are sent and kept, and how they are averaged. No number of the preprint is known. Two readings of which
        weights are sent are variants; which of them is the preprint's, if either, is not known.
-    2. Fashion-MNIST, a small network of three blocks, a Dirichlet partition of classes; 8 clients that all take part
-       in each of 20 rounds of one local epoch. AdamW, whose rate rises and falls within each round.
+    2. Fashion-MNIST, a small network of three blocks, a Dirichlet partition of classes, another for each seed; 8
+       clients that all take part in each of 20 rounds of one local epoch. AdamW, whose rate rises and falls within each
+       round.
     3. Each client has a fixed share of each part of the data; its validation and test images have the same mixture of
        classes as its training images.
     4. An update that is not finite is left out of the average.
+    5. The share s of the weights that is sent and the share r that is kept in the end are separate settings, of equal
+       value: so each can be tried alone. The server sends whole blocks, so s bears only on the way to it.
 """
 
 from __future__ import annotations
@@ -97,11 +100,17 @@ def head(channels: int, side: int, classes: int) -> nn.Sequential:
 
 
 class Federation(MultiExit):
-    """The server's network, and beside it what each client has of it."""
+    """The server's network, beside it what each client has of it, and the bytes ``[2]`` that training took.
+
+    These are all messages of all rounds, to the clients and back.
+    """
+
+    traffic: Tensor
 
     def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], budgets: Sequence[int]) -> None:
         super().__init__(stages, heads)
         self.clients = nn.ModuleList(MultiExit(deepcopy(stages[:e]), deepcopy(heads[:e])) for e in budgets)
+        self.register_buffer("traffic", torch.zeros(2, dtype=torch.int64))
 
 
 def mask(theta: Tensor, density: float) -> Tensor:
@@ -133,6 +142,7 @@ class Local:
     batch: int
     rate: float
     density: float
+    kept: float
     shared: str
     by: str
     seed: int
@@ -184,7 +194,7 @@ class Client:
         """Set all but the largest numbers of each tensor of weights in its blocks to 0."""
         for name, p in self.model.named_parameters():
             if name.startswith("stages.") and p.dim() > 1:
-                p.mul_(mask(p, self.how.density))
+                p.mul_(mask(p, self.how.kept))
 
     def work(self, turn: int) -> dict[str, Any]:
         """Train, and return what it sends: nothing after the last round, which is its own affair."""
@@ -271,8 +281,9 @@ class EsFedAvg(ExitMethod):
     clients: int = 8  # in the federation; the paper: unknown, as all that follows
     budgets: tuple[int, ...] = (1, 2, 3)  # blocks that clients can afford, in turn
     alpha: float = 0.3  # of the Dirichlet partition of classes: the smaller, the more skewed
-    partition: int = 0  # seed of the partition
-    density: float = 0.3  # s, the share of the weights that is sent, and kept in the end
+    partition: int = 0  # the seed of the partition is this number plus the seed of the run
+    density: float = 0.3  # s, the share of the weights that is sent
+    kept: float = 0.3  # r, the share of the weights of blocks that a client keeps in the end
     by: str = "update"  # whose magnitude says which numbers are sent: update, what the round has changed, or weight
     shared: str = "blocks"  # what is averaged: blocks, all (heads too), or nothing
     rounds: int = 20  # of averaging
@@ -293,14 +304,16 @@ class EsFedAvg(ExitMethod):
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 800, "rounds": 10, "widths": (8, 16, 32), "rate": 1e-2}
     others: ClassVar[Mapping[str, Any]] = {
-        "by": "weight", "budgets": (1, 3), "density": 0.8, "shared": "all", "widths": (6, 8, 16), "clients": 4,
+        "by": "weight", "budgets": (1, 3), "density": 0.8, "kept": 0.6, "shared": "all", "widths": (6, 8, 16),
+        "clients": 4,
     }  # fmt: skip
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         for field_ in ("clients", "rounds", "train_size"):
             checked(name, field_, getattr(self, field_), whole=True, least=1)
-        checked(name, "density", self.density, above=0, most=1)
+        for field_ in ("density", "kept"):
+            checked(name, field_, getattr(self, field_), above=0, most=1)
         checked(name, "budgets", self.budgets, per_exit=True, whole=True, least=1, most=len(self.widths))
         for field_, known in (("shared", SHARED), ("by", BY)):
             if getattr(self, field_) not in known:
@@ -335,7 +348,12 @@ class EsFedAvg(ExitMethod):
     @property
     def local(self) -> dict[str, Any]:
         """The settings of what clients do by themselves."""
-        return {name: getattr(self, name) for name in ("epochs", "batch", "rate", "density", "shared", "by", "rounds")}
+        names = ("epochs", "batch", "rate", "density", "kept", "shared", "by", "rounds")
+        return {name: getattr(self, name) for name in names}
+
+    def trained(self, bench: Bench) -> tuple[Any, Data]:
+        """Load, build and train as all methods do; who has which images follows the seed of the run, too."""
+        return super(EsFedAvg, self.replace({"partition": self.partition + bench.seed})).trained(bench)
 
     def train(self, model: MultiExit, data: Data, bench: Bench) -> None:
         """All rounds, then what each client does by itself."""
@@ -344,11 +362,12 @@ class EsFedAvg(ExitMethod):
         clients, local = data.each("train"), self.local
 
         def rounds() -> None:
-            members, turns = members_of(model, clients, local, bench), local["rounds"] + 1
+            members, turns, seen = members_of(model, clients, local, bench), local["rounds"] + 1, Traffic()
             for turn in range(turns):
                 bench.progress("rounds of the federation", turn / turns)
                 asks, wanted = [each.handle for each in members], [each.names() for each in members]
-                one_round(model, asks, wanted, turn, Traffic())
+                one_round(model, asks, wanted, turn, seen)
+            model.traffic.copy_(torch.tensor([sum(seen.down), sum(seen.up)]))
             bench.steps += sum(each.steps for each in members)
 
         settings = {each.name: getattr(self, each.name) for each in fields(self)}

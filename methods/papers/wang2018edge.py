@@ -49,6 +49,7 @@ Deviations
     6. c and b are those of the round that ended; the released code takes the round before it. Evaluating the last w is
        forecast as one step and one averaging, as there; it takes less. If not one more step fits, it is evaluated at
        once; the released code takes a step nevertheless, and exceeds the budget.
+    7. The bytes of all messages are counted too. They are told beside the losses; the budget is one of seconds alone.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
-from eelit.methods.engine.records import Baseline, Chance, Execution, OperatingPoint
+from eelit.methods.engine.records import Baseline, Chance, Execution, OperatingPoint, Rate, Simulation
 from eelit.methods.policies.base import checked
 from eelit.methods.recipes.federated import Ask, Traffic, Update, averaged, divided, exchange, skewed
 from eelit.methods.world.machines import Computer, Link
@@ -338,6 +339,14 @@ class Run:
     spent: float = 0.0  # seconds
     taus: list[int] = field(default_factory=list)  # of each round that was in time
     costs: list[tuple[float, float]] = field(default_factory=list)  # c and b of each
+    traffic: Traffic = field(default_factory=Traffic)  # bytes of all messages, of what came too late as well
+
+    def asked(self, crowd: Crowd, w: Tensor, steps: int) -> list[Answer]:
+        """Let every node work, and note the bytes that cross."""
+        answers = crowd.ask(w, steps)
+        self.traffic.down += [answer.down for answer in answers]
+        self.traffic.up += [answer.up for answer in answers]
+        return answers
 
     def judged(self, w: Tensor, loss: float) -> None:
         """Keep the parameters if their loss is the least so far; one that is not finite never is."""
@@ -349,7 +358,7 @@ def federate(crowd: Crowd, sizes: Sequence[int], w: Tensor, edge: Any, budget: f
     """Train within the budget, from parameters ``w``; ``control`` says after each round how many steps come next."""
     run, tau, last = Run(w), control.tau, False
     while True:
-        answers = crowd.ask(w, tau)
+        answers = run.asked(crowd, w, tau)
         told, watched = [answer.told for answer in answers], control.watched
         local, end = edge.round(run.spent, answers, tau / (tau + watched))
         if end > budget:
@@ -374,7 +383,7 @@ def federate(crowd: Crowd, sizes: Sequence[int], w: Tensor, edge: Any, budget: f
 
 def ended(run: Run, crowd: Crowd, sizes: Sequence[int], w: Tensor, edge: Any, budget: float) -> Run:
     """Return the run after the last parameters are judged, if there is time for it."""
-    answers = crowd.ask(w, 0)
+    answers = run.asked(crowd, w, 0)
     _, end = edge.round(run.spent, answers, 1.0)
     if end <= budget:
         run.judged(w, weighted([answer.told.loss for answer in answers], sizes))
@@ -573,10 +582,34 @@ class AdaptiveFederated(Method):
             samples=sum(len(y) for _, y in prepared.parts),
             claimed=expected.spent,
             counted=found.spent,
-            agrees=found.taus == expected.taus and torch.equal(found.w, expected.w),
+            agrees=(found.taus, found.traffic) == (expected.taus, expected.traffic)
+            and torch.equal(found.w, expected.w),
             seconds=ours,
             full_seconds=whole,
             not_finite=int(not math.isfinite(found.loss)),
+        )
+
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
+        """Return the nodes and links of all trainings, for as long as the longest of them may take."""
+        edge, seconds, parts = self.edge(bench.seed), min(self.knobs[-1], SPAN), list[Rate]()
+        for k, (computer, link) in enumerate(zip(edge.computers, edge.links, strict=True), 1):
+            for part, trace, unit in (
+                (f"node {k}, speed", computer.speed, "million MACs/s"),
+                (f"link of node {k}, bandwidth", link.bandwidth, "Mbit/s"),
+            ):
+                times = [time for time in trace.times if time < seconds]
+                rates = [rate / 1e6 for rate in trace.rates[: len(times)]]
+                parts.append(Rate(part=part, unit=unit, times=times, rates=rates))
+        images = ", ".join(str(len(y)) for _, y in prepared.parts)
+        return Simulation(
+            seconds=seconds,
+            rates=parts,
+            constants=[
+                "the nodes train; no test image goes through this world",
+                f"training images of each node: {images}",
+                f"each link: {1000 * self.round_trip:.4g} ms there and back",
+                "a round ends when the last answer is there",
+            ],
         )
 
     def seconds(self, prepared: Prepared, budget: float) -> float:

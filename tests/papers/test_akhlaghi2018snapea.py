@@ -504,3 +504,74 @@ def test_claims_can_fail_and_hold():
 
     assert claimed.faster(curve(0.9, 5.0)).holds
     assert not claimed.faster(curve(1.1, 0.5)).holds
+    assert "emulation" in claimed.faster(curve(0.9, 5.0)).not_comparable
+
+
+@pytest.mark.parametrize(
+    ("changed", "holds"),
+    [
+        ({}, True), ({"early": 101.0}, False), ({"density": 1.0}, False), ({"whole": 99.0}, False),
+        ({"same": 0.99}, False),
+    ],
+)  # fmt: skip
+def test_pruning_must_leave_exact_mode_something_to_save_and_add_to_it(changed, holds):
+    found = claimed.Pruned(density=0.5, early=100.0, never=128.0, whole=200.0, accuracy=0.8, same=1.0)
+    assert claimed.with_pruning(found._replace(**changed)).holds is holds
+
+
+def test_the_least_weights_of_each_kernel_leave_its_list():
+    """They are read as 2, 0.5, -3, -1 and 4, 1, -0.5, -0.25; the check begins at the first below 0 that is left."""
+    conv = nn.Conv2d(4, 2, 1)
+    conv.weight.data = torch.tensor([[-1.0, 0.5, -3.0, 2.0], [4.0, 1.0, -0.25, -0.5]]).view(2, 4, 1, 1)
+    found = claimed.pruned(read(conv, Choice.of(2)), 0.6)
+    assert found.weight.tolist() == [[2, -3, -1], [4, 1, -0.5]]
+    assert found.index.tolist() == [[3, 2, 0], [0, 1, 3]]
+    assert (found.start.tolist(), found.m) == ([1, 2], 3)
+    few = claimed.pruned(read(conv, Choice.of(2)), 0.1)
+    assert (few.weight.tolist(), few.start.tolist()) == ([[-3], [4]], [0, 1])
+    never = claimed.pruned(read(conv, None), 0.6)
+    assert (never.index.tolist(), never.start.tolist(), never.may_stop) == (found.index.tolist(), [3, 3], False)
+
+
+def test_a_pruned_network_is_the_one_with_zeros_and_reads_none(prepared):
+    method, _, ready = prepared(KEY)
+    x = torch.stack(list(ready.examples("test").inputs[:20]))
+    before = {name: value.clone() for name, value in ready.model.state_dict().items()}
+    lists = [[claimed.pruned(each, 0.5) for each in method.rule(knob, ready)] for knob in (0.0, -1.0)]
+    early, never = (run(ready.model, x, each) for each in lists)
+    with torch.no_grad():
+        zeros = claimed.filled(ready.model, lists[0])
+        assert torch.allclose(zeros(x), never.answers, atol=1e-4)
+        assert not torch.allclose(zeros(x), ready.model(x), atol=1e-2)
+    assert torch.equal(early.answers, never.answers)
+    assert all(torch.equal(value, before[name]) for name, value in ready.model.state_dict().items())
+    whole = run(ready.model, x, method.rule(-1.0, ready)).macs
+    assert (never.macs <= 0.56 * whole).all()  # of 9 weights 5 are left, of more half
+    assert (early.macs <= never.macs).all()
+    assert early.macs[1:].sum() < never.macs[1:].sum()
+
+
+def test_as_much_is_pruned_as_held_out_images_allow(prepared, monkeypatch):
+    """The first density whose network is nearly as good; what is looked at are the images of the fitting alone."""
+    method, _, ready = prepared(KEY)
+    never, asked = method.rule(-1.0, ready), []
+    filled, held = claimed.filled, ready.examples("fitting")
+    least = (ready.model(torch.stack(list(held.inputs))).argmax(dim=1) == held.targets).float().mean() - claimed.FREE
+
+    def right(density):
+        model = filled(ready.model, [claimed.pruned(each, density) for each in never])
+        return (model(torch.stack(list(held.inputs))).argmax(dim=1) == held.targets).float().mean()
+
+    with torch.no_grad():
+        good = [density for density in claimed.DENSITIES if right(density) >= least - 1e-6]
+    monkeypatch.setattr(claimed, "filled", lambda model, lists: asked.append(lists[0].m) or filled(model, lists))
+    assert 0.1 < claimed.sparsest(ready, never) == min(good, default=1.0)
+    assert asked == sorted(asked)
+    with pytest.raises(TestDataAsked):
+        ready.for_choosing.examples("test")
+    found = claimed.of_pruned(method, ready)
+    assert (found.density, found.same) == (claimed.sparsest(ready, never), 1)
+    assert found.early < min(found.never, found.whole)
+    assert found.whole == pytest.approx(float(ready.spent(ready.at("test", 0.0)).double().mean()))
+    monkeypatch.setattr(claimed, "FREE", -2.0)
+    assert claimed.sparsest(ready, never) == 1.0

@@ -1,6 +1,7 @@
 """What only CDNN-over-Fog promises: thresholds, places and rates by hand and by search, and three ways of training."""
 
 import math
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from eelit.methods.claims import baccarelli2020cdnn as claimed
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.records import Effort, OperatingPoint
 from eelit.methods.families.tiers import Plan
 from eelit.methods.harness import registry
 from eelit.methods.papers.baccarelli2020cdnn import (
@@ -416,7 +417,9 @@ def test_claims_are_tried_and_trainings_compared_once(prepared):
     method, bench, ready = prepared(KEY)
     swept = [method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")]
     quality, cost = method.full_model(ready, bench)
-    curve = SimpleNamespace(validation=swept[0], test=swept[1], full_quality=quality, full_cost=cost)
+    took = Effort(seconds=1.25, steps=11)
+    curve = SimpleNamespace(validation=swept[0], test=swept[1], full_quality=quality, full_cost=cost, training=took)
+    before = dict(bench.trainings)
     found = claimed.claims(method, ready, bench, curve)
     assert [outcome.name for outcome in found][-2:] == [
         "better than layer-wise training",
@@ -424,6 +427,17 @@ def test_claims_are_tried_and_trainings_compared_once(prepared):
     ]
     assert len(found) == 5
     assert found[1].holds
+    for outcome, variant in zip(found[-2:], ("layer-wise", "classifier-wise"), strict=True):
+        own = replace(bench, trainings={})
+        tiny(variant).prepare(own)  # from the cache, which tells what its training took
+        assert before.items() | own.trainings.items() <= bench.trainings.items()
+        steps = sum(effort.steps for effort in own.trainings.values())
+        seconds = sum(effort.seconds for effort in own.trainings.values())
+        assert outcome.measured.endswith(
+            f"; end-to-end took 11 steps and 1.2 s of the processor, {variant} took {steps} steps and {seconds:.1f} s "
+            "of the processor"
+        )
+        assert steps > 0
     other, _, apart = prepared(KEY, "layer-wise")
     assert len(claimed.claims(other, apart, bench, curve)) == 3
 

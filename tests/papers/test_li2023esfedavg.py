@@ -36,7 +36,7 @@ from eelit.methods.papers.li2023esfedavg import (
     update,
 )
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.recipes.federated import Traffic
+from eelit.methods.recipes.federated import Traffic, skewed
 from eelit.methods.world.wire import Whole
 
 KEY = "li2023esfedavg"
@@ -91,13 +91,13 @@ def test_bits_by_hand():
 # One client.
 
 
-def client(by="update", density=0.5, exits=2, **changed):
+def client(by="update", density=0.5, kept=0.5, exits=2, **changed):
     torch.manual_seed(0)
     stages, heads = [block(1, 3), block(3, 4)], [head(3, 4, 5), head(4, 2, 5)]
     model = Federation(stages, heads, [exits]).clients[0]
     examples = Examples([*torch.rand(20, 1, 8, 8)], torch.arange(20) % 5)
     how = {"epochs": 1.0, "batch": 10, "rate": 1e-2, "shared": "blocks", "seed": 0, "rounds": 3} | changed
-    return Client(model, examples, Local(**how, by=by, density=density))
+    return Client(model, examples, Local(**how, by=by, density=density, kept=kept))
 
 
 @pytest.mark.parametrize("by", ["update", "weight"])
@@ -140,7 +140,7 @@ def test_an_update_is_of_full_size_again():
 
 
 def test_after_the_last_round_weights_are_sparse_and_stay_so():
-    own = client(density=0.25)
+    own = client(density=1.0, kept=0.25)
     values = numbers(own.model, "stages")
     reply = Whole().unpack(own.handle(Whole().pack({"turn": torch.tensor(3), "values": values})))
     assert set(reply) == {"size"}  # nothing is sent any more
@@ -155,9 +155,20 @@ def test_after_the_last_round_weights_are_sparse_and_stay_so():
 
 
 def test_before_that_no_weight_is_pruned():
-    own = client(density=0.25)
+    own = client(density=0.25, kept=0.25)
     own.handle(Whole().pack({"turn": torch.tensor(2), "values": numbers(own.model, "stages")}))
     assert all((p != 0).float().mean() > 0.9 for p in own.model.parameters())
+
+
+def test_what_is_sent_does_not_say_what_is_kept():
+    own = client(density=0.25, kept=1.0)
+    own.handle(Whole().pack({"turn": torch.tensor(3), "values": numbers(own.model, "stages")}))
+    assert all((p != 0).float().mean() > 0.9 for p in own.model.parameters())
+    one, other = client(kept=0.25), client(kept=1.0)
+    for each in (one, other):
+        each.take(numbers(each.model, "stages"))
+        each.learn(0)
+    assert one.packed(one.sent()) == other.packed(other.sent())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +226,7 @@ def test_with_all_blocks_all_weights_and_common_heads_a_round_is_federated_avera
     turn(model, clients)
     sizes = [len(each.examples) for each in clients]
     for name, value in model.state_dict().items():
-        if not name.startswith("clients"):
+        if name.startswith(("stages", "heads")):
             own = [each.model.state_dict()[name] for each in clients]
             mean = sum(n * w for n, w in zip(sizes, own, strict=True)) / sum(sizes)
             assert torch.allclose(value, mean, atol=1e-6)
@@ -310,6 +321,27 @@ def test_a_message_holds_no_image_and_less_than_all_weights():
     assert sum(value.numel() for value in sent["values"].values()) <= count / 4 + len(sent["values"])
 
 
+def test_the_traffic_of_the_whole_training_is_kept_with_what_was_trained(monkeypatch, tmp_path):
+    """All messages that clients get and send, the last round's too, also where the cache has the training."""
+    method, seen, handle = tiny(rounds=2, clients=2, budgets=(1, 3)), [], Client.handle
+
+    def noting(self, message):
+        answer = handle(self, message)
+        seen.append((len(message), len(answer)))
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "handle", noting)
+        noted = method.prepare(Bench(most_steps=2))
+    assert len(seen) == 3 * 2  # two rounds and the last messages
+    benches = [Bench(cache=tmp_path, most_steps=2) for _ in range(2)]
+    kept = [method.prepare(bench) for bench in benches]
+    assert [bench.prepared_from_cache for bench in benches] == [False, True]
+    total = tuple(sum(sizes) for sizes in zip(*seen, strict=True))
+    assert [claimed.crossed(each) for each in (noted, *kept)] == [total] * 3
+    assert total[0] > total[1] > 0
+
+
 def test_the_whole_training_is_rounds_and_then_each_by_itself(monkeypatch):
     method, turns = tiny(rounds=2), []
     monkeypatch.setattr(Client, "work", lambda self, number: turns.append(number) or {})
@@ -332,6 +364,19 @@ def test_each_image_is_one_clients_and_mixtures_are_the_same_in_all_parts():
 def test_the_partition_is_a_setting():
     first, again, other = (tiny(partition=seed).load().owners["train"][0].tolist() for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_who_has_which_images_follows_the_seed_of_the_run():
+    """The same in all parts; a setting beside the seed makes other partitions."""
+    method = tiny(rounds=1)
+    each = [method.prepare(Bench(seed=seed, most_steps=0)).owned.owners for seed in (0, 1, 0)]
+    for part in ("train", "validation", "test"):
+        first, other, again = ([rows.tolist() for rows in owners[part]] for owners in each)
+        assert first == again != other
+    shifted = method.replace({"partition": 1}).prepare(Bench(seed=0, most_steps=0)).owned
+    assert [rows.tolist() for rows in shifted.owners["train"]] == [rows.tolist() for rows in each[1]["train"]]
+    full = registry.get(KEY)
+    assert {len(skewed(10, full.clients, full.alpha, seed)) for seed in range(20)} == {10}  # each seed has a partition
 
 
 def test_of_measured_parts_the_first_samples_count():
@@ -395,7 +440,7 @@ def test_final_networks_are_sparse(prepared):
     for one in ready.each:
         for stage in one.model.stages:
             assert isinstance(stage[0], nn.Conv2d)
-            assert (stage[0].weight != 0).sum() == math.ceil(method.density * stage[0].weight.numel())
+            assert (stage[0].weight != 0).sum() == math.ceil(method.kept * stage[0].weight.numel())
 
 
 @pytest.mark.parametrize(
@@ -403,6 +448,8 @@ def test_final_networks_are_sparse(prepared):
     [
         {"density": 0.0},
         {"density": 1.5},
+        {"kept": 0.0},
+        {"kept": 1.5},
         {"budgets": (0,)},
         {"budgets": (4,)},
         {"rounds": 0},
@@ -425,11 +472,13 @@ def test_claims_drop_one_part_at_a_time(prepared, monkeypatch):
     points = method.sweep(ready, bench, "test", method.knobs)
     curve = SimpleNamespace(validation=points, test=points, full_quality=points[-1].quality)
     found = claimed.claims(method, ready, bench, curve)
-    changes = ({"budgets": (1,)}, {"shared": "nothing"}, {"shared": "all"}, {"density": 1.0})
+    changes = (
+        {"budgets": (1,)}, {"shared": "nothing", "kept": 1.0}, {"shared": "all"}, {"density": 1.0}, {"kept": 1.0},
+    )  # fmt: skip
     assert asked == [method.replace(changed) for changed in changes]
     assert [o.name for o in found] == [
         "deep clients are better for their depth", "better than learning alone", "better with heads of their own",
-        "little is lost by sending few weights", "exits spare computation",
+        "little is lost by sending few weights", "little is lost by keeping few weights", "exits spare computation",
     ]  # fmt: skip
     assert [o.holds for o in found[:3]] == [False] * 3  # nobody is better than itself
 
@@ -443,17 +492,23 @@ def test_accuracy_of_some_clients(prepared):
     assert len(set(alone)) > 1
 
 
-def test_bytes_of_a_round_are_those_that_cross(prepared):
-    method, _, ready = prepared(KEY)
-    model, _, clients = started(method)
-    assert claimed.round_bytes(method, ready) == sum(turn(model, clients).up)
-
-
 @pytest.mark.parametrize(("ours", "holds"), [(0.91, True), (0.909, False)])
 def test_a_part_must_bring_a_point(ours, holds):
     assert claimed.better("", "", ours, 0.9 - 1e-12).holds is holds
 
 
-@pytest.mark.parametrize(("ours", "sent", "holds"), [(0.891, 50, True), (0.889, 50, False), (0.95, 51, False)])
-def test_few_weights_must_be_nearly_as_good(ours, sent, holds):
-    assert claimed.sparse(ours, 0.9, sent, 100).holds is holds
+@pytest.mark.parametrize(
+    ("ours", "sent", "holds"),
+    [(0.891, (100, 50), True), (0.889, (100, 50), False), (0.95, (101, 50), False), (0.95, (50, 100), True)],
+)
+def test_few_weights_must_be_nearly_as_good_and_both_ways_count(ours, sent, holds):
+    found = claimed.sparse(ours, 0.9, sent, (100, 100))
+    assert found.holds is holds
+    assert found.measured.startswith(f"{sent[1] / 1000:.1f} of 0.1 kB to the server, {sent[0] / 1000:.1f} of 0.1 kB")
+
+
+@pytest.mark.parametrize(("ours", "holds"), [(0.891, True), (0.889, False)])
+def test_few_weights_that_are_kept_must_be_nearly_as_good(ours, holds):
+    found = claimed.pruned(ours, 0.9, 0.3)
+    assert found.holds is holds
+    assert found.measured.startswith("30% of the weights kept")

@@ -30,6 +30,7 @@ from eelit.methods.papers.wang2018edge import (
     Here,
     Known,
     Node,
+    Run,
     Told,
     bound,
     estimated,
@@ -42,7 +43,7 @@ from eelit.methods.papers.wang2018edge import (
 )
 from eelit.methods.recipes.federated import Traffic, Update, averaged, divided, exchange, skewed
 from eelit.methods.world.machines import Computer, Link
-from eelit.methods.world.traces import steady
+from eelit.methods.world.traces import Trace, steady
 
 KEY = "wang2018edge"
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
@@ -381,6 +382,18 @@ def test_seconds_of_a_round_by_hand():
     assert end == pytest.approx(3.0 + 1.0 + 0.5 + 2.0 + 0.5 + 0.5)
 
 
+def test_bytes_of_all_messages_are_counted_those_of_a_late_round_too():
+    """Two nodes, 5 bytes there and 7 back: two rounds of 0.3 s, and one of 5 s, which is lost."""
+    ends = iter((0.3, 0.3, 5.0))
+    edge = SimpleNamespace(round=lambda start, *_: (0.1, start + next(ends)))
+    crowd = SimpleNamespace(ask=lambda w, _: [Answer(Told(w, 1.0), 1, 5, 7)] * 2)
+    found = federate(crowd, [1, 1], torch.zeros(2), edge, 3.0, Fixed(1))
+    assert (found.taus, found.traffic) == ([1, 1], Traffic([5] * 6, [7] * 6))
+    ends = iter((0.3, 0.1))
+    judged = federate(crowd, [1, 1], torch.zeros(2), edge, 0.7, Fixed(1))  # one round, and the last w is judged
+    assert (judged.taus, judged.traffic) == ([1], Traffic([5] * 4, [7] * 4))
+
+
 # Nodes apart.
 
 
@@ -397,6 +410,7 @@ def test_nodes_as_processes_train_the_same(prepared):
     assert (apart.taus, apart.costs, apart.spent, apart.loss) == (here.taus, here.costs, here.spent, here.loss)
     assert torch.equal(apart.w, here.w)
     assert crowd.traffic.total > len(apart.taus) * sum(2 * 8 * 64 for _ in nodes)
+    assert apart.traffic == here.traffic == crowd.traffic  # the bytes that crossed, in the order of the messages
 
 
 def test_a_message_holds_no_image():
@@ -579,6 +593,40 @@ def test_the_rates_follow_the_seed_and_the_means():
     assert np.mean([link.bandwidth.mean for link in edge.links]) == pytest.approx(2.2e6, rel=0.1)
 
 
+@pytest.mark.parametrize("tau", [None, 5])
+def test_the_world_that_is_shown_is_the_one_in_which_nodes_train(prepared, tau):
+    """Machines and links made of what is shown alone take the same seconds, round by round."""
+    method, bench, ready = prepared(KEY)
+    shown = method.simulation(ready, bench)
+    assert shown.seconds == method.knobs[-1]
+    nodes = range(1, method.nodes + 1)
+    names = [name for k in nodes for name in (f"node {k}, speed", f"link of node {k}, bandwidth")]
+    assert [rate.part for rate in shown.rates] == names
+    assert {rate.unit for rate in shown.rates} == {"million MACs/s", "Mbit/s"}
+    traces = [Trace(tuple(r.times), tuple(1e6 * rate for rate in r.rates), shown.seconds) for r in shown.rates]
+    assert min(len(trace.times) for trace in traces) > 3
+    (there,) = [float(said.split()[2]) for said in shown.constants if said.startswith("each link")]
+    edge = Edge(
+        tuple(Computer(trace) for trace in traces[::2]), tuple(Link(trace, there / 1000) for trace in traces[1::2])
+    )
+    used, budget = method.known(ready, method.knobs[-1], tau), method.knobs[-1]
+    crowd = Here(method.crowd(ready, watched=tau is None))
+    sizes, control = [len(y) for _, y in ready.parts], method.control(budget, tau)
+    found = federate(crowd, sizes, torch.zeros(64).double(), edge, budget, control)
+    assert found.taus == used.taus
+    assert found.spent == pytest.approx(used.spent)
+    assert np.allclose(found.costs, used.costs)
+    assert f"training images of each node: {', '.join(map(str, sizes))}" in shown.constants
+
+
+def test_execution_notices_bytes_that_were_not_foreseen(prepared):
+    method, bench, ready = prepared(KEY)
+    assert method.execute(ready, bench, 2.5).agrees
+    run = method.known(ready, 2.5)
+    other = dataclasses.replace(run, traffic=Traffic([*run.traffic.down[:-1], 0], run.traffic.up))
+    assert not method.execute(dataclasses.replace(ready, runs=ready.runs | {(2.5, None): other}), bench, 2.5).agrees
+
+
 # What is claimed.
 
 
@@ -612,7 +660,12 @@ def test_each_budget_has_its_own_best(ours, holds):
 
 def test_the_other_claims_can_fail():
     method = registry.get(KEY)
-    assert [claimed.better_than_always(ours, 1.0).holds for ours in (0.95, 0.96)] == [True, False]
+    always = Run(torch.zeros(1), 1.0, traffic=Traffic([9000, 1000], [4000]))
+    found = [
+        claimed.better_than_always(Run(always.w, loss, traffic=Traffic([500], [200])), always) for loss in (0.95, 0.96)
+    ]
+    assert [outcome.holds for outcome in found] == [True, False]
+    assert "0.5 kB to the nodes and 0.2 kB back, and 10.0 kB to the nodes and 4.0 kB back" in found[0].measured
     assert [claimed.heeds_data(method, 2.0, far).holds for far in (3.0, 2.9)] == [True, False]
     uniform = method.replace({"placement": "uniform"})
     assert [claimed.heeds_data(uniform, here, 2.0).holds for here in (3.0, 2.9)] == [True, False]
