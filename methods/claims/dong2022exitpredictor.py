@@ -76,9 +76,10 @@ def spared(method: ExitPrediction, prepared: Prepared) -> list[Outcome]:
 
 
 def cheapest(seen: StoredForetold, plans: Sequence[AnyPlan], least: float) -> AnyPlan:
-    """Return the plan that computes least on the device, of those with at least this accuracy; some plan has it."""
+    """Return the plan that computes least on the device, of those with at least this accuracy; the first if none is."""
     spent = {plan: on_device(seen, plan) for plan in plans}
-    return min((plan for plan in plans if spent[plan].quality >= least), key=lambda plan: spent[plan].macs)
+    good = [plan for plan in plans if spent[plan].quality >= least]
+    return min(good or plans[:1], key=lambda plan: spent[plan].macs)
 
 
 def perfect(seen: StoredForetold, cut: int, plain: Plan) -> Spent:

@@ -148,10 +148,11 @@ def compared(method: IovtDdpg, prepared: Prepared) -> list[Reached]:
         def held(pairs: tuple[Pair, ...], reached: Callable[..., float] = reached) -> float:
             return reached(constant(known, pairs), "validation")
 
+        side: tuple[Pair, ...] = max((searched(each, devices, held) for each in sides), key=held)
         found.append(
             Reached(
                 reached(Agent(fitted.actor, cell, known)),
-                reached(constant(known, max((searched(side, devices, held) for side in sides), key=held))),
+                reached(constant(known, side)),
                 reached(constant(known, searched(every, devices, held))),
                 reached(Exhaustive(known, cell)),
                 reached(Drawn(exits, np.random.default_rng([seed, 4]))),

@@ -427,6 +427,7 @@ def test_each_side_has_its_cheapest_thresholds(prepared):
     assert claimed.on_device(held, plans[0]).quality < strict
     assert claimed.cheapest(held, plans, strict) == plans[1]  # the cheaper one is not good enough
     assert claimed.cheapest(held, plans, 0.0) == plans[0]
+    assert claimed.cheapest(held, plans[::-1], 1.1) == plans[1]  # none is
 
 
 def test_claims_are_tried_on_trained_exits(prepared):
