@@ -12,6 +12,7 @@ from eelit.methods.engine import costs
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.families import tiers
 from eelit.methods.families.tiers import (
     Executed,
     Machine,
@@ -28,6 +29,7 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
 from eelit.methods.policies.surest import Surest
 from eelit.methods.world.machines import Computer, Link, Power
+from eelit.methods.world.shown import shown
 from eelit.methods.world.stream import Always, Journey, World, stream
 from eelit.methods.world.traces import steady
 from eelit.methods.world.wire import Quantised, Whole
@@ -270,6 +272,21 @@ def test_samples_are_told_by_their_own_plans(network, examples):
     journeys = [Journey(0.0, plan=plans[i % 3], exit=(0, 3, 1)[i % 3]) for i in range(6)]
     expected = torch.stack([said(stored.outputs)[journey.exit, i] for i, journey in enumerate(journeys)])
     assert torch.equal(stored.told(journeys), expected)
+
+
+@pytest.mark.parametrize("key", ["leroux2017cascading", "dong2022exitpredictor", "laskaridis2020spinn"])
+def test_the_world_that_is_told_of_is_the_one_that_samples_go_through(key, prepared, monkeypatch):
+    method, bench, ready = prepared(key)
+    told, through = method.simulation(ready, bench), []
+    monkeypatch.setattr(tiers, "stream", lambda world, *given: through.append(world) or stream(world, *given))
+    for knob in (method.knobs[2], None):
+        method.simulated(ready, "test", knob)
+    method.execute(ready, bench, method.knobs[2])
+    assert len(through) >= 4
+    assert [shown(world) for world in through] == [told] * len(through)
+    (bandwidth,) = (rate for rate in told.rates if rate.part == "link 1, bandwidth")
+    assert len(set(bandwidth.rates)) > 2
+    assert method.simulation(ready, replace(bench, seed=1)) != told
 
 
 def test_what_is_not_finite_stops_nobody_on_either_side(network, examples):

@@ -3,6 +3,7 @@
 import itertools
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,15 @@ def test_bandwidth_wanders_between_neighbouring_steps_and_stays_as_long_as_told(
     assert trace.end / len(trace.times) == pytest.approx(5, rel=0.05)
     inner = [b - a for a, b in itertools.pairwise(where) if a in (1, 2)]
     assert np.mean(inner) == pytest.approx(0, abs=0.05)  # up or down alike
+
+
+@pytest.mark.parametrize(
+    ("steps", "share"), [((0.5, 0.75, 1.0, 1.5, 2.0), 1.125), ((0.125, 0.25, 0.5, 1, 2, 4), 1.1625), ((0.4, 1, 1.6), 1)]
+)
+def test_the_usual_rate_need_not_be_the_mean(steps, share):
+    """The ends, which have one neighbour, come half as often as the others."""
+    assert share == pytest.approx((sum(steps) - (steps[0] + steps[-1]) / 2) / (len(steps) - 1))
+    assert wandering(4.0, steps, stay=1.0, seconds=50_000.0, seed=0).mean == pytest.approx(4 * share, rel=0.05)
 
 
 def test_links_break_for_as_long_as_told_and_start_whole():
@@ -325,3 +335,10 @@ def test_where_nobody_loses_patience_none_is_told_of():
     world = World((Computer(steady(1e9)),) * 2, (Link(steady(1e6), 0.0),), Power(1, 1, 1))
     assert not any("without an answer" in said for said in shown(world).constants)
     assert shown(world).rates == []
+
+
+def test_where_no_joule_is_counted_no_watt_is_told_of():
+    world = World((Computer(steady(1e9)),) * 2, (Link(steady(1e6), 0.0),))
+    assert world.power is None
+    assert not any(" W " in said for said in shown(world).constants)
+    assert any(" W " in said for said in shown(replace(world, power=Power(1, 1, 1))).constants)

@@ -20,7 +20,7 @@ from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import evaluating
-from eelit.methods.engine.records import Baseline
+from eelit.methods.engine.records import Baseline, Simulation
 from eelit.methods.engine.routing import decide
 from eelit.methods.families.tiers import (
     Course,
@@ -32,7 +32,7 @@ from eelit.methods.families.tiers import (
     answer_message,
     read_answer,
 )
-from eelit.methods.world.machines import Computer, Link, Power
+from eelit.methods.world.machines import Computer, Link
 from eelit.methods.world.stream import Always, Journey, Leg, World
 from eelit.methods.world.traces import steady
 from eelit.methods.world.wire import Floats, Signs
@@ -183,7 +183,7 @@ class MultiDeviceMethod(TierMethod):
     def world(self, split: Split, seed: int) -> World:
         """Devices, the local aggregator and the cloud, whose speeds have no say in what is sent."""
         machines = tuple(Computer(steady(speed)) for speed in (1e8, 1e9, 1e10))
-        return World(machines, (Link(steady(2e7), 0.002), Link(steady(1e6), 0.04)), Power(0.2, 0.1, 0.01))
+        return World(machines, (Link(steady(2e7), 0.002), Link(steady(1e6), 0.04)))
 
     def came(self, samples: int) -> list[float]:
         """One each tenth of a second."""
@@ -200,6 +200,10 @@ class MultiDeviceMethod(TierMethod):
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit by itself: no machine could run the whole network on what it has."""
         return [self.static_exit(prepared)]
+
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation | None:
+        """Return None: bytes are counted, and neither speeds nor bandwidths have a say in the cost."""
+        return None
 
     def executed(self, prepared: Prepared, examples: Examples, *, count: bool = True) -> Sides:
         """All machines in one process."""

@@ -684,8 +684,11 @@ class TierMethod(ExitMethod):
     def time(self, prepared: Prepared, bench: Bench, knob: float, batch: int) -> None:  # type: ignore[override]
         """Time nothing in batches: samples come one by one."""
 
-    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
-        """Return the machines and links that test samples go through."""
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation | None:
+        """Return what test samples go through, as far as the cost depends on it: here the machines and links.
+
+        None: the cost depends on nothing that is simulated.
+        """
         return shown(self.world("test", bench.seed))
 
 

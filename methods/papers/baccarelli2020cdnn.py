@@ -71,7 +71,7 @@ from eelit.methods.backbones.internal_classifier import condensed
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.records import OperatingPoint, Simulation
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
@@ -82,7 +82,8 @@ from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, train_joint
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import frozen_states
-from eelit.methods.world.machines import BITS, Computer, Link, Power
+from eelit.methods.world.machines import BITS, Computer, Link
+from eelit.methods.world.shown import SECONDS
 from eelit.methods.world.stream import Always, Journey, Scheduler, World
 from eelit.methods.world.traces import steady
 
@@ -343,7 +344,7 @@ class CdnnOverFog(ImageMethod, TierMethod):
     def world(self, split: Split, seed: int) -> World:
         """The tiers at their highest rates; nothing there is random."""
         links = tuple(Link(steady(rate), 0.0) for rate in self.rates)
-        return World(tuple(Computer(steady(speed)) for speed in self.speeds), links, Power(0.0, 0.0, 0.0))
+        return World(tuple(Computer(steady(speed)) for speed in self.speeds), links)
 
     def came(self, samples: int) -> list[float]:
         """A picture when the one before has its answer at the latest."""
@@ -354,7 +355,7 @@ class CdnnOverFog(ImageMethod, TierMethod):
         assert isinstance(scheduler, Always)
         plan: Mapped = scheduler.only
         links = tuple(Link(steady(rate), 0.0) for rate in plan.rates)
-        return World(tuple(Computer(steady(speed)) for speed in plan.speeds), links, world.power)
+        return World(tuple(Computer(steady(speed)) for speed in plan.speeds), links)
 
     def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Always:
         """The mapping of least expected energy, of those that keep the limits; the one that is soonest if none does."""
@@ -413,6 +414,39 @@ class CdnnOverFog(ImageMethod, TierMethod):
         plan = self.mapped(prepared.for_choosing.split("fitting"), cuts, None, -1)[1]
         journeys = self.simulated(prepared, split, None, only=Always(plan))
         return self.point(prepared, split, journeys, machine + 1)
+
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
+        """Return what a joule depends on, and the rates of two mappings; nothing changes over time."""
+        tiers, links = zip(self.speeds, self.watts, self.limits, strict=True), zip(self.rates, self.radios, strict=True)
+        mappings = [
+            (name, self.scheduler(prepared.for_choosing, self.world("test", bench.seed), knob).only)
+            for name, knob in (("without exits", None), (f"with exits at alpha = {self.alpha:g}", self.alpha))
+        ]
+        return Simulation(
+            seconds=SECONDS,
+            rates=[],
+            constants=[
+                *(
+                    f"tier {m}: at most {speed / 1e9:.4g} billion MACs/s, which draw {watts:g} W; its answers are due "
+                    f"{1000 * limit:.4g} ms after an image came"
+                    for m, (speed, watts, limit) in enumerate(tiers, 1)
+                ),
+                *(
+                    f"link {m}: at most {rate / 1e6:.4g} Mbit/s, which draw {radio:g} W"
+                    for m, (rate, radio) in enumerate(links, 1)
+                ),
+                f"power follows the rate with exponent {self.gamma:g} where machines compute and {self.zeta:g} on "
+                f"links; all together draw {self.idle:g} W more at any time",
+                *(f"{name}, {mapping(plan)}" for name, plan in mappings),
+            ],
+        )
+
+
+def mapping(plan: Mapped) -> str:
+    """Return the rates of a mapping in words."""
+    speeds = ", ".join(f"{speed / 1e9:.4g}" for speed in plan.speeds)
+    rates = ", ".join(f"{rate / 1e6:.4g}" for rate in plan.rates)
+    return f"tiers run at {speeds} billion MACs/s, and links at {rates} Mbit/s"
 
 
 def left(model: MultiExit, kept: Sequence[bool]) -> MultiExit:

@@ -23,8 +23,9 @@ Exit rule
     the computation on the device w are measured; the expected time is  t = w / v_d + a (8 D / B + RTT + w_s / v_s). For
     each of several B the most accurate pair with t within the target is taken (of equal ones the fastest), or the
     fastest of all if none is within. To these, polynomials in log B are fitted, eta = f(B), tau = g(B), and used as B,
-    a moving average, changes. The knob is the target, as a share of t for the network without exits at the mean
-    bandwidth. At 0 all images leave at the first exit; with an infinite target the exits are not run.
+    a moving average that starts from the usual bandwidth, changes. The knob is the target, as a share of t for the
+    network without exits at the usual bandwidth. At 0 all images leave at the first exit; with an infinite target the
+    exits are not run.
 
 Skipped
     Exits at which an image is predicted not to leave; for images that leave on the device, all later blocks and the
@@ -43,7 +44,8 @@ Deviations
     3. A small residual network on cluttered Fashion-MNIST with three exits on the device instead of AlexNet, VGG-16 and
        ResNet-44 on CIFAR-10 and CIFAR-100.
     4. Speeds, bandwidth and travel time are assumed (settings), and no time is measured; bandwidth follows a seeded
-       Markov chain. Images arrive four times a second, and queues are not part of the expected time.
+       Markov chain, from an eighth of the usual to four times as much. Images arrive four times a second, and queues
+       are not part of the expected time.
     5. tau and eta are rounded to hundredths, and B is computed from the link's rate in past seconds.
 """
 
@@ -77,7 +79,7 @@ from eelit.methods.policies.base import Output, State
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import train_joint
-from eelit.methods.world.machines import BITS, Computer, Link, Power
+from eelit.methods.world.machines import BITS, Computer, Link
 from eelit.methods.world.stream import Always, Journey, Leg, World
 from eelit.methods.world.traces import Observed, steady, wandering
 
@@ -85,7 +87,7 @@ TAUS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 ETAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 """The grid of pairs."""
 BANDWIDTHS = tuple(float(2**k) for k in np.linspace(-3, 2, 16))
-"""Where regressions look, in shares of the mean bandwidth."""
+"""Where regressions look, in shares of the usual bandwidth."""
 SECOND, KEEP = 0.5, 0.3
 """Seconds between two looks at the link, and what the moving average keeps of itself."""
 PERIOD = 0.25
@@ -319,36 +321,36 @@ def chosen(known: Tables, seconds: NDArray[np.float64], target: float) -> tuple[
 
 
 class Regressions(NamedTuple):
-    """eta and tau as polynomials in log2 of the bandwidth by its mean."""
+    """eta and tau as polynomials in log2 of the bandwidth, as a share of the usual one."""
 
     eta: tuple[float, ...]  # coefficients, the highest first
     tau: tuple[float, ...]
 
     def at(self, share: float) -> tuple[float, float]:
-        """Return (eta, tau) at a bandwidth, given as a share of its mean, within that of the grid."""
+        """Return (eta, tau) at a bandwidth, given as a share of the usual one, within those of the grid."""
         x = math.log2(min(max(share, BANDWIDTHS[0]), BANDWIDTHS[-1]))
         eta, tau = (round(min(max(float(np.polyval(c, x)), 0.0), 1.0), 2) for c in self)
         return eta, tau
 
 
-def regressed(known: Tables, speeds: Speeds, mean: float, target: float, degree: int) -> Regressions:
+def regressed(known: Tables, speeds: Speeds, usual: float, target: float, degree: int) -> Regressions:
     """Fit both to what is best within a target, in seconds, at each of `BANDWIDTHS`."""
-    best = [chosen(known, speeds.expected(known, share * mean), target) for share in BANDWIDTHS]
+    best = [chosen(known, speeds.expected(known, share * usual), target) for share in BANDWIDTHS]
     x = np.log2(BANDWIDTHS)
     eta, tau = (tuple(np.polyfit(x, values, degree).tolist()) for values in zip(*best, strict=True))
     return Regressions(eta, tau)
 
 
 class Adaptive:
-    """Follows the bandwidth by regressions."""
+    """Follows the bandwidth by regressions, as a share of the usual bandwidth for which they were fitted."""
 
-    def __init__(self, curves: Regressions, link: Link, cuts: tuple[int, ...]) -> None:
-        self.curves, self.cuts, self.mean = curves, cuts, link.bandwidth.mean
-        self.bandwidth = Observed(link.bandwidth, SECOND, KEEP, self.mean)
+    def __init__(self, curves: Regressions, link: Link, usual: float, cuts: tuple[int, ...]) -> None:
+        self.curves, self.usual, self.cuts = curves, usual, cuts
+        self.bandwidth = Observed(link.bandwidth, SECOND, KEEP, usual)
 
     def plan(self, sample: int, now: float) -> Foretold:
         """Return tau and eta for the bandwidth as it is known."""
-        eta, tau = self.curves.at(self.bandwidth.at(now) / self.mean)
+        eta, tau = self.curves.at(self.bandwidth.at(now) / self.usual)
         return Foretold(self.cuts, tau, eta=eta)
 
     def learn(self, sample: int, journey: Journey) -> None:
@@ -381,7 +383,7 @@ class ExitPrediction(ImageMethod, TierMethod):
     degree: int = 2  # of the polynomials; assumed
     device: float = 2e9  # v_d, multiply-accumulates per second; assumed
     server: float = 1e11  # v_s; assumed
-    bandwidth: float = 8e6  # bits per second on average; assumed
+    bandwidth: float = 8e6  # usual bits per second; assumed
     round_trip: float = 0.04  # RTT in seconds; assumed
 
     tables: ClassVar[type[StoredTiers]] = StoredForetold
@@ -453,11 +455,11 @@ class ExitPrediction(ImageMethod, TierMethod):
         return MaxConfidence(knob)
 
     def world(self, split: Split, seed: int) -> World:
-        """A device, a link that wanders between an eighth and four times its mean, and a server."""
+        """A device, a link that wanders between an eighth and four times its usual bandwidth, and a server."""
         steps = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
         trace = wandering(self.bandwidth, steps, stay=10.0, seconds=900.0, seed=[seed, int(split == "test")])
         machines = Computer(steady(self.device)), Computer(steady(self.server))
-        return World(machines, (Link(trace, self.round_trip),), Power(2.0, 1.0, 0.3))
+        return World(machines, (Link(trace, self.round_trip),))
 
     def came(self, samples: int) -> list[float]:
         """One picture after the other, at equal distances."""
@@ -472,7 +474,7 @@ class ExitPrediction(ImageMethod, TierMethod):
         known: Tables = prepared.fitted
         target = knob * self.speeds.plain(known, self.bandwidth)
         curves = regressed(known, self.speeds, self.bandwidth, target, self.degree)
-        return Adaptive(curves, world.links[0], self.cuts)
+        return Adaptive(curves, world.links[0], self.bandwidth, self.cuts)
 
     def machines(self, prepared: Prepared) -> list[Machine]:
         """The device with EP and its exits, and the server."""

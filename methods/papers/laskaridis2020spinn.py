@@ -42,9 +42,10 @@ Deviations
     4. zlib (at its fastest level) compresses what is sent; the paper has bit shuffling and LZ4, which the standard
        library lacks.
     5. Machines and link are simulated with assumed numbers (settings): layer times are MACs ÷ speed, none is measured.
-       Bandwidth follows a seeded Markov chain, with outages by a Gilbert process, since no recorded traces are
-       available; the load of the server is a Markov chain too. Images arrive four times a second. For the moving
-       averages, radio and server report each second their rates in the last second; a single image says too little.
+       Bandwidth follows a seeded Markov chain, with outages by a Gilbert process, since no recorded traces were
+       found; the load of the server is a Markov chain too. Images arrive four times a second. For the moving
+       averages, which start from the settings, radio and server report twice a second their rates since the last
+       report; a single image says too little.
     6. The image is small, and the outputs of the parts are larger than it, so cutting between exits pays off only where
        most images leave before the cut.
 """
@@ -75,7 +76,7 @@ from eelit.methods.world.wire import Quantised
 PERIOD = 0.25
 """Seconds between two pictures."""
 DEVICE = Power(computing=4.0, sending=1.5, waiting=0.5)
-"""Watts of the device."""
+"""Watts of the device; assumed."""
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.1)
 """The grid of thr."""
 SECOND, KEEP = 0.5, 0.3
@@ -175,7 +176,10 @@ def choose(
 
 
 class Scheduler:
-    """Chooses the design point anew whenever conditions have changed by more than a margin."""
+    """Chooses the design point anew whenever conditions have changed by more than a margin.
+
+    What is known of link and server at first (``known``) is all that it knows before they report.
+    """
 
     def __init__(
         self,
@@ -184,13 +188,14 @@ class Scheduler:
         world: World,
         targets: Sequence[str],
         limits: Mapping[str, float],
+        known: Now,
         exit_: int = -1,
     ) -> None:
         (link,), (device, server) = world.links, world.computers
         self.profile, self.cuts, self.targets, self.limits, self.exit = profile, cuts, targets, limits, exit_
         self.device, self.round_trip = device.speed.mean, link.round_trip
-        self.bandwidth = Observed(link.bandwidth, SECOND, KEEP, link.bandwidth.mean)
-        self.server = Observed(server.speed, SECOND, KEEP, server.speed.mean)
+        self.bandwidth = Observed(link.bandwidth, SECOND, KEEP, known.bandwidth)
+        self.server = Observed(server.speed, SECOND, KEEP, known.server)
         self.last: tuple[Now, Plan] | None = None
 
     def plan(self, sample: int, now: float) -> Plan:
@@ -225,7 +230,7 @@ class Spinn(ImageMethod, TierMethod):
     cuts: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)  # s, the candidates; the paper: every ReLU
     device: float = 2e9  # v_d, multiply-accumulates per second of the device; assumed
     server: float = 1e11  # v_s of the server when it is not busy; assumed
-    bandwidth: float = 8e6  # bits per second on average while the link is up; assumed
+    bandwidth: float = 8e6  # usual bits per second while the link is up; assumed
     round_trip: float = 0.04  # RTT in seconds; assumed
     breaks: float = 30.0  # seconds on average after which the link breaks, for three on average; assumed
     patience: float = 0.3  # seconds after which the device answers by itself; the paper: a timeout, not known
@@ -269,7 +274,17 @@ class Spinn(ImageMethod, TierMethod):
         bandwidth = wandering(self.bandwidth, (0.25, 0.5, 1.0, 1.5, 2.0), stay=5.0, seconds=900.0, seed=[*seeds, 0])
         link = Link(broken(bandwidth, good=self.breaks, bad=3.0, seed=[*seeds, 1]), self.round_trip)
         server = wandering(self.server, (0.1, 0.3, 1.0), stay=10.0, seconds=900.0, seed=[*seeds, 2])
-        return World((Computer(steady(self.device)), Computer(server)), (link,), DEVICE, self.patience, alone=True)
+        return World((Computer(steady(self.device)), Computer(server)), (link,), self.power, self.patience, alone=True)
+
+    @property
+    def power(self) -> Power | None:
+        """Watts of the device, which only a scheduler looks at that is to save energy."""
+        return DEVICE if "energy" in self.targets else None
+
+    @property
+    def usual(self) -> Now:
+        """Link and server by the settings, whatever becomes of them."""
+        return Now(self.bandwidth, self.server)
 
     def came(self, samples: int) -> list[float]:
         """One picture after the other, at equal distances."""
@@ -279,4 +294,4 @@ class Spinn(ImageMethod, TierMethod):
         """The scheduler with thr given; or for the network without early exits, cut off behind one."""
         known: Profile = prepared.fitted
         known = known.at(knob) if knob is not None else known.cut_off(exit_ % len(known.stages))
-        return Scheduler(known, self.cuts, world, self.targets, {}, exit_)
+        return Scheduler(known, self.cuts, world, self.targets, {}, self.usual, exit_)

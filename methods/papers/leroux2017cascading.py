@@ -38,8 +38,8 @@ Deviations
     3. Output layers read the mean of their map over at most 4×4 places: flattening the whole map would need ten times
        the weights, and the stored maps gigabytes.
     4. Speeds of machines, bandwidth and travel time are assumed (settings), and no time is measured: a device of 2
-       billion multiply-accumulates a second, a cloud of 100, and a link of 8 Mbit/s on average, which varies between
-       half and twice that by a seeded Markov chain. Images arrive four times a second.
+       billion multiply-accumulates a second, a cloud of 100, and a link of usually 8 Mbit/s, which varies between half
+       and twice that by a seeded Markov chain. Images arrive four times a second.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import train_joint
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.two_stage import train_heads
-from eelit.methods.world.machines import Computer, Link, Power
+from eelit.methods.world.machines import Computer, Link
 from eelit.methods.world.stream import Always, World
 from eelit.methods.world.traces import Trace, steady, wandering
 
@@ -94,7 +94,7 @@ class Cascading(ImageMethod, FixedCutMethod):
     head_rate: float = 1e-3  # learning rate there
     cuts: tuple[int, ...] = (4,)  # s: parts before each link; the paper: chosen by layer sizes and the device
     speeds: tuple[float, ...] = (2e9, 1e11)  # multiply-accumulates per second of device … cloud; assumed
-    bandwidths: tuple[float, ...] = (8e6,)  # bits per second of each link on average; assumed
+    bandwidths: tuple[float, ...] = (8e6,)  # usual bits per second of each link; assumed
     round_trips: tuple[float, ...] = (0.04,)  # seconds that a bit travels there and back on each link; assumed
     period: float = 0.25  # seconds between two pictures; assumed
 
@@ -134,14 +134,14 @@ class Cascading(ImageMethod, FixedCutMethod):
     def world(self, split: Split, seed: int) -> World:
         """A chain from the device to the cloud whose links never break."""
         links = (
-            Link(self.bandwidth(mean, [seed, split == "test", number]), travel)
-            for number, (mean, travel) in enumerate(zip(self.bandwidths, self.round_trips, strict=True))
+            Link(self.bandwidth(usual, [seed, split == "test", number]), travel)
+            for number, (usual, travel) in enumerate(zip(self.bandwidths, self.round_trips, strict=True))
         )
-        return World(tuple(Computer(steady(speed)) for speed in self.speeds), tuple(links), DEVICE)
+        return World(tuple(Computer(steady(speed)) for speed in self.speeds), tuple(links))
 
-    def bandwidth(self, mean: float, seed: list[int]) -> Trace:
-        """A link's bandwidth: half, three quarters, once, one and a half times or twice the mean, for five seconds."""
-        return wandering(mean, (0.5, 0.75, 1.0, 1.5, 2.0), stay=5.0, seconds=600.0, seed=seed)
+    def bandwidth(self, usual: float, seed: list[int]) -> Trace:
+        """A link's bandwidth: half, three quarters, once, one and a half times or twice the usual, for five seconds."""
+        return wandering(usual, (0.5, 0.75, 1.0, 1.5, 2.0), stay=5.0, seconds=600.0, seed=seed)
 
     def came(self, samples: int) -> list[float]:
         """One picture after the other, at equal distances."""
@@ -150,7 +150,3 @@ class Cascading(ImageMethod, FixedCutMethod):
     def scheduler(self, prepared: Prepared, world: World, knob: float | None, exit_: int = -1) -> Always:
         """The cuts are the same for all pictures."""
         return Always(Plan(self.cuts, knob, exit_))
-
-
-DEVICE = Power(computing=2.0, sending=1.0, waiting=0.3)
-"""Watts of a device; assumed, and without a say in the cost."""

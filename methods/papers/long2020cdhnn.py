@@ -69,7 +69,7 @@ from eelit.methods.backbones.resnet import BasicBlock
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.records import OperatingPoint, Simulation
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
 from eelit.methods.families.tiers import FixedCutMethod, Plan, Prepared
@@ -77,7 +77,8 @@ from eelit.methods.policies.entropy import Entropy
 from eelit.methods.recipes.fit import Batch, fit
 from eelit.methods.recipes.joint import exit_losses, weighted
 from eelit.methods.recipes.two_stage import train_parts
-from eelit.methods.world.machines import Computer, Link, Power
+from eelit.methods.world.machines import Computer, Link
+from eelit.methods.world.shown import SECONDS
 from eelit.methods.world.stream import Always, Journey, World
 from eelit.methods.world.traces import steady
 
@@ -350,7 +351,7 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
 
     def world(self, split: Split, seed: int) -> World:
         """An edge and a cloud, whose speeds have no say in the cost."""
-        return World((Computer(steady(2e9)), Computer(steady(1e11))), (Link(steady(8e6), 0.04),), Power(0.0, 0.0, 0.0))
+        return World((Computer(steady(2e9)), Computer(steady(1e11))), (Link(steady(8e6), 0.04),))
 
     def came(self, samples: int) -> list[float]:
         """Return the seconds at which pictures arrive: four a second."""
@@ -379,6 +380,18 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
         exact = plan.exact[last] if last >= 0 else 0.0
         whole, few = exact + sum(journey.macs[1:]), journey.macs[0] - exact
         return (whole + few * self.bits / WHOLE) * self.mac * PICO / MICRO
+
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
+        """Return what a joule depends on: neither speeds nor bandwidth."""
+        return Simulation(
+            seconds=SECONDS,
+            rates=[],
+            constants=[
+                f"a MAC of full precision: {self.mac:g} pJ",
+                f"a MAC of {self.bits} bits: {self.mac * self.bits / WHOLE:.3g} pJ, assumed in proportion to bits",
+                "sending costs nothing, and neither speeds nor bandwidth have a say in the cost",
+            ],
+        )
 
     def alone(self, prepared: Prepared, split: Split, machine: int) -> OperatingPoint:
         """Return the plain network as a whole on one machine; the knob is its number, from 1."""

@@ -37,13 +37,16 @@ Deviations
        reward, actions, fading, load and all constants are a reconstruction, and so is the queue.
     2. w is part of the state and redrawn every 20 slots, so that one agent covers all trade-offs; the paper has one. At
        w = 0 and w = 1 the exit is the one known to be best, whatever the actor outputs.
-    3. In rewards, latencies are capped at twice T_max, so that a rare bad channel does not dominate learning; a small
-       penalty keeps the actor's logits out of the saturated range of the sigmoid. T_max is the time of the whole
-       network on the slowest device.
+    3. In training, latencies are capped at twice T_max, in rewards and in what is left for the next slot, so that a
+       rare bad channel does not dominate learning; a small penalty keeps the actor's logits out of the saturated range
+       of the sigmoid. Of the actions 30 % are drawn at random, besides the noise on the others. T_max is the time of
+       the whole network on the slowest device.
     4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three devices, instead
        of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. An image is smaller than the output of any part, so cutting in
        between seldom pays off: mostly one side does everything.
     5. The transfer of the answer back is part of d_s; no other times are modelled, and none is measured.
+    6. The abstract says that accuracy is guaranteed, which may mean a constraint acc(e) >= A_min. Here there is none: w
+       alone says what accuracy is worth, and the claims look at what it comes to.
 """
 
 from __future__ import annotations
@@ -63,12 +66,12 @@ from torch.nn import functional as F
 
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.metrics import accuracy
-from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint, Rate, Simulation
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
 from eelit.methods.families.tiers import Plan, Prepared, StoredTiers, TierMethod
 from eelit.methods.policies.max_confidence import MaxConfidence
-from eelit.methods.world.machines import BITS, Computer, Link, Power
+from eelit.methods.world.machines import BITS, Computer, Link
 from eelit.methods.world.stream import Journey, Leg, Work, World
 from eelit.methods.world.traces import steady
 
@@ -89,6 +92,8 @@ WIDTH, MINIBATCH, RANDOM = 64, 64, 0.3
 """Width of actor and critic, transitions of a step, and share of actions that are drawn at random."""
 PULL = 1e-3
 """What the squares of the actor's logits weigh."""
+TOLD = 30.0
+"""Simulated seconds of the slots that are told, at most."""
 
 
 class Known(NamedTuple):
@@ -111,13 +116,13 @@ class Cell:
     slot: float  # seconds
 
     def conditions(self, slots: int, seed: Sequence[int] | int) -> tuple[Array, Array]:
-        """Return R_n ``[T, N]`` and the free share ``[T]`` of so many slots."""
-        random = np.random.default_rng(seed)
-        h = np.maximum(random.exponential(size=(slots, len(self.speeds))), GAIN)
-        free, at = np.zeros(slots), int(random.integers(len(FREE)))
+        """Return R_n ``[T, N]`` and the free share ``[T]`` of so many slots; the first of more slots are the same."""
+        fading, load = np.random.default_rng(seed).spawn(2)
+        h = np.maximum(fading.exponential(size=(slots, len(self.speeds))), GAIN)
+        free, at = np.zeros(slots), int(load.integers(len(FREE)))
         for t in range(slots):
-            if random.random() > STAY:
-                at = int(random.integers(len(FREE)))
+            if load.random() > STAY:
+                at = int(load.integers(len(FREE)))
             free[t] = FREE[at]
         return self.bandwidth * np.log2(1 + np.array(self.signal) * h), free
 
@@ -318,16 +323,16 @@ class Agent:
 
 @dataclass(frozen=True)
 class Always:
-    """One exit and one cut for all, and equal shares for those that send."""
+    """The same in each slot: an exit and a cut for each device, and what it wants of the server; equal if not told."""
 
-    exit: int
-    cut: int
+    exits: tuple[int, ...]
+    cuts: tuple[int, ...]
+    wanted: tuple[float, ...] = ()
 
     def decide(self, seen: Seen) -> Decision:
         """Return it."""
-        e = np.full(len(seen.rates), self.exit)
-        s = np.full(len(seen.rates), min(self.cut, self.exit + 1))
-        return Decision(e, s, shared(np.ones(len(e)), s <= e))
+        e, s = np.array(self.exits), np.array(self.cuts)
+        return Decision(e, s, shared(np.array(self.wanted or np.ones(len(e))), s <= e))
 
 
 class Fitted(NamedTuple):
@@ -446,9 +451,9 @@ class IovtDdpg(ImageMethod, TierMethod):
         return MaxConfidence(knob)
 
     def world(self, split: Split, seed: int) -> World:
-        """The first device and the server by themselves; what all do together is `slots_of`."""
+        """The first device and the server by themselves, for tables and parts; samples go through `slots_of`."""
         machines = Computer(steady(self.speeds[0])), Computer(steady(self.server))
-        return World(machines, (Link(steady(float(self.cell.usual[0])), 0.0),), Power(0.0, 0.0, 0.0))
+        return World(machines, (Link(steady(float(self.cell.usual[0])), 0.0),))
 
     def came(self, samples: int) -> list[float]:
         """One picture of each device in a slot."""
@@ -477,8 +482,9 @@ class IovtDdpg(ImageMethod, TierMethod):
 
     def alone(self, prepared: Prepared, split: Split, machine: int) -> OperatingPoint:
         """Return the plain network as a whole on the devices, or on the server in equal shares."""
-        last = prepared.model.exits - 1
-        journeys = self.simulated(prepared, split, 1.0, only=Always(last, 0 if machine else last + 1))
+        last, devices = prepared.model.exits - 1, len(self.speeds)
+        everywhere = Always((last,) * devices, (0 if machine else last + 1,) * devices)
+        journeys = self.simulated(prepared, split, 1.0, only=everywhere)
         return self.point(prepared, split, journeys, machine + 1)
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
@@ -494,6 +500,26 @@ class IovtDdpg(ImageMethod, TierMethod):
         slots = self.slots_of("test", bench.seed, samples, agent, knob)
         return slots.run(exact, samples), slots.run(work, samples)
 
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
+        """Return the slots that test pictures go through: each device's channel, and the server's free share."""
+        count = math.ceil(len(prepared.split("test").examples) / len(self.speeds))
+        shown = min(count, math.ceil(TOLD / self.slot))
+        rates, free = self.cell.conditions(shown, [bench.seed, True])
+        times = [t * self.slot for t in range(shown)]
+        parts = [(f"device {n + 1}, channel", "Mbit/s", rates[:, n] / 1e6) for n in range(len(self.speeds))]
+        return Simulation(
+            seconds=shown * self.slot,
+            rates=[
+                Rate(part=part, unit=unit, times=times, rates=values.tolist())
+                for part, unit, values in (*parts, ("server, free share", "of its speed", free))
+            ],
+            constants=[
+                *(f"device {n + 1}, speed: {speed / 1e9:.4g} billion MACs/s" for n, speed in enumerate(self.speeds)),
+                f"server, speed when all of it is free: {self.server / 1e9:.4g} billion MACs/s",
+                f"a slot: {1000 * self.slot:.4g} ms, in which each device has one picture",
+            ],
+        )
+
 
 def tabled(seen: StoredTiers, score: Any = accuracy) -> Known:
     """Make the tables from held-out pictures that all exits have seen."""
@@ -504,10 +530,7 @@ def tabled(seen: StoredTiers, score: Any = accuracy) -> Known:
     return Known(seen.stages.mean(axis=1), seen.heads.mean(axis=1), np.array(bits, dtype=np.float64), np.array(right))
 
 
-def mean_ipla(known: Known, cell: Cell, w: float, journeys: Sequence[Journey]) -> float:
-    """Return the IPLA of all slots."""
-    each = (
-        w * known.accuracy[journey.exit] - (1 - w) * (journey.answered - journey.came) / longest(known, cell)
-        for journey in journeys
-    )
-    return mean(float(value) for value in each)
+def mean_ipla(most: float, w: float, journeys: Sequence[Journey], right: Sequence[bool]) -> float:
+    """Return the IPLA of all slots, by whether each picture was answered rightly; ``most`` is T_max."""
+    latency = mean(journey.answered - journey.came for journey in journeys)
+    return w * mean(right) - (1 - w) * latency / most

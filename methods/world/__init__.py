@@ -5,5 +5,17 @@ What is real is what is done: each computer runs its own part of the network, wh
 and both are counted.
 
 ``traces``: rates over time, seeded; ``machines``: computers, links, power; ``wire``: states as bytes; ``stream``:
-samples that pass through a chain of machines, event by event.
+samples that pass through a chain of machines, event by event; ``shown``: a chain as results tell it.
+
+Methods differ in how much of it they need. Those that divide one network among a chain of machines send their samples
+through ``stream``, by ``families/tiers.py`` or ``families/multi_device.py``: Cascading Neural Network, DDNN,
+CDNN-over-Fog, SPINN, the hybrid network, Exit Predictor. The others are no such chain and have a clock of their own:
+
+- DEE, LEE and SEE (``families/on_device.py``), one phone frame by frame: ``machines`` and ``traces``;
+- EENet, a chip image by image: ``traces``;
+- IoVT, a cell slot by slot, whose channels and free shares follow formulas of its own: journeys and bytes as above;
+- the federated methods, round by round: ``wire``, and for adaptive control ``machines`` and ``traces``.
+
+`machines.Power`, a battery in watts, has one user, SPINN. What the others count is seconds, bytes or
+multiply-accumulates, or joules by a formula of their paper.
 """

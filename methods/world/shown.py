@@ -28,10 +28,10 @@ def shown(world: World, seconds: float = SECONDS) -> Simulation:
         else:
             constants.append(f"{name}, {what}: {values[0] / scale:.4g} {unit}")
     constants += [f"link {i + 1}: {1000 * link.round_trip:.4g} ms there and back" for i, link in enumerate(world.links)]
-    power = world.power
-    constants.append(
-        f"device: {power.computing:g} W computing, {power.sending:g} W sending, {power.waiting:g} W waiting"
-    )
+    if power := world.power:
+        constants.append(
+            f"device: {power.computing:g} W computing, {power.sending:g} W sending, {power.waiting:g} W waiting"
+        )
     if math.isfinite(world.patience):
         constants.append(f"after {1000 * world.patience:.4g} ms without an answer the device answers by itself")
     return Simulation(seconds=seconds, rates=rates, constants=constants)

@@ -27,7 +27,7 @@ class World:
 
     computers: tuple[Computer, ...]
     links: tuple[Link, ...]  # one fewer than computers
-    power: Power  # of the device
+    power: Power | None = None  # of the device; None: nothing depends on it
     patience: float = math.inf
     alone: bool = False  # whether the device has the whole network
 

@@ -1,7 +1,7 @@
 """Rates over time: what a link carries, or a computer does, in each second. All are seeded processes, none is measured.
 
-No package that can be had here ships recorded bandwidth of mobile networks, so bandwidth wanders by a Markov chain and
-breaks off by a Gilbert process; each function says which.
+No package was found that ships recorded bandwidth of mobile networks (those for video streaming read it from files that
+one must have), so bandwidth wanders by a Markov chain and breaks off by a Gilbert process; each function says which.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Trace:
 
     @property
     def mean(self) -> float:
-        """The rate on average over the whole trace."""
+        """The rate on average over the whole trace, its future included: no scheduler may start from it."""
         return self._done[-1] / self.end
 
     def amount(self, start: float, stop: float) -> float:
@@ -78,17 +78,18 @@ def steady(rate: float) -> Trace:
     return Trace((0.0,), (rate,), 1.0)
 
 
-def wandering(mean: float, steps: Sequence[float], stay: float, seconds: float, seed: Seed) -> Trace:
-    """Return a Markov chain: the rate is ``mean`` times one of ``steps``, for ``stay`` seconds on average.
+def wandering(usual: float, steps: Sequence[float], stay: float, seconds: float, seed: Seed) -> Trace:
+    """Return a Markov chain: the rate is ``usual`` times one of ``steps``, for ``stay`` seconds on average.
 
     Then it moves to a neighbouring step, up or down alike, and at either end to the only neighbour. How long it stays
-    follows the exponential distribution.
+    follows the exponential distribution. So the mean over a long time is that of the steps, where the two ends count
+    half: ``usual`` is not the mean but for steps that are chosen so, and a trace's own mean differs from both.
     """
     random = np.random.default_rng(seed)
     times, rates, now, at = [], [], 0.0, int(random.integers(len(steps)))
     while now < seconds:
         times.append(now)
-        rates.append(mean * steps[at])
+        rates.append(usual * steps[at])
         now += random.exponential(stay)
         move = 2 * int(random.integers(2)) - 1  # four times as fast as `choice`, which draws the same
         at = at + move if 0 <= at + move < len(steps) else at - move

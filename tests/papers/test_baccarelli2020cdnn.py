@@ -260,6 +260,20 @@ def test_expected_joules_are_those_of_the_samples_that_were_looked_at(prepared):
     assert np.mean([method.price(j) for j in journeys]) == pytest.approx(1000 * (joules + idle))
 
 
+def test_what_is_told_of_the_world_are_the_rates_that_test_pictures_went_through(prepared):
+    method, bench, ready = prepared(KEY)
+    told = method.simulation(ready, bench).constants
+    assert told[0].startswith("tier 1: at most 0.003 billion MACs/s, which draw 2 W; its answers are due 100 ms after")
+    assert told[3] == "link 1: at most 0.4 Mbit/s, which draw 1 W"
+    for said, knob in zip(told[-2:], (None, method.alpha), strict=True):
+        plan = method.simulated(ready, "test", knob)[0].plan
+        speeds, rates = said.split("tiers run at ")[1].removesuffix(" Mbit/s").split(" billion MACs/s, and links at ")
+        assert [1e9 * float(each) for each in speeds.split(", ")] == pytest.approx(plan.speeds, rel=1e-3)
+        assert [1e6 * float(each) for each in rates.split(", ")] == pytest.approx(plan.rates, rel=1e-3)
+        assert plan.speeds < method.speeds
+    assert told[-1].startswith("with exits at alpha = 0.01, ")
+
+
 def test_price_by_hand():
     method = tiny(gamma=3.0, zeta=2.0, idle=0.5, limits=(0.1, 0.1, 0.2), watts=(2.0, 20.0, 100.0), radios=(1.0, 4.0))
     plan = Mapped((1, 2), 0.1, speeds=(1.5e6, 3e7, 3e8), rates=(2e5, 2e6))
@@ -411,6 +425,7 @@ def test_a_third_of_the_energy_must_be_saved_at_little_loss(cost, quality, holds
         validation=points((0.895, cost)), test=points((quality, cost)), full_quality=0.9, full_cost=100.0
     )
     assert claimed.less_energy(curve).holds is holds
+    assert "nothing was measured" in claimed.less_energy(curve).not_comparable
 
 
 def test_claims_are_tried_and_trainings_compared_once(prepared):

@@ -36,7 +36,9 @@ from eelit.methods.papers.dong2022exitpredictor import (
     wanted,
 )
 from eelit.methods.policies.max_confidence import MaxConfidence
+from eelit.methods.world.machines import Link
 from eelit.methods.world.stream import Always, stream
+from eelit.methods.world.traces import Trace, steady
 
 KEY = "dong2022exitpredictor"
 NAMES = ["one score", "a score per exit"]
@@ -257,6 +259,34 @@ def test_thresholds_follow_what_the_link_has_done():
     assert method.scheduler(ready, world, None, 1).only == Plan(method.cuts, None, 1)
 
 
+def test_the_bandwidth_is_compared_with_the_usual_one_not_with_what_the_trace_will_be():
+    """Twice the usual for two seconds, then a tenth: the trace's own mean is known to nobody, and changes nothing."""
+    method = tiny(device=100.0, server=1000.0, round_trip=0.5, bandwidth=1000.0)
+    link = Link(Trace((0.0, 2.0), (2000.0, 100.0), 100.0), 0.5)
+    scheduler = method.scheduler(SimpleNamespace(fitted=KNOWN), SimpleNamespace(links=[link]), 0.8)
+    curves = regressed(KNOWN, SPEEDS, 1000.0, 0.8 * 2.5, method.degree)  # plain: 2.5 s
+    assert scheduler.curves == curves
+    averages = [1.0, 0.3 * 1.0 + 0.7 * 2.0, 0.3 * 1.7 + 0.7 * 2.0]  # in looks half a second apart
+    assert len({curves.at(share) for share in averages}) == 3
+    for second, share in zip((0.0, 0.5, 1.0), averages, strict=True):
+        plan = scheduler.plan(0, second)
+        assert (plan.eta, plan.knob) == curves.at(share)
+    late = scheduler.plan(0, 50.0)
+    assert (late.eta, late.knob) == curves.at(0.1)
+
+
+def test_curve_and_claim_are_of_one_controller(prepared):
+    """At a bandwidth that stays, the scheduler comes to the pair that the claim tries there."""
+    method, _, ready = prepared(KEY)
+    known, target = ready.fitted, 0.7
+    seconds = target * method.speeds.plain(known, method.bandwidth)
+    curves = regressed(known, method.speeds, method.bandwidth, seconds, method.degree)
+    for share in claimed.LINKS:
+        world = SimpleNamespace(links=[Link(steady(share * method.bandwidth), method.round_trip)])
+        plan = method.scheduler(ready, world, target).plan(0, 60.0)
+        assert (plan.eta, plan.knob) == curves.at(share)
+
+
 def test_the_world_wanders_anew_on_each_split_and_seed():
     method = registry.get(KEY)
     worlds = [method.world(split, seed) for split, seed in (("test", 0), ("validation", 0), ("test", 1), ("test", 0))]
@@ -354,7 +384,7 @@ def test_the_predictor_changes_nothing_of_the_network():
 
 @pytest.mark.parametrize(("macs", "quality", "holds"), [(89, 0.891, True), (91, 0.9, False), (50, 0.889, False)])
 def test_a_tenth_must_be_saved_at_little_loss(macs, quality, holds):
-    assert claimed.less(claimed.Spent(macs, quality), claimed.Spent(100, 0.9), 0.3).holds is holds
+    assert claimed.less(claimed.Spent(macs, quality), claimed.Spent(100, 0.9), "these").holds is holds
 
 
 @pytest.mark.parametrize(("macs", "holds"), [(90.0, True), (91.0, False)])
@@ -373,6 +403,33 @@ def test_targets_must_be_kept_twice_as_well(late, gains, holds):
     assert claimed.judged(late, gains).holds is holds
 
 
+def test_each_side_has_its_cheapest_thresholds(prepared):
+    """Plain exits may lower tau as EP may: what EP saves is judged against that."""
+    method, _, ready = prepared(KEY)
+    held, test = ready.split("validation"), ready.split("test")
+    least = claimed.on_device(held, Plan(method.cuts, method.tau)).quality - 0.005
+
+    def best(plans):
+        spent = [(claimed.on_device(held, plan), plan) for plan in plans]
+        return min((each for each in spent if each[0].quality >= least), key=lambda each: each[0].macs)[1]
+
+    plain = best([Plan(method.cuts, tau) for tau in TAUS])
+    ep = best([Foretold(method.cuts, tau, eta=eta) for eta in ETAS for tau in TAUS])
+    ours, theirs = (claimed.on_device(test, plan) for plan in (ep, plain))
+    found, _ = claimed.spared(method, ready)
+    assert found.measured == (
+        f"{1 - ours.macs / theirs.macs:.1%} less, accuracy {ours.quality - theirs.quality:+.4f}, at eta = {ep.eta:g} "
+        f"and tau = {ep.knob:g} against tau = {plain.knob:g}"
+    )
+    assert plain.knob != method.tau
+    plans = [Plan(method.cuts, tau) for tau in (0.0, 0.9)]
+    strict = claimed.on_device(held, plans[1]).quality
+    assert claimed.on_device(held, plans[0]).quality < strict
+    assert claimed.cheapest(held, plans, strict) == plans[1]  # the cheaper one is not good enough
+    assert claimed.cheapest(held, plans, 0.0) == plans[0]
+    assert claimed.cheapest(held, plans[::-1], 1.1) == plans[1]  # none is
+
+
 def test_claims_are_tried_on_trained_exits(prepared):
     method, bench, ready = prepared(KEY)
     found = claimed.claims(method, ready, bench, None)
@@ -382,9 +439,11 @@ def test_claims_are_tried_on_trained_exits(prepared):
         "keeps the target as bandwidth changes",
     ]
     seen = ready.split("test")
-    best, plain = claimed.perfect(seen, method), claimed.on_device(seen, Plan(method.cuts, method.tau))
-    assert best.quality == plain.quality
-    assert best.macs < plain.macs
+    for tau in (0.5, method.tau):
+        plain = Plan(method.cuts, tau)
+        best, spent = claimed.perfect(seen, 2, plain), claimed.on_device(seen, plain)
+        assert best.quality == spent.quality
+        assert best.macs < spent.macs
     seconds, quality = claimed.tried(method, ready, 1.0, (1.1, 1.1))
     assert quality == method.full_model(ready, bench)[0]
     blocks = seen.stages[:2, 0].sum() + seen.predicting

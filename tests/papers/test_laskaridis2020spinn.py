@@ -143,7 +143,7 @@ def world_of(bandwidth, server=100.0):
 def test_cuts_follow_the_bandwidth_that_was_not_that_will_be():
     """While the link carries much all goes to the server; once looks have told that it is down the device does it."""
     trace = Trace((0.0, 10.0, 20.0), (1e6, 0.0, 1e6), 30.0)
-    scheduler = Scheduler(PROFILE.at(1.1), (0, 1, 2, 3), world_of(trace), ("latency",), {})
+    scheduler = Scheduler(PROFILE.at(1.1), (0, 1, 2, 3), world_of(trace), ("latency",), {}, Now(1e6, 100.0))
     seen = [scheduler.plan(0, second).cuts[0] for second in (0.0, 9.9, 10.4, 19.9, 22.0, 29.0)]
     assert seen == [0, 0, 0, 3, 0, 0]
     assert scheduler.plan(0, 29.0).knob == 1.1
@@ -151,21 +151,18 @@ def test_cuts_follow_the_bandwidth_that_was_not_that_will_be():
 
 def test_cuts_follow_the_servers_load():
     busy = Trace((0.0, 10.0), (100.0, 0.5), 20.0)
-    scheduler = Scheduler(PROFILE.at(1.1), (0, 3), world_of(steady(1e6), busy), ("latency",), {})
+    scheduler = Scheduler(PROFILE.at(1.1), (0, 3), world_of(steady(1e6), busy), ("latency",), {}, Now(1e6, 100.0))
     assert [scheduler.plan(0, second).cuts[0] for second in (5.0, 19.0)] == [0, 3]
 
 
 def test_nothing_is_decided_anew_while_conditions_stay_within_a_margin(monkeypatch):
     asked = []
     trace = Trace((0.0, 10.0, 20.0), (1e4, 1.05e4, 0.8e4), 30.0)
-    scheduler = Scheduler(PROFILE, (0, 1), world_of(trace), ("latency",), {})
-    scheduler.plan(0, 0.0)
-    scheduler.bandwidth._known = [1e4]
+    scheduler = Scheduler(PROFILE, (0, 1), world_of(trace), ("latency",), {}, Now(1e4, 100.0))
     original = expected
     monkeypatch.setattr(
         "eelit.methods.papers.laskaridis2020spinn.expected", lambda *a: asked.append(a[2]) or original(*a)
     )
-    scheduler.last = None
     for second in np.arange(0.0, 30.0, 0.25):
         scheduler.plan(0, float(second))
     assert round(asked[0].bandwidth) == 10000
@@ -175,14 +172,37 @@ def test_nothing_is_decided_anew_while_conditions_stay_within_a_margin(monkeypat
 
 def test_with_a_grid_both_are_chosen_together():
     """Of all points that keep to 1.3 s the most accurate: s = 1 with thr 0.8 takes 1.52 s, s = 0 with 1.1 0.83 s."""
-    plan = Scheduler(PROFILE, (0, 1, 3), world_of(steady(8000.0)), ("error", "latency"), {"latency": 1.3}).plan(0, 0.0)
-    assert plan == Plan((0,), 1.1, -1)
-    slow = world_of(steady(100.0))
-    plan = Scheduler(PROFILE, (0, 1, 3), slow, ("error", "latency"), {"latency": 3.0}).plan(0, 0.0)
-    assert plan.knob == 0.8
-    assert plan.cuts == (3,)
-    without = Scheduler(PROFILE.cut_off(1), (0, 1), world_of(steady(8000.0)), ("latency",), {}, 1).plan(0, 0.0)
-    assert without == Plan((0,), None, 1)
+
+    def plan(profile, cuts, bandwidth, targets, limits, exit_=-1):
+        known = Now(bandwidth, 100.0)
+        return Scheduler(profile, cuts, world_of(steady(bandwidth)), targets, limits, known, exit_).plan(0, 0.0)
+
+    assert plan(PROFILE, (0, 1, 3), 8000.0, ("error", "latency"), {"latency": 1.3}) == Plan((0,), 1.1, -1)
+    slow = plan(PROFILE, (0, 1, 3), 100.0, ("error", "latency"), {"latency": 3.0})
+    assert (slow.cuts, slow.knob) == ((3,), 0.8)
+    assert plan(PROFILE.cut_off(1), (0, 1), 8000.0, ("latency",), {}, 1) == Plan((0,), None, 1)
+
+
+def test_before_link_and_server_have_reported_the_settings_are_all_that_is_known():
+    """The link is down most of the time and the server is busy: a mean over the trace would tell at once."""
+    trace, busy = Trace((0.0, 20.0), (1e6, 0.0), 1000.0), Trace((0.0, 20.0), (100.0, 0.1), 1000.0)
+    for bandwidth, server in ((trace, 100.0), (steady(1e6), busy)):
+        world = world_of(bandwidth, server)
+        scheduler = Scheduler(PROFILE.at(1.1), (0, 3), world, ("latency",), {}, Now(1e6, 100.0))
+        assert [scheduler.plan(0, second).cuts[0] for second in (0.0, 19.9, 60.0)] == [0, 0, 3]
+
+
+def test_the_method_tells_its_scheduler_the_settings_and_nothing_of_the_trace(prepared):
+    method, _, ready = prepared(KEY)
+    world = method.world("test", 0)
+    assert abs(world.links[0].bandwidth.mean / method.bandwidth - 1) > 0.01
+    scheduler = method.scheduler(ready, world, 0.9)
+    assert (scheduler.bandwidth.first, scheduler.server.first) == (method.bandwidth, method.server)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claimed, "stream", lambda world, work, chosen, came: seen.append(chosen) or [Journey(0.0)] * 2)
+        claimed.robust(method, ready)
+    assert (seen[0].bandwidth.first, seen[0].server.first) == (method.bandwidth, method.server)
 
 
 def test_the_method_cuts_by_its_targets(prepared):
@@ -195,6 +215,14 @@ def test_the_method_cuts_by_its_targets(prepared):
     assert {plan.knob for plan in chosen} == {0.9}
     assert chosen[1].cuts == (3,)  # no work for the server at all
     assert method.scheduler(ready, world, None, 1).plan(0, 0.0).exit == 1
+
+
+def test_watts_are_told_of_only_where_they_have_a_say(prepared):
+    method, bench, ready = prepared(KEY)
+    assert not any(" W " in said for said in method.simulation(ready, bench).constants)
+    sparing = method.replace({"targets": ("energy", "latency")})
+    told = sparing.simulation(ready, bench).constants
+    assert "device: 4 W computing, 1.5 W sending, 0.5 W waiting" in told
 
 
 # The rule in the world.
@@ -355,6 +383,10 @@ class Fake:
         self.results.append(self.results.pop(0))
         return self.results[-1]
 
+    def timed(self, scheduler, limit):
+        self.results.append(self.results.pop(0))
+        return self.results[-1]
+
 
 def took(seconds, quality, macs=(1.0, 1.0)):
     return [Journey(0.0, answered=seconds, macs=list(macs))], quality
@@ -384,10 +416,57 @@ def test_a_server_without_work_is_told_as_such():
     assert found.measured.startswith("inf× at 0.125 of the bandwidth, 1.00× at 0.25")
 
 
+def timed(accuracy, in_time=0.5, *, late=0.0, kept=True):
+    return claimed.Timed(accuracy, in_time, late, kept)
+
+
+def test_pictures_are_timed_by_hand(condition):
+    """With the plain network on the device alone all take as long; a shorter limit makes every answer wrong."""
+    seen, plan = condition.prepared.split("test"), Always(Plan((3,), None))
+    seconds = seen.static_costs[-1, 0] / condition.method.device
+    right = float((seen.answers[-1].argmax(-1) == seen.targets).double().mean())
+    for share, in_time, kept in ((1.001, 1.0, True), (0.97, 0.0, True), (0.94, 0.0, False)):
+        found = condition.timed(plan, share * seconds)
+        assert found == (pytest.approx(right), pytest.approx(right * in_time), 1 - in_time, kept)
+    mixed = condition.timed(Always(Plan((1,), 0.9)), seen.costs[0, 0] / condition.method.device * 1.001)
+    first = seen.course(Plan((1,), 0.9)).exits == 0
+    assert mixed.late == pytest.approx(1 - first.mean())
+    assert mixed.in_time == pytest.approx((first & (seen.answers[0].argmax(-1) == seen.targets).numpy()).mean())
+
+
 @pytest.mark.parametrize(("gains", "holds"), [((0.02, 0.0), True), ((0.01, 0.0), False), ((0.06, -0.02), False)])
 def test_accuracy_in_time_must_be_a_point_higher_on_average_and_seldom_lower(gains, holds):
-    fakes = [Fake(took(1, 0.8 + gain), took(1, 0.8)) for gain in gains]
-    assert claimed.in_time(fakes).holds is holds
+    whole = [(timed(0.8 + gain), timed(0.8)) for gain in gains]
+    assert claimed.on_average(whole).holds is holds
+    each = [(timed(0.0, 0.8 + gain), timed(1.0, 0.8)) for gain in gains]
+    assert claimed.one_by_one(each).holds is holds
+    found = claimed.in_time([Fake(*pair) for pair in whole])
+    assert [outcome.name for outcome in found] == ["more accurate within a mean latency", "more accurate in time"]
+    assert (found[0].holds, found[1].holds) == (holds, False)
+
+
+def test_a_limit_that_spinn_alone_breaks_is_no_gain():
+    good, kept, broken = (timed(0.9), timed(0.5)), (timed(0.9), timed(0.5, kept=False)), timed(0.9, kept=False)
+    assert claimed.on_average([good, kept]).holds
+    assert claimed.on_average([good, kept]).measured.endswith("over 1 limits that both keep; SPINN alone breaks 0")
+    assert not claimed.on_average([good, (broken, timed(0.5))]).holds
+    assert claimed.on_average([good, (broken, timed(0.5, kept=False))]).holds
+    assert not claimed.on_average([kept]).holds
+
+
+def spent(seconds, quality):
+    """A picture that takes so long on the device, which draws four watts."""
+    return [Journey(0.0, begun=0.0, answered=seconds, computing=seconds)], quality
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quality", "holds"),
+    [((1.0, 2.1), 0.8, True), ((1.1, 2.0), 0.8, False), ((1.0, 2.2), 0.8, False), ((1.0, 1.0), 0.77, False)],
+)
+def test_half_of_the_joules_must_be_saved_somewhere(seconds, quality, holds):
+    found = claimed.less_energy([Fake(spent(s, quality), spent(2.0, 0.8)) for s in seconds], 0.2)
+    assert found.holds is holds
+    assert "nothing was measured" in found.not_comparable
 
 
 def test_answers_must_be_there_when_the_link_breaks(prepared, monkeypatch):

@@ -277,6 +277,22 @@ def test_exits_on_the_way_are_paid_and_others_are_not(prepared):
     assert cloud == pytest.approx(stages.sum() * 4.6e-6)
 
 
+def test_what_is_told_of_the_world_is_what_a_joule_depends_on(prepared):
+    """A journey with as many multiply-accumulates costs as much as is told, whatever the speeds."""
+    _, bench, ready = prepared(KEY)
+    method = tiny(mac=2.0, bits=4)
+    told = method.simulation(ready, bench)
+    assert told.rates == []
+    assert told.constants[:2] == [
+        "a MAC of full precision: 2 pJ", "a MAC of 4 bits: 0.25 pJ, assumed in proportion to bits",
+    ]  # fmt: skip
+    exact, few = (
+        method.price(Journey(0.0, plan=Hybrid((1,), 0.5, exact=(n,)), exit=0, macs=[1e6])) for n in (1e6, 0.0)
+    )
+    assert (exact, few) == (pytest.approx(2.0), pytest.approx(0.25))  # microjoules
+    assert not any(word in said for said in told.constants for word in ("MACs/s", "Mbit/s", " W "))
+
+
 def test_each_machine_holds_its_own_blocks_alone(prepared):
     method, bench, ready = prepared(KEY)
     edge, cloud = method.machines(ready)
@@ -344,6 +360,7 @@ def test_two_thirds_of_the_energy_must_be_saved_at_little_loss(cost, quality, ho
     found = claimed.cheaper(point(cost, quality), 0.9, 100.0, 1)
     assert found.holds is holds
     assert "5.5×" in found.statement
+    assert "nothing was measured" in found.not_comparable
 
 
 @pytest.mark.parametrize(("exits", "holds"), [((0.4, 0.1, 0.5), True), ((0.4, 0.09, 0.51), False)])
@@ -354,6 +371,7 @@ def test_half_must_stay_on_the_edge(exits, holds):
 @pytest.mark.parametrize(("found", "holds"), [([0.01, 0.0], True), ([0.004, 0.005], False), ([], False)])
 def test_few_bits_must_be_worth_half_a_point(found, holds):
     assert claimed.beside_whole(found).holds is holds
+    assert "nothing was measured" in claimed.beside_whole(found).not_comparable
 
 
 @pytest.mark.parametrize(("low", "holds"), [(0.889, True), (0.891, False)])

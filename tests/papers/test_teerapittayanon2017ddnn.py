@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,9 @@ from eelit.methods.papers.teerapittayanon2017ddnn import (
 )
 from eelit.methods.policies.base import uncertainty
 from eelit.methods.policies.entropy import Entropy
+from eelit.methods.world.machines import Link
 from eelit.methods.world.stream import Always, stream
+from eelit.methods.world.traces import steady
 
 KEY = "teerapittayanon2017ddnn"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
@@ -129,6 +132,17 @@ def test_bytes_follow_the_formula(prepared):
     assert method.full_model(ready, bench)[1] == 100
     (fixed,) = method.baselines(ready, bench)
     assert [point.cost for point in fixed.test] == [40, 100]
+
+
+def test_no_world_is_told_of_where_none_has_a_say(prepared, monkeypatch):
+    """Bytes are the same over links a thousand times as slow."""
+    method, bench, ready = prepared(KEY)
+    assert method.simulation(ready, bench) is None
+    before, own = method.sweep(ready, bench, "test", [0.7]), method.world("test", 0)
+    assert own.power is None
+    slow = replace(own, links=tuple(Link(steady(link.bandwidth.mean / 1000), 1.0) for link in own.links))
+    monkeypatch.setattr(type(method), "world", lambda self, split, seed: slow)
+    assert method.sweep(ready, bench, "test", [0.7]) == before
 
 
 def test_an_answer_is_right_as_often_as_both_exits_are_on_what_they_answer(prepared):
