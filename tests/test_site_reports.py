@@ -353,7 +353,7 @@ def test_page_of_a_method_shows_what_is_learnt():
     world = source.partition("{ #world }")[2]
     assert "Regret at lambda 1; at the end: ours &lt;b&gt; 4, random -1" in world
     assert "Regret at lambda 1" in text
-    paths = re.findall(r'<path class="ee-line"[^>]* d="([^"]+)"/>', world.partition("<ul class")[0] + world)
+    paths = re.findall(r'<path class="ee-line"[^>]* d="([^"]+)"/>', world.partition('<ul class="ee-legend')[0])
     across = [[float(place.split()[0]) for place in path[1:].split("L")] for path in paths[:2]]
     assert across == [[58, 262, 466]] * 2
     up = [[float(place.split()[1]) for place in path[1:].split("L")] for path in paths[:2]]
@@ -412,7 +412,7 @@ def test_the_page_of_the_edge_shows_worlds_of_works_at_the_edge():
     collection = gather(sources(), known("ju2021dee"))
     text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
     own = text.partition("{ #ju2021dee }")[2].partition("\n## ")[0]
-    for said in ("small setting of the smoke test", "Link 1, bandwidth (simulated)", "Regret at lambda 1"):
+    for said in ("small setting of the smoke test", "Link 1, bandwidth (simulated)", "Regret at lambda 1</figcaption>"):
         assert said in own
         assert text.count(said) == 1
 
