@@ -30,13 +30,13 @@ Fidelity = Literal["checked-against-code", "from-paper", "reconstructed"]  # as 
 Qualifier = Literal["exact", "about", "at-least", "at-most"]
 Ground = Literal["input", "bandwidth", "load", "deadline", "energy", "outage", "budget", "feedback"]
 GROUNDS: Mapping[Ground, tuple[str, str]] = {
-    "input": ("Input", "the network's output for the sample"),
+    "input": ("Input", "what the network has computed from the sample"),
     "bandwidth": ("Bandwidth", "the current rate of a link"),
     "load": ("Load", "the length of queues, or how busy a machine is"),
     "deadline": ("Deadline", "when an answer is due, or how late it may be"),
     "energy": ("Energy", "joules or voltage"),
     "outage": ("Outage", "another machine cannot be reached"),
-    "budget": ("Budget", "the remaining amount of a resource for all future inputs"),
+    "budget": ("Budget", "how much of a resource may be spent, or is left"),
     "feedback": ("Feedback", "the results of earlier decisions"),
 }
 """What a decision at the edge may look at → label and meaning."""
@@ -168,6 +168,10 @@ class Implementation(Strict):
 
     fidelity: Fidelity
     reason: Prose
+    decides_by: list[Ground] = Field(
+        default=[],
+        description="of works at the edge: on which of the grounds eelit's own run decides, which may be fewer",
+    )
     ablations: list[Prose] = Field(
         default=[], description="variants measured for comparison, which leave out or replace the paper's own idea"
     )
@@ -189,7 +193,8 @@ class Entry(Strict):
     exit_rule: Prose | None = Field(default=None, description="when it stops: direction and strictness of the test")
     skipped: Prose | None = Field(default=None, description="which computation is saved")
     decides_by: dict[Ground, Prose] = Field(
-        default={}, description="of works at the edge: what the decision looks at, and how; only what sources say"
+        default={},
+        description="of works at the edge: what the decision looks at, and how; what is inferred is unverified",
     )
     note: Prose | None = Field(default=None, description="what a reader should know before filing or using it")
     backbones: list[Prose] = []

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, joined, of_samples, stacked
+from eelit.methods.engine.records import Gained, Learning
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.harness import conformance, registry, runner
 from eelit.methods.policies.base import said, softmax, values_of
@@ -513,6 +514,19 @@ def test_variants_of_one_paper_may_be_of_several_families(paper):
     (one,) = runner.run(paper, scale="smoke", variant="in turn").curves
     assert one.variant == "in turn"
     assert [point.cost for point in one.test] == [point.cost for point in result.curves[1].test]
+
+
+def test_what_is_learnt_stands_beside_the_claims_and_is_kept_of_each_variant(paper, monkeypatch):
+    def learning(method, prepared, bench, curve):
+        line = Gained(rule=type(method).__name__, times=[0, 1], values=[0, curve.test[0].cost])
+        return [Learning(title=curve.variant, time="samples", unit="MACs", lines=[line])]
+
+    assert registry.learning(paper) is None
+    monkeypatch.setattr(registry, "_claims", lambda key: SimpleNamespace(claims=None, learning=learning))
+    curves = runner.run(paper, scale="smoke").curves
+    assert [curve.learning[0].title for curve in curves] == ["exits", "in turn"]
+    assert [curve.learning[0].lines[0].rule for curve in curves] == ["Twofold", "InTurn"]
+    assert curves[0].learning[0].lines[0].values == [0, curves[0].test[0].cost]
 
 
 def test_a_paper_of_several_families_is_described_whole(paper):

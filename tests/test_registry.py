@@ -141,6 +141,12 @@ def test_claims_that_leave_the_process_are_the_fault_of_their_package(theirs, mo
         registry.claims("smith2027Good")
 
 
+def test_learning_is_found_beside_the_claims():
+    assert registry.learning("ju2021dee").__module__ == "eelit.methods.claims.ju2021dee"
+    assert registry.learning("zhou2020pabee") is None
+    assert registry.learning("smith2027unknown") is None
+
+
 @pytest.fixture
 def talking(monkeypatch, tmp_path):
     """Register a good method and claims in a package that prints when it is imported, past Python too."""

@@ -1,5 +1,6 @@
 """What a badge may say, and how a method's page shows a run. The figures here are made up and stay in the tests."""
 
+import dataclasses
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,8 @@ from eelit.methods.engine.records import (
     Curve,
     DesignPoint,
     Execution,
+    Gained,
+    Learning,
     Machine,
     OperatingPoint,
     Outcome,
@@ -329,6 +332,49 @@ def test_page_of_a_method_shows_its_simulated_world():
     assert places == [58, 73.6, 262, 126, 398, 21.2, 466]  # right, then up or down, at 30 and at 50 seconds
 
 
+def test_a_world_says_at_which_scale_it_is():
+    curve = result().curves[0].model_copy(update={"simulation": simulated()})
+    text, _ = page_of(reports(report(result(curves=[curve]))))
+    assert "small setting of the smoke test" in text
+    text, _ = page_of(reports(report(result(curves=[curve], scale="full"))))
+    assert "small setting of the smoke test" not in text
+    assert "These are the settings of the results on the track." in text
+
+
+def learnt():
+    lines = [Gained(rule="ours <b>", times=[0, 50, 100], values=[0, 3, 4]),
+             Gained(rule="random", times=[0, 50, 100], values=[0, 5, -1])]  # fmt: skip
+    return Learning(title="Regret at lambda 1", time="frames", unit="utility", lines=lines)
+
+
+def test_page_of_a_method_shows_what_is_learnt():
+    curve = result().curves[0].model_copy(update={"simulation": simulated(), "learning": [learnt()]})
+    text, source = page_of(reports(report(result(curves=[curve]))))
+    world = source.partition("{ #world }")[2]
+    assert "Regret at lambda 1; at the end: ours &lt;b&gt; 4, random -1" in world
+    assert "Regret at lambda 1" in text
+    paths = re.findall(r'<path class="ee-line"[^>]* d="([^"]+)"/>', world.partition('<ul class="ee-legend')[0])
+    across = [[float(place.split()[0]) for place in path[1:].split("L")] for path in paths[:2]]
+    assert across == [[58, 262, 466]] * 2
+    up = [[float(place.split()[1]) for place in path[1:].split("L")] for path in paths[:2]]
+    assert up[0][1] < up[0][0] < up[0][2]  # random, drawn first: up to 5, then down below 0
+    assert up[1][0] > up[1][1] > up[1][2]
+    assert world.count("ours &lt;b&gt;</li>") == 1
+    assert "<b>" not in world.replace("<b>Fix", "")
+
+
+def test_a_line_has_a_value_for_each_time():
+    with pytest.raises(ValueError, match="random has 1 values at 2 times"):
+        Gained(rule="random", times=[0, 1], values=[0])
+
+
+def test_what_is_learnt_without_a_simulated_world_is_shown_too():
+    curve = result().curves[0].model_copy(update={"learning": [learnt()]})
+    text, _ = page_of(reports(report(result(curves=[curve]))))
+    assert "Regret at lambda 1" in text
+    assert "Nothing here was measured" not in text
+
+
 def test_page_of_a_method_without_a_simulated_world_shows_none():
     _, source = page_of(reports(report()))
     assert "simulated world" not in source
@@ -343,8 +389,45 @@ def test_the_page_of_the_edge_says_what_works_decide_by():
     assert '<a href="#laskaridis2020spinn">SPINN</a>' in text
     row = re.search(r'<tr><th scope="row"><a href="#leroux2017cascading">.*?</tr>', text, re.DOTALL)[0]
     assert re.findall(r"<td>(yes|–)</td>", row) == ["yes", *["–"] * 7]
-    assert '<a href="../methods/leroux2017cascading.html">runs</a>' in row
+    assert '<a href="../methods/leroux2017cascading.html">runs</a>: input</td>' in row
+    spinn = re.search(r'<tr><th scope="row"><a href="#laskaridis2020spinn">.*?</tr>', text, re.DOTALL)[0]
+    assert re.findall(r"<td>(yes|–)</td>", spinn) == ["yes"] * 6 + ["–"] * 2
+    assert (
+        "runs</a>: input, bandwidth, load, outage</td>" in spinn
+    )  # no limit is set in its runs, and joules are no goal
     assert "a moving average of the link's rate, in the search for split point and threshold" in plain
+
+
+def at_edge(key, **changes):
+    """What a smoke test found in a simulated world."""
+    curve = result().curves[0].model_copy(update={"simulation": simulated(), "learning": [learnt()]})
+    return report(result(curves=[curve], key=key, **changes)).model_copy(update={"key": key})
+
+
+def known(key):
+    return Reports({key: at_edge(key)}, session((key,)), NOW + timedelta(minutes=1))
+
+
+def test_the_page_of_the_edge_shows_worlds_of_works_at_the_edge():
+    collection = gather(sources(), known("ju2021dee"))
+    text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
+    own = text.partition("{ #ju2021dee }")[2].partition("\n## ")[0]
+    for said in ("small setting of the smoke test", "Link 1, bandwidth (simulated)", "Regret at lambda 1</figcaption>"):
+        assert said in own
+        assert text.count(said) == 1
+
+
+def test_a_measured_world_goes_before_that_of_the_smoke_test():
+    collection = gather(sources(), known("ju2021dee"))
+    kept = bench.world(at_edge("ju2021dee", scale="full", seed=2).result)
+    board = dataclasses.replace(collection.boards["images"], worlds={"ju2021dee": kept})
+    collection.boards["images"] = board
+    assert collection.world("ju2021dee") == kept
+    assert (kept.scale, kept.seed) == ("full", 2)
+    assert collection.world("ju2021lee") is None
+    text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
+    assert "small setting of the smoke test" not in text
+    assert "with seed 2" in text
 
 
 def test_a_row_says_its_name_once():

@@ -1,4 +1,7 @@
-"""What class-dependent thresholds claim: less energy than single ones, since classes differ; and what must hold."""
+"""What class-dependent thresholds claim: less energy than single ones, since classes differ; and what must hold.
+
+Multiply-accumulates stand for energy here, a comparison in the forest being one of them: nothing is said of joules.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ LOSS = 0.01
 
 
 def claims(method: ClassDependent, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-    """Energy against single thresholds, on other images and on those of the search; and whether classes differ."""
+    """Work against single thresholds, on other images and on those of the search; and whether classes differ."""
     rival = next(each for each in curve.baselines if each.name == "one threshold for each model")
     search = prepared.fitted
     return [saving(curve, rival), contained(search, curve), different(method.seen(prepared.split("test")), search)]
@@ -28,12 +31,12 @@ def saving(curve: Curve, rival: Baseline) -> Outcome:
     theirs = cheapest_within(rival.validation, rival.test, LOSS, of=full)
     less, gain = 1 - ours.cost / theirs.cost, ours.quality - theirs.quality
     return Outcome(
-        name="class thresholds save energy",
+        name="class thresholds save work",
         statement="At the cheapest allowed loss that loses at most one point on validation images, thresholds by class "
-        "take at least 5 % less energy on test images than one for each model, and are at most half a point less "
-        "accurate.",
+        "take at least 5 % fewer multiply-accumulates on test images than one for each model, and are at most half a "
+        "point less accurate.",
         holds=less >= 0.05 and gain >= -0.005,
-        measured=f"{less:+.1%} of the energy saved, accuracy {gain:+.4f}; allowed losses {ours.knob:g} and "
+        measured=f"{less:+.1%} of multiply-accumulates saved, accuracy {gain:+.4f}; allowed losses {ours.knob:g} and "
         f"{theirs.knob:g}",
     )
 
@@ -45,10 +48,10 @@ def contained(search: Search, curve: Curve) -> Outcome:
     ratios = [ours / theirs for ours, theirs in both]
     return Outcome(
         name="class thresholds contain the single one",
-        statement="On the images of the search, thresholds by class take no more energy at any allowed loss than the "
-        "best of all single ones of the grid, and at one of them a tenth less.",
+        statement="On the images of the search, thresholds by class take no more multiply-accumulates at any allowed "
+        "loss than the best of all single ones of the grid, and at one of them a tenth fewer.",
         holds=max(ratios) <= 1 + 1e-9 and min(ratios) <= 0.9,
-        measured=f"from {1 - max(ratios):.1%} to {1 - min(ratios):.1%} less",
+        measured=f"from {1 - max(ratios):.1%} to {1 - min(ratios):.1%} fewer",
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.records import Curve, Gained, Learning, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.on_device import Fixed, Scheduler, Served, Stored, drive
 from eelit.methods.papers.ju2021lee import Lee, RatioBandit, reward
@@ -30,6 +30,8 @@ PAUSES = (0.05, 0.25, 1.0)
 """Times between two inferences to try, as shares of the method's own: the less, the more durations differ."""
 DECISIONS = 10_000
 """Frames that would fit into the horizon if all ran the full network."""
+SHOWN = 50
+"""Moments at which a picture shows what was lost until then."""
 GREEDY = 0.1
 """Share of its plays in which epsilon-greedy takes any arm."""
 
@@ -79,9 +81,10 @@ class Trial(NamedTuple):
     """What schedulers have collected in the same world at one pause."""
 
     pause: float  # o, seconds
-    best: float  # by the best single exit in hindsight, by trying all
-    ours: NDArray[np.float64]  # [8], after each eighth of the horizon
-    others: dict[str, float]
+    horizon: float  # seconds
+    best: NDArray[np.float64]  # [parts], by the exit that is the best single one in hindsight, by trying all
+    ours: NDArray[np.float64]  # [parts], after each part of the horizon
+    others: dict[str, NDArray[np.float64]]
 
 
 def claims(method: Lee, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -90,7 +93,7 @@ def claims(method: Lee, prepared: Prepared, bench: Bench, curve: Curve) -> list[
     return [regret_falls(trials), near_best(trials), better(trials)]
 
 
-def trial(method: Lee, prepared: Prepared, pause: float, price: float = PRICE) -> Trial:
+def trial(method: Lee, prepared: Prepared, pause: float, price: float = PRICE, parts: int = 8) -> Trial:
     """Send frames through one world under all schedulers."""
     seen, exits, seed = prepared.split("test"), prepared.model.exits, prepared.bench.seed
     phone, computer = Stored.of(seen), method.computer("test", seed)
@@ -98,12 +101,12 @@ def trial(method: Lee, prepared: Prepared, pause: float, price: float = PRICE) -
 
     def collected(scheduler: Scheduler) -> NDArray[np.float64]:
         served = drive(scheduler, phone, computer, endless(len(seen.examples), seed), pause=pause, until=horizon)
-        return by_eighths(served, price, horizon)
+        return in_parts(served, price, horizon, parts)
 
-    fixed = [float(collected(Fixed(i))[-1]) for i in range(exits)]
-    others = {name: float(collected(each)[-1]) for name, each in benchmarks(method, exits, price, seed).items()}
+    best = max((collected(Fixed(i)) for i in range(exits)), key=lambda found: float(found[-1]))
+    others = {name: collected(each) for name, each in benchmarks(method, exits, price, seed).items()}
     ours = collected(RatioBandit(tuple(range(exits)), price, pause, method.beta))
-    return Trial(pause, max(fixed), ours, others)
+    return Trial(pause, horizon, best, ours, others)
 
 
 def endless(frames: int, seed: int) -> Iterator[tuple[int, float]]:
@@ -112,17 +115,36 @@ def endless(frames: int, seed: int) -> Iterator[tuple[int, float]]:
     return ((int(frame), 0.0) for frame in cycle(order))
 
 
-def by_eighths(served: Sequence[Served], price: float, horizon: float) -> NDArray[np.float64]:
-    """Return the rewards collected after each eighth of the horizon ``[8]``."""
+def in_parts(served: Sequence[Served], price: float, horizon: float, parts: int = 8) -> NDArray[np.float64]:
+    """Return the rewards collected after each of so many equal parts of the horizon ``[parts]``."""
     ends = np.array([each.answered for each in served])
     total = np.cumsum([0.0, *(reward(each, price) for each in served)])
-    found: NDArray[np.float64] = total[np.searchsorted(ends, horizon * np.arange(1, 9) / 8, side="right")]
+    moments = horizon * np.arange(1, parts + 1) / parts
+    found: NDArray[np.float64] = total[np.searchsorted(ends, moments, side="right")]
     return found
 
 
+def learning(method: Lee, prepared: Prepared, bench: Bench, curve: Curve) -> list[Learning]:
+    """Return the regret over time at the middle pause, beside that of the simpler schedulers."""
+    pause = sorted(PAUSES)[len(PAUSES) // 2] * method.pause
+    found = trial(method, prepared, pause, parts=SHOWN)
+    rules = {"LEE": found.ours, **found.others}
+    times = (found.horizon * np.arange(SHOWN + 1) / SHOWN).tolist()
+    lines = [Gained(rule=name, times=times, values=[0.0, *(found.best - own).tolist()]) for name, own in rules.items()]
+    return [
+        Learning(
+            title=f"Regret against the best single exit, with o = {pause:g} s and lambda {PRICE:g}",
+            time="simulated seconds",
+            unit="reward, in all",
+            lines=lines,
+        )
+    ]
+
+
 def regrets(each: Trial) -> NDArray[np.float64]:
-    """Return regret ÷ time after each eighth ``[8]``, as a share of what the best exit collects in that time."""
-    found: NDArray[np.float64] = 1 - each.ours / (each.best * np.arange(1, 9) / 8)
+    """Return regret ÷ time after each part ``[parts]``, as a share of what the best exit collects in that time."""
+    parts = len(each.ours)
+    found: NDArray[np.float64] = 1 - each.ours / (each.best[-1] * np.arange(1, parts + 1) / parts)
     return found
 
 
@@ -144,7 +166,7 @@ def regret_falls(trials: Sequence[Trial]) -> Outcome:
 
 def near_best(trials: Sequence[Trial]) -> Outcome:
     """Whether it comes near the best exit within the horizon."""
-    shares = [float(each.ours[-1]) / each.best for each in trials]
+    shares = [float(each.ours[-1] / each.best[-1]) for each in trials]
     return Outcome(
         name="near the best exit",
         statement="At each of three pauses at least 90 % of the reward is collected that the best single exit, known "
@@ -156,10 +178,10 @@ def near_best(trials: Sequence[Trial]) -> Outcome:
 
 def better(trials: Sequence[Trial]) -> Outcome:
     """Whether minding durations pays."""
-    gains = [float(each.ours[-1]) / max(each.others.values()) - 1 for each in trials]
+    gains = [float(each.ours[-1] / max(own[-1] for own in each.others.values())) - 1 for each in trials]
     told = (
         f"o = {each.pause:g} s: {gain:+.1%} ("
-        + ", ".join(f"{name} {total / each.best:.1%}" for name, total in each.others.items())
+        + ", ".join(f"{name} {own[-1] / each.best[-1]:.1%}" for name, own in each.others.items())
         + " of the best exit's)"
         for gain, each in zip(gains, trials, strict=True)
     )

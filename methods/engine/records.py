@@ -237,6 +237,29 @@ class Simulation(Typed):
     constants: list[str] = Field(description="what stayed as it was, in words")
 
 
+class Gained(Typed):
+    """What one rule had gained or lost at some moments, while it went on."""
+
+    rule: str
+    times: list[Finite] = Field(min_length=1, description="rising")
+    values: list[Finite] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _a_value_for_each_time(self) -> Self:
+        if len(self.times) != len(self.values):
+            raise ValueError(f"{self.rule} has {len(self.values)} values at {len(self.times)} times")
+        return self
+
+
+class Learning(Typed):
+    """How a rule that learns while it serves fared over time, beside others that met the same: one picture."""
+
+    title: str = Field(description="what is shown, and in which case, such as: regret at lambda 1")
+    time: str = Field(description="what times count, such as: frames")
+    unit: str = Field(description="of the values")
+    lines: list[Gained] = Field(min_length=1, description="the method's own first")
+
+
 class Curve(Typed):
     """Quality against cost for one variant of a method, from the most eager knob to `never`."""
 
@@ -262,6 +285,7 @@ class Curve(Typed):
     chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
     search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
     simulation: Simulation | None = Field(default=None, description="None: nothing is simulated, or an older result")
+    learning: list[Learning] = Field(default=[], description="empty: nothing is learnt online, or an older result")
 
     @model_validator(mode="after")
     def _points_of_one_sweep(self) -> Self:

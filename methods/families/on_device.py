@@ -28,14 +28,15 @@ from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Method, Split
 from eelit.methods.engine.multi_exit import MultiExit, device_of
-from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint
+from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Rate, Simulation
 from eelit.methods.engine.stored_outputs import StoredOutputs, exit_facts
 from eelit.methods.engine.timing import devices_of, in_turn
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.images import JointImages
 from eelit.methods.policies.base import finite
 from eelit.methods.world.machines import Computer
-from eelit.methods.world.traces import wandering
+from eelit.methods.world.shown import SECONDS
+from eelit.methods.world.traces import Trace, wandering
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.1)
 """Of the baseline that stops at the first exit as confident as this."""
@@ -236,9 +237,21 @@ class OnDeviceMethod(JointImages, Method):
         """Return what must be known of the network beforehand, from ``prepared.split("fitting")``."""
         return None
 
-    def came(self, prepared: Prepared, knob: float, frames: int) -> list[float]:
-        """Return the seconds at which frames come: here one is always there."""
+    def came(self, prepared: Prepared, frames: int) -> list[float]:
+        """Return the seconds at which frames come, whatever decides about them: here one is always there."""
         return [0.0] * frames
+
+    def counted(self, prepared: Prepared, served: Sequence[Served]) -> NDArray[np.bool_]:
+        """Return of which frames the answer counts ``[N]``: here of all that were not dropped."""
+        return np.array([each.exit >= 0 for each in served])
+
+    def cut_off(self, prepared: Prepared, exit_: int, frames: int) -> Scheduler:
+        """Return what sends frames to one exit."""
+        return Fixed(exit_)
+
+    def sure(self, prepared: Prepared, threshold: float, frames: int) -> Scheduler:
+        """Return what lets a frame leave at the first exit that is so confident."""
+        return Confident(threshold, prepared.model.exits)
 
     @property
     def gap(self) -> float:
@@ -269,65 +282,67 @@ class OnDeviceMethod(JointImages, Method):
         deployed = folded(model.eval()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Prepared(deployed, data, bench, self)  # type: ignore[arg-type]
 
-    def served(self, prepared: Prepared, split: Split, scheduler: Scheduler, knob: float = math.nan) -> list[Served]:
-        """Return what becomes of the frames of a split under a scheduler; they come as they do at the knob, if any."""
+    def served(self, prepared: Prepared, split: Split, scheduler: Scheduler) -> list[Served]:
+        """Return what becomes of the frames of a split under a scheduler."""
         seen = prepared.split(split)
-        came = self._came(prepared, knob, len(seen.examples))
+        came = self.came(prepared, len(seen.examples))
         computer = self.computer(split, prepared.bench.seed)
         return drive(scheduler, Stored.of(seen), computer, enumerate(came), pause=self.gap)
 
-    def _came(self, prepared: Prepared, knob: float, frames: int) -> list[float]:
-        return [0.0] * frames if math.isnan(knob) else self.came(prepared, knob, frames)
-
     def point(self, prepared: Prepared, split: Split, served: Sequence[Served], knob: float) -> OperatingPoint:
-        """Measure what became of frames: a dropped one costs nothing and is answered wrongly."""
+        """Measure what became of frames: one whose answer does not count is answered wrongly, a dropped one is free."""
         seen = prepared.split(split)
         exits = np.array([each.exit for each in served])
-        right = (seen.at(np.maximum(exits, 0)).argmax(dim=-1) == seen.targets).numpy() & (exits >= 0)
+        answers = seen.at(np.maximum(exits, 0)).argmax(dim=-1)
+        right = (answers == seen.targets).numpy() & self.counted(prepared, served)
         cost = milliseconds(served)
-        full = self._full_cost(prepared, split)
+        full = milliseconds(self._full(prepared, split))
         found = point(knob, right, exits, count=len(seen.costs), cost=max(cost, 1e-6 * full), full=full)
         return found.model_copy(update={"cost": cost})
 
-    def _full_cost(self, prepared: Prepared, split: Split) -> float:
-        return milliseconds(self.served(prepared, split, Fixed(prepared.model.exits - 1)))
+    def _full(self, prepared: Prepared, split: Split) -> list[Served]:
+        """Return what becomes of frames that all run the plain network."""
+        return self.served(prepared, split, Fixed(prepared.model.exits - 1))
 
     def sweep(self, prepared: Prepared, bench: Bench, split: Split, knobs: Sequence[float]) -> list[OperatingPoint]:
         """Send the frames of the split through the phone at each knob; what learns starts anew each time."""
         frames, found = len(prepared.split(split).examples), []
         for knob in knobs:
             scheduler = self.scheduler(prepared.for_choosing, knob, frames)
-            found.append(self.point(prepared, split, self.served(prepared, split, scheduler, knob), knob))
+            found.append(self.point(prepared, split, self.served(prepared, split, scheduler), knob))
         return found
 
     def full_model(self, prepared: Prepared, bench: Bench) -> tuple[float, float]:
         """Return accuracy of the plain network on the test split, and its mean time."""
-        seen = prepared.split("test")
-        right = seen.answers[-1].argmax(dim=-1) == seen.targets
-        return float(right.double().mean()), self._full_cost(prepared, "test")
+        found = self.point(prepared, "test", self._full(prepared, "test"), prepared.model.exits)
+        return found.quality, found.cost
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return the accuracy of always saying the commonest class."""
         return chance.of_classes(prepared.split("test").targets)
 
     def static(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
-        """Return each exit for all frames, none of which is dropped; the knob is its number, from 1."""
-        every = range(prepared.model.exits)
-        return [self.point(prepared, split, self.served(prepared, split, Fixed(i)), i + 1) for i in every]
+        """Return each exit for all frames; the knob is its number, from 1."""
+        frames, found = len(prepared.split(split).examples), []
+        for i in range(prepared.model.exits):
+            served = self.served(prepared, split, self.cut_off(prepared, i, frames))
+            found.append(self.point(prepared, split, served, i + 1))
+        return found
+
+    def confident(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
+        """Return what leaving at the first confident exit reaches at each threshold."""
+        frames, found = len(prepared.split(split).examples), []
+        for threshold in THRESHOLDS:
+            served = self.served(prepared, split, self.sure(prepared, threshold, frames))
+            found.append(self.point(prepared, split, served, threshold))
+        return found
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return each exit by itself, and stopping at the first exit that is sure: what looks at each frame alone."""
-        exits = prepared.model.exits
-
-        def sure(split: Split) -> list[OperatingPoint]:
-            tried = ((c, self.served(prepared, split, Confident(c, exits))) for c in THRESHOLDS)
-            return [self.point(prepared, split, served, c) for c, served in tried]
-
+        rules = {"static exit": self.static, "max-confidence": self.confident}
         return [
-            Baseline(
-                name="static exit", validation=self.static(prepared, "validation"), test=self.static(prepared, "test")
-            ),
-            Baseline(name="max-confidence", validation=sure("validation"), test=sure("test")),
+            Baseline(name=name, validation=rule(prepared, "validation"), test=rule(prepared, "test"))
+            for name, rule in rules.items()
         ]
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
@@ -343,7 +358,7 @@ class OnDeviceMethod(JointImages, Method):
         seen = prepared.split("test")
         examples = seen.examples.head(max(1, bench.executed // 2))
         frames, computer = len(examples), self.computer("test", bench.seed)
-        came = self.came(prepared, knob, frames)
+        came = self.came(prepared, frames)
 
         def go(phone: Phone) -> list[Served]:
             scheduler = self.scheduler(prepared.for_choosing, knob, frames)
@@ -383,6 +398,26 @@ class OnDeviceMethod(JointImages, Method):
 
         with torch.inference_mode():
             return in_turn(ours, plain, range(len(examples)), repeats, devices_of(model))
+
+    def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
+        """Return what test frames meet: the processor's speed, and what else `constants` names."""
+        speed = self.computer("test", bench.seed).speed
+        if len(set(speed.rates)) == 1:
+            steady = f"processor: {speed.rates[0] / 1e9:.4g} billion MACs/s"
+            return Simulation(seconds=SECONDS, rates=[], constants=[steady, *self.constants(prepared)])
+        shown = told(speed, "processor, speed", "billion MACs/s", SECONDS, 1e9)
+        return Simulation(seconds=SECONDS, rates=[shown], constants=self.constants(prepared))
+
+    def constants(self, prepared: Prepared) -> list[str]:
+        """Return what else frames meet, in words."""
+        return ["a frame is always there"]
+
+
+def told(trace: Trace, part: str, unit: str, seconds: float, scale: float = 1.0) -> Rate:
+    """Return the first seconds of a rate that changes; they lie before the trace's end."""
+    number = sum(time < seconds for time in trace.times)
+    rates = [rate / scale for rate in trace.rates[:number]]
+    return Rate(part=part, unit=unit, times=list(trace.times[:number]), rates=rates)
 
 
 def milliseconds(served: Sequence[Served]) -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from eelit.methods.data import manifest
 from eelit.methods.data.cache import without_room, write
 from eelit.methods.engine.operating_points import mixture
-from eelit.methods.engine.records import FailedRun, Result, Search, Unreadable, read
+from eelit.methods.engine.records import FailedRun, Learning, Result, Search, Simulation, Unreadable, read
 from eelit.methods.harness import dependencies, registry, summary
 from eelit.methods.harness.tracks import TRACKS, Track
 from eelit.methods.harness.workers import Backend, spread
@@ -280,6 +280,16 @@ def not_run(key: str, known: Stored, place: Path) -> list[NotRun]:
 
 
 @dataclass(frozen=True)
+class World:
+    """What test samples of one run met that was simulated, and how it was learnt from."""
+
+    simulation: Simulation | None
+    learning: list[Learning]
+    scale: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Board:
     """All rows of a track that were measured, and the runs that were not."""
 
@@ -294,6 +304,7 @@ class Board:
     unpaired: tuple[Unreadable, ...] = ()  # files of samples that do not go with their results: there are no intervals
     training: Mapping[str, str] = field(default_factory=dict)  # of the track
     searches: Mapping[tuple[str, str], dict[int, Search]] = field(default_factory=dict)  # key, variant → one of a seed
+    worlds: Mapping[str, World] = field(default_factory=dict)  # key → what its first result met
 
     @property
     def unmeasured(self) -> list[str]:
@@ -343,7 +354,18 @@ def board(name: str, share: float = 0.5, place: Path | None = None, *, sure: Seq
         tuple(fault for known in measured.values() for fault in known.unpaired),
         TRACKS[name].training,
         _searches(every),
+        {key: found for key, known in measured.items() for result in known.results[:1] if (found := world(result))},
     )
+
+
+def world(result: Result) -> World | None:
+    """Return the simulated world of a result, and what was learnt there; None if it tells of neither.
+
+    Variants share a world: it is that of the first which tells of one, and what is learnt is that of all.
+    """
+    simulation = next((curve.simulation for curve in result.curves if curve.simulation), None)
+    learning = [one for curve in result.curves for one in curve.learning]
+    return World(simulation, learning, result.scale, result.seed) if simulation or learning else None
 
 
 def _searches(results: Iterable[Result]) -> dict[tuple[str, str], dict[int, Search]]:

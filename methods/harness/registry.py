@@ -23,9 +23,10 @@ from eelit.methods import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from eelit.methods.engine.method import Bench, Method
-    from eelit.methods.engine.records import Curve, Outcome
+    from eelit.methods.engine.records import Curve, Learning, Outcome
 
 CLAIMS = "eelit.claims"
 
@@ -125,15 +126,28 @@ def get(key: str) -> Method:
 def claims(key: str) -> Callable[[Any, Any, Bench, Curve], list[Outcome]] | None:
     """Return the function that tries a paper's claims on (method, prepared, bench, curve); None if there is none."""
     if key in _own():
-        if importlib.util.find_spec(f"eelit.methods.claims.{key}") is None:
-            return None
-        return importlib.import_module(f"eelit.methods.claims.{key}").claims
+        module = _claims(key)
+        return module.claims if module else None
     point = next(iter(entry_points(group=CLAIMS, name=key)), None)
     if point is None:
         return None
     with _held(key):
         found: Callable[[Any, Any, Bench, Curve], list[Outcome]] = point.load()
     return found
+
+
+def learning(key: str) -> Callable[[Any, Any, Bench, Curve], list[Learning]] | None:
+    """Return the function that shows how a method learns online, on (method, prepared, bench, curve); None if none is.
+
+    It stands beside the claims, since what it is compared with are rivals.
+    """
+    return getattr(_claims(key), "learning", None) if key in _own() else None
+
+
+def _claims(key: str) -> ModuleType | None:
+    """Return the module with the claims of a method of ours; None if it has none."""
+    name = f"eelit.methods.claims.{key}"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
 def describe(key: str) -> MethodInfo:

@@ -86,6 +86,8 @@ def run(
         if isinstance(chosen, DesignSearch):
             curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
         curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
+        if learnt := registry.learning(key):
+            curve = curve.model_copy(update={"learning": learnt(chosen, prepared, bench, curve)})
         curves.append(curve)
         own_settings = _settings(chosen)
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}

@@ -136,6 +136,10 @@ class Lee(OnDeviceMethod):
         """The time in which a frame is fetched."""
         return self.pause
 
+    def constants(self, prepared: Prepared) -> list[str]:
+        """What a frame meets beside the speed."""
+        return [f"a frame is always there; to fetch it takes {self.pause:g} s"]
+
     def scheduler(self, prepared: Prepared, knob: float, frames: int) -> RatioBandit:
         """The knob is lambda."""
         return self.bandit(prepared.model.exits, knob)

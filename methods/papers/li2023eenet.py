@@ -48,7 +48,10 @@ Deviations
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
        known.
     4. The sum of errors is kept between -10 and 10, so that errors which cannot be corrected do not accumulate.
-    5. Late answers count as answers; their number is reported in the claims.
+    5. Late answers count as answers; the claims report their share, of both sides.
+    6. Rivals that forecast nothing have levels, too: a network of fixed depth knows all of its work, and early exits
+       without forecasts run just fast enough for the whole network, at each exit anew. The full model stays at the
+       highest level.
 """
 
 from __future__ import annotations
@@ -70,11 +73,12 @@ from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.metrics import judged
 from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
-from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Rate, Simulation
+from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Simulation
 from eelit.methods.engine.routing import Course
 from eelit.methods.engine.stored_outputs import CONFIDENCES, StoredOutputs, exit_facts
 from eelit.methods.families.exits import Prepared, timed
 from eelit.methods.families.images import ImageMethod
+from eelit.methods.families.on_device import told
 from eelit.methods.policies.activation import mean_strengths
 from eelit.methods.policies.base import Policy, finite
 from eelit.methods.policies.forecast import Forecast
@@ -114,6 +118,14 @@ class Chip(NamedTuple):
         """Return what work takes at a level."""
         return (self.kappa * level.volts**2 + self.leakage * level.volts / level.hertz) * w
 
+    def ran(self, w: float, level: Level, before: Level) -> tuple[float, float]:
+        """Return the seconds and joules of work at a level, with those of the change if it was another one before."""
+        changed = level != before
+        return (
+            w / level.hertz + changed * self.switch_seconds,
+            self.joules(w, level) + changed * self.switch_joules,
+        )
+
     def governed(self, W: float, left: float, c: float) -> Level:
         """Return the level for work W with some seconds left, corrected by c."""
         left -= self.switch_seconds
@@ -143,21 +155,30 @@ class Done(NamedTuple):
 
 
 def managed(
-    legs: Sequence[Legs], came: Sequence[float], deadline: float, chip: Chip, loop: Loop, *, known: bool = False
+    legs: Sequence[Legs],
+    came: Sequence[float],
+    deadline: float,
+    chip: Chip,
+    loop: Loop,
+    *,
+    ahead: Sequence[Legs] | None = None,
 ) -> list[Done]:
     """Run inferences one after the other, which come at some seconds and are due a ``deadline`` later.
 
-    If all work is ``known`` beforehand, as with a fixed depth, the first leg has a level of its own, too.
+    The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. If the work
+    that may lie ``ahead`` of each leg is known otherwise, its own included, that sets the levels, also of the first.
     """
     free, level, c, total, left = 0.0, chip.highest, 0.0, 0.0, deque[float](maxlen=loop.M)
     found = []
-    for own, arrived in zip(legs, came, strict=True):
+    for i, (own, arrived) in enumerate(zip(legs, came, strict=True)):
         now, due, joules = max(free, arrived), arrived + deadline, 0.0
         for number, W in enumerate(own):
-            wanted = chip.governed(W, due - now, c) if number or known else chip.highest
-            if wanted != level:
-                now, joules, level = now + chip.switch_seconds, joules + chip.switch_joules, wanted
-            now, joules = now + W / level.hertz, joules + chip.joules(W, level)
+            if ahead is not None:
+                wanted = chip.governed(ahead[i][number], due - now, c)
+            else:
+                wanted = chip.governed(W, due - now, c) if number else chip.highest
+            took, used = chip.ran(W, wanted, level)
+            now, joules, level = now + took, joules + used, wanted
         free = now
         left.append((due - now) / deadline)
         e = fmean(left) - loop.target
@@ -279,19 +300,48 @@ class EENet(ImageMethod):
             self.arriving / whole, (0.4, 1.0, 1.6), seconds / 20, seconds, seed=[seed, int(split == "test")]
         )
 
-    def run(self, legs: Sequence[Legs], whole: float, split: Split, seed: int, *, known: bool = False) -> list[Done]:
-        """Return what becomes of images that come at the pace of a split."""
+    def came(self, whole: float, split: Split, seed: int, images: int) -> list[float]:
+        """Return the seconds at which images come at the pace of a split."""
         trace = self.arrivals(whole, split, seed)
-        came = [trace.finish(0.0, number) for number in range(len(legs))]
-        return managed(legs, came, self.deadline * whole, self.chip, self.loop, known=known)
+        return [trace.finish(0.0, number) for number in range(images)]
+
+    def run(
+        self, legs: Sequence[Legs], whole: float, split: Split, seed: int, *, ahead: Sequence[Legs] | None = None
+    ) -> list[Done]:
+        """Return what becomes of images that come at the pace of a split."""
+        came = self.came(whole, split, seed, len(legs))
+        return managed(legs, came, self.deadline * whole, self.chip, self.loop, ahead=ahead)
+
+    def forecast(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
+        """Return which exits a rule asks, and what becomes of images if it forecasts each."""
+        seen = prepared.split(split)
+        course = followed(policy, seen.outputs)
+        return course, self.run(legs_of(seen, course), self.whole(seen), split, prepared.bench.seed)
+
+    def cautious(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
+        """Return the same of a rule that asks exit after exit and forecasts none.
+
+        The chip is just fast enough for the rest of the whole network. The loop has nothing to correct.
+        """
+        seen, still = prepared.split(split), self.replace({"K_p": 0.0, "K_i": 0.0})
+        course = followed(policy, seen.outputs)
+        legs = legs_of(seen, course)
+        rest = seen.costs[-1] - np.concatenate([np.zeros_like(seen.costs[:1]), seen.costs[:-1]])
+        ahead = [row[: len(own)].tolist() for row, own in zip(rest.T, legs, strict=True)]
+        return course, still.run(legs, still.whole(seen), split, prepared.bench.seed, ahead=ahead)
+
+    def cut_off(self, prepared: Prepared, split: Split, exit_: int) -> list[Done]:
+        """Return what becomes of images in the network cut off for good after an exit: all work is known."""
+        seen = prepared.split(split)
+        legs = [[macs] for macs in seen.static_costs[exit_].tolist()]
+        return self.run(legs, self.whole(seen), split, prepared.bench.seed, ahead=legs)
 
     # Costs are energy.
 
     def point(self, prepared: Prepared, split: Split, policy: Policy, knob: float) -> OperatingPoint:
         """Measure a rule on a split; the knob is only written down."""
+        course, done = self.forecast(prepared, split, policy)
         seen = prepared.split(split)
-        course = followed(policy, seen.outputs)
-        done = self.run(legs_of(seen, course), self.whole(seen), split, prepared.bench.seed)
         return self.priced(seen, seen.at(course.exits.numpy()), course.exits, done, knob)
 
     def priced(
@@ -316,27 +366,32 @@ class EENet(ImageMethod):
         return self.score(seen.answers[-1], seen.targets), self.plain(seen)
 
     def fixed(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
-        """Return the network cut off for good after each exit: all work is known, and so is the level that it needs."""
-        seen, found = prepared.split(split), []
-        for i, answers in enumerate(seen.answers):
-            legs = [[macs] for macs in seen.static_costs[i].tolist()]
-            done = self.run(legs, self.whole(seen), split, prepared.bench.seed, known=True)
-            found.append(self.priced(seen, answers, torch.full((len(legs),), i), done, i + 1))
-        return found
-
-    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return each exit by itself, its work known beforehand, and stopping when sure, where nothing is known."""
-        sure = [[self.surest(prepared, split, c) for c in CONFIDENCES] for split in ("validation", "test")]
-        held, test = self.fixed(prepared, "validation"), self.fixed(prepared, "test")
+        """Return the network cut off for good after each exit; the knob is its number, from 1."""
+        seen = prepared.split(split)
         return [
-            Baseline(name="static exit", validation=held, test=test),
-            Baseline(name="max-confidence", validation=sure[0], test=sure[1]),
+            self.priced(seen, answers, torch.full((answers.shape[0],), i), self.cut_off(prepared, split, i), i + 1)
+            for i, answers in enumerate(seen.answers)
         ]
 
-    def surest(self, prepared: Prepared, split: Split, c: float) -> OperatingPoint:
-        """Return the rule that asks exit after exit, at the highest level since it forecasts nothing."""
-        highest = self.replace({"governs": False})
-        return highest.point(prepared, split, MaxConfidence(c), c)
+    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
+        """Return each exit by itself, and stopping when sure, which knows no exit beforehand: its levels, or none."""
+        rules = {
+            "static exit": self.fixed,
+            "max-confidence": self.surest,
+            "max-confidence at the highest level": self.replace({"governs": False}).surest,
+        }
+        return [
+            Baseline(name=name, validation=rule(prepared, "validation"), test=rule(prepared, "test"))
+            for name, rule in rules.items()
+        ]
+
+    def surest(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
+        """Return what is reached by asking exit after exit, on a chip that reckons with the whole network."""
+        seen, found = prepared.split(split), []
+        for c in CONFIDENCES:
+            course, done = self.cautious(prepared, split, MaxConfidence(c))
+            found.append(self.priced(seen, seen.at(course.exits.numpy()), course.exits, done, c))
+        return found
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return quality, energy and calibration error of each exit, and the share overthought."""
@@ -384,19 +439,10 @@ class EENet(ImageMethod):
     def simulation(self, prepared: Prepared, bench: Bench) -> Simulation:
         """Return what comes to the chip."""
         whole = self.whole(prepared.split("test"))
-        trace, seconds = self.arrivals(whole, "test", bench.seed), 1000 * whole
-        number = sum(time < seconds for time in trace.times)
-        chip = self.chip
+        trace, seconds, chip = self.arrivals(whole, "test", bench.seed), 1000 * whole, self.chip
         return Simulation(
             seconds=seconds,
-            rates=[
-                Rate(
-                    part="images that come",
-                    unit="per second",
-                    times=list(trace.times[:number]),
-                    rates=list(trace.rates[:number]),
-                )
-            ],
+            rates=[told(trace, "images that come", "per second", seconds)],
             constants=[
                 *(
                     f"level {j}: {f / 1e9:.3g} GHz at {volts:.0%} of the highest voltage"

@@ -19,7 +19,7 @@ from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy
 from eelit.catalog.sources import Sources
 from eelit.catalog.words import Synonyms, called, synonyms
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import Simulation, SmokeReport, Unreadable
+from eelit.methods.engine.records import SmokeReport, Unreadable
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
 from eelit.methods.harness.speed import Speed
@@ -146,12 +146,6 @@ class Method:
         """The key of its paper."""
         return self.info.key
 
-    @property
-    def simulation(self) -> Simulation | None:
-        """The simulated world of its last smoke test, where its cost is simulated; variants share it."""
-        curves = self.report.result.curves if self.report and self.report.result else []
-        return next((curve.simulation for curve in curves if curve.simulation), None)
-
 
 @dataclass
 class Collection:
@@ -217,6 +211,12 @@ class Collection:
         work = self.works.get(key)
         judged = board.verdicts.get(key, []) if board else self.verdicts(key)
         return beside(work.entry.claims if work else [], judged)
+
+    def world(self, key: str) -> bench.World | None:
+        """Return the simulated world of a method: as it was measured on a track, or else in its last smoke test."""
+        kept = (board.worlds[key] for board in self.boards.values() if key in board.worlds)
+        report = self.methods[key].report
+        return next(kept, None) or (bench.world(report.result) if report and report.result else None)
 
     def tracks(self, key: str) -> list[str]:
         """Return the names of the tracks that a method is on, measured or not."""

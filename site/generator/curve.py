@@ -86,8 +86,8 @@ def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
     return axes(x, y, cost, curve.quality)
 
 
-def axes(x: Scale, y: Scale, cost: str, quality: str) -> Iterator[Markup]:
-    """Yield grid, ticks and labels."""
+def axes(x: Scale, y: Scale, cost: str, quality: str, across: str = "{:.0%}") -> Iterator[Markup]:
+    """Yield grid, ticks and labels; ``across`` is how the horizontal axis writes its numbers."""
     for tick in y.ticks():
         yield Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, y(tick), WIDTH - RIGHT)
         yield Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(
@@ -95,8 +95,8 @@ def axes(x: Scale, y: Scale, cost: str, quality: str) -> Iterator[Markup]:
         )
     for tick in x.ticks():
         yield Markup('<path class="axis" d="M{} {}v5"/>').format(x(tick), HEIGHT - BOTTOM)
-        yield Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:.0%}</text>').format(
-            x(tick), HEIGHT - BOTTOM + 18, tick
+        yield Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            x(tick), HEIGHT - BOTTOM + 18, across.format(tick)
         )
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
     yield Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(

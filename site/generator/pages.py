@@ -31,6 +31,7 @@ from eelit.site.generator import (
     gap_map,
     head,
     ideas,
+    learning,
     listings,
     looks,
     markup,
@@ -82,6 +83,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "docstring": markup.docstring,
         "draw": curve.draw,
         "draw_lines": pictures.draw,
+        "draw_learning": learning.draw,
         "draw_rate": traces.draw,
         "data_block": plots.data_block,
         "line_spec": plots.spec,
@@ -283,9 +285,8 @@ def _graph(collection: Collection) -> dict[str, Any]:
 
 
 def _edge(collection: Collection) -> dict[str, Any]:
-    worlds = {key: method.simulation for key, method in collection.methods.items() if method.simulation}
     works = [work for work in collection.works.values() if work.entry.decides_by]
-    return {"works": sorted(works, key=lambda work: (work.record.year, work.key)), "simulations": worlds}
+    return {"works": sorted(works, key=lambda work: (work.record.year, work.key))}
 
 
 def _data(collection: Collection) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from wiring import check_joint_training
 
 from eelit.methods.claims import ju2021lee as claimed
-from eelit.methods.claims.ju2021lee import Trial, better, by_eighths, near_best, regret_falls
+from eelit.methods.claims.ju2021lee import Trial, better, in_parts, near_best, regret_falls
 from eelit.methods.engine.method import Bench
 from eelit.methods.families.on_device import Fixed, Served, Stored, drive
 from eelit.methods.harness import registry
@@ -228,13 +228,14 @@ def test_the_network_learns_all_exits_together(stages):
 
 
 def trial(ours, best=8.0, **others):
-    return Trial(0.5, best, np.array(ours, dtype=float), others or {"UCB1 per frame": 4.0})
+    ends = {name: np.array([0.0, last]) for name, last in (others or {"UCB1 per frame": 4.0}).items()}
+    return Trial(0.5, 16.0, best * np.arange(1, 9) / 8, np.array(ours, dtype=float), ends)
 
 
 def test_rewards_are_counted_at_their_second():
     run = [Served(i, 0.0, i, i + 1.0, 0, 0.5, 1.0) for i in range(8)]  # answered at 1, 2 … 8
-    assert by_eighths(run, 0.0, 8.0).tolist() == [0.5 * i for i in range(1, 9)]
-    assert by_eighths(run, 0.25, 16.0).tolist() == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
+    assert in_parts(run, 0.0, 8.0).tolist() == [0.5 * i for i in range(1, 9)]
+    assert in_parts(run, 0.25, 16.0).tolist() == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(("end", "holds"), [(5.4, True), (5.3, False)])
@@ -264,12 +265,36 @@ def test_claims_are_tried_in_one_world(prepared, monkeypatch):
     monkeypatch.setattr(claimed, "DECISIONS", 200)
     each = claimed.trial(method, ready, 1.0, 0.1)
     assert (each.ours[1:] >= each.ours[:-1]).all()
-    assert each.best >= each.others["no early exit"] > 0
+    assert each.best[-1] >= each.others["no early exit"][-1] > 0
     assert set(each.others) == {"UCB1 per frame", "epsilon-greedy per frame", "random", "no early exit"}
     found = claimed.claims(method, ready, bench, None)
     assert [outcome.name for outcome in found] == [
         "regret per second falls", "near the best exit", "better than simpler schedulers",
     ]  # fmt: skip
+
+
+def test_what_is_lost_over_time_is_shown_for_all_rules(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "DECISIONS", 200)
+    monkeypatch.setattr(claimed, "SHOWN", 8)
+    (shown,) = claimed.learning(method, ready, bench, None)
+    found = claimed.trial(method, ready, 0.25 * method.pause)
+    assert [line.rule for line in shown.lines] == ["LEE", *found.others]
+    assert shown.lines[0].values == pytest.approx([0.0, *(found.best - found.ours)])
+    assert shown.lines[-1].values[-1] == pytest.approx(found.best[-1] - found.others["no early exit"][-1])
+    assert shown.lines[0].times == pytest.approx([found.horizon * i / 8 for i in range(9)])
+    assert shown.title.startswith(f"Regret against the best single exit, with o = {0.25 * method.pause:g} s")
+
+
+def test_the_simulated_world_is_the_one_that_frames_meet(prepared):
+    method, bench, ready = prepared(KEY)
+    told = method.simulation(ready, bench)
+    (speed,) = told.rates
+    trace = method.computer("test", bench.seed).speed
+    assert [rate * 1e9 for rate in speed.rates] == pytest.approx(trace.rates[: len(speed.rates)])
+    assert speed.times == list(trace.times[: len(speed.times)])
+    assert speed.times[-1] < told.seconds <= trace.times[len(speed.times)]
+    assert told.constants == ["a frame is always there; to fetch it takes 4 s"]
 
 
 def test_streams_come_in_one_order_again_and_again():

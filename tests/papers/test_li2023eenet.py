@@ -1,6 +1,7 @@
 """What only EENet promises: levels by what is left to do, a loop over inferences, energy of a stated chip."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, counted_legs, legs_of, managed
 from eelit.methods.policies.forecast import Forecast
+from eelit.methods.policies.max_confidence import MaxConfidence
 
 KEY = "li2023eenet"
 CHIP = Chip(levels=(Level(10.0, 0.5), Level(20.0, 0.8), Level(40.0, 1.0)), kappa=2.0, leakage=0.0, switch_seconds=0.0,
@@ -77,10 +79,45 @@ def test_an_inference_by_hand():
 
 
 def test_work_that_is_known_has_a_level_from_the_beginning():
-    (done,) = managed([[10.0]], [0.0], 1.0, CHIP, STILL, known=True)
+    (done,) = managed([[10.0]], [0.0], 1.0, CHIP, STILL, ahead=[[10.0]])
     assert (done.joules, done.late) == (pytest.approx(2 * 0.25 * 10), False)
     (unknown,) = managed([[10.0]], [0.0], 1.0, CHIP, STILL)
     assert unknown.joules == pytest.approx(2 * 10)
+
+
+def test_who_reckons_with_more_work_runs_faster_and_saves_less():
+    """20 ahead in a second: 20 Hz; after half of it 10 ahead in half a second, 20 Hz again. Alone, 10 Hz would do."""
+    (done,) = managed([[10.0]], [0.0], 1.0, CHIP, STILL, ahead=[[20.0]])
+    assert done.joules == pytest.approx(2 * 0.64 * 10)
+    (twice,) = managed([[10.0, 10.0]], [0.0], 1.0, CHIP, STILL, ahead=[[20.0, 10.0]])
+    assert (twice.joules, twice.late) == (pytest.approx(2 * 0.64 * 20), False)
+
+
+def test_the_best_levels_by_hand():
+    """One inference of 10 and 10 in a second: both at 20 Hz, 25.6 J; or 10 at 40 Hz and 10 at the 13 1/3 that is no
+    level. Two that come at once: 20 in the second all the same, so both at 20 Hz.
+    """
+    assert claimed.oracle([[10.0, 10.0]], [0.0], 1.0, CHIP) == (0, pytest.approx(2 * 0.64 * 20))
+    assert claimed.oracle([[10.0], [10.0]], [0.0, 0.0], 1.0, CHIP) == (0, pytest.approx(2 * 0.64 * 20))
+    assert claimed.oracle([[10.0], [10.0]], [0.0, 1.0], 1.0, CHIP) == (0, pytest.approx(2 * 0.25 * 20))
+    assert claimed.oracle([[60.0], [1.0]], [0.0, 0.0], 1.0, CHIP)[0] == 2
+    assert claimed.oracle([[60.0], [1.0]], [0.0, 9.0], 1.0, CHIP) == (1, pytest.approx(2 * 0.25 * 61))
+    assert claimed.oracle([[60.0], [1.0]], [0.0, 2.0], 1.0, CHIP) == (1, pytest.approx(2 * 60 + 2 * 0.25))
+
+
+def test_no_governor_is_better_than_the_best_levels():
+    rng = np.random.default_rng(3)
+    chip = CHIP._replace(switch_seconds=0.01, switch_joules=0.3)
+    for _ in range(40):
+        legs = [rng.uniform(1, 12, rng.integers(1, 3)).tolist() for _ in range(3)]
+        came = np.cumsum(rng.uniform(0, 1, 3)).tolist()
+        done = managed(legs, came, 1.0, chip, STILL)
+        known = managed(legs, came, 1.0, chip, STILL, ahead=[np.cumsum(own[::-1])[::-1].tolist() for own in legs])
+        for each in (done, known):
+            assert claimed.oracle(legs, came, 1.0, chip) <= (
+                sum(x.late for x in each),
+                sum(x.joules for x in each) + 1e-9,
+            )
 
 
 def test_images_wait_for_those_before_them_and_are_due_from_when_they_came():
@@ -245,14 +282,34 @@ def test_the_full_model_runs_at_the_highest_level(prepared):
 def test_fixed_depths_know_all_of_their_work(prepared):
     """So they never run at a higher level than it takes, from the beginning."""
     method, bench, ready = prepared(KEY)
-    static, sure = method.baselines(ready, bench)
-    assert (static.name, sure.name) == ("static exit", "max-confidence")
+    static, careful, sure = method.baselines(ready, bench)
+    names = [each.name for each in (static, careful, sure)]
+    assert names == ["static exit", "max-confidence", "max-confidence at the highest level"]
     chip, seen = Chip(), ready.split("test")
     macs = seen.static_costs[:, 0]
     assert [point.knob for point in static.test] == [1, 2, 3, 4, 5]
     assert static.test[0].cost < 1000 * chip.joules(macs[0], chip.highest)
     full = max(sure.test, key=lambda point: point.knob)
     assert full.cost == pytest.approx(1000 * chip.joules(float(seen.costs[-1, 0]), chip.highest))
+    assert [point.quality for point in careful.test] == [point.quality for point in sure.test]
+    assert careful.test[-1].cost < sure.test[-1].cost
+    assert sum(point.cost for point in careful.test) < sum(point.cost for point in sure.test)
+
+
+def test_without_forecasts_the_chip_reckons_with_the_whole_network(prepared):
+    """So nothing is late that need not be, whatever exits stop; and the least threshold spares no level either."""
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    course, done = method.cautious(ready, "test", MaxConfidence(0.7))
+    legs, whole = legs_of(seen, course), method.whole(seen)
+    came = method.came(whole, "test", 0, len(legs))
+    fastest = Chip(levels=Chip().levels[-1:])
+    top = managed(legs, came, 1.5 * whole, fastest, STILL)
+    assert claimed.late(done) <= claimed.late(top) + 0.01
+    ahead = [[float(seen.costs[-1, n] - (seen.costs[k - 1, n] if k else 0)) for k in range(len(own))]
+             for n, own in enumerate(legs)]  # fmt: skip
+    assert done == managed(legs, came, 1.5 * whole, Chip(), STILL, ahead=ahead)
+    assert {each.c for each in done} == {0.0}
 
 
 def test_images_come_at_the_pace_of_the_load():
@@ -289,19 +346,27 @@ def curve(costs, qualities):
     return SimpleNamespace(validation=points, test=points, full_quality=0.9, full_cost=10.0)
 
 
+def as_baseline(found, name="x"):
+    return Baseline(name=name, validation=found.validation, test=found.test)
+
+
 def test_energy_is_set_against_each_rival_at_its_own_cheapest_setting():
-    ours = curve([2, 4.9, 8], [0.5, 0.895, 0.9])
-    plain = claimed.less_than_plain(ours)
-    assert plain.holds
-    assert plain.measured == "51.0% saved, accuracy -0.0050, at beta = 1"
-    assert not claimed.less_than_plain(curve([2, 5.1, 8], [0.5, 0.895, 0.9])).holds
-    for cost, holds in ((6.2, True), (6.0, False)):
-        rival = curve([1, cost, 9], [0.6, 0.892, 0.9])
-        found = claimed.less_than_early_exits(
-            ours, Baseline(name="max-confidence", validation=rival.validation, test=rival.test)
-        )
+    ours, plain = curve([2, 3.9, 8], [0.5, 0.895, 0.9]), as_baseline(curve([3, 8], [0.7, 0.9]))
+    found = claimed.less_than_plain(ours, plain, 0.02, 0.015)
+    assert found.holds
+    assert found.measured == (
+        "51.2% saved (61.0% of the energy at the highest level), accuracy -0.0050, 2.0% late, the plain network 1.5%; "
+        "at beta = 1"
+    )
+    assert not claimed.less_than_plain(curve([2, 4.1, 8], [0.5, 0.895, 0.9]), plain, 0.02, 0.015).holds
+    assert not claimed.less_than_plain(ours, plain, 0.02, 0.005).holds  # more are late
+    for cost, holds in ((4.9, True), (4.8, False)):
+        rival, fast = as_baseline(curve([1, cost, 9], [0.6, 0.892, 0.9])), as_baseline(curve([7.8], [0.9]))
+        found = claimed.less_than_early_exits(ours, rival, fast, 0.02, 0.02)
         assert found.holds == holds, cost
-    assert all(outcome.not_comparable for outcome in (plain, found))
+        assert not claimed.less_than_early_exits(ours, rival, fast, 0.04, 0.02).holds
+        assert "(50.0% beside the highest level)" in found.measured
+        assert found.not_comparable
 
 
 def test_fixed_depths_are_rivals_at_equal_energy():
@@ -321,6 +386,7 @@ def test_claims_can_be_tried(prepared, curves_of):
                 "less energy than the plain network",
                 "less energy than early exits without forecasts",
                 "better than a fixed depth on the same chip",
+                "near the best levels",
                 "the loop keeps deadlines",
             ]
             if variant == "managed"
@@ -345,3 +411,17 @@ def test_the_loop_must_bring_a_tenth(with_loop, holds, prepared, monkeypatch):
     assert found.holds == holds
     assert "load 0.3: " in found.measured
     assert replace(method, K_p=0.0).K_p == 0
+
+
+def test_queues_are_set_beside_the_best_levels(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "QUEUES", 4)
+    found = claimed.near_oracle(method, ready, 1.2)
+    more, ours, answers, theirs = re.fullmatch(
+        r"([+-][\d.]+)% in 4 queues; (\d+) of (\d+) answers late, at the best levels (\d+)", found.measured
+    ).groups()
+    assert int(ours) >= int(theirs)
+    assert answers == "12"
+    assert found.holds == (float(more) <= 25 and int(ours) == int(theirs))
+    monkeypatch.setattr(claimed, "MOST_LEGS", 0)
+    assert not claimed.near_oracle(method, ready, 1.2).holds
