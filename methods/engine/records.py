@@ -262,6 +262,9 @@ class Curve(Typed):
     chance: Chance | None = Field(default=None, description="None: the method does not say, or an older result")
     search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
     simulation: Simulation | None = Field(default=None, description="None: nothing is simulated, or an older result")
+    warnings: list[str] = Field(
+        default=[], description="what a reader should know before concluding from it; no rule is broken"
+    )
 
     @model_validator(mode="after")
     def _points_of_one_sweep(self) -> Self:

@@ -86,6 +86,8 @@ def run(
         if isinstance(chosen, DesignSearch):
             curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
         curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
+        if not knobs and (warning := conformance.no_lead(curve)):  # chosen knobs need not begin with the first exit
+            curve = curve.model_copy(update={"warnings": [warning]})
         curves.append(curve)
         own_settings = _settings(chosen)
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}
