@@ -175,6 +175,9 @@ class Implementation(Strict):
     ablations: list[Prose] = Field(
         default=[], description="variants measured for comparison, which leave out or replace the paper's own idea"
     )
+    extension: Prose | None = Field(
+        default=None, description="what the measured curves show that is not in the paper, where they show only that"
+    )
 
 
 class Entry(Strict):

@@ -229,6 +229,8 @@ def _outcomes(title: str, outcomes: list[Outcome]) -> str:
 
 
 def _curve(curve: Curve, budget: float | None) -> str:
+    from eelit.methods.harness.qualities import described
+
     header = [curve.knob, curve.quality, curve.unit, "speed-up", "exits (share of samples at each)"]
     rows = [
         [
@@ -254,6 +256,8 @@ def _curve(curve: Curve, budget: float | None) -> str:
     ]
     head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
     text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
+    text += f"\n{paragraph(described(curve.quality).told)}"
+    text += "".join(f"\n{paragraph(f'Warning: {warning}')}" for warning in curve.warnings)
     text += f"\n\n{bold('REALLY EXECUTED, compared with the full model')}\n{table(head, timed)}"
     for e in curve.executions:
         if e.not_finite:

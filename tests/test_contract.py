@@ -496,12 +496,16 @@ def paper(tmp_path, monkeypatch):
     return key
 
 
-def test_variants_of_one_paper_may_be_of_several_families(paper):
+def test_variants_of_one_paper_may_be_of_several_families(paper, monkeypatch):
     method = registry.get(paper)
     assert type(method).__name__ == "Twofold"
     assert [type(method.variant(name)).__name__ for name in method.variants] == ["Twofold", "InTurn"]
     assert method.variant("in turn").key == method.key == paper
+    monkeypatch.setattr(
+        conformance, "no_lead", lambda curve: f"of {curve.variant}" if curve.variant == "exits" else None
+    )
     result = runner.run(paper, scale="smoke")
+    assert [curve.warnings for curve in result.curves] == [["of exits"], []]
     assert [(curve.variant, curve.knob) for curve in result.curves] == [
         ("exits", "confidence"),
         ("in turn", "threshold"),
@@ -511,6 +515,8 @@ def test_variants_of_one_paper_may_be_of_several_families(paper):
     assert {name.partition(": ")[0] for name in result.data if ": " in name} == {"exits", "in turn"}
     assert [check.name for check in result.checks if not check.holds] == []
     assert len(result.checks) == 2 * len(conformance.RULES)
+    some = result.curves[0].test[0].knob  # chosen knobs need not begin at the first exit
+    assert runner.run(paper, scale="smoke", variant="exits", knobs=[some]).curves[0].warnings == []
     (one,) = runner.run(paper, scale="smoke", variant="in turn").curves
     assert one.variant == "in turn"
     assert [point.cost for point in one.test] == [point.cost for point in result.curves[1].test]

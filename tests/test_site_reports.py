@@ -148,6 +148,43 @@ def test_page_of_a_method_that_passed_now():
     assert "<b>" not in source
 
 
+def with_curve(key=KEY, **changes):
+    """Return a page whose run has one curve, with changes."""
+    found = result(key=key)
+    changed = found.model_copy(update={"curves": [found.curves[0].model_copy(update=changes)]})
+    return page_of(Reports({key: report(changed).model_copy(update={"key": key})}, session((key,)), NOW), key)
+
+
+def test_a_page_says_which_direction_of_a_measure_is_better_and_warns_of_a_task_that_proves_little():
+    text, source = with_curve(quality="PSNR in dB", warnings=["The <full> model leads by nothing."])
+    assert "↑ higher is better" in source
+    assert '"title": ["PSNR in dB", "(higher is better)"]' in source
+    assert "the noise being the difference to the clean picture; in dB, without bounds; higher is better." in text
+    assert "Warning: The <full> model leads by nothing." in " ".join(text.split())
+    assert "ee-warning" not in with_curve()[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "role"), [("zhou2022metadistil", "Context"), ("fan2020layerdrop", "Context"), ("kim2023bild", "Neighbour")]
+)
+def test_a_page_of_a_work_without_early_exit_says_that_nothing_exits(key, role):
+    text, _ = with_curve(key)
+    assert f"{role}: nothing exits. In this work no input leaves a network early." in " ".join(text.split())
+    assert "share at each level of computation" in text
+    assert "share leaving at each exit" not in text
+
+
+def test_a_curve_that_is_no_part_of_the_paper_is_called_an_extension():
+    said = "An extension of ours: the paper has no such curve."
+    text, _ = with_curve("zhou2022metadistil")
+    assert said in " ".join(text.split())
+    assert "In the paper the student answers every input." in text
+    assert said not in " ".join(with_curve("fan2020layerdrop")[0].split())
+    ours = " ".join(with_curve()[0].split())
+    assert "nothing exits" not in ours
+    assert "share leaving at each exit" in ours
+
+
 def test_page_of_a_method_that_failed_now():
     text, source = page_of(
         reports(report(status="failed", error="ValueError: <script>", with_result=False, log="Traceback <i>"))

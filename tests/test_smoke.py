@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from measured import KEY, curve, result
 
-from eelit.methods.engine.records import Chance
+from eelit.methods.engine.records import Chance, Samples
 from eelit.methods.harness import conformance, dependencies, smoke
 
 THEIRS = Path(__file__).parent / "data" / "third_party"
@@ -131,6 +132,60 @@ def test_two_standard_errors_above_chance_are_asked_for(best, fails):
     other = chance.model_copy(update={"reached": best})  # in a measure of its own: the curve says nothing
     assert (conformance.at_chance(curve().model_copy(update={"chance": other})) is not None) == fails
     assert conformance.at_chance(curve()) is None  # nobody said what chance is
+
+
+def led(first, last, **changes):
+    """Return a curve whose samples are worth so much at its most eager setting and at the full model."""
+    ends = [np.array(each, dtype=float) for each in (first, last)]
+    eager, middle, full = curve().test
+    test = [
+        each.model_copy(update={"quality": float(worth.mean()), "samples": Samples(worth)})
+        for each, worth in zip((eager, full), ends, strict=True)
+    ]
+    found = {"test": [test[0], middle, test[1]], "full_quality": test[1].quality}
+    return curve().model_copy(update={**found, **changes})
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "clear"),
+    [
+        ([0, 10, 20, 30], [1, 11, 21, 31], True),  # each a little better, though they differ much among themselves
+        ([0, 10, 20, 30], [4, 10, 20, 30], False),  # one gain: as large as its error
+        ([1, 1, 0, 0] * 8, [1, 1, 1, 0] * 8, True),
+        ([0, 1, 0, 0], [0, 1, 0, 0], False),  # nothing is gained, and nothing varies
+        ([0, 1, 1, 1], [0, 1, 0, 0], False),
+    ],
+)
+def test_a_full_model_that_does_not_lead_its_first_exit_is_told(first, last, clear):
+    found = conformance.no_lead(led(first, last))
+    assert (found is None) == clear
+    if found:
+        assert f"sample by sample over {len(first)}" in found
+        assert "not clearly better than its first exit" in found
+
+
+def test_without_samples_the_error_of_chance_counts_for_both_and_without_that_the_lead_alone():
+    chance = Chance(what="the mean", quality=0.1, error=0.01)
+    bare = [point.model_copy(update={"samples": None}) for point in led([0.5], [0.528]).test]
+    near = led([0.5], [0.528], test=bare, chance=chance)  # 2 · √2 · 0.01 = 0.0283
+    assert "as if both were measured independently, are 0.0283" in conformance.no_lead(near)
+    assert conformance.no_lead(near.model_copy(update={"full_quality": 0.529})) is None
+    elsewhere = chance.model_copy(update={"reached": 0.9})  # the error is of another measure
+    assert conformance.no_lead(near.model_copy(update={"chance": elsewhere})) is None
+    level = near.model_copy(update={"chance": None, "full_quality": 0.5})
+    assert "no standard error is known" in conformance.no_lead(level)
+
+
+def test_samples_of_a_last_setting_that_is_not_the_full_model_say_nothing_of_it():
+    found = led([0, 1, 0, 0], [1, 1, 1, 1], full_quality=0.25)
+    assert "no standard error is known" in conformance.no_lead(found)
+
+
+def test_an_eager_setting_at_which_not_all_leave_is_not_called_the_first_exit():
+    found = led([0, 1], [0, 1])
+    first = found.test[0].model_copy(update={"exits": [0.5, 0.5]})
+    told = conformance.no_lead(found.model_copy(update={"test": [first, *found.test[1:]]}))
+    assert "its most eager setting" in told
 
 
 @pytest.fixture

@@ -286,6 +286,9 @@ class Curve(Typed):
     search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
     simulation: Simulation | None = Field(default=None, description="None: nothing is simulated, or an older result")
     learning: list[Learning] = Field(default=[], description="empty: nothing is learnt online, or an older result")
+    warnings: list[str] = Field(
+        default=[], description="what a reader should know before concluding from it; no rule is broken"
+    )
 
     @model_validator(mode="after")
     def _points_of_one_sweep(self) -> Self:

@@ -3,19 +3,26 @@
 ``of_curve`` holds for every family and looks at what was measured and executed, variant by variant. A method that
 honestly cannot keep a rule names it in ``exempt`` with the reason, which the site shows, after the variant's name and a
 colon if only that one cannot; a test fails when the exemption from a rule is no longer needed.
+
+``no_lead`` is a warning, not a rule: a full model that is hardly better than its first exit breaks nothing, and some
+papers are about just that. But on such a task savings prove little, and readers should know.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from eelit.methods.engine.method import Method
 from eelit.methods.engine.records import Curve, Outcome
 
 ERRORS = 2.0
-"""Standard errors by which a variant's best quality must lie above chance in a smoke test."""
+"""Standard errors by which a variant's best quality must lie above chance in a smoke test, and by which a full model
+must lead its first exit if no warning is to be shown."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,39 @@ def at_chance(curve: Curve) -> str | None:
         f"{called(curve)} is at chance: it reaches {reached:.3f}, and {curve.chance.what}, {curve.chance.quality:.3f} "
         f"± {curve.chance.error:.3f}; {least:.3f} are asked for"
     )
+
+
+def no_lead(curve: Curve) -> str | None:
+    """Return in one sentence that the full model is not clearly better than the first exit; None if it is.
+
+    The curve must begin with the most eager setting. Where the quality of each sample is known, that of the two is
+    compared sample by sample; else by the standard error that is known of chance, as if the two were independent.
+    """
+    first = curve.test[0]
+    lead = curve.full_quality - first.quality
+    error, how = _error_of_lead(curve)
+    if lead > 0 and lead >= ERRORS * error:
+        return None
+    where = "its first exit" if first.exits[0] == 1.0 else "its most eager setting"
+    asked = f"{ERRORS:g} standard errors, {how}, are {ERRORS * error:.4f}" if how else "no standard error is known"
+    return (
+        f"The full model of {called(curve)} is not clearly better than {where}: {curve.quality} is "
+        f"{curve.full_quality:.4f} and {first.quality:.4f}, a lead of {lead:+.4f}; {asked}. Where "
+        "the two are about as good, savings say little about a method."
+    )
+
+
+def _error_of_lead(curve: Curve) -> tuple[float, str]:
+    """Return the standard error of the full model's lead over the first point, and from what; 0 if none is known."""
+    first, last = (curve.test[i].samples for i in (0, -1))
+    is_full = abs(curve.test[-1].quality - curve.full_quality) < 1e-9
+    ours, theirs = (each.quality if each else None for each in (last, first))
+    if is_full and ours is not None and theirs is not None and ours.shape == theirs.shape and len(ours) > 1:
+        gains = np.subtract(ours, theirs, dtype=np.float64)
+        return float(gains.std(ddof=1)) / math.sqrt(len(gains)), f"sample by sample over {len(gains)}"
+    if curve.chance is not None and curve.chance.reached is None:
+        return math.sqrt(2) * curve.chance.error, "as if both were measured independently"
+    return 0.0, ""
 
 
 def called(curve: Curve) -> str:

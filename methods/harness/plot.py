@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from eelit.methods.data.cache import write
 from eelit.methods.engine.records import Curve, Result
+from eelit.methods.harness.qualities import DIRECTION
 from eelit.methods.harness.summary import data_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def plot(result: Result, folder: Path) -> list[Path]:
         axes.plot(costs, qualities, marker="o", markersize=4, label=f"{curve.knob} from {curve.test[0].knob:g} on")
         axes.plot([curve.full_cost], [curve.full_quality], marker="*", markersize=12, linestyle="", label="full model")
         axes.set_xlabel(f"cost per sample ({curve.unit})")
-        axes.set_ylabel(f"{curve.quality} on test data")
+        axes.set_ylabel(f"{curve.quality} on test data\n({DIRECTION})")
         axes.set_title(" ".join(filter(None, [result.key, curve.variant])), fontsize=10)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
@@ -59,7 +60,7 @@ def compare(results: Sequence[Result], path: Path) -> None:
             shares = [mean(1 / point.speed_up for point in knob) for knob in points]
             axes.plot(shares, [mean(p.quality for p in knob) for knob in points], marker="o", markersize=4, label=name)
         axes.set_xlabel("share of the full model's cost")
-        axes.set_ylabel(f"{quality} on test data")
+        axes.set_ylabel(f"{quality} on test data\n({DIRECTION})")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -88,6 +88,8 @@ def run(
         curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
         if learnt := registry.learning(key):
             curve = curve.model_copy(update={"learning": learnt(chosen, prepared, bench, curve)})
+        if not knobs and (warning := conformance.no_lead(curve)):  # chosen knobs need not begin with the first exit
+            curve = curve.model_copy(update={"warnings": [warning]})
         curves.append(curve)
         own_settings = _settings(chosen)
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}

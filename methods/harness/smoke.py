@@ -163,6 +163,7 @@ def _tested(key: str, mark: str, seed: int) -> SmokeReport | OSError:
     faults += [fault for curve in result.curves if (fault := at_chance(curve))]
     log += [f"{called(curve)} is not compared with chance: {curve.quality} has none that is told"
             for curve in result.curves if curve.chance is None]  # fmt: skip
+    log += [warning for curve in result.curves for warning in curve.warnings]
     if result.seconds > SECONDS:
         log.append(f"took {result.seconds:.1f} s after its preparation; it should be {SECONDS:.0f} s at most")
     status: Literal["passed", "failed"] = "failed" if faults else "passed"

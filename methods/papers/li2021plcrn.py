@@ -34,8 +34,9 @@ Deviations
        noises; 8 kHz; 32 ms windows. Dilated convolutions instead of a recurrent network over time, 16 and 32 channels.
     3. A round scales the estimate before it by sigmoid(G_q) and adds D_q; a plain mapping S_q = D_q learns too slowly
        here. Spectra enter with the square root of their magnitude, beside that root itself.
-    4. Quality is the scale-invariant signal-to-distortion ratio (SI-SDR, in dB, higher is better), not PESQ and DNSMOS,
-       which need programs or networks that are not available here; ESTOI is measured in the claims, on our windows.
+    4. Quality is the scale-invariant signal-to-distortion ratio (SI-SDR, in dB, higher is better), not PESQ and DNSMOS:
+       PESQ would require another package with compiled code, DNSMOS another trained network. ESTOI is measured in the
+       claims, on our windows.
     5. The first exit is after round ``first``. At 1, S_1 is compared with the noisy X. The paper's two neighbouring
        stages, read strictly, require 2.
 """

@@ -34,8 +34,9 @@ Deviations
        wide, 80 bands. A convolution sees 3 frames instead of 31 (a letter has about seven); otherwise one layer would
        be enough. Each branch of a layer starts a tenth as strong as usual; otherwise, in so few steps, low exits learn
        and deep ones do not. Normalised log energies; AdamW with a linear schedule, not Noam's; no averaged checkpoints.
-    3. Of the paper's three ways of training only CTC from scratch is here, no attention decoders and no pre-trained
-       encoders: those need hundreds of hours of speech. Its claims about these are not tested.
+    3. Of the paper's ways of training only CTC from scratch is here, no attention decoders and no pre-trained encoders.
+       A package ships such an encoder, of Whisper tiny.en, but it is not tuned with exits here: the paper tunes on
+       hundreds of hours of speech. Its claims about these are not tested.
     4. The released code prints the WER of each exit and makes no exit decision, so the strict tests are ours. It
        forgets the minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not
        known. Here N = ``hypotheses``, found by a prefix beam search as wide, which follows a frame's blank alone where

@@ -237,7 +237,7 @@ class Collection:
             return "not measured on this track"
         if self.tracks(key):
             return "not measured yet on the track"
-        return "tested in every run of the method, but without a verdict, since the method is on no track"
+        return "tested by the command eelit run, not by the smoke test; no verdict, as the method is on no track"
 
     @property
     def passed(self) -> list[str]:

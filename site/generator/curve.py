@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from eelit.methods.engine.records import Curve, OperatingPoint
+from eelit.methods.harness.qualities import DIRECTION
 from eelit.site.generator.markup import magnitude
 
 WIDTH, HEIGHT = 480, 300
@@ -106,6 +107,7 @@ def axes(x: Scale, y: Scale, cost: str, quality: str, across: str = "{:.0%}") ->
     yield Markup('<text class="label" transform="translate(16 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
         middle, quality
     )
+    yield Markup('<text class="tick" x="{}" y="{}">↑ {}</text>').format(LEFT, TOP - 5, DIRECTION)
 
 
 def _full_model(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:

@@ -20,6 +20,7 @@ from eelit.catalog.baselines import words
 from eelit.catalog.schema import FACETS, GROUNDS
 from eelit.methods.data import manifest
 from eelit.methods.harness import conformance, smoke
+from eelit.methods.harness.qualities import DIRECTION, described
 from eelit.methods.harness.summary import SEEDS, Row
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import (
@@ -69,6 +70,7 @@ def environment() -> Environment:
     )
     env.filters.update(_filters())
     env.globals["seeds_for_a_verdict"] = SEEDS
+    env.globals["direction"] = DIRECTION
     return env
 
 
@@ -86,6 +88,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "draw_learning": learning.draw,
         "draw_rate": traces.draw,
         "data_block": plots.data_block,
+        "described": described,
         "line_spec": plots.spec,
         "swatch": looks.swatch,
         "tally": claims.tally,

@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from eelit.methods.engine.records import Curve, DesignPoint, OperatingPoint, Search
+from eelit.methods.harness.qualities import DIRECTION
 from eelit.methods.harness.summary import BASELINE_KNOBS, Row, setting
 from eelit.site.generator import looks
 
@@ -133,7 +134,12 @@ def _along(lines: Sequence[Line], quality: str) -> dict[str, Any]:
             },
             "scale": {"domainMin": 0},
         },
-        "y": {"field": "quality", "type": "quantitative", "title": quality, "scale": {"zero": False}},
+        "y": {
+            "field": "quality",
+            "type": "quantitative",
+            "title": [quality, f"({DIRECTION})"],
+            "scale": {"zero": False},
+        },
         "color": _each(lines),
     }
 

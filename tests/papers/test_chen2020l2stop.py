@@ -17,6 +17,7 @@ from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.chen2020l2stop import (
     Gate,
+    LearningToStop,
     Lista,
     errors,
     evidence_loss,
@@ -292,6 +293,47 @@ def test_a_quarter_of_the_way_to_the_oracle_must_be_gone(quality, holds, monkeyp
     curve = SimpleNamespace(test=points((0.4, 0.0), (0.5, quality)))
     found = claimed.towards_the_oracle(method, SimpleNamespace(split=lambda _: seen), curve)
     assert found.holds == holds
+
+
+@pytest.mark.parametrize(("reached", "holds"), [(9.75, True), (9.85, False)])
+def test_the_plain_network_learns_without_an_oracle_and_runs_to_its_best_validated_depth(monkeypatch, reached, holds):
+    """Its depth that is best on test data would be better than anything, and so would another knob of ours."""
+    method, asked = registry.get(KEY), []
+    theirs = {"validation": points((1, 8.0), (2, 9.0), (3, 7.0)), "test": points((1, 9.9), (2, reached), (3, 20.0))}
+    rival = SimpleNamespace(split=lambda name: name)
+    monkeypatch.setattr(LearningToStop, "prepare", lambda self, bench: asked.append(self) or rival)
+    monkeypatch.setattr(LearningToStop, "static", lambda self, seen: asked.append(self) or theirs[seen])
+    for name in ("towards_the_oracle", "told_by_noise"):
+        monkeypatch.setattr(claimed, name, lambda *given, name=name: (name, given))
+    curve = SimpleNamespace(test=points((0.4, 30.0), (0.5, 10.0), (0.6, 30.0)))
+    plain, oracle, noise = claimed.claims(method, "prepared", None, curve)
+    assert plain.holds is holds
+    assert plain.measured == f"{10 - reached:+.2f} dB, at 1.00 × the cost"
+    assert asked == [method.replace({"loss": "mean"})] * 3
+    assert oracle == ("towards_the_oracle", (method, "prepared", curve))
+    assert noise == ("told_by_noise", (method, "prepared"))
+
+
+@pytest.mark.parametrize(
+    ("exits", "told", "holds"), [([2, 2, 1, 1, 0, 0], 2.0, True), ([1, 1, 0, 0, 1, 1], 0.0, False)]
+)
+def test_depth_is_held_against_the_noise_of_measurements(monkeypatch, exits, told, holds):
+    """Six measurements whose noise grows; they stand in another order."""
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    codes, a = torch.ones(6, 2), torch.eye(2)
+    y = codes @ a.T + 0.1 * order[:, None]
+    seen = SimpleNamespace(examples=SimpleNamespace(inputs=list(y)), targets=codes, outputs="outputs")
+    prepared = SimpleNamespace(
+        split=lambda name: {"test": seen}[name],
+        model=SimpleNamespace(get_buffer=lambda name: {"gate.a": a}[name]),
+    )
+    asked = []
+    monkeypatch.setattr(claimed, "replay", lambda rule, _: asked.append(rule) or np.array(exits)[order.numpy()])
+    method = SimpleNamespace(policy=lambda knob, ready: ("rule", knob))
+    found = claimed.told_by_noise(method, prepared)
+    assert asked == [("rule", 0.5)]
+    assert found.measured == f"those with the least noise {told:+.2f} exits later"
+    assert found.holds is holds
 
 
 def test_all_claims_are_tried(trained):

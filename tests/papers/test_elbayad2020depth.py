@@ -24,6 +24,7 @@ from eelit.methods.engine.translations import BEGIN, END, PAD, shifted, trimmed
 from eelit.methods.families.translation import ENDING, bleu
 from eelit.methods.harness import registry, runner
 from eelit.methods.papers.elbayad2020depth import (
+    Dat,
     DepthTraining,
     StopGate,
     best_depth,
@@ -458,6 +459,81 @@ def test_claims_on_the_tiny_setting(prepared, monkeypatch):
         assert len(claimed.claims(method, ready, few, curve)) == names
         assert curve.baselines[0].name == "one depth for all"
         assert len(curve.baselines[0].test) == 2
+
+
+def test_aligned_training_is_held_against_mixed_training_of_the_same_method(monkeypatch):
+    """Only of confidence, which asks the output layer and whose training is the aligned one."""
+    asked = []
+    monkeypatch.setattr(Dat, "prepare", lambda self, bench: asked.append(self) or "mixed")
+    monkeypatch.setattr(claimed, "fewer_blocks", lambda *given: ["fewer", given])
+    monkeypatch.setattr(claimed, "costly_to_ask", lambda *given: ("costly", given))
+    monkeypatch.setattr(claimed, "aligned_is_better", lambda *given: [given])
+    method = registry.get(KEY).variant("confidence", "tiny")
+    assert claimed.claims(method, "aligned", None, "curve") == [
+        "fewer", ("aligned", "curve"), ("costly", ("aligned", "curve")), ("aligned", "mixed")
+    ]  # fmt: skip
+    assert asked == [method.replace({"sequences": 2})]
+    other = registry.get(KEY).variant("geometric", "tiny")
+    assert claimed.claims(other, "aligned", None, "curve") == ["fewer", ("aligned", "curve")]
+
+
+def fixed(**qualities):
+    """Return a trained decoder of three blocks, cut off after each of which it reaches so much on each part."""
+    return SimpleNamespace(
+        model=SimpleNamespace(exits=3),
+        fixed=lambda split: [*enumerate(qualities[split])],
+        quality=lambda split, run: {**dict(enumerate(qualities[split]))}[run[0]],
+        costs=lambda split: SimpleNamespace(head=50, layer=[10]),
+    )
+
+
+def curved(*each):
+    return SimpleNamespace(
+        validation=[
+            OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=exits) for k, q, c, exits in each
+        ],
+        test=[OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=exits) for k, q, c, exits in each],
+        full_quality=each[-1][1],
+        knob="tau",
+    )
+
+
+def test_the_best_depth_for_all_is_chosen_on_validation_sentences():
+    """It is 2 there, and 3 on test sentences, where the settings of the curve could not follow."""
+    ready = fixed(validation=[0.3, 0.5, 0.4], test=[0.3, 0.45, 0.9])
+    curve = curved((0.5, 0.4, 30, [1.0, 0, 0]), (0.9, 0.499, 60, [0.5, 0.5, 0]), (1.1, 0.5, 100, [0, 0, 1.0]))
+    half, best = claimed.fewer_blocks(ready, curve)
+    assert half.measured == "BLEU 0.4990 with 1.50 blocks of 3 at tau 0.9; 0.5000 with all"
+    assert half.holds
+    assert best.measured == "BLEU 0.4990 with 1.50 blocks; 0.4500 with 2"
+    assert best.holds
+    dearer = curved((0.5, 0.4, 30, [1.0, 0, 0]), (0.9, 0.499, 60, [0.3, 0.7, 0]), (1.1, 0.5, 100, [0, 0, 1.0]))
+    assert [outcome.holds for outcome in claimed.fewer_blocks(ready, dearer)] == [False, False]
+
+
+@pytest.mark.parametrize(("cost", "holds"), [(60, True), (54, False), (40, False)])
+def test_confidence_saves_fewer_operations_than_blocks(cost, holds):
+    curve = curved((0.9, 0.499, cost, [0.5, 0.5, 0]), (1.1, 0.5, 100, [0, 0, 1.0]))
+    found = claimed.costly_to_ask(fixed(test=[]), curve)
+    assert found.measured == (
+        f"50.0% of the blocks and {100 - cost:.1f}% of the MACs saved; the output layer takes 50 MACs, a block 10"
+    )
+    assert found.holds is holds
+
+
+@pytest.mark.parametrize(
+    ("aligned", "mixed", "drawn", "held"),
+    [
+        ([0.4, 0.5, 0.5], [0.5, 0.5, 0.3], (0.4, 0.3), [True, True]),
+        ([0.4, 0.4, 0.5], [0.5, 0.5, 0.4], (0.3, 0.4), [False, False]),
+    ],
+)
+def test_trainings_are_compared_at_fixed_and_at_drawn_exits(monkeypatch, aligned, mixed, drawn, held):
+    ours, theirs = fixed(test=aligned), fixed(test=mixed)
+    monkeypatch.setattr(claimed, "sampled", lambda each, split: drawn[each is theirs])
+    found = claimed.aligned_is_better(ours, theirs)
+    assert [outcome.holds for outcome in found] == held
+    assert found[1].measured == f"aligned {drawn[0]:.4f}, mixed {drawn[1]:.4f}"
 
 
 def test_claims_can_fail(prepared):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.translations import PAD, shifted, trimmed
 from eelit.methods.families.pruning import PassedOver
 from eelit.methods.harness import registry, runner
-from eelit.methods.papers.fan2020layerdrop import draw_layers, dropped_loss, every_other
+from eelit.methods.papers.fan2020layerdrop import LayerDrop, draw_layers, dropped_loss, every_other
 from eelit.methods.recipes.fit import Batch
 
 KEY = "fan2020layerdrop"
@@ -232,3 +233,33 @@ def test_claims(prepared):
     assert [claimed.no_worse(full, 0.3).holds for full in (0.298, 0.296)] == [True, False]
     assert [claimed.spread(ours, 0.2, 3).holds for ours in (0.204, 0.202)] == [True, False]
     assert [claimed.from_nothing(ours, 0.2, 3).holds for ours in (0.198, 0.196)] == [True, False]
+
+
+def test_each_rival_is_trained_and_cut_as_its_claim_says(monkeypatch):
+    """Without LayerDrop, whole and cut; the first blocks of ours; and a decoder of half the depth, whole."""
+    method, asked = registry.get(KEY).variant("every other", "tiny"), []
+    plain = method.replace({"drop_rate": 0.0, "encoder_drop_rate": 0.0})
+    first, small = method.replace({"keep": "first"}), plain.replace({"blocks": 2})
+    whole = {plain: 0.24, small: 0.202}
+    cut = {(method, "ours"): 0.2, (plain, plain): 0.12, (first, "ours"): 0.197}
+
+    def prepare(self, bench):
+        asked.append(self)
+        return SimpleNamespace(who=self, full=lambda split: (self, split), quality=lambda split, run: whole[run[0]])
+
+    def of_blocks(self, ready, split, knob, kept):
+        assert (split, knob, kept) == ("test", 2, (self.keep, 2))
+        return SimpleNamespace(quality=cut[self, ready.who])
+
+    monkeypatch.setattr(LayerDrop, "prepare", prepare)
+    monkeypatch.setattr(LayerDrop, "of_blocks", of_blocks)
+    monkeypatch.setattr(LayerDrop, "kept_at", lambda self, ready, knob: (self.keep, knob))
+    ready = SimpleNamespace(who="ours", model=SimpleNamespace(exits=4))
+    found = claimed.claims(method, ready, None, SimpleNamespace(full_quality=0.25))
+    assert asked == [plain, small]
+    assert {outcome.measured: outcome.holds for outcome in found} == {
+        "with 2 blocks 80% of 0.2500 are kept; without LayerDrop 50% of 0.2400": True,
+        "0.2500 with LayerDrop, 0.2400 without": True,
+        "0.2000 with every other block, 0.1970 with the first 2": True,
+        "0.2000 cut to 2 blocks, 0.2020 trained with 2": True,
+    }

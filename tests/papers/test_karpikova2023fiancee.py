@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -584,6 +585,40 @@ def test_the_database_is_weighed_against_branches_without(prepared):
     found = claimed.helped(method, ready, bench, far)
     assert "nearer by +" in found.measured
     assert not claimed.helped(method, ready, bench, dataclasses.replace(test, q=test.q * 10)).holds
+
+
+def test_all_outcomes_are_tried_at_the_distance_that_every_second_validation_drawing_keeps(monkeypatch):
+    held, test = (SimpleNamespace(q=torch.tensor(q)) for q in ([[0.1, 0.2, 0.9], [0.5] * 3], [[0.7] * 3, [0.3] * 3]))
+    monkeypatch.setattr(claimed.Tried, "of", lambda method, seen: {"validation": held, "test": test}[seen])
+    asked = []
+    for name in ("saved", "kept", "better_than_fixed", "simple_first", "helped"):
+        monkeypatch.setattr(claimed, name, lambda *given, name=name: asked.append((name, given)) or name)
+    prepared = SimpleNamespace(split=lambda name: name)
+    found = claimed.claims("method", prepared, "bench", None)
+    assert found == ["saved", "kept", "better_than_fixed", "simple_first", "helped"]
+    T = pytest.approx(0.2)
+    assert asked == [
+        *((name, ("method", test, T)) for name in found[:-1]), ("helped", ("method", prepared, "bench", test))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("with_it", "holds"), [([0.4, 0.45], True), ([0.45, 0.4], False), ([0.495, 0.5], False), ([0.6, 0.7], False)]
+)
+def test_branches_without_the_database_are_trained_on_the_same_generator(prepared, monkeypatch, with_it, holds):
+    """Each branch of theirs is half a unit away from the whole generator."""
+    method, bench, ready = prepared(KEY)
+    seen, asked = ready.split("test"), []
+    n = len(seen.examples)
+    monkeypatch.setattr(Fiancee, "train_exits", lambda self, model, data, bench: asked.append((self, model)))
+    monkeypatch.setattr(claimed, "shortfalls", lambda model, examples, features: torch.full((n, 2), 0.5))
+    q = torch.stack([torch.full((n,), far) for far in (*with_it, 0.0)])
+    assert claimed.helped(method, ready, bench, claimed.Tried(seen, q)).holds is holds
+    ((rival, model),) = asked
+    assert rival == method.replace({"guided": False})
+    assert rival != method
+    ours = ready.model.stages.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in model.stages.state_dict().items())
 
 
 def test_settings_are_a_method():

@@ -399,3 +399,46 @@ def test_the_noisier_half_must_take_longer(prepared):
 
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     assert not claimed.noisier_takes_longer(Eager(**fields), ready, SimpleNamespace(validation=held)).holds
+
+
+def test_all_claims_are_tried_with_the_noisy_recordings_and_fixed_rounds_as_rivals(monkeypatch):
+    """A baseline of another rule stands beside, better than anything: nobody asks it."""
+    static = points((8.0, 0.5), (10.0, 1.0))
+    other = points((20.0, 0.5), (20.0, 1.0))
+    found = curve((8.0, 0.5), (9.2, 0.75), (10.0, 1.0))
+    found.chance = SimpleNamespace(quality=6.5)
+    found.baselines = [
+        Baseline(name=name, validation=each, test=each) for name, each in (("max", other), ("static exit", static))
+    ]
+    asked = []
+    for name in ("understood", "noisier_takes_longer"):
+        monkeypatch.setattr(claimed, name, lambda *given, name=name: asked.append((name, given)) or name)
+    outcomes = claimed.claims("method", "prepared", None, found)
+    given = ("method", "prepared", found)
+    assert asked == [("understood", given), ("noisier_takes_longer", given)]
+    cleaner, governed, sustained, *_, fixed = outcomes
+    assert cleaner.measured == "+3.50 dB over the noisy recordings; exits: 8.00, 10.00 dB"
+    assert (governed.name, sustained.name) == ("the threshold governs the speed", "quality is sustained")
+    assert fixed.measured.startswith("+0.20 dB")
+
+
+def test_intelligibility_is_that_of_the_cheapest_threshold_that_loses_a_fifth_of_a_decibel(monkeypatch):
+    """Waves are told apart by their first number, and so is how intelligible they are."""
+    held = points((9.0, 0.4), (9.75, 0.5), (9.85, 0.75), (10.0, 1.0), knobs=[0.3, 0.2, 0.1, 0.0])
+    asked = []
+    monkeypatch.setattr(claimed, "replay", lambda rule, outputs: asked.append(rule) or "exits")
+    monkeypatch.setattr(claimed, "waveform", lambda spectra, samples: spectra)
+    monkeypatch.setattr(claimed, "estoi", lambda waves, clean, rate: waves.mean(dim=1))
+    early, full = torch.full((2, 3), 0.695), torch.full((2, 3), 0.7)
+    seen = SimpleNamespace(
+        outputs=None, at=lambda exits: {"exits": early}[exits], answers=[None, full], targets=torch.zeros(2, 3),
+        examples=SimpleNamespace(inputs=[torch.full((3,), 0.64)] * 2),
+    )  # fmt: skip
+    prepared = SimpleNamespace(split=lambda part: {"test": seen}[part])
+    method = SimpleNamespace(rule=lambda tau, prepared: ("rule", tau))
+    said = claimed.understood(method, prepared, SimpleNamespace(validation=held, test=held))
+    assert said.holds
+    assert asked == [("rule", 0.1)]
+    assert said.measured == "0.640 noisy, 0.695 at tau = 0.1, 0.700 in full"
+    seen.at = lambda exits: torch.full((2, 3), 0.68)
+    assert not claimed.understood(method, prepared, SimpleNamespace(validation=held, test=held)).holds

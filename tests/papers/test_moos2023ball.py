@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from eelit.methods.claims import moos2023ball as claimed
 from eelit.methods.data import balls
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.moos2023ball import EPS, BallDetector, f1, spot_loss
 
@@ -232,3 +234,31 @@ def test_claims_can_fail():
     assert claimed.placed(targets, targets, full).holds
     assert not claimed.placed(torch.full_like(targets, 0.5), targets, full).holds
     assert not claimed.placed(targets, targets, full & ~full).holds
+
+
+def test_all_claims_are_tried_at_the_cheapest_rho_that_loses_a_point(monkeypatch):
+    """Of two balls one is lost, and there is one false alarm; a rho that loses a point and a half would be cheaper."""
+    asked = []
+    monkeypatch.setattr(claimed, "replay", lambda rule, outputs: asked.append((rule, outputs)) or "exits")
+    ours = torch.tensor([[0.9, 0.5, 0.75], [0.2, 0.0, 0.0], [0.0, 0.5, 0.5], [0.25, 0.5, 0.5]])
+    full = torch.tensor([[0.9, 0.5, 0.5], [0.9, 0.5, 0.5], [0.1, 0.5, 0.5], [0.3, 0.5, 0.5]])
+    targets = torch.tensor([[1.0, 0.5, 0.875], [1.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    seen = SimpleNamespace(
+        outputs="outputs", at=lambda exits: {"exits": ours}[exits], answers=[None, full], targets=targets
+    )
+    held = points((0.5, 0.5, 10), (0.2, 0.885, 20), (0.05, 0.895, 40), (0.0, 0.9, 100))
+    curve = SimpleNamespace(validation=held, test=points((0.5, 0, 8), (0.2, 0, 30), (0.05, 0, 62.5), (0.0, 1, 100)))
+    method = SimpleNamespace(tau=0.25, rule=lambda rho, prepared: ("rule", rho))
+    found = claimed.claims(method, SimpleNamespace(split=lambda part: {"test": seen}[part]), None, curve)
+    assert asked == [(("rule", 0.05), "outputs")]
+    assert [outcome.measured for outcome in found] == [
+        "37.5% of the MACs saved, 0 detections added, 50.0% of the balls lost, at rho = 0.05",
+        "precision 50.0%, recall 50.0%",
+        "4.0 pixels, the middle 12.0",
+    ]
+    assert [outcome.holds for outcome in found] == [False, False, True]
+
+
+def points(*each):
+    """Operating points of a knob, a quality and a cost of 100."""
+    return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0]) for k, q, c in each]

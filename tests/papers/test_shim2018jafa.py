@@ -429,3 +429,32 @@ def test_better_means_by_a_hundredth_on_average(lead):
     ours, theirs = points((0, 0.5 + lead, 1), (1, 0.9 + lead, 10)), points((0, 0.5, 1), (1, 0.9, 10))
     curve = SimpleNamespace(validation=ours, test=ours)
     assert claimed.better("x", curve, theirs, theirs).holds == (lead > 0.01)
+
+
+@pytest.mark.parametrize(("fixed", "random"), [(0.5, 0.9), (0.9, 0.5)])
+def test_each_rival_is_told_by_its_own_name(trained, monkeypatch, fixed, random):
+    """Rivals are recorded: features in the order that training rows give, and in a random order for each row."""
+    method, _, ready = trained
+    best, asked = torch.arange(9, -1, -1), []
+    monkeypatch.setattr(claimed, "fixed_order", lambda agent, rows: asked.append(rows) or best)
+
+    def in_order(method, prepared, agent, split, order):
+        which = order(6)
+        assert which.sort(dim=1).values.equal(torch.arange(10).expand(6, 10))
+        same = which.equal(best.expand(6, 10))
+        assert same or len({tuple(row) for row in which.tolist()}) == 6
+        asked.append((split, same))
+        quality = (fixed if same else random) - (0.3 if split == "validation" else 0)
+        return points((1, quality - 0.1, 1), (10, quality, 10))
+
+    monkeypatch.setattr(claimed, "in_order", in_order)
+    ours = points((-1, 0.6, 1), (0, 0.7, 5), (1, 0.7, 10))
+    curve = SimpleNamespace(validation=ours, test=ours, full_quality=0.7, full_cost=10)
+    found = claimed.claims(method, ready, Bench(), curve)
+    assert asked[0] is ready.data.train
+    assert asked[1:] == [("validation", True), ("test", True), ("validation", False), ("test", False)]
+    assert {outcome.name: outcome.holds for outcome in found} == {
+        "half of the features suffice": True,
+        "better than a fixed order": fixed == 0.5,
+        "better than random orders": random == 0.5,
+    }

@@ -4,6 +4,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from eelit.methods.claims import tang2024deediff as claimed
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
+from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.tang2024deediff import (
     CONFIDENCE,
@@ -371,3 +373,46 @@ def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
     costs = ready.split("test").costs[:, 0]
     spent = (costs[0] + costs[2]) / 2 / ready.split("test").full_costs[0]
     assert kept.holds is bool(spent <= 0.6)
+
+
+def points(*each):
+    """Operating points of a knob, a quality and a cost of 100."""
+    return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0]) for k, q, c in each]
+
+
+@pytest.mark.parametrize(("base", "no_worse"), [(0.909, True), (0.911, False)])
+def test_images_are_drawn_at_the_cheapest_threshold_and_the_plain_network_learns_from_its_last_layer_alone(
+    monkeypatch, base, no_worse
+):
+    """Two baselines stand beside; the fixed depth is the one to beat, the other is better than everything."""
+    method, asked = tiny(), []
+    monkeypatch.setattr(AdaDiff, "prepare", lambda self, bench: asked.append(self) or "plain")
+    monkeypatch.setattr(AdaDiff, "full_model", lambda self, ready, bench: ({"plain": base}[ready], 1.0))
+    monkeypatch.setattr(claimed, "of_images", lambda *given: asked.append(given) or ["images"])
+    held = points((0.3, 0.5, 20), (0.1, 0.875, 40), (0.05, 0.885, 60), (0.0, 0.9, 100))
+    test = points((0.3, 0.5, 20), (0.1, 0.88, 40), (0.05, 0.89, 60), (0.0, 0.9, 100))
+    fixed, other = points((1, 0.7, 40), (2, 0.9, 100)), points((1, 0.99, 40), (2, 0.99, 100))
+    rivals = [
+        Baseline(name=name, validation=each, test=each)
+        for name, each in (("max-confidence", other), ("static exit", fixed))
+    ]
+    curve = SimpleNamespace(validation=held, test=test, baselines=rivals, full_quality=0.9)
+    found = claimed.claims(method, "prepared", "bench", curve)
+    assert asked == [
+        method.replace({"lam": 0.0, "beta": 0.0, "gamma": 0.0}), (method, "prepared", "bench", test[2])
+    ]  # fmt: skip
+    assert found[0].name == "better than a fixed depth"
+    assert found[0].holds
+    assert found[1] == "images"
+    assert found[2].holds is no_worse
+    assert found[2].measured == f"0.9000 and {base:.4f}"
+
+
+def test_a_depth_fixed_beforehand_is_beaten_by_a_hundredth_on_average():
+    fixed = points((1, 0.6, 40), (2, 0.9, 100))
+    for gain, holds in ((0.012, True), (0.008, False)):
+        ours = [each.model_copy(update={"quality": each.quality + gain}) for each in fixed]
+        rival = Baseline(name="static exit", validation=fixed, test=fixed)
+        found = claimed.better_than_fixed(SimpleNamespace(validation=ours, test=ours, baselines=[rival]))
+        assert found.holds is holds
+        assert found.measured == f"{gain:+.4f} on average over 4 costs"

@@ -1,6 +1,7 @@
 """What the reconstructed DTN promises: tokens from coarse to fine, and data in which the width of a defect is known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from eelit.methods.claims import yu2023dtn as claimed
 from eelit.methods.data import surfaces
 from eelit.methods.engine.evaluate import replay
+from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.yu2023dtn import DynamicTransformer, macro_f1
 
@@ -184,3 +186,38 @@ def test_claims_can_fail():
     told = F.one_hot(torch.tensor([[0, 0, 1], [0, 1, 1]])).float()
     assert claimed.thin_found(told, targets, widths).holds
     assert not claimed.thin_found(told[:1], targets, widths).holds
+
+
+def points(*each):
+    """Operating points of a knob, a quality and a cost of 100."""
+    return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0]) for k, q, c in each]
+
+
+def test_all_claims_are_tried_at_the_cheapest_eta_that_loses_a_point(monkeypatch):
+    """An eta that loses a point and a half on validation data would be cheaper; what is told is seen on test data."""
+    asked, exits = [], np.array([1, 2, 0])
+    monkeypatch.setattr(claimed, "replay", lambda rule, outputs: asked.append(rule) or exits)
+    told = F.one_hot(torch.tensor([[0, 0, 1], [0, 1, 1]])).float()
+    seen = SimpleNamespace(outputs=told, targets=torch.tensor([0, 1, 1]))
+    widths = SimpleNamespace(targets=torch.tensor([0.0, 1.0, 9.0, 5.0]))  # more than were looked at
+    prepared = SimpleNamespace(
+        split=lambda part: {"test": seen}[part], data=SimpleNamespace(part=lambda name: {"test widths": widths}[name])
+    )
+    held = points((0.5, 0.5, 10), (0.9, 0.885, 20), (0.98, 0.895, 40), (1.1, 0.9, 100))
+    test = points((0.5, 0.5, 10), (0.9, 0.9, 20), (0.98, 0.88, 62.5), (1.1, 0.9, 100))
+    method = SimpleNamespace(rule=lambda eta, prepared: ("rule", eta))
+    curve = SimpleNamespace(validation=held, test=test, full_quality=0.895)
+    found = claimed.claims(method, prepared, None, curve)
+    assert asked == [("rule", 0.98)]
+    assert [outcome.name for outcome in found] == [
+        "a third saved at equal F1", "fine tokens find thin defects", "wide defects leave sooner"
+    ]  # fmt: skip
+    assert found[0].measured == "37.5% of the MACs saved, F1 -0.0150, at eta = 0.98"
+    assert found[1].measured.endswith("thin 0.0% and 100.0%, wide 100.0% and 100.0%")
+    assert found[2].measured == "wide at stage 1.00, thin at 3.00, sound at 2.00, at eta = 0.98"
+    assert all(outcome.holds for outcome in found)
+    dear = [*test[:2], test[2].model_copy(update={"speed_up": 1.49}), test[3]]
+    poor = [*test[:2], test[2].model_copy(update={"quality": 0.87}), test[3]]
+    for worse in (dear, poor):
+        curve = SimpleNamespace(validation=held, test=worse, full_quality=0.895)
+        assert not claimed.claims(method, prepared, None, curve)[0].holds

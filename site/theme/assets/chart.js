@@ -81,7 +81,7 @@
     const ring = element("div", "ee-ring");
     ring.hidden = true;
     frame.append(ring);
-    const quality = spec.layer.find((layer) => layer.encoding.x).encoding.y.title;
+    const quality = spec.layer.find((layer) => layer.encoding.tooltip).encoding.tooltip.find((told) => told.field === "quality").title;
     let place = null;
     function leave() {
       ring.hidden = tip.hidden = true;
