@@ -128,32 +128,32 @@
     "max-confidence": {
       values: rising((s) => s.confidence, [0, 1.1]),
       stops: (net, t) => flags(net, (at) => net.s.confidence[at] >= t),
-      tell: (t) => `largest probability ≥ ${t}`,
+      tell: (t) => `the largest probability ≥ ${t}`,
     },
     entropy: {
       values: falling((s) => s.entropy, [Infinity, 0]),
       stops: (net, t) => flags(net, (at) => net.s.entropy[at] < t),
-      tell: (t) => `entropy < ${t} nats`,
+      tell: (t) => `the entropy < ${t} nats`,
     },
     margin: {
       values: rising((s) => s.margin, [0, 1.1]),
       stops: (net, t) => flags(net, (at) => net.s.margin[at] >= t),
-      tell: (t) => `two largest probabilities ≥ ${t} apart`,
+      tell: (t) => `the two largest probabilities are ≥ ${t} apart`,
     },
     "raw-margin": {
       values: rising((s) => s.first.map((value, at) => value - s.second[at]), [0, Infinity]),
       stops: (net, t) => flags(net, (at) => net.s.first[at] - net.s.second[at] >= t),
-      tell: (t) => `two largest logits ≥ ${t} apart`,
+      tell: (t) => `the two largest logits are ≥ ${t} apart`,
     },
     activation: {
       values: rising((s) => s.first, [-Infinity, Infinity]),
       stops: (net, t) => flags(net, (at) => net.s.first[at] > t),
-      tell: (t) => `largest logit > ${t}`,
+      tell: (t) => `the largest logit > ${t}`,
     },
     "sole-class": {
       values: rising((s) => s.first.map(sigmoid), [0.5, 1.1]),
       stops: (net, t) => flags(net, (at) => sigmoid(net.s.first[at]) >= t && sigmoid(net.s.second[at]) < t),
-      tell: (t) => `sigmoid ≥ ${t} for exactly one class`,
+      tell: (t) => `the sigmoid is ≥ ${t} for exactly one class`,
     },
     patience: {
       values: counting(0, (net) => net.E - 1),
@@ -162,12 +162,12 @@
         const agreed = inARow(net, (at) => at >= net.N && predicted[at] === predicted[at - net.N]);
         return flags(net, (at) => agreed[at] >= patience);
       },
-      tell: (patience) => `answer unchanged ${times(patience)} in a row`,
+      tell: (patience) => `the answer was repeated ${times(patience)} in a row`,
     },
     "flexible-patience": {
       values: falling((s) => s.distance, [Infinity, 0]),
       stops: (net, t) => flags(net, (at) => net.s.distance[at] < t), // once: NaN at the first exit stops nobody
-      tell: (t) => `divergence from the exit before < ${t} nats, once`,
+      tell: (t) => `the divergence from the exit before < ${t} nats, once`,
     },
     "patient-confidence": {
       values: (net) => [2, ...between(uncertainty(net), net.N).reverse(), 0],
@@ -176,19 +176,19 @@
         const sure = inARow(net, (at) => found[at] < t);
         return flags(net, (at) => sure[at] >= 2);
       },
-      tell: (t) => `entropy < ${t} of the largest possible, at 2 exits in a row`,
+      tell: (t) => `the entropy < ${t} of the largest possible, at 2 exits in a row`,
     },
     voting: {
       values: counting(1, (net) => net.E),
       stops: (net, votes) => flags(net, (at) => net.s.votes[at] >= votes),
       answer: atLast(majority),
-      tell: (votes) => `one class has ${votes} ${votes === 1 ? "vote" : "votes"}`,
+      tell: (votes) => `one class has ${votes} ${Number(votes) === 1 ? "vote" : "votes"}`,
     },
     surest: {
       values: rising((s) => s.confidence, [0, 1.1]),
       stops: (net, t) => flags(net, (at) => net.s.confidence[at] >= t),
       answer: atLast(surest),
-      tell: (t) => `largest probability ≥ ${t}`,
+      tell: (t) => `the largest probability ≥ ${t}`,
     },
     "mean-so-far": {
       values: counting(0, (net) => net.E - 1),
@@ -202,7 +202,7 @@
       tell: (exit) => `exit ${exit + 1}`,
     },
   };
-  const times = (count) => (count === 1 ? "once" : `${count} times`);
+  const times = (count) => (Number(count) === 1 ? "once" : `${count} times`);
 
   // At which exit a rule stops each sample, what it answers there, and what that costs and is worth.
   function decide(net, name, value) {
@@ -351,7 +351,9 @@
     const never = done.exits.every((e) => e === net.E - 1) && k === last;
     const sentence = ["static", "mean-so-far"].includes(rule)
       ? `Everything stops at ${RULES[rule].tell(done.value)}`
-      : never ? "Never stops early" : `Stops when ${RULES[rule].tell(String(done.value).replace("-", "\u2212").replace("Infinity", "∞"))}`;
+      : never
+        ? "Never stops early"
+        : `Stops when ${RULES[rule].tell(String(done.value).replace("-", "\u2212").replace("Infinity", "∞"))}`;
     view.setting.textContent = sentence;
     view.knob.setAttribute("aria-valuetext", `${sentence}; cost ${percent(done.cost)}, accuracy ${percent(done.accuracy)}`);
     const { says, source, page } = told[rule];
@@ -360,7 +362,7 @@
     view.says.replaceChildren(says, ...(page ? [" (", link, ")"] : []));
     const right = done.right.filter(Boolean).length;
     const mean = sum(done.exits) / net.N + 1;
-    const facts = [["accuracy", percent(done.accuracy), `${right} of ${net.N} right`], ["cost", percent(done.cost), "of running to the last exit"], ["mean exit", mean.toFixed(2), `of ${net.E}`]];
+    const facts = [["accuracy", percent(done.accuracy), `${right} of ${net.N} right`], ["cost", percent(done.cost), "of the last exit’s"], ["mean exit", mean.toFixed(2), `of ${net.E}`]];
     view.figures.replaceChildren(...facts.map(([name, value, more]) => element("div", "", element("dt", "", name), element("dd", "", element("strong", "", value), ` ${more}`))));
     drawBoard(side, net, done);
   }
