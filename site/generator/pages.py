@@ -195,7 +195,7 @@ def _rendering(collection: Collection) -> Callable[..., str]:
     return render
 
 
-def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[Page]:
+def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[tuple[str, str]]:
     yield "taxonomy/index.md", render("taxonomy.md.j2")
     for facet in FACETS:
         yield (

@@ -161,5 +161,5 @@ def pages(render: Callable[..., str], root: Path, works: Mapping[str, Work]) -> 
 def _words(rule: Rule, works: Mapping[str, Work]) -> dict[str, str]:
     """Return what the page's script says of a rule: a sentence, and the work that it comes from with its page."""
     work = works.get(rule.source)
-    named = {"source": work.entry.short_name, "page": f"papers/{rule.source}.html"} if work else {}
-    return {"says": rule.says, "source": "", "page": "", **named}
+    named, page = (work.entry.short_name, f"papers/{rule.source}.html") if work else ("", "")
+    return {"says": rule.says, "source": named, "page": page}

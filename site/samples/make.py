@@ -29,7 +29,7 @@ def sentences(example: Shipped) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Return what is written down of the sentences, and their labels."""
     part = text.rotten_tomatoes().test
     facts = {"classes": ["negative", "positive"], "marks": ["\N{MINUS SIGN}", "+"], "texts": list(part.texts[:SHOWN])}
-    return facts, part.targets[:SHOWN]
+    return facts, part.targets[:SHOWN].astype(np.int64)
 
 
 def pictures(load: Callable[..., Any], mean: float, deviation: float) -> Callable[[Shipped], Any]:

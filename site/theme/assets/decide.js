@@ -436,16 +436,17 @@
     });
     const ends = SIDES.map((side) => {
       const done = now(side);
-      return element("li", "", element("strong", "", side.toUpperCase()), ` ${label(side, i).replace(/^[^:]*: /, "")}, cost ${percent(net.share(done.exits[i], i), 0)}`);
+      return element("li", "", element("strong", "", side.toUpperCase()), ` ${label(side, i).replace(/^[^:]*: /, "")}, at ${percent(net.costs[done.exits[i]][i] / net.costs[net.E - 1][i], 0)} of the cost`);
     });
     const what = net.texts ? element("blockquote", "", net.texts[i]) : paint(element("div", "ee-photo"), i, 5);
     if (!net.texts) {
       what.setAttribute("role", "img");
       what.setAttribute("aria-label", `Picture ${i + 1}: ${net.classes[net.labels[i]]}`);
     }
-    const facts = element("div", "", element("p", "", element("strong", "", `${noun()[0].toUpperCase()}${noun().slice(1)} ${i + 1}`), `, in truth ${net.classes[net.labels[i]]}`), ...(net.texts ? [what] : []), element("ul", "ee-ends", ...ends), element("ol", "ee-strip", ...cells));
-    const made = element("div", net.texts ? "ee-sample" : "ee-sample has-picture", ...(net.texts ? [] : [what]), facts);
-    return made;
+    const facts = element("div", "", element("p", "", element("strong", "", `${noun()[0].toUpperCase()}${noun().slice(1)} ${i + 1}`), `, in truth ${net.classes[net.labels[i]]}`), ...(net.texts ? [what] : []), element("ul", "ee-ends", ...ends));
+    const strip = element("ol", "ee-strip", ...cells);
+    strip.style.setProperty("--ee-exits", net.E);
+    return element("div", net.texts ? "ee-sample" : "ee-sample has-picture", ...(net.texts ? [] : [what]), facts, strip);
   }
 
   const SOME = 10; // samples in the list, unless all are asked for
