@@ -49,7 +49,7 @@ def test_the_page_decides_as_replay_does(decide, name, rule):
     example, curve = seen.seen(ROOT, name), decide(name, rule)
     assert len(curve) >= 6
     for setting in curve:
-        for dtype in (np.float64, np.float16):
+        for dtype in (np.float64, np.float32):
             exits, answers, cost, accuracy = by_replay(example, rule, setting["value"], dtype)
             assert setting["exits"] == exits.tolist(), (setting["value"], dtype)
             assert setting["answers"] == answers.tolist(), (setting["value"], dtype)
@@ -94,7 +94,7 @@ def test_tiles_and_figures_are_those_of_replay_as_the_knob_moves(open_page, name
         strike(page, key)
         kept = chosen(page)
         for side in "ab":
-            exits, answers, cost, accuracy = by_replay(example, kept[side], _number(kept[f"k{side}"]), np.float16)
+            exits, answers, cost, accuracy = by_replay(example, kept[side], _number(kept[f"k{side}"]), np.float32)
             wanted = [np.flatnonzero(exits == e).tolist() for e in range(6)]
             assert crowds(page, side) == wanted
             assert figures(page, side) == pytest.approx([100 * accuracy, 100 * cost], abs=0.0501)
