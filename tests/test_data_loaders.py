@@ -127,6 +127,23 @@ def test_every_result_of_the_text_track_names_a_stored_split():
     assert named == known
 
 
+def test_samples_that_the_site_shows_are_the_first_of_the_test_part():
+    folder = Path(__file__).parents[1] / "site" / "samples"
+    assert json.loads((folder / "text.json").read_text(encoding="utf-8"))["texts"] == list(
+        text.rotten_tomatoes().test.texts[:200]
+    )
+    for name, load, scale in (
+        ("images", images.cluttered_fashion_mnist, (images.CLUTTERED_MEAN, images.CLUTTERED_STD)),
+        ("images-plain", images.fashion_mnist, (images.MEAN, images.STD)),
+    ):
+        found = load(train=1, validation=1).test.images[:200, 0]
+        grey = np.rint((found * scale[1] + scale[0]) * 255)
+        with Image.open(folder / f"{name}.png") as sheet:
+            side = sheet.width // 20
+            shown = np.asarray(sheet).reshape(10, side, 20, side).transpose(0, 2, 1, 3).reshape(200, side, side)
+        assert np.array_equal(shown, grey), name
+
+
 def test_labels_belong_to_their_reviews():
     part = text.rotten_tomatoes().test
     assert set(part.targets.tolist()) == {0, 1}

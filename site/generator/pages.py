@@ -40,6 +40,7 @@ from eelit.site.generator import (
     own,
     papers_table,
     plots,
+    seen,
     traces,
 )
 from eelit.site.generator import board as pictures
@@ -56,7 +57,7 @@ FACET_SAYS = {
 }
 DEPTHS_OF = "kaya2019sdn"
 """The method whose main row has exits on the frozen maps of the plain network."""
-Page = tuple[str, str]  # path below the docs folder, text
+Page = tuple[str, str | bytes]  # path below the docs folder, text, or what a picture consists of
 
 
 def environment() -> Environment:
@@ -128,20 +129,21 @@ def write(collection: Collection, folder: Path, root: Path) -> int:
     for path, text in pages(collection, root):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        target.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
         count += path.endswith(".md")
     return count
 
 
 def pages(collection: Collection, root: Path) -> Iterator[Page]:
-    """Yield all pages and downloads: those of the collection, on your own model, and the guide for contributors."""
+    """Yield all pages and downloads: those of the collection, on your own model, on real samples, and the guide."""
     yield from generated(collection)
     yield from own.pages(_rendering(collection), root)
+    yield from seen.pages(_rendering(collection), root, collection.works)
     contributing = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     yield "guide/contributing.md", without_local_links(contributing)
 
 
-def generated(collection: Collection) -> Iterator[Page]:
+def generated(collection: Collection) -> Iterator[tuple[str, str]]:
     """Yield the pages made from the collection, and its downloads."""
     render = _rendering(collection)
     yield "index.md", render("home.md.j2", picture=_picture(), head=head.home(collection))
@@ -198,7 +200,7 @@ def _rendering(collection: Collection) -> Callable[..., str]:
     return render
 
 
-def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[Page]:
+def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[tuple[str, str]]:
     yield "taxonomy/index.md", render("taxonomy.md.j2")
     for facet in FACETS:
         yield (
