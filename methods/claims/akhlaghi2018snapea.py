@@ -122,9 +122,12 @@ def of_pruned(method: SnaPEA, prepared: Prepared) -> Pruned:
         prepared.ran("test", [pruned(each, density) for each in lists], f"{name}, {density:g} of the weights")
         for lists, name in ((early, "exact mode"), (never, "nothing stops"))
     )
-    products = [float(prepared.spent(ran).double().mean()) for ran in (ours, plain, prepared.at("test", 0.0))]
+    exact, stopless, whole = (
+        float(prepared.spent(ran).double().mean()) for ran in (ours, plain, prepared.at("test", 0.0))
+    )
     same = float((ours.answers == plain.answers).all(dim=1).double().mean())
-    return Pruned(density, *products, accuracy(ours.answers, prepared.examples("test").targets), same)
+    right = accuracy(ours.answers, prepared.examples("test").targets)
+    return Pruned(density, exact, stopless, whole, right, same)
 
 
 @torch.inference_mode()
