@@ -116,7 +116,7 @@ class Seen:
     def script(self) -> str:
         """The data as a script, which a page from disk may load: logits are the bytes of float16, lowest byte first."""
         z = self.z
-        told = {
+        told: dict[str, Any] = {
             "exits": z.shape[0],
             "samples": z.shape[1],
             "classes": self.facts["classes"],
