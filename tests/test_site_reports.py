@@ -148,39 +148,48 @@ def test_page_of_a_method_that_passed_now():
     assert "<b>" not in source
 
 
-def with_curve(key=KEY, **changes):
-    """Return a page whose run has one curve, with changes."""
-    found = result(key=key)
-    changed = found.model_copy(update={"curves": [found.curves[0].model_copy(update=changes)]})
-    return page_of(Reports({key: report(changed).model_copy(update={"key": key})}, session((key,)), NOW), key)
+@pytest.fixture(scope="module")
+def several():
+    """Return the pages of some methods after a run of one curve each, as text and as source; that of `KEY` is odd."""
+    odd = {"quality": "PSNR in dB", "warnings": ["The <full> model leads by nothing."]}
+    keys = (KEY, "xin2020deebert", "zhou2022metadistil", "fan2020layerdrop", "kim2023bild")
+    found = {}
+    for key in keys:
+        run = result(key=key)
+        curves = [run.curves[0].model_copy(update=odd if key == KEY else {})]
+        found[key] = report(run.model_copy(update={"curves": curves})).model_copy(update={"key": key})
+    written = dict(pages.generated(gather(sources(), Reports(found, session(keys), NOW))))
+    sourced = {key: written[f"methods/{key}.md"] for key in keys}
+    return {key: (" ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split()), text) for key, text in sourced.items()}
 
 
-def test_a_page_says_which_direction_of_a_measure_is_better_and_warns_of_a_task_that_proves_little():
-    text, source = with_curve(quality="PSNR in dB", warnings=["The <full> model leads by nothing."])
+def test_a_page_says_which_direction_of_a_measure_is_better_and_warns_of_a_task_that_proves_little(several):
+    text, source = several[KEY]
     assert "↑ higher is better" in source
     assert '"title": ["PSNR in dB", "(higher is better)"]' in source
     assert "the noise being the difference to the clean picture; in dB, without bounds; higher is better." in text
-    assert "Warning: The <full> model leads by nothing." in " ".join(text.split())
-    assert "ee-warning" not in with_curve()[1]
+    assert "Warning: The <full> model leads by nothing." in text
+    assert "ee-warning" in source
+    assert "ee-warning" not in several["xin2020deebert"][1]
 
 
 @pytest.mark.parametrize(
     ("key", "role"), [("zhou2022metadistil", "Context"), ("fan2020layerdrop", "Context"), ("kim2023bild", "Neighbour")]
 )
-def test_a_page_of_a_work_without_early_exit_says_that_nothing_exits(key, role):
-    text, _ = with_curve(key)
-    assert f"{role}: nothing exits. In this work no input leaves a network early." in " ".join(text.split())
+def test_a_page_of_a_work_without_early_exit_says_that_nothing_exits(several, key, role):
+    text, _ = several[key]
+    assert f"{role}: nothing exits. In this work no input leaves a network early." in text
     assert "share at each level of computation" in text
     assert "share leaving at each exit" not in text
 
 
-def test_a_curve_that_is_no_part_of_the_paper_is_called_an_extension():
+def test_a_curve_that_is_no_part_of_the_paper_is_called_an_extension(several):
     said = "An extension of ours: the paper has no such curve."
-    text, _ = with_curve("zhou2022metadistil")
-    assert said in " ".join(text.split())
+    text, _ = several["zhou2022metadistil"]
+    assert said in text
     assert "In the paper the student answers every input." in text
-    assert said not in " ".join(with_curve("fan2020layerdrop")[0].split())
-    ours = " ".join(with_curve()[0].split())
+    assert said not in several["fan2020layerdrop"][0]
+    ours, _ = several["xin2020deebert"]
     assert "nothing exits" not in ours
     assert "share leaving at each exit" in ours
 
