@@ -66,7 +66,7 @@ def completeness(edges: int, complete: int) -> str:
     number = NUMBERS[complete] if complete < len(NUMBERS) else str(complete)
     return (
         f"{edges} citations inside the collection are known, and complete reference lists could be read for "
-        f"{number} works only: a missing edge proves nothing, and works are not ranked by citations."
+        f"{number} works only: a missing edge proves nothing, and few citations do not mean that a work matters less."
     )
 
 

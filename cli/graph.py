@@ -41,7 +41,7 @@ def command(around: str | None, depth: int, ends: tuple[str, str] | None, measur
     Prior works are those a work builds on, then those it cites, then those that later works cite together with it
     (co-citation). Derivative works build on it, cite it, or cite the same works as it does (bibliographic coupling).
     Relations count if a source confirms them. Only works inside the collection are considered, and the edges are far
-    from complete; works are not ranked by citations.
+    from complete; few citations do not mean that a work matters less.
     """
     from eelit.catalog.graph import collection
 

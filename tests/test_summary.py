@@ -452,7 +452,7 @@ def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):
     assert text.index("xin2020deebert") < text.index(KEY)
     assert "  - xin2020deebert: Besides the epoch that all rows have" in text
     assert "  - xin2020deebert: trained with ramp epochs 10 (of stage 2)\n" in text
-    (unmeasured,) = re.findall(r"  - ([^:]*), seeds 0, 1, 2: not run: did not fit", " ".join(text.split("\n    ")))
+    (unmeasured,) = re.findall(r"  - ([^:]*), seeds 0, 1, 2: not measured yet", " ".join(text.split("\n    ")))
     assert "schwartz2020right" in unmeasured.split(", ")
 
 
@@ -609,7 +609,7 @@ def test_the_site_shows_the_leaderboard_and_the_verdicts(place):
     assert "stale: measured by older code" in board  # the verdict, too
     assert "What the paper reports" in written[f"methods/{KEY}.md"]
     assert "holds in part" in written[f"methods/{KEY}.md"]  # although no smoke test is known
-    assert "Not run" in board
+    assert "Not measured yet" in board
     assert "ee-ink-0" in board
     assert [verdict.judgement for verdict in collection.verdicts(KEY)] == ["holds in part"]
     assert "(digest <code>abc</code>)" in board

@@ -263,7 +263,7 @@ class NotRun:
         return f"{'seed' if len(self.seeds) == 1 else 'seeds'} {', '.join(map(str, self.seeds))}: {self.reason}"
 
 
-NO_TIME = "not run: did not fit into the computing time so far"
+NO_TIME = "not measured yet"
 
 
 def not_run(key: str, known: Stored, place: Path) -> list[NotRun]:

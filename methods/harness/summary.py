@@ -213,6 +213,18 @@ def called(key: str, variant: str) -> str:
     return f"{key}:{variant}" if variant else key
 
 
+def said_once(outcome: str) -> str:
+    """Return the name of an outcome without its variant where it begins with that name anyway.
+
+    >>> said_once("TOKEE: TOKEE beats SENTEE")
+    'TOKEE beats SENTEE'
+    >>> said_once("SENTEE: TOKEE beats SENTEE")
+    'SENTEE: TOKEE beats SENTEE'
+    """
+    variant, _, rest = outcome.partition(": ")
+    return rest if rest == variant or rest.startswith(f"{variant} ") else outcome
+
+
 def slug(rule: str) -> str:
     """Return the name of a baseline in one word."""
     return rule.replace(" ", "-")

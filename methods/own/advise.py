@@ -232,7 +232,7 @@ def _verdict(facts: dict[str, Any]) -> tuple[Verdict, str]:
         return "not worth it", (
             "even whoever knew at which exit a sample is answered rightly would save "
             f"{_some(facts['oracle_saves'])} of the "
-            "cost: the early exits are too weak, or their heads too dear"
+            "cost: the early exits are too weak, or their heads too expensive"
         )
     unknown = max(facts["static_error"], 0.0 if free is None else free.drop_error)
     if unknown > UNKNOWN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from eelit.catalog.query import fold
 from eelit.methods.harness import bench
 from eelit.methods.harness.summary import Row
 from eelit.methods.harness.tracks import TRACKS
-from eelit.site.generator import plots, tested
+from eelit.site.generator import kinds, plots, tested
 from eelit.site.generator.board import groups
 from eelit.site.generator.collection import Collection
 
@@ -28,6 +29,12 @@ class Line:
     name: str
     row: Row
     trained: str  # in what its training differs from the track's; else empty
+    kind: str  # of exit policy, in words
+
+    @property
+    def anchor(self) -> str:
+        """The name of its place on the leaderboard's page."""
+        return "row-" + re.sub(r"[^a-z0-9]+", "-", self.id.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,34 @@ class Group:
         """Their curves, by name."""
         return [curve for line in self.by_name for curve in plots.of_row(line.row, line.name, baselines=False)]
 
+    @property
+    def methods(self) -> list[Line]:
+        """The rows without those of baselines."""
+        return [line for line in self.rows if not line.row.rule]
+
+    @property
+    def baselines(self) -> list[Line]:
+        """The rows of baselines."""
+        return [line for line in self.rows if line.row.rule]
+
     @cached_property
-    def own_lines(self) -> list[plots.Line]:
-        """The curves of methods only, without those of baselines."""
-        rules = {line.name for line in self.rows if line.row.rule}
-        return [curve for curve in self.lines if curve.name not in rules]
+    def usual(self) -> list[Line]:
+        """One row of each baseline, to compare curves with: of the network that most methods share, or the best."""
+        found: dict[str, Line] = {}
+        for line in sorted(self.baselines, key=lambda line: -len(line.row.shared)):
+            found.setdefault(line.row.rule, line)
+        return list(found.values())
+
+    @cached_property
+    def drawn(self) -> list[plots.Line]:
+        """The curves of the leaderboard's picture: the usual baselines, then methods by name."""
+        chosen = [*self.usual, *(line for line in self.by_name if not line.row.rule)]
+        return [curve for line in chosen for curve in plots.of_row(line.row, line.name, baselines=False)]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of exit policy of each curve of this picture; none of the baselines, which always stay in it."""
+        return {line.name: line.kind for line in self.methods}
 
     @property
     def uncertain(self) -> list[str]:
@@ -81,7 +111,13 @@ def compared(collection: Collection, board: bench.Board, *, rules: bool = False)
 
 def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
     said = ", ".join(filter(None, collection.named(row)))
-    return Line(row.id, f"{row.rule} on {said}" if row.rule else said, row, tested.trained(row, board))
+    return Line(
+        row.id,
+        f"{row.rule} on {said}" if row.rule else said,
+        row,
+        tested.trained(row, board),
+        kinds.kind(collection, row),
+    )
 
 
 def values(collection: Collection) -> dict[str, Any]:

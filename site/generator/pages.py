@@ -21,17 +21,20 @@ from eelit.catalog.schema import FACETS, GROUNDS
 from eelit.methods.data import manifest
 from eelit.methods.harness import conformance, smoke
 from eelit.methods.harness.qualities import DIRECTION, described
-from eelit.methods.harness.summary import SEEDS, Row
+from eelit.methods.harness.summary import SEEDS, Row, said_once
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import (
     api,
     claims,
     compared,
+    contest,
     curve,
     explorer,
+    findings,
     gap_map,
     head,
     ideas,
+    kinds,
     learning,
     listings,
     looks,
@@ -40,6 +43,7 @@ from eelit.site.generator import (
     own,
     papers_table,
     plots,
+    reading,
     seen,
     traces,
 )
@@ -55,6 +59,9 @@ FACET_SAYS = {
     "policy": "What decides at inference whether to stop.",
     "domain": "Which task, data or setting the work is about.",
 }
+SIFT = "assets/sift.js"
+"""What sorts and filters the rows of tables."""
+LEADERBOARD = [*plots.SCRIPTS, SIFT]
 DEPTHS_OF = "kaya2019sdn"
 """The method whose main row has exits on the frozen maps of the plain network."""
 Page = tuple[str, str | bytes]  # path below the docs folder, text, or what a picture consists of
@@ -81,10 +88,12 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "amount": markup.amount,
         "baseline": words,
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
+        "beginning": explorer.beginning,
         "coins": coins,
         "day": day,
         "docstring": markup.docstring,
         "draw": curve.draw,
+        "draw_contest": contest.draw,
         "draw_lines": pictures.draw,
         "draw_learning": learning.draw,
         "draw_rate": traces.draw,
@@ -102,6 +111,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "plural": markup.plural,
         "plural_word": lambda count, one: one if count == 1 else one + "s",
         "prose": markup.prose,
+        "said_once": said_once,
         "sentence": markup.sentence,
         "repository": markup.repository,
         "shorten": lambda text: shorten(text, DESCRIPTION_LENGTH, placeholder=" …"),
@@ -146,17 +156,15 @@ def pages(collection: Collection, root: Path) -> Iterator[Page]:
 def generated(collection: Collection) -> Iterator[tuple[str, str]]:
     """Yield the pages made from the collection, and its downloads."""
     render = _rendering(collection)
-    yield "index.md", render("home.md.j2", picture=_picture(), head=head.home(collection))
-    yield "methods/index.md", render("methods.md.j2", rows=_main_rows(collection))
+    found, fates = findings.of_all(collection)
+    values = {"found": found, "fates": fates, "site_tracks": TRACKS, "reach": contest.reach}
+    yield "index.md", render("home.md.j2", picture=_picture("idea"), head=head.home(collection), **values)
+    yield "methods/index.md", render("methods.md.j2", **_listed(collection))
     for key, method in collection.methods.items():
         yield f"methods/{key}.md", render("method.md.j2", **_method(collection, method))
-    for name, board in collection.boards.items():
-        values = {"track": TRACKS[name], "board": board, "groups": compared.compared(collection, board, rules=True)}
-        values |= {"depths": _depths(collection, name)}
-        yield (
-            f"tracks/{name}.md",
-            render("track.md.j2", name=name, scripts=plots.SCRIPTS, head=head.track(collection, name), **values),
-        )
+    for name in collection.boards:
+        finding = next((each for each in found if each.track == name), None)
+        yield f"tracks/{name}.md", render("track.md.j2", finding=finding, **_leaderboard(collection, name))
     yield "compare.md", render("compare.md.j2", **compared.values(collection))
     yield papers_table.WORDS, papers_table.words(collection)
     yield papers_table.RECORDS, papers_table.records(collection)
@@ -168,6 +176,7 @@ def generated(collection: Collection) -> Iterator[tuple[str, str]]:
     yield "graph.md", render("graph.md.j2", **_graph(collection))
     yield explorer.FILE, explorer.script(collection)
     yield from network.downloads(collection.graph).items()
+    yield "guide/measuring.md", render("measuring.md.j2", picture=_picture("mixture"))
     yield "guide/reading.md", render("reading.md.j2", smoke=smoke, conformance=conformance)
     yield "guide/commands.md", render("commands.md.j2", commands=commands())
     yield "guide/machines.md", render("machines.md.j2", documents=api.documents(list(collection.boards)))
@@ -192,6 +201,7 @@ def _depths(collection: Collection, name: str) -> list[tuple[str, list[tuple[flo
 def _rendering(collection: Collection) -> Callable[..., str]:
     """Return what fills a template with values, beside those that all pages have."""
     env = environment()
+    env.filters["read_first"] = lambda keys: reading.first(collection, keys)
     common = {"site": collection, "facets": FACETS, "facet_says": FACET_SAYS, "grounds": GROUNDS}
 
     def render(template: str, **values: Any) -> str:
@@ -201,16 +211,55 @@ def _rendering(collection: Collection) -> Callable[..., str]:
 
 
 def _of_taxonomy(collection: Collection, render: Callable[..., str]) -> Iterator[tuple[str, str]]:
-    yield "taxonomy/index.md", render("taxonomy.md.j2")
+    yield "taxonomy/index.md", render("taxonomy.md.j2", path=reading.path(collection))
     for facet in FACETS:
         yield (
             f"taxonomy/{facet}.md",
             render(
-                "facet.md.j2", facet=facet, picture=ideas.picture, head=head.facet(collection, facet, FACET_SAYS[facet])
+                "facet.md.j2",
+                facet=facet,
+                picture=ideas.picture,
+                fewest=reading.FEWEST,
+                head=head.facet(collection, facet, FACET_SAYS[facet]),
             ),
         )
     yield "taxonomy/gaps.md", render("gaps.md.j2", **gap_map.values(collection))
     yield "taxonomy/edge.md", render("edge.md.j2", **_edge(collection))
+
+
+def _leaderboard(collection: Collection, name: str) -> dict[str, Any]:
+    """Return what the page of a track needs besides what was found."""
+    board = collection.boards[name]
+    return {
+        "name": name,
+        "track": TRACKS[name],
+        "board": board,
+        "groups": compared.compared(collection, board, rules=True),
+        "depths": _depths(collection, name),
+        "reach": contest.reach,
+        "scripts": LEADERBOARD,
+        "head": head.track(collection, name),
+    } | _sifted(collection, name)
+
+
+def _sifted(collection: Collection, name: str) -> dict[str, Any]:
+    """Return by what the rows of methods on a track are filtered."""
+    rows = [row for row in collection.boards[name].rows if not row.rule]
+    found = {row.key: kinds.sifted(collection, row.key) for row in rows}
+    asked = ("family", "task", "fidelity")
+    return {"sifted": found, "choices": kinds.choices(collection, asked, (found[row.key] for row in rows))}
+
+
+def _listed(collection: Collection) -> dict[str, Any]:
+    """Return what the list of methods needs."""
+    found = {key: kinds.sifted(collection, key) for key in collection.methods}
+    asked = ("family", "task", "fidelity", "track")
+    return {
+        "rows": _main_rows(collection),
+        "sifted": found,
+        "choices": kinds.choices(collection, asked, found.values()),
+        "scripts": [SIFT],
+    }
 
 
 def _main_rows(collection: Collection) -> dict[str, Row]:
@@ -219,9 +268,9 @@ def _main_rows(collection: Collection) -> dict[str, Row]:
     return {row.key: row for board in boards for row in board.rows if row.is_main}
 
 
-def _picture() -> Markup:
-    """Return the small drawing of the home page."""
-    path = Path(__file__).with_name("templates") / "idea.svg"
+def _picture(name: str) -> Markup:
+    """Return a drawing that explains something."""
+    path = Path(__file__).with_name("templates") / f"{name}.svg"
     return Markup(path.read_text(encoding="utf-8"))
 
 

@@ -135,7 +135,7 @@
     const parts = [...figure.querySelectorAll("[data-curve]")];
     const samples = names.map((name) => parts.find((part) => part.dataset.curve === name).querySelector(".ee-swatch").cloneNode(true));
     function sample() {
-      for (const part of parts) {
+      for (const part of figure.querySelectorAll("[data-curve]")) {
         const place = order().indexOf(part.dataset.curve);
         if (place >= 0) part.querySelector(".ee-swatch").replaceWith(samples[place].cloneNode(true));
       }
@@ -179,26 +179,83 @@
     return { names, show, below: said };
   }
 
-  for (const figure of document.querySelectorAll(".ee-chart")) {
-    const made = chart(figure);
-    made.show(made.names);
-    if (made.names.length < 2) continue;
+  function choiceOf(figure, name) {
+    const label = document.createElement("label");
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = true;
+    box.value = name;
+    const swatch = [...figure.querySelectorAll("[data-curve]")].find((row) => row.dataset.curve === name).querySelector(".ee-swatch");
+    label.append(box, swatch.cloneNode(true), name);
+    label.dataset.curve = name;
+    return label;
+  }
+
+  // Check-boxes of curves, in order; a chart whose curves have kinds gets a button for all, for none and for each kind,
+  // and its single curves are folded away. Curves of no kind, the baselines, stay in such a picture.
+  function choose(figure, made) {
+    const items = [...figure.querySelectorAll(".ee-lines [data-curve]")];
+    const kinds = new Map(items.filter((item) => item.dataset.kind).map((item) => [item.dataset.curve, item.dataset.kind]));
+    const fixed = kinds.size ? made.names.filter((name) => !kinds.has(name)) : [];
     const choice = element("fieldset", "ee-choice");
     const legend = document.createElement("legend");
     legend.textContent = "Curves shown";
-    choice.append(legend);
-    for (const name of made.names) {
-      const label = document.createElement("label");
-      const box = document.createElement("input");
-      box.type = "checkbox";
-      box.checked = true;
-      box.value = name;
-      const swatch = [...figure.querySelectorAll("[data-curve]")].find((row) => row.dataset.curve === name).querySelector(".ee-swatch");
-      label.append(box, swatch.cloneNode(true), name);
-      choice.append(label);
+    choice.append(legend, ...made.names.filter((name) => !fixed.includes(name)).map((name) => choiceOf(figure, name)));
+    const boxes = [...choice.querySelectorAll("input")];
+    function update() {
+      const shown = [...fixed, ...boxes.filter((box) => box.checked).map((box) => box.value)];
+      if (kinds.size) for (const item of items) item.hidden = !shown.includes(item.dataset.curve);
+      made.show(shown);
     }
-    choice.addEventListener("change", () => made.show([...choice.querySelectorAll(":checked")].map((box) => box.value)));
-    made.below.after(choice);
+    if (!kinds.size) {
+      choice.addEventListener("change", update);
+      made.below.after(choice);
+      return;
+    }
+    const row = element("div", "ee-kinds-of", { role: "group", "aria-label": "Curves shown, by kind of exit policy" });
+    const note = element("p", "ee-muted ee-always");
+    note.textContent = `Always shown: ${fixed.join("; ")}.`;
+    figure.classList.add("ee-by-kind"); // the legend stays, as single curves are folded away
+    const buttons = [];
+    const add = (said, members, wanted) => {
+      const button = element("button", "", { type: "button" });
+      button.textContent = said;
+      button.addEventListener("click", () => {
+        const checked = wanted ?? !members.every((box) => box.checked);
+        for (const box of members) box.checked = checked;
+        changed();
+      });
+      buttons.push({ button, members, isKind: wanted === undefined });
+      row.append(button);
+    };
+    add("all", boxes, true);
+    add("none", boxes, false);
+    for (const kind of [...new Set(kinds.values())].sort()) {
+      const members = boxes.filter((box) => kinds.get(box.value) === kind);
+      add(`${kind} (${members.length})`, members);
+    }
+    function changed() {
+      for (const { button, members, isKind } of buttons) {
+        if (!isKind) continue;
+        const count = members.filter((box) => box.checked).length;
+        button.ariaPressed = count === 0 ? "false" : count === members.length ? "true" : "mixed";
+      }
+      update();
+    }
+    const single = element("details", "ee-fold");
+    const summary = document.createElement("summary");
+    summary.textContent = "Choose single curves";
+    single.append(summary, choice);
+    choice.addEventListener("change", changed);
+    made.below.after(row, note, single);
+    changed();
+  }
+
+  for (const figure of document.querySelectorAll(".ee-chart")) {
+    const hasKinds = figure.querySelector(".ee-lines [data-kind]") !== null;
+    const made = chart(figure, hasKinds);
+    made.show(made.names);
+    if (made.names.length > 1) choose(figure, made);
   }
   window.eelitChart = chart;
 })();
