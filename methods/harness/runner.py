@@ -86,9 +86,7 @@ def run(
         if isinstance(chosen, DesignSearch):
             curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
         curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
-        if not knobs and (warning := conformance.no_lead(curve)):  # chosen knobs need not begin with the first exit
-            curve = curve.model_copy(update={"warnings": [warning]})
-        curves.append(curve)
+        curves.append(_warned(curve, whole=not knobs))
         own_settings = _settings(chosen)
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}
         tried = _tried(key, chosen, prepared, bench, curve) if scale != "smoke" and not knobs else []
@@ -151,6 +149,12 @@ def _tried(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve) 
     """Try the paper's claims. They are about the whole curve, and about more training than a smoke test has."""
     claims = registry.claims(key)
     return claims(method, prepared, bench, curve) if claims else []
+
+
+def _warned(curve: Curve, *, whole: bool) -> Curve:
+    """Return the curve with its warnings; one of a few chosen knobs need not begin with the first exit."""
+    warning = conformance.no_lead(curve) if whole else None
+    return curve.model_copy(update={"warnings": [warning]}) if warning else curve
 
 
 def _named(variant: str, name: str) -> str:
