@@ -83,14 +83,7 @@ def run(
         curve = curve.model_copy(update={"training": sum(trained.values(), NOTHING)})
         if scale == "full":
             curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
-        if isinstance(chosen, DesignSearch):
-            curve = curve.model_copy(update={"search": chosen.search(prepared, bench)})
-        curve = curve.model_copy(update={"simulation": chosen.simulation(prepared, bench)})
-        if learnt := registry.learning(key):
-            curve = curve.model_copy(update={"learning": learnt(chosen, prepared, bench, curve)})
-        if not knobs and (warning := conformance.no_lead(curve)):  # chosen knobs need not begin with the first exit
-            curve = curve.model_copy(update={"warnings": [warning]})
-        curves.append(curve)
+        curves.append(curve := _told(key, chosen, prepared, bench, curve, whole=not knobs))
         own_settings = _settings(chosen)
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}
         tried = _tried(key, chosen, prepared, bench, curve) if scale != "smoke" and not knobs else []
@@ -153,6 +146,22 @@ def _tried(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve) 
     """Try the paper's claims. They are about the whole curve, and about more training than a smoke test has."""
     claims = registry.claims(key)
     return claims(method, prepared, bench, curve) if claims else []
+
+
+def _told(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve, *, whole: bool) -> Curve:
+    """Return a curve with its search, its simulated world, how the method learnt there, and what a reader should know.
+
+    The last is told of ``whole`` curves alone: knobs that somebody has chosen need not begin with the first exit.
+    """
+    learnt, warning = registry.learning(key), conformance.no_lead(curve) if whole else None
+    return curve.model_copy(
+        update={
+            "search": method.search(prepared, bench) if isinstance(method, DesignSearch) else None,
+            "simulation": method.simulation(prepared, bench),
+            "learning": learnt(method, prepared, bench, curve) if learnt else [],
+            "warnings": [warning] if warning else [],
+        }
+    )
 
 
 def _named(variant: str, name: str) -> str:

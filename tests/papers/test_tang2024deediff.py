@@ -385,7 +385,7 @@ def test_images_are_drawn_at_the_cheapest_threshold_and_the_plain_network_learns
     monkeypatch, base, no_worse
 ):
     """Two baselines stand beside; the fixed depth is the one to beat, the other is better than everything."""
-    method, asked = tiny(), []
+    method, asked = tiny(lam=0.1, beta=0.2, gamma=0.3), []
     monkeypatch.setattr(AdaDiff, "prepare", lambda self, bench: asked.append(self) or "plain")
     monkeypatch.setattr(AdaDiff, "full_model", lambda self, ready, bench: ({"plain": base}[ready], 1.0))
     monkeypatch.setattr(claimed, "of_images", lambda *given: asked.append(given) or ["images"])
