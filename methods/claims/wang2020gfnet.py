@@ -47,12 +47,17 @@ def at_centre(focus: Focus, state: State) -> State:
     return focus.look(state, torch.full((len(state["x"]), 2), 0.5, device=state["x"].device))
 
 
+def rest(numbers: Tensor) -> Tensor:
+    """Return what is left of whole numbers by division by `PRIME`, by operations that the counter of MACs knows."""
+    return numbers - numbers.floor_divide(PRIME) * PRIME
+
+
 def place_of(x: Tensor, turn: Tensor) -> Tensor:
     """Return a place ``[N, 2]`` for each image at its turn ``[N]``, as good as random, whatever its batch mates are."""
     number = (1000 * x).round().long().flatten(1).sum(dim=1)
-    both = torch.stack([number * a + turn.long() * b for a, b in ((7919, 4513), (6271, 8243))], dim=1).remainder(PRIME)
+    both = rest(torch.stack([number * a + turn.long() * b for a, b in ((7919, 4513), (6271, 8243))], dim=1))
     for _ in range(3):  # squares, so that one turn more does not move all images by as much
-        both = (both * both + 12345).remainder(PRIME)
+        both = rest(both * both + 12345)
     return both / PRIME
 
 

@@ -584,3 +584,11 @@ def test_all_rivals_are_tried(prepared, monkeypatch):
     assert asked == [(claimed.Anywhere, anywhere), (claimed.Central, claimed.at_centre)]
     assert found[0].measured == "by look +0.0000, +0.0000, +0.0000"
     assert "of the MACs saved" in found[2].measured
+
+
+def test_places_as_good_as_random_are_counted_as_work_without_products():
+    """On a track the rival's cost is counted from outside, and an operation that the counter does not know ends it."""
+    x, turn = torch.rand(20, 1, 4, 4), torch.ones(20)
+    assert costs.count(lambda: claimed.place_of(x, turn)) == 0
+    numbers = torch.tensor([-5, 0, 5, claimed.PRIME, (claimed.PRIME - 1) ** 2])
+    assert torch.equal(claimed.rest(numbers), numbers.remainder(claimed.PRIME))
