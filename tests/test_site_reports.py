@@ -350,7 +350,7 @@ def test_page_of_a_method_shows_its_search_beside_a_random_one():
     assert [row["share"] for row in spec["data"]["values"]] == [0.2, 0.6, 0.65]
     (faint,) = (layer for layer in spec["layer"] if "data" in layer)
     assert faint["data"]["values"] == [{"curve": "front of NSGA-II", "share": 0.7, "quality": 0.6}]
-    assert spec["layer"][0]["encoding"]["y"]["title"] == "accuracy"
+    assert spec["layer"][0]["encoding"]["y"]["title"] == ["accuracy", "(higher is better)"]
 
 
 def test_page_of_a_method_without_a_search_shows_none():

@@ -47,6 +47,7 @@ QUALITIES = {
     quality.name: quality
     for quality in (
         Quality("accuracy", "share of samples that are answered correctly", 0, 1),
+        Quality("accuracy in time", "share of samples that are answered correctly before their deadline", 0, 1),
         Quality("tagging accuracy", "share of words that get the right tag", 0, 1),
         Quality("mean F1 of the classes", "F1 of each class, harmonic mean of precision and recall, averaged", 0, 1),
         Quality("F1 of detections", "harmonic mean of their precision and recall", 0, 1),
