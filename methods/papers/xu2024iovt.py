@@ -412,7 +412,7 @@ class IovtDdpg(ImageMethod, TierMethod):
     knob: ClassVar[str] = "w"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "slots": 800, "speeds": (6e5, 8e5, 1.2e6), "server": 4e6, "bandwidth": 2e4, "soft": 0.02,
+        **ImageMethod.tiny, "slots": 800, "speeds": (6e5, 8e5, 1.2e6), "server": 4e6, "bandwidth": 5e5, "soft": 0.02,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.smoke, "slots": 2000, "speeds": (3e7, 4e7, 6e7), "server": 2e8, "bandwidth": 5e5,
