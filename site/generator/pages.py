@@ -334,7 +334,8 @@ def _graph(collection: Collection) -> dict[str, Any]:
             }
         )
     counts = Counter(network.kind(edge) for edge in collection.graph.edges)
-    own = {"picture": network.draw(collection), "kinds": network.KINDS, "counts": counts, "rows": rows}
+    shown = {"picture": network.draw(collection), "alone": network.alone(collection.graph)}
+    own = {**shown, "kinds": network.KINDS, "counts": counts, "rows": rows}
     return own | explorer.values(collection)
 
 
