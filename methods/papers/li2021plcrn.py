@@ -173,7 +173,7 @@ class PlCrn(ExitMethod):
     batch: int = 8  # pieces in a step
     rate: float = 3e-3  # largest learning rate of AdamW; the sibling's: 1e-3 with Adam
 
-    data: ClassVar[tuple[str, ...]] = ("prompts",)
+    data: ClassVar[tuple[str, ...]] = ("prompts", "music")
     knob: ClassVar[str] = "tau"
     knobs: ClassVar[tuple[float, ...]] = (math.inf, 0.3, 0.25, 0.2, 0.17, 0.14, 0.12, 0.1, 0.08, 0.06, 0.04, 0.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
