@@ -534,6 +534,18 @@ def test_recordings_in_noise():
         recordings.mixtures(samples=800_000)
 
 
+def test_moments_of_speech():
+    """They are loud, come from other recordings in each part, and their code is their cosine transform."""
+    found = recordings.moments(64, (40, 20, 30))
+    assert [part.shape for part in found] == [(40, 64), (20, 64), (30, 64)]
+    assert all((part**2).mean(axis=1) == pytest.approx(np.ones(len(part)), rel=1e-4) for part in found)
+    assert len({moment.tobytes() for part in found for moment in part}) == 90
+    split = sensing.compressed_sensing("speech", m=20, n=64, train=40, held=20)
+    assert split.train.x == pytest.approx(found[0] @ sensing.cosines(64).T, abs=1e-4)
+    apart = split.train.x @ sensing.matrix("speech", 20, 64).T - split.train.y
+    assert 20 < 10 * np.log10((split.train.y**2).mean() / (apart**2).mean()) < 40
+
+
 def test_spelled_words():
     names = {name for file in ("digits.wav", "letters.wav") for name, _ in recordings._sounds(file)}
     assert set(recordings.SPELLED) <= names
@@ -576,20 +588,6 @@ def test_compressed_photographs():
     assert all(error[0::2].mean() < error[1::2].mean() / 2 for error in errors), "quality 10 is worse than 50"
     held, tested = ({piece.tobytes() for piece in part.clean} for part in (found.validation, found.test))
     assert not held & tested
-
-
-def test_pieces_of_photographs_show_something():
-    found = photographs.pieces(16, (40, 20, 30))
-    assert [part.shape for part in found] == [(40, 16, 16), (20, 16, 16), (30, 16, 16)]
-    assert all(part.std(axis=(1, 2)).min() >= photographs.CONTRAST and part.max() <= 1 for part in found)
-    assert len({piece.tobytes() for part in found for piece in part}) == 90
-    split = sensing.compressed_sensing("photographs", m=20, n=256, train=40, held=20)
-    piece = found[0][0].astype(np.float64)
-    wanted = sensing.cosines(16) @ ((piece - piece.mean()) / piece.std()).ravel() * np.sqrt(0.1)
-    assert split.train.x[0] == pytest.approx(wanted, abs=1e-5)
-    assert (split.test.x**2).mean() == pytest.approx(0.1, rel=1e-4)
-    with pytest.raises(ValueError, match="a square of pixels, not 60"):
-        sensing.matrix("photographs", 32, 60)
 
 
 def test_photographed_surfaces():

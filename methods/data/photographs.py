@@ -14,14 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.data import fetch
-from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, shuffled, source_digest
 
 ITEM = "photographs"
 BLOCK = 8
 """Side of the blocks that JPEG compresses one by one, in pixels."""
-CONTRAST = 0.04
-"""Standard deviation of the grey values of a piece, of 1 at most, below which it shows next to nothing."""
 SCIKIT_LEARN = ("china", "flower")
 """Photographs that scikit-learn brings: they were JPEG before, so each 2×2 pixels are averaged."""
 SOURCES = {
@@ -71,25 +68,6 @@ def compressed(
         _pieces(tested, qualities, _tiled(tested, test_side, seed), test_side),
     )
     return Split(parts[0], parts[1], parts[2], _digest(source, parts))
-
-
-@in_memory(4)
-def pieces(side: int, sizes: tuple[int, int, int], *, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Return grey pieces `[n, side, side]` from 0 to 1 for training, validation and tests, from anywhere in them.
-
-    The parts have other photographs. Pieces whose grey values deviate by less than `CONTRAST` are left out.
-    """
-    random, found = np.random.default_rng(seed), []
-    for names, n in zip(SOURCES[ITEM], sizes, strict=True):
-        pictures, part = [_grey(name).astype(np.float32) / np.float32(255) for name in names], []
-        while len(part) < n:
-            picture = pictures[int(random.integers(len(pictures)))]
-            top, left = (int(random.integers(length - side + 1)) for length in picture.shape)
-            piece = picture[top : top + side, left : left + side]
-            if piece.std() >= CONTRAST:
-                part.append(piece)
-        found.append(np.stack(part))
-    return found
 
 
 def _grey(name: str) -> NDArray[np.uint8]:

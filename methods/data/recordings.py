@@ -81,7 +81,7 @@ def mixtures(
     Of each ten recordings six are for training, two for validation, two for test. Asking for fewer pieces leaves the
     others as they are.
     """
-    every = [wave for name, wave in _sounds("prompts.wav") if name not in TONES and _level(wave) > QUIET]
+    every = _spoken()
     long = [i for i, wave in enumerate(every) if len(wave) >= samples]
     if len(long) < 10:
         raise ValueError(f"{ITEM} has {len(long)} recordings of {samples} samples, which are too few")
@@ -103,6 +103,27 @@ def mixtures(
     parts = [part(chosen, n, number) for number, (chosen, n) in enumerate(sizes)]
     digest = f"{train} {validation} {test} {samples} {rows.digest} {source_digest(MUSIC)}"
     return Split(parts[0], parts[1], parts[2], digest)
+
+
+def moments(samples: int, sizes: tuple[int, int, int], *, seed: int = 0) -> list[Wave]:
+    """Moments of speech `[n, samples]` for training, validation and tests, in a Hann window, of root mean square 1.
+
+    They begin anywhere in a recording where it is not quiet; the parts have other recordings.
+    """
+    every = [wave for wave in _spoken() if len(wave) >= samples]
+    held, window = len(every) // 5, np.hanning(samples)
+    rows = divide(range(len(every)), len(every) - 2 * held, held, held, seed=seed, item=ITEM)
+    parts = []
+    for number, (chosen, n) in enumerate(zip((rows.train, rows.validation, rows.test), sizes, strict=True)):
+        random, found = np.random.default_rng([seed, number]), []
+        while len(found) < n:
+            wave = every[chosen[random.integers(len(chosen))]]
+            start = int(random.integers(len(wave) - samples + 1))
+            moment = wave[start : start + samples] * window
+            if _level(moment) > QUIET:
+                found.append(moment / _level(moment))
+        parts.append(np.array(found, dtype=np.float32))
+    return parts
 
 
 def utterances(
@@ -203,6 +224,11 @@ def _loudest(wave: Wave, samples: int, random: np.random.Generator) -> Wave:
 def _level(wave: NDArray[np.floating]) -> float:
     """The root mean square."""
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+
+
+def _spoken() -> list[Wave]:
+    """All recordings of speech."""
+    return [wave for name, wave in _sounds("prompts.wav") if name not in TONES and _level(wave) > QUIET]
 
 
 @in_memory()

@@ -1,18 +1,17 @@
-"""Sparse codes that are measured by a matrix, with noise: made ones, and those of pictures.
+"""Sparse codes that are measured by a matrix, with noise: made ones, and those of sounds and pictures.
 
-A picture's code is its cosine transform, which has few large coefficients. Pictures are pieces of photographs, or
-scikit-learn's digits.
+The code of a moment of recorded speech is its cosine transform: a voice has few frequencies at a time, others each
+time. So is that of one of scikit-learn's pictures of digits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.data import photographs
+from eelit.methods.data import recordings
 from eelit.methods.data.memory_cache import in_memory
 
 Floats = NDArray[np.float32]
@@ -21,7 +20,7 @@ NOISES = (20.0, 30.0, 40.0)
 CONDITION = 5.0
 """Largest singular value of the made matrix ÷ the least, before its columns are normalised."""
 PRESENT = 0.1
-"""Probability of an entry of a made code not to be 0; codes of pictures have as large a mean square."""
+"""Probability of an entry of a made code not to be 0; a code of digits has as large a mean square."""
 
 
 @dataclass(frozen=True)
@@ -45,45 +44,41 @@ class Split:
 def matrix(source: str, m: int, n: int) -> Floats:
     """Return the matrix ``[m, n]``: random, of a known condition, for ``made`` codes.
 
-    For ``photographs`` and ``digits`` it is a random one, by which square pictures of ``n`` pixels are measured, times
-    the cosines that codes are made of. Raises `ValueError` for anything else.
+    For ``speech`` and ``digits`` it is a random one, by which n samples or 8×8 pixels are measured, times the cosines
+    that codes are made of. Raises `ValueError` for anything else.
     """
     rng = np.random.default_rng(7)
-    if source in ("photographs", "digits"):
-        side = isqrt(n)
-        if side * side != n or (source == "digits" and n != 64):
-            raise ValueError(f"a picture of {source} has {64 if source == 'digits' else 'a square of'} pixels, not {n}")
-        return (rng.normal(size=(m, n)) / np.sqrt(m) @ cosines(side).T).astype(np.float32)
-    if source != "made":
-        raise ValueError(f"no measurements of {source!r}; there are made, photographs and digits")
-    u, _, v = np.linalg.svd(rng.normal(size=(m, n)), full_matrices=False)
-    found = (u * np.logspace(0, -np.log10(CONDITION), m)) @ v
-    return (found / np.linalg.norm(found, axis=0)).astype(np.float32)
+    if source == "made":
+        u, _, v = np.linalg.svd(rng.normal(size=(m, n)), full_matrices=False)
+        found = (u * np.logspace(0, -np.log10(CONDITION), m)) @ v
+        return (found / np.linalg.norm(found, axis=0)).astype(np.float32)
+    if source not in ("speech", "digits"):
+        raise ValueError(f"no measurements of {source!r}; there are made, speech and digits")
+    if source == "digits" and n != 64:
+        raise ValueError(f"a picture of digits has 64 coefficients, not {n}")
+    parts = cosines(n) if source == "speech" else np.kron(cosines(8), cosines(8))
+    return (rng.normal(size=(m, n)) / np.sqrt(m) @ parts.T).astype(np.float32)
 
 
 @in_memory()
-def cosines(side: int) -> NDArray[np.float64]:
-    """Return the orthonormal cosine transform of square pictures: a code is this, ``[n, n]``, times the n pixels."""
-    i = np.arange(side)
-    one = np.cos(np.pi * (2 * i[None] + 1) * i[:, None] / (2 * side)) * np.sqrt(np.where(i == 0, 1, 2)[:, None] / side)
-    return np.kron(one, one)
+def cosines(n: int) -> NDArray[np.float64]:
+    """Return the orthonormal cosine transform ``[n, n]``: this times n samples is their code."""
+    i = np.arange(n)
+    return np.cos(np.pi * (2 * i[None] + 1) * i[:, None] / (2 * n)) * np.sqrt(np.where(i == 0, 1, 2)[:, None] / n)
 
 
 def compressed_sensing(source: str, *, m: int, n: int, train: int, held: int) -> Split:
     """Return ``train`` measurements and twice ``held``.
 
-    Pieces of ``photographs`` come from other photographs in each part, and have mean 0 and one contrast. Of ``digits``
-    half of the pictures are for training; a picture may be measured more than once, each time with other noise, but
-    none is in two parts.
+    The parts have other recordings of ``speech``. Of ``digits`` half of the pictures are for training; a picture may be
+    measured more than once, each time with other noise, but none is in two parts.
     """
     a, rng = matrix(source, m, n), np.random.default_rng(0)
     sizes = (train, held, held)
     if source == "made":
         codes = [(rng.random((size, n)) < PRESENT) * rng.normal(size=(size, n)) for size in sizes]
-    elif source == "photographs":
-        pieces = [each.reshape(len(each), n).astype(np.float64) for each in photographs.pieces(isqrt(n), sizes)]
-        even = [each - each.mean(axis=1, keepdims=True) for each in pieces]
-        codes = [np.sqrt(PRESENT) * each / each.std(axis=1, keepdims=True) @ cosines(isqrt(n)).T for each in even]
+    elif source == "speech":
+        codes = [moments.astype(np.float64) @ cosines(n).T for moments in recordings.moments(n, sizes)]
     else:
         pool = _digit_codes()
         order, quarter = rng.permutation(len(pool)), len(pool) // 4
@@ -103,5 +98,5 @@ def _measure(a: Floats, x: NDArray[np.float64], rng: np.random.Generator) -> Mea
 def _digit_codes() -> NDArray[np.float64]:
     from sklearn.datasets import load_digits
 
-    found: NDArray[np.float64] = load_digits().data @ cosines(8).T
+    found: NDArray[np.float64] = load_digits().data @ np.kron(cosines(8), cosines(8)).T
     return found

@@ -171,7 +171,7 @@ def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) 
 def sensing(source: str, *, m: int, n: int, train: int, held: int) -> Data:
     """Return measurements ``[m]`` and, as targets, the codes ``[n]`` that they are of.
 
-    ``made`` codes, those of ``photographs``, or those of ``digits`` (unit tests only).
+    ``made`` codes, those of ``speech``, or those of ``digits`` (unit tests only).
     """
     from eelit.methods.data import sensing as measurements
 

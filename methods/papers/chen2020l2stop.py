@@ -190,13 +190,13 @@ class LearningToStop(ExitMethod):
     gate_rate: float = 3e-3  # of the gates; the paper: 1e-3
     batch: int = 128  # the paper: 1,024, and 256 for the gates
 
-    data: ClassVar[tuple[str, ...]] = ("photographs",)
+    data: ClassVar[tuple[str, ...]] = ("prompts",)
     knob: ClassVar[str] = "stop probability"
     knobs: ClassVar[tuple[float, ...]] = (-inf, 0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "made codes": {},
         "reverse divergence": {"oracle": "reverse"},
-        "photographs": {"source": "photographs", "m": 64, "n": 256, "v": 1.5},
+        "speech": {"source": "speech", "m": 64, "n": 256, "v": 5.0},
     }
     others: ClassVar[Mapping[str, Any]] = {"loss": "mean"}
     tiny: ClassVar[Mapping[str, Any]] = {
@@ -208,7 +208,7 @@ class LearningToStop(ExitMethod):
     }
     tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "made codes": {"m": 20, "n": 40}, "reverse divergence": {"m": 20, "n": 40},
-        "photographs": {"source": "digits", "m": 32, "n": 64},
+        "speech": {"source": "digits", "m": 32, "n": 64},
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"epochs": 4.0, "gate_epochs": 6.0}
     full: ClassVar[Mapping[str, Any]] = {"epochs": 60.0, "gate_epochs": 40.0}

@@ -30,13 +30,15 @@ Deviations
        seconds) and the recurrent unit follow the code of a sibling network of the first author, DARCN, which has
        magnitudes and no exits. The number of rounds, their targets, equal weights in the loss, and the norm by which
        d_q is divided are ours; the variant ``clean targets`` (g infinite) has the sibling's target in every round.
-    2. One second of recorded prompts of one speaker, in synthetic noise at -5 to 15 dB, instead of TIMIT with recorded
-       noises; 8 kHz; 32 ms windows. Dilated convolutions instead of a recurrent network over time, 16 and 32 channels.
+    2. One second of recorded prompts of one speaker at -5 to 15 dB, 8 kHz, instead of TIMIT with recorded noises. A
+       third each is in recorded music, in babble (six of the same speaker's other prompts at once, at other speeds:
+       no package was found to bring real babble), and in made noise. 32 ms windows; dilated convolutions instead of a
+       recurrent network over time; 16 and 32 channels.
     3. A round scales the estimate before it by sigmoid(G_q) and adds D_q; a plain mapping S_q = D_q learns too slowly
        here. Spectra enter with the square root of their magnitude, beside that root itself.
-    4. Quality is the scale-invariant signal-to-distortion ratio (SI-SDR, in dB, higher is better), not PESQ and DNSMOS:
-       PESQ would require another package with compiled code, DNSMOS another trained network. ESTOI is measured in the
-       claims, on our windows.
+    4. Quality is the scale-invariant signal-to-distortion ratio (SI-SDR, in dB, higher is better). The paper's ESTOI is
+       measured in the claims (package ``pystoi``), and so is its PESQ if the package ``pesq`` is installed: that needs
+       a C compiler, so it is not among our requirements. DNSMOS would take another trained network.
     5. The first exit is after round ``first``. At 1, S_1 is compared with the noisy X. The paper's two neighbouring
        stages, read strictly, require 2.
 """
@@ -161,7 +163,7 @@ def estimates(one: Round, x: Tensor, rounds: int) -> Tensor:
 class PlCrn(ExitMethod):
     """Rounds of enhancement that end when they change little."""
 
-    corpus: str = "prompts"  # sound in noise; the paper's: TIMIT with recorded noises
+    corpus: str = "prompts"  # sound in noise; the paper's: TIMIT
     train_size: int = 320  # pieces of sound for training
     samples: int = 8064  # of each piece: a second; a multiple of 128, the step from window to window
     rounds: int = 5  # Q, stages of enhancement; the paper's could not be confirmed
