@@ -115,7 +115,7 @@ def moments(samples: int, sizes: tuple[int, int, int], *, seed: int = 0) -> list
     rows = divide(range(len(every)), len(every) - 2 * held, held, held, seed=seed, item=ITEM)
     parts = []
     for number, (chosen, n) in enumerate(zip((rows.train, rows.validation, rows.test), sizes, strict=True)):
-        random, found = np.random.default_rng([seed, number]), []
+        random, found = np.random.default_rng([seed, number]), list[NDArray[np.floating]]()
         while len(found) < n:
             wave = every[chosen[random.integers(len(chosen))]]
             start = int(random.integers(len(wave) - samples + 1))

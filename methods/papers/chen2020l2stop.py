@@ -196,7 +196,7 @@ class LearningToStop(ExitMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "made codes": {},
         "reverse divergence": {"oracle": "reverse"},
-        "speech": {"source": "speech", "m": 64, "n": 256, "v": 5.0},
+        "speech": {"source": "speech", "m": 64, "n": 256, "v": 20.0, "rate": 2e-3},
     }
     others: ClassVar[Mapping[str, Any]] = {"loss": "mean"}
     tiny: ClassVar[Mapping[str, Any]] = {

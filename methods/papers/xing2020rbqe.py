@@ -270,7 +270,7 @@ class Rbqe(ExitMethod):
     train_size: int = 300  # places in photographs, each at all qualities; the paper's are not known
     epochs: float = 6.0  # not known
     batch: int = 8  # not known
-    rate: float = 4e-3  # learning rate of Adam; the authors' later code: 1e-4
+    rate: float = 1e-2  # learning rate of Adam; the authors' later code: 1e-4
 
     data: ClassVar[tuple[str, ...]] = ("photographs",)
     knob: ClassVar[str] = "threshold"
@@ -281,7 +281,7 @@ class Rbqe(ExitMethod):
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "qualities": (50, 30, 10), "weights": ((2, 1, 1, 0.5, 0.5), (0.5, 1, 2, 1, 0.5), (0.5, 0.5, 1, 1, 2)),
-        "channels": 6, "train_size": 100, "epochs": 1.6, "rate": 6e-3,
+        "channels": 8, "train_size": 100, "epochs": 2.0, "batch": 4, "rate": 1.2e-2,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "source": "flower", "qualities": (50, 20), "weights": ((1, 1, 1), (1, 1, 1)), "side": 32, "seen_side": 64,

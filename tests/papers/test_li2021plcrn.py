@@ -28,6 +28,7 @@ from eelit.methods.papers.li2021plcrn import (
     distance,
     estimates,
     goals,
+    weights,
 )
 from eelit.methods.policies.score_threshold import ScoreThreshold
 
@@ -260,7 +261,8 @@ def test_exits_begin_behind_the_second_round(prepared):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rounds": 1}, {"first": 0}, {"first": 4}, {"gain": 0.0}, {"samples": 100}, {"rounds": 2.0}]
+    "wrong",
+    [{"rounds": 1}, {"first": 0}, {"first": 4}, {"gain": 0.0}, {"samples": 100}, {"rounds": 2.0}, {"power": -1.0}],
 )
 def test_what_cannot_be_built_is_refused(wrong):
     with pytest.raises(ValueError, match="PlCrn: "):
@@ -277,19 +279,25 @@ def test_goals_by_hand():
     assert goals(x, y, 3, INF).flatten().tolist() == [1.0, 1.0, 1.0]
 
 
+def test_later_rounds_weigh_more():
+    assert weights(4, 0.0).tolist() == pytest.approx([0.25] * 4)
+    assert weights(3, 2.0).tolist() == pytest.approx([1 / 14, 4 / 14, 9 / 14])
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
 @pytest.mark.parametrize("variant", ["progressive targets", "clean targets"])
-def test_the_loss_is_the_mean_squared_error_of_all_rounds(wired, variant):
-    model, (stage,) = wired(tiny(variant))
+def test_the_loss_is_the_weighted_error_of_all_rounds_in_logarithms(wired, variant, power):
+    model, (stage,) = wired(tiny(variant, power=power))
     x, y = torch.stack(stage.train.inputs[:6]), stage.train.targets[:6]
     with torch.no_grad():
         every, clean = estimates(model.stages[0].one, x, 4), spectrum(y)
         found = stage.loss(stage.batch_of(torch.arange(6), x)).item()
     shares = [10 ** (-0.3 * q) for q in (1, 2, 3)] if variant == "progressive targets" else [0.0] * 3
     by_hand = [
-        float(((now - clean - share * (x - clean)) ** 2).mean())
-        for now, share in zip(every, [*shares, 0.0], strict=True)
+        q**power * float((1e-5 + ((now - clean - share * (x - clean)) ** 2).mean(dim=(1, 2, 3))).log().mean())
+        for q, (now, share) in enumerate(zip(every, [*shares, 0.0], strict=True), start=1)
     ]
-    assert found == pytest.approx(sum(by_hand) / 4, rel=1e-5)
+    assert found == pytest.approx(sum(by_hand) / sum(q**power for q in (1, 2, 3, 4)), rel=1e-5)
 
 
 def test_everything_is_trained_on_all_training_data(wired):
