@@ -33,12 +33,12 @@ Deviations
        every step; fewer steps at larger rates, and the last weights, not those best on validation data.
     4. L is the largest eigenvalue of A'A, which the released code takes if no other is given; its scripts give 3.
     5. All exits but the last keep their gate, even those that the oracle hardly ever chooses.
-    6. The variant ``speech`` senses recordings, which the paper does not: 64 random projections of 256 samples (32 ms in
-       a Hann window, of level 1), whose code is their cosine transform. There v is 20 and the rate twice as large: codes
-       have 25 times the energy of made ones, and with a small v the last layers learned next to nothing, since the layer
-       that is best for a sample at first is soon the only one to learn from it. Codes of a level far below 1 do not
-       suit S, whose sign is smooth. The paper's other tasks (denoising, few-shot learning, image recognition) are left
-       out, and with them the joint third stage and the stochastic rule.
+    6. The variant ``speech`` senses recordings, which the paper does not: 64 random projections of 256 samples (32 ms
+       in a Hann window, of level 1), whose code is their cosine transform. There v is 20 and the rate twice as large.
+       Codes have 25 times the energy of made ones, and with a small v the last layers learned next to nothing, since
+       the layer that is best for a sample at first is soon the only one to learn from it. Codes of a level far below 1
+       do not suit S, whose sign is smooth. The paper's other tasks (denoising, few-shot learning, image recognition)
+       are left out, and with them the joint third stage and the stochastic rule.
     7. The objective as printed could not be read; all three losses are those of the released code, of which the first
        is the default. Quality is -NMSE in dB, so that more is better.
 """
