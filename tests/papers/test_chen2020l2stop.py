@@ -132,6 +132,14 @@ def test_the_oracle_is_at_least_as_good_as_any_stopping(trained):
     assert ratio(x, x) > 200
 
 
+def test_depth_pays(trained):
+    """Where the first layers are as good as all of them, there is nothing to stop for."""
+    method, _, ready = trained
+    each = [point.quality for point in method.static(ready.split("test"))]
+    assert each[-1] > each[0] + 1
+    assert each[-1] >= max(each) - 0.2
+
+
 def test_layers_after_the_stop_are_not_run(trained):
     _, _, ready = trained
     model, y = ready.model, torch.stack([*ready.data.test.inputs[:40]])
