@@ -314,7 +314,9 @@ def test_training_cleans(prepared):
     method, bench, ready = prepared(KEY)
     noise, full = method.chance(ready, bench), method.full_model(ready, bench)[0]
     each = [point.quality for point in method.static(ready.split("test"))]
-    assert full == each[-1] > each[0] + 0.3 > noise.quality + 3
+    assert full == pytest.approx(each[-1])
+    assert each == sorted(each)
+    assert each[-1] > each[0] + 0.3 > noise.quality + 3
     assert method.quality == "SI-SDR in dB"
     seen = ready.split("test")
     x = torch.stack(list(seen.examples.inputs))
