@@ -199,7 +199,7 @@ class PlCrn(ExitMethod):
         "batch": 12, "rate": 1.5e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 128, "samples": 3584, "rounds": 4, "epochs": 5.0, "rate": 5e-3,
+        "train_size": 128, "samples": 3584, "rounds": 4, "epochs": 4.0, "rate": 5e-3,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"train_size": 1200, "epochs": 20.0}
 

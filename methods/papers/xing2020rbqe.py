@@ -283,7 +283,7 @@ class Rbqe(ExitMethod):
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "qualities": (50, 30, 10), "weights": ((2, 1, 1, 0.5, 0.5), (0.5, 1, 2, 1, 0.5), (0.5, 0.5, 1, 1, 2)),
-        "channels": 8, "train_size": 100, "epochs": 2.0, "batch": 4, "rate": 1.2e-2,
+        "channels": 8, "train_size": 100, "epochs": 2.6,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "source": "flower", "qualities": (50, 20), "weights": ((1, 1, 1), (1, 1, 1)), "side": 32, "seen_side": 64,
