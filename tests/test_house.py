@@ -273,7 +273,7 @@ ROOM_EXTRAS = {
     "site/generator": ("site",),
     "cli": ("site", "mcp"),
 }
-UNDECLARED = {"pyarrow", "urllib3", "sqlalchemy", "markupsafe"}
+UNDECLARED = {"pyarrow", "pesq", "urllib3", "sqlalchemy", "markupsafe"}
 """What is read if it happens to be there, and says so if not; and parts of requests, SQLModel and Jinja."""
 
 
