@@ -458,8 +458,8 @@ class Fiancee(ExitPredictionMethod):
 
     @property
     def quality(self) -> str:
-        """Pictures are compared, not answers counted; 1 is the drawing itself."""
-        return "1 - distance to the drawing"
+        """Pictures are compared by phi, which the name tells, not answers counted; 1 is the drawing itself."""
+        return f"1 - {'random-feature' if self.feature_widths else 'EfficientNet-Lite0'} distance to the drawing"
 
     def load(self) -> Data:
         """Maps ``[K, h, h]``, a channel for each kind of colour, and drawings ``[C, side, side]``."""
