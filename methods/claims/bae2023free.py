@@ -60,7 +60,7 @@ def exact_states(method: Free, prepared: Prepared, curve: Curve) -> Outcome:
 
 
 def copied_states(method: Free, prepared: Prepared, knob: float) -> NDArray[np.float64]:
-    """Return what is kept of each test text ``[N]`` if tokens leave by the same rule and deep layers copy their states."""
+    """Return what is kept of each test text ``[N]`` if tokens leave by the same rule and deep layers copy states."""
     never, behind = 2.0, method.layers - 1 - method.shallow
     rule = Margin((never,) * (method.shallow - 1) + (math.nextafter(knob, math.inf),) + (never,) * behind)
     (run,) = prepared.run("test", {("copied", knob): always(rule)}, "logits")

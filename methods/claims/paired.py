@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from eelit.methods.engine.operating_points import mixture
 from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.families.translation import Matches
 
 Floats = NDArray[np.float64]
 ERRORS = 2.0
 """Standard errors by which a difference must be beyond what is asked of it."""
 RESAMPLES = 500
-GAINS = "and by more than two standard errors of the paired difference"
+BEYOND = "by more than two standard errors of the paired difference"
+GAINS = f"and {BEYOND}"
 KEEPS = "two standard errors of the paired difference included"
 
 
@@ -59,6 +61,15 @@ def resampled(statistic: Callable[[NDArray[np.int64]], float], n: int, digits: i
     rng = np.random.default_rng(0)
     drawn = [statistic(np.bincount(rng.integers(n, size=n), minlength=n)) for _ in range(RESAMPLES)]
     return Difference(statistic(np.ones(n, dtype=np.int64)), float(np.std(drawn, ddof=1)), digits)
+
+
+def of_bleu(ours: Sequence[Matches], theirs: Sequence[Matches]) -> Difference:
+    """Return the difference in BLEU of translations of the same sentences, a mean over pairs of runs."""
+
+    def apart(times: NDArray[np.int64]) -> float:
+        return float(np.mean([a.score(times) - b.score(times) for a, b in zip(ours, theirs, strict=True)]))
+
+    return resampled(apart, len(ours[0].counts), digits=2)
 
 
 def of_samples(point: OperatingPoint) -> Floats:

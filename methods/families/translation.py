@@ -53,9 +53,9 @@ class Matches:
         found = [single.sentence_score(text, [known]) for text, known in zip(texts, references, strict=True)]
         self.counts = np.array([[x.sys_len, x.ref_len, *x.counts, *x.totals] for x in found], dtype=np.int64)
 
-    def score(self, times: NDArray[np.int64]) -> float:
-        """Return the corpus BLEU, from 0 to 100, of the texts, each taken so many ``times [N]``."""
-        said, known, *rest = (times @ self.counts).tolist()
+    def score(self, times: NDArray[np.int64] | None = None) -> float:
+        """Return the corpus BLEU, from 0 to 100, of the texts, each taken so many ``times [N]``, or once."""
+        said, known, *rest = (self.counts.sum(axis=0) if times is None else times @ self.counts).tolist()
         return float(BLEU.compute_bleu(rest[:4], rest[4:], said, known).score)
 
 

@@ -65,7 +65,8 @@ QUALITIES = {
         Quality("explained variance of the noise", "1 minus squared error of the predicted noise ÷ its variance",
                 high=1),
         Quality("1 - EfficientNet-Lite0 distance to the drawing", "1 minus the mean squared distance between "
-                "unit-length features of the picture and of the real drawing, from two depths of EfficientNet-Lite0", high=1),
+                "unit-length features of the picture and of the real drawing, from two depths of EfficientNet-Lite0",
+                high=1),
         Quality("1 - random-feature distance to the drawing", "1 minus the same distance between features of random "
                 "convolutions, in unit tests", high=1),
     )
