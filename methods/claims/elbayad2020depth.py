@@ -85,8 +85,8 @@ def costly_to_ask(prepared: Prepared, curve: Curve) -> Outcome:
     table: TokenCosts = prepared.costs("test")
     return Outcome(
         name="confidence saves blocks rather than operations",
-        statement=f"Where it loses at most {CHOSEN:g} BLEU on validation sentences, confidence saves a share of MACs that is "
-        "at least a tenth smaller than that of blocks: the output layer is asked at every block.",
+        statement=f"Where it loses at most {CHOSEN:g} BLEU on validation sentences, confidence saves a share of MACs "
+        "that is at least a tenth smaller than that of blocks: the output layer is asked at every block.",
         holds=blocks > 0 and macs <= 0.9 * blocks,
         measured=f"{blocks:.1%} of the blocks and {macs:.1%} of the MACs saved; the output layer takes {table.head} "
         f"MACs, a block {int(table.layer[0])}",

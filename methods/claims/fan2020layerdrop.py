@@ -12,8 +12,8 @@ from eelit.methods.families.translation import Matches, Prepared
 from eelit.methods.papers.fan2020layerdrop import LayerDrop
 
 SAME = 1.0
-"""BLEU that may be lost where nothing is to be lost, two standard errors of the paired difference included: the third of
-a point that the paper's whole network gains by LayerDrop is below what 800 sentences can tell."""
+"""BLEU that may be lost where nothing is to be lost, two standard errors of the paired difference included: the third
+of a point that the paper's whole network gains by LayerDrop is below what 800 sentences can tell."""
 
 
 def claims(method: LayerDrop, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -60,8 +60,8 @@ def no_worse(full: Matches, whole: Matches) -> Outcome:
     more = of_bleu([full], [whole])
     return Outcome(
         name="the whole network is no worse",
-        statement=f"With all blocks and after as many steps, its BLEU is at most {SAME:g} below that of the same network "
-        f"trained without LayerDrop, {KEEPS}; the paper finds it above.",
+        statement=f"With all blocks and after as many steps, its BLEU is at most {SAME:g} below that of the same "
+        f"network trained without LayerDrop, {KEEPS}; the paper finds it above.",
         holds=more.keeps(SAME),
         measured=f"{full.score():.2f} with LayerDrop, {whole.score():.2f} without ({more})",
     )
@@ -72,8 +72,8 @@ def spread(ours: Matches, front: Matches, half: int) -> Outcome:
     more = of_bleu([ours], [front])
     return Outcome(
         name="blocks at even distances are better than the first ones",
-        statement=f"With every other block the BLEU is at least {SAME:g} higher than with the first half of the blocks, "
-        f"{GAINS}.",
+        statement=f"With every other block the BLEU is at least {SAME:g} higher than with the first half of the "
+        f"blocks, {GAINS}.",
         holds=more.gains(SAME),
         measured=f"{ours.score():.2f} with every other block, {front.score():.2f} with the first {half} ({more})",
     )
@@ -84,8 +84,8 @@ def from_nothing(ours: Matches, small: Matches, half: int) -> Outcome:
     more = of_bleu([ours], [small])
     return Outcome(
         name="as good as a small network of its own",
-        statement=f"With every other block the BLEU is at most {SAME:g} below that of a decoder of half the depth trained "
-        f"for as many steps without LayerDrop, {KEEPS}.",
+        statement=f"With every other block the BLEU is at most {SAME:g} below that of a decoder of half the depth "
+        f"trained for as many steps without LayerDrop, {KEEPS}.",
         holds=more.keeps(SAME),
         measured=f"{ours.score():.2f} cut to {half} blocks, {small.score():.2f} trained with {half} ({more})",
     )

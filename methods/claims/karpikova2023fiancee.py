@@ -96,7 +96,7 @@ def better_than_fixed(method: Fiancee, test: Tried, T: float) -> Outcome:
 
 
 def between(share: float, costs: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distances ``[N]`` at a share of cost, between those at the two exits ``[n, N]`` of next costs ``[n]``."""
+    """Return the distances ``[N]`` at a share of cost, between those at the two exits ``[n, N]`` next in cost."""
     place = float(np.interp(share, costs, np.arange(len(costs))))
     low = min(int(place), len(costs) - 2)
     found: NDArray[np.float64] = q[low] + (place - low) * (q[low + 1] - q[low])

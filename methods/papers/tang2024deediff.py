@@ -331,7 +331,7 @@ class AdaDiff(ClasslessExitMethod):
 
     @property
     def score(self) -> Score:
-        """How much of the variance of noise ``[N, D]`` the answers explain, each image's error ÷ the variance in all."""
+        """How much of the variance of noise ``[N, D]`` the answers explain: errors of images ÷ the variance in all."""
         return Mean(
             lambda answers, targets: 1 - ((answers - targets) ** 2).double().mean(dim=1) / (targets**2).double().mean()
         )
