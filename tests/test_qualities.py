@@ -34,8 +34,8 @@ def test_every_measure_of_our_methods_is_in_the_table_and_no_other():
         ),
         (
             "BLEU",
-            "BLEU: agreement with reference texts in sequences of up to four words, by sacrebleu; from 0 to 100; higher "
-            "is better.",
+            "BLEU: agreement with reference texts in sequences of up to four words, by sacrebleu; from 0 to 100; "
+            "higher is better.",
         ),
         ("somebody's own", "somebody's own; higher is better."),
     ],
