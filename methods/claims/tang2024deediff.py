@@ -135,7 +135,8 @@ def schedules(shares: NDArray[np.float64], share: float) -> list[list[Policy | N
 
     ``shares [E]`` are the costs of the network cut off after each exit.
     """
-    deep = int(np.searchsorted(shares, min(share, shares[-1]) - 1e-9))
+    share = min(share, float(shares[-1]))  # to ask at every exit can cost more than the whole network
+    deep = int(np.searchsorted(shares, share - 1e-9))
     if deep == 0:
         return [[FixedExit(0)] * STEPS]
     many = math.ceil(STEPS * (share - shares[deep - 1]) / (shares[deep] - shares[deep - 1]) - 1e-9)

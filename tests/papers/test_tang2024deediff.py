@@ -459,7 +459,7 @@ def test_images_are_drawn_at_the_cheapest_threshold_and_the_plain_network_learns
     curve = SimpleNamespace(validation=held, test=test, baselines=rivals, full_quality=0.9)
     found = claimed.claims(method, "prepared", "bench", curve)
     assert asked == [
-        method.replace({"lam": 0.0, "beta": 0.0, "gamma": 0.0}), (method, "prepared", "bench", test[2])
+        (method, "prepared", "bench", test[2]), method.replace({"lam": 0.0, "beta": 0.0, "gamma": 0.0})
     ]  # fmt: skip
     assert found[0].name == "better than a fixed depth"
     assert found[0].holds
