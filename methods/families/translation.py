@@ -56,7 +56,7 @@ class Matches:
     def score(self, times: NDArray[np.int64] | None = None) -> float:
         """Return the corpus BLEU, from 0 to 100, of the texts, each taken so many ``times [N]``, or once."""
         said, known, *rest = (self.counts.sum(axis=0) if times is None else times @ self.counts).tolist()
-        return float(BLEU.compute_bleu(rest[:4], rest[4:], said, known).score)
+        return float(BLEU.compute_bleu(rest[:4], rest[4:], said, known, smooth_method="exp").score)
 
 
 @dataclass

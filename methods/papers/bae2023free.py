@@ -399,7 +399,9 @@ class Free(SpeculativeMethod):
         shallow, deep = (int(part.sum()) + costs.head for part in np.split(costs.layers, [self.shallow]))
         passes = torch.stack([exits.sum() for _, exits, _ in rows])
         found = Texts.of(rows, len(rows[0][0]) * shallow + passes * deep)
-        return Streamed(found.tokens, found.exits, found.not_finite, found.read, torch.tensor(lambdas, dtype=torch.float64))
+        return Streamed(
+            found.tokens, found.exits, found.not_finite, found.read, torch.tensor(lambdas, dtype=torch.float64)
+        )
 
     def ends(self, prepared: Prepared, split: Split) -> tuple[Tensor, Tensor]:
         """p_S and p_D, all layers run for each token, as they are in the end."""
