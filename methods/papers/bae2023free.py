@@ -321,8 +321,8 @@ class Free(SpeculativeMethod):
         "width": 40, "passages": 5, "shallow": 1, "updates": 1, "initial": 0.001, "lowest": 0.1, "highest": 0.3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "vocabulary": 300, "layers": 4, "width": 96, "windows": 1600, "context": 32, "prompt": 16, "length": 8,
-        "batch": 16, "rate": 1e-2, "other_rate": 8e-3,
+        "vocabulary": 300, "layers": 4, "shallow": 1, "width": 96, "windows": 1600, "context": 32, "prompt": 16,
+        "length": 8, "batch": 16, "rate": 1e-2, "other_rate": 8e-3,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"windows": 24000}
 
