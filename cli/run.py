@@ -231,6 +231,33 @@ def _outcomes(title: str, outcomes: list[Outcome]) -> str:
 def _curve(curve: Curve, budget: float | None) -> str:
     from eelit.methods.harness.qualities import described
 
+    timed = [
+        [
+            f"{e.knob:g}",
+            str(e.samples),
+            f"{e.counted:.6g}",
+            f"{e.claimed:.6g}",
+            f"{e.seconds:.3f}",
+            f"{e.full_seconds / e.seconds:.2f}×",
+        ]
+        for e in curve.executions
+    ]
+    head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
+    text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{_points(curve)}"
+    text += f"\n{paragraph(described(curve.quality).told)}"
+    text += f"\n{paragraph(curve.beside.told)}" if curve.beside else ""
+    text += "".join(f"\n{paragraph(f'Warning: {warning}')}" for warning in curve.warnings)
+    text += f"\n\n{bold('REALLY EXECUTED, compared with the full model')}\n{table(head, timed)}"
+    for e in curve.executions:
+        if e.not_finite:
+            told = f"exits returned values that are not finite (NaN, infinity) for {e.not_finite} samples"
+            text += f"\nAt {curve.knob} {e.knob:g} {told}."
+    text += "" if curve.search is None else f"\n\n{_search(curve.search)}"
+    return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
+
+
+def _points(curve: Curve) -> str:
+    """Return the table of a curve's points on test data, the full model last."""
     more = curve.beside
     header = [
         curve.knob,
@@ -261,29 +288,7 @@ def _curve(curve: Curve, budget: float | None) -> str:
             "",
         ]
     )
-    timed = [
-        [
-            f"{e.knob:g}",
-            str(e.samples),
-            f"{e.counted:.6g}",
-            f"{e.claimed:.6g}",
-            f"{e.seconds:.3f}",
-            f"{e.full_seconds / e.seconds:.2f}×",
-        ]
-        for e in curve.executions
-    ]
-    head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
-    text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
-    text += f"\n{paragraph(described(curve.quality).told)}"
-    text += f"\n{paragraph(more.told)}" if more else ""
-    text += "".join(f"\n{paragraph(f'Warning: {warning}')}" for warning in curve.warnings)
-    text += f"\n\n{bold('REALLY EXECUTED, compared with the full model')}\n{table(head, timed)}"
-    for e in curve.executions:
-        if e.not_finite:
-            told = f"exits returned values that are not finite (NaN, infinity) for {e.not_finite} samples"
-            text += f"\nAt {curve.knob} {e.knob:g} {told}."
-    text += "" if curve.search is None else f"\n\n{_search(curve.search)}"
-    return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
+    return table(header, rows)
 
 
 def _search(search: Search) -> str:

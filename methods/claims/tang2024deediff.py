@@ -159,7 +159,7 @@ def of_images(method: AdaDiff, prepared: Prepared, bench: Bench, chosen: Operati
     fixed = min(schedules(shares, share), key=lambda plan: held.distance(held.drawn(plan)[0]))
     ours, exits = test.drawn([rule] * STEPS)
     whole, fewer, cut = (test.drawn(plan)[0] for plan in ([None] * STEPS, [None] * few, fixed))
-    spent, depth = float(asking[exits.numpy()].mean()), exits.double().mean(dim=1) + 1
+    spent = float(asking[exits.numpy()].mean())
     far, near, noised = (test.distance(each) for each in (ours, whole, features(test.noise).detach()))
     good = test.nearer(ours, whole, 1.1)
     return [
@@ -180,15 +180,21 @@ def of_images(method: AdaDiff, prepared: Prepared, bench: Bench, chosen: Operati
             "better than layers fixed for each step", told_plan(fixed), test.nearer(ours, cut), far, test.distance(cut),
             spent, float(np.mean([shares[policy.exit] for policy in fixed if isinstance(policy, FixedExit)])),
         ),
-        Outcome(
-            name="depth differs between steps",
-            statement="While images are drawn at this threshold, the mean exit of some step is a layer deeper than "
-            "that of another.",
-            holds=float(depth.max() - depth.min()) >= 1,
-            measured=f"from layer {float(depth.min()):.2f} to {float(depth.max()):.2f} on average, of "
-            f"{prepared.model.exits}; {float(depth[0]):.2f} in the first step and {float(depth[-1]):.2f} in the last",
-        ),
+        differing(exits, prepared.model.exits),
     ]  # fmt: skip
+
+
+def differing(exits: Tensor, layers: int) -> Outcome:
+    """See how deep each step goes, by the exits ``[steps, N]`` of the images."""
+    depth = exits.double().mean(dim=1) + 1
+    return Outcome(
+        name="depth differs between steps",
+        statement="While images are drawn at this threshold, the mean exit of some step is a layer deeper than "
+        "that of another.",
+        holds=float(depth.max() - depth.min()) >= 1,
+        measured=f"from layer {float(depth.min()):.2f} to {float(depth.max()):.2f} on average, of {layers}; "
+        f"{float(depth[0]):.2f} in the first step and {float(depth[-1]):.2f} in the last",
+    )
 
 
 def told_plan(plan: Sequence[Policy | None]) -> str:
