@@ -11,9 +11,12 @@ from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.translation import Matches, Prepared
 from eelit.methods.papers.fan2020layerdrop import LayerDrop
 
-SAME = 1.0
-"""BLEU that may be lost where nothing is to be lost, two standard errors of the paired difference included: the third
-of a point that the paper's whole network gains by LayerDrop is below what 800 sentences can tell."""
+SAME = 2.5
+"""BLEU that may be lost where nothing is to be lost, two standard errors of the paired difference included. With 800
+words these alone are 2.3 to 2.6 between two trainings, so a smaller bar could hardly be kept; the paper's whole network
+gains a third of a point by LayerDrop."""
+MORE = 1.0
+"""BLEU by which one choice of blocks must be better than another in the same network."""
 
 
 def claims(method: LayerDrop, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -72,9 +75,9 @@ def spread(ours: Matches, front: Matches, half: int) -> Outcome:
     more = of_bleu([ours], [front])
     return Outcome(
         name="blocks at even distances are better than the first ones",
-        statement=f"With every other block the BLEU is at least {SAME:g} higher than with the first half of the "
+        statement=f"With every other block the BLEU is at least {MORE:g} higher than with the first half of the "
         f"blocks, {GAINS}.",
-        holds=more.gains(SAME),
+        holds=more.gains(MORE),
         measured=f"{ours.score():.2f} with every other block, {front.score():.2f} with the first {half} ({more})",
     )
 

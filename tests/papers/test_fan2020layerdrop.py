@@ -240,9 +240,9 @@ def test_claims_can_fail():
     """By their bars; and where it may be chance, since there are eight sentences alone."""
     half, full = said(80), said(100)
     assert [claimed.sturdy(half, full, said(bare), full, 3).holds for bare in (40, 75)] == [True, False]
-    assert [claimed.no_worse(full, said(whole)).holds for whole in (100, 110, 101)] == [True, False, False]
+    assert [claimed.no_worse(full, said(whole)).holds for whole in (95, 110, 104)] == [True, False, False]
     assert [claimed.spread(half, said(front), 3).holds for front in (60, 80, 79)] == [True, False, False]
-    assert [claimed.from_nothing(half, said(small), 3).holds for small in (80, 90, 81)] == [True, False, False]
+    assert [claimed.from_nothing(half, said(small), 3).holds for small in (75, 90, 83)] == [True, False, False]
     better, worse, all_of_it = (said(right, 8) for right in (5, 4, 6))
     assert not claimed.sturdy(better, all_of_it, worse, all_of_it, 3).holds
     assert not claimed.spread(better, worse, 3).holds

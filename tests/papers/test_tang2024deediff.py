@@ -429,6 +429,12 @@ def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
     kept, fewer, fixed, differs = claimed.of_images(method, ready, bench, test)
     assert differs.holds
     assert not fewer.holds  # as near is not nearer
+    assert not kept.not_comparable
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(bench.seed))
+    monkeypatch.setattr(claimed, "drawn", lambda *given: (2 * noise, steps))
+    *three, differs = claimed.of_images(method, ready, bench, test)
+    assert all("no nearer to real images than noise" in each.not_comparable for each in three)
+    assert not differs.not_comparable
     assert not fixed.holds
     assert "distance 0.000 and 0.000" in kept.measured
     costs = ready.split("test").costs[:, 0]
