@@ -296,7 +296,7 @@ def curve_of(result: Result, variant: str, rule: str = "") -> Curve:
     found = next(baseline for baseline in curve.baselines if baseline.name == rule)
     known = {"knob": BASELINE_KNOBS[rule], "validation": found.validation, "test": found.test}
     unknown: dict[str, Any] = {"executions": [], "baselines": [], "each_exit": [], "timings": [], "overthinking": None}
-    return curve.model_copy(update={**known, **unknown, "search": None})
+    return curve.model_copy(update={**known, **unknown, "search": None, "beside": None})
 
 
 def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, float]]:
