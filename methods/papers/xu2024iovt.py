@@ -92,6 +92,8 @@ WIDTH, MINIBATCH, RANDOM = 64, 64, 0.3
 """Width of actor and critic, transitions of a step, and share of actions that are drawn at random."""
 PULL = 1e-3
 """What the squares of the actor's logits weigh."""
+MOMENTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
+"""Shares of the training after which the actor is kept as it is then, so that one sees how it learns."""
 TOLD = 30.0
 """Simulated seconds of the slots that are told, at most."""
 
@@ -196,6 +198,12 @@ def ipla(known: Known, cell: Cell, w: float, exits: NDArray[np.int64], latency: 
     return float((w * known.accuracy[exits] - (1 - w) * latency / longest(known, cell)).mean())
 
 
+def rewarded(known: Known, cell: Cell, seen: Seen, chosen: Decision) -> tuple[float, Array]:
+    """Return r of a slot, and W_n after it; latencies are capped in both."""
+    latency = np.minimum(seen.waiting + seconds(known, cell, seen, chosen), LATE * longest(known, cell))
+    return ipla(known, cell, seen.w, chosen.exits, latency), np.maximum(0.0, latency - cell.slot)
+
+
 def observed(seen: Seen, cell: Cell, most: float) -> NDArray[np.float32]:
     """Return the state as actor and critic read it, ``[2 N + 2]``."""
     parts = np.log2(seen.rates / cell.usual), seen.waiting / most, [seen.free, seen.w]
@@ -268,18 +276,33 @@ class Ddpg:
 
 
 def train_agent(
-    actor: nn.Sequential, known: Known, cell: Cell, bench: Bench, *, slots: int, noise: float, **options: float
+    actor: nn.Sequential,
+    known: Known,
+    cell: Cell,
+    bench: Bench,
+    *,
+    slots: int,
+    noise: float,
+    earlier: Sequence[nn.Sequential] = (),
+    **options: float,
 ) -> None:
-    """Train the actor in place in a simulated cell of its own; options are those of `Ddpg`."""
+    """Train the actor in place in a simulated cell of its own; options are those of `Ddpg`.
+
+    Each of ``earlier``, networks like it, becomes what the actor is at one of `MOMENTS`, or at the end if that is
+    before.
+    """
     devices, most = len(cell.speeds), longest(known, cell)
+    moments = [round(share * slots) for share in MOMENTS]
 
     def train() -> None:
         torch.manual_seed(bench.seed)
         random = np.random.default_rng([bench.seed, 2])
         agent = Ddpg(actor, slots, **options)
         rates, free = cell.conditions(slots + 1, [bench.seed, 3])
-        w, waiting = float(random.uniform(*WEIGHTS)), np.zeros(devices)
+        w, waiting, due = float(random.uniform(*WEIGHTS)), np.zeros(devices), list(zip(moments, earlier, strict=False))
         for t in range(int(min(slots, bench.most_steps))):
+            while due and t >= due[0][0]:
+                due.pop(0)[1].load_state_dict(actor.state_dict())
             seen = Seen(rates[t], waiting, float(free[t]), w)
             x = torch.from_numpy(observed(seen, cell, most))
             with torch.no_grad():
@@ -288,9 +311,7 @@ def train_agent(
             if random.random() < RANDOM:
                 a = random.uniform(size=a.shape)
             chosen = decision(a.reshape(devices, 3), len(known.stages))
-            latency = np.minimum(waiting + seconds(known, cell, seen, chosen), LATE * most)
-            r = ipla(known, cell, w, chosen.exits, latency)
-            waiting = np.maximum(0.0, latency - cell.slot)
+            r, waiting = rewarded(known, cell, seen, chosen)
             if (t + 1) % EPISODE == 0:
                 w = float(random.uniform(*WEIGHTS))
             after = observed(Seen(rates[t + 1], waiting, float(free[t + 1]), w), cell, most)
@@ -298,9 +319,11 @@ def train_agent(
             agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)))
             bench.progress("training the agent", t / slots)
             bench.steps += 1
+        for _, kept in due:
+            kept.load_state_dict(actor.state_dict())
 
     settings = {"slots": slots, "noise": noise, "known": [part.tolist() for part in known], **options}
-    trained(actor, train, bench, data="", settings={**settings, "cell": repr(cell)})
+    trained(nn.ModuleList([actor, *earlier]), train, bench, data="", settings={**settings, "cell": repr(cell)})
 
 
 @dataclass(frozen=True)
@@ -341,6 +364,7 @@ class Fitted(NamedTuple):
     known: Known
     weights: tuple[Any, ...]  # for comparing
     actor: nn.Sequential
+    earlier: tuple[nn.Sequential, ...]  # the actor at each of `MOMENTS`
 
 
 @dataclass
@@ -440,11 +464,13 @@ class IovtDdpg(ImageMethod, TierMethod):
         torch.manual_seed(prepared.bench.seed)
         devices = len(self.speeds)
         actor = network(2 * devices + 2, 3 * devices)
+        earlier = tuple(copy.deepcopy(actor).eval() for _ in MOMENTS)
         train_agent(
-            actor, known, self.cell, prepared.bench, slots=self.slots, noise=self.noise, discount=self.discount,
-            soft=self.soft, rate=self.agent_rate,
+            actor, known, self.cell, prepared.bench, slots=self.slots, noise=self.noise, earlier=earlier,
+            discount=self.discount, soft=self.soft, rate=self.agent_rate,
         )  # fmt: skip
-        return Fitted(known, tuple(p.detach().flatten()[:3].tolist() for p in actor.parameters()), actor.eval())
+        weights = tuple(p.detach().flatten()[:3].tolist() for p in actor.parameters())
+        return Fitted(known, weights, actor.eval(), earlier)
 
     def policy(self, knob: float, prepared: Any) -> MaxConfidence:
         """No exit asks how sure it is; to whoever looks at exits by themselves this is the usual rule."""
