@@ -10,7 +10,6 @@ import torch
 
 from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import generate
-from eelit.methods.claims import comparisons
 from eelit.methods.claims import kim2023bild as claimed
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.records import Curve, OperatingPoint
@@ -411,13 +410,6 @@ def test_claims_can_fail():
     assert claimed.faster(curve_of((0.1, 0.99, 1.6), (1, 1, 1))).holds
     assert not claimed.faster(curve_of((0.1, 0.99, 1.5), (1, 1, 1))).holds
     assert not claimed.faster(curve_of((0.1, 0.97, 1.6), (1, 1, 1))).holds
-
-
-def test_gains_count_what_lies_between_two_settings():
-    ours, theirs = (claimed.points_of_curve(curve_of(*p)) for p in (((0, 0.6, 4), (1, 1, 1)), ((0, 0.8, 2), (1, 1, 1))))
-    assert comparisons.gains_of_mixtures(ours, theirs) == pytest.approx([0.6 + 0.4 / 3 - 0.8, 0.0])
-    assert comparisons.gains_of_mixtures(theirs, ours) == pytest.approx([0.0])  # none of theirs is as cheap as 1 / 4
-    assert comparisons.gains_of_mixtures(ours, ours) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(("gain", "holds"), [([0.02, 0.0], [True, True]), ([0.006], [False, True]), ([], [False] * 2)])
