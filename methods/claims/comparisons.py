@@ -17,7 +17,7 @@ from eelit.methods.claims.paired import GAINS, KEEPS, Difference, of_samples, ov
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Method
 from eelit.methods.engine.metrics import ndcg
-from eelit.methods.engine.operating_points import cheapest_within
+from eelit.methods.engine.operating_points import cheapest_within, mixture
 from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.engine.search import Judged
 from eelit.methods.families import ranking, sentinels
@@ -35,6 +35,21 @@ LEAD = 0.0025
 """How much more accurate, on average over all budgets, a search must be than a random one."""
 DRAWS = 8
 """How many random searches a search is compared with."""
+
+COSTS = 21
+"""At how many costs two rules are compared."""
+MIXED = (
+    "Costs are spread evenly over the range that both reach. At each, either side takes the mixture of two of its "
+    "settings that is best on validation data: some samples, drawn at random, are treated with the one, the rest with "
+    "the other."
+)
+"""How settings are compared, for the statement of an outcome."""
+SLACK = 0.01
+"""How far the accuracy on test data may fall below what is allowed, if the rule was set to keep to it on held-out data.
+
+It is the standard error of the difference of two accuracies on 1,000 held-out images, where one of the two models alone
+is right on a tenth of them: sqrt(0.1 / 1000). The same bar is for all cascades.
+"""
 
 Rival = TypeVar("Rival", bound=TextMethod)
 
@@ -83,16 +98,44 @@ def points_of_curve(curve: Curve) -> Baseline:
 def gains_at_equal_cost(
     method: ExitMethod, prepared: Prepared, ours: Iterable[Policy], rivals: Iterable[Policy] | Baseline
 ) -> list[float]:
-    """Return `gains` of policies over others, on the same network or measured before on one of their own."""
+    """Return `gains_of_mixtures` of policies over others, on the same network or measured on one of their own."""
     theirs = rivals if isinstance(rivals, Baseline) else tried(method, prepared, rivals)
-    return gains(tried(method, prepared, ours), theirs)
+    return gains_of_mixtures(tried(method, prepared, ours), theirs)
+
+
+def gains_of_mixtures(ours: Baseline, theirs: Baseline) -> list[float]:
+    """Return by how much we are better than they at each of `COSTS` costs, spread evenly over what both can cost.
+
+    This range goes from the larger of the two least costs to the smaller of the two greatest; nothing is returned if
+    there is none. At each cost either side takes the mixture of two of its settings that is best within it (see
+    `operating_points`). So neither loses by the gaps of a coarse knob, and where a knob is fine does not count more.
+    Costs are compared, and mixtures chosen, on validation data; what is returned is seen on test data. Hence a rule
+    gains nothing over itself, and what one side gains the other loses. Costs are taken as they are, in one unit: the
+    two full models may differ.
+    """
+    ranges = [[point.cost for point in side.validation] for side in (ours, theirs)]
+    least, most = max(map(min, ranges)), min(map(max, ranges))
+    if least > most:
+        return []
+    sides = [(_in_shares(side.validation, most), [point.quality for point in side.test]) for side in (ours, theirs)]
+    found = []
+    for share in sorted({*np.linspace(least / most, 1.0, COSTS).tolist()}):
+        a, b = (mixed.of(quality) for held, quality in sides if (mixed := mixture(held, share)))
+        found.append(a - b)
+    return found
+
+
+def _in_shares(points: Sequence[OperatingPoint], cost: float) -> list[OperatingPoint]:
+    """Return the points as if a full model of this cost stood behind them: `mixture` reads what is left of it."""
+    return [point.model_copy(update={"speed_up": cost / point.cost}) for point in points]
 
 
 def gains(ours: Baseline, theirs: Baseline) -> list[float]:
     """Return, for the cost of each of their settings, by how much our best setting within it beats their best.
 
-    Costs are compared, and either side's best setting is chosen, on validation data: a rule gains nothing over itself.
-    What is returned is seen on test data. Costs below all ours are left out.
+    It is for settings of which no two can be mixed, as they are not chosen sample by sample; else see
+    `gains_of_mixtures`. Costs are compared, and either side's best setting is chosen, on validation data: a rule gains
+    nothing over itself. What is returned is seen on test data. Costs below all ours are left out.
     """
     pairs = ((chosen(ours, rival.cost), chosen(theirs, rival.cost)) for rival in theirs.validation)
     return [a.quality - b.quality for a, b in pairs if a and b]
@@ -125,10 +168,12 @@ def on_their_own(method: ExitMethod, settings: Sequence[tuple[Policy, Prepared]]
 
 def governed(test: Sequence[OperatingPoint]) -> Outcome:
     """Compare what trainings of falling prices cost on test data."""
+    chance = 0.01 * test[0].cost * test[0].speed_up
     return Outcome(
         name="the price governs the cost",
-        statement="A lower lambda never leads to less computation, and between the ends it falls by a tenth.",
-        holds=all(a.cost <= b.cost for a, b in pairwise(test)) and test[0].cost <= 0.9 * test[-1].cost,
+        statement="A lower lambda never leads to computation that is less by more than a hundredth of the network's "
+        "(chance in training), and between the ends it falls by a tenth.",
+        holds=all(a.cost <= b.cost + chance for a, b in pairwise(test)) and test[0].cost <= 0.9 * test[-1].cost,
         measured=", ".join(f"{1 / p.speed_up:.0%} at lambda {p.knob:g}" for p in test),
     )
 
@@ -183,15 +228,21 @@ def chosen(points: Baseline, budget: float) -> OperatingPoint | None:
 
 
 def better_than(name: str, found: Sequence[float], where: str) -> Outcome:
-    """Return the outcome that these gains at equal cost are worth speaking of: half a point on average."""
-    gain = mean(found or [0.0])
+    """Return the outcome that these `gains_of_mixtures` are worth speaking of: half a point on average."""
     return Outcome(
         name=f"better than {name}",
-        statement=f"{where}, at no more than the cost of each setting of {name} and with settings of either chosen on "
-        "validation data, accuracy on test data is on average half a point higher.",
-        holds=gain >= 0.005,
-        measured=f"{gain:+.4f} on average over the costs of {len(found)} settings",
+        statement=f"{where}, accuracy on test data is on average half a point higher at equal cost than with {name}. "
+        f"{MIXED}",
+        holds=mean(found or [0.0]) >= 0.005,
+        measured=on_average(found),
     )
+
+
+def on_average(found: Sequence[float]) -> str:
+    """Say what `gains_of_mixtures` are on average."""
+    if not found:
+        return "no cost that both reach"
+    return f"{mean(found):+.4f} on average over {len(found)} costs"
 
 
 def without_ends(found: Baseline) -> Baseline:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from eelit.methods.claims.alone import reached_alone
-from eelit.methods.claims.comparisons import beside_random_search, better_than, gains, without_ends, worth
+from eelit.methods.claims.comparisons import beside_random_search, better_than, gains_of_mixtures, without_ends, worth
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
@@ -98,5 +98,5 @@ def better_than_by_hand(curve: Curve) -> Outcome:
     """Compare with all branches and one threshold for all of them, on the same trained network."""
     rival = next(baseline for baseline in curve.baselines if baseline.name == "max-confidence")
     own = Baseline(name="BPNet", validation=curve.validation, test=curve.test)
-    found = gains(own, without_ends(rival))
+    found = gains_of_mixtures(own, without_ends(rival))
     return better_than("all branches with one threshold", found, "On the same trained network")

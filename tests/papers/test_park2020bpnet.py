@@ -223,7 +223,7 @@ def test_the_rival_is_one_threshold_for_all_branches(made, ours, holds):
     curve = SimpleNamespace(validation=own.validation, test=own.test, baselines=[static, rival])
     found = claimed.better_than_by_hand(curve)
     assert found.holds is holds
-    assert "over the costs of 2 settings" in found.measured
+    assert found.measured.endswith("over 1 costs")  # all of them are said to cost the same
 
 
 def test_four_claims_are_tried(monkeypatch):

@@ -529,7 +529,7 @@ def test_all_rules_are_fitted_to_the_same_images_for_the_same_latencies(prepared
     monkeypatch.setattr(claimed, "tried", lambda m, r, rules: Baseline(
         name=str([rule.threshold for rule in rules]), validation=[point(1)], test=[point(1)]
     ))  # fmt: skip
-    monkeypatch.setattr(claimed, "gains", compared)
+    monkeypatch.setattr(claimed, "gains_of_mixtures", compared)
     curve = SimpleNamespace(test=[point(1)] * 3)
     found = claimed.claims(method, ready, bench, curve)
     assert [o.name for o in found] == [

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import encoder
+from eelit.methods.claims.comparisons import COSTS
 from eelit.methods.claims.zhou2020pabee import claims
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.records import Baseline, OperatingPoint
@@ -219,4 +220,4 @@ def test_patience_is_compared_with_thresholds_on_the_same_network_at_their_cost(
     )
     found = {each.name: each for each in claims(Pabee(), None, None, curve)}["better than max-confidence"]
     assert found.holds is holds
-    assert found.measured == f"{0.82 - theirs:+.4f} on average over the costs of 2 thresholds"
+    assert found.measured == f"{0.82 - theirs:+.4f} on average over {COSTS} costs"
