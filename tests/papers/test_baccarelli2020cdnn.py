@@ -428,6 +428,13 @@ def test_a_third_of_the_energy_must_be_saved_at_little_loss(cost, quality, holds
     assert "nothing was measured" in claimed.less_energy(curve).not_comparable
 
 
+@pytest.mark.parametrize(("found", "holds"), [([0.01, 0.0], True), ([0.004, 0.005], False), ([], False)])
+def test_another_training_must_be_worth_half_a_point(found, holds):
+    outcome = claimed.better("layer-wise", found, "both took long")
+    assert (outcome.name, outcome.holds) == ("better than layer-wise training", holds)
+    assert outcome.measured.endswith(f"over the energies of {len(found)} settings; both took long")
+
+
 def test_claims_are_tried_and_trainings_compared_once(prepared):
     method, bench, ready = prepared(KEY)
     swept = [method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")]
