@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.claims import wang2019dynexit as tried
+from eelit.methods.claims.comparisons import COSTS
 from eelit.methods.claims.wang2019dynexit import LateHeavy, better, claims, deeper, settings_of
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
