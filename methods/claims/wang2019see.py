@@ -55,7 +55,8 @@ def over_one_exit(method: See, prepared: Prepared) -> list[float]:
     for interval in INTERVALS:
         way = method.replace({"interval": interval})
         rules = [always(e) for e in range(len(prepared.fitted.times))]
-        best = max(rules, key=lambda rule, way=way: way.benchmark(prepared, "validation", rule).quality)
+        held = [way.benchmark(prepared, "validation", rule).quality for rule in rules]
+        best = rules[held.index(max(held))]
         found.append(planned(way, prepared, "test") - way.benchmark(prepared, "test", best).quality)
     return found
 

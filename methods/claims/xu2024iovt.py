@@ -148,9 +148,12 @@ def compared(method: IovtDdpg, prepared: Prepared) -> list[Reached]:
             right = seen.told(journeys).argmax(dim=-1) == seen.targets[:count]
             return mean_ipla(longest(known, cell), w, journeys, right.tolist())
 
-        side, never = constants(known, cell, lambda each, reached=reached: reached(each, "validation"))
-        every = Agent(fitted.actor, cell, known), side, never, Exhaustive(known, cell), drawn(known, seed)
-        found.append(Reached(*map(reached, every)))
+        def held(controller: Controller, reached: Callable[..., float] = reached) -> float:
+            return reached(controller, "validation")
+
+        side, never = constants(known, cell, held)
+        every = (Agent(fitted.actor, cell, known), side, never, Exhaustive(known, cell), drawn(known, seed))
+        found.append(Reached(*(reached(each) for each in every)))
     return found
 
 
@@ -193,7 +196,7 @@ def learning(method: IovtDdpg, prepared: Prepared, bench: Bench, curve: Curve) -
 
     held, test = slots_of("validation"), slots_of("test")
     side, never = constants(known, cell, lambda each: utility(known, cell, w, each, held))
-    rivals = {
+    rivals: dict[str, Controller] = {
         "exits, cuts and shares that never change": never,
         "the better side alone": side,
         "random actions": drawn(known, bench.seed),
