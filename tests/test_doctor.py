@@ -113,11 +113,11 @@ def test_an_external_work_that_the_catalogue_has_by_its_id(tree):
 
 def test_claims_without_outcome_and_results_of_older_code(tree):
     path = tree / "methods" / "results" / "text" / "zhou2020pabee"
-    known = Measured(path, False, {"patience: better than the full model"})
+    known = Measured(path, False, {"patience: better than the full model", "better than max-confidence"})
     assert found("claim without outcome", {"zhou2020pabee": known}) == []
     (finding,) = found("stale", {"zhou2020pabee": known})
     assert finding.remedy == "measure again: `eelit bench zhou2020pabee`"
-    known = Measured(path, True, {"patience: something else"})
+    known = Measured(path, True, {"patience: something else", "better than max-confidence"})
     assert found("stale", {"zhou2020pabee": known}) == []
     (finding,) = found("claim without outcome", {"zhou2020pabee": known})
     assert "“better than the full model”" in finding.says

@@ -212,12 +212,12 @@ def test_the_page_tells_what_the_command_says(eelit):
 @pytest.mark.parametrize("name", WALKS)
 def test_a_page_has_the_program_as_it_stands_what_it_prints_and_a_picture(name):
     page = own.walk(ROOT, name)
-    text = rendered(f"{name}.md.j2", walk=page)
+    text = rendered(f"{name}.md.j2", walk=page, architectures=own.architectures(ROOT))
     assert f"```python\n{(EXAMPLES / f'{name}.py').read_text(encoding='utf-8').rstrip()}\n```" in text
     assert escape(page.said) in text
     assert text.count("<svg class") == 1 + 2 * len(page.lines)  # the picture, and each line's swatch twice
     assert escape(page.promise) in text
-    assert text == rendered(f"{name}.md.j2", walk=page)
+    assert text == rendered(f"{name}.md.j2", walk=page, architectures=own.architectures(ROOT))
 
 
 def test_verdicts_of_the_shipped_outputs_differ():

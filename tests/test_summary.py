@@ -441,7 +441,9 @@ def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
 @pytest.mark.parametrize(("seconds", "saved", "slower"), [(1.2, 0.4, 1), (1.04, 0.4, 0), (1.2, 0.04, 0), (0.5, 0.4, 0)])
 def test_a_setting_that_saves_cost_may_take_longer_than_the_full_model(seconds, saved, slower):
     timed = Timing(batch=1, knob=0.6, samples=100, saved=saved, seconds=seconds, full_seconds=1.0)
-    given = curve().model_copy(update={"validation": [point(0.6, 0.8, 0.6)], "test": [point(0.6, 0.8, 0.6)], "timings": [timed]})
+    given = curve().model_copy(
+        update={"validation": [point(0.6, 0.8, 0.6)], "test": [point(0.6, 0.8, 0.6)], "timings": [timed]}
+    )
     row = summary.row([result().model_copy(update={"curves": [given]})], "", current=True)
     assert len({wall.ratio for wall in row.slower(1)}) == slower
     assert row.slower(32) == []

@@ -193,7 +193,7 @@ def faster_with_the_text(curve: Curve, least: float) -> Outcome:
     )
 
 
-LEAD = 0.1
+BITS = 0.1
 """Bits per token by which a decoder must predict better than its cheap part, if its texts are to be worth keeping."""
 
 
@@ -204,9 +204,9 @@ def better_than_its_cheap_part(curve: Curve) -> Outcome:
     each = ", ".join(f"{value:.3f} ({point.knob:g})" for value, point in zip(beside.values, curve.test, strict=True))
     return Outcome(
         name="the whole predicts better than the cheap part alone",
-        statement=f"The true test texts take at least {LEAD:g} bits per token fewer with the full model, {GAINS}; else "
+        statement=f"The true test texts take at least {BITS:g} bits per token fewer with the full model, {GAINS}; else "
         "there is nothing to keep.",
-        holds=lead.gains(LEAD),
+        holds=lead.gains(BITS),
         measured=f"{beside.full:.3f} bits per token, the cheap part {beside.cheap:.3f} (fewer by {lead}); by "
         f"{curve.knob}: {each}",
     )

@@ -247,8 +247,7 @@ def slug(rule: str) -> str:
 def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5, rule: str = "") -> Row:
     """Summarise one variant of one method's results with different seeds, or a baseline on their networks."""
     curves = [curve_of(result, variant, rule) for result in results]
-    first = curves[0]
-    full = Spread.of(curve.full_quality for curve in curves)
+    first, full = curves[0], Spread.of(curve.full_quality for curve in curves)
     assert full is not None
     names = dict.fromkeys(baseline.name for curve in curves for baseline in curve.baselines)
     rivals = {name: [b.test for curve in curves for b in curve.baselines if b.name == name] for name in names}

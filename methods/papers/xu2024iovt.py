@@ -276,6 +276,12 @@ class Ddpg:
                     q.lerp_(p, self.soft)
 
 
+def keep_earlier(due: list[tuple[int, nn.Sequential]], t: float, actor: nn.Sequential) -> None:
+    """Let networks whose slot has come be what the actor is, and take them off the list."""
+    while due and t >= due[0][0]:
+        due.pop(0)[1].load_state_dict(actor.state_dict())
+
+
 def train_agent(
     actor: nn.Sequential,
     known: Known,
@@ -287,11 +293,7 @@ def train_agent(
     earlier: Sequence[nn.Sequential] = (),
     **options: float,
 ) -> None:
-    """Train the actor in place in a simulated cell of its own; options are those of `Ddpg`.
-
-    Each of ``earlier``, networks like it, becomes what the actor is at one of `MOMENTS`, or at the end if that is
-    before.
-    """
+    """Train the actor in place in a simulated cell; networks ``earlier`` become what it is at `MOMENTS`, or the end."""
     devices, most = len(cell.speeds), longest(known, cell)
     moments = [round(share * slots) for share in MOMENTS]
 
@@ -302,17 +304,14 @@ def train_agent(
         rates, free = cell.conditions(slots + 1, [bench.seed, 3])
         w, waiting, due = float(random.uniform(*WEIGHTS)), np.zeros(devices), list(zip(moments, earlier, strict=False))
         for t in range(int(min(slots, bench.most_steps))):
-            while due and t >= due[0][0]:
-                due.pop(0)[1].load_state_dict(actor.state_dict())
+            keep_earlier(due, t, actor)
             seen = Seen(rates[t], waiting, float(free[t]), w)
             x = torch.from_numpy(observed(seen, cell, most))
-            with torch.no_grad():
-                a = actor(x).sigmoid().numpy()
+            a = actor(x).detach().sigmoid().numpy()
             a = np.clip(a + random.normal(0, noise, a.shape), 0, 1)
             if random.random() < RANDOM:
                 a = random.uniform(size=a.shape)
-            chosen = decision(a.reshape(devices, 3), len(known.stages))
-            r, waiting = rewarded(known, cell, seen, chosen)
+            r, waiting = rewarded(known, cell, seen, decision(a.reshape(devices, 3), len(known.stages)))
             if (t + 1) % EPISODE == 0:
                 w = float(random.uniform(*WEIGHTS))
             after = observed(Seen(rates[t + 1], waiting, float(free[t + 1]), w), cell, most)
@@ -320,8 +319,7 @@ def train_agent(
             agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)))
             bench.progress("training the agent", t / slots)
             bench.steps += 1
-        for _, kept in due:
-            kept.load_state_dict(actor.state_dict())
+        keep_earlier(due, math.inf, actor)
 
     settings = {"slots": slots, "noise": noise, "known": [part.tolist() for part in known], **options}
     trained(nn.ModuleList([actor, *earlier]), train, bench, data="", settings={**settings, "cell": repr(cell)})
