@@ -88,7 +88,7 @@ def test_lines_of_code_are_counted_without_what_is_no_code():
 
 def test_every_program_is_shown_or_makes_what_is_shown():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*WALKS, "record", "logits"}
-    assert {path.stem for path in EXAMPLES.glob("*.json")} == {*WALKS}
+    assert {path.stem for path in EXAMPLES.glob("*.json")} == {*WALKS, "architectures"}
 
 
 def test_logits_from_anywhere_need_no_torch(tmp_path):
