@@ -429,7 +429,7 @@ class IovtDdpg(ImageMethod, TierMethod):
     server: float = 5e9  # F; assumed
     bandwidth: float = 1e6  # B, hertz; assumed
     signal: tuple[float, ...] = (3.0, 10.0, 30.0)  # g_n; assumed
-    slot: float = 0.5  # seconds; assumed
+    slot: float = 0.75  # seconds, in which each device could run the whole network; assumed
 
     fits_on: ClassVar[float] = 0.5  # of the validation data, for acc(e)
     knob: ClassVar[str] = "w"

@@ -574,13 +574,17 @@ def test_the_agent_must_beat_chance_everywhere(chance, holds):
     assert claimed.beats_chance([reached(0.4), reached(0.3, chance=chance)]).holds is holds
 
 
-def test_random_actions_are_drawn_anew_in_each_slot():
+def test_exits_and_sides_are_drawn_anew_in_each_slot():
     drawn = claimed.drawn(KNOWN, 0)
-    found = [drawn.decide(SEEN) for _ in range(200)]
-    assert {e for each in found for e in each.exits.tolist()} == {0, 1, 2}
-    assert {tuple(each.cuts.tolist()) for each in found} >= {(0, 0), (0, 1), (2, 1)}
-    again = claimed.drawn(KNOWN, 0)
-    assert again.decide(SEEN).shares.tolist() == found[0].shares.tolist()
+    found = [drawn.decide(SEEN) for _ in range(300)]
+    every = [(e, s) for each in found for e, s in zip(each.exits.tolist(), each.cuts.tolist(), strict=True)]
+    assert set(every) == {(e, s) for e in range(3) for s in (0, e + 1)}
+    assert np.mean([s == 0 for _, s in every]) == pytest.approx(0.5, abs=0.06)
+    assert np.mean([e for e, _ in every]) == pytest.approx(1, abs=0.1)
+    for each in found:
+        sends = each.cuts == 0
+        assert each.shares.tolist() == pytest.approx((sends / max(1, sends.sum())).tolist())
+    assert claimed.drawn(KNOWN, 0).decide(SEEN).cuts.tolist() == found[0].cuts.tolist()
 
 
 def test_a_constant_has_a_pair_for_each_device_and_the_shares_that_are_best_for_them():
