@@ -18,11 +18,11 @@ def of(*qualities):
     [
         (
             (0.841, 0.849, 0.856, 0.839), 1,
-            "Depth is worth little here: exit 1, at 25% of the cost, reaches 0.841, the last exit 0.839, and exit 3, "
+            "Depth is worth little here: exit 1, at 25 % of the cost, reaches 0.841, the last exit 0.839, and exit 3, "
             "the most accurate, 0.856.",
         ),
-        ((0.695, 0.698, 0.7, 0.7), 1, "exit 1, at 25% of the cost, reaches 0.695, the last exit 0.700. To be"),
-        ((0.5, 0.694, 0.7, 0.7), 3, "rises from 0.500 at exit 1 to 0.700 at exit 3, at 75% of the cost,"),
+        ((0.695, 0.698, 0.7, 0.7), 1, "exit 1, at 25 % of the cost, reaches 0.695, the last exit 0.700. To be"),
+        ((0.5, 0.694, 0.7, 0.7), 3, "rises from 0.500 at exit 1 to 0.700 at exit 3, at 75 % of the cost,"),
         ((0.5, 0.695, 0.71, 0.7), 2, "last exit's 0.700 or above it, and exit 3, the most accurate, 0.710."),
         ((0.5, 0.6, 0.65, 0.7), 4, "Accuracy rises up to the last exit, from 0.500 to 0.700"),
     ],

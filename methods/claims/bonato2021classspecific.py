@@ -130,7 +130,10 @@ def chosen_well(method: ClassSpecific, prepared: Prepared) -> list[Outcome]:
 
 
 def all_designs(method: ClassSpecific, ready: Prepared) -> Judged:
-    """Return all sets of exits, the empty one first, with the thresholds of each slack, judged where the search did."""
+    """Return all sets of exits, the empty one first, with the thresholds of each slack, judged where the search did.
+
+    Where the thresholds of two slacks are the same, so are their designs: each is there once.
+    """
     early = ready.model.exits - 1
     sets = np.array([*product((0, 1), repeat=early)], dtype=np.int64)
     rows = [np.concatenate([sets, np.tile(row.ravel(), (len(sets), 1))], axis=1) for row in method.rows(ready)]

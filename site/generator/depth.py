@@ -30,21 +30,22 @@ class Depth:
     def said(self) -> str:
         """What the figures show."""
         (_, first), (share, reached), (_, last) = self.exits[0], self.exits[self.enough - 1], self.exits[-1]
+        place = f"at {100 * share:.0f} % of the cost"
         best, most = max(enumerate((quality for _, quality in self.exits), 1), key=lambda exit_: exit_[1])
         more = f", and exit {best}, the most accurate, {most:.3f}" if most > last + HALF_A_POINT else ""
         if self.enough == 1:
             return (
-                f"Depth is worth little here: exit 1, at {share:.0%} of the cost, reaches {first:.3f}, the last exit "
-                f"{last:.3f}{more}. To be as accurate as the whole network at less cost needs no exit rule."
+                f"Depth is worth little here: exit 1, {place}, reaches {first:.3f}, the last exit {last:.3f}{more}. "
+                "To be as accurate as the whole network at less cost needs no exit rule."
             )
         if self.enough == len(self.exits):
             return (
                 f"Accuracy rises up to the last exit, from {first:.3f} to {last:.3f}: every part of the network counts."
             )
         return (
-            f"Accuracy rises from {first:.3f} at exit 1 to {reached:.3f} at exit {self.enough}, at {share:.0%} of the "
-            f"cost, which is within half a point of the last exit's {last:.3f} or above it{more}. To save what comes "
-            "after that exit needs no exit rule."
+            f"Accuracy rises from {first:.3f} at exit 1 to {reached:.3f} at exit {self.enough}, {place}, which is "
+            f"within half a point of the last exit's {last:.3f} or above it{more}. To save what comes after that exit "
+            "needs no exit rule."
         )
 
 
