@@ -114,6 +114,8 @@ def gains_of_mixtures(ours: Baseline, theirs: Baseline) -> list[float]:
     two full models may differ.
     """
     ranges = [[point.cost for point in side.validation] for side in (ours, theirs)]
+    if not all(ranges):
+        return []
     least, most = max(map(min, ranges)), min(map(max, ranges))
     if least > most:
         return []

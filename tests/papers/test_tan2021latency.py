@@ -510,7 +510,7 @@ def test_the_least_gain_over_another_rule(found, holds):
 def test_search_must_not_be_better_by_more_than_a_tenth_of_a_point_nor_ours_slow():
     assert claimed.as_good_as_search([-0.001, -0.001], 36).holds
     assert not claimed.as_good_as_search([-0.0011, -0.001], 36).holds
-    assert claimed.as_good_as_search([0.0], 36).measured.endswith("the search tries 36 settings for each")
+    assert claimed.as_good_as_search([0.0], 36).measured.endswith("the search tries 36 settings for each target")
     assert claimed.quick(2.0).holds
     assert not claimed.quick(2.1).holds
 
