@@ -4,14 +4,16 @@ The trained networks of PABEE on test sentences of the text track, and of SDN on
 as many threads as the track has, stopped by the largest probability, from token ids or pixels to predictions, exit
 heads and policy included. Beside it, in turn in the same process: the full model, a batch that waits for its hardest
 member (what toolkits do that stop whole batches), and one sample at a time in a Python loop (what the published BERT
-codes do). Efficiency is the share of time saved over the share of MACs saved. Then, by batch size, what a sample pays
-for a stage and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind. On the image tracks
-also how it is in larger networks of the same kind, untrained, of which the same share leaves at each exit.
+codes do). Where half of the MACs are saved, also a stream of such batches, the survivors of which are joined
+(`infer_stream`). Efficiency is the share of time saved over the share of MACs saved. Then, by batch size, what a sample
+pays for a stage and for being asked at an exit (head, policy, bookkeeping): why time saved lags behind. On the image
+tracks also how it is in larger networks of the same kind, untrained, of which the same share leaves at each exit.
 
 It ends with 1 if a cell misses the floor of `eelit.methods.harness.speed`. With ``--keep`` the site shows what was
 measured: on a machine that does nothing else.
 """
 
+import math
 import os
 import statistics
 import sys
@@ -35,12 +37,14 @@ from eelit.methods.families.images import ImageMethod
 from eelit.methods.harness import bench, registry, runner
 from eelit.methods.harness.speed import FLOOR, GOAL, HALF, LARGE, Cell, Price, Size, Speed, keep
 from eelit.methods.harness.tracks import TRACKS
+from eelit.methods.own.stream import infer_stream
 from eelit.methods.policies.base import Policy
 from eelit.methods.policies.max_confidence import MaxConfidence
 
 SAVED = (0.25, 0.5, 0.75)
 SAMPLES = {1: 32, 8: 96, 32: 192, 128: 256}  # batch size → samples timed at once
 LOOP = 32  # samples of a cell that the loop over single ones takes
+STREAM, JOINED = 512, 64  # samples of a stream, and of how many in it a stage is run
 BLOCKS = (3, 4, 6)  # of each width, in networks of the image tracks' kind; the first is the tracks' own
 NEVER = MaxConfidence(1.1)  # every exit is asked, and nobody leaves
 
@@ -106,6 +110,17 @@ def medians(runs: dict[str, Callable[[Tensor], object]], chosen: list[Tensor], r
     return total
 
 
+def stream(model: MultiExit, policy: Policy, chosen: list[Tensor], repeats: int) -> float:
+    """Return the share of the full model's time that is saved where the batches come again and again in a stream."""
+    came = chosen * math.ceil(STREAM / sum(map(len, chosen)))
+    runs = {
+        "stream": lambda _: [told.exits for told in infer_stream(model, came, policy, batch=JOINED)],
+        "full": lambda _: [full(model, x) for x in came],
+    }
+    timed = medians(runs, came[:1], repeats)
+    return 1 - timed["stream"] / timed["full"]
+
+
 def operating_point(seen: StoredOutputs, model: MultiExit, saved: float, size: int, repeats: int) -> Cell:
     """Print the line of one operating point and batch size, and return what it says of our way."""
     policy, chosen = threshold(seen, saved), batches(seen, size)
@@ -124,10 +139,11 @@ def operating_point(seen: StoredOutputs, model: MultiExit, saved: float, size: i
     spent = costs.count(lambda: [infer(model, x, policy) for x in chosen])
     macs = 1 - spent / costs.count(lambda: [full(model, x) for x in chosen])
     share = {name: 1 - t / timed["full"] for name, t in timed.items()}
-    cell = Cell(aimed=saved, batch=size, saved=macs, time_saved=share["ours"])
+    joined = stream(model, policy, chosen, repeats) if saved == HALF else None
+    cell = Cell(aimed=saved, batch=size, saved=macs, time_saved=share["ours"], joined=joined)
     print(
         f"{size:5}  {macs:10.3f}  {share['ours']:10.3f}  {cell.efficiency:9.3f}{'<' if cell.efficiency < GOAL else ' '}"
-        f"  {share['waits']:23.3f}  {share['loop']:22.3f}",
+        f"  {share['waits']:23.3f}  {share['loop']:22.3f}  {'' if joined is None else f'{joined / macs:18.3f}'}",
         flush=True,
     )
     return cell
@@ -196,7 +212,9 @@ def table(track: str, key: str, method: Method, repeats: int) -> Speed:
     prepared: Prepared = method.prepare(Bench(cache=cache_root(), test=1000))
     seen, model, where = prepared.split("test"), prepared.model, runner.machine()
     print(f"{where.processor}, {where.threads} threads, load {where.load}, torch {torch.__version__}")
-    print("batch  MACs saved  time saved  efficiency  batch waits: time saved  one by one: time saved")
+    print(
+        "batch  MACs saved  time saved  efficiency  batch waits: time saved  one by one: time saved  stream: efficiency"
+    )
     found = [operating_point(seen, model, saved, size, repeats) for saved in SAVED for size in SAMPLES]
     print(f"{sum(cell.efficiency >= GOAL for cell in found)} of {len(found)} cells reach {GOAL}; `<` marks the others")
     print("batch  stage, ms each  exit asked, ms  exits' share of stage")

@@ -72,6 +72,18 @@ def test_the_page_of_a_track_shows_it_with_its_reason(tmp_path):
     assert "larger the network" not in shown, "no larger one was measured"
 
 
+def test_a_stream_whose_survivors_are_joined_stands_beside_it(tmp_path):
+    collection = gather(sources(), read_reports(tmp_path / "none")[0])
+    found = speed(0.1, 0.2, 0.42, 0.48)
+    cells = [cell.model_copy(update={"joined": 0.49} if cell.bound else {}) for cell in found.cells]
+    collection.speeds = {"images": found.model_copy(update={"cells": cells}), "images-plain": found}
+    pages = {page: text for page, text in generated(collection) if page.startswith("tracks/images")}
+    told = "time saved ÷ MACs saved is then 0.98 for batches of 32 and 0.98 for batches of 128."
+    assert told in pages["tracks/images.md"]
+    assert "infer_stream" not in pages["tracks/images-plain.md"], "none was measured there"
+    assert "1 cell below misses that" in pages["tracks/images.md"], "a batch by itself is judged as before"
+
+
 def test_larger_networks_stand_beside_it(tmp_path):
     half = [Cell(aimed=0.5, batch=batch, saved=0.48, time_saved=0.42) for batch in (32, 128)]
     sizes = [Size(macs=1e8 * blocks, blocks=blocks, cells=half) for blocks in (3, 4)]

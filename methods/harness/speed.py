@@ -29,11 +29,21 @@ class Cell(Typed):
     batch: Annotated[Count, Field(ge=1)]
     saved: Positive = Field(description="share of the full model's MACs that was not computed on the timed samples")
     time_saved: float = Field(allow_inf_nan=False, description="share of the full model's time; negative: it is slower")
+    joined: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="the same where such batches come one after the other and survivors are joined (`infer_stream`)",
+    )
 
     @property
     def efficiency(self) -> float:
         """Share of time saved ÷ share of MACs saved; 1 is perfect."""
         return self.time_saved / self.saved
+
+    @property
+    def joined_efficiency(self) -> float | None:
+        """The same in a stream; none where this was not measured."""
+        return None if self.joined is None else self.joined / self.saved
 
     @property
     def bound(self) -> bool:
@@ -86,8 +96,13 @@ class Speed(Typed):
 
     @property
     def below(self) -> list[Cell]:
-        """Cells that miss the floor which is stated for them."""
+        """Cells that miss the floor which is stated for them, each batch by itself."""
         return [cell for cell in self.cells if cell.bound and cell.efficiency < FLOOR]
+
+    @property
+    def streams(self) -> list[Cell]:
+        """Cells that were measured in a stream, too, by batch size."""
+        return [cell for cell in self.cells if cell.joined is not None]
 
 
 def keep(speed: Speed, place: Path) -> Path:
