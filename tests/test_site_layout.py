@@ -1,5 +1,7 @@
 """Where works stand in the graph that can be played with."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,18 @@ def test_no_box_lies_upon_another(edges):
         assert not np.triu((lap > layout.ROOM / 2).all(axis=2), 1).any(), (
             "boxes may share half of the room between them"
         )
+
+
+@pytest.mark.parametrize("hub", range(6))
+def test_the_work_with_most_neighbours_is_in_the_upper_left_quarter(hub):
+    """There a small screen begins; whichever work has most neighbours, the picture is turned for it."""
+    names = [f"Work {i}" for i in range(24)]
+    chain = [(one, other, True) for one, other in pairwise(names)]
+    star = [(names[hub], other, True) for other in names[hub + 2 :: 5]]
+    places = layout.connected(made(names, chain + star)).places
+    for axis in (0, 1):
+        along = [place[axis] for place in places.values()]
+        assert places[names[hub]][axis] <= (min(along) + max(along)) / 2
 
 
 def test_years_stand_above_their_columns_in_order():

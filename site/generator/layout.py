@@ -120,13 +120,17 @@ def by_year(graph: Graph, order: Mapping[str, Place]) -> Picture:
 
 
 def _spread(joined: nx.Graph[str], keys: list[str]) -> Points:
-    """Return places between 0 and 1, near to neighbours, that leave no part of the rectangle empty."""
+    """Return places between 0 and 1, near to neighbours, that leave no part of the rectangle empty.
+
+    The picture is turned so that the work with most neighbours is in its upper left quarter, where small screens begin.
+    """
     few = len(keys) < LARGE
     places = nx.spring_layout(joined, seed=SEED, iterations=200 if few else 40, k=2.2 / len(keys) ** 0.5)
     raw = np.array([places[key] for key in keys])
     ranks = raw.argsort(axis=0).argsort(axis=0) / max(1, len(keys) - 1)
     found: Points = (ranks * 2 + (raw - raw.min(axis=0)) / np.maximum(1e-9, np.ptp(raw, axis=0))) / 3
-    return found
+    most = max(range(len(keys)), key=lambda i: joined.degree(keys[i]))
+    return np.where(found[most] > 0.5, 1 - found, found)
 
 
 def _apart(points: Points, size: Points, bounds: Place) -> Points:

@@ -336,8 +336,9 @@
     return works().filter((node) => counts.get(node.position().x) === most).min((node) => node.position().y).ele;
   }
 
-  // All works if their names can be read then; else a part: around the chosen work, the year with most works, or the work
-  // with most edges.
+  // All works if their names can be read then; else a part: around the chosen work, the year with most works, or the upper
+  // left corner: among works that stand close together only the picture's own edge is one that cuts no name at its start,
+  // and the picture is turned so that the work with most neighbours is near that corner.
   function begin() {
     fit();
     if (chosen && !card.hidden) {
@@ -345,11 +346,11 @@
       return;
     }
     if (data.many || cy.zoom() * data.font >= READABLE - 0.5) return;
-    const edges = (node) => node.connectedEdges().not(".out").length;
-    const first = way ? top() : works().max(edges).ele;
-    const middle = chosen ? cy.getElementById(chosen) : first;
-    const view = { zoom: least, pan: around(middle.position(), least) };
-    cy.viewport(chosen ? view : settled(view, cy.nodes().not(".out"), 0));
+    const all = cy.nodes().not(".out").boundingBox();
+    const corner = { x: all.x1, y: all.y1 };
+    const middle = chosen ? cy.getElementById(chosen).position() : way ? top().position() : corner;
+    const view = { zoom: least, pan: around(middle, least) };
+    cy.viewport(way && !chosen ? settled(view, cy.nodes().not(".out"), 0) : view);
   }
 
   // The years keep above their columns, whatever part of these is in view; where they would touch, some are left out.
