@@ -18,7 +18,7 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.papers.li2023eenet import Chip, Done, EENet, Legs, Level, legs_of, managed
+from eelit.methods.papers.li2023eenet import Chip, Done, EENet, Legs, Level, legs_of, managed, rests_of
 from eelit.methods.policies.max_confidence import MaxConfidence
 
 ASSUMED = "energy is computed from a model of a processor with assumed voltages; nothing was measured"
@@ -139,14 +139,14 @@ def near_oracle(method: EENet, prepared: Prepared, beta: float) -> Outcome:
     """Set small queues beside the best levels that there are; each begins anew, without a correction."""
     seen = prepared.split("test")
     course, whole = followed(method.rule(beta, prepared), seen.outputs), method.whole(seen)
-    legs, deadline = legs_of(seen, course), method.deadline * whole
+    legs, rests, deadline = legs_of(seen, course), rests_of(seen, course), method.deadline * whole
     came = method.came(whole, "test", prepared.bench.seed, len(legs))
     starts = (start for start in range(0, len(legs) - QUEUE + 1, QUEUE))
     few = [start for start in starts if sum(map(len, legs[start : start + QUEUE])) <= MOST_LEGS][:QUEUES]
     joules, missed = np.zeros(2), np.zeros(2)
     for start in few:
         own, due = legs[start : start + QUEUE], [second - came[start] for second in came[start : start + QUEUE]]
-        done = managed(own, due, deadline, method.chip, method.loop)
+        done = managed(own, due, deadline, method.chip, method.loop, rests=rests[start : start + QUEUE])
         lost, least = oracle(own, due, deadline, method.chip)
         joules += sum(each.joules for each in done), least
         missed += sum(each.late for each in done), lost
@@ -171,11 +171,12 @@ def late(done: Sequence[Done]) -> float:
 def deadlines(method: EENet, prepared: Prepared, beta: float) -> Outcome:
     """See what the loop does where more or fewer images come, with and without it; nothing else differs."""
     seen, policy = prepared.split("test"), method.rule(beta, prepared)
-    legs, whole, seed = legs_of(seen, followed(policy, seen.outputs)), method.whole(seen), prepared.bench.seed
+    course, whole, seed = followed(policy, seen.outputs), method.whole(seen), prepared.bench.seed
+    legs, rests = legs_of(seen, course), rests_of(seen, course)
     shares = []
     for load in LOADS:
         ways = method.replace({"arriving": load}), method.replace({"arriving": load, "K_p": 0.0, "K_i": 0.0})
-        shares.append(tuple(late(way.run(legs, whole, "test", seed)) for way in ways))
+        shares.append(tuple(late(way.run(legs, whole, "test", seed, rests=rests)) for way in ways))
     ours, without = (mean(each) for each in zip(*shares, strict=True))
     return Outcome(
         name="the loop keeps deadlines",

@@ -24,12 +24,16 @@ Exit rule
 
 Power
     Within an inference: up to the first exit there is no forecast, and the chip runs at its highest level. Then, with W
-    the work up to the exit that is forecast, heads included, and D the time left to the deadline,
-    f = (1 - c) W / (D - t_s),  at the lowest level that has it, or else the highest. A sample that does not stop there
-    gets a new forecast and level.
+    the work up to the exit that is forecast, heads included, R that of the rest of the network after it, and D the time
+    left to the deadline,
+    f = (1 - c) W / (D - t_s - r),  r = t_s + R / f_max, or 0 if R = 0,  at the lowest level that has it, or else the
+    highest. So only the time that the whole network would not need is spent on a lower clock, and all of it at once, as
+    far as the forecast goes: if the sample does not stop there, r is left, in which the highest level can do the rest.
+    It then gets a new forecast and level.
     Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
-    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, late answers raise it. Images
-    arrive in a queue, alternately at a higher and a lower rate; the deadline counts from the arrival of an image.
+    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, late answers raise it; c > 0 also
+    spends the time that is kept for wrong forecasts. Images arrive in a queue, alternately at a higher and a lower
+    rate; the deadline counts from the arrival of an image.
 
 Skipped
     All layers after the exit, and all heads between the exits that forecasts name. Apart from that no work is skipped,
@@ -42,7 +46,8 @@ Trained otherwise
 Deviations
     1. Only the paper's abstract could be read: forecasts within an inference, a correction over many of them by load
        and deadlines, a governor that joins both, feedback control. The forecast is that of the released code of the
-       first author's Predictive Exit. Reconstructed: the governor's formula, the form and gains of the loop.
+       first author's Predictive Exit. Reconstructed: the governor's formula, r in it included, the form, gains and
+       target of the loop.
     2. The chip is a formula. Clocks are those that this code sets on a board; voltages, joules for a MAC, leakage, the
        cost of changing levels, load and deadlines are assumed. Idling costs nothing.
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
@@ -126,9 +131,11 @@ class Chip(NamedTuple):
             self.joules(w, level) + changed * self.switch_joules,
         )
 
-    def governed(self, W: float, left: float, c: float) -> Level:
-        """Return the level for work W with some seconds left, corrected by c."""
+    def governed(self, W: float, left: float, c: float, R: float = 0.0) -> Level:
+        """Return the level for work W with some seconds left, corrected by c; R may follow, then at the highest."""
         left -= self.switch_seconds
+        if R:
+            left -= self.switch_seconds + R / self.highest.hertz
         f = (1 - c) * W / left if left > 0 else float("inf")
         return next((level for level in self.levels if level.hertz >= f), self.highest)
 
@@ -161,12 +168,14 @@ def managed(
     chip: Chip,
     loop: Loop,
     *,
+    rests: Sequence[Legs] | None = None,
     ahead: Sequence[Legs] | None = None,
 ) -> list[Done]:
     """Run inferences one after the other, which come at some seconds and are due a ``deadline`` later.
 
-    The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. If the work
-    that may lie ``ahead`` of each leg is known otherwise, its own included, that sets the levels, also of the first.
+    The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. ``rests`` is
+    what the network has left after each leg, for which time is kept; none if not given. If the work that may lie
+    ``ahead`` of each leg is known otherwise, its own included, that alone sets the levels, also of the first.
     """
     free, level, c, total, left = 0.0, chip.highest, 0.0, 0.0, deque[float](maxlen=loop.M)
     found = []
@@ -176,7 +185,8 @@ def managed(
             if ahead is not None:
                 wanted = chip.governed(ahead[i][number], due - now, c)
             else:
-                wanted = chip.governed(W, due - now, c) if number else chip.highest
+                R = rests[i][number] if rests is not None else 0.0
+                wanted = chip.governed(W, due - now, c, R) if number else chip.highest
             took, used = chip.ran(W, wanted, level)
             now, joules, level = now + took, joules + used, wanted
         free = now
@@ -200,6 +210,13 @@ def legs_of(seen: StoredOutputs, course: Course) -> list[Legs]:
     done = np.maximum.accumulate(np.where(asked, layers, 0.0), axis=0)  # up to the last exit asked
     legs = alone - np.concatenate([np.zeros_like(done[:1]), done[:-1]])
     return [own[which].tolist() for own, which in zip(legs.T, asked.T, strict=True)]
+
+
+def rests_of(seen: StoredOutputs, course: Course) -> list[Legs]:
+    """Return what the network of the first samples has left after each of their legs: all layers and all heads."""
+    asked = course.visited.numpy()
+    left = (seen.costs[-1] - seen.costs)[:, : asked.shape[1]]
+    return [own[which].tolist() for own, which in zip(left.T, asked.T, strict=True)]
 
 
 def counted_legs(model: MultiExit, x: Tensor, policy: Policy) -> tuple[list[float], Any]:
@@ -306,17 +323,25 @@ class EENet(ImageMethod):
         return [trace.finish(0.0, number) for number in range(images)]
 
     def run(
-        self, legs: Sequence[Legs], whole: float, split: Split, seed: int, *, ahead: Sequence[Legs] | None = None
+        self,
+        legs: Sequence[Legs],
+        whole: float,
+        split: Split,
+        seed: int,
+        *,
+        rests: Sequence[Legs] | None = None,
+        ahead: Sequence[Legs] | None = None,
     ) -> list[Done]:
         """Return what becomes of images that come at the pace of a split."""
         came = self.came(whole, split, seed, len(legs))
-        return managed(legs, came, self.deadline * whole, self.chip, self.loop, ahead=ahead)
+        return managed(legs, came, self.deadline * whole, self.chip, self.loop, rests=rests, ahead=ahead)
 
     def forecast(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
         """Return which exits a rule asks, and what becomes of images if it forecasts each."""
         seen = prepared.split(split)
         course = followed(policy, seen.outputs)
-        return course, self.run(legs_of(seen, course), self.whole(seen), split, prepared.bench.seed)
+        legs, rests = legs_of(seen, course), rests_of(seen, course)
+        return course, self.run(legs, self.whole(seen), split, prepared.bench.seed, rests=rests)
 
     def cautious(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
         """Return the same of a rule that asks exit after exit and forecasts none.
@@ -414,8 +439,9 @@ class EENet(ImageMethod):
             legs.append(own)
             answers.append(seen.read(found.outputs)[0].cpu())
             exits.append(int(found.exits[0]))
+        rests = rests_of(seen, course)
         claimed, counted = (
-            1000 * sum(done.joules for done in self.run(each, whole, "test", bench.seed))
+            1000 * sum(done.joules for done in self.run(each, whole, "test", bench.seed, rests=rests))
             for each in (legs_of(seen, course), legs)
         )
         same = exits == course.exits.tolist() and torch.allclose(
