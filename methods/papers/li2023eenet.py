@@ -31,9 +31,9 @@ Power
     far as the forecast goes: if the sample does not stop there, r is left, in which the highest level can do the rest.
     It then gets a new forecast and level.
     Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
-    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, late answers raise it; c > 0 also
-    spends the time that is kept for wrong forecasts. Images arrive in a queue, alternately at a higher and a lower
-    rate; the deadline counts from the arrival of an image.
+    c <- c + K_p e + K_i sum e, from -1 to 0. Late answers raise the clock, before images that wait are late in turn;
+    time left on average lowers it again, but not below the formula with c = 0: that would spend r. Images arrive in a
+    queue, alternately at a higher and a lower rate; the deadline counts from the arrival of an image.
 
 Skipped
     All layers after the exit, and all heads between the exits that forecasts name. Apart from that no work is skipped,
@@ -52,7 +52,8 @@ Deviations
        cost of changing levels, load and deadlines are assumed. Idling costs nothing.
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
        known.
-    4. The sum of errors is kept between -10 and 10, so that errors which cannot be corrected do not accumulate.
+    4. The sum of errors is kept between -10 and 0, so that errors which cannot be corrected do not accumulate, and time
+       that was left under little load is no credit when more comes.
     5. Late answers count as answers; the claims report their share, of both sides.
     6. Rivals that forecast nothing have levels, too: a network of fixed depth knows all of its work, and early exits
        without forecasts run just fast enough for the whole network, at each exit anew. The full model stays at the
@@ -150,7 +151,7 @@ class Loop(NamedTuple):
 
     def corrected(self, c: float, e: float, total: float) -> float:
         """Return the next c, from the error and the sum of errors."""
-        return min(max(c + self.K_p * e + self.K_i * total, -1.0), 0.9)
+        return min(max(c + self.K_p * e + self.K_i * total, -1.0), 0.0)
 
 
 class Done(NamedTuple):
@@ -192,7 +193,7 @@ def managed(
         free = now
         left.append((due - now) / deadline)
         e = fmean(left) - loop.target
-        total = min(max(total + e, -10.0), 10.0)
+        total = min(max(total + e, -10.0), 0.0)
         c = loop.corrected(c, e, total)
         found.append(Done(joules, now > due, c))
     return found

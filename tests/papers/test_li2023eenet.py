@@ -76,10 +76,10 @@ def test_time_is_kept_for_two_changes_of_the_level():
     assert chip.governed(10, 1.125, 0, 0) == CHIP.levels[0]
 
 
-def test_the_correction_also_spends_what_is_kept():
-    """Of f = 10 / (1.25 - 20 / 40) Hz, which is 13 1/3, three quarters are 10 Hz."""
-    assert CHIP.governed(10, 1.25, 0.25, 20) == CHIP.levels[0]
-    assert CHIP.governed(10, 1.25, 0.24, 20) == CHIP.levels[1]
+def test_the_correction_is_a_share_of_the_clock_with_what_is_kept():
+    """10 / (2 - 20 / 40) Hz are 6 2/3, and half as many again 10."""
+    assert CHIP.governed(10, 2.0, -0.5, 20) == CHIP.levels[0]
+    assert CHIP.governed(10, 2.0, -0.51, 20) == CHIP.levels[1]
 
 
 def test_one_level_is_all_that_is_taken():
@@ -224,14 +224,26 @@ def test_more_time_never_takes_more_energy():
 
 
 def test_the_loop_by_hand():
-    """Time left as a share of the deadline: 1/2, then 1/4; the mean of both is 3/8."""
-    loop = Loop(0.4, 0.2, 0.25, 2)
-    done = managed([[20.0], [30.0], [30.0]], [0.0, 9.0, 20.0], 1.0, CHIP, loop)
-    e = [0.5 - 0.25, 0.375 - 0.25, 0.25 - 0.25]
+    """Time left as a share of the deadline: 1/2, then 1/4; the mean of both is 3/8. Then 3/4, of which c comes back."""
+    loop = Loop(0.4, 0.2, 0.625, 2)
+    done = managed([[20.0], [30.0], [30.0], [10.0]], [0.0, 9.0, 20.0, 30.0], 1.0, CHIP, loop)
+    e = [0.5 - 0.625, 0.375 - 0.625, 0.25 - 0.625, 0.5 - 0.625]
     c = [0.4 * e[0] + 0.2 * e[0]]
     c.append(c[0] + 0.4 * e[1] + 0.2 * (e[0] + e[1]))
-    c.append(c[1] + 0.4 * e[2] + 0.2 * sum(e))
+    c.append(c[1] + 0.4 * e[2] + 0.2 * sum(e[:3]))
+    c.append(c[2] + 0.4 * e[3] + 0.2 * sum(e))
     assert [each.c for each in done] == pytest.approx(c)
+    assert min(c) > -1
+
+
+def test_the_clock_comes_down_again_but_time_left_before_is_no_credit():
+    """A leg of 30 leaves 1/4 of the deadline, one of 5 leaves 7/8; the target is 1/2 of each alone, e -1/4 and 3/8."""
+    loop = Loop(0.4, 0.2, 0.5, 1)
+    done = managed([[5.0]] * 9 + [[30.0]] + [[5.0]] * 2, [9.0 * i for i in range(12)], 1.0, CHIP, loop)
+    assert [each.c for each in done[:9]] == [0.0] * 9
+    assert done[9].c == pytest.approx((0.4 + 0.2) * -0.25)  # however much was left before
+    assert done[10].c == pytest.approx(min(0.0, done[9].c + 0.4 * 0.375 + 0.2 * 0.0))
+    assert done[11].c == 0.0
 
 
 def test_gains_of_zero_correct_nothing():
@@ -243,20 +255,27 @@ def test_answers_that_are_late_raise_the_clock_and_time_that_is_left_lowers_it()
     loop = Loop(0.1, 0.01, 0.1, 10)
     came = [float(i) for i in range(40)]
     assert managed([[80.0]] * 40, came, 1.0, CHIP, loop)[-1].c == -1.0
-    assert managed([[1.0]] * 40, came, 1.0, CHIP, loop)[-1].c == 0.9
+    assert managed([[1.0]] * 40, came, 1.0, CHIP, loop)[-1].c == 0.0  # and not lower than forecasts allow
+    assert managed([[80.0]] * 40 + [[1.0]] * 2000, [9.0 * i for i in range(2040)], 1.0, CHIP, loop)[-1].c == 0.0
 
 
 def test_the_loop_acts_on_later_legs():
-    """Half of the deadline is left at first; so later images get a clock that is too slow, and lower voltages."""
-    loop = Loop(0.5, 0.0, 0.1, 1)
-    one, *_, last = managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, loop)
-    still = managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, STILL)[-1]
+    """A quarter of the deadline is left at first, where a half is to be; so later images get a clock that is faster."""
+    loop, came = Loop(3.0, 0.0, 0.5, 1), [9.0 * i for i in range(5)]
+    one, *more = managed([[10.0, 10.0]] * 5, came, 1.0, CHIP, loop)
+    still = managed([[10.0, 10.0]] * 5, came, 1.0, CHIP, STILL)[-1]
     assert one.joules == still.joules
-    assert (
-        min(done.joules for done in managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, loop))
-        < still.joules
-    )
-    assert last.c != 0
+    assert more[0].joules == pytest.approx(2 * 10 + 2 * 10)
+    assert still.joules == pytest.approx(2 * 10 + 2 * 0.64 * 10)
+    assert one.c == pytest.approx(3 * (0.25 - 0.5))
+
+
+def test_no_correction_makes_a_wrong_forecast_late():
+    """However much time was left before."""
+    legs, rests = [[10.0, 10.0, 30.0]] * 200, [[40.0, 30.0, 0.0]] * 200
+    legs[:199] = [[10.0]] * 199
+    for loop in (Loop(0.1, 0.01, 0.1, 10), Loop(0.5, 0.0, 0.0, 1)):
+        assert not managed(legs, [9.0 * i for i in range(200)], 2.0, CHIP, loop, rests=rests)[-1].late
 
 
 # Legs.
