@@ -53,7 +53,9 @@ Deviations
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
        known.
     4. The sum of errors is kept between -10 and 0, so that errors which cannot be corrected do not accumulate, and time
-       that was left under little load is no credit when more comes.
+       that was left under little load is no credit when more comes. The target is the largest of 0, 0.05, 0.1, 0.15,
+       0.2 and 0.3 at which the loop, on validation data at the usual load and the cheapest beta, took no more energy
+       than no loop; nothing was late with any.
     5. Late answers count as answers; the claims report their share, of both sides.
     6. Rivals that forecast nothing have levels, too: a network of fixed depth knows all of its work, and early exits
        without forecasts run just fast enough for the whole network, at each exit anew. The full model stays at the
@@ -249,7 +251,7 @@ class EENet(ImageMethod):
     governs: bool = True  # whether levels follow forecasts; else the chip stays at the highest
     K_p: float = 0.01  # gain of the loop; the paper: not known
     K_i: float = 0.001  # gain of its sum; the paper: not known
-    target: float = 0.1  # share of the deadline that is to be left on average; the paper: not known
+    target: float = 0.05  # share of the deadline that is to be left on average (Deviation 4); the paper: not known
     window: int = 50  # M, inferences that are averaged; the paper: not known
     images: str = "cluttered"  # data; the paper: not known
     train_size: int = 6000  # training images
