@@ -269,8 +269,8 @@ class EENet(ImageMethod):
         "managed": {}, "without feedback": {"K_p": 0.0, "K_i": 0.0}, "highest level": {"governs": False},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "rounds": 4, "window": 10, "exit_epochs": 6.0,
-        "exit_rate": 2e-2,
+        **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "rounds": 4, "target": 0.2, "window": 10,
+        "exit_epochs": 6.0, "exit_rate": 2e-2,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 2, "window": 3}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "exit_epochs": 3.0, "exit_rate": 1e-2}
