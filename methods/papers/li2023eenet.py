@@ -27,12 +27,11 @@ Power
     the work up to the exit that is forecast, heads included, R that of the rest of the network after it, and D the time
     left to the deadline,
     f = (1 - c) W / (D - t_s - r),  r = t_s + R / f_max, or 0 if R = 0,  at the lowest level that has it, or else the
-    highest. So only the time that the whole network would not need is spent on a lower clock, and all of it at once, as
-    far as the forecast goes: if the sample does not stop there, r is left, in which the highest level can do the rest.
-    It then gets a new forecast and level.
+    highest. A sample that does not stop there gets a new forecast and level: of the time left, r is kept, in which the
+    highest level can do the rest. So a wrong forecast costs energy, but makes no answer late that need not be.
     Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
-    c <- c + K_p e + K_i sum e, from -1 to 0. Late answers raise the clock, before images that wait are late in turn;
-    time left on average lowers it again, but not below the formula with c = 0: that would spend r. Images arrive in a
+    c <- c + K_p e + K_i sum e, from -1 to 0. Little time left on average raises the clock, so that the next
+    images wait less; much lowers it again, but not below the formula with c = 0: that would spend r. Images arrive in a
     queue, alternately at a higher and a lower rate; the deadline counts from the arrival of an image.
 
 Skipped
