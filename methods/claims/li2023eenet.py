@@ -7,7 +7,7 @@ Energy is that of the method's chip, whose voltages are assumed, so outcomes abo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 import numpy as np
@@ -30,6 +30,8 @@ QUEUES, QUEUE, MOST_LEGS = 40, 3, 9
 """Small queues for which all levels are tried, their images, and the most legs of one."""
 LOADS = (0.3, 0.6, 0.9, 1.2)
 """Images that come in the time of the plain network, for which the loop is tried."""
+WAYS: tuple[Mapping[str, float], ...] = ({}, {"K_p": 0.0, "K_i": 0.0}, {"governs": False})
+"""With the loop, without it, and at the highest level."""
 
 
 def claims(method: EENet, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -178,10 +180,7 @@ def deadlines(method: EENet, prepared: Prepared, beta: float) -> Outcome:
     legs, rests = legs_of(seen, course), rests_of(seen, course)
     shares = []
     for load in LOADS:
-        ways = [
-            method.replace({"arriving": load, **changed})
-            for changed in ({}, {"K_p": 0.0, "K_i": 0.0}, {"governs": False})
-        ]
+        ways = (method.replace({"arriving": load, **changed}) for changed in WAYS)
         shares.append(tuple(late(way.run(legs, whole, "test", seed, rests=rests)) for way in ways))
     ours, without, _ = (mean(each) for each in zip(*shares, strict=True))
     return Outcome(
