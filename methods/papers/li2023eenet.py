@@ -24,12 +24,15 @@ Exit rule
 
 Power
     Within an inference: up to the first exit there is no forecast, and the chip runs at its highest level. Then, with W
-    the work up to the exit that is forecast, heads included, and D the time left to the deadline,
-    f = (1 - c) W / (D - t_s),  at the lowest level that has it, or else the highest. A sample that does not stop there
-    gets a new forecast and level.
+    the work up to the exit that is forecast, heads included, R that of the rest of the network after it, and D the time
+    left to the deadline,
+    f = (1 - c) W / (D - t_s - r),  r = t_s + R / f_max, or 0 if R = 0,  at the lowest level that has it, or else the
+    highest. A sample that does not stop there gets a new forecast and level: of the time left, r is kept, in which the
+    highest level can do the rest. So a wrong forecast costs energy, but makes no answer late that need not be.
     Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
-    c <- c + K_p e + K_i sum e, from -1 to 0.9. Time left on average lowers the clock, late answers raise it. Images
-    arrive in a queue, alternately at a higher and a lower rate; the deadline counts from the arrival of an image.
+    c <- c + K_p e + K_i sum e, from -1 to 0. Little time left on average raises the clock, so that the next
+    images wait less; much lowers it again, but not below the formula with c = 0: that would spend r. Images arrive in a
+    queue, alternately at a higher and a lower rate; the deadline counts from the arrival of an image.
 
 Skipped
     All layers after the exit, and all heads between the exits that forecasts name. Apart from that no work is skipped,
@@ -42,12 +45,16 @@ Trained otherwise
 Deviations
     1. Only the paper's abstract could be read: forecasts within an inference, a correction over many of them by load
        and deadlines, a governor that joins both, feedback control. The forecast is that of the released code of the
-       first author's Predictive Exit. Reconstructed: the governor's formula, the form and gains of the loop.
+       first author's Predictive Exit. Reconstructed: the governor's formula, r in it included, the form, gains and
+       target of the loop.
     2. The chip is a formula. Clocks are those that this code sets on a board; voltages, joules for a MAC, leakage, the
        cost of changing levels, load and deadlines are assumed. Idling costs nothing.
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
        known.
-    4. The sum of errors is kept between -10 and 10, so that errors which cannot be corrected do not accumulate.
+    4. The sum of errors is kept between -10 and 0, so that errors which cannot be corrected do not accumulate, and time
+       that was left under little load is no credit when more comes. The target is the largest of 0, 0.05, 0.1, 0.15,
+       0.2 and 0.3 at which the loop, on validation data at the usual load and the cheapest beta, took no more energy
+       than no loop; nothing was late with any.
     5. Late answers count as answers; the claims report their share, of both sides.
     6. Rivals that forecast nothing have levels, too: a network of fixed depth knows all of its work, and early exits
        without forecasts run just fast enough for the whole network, at each exit anew. The full model stays at the
@@ -126,9 +133,11 @@ class Chip(NamedTuple):
             self.joules(w, level) + changed * self.switch_joules,
         )
 
-    def governed(self, W: float, left: float, c: float) -> Level:
-        """Return the level for work W with some seconds left, corrected by c."""
+    def governed(self, W: float, left: float, c: float, R: float = 0.0) -> Level:
+        """Return the level for work W with some seconds left, corrected by c; R may follow, then at the highest."""
         left -= self.switch_seconds
+        if R:
+            left -= self.switch_seconds + R / self.highest.hertz
         f = (1 - c) * W / left if left > 0 else float("inf")
         return next((level for level in self.levels if level.hertz >= f), self.highest)
 
@@ -143,7 +152,7 @@ class Loop(NamedTuple):
 
     def corrected(self, c: float, e: float, total: float) -> float:
         """Return the next c, from the error and the sum of errors."""
-        return min(max(c + self.K_p * e + self.K_i * total, -1.0), 0.9)
+        return min(max(c + self.K_p * e + self.K_i * total, -1.0), 0.0)
 
 
 class Done(NamedTuple):
@@ -161,12 +170,14 @@ def managed(
     chip: Chip,
     loop: Loop,
     *,
+    rests: Sequence[Legs] | None = None,
     ahead: Sequence[Legs] | None = None,
 ) -> list[Done]:
     """Run inferences one after the other, which come at some seconds and are due a ``deadline`` later.
 
-    The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. If the work
-    that may lie ``ahead`` of each leg is known otherwise, its own included, that sets the levels, also of the first.
+    The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. ``rests`` is
+    what the network has left after each leg, for which time is kept; none if not given. If the work that may lie
+    ``ahead`` of each leg is known otherwise, its own included, that alone sets the levels, also of the first.
     """
     free, level, c, total, left = 0.0, chip.highest, 0.0, 0.0, deque[float](maxlen=loop.M)
     found = []
@@ -176,13 +187,14 @@ def managed(
             if ahead is not None:
                 wanted = chip.governed(ahead[i][number], due - now, c)
             else:
-                wanted = chip.governed(W, due - now, c) if number else chip.highest
+                R = rests[i][number] if rests is not None else 0.0
+                wanted = chip.governed(W, due - now, c, R) if number else chip.highest
             took, used = chip.ran(W, wanted, level)
             now, joules, level = now + took, joules + used, wanted
         free = now
         left.append((due - now) / deadline)
         e = fmean(left) - loop.target
-        total = min(max(total + e, -10.0), 10.0)
+        total = min(max(total + e, -10.0), 0.0)
         c = loop.corrected(c, e, total)
         found.append(Done(joules, now > due, c))
     return found
@@ -200,6 +212,13 @@ def legs_of(seen: StoredOutputs, course: Course) -> list[Legs]:
     done = np.maximum.accumulate(np.where(asked, layers, 0.0), axis=0)  # up to the last exit asked
     legs = alone - np.concatenate([np.zeros_like(done[:1]), done[:-1]])
     return [own[which].tolist() for own, which in zip(legs.T, asked.T, strict=True)]
+
+
+def rests_of(seen: StoredOutputs, course: Course) -> list[Legs]:
+    """Return what the network of the first samples has left after each of their legs: all layers and all heads."""
+    asked = course.visited.numpy()
+    left = (seen.costs[-1] - seen.costs)[:, : asked.shape[1]]
+    return [own[which].tolist() for own, which in zip(left.T, asked.T, strict=True)]
 
 
 def counted_legs(model: MultiExit, x: Tensor, policy: Policy) -> tuple[list[float], Any]:
@@ -231,7 +250,7 @@ class EENet(ImageMethod):
     governs: bool = True  # whether levels follow forecasts; else the chip stays at the highest
     K_p: float = 0.01  # gain of the loop; the paper: not known
     K_i: float = 0.001  # gain of its sum; the paper: not known
-    target: float = 0.1  # share of the deadline that is to be left on average; the paper: not known
+    target: float = 0.05  # share of the deadline that is to be left on average (Deviation 4); the paper: not known
     window: int = 50  # M, inferences that are averaged; the paper: not known
     images: str = "cluttered"  # data; the paper: not known
     train_size: int = 6000  # training images
@@ -249,8 +268,8 @@ class EENet(ImageMethod):
         "managed": {}, "without feedback": {"K_p": 0.0, "K_i": 0.0}, "highest level": {"governs": False},
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "rounds": 4, "window": 10, "exit_epochs": 6.0,
-        "exit_rate": 2e-2,
+        **ImageMethod.tiny, "blocks": 2, "shares": (0.2, 0.4, 0.6, 0.8), "rounds": 4, "target": 0.2, "window": 10,
+        "exit_epochs": 6.0, "exit_rate": 2e-2,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {**ImageMethod.others, "rounds": 2, "window": 3}
     smoke: ClassVar[Mapping[str, Any]] = {**ImageMethod.smoke, "exit_epochs": 3.0, "exit_rate": 1e-2}
@@ -306,17 +325,25 @@ class EENet(ImageMethod):
         return [trace.finish(0.0, number) for number in range(images)]
 
     def run(
-        self, legs: Sequence[Legs], whole: float, split: Split, seed: int, *, ahead: Sequence[Legs] | None = None
+        self,
+        legs: Sequence[Legs],
+        whole: float,
+        split: Split,
+        seed: int,
+        *,
+        rests: Sequence[Legs] | None = None,
+        ahead: Sequence[Legs] | None = None,
     ) -> list[Done]:
         """Return what becomes of images that come at the pace of a split."""
         came = self.came(whole, split, seed, len(legs))
-        return managed(legs, came, self.deadline * whole, self.chip, self.loop, ahead=ahead)
+        return managed(legs, came, self.deadline * whole, self.chip, self.loop, rests=rests, ahead=ahead)
 
     def forecast(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
         """Return which exits a rule asks, and what becomes of images if it forecasts each."""
         seen = prepared.split(split)
         course = followed(policy, seen.outputs)
-        return course, self.run(legs_of(seen, course), self.whole(seen), split, prepared.bench.seed)
+        legs, rests = legs_of(seen, course), rests_of(seen, course)
+        return course, self.run(legs, self.whole(seen), split, prepared.bench.seed, rests=rests)
 
     def cautious(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
         """Return the same of a rule that asks exit after exit and forecasts none.
@@ -414,8 +441,9 @@ class EENet(ImageMethod):
             legs.append(own)
             answers.append(seen.read(found.outputs)[0].cpu())
             exits.append(int(found.exits[0]))
+        rests = rests_of(seen, course)
         claimed, counted = (
-            1000 * sum(done.joules for done in self.run(each, whole, "test", bench.seed))
+            1000 * sum(done.joules for done in self.run(each, whole, "test", bench.seed, rests=rests))
             for each in (legs_of(seen, course), legs)
         )
         same = exits == course.exits.tolist() and torch.allclose(

@@ -316,6 +316,16 @@ def test_classes_must_differ(worked):
     assert not claimed.different(Seen(worked.seen.S, worked.seen.c, alike, worked.seen.energy), worked).holds
 
 
+@pytest.mark.parametrize(("steps", "holds"), [((12, 16), True), ((12, 15), False), ((16, 20), True)])
+def test_thresholds_of_the_grid_are_apart_by_its_steps(worked, steps, holds):
+    """0.4 and 0.2 are 0.2 apart, although 1 - 12 * 0.05 - (1 - 16 * 0.05) is a little less; below 0 nothing counts."""
+    th = np.array([[1 - i * 0.05 for i in steps]])
+    search = SimpleNamespace(classes=worked.classes, thresholds=lambda allowed: th)
+    assert claimed.different(worked.seen, search).holds is holds
+    lowest = SimpleNamespace(classes=worked.classes, thresholds=lambda allowed: np.array([[0.1, -1.0]]))
+    assert not claimed.different(worked.seen, lowest).holds
+
+
 def test_all_are_tried(prepared):
     method, bench, ready = prepared(KEY)
     points = {part: method.sweep(ready, bench, part, method.knobs) for part in ("validation", "test")}

@@ -427,7 +427,7 @@ def test_a_server_without_work_is_told_as_such():
     assert found.measured.startswith("inf× at 0.125 of the bandwidth, 1.00× at 0.25")
 
 
-def test_each_claim_has_its_own_targets_and_limits_and_its_rival_none():
+def test_each_claim_has_its_own_targets_and_limits_and_its_rival_none(monkeypatch):
     least = float(expected(PROFILE.cut_off(2), (0, 1, 3), NOW, 10.0, 0.1)["latency"].min())
     for claim, ours, theirs in (
         (claimed.throughput, (("period", "latency"), {"error": 0.2}), (("period", "latency"), {})),
@@ -438,10 +438,11 @@ def test_each_claim_has_its_own_targets_and_limits_and_its_rival_none():
         claim([fake], 0.2)
         assert fake.asked == [ours, theirs]
     fake = Fake(timed(0.8), timed(0.8))
+    monkeypatch.setattr(claimed, "single", lambda condition, limit: Plan((0,), limit))  # one for each limit
     claimed.in_time([fake])
     limits = [share * least for share in claimed.LIMITS]
     assert fake.asked[::2] == [((("error", "latency"), {"latency": limit}), limit) for limit in limits]
-    assert fake.asked[1::2] == [(Always(claimed.single(fake, limit)), limit) for limit in limits]
+    assert fake.asked[1::2] == [(Always(Plan((0,), limit)), limit) for limit in limits]
 
 
 def timed(accuracy, in_time=0.5, *, late=0.0, kept=True):

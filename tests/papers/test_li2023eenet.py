@@ -16,7 +16,7 @@ from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import followed, infer
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
-from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, counted_legs, legs_of, managed
+from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, counted_legs, legs_of, managed, rests_of
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.max_confidence import MaxConfidence
 
@@ -60,6 +60,28 @@ def test_changing_the_level_takes_of_the_time_that_is_left():
     assert CHIP._replace(switch_seconds=1.0).governed(10, 1, 0) == CHIP.highest
 
 
+@pytest.mark.parametrize(
+    ("left", "R", "level"), [(1, 0, 0), (1.5, 20, 0), (1.49, 20, 1), (1, 20, 1), (0.5, 10, 2), (0.25, 10, 2)]
+)
+def test_time_is_kept_for_what_may_follow(left, R, level):
+    """10 to do, and then R at 40 Hz: in the second that is left of 1.5, 10 Hz do; in less 20; in none, the highest."""
+    assert CHIP.governed(10, left, 0, R) == CHIP.levels[level]
+
+
+def test_time_is_kept_for_two_changes_of_the_level():
+    """10 in 1.5 - 1/8 and R = 10, 1/4 s at the highest: one change more, and 10 Hz would do no more."""
+    chip = CHIP._replace(switch_seconds=0.125)
+    assert chip.governed(10, 1.5, 0, 10) == CHIP.levels[0]
+    assert chip.governed(10, 1.499, 0, 10) == CHIP.levels[1]
+    assert chip.governed(10, 1.125, 0, 0) == CHIP.levels[0]
+
+
+def test_the_correction_is_a_share_of_the_clock_with_what_is_kept():
+    """10 / (2 - 20 / 40) Hz are 6 2/3, and half as many again 10."""
+    assert CHIP.governed(10, 2.0, -0.5, 20) == CHIP.levels[0]
+    assert CHIP.governed(10, 2.0, -0.51, 20) == CHIP.levels[1]
+
+
 def test_one_level_is_all_that_is_taken():
     one = CHIP._replace(levels=CHIP.levels[-1:])
     assert {one.governed(W, left, 0) for W in (0.1, 50) for left in (-1, 1)} == {one.highest}
@@ -76,6 +98,44 @@ def test_an_inference_by_hand():
     (late,) = managed([[10.0, 10.0, 6.0]], [5.0], 1.0, CHIP, STILL)  # 6 in 1/4 s: 40 Hz
     assert (late.joules, late.late) == (pytest.approx(2 * 10 + 2 * 0.64 * 10 + 2 * 6), False)
     assert managed([[10.0, 10.0, 11.0]], [5.0], 1.0, CHIP, STILL)[0].late
+
+
+def test_a_wrong_forecast_by_hand():
+    """Of 2 s 1/4 is gone after the first 10. Then 10 are forecast, and 30 might follow: 3/4 s is kept for them, and 10
+    in 1 s takes 10 Hz. They do follow: 30 in the 3/4 s takes 40 Hz, just in time. With a little less it is late, unless
+    time is kept.
+    """
+    legs, rests = [[10.0, 10.0, 30.0]], [[40.0, 30.0, 0.0]]
+    (done,) = managed(legs, [0.0], 2.0, CHIP, STILL, rests=rests)
+    assert (done.joules, done.late) == (pytest.approx(2 * 10 + 2 * 0.25 * 10 + 2 * 30), False)
+    (done,) = managed(legs, [0.0], 1.9, CHIP, STILL, rests=rests)  # 10 in 0.9 s: 20 Hz; then 30 in 1.15 s: 40 Hz
+    assert (done.joules, done.late) == (pytest.approx(2 * 10 + 2 * 0.64 * 10 + 2 * 30), False)
+    assert managed([[10.0, 14.0, 30.0]], [0.0], 1.8, CHIP, STILL)[0].late
+    assert not managed([[10.0, 14.0, 30.0]], [0.0], 1.8, CHIP, STILL, rests=[[44.0, 30.0, 0.0]])[0].late
+
+
+def test_wrong_forecasts_are_in_time_wherever_the_whole_network_would_be():
+    rng, late = np.random.default_rng(5), 0
+    chip = CHIP._replace(switch_seconds=0.02)
+    for _ in range(300):
+        legs = rng.uniform(1, 20, rng.integers(2, 5)).tolist()
+        spare = [rng.uniform(0, 5) if k < len(legs) - 1 else 0.0 for k in range(len(legs))]  # heads that are passed by
+        rests = [sum(legs[k + 1 :]) + sum(spare[k:]) for k in range(len(legs))]
+        deadline = (legs[0] + rests[0]) / 40 + 2 * 0.02 + rng.uniform(0, 1)
+        (done,) = managed([legs], [0.0], deadline, chip, STILL, rests=[rests])
+        assert not done.late
+        late += managed([legs], [0.0], deadline, chip, STILL)[0].late
+    assert late > 30  # without what is kept
+
+
+def test_what_is_left_counts_from_each_leg_of_each_inference():
+    """The second leg of the second inference alone has much left: it alone is fast."""
+    legs, rests = [[10.0, 10.0]] * 2, [[0.0, 0.0], [0.0, 40.0]]
+    first, second = managed(legs, [0.0, 9.0], 1.5, CHIP, STILL, rests=rests)
+    assert first.joules == pytest.approx(2 * 10 + 2 * 0.25 * 10)
+    assert second.joules == pytest.approx(2 * 10 + 2 * 10)
+    known = managed(legs, [0.0, 9.0], 1.5, CHIP, STILL, rests=rests, ahead=[[20.0, 10.0]] * 2)
+    assert known == managed(legs, [0.0, 9.0], 1.5, CHIP, STILL, ahead=[[20.0, 10.0]] * 2)  # nothing is kept then
 
 
 def test_work_that_is_known_has_a_level_from_the_beginning():
@@ -164,14 +224,26 @@ def test_more_time_never_takes_more_energy():
 
 
 def test_the_loop_by_hand():
-    """Time left as a share of the deadline: 1/2, then 1/4; the mean of both is 3/8."""
-    loop = Loop(0.4, 0.2, 0.25, 2)
-    done = managed([[20.0], [30.0], [30.0]], [0.0, 9.0, 20.0], 1.0, CHIP, loop)
-    e = [0.5 - 0.25, 0.375 - 0.25, 0.25 - 0.25]
+    """Time left as a share of the deadline: 1/2, then 1/4; the mean of both is 3/8. Then 3/4, of which c comes back."""
+    loop = Loop(0.4, 0.2, 0.625, 2)
+    done = managed([[20.0], [30.0], [30.0], [10.0]], [0.0, 9.0, 20.0, 30.0], 1.0, CHIP, loop)
+    e = [0.5 - 0.625, 0.375 - 0.625, 0.25 - 0.625, 0.5 - 0.625]
     c = [0.4 * e[0] + 0.2 * e[0]]
     c.append(c[0] + 0.4 * e[1] + 0.2 * (e[0] + e[1]))
-    c.append(c[1] + 0.4 * e[2] + 0.2 * sum(e))
+    c.append(c[1] + 0.4 * e[2] + 0.2 * sum(e[:3]))
+    c.append(c[2] + 0.4 * e[3] + 0.2 * sum(e))
     assert [each.c for each in done] == pytest.approx(c)
+    assert min(c) > -1
+
+
+def test_the_clock_comes_down_again_but_time_left_before_is_no_credit():
+    """A leg of 30 leaves 1/4 of the deadline, one of 5 leaves 7/8; the target is 1/2 of each alone, e -1/4 and 3/8."""
+    loop = Loop(0.4, 0.2, 0.5, 1)
+    done = managed([[5.0]] * 9 + [[30.0]] + [[5.0]] * 2, [9.0 * i for i in range(12)], 1.0, CHIP, loop)
+    assert [each.c for each in done[:9]] == [0.0] * 9
+    assert done[9].c == pytest.approx((0.4 + 0.2) * -0.25)  # however much was left before
+    assert done[10].c == pytest.approx(min(0.0, done[9].c + 0.4 * 0.375 + 0.2 * 0.0))
+    assert done[11].c == 0.0
 
 
 def test_gains_of_zero_correct_nothing():
@@ -183,20 +255,27 @@ def test_answers_that_are_late_raise_the_clock_and_time_that_is_left_lowers_it()
     loop = Loop(0.1, 0.01, 0.1, 10)
     came = [float(i) for i in range(40)]
     assert managed([[80.0]] * 40, came, 1.0, CHIP, loop)[-1].c == -1.0
-    assert managed([[1.0]] * 40, came, 1.0, CHIP, loop)[-1].c == 0.9
+    assert managed([[1.0]] * 40, came, 1.0, CHIP, loop)[-1].c == 0.0  # and not lower than forecasts allow
+    assert managed([[80.0]] * 200 + [[1.0]] * 60, [9.0 * i for i in range(260)], 1.0, CHIP, loop)[-1].c == 0.0
 
 
 def test_the_loop_acts_on_later_legs():
-    """Half of the deadline is left at first; so later images get a clock that is too slow, and lower voltages."""
-    loop = Loop(0.5, 0.0, 0.1, 1)
-    one, *_, last = managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, loop)
-    still = managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, STILL)[-1]
+    """A quarter of the deadline is left at first, where a half is to be; so later images get a clock that is faster."""
+    loop, came = Loop(3.0, 0.0, 0.5, 1), [9.0 * i for i in range(5)]
+    one, *more = managed([[10.0, 10.0]] * 5, came, 1.0, CHIP, loop)
+    still = managed([[10.0, 10.0]] * 5, came, 1.0, CHIP, STILL)[-1]
     assert one.joules == still.joules
-    assert (
-        min(done.joules for done in managed([[10.0, 10.0]] * 5, [9.0 * i for i in range(5)], 1.0, CHIP, loop))
-        < still.joules
-    )
-    assert last.c != 0
+    assert more[0].joules == pytest.approx(2 * 10 + 2 * 10)
+    assert still.joules == pytest.approx(2 * 10 + 2 * 0.64 * 10)
+    assert one.c == pytest.approx(3 * (0.25 - 0.5))
+
+
+def test_no_correction_makes_a_wrong_forecast_late():
+    """However much time was left before."""
+    legs, rests = [[10.0, 10.0, 30.0]] * 200, [[40.0, 30.0, 0.0]] * 200
+    legs[:199] = [[10.0]] * 199
+    for loop in (Loop(0.1, 0.01, 0.1, 10), Loop(0.5, 0.0, 0.0, 1)):
+        assert not managed(legs, [9.0 * i for i in range(200)], 2.0, CHIP, loop, rests=rests)[-1].late
 
 
 # Legs.
@@ -229,6 +308,32 @@ def test_legs_are_what_is_executed(prepared):
         assert sum(own) == counter.macs
         assert int(found.exits[0]) == int(course.exits[n])
     assert not any(head._forward_hooks for head in ready.model.heads)
+
+
+def test_what_is_left_after_a_leg_are_all_layers_and_heads_behind_its_exit(prepared):
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    course = followed(method.rule(1.2, ready), seen.outputs)
+    for n, own in enumerate(rests_of(seen, course)):
+        asked = course.visited[:, n].nonzero()[:, 0].tolist()
+        assert own == pytest.approx([seen.costs[-1, n] - seen.costs[exit_, n] for exit_ in asked])
+    few = rests_of(seen, followed(method.rule(1.2, ready), seen.outputs[:, :5]))
+    assert few == rests_of(seen, course)[:5]
+    assert rests_of(seen, followed(method.rule(math.inf, ready), seen.outputs))[0][-1] == 0
+
+
+def test_forecasts_that_fail_are_no_later_than_the_highest_level(prepared):
+    """One by one, without queue and loop, nothing that is forecast is late; and time is kept in what is measured."""
+    method, _, ready = prepared(KEY)
+    seen, chip = ready.split("test"), Chip()
+    whole = method.whole(seen)
+    course, done = method.forecast(ready, "test", method.rule(1.2, ready))
+    legs, rests = legs_of(seen, course), rests_of(seen, course)
+    apart = [9.0 * whole * i for i in range(len(legs))]
+    assert claimed.late(managed(legs, apart, 1.5 * whole, chip, STILL, rests=rests)) == 0
+    assert claimed.late(managed(legs, apart, 1.5 * whole, chip, STILL)) > 0.1
+    came = method.came(whole, "test", 0, len(legs))
+    assert done == managed(legs, came, 1.5 * whole, chip, method.loop, rests=rests)
 
 
 # The method.
@@ -271,6 +376,13 @@ def test_what_is_answered_does_not_depend_on_the_chip(prepared):
         assert point.cost == pytest.approx(1000 * spent)
     assert all(ours.cost <= top.cost for ours, top in zip(*points[:2], strict=True))
     assert points[0][-1].cost < points[1][-1].cost
+
+
+def test_what_is_executed_takes_what_was_simulated(prepared):
+    method, bench, ready = prepared(KEY)
+    done = method.execute(ready, bench, 1.2)
+    _, simulated = method.forecast(ready, "test", method.rule(1.2, ready))
+    assert done.claimed == pytest.approx(1000 * sum(each.joules for each in simulated[: done.samples]))
 
 
 def test_the_full_model_runs_at_the_highest_level(prepared):
@@ -412,24 +524,42 @@ def curves_of():
 @pytest.mark.parametrize(("with_loop", "holds"), [(0.08, True), (0.095, False), (0.1, False)])
 def test_the_loop_must_bring_a_tenth(with_loop, holds, prepared, monkeypatch):
     method, _, ready = prepared(KEY)
-    monkeypatch.setattr(
-        EENet, "run", lambda self, legs, *given: [SimpleNamespace(late=with_loop if self.K_p else 0.1)] * len(legs)
-    )
+    kept = []
+
+    def run(self, legs, *given, rests):
+        kept.append(rests)
+        return [SimpleNamespace(late=0.05 if not self.governs else with_loop if self.K_p else 0.1)] * len(legs)
+
+    monkeypatch.setattr(EENet, "run", run)
     found = claimed.deadlines(method, ready, 1.2)
+    seen = ready.split("test")
+    assert kept == [rests_of(seen, followed(method.rule(1.2, ready), seen.outputs))] * 3 * len(claimed.LOADS)
     assert found.holds == holds
-    assert "load 0.3: " in found.measured
+    assert found.measured.startswith(f"load 0.3: {with_loop:.1%} late, 10.0% without, 5.0% at the highest level; load")
     assert replace(method, K_p=0.0).K_p == 0
 
 
 def test_queues_are_set_beside_the_best_levels(prepared, monkeypatch):
     method, _, ready = prepared(KEY)
     monkeypatch.setattr(claimed, "QUEUES", 4)
+    queues = []
+
+    def recorded(legs, *given, rests):
+        queues.append((legs, rests))
+        return managed(legs, *given, rests=rests)
+
+    monkeypatch.setattr(claimed, "managed", recorded)
     found = claimed.near_oracle(method, ready, 1.2)
     more, ours, answers, theirs = re.fullmatch(
         r"([+-][\d.]+)% in 4 queues; (\d+) of (\d+) answers late, at the best levels (\d+)", found.measured
     ).groups()
     assert int(ours) >= int(theirs)
     assert answers == "12"
+    seen = ready.split("test")
+    course = followed(method.rule(1.2, ready), seen.outputs)
+    left = dict(zip(map(str, legs_of(seen, course)), rests_of(seen, course), strict=True))
+    assert [left[str(own)] for legs, _ in queues for own in legs] == [own for _, rests in queues for own in rests]
+    assert len(queues) == 4
     assert found.holds == (float(more) <= 25 and int(ours) == int(theirs))
     monkeypatch.setattr(claimed, "MOST_LEGS", 0)
     assert not claimed.near_oracle(method, ready, 1.2).holds

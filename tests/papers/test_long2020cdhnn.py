@@ -398,7 +398,10 @@ def test_rivals_are_trained_with_other_bits_and_else_alike(prepared, monkeypatch
 def test_each_rival_is_measured_by_itself(monkeypatch):
     """A loss counts from the last exit of full precision; energy is that of its network without exits."""
     method, given = tiny(), []
-    points = {(0.9, 100.0): [(0.5, 30.0), (0.9, 90.0)], (0.88, 50.0): [(0.875, 5.0), (0.892, 20.0), (0.88, 60.0)]}
+    points = {
+        (0.9, 100.0): [(0.5, 30.0), (0.9, 90.0)], (0.88, 50.0): [(0.875, 5.0), (0.892, 20.0), (0.88, 60.0)],
+        (0.8, 100.0): [(0.5, 30.0), (0.8, 90.0)],
+    }  # fmt: skip
 
     def swept(best):
         return [
@@ -407,7 +410,13 @@ def test_each_rival_is_measured_by_itself(monkeypatch):
         ]
 
     monkeypatch.setattr(HybridNetwork, "prepare", lambda self, bench: self)
-    monkeypatch.setattr(HybridNetwork, "sweep", lambda self, ready, *_: given.append(ready) or swept((0.9, 100.0)))
+    monkeypatch.setattr(
+        HybridNetwork,
+        "sweep",
+        lambda self, ready, bench, split, knobs: (
+            given.append(ready) or swept((0.9, 100.0) if split == "validation" else (0.8, 100.0))
+        ),
+    )
     monkeypatch.setattr(
         HybridNetwork, "full_model", lambda self, ready, bench: (0.9, 100.0) if ready.bits == 32 else (0.86, 7.0)
     )
