@@ -23,19 +23,44 @@ def claims(method: DynamicTransformer, prepared: Prepared, bench: Bench, curve: 
     point = cheapest_within(curve.validation, curve.test, 0.01)
     seen = prepared.split("test")
     exits = replay(method.rule(point.knob, prepared), seen.outputs)
-    widths = prepared.data.part("test widths").targets[: len(exits)].numpy()
     saved, loss = 1 - 1 / point.speed_up, curve.full_quality - point.quality
-    return [
+    found = [
         Outcome(
             name="a third saved at equal F1",
             statement="The cheapest threshold that loses at most a point of F1 on validation data saves a third of the "
             "computation and loses at most two points on test data.",
             holds=saved >= 1 / 3 and loss <= 0.02,
             measured=f"{saved:.1%} of the MACs saved, F1 {-loss:+.4f}, at eta = {point.knob:g}",
-        ),
-        thin_found(seen.outputs, seen.targets, widths),
-        wide_first(exits, widths, point.knob),
+        )
     ]
+    if method.source == "cells":
+        likely = prepared.data.part("test likelihoods").targets[: len(exits)].numpy()
+        first, *_, last = method.static(seen)
+        return [*found, fine_better(first.quality, last.quality), doubtful_later(exits, likely, point.knob)]
+    widths = prepared.data.part("test widths").targets[: len(exits)].numpy()
+    return [*found, thin_found(seen.outputs, seen.targets, widths), wide_first(exits, widths, point.knob)]
+
+
+def fine_better(first: float, last: float) -> Outcome:
+    """Compare the stages where it is not known how wide a defect is."""
+    return Outcome(
+        name="fine tokens find more",
+        statement="The last stage's F1 on test data is at least five points above the first one's.",
+        holds=last - first >= 0.05,
+        measured=f"F1 {first:.4f} at the first stage, {last:.4f} at the last",
+    )
+
+
+def doubtful_later(exits: NDArray[np.int64], likely: NDArray[np.float32], knob: float) -> Outcome:
+    """Compare where cells leave of which experts are sure, and where others."""
+    sure = (likely == 0) | (likely == 1)
+    plain, doubtful = (float(exits[which].mean()) + 1 for which in (sure, ~sure))
+    return Outcome(
+        name="plain cases leave sooner",
+        statement="Cells that experts are sure about leave on average a tenth of a stage before the others.",
+        holds=doubtful - plain >= 0.1,
+        measured=f"sure at stage {plain:.2f}, others at {doubtful:.2f}, at eta = {knob:g}",
+    )
 
 
 def thirds(widths: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.claims import yu2023dtn as claimed
-from eelit.methods.data import surfaces
+from eelit.methods.data import cells, surfaces
+from eelit.methods.data.fetch import DataUnavailable
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
@@ -19,7 +20,7 @@ KEY = "yu2023dtn"
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("", "tiny").replace(settings)
+    return registry.get(KEY).variant("solar cells", "tiny").replace(settings)
 
 
 def network(**settings):
@@ -169,6 +170,45 @@ def test_what_there_is_not_is_refused():
         made(side=40)
 
 
+def test_neighbours_stay_together_and_a_new_type_begins_a_new_block():
+    found = cells.parts_of(["mono"] * 70 + ["poly"] * 130)
+    assert found == ["train"] * 60 + ["validation"] * 10 + ["train"] * 60 + ["test"] * 60 + ["train"] * 10
+
+
+def test_poses_are_all_ways_to_turn_and_mirror_a_square():
+    square = np.arange(9, dtype=np.float32).reshape(3, 3)
+    found = {cells.posed(square, pose).tobytes() for pose in range(cells.POSES)}
+    assert len(found) == 8
+    assert np.array_equal(cells.posed(square, 0), square)
+
+
+def test_photographed_cells():
+    """No cell is in two parts, in whatever pose; all of a part that is held out are there, as they are."""
+    try:
+        few, many = (cells.cells(side=16, train=n) for n in (100, 200))
+    except DataUnavailable as error:
+        pytest.skip(str(error))
+    assert [len(part) for part in (few.train, few.validation, few.test)] == [100, 522, 540]
+    assert np.array_equal(few.train.images, many.train.images[:100])
+    assert np.array_equal(few.test.images, many.test.images)
+    assert few.digest != many.digest
+    assert few.test.images.shape == (540, 1, 16, 16)
+    for part in (few.train, few.validation, few.test):
+        assert {*np.round(part.likelihoods * 3).tolist()} == {0, 1, 2, 3}
+        assert np.array_equal(part.labels, (part.likelihoods > 0.5).astype(int))
+
+    def poses(part):
+        return {cells.posed(x[0], pose).tobytes() for x in part.images for pose in range(cells.POSES)}
+
+    seen, held, tested = map(poses, (many.train, many.validation, many.test))
+    assert not (seen & held | seen & tested)
+    assert not held & tested
+    with pytest.raises(ValueError, match="12496 training pictures, not 20000"):
+        cells.cells(side=16, train=20_000)
+    with pytest.raises(ValueError, match="from 8 to 300 pixels, not 301"):
+        cells.cells(side=301, train=1)
+
+
 # Claims.
 
 
@@ -188,6 +228,34 @@ def test_claims_can_fail():
     assert not claimed.thin_found(told[:1], targets, widths).holds
 
 
+def test_claims_about_cells_can_fail():
+    assert claimed.fine_better(0.6, 0.66).holds
+    assert not claimed.fine_better(0.6, 0.64).holds
+    likely = np.array([0, 1, 1 / 3, 2 / 3], dtype=np.float32)
+    found = claimed.doubtful_later(np.array([0, 1, 1, 2]), likely, 0.9)
+    assert found.holds
+    assert found.measured == "sure at stage 1.50, others at 2.50, at eta = 0.9"
+    assert not claimed.doubtful_later(np.array([1, 1, 1, 1]), likely, 0.9).holds
+
+
+def test_of_cells_the_likelihoods_are_read(monkeypatch):
+    monkeypatch.setattr(claimed, "replay", lambda rule, outputs: np.array([0, 1, 2]))
+    likely = SimpleNamespace(targets=torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]))
+    prepared = SimpleNamespace(
+        split=lambda part: {"test": SimpleNamespace(outputs=None)}[part],
+        data=SimpleNamespace(part=lambda name: {"test likelihoods": likely}[name]),
+    )
+    method = SimpleNamespace(
+        source="cells", rule=lambda eta, prepared: None, static=lambda seen: points((1, 0.5, 10), (2, 0.9, 100))
+    )
+    held = points((0.5, 0.9, 10), (1.1, 0.9, 100))
+    curve = SimpleNamespace(validation=held, test=held, full_quality=0.9)
+    found = claimed.claims(method, prepared, None, curve)
+    names = ["a third saved at equal F1", "fine tokens find more", "plain cases leave sooner"]
+    assert [outcome.name for outcome in found] == names
+    assert found[2].measured == "sure at stage 1.00, others at 2.50, at eta = 0.5"
+
+
 def points(*each):
     """Operating points of a knob, a quality and a cost of 100."""
     return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0]) for k, q, c in each]
@@ -205,7 +273,7 @@ def test_all_claims_are_tried_at_the_cheapest_eta_that_loses_a_point(monkeypatch
     )
     held = points((0.5, 0.5, 10), (0.9, 0.885, 20), (0.98, 0.895, 40), (1.1, 0.9, 100))
     test = points((0.5, 0.5, 10), (0.9, 0.9, 20), (0.98, 0.88, 62.5), (1.1, 0.9, 100))
-    method = SimpleNamespace(rule=lambda eta, prepared: ("rule", eta))
+    method = SimpleNamespace(source="surfaces", rule=lambda eta, prepared: ("rule", eta))
     curve = SimpleNamespace(validation=held, test=test, full_quality=0.895)
     found = claimed.claims(method, prepared, None, curve)
     assert asked == [("rule", 0.98)]

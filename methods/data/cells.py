@@ -1,0 +1,110 @@
+"""Photographed solar cells, sound or defective: electroluminescence pictures whose labels are experts' judgments.
+
+Which module a cell is from is not told, but cells come in the order of their modules, most of which have 60. So blocks
+of that many neighbours stay together: of each five blocks three are for training, one for validation, one for test.
+Where a module has another number of cells, neighbouring blocks may share one.
+"""
+
+import hashlib
+import io
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eelit.methods.data import fetch
+from eelit.methods.data.derived import arrays
+from eelit.methods.data.split import Split, shuffled, source_digest
+
+ITEM = "solar-cells"
+CLASSES = ("sound", "defective")
+BLOCK = 60
+"""Neighbours that stay together; a run of one type of cell, mono- or polycrystalline, begins with a new block."""
+PARTS = ("train", "validation", "train", "test", "train")
+"""What blocks are for, over and over."""
+PICTURE = re.compile(rb"== (cell\d+\.png)\n(?=\x89PNG)")
+"""What stands before each picture of the joined file."""
+POSES = 8
+"""Ways to turn and mirror a square."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """`n` pictures float32 `[n, 1, side, side]`, the class of each int64 `[n]`, and how likely it is defective `[n]`.
+
+    The likelihood is experts': 0, 1/3, 2/3 or 1; a cell above 1/2 is of class 1.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    likelihoods: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def cells(*, side: int, train: int, seed: int = 0) -> Split[Cells]:
+    """Return cells as pictures of a side; those for training in `train` of all poses, held-out ones as they are.
+
+    Raises `ValueError` for a side above 300, or more training pictures than there are.
+    """
+    if not 8 <= side <= 300:
+        raise ValueError(f"pictures have sides from 8 to 300 pixels, not {side}")
+    kept = arrays("solar-cells", f"{side} {source_digest(ITEM)}", lambda: _read(side))
+    rows = {part: np.flatnonzero(kept["parts"] == part) for part in ("train", "validation", "test")}
+    turned = [divmod(i, POSES) for i in shuffled(range(POSES * len(rows["train"])), seed)]
+    if train > len(turned):
+        raise ValueError(f"there are {len(turned)} training pictures, not {train}")
+    grey = kept["images"].astype(np.float32)
+    known = grey[rows["train"]]
+    pictures = (grey - known.mean()) / known.std()
+
+    def part(chosen: NDArray[np.int64], poses: list[int]) -> Cells:
+        images = np.stack([posed(pictures[row], pose) for row, pose in zip(chosen, poses, strict=True)])[:, None]
+        likely = kept["likelihoods"][chosen].astype(np.float32)
+        return Cells(images, (likely > 0.5).astype(np.int64), likely)
+
+    parts = [
+        part(rows["train"][[row for row, _ in turned[:train]]], [pose for _, pose in turned[:train]]),
+        *(part(rows[name], [0] * len(rows[name])) for name in ("validation", "test")),
+    ]
+    digest = hashlib.sha256(f"{side} {train} {seed} {source_digest(ITEM)} {BLOCK} {PARTS}".encode()).hexdigest()[:16]
+    return Split(parts[0], parts[1], parts[2], digest)
+
+
+def posed(picture: NDArray[np.float32], pose: int) -> NDArray[np.float32]:
+    """Return a picture ``[side, side]`` turned by 90° ``pose % 4`` times, and mirrored from pose 4 on."""
+    turned = np.rot90(picture, pose % 4)
+    return turned[:, ::-1] if pose >= 4 else turned
+
+
+def parts_of(kinds: list[str]) -> list[str]:
+    """Return what each cell is for, from the type of each, in their order."""
+    found, block = list[str](), 0
+    for _, run in itertools.groupby(kinds):
+        size = len(list(run))
+        found += [PARTS[(block + i // BLOCK) % len(PARTS)] for i in range(size)]
+        block += -(-size // BLOCK)
+    return found
+
+
+def _read(side: int) -> dict[str, NDArray[Any]]:
+    from PIL import Image
+
+    folder = fetch.path(ITEM)
+    told = [line.split() for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines() if line.strip()]
+    raw = (folder / "cells.png").read_bytes()
+    marks = list(PICTURE.finditer(raw))
+    ends = [mark.start() for mark in marks[1:]] + [len(raw)]
+    names = [f"images/{mark[1].decode()}" for mark in marks]
+    if names != [name for name, *_ in told]:
+        raise ValueError(f"the pictures of {ITEM} are not those that its labels tell of")
+    shown = [Image.open(io.BytesIO(raw[m.end() : end])).convert("L") for m, end in zip(marks, ends, strict=True)]
+    return {
+        "images": np.stack([np.asarray(each.resize((side, side), Image.Resampling.BOX)) for each in shown]),
+        "likelihoods": np.array([float(likely) for _, likely, _ in told]),
+        "parts": np.array(parts_of([kind for *_, kind in told])),
+    }
