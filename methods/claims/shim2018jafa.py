@@ -32,7 +32,7 @@ GAIN = 0.01
 SHARES = tuple(i / 20 for i in range(3, 13))
 """Of all features, at which curves are compared: 15 to 60 per cent."""
 LOOKED_AT = 1000
-"""Validation rows, at most, with which an order is chosen."""
+"""Rows, at most, with which an order is found."""
 WIDTH = 128
 """Of the rivals' two hidden layers; JAFA's classifier has 32."""
 
@@ -135,14 +135,16 @@ def by_information(rows: Examples) -> Tensor:
     """Return all features ``[d]``, those first that by themselves tell most of the class on training rows."""
     from sklearn.feature_selection import mutual_info_classif
 
-    told = mutual_info_classif(torch.stack([*rows.inputs]).numpy(), rows.targets.numpy(), random_state=0)
+    some = rows.head(LOOKED_AT)
+    told = mutual_info_classif(torch.stack([*some.inputs]).numpy(), some.targets.numpy(), random_state=0)
     return torch.as_tensor(np.argsort(-told, kind="stable").copy())
 
 
 @torch.inference_mode()
 def greedy_order(classifier: Masked, rows: Examples) -> Tensor:
     """Return all features ``[d]``, each the one that helps the classifier most beside those before it."""
-    x, y = torch.stack([*rows.inputs[:LOOKED_AT]]), rows.targets[:LOOKED_AT]
+    some = rows.head(LOOKED_AT)
+    x, y = torch.stack([*some.inputs]), some.targets
     known, order = torch.zeros_like(x, dtype=torch.bool), list[int]()
     for _ in range(x.shape[1]):
         losses = {}

@@ -14,10 +14,8 @@ from eelit.methods.data import fetch
 from eelit.methods.data.derived import arrays
 from eelit.methods.data.split import source_digest
 
-SOURCES = ("cube", "breast cancer", "wine", "satellite", "letters")
+SOURCES = ("cube", "breast cancer", "wine", "satellite")
 ITEM = "mlbench"
-OF_MLBENCH = {"satellite": ("Satellite", "classes"), "letters": ("LetterRecognition", "lettr")}
-"""The name of each table there, and of its column of classes."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,14 @@ def table(source: str, *, rows: int, features: int, noise: float) -> Split:
     """Return a table cut in parts.
 
     There are ``cube`` (made, see `cube`), ``breast cancer`` or ``wine`` (scikit-learn's),
-    ``satellite`` or ``letters`` (of mlbench); all but the made one are whole and standardised.
+    ``satellite`` (of mlbench); all but the made one are whole and standardised.
     """
     if source == "cube":
         return _cut(*cube(rows, features, noise, seed=123), standardised=False)
     if source not in SOURCES:
         raise ValueError(f"no table {source!r}; there are {', '.join(SOURCES)}")
-    if source in OF_MLBENCH:
-        depends = f"{source} {source_digest(ITEM)}"
-        return _cut(**arrays("table", depends, lambda: _of_mlbench(*OF_MLBENCH[source])), standardised=True)
+    if source == "satellite":
+        return _cut(**arrays("table", f"{source} {source_digest(ITEM)}", _satellite), standardised=True)
     from sklearn.datasets import load_breast_cancer, load_wine
 
     found = (load_wine if source == "wine" else load_breast_cancer)()
@@ -78,15 +75,15 @@ def cube(rows: int, features: int, noise: float, *, seed: int) -> tuple[NDArray[
     return found, labels
 
 
-def _of_mlbench(name: str, column: str) -> dict[str, NDArray[Any]]:
+def _satellite() -> dict[str, NDArray[Any]]:
     import rdata  # with pandas, a second to load, and only needed the first time
 
-    written = lzma.decompress((fetch.path(ITEM) / f"{name}.rda").read_bytes())
+    written = lzma.decompress((fetch.path(ITEM) / "Satellite.rda").read_bytes())
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Unknown encoding")  # older files name none; these are plain ASCII
-        found = rdata.conversion.convert(rdata.parser.parse_data(written, extension=".rda"))[name]
-    labels = found[column].cat.codes.to_numpy(dtype=np.int64)
-    return {"features": found.drop(columns=column).to_numpy(dtype=np.float64), "labels": labels}
+        warnings.filterwarnings("ignore", "Unknown encoding")  # older files name none; this one is plain ASCII
+        found = rdata.conversion.convert(rdata.parser.parse_data(written, extension=".rda"))["Satellite"]
+    labels = found["classes"].cat.codes.to_numpy(dtype=np.int64)
+    return {"features": found.drop(columns="classes").to_numpy(dtype=np.float64), "labels": labels}
 
 
 def _cut(features: NDArray[np.float64], labels: NDArray[np.int64], *, standardised: bool) -> Split:

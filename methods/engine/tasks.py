@@ -158,8 +158,8 @@ def queries(source: str, *, train: int, validation: int) -> RankingData:
 def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) -> Data:
     """Return rows of a table, a vector of numbers each, and their classes.
 
-    ``breast cancer`` or ``wine`` (scikit-learn's, whole), ``satellite`` or ``letters`` (of mlbench, whole), or ``cube``
-    (made: so many rows and features).
+    ``breast cancer`` or ``wine`` (scikit-learn's, whole), ``satellite`` (of mlbench, whole), or ``cube`` (made: so many
+    rows and features).
     """
     from eelit.methods.data import tables
 
