@@ -43,6 +43,7 @@ NUMBERS = {
     ))
 }  # fmt: skip
 """How numbers are said that are written as such."""
+QUIETER = (10.0, 30.0)  # by how many dB sentences are louder than their noise, drawn evenly between these
 LOUD = 0.05  # root mean square of a sentence in noise, of 1 at most: as recorders are set
 OF_TEN = (6, 1, 3)
 """Of ten texts, how many are for training, validation and test."""
@@ -142,7 +143,7 @@ class Sentences:
 def sentences(
     train: int = 1600, validation: int = 120, test: int = 400, seconds: float = 4.0, *, seed: int = 0
 ) -> Split[Sentences]:
-    """Prompts that last at most so long, in noise at 0 to 20 dB, at speeds of their own; several are of one recording.
+    """Prompts that last at most so long, in noise at 10 to 30 dB, at speeds of their own; several are of one recording.
 
     Recordings with the same text are in one part. Asking for fewer leaves the others as they are.
     """
@@ -204,7 +205,7 @@ def _in_noise(wave: Wave, samples: int, random: np.random.Generator) -> tuple[Wa
     word = at_speed(wave, float(random.uniform(SLOWEST, FASTEST)))
     clean, place = np.zeros(samples, dtype=np.float32), int(random.integers(samples - len(word) + 1))
     clean[place : place + len(word)] = word
-    level = float(random.uniform(0, 20))
+    level = float(random.uniform(*QUIETER))
     noisy = clean + _level(word) * 10 ** (-level / 20) * noise(samples, random)
     return (noisy * (LOUD / _level(noisy))).astype(np.float32), level
 
