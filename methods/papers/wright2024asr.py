@@ -26,13 +26,13 @@ Skipped
     All groups of layers above the exit, and their heads.
 
 Deviations
-    1. 464 prompts of a telephone system, at most four seconds each, read by one speaker, in synthetic noise of 10 to
-       30 dB, instead of read sentences of thousands of speakers. 277 recordings are for training, 47 for validation, 140
-       for test, and no text is in two parts; that there is one speaker cannot be helped, for no package holds English
-       sentences of several. Each recording comes several times, at another speed and in other noise. A unit is one of
-       26 letters, the apostrophe and the space, in which a word is whatever stands between spaces: no vocabulary is
-       fixed. All are as long as the longest, with noise where nothing is said: no frame is padding, which the released
-       code treats as speech.
+    1. 464 prompts of a telephone system, at most four seconds each, read by one speaker, in synthetic noise of 10 to 30
+       dB, instead of read sentences of thousands of speakers. 277 recordings are for training, 47 for validation and
+       140 for test, and no text is in two parts. Packages hold five sentences of one more speaker, too few for a part
+       of their own. Each recording comes several times, at another speed and in other noise. A unit is one of 26
+       letters, the apostrophe and the space; a word is whatever stands between spaces, from no fixed vocabulary. All
+       are as long as the longest, with noise where nothing is said: no frame is padding, which the released code treats
+       as speech.
     2. The encoder is that of Whisper tiny.en, four layers, which others pre-trained, with a head behind each. It is
        frozen and the heads alone learn, a convolution and a linear layer each, since 11 minutes of speech cannot tune
        it; the paper tunes wav2vec 2.0 and WavLM, all layers, with linear heads. The conformer from scratch is trained
