@@ -13,7 +13,13 @@ from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.papers.wright2024asr import EarlyExitAsr, SentenceConfidence, best_path, letter_accuracy
+from eelit.methods.papers.wright2024asr import (
+    EarlyExitAsr,
+    SentenceConfidence,
+    best_path,
+    letter_accuracy,
+    word_accuracy,
+)
 
 SCRATCH: Mapping[str, Any] = {"encoder": "conformer", "reduction": 2}
 """What makes of the method an ordinary conformer whose every weight is new."""
@@ -25,15 +31,16 @@ def claims(method: EarlyExitAsr, prepared: Prepared, bench: Bench, curve: Curve)
     """Try them; what does not depend on the rule is tried once, under sentence confidence."""
     if not isinstance(method, SentenceConfidence):
         return [saved(curve)]
-    each = [point.quality for point in method.static(prepared.split("test"))]
+    seen, each = prepared.split("test"), letters_of(prepared)
+    by_word = [word_accuracy(best_path(log_p), seen.targets) for log_p in seen.answers]
     frames, scratch = of_frames(method), from_scratch(method)
     joint = scratch.prepare(bench)
     low = letters_of(joint)
     ours = Baseline(name=method.key, validation=curve.validation[1:-1], test=curve.test[1:-1])
     return [
-        deeper_reads_better(each, method.quality),
+        deeper_reads_better(each, by_word),
         saved(curve),
-        beside_scratch(low[:-1], letters_of(prepared)[:-1]),
+        beside_scratch(low[:-1], each[:-1]),
         beside_last_alone(low[-1], alone(scratch, bench, groups=method.groups)),
         beside_shallow(low[0], alone(scratch, bench, groups=1)),
         beside_entropy(gains(ours, points_of(frames, frames.prepare(bench), bench))),
@@ -61,14 +68,15 @@ def alone(conformer: EarlyExitAsr, bench: Bench, *, groups: int) -> float:
     return letters_of(dataclasses.replace(conformer, groups=groups, joint=False).prepare(bench))[-1]
 
 
-def deeper_reads_better(each: Sequence[float], quality: str) -> Outcome:
-    """What depth is worth."""
+def deeper_reads_better(each: Sequence[float], by_word: Sequence[float]) -> Outcome:
+    """What depth is worth, from 1 - CER and 1 - WER of each exit."""
+    letters, words = (", ".join(f"{1 - one:.3f}" for one in measured) for measured in (each, by_word))
     return Outcome(
         name="deeper exits read better",
-        statement="The last exit's error rate on test data is at least five points below the first one's, and no "
-        "exit's is more than a point above that of the one before.",
+        statement="The last exit's character error rate on test data is at least five points below the first one's, "
+        "and no exit's is more than a point above that of the one before.",
         holds=each[-1] - each[0] >= 0.05 and all(b >= a - 0.01 for a, b in pairwise(each)),
-        measured=f"{quality.removeprefix('1 - ')} {', '.join(f'{1 - one:.3f}' for one in each)} of the exits",
+        measured=f"CER {letters} of the exits, WER {words}",
     )
 
 
