@@ -34,12 +34,12 @@ Deviations
        are as long as the longest, with noise where nothing is said: no frame is padding, which the released code treats
        as speech.
     2. The encoder is that of Whisper tiny.en, four layers, which others pre-trained, with a head behind each. It is
-       frozen and the heads alone learn, two linear layers and a convolution each, since 11 minutes are too few to
-       tune it; the paper tunes wav2vec 2.0 and WavLM, all layers, with linear heads. The conformer from scratch is trained
-       in the claims: 4 exits, a layer each, 96 wide, against 6 exits of two layers, 256 wide. Each branch of a layer
-       starts a tenth as strong as usual; otherwise, in so few steps, low exits learn and deep ones do not. Both hear
-       Whisper's 80 mel bands, of which the upper ones are empty at 8 kHz. AdamW with a linear schedule, not Noam's; no
-       averaged checkpoints.
+       frozen and the heads alone learn, two linear layers and a convolution each, since 11 minutes of speech are too
+       few to tune it; the paper tunes wav2vec 2.0 and WavLM, all layers, with linear heads. The conformer from scratch
+       is trained in the claims: 4 exits, a layer each, 96 wide, against 6 exits of two layers, 256 wide. Each branch of
+       a layer starts a tenth as strong as usual; otherwise, in so few steps, low exits learn and deep ones do not. Both
+       hear Whisper's 80 mel bands, of which the upper ones are empty at 8 kHz. AdamW with a linear schedule, not
+       Noam's; no averaged checkpoints.
     3. Of the paper's ways of training there are no attention decoders.
     4. The released code prints the WER of each exit and makes no exit decision, so the strict tests are ours. It
        forgets the minus sign of xi, and takes one hypothesis, of which Phi is always 1; the N of the paper is not
