@@ -259,7 +259,7 @@ def spelled(source: str, *, letters: int, train: int, bands: int = 40, validatio
 
 
 @in_memory(2)
-def sentences(*, train: int, validation: int = 90, test: int = 280) -> Data:
+def sentences(*, train: int, validation: int = 140, test: int = 280) -> Data:
     """Return recorded sentences in noise as Whisper hears them ``[80, 400]``, four seconds each, to be written down.
 
     Targets ``[N, most]`` hold the places of their letters in `recordings.LETTERS`, and -1 where there is no more. There

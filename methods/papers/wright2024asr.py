@@ -303,7 +303,7 @@ class EarlyExitAsr(ExitMethod):
 
     corpus: str = "sentences"  # prompts; the paper's: LibriSpeech
     train_size: int = 800  # utterances for training
-    held_size: int = 280  # utterances for tests, and a third as many for validation
+    held_size: int = 280  # utterances for tests, and half as many for validation
     encoder: str = "whisper"  # pre-trained and frozen, or conformer, from scratch; the paper has both kinds
     letters: int = len(LETTERS)  # units beside the blank; the paper's: 256 pieces of words
     groups: int = 4  # M, exits; the paper's: 6
@@ -323,7 +323,7 @@ class EarlyExitAsr(ExitMethod):
         math.inf, 0.025, 0.018, 0.013, 0.009, 0.006, 0.003, 0.0015, 0.0009, 0.0006, 0.0004, 0.0002, 0.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "groups": 3, "width": 16, "heads": 2,
+        "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240, "groups": 3, "width": 16, "heads": 2,
         "epochs": 10.0, "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
@@ -355,8 +355,9 @@ class EarlyExitAsr(ExitMethod):
     def load(self) -> Data:
         """Return utterances as energies in bands, and their letters."""
         if self.corpus == "sentences":
-            return tasks.sentences(train=self.train_size, validation=self.held_size // 3, test=self.held_size)
-        return tasks.spelled(self.corpus, letters=self.letters, train=self.train_size)
+            return tasks.sentences(train=self.train_size, validation=self.held_size // 2, test=self.held_size)
+        held = {"validation": self.held_size // 2, "test": self.held_size}
+        return tasks.spelled(self.corpus, letters=self.letters, train=self.train_size, **held)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """Return the encoder with a head behind each group."""
