@@ -323,7 +323,8 @@ class EarlyExitAsr(ExitMethod):
         math.inf, 0.025, 0.018, 0.013, 0.009, 0.006, 0.003, 0.0015, 0.0009, 0.0006, 0.0004, 0.0002, 0.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240, "groups": 3, "width": 16, "heads": 2,
+        "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240,
+        "groups": 3, "width": 16, "heads": 2,
         "epochs": 10.0, "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
