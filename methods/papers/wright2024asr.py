@@ -320,7 +320,7 @@ class EarlyExitAsr(ExitMethod):
     data: ClassVar[tuple[str, ...]] = ("prompts", "prompt-texts", "whisper-tiny-en")
     knob: ClassVar[str] = "theta"
     knobs: ClassVar[tuple[float, ...]] = (
-        math.inf, 0.025, 0.018, 0.013, 0.009, 0.006, 0.003, 0.0015, 0.0009, 0.0006, 0.0004, 0.0002, 0.0,
+        math.inf, 0.05, 0.035, 0.025, 0.018, 0.013, 0.009, 0.006, 0.004, 0.0025, 0.0015, 0.0007, 0.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
         "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240,
@@ -448,7 +448,7 @@ class SentenceConfidence(EarlyExitAsr):
 
     hypotheses: int = 5  # N, transcripts in the list; the paper's is not known
 
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.98, 1.0)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.22, 0.24, 0.27, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.85, 0.95, 1.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any] | type[EarlyExitAsr]]] = {
         "sentence confidence": {},
         "entropy": EarlyExitAsr,
