@@ -1,6 +1,5 @@
 """What only the ball detector promises: the released network, an exit that can only reject, places."""
 
-import itertools
 import json
 import math
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 
 from eelit.methods.claims import moos2023ball as claimed
 from eelit.methods.data import balls
-from eelit.methods.data.fetch import DataUnavailable
 from eelit.methods.engine import costs
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.records import OperatingPoint
@@ -310,19 +308,6 @@ def test_rivals_are_the_same_network_with_a_fixed_weight(prepared, monkeypatch):
     assert seen == [method.replace({"dynamic": False, "beta_most": 10.0})]
     assert torch.equal(found.held, ready.split("validation").answers[-1])
     assert torch.equal(found.test_targets, ready.split("test").targets)
-
-
-def test_makers_draw_another_ball_in_the_test():
-    try:
-        one, other = (
-            balls.patches(source, share=0.5, train=40, validation=40, test=40) for source in ("makers", "emoji")
-        )
-    except DataUnavailable as error:
-        pytest.skip(str(error))
-    assert one.test.images.shape == (40, 3, 32, 32)
-    assert one.digest != other.digest
-    assert not {*balls.SEEN} & {*balls.UNSEEN}
-    assert all(not {*a} & {*b} for a, b in itertools.combinations(balls.SCENES, 2))
 
 
 def points(*each):

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from eelit.methods.claims import shim2018jafa as claimed
 from eelit.methods.data import tables
-from eelit.methods.data.fetch import DataUnavailable
 from eelit.methods.engine.evaluate import infer
 from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.method import Bench
@@ -392,19 +391,6 @@ def test_tables_are_cut_in_a_half_and_two_quarters_and_standardised_by_the_first
     assert len(tables.table("wine", rows=0, features=0, noise=0).train.features[0]) == 13
     with pytest.raises(ValueError, match="no table 'x'; there are cube, breast cancer, wine, satellite"):
         tables.table("x", rows=0, features=0, noise=0)
-
-
-def test_the_satellite_picture():
-    try:
-        split = tables.table("satellite", rows=0, features=0, noise=0)
-    except DataUnavailable as error:
-        pytest.skip(str(error))
-    parts = (split.train, split.validation, split.test)
-    assert [len(part) for part in parts] == [3219, 1608, 1608]
-    counts = np.bincount(np.concatenate([part.labels for part in parts]))
-    assert counts.tolist() == [1533, 703, 1358, 626, 707, 1508]  # as the table is described
-    assert split.train.features.shape == (3219, 36)
-    assert split.train.features.mean(axis=0) == pytest.approx(np.zeros(36), abs=1e-5)
 
 
 # What is claimed

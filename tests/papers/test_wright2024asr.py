@@ -16,7 +16,6 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 from eelit.methods.backbones import whisper
 from eelit.methods.claims import wright2024asr as claimed
 from eelit.methods.data import recordings
-from eelit.methods.data.fetch import DataUnavailable
 from eelit.methods.engine import audio, costs, tasks
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Data, Examples
@@ -525,22 +524,6 @@ def test_a_sentence_lies_somewhere_in_noise_of_its_own_level():
         assert 10 <= level <= 30
         places.add(int(np.convolve(found, np.ones(500), "same").argmax()))
     assert len(places) > 4
-
-
-def test_no_text_and_no_recording_is_in_two_parts():
-    try:
-        found, more = recordings.sentences(300, 50, 150), recordings.sentences(310, 50, 150)
-    except DataUnavailable as error:
-        pytest.skip(str(error))
-    parts = (found.train, found.validation, found.test)
-    assert [len({*part.rows.tolist()}) for part in parts] == [277, 47, 140]
-    said = [{tuple(row) for row in part.letters.tolist()} for part in parts]
-    for a, b in itertools.combinations(range(3), 2):
-        assert not said[a] & said[b]
-        assert not {*parts[a].rows.tolist()} & {*parts[b].rows.tolist()}
-    assert np.array_equal(found.test.waves, more.test.waves)
-    assert np.array_equal(found.train.waves, more.train.waves[:300])
-    assert found.digest != more.digest
 
 
 def test_made_words_are_pictures_side_by_side():

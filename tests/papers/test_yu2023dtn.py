@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from eelit.methods.claims import yu2023dtn as claimed
 from eelit.methods.data import cells, surfaces
-from eelit.methods.data.fetch import DataUnavailable
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
@@ -180,33 +179,6 @@ def test_poses_are_all_ways_to_turn_and_mirror_a_square():
     found = {cells.posed(square, pose).tobytes() for pose in range(cells.POSES)}
     assert len(found) == 8
     assert np.array_equal(cells.posed(square, 0), square)
-
-
-def test_photographed_cells():
-    """No cell is in two parts, in whatever pose; all of a part that is held out are there, as they are."""
-    try:
-        few, many = (cells.cells(side=16, train=n) for n in (100, 200))
-    except DataUnavailable as error:
-        pytest.skip(str(error))
-    assert [len(part) for part in (few.train, few.validation, few.test)] == [100, 522, 540]
-    assert np.array_equal(few.train.images, many.train.images[:100])
-    assert np.array_equal(few.test.images, many.test.images)
-    assert few.digest != many.digest
-    assert few.test.images.shape == (540, 1, 16, 16)
-    for part in (few.train, few.validation, few.test):
-        assert {*np.round(part.likelihoods * 3).tolist()} == {0, 1, 2, 3}
-        assert np.array_equal(part.labels, (part.likelihoods > 0.5).astype(int))
-
-    def poses(part):
-        return {cells.posed(x[0], pose).tobytes() for x in part.images for pose in range(cells.POSES)}
-
-    seen, held, tested = map(poses, (many.train, many.validation, many.test))
-    assert not (seen & held | seen & tested)
-    assert not held & tested
-    with pytest.raises(ValueError, match="12496 training pictures, not 20000"):
-        cells.cells(side=16, train=20_000)
-    with pytest.raises(ValueError, match="from 8 to 300 pixels, not 301"):
-        cells.cells(side=301, train=1)
 
 
 # Claims.
