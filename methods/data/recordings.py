@@ -179,7 +179,7 @@ def texts() -> list[str]:
     Raises `ValueError` if texts and recordings do not go together.
     """
     lines = (fetch.path(TEXTS) / "core-sounds-en.txt").read_text(encoding="utf-8").splitlines()
-    told = dict(found.groups() for found in map(SAID.fullmatch, lines) if found)
+    told = {found[1]: found[2] for found in map(SAID.fullmatch, lines) if found}
     names = sorted((name for name in told if name not in SILENT), key=lambda name: f"{name}.wav")
     if [name.rpartition("/")[2] for name in names] != [name for name, _ in _sounds("prompts.wav")]:
         raise ValueError(f"the texts of {TEXTS} are not those of the recordings of {ITEM}")

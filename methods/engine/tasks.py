@@ -259,16 +259,16 @@ def spelled(source: str, *, letters: int, train: int, bands: int = 40, validatio
 
 
 @in_memory(2)
-def sentences(*, train: int, validation: int = 140, test: int = 280) -> Data:
-    """Return recorded sentences in noise as Whisper hears them ``[80, 400]``, four seconds each, to be written down.
+def sentences(*, train: int, validation: int = 140, test: int = 280, seconds: float = 4.0) -> Data:
+    """Return recorded sentences in noise as Whisper hears them ``[80, 100 seconds]``, to be written down.
 
-    Targets ``[N, most]`` hold the places of their letters in `recordings.LETTERS`, and -1 where there is no more. There
-    are 277 recordings for training, 47 for validation and 140 for test, with other texts; each comes several times, at
-    another speed in other noise.
+    Targets ``[N, most]`` hold the places of their letters in `recordings.LETTERS`, and -1 where there is no more. Of
+    four seconds there are 277 recordings for training, 47 for validation and 140 for test, with other texts; each comes
+    several times, at another speed in other noise.
     """
     from eelit.methods.data import recordings
 
-    split = recordings.sentences(train, validation, test)
+    split = recordings.sentences(train, validation, test, seconds)
     parts = []
     for part in (split.train, split.validation, split.test):
         columns = [heard_by_whisper(wave, recordings.RATE) for wave in torch.as_tensor(part.waves).split(100)]

@@ -274,7 +274,7 @@ class Jafa(AcquisitionMethod):
         "satellite": {"table": "satellite"},
         "CUBE": {"table": "cube"},
     }
-    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"satellite": {"table": "wine"}}
+    tiny_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"satellite": {"table": "breast cancer"}}
     tiny: ClassVar[Mapping[str, Any]] = {
         "rows": 1200, "features": 10, "noise": 0.1, "envs": 64, "refresh": 10, "first": 80, "updates": 40,
     }  # fmt: skip

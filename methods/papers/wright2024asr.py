@@ -85,6 +85,8 @@ NONE = -1
 """Stands for a letter where a transcript has no more."""
 SPACE = LETTERS.index(" ")
 """The letter between words."""
+SECONDS = {"sentences": 4.0, "short sentences": 2.0}
+"""How long the longest prompts of a corpus take."""
 SURE, LEAST = 0.999, 0.001
 """Probability of the blank above which a frame is nothing else, and of units below which they are not followed."""
 
@@ -301,13 +303,13 @@ def ctc(log_p: Tensor, targets: Tensor) -> Tensor:
 class EarlyExitAsr(ExitMethod):
     """An encoder with CTC exits; an utterance stops where its frames are certain on average."""
 
-    corpus: str = "sentences"  # prompts; the paper's: LibriSpeech
+    corpus: str = "sentences"  # prompts, or the short ones; the paper's: LibriSpeech
     train_size: int = 800  # utterances for training
     held_size: int = 280  # utterances for tests, and half as many for validation
     encoder: str = "whisper"  # pre-trained and frozen, or conformer, from scratch; the paper has both kinds
     letters: int = len(LETTERS)  # units beside the blank; the paper's: 256 pieces of words
     groups: int = 4  # M, exits; the paper's: 6
-    layers: int = 1  # conformer layers in a group; the paper's: 2
+    layers: int = 1  # layers in a group; the paper's: 2
     width: int = 96  # of a conformer's frames, and of a frozen encoder's heads; the paper's: 256
     heads: int = 4  # of attention; the paper's: 8 in its code
     kernel: int = 3  # frames that a depthwise convolution sees, odd; the paper's: 31
@@ -323,12 +325,12 @@ class EarlyExitAsr(ExitMethod):
         math.inf, 0.05, 0.035, 0.025, 0.018, 0.013, 0.009, 0.006, 0.004, 0.0025, 0.0015, 0.0007, 0.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240,
-        "groups": 3, "width": 16, "heads": 2,
-        "epochs": 10.0, "rate": 1e-2,
+        "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240, "groups": 3,
+        "width": 16, "heads": 2, "epochs": 10.0, "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 160, "held_size": 96, "groups": 3, "width": 48, "epochs": 10.0, "rate": 5e-3,
+        "corpus": "short sentences", "train_size": 160, "held_size": 64, "groups": 2, "layers": 2, "width": 48,
+        "epochs": 30.0, "rate": 1e-2,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"train_size": 1600, "epochs": 30.0}
     others: ClassVar[Mapping[str, Any]] = {"heads": 4, "reduction": 2, "kernel": 5}
@@ -336,12 +338,13 @@ class EarlyExitAsr(ExitMethod):
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         checked("EarlyExitAsr", "groups", self.groups, whole=True, least=1)
-        if self.encoder not in ("whisper", "conformer") or (self.encoder == "whisper" and self.groups > whisper.LAYERS):
-            raise ValueError(
-                f"EarlyExitAsr: encoder is whisper, with at most {whisper.LAYERS} groups, or conformer, not "
-                f"{self.encoder} with {self.groups}"
-            )
         checked("EarlyExitAsr", "layers", self.layers, whole=True, least=1)
+        depth = self.groups * self.layers
+        if self.encoder not in ("whisper", "conformer") or (self.encoder == "whisper" and depth > whisper.LAYERS):
+            raise ValueError(
+                f"EarlyExitAsr: encoder is whisper, of at most {whisper.LAYERS} layers, or conformer, not "
+                f"{self.encoder} of {depth}"
+            )
         if self.reduction not in (2, 4) or self.kernel % 2 == 0 or self.width % (2 * self.heads):
             raise ValueError(
                 "EarlyExitAsr: reduction is 2 or 4, kernel odd, width a multiple of twice the heads, not "
@@ -355,18 +358,19 @@ class EarlyExitAsr(ExitMethod):
 
     def load(self) -> Data:
         """Return utterances as energies in bands, and their letters."""
-        if self.corpus == "sentences":
-            return tasks.sentences(train=self.train_size, validation=self.held_size // 2, test=self.held_size)
         held = {"validation": self.held_size // 2, "test": self.held_size}
+        if self.corpus in SECONDS:
+            return tasks.sentences(train=self.train_size, **held, seconds=SECONDS[self.corpus])
         return tasks.spelled(self.corpus, letters=self.letters, train=self.train_size, **held)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """Return the encoder with a head behind each group."""
         torch.manual_seed(seed)
         if self.encoder == "whisper":
-            stem, (first, *others) = whisper.encoder()
+            stem, layers = whisper.encoder()
             heads = [FrozenHead(whisper.WIDTH, self.width, self.letters + 1) for _ in range(self.groups)]
-            return MultiExit([nn.Sequential(stem, first), *others[: self.groups - 1]], heads)
+            each = [nn.Sequential(*layers[m * self.layers : (m + 1) * self.layers]) for m in range(self.groups)]
+            return MultiExit([each[0].insert(0, stem), *each[1:]], heads)
         front = FrontEnd(len(data.train.inputs[0]), self.width, self.reduction)
         stages = [
             nn.Sequential(*(ConformerLayer(self.width, self.heads, self.kernel) for _ in range(self.layers)))

@@ -168,7 +168,8 @@ class DynamicTransformer(ExitMethod):
             f"{name} {what}": Examples(part.inputs, torch.as_tensor(each))
             for name, part, each in zip(names, pictures, told, strict=True)
         }
-        return Data(*pictures, classes=classes, digest=digest, more=more)
+        train, validation, test = pictures
+        return Data(train, validation, test, classes=classes, digest=digest, more=more)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """One stage and one head for each size of tokens. Raises `ValueError` for sizes that do not fit."""

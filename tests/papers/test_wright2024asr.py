@@ -20,7 +20,7 @@ from eelit.methods.engine import audio, costs, tasks
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.wright2024asr import (
     Attention,
@@ -282,7 +282,7 @@ def stranger(monkeypatch):
     monkeypatch.setattr(whisper, "encoder", lambda: copy.deepcopy(parts))
     x, y = torch.randn(10, 80, 40), torch.randint(0, 28, (10, 5))
     data = Data(*(Examples(list(x), y) for _ in range(3)), classes=28, digest="made")
-    monkeypatch.setattr(tasks, "sentences", lambda train, validation, test: data)
+    monkeypatch.setattr(tasks, "sentences", lambda train, validation, test, seconds: data)
     return registry.get(KEY).variant("sentence confidence").replace({"width": 8, "epochs": 2.0, "batch": 5})
 
 
@@ -290,7 +290,7 @@ def test_all_heads_learn_from_the_frozen_encoder_and_nothing_else_does(stranger,
     model, (stage,) = wired(stranger)
     assert stage.rates == dict.fromkeys((id(p) for p in model.heads.parameters()), stranger.rate)
     assert (stage.steps, stage.batch) == (4, 5)
-    x, y = torch.stack([*tasks.sentences(train=0, validation=0, test=0).train.inputs]), stage.train.targets
+    x, y = torch.stack([*tasks.sentences(train=0, validation=0, test=0, seconds=4.0).train.inputs]), stage.train.targets
     model.eval()
     index, states = next(stage.train.batches(5))
     with torch.no_grad():
@@ -303,14 +303,18 @@ def test_the_encoder_stays_as_it_was(stranger):
     stem, layers = whisper.encoder()
     ready = stranger.prepare(Bench())
     assert torch.equal(ready.model.stages[0][0].conv1.weight, stem.conv1.weight)
-    for stage, layer in zip([ready.model.stages[0][1], *ready.model.stages[1:]], layers, strict=True):
+    for stage, layer in zip([ready.model.stages[0][1], *(s[0] for s in ready.model.stages[1:])], layers, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(stage.parameters(), layer.parameters(), strict=True))
     assert ready.split("test").answers.shape == (4, 10, 20, 29)
+    two = stranger.replace({"groups": 2, "layers": 2}).build(ready.data, 0)
+    assert [[type(part) for part in stage] for stage in two.stages] == [
+        [whisper.Stem, whisper.Layer, whisper.Layer], [whisper.Layer, whisper.Layer]
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"encoder": "wav2vec"}, {"encoder": "whisper", "groups": 5}])
+@pytest.mark.parametrize("wrong", [{"encoder": "wav2vec"}, {"encoder": "whisper", "groups": 3, "layers": 2}])
 def test_an_encoder_that_there_is_not_is_refused(wrong):
-    with pytest.raises(ValueError, match="encoder is whisper, with at most 4 groups, or conformer"):
+    with pytest.raises(ValueError, match="encoder is whisper, of at most 4 layers, or conformer"):
         tiny(**wrong)
 
 
@@ -581,6 +585,9 @@ def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
     pretrained = registry.get(KEY).variant("sentence confidence").replace({"train_size": 7})
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
     curve = SimpleNamespace(validation=held, test=test, full_quality=1.0)
+    monkeypatch.setattr(
+        claimed, "points_of", lambda rival, ready, bench: Baseline(name="x", validation=held, test=test)
+    )
     found = claimed.claims(pretrained, ready, bench, curve)
     assert [outcome.name for outcome in found] == [
         "deeper exits read better", "cheaper at nearly the same error rate", "low exits are better from scratch",
