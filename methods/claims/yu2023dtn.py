@@ -34,9 +34,8 @@ def claims(method: DynamicTransformer, prepared: Prepared, bench: Bench, curve: 
         )
     ]
     if method.source == "cells":
-        likely = prepared.data.part("test likelihoods").targets[: len(exits)].numpy()
         first, *_, last = method.static(seen)
-        return [*found, fine_better(first.quality, last.quality), doubtful_later(exits, likely, point.knob)]
+        return [*found, fine_better(first.quality, last.quality)]
     widths = prepared.data.part("test widths").targets[: len(exits)].numpy()
     return [*found, thin_found(seen.outputs, seen.targets, widths), wide_first(exits, widths, point.knob)]
 
@@ -48,18 +47,6 @@ def fine_better(first: float, last: float) -> Outcome:
         statement="The last stage's F1 on test data is at least five points above the first one's.",
         holds=last - first >= 0.05,
         measured=f"F1 {first:.4f} at the first stage, {last:.4f} at the last",
-    )
-
-
-def doubtful_later(exits: NDArray[np.int64], likely: NDArray[np.float32], knob: float) -> Outcome:
-    """Compare where cells leave of which experts are sure, and where others."""
-    sure = (likely == 0) | (likely == 1)
-    plain, doubtful = (float(exits[which].mean()) + 1 for which in (sure, ~sure))
-    return Outcome(
-        name="plain cases leave sooner",
-        statement="Cells that experts are sure about leave on average a tenth of a stage before the others.",
-        holds=doubtful - plain >= 0.1,
-        measured=f"sure at stage {plain:.2f}, others at {doubtful:.2f}, at eta = {knob:g}",
     )
 
 

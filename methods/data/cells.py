@@ -1,5 +1,6 @@
 """Photographed solar cells, sound or defective: electroluminescence pictures whose labels are experts' judgments.
 
+Cells that the experts were not sure about are left out: 401 of 2,624.
 Which module a cell is from is not told, but cells come in the order of their modules, most of which have 60. So blocks
 of that many neighbours stay together: of each five blocks three are for training, one for validation, one for test.
 Where a module has another number of cells, neighbouring blocks may share one.
@@ -33,46 +34,46 @@ POSES = 8
 
 @dataclass(frozen=True)
 class Cells:
-    """`n` pictures float32 `[n, 1, side, side]`, the class of each int64 `[n]`, and how likely it is defective `[n]`.
+    """`n` pictures float32 `[n, 1, side, side]`, and the class of each int64 `[n]`.
 
-    Each picture has mean 0 and deviation 1, since modules differ in how bright they are. The likelihood is experts': 0,
-    1/3, 2/3 or 1; a cell above 1/2 is of class 1.
+    Each picture has mean 0 and deviation 1, since modules differ in how bright they are.
     """
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
-    likelihoods: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def cells(*, side: int, train: int, seed: int = 0) -> Split[Cells]:
-    """Return cells as pictures of a side; those for training in `train` of all poses, held-out ones as they are.
+    """Return cells as pictures of a side.
 
-    Raises `ValueError` for a side above 300, or more training pictures than there are.
+    Those for training come in all poses, and `train` of these are taken, as many sound ones as defective ones; held-out
+    cells are all there, as they are, in an order without meaning. Raises `ValueError` for a side above 300, or more
+    training pictures than there are.
     """
     if not 8 <= side <= 300:
         raise ValueError(f"pictures have sides from 8 to 300 pixels, not {side}")
-    kept = arrays("solar-cells", f"{side} {source_digest(ITEM)}", lambda: _read(side))
-    rows = {part: np.flatnonzero(kept["parts"] == part) for part in ("train", "validation", "test")}
-    turned = [divmod(i, POSES) for i in shuffled(range(POSES * len(rows["train"])), seed)]
-    if train > len(turned):
-        raise ValueError(f"there are {len(turned)} training pictures, not {train}")
-    grey = kept["images"].astype(np.float32)
+    kept = arrays("sure-solar-cells", f"{side} {BLOCK} {PARTS} {source_digest(ITEM)}", lambda: _read(side))
+    labels, grey = kept["labels"], kept["images"].astype(np.float32)
     pictures = (grey - grey.mean(axis=(1, 2), keepdims=True)) / grey.std(axis=(1, 2), keepdims=True)
+    rows = {name: shuffled(np.flatnonzero(kept["parts"] == name).tolist(), seed) for name in PARTS}
+    turned = [divmod(i, POSES) for i in shuffled(range(POSES * len(labels)), seed)]
+    known = {*rows["train"]}
+    of_class = [[(row, pose) for row, pose in turned if row in known and labels[row] == c] for c in range(2)]
+    most = 2 * min(map(len, of_class))
+    if train > most:
+        raise ValueError(f"there are {most} training pictures, not {train}")
+    chosen = [pair for both in zip(*of_class, strict=False) for pair in both][:train]
 
-    def part(chosen: NDArray[np.int64], poses: list[int]) -> Cells:
-        images = np.stack([posed(pictures[row], pose) for row, pose in zip(chosen, poses, strict=True)])[:, None]
-        likely = kept["likelihoods"][chosen].astype(np.float32)
-        return Cells(images, (likely > 0.5).astype(np.int64), likely)
+    def part(which: list[tuple[int, int]]) -> Cells:
+        images = np.stack([posed(pictures[row], pose) for row, pose in which])[:, None]
+        return Cells(images, labels[[row for row, _ in which]])
 
-    parts = [
-        part(rows["train"][[row for row, _ in turned[:train]]], [pose for _, pose in turned[:train]]),
-        *(part(rows[name], [0] * len(rows[name])) for name in ("validation", "test")),
-    ]
+    held, test = (part([(row, 0) for row in rows[name]]) for name in ("validation", "test"))
     digest = hashlib.sha256(f"{side} {train} {seed} {source_digest(ITEM)} {BLOCK} {PARTS}".encode()).hexdigest()[:16]
-    return Split(parts[0], parts[1], parts[2], digest)
+    return Split(part(chosen), held, test, digest)
 
 
 def posed(picture: NDArray[np.float32], pose: int) -> NDArray[np.float32]:
@@ -103,8 +104,10 @@ def _read(side: int) -> dict[str, NDArray[Any]]:
     if names != [name for name, *_ in told]:
         raise ValueError(f"the pictures of {ITEM} are not those that its labels tell of")
     shown = [Image.open(io.BytesIO(raw[m.end() : end])).convert("L") for m, end in zip(marks, ends, strict=True)]
+    likely = np.array([float(each) for _, each, _ in told])
+    sure = (likely == 0) | (likely == 1)
     return {
-        "images": np.stack([np.asarray(each.resize((side, side), Image.Resampling.BOX)) for each in shown]),
-        "likelihoods": np.array([float(likely) for _, likely, _ in told]),
-        "parts": np.array(parts_of([kind for *_, kind in told])),
+        "images": np.stack([np.asarray(each.resize((side, side), Image.Resampling.BOX)) for each in shown])[sure],
+        "labels": likely[sure].astype(np.int64),
+        "parts": np.array(parts_of([kind for *_, kind in told]))[sure],
     }

@@ -19,7 +19,7 @@ KEY = "yu2023dtn"
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("solar cells", "tiny").replace(settings)
+    return registry.get(KEY).variant("drawn defects", "tiny").replace(settings)
 
 
 def network(**settings):
@@ -203,29 +203,19 @@ def test_claims_can_fail():
 def test_claims_about_cells_can_fail():
     assert claimed.fine_better(0.6, 0.66).holds
     assert not claimed.fine_better(0.6, 0.64).holds
-    likely = np.array([0, 1, 1 / 3, 2 / 3], dtype=np.float32)
-    found = claimed.doubtful_later(np.array([0, 1, 1, 2]), likely, 0.9)
-    assert found.holds
-    assert found.measured == "sure at stage 1.50, others at 2.50, at eta = 0.9"
-    assert not claimed.doubtful_later(np.array([1, 1, 1, 1]), likely, 0.9).holds
 
 
-def test_of_cells_the_likelihoods_are_read(monkeypatch):
+def test_of_cells_no_width_is_asked_for(monkeypatch):
     monkeypatch.setattr(claimed, "replay", lambda rule, outputs: np.array([0, 1, 2]))
-    likely = SimpleNamespace(targets=torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]))
-    prepared = SimpleNamespace(
-        split=lambda part: {"test": SimpleNamespace(outputs=None)}[part],
-        data=SimpleNamespace(part=lambda name: {"test likelihoods": likely}[name]),
-    )
+    prepared = SimpleNamespace(split=lambda part: {"test": SimpleNamespace(outputs=None)}[part])
     method = SimpleNamespace(
         source="cells", rule=lambda eta, prepared: None, static=lambda seen: points((1, 0.5, 10), (2, 0.9, 100))
     )
     held = points((0.5, 0.9, 10), (1.1, 0.9, 100))
     curve = SimpleNamespace(validation=held, test=held, full_quality=0.9)
     found = claimed.claims(method, prepared, None, curve)
-    names = ["a third saved at equal F1", "fine tokens find more", "plain cases leave sooner"]
-    assert [outcome.name for outcome in found] == names
-    assert found[2].measured == "sure at stage 1.00, others at 2.50, at eta = 0.5"
+    assert [outcome.name for outcome in found] == ["a third saved at equal F1", "fine tokens find more"]
+    assert found[1].measured == "F1 0.5000 at the first stage, 0.9000 at the last"
 
 
 def points(*each):
