@@ -232,9 +232,11 @@ def _missing(loaded: Loaded) -> Iterator[Finding]:
 def _contradicting(loaded: Loaded) -> Iterator[Finding]:
     for key, record in loaded.bibliography.records.items():
         year, posted = record.year, re.match(r"(\d\d)\d\d\.", record.arxiv)
-        if posted and 2000 + int(posted[1]) > year + 1:
-            says = f"`{key}` is of {year}, but its preprint arXiv:{record.arxiv} is of 20{posted[1]}"
-            yield _at(loaded, "contradiction", key, "year", says, "correct the year, or the identifier")
+        since = 2000 + int(posted[1]) if posted else year
+        if since > year + 1 and str(since) not in dict(record.tex).get("note", ""):
+            says = f"`{key}` is of {year}, but its preprint arXiv:{record.arxiv} is of {since}"
+            late = f"if it was posted late, say so: note = {{Preprint posted in {since}}}"
+            yield _at(loaded, "contradiction", key, "year", says, f"correct the year, or the identifier; {late}")
         told = [int(found) for found in re.findall(r"\b(?:19|20)\d\d\b", record.venue)]
         if told and min(abs(found - year) for found in told) > 1:
             says = f"`{key}` is of {year}, but its venue is “{record.venue}”"

@@ -14,7 +14,7 @@ EXTRAS = {
     "measures": ("scipy",),
     "run": (
         *("torch", "transformers", "sklearn", "lightgbm", "safetensors", "tokenizers", "joblib", "pydantic"),
-        *("filelock", "requests", "PIL", "pymoo", "rdata", "sacrebleu", "simpy", "scipy", "matplotlib"),
+        *("filelock", "requests", "PIL", "pymoo", "pystoi", "rdata", "sacrebleu", "simpy", "scipy", "matplotlib"),
     ),
     "site": (
         *("mkdocs", "material", "jinja2", "pybtex", "pylatexenc", "sqlmodel", "yaml", "ruamel.yaml", "pydantic"),

@@ -247,6 +247,7 @@ def _figures(rows: list[Row]) -> list[list[str]]:
         " ".join(f"{error.mean:.3f}" for error in row.calibration if error) for row in rows
     ]
     lines["overthinking"] = [_said(row.overthinking) for row in rows]
+    lines["load per core; above 1: seconds vague"] = [_said(row.load, digits=1) for row in rows]
     lines["training, processor seconds"] = [_said(row.training_seconds, digits=0) for row in rows]
     lines["training, steps"] = [_said(row.training_steps, digits=0) for row in rows]
     for batch in rows[0].efficiency:

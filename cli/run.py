@@ -231,18 +231,6 @@ def _outcomes(title: str, outcomes: list[Outcome]) -> str:
 def _curve(curve: Curve, budget: float | None) -> str:
     from eelit.methods.harness.qualities import described
 
-    header = [curve.knob, curve.quality, curve.unit, "speed-up", "exits (share of samples at each)"]
-    rows = [
-        [
-            f"{p.knob:g}",
-            f"{p.quality:.4f}",
-            f"{p.cost:.4g}",
-            f"{p.speed_up:.2f}×",
-            " ".join(f"{e:.2f}" for e in p.exits),
-        ]
-        for p in curve.test
-    ]
-    rows.append(["full model", f"{curve.full_quality:.4f}", f"{curve.full_cost:.4g}", "1.00×", ""])
     timed = [
         [
             f"{e.knob:g}",
@@ -255,8 +243,9 @@ def _curve(curve: Curve, budget: float | None) -> str:
         for e in curve.executions
     ]
     head = [curve.knob, "samples", f"{curve.unit} counted", "claimed", "seconds", "speed-up in seconds"]
-    text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{table(header, rows)}"
+    text = f"{bold(f'OPERATING POINTS {curve.variant}'.strip())}\n{_points(curve)}"
     text += f"\n{paragraph(described(curve.quality).told)}"
+    text += f"\n{paragraph(curve.beside.told)}" if curve.beside else ""
     text += "".join(f"\n{paragraph(f'Warning: {warning}')}" for warning in curve.warnings)
     text += f"\n\n{bold('REALLY EXECUTED, compared with the full model')}\n{table(head, timed)}"
     for e in curve.executions:
@@ -265,6 +254,41 @@ def _curve(curve: Curve, budget: float | None) -> str:
             text += f"\nAt {curve.knob} {e.knob:g} {told}."
     text += "" if curve.search is None else f"\n\n{_search(curve.search)}"
     return text + ("" if budget is None else f"\n\n{_within(curve, budget)}")
+
+
+def _points(curve: Curve) -> str:
+    """Return the table of a curve's points on test data, the full model last."""
+    more = curve.beside
+    header = [
+        curve.knob,
+        curve.quality,
+        *([more.name] if more else []),
+        curve.unit,
+        "speed-up",
+        "exits (share of samples at each)",
+    ]
+    rows = [
+        [
+            f"{p.knob:g}",
+            f"{p.quality:.4f}",
+            *([f"{more.values[i]:.3f}"] if more else []),
+            f"{p.cost:.4g}",
+            f"{p.speed_up:.2f}×",
+            " ".join(f"{e:.2f}" for e in p.exits),
+        ]
+        for i, p in enumerate(curve.test)
+    ]
+    rows.append(
+        [
+            "full model",
+            f"{curve.full_quality:.4f}",
+            *([f"{more.full:.3f}"] if more else []),
+            f"{curve.full_cost:.4g}",
+            "1.00×",
+            "",
+        ]
+    )
+    return table(header, rows)
 
 
 def _search(search: Search) -> str:

@@ -1,8 +1,10 @@
 """Architectures of transformers, tiny and random: with exits they say what they say by themselves, or are refused."""
 
 import copy
+import json
 import re
 from operator import attrgetter
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from eelit.methods.backbones.own_forward import HIDDEN, CannotAttach
 from eelit.methods.engine.costs import MacCounter, exit_costs
 from eelit.methods.engine.evaluate import infer
 from eelit.methods.engine.evaluate import replay as replay_outputs
+from eelit.methods.own.attach import attach as own_attach
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.max_confidence import MaxConfidence
 
+ROOT = Path(__file__).resolve().parents[1]
 TEXT = {
     "vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
     "max_position_embeddings": 80, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
@@ -387,6 +391,26 @@ def test_encoders_are_refused_too_and_stay_as_they_were(name):
     sentence = refusal(lambda: attach(encoder))
     assert re.search(f"exits cannot be put on {type(encoder).__name__}: .*{reason}", sentence)
     assert [(type(module), sorted(vars(module))) for module in encoder.modules()] == before
+
+
+def test_the_site_lists_what_is_tried_here_and_why_it_is_refused():
+    """`record_architectures.py` writes the list, from `attach` of the room for one's own network."""
+    told = json.loads((ROOT / "site" / "examples" / "architectures.json").read_text(encoding="utf-8"))
+    taken = {(row["name"], row["class"]) for row in told if not row["refused"]}
+    assert taken == {(name, about[0]) for each in (DECODERS, ENCODERS) for name, about in each.items()}
+    refused = {(row["name"], row["class"]): row["refused"] for row in told if row["refused"]}
+    assert len(refused) == len(REFUSED) + len(REFUSED_ENCODERS)
+    for each in (REFUSED, REFUSED_ENCODERS):
+        for name, (kind, _, reason) in each.items():
+            assert re.search(reason.partition(" .*")[0], refused[name, kind.rpartition(".")[2]])
+
+
+def test_own_networks_take_exits_as_encoders_and_decoders_do():
+    for model, options in ((made(*DECODERS["Gemma 2"]), {}), (made(*ENCODERS["ModernBERT"]), {"outputs": 3})):
+        assert own_attach(model, keep_head=not options, **options).exits == 3
+    assert refusal(lambda: own_attach(made(*REFUSED["Mamba"][:2]))).endswith(
+        REFUSED["Mamba"][2] + " in a cache of transformers"
+    )
 
 
 def test_a_model_that_does_more_than_its_modules_say_is_refused():

@@ -241,7 +241,7 @@ def test_compare_sets_the_papers_claims_beside_ours(measured, eelit):
     claims = json.loads(eelit("compare", "pabee", "--format", "json").stdout)["claims"][KEY]
     assert claims[0]["claim"]["over"] == ["full-model"]
     assert claims[0]["verdicts"][0]["judgement"] == "holds in part"
-    assert claims[1]["claim"]["untried"]
+    assert any(each["claim"]["untried"] for each in claims[:-1])
     assert claims[-1]["claim"] is None
     assert claims[-1]["verdicts"][0]["held"] == 3
 

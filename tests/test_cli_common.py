@@ -359,7 +359,7 @@ def test_new_writes_four_short_files_and_overwrites_none(tree, eelit, family):
     ]
     for path in written:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 150
+        assert len(text.splitlines()) <= 160
         assert "{{" not in text
         assert "{%" not in text
         if path.suffix == ".py":

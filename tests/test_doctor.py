@@ -78,6 +78,15 @@ def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields,
     assert "doe2027new" in finding.says
 
 
+def test_a_preprint_may_be_posted_years_later_if_the_record_says_so(tree):
+    posted = DOE | {"eprint": "2203.00001", "archiveprefix": "arXiv"}
+    before = len(found("contradiction"))
+    add(tree, "doe2027new", posted | {"note": "Preprint posted in 2022"}, "misc")
+    assert len(found("contradiction")) == before
+    edit(tree, BIB, "Preprint posted in 2022", "Preprint posted in 2021")
+    assert len(found("contradiction")) == before + 1
+
+
 def test_what_is_said_to_be_unknown_is_not_asked_for_but_may_be_known_by_now(tree):
     edit(tree, BIB, "@inproceedings{zhou2020pabee,", "@inproceedings{zhou2020pabee,\n  doi = {10.5555/pabee},")
     (finding,) = [each for each in found("contradiction") if "10.5555/pabee" in each.says]
@@ -104,11 +113,11 @@ def test_an_external_work_that_the_catalogue_has_by_its_id(tree):
 
 def test_claims_without_outcome_and_results_of_older_code(tree):
     path = tree / "methods" / "results" / "text" / "zhou2020pabee"
-    known = Measured(path, False, {"patience: better than the full model"})
+    known = Measured(path, False, {"patience: better than the full model", "better than max-confidence"})
     assert found("claim without outcome", {"zhou2020pabee": known}) == []
     (finding,) = found("stale", {"zhou2020pabee": known})
     assert finding.remedy == "measure again: `eelit bench zhou2020pabee`"
-    known = Measured(path, True, {"patience: something else"})
+    known = Measured(path, True, {"patience: something else", "better than max-confidence"})
     assert found("stale", {"zhou2020pabee": known}) == []
     (finding,) = found("claim without outcome", {"zhou2020pabee": known})
     assert "“better than the full model”" in finding.says

@@ -16,19 +16,24 @@ from eelit.methods.engine.evaluate import answered, followed, infer, not_finite,
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.exit_outputs import all_outputs, digest
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.metrics import usual
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating, select
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.policies.base import softmax
+from eelit.methods.policies.class_exclusion import ClassExclusion
 from eelit.methods.policies.entropy import Entropy
-from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.fixed_exit import FixedExit, MeanSoFar
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.patience import Patience
+from eelit.methods.policies.surest import Surest
 from eelit.methods.policies.voting import Voting
 
 POLICIES = [
     *(MaxConfidence(0.5), Entropy(0.9), Patience(1), MaxConfidence(2.0), MaxConfidence(0.0), Patience(0)),
     *(Voting(2), Voting(9)),  # these assemble the answer from several exits
 ]
+
+ASSEMBLING = [Voting(2), Voting(3, 0.5), Surest(0.7), ClassExclusion((0.2, 0.3, 0.4, 0.4)), MeanSoFar(2)]
 
 
 class Pair(nn.Module):
@@ -183,6 +188,25 @@ def test_answer_is_the_exits_own_unless_the_policy_assembles_it():
     last = np.array([3, 3])
     assert torch.equal(answered(Patience(9), outputs, last), outputs[3])
     assert answered(Voting(9), outputs, last).argmax(-1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("policy", ASSEMBLING, ids=repr)
+def test_an_assembled_answer_is_computed_in_float32_at_least(dtype, policy):
+    """Of the same numbers in half precision it is the one that they have in float32, whole or with something beside."""
+    outputs = torch.randn(5, 12, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    wide = outputs if dtype == torch.float64 else outputs.float()
+    exits = replay(policy, outputs)
+    expected = answered(policy, wide, exits)
+    found = answered(policy, {"answer": outputs, "beside": outputs[..., 0]}, exits)
+    assert found["answer"].dtype == wide.dtype
+    assert torch.equal(found["answer"], expected)
+    assert torch.equal(answered(policy, outputs, exits), expected)
+    assert torch.equal(found["beside"], outputs[exits, torch.arange(12), 0])
+    seen = StoredOutputs(
+        Examples([torch.zeros(1)] * 12, torch.arange(12) % 3), outputs, np.ones((5, 12)), np.ones((5, 12))
+    )
+    assert seen.under(policy, usual).quality == pytest.approx(usual(expected, seen.targets))
 
 
 def test_batch_mates_do_not_matter(model):

@@ -88,7 +88,7 @@ def test_lines_of_code_are_counted_without_what_is_no_code():
 
 def test_every_program_is_shown_or_makes_what_is_shown():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*WALKS, "record", "logits"}
-    assert {path.stem for path in EXAMPLES.glob("*.json")} == {*WALKS}
+    assert {path.stem for path in EXAMPLES.glob("*.json")} == {*WALKS, "architectures"}
 
 
 def test_logits_from_anywhere_need_no_torch(tmp_path):
@@ -212,12 +212,12 @@ def test_the_page_tells_what_the_command_says(eelit):
 @pytest.mark.parametrize("name", WALKS)
 def test_a_page_has_the_program_as_it_stands_what_it_prints_and_a_picture(name):
     page = own.walk(ROOT, name)
-    text = rendered(f"{name}.md.j2", walk=page)
+    text = rendered(f"{name}.md.j2", walk=page, architectures=own.architectures(ROOT))
     assert f"```python\n{(EXAMPLES / f'{name}.py').read_text(encoding='utf-8').rstrip()}\n```" in text
     assert escape(page.said) in text
     assert text.count("<svg class") == 1 + 2 * len(page.lines)  # the picture, and each line's swatch twice
     assert escape(page.promise) in text
-    assert text == rendered(f"{name}.md.j2", walk=page)
+    assert text == rendered(f"{name}.md.j2", walk=page, architectures=own.architectures(ROOT))
 
 
 def test_verdicts_of_the_shipped_outputs_differ():

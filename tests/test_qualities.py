@@ -4,7 +4,9 @@ import pytest
 from measured import curve, result
 
 from eelit.cli.run import _report
+from eelit.methods.engine.records import Beside
 from eelit.methods.harness import registry
+from eelit.methods.harness.conformance import no_lead
 from eelit.methods.harness.qualities import DIRECTION, QUALITIES, described
 
 
@@ -30,6 +32,11 @@ def test_every_measure_of_our_methods_is_in_the_table_and_no_other():
             "SI-SDR in dB: ratio of clean speech to everything else, at any loudness; in dB, without bounds; higher is "
             "better.",
         ),
+        (
+            "BLEU",
+            "BLEU: agreement with reference texts in sequences of up to four words, by sacrebleu; from 0 to 100; "
+            "higher is better.",
+        ),
         ("somebody's own", "somebody's own; higher is better."),
     ],
 )
@@ -49,3 +56,27 @@ def test_a_report_of_a_run_tells_the_measure_and_warnings():
     assert described("PSNR in dB").told in told
     assert DIRECTION in told
     assert "Warning: It leads by nothing." in told
+
+
+def test_a_report_of_a_run_tells_a_measure_beside_the_quality():
+    plain = curve()
+    values = [5 + i / 8 for i in range(len(plain.test))]
+    beside = Beside(name="bits per token", meaning="how well", values=values, cheap=6.5, full=4.75, error=0.25)
+    changed = plain.model_copy(update={"beside": beside})
+    told = " ".join(_report(result().model_copy(update={"curves": [changed]}), None).split())
+    assert "Bits per token: how well. The full model takes 4.750, its cheap part alone 6.500" in told
+    assert "a lead of +1.750 ± 0.250" in told
+    assert all(f" {value:.3f} " in told for value in [*values, 4.75])
+    with pytest.raises(ValueError, match=f"bits per token is told of 1 of {len(plain.test)} points"):
+        type(plain).model_validate({**dict(plain), "beside": beside.model_copy(update={"values": [1.0]})})
+
+
+@pytest.mark.parametrize(("error", "warned"), [(0.1, False), (0.11, True)])
+def test_a_full_model_that_predicts_no_better_than_its_cheap_part_is_warned_of(error, warned):
+    """Whatever is kept of its answers; two standard errors are asked for."""
+    beside = Beside(
+        name="bits per token", meaning="", values=[5.0] * len(curve().test), cheap=5.2, full=5.0, error=error
+    )
+    told = no_lead(curve().model_copy(update={"beside": beside}))
+    assert (told is not None) is warned
+    assert not warned or "bits per token are 5.0000 and 5.2000, a lead of +0.2000" in told

@@ -13,6 +13,7 @@ from markupsafe import escape
 
 from eelit.catalog.sources import sources
 from eelit.methods.engine.records import (
+    Beside,
     Curve,
     DesignPoint,
     Execution,
@@ -148,6 +149,14 @@ def test_page_of_a_method_that_passed_now():
     assert "<b>" not in source
 
 
+def more(curve):
+    """Return a measure beside a curve's quality."""
+    values = [7.125 + i for i in range(len(curve.test))]
+    return {
+        "beside": Beside(name="bits per token", meaning="so well", values=values, cheap=9.5, full=7.25, error=0.375)
+    }
+
+
 @pytest.fixture(scope="module")
 def several():
     """Return the pages of some methods after a run of one curve each, as text and as source; that of `KEY` is odd."""
@@ -156,7 +165,7 @@ def several():
     found = {}
     for key in keys:
         run = result(key=key)
-        curves = [run.curves[0].model_copy(update=odd if key == KEY else {})]
+        curves = [run.curves[0].model_copy(update={KEY: odd, "kim2023bild": more(run.curves[0])}.get(key, {}))]
         found[key] = report(run.model_copy(update={"curves": curves})).model_copy(update={"key": key})
     written = dict(pages.generated(gather(sources(), Reports(found, session(keys), NOW))))
     sourced = {key: written[f"methods/{key}.md"] for key in keys}
@@ -171,6 +180,15 @@ def test_a_page_says_which_direction_of_a_measure_is_better_and_warns_of_a_task_
     assert "Warning: The <full> model leads by nothing." in text
     assert "ee-warning" in source
     assert "ee-warning" not in several["xin2020deebert"][1]
+
+
+def test_a_measure_beside_the_quality_stands_at_every_setting(several):
+    text, source = several["kim2023bild"]
+    assert "Bits per token: so well. The full model takes 7.250, its cheap part alone 9.500" in text
+    assert "a lead of +2.250 ± 0.375" in text
+    assert '<th scope="col" class="num">bits per token</th>' in source
+    assert all(f'<td class="num">{value}</td>' in source for value in ("7.125", "8.125"))
+    assert "bits per token" not in several["xin2020deebert"][1]
 
 
 @pytest.mark.parametrize(

@@ -432,8 +432,32 @@ def test_what_is_told_of_one_knob_is_told_of_that_nearest_on_validation_data():
         (0.75, pytest.approx(3.0), 10.0), (0.5, pytest.approx(1.0), 10.0), (0.25, pytest.approx(1.0), 10.0),
     ]  # fmt: skip
     assert row.walls[32] == []
+    assert [wall.ratio for wall in row.walls[1]] == pytest.approx([0.3, 0.1, 0.1])
+    assert row.slower(1) == row.slower(32) == []
     assert row.training_seconds.mean == 7.0
     assert row.training_steps.mean == 30
+
+
+@pytest.mark.parametrize(("seconds", "saved", "slower"), [(1.2, 0.4, 1), (1.04, 0.4, 0), (1.2, 0.04, 0), (0.5, 0.4, 0)])
+def test_a_setting_that_saves_cost_may_take_longer_than_the_full_model(seconds, saved, slower):
+    timed = Timing(batch=1, knob=0.6, samples=100, saved=saved, seconds=seconds, full_seconds=1.0)
+    given = curve().model_copy(
+        update={"validation": [point(0.6, 0.8, 0.6)], "test": [point(0.6, 0.8, 0.6)], "timings": [timed]}
+    )
+    row = summary.row([result().model_copy(update={"curves": [given]})], "", current=True)
+    assert len({wall.ratio for wall in row.slower(1)}) == slower
+    assert row.slower(32) == []
+
+
+def test_the_load_of_a_row_is_that_of_each_core_by_seed():
+    machine = result().machine
+    loads = [(0.5, 1), (6.0, 2), (None, 2)]
+    given = [
+        result(seed).model_copy(update={"machine": machine.model_copy(update={"load": load, "cores": cores})})
+        for seed, (load, cores) in enumerate(loads)
+    ]
+    assert summary.row(given, "", current=True).load.each == (0.5, 3.0)
+    assert summary.row(given[2:], "", current=True).load is None
 
 
 def test_the_leaderboard_ranks_within_the_share_that_is_asked_for(place, eelit):

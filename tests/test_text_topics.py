@@ -16,7 +16,7 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import usual
-from eelit.methods.engine.stored_outputs import CONFIDENCES, LOW, StoredOutputs, baselines_of, with_low_thresholds
+from eelit.methods.engine.stored_outputs import CONFIDENCES, LOW, StoredOutputs, baselines_of
 from eelit.methods.families.text import NATS, TextMethod
 from eelit.methods.harness import bench, conformance, registry, runner
 from eelit.methods.harness.tracks import TRACKS
@@ -133,27 +133,27 @@ def stored(logits, targets):
     return StoredOutputs(Examples([torch.zeros(1)] * len(targets), targets), logits, costs, costs)
 
 
-@pytest.mark.parametrize(("classes", "low"), [(2, []), (4, [c for c in LOW if c > 0.25]), (20, list(LOW))])
+@pytest.mark.parametrize(
+    ("classes", "low"),
+    [(2, []), (3, [0.35, 0.4, 0.45, 0.5]), (4, [c for c in LOW if c > 0.25]), (10, [*LOW[1:]]), (20, [*LOW])],
+)
 def test_the_baseline_has_low_thresholds_where_a_largest_probability_can_be_below_them(classes, low):
     """Each of them stops where the largest probability is at least so much."""
     logits = torch.randn(3, 60, classes, generator=torch.Generator().manual_seed(0)) / 2
     held, test = (stored(some, torch.arange(some.shape[1]) % classes) for some in logits.split(30, dim=1))
-    plain = baselines_of(held, test, usual)
-    static, surest = with_low_thresholds(plain, held, test, usual)
-    assert static == plain[0]
-    assert surest.name == "max-confidence"
+    static, surest = baselines_of(held, test, usual)
+    assert [static.name, surest.name] == ["static exit", "max-confidence"]
+    assert [point.knob for point in static.test] == [1, 2, 3]
     for seen, points in ((held, surest.validation), (test, surest.test)):
-        assert [point.knob for point in points] == [CONFIDENCES[0], *low, *CONFIDENCES[1:]]
+        assert [point.knob for point in points] == sorted([*low, *CONFIDENCES])
         sure = seen.outputs.softmax(dim=-1).amax(dim=-1)
         for point in points:
             assert point.exits[0] == pytest.approx(float((sure[0] >= point.knob).double().mean()))
-    assert [point for point in surest.test if point.knob not in low] == plain[1].test
 
 
-def test_values_have_no_low_thresholds():
+def test_values_have_no_thresholds_on_a_probability():
     seen = stored(torch.randn(3, 8), torch.randn(8))
-    plain = baselines_of(seen, seen, usual)
-    assert with_low_thresholds(plain, seen, seen, usual) == plain
+    assert [each.name for each in baselines_of(seen, seen, usual)] == ["static exit"]
 
 
 # Each row runs with 20 classes

@@ -212,8 +212,8 @@ print(len(exits), exits.min() < 2, exits.max() <= 2)
 @pytest.mark.parametrize(
     ("words", "packages", "extra"),
     [
-        ("run pabee", "torch, transformers, sklearn and 14 more packages are", "run"),
-        ("smoke", "torch, transformers, sklearn and 14 more packages are", "run"),
+        ("run pabee", "torch, transformers, sklearn and 15 more packages are", "run"),
+        ("smoke", "torch, transformers, sklearn and 15 more packages are", "run"),
         ("data fetch minilm-l6", "filelock is", "run"),
         ("leaderboard", "pydantic is", "run"),
         ("compare pabee deebert", "pydantic is", "run"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.claims.comparisons import better_than, gains, swept
+from eelit.methods.claims.comparisons import gains, swept
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Effort, Outcome
@@ -20,8 +21,6 @@ ALPHAS = (0.2, 0.1, 0.06, 0.04, 0.02)
 """Local errors for which thresholds are set."""
 FEW = 50
 """Accepted samples below which an error says little."""
-WHERE = "On a network trained end to end"
-"""Where settings are compared with those of another training."""
 
 
 def claims(method: CdnnOverFog, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -112,8 +111,25 @@ def beside(method: CdnnOverFog, other: str, curve: Curve, bench: Bench) -> Outco
     took = sum(bench.trainings.values(), Effort(seconds=0.0, steps=0))
     bench.trainings = others | bench.trainings
     ours = Baseline(name="end-to-end", validation=curve.validation, test=curve.test)
-    found = better_than(f"{other} training", gains(ours, swept(rival, ready, bench, rival.knobs)), WHERE)
-    return found.model_copy(update={"measured": f"{found.measured}; {efforts(curve.training, took, other)}"})
+    found = gains(ours, swept(rival, ready, bench, rival.knobs))
+    return better(other, found, efforts(curve.training, took, other))
+
+
+def better(other: str, found: Sequence[float], took: str) -> Outcome:
+    """Judge gains over another training.
+
+    Settings are compared one by one: an alpha places exits and sets the rates of all nodes for whatever comes, so to
+    treat some samples with another alpha takes a second deployment.
+    """
+    gain = mean(found or [0.0])
+    return Outcome(
+        name=f"better than {other} training",
+        statement=f"On a network trained end to end, at no more than the modelled energy of each alpha after {other} "
+        "training and with the alphas of either chosen on validation data, accuracy on test data is on average half a "
+        "point higher. Two alphas are not mixed, as each is a deployment with exits and rates of its own.",
+        holds=gain >= 0.005,
+        measured=f"{gain:+.4f} on average over the energies of {len(found)} settings; {took}",
+    )
 
 
 def efforts(ours: Effort | None, theirs: Effort, other: str) -> str:

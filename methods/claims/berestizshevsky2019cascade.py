@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eelit.methods.claims.alone import reached_alone
-from eelit.methods.claims.comparisons import better_than, gains_at_equal_cost
+from eelit.methods.claims.comparisons import SLACK, better_than, gains_at_equal_cost
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
@@ -13,8 +13,6 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 
 SHARED = (*(i / 100 for i in range(15, 100, 5)), 0.97, 0.99, 0.995, 0.999)
 """Thresholds that all classifiers have in common: what own thresholds are compared with."""
-SLACK = 0.01
-"""How far the accuracy on test images may fall below what a tolerance allows: what 10,000 images leave to chance."""
 
 
 def claims(method: CascadedInference, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eelit.methods.claims.comparisons import better_than, gains, points_of, tried
+from eelit.methods.claims.comparisons import better_than, gains_of_mixtures, points_of, tried
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
-from eelit.methods.engine.stored_outputs import CONFIDENCES
+from eelit.methods.engine.stored_outputs import confidences
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.dai2020epnet import EpNet
 from eelit.methods.policies.base import Policy
@@ -21,13 +21,14 @@ ENTROPIES = (1.5, 1.2, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 def claims(method: EpNet, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Our points are the finite prices of one training; the rivals' are thresholds on the same branches."""
+    classes = prepared.data.classes or 1
     ours = tried(method, prepared, [method.rule(price, prepared) for price in method.knobs[1:-1]])
 
     def beside(name: str, rival: Baseline, where: str) -> Outcome:
-        return better_than(name, gains(ours, rival), where)
+        return better_than(name, gains_of_mixtures(ours, rival), where)
 
     by_hand: dict[str, list[Policy]] = {
-        "thresholds on confidence": [MaxConfidence(threshold) for threshold in CONFIDENCES[1:-1]],
+        "thresholds on confidence": [MaxConfidence(threshold) for threshold in confidences(classes)[1:-1]],
         "thresholds on entropy": [Entropy(threshold) for threshold in ENTROPIES],
     }
     few = method.replace({"shares": method.shares[1::2]})

@@ -1,16 +1,22 @@
-"""What PL-CRN++ with early exit claims: a threshold sets the speed, quality is sustained, noisy speech takes longer."""
+"""What PL-CRN++ with early exit claims: a threshold sets the speed, quality is sustained, noisy speech takes longer.
+
+ESTOI is that of the package ``pystoi``. Where ``pesq`` is installed too, which needs a C compiler and so belongs
+to no extra, narrow-band PESQ is told beside it; nothing depends on that.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import mean
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eelit.methods.data.recordings import RATE
-from eelit.methods.engine.audio import estoi, si_sdr, waveform
+from eelit.methods.engine.audio import si_sdr, waveform
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import at, cheapest_within
@@ -77,15 +83,49 @@ def understood(method: PlCrn, prepared: Prepared, curve: Curve) -> Outcome:
     exits = replay(method.rule(tau, prepared), seen.outputs)
     spectra = [torch.stack(list(seen.examples.inputs)), seen.at(exits), seen.answers[-1]]
     waves = [waveform(each, seen.targets.shape[-1]) for each in spectra]
-    noisy, early, full = (float(estoi(wave, seen.targets, RATE).mean()) for wave in waves)
+    noisy, early, full = (estoi(wave, seen.targets) for wave in waves)
+    heard = [pesq(wave, seen.targets) for wave in waves]
+    told = "" if None in heard else "; PESQ " + ", ".join(f"{value:.2f}" for value in heard)
     return Outcome(
         name="more intelligible as well",
-        statement="On test data the full model raises ESTOI, on windows of 32 ms, by at least 0.05 over the noisy "
-        "recordings, and at the cheapest threshold that loses at most 0.2 dB on validation data it is at most 0.01 "
-        "lower than that.",
+        statement="On test data the full model raises ESTOI by at least 0.05 over the noisy recordings, and at the "
+        "cheapest threshold that loses at most 0.2 dB on validation data it is at most 0.01 lower than that.",
         holds=full - noisy >= 0.05 and full - early <= 0.01,
-        measured=f"{noisy:.3f} noisy, {early:.3f} at tau = {tau:g}, {full:.3f} in full",
+        measured=f"{noisy:.3f} noisy, {early:.3f} at tau = {tau:g}, {full:.3f} in full{told}",
     )
+
+
+def estoi(waves: Tensor, clean: Tensor) -> float:
+    """Return the mean extended short-time objective intelligibility, at most 1, of waves ``[N, samples]``.
+
+    It needs 0.4 s of sound in a piece, silence aside. Pieces with less are left out; of none it is not a number.
+    """
+    from pystoi import stoi
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
+        found = []
+        for wave, original in zip(waves.numpy(), clean.numpy(), strict=True):
+            try:
+                found.append(float(stoi(original, wave, RATE, extended=True)))
+            except RuntimeWarning:
+                continue
+    return mean(found) if found else float("nan")
+
+
+def pesq(waves: Tensor, clean: Tensor) -> float | None:
+    """Return the mean narrow-band PESQ of waves ``[N, samples]``; None if that package is not installed.
+
+    Pieces in which it finds no speech are left out.
+    """
+    try:
+        from pesq import PesqError
+        from pesq import pesq as measured
+    except ModuleNotFoundError:
+        return None
+    pairs = zip(clean.numpy(), waves.numpy(), strict=True)
+    found = [float(measured(RATE, *pair, "nb", on_error=PesqError.RETURN_VALUES)) for pair in pairs]
+    return mean([value for value in found if value > 0] or [float("nan")])
 
 
 def noisier_takes_longer(method: PlCrn, prepared: Prepared, curve: Curve) -> Outcome:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eelit.methods.claims.comparisons import SLACK
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
@@ -16,8 +17,6 @@ from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.cascades import Prepared
 from eelit.methods.papers.park2015biglittle import BigLittle, Flags, Numbers, Pair, adapted
 
-SLACK = 0.01
-"""How far the loss on test images may exceed what is allowed: what some thousand held-out images leave to chance."""
 NOISE = 1.0
 """Deviation of what is added to each pixel, which itself has a deviation of 1, when inputs change at run time."""
 AUDIT, STEPS = 0.1, 40

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from statistics import mean
 
-from eelit.methods.claims.comparisons import at_prices, better_than, gains, governed, on_their_own, points_of
+from eelit.methods.claims.alone import reached_alone
+from eelit.methods.claims.comparisons import (
+    at_prices,
+    better_than,
+    gains_of_mixtures,
+    governed,
+    on_their_own,
+    points_of,
+)
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Outcome
@@ -17,6 +25,8 @@ from eelit.methods.recipes.plain import train_plain
 
 THRESHOLD = 0.5
 """The paper's, at which the claims are tried."""
+LOSS = 0.01
+"""Accuracy that may be lost on test data where a third of the computation is saved."""
 LAMBDAS = (0.5, 0.2, 0.1, 0.05, 0.0)
 """Prices for each of which there is a training, the costliest first."""
 
@@ -32,10 +42,11 @@ def claims(method: DifferentiableBranching, prepared: Prepared, bench: Bench, cu
     held, test = without_branches(method, prepared, bench)
     return [
         better_than(
-            "thresholds on entropy", gains(ours, entropies),
-            "Against the same network and branches without gates, trained as long on the sum of their losses",
+            "thresholds on entropy", gains_of_mixtures(ours, entropies),
+            f"With a training for each of {len(LAMBDAS)} prices, beside the same network and branches without gates, "
+            "trained as long on the sum of their losses",
         ),
-        saved(ours, held, test),
+        saved(ours, held, test, reached_alone(curve, "Branch", lost=LOSS, speed_up=1.5, whole=test)),
         more_accurate(ours, test),
         governed(ours.test),
         foretold(settings, ours),
@@ -52,16 +63,20 @@ def without_branches(method: DifferentiableBranching, prepared: Prepared, bench:
     return held, test
 
 
-def saved(ours: Baseline, held: float, test: float) -> Outcome:
-    """How much less is computed at nearly the accuracy of the network without branches."""
+def saved(ours: Baseline, held: float, test: float, reason: str) -> Outcome:
+    """How much less is computed at nearly the accuracy of the network without branches.
+
+    ``reason`` is why that shows nothing, if it does not.
+    """
     point = cheapest_within(ours.validation, ours.test, 0.005, of=held)
     loss, share = test - point.quality, 1 - 1 / point.speed_up
     return Outcome(
         name="faster at nearly the same accuracy",
         statement="The cheapest price that loses at most half a point on validation data, against the network trained "
         "as long without branches, saves a third of the MACs and loses at most one point on test data.",
-        holds=share >= 1 / 3 and loss <= 0.01,
+        holds=not reason and share >= 1 / 3 and loss <= LOSS,
         measured=f"{share:.1%} of the MACs saved, accuracy {-loss:+.4f}, at lambda {point.knob:g}",
+        not_comparable=reason,
     )
 
 

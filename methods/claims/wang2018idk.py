@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from eelit.methods.claims.comparisons import better_than, gains
+from eelit.methods.claims.comparisons import SLACK, better_than, gains_of_mixtures
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Outcome
 from eelit.methods.families.cascades import Prepared
 from eelit.methods.papers.wang2018idk import IdkCascade
 
-SLACK = 0.02
-"""How far the accuracy on test images may fall below what eps allows: what calibration images leave to chance."""
 RIVALS: dict[str, dict[str, str | bool]] = {
     "cascade by entropy": {"augment": "entropy"},
     "cascade by probability": {"augment": "probability"},
@@ -79,4 +77,4 @@ def swept(method: IdkCascade, prepared: Prepared, bench: Bench) -> Baseline:
 
 def beside(name: str, ours: Baseline, theirs: Baseline) -> Outcome:
     """Gates that learned what further models cost, against another way to build a cascade of the same models."""
-    return better_than(name, gains(ours, theirs), "With gates that learned about costs")
+    return better_than(name, gains_of_mixtures(ours, theirs), "With gates that learned about costs")

@@ -7,7 +7,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from eelit.methods.claims.comparisons import better_than, gains, without_ends
+from eelit.methods.claims.comparisons import better_than, gains_of_mixtures, without_ends
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
@@ -86,4 +86,4 @@ def surer(method: ClassExclusionExits, bench: Bench, ours: Baseline) -> Outcome:
     rival = Confident(**{field.name: getattr(method, field.name) for field in fields(method)})
     surest = next(b for b in rival.baselines(rival.prepare(bench), bench) if b.name == "max-confidence")
     where = "Against the same heads trained to answer, stopped by a threshold on the largest probability"
-    return better_than("stopping when sure", gains(without_ends(ours), without_ends(surest)), where)
+    return better_than("stopping when sure", gains_of_mixtures(without_ends(ours), without_ends(surest)), where)

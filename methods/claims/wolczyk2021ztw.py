@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eelit.methods.claims.comparisons import better_than, gains, points_of, tried
+from eelit.methods.claims.comparisons import better_than, gains_of_mixtures, points_of, tried
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Baseline, Curve, Outcome
 from eelit.methods.families import images
@@ -22,7 +22,7 @@ def claims(method: ZeroTimeWaste, prepared: Prepared, bench: Bench, curve: Curve
     ours = tried(method, prepared, [method.rule(knob, prepared) for knob in method.knobs[1:-1]])
 
     def beside(name: str, rival: Baseline, where: str) -> Outcome:
-        return better_than(name, gains(ours, rival), where)
+        return better_than(name, gains_of_mixtures(ours, rival), where)
 
     where = "With internal classifiers on the same frozen network, trained as long"
     patient = [Patience(t) for t in range(1, prepared.model.exits - 1)]

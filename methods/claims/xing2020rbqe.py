@@ -1,9 +1,4 @@
-"""What RBQE claims: slight damage is mended early, severe damage late, and nobody need say which it is.
-
-Two things were set anew once first gains had been seen: on the mean of all qualities no exit was much better than
-another, as each is best where the weights want it. So what the last exit adds is told at the lowest quality, and a
-threshold is chosen against the best one, not against the last exit.
-"""
+"""What RBQE claims: slight damage is mended early, severe damage late, and nobody need say which it is."""
 
 from __future__ import annotations
 
@@ -21,16 +16,15 @@ from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.xing2020rbqe import Rbqe, in_8_bits, psnr
 
-LOSS = 0.02
-"""What may be lost of the best threshold's PSNR on validation pieces where one is chosen, in dB."""
+LOSS = 0.05
+"""What may be lost of the last exit's PSNR on validation pieces where a threshold is chosen, in dB."""
 WINDOW = 8
 """Side of the windows in which structural similarity is measured, in pixels."""
 
 
 def claims(method: Rbqe, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
-    """Try all of them at one threshold, the cheapest that is nearly the best on validation pieces."""
-    best = max(point.quality for point in curve.validation)
-    point = cheapest_within(curve.validation, curve.test, LOSS, of=best)
+    """Try all of them at one threshold, the cheapest that loses little on validation pieces."""
+    point = cheapest_within(curve.validation, curve.test, LOSS)
     seen = prepared.split("test")
     exits = replay(method.rule(point.knob, prepared), seen.outputs)
     levels = prepared.data.part("test levels").targets[: len(exits)].numpy()
@@ -56,19 +50,18 @@ def ssim(pictures: Tensor, clean: Tensor) -> Tensor:
 
 
 def mended(method: Rbqe, seen: StoredOutputs, levels: NDArray[np.int64]) -> Outcome:
-    """Tell what every exit adds to the pictures as they came; where these are worst, the last must add the most."""
+    """Tell what every exit adds to the pictures as they came; the last must add more than the first."""
     came = torch.stack([x[0] for x in seen.examples.inputs])
     worst = torch.as_tensor(levels == int(np.argmin(method.qualities)))
     each = [psnr(out, seen.targets) - psnr(came, seen.targets) for out in seen.answers]
-    gains = [float(gain[worst].mean()) for gain in each]
+    gains = [float(gain.mean()) for gain in each]
     alike = float((ssim(seen.answers[-1], seen.targets) - ssim(came, seen.targets)).mean())
-    told, overall = (", ".join(f"{gain:+.3f}" for gain in some) for some in (gains, [float(g.mean()) for g in each]))
+    told, lowest = (", ".join(f"{x:+.3f}" for x in some) for some in (gains, [float(g[worst].mean()) for g in each]))
     return Outcome(
         name="deeper decoders mend more",
-        statement="The last exit adds 0.3 dB to pictures of the lowest quality, 0.1 dB more than the first one adds.",
+        statement="The last exit adds 0.3 dB to compressed pictures, and 0.1 dB more than the first one adds.",
         holds=gains[-1] >= 0.3 and gains[-1] >= gains[0] + 0.1,
-        measured=f"exits 1, 2 … add {told} dB, to pictures of all qualities {overall} dB; SSIM of all {alike:+.4f} at "
-        "the last",
+        measured=f"exits 1, 2 … add {told} dB, at the lowest quality {lowest} dB; SSIM {alike:+.4f} at the last",
     )
 
 
@@ -79,8 +72,8 @@ def cheaper(curve: Curve, seen: StoredOutputs, exits: NDArray[np.int64], knob: f
     loss, saved = curve.full_quality - point.quality, 1 - 1 / point.speed_up
     return Outcome(
         name="a fifth saved at equal quality",
-        statement="The cheapest threshold that loses at most 0.02 dB of the best on validation pieces saves a fifth of "
-        "the computation, and loses at most 0.1 dB and 0.005 of SSIM of the full model's on test pieces.",
+        statement="The cheapest threshold that loses at most 0.05 dB on validation pieces saves a fifth of the "
+        "computation and loses at most 0.1 dB and 0.005 of SSIM on test pieces.",
         holds=saved >= 0.2 and loss <= 0.1 and alike >= -0.005,
         measured=f"{saved:.1%} of the MACs saved, PSNR {-loss:+.3f} dB, SSIM {alike:+.4f}, at T = {knob:g}",
     )

@@ -1,15 +1,19 @@
 """Recorded prompts of a telephone system, in noise: a second of speech to be cleaned, and spelled words to be read.
 
-One speaker, 8 kHz. The noise is made: its power falls with frequency as f^-a, a drawn from 0 (white) to 2, and its
-level wavers. Recordings themselves, not pieces of them, are divided into training, validation and test; of sentences,
-also what is said: no text is in two parts. Only the spelled words are of one recording of each letter, which all parts
-share, at another speed and in other noise.
+One speaker, 8 kHz. Speech to be cleaned is in noise of three kinds: recorded music; babble of six voices, which are
+other prompts at other speeds; and made noise, whose power falls with frequency as f^-a, a drawn from 0 (white) to 2,
+and whose level wavers. Sentences and spelled words are in made noise alone. Recordings themselves, not pieces of them,
+are divided into training, validation and test, and so is the music; of sentences, also what is said: no text is in two
+parts. Only the spelled words are of one recording of each letter, which all parts share, at another speed and in other
+noise.
 """
 
 import io
 import re
 import wave as riff
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +31,15 @@ QUIET = 0.02  # root mean square, of 1 at most, below which a recording is a pau
 TONES = ("ascending-2tone", "beep", "beeperr", "descending-2tone")
 """Recordings without speech."""
 SLOWEST, FASTEST = 0.85, 1.2  # of the recorded speed
+MUSIC = "music"
+PLAYED = (
+    ("macroform-cold_day", "macroform-robot_dity", "macroform-the_simplicity"),
+    ("manolo_camp-morning_coffee",),
+    ("reno_project-system",),
+)
+"""Pieces of music that are noise in training, in validation and in tests."""
+VOICES = 6
+"""How many talk at once in babble."""
 SPELLED = (*"0123456789", *"abcdefghijklmnopqrstuvwxyz")
 """What utterances are spelled of: ten digits and the letters, each a class of its own."""
 
@@ -62,6 +75,7 @@ class Mixtures:
     clean: Wave
     levels: NDArray[np.float32]  # [n]
     rows: NDArray[np.int64]  # [n], which recording
+    kinds: NDArray[np.int64]  # [n], of the noise: 0 made, 1 music, 2 babble
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -87,7 +101,7 @@ def mixtures(
     Of each ten recordings six are for training, two for validation, two for test. Asking for fewer pieces leaves the
     others as they are.
     """
-    every = [wave for name, wave in _sounds("prompts.wav") if name not in TONES and _level(wave) > QUIET]
+    every = _spoken()
     long = [i for i, wave in enumerate(every) if len(wave) >= samples]
     if len(long) < 10:
         raise ValueError(f"{ITEM} has {len(long)} recordings of {samples} samples, which are too few")
@@ -95,16 +109,41 @@ def mixtures(
     rows = divide(range(len(long)), len(long) - 2 * held, held, held, seed=seed, item=ITEM)
 
     def part(chosen: NDArray[np.int64], n: int, number: int) -> Mixtures:
-        recordings = np.array(long)[chosen[np.arange(n) % len(chosen)]]
-        made = [
-            mixture(every[row], samples, np.random.default_rng([seed, number, i])) for i, row in enumerate(recordings)
-        ]
-        noisy, clean, levels = zip(*made, strict=True)
-        return Mixtures(np.stack(noisy), np.stack(clean), np.array(levels, dtype=np.float32), recordings)
+        recordings, voices = np.array(long)[chosen[np.arange(n) % len(chosen)]], [every[long[i]] for i in chosen]
+        noises, made = (partial(noise, samples), partial(music, number, samples), partial(babble, voices, samples)), []
+        for i, row in enumerate(recordings):
+            random = np.random.default_rng([seed, number, i])
+            kind = int(random.integers(len(noises)))
+            made.append((*mixture(every[row], noises[kind](random), random), kind))
+        noisy, clean, levels, kinds = zip(*made, strict=True)
+        loud = np.array(levels, dtype=np.float32)
+        return Mixtures(np.stack(noisy), np.stack(clean), loud, recordings, np.array(kinds))
 
     sizes = zip((rows.train, rows.validation, rows.test), (train, validation, test), strict=True)
     parts = [part(chosen, n, number) for number, (chosen, n) in enumerate(sizes)]
-    return Split(parts[0], parts[1], parts[2], f"{train} {validation} {test} {samples} {rows.digest}")
+    digest = f"{train} {validation} {test} {samples} {rows.digest} {source_digest(MUSIC)}"
+    return Split(parts[0], parts[1], parts[2], digest)
+
+
+def moments(samples: int, sizes: tuple[int, int, int], *, seed: int = 0) -> list[Wave]:
+    """Moments of speech `[n, samples]` for training, validation and tests, in a Hann window, of root mean square 1.
+
+    They begin anywhere in a recording where it is not quiet; the parts have other recordings.
+    """
+    every = [wave for wave in _spoken() if len(wave) >= samples]
+    held, window = len(every) // 5, np.hanning(samples)
+    rows = divide(range(len(every)), len(every) - 2 * held, held, held, seed=seed, item=ITEM)
+    parts = []
+    for number, (chosen, n) in enumerate(zip((rows.train, rows.validation, rows.test), sizes, strict=True)):
+        random, found = np.random.default_rng([seed, number]), list[NDArray[np.floating]]()
+        while len(found) < n:
+            wave = every[chosen[random.integers(len(chosen))]]
+            start = int(random.integers(len(wave) - samples + 1))
+            moment = wave[start : start + samples] * window
+            if _level(moment) > QUIET:
+                found.append(moment / _level(moment))
+        parts.append(np.array(found, dtype=np.float32))
+    return parts
 
 
 def utterances(
@@ -210,15 +249,11 @@ def _in_noise(wave: Wave, samples: int, random: np.random.Generator) -> tuple[Wa
     return (noisy * (LOUD / _level(noisy))).astype(np.float32), level
 
 
-def mixture(wave: Wave, samples: int, random: np.random.Generator) -> tuple[Wave, Wave, float]:
-    """A piece of a recording in noise, the piece alone, and its level in dB above the noise.
-
-    Of four places in the recording the loudest is taken, since many begin and end in silence.
-    """
-    starts = random.integers(0, len(wave) - samples + 1, 4)
-    clean = max((wave[start : start + samples] for start in starts), key=_level)
+def mixture(wave: Wave, around: Wave, random: np.random.Generator) -> tuple[Wave, Wave, float]:
+    """A piece of a recording in noise of level 1 and as long, the piece alone, and its level in dB above the noise."""
+    clean = _loudest(wave, len(around), random)
     level = float(random.uniform(-5, 15))
-    noisy = clean + _level(clean) * 10 ** (-level / 20) * noise(samples, random)
+    noisy = clean + _level(clean) * 10 ** (-level / 20) * around
     scale = np.float32(1 / _level(noisy))
     return (noisy * scale).astype(np.float32), clean * scale, level
 
@@ -267,9 +302,36 @@ def noise(samples: int, random: np.random.Generator) -> Wave:
     return (made / _level(made)).astype(np.float32)
 
 
+def music(part: int, samples: int, random: np.random.Generator) -> Wave:
+    """A piece of music of level 1: in training (0) of three, in validation (1) and tests (2) of one other each."""
+    played = PLAYED[part]
+    found = _loudest(_played(played[int(random.integers(len(played)))]), samples, random)
+    return found / np.float32(_level(found))
+
+
+def babble(voices: Sequence[Wave], samples: int, random: np.random.Generator) -> Wave:
+    """Six of the recordings at once, equally loud, each at a speed of its own and from any place on; of level 1."""
+    found = np.zeros(samples, dtype=np.float32)
+    for row in random.integers(0, len(voices), VOICES):
+        voice = at_speed(voices[row], float(random.uniform(SLOWEST, FASTEST)))
+        found += np.resize(np.roll(voice, int(random.integers(len(voice)))), samples) / np.float32(_level(voice))
+    return found / np.float32(_level(found))
+
+
+def _loudest(wave: Wave, samples: int, random: np.random.Generator) -> Wave:
+    """The loudest piece of four at random places, since many recordings begin and end in silence."""
+    starts = random.integers(0, len(wave) - samples + 1, 4)
+    return max((wave[start : start + samples] for start in starts), key=_level)
+
+
 def _level(wave: NDArray[np.floating]) -> float:
     """The root mean square."""
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+
+
+def _spoken() -> list[Wave]:
+    """All recordings of speech."""
+    return [wave for name, wave in _sounds("prompts.wav") if name not in TONES and _level(wave) > QUIET]
 
 
 @in_memory()
@@ -279,6 +341,12 @@ def _sounds(file: str) -> tuple[tuple[str, Wave], ...]:
     found = list(SOUND.finditer(raw))
     ends = [mark.start() for mark in found[1:]] + [len(raw)]
     return tuple((mark[1].decode(), samples_of(raw[mark.end() : end])) for mark, end in zip(found, ends, strict=True))
+
+
+@in_memory()
+def _played(name: str) -> Wave:
+    """The samples of a piece of music."""
+    return samples_of((fetch.path(MUSIC) / f"{name}.wav").read_bytes())
 
 
 def samples_of(raw: bytes) -> Wave:

@@ -38,27 +38,6 @@ def si_sdr(estimates: Tensor, clean: Tensor) -> Tensor:
     return 10 * torch.log10(kept / rest)
 
 
-def estoi(estimates: Tensor, clean: Tensor, rate: int, frames: int = 24) -> Tensor:
-    """Return the extended short-time objective intelligibility ``[N]``, at most 1, of waves ``[N, samples]``.
-
-    Levels in bands a third of an octave wide from 150 Hz on, in segments of ``frames`` windows (0.38 s at 8 kHz), are
-    normalised band by band and then window by window to mean 0 and length 1, and multiplied with those of the clean
-    wave. Windows are ours, 32 ms long, and silence is kept, so values are not those of other programs.
-    """
-    f = torch.linspace(0, rate / 2, BANDS)
-    centres = [c for k in range(30) if (c := 150 * 2 ** (k / 3)) * 2 ** (1 / 6) <= rate / 2]
-    inside = torch.stack([(f >= c / 2 ** (1 / 6)) & (f < c * 2 ** (1 / 6)) for c in centres]).float()
-    x, y = ((inside @ spectrum(wave).square().sum(dim=1)).sqrt() for wave in (estimates, clean))
-    frames = min(frames, x.shape[2])
-    parts = [_unit(_unit(each.unfold(2, frames, 1).transpose(1, 2), 3), 2) for each in (x, y)]
-    return (parts[0] * parts[1]).sum(dim=(2, 3)).mean(dim=1) / frames
-
-
-def _unit(x: Tensor, dim: int) -> Tensor:
-    x = x - x.mean(dim=dim, keepdim=True)
-    return x / x.norm(dim=dim, keepdim=True).clamp_min(1e-9)
-
-
 def log_mel(waves: Tensor, bands: int, rate: int) -> Tensor:
     """Return log energies ``[N, bands, T]`` in bands equally wide in mel, of waves ``[N, samples]``."""
     power = spectrum(waves).square().sum(dim=1)

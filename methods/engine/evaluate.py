@@ -106,7 +106,8 @@ def _host(flags: Array) -> NDArray[np.bool_]:
 def answered(policy: Policy, outputs: Output, exits: NDArray[np.int64]) -> Output:
     """Return what each sample is told ``[N, ...]``, given its exit ``[N]`` and the stored outputs ``[E, N, ...]``.
 
-    That is its exit's output, but for the answer if the policy is one of those that assemble it.
+    That is its exit's output, but for the answer if the policy is one of those that assemble it. Such an answer has
+    the precision of the policy, as in `infer`: float32 at least, also from outputs in half precision.
     """
     _sizes(outputs)
     told = at_exits(outputs, exits)
@@ -115,8 +116,9 @@ def answered(policy: Policy, outputs: Output, exits: NDArray[np.int64]) -> Outpu
         for i in range(len(said(outputs))):
             output = to_policy(said_at(outputs, i))
             state, _ = policy.step(state, output)
-            here = torch.as_tensor(exits == i)
-            answers[here] = policy.answer(state, output)[here]
+            here, assembled = torch.as_tensor(exits == i), policy.answer(state, output)
+            answers = answers.to(assembled.dtype)
+            answers[here] = assembled[here]
         told = _answering(told, answers)
     return told
 

@@ -260,6 +260,34 @@ class Learning(Typed):
     lines: list[Gained] = Field(min_length=1, description="the method's own first")
 
 
+class Beside(Typed):
+    """Another measure of a curve's settings on the test split, where the curve's own says nothing of the model itself.
+
+    Less of it is better. The two ends are told apart: if the full model is not better than its cheap part alone, what
+    keeps the full model's answers keeps nothing.
+    """
+
+    name: str = Field(description="the measure, with its unit")
+    meaning: str = Field(description="in words, for a caption")
+    values: list[Finite] = Field(min_length=1, description="of each point of the curve")
+    cheap: Finite = Field(description="what the cheap part (the first exit) reaches alone")
+    full: Finite
+    error: Finite = Field(description="standard error of the difference of these two, sample by sample")
+
+    @property
+    def lead(self) -> float:
+        """By how much the full model is better than its cheap part."""
+        return self.cheap - self.full
+
+    @property
+    def told(self) -> str:
+        """What it is, and what both ends reach, in two sentences."""
+        return (
+            f"{self.name[:1].upper()}{self.name[1:]}: {self.meaning}. The full model takes {self.full:.3f}, its cheap "
+            f"part alone {self.cheap:.3f}: a lead of {self.lead:+.3f} ± {self.error:.3f} (standard error)."
+        )
+
+
 class Curve(Typed):
     """Quality against cost for one variant of a method, from the most eager knob to `never`."""
 
@@ -286,6 +314,7 @@ class Curve(Typed):
     search: Search | None = Field(default=None, description="None: nothing is searched for, or an older result")
     simulation: Simulation | None = Field(default=None, description="None: nothing is simulated, or an older result")
     learning: list[Learning] = Field(default=[], description="empty: nothing is learnt online, or an older result")
+    beside: Beside | None = Field(default=None, description="None: there is none, or an older result")
     warnings: list[str] = Field(
         default=[], description="what a reader should know before concluding from it; no rule is broken"
     )
@@ -296,6 +325,8 @@ class Curve(Typed):
         for timing in self.timings:
             if timing.knob not in swept:
                 raise ValueError(f"what is timed at {self.knob} {timing.knob:g} was not swept")
+        if self.beside is not None and len(self.beside.values) != len(self.test):
+            raise ValueError(f"{self.beside.name} is told of {len(self.beside.values)} of {len(self.test)} points")
         return _alike(self, self.validation, self.test)
 
 

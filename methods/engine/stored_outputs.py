@@ -22,9 +22,9 @@ from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.temperature import calibration_error
 
 CONFIDENCES = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.1)
-"""Thresholds of the baseline that stops at the surest exit."""
+"""Thresholds of the baseline that stops at the surest exit; for more than two classes see `confidences`."""
 LOW = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
-"""More of them, for many classes, of which the likeliest often has less than half of the probability."""
+"""More of them, for more than two classes, of which the likeliest often has less than half of the probability."""
 
 
 @dataclass
@@ -104,32 +104,23 @@ class StoredOutputs:
         ]
 
 
+def confidences(classes: int) -> tuple[float, ...]:
+    """Return `CONFIDENCES` with those of the `LOW` thresholds that a largest probability can be below, by size.
+
+    The largest of C probabilities is at least 1 / C, so two classes have none of them.
+    """
+    cheapest, *others = CONFIDENCES
+    return (cheapest, *(c for c in LOW if c * classes > 1), *others)
+
+
 def baselines_of(held: StoredOutputs, test: StoredOutputs, score: Score) -> list[Baseline]:
     """Return each exit as a fixed depth and, for classes, the same model stopped by the largest probability."""
     found = [Baseline(name="static exit", validation=held.cut_off(score), test=test.cut_off(score))]
     if test.answers.dim() == 3:
-        tried = [[seen.under(MaxConfidence(c), score, c, seen.answers) for c in CONFIDENCES] for seen in (held, test)]
+        every = confidences(test.answers.shape[-1])
+        tried = [[seen.under(MaxConfidence(c), score, c, seen.answers) for c in every] for seen in (held, test)]
         found.append(Baseline(name="max-confidence", validation=tried[0], test=tried[1]))
     return found
-
-
-def with_low_thresholds(
-    found: list[Baseline], held: StoredOutputs, test: StoredOutputs, score: Score
-) -> list[Baseline]:
-    """Return `baselines_of` with those of the `LOW` thresholds that a largest probability can be below."""
-    low = [c for c in LOW if c * test.answers.shape[-1] > 1] if test.answers.dim() == 3 else []
-    more = [[seen.under(MaxConfidence(c), score, c, seen.answers) for c in low] for seen in (held, test)]
-    return [
-        each.model_copy(
-            update={
-                "validation": [*each.validation[:1], *more[0], *each.validation[1:]],
-                "test": [*each.test[:1], *more[1], *each.test[1:]],
-            }
-        )
-        if each.name == "max-confidence"
-        else each
-        for each in found
-    ]
 
 
 def exit_facts(points: list[OperatingPoint], outputs: Tensor, labels: Tensor) -> tuple[list[ExitFacts], float | None]:

@@ -170,7 +170,10 @@ def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) 
 
 @in_memory(2)
 def sensing(source: str, *, m: int, n: int, train: int, held: int) -> Data:
-    """Return measurements ``[m]`` and, as targets, the codes ``[n]`` that they are of: ``made``, or of ``digits``."""
+    """Return measurements ``[m]`` and, as targets, the codes ``[n]`` that they are of.
+
+    ``made`` codes, those of ``speech``, or those of ``digits`` (unit tests only).
+    """
     from eelit.methods.data import sensing as measurements
 
     split = measurements.compressed_sensing(source, m=m, n=n, train=train, held=held)
@@ -216,8 +219,8 @@ def translation(corpus: str, *, train: int, longest: int) -> TranslationData:
 def mixtures(source: str, *, train: int, validation: int = 120, test: int = 240, samples: int = 8000) -> Data:
     """Return spectra ``[2, F, T]`` of sound in noise at -5 to 15 dB, to be cleaned.
 
-    Targets ``[N, samples]`` are the clean waves. ``prompts`` (recorded speech) or ``made`` (chords that rise and fall;
-    unit tests only).
+    Targets ``[N, samples]`` are the clean waves. ``prompts`` (recorded speech in music, babble and made noise) or
+    ``made`` (chords that rise and fall, in white noise; unit tests only).
     """
     if source == "made":
         noisy, clean = _made_sounds(train + validation + test, samples)

@@ -29,7 +29,7 @@ from eelit.methods.engine.metrics import Score, judged, usual
 from eelit.methods.engine.multi_exit import device_of, evaluating
 from eelit.methods.engine.records import Baseline, Chance, Execution, ExitFacts, OperatingPoint, Timing
 from eelit.methods.engine.routing import decide
-from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts, with_low_thresholds
+from eelit.methods.engine.stored_outputs import StoredOutputs, baselines_of, exit_facts
 from eelit.methods.engine.timing import BATCH, TIMED, devices_of, in_turn
 from eelit.methods.policies.base import Policy, finite, usable
 
@@ -340,7 +340,7 @@ class SkimMethod(Method):
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
         """Return what the one head says if all tokens leave together: after a fixed layer, or when it is sure."""
         held, test = prepared.depths("validation"), prepared.depths("test")
-        return with_low_thresholds(baselines_of(held, test, self.score), held, test, self.score)
+        return baselines_of(held, test, self.score)
 
     def each_exit(self, prepared: Prepared, bench: Bench) -> tuple[list[ExitFacts], float | None]:
         """Return every depth by itself, all tokens leaving there, and the share of texts that are overthought."""

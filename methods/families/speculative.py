@@ -5,11 +5,16 @@ must be fetched either way: so cost is the number of weights read per generated 
 weights of its own once, whatever it is given. Tables of embeddings, of which a row is read for each token, keys and
 values, and the reading of the prompt are left out.
 
+Quality is how much of the full model's own text is kept, which says nothing of how good that text is. So `beside` tells
+how well each setting predicts the true texts, in bits per token: the tokens so far are the true ones, and the next is
+predicted by the part that would decide it. Fewer bits are better.
+
 `replay` says what is written, by the definition and in batches of texts; `write` does it, text by text.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +26,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Generation, generate
 from eelit.methods.engine.measured import point
 from eelit.methods.engine.method import Bench, Split
-from eelit.methods.engine.records import Execution, OperatingPoint
+from eelit.methods.engine.multi_exit import device_of
+from eelit.methods.engine.records import Beside, Execution, OperatingPoint
 from eelit.methods.engine.timing import devices_of, in_turn
 from eelit.methods.families.tokens import GenerationMethod, Prepared
 
@@ -123,6 +130,32 @@ class SpeculativeMethod(GenerationMethod):
         What a text took may be left at 0: it is counted from outside.
         """
 
+    @abstractmethod
+    def ends(self, prepared: Any, split: Split) -> tuple[Tensor, Tensor]:
+        """Return what the cheap and the costly part alone predict of the true texts' tokens: logits ``[N, T, V]``."""
+
+    @abstractmethod
+    def asked(self, prepared: Any, split: Split, knob: float, cheap: Tensor, costly: Tensor) -> Tensor:
+        """Return whether the costly part decides a token ``[N, T]``, given the true tokens so far and `ends`."""
+
+    @torch.inference_mode()
+    def beside(self, prepared: Any, knobs: Sequence[float]) -> Beside:
+        """Return how many bits the true test texts take per token at each knob, and by each part alone."""
+        true = prepared.passages("test").references
+        ends = self.ends(prepared, "test")
+        cheap, costly = (bits(logits, true.to(logits.device)) for logits in ends)
+        values = [float(torch.where(self.asked(prepared, "test", knob, *ends), costly, cheap).mean()) for knob in knobs]
+        leads = (cheap - costly).mean(dim=1)
+        return Beside(
+            name="bits per token",
+            meaning=f"how well the {len(true)} true texts are predicted token by token, each from the true tokens "
+            "before it by the part that would decide it; lower is better",
+            values=values,
+            cheap=float(cheap.mean()),
+            full=float(costly.mean()),
+            error=float(leads.std()) / math.sqrt(len(leads)) if len(leads) > 1 else 0.0,
+        )
+
     def readers(self, prepared: Any) -> list[Prepared]:
         """Return all that reads and writes, the full model first: it may be all there is."""
         return [prepared]
@@ -181,6 +214,19 @@ class SpeculativeMethod(GenerationMethod):
             full_seconds=full_seconds,
             not_finite=int(found.not_finite.sum()),
         )
+
+
+def true_states(prepared: Prepared, model: ExitDecoder, split: Split) -> Tensor:
+    """Return a decoder's states ``[L, N, T, d]`` from which the tokens of the split's true texts are predicted."""
+    passages = prepared.passages(split)
+    text = torch.cat([passages.prompts, passages.references], dim=1).to(device_of(model))
+    return model.states(text[:, :-1])[:, :, passages.prompts.shape[1] - 1 :]
+
+
+def bits(logits: Tensor, true: Tensor) -> Tensor:
+    """Return - log2 p ``[N, T]`` of true tokens ``[N, T]`` by logits ``[N, T, V]``."""
+    found: Tensor = F.cross_entropy(logits.double().flatten(0, 1), true.flatten(), reduction="none") / math.log(2)
+    return found.view_as(true)
 
 
 def _copied(opened: Sequence[Caches]) -> list[Caches]:

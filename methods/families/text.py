@@ -10,9 +10,7 @@ from eelit.methods.engine import tasks
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline
-from eelit.methods.engine.stored_outputs import with_low_thresholds
-from eelit.methods.families.exits import ExitMethod, Prepared
+from eelit.methods.families.exits import ExitMethod
 from eelit.methods.recipes.joint import depth_weights, train_joint
 
 NATS = (3.1, 2.9, 2.8, 2.6, 2.4, 2.2, 2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.01, 0.0)
@@ -75,8 +73,3 @@ class TextMethod(JointText, ExitMethod):
     def load(self) -> Data:
         """Token ids of sentences, with classes or values."""
         return tasks.text(self.corpus, train=self.train_size, length=self.length)
-
-    def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return those of all exits; for many classes the largest probability has low thresholds too."""
-        found, held, test = super().baselines(prepared, bench), prepared.split("validation"), prepared.split("test")
-        return with_low_thresholds(found, held, test, self.score) if self.many_classes else found

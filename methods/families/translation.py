@@ -38,8 +38,25 @@ X = TypeVar("X")
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Return the corpus BLEU of texts with one reference each, from 0 to 1: 4-grams, tokens of the standard 13a."""
-    return float(BLEU().corpus_score(list(texts), [list(references)]).score) / 100
+    """Return the corpus BLEU of texts with one reference each, from 0 to 100: 4-grams, tokens of the standard 13a."""
+    return float(BLEU().corpus_score(list(texts), [list(references)]).score)
+
+
+class Matches:
+    """What BLEU counts in each text with its reference ``[N, 10]``, so that it can be had of any choice of texts.
+
+    The lengths of both, the sequences of one to four words that both have, and those that the text has.
+    """
+
+    def __init__(self, texts: Sequence[str], references: Sequence[str]) -> None:
+        single = BLEU(effective_order=True)  # which changes scores of single texts, and no count
+        found = [single.sentence_score(text, [known]) for text, known in zip(texts, references, strict=True)]
+        self.counts = np.array([[x.sys_len, x.ref_len, *x.counts, *x.totals] for x in found], dtype=np.int64)
+
+    def score(self, times: NDArray[np.int64] | None = None) -> float:
+        """Return the corpus BLEU, from 0 to 100, of the texts, each taken so many ``times [N]``, or once."""
+        said, known, *rest = (self.counts.sum(axis=0) if times is None else times @ self.counts).tolist()
+        return float(BLEU.compute_bleu(rest[:4], rest[4:], said, known, smooth_method="exp").score)
 
 
 @dataclass
@@ -111,6 +128,10 @@ class Prepared:
         """Return the BLEU of translations of the split with its references."""
         references = self.examples(split).targets[: len(run.tokens)]
         return bleu(self.data.spelt(run.tokens), self.data.spelt(references))
+
+    def matches(self, split: Split, run: Generation) -> Matches:
+        """Return what BLEU counts in translations of the split."""
+        return Matches(self.data.spelt(run.tokens), self.data.spelt(self.examples(split).targets[: len(run.tokens)]))
 
     @property
     def for_choosing(self) -> Prepared:

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from eelit.methods.engine.method import Method
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.records import Beside, Curve, Outcome
 
 ERRORS = 2.0
 """Standard errors by which a variant's best quality must lie above chance in a smoke test, and by which a full model
@@ -123,7 +123,10 @@ def no_lead(curve: Curve) -> str | None:
 
     The curve must begin with the most eager setting. Where the quality of each sample is known, that of the two is
     compared sample by sample; else by the standard error that is known of chance, as if the two were independent.
+    Where there is a measure beside the quality, that of the full model and its cheap part alone is compared.
     """
+    if curve.beside is not None:
+        return _no_lead_beside(curve, curve.beside)
     first = curve.test[0]
     lead = curve.full_quality - first.quality
     error, how = _error_of_lead(curve)
@@ -135,6 +138,16 @@ def no_lead(curve: Curve) -> str | None:
         f"The full model of {called(curve)} is not clearly better than {where}: {curve.quality} is "
         f"{curve.full_quality:.4f} and {first.quality:.4f}, a lead of {lead:+.4f}; {asked}. Where "
         "the two are about as good, savings say little about a method."
+    )
+
+
+def _no_lead_beside(curve: Curve, beside: Beside) -> str | None:
+    if beside.lead > 0 and beside.lead >= ERRORS * beside.error:
+        return None
+    return (
+        f"The full model of {called(curve)} is not clearly better than its cheap part alone: {beside.name} are "
+        f"{beside.full:.4f} and {beside.cheap:.4f}, a lead of {beside.lead:+.4f}; {ERRORS:g} standard errors, sample "
+        f"by sample, are {ERRORS * beside.error:.4f}. To keep the full model's answers is then worth nothing."
     )
 
 

@@ -53,7 +53,7 @@ QUALITIES = {
         Quality("F1 of detections", "harmonic mean of their precision and recall", 0, 1),
         Quality("Pearson's r", "correlation of predicted and true values", -1, 1),
         Quality("NDCG@10", "discounted gain of the ten documents ranked first ÷ that of the best order", 0, 1),
-        Quality("BLEU", "agreement with reference texts in sequences of up to four words, here not times 100", 0, 1),
+        Quality("BLEU", "agreement with reference texts in sequences of up to four words, by sacrebleu", 0, 100),
         Quality(
             "ROUGE-L with the full model's text", "longest common subsequence with it, as a share of its length", 0, 1
         ),
@@ -64,8 +64,11 @@ QUALITIES = {
         Quality("-NMSE (dB)", "energy of the signal ÷ energy of the error", unit="dB"),
         Quality("explained variance of the noise", "1 minus squared error of the predicted noise ÷ its variance",
                 high=1),
-        Quality("1 - distance to the drawing", "1 minus the distance between features of the picture and of the real "
-                "drawing", high=1),
+        Quality("1 - EfficientNet-Lite0 distance to the drawing", "1 minus the mean squared distance between "
+                "unit-length features of the picture and of the real drawing, from two depths of EfficientNet-Lite0",
+                high=1),
+        Quality("1 - random-feature distance to the drawing", "1 minus the same distance between features of random "
+                "convolutions, in unit tests", high=1),
     )
 }  # fmt: skip
 

@@ -11,19 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 from eelit.methods.data import fetch, manifest
 from eelit.methods.data.cache import cache_root
 from eelit.methods.engine.method import Bench, Method, silent
-from eelit.methods.engine.records import Curve, Effort, Machine, OperatingPoint, Outcome, Result, Timing
+from eelit.methods.engine.records import Beside, Curve, Effort, Machine, OperatingPoint, Outcome, Result, Timing
 from eelit.methods.engine.search import DesignSearch
 from eelit.methods.harness import conformance, dependencies, registry
 
 Progress = Callable[[str, float | None], None]
 Claims = Callable[[Any, Any, Bench, Curve], list[Outcome]]
+
+
+@runtime_checkable
+class TellsBeside(Protocol):
+    """A method whose quality does not say how good its model is, and that has another measure for that."""
+
+    def beside(self, prepared: Any, knobs: Sequence[float]) -> Beside:
+        """Return that measure on the test split at each knob."""
+        ...
 
 
 class UnknownVariant(ValueError):
@@ -149,11 +158,15 @@ def _tried(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve) 
 
 
 def _told(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve, *, whole: bool) -> Curve:
-    """Return a curve with its search, its simulated world, how the method learnt there, and what a reader should know.
+    """Return a curve with its search, its simulated world, how the method learnt there, a measure beside its quality
+    if the method has one, and what a reader should know.
 
     The last is told of ``whole`` curves alone: knobs that somebody has chosen need not begin with the first exit.
     """
-    learnt, warning = registry.learning(key), conformance.no_lead(curve) if whole else None
+    learnt = registry.learning(key)
+    if isinstance(method, TellsBeside):
+        curve = curve.model_copy(update={"beside": method.beside(prepared, [point.knob for point in curve.test])})
+    warning = conformance.no_lead(curve) if whole else None
     return curve.model_copy(
         update={
             "search": method.search(prepared, bench) if isinstance(method, DesignSearch) else None,

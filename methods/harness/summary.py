@@ -31,7 +31,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from eelit.methods.engine.operating_points import at, cheapest_within
-from eelit.methods.engine.records import Curve, OperatingPoint, Result, Timing
+from eelit.methods.engine.records import Curve, Machine, OperatingPoint, Result, Timing
 from eelit.methods.harness import registry
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
 """The baselines that every method is compared with, and the names of their knobs."""
 TRAINED_OTHERWISE = "Trained otherwise"
 """The section of a method's docstring that says how its training differs from that of the track, and why."""
+SAVED = 0.05
+"""Least share of the cost that a setting must save for its time to be compared with that."""
+SLOWER = 1.05
+"""How many times as long as the full model a setting must take to count as slower."""
 BATCHES = (1, 32)
 """Batch sizes that are timed."""
 SEEDS = 3
@@ -135,6 +139,11 @@ class Wall:
     milliseconds: Spread
     full: Spread  # milliseconds of the full model, taken in turn
 
+    @property
+    def ratio(self) -> float:
+        """How many times as long as the full model it took."""
+        return self.milliseconds.mean / self.full.mean
+
     def __str__(self) -> str:
         return f"{self.milliseconds.mean:.1f} instead of {self.full.mean:.1f} for {1 - self.saved.mean:.0%} of the cost"
 
@@ -174,6 +183,7 @@ class Row:
     rule: str = ""  # which baseline of `BASELINE_KNOBS` it is, on the method's network; empty: the method itself
     shared: tuple[str, ...] = ()  # of a baseline: other rows whose networks have the same weights
     standings: dict[float, Standing] = field(default_factory=dict)  # share → how certain it is, where samples are known
+    load: Spread | None = None  # busy processes per core when the runs ended: above about 1, seconds mean little
 
     @property
     def who(self) -> str:
@@ -191,6 +201,10 @@ class Row:
         if standing is None or standing.behind is None or not standing.level:
             return ""
         return "level" if standing.behind.deviation or standing.behind.mean else "best"
+
+    def slower(self, batch: int) -> list[Wall]:
+        """Return the timed knobs that save cost but take longer than the full model, in batches of this size."""
+        return [wall for wall in self.walls[batch] if wall.ratio > SLOWER and wall.saved.mean > SAVED]
 
     @property
     def least(self) -> float:
@@ -233,8 +247,7 @@ def slug(rule: str) -> str:
 def row(results: Sequence[Result], variant: str, *, current: bool, share: float = 0.5, rule: str = "") -> Row:
     """Summarise one variant of one method's results with different seeds, or a baseline on their networks."""
     curves = [curve_of(result, variant, rule) for result in results]
-    first = curves[0]
-    full = Spread.of(curve.full_quality for curve in curves)
+    first, full = curves[0], Spread.of(curve.full_quality for curve in curves)
     assert full is not None
     names = dict.fromkeys(baseline.name for curve in curves for baseline in curve.baselines)
     rivals = {name: [b.test for curve in curves for b in curve.baselines if b.name == name] for name in names}
@@ -270,7 +283,13 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         calibration=_calibration(curves),
         exits=_leaving(curves),
         rule=rule,
+        load=Spread.of(_load(result.machine) for result in results),
     )
+
+
+def _load(machine: Machine) -> float | None:
+    """Return the machine's load for each of its cores; None where it was not recorded."""
+    return None if machine.load is None else machine.load / max(1, machine.cores)
 
 
 def _together(each: Iterable[Sequence[X]]) -> list[tuple[X, ...]]:
@@ -296,7 +315,7 @@ def curve_of(result: Result, variant: str, rule: str = "") -> Curve:
     found = next(baseline for baseline in curve.baselines if baseline.name == rule)
     known = {"knob": BASELINE_KNOBS[rule], "validation": found.validation, "test": found.test}
     unknown: dict[str, Any] = {"executions": [], "baselines": [], "each_exit": [], "timings": [], "overthinking": None}
-    return curve.model_copy(update={**known, **unknown, "search": None})
+    return curve.model_copy(update={**known, **unknown, "search": None, "beside": None})
 
 
 def _means(curves: Sequence[Sequence[OperatingPoint]]) -> list[tuple[float, float]]:
@@ -382,7 +401,7 @@ def _timing(curve: Curve, batch: int, share: float) -> Timing | None:
 
 def _efficiency(curve: Curve, batch: int) -> float | None:
     timing = _timing(curve, batch, 0.5)
-    return timing.efficiency if timing and timing.saved > 0.05 else None
+    return timing.efficiency if timing and timing.saved > SAVED else None
 
 
 def _walls(curves: Sequence[Curve], batch: int) -> list[Wall]:

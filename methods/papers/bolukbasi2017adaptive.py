@@ -170,7 +170,7 @@ class NetworkSelection(ImageCascadeMethod):
     fits_on: ClassVar[float] = 0.5  # of the validation images: for the decisions; lambda is judged on the others
     knob: ClassVar[str] = "price of an error"
     knobs: ClassVar[tuple[float, ...]] = (
-        *(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 3.5, 4.0, 5.0, 6.0, 10.0, math.inf),
+        *(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 3.5, 4.0, 5.0, 6.0, 10.0, 15.0, 20.0, 40.0, math.inf),
     )
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "decisions are learned for each lambda, by a surrogate of the objective: a higher price of "

@@ -51,8 +51,8 @@ Deviations
     6. The discriminator is a small one of hinge loss, not OASIS's, which classifies each place.
     7. T = 0.1 is the paper's; here a threshold is chosen on validation drawings.
     8. T limits the distance from the whole generator's picture, as in the paper, and the claims measure that. The
-       measured curve shows something else, 1 less the distance from the real drawing: otherwise the whole generator
-       would be perfect by definition.
+       measured curve shows something else, 1 less the distance d from the real drawing, by the same features of
+       EfficientNet-Lite0: otherwise the whole generator would be perfect by definition.
 """
 
 from __future__ import annotations
@@ -458,8 +458,8 @@ class Fiancee(ExitPredictionMethod):
 
     @property
     def quality(self) -> str:
-        """Pictures are compared, not answers counted; 1 is the drawing itself."""
-        return "1 - distance to the drawing"
+        """Pictures are compared by phi, which the name tells, not answers counted; 1 is the drawing itself."""
+        return f"1 - {'random-feature' if self.feature_widths else 'EfficientNet-Lite0'} distance to the drawing"
 
     def load(self) -> Data:
         """Maps ``[K, h, h]``, a channel for each kind of colour, and drawings ``[C, side, side]``."""

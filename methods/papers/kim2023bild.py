@@ -11,8 +11,8 @@ Model
     T5-small and T5-large, mT5-small and mT5-large.
 
 Training
-    Each by itself: cross-entropy of the next token. "aligned" (prediction alignment): S learns on, by cross-entropy,
-    from what B writes, greedily, after prompts of training texts.
+    Each by itself: cross-entropy of the next token. Then S learns on, by cross-entropy, from what comes after prompts
+    of training texts: in "aligned" (prediction alignment) what B writes there, greedily; in "unaligned" the true text.
 
 Exit rule
     Fallback: p = p_S(. | y_1 … y_n); S writes argmax p if max p >= alpha_FB. Where max p < alpha_FB, strictly, or after
@@ -33,7 +33,9 @@ Deviations
        pretrained T5 on two translation and two summarisation sets.
     2. Decoder only: the prompt stands where the encoders' input stood. Both read it, and that is not counted.
     3. All texts have 16 tokens, the end of a text being a token like any other, and quality is how much of B's own text
-       is kept: an open continuation has no reference that models of this size would meet.
+       is kept: an open continuation has no reference that models of this size would meet. Beside it stands how many
+       bits per token the true texts take at each knob, which says whether B is worth keeping: the tokens so far are the
+       true ones, and B is taken to read all of them.
     4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1.
     5. alpha_FB is mostly lower than the paper's: such models are seldom confident of the next token. alpha_RB is 2, of
        the paper's 2 to 6 the best on validation texts.
@@ -44,7 +46,9 @@ Deviations
     7. A text may end before B has read the last tokens, as in the released code, unless ``verified`` is set. In that
        code a threshold of 0 also counts as not given, and becomes 0.6 or 5; here 0 is 0.
     8. Alignment takes 800 training windows once, with AdamW; the paper's calibration texts were not released, and how
-       long it trained was read in a reproduction alone (500,000 steps).
+       long it trained was read in a reproduction alone (500,000 steps). "unaligned" learns on from the true texts of
+       the same windows for as many steps, which the paper's unaligned models do not: so alignment is compared at equal
+       data and steps.
     9. Outputs of S that are not finite are never trusted. Where B's outputs are not finite nothing can be rolled back;
        the affected tokens, read or written, are reported.
 """
@@ -68,7 +72,7 @@ from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.passages import LanguageData
 from eelit.methods.engine.weights import trained
-from eelit.methods.families.speculative import PassCosts, SpeculativeMethod, Texts
+from eelit.methods.families.speculative import PassCosts, SpeculativeMethod, Texts, true_states
 from eelit.methods.families.tokens import Prepared
 from eelit.methods.policies.base import exact, finite, softmax
 from eelit.methods.recipes.fit import Batch, fit
@@ -110,6 +114,19 @@ def first_wrong(logits: Tensor, tokens: Tensor, rules: Rules) -> int | None:
     over, differs = unlikely(logits, tokens, rules.rollback)
     wrong = (over if rules.released else over & differs).nonzero().flatten()
     return int(wrong[0]) if len(wrong) and differs[wrong[0]] else None
+
+
+def taken_over(small: Tensor, large: Tensor, fallback: float, rules: Rules) -> Tensor:
+    """Return by logits ``[N, T, V]`` of both models on given texts whether each token ``[N, T]`` is the large one's."""
+    said = small.argmax(dim=-1)
+    over, differs = (each.view_as(said) for each in unlikely(large.flatten(0, 1), said.flatten(), rules.rollback))
+    written = sure(small.flatten(0, 1), fallback).view_as(said) & ~(over & differs)
+    taken, pending = torch.ones_like(written), torch.zeros_like(said[:, 0])
+    for t in range(1, said.shape[1]):  # the first token is the large model's
+        own = written[:, t] & (pending < rules.in_a_row)
+        pending = torch.where(own, pending + 1, 0)
+        taken[:, t] = ~own
+    return taken
 
 
 class KnowsText(Protocol):
@@ -302,6 +319,11 @@ def next_token_loss(model: ExitDecoder, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(model.head(model.states(x)[-1]).flatten(0, 1), y.flatten())
 
 
+def as_they_are(windows: Sequence[Tensor]) -> Examples:
+    """Return windows with their true continuations."""
+    return Examples(list(windows), torch.zeros(len(windows)))
+
+
 def continued(large: ExitDecoder, windows: Sequence[Tensor], prompt: int) -> Examples:
     """Return windows of which the large model has written, greedily, all but the first ``prompt`` tokens."""
     texts = torch.stack(list(windows)).to(next(large.parameters()).device)
@@ -313,10 +335,18 @@ def continued(large: ExitDecoder, windows: Sequence[Tensor], prompt: int) -> Exa
     return Examples(list(torch.cat(found).clone()), torch.zeros(len(texts)))
 
 
-def align(
-    small: ExitDecoder, targets: Examples, bench: Bench, data: str, *, prompt: int, rate: float, batch: int
+def learn_on(
+    small: ExitDecoder,
+    targets: Examples,
+    bench: Bench,
+    data: str,
+    *,
+    prompt: int,
+    rate: float,
+    batch: int,
+    aligned: bool,
 ) -> None:
-    """Let the small model learn on from what the large one has written behind prompts."""
+    """Let the small model learn on from what stands behind prompts, written by the large one if ``aligned``."""
 
     def loss(batch: Batch) -> Tensor:
         x = batch.inputs
@@ -327,7 +357,8 @@ def align(
         small.train()
         fit(
             small.language_model.parameters(), targets, loss, bench,
-            label="aligning the small decoder", epochs=1, batch=batch, rate=rate,
+            label="aligning the small decoder" if aligned else "training the small decoder on",
+            epochs=1, batch=batch, rate=rate,
         )  # fmt: skip
 
     trained(small, train, bench, data=data, settings={"prompt": prompt, "rate": rate, "batch": batch})
@@ -340,7 +371,7 @@ class Bild(SpeculativeMethod):
 
     rollback: float = 2.0  # alpha_RB; the paper: 2 to 6, by data set
     in_a_row: int = 10  # n_max: tokens that S writes in a row at most; the released code: 10
-    aligned: bool = False  # whether the small model learns from the large one's texts
+    aligned: bool = False  # whether S learns on from B's continuations, else from the true ones for as many steps
     released: bool = False  # whether to check and to go on after a rollback as the released loop does
     verified: bool = False  # whether the large model reads the end of a text; the released code: no
     corpus: str = "brown"  # data; the paper: IWSLT 2017, WMT 2014, XSUM, CNN/DailyMail
@@ -357,8 +388,8 @@ class Bild(SpeculativeMethod):
     batch: int = 8  # windows
     rate: float = 5e-3  # of Muon
     other_rate: float = 4e-3  # of AdamW
-    align_windows: int = 800  # training windows whose continuations align S
-    align_rate: float = 1e-3  # of AdamW, for alignment
+    align_windows: int = 800  # training windows from whose continuations S learns on
+    align_rate: float = 1e-3  # of AdamW, for that
 
     data: ClassVar[tuple[str, ...]] = ("brown",)
     knob: ClassVar[str] = "fallback threshold"
@@ -396,15 +427,17 @@ class Bild(SpeculativeMethod):
         return Pair(large, small)
 
     def train(self, model: Pair, data: LanguageData, bench: Bench) -> None:
-        """Each by itself; then, if asked for, the small one on what the large one writes."""
+        """Each by itself; then the small one on continuations, those of the large one if it is to be aligned."""
         for name, each in (("large", model.large), ("small", model.small)):
             train_language(
                 each, data, bench, next_token_loss, label=f"training the {name} decoder", rate=self.rate,
                 other_rate=self.other_rate, batch=self.batch, settings={},
             )  # fmt: skip
-        if self.aligned:
-            targets = continued(model.large, data.train.inputs[: self.align_windows], self.prompt)
-            align(model.small, targets, bench, data.digest, prompt=self.prompt, rate=self.align_rate, batch=self.batch)
+        windows = data.train.inputs[: self.align_windows]
+        learn_on(
+            model.small, continued(model.large, windows, self.prompt) if self.aligned else as_they_are(windows), bench,
+            data.digest, prompt=self.prompt, rate=self.align_rate, batch=self.batch, aligned=self.aligned,
+        )  # fmt: skip
 
     def prepare(self, bench: Bench) -> PreparedPair:
         """Load the data, build and train; neither sees the test passages."""
@@ -431,6 +464,15 @@ class Bild(SpeculativeMethod):
             for tokens, exits, flawed, passes, rolled in follow(pair, caches, first, large.length, some, self.rules):
                 found.append(Written(tokens, exits, flawed, (passes.cpu() * each).sum(dim=1), passes, rolled))
         return found
+
+    def ends(self, prepared: PreparedPair, split: Split) -> tuple[Tensor, Tensor]:
+        """What S and B predict."""
+        large, small = (each.model.head(true_states(each, each.model, split)[-1]) for each in self.readers(prepared))
+        return small, large
+
+    def asked(self, prepared: PreparedPair, split: Split, knob: float, cheap: Tensor, costly: Tensor) -> Tensor:
+        """Where B takes over, or would roll back what S writes: a true text goes on, so B reads all of it."""
+        return taken_over(cheap, costly, knob, self.rules)
 
     def readers(self, prepared: PreparedPair) -> list[Prepared]:
         """Return the large model, then the small one."""

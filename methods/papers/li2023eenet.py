@@ -75,7 +75,7 @@ from eelit.methods.engine.metrics import judged
 from eelit.methods.engine.multi_exit import MultiExit, device_of, of_samples
 from eelit.methods.engine.records import Baseline, Execution, ExitFacts, OperatingPoint, Simulation
 from eelit.methods.engine.routing import Course
-from eelit.methods.engine.stored_outputs import CONFIDENCES, StoredOutputs, exit_facts
+from eelit.methods.engine.stored_outputs import StoredOutputs, confidences, exit_facts
 from eelit.methods.families.exits import Prepared, timed
 from eelit.methods.families.images import ImageMethod
 from eelit.methods.families.on_device import told
@@ -388,7 +388,7 @@ class EENet(ImageMethod):
     def surest(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
         """Return what is reached by asking exit after exit, on a chip that reckons with the whole network."""
         seen, found = prepared.split(split), []
-        for c in CONFIDENCES:
+        for c in confidences(seen.answers.shape[-1]):
             course, done = self.cautious(prepared, split, MaxConfidence(c))
             found.append(self.priced(seen, seen.at(course.exits.numpy()), course.exits, done, c))
         return found

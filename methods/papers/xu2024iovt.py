@@ -43,7 +43,8 @@ Deviations
        the whole network on the slowest device.
     4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three devices, instead
        of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. An image is smaller than the output of any part, so cutting in
-       between seldom pays off: mostly one side does everything.
+       between seldom pays off: mostly one side does everything. Which side that is depends on channel and load: with
+       devices three times as fast, a search in every slot gains next to nothing over computing all on the devices.
     5. The transfer of the answer back is part of d_s; no other times are modelled, and none is measured.
     6. The abstract says that accuracy is guaranteed, which may mean a constraint acc(e) >= A_min. Here there is none: w
        alone says what accuracy is worth, and the claims look at what it comes to.
@@ -92,6 +93,8 @@ WIDTH, MINIBATCH, RANDOM = 64, 64, 0.3
 """Width of actor and critic, transitions of a step, and share of actions that are drawn at random."""
 PULL = 1e-3
 """What the squares of the actor's logits weigh."""
+MOMENTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
+"""Shares of the training after which the actor is kept as it is then, so that one sees how it learns."""
 TOLD = 30.0
 """Simulated seconds of the slots that are told, at most."""
 
@@ -196,6 +199,12 @@ def ipla(known: Known, cell: Cell, w: float, exits: NDArray[np.int64], latency: 
     return float((w * known.accuracy[exits] - (1 - w) * latency / longest(known, cell)).mean())
 
 
+def rewarded(known: Known, cell: Cell, seen: Seen, chosen: Decision) -> tuple[float, Array]:
+    """Return r of a slot, and W_n after it; latencies are capped in both."""
+    latency = np.minimum(seen.waiting + seconds(known, cell, seen, chosen), LATE * longest(known, cell))
+    return ipla(known, cell, seen.w, chosen.exits, latency), np.maximum(0.0, latency - cell.slot)
+
+
 def observed(seen: Seen, cell: Cell, most: float) -> NDArray[np.float32]:
     """Return the state as actor and critic read it, ``[2 N + 2]``."""
     parts = np.log2(seen.rates / cell.usual), seen.waiting / most, [seen.free, seen.w]
@@ -267,30 +276,42 @@ class Ddpg:
                     q.lerp_(p, self.soft)
 
 
+def keep_earlier(due: list[tuple[int, nn.Sequential]], t: float, actor: nn.Sequential) -> None:
+    """Let networks whose slot has come be what the actor is, and take them off the list."""
+    while due and t >= due[0][0]:
+        due.pop(0)[1].load_state_dict(actor.state_dict())
+
+
 def train_agent(
-    actor: nn.Sequential, known: Known, cell: Cell, bench: Bench, *, slots: int, noise: float, **options: float
+    actor: nn.Sequential,
+    known: Known,
+    cell: Cell,
+    bench: Bench,
+    *,
+    slots: int,
+    noise: float,
+    earlier: Sequence[nn.Sequential] = (),
+    **options: float,
 ) -> None:
-    """Train the actor in place in a simulated cell of its own; options are those of `Ddpg`."""
+    """Train the actor in place in a simulated cell; networks ``earlier`` become what it is at `MOMENTS`, or the end."""
     devices, most = len(cell.speeds), longest(known, cell)
+    moments = [round(share * slots) for share in MOMENTS]
 
     def train() -> None:
         torch.manual_seed(bench.seed)
         random = np.random.default_rng([bench.seed, 2])
         agent = Ddpg(actor, slots, **options)
         rates, free = cell.conditions(slots + 1, [bench.seed, 3])
-        w, waiting = float(random.uniform(*WEIGHTS)), np.zeros(devices)
+        w, waiting, due = float(random.uniform(*WEIGHTS)), np.zeros(devices), list(zip(moments, earlier, strict=False))
         for t in range(int(min(slots, bench.most_steps))):
+            keep_earlier(due, t, actor)
             seen = Seen(rates[t], waiting, float(free[t]), w)
             x = torch.from_numpy(observed(seen, cell, most))
-            with torch.no_grad():
-                a = actor(x).sigmoid().numpy()
+            a = actor(x).detach().sigmoid().numpy()
             a = np.clip(a + random.normal(0, noise, a.shape), 0, 1)
             if random.random() < RANDOM:
                 a = random.uniform(size=a.shape)
-            chosen = decision(a.reshape(devices, 3), len(known.stages))
-            latency = np.minimum(waiting + seconds(known, cell, seen, chosen), LATE * most)
-            r = ipla(known, cell, w, chosen.exits, latency)
-            waiting = np.maximum(0.0, latency - cell.slot)
+            r, waiting = rewarded(known, cell, seen, decision(a.reshape(devices, 3), len(known.stages)))
             if (t + 1) % EPISODE == 0:
                 w = float(random.uniform(*WEIGHTS))
             after = observed(Seen(rates[t + 1], waiting, float(free[t + 1]), w), cell, most)
@@ -298,9 +319,10 @@ def train_agent(
             agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)))
             bench.progress("training the agent", t / slots)
             bench.steps += 1
+        keep_earlier(due, math.inf, actor)
 
     settings = {"slots": slots, "noise": noise, "known": [part.tolist() for part in known], **options}
-    trained(actor, train, bench, data="", settings={**settings, "cell": repr(cell)})
+    trained(nn.ModuleList([actor, *earlier]), train, bench, data="", settings={**settings, "cell": repr(cell)})
 
 
 @dataclass(frozen=True)
@@ -341,6 +363,7 @@ class Fitted(NamedTuple):
     known: Known
     weights: tuple[Any, ...]  # for comparing
     actor: nn.Sequential
+    earlier: tuple[nn.Sequential, ...]  # the actor at each of `MOMENTS`
 
 
 @dataclass
@@ -397,25 +420,26 @@ class IovtDdpg(ImageMethod, TierMethod):
     epochs: float = 2.0  # passes that train the network with its exits
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
-    slots: int = 6000  # simulated slots from which the agent learns; assumed
+    slots: int = 12000  # simulated slots from which the agent learns; assumed
     discount: float = 0.5  # gamma, as queues are short; assumed
-    soft: float = 0.01  # how fast the slow copies follow; assumed
+    soft: float = 0.005  # how fast the slow copies follow; assumed
     noise: float = 0.2  # standard deviation of the noise on actions; assumed
     agent_rate: float = 1e-3  # learning rate of actor and critic; assumed
-    speeds: tuple[float, ...] = (1.5e9, 2e9, 3e9)  # f_n, multiply-accumulates per second; assumed
-    server: float = 1e10  # F; assumed
-    bandwidth: float = 5e5  # B, hertz; assumed
-    signal: tuple[float, ...] = (10.0, 30.0, 100.0)  # g_n; assumed
-    slot: float = 0.25  # seconds; assumed
+    speeds: tuple[float, ...] = (4e8, 6e8, 1e9)  # f_n, multiply-accumulates per second; assumed
+    server: float = 5e9  # F; assumed
+    bandwidth: float = 1e6  # B, hertz; assumed
+    signal: tuple[float, ...] = (3.0, 10.0, 30.0)  # g_n; assumed
+    slot: float = 0.75  # seconds, in which each device could run the whole network; assumed
 
     fits_on: ClassVar[float] = 0.5  # of the validation data, for acc(e)
     knob: ClassVar[str] = "w"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     tiny: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.tiny, "slots": 800, "speeds": (6e5, 8e5, 1.2e6), "server": 4e6, "bandwidth": 5e5, "soft": 0.02,
+        **ImageMethod.tiny, "slots": 800, "speeds": (6e5, 8e5, 1.2e6), "server": 4e6, "bandwidth": 5e5,
+        "signal": (10.0, 30.0, 100.0), "slot": 0.25, "soft": 0.02,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        **ImageMethod.smoke, "slots": 2000, "speeds": (3e7, 4e7, 6e7), "server": 2e8, "bandwidth": 5e5,
+        **ImageMethod.smoke, "slots": 2000, "speeds": (8e6, 1.2e7, 2e7), "server": 1e8, "soft": 0.01,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.others, "speeds": (5e5, 8e5, 1.2e6), "signal": (5.0, 30.0, 100.0),
@@ -440,11 +464,13 @@ class IovtDdpg(ImageMethod, TierMethod):
         torch.manual_seed(prepared.bench.seed)
         devices = len(self.speeds)
         actor = network(2 * devices + 2, 3 * devices)
+        earlier = tuple(copy.deepcopy(actor).eval() for _ in MOMENTS)
         train_agent(
-            actor, known, self.cell, prepared.bench, slots=self.slots, noise=self.noise, discount=self.discount,
-            soft=self.soft, rate=self.agent_rate,
+            actor, known, self.cell, prepared.bench, slots=self.slots, noise=self.noise, earlier=earlier,
+            discount=self.discount, soft=self.soft, rate=self.agent_rate,
         )  # fmt: skip
-        return Fitted(known, tuple(p.detach().flatten()[:3].tolist() for p in actor.parameters()), actor.eval())
+        weights = tuple(p.detach().flatten()[:3].tolist() for p in actor.parameters())
+        return Fitted(known, weights, actor.eval(), earlier)
 
     def policy(self, knob: float, prepared: Any) -> MaxConfidence:
         """No exit asks how sure it is; to whoever looks at exits by themselves this is the usual rule."""

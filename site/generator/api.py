@@ -141,6 +141,10 @@ class TrackRow(BaseModel):
     overthinking: Spread | None = Field(description="share that some earlier exit has right and the last exit wrong")
     calibration: list[Spread | None] = Field(description="expected calibration error of each exit")
     exits: list[float] = Field(description="share leaving at each exit, at the knob nearest to half of the cost")
+    load: Spread | None = Field(
+        description="busy processes of the machine for each core when runs ended; above about 1, seconds of rows are "
+        "not to be compared; null in older results"
+    )
     training_seconds: Spread | None = Field(description="of the processor; null in older results")
     training_steps: Spread | None = Field(
         description="of the optimiser; null in older results, and where there are none"

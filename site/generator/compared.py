@@ -19,6 +19,8 @@ from eelit.site.generator.board import groups
 from eelit.site.generator.collection import Collection
 
 SCRIPTS = [*plots.SCRIPTS, "assets/compare.js"]
+PARTS = ("Idea", "Exit rule", "Training")
+"""What of a method's docstring stands above its figures, where methods are side by side."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,14 @@ def _line(collection: Collection, row: Row, board: bench.Board) -> Line:
 
 def values(collection: Collection) -> dict[str, Any]:
     """Return what the page's template needs."""
+    boards = collection.boards.values()
     return {
         "tracks": {name: compared(collection, board) for name, board in collection.boards.items()},
         "site_tracks": TRACKS,
         "scripts": SCRIPTS,
         "names": names(collection),
+        "described": [key for key in collection.methods if any(key in board.verdicts for board in boards)],
+        "parts": PARTS,
     }
 
 

@@ -61,10 +61,19 @@ def downloads(graph: Graph) -> dict[str, str]:
     return {"graph.json": to_json(graph) + "\n", "graph.graphml": to_graphml(graph) + "\n"}
 
 
+def alone(known: Graph) -> list[str]:
+    """Return the works that no edge leads to or from, by year."""
+    ends = {end for edge in known.edges for end in (edge.source, edge.target)}
+    return sorted(known.nodes.keys() - ends, key=lambda key: (known.nodes[key].year, key))
+
+
 def places(known: Graph) -> dict[str, tuple[float, float]]:
-    """Return the centre of each work: its column by year, its row by the mean height of its verified neighbours."""
+    """Return the centre of each work: its column by year, its row by the mean height of its verified neighbours.
+
+    Works `alone` have none, unless all are.
+    """
     graph: nx.Graph[str] = nx.Graph()
-    graph.add_nodes_from(sorted(known.nodes))
+    graph.add_nodes_from(sorted(known.nodes.keys() - set(alone(known))) or sorted(known.nodes))
     graph.add_edges_from(sorted((edge.source, edge.target) for edge in known.verified().edges))
     rounds = 50 if len(graph) < LARGE else 10  # a start for the sweeps; a large graph cannot be seen as a whole anyway
     height = {key: float(place[1]) for key, place in nx.spring_layout(graph, seed=SEED, iterations=rounds).items()}
@@ -103,14 +112,14 @@ def draw(collection: Collection) -> Markup:
         Markup('<desc id="graph-desc">The table below holds the same data.</desc>'),
         *_years(collection, where),
         *(_edge(edge, where) for edge in edges),
-        *(_node(collection, work, *where[work.key]) for work in collection.works.values()),
+        *(_node(collection, work, *where[work.key]) for work in collection.works.values() if work.key in where),
         Markup("</svg>"),
     ]
     return Markup("\n").join(parts)
 
 
 def _years(collection: Collection, where: dict[str, tuple[float, float]]) -> Iterator[Markup]:
-    columns = {work.record.year: where[key][0] for key, work in collection.works.items()}
+    columns = {collection.works[key].record.year: x for key, (x, _) in where.items()}
     for year, x in sorted(columns.items()):
         yield Markup('<text class="year" x="{:g}" y="22" text-anchor="middle">{}</text>').format(x, year)
 

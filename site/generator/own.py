@@ -75,6 +75,14 @@ def walk(root: Path, name: str) -> Walk:
     return Walk(name=name, code=program.read_text(encoding="utf-8"), lines=lines, **told)
 
 
+def architectures(root: Path) -> dict[str, list[dict[str, str]]]:
+    """Return by kind which architectures take exits, and which are refused and why: each was tried."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in json.loads((root / PROGRAMS / "architectures.json").read_text(encoding="utf-8")):
+        found.setdefault(row["kind"], []).append(row)
+    return found
+
+
 @cache
 def advice() -> dict[str, Advice]:
     """Return what `eelit advise` says of each of the outputs that come with eelit."""
@@ -91,4 +99,4 @@ def pages(render: Callable[..., str], root: Path) -> Iterator[tuple[str, str]]:
     values: dict[str, Any] = {"advice": advice(), "shipped": shipped(), "lines": lines, "limits": advising}
     yield f"{FOLDER}/worth-it.md", render("worth_it.md.j2", walks=walks, **values)
     for each in walks:
-        yield f"{FOLDER}/{each.page}.md", render(f"{each.name}.md.j2", walk=each)
+        yield f"{FOLDER}/{each.page}.md", render(f"{each.name}.md.j2", walk=each, architectures=architectures(root))

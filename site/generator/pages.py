@@ -29,6 +29,7 @@ from eelit.site.generator import (
     compared,
     contest,
     curve,
+    depth,
     explorer,
     findings,
     gap_map,
@@ -235,6 +236,7 @@ def _leaderboard(collection: Collection, name: str) -> dict[str, Any]:
         "track": TRACKS[name],
         "board": board,
         "groups": compared.compared(collection, board, rules=True),
+        "depth": depth.of_track(collection, name),
         "depths": _depths(collection, name),
         "reach": contest.reach,
         "scripts": LEADERBOARD,
@@ -334,7 +336,8 @@ def _graph(collection: Collection) -> dict[str, Any]:
             }
         )
     counts = Counter(network.kind(edge) for edge in collection.graph.edges)
-    own = {"picture": network.draw(collection), "kinds": network.KINDS, "counts": counts, "rows": rows}
+    shown = {"picture": network.draw(collection), "alone": network.alone(collection.graph)}
+    own = {**shown, "kinds": network.KINDS, "counts": counts, "rows": rows}
     return own | explorer.values(collection)
 
 

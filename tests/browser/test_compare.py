@@ -55,7 +55,9 @@ def test_the_figures_beside_each_other_are_those_of_the_whole_table(compare):
     row = page.locator(".ee-compare-table tbody tr[data-id]").first
     told = [cell.text_content() for cell in row.locator("td").all()]
     page.locator(f".ee-pick input[value='{row.get_attribute('data-id')}']").check()
-    assert [cell.text_content() for cell in page.locator(".ee-beside tbody td").all()] == told
+    beside = [cell.text_content() for cell in page.locator(".ee-beside tbody td").all()]
+    assert beside[-len(told) :] == told
+    assert len(beside) - len(told) == 3  # idea, exit rule, training
 
 
 def test_the_address_keeps_the_choice(open_page):
@@ -77,6 +79,18 @@ def test_a_key_in_the_address_means_all_its_variants(open_page):
     assert all(value.startswith("zhou2020pabee:") for value in chosen)
     assert "one picture for each kind" in page.locator(".ee-status").first.inner_text()  # classification, regression
     expect(page.locator(".ee-compared:not([hidden]) .ee-vega svg")).to_have_count(2)
+
+
+def test_what_methods_do_stands_above_their_figures(open_page):
+    page = open_page("compare.html?m=deebert&m=pabee:classification")
+    beside = page.locator(".ee-beside:visible").first
+    heads = beside.locator("tbody th").all_inner_texts()
+    assert heads[:4] == ["Idea", "Exit rule", "Training", "fidelity"]
+    names = beside.locator("thead th").all_inner_texts()
+    rule = beside.locator("tbody tr").nth(1).locator("td").all_inner_texts()
+    said = dict(zip(names, rule, strict=True))
+    assert "softmax" in said["DeeBERT"]
+    assert "patience" in said["PABEE, classification"]
 
 
 def looks(page, names):

@@ -1,5 +1,6 @@
 """The citation graph that can be played with, by mouse and by keyboard, at desktop and phone width."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -186,6 +187,17 @@ def test_edges_have_the_same_colours_with_and_without_scripts(open_page, scheme)
         still = page.evaluate(LINES, ".ee-graph")
     assert drawn == still
     assert len(set(drawn.values())) == len(drawn) == 5
+
+
+def test_without_scripts_works_that_nothing_connects_are_listed_below_the_picture(open_page):
+    page = open_page("graph.html", javascript=False)
+    links = "links => links.map(link => link.getAttribute('href') ?? link.getAttribute('xlink:href'))"
+    drawn = page.locator(".ee-graph a").evaluate_all(links)
+    listed = page.locator("p", has_text="Not yet connected").locator("a").evaluate_all(links)
+    ends = page.locator(".ee-graph .edge").evaluate_all("edges => edges.flatMap(e => [e.dataset.a, e.dataset.b])")
+    assert {re.sub(r".*/|\.html$", "", link) for link in drawn} == set(ends)
+    assert listed
+    assert not set(drawn) & set(listed)
 
 
 def test_by_year_the_page_says_that_years_are_missing(open_page):

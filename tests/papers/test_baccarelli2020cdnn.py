@@ -404,6 +404,24 @@ def test_errors_must_stay_near_what_is_tolerated(over, holds):
     assert claimed.held(over).holds is holds
 
 
+def test_errors_are_those_of_test_samples_at_thresholds_of_held_out_ones(prepared, monkeypatch):
+    _, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "FEW", 1)
+
+    def excess(seen):
+        found = []
+        for alpha in claimed.ALPHAS:
+            for *held, c, right in zip(*ready.fitted, *seen, strict=True):
+                accepted = c > threshold(*held, alpha)
+                found += [float((~right[accepted]).mean()) - alpha] if accepted.any() else []
+        return found
+
+    over, within = excess(known(ready.split("test"))), excess(ready.fitted)
+    assert claimed.kept_errors(ready).measured == f"{max(over):+.4f} at most, of {len(over)} exits and alphas"
+    assert over != within  # those of the held-out samples themselves
+    assert max(within) <= 0
+
+
 @pytest.mark.parametrize(("greedy", "holds"), [(1.02, True), (1.03, False)])
 def test_one_pass_must_come_near_the_best_subset(greedy, holds):
     assert claimed.close(greedy, 1.0, 4).holds is holds
@@ -426,6 +444,13 @@ def test_a_third_of_the_energy_must_be_saved_at_little_loss(cost, quality, holds
     )
     assert claimed.less_energy(curve).holds is holds
     assert "nothing was measured" in claimed.less_energy(curve).not_comparable
+
+
+@pytest.mark.parametrize(("found", "holds"), [([0.01, 0.0], True), ([0.004, 0.005], False), ([], False)])
+def test_another_training_must_be_worth_half_a_point(found, holds):
+    outcome = claimed.better("layer-wise", found, "both took long")
+    assert (outcome.name, outcome.holds) == ("better than layer-wise training", holds)
+    assert outcome.measured.endswith(f"over the energies of {len(found)} settings; both took long")
 
 
 def test_claims_are_tried_and_trainings_compared_once(prepared):

@@ -15,7 +15,7 @@ from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import generate
 from eelit.methods.claims import bae2023free as claimed
 from eelit.methods.engine.examples import TestDataAsked
-from eelit.methods.engine.records import Curve, OperatingPoint
+from eelit.methods.engine.records import Curve, OperatingPoint, Samples
 from eelit.methods.families.speculative import PassCosts, weights_read
 from eelit.methods.harness import registry
 from eelit.methods.papers.bae2023free import (
@@ -466,12 +466,40 @@ def test_knobs_are_named_for_what_they_set():
     assert main.grid == pytest.approx(np.linspace(0.02, 0.2, 10))
 
 
+@pytest.mark.parametrize("variant", ["threshold", "adaptive"])
+def test_bits_of_true_texts_are_those_of_whichever_part_decides(prepared, variant):
+    """Token by token, by the network's own forward, at the lambda of each text."""
+    method, _, ready = prepared(KEY, variant)
+    passages, length = ready.passages("test"), ready.length
+    text = torch.cat([passages.prompts, passages.references], dim=1)
+    with torch.no_grad():
+        said = ready.model(text[:, :-1])[[1, -1]][:, :, -length:].double().softmax(dim=-1)
+    p = said.gather(3, passages.references.expand(2, -1, -1)[..., None])[..., 0]
+    best = said[0].topk(2, dim=-1).values
+    lead = best[..., 0] - best[..., 1]
+    found = ready.method.beside(ready, method.knobs)
+    (texts,) = method.texts(ready, "test", [method.knobs[2]])
+    shallow = lead > texts.lambdas[:, None]
+    assert 0 < shallow.double().mean() < 1
+    assert found.values[2] == pytest.approx(-torch.where(shallow, p[0], p[1]).log2().mean().item(), rel=1e-4)
+    assert found.cheap == pytest.approx(-p[0].log2().mean().item(), rel=1e-4)
+    assert found.full == pytest.approx(-p[1].log2().mean().item(), rel=1e-4)
+    apart = (p[1].log2() - p[0].log2()).mean(dim=1)
+    assert found.lead == pytest.approx(apart.mean().item(), rel=1e-3)
+    assert found.error == pytest.approx(apart.std().item() / len(apart) ** 0.5, rel=1e-3)
+    if variant == "threshold":
+        assert (found.values[0], found.values[-1]) == (found.cheap, found.full)
+        assert set(texts.lambdas.tolist()) == {method.knobs[2]}
+    else:
+        assert len(set(texts.lambdas.tolist())) > 1
+
+
 def swept(method, ready, bench):
     """The method's curve, nothing executed."""
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
     return Curve(
         variant="", knob=method.knob, quality="", unit="", full_quality=1, full_cost=method.plain_cost(ready),
-        validation=held, test=test, executions=[],
+        validation=held, test=test, executions=[], beside=method.beside(ready, method.knobs),
     )  # fmt: skip
 
 
@@ -480,17 +508,23 @@ def test_claims(prepared, variant):
     method, bench, ready = prepared(KEY, variant)
     curve = swept(method, ready, bench)
     found = {outcome.name: outcome for outcome in claimed.claims(method, ready, bench, curve)}
-    assert len(found) == (2 if variant == "threshold" else 3)
+    assert len(found) == 3
     if variant == "threshold":
         last, first = (claimed.copied_states(method, ready, knob) for knob in (1.0, -1.0))
-        assert last == 1.0  # nobody leaves
-        assert first < 1.0
+        assert (last == 1.0).all()  # nobody leaves
+        assert first.mean() < 1.0
         (shallow,) = method.sweep(ready, bench, "test", [-1.0])
-        assert first == pytest.approx(shallow.quality)  # deep states are read by nobody
+        assert first.tolist() == pytest.approx(shallow.samples.quality.tolist())  # deep states are read by nobody
 
 
 def curve_of(*points):
-    made = [OperatingPoint(knob=k, quality=q, cost=1 / s, speed_up=s, exits=[e, 1 - e]) for k, q, s, e in points]
+    """Return a curve of two hundred texts, all of which keep as much."""
+    made = [
+        OperatingPoint(
+            knob=k, quality=q, cost=1 / s, speed_up=s, exits=[e, 1 - e], samples=Samples(np.full(200, q), None)
+        )
+        for k, q, s, e in points
+    ]
     return Curve(
         variant="", knob="threshold", quality="", unit="", full_quality=1, full_cost=1, validation=made, test=made,
         executions=[],
@@ -502,7 +536,8 @@ def test_claims_can_fail(monkeypatch):
     assert claimed.faster(good).holds
     assert not claimed.faster(bad).holds
     method = SimpleNamespace()
-    for kept, holds in ((0.97, True), (0.985, False)):
+    uneven = 0.97 + np.tile([0.2, -0.2], 100)  # as good on the mean, beyond no doubt
+    for kept, holds in ((np.full(200, 0.97), True), (np.full(200, 0.985), False), (uneven, False)):
         monkeypatch.setattr(claimed, "copied_states", lambda *_, kept=kept: kept)
         assert claimed.exact_states(method, None, good).holds is holds
     assert not claimed.exact_states(method, None, curve_of((1, 1, 1, 0.1))).holds
@@ -512,10 +547,11 @@ def test_the_estimate_is_compared_at_equal_cost(prepared, monkeypatch):
     method, bench, ready = prepared(KEY, "adaptive")
     curve = swept(method, ready, bench)
     even, moved = claimed.as_good_as_set(method, ready, bench, curve)
-    assert even.holds == (float(even.measured.split()[0]) >= -0.005)
-    worse = [point.model_copy(update={"quality": point.quality - 0.1}) for point in curve.test]
+    gain, error = (float(even.measured.split()[i]) for i in (0, 2))
+    assert even.holds == (gain - 2 * error >= -0.02)
+    worse = [point.model_copy(update={"samples": Samples(point.samples.quality - 0.3, None)}) for point in curve.test]
     assert not claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"test": worse}))[0].holds
     dear = [point.model_copy(update={"speed_up": point.speed_up / 10}) for point in curve.validation]
     none = claimed.as_good_as_set(method, ready, bench, curve.model_copy(update={"validation": dear}))[0]
-    assert (none.holds, none.measured) == (False, "no estimate is as cheap")
+    assert (none.holds, none.measured) == (False, "no setting is as cheap")
     assert "fewer weights" in moved.measured

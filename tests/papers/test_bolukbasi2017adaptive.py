@@ -26,8 +26,10 @@ from eelit.methods.papers.bolukbasi2017adaptive import (
     rule_at,
     scores,
 )
+from eelit.methods.papers.wang2018idk import IdkCascade
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.linear_choice import LinearChoice, features
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.plain import train_plain
 
 KEY = "bolukbasi2017adaptive"
@@ -329,8 +331,12 @@ def points(*triples):
     return [SimpleNamespace(knob=k, quality=q, speed_up=s, cost=1 / s) for k, q, s in triples]
 
 
-def curve(held, test):
-    return SimpleNamespace(validation=points(*held), test=points(*test), full_quality=test[-1][1])
+def curve(held, test, alone=((1, 0.1, 9.0), (2, 0.9, 1.0))):
+    """``alone``: each exit or model by itself."""
+    fixed = SimpleNamespace(name="static exit", test=points(*alone))
+    return SimpleNamespace(
+        validation=points(*held), test=points(*test), full_quality=test[-1][1], baselines=[fixed]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -350,19 +356,54 @@ def test_speed_is_asked_for_at_the_loss_that_validation_images_allow(tried, allo
     found = tried(curve(held, [(0.0, 0.9, 9.0), (2.0, 0.9 - allowed - behind, speed_up + faster), (INF, 0.9, 1.0)]))
     assert found.holds is holds
     assert "lambda 2:" in found.measured
+    assert not found.not_comparable
+
+
+@pytest.mark.parametrize(
+    ("tried", "allowed", "speed_up", "part"),
+    [
+        (lambda curve: claimed.faster_for(curve, "22 % faster for five points"), 0.05, 1.22, "Exit"),
+        (claimed.faster_within_a_point, 0.01, 2.8, "Model"),
+    ],
+)
+@pytest.mark.parametrize(("worse", "slower", "says"), [(0.0, 0.0, True), (0.001, 0.0, False), (0.0, 0.01, False)])
+def test_what_one_exit_or_model_reaches_alone_is_no_success(tried, allowed, speed_up, part, worse, slower, says):
+    """It loses as little, and is as fast; else it takes nothing away."""
+    points = [(2.0, 0.9 - allowed, speed_up + 0.01), (INF, 0.9, 1.0)]
+    alone = [(1, 0.1, 9.0), (2, 0.9 - allowed + 1e-9 - worse, speed_up - slower), (3, 0.9, 1.0)]
+    found = tried(curve(points, points, alone))
+    assert found.not_comparable.startswith(f"{part} 2 by itself" if says else "")
+    assert (found.holds, bool(found.not_comparable)) == (not says, says)
+
+
+def test_each_model_of_the_rival_has_a_threshold_of_its_own(prepared):
+    """On the images on which decisions learn, replayed, the rules are as cheap as the search on its grid found."""
+    method, _, ready = prepared(KEY, SELECTION)
+    found = claimed.own_thresholds(ready)
+    assert all(isinstance(rule, MaxConfidence) and len(rule.threshold) == len(ready.model) - 1 for rule in found)
+    assert len({*found}) == len(found) > 3
+    assert any(len({*rule.threshold}) > 1 for rule in found)
+    seen, search = ready.split("fitting"), IdkCascade(augment="probability").fit(ready.for_choosing)
+    full = method.trial(FixedExit(len(ready.model) - 1), seen).quality
+    reached = [method.trial(rule, seen) for rule in found]
+    for eps in (0.0, 0.1, 0.4):
+        cheapest = min(point.cost for point in reached if point.quality >= (1 - eps) * full - 1e-9)
+        assert cheapest == pytest.approx(float(search.cost[search.cheapest(eps)]))
 
 
 def test_learned_decisions_are_compared_with_thresholds_and_jumps_with_a_chain(prepared, monkeypatch, made):
     measured = curve([(INF, 0.9, 1.0)], [(INF, 0.9, 1.0)])
-    asked = []
+    asked, own = [], []
     monkeypatch.setattr(claimed, "tried", lambda method, ready, policies: asked.append([*policies]) or made(0.8))
     method, bench, ready = prepared(KEY, EXITS)
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, measured)]
     assert names == [*claimed.FASTER, "better than one threshold of confidence"]
     assert [len(each) for each in asked] == [len(method.knobs) - 2, len(claimed.THRESHOLDS)]
     method, bench, ready = prepared(KEY, SELECTION)
+    monkeypatch.setattr(claimed, "own_thresholds", lambda ready: own.append(ready) or [MaxConfidence(0.3)])
     names = [outcome.name for outcome in claimed.claims(method, ready, bench, measured)]
-    assert names[1:] == ["better than one threshold of confidence", "better than a chain without jumps"]
+    assert names[1:] == ["better than a threshold of confidence for each model", "better than a chain without jumps"]
+    assert (own, asked[3]) == ([ready], [MaxConfidence(0.3)])
     assert asked[2] == [method.rule(lam, ready) for lam in method.knobs[1:-1]]
     assert asked[4] == [method.replace({"jumps": False}).rule(lam, ready) for lam in method.knobs[1:-1]]
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from eelit.methods.claims import bonato2021classspecific as claimed
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Outcome
 from eelit.methods.engine.search import Judged
 from eelit.methods.harness import registry
 from eelit.methods.papers.bonato2021classspecific import (
@@ -438,10 +437,68 @@ def test_the_rival_is_chosen_as_ours_is(prepared):
     assert saving == pytest.approx(1 / rival.judged(genes[None], theirs, "test")[0, 1])
 
 
-def test_the_outcome_says_what_both_searches_are_told(monkeypatch):
-    given = Outcome(name="better than a random search", statement="It is.", holds=False, measured="+0.1")
-    monkeypatch.setattr(claimed, "beside_random_search", lambda method, prepared: given)
-    found = claimed.beside_random_sets("m", "p")
-    assert found.statement.endswith("It is.")
-    assert "thresholds from the answers" in found.statement
-    assert found.model_copy(update={"statement": "It is."}) == given
+def test_all_designs_are_all_sets_of_exits_with_the_thresholds_of_each_slack(prepared):
+    method, _, ready = prepared(KEY)
+    ready = ready.for_choosing
+    every, rows = claimed.all_designs(method, ready), method.rows(ready)
+    expected = {
+        tuple(method.space(3).written(np.array([[a, b, *row.ravel()]]))[0].tolist())
+        for a in (0, 1) for b in (0, 1) for row in rows
+    }  # fmt: skip
+    assert {tuple(row) for row in every.designs.tolist()} == expected
+    assert len(every.designs) == len(expected) <= method.different(3)
+    assert not every.designs[0].any()
+    assert every.scores.tolist() == method.judged(every.designs, ready, "fitting").tolist()
+    assert {tuple(row) for row in ready.fitted.designs.tolist()} <= expected
+
+
+def test_what_is_compared_is_the_least_time_that_a_slack_allows():
+    scores = np.array([[0.2, 1.0], [0.2, 0.9], [0.25, 0.5], [0.1, 0.95]])
+    found = Judged(np.zeros((4, 8), dtype=np.int64), scores)
+    assert claimed.least_times(TWO.replace({"slacks": (0.0, 0.04, 0.05)}), found) == [0.9, 0.9, 0.5]
+
+
+def test_no_search_takes_less_time_than_trying_all_designs(prepared):
+    method, _, ready = prepared(KEY)
+    ready = ready.for_choosing
+    best = claimed.least_times(method, claimed.all_designs(method, ready))
+    for found in (ready.fitted, *claimed.random_searches(method, ready)):
+        each = claimed.least_times(method, found)
+        assert all(theirs <= ours for ours, theirs in zip(each, best, strict=True))
+
+
+@pytest.mark.parametrize(("found", "holds"), [((0.5, 0.4), True), ((0.509, 0.409), True), ((0.5, 0.411), False)])
+def test_the_greedy_search_must_come_close_to_trying_all_at_each_slack(found, holds):
+    said = claimed.least_of_all(TWO.replace({"slacks": (0.0, 0.05)}), found, (0.5, 0.4), 187)
+    assert said.holds is holds
+    assert said.measured.endswith(f"of 187 designs; T {found[0]:.3f} at 0, {found[1]:.3f} at 0.05")
+
+
+@pytest.mark.parametrize(
+    ("found", "best", "holds", "reason"),
+    [
+        ((0.5, 0.4), (0.5, 0.4), True, ""),  # the mean of the random ones is 0.471
+        ((0.5, 0.43), (0.5, 0.4), False, ""),
+        ((0.5, 0.424), (0.5, 0.424), False, "only 0.0090 of the full cost cheaper"),
+    ],
+)
+def test_the_greedy_search_must_beat_the_mean_of_random_ones_where_that_can_be(found, best, holds, reason):
+    said = claimed.sooner_than_random(found, best, [(0.5, 0.4), (0.5, 0.484)], 48)
+    assert said.holds is holds
+    assert reason in said.not_comparable
+    assert bool(said.not_comparable) == bool(reason)
+    assert "searches 0.0297); 48 designs judged by each; " in said.measured
+
+
+def test_all_searches_are_compared_on_the_images_of_the_search(prepared):
+    """Test images are out of reach there: their stored outputs are not asked for."""
+    method, _, ready = prepared(KEY)
+    given = dataclasses.replace(ready, _test=[])
+    said = claimed.chosen_well(method, given)
+    assert [each.name for each in said] == [
+        "close to the least time of all sets of exits",
+        "better than a random search",
+    ]
+    assert not given._test
+    assert said[0].measured.split("; ")[0].endswith(f"of {len(claimed.all_designs(method, ready).designs)} designs")
+    assert f"{len(ready.fitted.designs)} designs judged by each" in said[1].measured

@@ -132,6 +132,14 @@ def test_the_oracle_is_at_least_as_good_as_any_stopping(trained):
     assert ratio(x, x) > 200
 
 
+def test_depth_pays(trained):
+    """Where the first layers are as good as all of them, there is nothing to stop for."""
+    method, _, ready = trained
+    each = [point.quality for point in method.static(ready.split("test"))]
+    assert each[-1] > each[0] + 1
+    assert each[-1] >= max(each) - 0.2
+
+
 def test_layers_after_the_stop_are_not_run(trained):
     _, _, ready = trained
     model, y = ready.model, torch.stack([*ready.data.test.inputs[:40]])
@@ -261,7 +269,7 @@ def test_made_codes_are_sparse_and_measured_with_three_levels_of_noise():
 
 
 def test_digits_are_measured_through_their_cosines_and_no_picture_is_in_two_parts():
-    c = sensing.cosines()
+    c = np.kron(sensing.cosines(8), sensing.cosines(8))
     assert c @ c.T == pytest.approx(np.eye(64), abs=1e-9)
     assert c[0] == pytest.approx(np.full(64, 1 / 8))
     split = sensing.compressed_sensing("digits", m=32, n=64, train=1800, held=449)
@@ -273,7 +281,7 @@ def test_digits_are_measured_through_their_cosines_and_no_picture_is_in_two_part
     assert len(rows[0]) < 1000  # each picture is measured twice
     with pytest.raises(ValueError, match="64 coefficients"):
         sensing.matrix("digits", 32, 60)
-    with pytest.raises(ValueError, match="there are made and digits"):
+    with pytest.raises(ValueError, match="there are made, speech and digits"):
         sensing.matrix("x", 32, 64)
 
 

@@ -377,7 +377,7 @@ def test_rivals_are_thresholds_on_the_same_branches_and_half_the_branches_traine
     monkeypatch.setattr(tried, "tried", lambda *given: rules.append((given[:2], given[2])) or nothing)
     monkeypatch.setattr(EpNet, "prepare", lambda self, bench: asked.append(self) or "trained")
     monkeypatch.setattr(tried, "points_of", lambda rival, trained, bench: asked.append((rival, trained)) or nothing)
-    monkeypatch.setattr(tried, "gains", lambda ours, theirs: compared.append((ours, theirs)) or [0.006])
+    monkeypatch.setattr(tried, "gains_of_mixtures", lambda ours, theirs: compared.append((ours, theirs)) or [0.006])
     curve = SimpleNamespace(validation=points((0.5, 0.9)), test=points((0.5, 0.9)) * 4, full_quality=0.9)
     found = tried.claims(wide := method.replace({"shares": (0.2, 0.4, 0.6)}), ready, bench, curve)
     assert [outcome.name for outcome in found] == [

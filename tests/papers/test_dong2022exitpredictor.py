@@ -403,6 +403,28 @@ def test_targets_must_be_kept_twice_as_well(late, gains, holds):
     assert claimed.judged(late, gains).holds is holds
 
 
+def test_what_follows_is_set_beside_what_is_best_at_the_usual_bandwidth(monkeypatch):
+    """From that bandwidth on accuracy counts, and at every bandwidth how much later than the target answers are."""
+    machines = {"device": SPEEDS.device, "server": SPEEDS.server, "round_trip": SPEEDS.round_trip, "bandwidth": 1000.0}
+    method, asked = tiny(**machines), []
+
+    def tried(method, prepared, share, pair):
+        asked.append((share, pair))
+        ours = len(asked) % 2
+        return (1.1 if ours else 1.5) * seconds, (share / 10 if ours else 0.0)
+
+    monkeypatch.setattr(claimed, "TARGETS", (0.8,))
+    monkeypatch.setattr(claimed, "tried", tried)
+    seconds = 0.8 * SPEEDS.plain(KNOWN, 1000.0)
+    found = claimed.adapted(method, SimpleNamespace(fitted=KNOWN))
+    shares = [share for share in claimed.LINKS if SPEEDS.expected(KNOWN, 1000.0 * share).min() <= seconds]
+    assert {1.0, 2.0, 4.0} <= set(shares)
+    curves = regressed(KNOWN, SPEEDS, 1000.0, seconds, method.degree)
+    usual = chosen(KNOWN, SPEEDS.expected(KNOWN, 1000.0), seconds)
+    assert asked == [(share, pair) for share in shares for pair in (curves.at(share), usual)]
+    assert found.measured == ("10.0% over the target instead of 50.0%, accuracy +0.2333 from the usual bandwidth on")
+
+
 def test_each_side_has_its_cheapest_thresholds(prepared):
     """Plain exits may lower tau as EP may: what EP saves is judged against that."""
     method, _, ready = prepared(KEY)

@@ -343,7 +343,7 @@ def test_rivals_are_trained_as_long(prepared, monkeypatch):
     monkeypatch.setattr(Elf, "static", lambda self, seen: held)
     monkeypatch.setattr(claimed, "recalls", lambda found: [0.9] * 10 if found is ready else [0.8] * 10)
     monkeypatch.setattr(claimed, "points_of", lambda rival, found, bench: rival)
-    monkeypatch.setattr(claimed, "gains", lambda ours, theirs: asked.append((ours, theirs)) or [0.1])
+    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda ours, theirs: asked.append((ours, theirs)) or [0.1])
     monkeypatch.setattr(claimed, "dynamic", lambda *given: given)
     monkeypatch.setattr(claimed, "rising", lambda *given: None)
     monkeypatch.setattr(claimed, "frequent_first", lambda *given: None)

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from eelit.methods.backbones.decoding import TokenCosts, always, generate, replay
 from eelit.methods.backbones.translator import Translator, waves
 from eelit.methods.claims import elbayad2020depth as claimed
+from eelit.methods.claims.paired import Difference
 from eelit.methods.data import memory_cache, pronunciations
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.engine.translations import BEGIN, END, PAD, shifted, trimmed
-from eelit.methods.families.translation import ENDING, bleu
+from eelit.methods.families.translation import ENDING, Matches, bleu
 from eelit.methods.harness import registry, runner
 from eelit.methods.papers.elbayad2020depth import (
     Dat,
@@ -407,10 +408,23 @@ def test_one_forecast_serves_the_whole_sentence(prepared):
 
 def test_bleu_and_spelling(prepared):
     _, _, ready = prepared(KEY)
-    assert bleu(["a b c d e"], ["a b c d e"]) == pytest.approx(1.0)
-    assert bleu(["a b c d"], ["a b c d e"]) == pytest.approx(math.exp(1 - 5 / 4))
-    assert bleu(["x y z"], ["a b c"]) < 0.2
+    assert bleu(["a b c d e"], ["a b c d e"]) == pytest.approx(100.0)
+    assert bleu(["a b c d"], ["a b c d e"]) == pytest.approx(100 * math.exp(1 - 5 / 4))
+    assert bleu(["x y z"], ["a b c"]) < 20
     assert ready.data.spelt(torch.tensor([[3, 4, END, 7], [5, END, PAD, PAD], [END, 1, 1, 1]])) == ["0 1", "2", ""]
+
+
+def test_bleu_of_any_choice_of_sentences_is_that_of_their_corpus(prepared):
+    method, _, ready = prepared(KEY)
+    texts = ["a b c d e", "a b c x", "", "e d c b a", "b c d e f g"]
+    references = ["a b c d e", "a b c d", "a b", "e d c", "a b c d e f"]
+    found = Matches(texts, references)
+    assert found.score() == pytest.approx(bleu(texts, references))
+    chosen = [0, 0, 1, 4, 4, 4]
+    times = np.bincount(chosen, minlength=5)
+    assert found.score(times) == pytest.approx(bleu([texts[i] for i in chosen], [references[i] for i in chosen]))
+    (run,) = ready.run("test", {0.5: method.rule(0.5, ready)})
+    assert ready.matches("test", run).score() == pytest.approx(ready.quality("test", run))
 
 
 def test_translations_end_where_they_say_so(prepared):
@@ -470,17 +484,18 @@ def test_aligned_training_is_held_against_mixed_training_of_the_same_method(monk
     monkeypatch.setattr(claimed, "aligned_is_better", lambda *given: [given])
     method = registry.get(KEY).variant("confidence", "tiny")
     assert claimed.claims(method, "aligned", None, "curve") == [
-        "fewer", ("aligned", "curve"), ("costly", ("aligned", "curve")), ("aligned", "mixed")
+        "fewer", (method, "aligned", "curve"), ("costly", ("aligned", "curve")), ("aligned", "mixed")
     ]  # fmt: skip
     assert asked == [method.replace({"sequences": 2})]
     other = registry.get(KEY).variant("geometric", "tiny")
-    assert claimed.claims(other, "aligned", None, "curve") == ["fewer", ("aligned", "curve")]
+    assert claimed.claims(other, "aligned", None, "curve") == ["fewer", (other, "aligned", "curve")]
 
 
 def fixed(**qualities):
     """Return a trained decoder of three blocks, cut off after each of which it reaches so much on each part."""
     return SimpleNamespace(
         model=SimpleNamespace(exits=3),
+        full=lambda split: "full",
         fixed=lambda split: [*enumerate(qualities[split])],
         quality=lambda split, run: {**dict(enumerate(qualities[split]))}[run[0]],
         costs=lambda split: SimpleNamespace(head=50, layer=[10]),
@@ -498,22 +513,28 @@ def curved(*each):
     )
 
 
-def test_the_best_depth_for_all_is_chosen_on_validation_sentences():
+def test_the_best_depth_for_all_is_chosen_on_validation_sentences(monkeypatch):
     """It is 2 there, and 3 on test sentences, where the settings of the curve could not follow."""
-    ready = fixed(validation=[0.3, 0.5, 0.4], test=[0.3, 0.45, 0.9])
-    curve = curved((0.5, 0.4, 30, [1.0, 0, 0]), (0.9, 0.499, 60, [0.5, 0.5, 0]), (1.1, 0.5, 100, [0, 0, 1.0]))
-    half, best = claimed.fewer_blocks(ready, curve)
-    assert half.measured == "BLEU 0.4990 with 1.50 blocks of 3 at tau 0.9; 0.5000 with all"
+    asked, apart = [], {"full": Difference(-0.1, 0.3, 2), (1, 45.0): Difference(4.9, 0.3, 2)}
+    monkeypatch.setattr(claimed, "behind", lambda *given: asked.append(given[2].knob) or apart[given[3]])
+    ready = fixed(validation=[30.0, 50.0, 40.0], test=[30.0, 45.0, 90.0])
+    curve = curved((0.5, 40, 30, [1.0, 0, 0]), (0.9, 49.9, 60, [0.5, 0.5, 0]), (1.1, 50, 100, [0, 0, 1.0]))
+    half, best = claimed.fewer_blocks(None, ready, curve)
+    assert asked == [0.9, 0.9]
+    assert half.measured == "BLEU 49.90 with 1.50 blocks of 3 at tau 0.9; 50.00 with all (-0.10 ± 0.30)"
     assert half.holds
-    assert best.measured == "BLEU 0.4990 with 1.50 blocks; 0.4500 with 2"
+    assert best.measured == "BLEU 49.90 with 1.50 blocks; 45.00 with 2 (+4.90 ± 0.30)"
     assert best.holds
-    dearer = curved((0.5, 0.4, 30, [1.0, 0, 0]), (0.9, 0.499, 60, [0.3, 0.7, 0]), (1.1, 0.5, 100, [0, 0, 1.0]))
-    assert [outcome.holds for outcome in claimed.fewer_blocks(ready, dearer)] == [False, False]
+    apart["full"], apart[1, 45.0] = Difference(-0.1, 0.5, 2), Difference(-0.1, 0.5, 2)  # perhaps more than 1 is lost
+    assert [outcome.holds for outcome in claimed.fewer_blocks(None, ready, curve)] == [False, False]
+    apart["full"], apart[1, 45.0] = Difference(-0.1, 0.3, 2), Difference(-0.1, 0.3, 2)
+    dearer = curved((0.5, 40, 30, [1.0, 0, 0]), (0.9, 49.9, 60, [0.3, 0.7, 0]), (1.1, 50, 100, [0, 0, 1.0]))
+    assert [outcome.holds for outcome in claimed.fewer_blocks(None, ready, dearer)] == [False, False]
 
 
 @pytest.mark.parametrize(("cost", "holds"), [(60, True), (54, False), (40, False)])
 def test_confidence_saves_fewer_operations_than_blocks(cost, holds):
-    curve = curved((0.9, 0.499, cost, [0.5, 0.5, 0]), (1.1, 0.5, 100, [0, 0, 1.0]))
+    curve = curved((0.9, 49.9, cost, [0.5, 0.5, 0]), (1.1, 50, 100, [0, 0, 1.0]))
     found = claimed.costly_to_ask(fixed(test=[]), curve)
     assert found.measured == (
         f"50.0% of the blocks and {100 - cost:.1f}% of the MACs saved; the output layer takes 50 MACs, a block 10"
@@ -521,35 +542,53 @@ def test_confidence_saves_fewer_operations_than_blocks(cost, holds):
     assert found.holds is holds
 
 
+def said(right, n=40):
+    """Return translations of ``n`` sentences, so many of which are right, by what BLEU counts."""
+    return Matches(["a b c d e"] * right + ["v w x y z"] * (n - right), ["a b c d e"] * n)
+
+
 @pytest.mark.parametrize(
     ("aligned", "mixed", "drawn", "held"),
     [
-        ([0.4, 0.5, 0.5], [0.5, 0.5, 0.3], (0.4, 0.3), [True, True]),
-        ([0.4, 0.4, 0.5], [0.5, 0.5, 0.4], (0.3, 0.4), [False, False]),
+        ((20, 30, 30), (10, 20, 30), (20, 8), [True, True]),
+        ((30, 30, 30), (30, 30, 29), (20, 19), [False, False]),  # no more than chance
+        ((20, 20, 20), (30, 20, 20), (10, 20), [False, False]),
     ],
 )
 def test_trainings_are_compared_at_fixed_and_at_drawn_exits(monkeypatch, aligned, mixed, drawn, held):
-    ours, theirs = fixed(test=aligned), fixed(test=mixed)
-    monkeypatch.setattr(claimed, "sampled", lambda each, split: drawn[each is theirs])
+    ours, theirs = (
+        SimpleNamespace(fixed=lambda split, each=each: each, matches=lambda split, right: said(right))
+        for each in (aligned, mixed)
+    )
+    monkeypatch.setattr(claimed, "sampled", lambda each, split: said(drawn[each is theirs]))
     found = claimed.aligned_is_better(ours, theirs)
     assert [outcome.holds for outcome in found] == held
-    assert found[1].measured == f"aligned {drawn[0]:.4f}, mixed {drawn[1]:.4f}"
+    a, b = (said(right).score() for right in drawn)
+    assert found[1].measured.startswith(f"aligned {a:.2f}, mixed {b:.2f} ({a - b:+.2f} ± ")
 
 
 def test_claims_can_fail(prepared):
     """A curve whose cheapest setting that loses nothing is the whole decoder saves nothing."""
-    _, _, ready = prepared(KEY)
+    method, _, ready = prepared(KEY)
     best = max(ready.quality("test", run) for run in ready.fixed("test"))
     first, last = (
         OperatingPoint(knob=k, quality=q, cost=c, speed_up=6 / c, exits=e)
         for k, q, c, e in ((0.0, 0.0, 1.0, [1.0, 0, 0]), (1.1, best, 6.0, [0, 0, 1.0]))
     )
     curve = SimpleNamespace(validation=[first, last], test=[first, last], full_quality=best, knob="tau")
-    assert [outcome.holds for outcome in claimed.fewer_blocks(ready, curve)] == [False, False]
-    good = first.model_copy(update={"quality": best + 1})
-    curve = SimpleNamespace(validation=[good, last], test=[good, last], full_quality=best, knob="tau")
-    assert claimed.fewer_blocks(ready, curve)[0].holds
+    assert [outcome.holds for outcome in claimed.fewer_blocks(method, ready, curve)] == [False, False]
     assert claimed.mean_exit(last) == 3.0
+
+
+def test_translations_at_a_setting_are_compared_with_others_sentence_by_sentence(prepared):
+    method, _, ready = prepared(KEY)
+    point = SimpleNamespace(knob=1.1)
+    same = claimed.behind(method, ready, point, ready.full("test"))
+    assert (same.mean, same.error) == (0, 0)
+    first, *_ = ready.fixed("test")
+    more = claimed.behind(method, ready, point, first)
+    assert more.mean == pytest.approx(ready.quality("test", ready.full("test")) - ready.quality("test", first))
+    assert more.error > 0
 
 
 def test_drawn_exits_are_uniform():

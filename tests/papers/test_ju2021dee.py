@@ -266,6 +266,27 @@ def test_lee_has_its_own_pause_and_none():
     assert rivals["LEE"].beta == registry.get("ju2021lee").beta
 
 
+def test_rivals_know_the_price():
+    rivals = claimed.rivals(3, 0.7, 0)
+    assert {rivals[name].price for name in ("LEE", "LEE without pauses", "UCB1 per frame", "random")} == {0.7}
+
+
+def test_the_constant_threshold_is_the_best_on_validation_data(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    asked, served = [], type(method).served
+    monkeypatch.setattr(type(method), "served", lambda self, *given: asked.append(given[1]) or served(self, *given))
+    found = claimed.threshold(method, ready, 0.5)
+    assert asked == ["validation"] * len(claimed.CONFIDENT)
+    worth = {
+        value: np.mean([
+            one.confidence - 0.5 * one.latency
+            for one in served(method, ready, "validation", claimed.Confident(value, ready.model.exits))
+        ])
+        for value in claimed.CONFIDENT
+    }  # fmt: skip
+    assert worth[found] == max(worth.values()) > min(worth.values())
+
+
 def test_the_simulated_world_is_the_one_that_frames_meet(prepared):
     method, bench, ready = prepared(KEY)
     told = method.simulation(ready, bench)

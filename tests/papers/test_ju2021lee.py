@@ -260,6 +260,23 @@ def test_the_best_of_the_simpler_schedulers_must_be_beaten():
     assert found(6.0, 3.95)
 
 
+def test_the_best_exit_is_that_of_the_whole_horizon(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    course = {0: [5.0, 6.0], 1: [1.0, 9.0], 2: [2.0, 3.0]}
+    monkeypatch.setattr(claimed, "DECISIONS", 5)
+    monkeypatch.setattr(claimed, "drive", lambda scheduler, *given, **options: scheduler)
+    monkeypatch.setattr(
+        claimed, "in_parts", lambda one, *_: np.array(course[one.exit] if isinstance(one, Fixed) else [0.0, 0.0])
+    )
+    assert claimed.trial(method, ready, 1.0, parts=2).best.tolist() == [1, 9]
+
+
+def test_a_share_is_of_what_the_best_exit_collects_on_average():
+    """However it fares at first."""
+    found = claimed.regrets(Trial(0.5, 16.0, np.array([1.0, 3.0, 9.0]), np.array([1.5, 3.0, 8.1]), {}))
+    assert found == pytest.approx([0.5, 0.5, 0.1])
+
+
 def test_claims_are_tried_in_one_world(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
     monkeypatch.setattr(claimed, "DECISIONS", 200)

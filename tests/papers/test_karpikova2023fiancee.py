@@ -578,6 +578,33 @@ def test_outcomes_follow_what_is_measured(prepared):
     assert not claimed.simple_first(method, perfect, math.inf).holds
 
 
+def test_what_is_as_good_on_the_mean_may_be_so_by_chance(prepared):
+    """At half of the cost, distances that differ by much more than they are smaller on the mean."""
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    n = len(seen.examples)
+    q = torch.zeros(3, n, dtype=torch.float64)
+    q[0], q[1] = 0.5, torch.tensor([0.0, 0.85]).repeat(n)[:n]
+    forecasts = torch.tensor([0.9, 0.1]).expand(n, 2)
+    test = claimed.Tried(dataclasses.replace(seen, forecasts=forecasts), q)  # all leave at the second exit
+    assert not claimed.better_than_fixed(method, test, 0.2).holds
+    assert not claimed.saved(method, test, 0.43).holds  # 0.425 on the mean
+    assert not claimed.kept(method, test, 0.2).holds
+
+
+def test_a_fixed_exit_at_a_cost_lies_between_two():
+    q = np.array([[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]])
+    costs = np.array([0.2, 0.6, 1.0])
+    assert claimed.between(0.3, costs, q).tolist() == pytest.approx([3.5, 1.75])
+    assert claimed.between(0.1, costs, q).tolist() == [4.0, 2.0]
+    assert claimed.between(1.1, costs, q).tolist() == [0.0, 0.0]
+
+
+def test_the_measure_names_the_network_that_compares():
+    assert registry.get(KEY).quality == "1 - EfficientNet-Lite0 distance to the drawing"
+    assert tiny().quality == "1 - random-feature distance to the drawing"
+
+
 def test_the_database_is_weighed_against_branches_without(prepared):
     method, bench, ready = prepared(KEY)
     test = claimed.Tried.of(method, ready.split("test"))

@@ -5,15 +5,16 @@ import math
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from eelit.methods.backbones.decoder import small_decoder
 from eelit.methods.backbones.decoding import generate
-from eelit.methods.claims import comparisons
+from eelit.methods.claims import comparisons, paired
 from eelit.methods.claims import kim2023bild as claimed
 from eelit.methods.engine.examples import TestDataAsked
-from eelit.methods.engine.records import Curve, OperatingPoint
+from eelit.methods.engine.records import Beside, Curve, OperatingPoint, Samples
 from eelit.methods.families.speculative import PassCosts, weights_read
 from eelit.methods.papers.kim2023bild import (
     Pair,
@@ -24,6 +25,7 @@ from eelit.methods.papers.kim2023bild import (
     follow,
     next_token_loss,
     sure,
+    taken_over,
     write_together,
 )
 from eelit.methods.recipes.language import MuonAndAdam
@@ -316,8 +318,8 @@ def test_each_decoder_learns_the_next_token_by_itself(prepared, wired):
     method = prepared(KEY)[0]
     both, stages = wired(method)
     x = torch.stack(method.load().train.inputs[3:6])
-    assert len(stages) == 2
-    for stage, net in zip(stages, (both.large, both.small), strict=True):
+    assert len(stages) == 3
+    for stage, net in zip(stages, (both.large, both.small), strict=False):
         assert (stage.epochs, stage.batch, len(stage.train)) == (1, 8, 280)
         assert isinstance(stage.optimiser, MuonAndAdam)
         matrices = {id(p) for name, p in net.language_model.named_parameters() if name.endswith("_proj.weight")}
@@ -351,6 +353,26 @@ def test_alignment_learns_from_what_the_large_model_writes_behind_prompts_and_fr
     assert stage.loss(stage.batch_of(torch.arange(4), x)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_without_alignment_it_learns_as_long_from_the_true_texts_of_the_same_windows(prepared, wired):
+    found = {}
+    for variant in ("aligned", "unaligned"):
+        method = prepared(KEY, variant)[0]
+        both, (*_, stage) = wired(method)
+        found[variant] = stage
+        assert stage.rates == {id(p): 1e-3 for p in both.small.language_model.parameters()}
+    ours, theirs = found["aligned"], found["unaligned"]
+    assert type(ours.optimiser) is type(theirs.optimiser)
+    assert (ours.epochs, ours.batch, len(ours.train)) == (theirs.epochs, theirs.batch, len(theirs.train))
+    true = method.load().train.inputs
+    assert all(window.equal(own) for window, own in zip(theirs.train.inputs, true, strict=False))
+    assert not any(window.equal(own) for window, own in zip(ours.train.inputs[:3], true, strict=False))
+    x = torch.stack(theirs.train.inputs[:4])
+    with torch.no_grad():
+        said = both.small.language_model(x[:, :-1]).logits.log_softmax(dim=-1)[:, 7:]
+    expected = -said.gather(2, x[:, 8:, None]).mean()
+    assert theirs.loss(theirs.batch_of(torch.arange(4), x)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_continuations_keep_prompts_and_do_not_depend_on_the_parts_they_are_written_in(monkeypatch):
     windows = list(torch.randint(0, 30, (5, 12), generator=torch.Generator().manual_seed(1)))
     whole = torch.stack(continued(pair().large, windows, 4).inputs)
@@ -367,6 +389,35 @@ def test_settings_that_mean_nothing_are_refused(prepared, bad):
 
 
 # Measuring and claims
+
+
+def test_the_large_model_takes_over_on_a_given_text():
+    """The small one is sure of all tokens but the fourth, and the fifth would be rolled back."""
+    small = torch.zeros(1, 6, 3)
+    small[..., 0] = torch.tensor([9.0, 9, 9, 0.1, 9, 9])
+    large = torch.zeros(1, 6, 3)
+    large[0, 4, 1] = 9.0  # where it finds 0 unlikely, and says 1
+    assert taken_over(small, large, 0.9, Rules(3.0, 10)).tolist() == [[True, False, False, True, True, False]]
+    assert taken_over(small, large, 0.9, Rules(math.inf, 10)).tolist() == [[True, False, False, True, False, False]]
+    assert taken_over(small, large, 0.0, Rules(math.inf, 2)).tolist() == [[True, False, False, True, False, False]]
+    assert taken_over(small, large, 1.1, Rules(3.0, 10)).all()
+
+
+def test_bits_of_true_texts(prepared):
+    method, _, ready = prepared(KEY)
+    passages, length = ready.passages("test"), ready.length
+    text = torch.cat([passages.prompts, passages.references], dim=1)
+    each = []
+    for model in (ready.small.model, ready.model):
+        with torch.no_grad():
+            said = model.language_model(text[:, :-1]).logits[:, -length:].double().log_softmax(dim=-1)
+        each.append(-said.gather(2, passages.references[..., None])[..., 0] / math.log(2))
+    found = method.beside(ready, method.knobs)
+    assert (found.cheap, found.full) == pytest.approx([bits.mean().item() for bits in each], rel=1e-4)
+    assert found.values[-1] == found.full
+    taken = method.asked(ready, "test", 0.3, *method.ends(ready, "test"))
+    expected = torch.where(taken, each[1], each[0]).mean().item()
+    assert method.beside(ready, [0.3]).values == pytest.approx([expected], rel=1e-4)
 
 
 def test_test_texts_are_out_of_reach_of_what_chooses(prepared):
@@ -394,13 +445,18 @@ def test_weights_read_are_passes_of_each_model(prepared):
 def test_claims(prepared, variant):
     method, bench, ready = prepared(KEY, variant)
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
-    curve = curve_of((1.1, 1.0, 1.0)).model_copy(update={"validation": held, "test": test})
+    beside = method.beside(ready, method.knobs)
+    curve = curve_of((1.1, 1.0, 1.0)).model_copy(update={"validation": held, "test": test, "beside": beside})
     found = claimed.claims(method, ready, bench, curve)
-    assert len(found) == (3 if variant == "aligned" else 2)
+    assert len(found) == (4 if variant == "aligned" else 3)
 
 
 def curve_of(*points):
-    made = [OperatingPoint(knob=k, quality=q, cost=1 / s, speed_up=s, exits=[1, 0]) for k, q, s in points]
+    """Return a curve of two hundred texts, all of which keep as much."""
+    made = [
+        OperatingPoint(knob=k, quality=q, cost=1 / s, speed_up=s, exits=[1, 0], samples=Samples(np.full(200, q), None))
+        for k, q, s in points
+    ]
     return Curve(
         variant="", knob="fallback threshold", quality="", unit="", full_quality=1, full_cost=1, validation=made,
         test=made, executions=[],
@@ -411,16 +467,37 @@ def test_claims_can_fail():
     assert claimed.faster(curve_of((0.1, 0.99, 1.6), (1, 1, 1))).holds
     assert not claimed.faster(curve_of((0.1, 0.99, 1.5), (1, 1, 1))).holds
     assert not claimed.faster(curve_of((0.1, 0.97, 1.6), (1, 1, 1))).holds
+    doubtful = curve_of((0.1, 0.99, 1.6), (1, 1, 1))
+    doubtful.test[0].samples.quality[:] += np.tile([0.1, -0.1], 100)
+    assert not claimed.faster(doubtful).holds  # 0.01 ± 0.007 are lost: perhaps more than 0.02
+
+
+def test_a_large_model_that_is_hardly_better_leaves_nothing_to_keep():
+    """A bit in ten per token, beyond two standard errors."""
+    curve = curve_of((0.1, 0.99, 1.6), (1, 1, 1))
+    for lead, error, holds in ((0.2, 0.05, True), (0.2, 0.15, False), (0.09, 0.0, False)):
+        beside = Beside(name="bits", meaning="", values=[5.1, 5.0], cheap=5.0 + lead, full=5.0, error=error)
+        told = curve.model_copy(update={"beside": beside})
+        assert comparisons.better_than_its_cheap_part(told).holds is holds
+        assert (claimed.faster(told).not_comparable == "") is holds
 
 
 def test_gains_count_what_lies_between_two_settings():
     ours, theirs = (claimed.points_of_curve(curve_of(*p)) for p in (((0, 0.6, 4), (1, 1, 1)), ((0, 0.8, 2), (1, 1, 1))))
-    assert comparisons.gains_of_mixtures(ours, theirs) == pytest.approx([0.6 + 0.4 / 3 - 0.8, 0.0])
-    assert comparisons.gains_of_mixtures(theirs, ours) == pytest.approx([0.0])  # none of theirs is as cheap as 1 / 4
-    assert comparisons.gains_of_mixtures(ours, ours) == [0.0, 0.0]
+
+    def means(ours, theirs):
+        return [float(each.mean()) for each in paired.gains_of_mixtures(ours, theirs)]
+
+    assert means(ours, theirs) == pytest.approx([0.6 + 0.4 / 3 - 0.8, 0.0])
+    assert means(theirs, ours) == pytest.approx([0.0])  # none of theirs is as cheap as 1 / 4
+    assert means(ours, ours) == [0.0, 0.0]
+    assert [each.shape for each in paired.gains_of_mixtures(ours, theirs)] == [(200,), (200,)]
 
 
-@pytest.mark.parametrize(("gain", "holds"), [([0.02, 0.0], [True, True]), ([0.006], [False, True]), ([], [False] * 2)])
+@pytest.mark.parametrize(("gain", "holds"), [
+    ([np.full(50, 0.04), np.zeros(50)], [True, True]), ([np.full(50, 0.006)], [False, False]), ([], [False] * 2),
+    ([np.tile([0.2, -0.16], 25)], [False, False]),
+])  # fmt: skip
 def test_comparisons_at_equal_cost_can_fail(prepared, monkeypatch, gain, holds):
     method, bench, ready = prepared(KEY, "aligned")
     monkeypatch.setattr(claimed, "gains_of_mixtures", lambda ours, theirs: gain)

@@ -355,6 +355,14 @@ def test_a_condition_stays_and_nobody_loses_patience(condition):
     assert quality == pytest.approx(condition.prepared.split("test").cut_off(condition.method.score)[-1].quality)
 
 
+def test_a_scheduler_knows_the_bandwidth_of_its_condition(prepared):
+    method, _, ready = prepared(KEY)
+    slow = claimed.at(method, ready, method.bandwidth / 8)
+    scheduler = slow.scheduler(slow.profile, ("latency",), {"error": 0.1})
+    assert [scheduler.bandwidth.at(second) for second in (0.0, 9.0)] == [method.bandwidth / 8] * 2
+    assert (scheduler.server.at(0.0), scheduler.limits) == (method.server, {"error": 0.1})
+
+
 def test_one_exit_for_all_is_the_most_accurate_that_is_in_time(condition):
     seen = condition.prepared.split("fitting")
     quality = [float((z.argmax(-1) == seen.targets).double().mean()) for z in seen.answers]
@@ -370,6 +378,7 @@ class Fake:
 
     def __init__(self, ours, theirs, profile=PROFILE):
         self.results, self.profile, self.full = [ours, theirs], profile, profile.cut_off(2)
+        self.asked = []
         self.method = SimpleNamespace(cuts=(0, 1, 3), device=10.0, round_trip=0.1)
         self.world = SimpleNamespace(links=[Link(steady(8000.0), 0.1)], computers=[None, Computer(steady(100.0))])
         self.prepared = SimpleNamespace(
@@ -380,10 +389,12 @@ class Fake:
         return targets, limits
 
     def run(self, scheduler, period):
+        self.asked.append(scheduler)
         self.results.append(self.results.pop(0))
         return self.results[-1]
 
     def timed(self, scheduler, limit):
+        self.asked.append((scheduler, limit))
         self.results.append(self.results.pop(0))
         return self.results[-1]
 
@@ -414,6 +425,23 @@ def test_a_server_without_work_is_told_as_such():
     fakes = [Fake(took(1, 0.8, (1.0,)), took(1, 0.8, (1.0, 10.0))), Fake(took(1, 0.8, (1.0,)), took(1, 0.8, (1.0,)))]
     found = claimed.server_work(fakes, 0.2)
     assert found.measured.startswith("inf× at 0.125 of the bandwidth, 1.00× at 0.25")
+
+
+def test_each_claim_has_its_own_targets_and_limits_and_its_rival_none():
+    least = float(expected(PROFILE.cut_off(2), (0, 1, 3), NOW, 10.0, 0.1)["latency"].min())
+    for claim, ours, theirs in (
+        (claimed.throughput, (("period", "latency"), {"error": 0.2}), (("period", "latency"), {})),
+        (claimed.server_work, (("server", "latency"), {"error": 0.2, "latency": least}), (("latency",), {})),
+        (claimed.less_energy, (("energy", "latency"), {"error": 0.2}), Always(Plan((0,)))),
+    ):
+        fake = Fake(spent(1.0, 0.8), spent(1.5, 0.8))
+        claim([fake], 0.2)
+        assert fake.asked == [ours, theirs]
+    fake = Fake(timed(0.8), timed(0.8))
+    claimed.in_time([fake])
+    limits = [share * least for share in claimed.LIMITS]
+    assert fake.asked[::2] == [((("error", "latency"), {"latency": limit}), limit) for limit in limits]
+    assert fake.asked[1::2] == [(Always(claimed.single(fake, limit)), limit) for limit in limits]
 
 
 def timed(accuracy, in_time=0.5, *, late=0.0, kept=True):

@@ -194,7 +194,10 @@ def test_a_third_of_the_time_must_be_saved_at_little_loss(took, loss, holds):
 
 @pytest.mark.parametrize(
     ("sent", "holds"),
-    [([[], [], [100]], (True, True)), ([[], [100], [100]], (False, True)), ([[], [], [301]], (True, False))],
+    [
+        ([[], [], [100]], (True, True)), ([[], [100], [100]], (False, True)), ([[], [], [301]], (True, False)),
+        ([[], [], [299]], (True, True)),
+    ],
 )  # fmt: skip
 def test_few_pictures_and_few_bytes_must_be_sent(sent, holds):
     journeys = [Journey(0.0, sent=sizes) for sizes in sent]

@@ -100,6 +100,8 @@ def test_the_best_levels_by_hand():
     assert claimed.oracle([[10.0, 10.0]], [0.0], 1.0, CHIP) == (0, pytest.approx(2 * 0.64 * 20))
     assert claimed.oracle([[10.0], [10.0]], [0.0, 0.0], 1.0, CHIP) == (0, pytest.approx(2 * 0.64 * 20))
     assert claimed.oracle([[10.0], [10.0]], [0.0, 1.0], 1.0, CHIP) == (0, pytest.approx(2 * 0.25 * 20))
+    later = 2 * 0.25 * 10 + 2 * 35  # none begins before it comes: 35 in the second from 1 on takes 40 Hz
+    assert claimed.oracle([[10.0], [35.0]], [0.0, 1.0], 1.0, CHIP) == (0, pytest.approx(later))
     assert claimed.oracle([[60.0], [1.0]], [0.0, 0.0], 1.0, CHIP)[0] == 2
     assert claimed.oracle([[60.0], [1.0]], [0.0, 9.0], 1.0, CHIP) == (1, pytest.approx(2 * 0.25 * 61))
     assert claimed.oracle([[60.0], [1.0]], [0.0, 2.0], 1.0, CHIP) == (1, pytest.approx(2 * 60 + 2 * 0.25))
@@ -367,6 +369,12 @@ def test_energy_is_set_against_each_rival_at_its_own_cheapest_setting():
         assert not claimed.less_than_early_exits(ours, rival, fast, 0.04, 0.02).holds
         assert "(50.0% beside the highest level)" in found.measured
         assert found.not_comparable
+
+
+def test_a_rival_may_lose_a_point_of_what_the_method_reaches_not_of_its_own_best():
+    ours, rival = curve([2, 8], [0.5, 0.9]), as_baseline(curve([1, 5, 9], [0.6, 0.885, 0.891]))
+    assert claimed.cheapest_of(rival, ours).cost == 9
+    assert claimed.cheapest_of(rival, curve([2, 8], [0.5, 0.89])).cost == 5
 
 
 def test_fixed_depths_are_rivals_at_equal_energy():

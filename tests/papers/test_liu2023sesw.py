@@ -319,7 +319,7 @@ def test_both_rivals_are_compared_at_their_costs(prepared, monkeypatch):
         asked.append((ours, theirs))
         return {claimed.Unweighted: [0.006], claimed.MetaWeighted: [-0.004]}[theirs[0]]
 
-    monkeypatch.setattr(claimed, "gains", compared)
+    monkeypatch.setattr(claimed, "gains_of_mixtures", compared)
     monkeypatch.setattr(claimed, "paces", lambda methods, bench: [{
         SelfSupervisedWeighting: 0.101, claimed.Unweighted: 0.1, claimed.MetaWeighted: 0.3,
     }[type(each)] for each in methods])  # fmt: skip

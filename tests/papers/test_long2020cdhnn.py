@@ -393,3 +393,27 @@ def test_rivals_are_trained_with_other_bits_and_else_alike(prepared, monkeypatch
     found = claimed.claims(method, ready, bench, curve)
     assert seen == [method.replace({"bits": 32}), method.replace({"edge": 4})]
     assert len(found) == 4
+
+
+def test_each_rival_is_measured_by_itself(monkeypatch):
+    """A loss counts from the last exit of full precision; energy is that of its network without exits."""
+    method, given = tiny(), []
+    points = {(0.9, 100.0): [(0.5, 30.0), (0.9, 90.0)], (0.88, 50.0): [(0.875, 5.0), (0.892, 20.0), (0.88, 60.0)]}
+
+    def swept(best):
+        return [
+            OperatingPoint(knob=i, quality=q, cost=c, speed_up=1, exits=[0.6, 0.4])
+            for i, (q, c) in enumerate(points[best])
+        ]
+
+    monkeypatch.setattr(HybridNetwork, "prepare", lambda self, bench: self)
+    monkeypatch.setattr(HybridNetwork, "sweep", lambda self, ready, *_: given.append(ready) or swept((0.9, 100.0)))
+    monkeypatch.setattr(
+        HybridNetwork, "full_model", lambda self, ready, bench: (0.9, 100.0) if ready.bits == 32 else (0.86, 7.0)
+    )
+    ours = swept((0.88, 50.0))
+    curve = SimpleNamespace(validation=ours, test=ours, full_quality=0.88)
+    found = claimed.claims(method, None, Bench(), curve)
+    assert {ready.bits for ready in given} == {32}
+    assert found[0].measured == "5.00× less, accuracy -0.0080, at T = 1"
+    assert found[3].measured == "0.8800 and 0.8600"

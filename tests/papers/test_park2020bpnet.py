@@ -168,12 +168,17 @@ def test_a_third_must_be_saved_where_nothing_is_lost(speed_up, test, holds):
     curve = SimpleNamespace(
         validation=points((0.2, 0.89, 4.0), (0.5, 0.9, speed_up), (0.8, 0.95, 1.2), (1.0, 0.9, 1.0)),
         test=points((0.2, 0.95, 4.0), (0.5, test, speed_up), (0.8, 0.5, 1.2), (1.0, 0.9, 1.0)),
+        baselines=[SimpleNamespace(name="static exit", test=points((1, 0.899, 4.0), (2, 0.9, 1.0)))],
         full_quality=0.9,
     )
     found = claimed.faster(curve, 0.9511)
-    assert found.holds is holds
+    assert (found.holds, found.not_comparable) == (holds, "")
     assert "budget 0.5" in found.measured
     assert found.measured.endswith("without branches: 0.9511")
+    curve.baselines[0].test = points((1, 0.9, 4.0), (2, 0.9, 1.0))
+    found = claimed.faster(curve, 0.9511)
+    assert not found.holds
+    assert found.not_comparable.startswith("Branch 1 by itself, for 25% of the cost, reaches 0.9000")
 
 
 def test_where_all_branches_stay_thresholds_alone_are_searched(prepared):
@@ -218,7 +223,7 @@ def test_the_rival_is_one_threshold_for_all_branches(made, ours, holds):
     curve = SimpleNamespace(validation=own.validation, test=own.test, baselines=[static, rival])
     found = claimed.better_than_by_hand(curve)
     assert found.holds is holds
-    assert "over the costs of 2 settings" in found.measured
+    assert found.measured.endswith("over 1 costs")  # all of them are said to cost the same
 
 
 def test_four_claims_are_tried(monkeypatch):
@@ -227,7 +232,18 @@ def test_four_claims_are_tried(monkeypatch):
     monkeypatch.setattr(claimed, "Alone", lambda: rival)
     for name in ("faster", "better_than_all_kept", "better_than_by_hand", "beside_random_search"):
         monkeypatch.setattr(claimed, name, lambda *given, name=name: (name, *given))
-    assert claimed.claims("m", "p", "b", "c") == [
-        ("faster", "c", ("alone", "b")), ("better_than_all_kept", "m", "p"),
-        ("better_than_by_hand", "c"), ("beside_random_search", "m", "p"),
+    method, ready = SimpleNamespace(best_of_all=lambda *given: given), SimpleNamespace(for_choosing="held")
+    assert claimed.claims(method, ready, "b", "c") == [
+        ("faster", "c", ("alone", "b")), ("better_than_all_kept", method, ready),
+        ("better_than_by_hand", "c"), ("beside_random_search", method, ready, ("held", "fitting")),
     ]  # fmt: skip
+
+
+def test_the_best_of_all_branches_and_thresholds_is_that_of_trying_each(prepared):
+    _, _, ready = prepared(KEY)
+    method = registry.get(KEY).variant("", "tiny").replace({"levels": (0.0, 0.5, 0.8)})
+    every = np.array([[*m, *th] for m in product((0, 1), repeat=2) for th in product(range(3), repeat=2)])
+    scores = method.judged(every, ready, "fitting")
+    best = method.best_of_all(ready.for_choosing, "fitting")
+    assert best.scores == pytest.approx(scores[front([tuple(pair) for pair in scores.tolist()])])
+    assert BranchPruned().different(6) == 13**5

@@ -446,7 +446,22 @@ def test_calibration_is_compared_with_the_dearest_threshold_that_costs_no_more(e
     ours, theirs = of(errors, 0.5, 0.8), of([0.01, 0.05, 0.04, 0.0], 0.4, 0.5, 0.7, 0.9)
     found = tried.trusted(ours, theirs)
     assert found.holds is holds
-    assert found.measured == f"{errors[0]:.4f} and 0.0500; {errors[1]:.4f} and 0.0400"
+    assert found.measured == f"{errors[0]:.4f} and 0.0500; {errors[1]:.4f} and 0.0400: 2 of 2 prices"
+    outside = tried.trusted(of([*errors, 0.9, 0.9], 0.5, 0.8, 0.39, 0.91), theirs)  # cheaper, or dearer, than any
+    assert outside.measured == f"{found.measured[:-13]}2 of 4 prices"
+    assert outside.holds is holds
+    none = tried.trusted(of([0.0], 0.3), theirs)
+    assert (none.holds, none.measured) == (False, "none: 0 of 1 prices")
+
+
+def test_it_is_told_how_many_prices_can_be_compared():
+    ours, theirs = (
+        Baseline(name="x", validation=curve, test=curve)
+        for curve in (points((0.2, 0.8), (0.4, 0.85), (0.6, 0.9)), points((0.3, 0.82), (0.6, 0.89)))
+    )
+    found = tried.better("thresholds", ours, theirs, "Here")
+    assert found.name == "better than thresholds"
+    assert found.measured.endswith("over 21 costs; 2 of 3 prices within the range")
 
 
 def test_what_is_compared_is_what_each_sample_is_told_at_its_exit():
@@ -462,7 +477,8 @@ def test_rivals_see_as_many_steps_and_prices_are_trainings(monkeypatch):
     monkeypatch.setattr(JeiDnn, "prepare", lambda self, bench: self)
     monkeypatch.setattr(JeiDnn, "rule", lambda self, knob, ready: ExitProbability(knob))
     monkeypatch.setattr(tried, "evaluate", lambda _, settings, knobs: tables.append((settings, knobs)) or empty)
-    for name in ("gains", "trusted", "governed", "better_than"):
+    monkeypatch.setattr(JeiDnn, "data", SimpleNamespace(classes=10), raising=False)
+    for name in ("trusted", "governed", "better"):
         monkeypatch.setattr(tried, name, lambda *given: None)
     method = JeiDnn()
     tried.claims(method, method, None, None)

@@ -340,9 +340,11 @@ def points(*pairs):
     ("first", "holds"), [((0.6, 0.795), True), ((0.68, 0.8), False), ((0.6, 0.794), False), ((0.3, 0.7), False)]
 )
 def test_a_third_must_be_saved_at_nearly_the_accuracy_without_branches(first, holds):
-    found = claimed.saved(points(first, (0.9, 0.81)), 0.8, 0.8)
+    found = claimed.saved(points(first, (0.9, 0.81)), 0.8, 0.8, "")
     assert found.holds is holds
-    assert claimed.saved(points((0.6, 0.8)), 0.8, 0.811).holds is False
+    assert claimed.saved(points((0.6, 0.8)), 0.8, 0.811, "").holds is False
+    alone = claimed.saved(points(first, (0.9, 0.81)), 0.8, 0.8, "a branch does it alone")
+    assert (alone.holds, alone.not_comparable) == (False, "a branch does it alone")
 
 
 @pytest.mark.parametrize(("test", "holds"), [(0.804, True), (0.806, False)])
@@ -403,10 +405,12 @@ def test_rivals_are_on_the_same_network_and_prices_are_trainings(monkeypatch):
     monkeypatch.setattr(claimed, "on_their_own", lambda *given: tables.append(given) or points((1.0, 0.5)))
     monkeypatch.setattr(claimed, "points_of", lambda rival, ready, bench: rival)
     monkeypatch.setattr(claimed, "without_branches", lambda *given: (0.1, 0.2))
-    monkeypatch.setattr(claimed, "gains", lambda ours, theirs: judged.append(theirs) or [0.005])
+    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda ours, theirs: judged.append(theirs) or [0.005])
     for name in ("saved", "more_accurate", "governed", "foretold", "assembled"):
         monkeypatch.setattr(claimed, name, lambda *given, name=name: judged.append((name, given[1:])) or name)
-    found = claimed.claims(method, method, None, None)
+    alone = points((0.2, 0.1), (0.6, 0.191), (1.0, 0.2)).test
+    curve = SimpleNamespace(full_quality=0.9, baselines=[SimpleNamespace(name="static exit", test=alone)])
+    found = claimed.claims(method, method, None, curve)
     ((_, settings, knobs),) = tables
     assert [ready.lam for _, ready in settings] == list(claimed.LAMBDAS) == list(knobs)
     assert all(policy == GateConfidence(0.5) for policy, _ in settings)
@@ -414,7 +418,10 @@ def test_rivals_are_on_the_same_network_and_prices_are_trainings(monkeypatch):
     assert isinstance(summed, DynExit)
     assert not summed.learned
     assert all(getattr(summed, name) == getattr(method, name) for name in images.SHARED)
-    assert others[:2] == [("saved", (0.1, 0.2)), ("more_accurate", (0.2,))]
+    ((name, (held, test, reason)), *others) = others
+    assert (name, held, test) == ("saved", 0.1, 0.2)
+    assert reason.startswith("Branch 1 by itself, for 60% of the cost, reaches 0.1910, and the whole network 0.2000:")
+    assert others[:1] == [("more_accurate", (0.2,))]
     assert (found[0].name, found[0].holds) == ("better than thresholds on entropy", True)
     assert found[1:] == ["saved", "more_accurate", "governed", "foretold", "assembled"]
     assert claimed.claims(method.replace({"a": 0.0}), method, None, None) == []

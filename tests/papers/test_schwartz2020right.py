@@ -190,7 +190,7 @@ def test_uncalibrated_variant_gains_nothing_over_the_same_rule_as_baseline(prepa
     plain, bench, ready = prepared(KEY, "uncalibrated")
     surest = next(b for b in plain.baselines(ready, bench) if b.name == "max-confidence")
     for split, points in (("validation", surest.validation), ("test", surest.test)):
-        assert plain.sweep(ready, bench, split, plain.knobs) == points
+        assert plain.sweep(ready, bench, split, plain.knobs) == [p for p in points if p.knob in plain.knobs]
 
 
 # The network.

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from eelit.methods.claims import tang2024deediff as claimed
+from eelit.methods.claims.paired import Difference
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint, Samples
 from eelit.methods.harness import registry
 from eelit.methods.papers.tang2024deediff import (
     CONFIDENCE,
@@ -28,6 +29,7 @@ from eelit.methods.papers.tang2024deediff import (
     u_vit,
     with_noise,
 )
+from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.score_threshold import ScoreThreshold
 
 KEY = "tang2024deediff"
@@ -270,7 +272,7 @@ def test_quality_is_the_explained_variance():
     eps = torch.tensor([[1.0, -1.0], [2.0, 0.0]])
     method = AdaDiff()
     assert method.score(eps, eps) == 1.0
-    assert method.score(torch.zeros(2, 2), eps) == 0.0
+    assert method.score(torch.zeros(2, 2), eps) == pytest.approx(0.0, abs=1e-12)
     assert method.score(eps / 2, eps) == pytest.approx(0.75)
 
 
@@ -304,7 +306,7 @@ class Known(nn.Module):
 def test_who_knows_the_noise_draws_the_image():
     image = torch.randn(9)
     model = MultiExit([nn.Identity(), nn.Identity()], [Known(image), Known(image)])
-    found, exits = drawn(model, None, torch.randn(4, 9), 7)
+    found, exits = drawn(model, [None] * 7, torch.randn(4, 9))
     assert torch.allclose(found, image.expand(4, 9), atol=1e-3)
     assert exits.tolist() == [[1] * 4] * 7
 
@@ -312,15 +314,17 @@ def test_who_knows_the_noise_draws_the_image():
 def test_images_without_exits_are_those_of_the_whole_network_and_steps_come_from_noise_to_image(prepared, monkeypatch):
     method, _, ready = prepared(KEY)
     noise = torch.randn(5, 64)
-    whole, deep = drawn(ready.model, None, noise, 4)
-    same, exits = drawn(ready.model, method.policy(0.0, ready), noise, 4)
+    whole, deep = drawn(ready.model, [None] * 4, noise)
+    same, exits = drawn(ready.model, [method.policy(0.0, ready)] * 4, noise)
     assert torch.allclose(whole, same, atol=1e-5)
     assert torch.equal(deep, exits)
-    _, first = drawn(ready.model, method.policy(1.1, ready), noise, 4)
+    _, first = drawn(ready.model, [method.policy(1.1, ready)] * 4, noise)
     assert not first.any()
+    _, each = drawn(ready.model, [FixedExit(1), None, FixedExit(0)], noise)
+    assert each.tolist() == [[1] * 5, [2] * 5, [0] * 5]
     times = []
     monkeypatch.setattr(MultiExit, "full", lambda self, x: times.append(x[0, -1].item()) or torch.zeros(5, 64))
-    drawn(ready.model, None, noise, 4)
+    drawn(ready.model, [None] * 4, noise)
     assert times == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
@@ -344,6 +348,61 @@ def test_distance_of_frechet():
     assert claimed.frechet(x, y) == pytest.approx(9 + 1 + 0.25, abs=1e-2)
 
 
+def test_the_distance_of_resampled_images_is_that_of_as_many_copies():
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 2), torch.randn(6, 2)
+    times, taken = np.array([2, 0, 1, 3, 0, 0]), [0, 0, 2, 3, 3, 3]
+    assert claimed.frechet(x, y, times) == pytest.approx(claimed.frechet(x[taken], y[taken]))
+    assert claimed.frechet(x, y, np.ones(6, dtype=np.int64)) == pytest.approx(claimed.frechet(x, y))
+
+
+def test_schedules_of_fixed_layers_cost_at_least_as_much_and_hardly_more(monkeypatch):
+    monkeypatch.setattr(claimed, "STEPS", 10)
+    shares = np.array([0.2, 0.6, 1.0])
+    for share, exits in ((0.1, [0] * 10), (0.2, [0] * 10), (0.4, [0] * 5 + [1] * 5), (0.41, [0] * 4 + [1] * 6),
+                         (0.6, [1] * 10), (0.96, [1] + [2] * 9), (1.2, [2] * 10)):  # fmt: skip
+        plans = [[policy.exit for policy in plan] for plan in claimed.schedules(shares, share)]
+        assert plans[0] == exits
+        assert plans[-1] == exits[::-1]
+        assert share > 1 or shares[exits].mean() >= share - 1e-9
+
+
+def test_rivals_are_chosen_on_validation_images_and_cost_no_less(prepared, monkeypatch):
+    """What ours costs is seen there, with other noise; on test images each is drawn once."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "STEPS", 6)
+    monkeypatch.setattr(claimed, "IMAGES", 40)
+    monkeypatch.setattr(claimed.Drawing, "nearer", lambda *given: Difference(0.0, 1.0))
+    drawings, real = [], claimed.Drawing.drawn
+
+    def draw(self, plan):
+        drawings.append((self, plan, real(self, plan)))
+        return drawings[-1][-1]
+
+    monkeypatch.setattr(claimed.Drawing, "drawn", draw)
+    chosen = next(p for p in method.sweep(ready, bench, "validation", method.knobs) if 0.1 < p.exits[0] < 0.9)
+    found = claimed.of_images(method, ready, bench, chosen)
+    held, test = drawings[0][0], drawings[-1][0]
+    assert not torch.equal(held.noise, test.noise)
+    assert not torch.equal(held.real, test.real)
+    ours, *plans = [(plan, exits) for drawing, plan, (_, exits) in drawings if drawing is held]
+    seen = ready.split("validation")
+    share = seen.costs[ours[1].numpy(), 0].mean() / seen.full_costs[0]
+    again, whole, fewer, fixed = [plan for drawing, plan, _ in drawings if drawing is test]
+    assert again == ours[0] == [method.rule(chosen.knob, ready)] * 6
+    assert whole == [None] * 6
+    assert fewer == [None] * math.ceil(6 * share)
+    assert len(fewer) < 6
+    assert fixed in [plan for plan, _ in plans]
+    assert len(plans) == 2
+    nearest = min(plans, key=lambda each: held.distance(real(held, each[0])[0]))
+    assert fixed == nearest[0]
+    spent = np.mean([seen.static_costs[policy.exit, 0] / seen.full_costs[0] for policy in fixed])
+    assert share <= spent <= share + 1 / 6
+    assert [outcome.holds for outcome in found[1:3]] == [False, False]
+    assert f"in {len(fewer)} steps, not 6" in found[1].measured
+
+
 def test_features_tell_classes_and_are_learned_from_training_images(prepared):
     _, bench, ready = prepared(KEY)
     features = claimed.learned(ready, bench)
@@ -361,14 +420,22 @@ def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
     monkeypatch.setattr(claimed, "STEPS", 3)
     monkeypatch.setattr(claimed, "IMAGES", 40)
     test = method.sweep(ready, bench, "test", [1.1])[0]
-    kept, differs = claimed.of_images(method, ready, bench, test)
+    kept, _, _, differs = claimed.of_images(method, ready, bench, test)
     assert not differs.holds
     assert "threshold 1.1" in kept.measured
     real = images_in(ready.split("test").examples)[:40]
     steps = torch.tensor([[0] * 40, [2] * 40])
     monkeypatch.setattr(claimed, "drawn", lambda *given: (real, steps))
-    kept, differs = claimed.of_images(method, ready, bench, test)
+    kept, fewer, fixed, differs = claimed.of_images(method, ready, bench, test)
     assert differs.holds
+    assert not fewer.holds  # as near is not nearer
+    assert not kept.not_comparable
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(bench.seed))
+    monkeypatch.setattr(claimed, "drawn", lambda *given: (2 * noise, steps))
+    *three, differs = claimed.of_images(method, ready, bench, test)
+    assert all("no nearer to real images than noise" in each.not_comparable for each in three)
+    assert not differs.not_comparable
+    assert not fixed.holds
     assert "distance 0.000 and 0.000" in kept.measured
     costs = ready.split("test").costs[:, 0]
     spent = (costs[0] + costs[2]) / 2 / ready.split("test").full_costs[0]
@@ -376,8 +443,11 @@ def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
 
 
 def points(*each):
-    """Operating points of a knob, a quality and a cost of 100."""
-    return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0]) for k, q, c in each]
+    """Operating points of a knob, a quality, that of fifty images, and a cost of 100."""
+    return [
+        OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0], samples=Samples(np.full(50, q), None))
+        for k, q, c in each
+    ]
 
 
 @pytest.mark.parametrize(("base", "no_worse"), [(0.909, True), (0.911, False)])
@@ -387,7 +457,12 @@ def test_images_are_drawn_at_the_cheapest_threshold_and_the_plain_network_learns
     """Two baselines stand beside; the fixed depth is the one to beat, the other is better than everything."""
     method, asked = tiny(lam=0.1, beta=0.2, gamma=0.3), []
     monkeypatch.setattr(AdaDiff, "prepare", lambda self, bench: asked.append(self) or "plain")
-    monkeypatch.setattr(AdaDiff, "full_model", lambda self, ready, bench: ({"plain": base}[ready], 1.0))
+    swept = points((0.0, base, 100))
+    monkeypatch.setattr(
+        AdaDiff,
+        "sweep",
+        lambda self, ready, bench, split, knobs: {("plain", "test", (0.0,)): swept}[ready, split, knobs],
+    )
     monkeypatch.setattr(claimed, "of_images", lambda *given: asked.append(given) or ["images"])
     held = points((0.3, 0.5, 20), (0.1, 0.875, 40), (0.05, 0.885, 60), (0.0, 0.9, 100))
     test = points((0.3, 0.5, 20), (0.1, 0.88, 40), (0.05, 0.89, 60), (0.0, 0.9, 100))
@@ -399,20 +474,25 @@ def test_images_are_drawn_at_the_cheapest_threshold_and_the_plain_network_learns
     curve = SimpleNamespace(validation=held, test=test, baselines=rivals, full_quality=0.9)
     found = claimed.claims(method, "prepared", "bench", curve)
     assert asked == [
-        method.replace({"lam": 0.0, "beta": 0.0, "gamma": 0.0}), (method, "prepared", "bench", test[2])
+        (method, "prepared", "bench", test[2]), method.replace({"lam": 0.0, "beta": 0.0, "gamma": 0.0})
     ]  # fmt: skip
     assert found[0].name == "better than a fixed depth"
     assert found[0].holds
     assert found[1] == "images"
     assert found[2].holds is no_worse
-    assert found[2].measured == f"0.9000 and {base:.4f}"
+    assert found[2].measured == f"0.9000 and {base:.4f} ({0.9 - base:+.4f} ± 0.0000)"
 
 
 def test_a_depth_fixed_beforehand_is_beaten_by_a_hundredth_on_average():
     fixed = points((1, 0.6, 40), (2, 0.9, 100))
     for gain, holds in ((0.012, True), (0.008, False)):
-        ours = [each.model_copy(update={"quality": each.quality + gain}) for each in fixed]
+        ours = points((1, 0.6 + gain, 40), (2, 0.9 + gain, 100))
         rival = Baseline(name="static exit", validation=fixed, test=fixed)
         found = claimed.better_than_fixed(SimpleNamespace(validation=ours, test=ours, baselines=[rival]))
         assert found.holds is holds
-        assert found.measured == f"{gain:+.4f} on average over 4 costs"
+        assert found.measured.startswith(f"{gain:+.4f} ± 0.0000 on the mean")
+        assert found.measured.endswith("; 4 costs")
+    uneven = points((1, 0.612, 40), (2, 0.912, 100))
+    for each in uneven:
+        each.samples.quality[:] += np.tile([0.1, -0.1], 25)
+    assert not claimed.better_than_fixed(SimpleNamespace(validation=uneven, test=uneven, baselines=[rival])).holds

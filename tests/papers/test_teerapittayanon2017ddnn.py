@@ -386,3 +386,13 @@ def test_the_best_camera_is_the_one_whose_scores_are_best_on_validation_data(pre
     seen = ready.split("validation")
     each = [(seen.outputs["views"][0][:, i].argmax(-1) == seen.targets).double().mean().item() for i in range(3)]
     assert claimed.best_camera(ready) == max(range(3), key=each.__getitem__)
+
+
+def test_test_data_choose_no_camera():
+    """The second is better on validation data, the first on test data."""
+    scores = torch.tensor([[[0.9, 0.1], [0.1, 0.9]]]).repeat(4, 1, 1)  # [N, D, C]: the first says 0, the second 1
+    parts = {
+        name: SimpleNamespace(outputs={"views": scores[None]}, targets=torch.full((4,), target))
+        for name, target in (("validation", 1), ("test", 0))
+    }
+    assert claimed.best_camera(SimpleNamespace(split=parts.__getitem__)) == 1

@@ -632,7 +632,10 @@ def test_execution_notices_bytes_that_were_not_foreseen(prepared):
 
 def test_claims_compare_with_all_fixed_numbers(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
-    monkeypatch.setattr(claimed, "mean_tau", lambda method, prepared, bench, changed: 6.0 if changed else 2.0)
+    asked = []
+    monkeypatch.setattr(
+        claimed, "mean_tau", lambda method, prepared, bench, changed: asked.append(changed) or 6.0 if changed else 2.0
+    )
     curve = SimpleNamespace(test=method.sweep(ready, bench, "test", method.knobs[-1:]))
     found = claimed.claims(method, ready, bench, curve)
     assert [o.name for o in found] == [
@@ -640,6 +643,8 @@ def test_claims_compare_with_all_fixed_numbers(prepared, monkeypatch):
         "better than averaging after every step", "fewer steps where data differ", "more steps over slower links",
     ]  # fmt: skip
     assert {(b, tau) for b in method.knobs[-3:] for tau in FIXED} <= set(ready.runs)
+    slower = {"bandwidth": method.bandwidth / 5, "round_trip": 5 * method.round_trip}
+    assert asked == [{"placement": "uniform"}, slower]
 
 
 @pytest.mark.parametrize(
@@ -653,7 +658,7 @@ def test_the_regret_is_against_the_best_in_hindsight(ours, right, holds):
     assert "at tau = 7, the best, 2.0000" in found.measured
 
 
-@pytest.mark.parametrize(("ours", "holds"), [([1.09, 2.18], True), ([1.11, 2.0], False)])
+@pytest.mark.parametrize(("ours", "holds"), [([1.09, 2.18], True), ([1.11, 2.0], False), ([1.0, 2.21], False)])
 def test_each_budget_has_its_own_best(ours, holds):
     assert claimed.within_all(ours, [[1.0, 2.0], [3.0, 2.0]]).holds is holds
 

@@ -404,9 +404,9 @@ def test_the_least_speed_up_is_asked_for_at_about_a_point(speed_up, behind, hold
     assert found.holds is holds
 
 
-@pytest.mark.parametrize(("quality", "holds"), [(0.84, True), (0.8, False)])
+@pytest.mark.parametrize(("quality", "holds"), [(0.846, True), (0.844, False)])
 def test_the_constraint_must_hold_on_new_images_too(quality, holds):
-    """At a relative loss of a twentieth 0.855 is asked for, and 0.835 is enough for chance; the ends are not asked."""
+    """At a relative loss of a twentieth 0.855 is asked for, and 0.845 is enough for chance; the ends are not asked."""
     found = claimed.constraint_kept(curve((1.0, 0.1, 9.0), (0.05, quality, 2.0), (0.0, 0.9, 1.2), (-INF, 0.9, 1.0)))
     assert found.holds is holds
 

@@ -314,6 +314,26 @@ def test_a_tenth_more_on_average(one, other, holds, monkeypatch):
     assert better([one, other], [one, other])[1].holds is holds
 
 
+def test_one_exit_for_all_is_chosen_for_each_load_on_validation_frames(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "INTERVALS", (0.1, 0.9))
+    rules, chosen = [always(e) for e in range(3)], []
+    expected = []
+    for interval in (0.1, 0.9):
+        way = method.replace({"interval": interval})
+        held, test = ([way.benchmark(ready, split, rule).quality for rule in rules] for split in ("validation", "test"))
+        chosen.append(max(range(3), key=held.__getitem__))
+        expected.append(way.sweep(ready, None, "test", [0.0])[0].quality - test[chosen[-1]])
+    assert claimed.over_one_exit(method, ready) == pytest.approx(expected)
+    assert chosen[0] < chosen[1]  # the more time there is, the later
+
+
+@pytest.mark.parametrize(("one", "other", "holds"), [(0.02, 0.0, True), (0.02, -0.001, False), (0.05, -0.011, False)])
+def test_one_exit_for_all_must_be_beaten_by_a_point(one, other, holds, monkeypatch):
+    monkeypatch.setattr(claimed, "INTERVALS", (0.3, 0.6))
+    assert claimed.better_than_one_exit([one, other]).holds is holds
+
+
 def test_what_is_dropped_teaches_nothing():
     planned = Planned([0])
     assert planned.then(0, 0.1, 1.0) is None

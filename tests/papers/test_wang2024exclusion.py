@@ -412,7 +412,7 @@ def test_ends_of_either_side_which_stop_everywhere_or_nowhere_are_compared_with_
     both = []
     monkeypatch.setattr(tried.Confident, "prepare", lambda self, bench: None)
     monkeypatch.setattr(tried.Confident, "baselines", lambda *given: [made(0.5, name="static"), made(0.6, points=5)])
-    monkeypatch.setattr(tried, "gains", lambda ours, theirs: both.append((ours, theirs)) or [0.01])
+    monkeypatch.setattr(tried, "gains_of_mixtures", lambda ours, theirs: both.append((ours, theirs)) or [0.01])
     assert tried.surer(ClassExclusionExits(), None, made(0.7, points=4)).holds
     assert [[(p.quality, len(side.validation), len(side.test)) for p in side.test[:1]] for side in both[0]] == [
         [(0.7, 2, 2)], [(0.6, 3, 3)],

@@ -335,7 +335,7 @@ def test_rivals_are_on_the_same_network_and_each_is_compared_at_equal_cost(prepa
 
     monkeypatch.setattr(claimed, "points_of", lambda rival, ready, bench: asked.append(rival) or rival)
     monkeypatch.setattr(claimed, "tried", lambda rival, ready, rules: (rival, list(rules)))
-    monkeypatch.setattr(claimed, "gains", compared)
+    monkeypatch.setattr(claimed, "gains_of_mixtures", compared)
     monkeypatch.setattr(ShallowDeep, "prepare", lambda self, bench: SimpleNamespace())
     monkeypatch.setattr(type(method), "prepare", lambda self, bench: SimpleNamespace())
     found = claimed.claims(method, ready, bench, None)
@@ -356,6 +356,6 @@ def test_rivals_are_on_the_same_network_and_each_is_compared_at_equal_cost(prepa
 @pytest.mark.parametrize("variant", ["additive", "no cascade"])
 def test_ablations_are_compared_with_others_alone(prepared, monkeypatch, variant):
     method, bench, ready = prepared(KEY, variant)
-    monkeypatch.setattr(claimed, "gains", lambda ours, theirs: [0.0])
+    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda ours, theirs: [0.0])
     found = claimed.claims(method, ready, bench, None)
     assert [outcome.name for outcome in found] == ["better than SDN", "better than PABEE"]

@@ -16,6 +16,7 @@ from eelit.methods.claims import xin2021berxit as claimed
 from eelit.methods.claims.xin2021berxit import Joint
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.records import Baseline
 from eelit.methods.harness import registry
 from eelit.methods.papers.xin2020deebert import DeeBert
 from eelit.methods.papers.xin2021berxit import (
@@ -340,12 +341,14 @@ def test_alternating_must_serve_both_ends(prepared, made, monkeypatch, staged, j
 
 @pytest.mark.parametrize(("ahead", "holds"), [(0.006, True), (0.004, False), (0.0, False)])
 def test_certainty_must_be_better_than_the_largest_probability(prepared, made, monkeypatch, ahead, holds):
+    """The rival is said to be so much worse at the same costs; its ends count for nothing."""
     method, bench, ready = prepared(KEY)
-    held = method.sweep(ready, bench, "validation", method.knobs)
-    best = max(range(len(held)), key=lambda i: (held[i].quality, -held[i].cost))
-    reached = method.sweep(ready, bench, "test", method.knobs)[best].quality
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    worse = [point.model_copy(update={"quality": point.quality - ahead}) for point in test]
+    end = [test[0].model_copy(update={"quality": 1.0})]
+    rival = Baseline(name="max-confidence", validation=[*end, *held, *end], test=[*end, *worse, *end])
     monkeypatch.setattr(claimed, "gains_by_exit", lambda *_: [0.0, 0.0])
-    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), made(reached - ahead, points=3)])
+    curve = SimpleNamespace(baselines=[made(1.0, "static exit"), rival])
     assert claimed.for_classes(method, ready, bench, curve)[-1].holds is holds
 
 

@@ -300,20 +300,23 @@ def test_what_is_learnt_mends_pictures(prepared):
 # Claims.
 
 
-def test_the_last_exit_must_mend_the_worst_pictures():
+def test_the_last_exit_must_mend_more_than_the_first():
+    """On the mean of all pictures; those of the lowest quality are told apart."""
     clean = torch.full((2, 16, 16), 0.5)
-    came = clean + torch.tensor([0.02, 0.2])[:, None, None]
+    came = clean + torch.tensor([0.05, 0.2])[:, None, None]
     method, levels = SimpleNamespace(qualities=(50, 10)), np.array([0, 1])
 
-    def tried(last):
-        answers = torch.stack([came - 0.001, last])
+    def tried(*shares):
+        """Exits whose errors are these shares of what came."""
+        answers = torch.stack([clean + (came - clean) * torch.tensor(share)[:, None, None] for share in shares])
         examples = SimpleNamespace(inputs=came[:, None])
-        return claimed.mended(method, SimpleNamespace(examples=examples, targets=clean, answers=answers), levels).holds
+        return claimed.mended(method, SimpleNamespace(examples=examples, targets=clean, answers=answers), levels)
 
-    better = torch.stack([came[0] + 0.3, clean[1] + 0.1])
-    assert tried(better), "what it does to the others does not count"
-    assert not tried(came - 0.0011)
-    assert not tried(better.flip(0))
+    assert tried((0.9, 0.9), (0.8, 0.8)).holds
+    assert not tried((0.9, 0.9), (0.893, 0.893)).holds, "as good as the first"
+    assert not tried((1.0, 1.0), (0.975, 0.975)).holds, "0.2 dB"
+    assert not tried((0.9, 0.9), (1.2, 0.8)).holds, "what it gains of one it loses of the other"
+    assert "at the lowest quality +0.9" in tried((0.5, 0.9), (0.5, 0.8)).measured
 
 
 def test_slight_damage_must_leave_sooner():

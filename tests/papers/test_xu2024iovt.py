@@ -371,8 +371,28 @@ def test_settings_reach_the_training_of_the_agent(prepared, monkeypatch):
     monkeypatch.setattr(paper, "train_agent", lambda *given, **options: asked.append((given, options)))
     fitted = method.fit(ready)
     (((actor, known, cell, bench), options),) = asked
+    earlier = options.pop("earlier")
     assert options == {"slots": 321, "noise": 0.11, "discount": 0.22, "soft": 0.33, "rate": 0.44}
+    assert (earlier, len(earlier)) == (fitted.earlier, len(paper.MOMENTS))
     assert (actor, known, cell, bench) == (fitted.actor, fitted.known, method.cell, ready.bench)
+
+
+def test_the_actor_is_kept_as_it_was_at_some_moments():
+    options = {"slots": 100, "noise": 0.2, "discount": 0.5, "soft": 0.02, "rate": 2e-3}
+
+    def trained(steps):
+        torch.manual_seed(0)
+        actor = network(6, 6)
+        earlier = [network(6, 6) for _ in paper.MOMENTS]
+        train_agent(actor, KNOWN, CELL, Bench(most_steps=steps), earlier=earlier, **options)
+        return [[p.tolist() for p in each.parameters()] for each in (actor, *earlier)]
+
+    last, *kept = trained(100)
+    assert [kept[i] for i in (0, 3, 6)] == [trained(steps)[0] for steps in (0, 10, 50)]
+    assert last != kept[-1] == trained(75)[0]
+    short, *before = trained(30)
+    assert before[:5] == kept[:5]
+    assert before[5:] == [short] * 3  # the training was over before these moments
 
 
 def test_the_agent_learns_to_do_better_than_by_chance():
@@ -554,13 +574,17 @@ def test_the_agent_must_beat_chance_everywhere(chance, holds):
     assert claimed.beats_chance([reached(0.4), reached(0.3, chance=chance)]).holds is holds
 
 
-def test_random_actions_are_drawn_anew_in_each_slot():
-    drawn = claimed.Drawn(3, np.random.default_rng(0))
-    found = [drawn.decide(SEEN) for _ in range(200)]
-    assert {e for each in found for e in each.exits.tolist()} == {0, 1, 2}
-    assert {tuple(each.cuts.tolist()) for each in found} >= {(0, 0), (0, 1), (2, 1)}
-    again = claimed.Drawn(3, np.random.default_rng(0))
-    assert again.decide(SEEN).shares.tolist() == found[0].shares.tolist()
+def test_exits_and_sides_are_drawn_anew_in_each_slot():
+    drawn = claimed.drawn(KNOWN, 0)
+    found = [drawn.decide(SEEN) for _ in range(300)]
+    every = [(e, s) for each in found for e, s in zip(each.exits.tolist(), each.cuts.tolist(), strict=True)]
+    assert set(every) == {(e, s) for e in range(3) for s in (0, e + 1)}
+    assert np.mean([s == 0 for _, s in every]) == pytest.approx(0.5, abs=0.06)
+    assert np.mean([e for e, _ in every]) == pytest.approx(1, abs=0.1)
+    for each in found:
+        sends = each.cuts == 0
+        assert each.shares.tolist() == pytest.approx((sends / max(1, sends.sum())).tolist())
+    assert claimed.drawn(KNOWN, 0).decide(SEEN).cuts.tolist() == found[0].cuts.tolist()
 
 
 def test_a_constant_has_a_pair_for_each_device_and_the_shares_that_are_best_for_them():
@@ -594,6 +618,51 @@ def test_a_fifth_of_the_time_must_be_saved_at_little_loss(cost, quality, holds):
 
     curve = SimpleNamespace(validation=points((0.895, cost)), test=points((quality, cost)), full_quality=0.9)
     assert claimed.sooner(curve, {"all on the devices": 150.0, "all on the server": 100.0}).holds is holds
+
+
+def test_constants_are_those_that_are_worth_most():
+    """What is asked for is worth most; on one side alone what comes nearest to it."""
+    aim = [(2, 1), (0, 1)]  # the first device cuts in between, the second does all by itself
+
+    def worth(each):
+        return -sum(abs(e - a) + abs(s - b) for e, s, (a, b) in zip(each.exits, each.cuts, aim, strict=True))
+
+    side, never = claimed.constants(KNOWN, CELL, worth)
+    assert list(zip(never.exits, never.cuts, strict=True)) == aim
+    assert set(side.cuts) == {0} or all(s == e + 1 for e, s in zip(side.exits, side.cuts, strict=True))
+
+
+def test_utility_is_the_mean_reward_with_queues_and_caps():
+    """All up to exit 2 takes 3.2 and 1.6 of a slot of 2 seconds: the first is ever later, as far as twice 6 seconds."""
+    slots = np.full((20, 2), 20.0), np.full(20, 0.5)
+    found = claimed.utility(KNOWN, CELL, 0.6, Always((1, 1), (2, 2)), slots)
+    first = np.minimum(3.2 + 1.2 * np.arange(20), 12.0)
+    by_hand = 0.6 * 0.7 - 0.4 * (first + 1.6) / 2 / 6
+    assert first[-1] == 12
+    assert found == pytest.approx(by_hand.mean())
+
+
+def test_the_curve_of_learning_is_set_beside_the_search_in_the_slots_of_test_pictures(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    known, cell, w = ready.fitted.known, method.cell, 0.6
+    asked, conditions = [], Cell.conditions
+    monkeypatch.setattr(Cell, "conditions", lambda self, *given: asked.append(given) or conditions(self, *given))
+    (shown,) = claimed.learning(method, ready, bench, None)
+    slots = math.ceil(len(ready.split("test").examples) / 3)
+    assert asked == [(math.ceil(len(ready.split("validation").examples) / 3), [bench.seed, False]), (slots, [0, True])]
+    held, test = (conditions(cell, *given) for given in asked)
+    side, never = claimed.constants(known, cell, lambda each: claimed.utility(known, cell, w, each, held))
+    best = claimed.utility(known, cell, w, claimed.Exhaustive(known, cell), test)
+    agents = (Agent(actor, cell, known) for actor in (*ready.fitted.earlier, ready.fitted.actor))
+    lost = [best - claimed.utility(known, cell, w, each, test) for each in agents]
+    ours, *others = shown.lines
+    assert ours.times == [0, 16, 40, 80, 160, 280, 400, 600, 800]
+    assert ours.values == pytest.approx(lost)
+    assert ours.values[-1] < ours.values[0] / 2
+    for line, rival in zip(others, (never, side, claimed.drawn(known, 0)), strict=True):
+        assert line.times == [0, 800]
+        assert line.values == pytest.approx([best - claimed.utility(known, cell, w, rival, test)] * 2)
+    assert shown.title == "Reward of a slot below that of a search in every slot, at w = 0.6"
 
 
 def test_claims_are_tried_on_the_slots_of_test_pictures(prepared):

@@ -11,8 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.backbones.encoder import encoder
+from eelit.methods.claims.comparisons import COSTS
 from eelit.methods.claims.zhou2020pabee import claims
 from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.zhou2020pabee import Pabee
 from eelit.methods.policies.patience import Patience
@@ -185,7 +187,37 @@ def test_the_patience_that_is_best_on_validation_data_and_saves_a_third_must_gai
         test=points(0.95, 0.80, 0.95, 0.95),
         full_quality=full,
         quality="accuracy",
+        baselines=[],
     )
     (found,) = claims(Pabee(), None, None, curve)
     assert found.holds is holds
     assert "at patience 1, speed-up 1.50×" in found.measured
+
+
+@pytest.mark.parametrize(("theirs", "holds"), [(0.80, True), (0.85, False)])
+def test_patience_is_compared_with_thresholds_on_the_same_network_at_their_cost(theirs, holds):
+    """Settings are chosen on validation data, where thresholds look bad; the ends of either rule are no settings."""
+
+    def points(qualities, costs):
+        return [
+            OperatingPoint(knob=i, quality=q, cost=c, speed_up=100 / c, exits=[1, 0])
+            for i, (q, c) in enumerate(zip(qualities, costs, strict=True))
+        ]
+
+    ours, costs = (40, 60, 100), (10, 40, 60, 100)
+    rival = Baseline(
+        name="max-confidence",
+        validation=points((0.1, 0.2, 0.2, 0.9), costs),
+        test=points((0.1, theirs, theirs, 0.9), costs),
+    )
+    curve = SimpleNamespace(
+        validation=points((0.8, 0.9, 0.9), ours),
+        test=points((0.82, 0.82, 0.9), ours),
+        full_quality=0.9,
+        quality="accuracy",
+        baselines=[rival],
+        variant="classification",
+    )
+    found = {each.name: each for each in claims(Pabee(), None, None, curve)}["better than max-confidence"]
+    assert found.holds is holds
+    assert found.measured == f"{0.82 - theirs:+.4f} on average over {COSTS} costs"

@@ -7,6 +7,9 @@
   const meant = new Map(Object.entries(JSON.parse(words.textContent)));
   const keyOf = (id) => id.split(":")[0];
   const tracks = [...document.querySelectorAll(".ee-track")].map(track);
+  const described = [...document.querySelectorAll(".ee-described > [data-key]")];
+  const parts = [...new Set([...document.querySelectorAll(".ee-described [data-part]")].map((part) => part.dataset.part))];
+  const partOf = (key, part) => described.find((method) => method.dataset.key === key)?.querySelector(`[data-part="${part}"]`);
   let lost = []; // what was asked for in the address and cannot be shown, in words
 
   // One track: its form, its pictures, its table and its claims.
@@ -38,11 +41,15 @@
     }
     const copies = (source) => [...source.childNodes].map((node) => node.cloneNode(true));
 
-    // One column per method: the whole table's own cells, turned.
+    // One column per method: what it does, then the whole table's own cells, turned.
     function turn(ids) {
       const head = document.createElement("thead");
       head.insertRow().append(cell("td", []), ...ids.map((id) => cell("th", copies(rows.get(id).cells[0]), "col")));
       const body = document.createElement("tbody");
+      for (const part of parts) {
+        const said = ids.map((id) => partOf(keyOf(id), part));
+        if (said.some(Boolean)) body.insertRow().append(cell("th", [part], "row"), ...said.map((source) => cell("td", source ? copies(source) : [])));
+      }
       for (let i = 1; i < heads.length; i++) {
         body.insertRow().append(cell("th", [heads[i]], "row"), ...ids.map((id) => cell("td", copies(rows.get(id).cells[i]))));
       }
