@@ -375,6 +375,7 @@ def alternatives(method, field):
 
 
 REFUSED = {
+    ("wright2024asr", "encoder"): "the other encoder is Whisper's, whose weights the tests do not have",
     ("dai2020epnet", "network"): "the plain network of the tests has too few places for the method's shares",
     ("li2023coaxnn", "network"): "filters are removed from residual blocks, and the tests know one residual network",
 }

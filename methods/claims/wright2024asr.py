@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import mean
+from typing import Any
 
 from eelit.methods.claims.comparisons import MIXED, gains_of_mixtures, on_average, points_of
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Baseline, Curve, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.papers.wright2024asr import EarlyExitAsr, SentenceConfidence
+from eelit.methods.papers.wright2024asr import (
+    EarlyExitAsr,
+    SentenceConfidence,
+    best_path,
+    letter_accuracy,
+    word_accuracy,
+)
+
+SCRATCH: Mapping[str, Any] = {"encoder": "conformer", "reduction": 2}
+"""What makes of the method an ordinary conformer whose every weight is new."""
+LONGER = 2
+"""Times as many passes over the data, since there is more to learn."""
 
 
 def claims(method: EarlyExitAsr, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Try them; what does not depend on the rule is tried once, under sentence confidence."""
     if not isinstance(method, SentenceConfidence):
         return [saved(curve)]
-    each = [point.quality for point in method.static(prepared.split("test"))]
-    rival = of_frames(method)
+    seen, each = prepared.split("test"), letters_of(prepared)
+    by_word = [word_accuracy(best_path(log_p), seen.targets) for log_p in seen.answers]
+    frames, scratch = of_frames(method), from_scratch(method)
+    joint = scratch.prepare(bench)
+    low = letters_of(joint)
     ours = Baseline(name=method.key, validation=curve.validation[1:-1], test=curve.test[1:-1])
     return [
-        deeper_reads_better(each),
+        deeper_reads_better(each, by_word),
         saved(curve),
-        beside_last_alone(each[-1], alone(method, bench, groups=method.groups)),
-        beside_shallow(each[0], alone(method, bench, groups=1)),
-        beside_entropy(gains_of_mixtures(ours, points_of(rival, rival.prepare(bench), bench))),
+        beside_scratch(low[:-1], each[:-1]),
+        beside_last_alone(low[-1], alone(scratch, bench, groups=method.groups)),
+        beside_shallow(low[0], alone(scratch, bench, groups=1)),
+        beside_entropy(gains_of_mixtures(ours, points_of(frames, frames.prepare(bench), bench))),
     ]
+
+
+def from_scratch(method: SentenceConfidence) -> EarlyExitAsr:
+    """Return a conformer with as many exits, for the same utterances."""
+    return dataclasses.replace(of_frames(method), **SCRATCH, epochs=LONGER * method.epochs)
+
+
+def letters_of(prepared: Prepared) -> list[float]:
+    """Return 1 - CER on test data of each exit."""
+    seen = prepared.split("test")
+    return [letter_accuracy(best_path(log_p), seen.targets) for log_p in seen.answers]
 
 
 def of_frames(method: SentenceConfidence) -> EarlyExitAsr:
@@ -36,20 +63,20 @@ def of_frames(method: SentenceConfidence) -> EarlyExitAsr:
     return EarlyExitAsr(**{field.name: getattr(method, field.name) for field in dataclasses.fields(EarlyExitAsr)})
 
 
-def alone(method: SentenceConfidence, bench: Bench, *, groups: int) -> float:
-    """Return the quality of an ordinary conformer with as many groups, trained for as long with its last head alone."""
-    rival = dataclasses.replace(of_frames(method), groups=groups, joint=False)
-    return rival.full_model(rival.prepare(bench), bench)[0]
+def alone(conformer: EarlyExitAsr, bench: Bench, *, groups: int) -> float:
+    """Return 1 - CER on test data of a conformer of so many groups, trained for as long with its last head alone."""
+    return letters_of(dataclasses.replace(conformer, groups=groups, joint=False).prepare(bench))[-1]
 
 
-def deeper_reads_better(each: Sequence[float]) -> Outcome:
-    """What depth is worth."""
+def deeper_reads_better(each: Sequence[float], by_word: Sequence[float]) -> Outcome:
+    """What depth is worth, from 1 - CER and 1 - WER of each exit."""
+    letters, words = (", ".join(f"{1 - one:.3f}" for one in measured) for measured in (each, by_word))
     return Outcome(
         name="deeper exits read better",
         statement="The last exit's character error rate on test data is at least five points below the first one's, "
         "and no exit's is more than a point above that of the one before.",
         holds=each[-1] - each[0] >= 0.05 and all(b >= a - 0.01 for a, b in pairwise(each)),
-        measured=f"CER {', '.join(f'{1 - quality:.3f}' for quality in each)} of the exits",
+        measured=f"CER {letters} of the exits, WER {words}",
     )
 
 
@@ -59,10 +86,10 @@ def saved(curve: Curve) -> Outcome:
     loss, share = curve.full_quality - point.quality, 1 / point.speed_up
     return Outcome(
         name="cheaper at nearly the same error rate",
-        statement="The cheapest threshold that loses at most one point of CER on validation data saves a tenth of the "
-        "computation on test data and loses at most two points there.",
+        statement="The cheapest threshold that raises the error rate by at most a point on validation data saves a "
+        "tenth of the computation on test data and raises it by at most two points there.",
         holds=share <= 0.9 and loss <= 0.02,
-        measured=f"{share:.0%} of the full cost, CER {loss:+.4f}, at theta = {point.knob:g}",
+        measured=f"{share:.0%} of the full cost, error rate {loss:+.4f}, at theta = {point.knob:g}",
     )
 
 
@@ -70,8 +97,9 @@ def beside_last_alone(ours: float, theirs: float) -> Outcome:
     """The last exit, with and without the others in training."""
     return Outcome(
         name="other exits help the full depth",
-        statement="The last exit's character error rate on test data is at least a point lower than that of the same "
-        "conformer trained with the last head alone, on the same data with the same settings.",
+        statement="The last exit's character error rate on test data, of a conformer trained from scratch with all "
+        "exits, is at least a point lower than that of the same conformer trained with the last head alone, on the "
+        "same data with the same settings.",
         holds=ours - theirs >= 0.01,
         measured=f"CER {1 - ours:.4f} instead of {1 - theirs:.4f}",
     )
@@ -85,6 +113,19 @@ def beside_shallow(ours: float, theirs: float) -> Outcome:
         "settings, has a character error rate on test data at least a point below the first exit's.",
         holds=theirs - ours >= 0.01,
         measured=f"CER {1 - theirs:.4f} by itself, {1 - ours:.4f} at the first exit",
+    )
+
+
+def beside_scratch(scratch: Sequence[float], pretrained: Sequence[float]) -> Outcome:
+    """Low exits of an encoder from scratch and of one that others pre-trained."""
+    gaps = [a - b for a, b in zip(scratch, pretrained, strict=True)]
+    return Outcome(
+        name="low exits are better from scratch",
+        statement="At each exit but the last a small conformer trained from scratch with all exits has a character "
+        "error rate on test data at least a point below that of the pre-trained encoder's exit.",
+        holds=min(gaps) >= 0.01,
+        measured=f"CER {', '.join(f'{1 - one:.3f}' for one in scratch)} from scratch, "
+        f"{', '.join(f'{1 - one:.3f}' for one in pretrained)} pre-trained",
     )
 
 

@@ -1,7 +1,7 @@
 """Patches of 32×32 pixels in colour, of which a few show a ball: emoji, or drawn discs, on photographs.
 
-Each part of the data takes its backgrounds from other photographs. Patches without the ball are photographs alone, or
-show another round thing, which lies anywhere, as the ball does.
+Each part of the data takes its backgrounds from other photographs, and may take its ball from other makers of emoji.
+Patches without the ball are photographs alone, or show another round thing, which lies anywhere, as the ball does.
 """
 
 import hashlib
@@ -25,6 +25,14 @@ OTHERS = (
 )  # fmt: skip
 """Round things: globe, moon, tomato, tangerine, apple, cookie, eight ball, tennis, basket and volley ball, red and blue
 circle, face, yarn, white circle, baseball."""
+MAKERS = {"emoji": "png", "emoji-noto": "png", "emoji-fluent": "webp"}
+"""Items with drawings of these things, and the kind of their files."""
+OF_ALL_MAKERS = tuple(name for name in OTHERS if name not in ("1f3be", "1f9f6"))
+"""Some makers draw a racket beside the tennis ball, and needles in the yarn, which are not round."""
+SEEN, UNSEEN = ("emoji", "emoji-fluent"), ("emoji-noto",)
+"""Makers whose drawings are in training and validation patches, and in test patches."""
+SCENES = (("astronaut", "camera", "coins", "grass"), ("coffee", "brick"), ("chelsea", "gravel", "moon"))
+"""Photographs behind the drawings of several makers, for training, validation and test."""
 DECOYS = 0.4  # of the patches without the ball that show another round thing
 ZOOM, JITTER = 1.5, 0.25  # side of a patch in diameters expected of the ball; how far the real ones are off, as a share
 
@@ -40,27 +48,42 @@ class Patches:
         return len(self.spots)
 
 
+Things = tuple[Sequence[Any], Sequence[Any]]
+"""Drawings of the ball, and of other round things."""
+
+
 def patches(source: str, *, share: float, train: int, validation: int, test: int, seed: int = 0) -> Split[Patches]:
     """Return patches of which a share shows the ball.
 
-    ``emoji`` on photographs; ``drawn`` and ``drawn-dark`` are discs on scikit-learn's, for unit tests only. Raises
+    ``emoji`` (one maker's) on photographs; ``makers`` (of several makers, another one's for the test, on more of the
+    photographs); ``drawn`` and ``drawn-dark`` are discs on scikit-learn's, for unit tests only. Raises
     `ValueError` for another source or a share that is none.
     """
     if not 0 < share < 1:
         raise ValueError(f"the share of patches with a ball lies between 0 and 1, not at {share}")
+    things: list[Things]
     if source == "emoji":
-        grounds = [_photographs("astronaut"), _photographs("coffee"), _photographs("chelsea")]
-        ball, others = _emoji(BALL), [_emoji(name) for name in OTHERS]
+        grounds = [[_photographs("astronaut")], [_photographs("coffee")], [_photographs("chelsea")]]
+        things = [([_emoji(ITEM, BALL)], [_emoji(ITEM, name) for name in OTHERS])] * 3
+        depends = source_digest(ITEM) + source_digest(BACKGROUNDS)
+    elif source == "makers":
+        grounds = [[_photographs(name) for name in scenes] for scenes in SCENES]
+        things = [
+            ([_emoji(maker, BALL) for maker in makers], [_emoji(maker, n) for maker in makers for n in OF_ALL_MAKERS])
+            for makers in (SEEN, SEEN, UNSEEN)
+        ]
+        depends = "".join(source_digest(item) for item in (*MAKERS, BACKGROUNDS))
     elif source in ("drawn", "drawn-dark"):
-        grounds, dark = _of_scikit_learn(), source == "drawn-dark"
-        ball, others = _disc(dark, spots=True), [_disc(dark, spots=False), _disc(not dark, spots=False)]
+        grounds, dark = [[photograph] for photograph in _of_scikit_learn()], source == "drawn-dark"
+        things = [([_disc(dark, spots=True)], [_disc(dark, spots=False), _disc(not dark, spots=False)])] * 3
+        depends = source
     else:
-        raise ValueError(f"no balls {source!r}; there are emoji, drawn and drawn-dark")
+        raise ValueError(f"no balls {source!r}; there are emoji, makers, drawn and drawn-dark")
     parts = [
-        _part(ground, (ball, others), share, n, np.random.default_rng([seed, number]))
-        for number, (ground, n) in enumerate(zip(grounds, (train, validation, test), strict=True))
+        _part(ground, shown, share, n, np.random.default_rng([seed, number]))
+        for number, (ground, shown, n) in enumerate(zip(grounds, things, (train, validation, test), strict=True))
     ]
-    found = hashlib.sha256((source_digest(ITEM) + source_digest(BACKGROUNDS) if source == ITEM else source).encode())
+    found = hashlib.sha256(depends.encode())
     for part in parts:
         for array in (part.images, part.spots):
             found.update(array.tobytes())
@@ -83,10 +106,10 @@ def _of_scikit_learn() -> list[Any]:
     return [china, flower.crop((0, 0, middle, flower.height)), flower.crop((middle, 0, flower.width, flower.height))]
 
 
-def _emoji(name: str) -> Any:
+def _emoji(item: str, name: str) -> Any:
     from PIL import Image
 
-    return Image.open(fetch.path(ITEM) / f"{name}.png").convert("RGBA")
+    return Image.open(fetch.path(item) / f"{name}.{MAKERS[item]}").convert("RGBA").resize((64, 64))
 
 
 def _disc(dark: bool, *, spots: bool) -> Any:
@@ -103,16 +126,17 @@ def _disc(dark: bool, *, spots: bool) -> Any:
     return picture
 
 
-def _part(ground: Any, things: tuple[Any, Sequence[Any]], share: float, n: int, random: np.random.Generator) -> Patches:
+def _part(grounds: Sequence[Any], things: Things, share: float, n: int, random: np.random.Generator) -> Patches:
     images, spots = np.empty((n, 3, SIDE, SIDE), np.float32), np.zeros((n, 3), np.float32)
-    ball, others = things
+    balls, others = things
     for i in range(n):
+        ground = _one_of(grounds, random)
         zoom = int(random.integers(SIDE, 3 * SIDE))
         left, top = (int(random.integers(length - zoom + 1)) for length in ground.size)
         patch = ground.crop((left, top, left + zoom, top + zoom)).resize((SIDE, SIDE))
         shows, decoy = random.random() < share, random.random() < DECOYS
         if shows or decoy:
-            across, down = _place(patch, ball if shows else others[int(random.integers(len(others)))], random)
+            across, down = _place(patch, _one_of(balls if shows else others, random), random)
         if shows:
             spots[i] = 1, across / SIDE, down / SIDE
         light = random.uniform(0.6, 1.2)
@@ -120,6 +144,10 @@ def _part(ground: Any, things: tuple[Any, Sequence[Any]], share: float, n: int, 
         noise = random.normal(0, 0.02, pixels.shape).astype(np.float32)
         images[i] = ((pixels + noise).clip(0, 1) - 0.5) * 4
     return Patches(images, spots)
+
+
+def _one_of(things: Sequence[Any], random: np.random.Generator) -> Any:
+    return things[int(random.integers(len(things)))] if len(things) > 1 else things[0]
 
 
 def _place(patch: Any, thing: Any, random: np.random.Generator) -> tuple[float, float]:

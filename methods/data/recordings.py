@@ -2,9 +2,10 @@
 
 One speaker, 8 kHz. Speech to be cleaned is in noise of three kinds: recorded music; babble of six voices, which are
 other prompts at other speeds; and made noise, whose power falls with frequency as f^-a, a drawn from 0 (white) to 2,
-and whose level wavers. Spelled words are in made noise alone. Recordings themselves, not pieces of them, are divided
-into training, validation and test, and so is the music, but for the spelled words: there is one recording of each
-letter, which all parts share, at another speed and in other noise.
+and whose level wavers. Sentences and spelled words are in made noise alone. Recordings themselves, not pieces of them,
+are divided into training, validation and test, and so is the music; of sentences, also what is said: no text is in two
+parts. Only the spelled words are of one recording of each letter, which all parts share, at another speed and in other
+noise.
 """
 
 import io
@@ -22,6 +23,7 @@ from eelit.methods.data.memory_cache import in_memory
 from eelit.methods.data.split import Split, divide, labelled, source_digest
 
 ITEM = "prompts"
+TEXTS = "prompt-texts"
 RATE = 8000  # samples a second
 SOUND = re.compile(rb"== ([^\n]+)\.wav\n(?=RIFF)")
 """What stands before each recording of a joined file."""
@@ -40,6 +42,24 @@ VOICES = 6
 """How many talk at once in babble."""
 SPELLED = (*"0123456789", *"abcdefghijklmnopqrstuvwxyz")
 """What utterances are spelled of: ten digits and the letters, each a class of its own."""
+
+SAID = re.compile(r"([\w./-]+): (.+)")
+"""A line of the texts: which recording, and what is said."""
+SILENT = ("pls-try-call-later",)
+"""What has a text, but no recording."""
+LETTERS = " abcdefghijklmnopqrstuvwxyz'"
+"""What sentences are written in, each a unit of its own."""
+NUMBERS = {
+    str(i): word
+    for i, word in enumerate((
+        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"
+    ))
+}  # fmt: skip
+"""How numbers are said that are written as such."""
+QUIETER = (10.0, 30.0)  # by how many dB sentences are louder than their noise, drawn evenly between these
+LOUD = 0.05  # root mean square of a sentence in noise, of 1 at most: as recorders are set
+OF_TEN = (6, 1, 3)
+"""Of ten texts, how many are for training, validation and test."""
 
 Wave = NDArray[np.float32]
 
@@ -144,6 +164,89 @@ def utterances(
         parts.append(Utterances(np.stack(waves), np.stack(said), np.array(levels, dtype=np.float32)))
     digest = labelled(ITEM, range(train), range(validation), range(test)).digest
     return Split(parts[0], parts[1], parts[2], f"{letters} {most} {seed} {digest}")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences in noise, of one length `[n, samples]`, and their letters as places in `LETTERS`, filled up with -1."""
+
+    waves: Wave
+    letters: NDArray[np.int64]  # [n, most]
+    levels: NDArray[np.float32]  # [n], by how many dB the speech is louder than the noise
+    rows: NDArray[np.int64]  # [n], which recording
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+
+def sentences(
+    train: int = 1600, validation: int = 120, test: int = 400, seconds: float = 4.0, *, seed: int = 0
+) -> Split[Sentences]:
+    """Prompts that last at most so long, in noise at 10 to 30 dB, at speeds of their own; several are of one recording.
+
+    Recordings with the same text are in one part. Asking for fewer leaves the others as they are.
+    """
+    said = [(number, text) for number, text in enumerate(texts()) if text]
+    sounds = {number: trimmed(wave) for number, (_, wave) in enumerate(_sounds("prompts.wav")) if _level(wave) > QUIET}
+    most = int(seconds * RATE)
+    known = [(number, text) for number, text in said if number in sounds and len(sounds[number]) / SLOWEST <= most]
+    distinct = sorted({text for _, text in known})
+    rows = divide(range(len(distinct)), *(len(distinct) * share // 10 for share in OF_TEN), seed=seed, item=TEXTS)
+    longest = max(len(text) for text in distinct)
+
+    def part(chosen: NDArray[np.int64], n: int, number: int) -> Sentences:
+        mine = {distinct[i] for i in chosen}
+        pool = [(row, text) for row, text in known if text in mine]
+        waves, levels = np.empty((n, most), dtype=np.float32), np.empty(n, dtype=np.float32)
+        letters, which = np.full((n, longest), -1, dtype=np.int64), np.empty(n, dtype=np.int64)
+        for i in range(n):
+            random = np.random.default_rng([seed, number, i])
+            which[i], text = pool[i % len(pool)]
+            waves[i], levels[i] = _in_noise(sounds[int(which[i])], most, random)
+            letters[i, : len(text)] = [LETTERS.index(letter) for letter in text]
+        return Sentences(waves, letters, levels, which)
+
+    sizes = zip((rows.train, rows.validation, rows.test), (train, validation, test), strict=True)
+    parts = [part(chosen, n, number) for number, (chosen, n) in enumerate(sizes)]
+    digest = f"{train} {validation} {test} {seconds} {source_digest(ITEM)} {rows.digest}"
+    return Split(parts[0], parts[1], parts[2], digest)
+
+
+def texts() -> list[str]:
+    """What each of the prompts says, in the order of the recordings; empty where letters cannot tell it.
+
+    Raises `ValueError` if texts and recordings do not go together.
+    """
+    lines = (fetch.path(TEXTS) / "core-sounds-en.txt").read_text(encoding="utf-8").splitlines()
+    told = {found[1]: found[2] for found in map(SAID.fullmatch, lines) if found}
+    names = sorted((name for name in told if name not in SILENT), key=lambda name: f"{name}.wav")
+    if [name.rpartition("/")[2] for name in names] != [name for name, _ in _sounds("prompts.wav")]:
+        raise ValueError(f"the texts of {TEXTS} are not those of the recordings of {ITEM}")
+    return [in_letters(told[name]) for name in names]
+
+
+def in_letters(text: str) -> str:
+    """The text in `LETTERS`, numbers up to twelve in words; empty if it has others, or says what is heard in brackets.
+
+    >>> in_letters("Press 1, or wait -- that's all.")
+    "press one or wait that's all"
+    """
+    said = re.sub(r"\d+", lambda found: NUMBERS.get(found[0], found[0]), text.lower())
+    said = " ".join(re.sub(r"[-.,:;!?\"/]", " ", said).split())
+    return said if set(said) <= set(LETTERS) else ""
+
+
+def _in_noise(wave: Wave, samples: int, random: np.random.Generator) -> tuple[Wave, float]:
+    """The recording at a speed of its own, somewhere in noise of so many samples, and its level in dB above that.
+
+    The root mean square of both together is `LOUD`.
+    """
+    word = at_speed(wave, float(random.uniform(SLOWEST, FASTEST)))
+    clean, place = np.zeros(samples, dtype=np.float32), int(random.integers(samples - len(word) + 1))
+    clean[place : place + len(word)] = word
+    level = float(random.uniform(*QUIETER))
+    noisy = clean + _level(word) * 10 ** (-level / 20) * noise(samples, random)
+    return (noisy * (LOUD / _level(noisy))).astype(np.float32), level
 
 
 def mixture(wave: Wave, around: Wave, random: np.random.Generator) -> tuple[Wave, Wave, float]:

@@ -1,13 +1,21 @@
-"""Tables of numbers with a class for each row: what comes with scikit-learn, and a made one. Nothing is fetched."""
+"""Tables of numbers with a class for each row: what comes with scikit-learn and R's mlbench, and a made one."""
 
 from __future__ import annotations
 
+import lzma
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SOURCES = ("cube", "breast cancer", "wine")
+from eelit.methods.data import fetch
+from eelit.methods.data.derived import arrays
+from eelit.methods.data.split import source_digest
+
+SOURCES = ("cube", "breast cancer", "wine", "satellite")
+ITEM = "mlbench"
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,17 @@ class Split:
 
 
 def table(source: str, *, rows: int, features: int, noise: float) -> Split:
-    """Return a table cut in parts: ``cube`` (made, see `cube`), ``breast cancer`` or ``wine`` (whole, standardised)."""
+    """Return a table cut in parts.
+
+    There are ``cube`` (made, see `cube`), ``breast cancer`` or ``wine`` (scikit-learn's),
+    ``satellite`` (of mlbench); all but the made one are whole and standardised.
+    """
     if source == "cube":
         return _cut(*cube(rows, features, noise, seed=123), standardised=False)
     if source not in SOURCES:
         raise ValueError(f"no table {source!r}; there are {', '.join(SOURCES)}")
+    if source == "satellite":
+        return _cut(**arrays("table", f"{source} {source_digest(ITEM)}", _satellite), standardised=True)
     from sklearn.datasets import load_breast_cancer, load_wine
 
     found = (load_wine if source == "wine" else load_breast_cancer)()
@@ -59,6 +73,17 @@ def cube(rows: int, features: int, noise: float, *, seed: int) -> tuple[NDArray[
     places = labels[:, None] + np.arange(3)
     found[np.arange(rows)[:, None], places] = corners + noise * rng.normal(size=(rows, 3))
     return found, labels
+
+
+def _satellite() -> dict[str, NDArray[Any]]:
+    import rdata  # with pandas, a second to load, and only needed the first time
+
+    written = lzma.decompress((fetch.path(ITEM) / "Satellite.rda").read_bytes())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unknown encoding")  # older files name none; this one is plain ASCII
+        found = rdata.conversion.convert(rdata.parser.parse_data(written, extension=".rda"))["Satellite"]
+    labels = found["classes"].cat.codes.to_numpy(dtype=np.int64)
+    return {"features": found.drop(columns="classes").to_numpy(dtype=np.float64), "labels": labels}
 
 
 def _cut(features: NDArray[np.float64], labels: NDArray[np.int64], *, standardised: bool) -> Split:

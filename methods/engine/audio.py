@@ -11,6 +11,8 @@ from torch import Tensor
 WINDOW, HOP = 256, 128
 """Samples of a window, and from one to the next: 32 and 16 ms at 8 kHz."""
 BANDS = WINDOW // 2 + 1
+WHISPER, WIDE, STEP, HEARD = 16_000, 400, 160, 80
+"""Of what Whisper hears: samples a second, of a window, and from one to the next; and bands."""
 
 
 def spectrum(waves: Tensor) -> Tensor:
@@ -40,6 +42,38 @@ def log_mel(waves: Tensor, bands: int, rate: int) -> Tensor:
     """Return log energies ``[N, bands, T]`` in bands equally wide in mel, of waves ``[N, samples]``."""
     power = spectrum(waves).square().sum(dim=1)
     return torch.log(_mel(bands, rate) @ power + 1e-4)
+
+
+def heard_by_whisper(waves: Tensor, rate: int) -> Tensor:
+    """Return what Whisper hears ``[N, 80, T]``, a column each 10 ms, of waves ``[N, samples]``.
+
+    Recordings at 8 or 16 kHz give the same columns, but for the bands above what was recorded. Raises `ValueError` for
+    any other rate.
+    """
+    if rate not in (WHISPER // 2, WHISPER):
+        raise ValueError(f"Whisper hears recordings of {WHISPER // 2} or {WHISPER} samples a second, not {rate}")
+    less = WHISPER // rate
+    window = torch.hann_window(WIDE // less)
+    found = torch.stft(waves, WIDE // less, STEP // less, window=window, return_complex=True)[..., :-1]
+    power = (less * found.abs()).square()
+    energies = (_slaney()[:, : power.shape[1]] @ power).clamp_min(1e-10).log10()
+    loudest = energies.amax(dim=(1, 2), keepdim=True)
+    return (energies.maximum(loudest - 8) + 4) / 4
+
+
+@cache
+def _slaney() -> Tensor:
+    """Return triangles ``[80, 201]`` of weights on the mel scale of Slaney, each of area 1, up to 8 kHz."""
+
+    def hertz(mel: float) -> float:
+        return mel * 200 / 3 if mel < 15 else 1000 * math.exp((mel - 15) * math.log(6.4) / 27)
+
+    top = 15 + 27 * math.log(WHISPER / 2 / 1000) / math.log(6.4)
+    corners = torch.tensor([hertz(top * i / (HEARD + 1)) for i in range(HEARD + 2)], dtype=torch.float64)
+    f = torch.arange(WIDE // 2 + 1, dtype=torch.float64) * WHISPER / WIDE
+    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    shape = torch.minimum((f - low) / (middle - low), (high - f) / (high - middle)).clamp_min(0)
+    return (shape * 2 / (high - low)).float()
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from eelit.methods.data.memory_cache import in_memory
-from eelit.methods.engine.audio import log_mel, spectrum
+from eelit.methods.engine.audio import heard_by_whisper, log_mel, spectrum
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.passages import LanguageData, language_data
 from eelit.methods.engine.queries import Queries, RankingData
@@ -158,7 +158,8 @@ def queries(source: str, *, train: int, validation: int) -> RankingData:
 def table(source: str, *, rows: int = 0, features: int = 0, noise: float = 0.0) -> Data:
     """Return rows of a table, a vector of numbers each, and their classes.
 
-    ``breast cancer`` or ``wine`` (scikit-learn's, whole), or ``cube`` (made: so many rows and features).
+    ``breast cancer`` or ``wine`` (scikit-learn's, whole), ``satellite`` (of mlbench, whole), or ``cube`` (made: so many
+    rows and features).
     """
     from eelit.methods.data import tables
 
@@ -258,6 +259,24 @@ def spelled(source: str, *, letters: int, train: int, bands: int = 40, validatio
         heard = (heard - heard.mean(dim=2, keepdim=True)) / heard.std()
         parts.append(Examples(list(heard), torch.as_tensor(part.letters)))
     return data(parts, classes=letters)
+
+
+@in_memory(2)
+def sentences(*, train: int, validation: int = 140, test: int = 280, seconds: float = 4.0) -> Data:
+    """Return recorded sentences in noise as Whisper hears them ``[80, 100 seconds]``, to be written down.
+
+    Targets ``[N, most]`` hold the places of their letters in `recordings.LETTERS`, and -1 where there is no more. Of
+    four seconds there are 277 recordings for training, 47 for validation and 140 for test, with other texts; each comes
+    several times, at another speed in other noise.
+    """
+    from eelit.methods.data import recordings
+
+    split = recordings.sentences(train, validation, test, seconds)
+    parts = []
+    for part in (split.train, split.validation, split.test):
+        columns = [heard_by_whisper(wave, recordings.RATE) for wave in torch.as_tensor(part.waves).split(100)]
+        parts.append(Examples(list(torch.cat(columns)), torch.as_tensor(part.letters)))
+    return data(parts, classes=len(recordings.LETTERS))
 
 
 def examples(inputs: Sequence[NDArray[np.generic]] | NDArray[np.generic], targets: NDArray[np.generic]) -> Examples:

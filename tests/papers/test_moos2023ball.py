@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("", "tiny").replace(settings)
+    return registry.get(KEY).variant("unseen ball", "tiny").replace(settings)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,17 @@ def test_the_loss_by_hand():
     assert spot_loss(spots, targets, 2).item() == pytest.approx(confidence + 2 * place, rel=1e-5)
 
 
+def test_a_fixed_beta_is_the_same_whatever_the_losses(stages):
+    spots, targets = torch.tensor([[0.8, 0.5, 0.6]]), torch.tensor([[1.0, 0.4, 0.4]])
+    found = spot_loss(spots, targets, 100, dynamic=False).item()
+    assert found == pytest.approx(-math.log(0.8) + 100 * 0.05, rel=1e-5)
+    method = tiny(dynamic=False, beta_most=7.0)
+    whole, _ = stages(method)
+    x = torch.stack([whole.train.inputs[i] for i in range(8)])
+    expected = spot_loss(method.build(None, 0).full(x), whole.train.targets[:8], 7.0, dynamic=False)
+    assert whole.loss(whole.batch_of(torch.arange(8), x)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_beta_is_a_constant_for_the_gradient():
     spots = torch.tensor([[0.8, 0.5, 0.6]], requires_grad=True)
     for most, beta in ((3, 3), (100, -math.log(0.8) / (0.05 + EPS))):
@@ -229,6 +240,10 @@ def test_claims_can_fail():
     assert not claimed.rejected(full, full, targets, 0.2, 0.1).holds
     assert not claimed.rejected(torch.tensor([True, False, False]), full, targets, 0.3, 0.1).holds
     assert not claimed.rejected(~full | full, full, targets, 0.3, 0.1).holds
+    assert not claimed.rejected(full, full, torch.zeros_like(targets), 0.2, 0.1).holds
+    few = torch.tensor([[1.0, 0.2, 0.2]] * 99 + [[1.0, 0.2, 0.2], [0.0, 0.0, 0.0]])
+    both, fewer = torch.ones(101, dtype=torch.bool), torch.arange(101) > 0
+    assert claimed.rejected(fewer, both, few, 0.3, 0.1).holds, "precision falls by a hundredth of a point, as balls do"
     assert claimed.precise(full, targets).holds
     assert not claimed.precise(~full | full, targets).holds
     assert claimed.placed(targets, targets, full).holds
@@ -248,15 +263,51 @@ def test_all_claims_are_tried_at_the_cheapest_rho_that_loses_a_point(monkeypatch
     )
     held = points((0.5, 0.5, 10), (0.2, 0.885, 20), (0.05, 0.895, 40), (0.0, 0.9, 100))
     curve = SimpleNamespace(validation=held, test=points((0.5, 0, 8), (0.2, 0, 30), (0.05, 0, 62.5), (0.0, 1, 100)))
-    method = SimpleNamespace(tau=0.25, rule=lambda rho, prepared: ("rule", rho))
-    found = claimed.claims(method, SimpleNamespace(split=lambda part: {"test": seen}[part]), None, curve)
+    method, tried = SimpleNamespace(tau=0.25, rule=lambda rho, prepared: ("rule", rho)), []
+    prepared = SimpleNamespace(split=lambda part: {"validation": seen, "test": seen}[part])
+    same = claimed.Spots(full, targets, full, targets)
+    monkeypatch.setattr(claimed, "fixed", lambda method, beta, bench: tried.append(beta) or same)
+    found = claimed.claims(method, prepared, None, curve)
     assert asked == [(("rule", 0.05), "outputs")]
     assert [outcome.measured for outcome in found] == [
-        "37.5% of the MACs saved, 0 detections added, 50.0% of the balls lost, at rho = 0.05",
+        "37.5% of the MACs saved, precision 50.0% instead of 66.7%, 50.0% of the balls lost, at rho = 0.05",
         "precision 50.0%, recall 50.0%",
         "4.0 pixels, the middle 12.0",
+        "F1 0.4000 instead of 0.4000 with a weight of 1, patches judged right +0.0000 ± 0.0000",
     ]
-    assert [outcome.holds for outcome in found] == [False, False, True]
+    assert [outcome.holds for outcome in found] == [False, False, True, False]
+    assert tried == [1.0, 10.0, 100.0]
+
+
+def test_a_detection_counts_where_its_place_is_nearly_right():
+    spots = torch.tensor([[0.3, 0.5, 0.59], [0.3, 0.5, 0.61], [0.2, 0.5, 0.5], [0.3, 0.0, 0.0], [0.1, 0.5, 0.5]])
+    targets = torch.tensor([[1.0, 0.5, 0.5]] * 3 + [[0.0, 0.0, 0.0]] * 2)
+    right, f1 = claimed.near(spots, targets, 0.25)
+    assert right.tolist() == [True, False, False, False, True]
+    assert f1 == pytest.approx(2 * 1 / (3 + 3))
+    assert claimed.near(spots[4:], targets[4:], 0.25)[1] == 0
+
+
+def test_the_fixed_weight_is_chosen_on_validation_patches_and_told_on_test_patches():
+    true = torch.tensor([[1.0, 0.5, 0.5]] * 50)
+    good, bad = torch.tensor([[0.9, 0.5, 0.5]] * 50), torch.tensor([[0.9, 0.5, 0.9]] * 50)
+    half = torch.cat([good[:25], bad[:25]])
+    ours, chosen, other = (claimed.Spots(a, true, b, true) for a, b in ((bad, half), (good, bad), (bad, good)))
+    found = claimed.beside_fixed(ours, [(1.0, other), (10.0, chosen)], 0.25)
+    assert found.holds
+    assert found.measured.startswith("F1 0.5000 instead of 0.0000 with a weight of 10, patches judged right +0.5000")
+    assert not claimed.beside_fixed(ours, [(1.0, ours)], 0.25).holds
+    assert not claimed.beside_fixed(ours, [(1.0, claimed.Spots(good, true, good, true))], 0.25).holds
+
+
+def test_rivals_are_the_same_network_with_a_fixed_weight(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    seen = []
+    monkeypatch.setattr(BallDetector, "prepare", lambda self, bench: seen.append(self) or ready)
+    found = claimed.fixed(method, 10.0, bench)
+    assert seen == [method.replace({"dynamic": False, "beta_most": 10.0})]
+    assert torch.equal(found.held, ready.split("validation").answers[-1])
+    assert torch.equal(found.test_targets, ready.split("test").targets)
 
 
 def points(*each):

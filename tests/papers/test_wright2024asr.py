@@ -1,21 +1,26 @@
 """What only early-exit ASR promises: its two certainties, its transcripts and its losses, by hand."""
 
-import dataclasses
+import copy
 import itertools
 import math
+import struct
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from eelit.methods.backbones import whisper
 from eelit.methods.claims import wright2024asr as claimed
 from eelit.methods.data import recordings
-from eelit.methods.engine import costs, tasks
+from eelit.methods.engine import audio, costs, tasks
 from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
 from eelit.methods.papers.wright2024asr import (
     Attention,
@@ -23,7 +28,6 @@ from eelit.methods.papers.wright2024asr import (
     Convolution,
     EarlyExitAsr,
     FrontEnd,
-    SentenceConfidence,
     best_path,
     ctc,
     edits,
@@ -31,6 +35,8 @@ from eelit.methods.papers.wright2024asr import (
     letter_accuracy,
     n_best,
     sentence_confidence,
+    word_accuracy,
+    words,
 )
 
 KEY = "wright2024asr"
@@ -180,6 +186,136 @@ def test_letter_accuracy_takes_all_words_together():
     assert letter_accuracy([[0, 1], [2, 2, 2, 2]], targets) == 1
     assert letter_accuracy([[0], [2, 2, 2]], targets) == pytest.approx(1 - 2 / 6)
     assert letter_accuracy([[1] * 9, []], targets) == pytest.approx(1 - 12 / 6)
+
+
+def letters(text):
+    return [recordings.LETTERS.index(letter) for letter in text]
+
+
+def test_words_are_what_stands_between_spaces():
+    assert words(letters(" press one  now ")) == [tuple(letters(word)) for word in ("press", "one", "now")]
+    assert words([]) == []
+
+
+def test_word_accuracy_takes_all_transcripts_together():
+    meant = [letters("press one"), letters("please wait on line")]
+    targets = torch.tensor([row + [-1] * (20 - len(row)) for row in meant])
+    assert word_accuracy(meant, targets) == 1
+    assert word_accuracy([letters("press own"), letters("please on line two")], targets) == pytest.approx(1 - 3 / 6)
+    assert word_accuracy([[], letters("a a a a a a a")], targets) == pytest.approx(1 - 9 / 6)
+
+
+# The pre-trained encoder.
+
+
+def written(variables):
+    """Return a file as CTranslate2 lays it out, of names and arrays."""
+
+    def word(text):
+        return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
+
+    raw = struct.pack("<I", 6) + word("WhisperSpec") + struct.pack("<II", 3, len(variables))
+    codes = {"float32": 0, "int8": 1, "float16": 4}
+    for name, x in variables.items():
+        shape = struct.pack(f"<B{x.ndim}I", x.ndim, *x.shape)
+        raw += word(name) + shape + struct.pack("<BI", codes[x.dtype.name], x.nbytes) + x.tobytes()
+    return raw
+
+
+def test_weights_are_read_from_their_file(tmp_path):
+    x = {"encoder/a": np.arange(6, dtype=np.float16).reshape(2, 3), "encoder/heads": np.array(6, dtype=np.int8)}
+    x["decoder/b"], x["encoder/c"] = np.ones(2, dtype=np.float32), np.array([0.5, -1], dtype=np.float32)
+    path = tmp_path / "model.bin"
+    path.write_bytes(written(x))
+    found = whisper.read_weights(path, "encoder/")
+    assert {name: each.tolist() for name, each in found.items()} == {"a": [[0, 1, 2], [3, 4, 5]], "c": [0.5, -1]}
+    for cut in (10, 60, len(written(x)) - 4):
+        path.write_bytes(written(x)[:cut])
+        with pytest.raises(ValueError, match="does not hold weights"):
+            whisper.read_weights(path, "encoder/")
+
+
+def test_what_whisper_hears_is_what_its_own_front_end_hears():
+    front = transformers.WhisperFeatureExtractor()
+    wave = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
+    theirs = front(wave[0].numpy(), sampling_rate=16_000, padding=False, return_tensors="np")["input_features"]
+    found = audio.heard_by_whisper(wave, 16_000)
+    assert found.shape == (1, 80, 50)
+    assert np.allclose(found.numpy(), theirs, atol=1e-4)
+    with pytest.raises(ValueError, match="8000 or 16000 samples a second, not 11025"):
+        audio.heard_by_whisper(wave, 11_025)
+
+
+def test_a_recording_at_half_the_rate_sounds_alike():
+    t = torch.arange(16_000) / 16_000
+    wave = (0.1 * (torch.sin(2 * math.pi * 440 * t) + torch.sin(2 * math.pi * 1500 * t)))[None]
+    full, half = audio.heard_by_whisper(wave, 16_000), audio.heard_by_whisper(wave[:, ::2], 8000)
+    loud = full > full.max() - 0.5
+    assert torch.allclose(full[loud], half[loud], atol=0.02)
+
+
+def test_layers_are_those_of_another_implementation():
+    config = transformers.WhisperConfig(d_model=384, encoder_layers=1, encoder_attention_heads=6, encoder_ffn_dim=1536)
+    torch.manual_seed(0)
+    theirs, ours = WhisperEncoderLayer(config).eval(), whisper.Layer().eval()
+    at = theirs.self_attn
+    ours.load_state_dict({
+        "norm1.weight": theirs.self_attn_layer_norm.weight, "norm1.bias": theirs.self_attn_layer_norm.bias,
+        "norm2.weight": theirs.final_layer_norm.weight, "norm2.bias": theirs.final_layer_norm.bias,
+        "enter.weight": torch.cat([at.q_proj.weight, at.k_proj.weight, at.v_proj.weight]),
+        "enter.bias": torch.cat([at.q_proj.bias, torch.zeros(384), at.v_proj.bias]),
+        "leave.weight": at.out_proj.weight, "leave.bias": at.out_proj.bias,
+        "wide.weight": theirs.fc1.weight, "wide.bias": theirs.fc1.bias,
+        "narrow.weight": theirs.fc2.weight, "narrow.bias": theirs.fc2.bias,
+    })  # fmt: skip
+    x = torch.randn(2, 7, 384)
+    with torch.inference_mode():
+        found = theirs(x, None)
+        assert torch.allclose(ours(x), found if isinstance(found, torch.Tensor) else found[0], atol=1e-5)
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    """Return the method with an encoder of random weights in the place of Whisper's, and of few utterances."""
+    torch.manual_seed(0)
+    parts = whisper.Stem(), [whisper.Layer() for _ in range(4)]
+    monkeypatch.setattr(whisper, "encoder", lambda: copy.deepcopy(parts))
+    x, y = torch.randn(10, 80, 40), torch.randint(0, 28, (10, 5))
+    data = Data(*(Examples(list(x), y) for _ in range(3)), classes=28, digest="made")
+    monkeypatch.setattr(tasks, "sentences", lambda train, validation, test, seconds: data)
+    return registry.get(KEY).variant("sentence confidence").replace({"width": 8, "epochs": 2.0, "batch": 5})
+
+
+def test_all_heads_learn_from_the_frozen_encoder_and_nothing_else_does(stranger, wired):
+    model, (stage,) = wired(stranger)
+    assert stage.rates == dict.fromkeys((id(p) for p in model.heads.parameters()), stranger.rate)
+    assert (stage.steps, stage.batch) == (4, 5)
+    x, y = torch.stack([*tasks.sentences(train=0, validation=0, test=0, seconds=4.0).train.inputs]), stage.train.targets
+    model.eval()
+    index, states = next(stage.train.batches(5))
+    with torch.no_grad():
+        expected = sum(ctc(log_p, y[index]) for log_p in model(x[index]))
+        assert stage.loss(stage.batch_of(index, states)).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert len(states) == 4
+
+
+def test_the_encoder_stays_as_it_was(stranger):
+    stem, layers = whisper.encoder()
+    ready = stranger.prepare(Bench())
+    assert torch.equal(ready.model.stages[0][0].conv1.weight, stem.conv1.weight)
+    for stage, layer in zip([ready.model.stages[0][1], *(s[0] for s in ready.model.stages[1:])], layers, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(stage.parameters(), layer.parameters(), strict=True))
+    assert ready.split("test").answers.shape == (4, 10, 20, 29)
+    two = stranger.replace({"groups": 2, "layers": 2}).build(ready.data, 0)
+    assert [[type(part) for part in stage] for stage in two.stages] == [
+        [whisper.Stem, whisper.Layer, whisper.Layer], [whisper.Layer, whisper.Layer]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"encoder": "wav2vec"}, {"encoder": "whisper", "groups": 3, "layers": 2}])
+def test_an_encoder_that_there_is_not_is_refused(wrong):
+    with pytest.raises(ValueError, match="encoder is whisper, of at most 4 layers, or conformer"):
+        tiny(**wrong)
 
 
 # The network.
@@ -376,6 +512,24 @@ def test_words_of_one_kind_of_letter_are_refused():
         tasks.spelled("x", letters=5, train=1)
 
 
+def test_what_is_said_is_written_in_letters():
+    assert recordings.in_letters("Press 1, or wait -- that's all.") == "press one or wait that's all"
+    assert recordings.in_letters("[beep]") == ""
+    assert recordings.in_letters("(10 seconds of silence)") == ""
+    assert recordings.in_letters("Dial 1999") == ""
+
+
+def test_a_sentence_lies_somewhere_in_noise_of_its_own_level():
+    wave, places = np.full(1000, 0.5, dtype=np.float32), set()
+    for seed in range(8):
+        found, level = recordings._in_noise(wave, 4000, np.random.default_rng(seed))
+        assert found.shape == (4000,)
+        assert np.sqrt(np.mean(found**2)) == pytest.approx(recordings.LOUD, rel=1e-3)
+        assert 10 <= level <= 30
+        places.add(int(np.convolve(found, np.ones(500), "same").argmax()))
+    assert len(places) > 4
+
+
 def test_made_words_are_pictures_side_by_side():
     found = tasks.spelled("made", letters=5, train=50)
     assert found.train.inputs[0].shape == (8, 176)
@@ -395,9 +549,11 @@ def points(*pairs):
 
 
 def test_deeper_exits_must_read_better():
-    assert claimed.deeper_reads_better([0.8, 0.85, 0.86]).holds
-    assert not claimed.deeper_reads_better([0.8, 0.83, 0.84]).holds
-    assert not claimed.deeper_reads_better([0.8, 0.9, 0.88]).holds
+    found = claimed.deeper_reads_better([0.8, 0.85, 0.86], [0.1, 0.2])
+    assert found.holds
+    assert found.measured == "CER 0.200, 0.150, 0.140 of the exits, WER 0.900, 0.800"
+    assert not claimed.deeper_reads_better([0.8, 0.83, 0.84], [0.1, 0.2]).holds
+    assert not claimed.deeper_reads_better([0.8, 0.9, 0.88], [0.1, 0.2]).holds
 
 
 def test_something_must_be_saved():
@@ -414,29 +570,47 @@ def test_bars_of_the_comparisons():
     assert not claimed.beside_last_alone(0.9, 0.892).holds
     assert claimed.beside_shallow(0.8, 0.811).holds
     assert not claimed.beside_shallow(0.8, 0.808).holds
+    assert claimed.beside_scratch([0.51, 0.61], [0.5, 0.5]).holds
+    assert not claimed.beside_scratch([0.49, 0.61], [0.5, 0.5]).holds
     assert claimed.beside_entropy([0.01, 0.002]).holds
     assert not claimed.beside_entropy([0.01, -0.002]).holds
     assert not claimed.beside_entropy([]).holds
 
 
-def test_rivals_are_the_same_network_trained_by_itself(prepared, monkeypatch):
+def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
+    """The network of the tests stands for all; what is asked of the rivals is looked at."""
     method, bench, ready = prepared(KEY)
-    seen = []
-    monkeypatch.setattr(EarlyExitAsr, "prepare", lambda self, bench: seen.append(self) or ready)
-    monkeypatch.setattr(EarlyExitAsr, "full_model", lambda self, prepared, bench: (0.5, 1.0))
-    assert claimed.alone(method, bench, groups=1) == 0.5
-    (rival,) = seen
-    assert (type(rival), rival.groups, rival.joint) == (EarlyExitAsr, 1, False)
-    same = {f.name for f in dataclasses.fields(EarlyExitAsr)} - {"groups", "joint"}
-    assert all(getattr(rival, name) == getattr(method, name) for name in same)
+    asked = []
+    monkeypatch.setattr(EarlyExitAsr, "prepare", lambda self, bench: asked.append(self) or ready)
+    pretrained = registry.get(KEY).variant("sentence confidence").replace({"train_size": 7})
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    curve = SimpleNamespace(validation=held, test=test, full_quality=1.0)
+    monkeypatch.setattr(
+        claimed, "points_of", lambda rival, ready, bench: Baseline(name="x", validation=held, test=test)
+    )
+    found = claimed.claims(pretrained, ready, bench, curve)
+    assert [outcome.name for outcome in found] == [
+        "deeper exits read better", "cheaper at nearly the same error rate", "low exits are better from scratch",
+        "other exits help the full depth", "the first exit pays for it", "better than the entropy of frames",
+    ]  # fmt: skip
+    joint, last, shallow, frames = asked
+    assert (type(joint), joint.encoder, joint.joint, joint.groups) == (EarlyExitAsr, "conformer", True, 4)
+    assert (joint.corpus, joint.train_size, joint.reduction) == ("sentences", 7, 2)
+    assert joint.epochs == 2 * pretrained.epochs
+    assert last == joint.replace({"joint": False})
+    assert shallow == joint.replace({"joint": False, "groups": 1})
+    assert (type(frames), frames.encoder, frames.epochs) == (EarlyExitAsr, "whisper", pretrained.epochs)
+    seen = ready.split("test")
+    low = claimed.letters_of(ready)
+    assert low == [letter_accuracy(best_path(seen.answers[m]), seen.targets) for m in range(3)]
+    assert found[2].measured.count(f"{1 - low[0]:.3f}, {1 - low[1]:.3f}") == 2
+    assert found[3].measured == f"CER {1 - low[-1]:.4f} instead of {1 - low[-1]:.4f}"
+    assert found[4].measured == f"CER {1 - low[-1]:.4f} by itself, {1 - low[0]:.4f} at the first exit"
 
 
-def test_what_is_claimed_of_either_rule(prepared, monkeypatch):
-    monkeypatch.setattr(claimed, "alone", lambda method, bench, groups: 0.5)
-    for variant, names in (("entropy", 1), ("sentence confidence", 5)):
-        method, bench, ready = prepared(KEY, variant)
-        held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
-        curve = SimpleNamespace(validation=held, test=test, full_quality=method.full_model(ready, bench)[0])
-        found = claimed.claims(method, ready, Bench(cache=bench.cache, test=bench.test), curve)
-        assert len(found) == names
-        assert isinstance(method, SentenceConfidence) == (names == 5)
+def test_of_the_entropy_only_what_depends_on_the_rule_is_told(prepared):
+    method, bench, ready = prepared(KEY, "entropy")
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    curve = SimpleNamespace(validation=held, test=test, full_quality=method.full_model(ready, bench)[0])
+    (found,) = claimed.claims(method, ready, bench, curve)
+    assert found.name == "cheaper at nearly the same error rate"
