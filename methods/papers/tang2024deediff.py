@@ -52,7 +52,9 @@ Deviations
     8. Images are generated in 25 deterministic DDIM steps instead of DPM-Solver or, for CIFAR-10, 1,000 steps of
        Euler-Maruyama. The image that each step estimates is clipped to the values that training images have, and the
        noise is what is then left of x_t, as usual for DDIM in pixels (``clip_denoised`` of OpenAI's guided-diffusion);
-       the released code does not clip. At t = 1 an error of the noise is an error of the image 152 times as large.
+       the released code does not clip. At t = 1 an error of the noise is an error of the image 152 times as large. By
+       the distance of the claims, on 300 validation images, those of the first layer alone were 32,070 from real ones
+       without clipping and 316 with it, those of the whole network 573 and 351; noise is 513 from them.
 """
 
 from __future__ import annotations
