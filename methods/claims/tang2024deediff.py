@@ -98,10 +98,13 @@ def no_worse(ours: OperatingPoint, plain: OperatingPoint) -> Outcome:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn with: the network, the first noise of images, and the features of real ones ``[N, 32]``."""
+    """What is drawn with: the network, the first noise of images, the least and the largest value that pixels of
+    training images have, and the features of real ones ``[N, 32]``.
+    """
 
     model: MultiExit
     noise: Tensor
+    span: tuple[float, float]
     features: Features
     real: Tensor
 
@@ -110,12 +113,13 @@ class Drawing:
         """Take as many images of a split as are drawn."""
         real = images_in(prepared.split(split).examples)[:IMAGES]
         noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(seed))
+        low, high = torch.stack(list(prepared.data.train.inputs)).aminmax()
         with torch.inference_mode():
-            return cls(prepared.model, noise, features, features(real))
+            return cls(prepared.model, noise, (float(low), float(high)), features, features(real))
 
     def drawn(self, policies: Sequence[Policy | None]) -> tuple[Tensor, Tensor]:
         """Return the features ``[N, 32]`` of images drawn, and the exits ``[steps, N]``."""
-        x, exits = drawn(self.model, policies, self.noise)
+        x, exits = drawn(self.model, policies, self.noise, self.span)
         with torch.inference_mode():
             return self.features(x), exits
 

@@ -31,8 +31,8 @@ Deviations
        seconds) and the recurrent unit follow the code of a sibling network of the first author, DARCN, which has
        magnitudes and no exits. The number of rounds, their targets, and the norm by which d_q is divided are ours; the
        variant ``clean targets`` (g infinite) has the sibling's target in every round. So are the logarithm and the
-       weights in the loss, where the sibling has squared errors and equal weights: those are ruled by the noisiest
-       recordings, so that later rounds damaged the others, and the last one was worse than those before.
+       weights in the loss, where the sibling has squared errors and equal weights: with those the last round was worse
+       than the ones before it. Whether the noisiest recordings, whose errors are the largest, cause that is untested.
     2. One second of recorded prompts of one speaker at -5 to 15 dB, 8 kHz, instead of TIMIT with recorded noises. A
        third each is in recorded music, in babble (six of the same speaker's other prompts at once, at other speeds:
        no package was found to bring real babble), and in made noise. 32 ms windows; dilated convolutions instead of a

@@ -306,25 +306,54 @@ class Known(nn.Module):
 def test_who_knows_the_noise_draws_the_image():
     image = torch.randn(9)
     model = MultiExit([nn.Identity(), nn.Identity()], [Known(image), Known(image)])
-    found, exits = drawn(model, [None] * 7, torch.randn(4, 9))
+    found, exits = drawn(model, [None] * 7, torch.randn(4, 9), (-9.0, 9.0))
     assert torch.allclose(found, image.expand(4, 9), atol=1e-3)
     assert exits.tolist() == [[1] * 4] * 7
 
 
+class Wrong(nn.Module):
+    """Says half of what is there to be noise."""
+
+    def forward(self, read):
+        return read[:, :-1] / 2
+
+
+def test_each_step_clips_the_image_that_it_estimates_and_counts_the_rest_as_noise():
+    """By hand: two steps, from t = 1 over 0.5 to 0. Left as it is, the first estimate would be 76 times the noise."""
+    noise, span = torch.tensor([[2.0, -0.005, -2.0]]), (-0.5, 1.0)
+    model = MultiExit([nn.Identity()], [Wrong()])
+    (a, s), (a_half, s_half) = (levels(torch.tensor(t)) for t in (1.0, 0.5))
+    inner = ((1 - s / 2) / a * noise).clamp(*span)
+    assert inner.tolist() == [[1.0, pytest.approx(-0.005 * (1 - s.item() / 2) / a.item()), -0.5]]
+    half = a_half * inner + s_half * (noise - a * inner) / s
+    found, _ = drawn(model, [None] * 2, noise, span)
+    assert torch.allclose(found, ((1 - s_half / 2) / a_half * half).clamp(*span), atol=1e-5)
+    many, _ = drawn(model, [None] * 25, noise, span)
+    assert many.min() >= -0.5
+    assert many.max() <= 1.0
+
+
+def test_images_are_drawn_within_the_values_of_training_images(prepared):
+    _, bench, ready = prepared(KEY)
+    found = claimed.Drawing.of(ready, "test", claimed.learned(ready, bench), 0)
+    x = torch.stack(list(ready.data.train.inputs))
+    assert found.span == (x.min().item(), x.max().item())
+
+
 def test_images_without_exits_are_those_of_the_whole_network_and_steps_come_from_noise_to_image(prepared, monkeypatch):
     method, _, ready = prepared(KEY)
-    noise = torch.randn(5, 64)
-    whole, deep = drawn(ready.model, [None] * 4, noise)
-    same, exits = drawn(ready.model, [method.policy(0.0, ready)] * 4, noise)
+    noise, span = torch.randn(5, 64), (-1.0, 2.0)
+    whole, deep = drawn(ready.model, [None] * 4, noise, span)
+    same, exits = drawn(ready.model, [method.policy(0.0, ready)] * 4, noise, span)
     assert torch.allclose(whole, same, atol=1e-5)
     assert torch.equal(deep, exits)
-    _, first = drawn(ready.model, [method.policy(1.1, ready)] * 4, noise)
+    _, first = drawn(ready.model, [method.policy(1.1, ready)] * 4, noise, span)
     assert not first.any()
-    _, each = drawn(ready.model, [FixedExit(1), None, FixedExit(0)], noise)
+    _, each = drawn(ready.model, [FixedExit(1), None, FixedExit(0)], noise, span)
     assert each.tolist() == [[1] * 5, [2] * 5, [0] * 5]
     times = []
     monkeypatch.setattr(MultiExit, "full", lambda self, x: times.append(x[0, -1].item()) or torch.zeros(5, 64))
-    drawn(ready.model, [None] * 4, noise)
+    drawn(ready.model, [None] * 4, noise, span)
     assert times == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
