@@ -767,7 +767,7 @@ IMAGES_OTHERWISE = {
     "teerapittayanon2017ddnn": [[40]],
     "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
-    "wang2018idk": [[40, 40, *[150] * 17], [40, 40, 150], TWO, TWO],
+    "wang2018idk": [[40, 40, *[150] * 74], [40, 40, 150], TWO, TWO],
     "wang2019dynexit": [[40], [40]],
     "wang2018skipnet": [[10] * 6],
     "wang2020gfnet": [[40] * 3],

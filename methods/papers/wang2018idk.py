@@ -32,7 +32,8 @@ Skipped
 
 Trained otherwise
     Each of the two networks learns for the epochs that all rows have, and augmenting networks for thirty passes over
-    1,000 calibration images: separate models, which are then left alone, are what the paper is about.
+    1,000 calibration images, anew for each of 74 prices: separate models, which are then left alone, are what the paper
+    is about.
 
 Deviations
     1. Only abstracts and notes by others on the full text could be read. They describe that h reads only probabilities,
