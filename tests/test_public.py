@@ -20,7 +20,7 @@ NEEDS_TORCH = {
 EXAMPLES = (
     *("eelit.methods", "eelit.methods.engine.evaluate", "eelit.methods.policies"),
     *(f"eelit.methods.own.{name}" for name in ("advise", "attach", "calibrate", "compare", "files", "kept", "logits")),
-    "eelit.methods.harness.summary",
+    *("eelit.methods.data.recordings", "eelit.methods.harness.summary"),
     *("eelit.methods.own.saved", "eelit.methods.policies.entropy", "eelit.methods.policies.temperature"),
 )
 
