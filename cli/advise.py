@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(style: str, **options: Any) -> None:
     """Tell whether early exit is worth it for your network, from its logits.
 
-    Shows how much an oracle could save, what the best policy saves without a loss on held-out samples, overthinking,
+    Shows how much an oracle could save, what the best policy saves and loses on held-out samples, overthinking,
     calibration, the cost of the heads, how much of the saving batches keep, and a verdict with its reason.
     """
     from eelit.methods.own.advise import advise
@@ -58,9 +58,12 @@ def _report(found: Advice) -> Iterator[str]:
         ["oracle: saved without loss", f"{found.oracle_saves:.1%}"],
         ["an earlier exit right, the last wrong", _optional(found.overthinking, ".1%")],
         ["all heads but the last cost", _optional(found.heads_share, ".1%") or "not known; give --plain-costs"],
-        ["one exit for all, as good: saved", f"{found.static_saves:.1%} (drop {found.static_drop:.4f})"],
-        ["best policy, no loss: saved", _saved(found.lossless)],
-        ["best policy, small loss: saved", _saved(found.small_loss)],
+        [
+            "one exit for all, as good: saved",
+            f"{found.static_saves:.1%} (drop {found.static_drop:.4f} ± {found.static_error:.4f})",
+        ],
+        ["no loss on the choosing half: saved", _saved(found.lossless)],
+        ["loss of at most 0.01, tested: saved", _saved(found.small_loss)],
         *(
             [f"  of it in batches of {batch} that wait", f"{share:.1%}"]
             for batch, share in (found.lossless.batches.items() if found.lossless else ())
@@ -76,4 +79,4 @@ def _optional(value: float | None, form: str) -> str:
 def _saved(saving: Saving | None) -> str:
     if saving is None:
         return "none"
-    return f"{saving.share:.1%} by {saving.rule} (drop {saving.drop:.4f} ± {saving.drop_error:.4f})"
+    return f"{saving.share:.1%} by {saving.rule} (drop on the other half {saving.drop:.4f} ± {saving.drop_error:.4f})"

@@ -132,6 +132,13 @@ def test_advise_gives_a_verdict_and_its_reason(eelit, file):
     assert len(told["exits"]) == 4
 
 
+def test_a_measured_loss_is_not_headed_no_loss(eelit):
+    """What lost nothing on one half loses 0.0133 on the other, which is told beside it."""
+    printed = " ".join(eelit("advise", "--logits", "example:text").stdout.split())
+    assert re.search(r"no loss on the choosing half: saved [\d.]+% by \S+ \(drop on the other half 0\.01", printed)
+    assert "best policy, no loss" not in printed
+
+
 def test_labels_and_costs_may_lie_elsewhere(eelit, tmp_path):
     z, y = made(4, 200, 5)
     np.save(tmp_path / "z.npy", z.transpose(1, 0, 2))

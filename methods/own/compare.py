@@ -195,13 +195,13 @@ def _line(rule: Rule, scores: Scores, found: list[Setting], parts: Any, budgets:
 
 
 def without_loss(
-    scores: Scores, found: Sequence[Setting], chosen: tuple[Floats, Floats], parts: Any, drop: float = 0.0
+    scores: Scores, found: Sequence[Setting], chosen: tuple[Floats, Floats], parts: Any
 ) -> tuple[float, float, float]:
-    """Return the share saved by the cheapest setting that loses at most ``drop`` on the choosing half.
+    """Return the share saved by the cheapest setting that loses nothing on the choosing half.
 
     With what it loses on the other half, and the standard error of that; all 0 if no setting saves anything.
     """
-    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], parts.choosing) - drop - 1e-9)
+    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], parts.choosing) - 1e-9)
     if not len(good):
         return 0.0, 0.0, 0.0
     best = found[int(good[np.lexsort((-chosen[1][good], chosen[0][good]))[0]])]
