@@ -113,6 +113,47 @@ def test_calibrate_writes_a_rule_that_is_read_again(eelit, file, tmp_path):
     assert json.loads(printed) == json.loads(out.read_text())
 
 
+def test_a_goal_that_is_missed_is_not_written_unless_asked_for(eelit, tmp_path):
+    """Half of the samples, whichever they are, have a better first exit; so what is chosen on it is missed."""
+    from eelit.methods.own.curves import halves
+    from eelit.methods.own.logits import Logits
+
+    z, y = made(3, 600, 4)
+    z[:] = 8 * np.eye(4)[y]
+    telling = halves(Logits(z, y)).telling
+    z[0, telling[:60]] = 8 * np.eye(4)[(y[telling[:60]] + 1) % 4]
+    np.savez(tmp_path / "z.npz", logits=z, labels=y)
+    words = ("calibrate", "--logits", tmp_path / "z.npz", "--max-drop", "0.01", *FEW, "--out", tmp_path / "rule.json")
+    found = eelit(*words)
+    assert (found.exit_code, found.stdout) == (1, "")
+    said = " ".join(found.stderr.split())
+    assert "misses the goal on the other: the drop is 0.2000 ± 0.0231 there" in said
+    assert "it keeps --max-drop 0.2463" in said
+    assert not (tmp_path / "rule.json").exists()
+    found = eelit(*words, "--anyway")
+    assert found.exit_code == 0
+    assert "MISSED" in found.stdout
+    assert not load_rule(tmp_path / "rule.json").budget_met_
+    assert "where the rule was chosen" in found.stdout.splitlines()[0]
+
+
+def test_what_is_proved_of_refusals_is_said(eelit, file, tmp_path):
+    found = eelit("calibrate", "--logits", file, "--reject", "0.1", *FEW, "--out", tmp_path / "rule.json")
+    assert found.exit_code == 0, found.stderr
+    assert "Promised with proof." not in found.stdout
+    assert "proof is the share that is refused; how many of the others are right is measured only." in found.stdout
+
+
+def test_alternatives_come_with_their_settings_and_tests(eelit, file, tmp_path):
+    words = ("calibrate", "--logits", file, *FEW, "--policy", "patience", "--out", tmp_path / "rule.json")
+    found = eelit(*words, "--risk", "0.3", "--delta", "0.1").stdout
+    header, *rows = found.partition("ALTERNATIVES\n")[2].splitlines()
+    assert header.split()[-4:] == ["loss", "p-value", "proved", "settings"]
+    (chosen,) = (row for row in rows if row.startswith("chosen"))
+    assert re.search(r"yes +patience \d", chosen)
+    assert len(rows) > 1
+
+
 def test_a_rule_that_cannot_be_written_is_said_so(eelit, file, tmp_path):
     (tmp_path / "rule.json").mkdir()
     found = eelit("calibrate", "--logits", file, "--budget", "0.6", *FEW, "--out", tmp_path / "rule.json")

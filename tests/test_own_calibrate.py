@@ -208,9 +208,46 @@ def test_a_drop_is_kept_with_and_without_a_proof(real):
     plain = calibrate(real, max_drop=0.02, settings=12)
     sure = calibrate(real, max_drop=0.02, confidence=0.9, settings=12)
     assert plain.promise["measured"]["drop"] <= 0.02 + 2 * plain.promise["measured"]["drop_error"]
+    assert "where the rule was chosen, two standard errors included (no proof)" in plain.promise["text"]
+    scores, choosing = Scores(real), halves(real).choosing
+    lost = (scores.gain[-1] - decide(plain.parts[0][1], scores, plain.enabled).gain)[choosing]
+    assert lost.mean() + 2 * lost.std(ddof=1) / math.sqrt(len(lost)) <= 0.02 + 1e-9
     assert (plain.promise["proved"], sure.promise["proved"]) == (False, True)
     assert sure.promise["measured_loss"] < 0.02
     assert plain.promise["measured"]["saved"] > sure.promise["measured"]["saved"] > 0
+
+
+def test_the_error_of_a_mixture_is_that_of_samples_of_which_each_draws_one(real):
+    """A share of the samples costs an eighth, the others all of it; whose turn it is, is drawn."""
+    rule = calibrate(real, "static", budget=0.6, settings=12)
+    assert len(rule.parts) == 2
+    told = halves(real).telling
+    spent = np.array(COSTS)[rule.apply(real).exits[told]] / 64
+    assert rule.promise["measured"]["share_error"] == pytest.approx(spent.std() / math.sqrt(len(told)), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "goal", [{"budget": 0.45}, {"max_drop": 0.02}, {"reject": 0.1}, {"mean_risk": 0.05}, {"risk": 0.05, "delta": 0.1},
+             {"risk": 0.05, "delta": 0.1, "correction": "bonferroni"}], ids=str,
+)  # fmt: skip
+def test_the_table_says_which_setting_was_chosen_and_what_was_tested(real, goal):
+    rule = calibrate(real, settings=12, **goal)
+    (row,) = (row for row in rule.table_ if row["chosen"])
+    assert row["rule"] == rule.rule
+    written = json.loads(rule.to_json())
+    assert [part["settings"] for part in row["mixture"]] == [part["settings"] for part in written["mixture"]]
+    if "measured_loss" not in rule.promise:
+        return
+    assert row["tested_loss"] == rule.promise["measured_loss"]
+    assert row["proved"]
+    n, delta = rule.promise["losses_on"], 0.1 / (len(rule.table_) if "correction" in goal else 1)
+    for row in rule.table_:
+        if "delta" in goal:
+            assert row["p_value"] == guarantees.hoeffding_bentkus(row["tested_loss"], n, 0.05)
+            assert not row["proved"] or row["p_value"] <= delta
+        else:
+            assert not row["proved"] or (n * row["tested_loss"] + 1) / (n + 1) <= row["bound"] <= 0.05
+    assert not all(row["proved"] for row in rule.table_)
 
 
 def test_an_error_may_be_promised_instead_of_a_drop(real):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eelit.methods.own.curves import Floats, Setting, costs_under, halves, mean_of, static, tried
+from eelit.methods.own.curves import ROOM, Floats, Setting, costs_under, halves, mean_of, static, tried
 from eelit.methods.own.logits import Logits, standard_error
 from eelit.methods.own.rules import MOST, suited
 from eelit.methods.own.scores import Scores
@@ -27,8 +27,6 @@ DROP = 0.01
 """Quality that counts as a small loss."""
 WORTH_A_LOSS = 0.2
 """Share of the cost that must be saved for a small loss to be worth it."""
-ROOM = 2.0
-"""Standard errors that are added to a measured loss before it counts as within what is allowed."""
 NONE_SEEN = 3.0
 """Divided by n, the share of samples that may be lost (at 95 %) although none of n samples was."""
 UNKNOWN = 0.02

@@ -23,6 +23,8 @@ from eelit.methods.policies.budgeted_thresholds import exit_shares
 Floats = NDArray[np.float64]
 LEAST = 20
 """Samples (or groups) that are needed to choose on the one half and tell on the other."""
+ROOM = 2.0
+"""Standard errors that are added to a measured loss before it counts as within what is allowed."""
 STEPS = 41
 """Shares of the full cost, evenly from the cheapest exit to 1, at which policies are compared."""
 

@@ -61,11 +61,15 @@ class SavedRule:
     promise: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    table_: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)  # what others would come to; not kept
+    table_: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    """What it and others come to, not kept: settings, figures, outcomes of tests, and which was chosen."""
 
     @property
     def budget_met_(self) -> bool:
-        """Whether what was promised also holds on the samples that were kept apart to tell."""
+        """Whether what was promised also holds on the samples kept apart to tell, within two standard errors.
+
+        What is proved needs no such look, and is true here in any case.
+        """
         return bool(self.promise.get("kept"))
 
     @property
