@@ -144,6 +144,18 @@ def test_what_is_proved_of_refusals_is_said(eelit, file, tmp_path):
     assert "proof is the share that is refused; how many of the others are right is measured only." in found.stdout
 
 
+def test_exits_are_counted_from_1_in_what_people_read(eelit, file, tmp_path):
+    """A fixed exit is asked where it stops, and at the last."""
+    words = ("calibrate", "--logits", file, *FEW, "--policy", "static", "--out", tmp_path / "rule.json")
+    found = eelit(*words, "--budget", "0.5")
+    assert "FixedExit, exit 2" in found.stdout
+    assert "exits in use: 2, 4 of 4" in found.stdout
+    assert load_rule(tmp_path / "rule.json").parts[0][1].exit == 1
+    eelit("compare", "--logits", file, *FEW, "--policy", "static", "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert [f"<td>exit {e}</td>" in page for e in range(6)] == [False, True, True, True, True, False]
+
+
 def test_alternatives_come_with_their_settings_and_tests(eelit, file, tmp_path):
     words = ("calibrate", "--logits", file, *FEW, "--policy", "patience", "--out", tmp_path / "rule.json")
     found = eelit(*words, "--risk", "0.3", "--delta", "0.1").stdout
@@ -260,6 +272,30 @@ def test_a_kept_network_is_exported_and_the_loop_that_is_printed_runs_it(eelit, 
     assert told["exits"] == wanted.exits.tolist()
     assert set(told["exits"]) == {0, 1}
     np.testing.assert_allclose(told["answers"], wanted.answers.numpy(), rtol=1e-3, atol=1e-4)
+    assert told["rejected"] == [False] * len(told["exits"])
+
+
+def test_the_loop_that_is_printed_names_nothing_that_it_does_not_define(network, tmp_path):
+    """Also in annotations, which Python itself does not look at."""
+    from typing import get_type_hints
+
+    from eelit.methods.own import deployed
+
+    names = {}
+    exec(compile(deployed.loop().rpartition("exits, answers, rejected = ")[0], "loop.py", "exec"), names)
+    assert set(get_type_hints(names["run"], names)) == {"stages", "inputs", "rule", "return"}
+    assert get_type_hints(names["stages_in"], names)
+
+
+def test_a_light_installation_is_told_the_extra_that_it_lacks(eelit, network, tmp_path, monkeypatch):
+    from eelit.catalog import extras
+
+    place, find = network[0], extras.find_spec
+    for name, extra in (("torch", "run"), ("onnxruntime", "onnx")):
+        monkeypatch.setattr(extras, "find_spec", lambda each, name=name: None if each == name else find(each))
+        found = eelit("export", place / "network", "--inputs", place / "example.npz", "--out", tmp_path / "onnx")
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert found.stderr.endswith(f"{name} is needed for this and not installed: pip install 'eelit[{extra}]'\n")
 
 
 @pytest.mark.parametrize(

@@ -389,10 +389,13 @@ def test_exported_stages_say_the_same_and_skip(make, tmp_path):
     outputs = network.model(batch).detach().softmax(dim=-1).amax(dim=-1)
     for threshold in (0.0, float(outputs[0].median()) - 1e-4, 1.1):
         policy = MaxConfidence(threshold)
-        rule = SavedRule("max-confidence", ((1.0, policy),), network.exits, tuple(range(rest + 1)), CLASSES, "logits")
-        exits, answers = deployed.run(stages, inputs, rule)
+        rule = SavedRule("max-confidence", ((1.0, policy),), network.exits, tuple(range(rest + 1)), CLASSES, "logits",
+                         reject_below=float(outputs[-1].median()) + 1e-4)  # fmt: skip
+        exits, answers, rejected = deployed.run(stages, inputs, rule)
         found = network.infer(batch, rule)
         assert exits.tolist() == found.exits.tolist()
+        assert rejected.tolist() == found.rejected.tolist()
+        assert rejected.any() or threshold < 1  # who left early is not refused
         np.testing.assert_allclose(answers, found.answers.numpy(), rtol=1e-3, atol=1e-4)
     compile(deployed.loop(), "loop.py", "exec")
 

@@ -340,9 +340,10 @@ def network(z):
     return MultiExit([nn.Identity() for _ in z], [Head(torch.as_tensor(said)) for said in z])
 
 
-@pytest.mark.parametrize("goal", [{"budget": 0.45}, {"risk": 0.05, "delta": 0.1}], ids=str)
+@pytest.mark.parametrize("goal", [{"budget": 0.45}, {"risk": 0.15, "delta": 0.1}], ids=str)
 @pytest.mark.parametrize(
-    "name", ["max-confidence", "budgeted", "patience", "calibrated-confidence", "percentile-entropy"]
+    "name",
+    ["max-confidence", "budgeted", "patience", "calibrated-confidence", "percentile-entropy", "static", "mean-so-far"],
 )
 def test_stored_stepped_and_really_skipping_agree(real, name, goal):
     rule = calibrate(real, name, settings=12, **goal)

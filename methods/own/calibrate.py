@@ -28,6 +28,8 @@ from eelit.methods.policies.learn_then_test import hoeffding_bentkus
 AUTO = "auto"
 LOSSES = ("drop", "error")
 """What may be lost: that the full model is right and the rule wrong (of values: how much less), or that it is wrong."""
+HARDLY_ANY = 1e-6
+"""Share of the samples below which a mixture is one setting, since it is a matter of rounding."""
 Progress = Callable[[str, float | None], None]
 
 
@@ -190,7 +192,8 @@ def _within_budget(task: Task, budget: float) -> SavedRule:
         if best is not None:
             i, j, w = best
             quality, cost = (of[i] + w * (of[j] - of[i]) for of in (qualities, costs))
-            options.append((quality, -cost, [(1 - w, own[i]), (w, own[j])] if w > 0 else [(1.0, own[i])]))
+            both = [(weight, own[k]) for weight, k in ((1 - w, i), (w, j)) if weight > HARDLY_ANY]
+            options.append((quality, -cost, both if len(both) == 2 else [(1.0, both[0][1])]))
     if not options:
         least = min(mean_of(task.costs(setting), choosing) for setting in task.found)
         raise CannotPromise(

@@ -111,7 +111,7 @@ def _settings(line: Line) -> str:
 
 
 def short(settings: dict[str, Any]) -> str:
-    """Return settings as a line: numbers of four digits, long lists cut."""
+    """Return settings as a line: numbers of four digits, long lists cut, an exit counted from 1 as people do."""
 
     def told(value: Any) -> str:
         if isinstance(value, float):
@@ -123,4 +123,8 @@ def short(settings: dict[str, Any]) -> str:
             return f"[{', '.join(each[:6])}{', …' if len(each) > 6 else ''}]"
         return str(value)
 
-    return ", ".join(f"{name} {told(value)}" for name, value in settings.items() if value is not None)
+    return ", ".join(
+        f"{name} {value + 1 if name == 'exit' else told(value)}"
+        for name, value in settings.items()
+        if value is not None
+    )

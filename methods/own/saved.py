@@ -21,6 +21,7 @@ from eelit.methods.own.logits import Logits
 from eelit.methods.own.scores import Scores
 from eelit.methods.own.settings import policy_of, settings_of
 from eelit.methods.policies.base import Array, Assembling, Output, Policy, State, said, softmax, widened
+from eelit.methods.policies.fixed_exit import FixedExit
 
 FORMAT = "eelit rule"
 VERSION = 1
@@ -230,10 +231,15 @@ def _count_or_zero(value: Any) -> bool:
 
 
 def narrowed(policy: Policy, enabled: tuple[int, ...], exits: int) -> Policy:
-    """Return a policy that is asked at the enabled exits alone: of settings per exit, theirs are left."""
+    """Return a policy that is asked at the enabled exits alone: of settings per exit, theirs are left.
+
+    A fixed exit becomes its place among them.
+    """
     if len(enabled) == exits:
         return policy
     changed: dict[str, Any] = {}
+    if isinstance(policy, FixedExit):
+        changed["exit"] = next(i for i, e in enumerate(enabled) if e >= min(policy.exit, exits - 1))
     for name in ("threshold", "temperatures"):
         value = getattr(policy, name, None)
         if isinstance(value, tuple):
