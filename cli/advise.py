@@ -39,7 +39,11 @@ def command(style: str, **options: Any) -> None:
 
 
 def _report(found: Advice) -> Iterator[str]:
+    from eelit.methods.own.given import said_not_finite
+
     yield f"{bold(found.verdict.upper())}\n{paragraph(f'{found.reason[:1].upper()}{found.reason[1:]}.')}"
+    if found.not_finite:
+        yield paragraph(said_not_finite(found.not_finite))
     rows = [
         [
             str(i + 1),

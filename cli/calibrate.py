@@ -181,12 +181,16 @@ def _mixed(parts: list[dict[str, Any]]) -> str:
 
 def _measured(found: SavedRule) -> Iterator[str]:
     """Yield in sentences what the rule comes to where nothing was chosen."""
+    from eelit.methods.own.given import said_not_finite
+
     m = found.promise["measured"]
     yield (
         f"On {found.data['told_on']} samples not used for choosing: {m['share']:.1%} ± {m['share_error']:.1%} of "
         f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
         f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
     )
+    if found.data["not_finite"]:
+        yield said_not_finite(found.data["not_finite"])
     if "refused" in m:
         yield (
             f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the "

@@ -192,6 +192,26 @@ def test_a_measured_loss_is_not_headed_no_loss(eelit):
     assert "best policy, no loss" not in printed
 
 
+def test_what_is_not_finite_is_said_by_all_three(eelit, tmp_path):
+    z, y = made(4, 600, 5)
+    z[1, :7] = np.inf
+    np.savez(tmp_path / "z.npz", logits=z, labels=y)
+    out = ("--out", tmp_path / "rule.json")
+    for words in (["compare"], ["advise"], ["calibrate", "--budget", "0.6", *out]):
+        found = eelit(*words, "--logits", tmp_path / "z.npz", *FEW)
+        assert found.exit_code == 0, found.stderr
+        said = " ".join(found.stdout.split())
+        assert "Of 7 samples some exit says what is not finite; nobody stops by it." in said
+
+
+def test_tables_of_other_programs_get_a_hint(eelit, tmp_path):
+    (tmp_path / "a.csv").write_text("sample;exit;z0;z1\n0;0;1,5;2\n")
+    (tmp_path / "b.csv").write_text("sample,exit,z0,z1\n\n")
+    for name, said in (("a", "columns apart by semicolons; write commas"), ("b", "no line below them")):
+        found = eelit("advise", "--logits", tmp_path / f"{name}.csv")
+        assert (found.exit_code, said in found.stderr, found.stderr.count("\n")) == (3, True, 1), found.stderr
+
+
 def test_labels_and_costs_may_lie_elsewhere(eelit, tmp_path):
     z, y = made(4, 200, 5)
     np.save(tmp_path / "z.npy", z.transpose(1, 0, 2))

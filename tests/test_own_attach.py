@@ -325,6 +325,8 @@ def test_texts_with_masks_are_trained_on_and_norms_behind_the_layers_are_the_net
 
 def test_what_cannot_be_trained_so_is_refused():
     network = attach(cnn(), ["layer1"], probe=images())
+    with pytest.raises(ValueError, match=r"its training is not offered as a recipe for your own network: 'xin2021berx"):
+        network.fit(loader(), "xin2021berxit")
     with pytest.raises(ValueError, match=r"no recipe 'nothing'; choose among pabee \(zhou2020pabee\)"):
         network.fit(loader(), "nothing")
     with pytest.raises(ValueError, match="a method is registered, but its training needs its own"):
@@ -370,6 +372,22 @@ def test_what_is_damaged_or_does_not_fit_is_not_loaded(tmp_path):
     (tmp_path / told["weights"]).write_bytes((tmp_path / told["weights"]).read_bytes()[:-1] + b"x")
     with pytest.raises(WrongNetwork, match="damaged"):
         load(tmp_path, Cnn())
+
+
+def test_several_inputs_are_given_by_name():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x, more):
+            return self.other(torch.relu(self.one(x) + more))
+
+    x, more = torch.randn(4, 4), torch.randn(4, 8)
+    for probe in ((x, more), (x, more, more), x):
+        with pytest.raises(CannotAttach, match="takes x, more; give a probe of several inputs as a dictionary"):
+            attach(Two(), ["one"], probe=probe)
+    assert attach(Two(), ["one"], probe={"x": x, "more": more}).exits == 2
 
 
 # Taking it elsewhere

@@ -16,6 +16,7 @@ from eelit.methods.own import calibrate as calibrating
 from eelit.methods.own import guarantees, rules
 from eelit.methods.own.advise import DROP, WORTH, WORTH_A_LOSS, _waiting, advise
 from eelit.methods.own.calibrate import CannotPromise, calibrate
+from eelit.methods.own.compare import compare
 from eelit.methods.own.curves import halves
 from eelit.methods.own.decide import decide
 from eelit.methods.own.files import read
@@ -194,6 +195,7 @@ def test_what_cannot_be_promised_says_what_could_be(real):
         ({"budget": 0.5, "confidence": 0.9}, "goes with max_drop"),
         ({"budget": math.nan}, "above 0"),
         ({"budget": -1.0}, "above 0"),
+        ({"budget": 2.0}, "above 0 and at most 1, not 2"),
         ({"risk": 1.5, "delta": 0.1}, "below 1"),
         ({"budget": 0.5, "loss": "error"}, "for risk and mean_risk"),
         ({"max_drop": 0.0, "confidence": 0.9}, "above 0"),
@@ -286,6 +288,47 @@ def test_values_have_budgets_and_no_risks():
     ):
         with pytest.raises(WrongLogits, match="no bound"):
             calibrate(data, **goal)
+
+
+@pytest.mark.parametrize("ask", [advise, compare, lambda data: calibrate(data, budget=0.5)])
+def test_a_file_is_read_and_what_is_no_output_is_one_sentence(ask):
+    assert ask("example:images-plain")
+    with pytest.raises(
+        WrongLogits, match=r"as Logits\(z, labels, costs=\[…\]\), or as the name of a file, not as a ndarr"
+    ):
+        ask(np.zeros((3, 40, 2)))
+    z, y = made(1, 40, 2)
+    with pytest.raises(WrongLogits, match="there is only one exit"):
+        ask(Logits(z, y))
+
+
+def test_nothing_is_said_of_outputs_that_are_not_finite(real):
+    for exits, count, why in ((slice(-1, None), 20, "the last exit"), (slice(2, 3), 200, "some exit")):
+        z = real.z.copy()
+        z[exits, :count] = np.nan
+        data = Logits(z, real.labels, COSTS)
+        found = advise(data, settings=6)
+        assert (found.verdict, found.worth_it, found.not_finite) == ("no verdict", False, count)
+        assert found.reason.startswith(why)
+        with pytest.raises(WrongLogits, match=f"nothing can be promised: {why}"):
+            calibrate(data, budget=0.5, settings=6)
+    z = real.z.copy()
+    z[1, :5] = np.nan
+    assert advise(Logits(z, real.labels, COSTS), settings=6).worth_it
+
+
+def test_of_no_samples_none_is_drawn():
+    assert drawn(np.zeros((0, 4))).shape == (0,)
+    mixed = Mixture(Patience(1), Patience(2), 0.5)
+    assert mixed.step(mixed.start(), np.zeros((0, 4)))[1].shape == (0,)
+
+
+def test_a_mixture_of_values_has_no_share_of_nobody():
+    y = np.linspace(0, 1, 200)
+    z = y + np.random.default_rng(0).normal(size=(4, 200)) * np.array([0.3, 0.1, 0.05, 0.01])[:, None]
+    for budget in (0.25, 0.5, 0.6, 0.75, 1.0):
+        rule = calibrate(Logits(z, y, axes="en"), "static", budget=budget)
+        assert all(weight > 0.001 for weight, _ in rule.parts)
 
 
 # Kept and applied

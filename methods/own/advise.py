@@ -10,13 +10,19 @@ from typing import Any, Literal
 import numpy as np
 
 from eelit.methods.own.curves import ROOM, Floats, Setting, costs_under, halves, mean_of, static, tried
-from eelit.methods.own.logits import Logits, standard_error
+from eelit.methods.own.given import Given, scores_of, unfit
+from eelit.methods.own.logits import standard_error
 from eelit.methods.own.rules import MOST, suited
 from eelit.methods.own.scores import Scores
 from eelit.methods.policies.temperature import expected_error
 
 Verdict = Literal[
-    "worth it", "worth it at a small loss", "cut the network off", "not worth it", "too few samples to tell"
+    "worth it",
+    "worth it at a small loss",
+    "cut the network off",
+    "not worth it",
+    "too few samples to tell",
+    "no verdict",
 ]
 Progress = Callable[[str, float | None], None]
 WORTH = 0.1
@@ -62,6 +68,7 @@ class Advice:
 
     name: str
     samples: int
+    not_finite: int  # samples of which some exit said what is not finite
     unit: str
     quality_is: str
     full_quality: float
@@ -85,7 +92,7 @@ class Advice:
 
 
 def advise(
-    data: Logits | Scores,
+    data: Given,
     *,
     seed: int = 0,
     settings: int = MOST,
@@ -94,7 +101,8 @@ def advise(
     """Return whether early exit is worth it, and why.
 
     Args:
-        data: what the exits said; with labels, or the last exit's answer stands for the truth.
+        data: what the exits said, or the file that holds it; without labels the last exit's answer stands for the
+            truth.
         seed: by which the samples are halved: what is chosen on one half is told on the other.
         settings: how many settings of each policy are tried at most.
         progress: told what is tried, and which share is done.
@@ -103,13 +111,14 @@ def advise(
 
     Exits that know nothing before the last leave nothing to save:
 
+    >>> from eelit.methods.own.logits import Logits
     >>> labels = np.arange(200) % 4
     >>> blind = np.random.default_rng(0).normal(size=(2, 200, 4))
     >>> found = advise(Logits(np.concatenate([blind, 9 * np.eye(4)[labels][None]]), labels), settings=5)
     >>> found.verdict, found.worth_it, found.full_quality
     ('not worth it', False, 1.0)
     """
-    scores = data if isinstance(data, Scores) else Scores(data)
+    scores = scores_of(data)
     data = scores.logits
     parts = halves(data, seed)
     found: list[Setting] = []
@@ -124,6 +133,7 @@ def advise(
     facts: dict[str, Any] = {
         "name": data.name,
         "samples": data.samples,
+        "not_finite": scores.not_finite,
         "unit": data.unit,
         "quality_is": scores.quality_is,
         "full_quality": float(gain[-1].mean()),
@@ -138,7 +148,8 @@ def advise(
         "lossless": _lossless(scores, found, parts),
         "small_loss": tested,
     }
-    verdict, reason = _verdict(facts, undecided)
+    unknown = unfit(scores)
+    verdict, reason = ("no verdict", unknown) if unknown else _verdict(facts, undecided)
     return Advice(**facts, verdict=verdict, reason=reason)
 
 

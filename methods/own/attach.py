@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -151,6 +152,7 @@ def _layers(model: nn.Module, layers: Sequence[nn.Module], after: Sequence[str |
 
 
 def _on_modules(model: nn.Module, made: Made, factory: Factory, probe: Inputs) -> Network:
+    _named_if_several(model, probe)
     some = on(device_of(model), _some(model, inputs_of(probe)))
     given = list(some) if isinstance(some, Mapping) else None
     named = [str(place) for place in made.after]
@@ -179,6 +181,21 @@ def _on_modules(model: nn.Module, made: Made, factory: Factory, probe: Inputs) -
             _prove(model, network, some, answer)
     places = [*(f"after {name}" for name in parts.places), *(["at its end"] if made.keep_head else [])]
     return Network(network, model, made, places, classes, probe=some)
+
+
+def _named_if_several(model: nn.Module, probe: Any) -> None:
+    """Refuse a tuple of several inputs, of which the second would be taken for labels."""
+    arguments = inspect.signature(model.forward).parameters.values()
+    needed = [
+        each.name
+        for each in arguments
+        if each.default is inspect.Parameter.empty and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if not isinstance(probe, Mapping) and (len(needed) > 1 or (isinstance(probe, tuple | list) and len(probe) > 2)):
+        raise CannotAttach(
+            model,
+            f"its forward takes {', '.join(needed)}; give a probe of several inputs as a dictionary by their names",
+        )
 
 
 def _some(model: nn.Module, probe: Inputs) -> Inputs:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from eelit.methods.own.curves import ROOM, Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
 from eelit.methods.own.decide import decide
+from eelit.methods.own.given import Given, scores_of, unfit
 from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, proved, rejecting
 from eelit.methods.own.logits import Logits, WrongLogits, standard_error
 from eelit.methods.own.rules import MOST, Rows, suited
@@ -70,7 +71,7 @@ class Task:
 
 
 def calibrate(
-    data: Logits | Scores,
+    data: Given,
     policy: str = AUTO,
     *,
     budget: float | None = None,
@@ -89,7 +90,7 @@ def calibrate(
     """Return the rule that serves one goal best, of the named policy or of all.
 
     Args:
-        data: what the exits said.
+        data: what the exits said, or the file that holds it.
         policy: a name in `rules.RULES`, or ``"auto"`` for whichever is best on the choosing half.
         budget: the mean cost, a share of the full model's: the best quality within it.
         max_drop: the quality that may be lost against the full model: the cheapest setting within it. With
@@ -124,7 +125,9 @@ def calibrate(
     """
     goals = {"budget": budget, "max_drop": max_drop, "risk": risk, "mean_risk": mean_risk, "reject": reject}
     goal, value = _one(goals, confidence, delta, loss)
-    scores = data if isinstance(data, Scores) else Scores(data)
+    scores = scores_of(data)
+    if unknown := unfit(scores):
+        raise WrongLogits(f"nothing can be promised: {unknown}")
     _bounded(scores.logits, goal, confidence)
     task = _task(scores, policy, loss, seed, settings, progress)
     if goal == "budget":
@@ -162,11 +165,14 @@ def _one(goals: dict[str, float | None], confidence: float | None, delta: float 
     if loss not in LOSSES or (loss == "error" and name not in ("risk", "mean_risk")):
         raise ValueError(f"loss is one of {', '.join(LOSSES)}, the latter for risk and mean_risk, not {loss!r}")
     for what, number in ((name, value), ("delta", delta), ("confidence", confidence)):
-        least = number >= 0 if what == "max_drop" and number is not None else number is None or number > 0
-        if number is not None and not (
-            math.isfinite(number) and least and (number < 1 or what in ("budget", "max_drop"))
-        ):
-            raise ValueError(f"{what} is a share above 0 and below 1, not {number:g}")
+        if number is None:
+            continue
+        least = number >= 0 if what == "max_drop" else number > 0
+        most = number <= 1 if what == "budget" else number < 1 or what == "max_drop"
+        if not (math.isfinite(number) and least and most):
+            raise ValueError(
+                f"{what} is a share above 0 and {'at most' if what == 'budget' else 'below'} 1, not {number:g}"
+            )
     return name, value
 
 

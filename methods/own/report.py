@@ -9,6 +9,7 @@ from typing import Any
 
 from eelit.methods.own.compare import SHARES, Comparison, Line
 from eelit.methods.own.curves import mixture
+from eelit.methods.own.given import said_not_finite
 from eelit.methods.own.picture import drawn
 
 STYLE = """
@@ -42,7 +43,7 @@ def facts(found: Comparison) -> list[str]:
         f"The full model: {found.quality_is} {found.full_quality:.4f} at {found.full_cost:.4g} {found.unit}.",
     ]
     if found.not_finite:
-        told.append(f"Of {found.not_finite} samples some exit says what is not finite; nobody stops by it.")
+        told.append(said_not_finite(found.not_finite))
     return told
 
 

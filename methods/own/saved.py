@@ -258,6 +258,8 @@ def drawn(first: Array) -> NDArray[np.float64]:
     """
     wide = widened(first)
     host = np.asarray(to_device(wide, "cpu") if is_array_api_obj(wide) else wide).astype(np.float32)
+    if not len(host):
+        return np.zeros(0)
     words = host.reshape(len(host), -1).copy().view(np.uint32).astype(np.uint64)
     words = (words + np.uint64(0x8000)) >> np.uint64(16)
     odd = np.random.default_rng(20).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)

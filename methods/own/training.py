@@ -154,7 +154,7 @@ def named(recipe: str) -> tuple[str, Recipe]:
                 return "pabee", RECIPES["pabee"]
         except ImportError:
             pass
-        why = "a method is registered, but its training needs its own network or data, and is no recipe for yours:"
+        why = "a method is registered, but its training is not offered as a recipe for your own network:"
     raise ValueError(f"{why} {recipe!r}; choose among {told}")
 
 
