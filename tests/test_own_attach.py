@@ -329,7 +329,7 @@ def test_what_cannot_be_trained_so_is_refused():
         network.fit(loader(), "xin2021berxit")
     with pytest.raises(ValueError, match=r"no recipe 'nothing'; choose among pabee \(zhou2020pabee\)"):
         network.fit(loader(), "nothing")
-    with pytest.raises(ValueError, match="a method is registered, but its training needs its own"):
+    with pytest.raises(ValueError, match="its training is not offered as a recipe"):
         network.fit(loader(), "schuster2022calm")
     with pytest.raises(ValueError, match="size of batches is the loader's"):
         network.fit(loader(), "pabee", batch=8)
@@ -372,6 +372,101 @@ def test_what_is_damaged_or_does_not_fit_is_not_loaded(tmp_path):
     (tmp_path / told["weights"]).write_bytes((tmp_path / told["weights"]).read_bytes()[:-1] + b"x")
     with pytest.raises(WrongNetwork, match="damaged"):
         load(tmp_path, Cnn())
+
+
+class Counting(nn.Module):
+    """Counts its samples at the top of its forward, and needs the number at its end."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.fc, self.end = nn.Linear(8 * 16, 5), end
+
+    def forward(self, x):
+        return self.fc(self.end(x, lambda: self.two(self.one(x))))
+
+
+def by_size(x, body):
+    n = x.size(0)
+    return body().view(n, -1)
+
+
+def by_unpacking(x, body):
+    n, _, h, w = x.shape
+    return body().reshape(n, 8 * h * w)
+
+
+def by_shape(x, body):
+    shape = x.shape
+    return body().view(shape[0], -1)
+
+
+def by_calculation(x, body):
+    double = x.size()[0] * 2
+    found = body()
+    return torch.cat([found, found]).view(double, -1)[: double // 2]
+
+
+@pytest.mark.parametrize("end", [by_size, by_unpacking, by_shape, by_calculation])
+def test_samples_are_counted_again_where_some_have_left(end, capfd):
+    torch.manual_seed(0)
+    model, x = Counting(end).eval(), torch.randn(6, 3, 4, 4)
+    network = attach(model, ["one", "two"], probe=x)
+    assert network.places == ("after one", "after two", "at its end")
+    sure = network.model(x).detach()[0].softmax(dim=-1).amax(dim=-1)
+    found = network.infer(x, MaxConfidence((float(sure.median()), 1.1)))
+    stayed = found.exits == 2
+    assert stayed.any()
+    assert not stayed.all()
+    assert torch.allclose(found.answers[stayed], model(x)[stayed], atol=1e-6)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_refusal_prints_no_page(capfd):
+    def by_stored_size(x, body):
+        shape = x.shape[:1] + (128,)  # noqa: RUF005  # made of a part of the shape, which is not counted again
+        return body().view(shape)
+
+    with pytest.raises(CannotAttach):
+        attach(Counting(by_stored_size), ["one"], probe=torch.randn(6, 3, 4, 4))
+    assert capfd.readouterr().err == ""
+
+
+class PerToken(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.classifier = nn.Linear(shape[-1], outputs)
+
+    def forward(self, x):
+        return self.classifier(x)
+
+
+def test_heads_that_answer_otherwise_are_refused():
+    def too_few(shape, outputs):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], outputs - 1))
+
+    with pytest.raises(CannotAttach, match=rf"the head at exit 1 gives \[3, {CLASSES - 1}\], not .* \[3, {CLASSES}\]"):
+        attach(cnn(), ["layer1"], heads=too_few, probe=images())
+    with pytest.raises(CannotAttach, match=r"the head at exit 1 gives \[\d+, \d+, 3\], not one answer for each sample"):
+        attach(bert(), [1], heads=PerToken)
+    assert attach(bert(), [1], heads=Pooled).exits == 2
+
+
+class Pooled(PerToken):
+    def forward(self, x):
+        return self.classifier(x[:, 0])
+
+
+def test_several_labels_at_once_are_refused():
+    model = bert()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(CannotAttach, match="it tells several labels of a sample at once"):
+        attach(model)
+    network = attach(cnn(), ["layer1"], probe=images())
+    several = [(images(), torch.zeros(len(images()), CLASSES))]
+    with pytest.raises(ValueError, match="each sample has one label"):
+        network.fit(several)
 
 
 def test_several_inputs_are_given_by_name():
