@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import replay
@@ -557,6 +565,25 @@ def test_a_decoder_whose_depth_probe_fails_or_with_other_heads_is_refused():
         attach(Shifted(llama().config))
     with pytest.raises(CannotAttach, match="every layer of a language model is an exit"):
         attach(llama(), [1])
+
+
+def test_what_is_frozen_of_a_decoder_does_not_learn():
+    network, turns = attach(llama()), torch.arange(1, 25).repeat(4, 1)
+    before = {name: part.detach().clone() for name, part in network.original.named_parameters()}
+    network.fit([turns], epochs=2, rate=1e-2, freeze=["model.embed_tokens", "model.layers.0"])
+    still = {name for name, part in network.original.named_parameters() if torch.equal(part, before[name])}
+    assert still == {name for name in before if name.startswith(("model.embed_tokens", "model.layers.0."))}
+    assert all(part.requires_grad for part in network.original.parameters())
+    with pytest.raises(ValueError, match="there is no module 'network' to freeze; name one of model"):
+        network.fit([turns], freeze="network")
+    with pytest.raises(ValueError, match="nothing to train"):
+        network.fit([turns], freeze=["model", "lm_head"])
+
+
+def test_an_encoder_with_a_decoder_is_refused_with_a_hint():
+    model = T5ForConditionalGeneration(T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    with pytest.raises(CannotAttach, match=r"take a language model that is a decoder alone \(…ForCausalLM\)"):
+        attach(model)
 
 
 def test_padding_on_the_wrong_side_is_refused():

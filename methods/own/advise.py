@@ -148,8 +148,7 @@ def advise(
         "lossless": _lossless(scores, found, parts),
         "small_loss": tested,
     }
-    unknown = unfit(scores)
-    verdict, reason = ("no verdict", unknown) if unknown else _verdict(facts, undecided)
+    verdict, reason = _verdict(facts, undecided, unfit(scores))
     return Advice(**facts, verdict=verdict, reason=reason)
 
 
@@ -266,8 +265,10 @@ def _waiting(scores: Scores, setting: Setting, rows: Any, batch: int) -> float:
     return 1 - float(last @ costs) / data.full_cost
 
 
-def _verdict(facts: dict[str, Any], undecided: Saving | None) -> tuple[Verdict, str]:
+def _verdict(facts: dict[str, Any], undecided: Saving | None, unusable: str) -> tuple[Verdict, str]:
     """Return the verdict and its reason, from figures on the half to tell on."""
+    if unusable:
+        return "no verdict", unusable
     free: Saving | None = facts["lossless"]
     cheap: Saving | None = facts["small_loss"]
     what = facts["quality_is"]

@@ -85,6 +85,12 @@ def attach(
         return TokenNetwork(ExitDecoder(model), model)
     if getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification":
         raise CannotAttach(model, "it tells several labels of a sample at once, and an exit rule asks for one answer")
+    if type(model).__name__.endswith("ForConditionalGeneration"):
+        raise CannotAttach(
+            model,
+            "it writes by an encoder and a decoder together; take a language model that is a decoder alone "
+            "(…ForCausalLM), or, to classify, an encoder such as BERT",
+        )
     made = Made(tuple(after), heads == AUTO, keep_head, outputs)
     factory: Factory = Mean if heads == AUTO else heads
     if _is_encoder(model) and not (probe is not None and any(isinstance(place, str) for place in after)):

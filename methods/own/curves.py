@@ -78,9 +78,11 @@ def tried(rule: Rule, scores: Scores, rows: Rows, count: int = MOST, *, disable:
     exits, found = scores.logits.exits, []
     for policy in rule.settings(scores, rows, count):
         done, enabled = decide(policy, scores), tuple(range(exits))
-        fixed = type(policy) is FixedExit  # one that answers by a mean reads the exits before, too
+        fixed = isinstance(policy, FixedExit) and not isinstance(policy, Assembling)
         if disable and (rule.single or fixed):
-            left = np.arange(exits) == policy.exit if fixed else np.bincount(done.exits[rows], minlength=exits) > 0
+            left = np.bincount(done.exits[rows], minlength=exits) > 0
+            if isinstance(policy, FixedExit):
+                left = np.arange(exits) == policy.exit
             enabled = (*np.flatnonzero(left[:-1]).tolist(), exits - 1)
             if len(enabled) < exits:
                 done = decide(policy, scores, enabled)

@@ -175,7 +175,7 @@ def _is_size(node: fx.Node) -> bool:
 
 def _counts_samples(node: fx.Node) -> bool:
     """Whether a node is the length of a tensor's first axis."""
-    return _is_size(node) and node.args[1] == 0
+    return _is_size(node) and bool(node.args[1] == 0)
 
 
 def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> fx.Graph:
