@@ -87,6 +87,42 @@ def test_conformal_risk_control_keeps_the_mean_risk(real, population):
     assert max(found) > risk  # on average, not each time
 
 
+@pytest.fixture(scope="module")
+def shipped_lost():
+    """Return outputs that come with eelit, and a function: rule → its loss on all of them, from which is drawn."""
+    data = read("example:images")
+    scores = Scores(data, threads=1)
+
+    def drop(rule):
+        lost = scores.gain[-1] - decide(rule.parts[0][1], scores, rule.enabled).gain
+        return float(np.maximum(lost, 0).mean())
+
+    return data, drop
+
+
+@pytest.mark.parametrize(
+    ("policy", "goal", "limit"),
+    [("auto", {"risk": 0.05, "delta": 0.2}, 0.05), ("max-confidence", {"max_drop": 0.06, "confidence": 0.8}, 0.06)],
+    ids=str,
+)
+def test_promises_hold_on_a_shipped_file_whichever_policy_is_taken(shipped_lost, policy, goal, limit):
+    """The margin is three standard deviations: with 100 draws 0.2 + 3 √(0.2 · 0.8 / 100) = 0.32."""
+    (data, drop), times, rng = shipped_lost, 100, np.random.default_rng(4)
+    missed = taken = 0
+    for seed in range(times):
+        rows = rng.integers(0, data.samples, 300)
+        costs = data.costs[:, rows] if data.costs.ndim == 2 else data.costs
+        drawn_ = Scores(Logits(data.z[:, rows], data.labels[rows], costs, axes="enc", kind=data.kind), threads=1)
+        try:
+            rule = calibrate(drawn_, policy, seed=seed, settings=6 if policy == "auto" else 30, **goal)
+        except CannotPromise:
+            continue
+        taken += 1
+        missed += drop(rule) > limit
+    assert taken > times / 2
+    assert missed / times <= 0.2 + 3 * math.sqrt(0.2 * 0.8 / times)
+
+
 def test_taking_what_looked_good_enough_would_break_both_promises(real):
     """So the two tests above can fail: the boldest setting within the risk, as measured, misses it half the time."""
     risk, scores = 0.05, Scores(real, threads=1)
