@@ -39,6 +39,7 @@ def command(style: str, **options: Any) -> None:
 
 
 def _report(found: Advice) -> Iterator[str]:
+    from eelit.methods.own.advise import DROP
     from eelit.methods.own.given import said_not_finite
 
     yield f"{bold(found.verdict.upper())}\n{paragraph(f'{found.reason[:1].upper()}{found.reason[1:]}.')}"
@@ -67,7 +68,7 @@ def _report(found: Advice) -> Iterator[str]:
             f"{found.static_saves:.1%} (drop {found.static_drop:.4f} ± {found.static_error:.4f})",
         ],
         ["no loss on the choosing half: saved", _saved(found.lossless)],
-        ["loss of at most 0.01, tested: saved", _saved(found.small_loss)],
+        [f"loss of at most {DROP:g}, tested: saved", _saved(found.small_loss)],
         *(
             [f"  of it in batches of {batch} that wait", f"{share:.1%}"]
             for batch, share in (found.lossless.batches.items() if found.lossless else ())

@@ -292,6 +292,19 @@ def _verdict(facts: dict[str, Any], undecided: Saving | None, unusable: str) -> 
             f"and lost nothing on the half to choose on saves no more than {free.share:.1%}: use the network up to "
             "that exit, without the others"
         )
+    told = _of_policies(free, cheap, undecided, what)
+    if told is not None:
+        return told
+    return "not worth it", (
+        f"{_too_little(cheap, what)}, though whoever knew the truth would save {facts['oracle_saves']:.1%}: the "
+        "exits do not know when they are right"
+    )
+
+
+def _of_policies(
+    free: Saving | None, cheap: Saving | None, undecided: Saving | None, what: str
+) -> tuple[Verdict, str] | None:
+    """Return the verdict that rests on what a policy surely saves, or may save; None if none does."""
     sure = [saving for saving in (free, cheap) if saving is not None and saving.bound <= DROP + 1e-9]
     lossless = [saving for saving in sure if saving.share >= WORTH and saving.drop <= saving.drop_error + 1e-9]
     if lossless:
@@ -312,10 +325,7 @@ def _verdict(facts: dict[str, Any], undecided: Saving | None, unusable: str) -> 
             f"`{undecided.rule}` saves {undecided.share:.1%} of the cost, but its drop in {what}, {_drop(undecided)} "
             f"on the half to tell on, may be above or below the {DROP:g} that is allowed; collect more"
         )
-    return "not worth it", (
-        f"{_too_little(cheap, what)}, though whoever knew the truth would save {facts['oracle_saves']:.1%}: the "
-        "exits do not know when they are right"
-    )
+    return None
 
 
 def _too_little(cheap: Saving | None, what: str) -> str:
