@@ -57,6 +57,7 @@ def _report(found: Advice) -> Iterator[str]:
     ]
     header = ["exit", f"cost ({found.unit})", found.quality_is, "calibration error", "its head"]
     yield f"{bold('EXITS')}\n{table(header, rows)}"
+    best = found.small_loss or found.lossless
     lines = [
         ["full model", f"{found.quality_is} {found.full_quality:.4f}"],
         ["oracle: quality", f"{found.oracle_quality:.4f}"],
@@ -71,7 +72,7 @@ def _report(found: Advice) -> Iterator[str]:
         [f"loss of at most {DROP:g}, tested: saved", _saved(found.small_loss)],
         *(
             [f"  of it in batches of {batch} that wait", f"{share:.1%}"]
-            for batch, share in (found.lossless.batches.items() if found.lossless else ())
+            for batch, share in (best.batches.items() if best else ())
         ),
     ]
     yield f"{bold('FIGURES')}\n{table(['', ''], lines)}"
