@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(style: str, **options: Any) -> None:
     """Tell whether early exit is worth it for your network, from its logits.
 
-    Shows how much an oracle could save, what the best policy saves without a loss on held-out samples, overthinking,
+    Shows how much an oracle could save, what the best policy saves and loses on held-out samples, overthinking,
     calibration, the cost of the heads, how much of the saving batches keep, and a verdict with its reason.
     """
     from eelit.methods.own.advise import advise
@@ -39,7 +39,12 @@ def command(style: str, **options: Any) -> None:
 
 
 def _report(found: Advice) -> Iterator[str]:
+    from eelit.methods.own.advise import DROP
+    from eelit.methods.own.given import said_not_finite
+
     yield f"{bold(found.verdict.upper())}\n{paragraph(f'{found.reason[:1].upper()}{found.reason[1:]}.')}"
+    if found.not_finite:
+        yield paragraph(said_not_finite(found.not_finite))
     rows = [
         [
             str(i + 1),
@@ -52,18 +57,22 @@ def _report(found: Advice) -> Iterator[str]:
     ]
     header = ["exit", f"cost ({found.unit})", found.quality_is, "calibration error", "its head"]
     yield f"{bold('EXITS')}\n{table(header, rows)}"
+    best = found.small_loss or found.lossless
     lines = [
         ["full model", f"{found.quality_is} {found.full_quality:.4f}"],
         ["oracle: quality", f"{found.oracle_quality:.4f}"],
         ["oracle: saved without loss", f"{found.oracle_saves:.1%}"],
         ["an earlier exit right, the last wrong", _optional(found.overthinking, ".1%")],
         ["all heads but the last cost", _optional(found.heads_share, ".1%") or "not known; give --plain-costs"],
-        ["one exit for all, as good: saved", f"{found.static_saves:.1%} (drop {found.static_drop:.4f})"],
-        ["best policy, no loss: saved", _saved(found.lossless)],
-        ["best policy, small loss: saved", _saved(found.small_loss)],
+        [
+            "one exit for all, as good: saved",
+            f"{found.static_saves:.1%} (drop {found.static_drop:.4f} ± {found.static_error:.4f})",
+        ],
+        ["no loss on the choosing half: saved", _saved(found.lossless)],
+        [f"loss of at most {DROP:g}, tested: saved", _saved(found.small_loss)],
         *(
             [f"  of it in batches of {batch} that wait", f"{share:.1%}"]
-            for batch, share in (found.lossless.batches.items() if found.lossless else ())
+            for batch, share in (best.batches.items() if best else ())
         ),
     ]
     yield f"{bold('FIGURES')}\n{table(['', ''], lines)}"
@@ -76,4 +85,4 @@ def _optional(value: float | None, form: str) -> str:
 def _saved(saving: Saving | None) -> str:
     if saving is None:
         return "none"
-    return f"{saving.share:.1%} by {saving.rule} (drop {saving.drop:.4f} ± {saving.drop_error:.4f})"
+    return f"{saving.share:.1%} by {saving.rule} (drop on the other half {saving.drop:.4f} ± {saving.drop_error:.4f})"

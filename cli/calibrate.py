@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from eelit.methods.own.saved import SavedRule
 
 GOALS = ("budget", "max_drop", "risk", "mean_risk", "reject")
-HEADER = ("policy", "cost", "saved", "quality", "drop", "± s.e.")
+HEADER = ("", "policy", "cost", "saved", "quality", "drop", "± s.e.")
+TESTED = {"tested_loss": "tested loss", "p_value": "p-value", "bound": "bound", "proved": "proved"}
+"""What a line of the table may tell of a test, and how the column is headed."""
 
 
 def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -59,16 +61,18 @@ def _number(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[...
     show_default=True,
     help="How several settings are tested at once.",
 )
+@click.option("--anyway", is_flag=True, help="Write the rule also if it misses its goal on the other half.")
 @seed_option
 @click.option("--out", type=Place(), default="rule.json", show_default=True, metavar="FILE", help="File for the rule.")
 @format_option("table", "json")
-def command(style: str, out: Path, **options: Any) -> None:
+def command(style: str, out: Path, anyway: bool, **options: Any) -> None:
     """Choose an exit policy and its setting for your logits, with a guarantee.
 
     Give the goal as exactly one of --budget, --max-drop, --risk, --mean-risk and --reject. Settings are chosen on one
     half of the samples; the guarantee is tested, and figures are reported, on the other. The rule is written as JSON,
-    which `eelit.methods.own.saved.load_rule` reads and applies. If the goal cannot be guaranteed, nothing is written,
-    stderr says what could be, and the exit code is 1.
+    which `eelit.methods.own.saved.load_rule` reads and applies. If the goal cannot be guaranteed, or is missed there,
+    nothing is written, stderr says what could be, and the exit code is 1; a goal that is missed by chance can be
+    accepted by --anyway.
     """
     given = [name for name in GOALS if options[name] is not None]
     if len(given) != 1:
@@ -77,6 +81,8 @@ def command(style: str, out: Path, **options: Any) -> None:
     found = _calibrated(options)
     if found is None:
         return
+    if not found.budget_met_ and not anyway:
+        nothing_found(_missed(found))
     with writing(out, ELSEWHERE):
         found.save(out)
     click.echo(found.to_json() if style == "json" else _report(found))
@@ -112,27 +118,79 @@ def _report(found: SavedRule) -> str:
         lines.append(paragraph(f"{share}{type(policy).__name__}, {short(settings_of(policy))}", "  "))
     lines.append(f"  exits in use: {', '.join(str(e + 1) for e in found.enabled)} of {found.exits}")
     lines += [paragraph(text) for text in _measured(found)]
-    met = "met" if found.budget_met_ else "MISSED"
-    lines.append("Promised with proof." if promise["proved"] else f"Not proved; {met} there.")
+    lines.append(paragraph(_standing(found)))
+    tests = [name for name in TESTED if any(name in row for row in found.table_)]
     rows = [
         [
+            "chosen" if row["chosen"] else "",
             row["rule"],
             *(f"{row[name]:.1%}" for name in ("share", "saved")),
             *(f"{row[name]:.4f}" for name in ("quality", "drop", "drop_error")),
+            *(_tested(row.get(name)) for name in tests),
+            _mixed(row["mixture"]),
         ]
         for row in found.table_
     ]
-    return "\n".join([*lines, "", bold("ALTERNATIVES"), table(HEADER, rows)])
+    header = [*HEADER, *(TESTED[name] for name in tests), "settings"]
+    return "\n".join([*lines, "", bold("ALTERNATIVES"), table(header, rows)])
+
+
+def _standing(found: SavedRule) -> str:
+    """Return in a sentence what is proved, or how the goal fares where nothing was chosen."""
+    promise = found.promise
+    if promise["goal"] == "reject":
+        proof = "Promised with proof is" if promise["proved"] else "Not proved is"
+        return f"{proof} the share that is refused; how many of the others are right is measured only."
+    if promise["proved"]:
+        return "Promised with proof."
+    if not found.budget_met_:
+        return "Not proved, and MISSED there."
+    strict = promise["measured"]["share" if promise["goal"] == "budget" else "drop"] <= promise["value"]
+    return f"Not proved; met there{'' if strict else ' within two standard errors, not as measured'}."
+
+
+def _missed(found: SavedRule) -> str:
+    """Return in a sentence by how much a goal is missed, and which would be kept."""
+    promise, m = found.promise, found.promise["measured"]
+    if promise["goal"] == "budget":
+        reached, could = f"the mean cost is {m['share']:.1%} ± {m['share_error']:.1%}", "--budget"
+        most = f"{m['share'] + 2 * m['share_error']:.3f}"
+    else:
+        reached, could = f"the drop is {m['drop']:.4f} ± {m['drop_error']:.4f}", "--max-drop"
+        most = f"{m['drop'] + 2 * m['drop_error']:.4f}"
+    return (
+        f"`{found.rule}`, the best on the half to choose on, misses the goal on the other: {reached} there. With two "
+        f"standard errors it keeps {could} {most}; ask for less, or take it by --anyway. Nothing was written"
+    )
+
+
+def _tested(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "no"
+    return f"{value:.4f}"
+
+
+def _mixed(parts: list[dict[str, Any]]) -> str:
+    """Return settings as a line, each of two with its share of the samples."""
+    from eelit.methods.own.report import short
+
+    if len(parts) == 1:
+        return short(parts[0]["settings"])
+    return "; ".join(f"{part['weight']:.0%}: {short(part['settings'])}" for part in parts)
 
 
 def _measured(found: SavedRule) -> Iterator[str]:
     """Yield in sentences what the rule comes to where nothing was chosen."""
+    from eelit.methods.own.given import said_not_finite
+
     m = found.promise["measured"]
     yield (
         f"On {found.data['told_on']} samples not used for choosing: {m['share']:.1%} ± {m['share_error']:.1%} of "
         f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
         f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
     )
+    if found.data["not_finite"]:
+        yield said_not_finite(found.data["not_finite"])
     if "refused" in m:
         yield (
             f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the "

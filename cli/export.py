@@ -9,7 +9,8 @@ from zipfile import BadZipFile
 
 import click
 
-from eelit.catalog.faults import INVALID_DATA, RUN_FAILED, USAGE, writing
+from eelit.catalog.extras import demand
+from eelit.catalog.faults import INVALID_DATA, USAGE, writing
 from eelit.cli.command import Place, eelit_command
 from eelit.cli.group import Failure
 from eelit.cli.run import ELSEWHERE
@@ -48,6 +49,8 @@ def command(folder: Path, inputs: Path | None, out: Path | None) -> None:
 
 
 def _export(folder: Path, inputs: Path, out: Path) -> None:
+    demand("run", "torch", "transformers", "safetensors")
+    demand("onnx")
     from eelit.methods.own.export import example_in
     from eelit.methods.own.kept import load
     from eelit.methods.own.network import Network
@@ -67,7 +70,5 @@ def _reading(folder: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise Failure(f"{error.filename or folder} cannot be read ({(error.strerror or '').lower()})", USAGE) from error
-    except ImportError as error:
-        raise Failure(f"{error}; exporting needs more: pip install 'eelit[onnx]'", RUN_FAILED) from error
     except (ValueError, BadZipFile) as error:  # of networks, exporting and arrays
         raise Failure(str(error), INVALID_DATA) from error

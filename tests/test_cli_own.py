@@ -113,6 +113,59 @@ def test_calibrate_writes_a_rule_that_is_read_again(eelit, file, tmp_path):
     assert json.loads(printed) == json.loads(out.read_text())
 
 
+def test_a_goal_that_is_missed_is_not_written_unless_asked_for(eelit, tmp_path):
+    """Half of the samples, whichever they are, have a better first exit; so what is chosen on it is missed."""
+    from eelit.methods.own.curves import halves
+    from eelit.methods.own.logits import Logits
+
+    z, y = made(3, 600, 4)
+    z[:] = 8 * np.eye(4)[y]
+    telling = halves(Logits(z, y)).telling
+    z[0, telling[:60]] = 8 * np.eye(4)[(y[telling[:60]] + 1) % 4]
+    np.savez(tmp_path / "z.npz", logits=z, labels=y)
+    words = ("calibrate", "--logits", tmp_path / "z.npz", "--max-drop", "0.01", *FEW, "--out", tmp_path / "rule.json")
+    found = eelit(*words)
+    assert (found.exit_code, found.stdout) == (1, "")
+    said = " ".join(found.stderr.split())
+    assert "misses the goal on the other: the drop is 0.2000 ± 0.0231 there" in said
+    assert "it keeps --max-drop 0.2463" in said
+    assert not (tmp_path / "rule.json").exists()
+    found = eelit(*words, "--anyway")
+    assert found.exit_code == 0
+    assert "MISSED" in found.stdout
+    assert not load_rule(tmp_path / "rule.json").budget_met_
+    assert "where the rule was chosen" in found.stdout.splitlines()[0]
+
+
+def test_what_is_proved_of_refusals_is_said(eelit, file, tmp_path):
+    found = eelit("calibrate", "--logits", file, "--reject", "0.1", *FEW, "--out", tmp_path / "rule.json")
+    assert found.exit_code == 0, found.stderr
+    assert "Promised with proof." not in found.stdout
+    assert "proof is the share that is refused; how many of the others are right is measured only." in found.stdout
+
+
+def test_exits_are_counted_from_1_in_what_people_read(eelit, file, tmp_path):
+    """A fixed exit is asked where it stops, and at the last."""
+    words = ("calibrate", "--logits", file, *FEW, "--policy", "static", "--out", tmp_path / "rule.json")
+    found = eelit(*words, "--budget", "0.5")
+    assert "FixedExit, exit 2" in found.stdout
+    assert "exits in use: 2, 4 of 4" in found.stdout
+    assert load_rule(tmp_path / "rule.json").parts[0][1].exit == 1
+    eelit("compare", "--logits", file, *FEW, "--policy", "static", "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert [f"<td>exit {e}</td>" in page for e in range(6)] == [False, True, True, True, True, False]
+
+
+def test_alternatives_come_with_their_settings_and_tests(eelit, file, tmp_path):
+    words = ("calibrate", "--logits", file, *FEW, "--policy", "patience", "--out", tmp_path / "rule.json")
+    found = eelit(*words, "--risk", "0.3", "--delta", "0.1").stdout
+    header, *rows = found.partition("ALTERNATIVES\n")[2].splitlines()
+    assert header.split()[-4:] == ["loss", "p-value", "proved", "settings"]
+    (chosen,) = (row for row in rows if row.startswith("chosen"))
+    assert re.search(r"yes +patience \d", chosen)
+    assert len(rows) > 1
+
+
 def test_a_rule_that_cannot_be_written_is_said_so(eelit, file, tmp_path):
     (tmp_path / "rule.json").mkdir()
     found = eelit("calibrate", "--logits", file, "--budget", "0.6", *FEW, "--out", tmp_path / "rule.json")
@@ -130,6 +183,33 @@ def test_advise_gives_a_verdict_and_its_reason(eelit, file):
     told = json.loads(eelit("advise", "--logits", file, *FEW, "--format", "json").stdout)
     assert told["worth_it"] is True
     assert len(told["exits"]) == 4
+
+
+def test_a_measured_loss_is_not_headed_no_loss(eelit):
+    """What lost nothing on one half loses 0.0133 on the other, which is told beside it."""
+    printed = " ".join(eelit("advise", "--logits", "example:text").stdout.split())
+    assert re.search(r"no loss on the choosing half: saved [\d.]+% by \S+ \(drop on the other half 0\.01", printed)
+    assert "best policy, no loss" not in printed
+
+
+def test_what_is_not_finite_is_said_by_all_three(eelit, tmp_path):
+    z, y = made(4, 600, 5)
+    z[1, :7] = np.inf
+    np.savez(tmp_path / "z.npz", logits=z, labels=y)
+    out = ("--out", tmp_path / "rule.json")
+    for words in (["compare"], ["advise"], ["calibrate", "--budget", "0.6", *out]):
+        found = eelit(*words, "--logits", tmp_path / "z.npz", *FEW)
+        assert found.exit_code == 0, found.stderr
+        said = " ".join(found.stdout.split())
+        assert "Of 7 samples some exit says what is not finite; nobody stops by it." in said
+
+
+def test_tables_of_other_programs_get_a_hint(eelit, tmp_path):
+    (tmp_path / "a.csv").write_text("sample;exit;z0;z1\n0;0;1,5;2\n")
+    (tmp_path / "b.csv").write_text("sample,exit,z0,z1\n\n")
+    for name, said in (("a", "columns apart by semicolons; write commas"), ("b", "no line below them")):
+        found = eelit("advise", "--logits", tmp_path / f"{name}.csv")
+        assert (found.exit_code, said in found.stderr, found.stderr.count("\n")) == (3, True, 1), found.stderr
 
 
 def test_labels_and_costs_may_lie_elsewhere(eelit, tmp_path):
@@ -212,6 +292,30 @@ def test_a_kept_network_is_exported_and_the_loop_that_is_printed_runs_it(eelit, 
     assert told["exits"] == wanted.exits.tolist()
     assert set(told["exits"]) == {0, 1}
     np.testing.assert_allclose(told["answers"], wanted.answers.numpy(), rtol=1e-3, atol=1e-4)
+    assert told["rejected"] == [False] * len(told["exits"])
+
+
+def test_the_loop_that_is_printed_names_nothing_that_it_does_not_define(network, tmp_path):
+    """Also in annotations, which Python itself does not look at."""
+    from typing import get_type_hints
+
+    from eelit.methods.own import deployed
+
+    names = {}
+    exec(compile(deployed.loop().rpartition("exits, answers, rejected = ")[0], "loop.py", "exec"), names)
+    assert set(get_type_hints(names["run"], names)) == {"stages", "inputs", "rule", "return"}
+    assert get_type_hints(names["stages_in"], names)
+
+
+def test_a_light_installation_is_told_the_extra_that_it_lacks(eelit, network, tmp_path, monkeypatch):
+    from eelit.catalog import extras
+
+    place, find = network[0], extras.find_spec
+    for name, extra in (("torch", "run"), ("onnxruntime", "onnx")):
+        monkeypatch.setattr(extras, "find_spec", lambda each, name=name: None if each == name else find(each))
+        found = eelit("export", place / "network", "--inputs", place / "example.npz", "--out", tmp_path / "onnx")
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert found.stderr.endswith(f"{name} is needed for this and not installed: pip install 'eelit[{extra}]'\n")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import replay
@@ -325,9 +333,11 @@ def test_texts_with_masks_are_trained_on_and_norms_behind_the_layers_are_the_net
 
 def test_what_cannot_be_trained_so_is_refused():
     network = attach(cnn(), ["layer1"], probe=images())
+    with pytest.raises(ValueError, match=r"its training is not offered as a recipe for your own network: 'xin2021berx"):
+        network.fit(loader(), "xin2021berxit")
     with pytest.raises(ValueError, match=r"no recipe 'nothing'; choose among pabee \(zhou2020pabee\)"):
         network.fit(loader(), "nothing")
-    with pytest.raises(ValueError, match="a method is registered, but its training needs its own"):
+    with pytest.raises(ValueError, match="its training is not offered as a recipe"):
         network.fit(loader(), "schuster2022calm")
     with pytest.raises(ValueError, match="size of batches is the loader's"):
         network.fit(loader(), "pabee", batch=8)
@@ -372,6 +382,117 @@ def test_what_is_damaged_or_does_not_fit_is_not_loaded(tmp_path):
         load(tmp_path, Cnn())
 
 
+class Counting(nn.Module):
+    """Counts its samples at the top of its forward, and needs the number at its end."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.fc, self.end = nn.Linear(8 * 16, 5), end
+
+    def forward(self, x):
+        return self.fc(self.end(x, lambda: self.two(self.one(x))))
+
+
+def by_size(x, body):
+    n = x.size(0)
+    return body().view(n, -1)
+
+
+def by_unpacking(x, body):
+    n, _, h, w = x.shape
+    return body().reshape(n, 8 * h * w)
+
+
+def by_shape(x, body):
+    shape = x.shape
+    return body().view(shape[0], -1)
+
+
+def by_calculation(x, body):
+    double = x.size()[0] * 2
+    found = body()
+    return torch.cat([found, found]).view(double, -1)[: double // 2]
+
+
+@pytest.mark.parametrize("end", [by_size, by_unpacking, by_shape, by_calculation])
+def test_samples_are_counted_again_where_some_have_left(end, capfd):
+    torch.manual_seed(0)
+    model, x = Counting(end).eval(), torch.randn(6, 3, 4, 4)
+    network = attach(model, ["one", "two"], probe=x)
+    assert network.places == ("after one", "after two", "at its end")
+    sure = network.model(x).detach()[0].softmax(dim=-1).amax(dim=-1)
+    found = network.infer(x, MaxConfidence((float(sure.median()), 1.1)))
+    stayed = found.exits == 2
+    assert stayed.any()
+    assert not stayed.all()
+    assert torch.allclose(found.answers[stayed], model(x)[stayed], atol=1e-6)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_refusal_prints_no_page(capfd):
+    def by_stored_size(x, body):
+        shape = x.shape[:1] + (128,)  # noqa: RUF005  # made of a part of the shape, which is not counted again
+        return body().view(shape)
+
+    with pytest.raises(CannotAttach):
+        attach(Counting(by_stored_size), ["one"], probe=torch.randn(6, 3, 4, 4))
+    assert capfd.readouterr().err == ""
+
+
+class PerToken(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.classifier = nn.Linear(shape[-1], outputs)
+
+    def forward(self, x):
+        return self.classifier(x)
+
+
+def test_heads_that_answer_otherwise_are_refused():
+    def too_few(shape, outputs):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], outputs - 1))
+
+    with pytest.raises(CannotAttach, match=rf"the head at exit 1 gives \[3, {CLASSES - 1}\], not .* \[3, {CLASSES}\]"):
+        attach(cnn(), ["layer1"], heads=too_few, probe=images())
+    with pytest.raises(CannotAttach, match=r"the head at exit 1 gives \[\d+, \d+, 3\], not one answer for each sample"):
+        attach(bert(), [1], heads=PerToken)
+    assert attach(bert(), [1], heads=Pooled).exits == 2
+
+
+class Pooled(PerToken):
+    def forward(self, x):
+        return self.classifier(x[:, 0])
+
+
+def test_several_labels_at_once_are_refused():
+    model = bert()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(CannotAttach, match="it tells several labels of a sample at once"):
+        attach(model)
+    network = attach(cnn(), ["layer1"], probe=images())
+    several = [(images(), torch.zeros(len(images()), CLASSES))]
+    with pytest.raises(ValueError, match="each sample has one label"):
+        network.fit(several)
+
+
+def test_several_inputs_are_given_by_name():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x, more):
+            return self.other(torch.relu(self.one(x) + more))
+
+    x, more = torch.randn(4, 4), torch.randn(4, 8)
+    for probe in ((x, more), (x, more, more), x):
+        with pytest.raises(CannotAttach, match="takes x, more; give a probe of several inputs as a dictionary"):
+            attach(Two(), ["one"], probe=probe)
+    assert attach(Two(), ["one"], probe={"x": x, "more": more}).exits == 2
+
+
 # Taking it elsewhere
 
 
@@ -389,10 +510,13 @@ def test_exported_stages_say_the_same_and_skip(make, tmp_path):
     outputs = network.model(batch).detach().softmax(dim=-1).amax(dim=-1)
     for threshold in (0.0, float(outputs[0].median()) - 1e-4, 1.1):
         policy = MaxConfidence(threshold)
-        rule = SavedRule("max-confidence", ((1.0, policy),), network.exits, tuple(range(rest + 1)), CLASSES, "logits")
-        exits, answers = deployed.run(stages, inputs, rule)
+        rule = SavedRule("max-confidence", ((1.0, policy),), network.exits, tuple(range(rest + 1)), CLASSES, "logits",
+                         reject_below=float(outputs[-1].median()) + 1e-4)  # fmt: skip
+        exits, answers, rejected = deployed.run(stages, inputs, rule)
         found = network.infer(batch, rule)
         assert exits.tolist() == found.exits.tolist()
+        assert rejected.tolist() == found.rejected.tolist()
+        assert rejected.any() or threshold < 1  # who left early is not refused
         np.testing.assert_allclose(answers, found.answers.numpy(), rtol=1e-3, atol=1e-4)
     compile(deployed.loop(), "loop.py", "exec")
 
@@ -441,6 +565,25 @@ def test_a_decoder_whose_depth_probe_fails_or_with_other_heads_is_refused():
         attach(Shifted(llama().config))
     with pytest.raises(CannotAttach, match="every layer of a language model is an exit"):
         attach(llama(), [1])
+
+
+def test_what_is_frozen_of_a_decoder_does_not_learn():
+    network, turns = attach(llama()), torch.arange(1, 25).repeat(4, 1)
+    before = {name: part.detach().clone() for name, part in network.original.named_parameters()}
+    network.fit([turns], epochs=2, rate=1e-2, freeze=["model.embed_tokens", "model.layers.0"])
+    still = {name for name, part in network.original.named_parameters() if torch.equal(part, before[name])}
+    assert still == {name for name in before if name.startswith(("model.embed_tokens", "model.layers.0."))}
+    assert all(part.requires_grad for part in network.original.parameters())
+    with pytest.raises(ValueError, match="there is no module 'network' to freeze; name one of model"):
+        network.fit([turns], freeze="network")
+    with pytest.raises(ValueError, match="nothing to train"):
+        network.fit([turns], freeze=["model", "lm_head"])
+
+
+def test_an_encoder_with_a_decoder_is_refused_with_a_hint():
+    model = T5ForConditionalGeneration(T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    with pytest.raises(CannotAttach, match=r"take a language model that is a decoder alone \(…ForCausalLM\)"):
+        attach(model)
 
 
 def test_padding_on_the_wrong_side_is_refused():

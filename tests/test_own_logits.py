@@ -89,7 +89,7 @@ def test_probabilities_are_told_from_logits_and_checked(outputs):
     assert np.allclose(ours.entropy, theirs.entropy, atol=1e-5)
     wrong = p.copy()
     wrong[2, 7] = [0.5, 0.5, 0.5, 0, 0]
-    with pytest.raises(WrongLogits, match=r"exit 2 says of sample 7 are no probabilities: they sum to 1\.5"):
+    with pytest.raises(WrongLogits, match=r"exit 3 says of sample 7 are no probabilities: they sum to 1\.5"):
         Scores(Logits(wrong, y, kind="probabilities")).entropy  # noqa: B018
     masked = np.zeros_like(p)
     masked[..., 0] = 1

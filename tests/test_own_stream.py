@@ -530,7 +530,7 @@ def test_rules_of_other_networks_are_refused():
 
 def test_a_head_that_does_not_speak_of_each_sample_is_told():
     network = MultiExit([nn.Identity(), nn.Identity()], [nn.Flatten(0), nn.Identity()])
-    with pytest.raises(ValueError, match=r"exit 0 says \[12\] of 4 samples"):
+    with pytest.raises(ValueError, match=r"exit 1 says \[12\] of 4 samples"):
         list(infer_stream(network, [torch.ones(4, 3)], Patience(1)))
 
 

@@ -9,15 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eelit.methods.own.compare import without_loss
-from eelit.methods.own.curves import Floats, Setting, costs_under, halves, mean_of, static, tried
-from eelit.methods.own.logits import Logits, standard_error
+from eelit.methods.own.curves import ROOM, Floats, Setting, costs_under, halves, mean_of, static, tried
+from eelit.methods.own.given import Given, scores_of, unfit
+from eelit.methods.own.logits import standard_error
 from eelit.methods.own.rules import MOST, suited
 from eelit.methods.own.scores import Scores
 from eelit.methods.policies.temperature import expected_error
 
 Verdict = Literal[
-    "worth it", "worth it at a small loss", "cut the network off", "not worth it", "too few samples to tell"
+    "worth it",
+    "worth it at a small loss",
+    "cut the network off",
+    "not worth it",
+    "too few samples to tell",
+    "no verdict",
 ]
 Progress = Callable[[str, float | None], None]
 WORTH = 0.1
@@ -28,8 +33,8 @@ DROP = 0.01
 """Quality that counts as a small loss."""
 WORTH_A_LOSS = 0.2
 """Share of the cost that must be saved for a small loss to be worth it."""
-ROOM = 2.0
-"""Standard errors by which a small loss must be within what is allowed where a setting is chosen."""
+NONE_SEEN = 3.0
+"""Divided by n, the share of samples that may be lost (at 95 %) although none of n samples was."""
 UNKNOWN = 0.02
 """Standard error of a drop above which nothing is said."""
 BATCHES = (1, 8, 32, 128)
@@ -47,12 +52,13 @@ class ExitSays:
 
 @dataclass(frozen=True)
 class Saving:
-    """What the best policy saves within a drop that was allowed on the choosing half, told on the other."""
+    """What a setting that follows from the choosing half saves and loses on the other."""
 
     rule: str
     share: float  # of the full cost, saved
     drop: float
     drop_error: float
+    bound: float  # what may be lost at most: the drop and two standard errors, 3 / n at least
     batches: dict[int, float]  # share saved where a batch waits for its last sample
 
 
@@ -62,6 +68,7 @@ class Advice:
 
     name: str
     samples: int
+    not_finite: int  # samples of which some exit said what is not finite
     unit: str
     quality_is: str
     full_quality: float
@@ -73,8 +80,8 @@ class Advice:
     static_saves: float  # by the earliest single exit that is no worse than the last on the choosing half
     static_drop: float
     static_error: float  # the standard error of this drop
-    lossless: Saving | None
-    small_loss: Saving | None
+    lossless: Saving | None  # the cheapest setting that lost nothing on the choosing half; it may lose on the other
+    small_loss: Saving | None  # the boldest whose loss is at most `DROP` with room for error, tested on the other half
     verdict: Verdict
     reason: str
 
@@ -85,7 +92,7 @@ class Advice:
 
 
 def advise(
-    data: Logits | Scores,
+    data: Given,
     *,
     seed: int = 0,
     settings: int = MOST,
@@ -94,7 +101,8 @@ def advise(
     """Return whether early exit is worth it, and why.
 
     Args:
-        data: what the exits said; with labels, or the last exit's answer stands for the truth.
+        data: what the exits said, or the file that holds it; without labels the last exit's answer stands for the
+            truth.
         seed: by which the samples are halved: what is chosen on one half is told on the other.
         settings: how many settings of each policy are tried at most.
         progress: told what is tried, and which share is done.
@@ -103,13 +111,14 @@ def advise(
 
     Exits that know nothing before the last leave nothing to save:
 
+    >>> from eelit.methods.own.logits import Logits
     >>> labels = np.arange(200) % 4
     >>> blind = np.random.default_rng(0).normal(size=(2, 200, 4))
     >>> found = advise(Logits(np.concatenate([blind, 9 * np.eye(4)[labels][None]]), labels), settings=5)
     >>> found.verdict, found.worth_it, found.full_quality
     ('not worth it', False, 1.0)
     """
-    scores = data if isinstance(data, Scores) else Scores(data)
+    scores = scores_of(data)
     data = scores.logits
     parts = halves(data, seed)
     found: list[Setting] = []
@@ -120,9 +129,11 @@ def advise(
     told = parts.telling
     gain = scores.gain[:, told].astype(np.float64)
     saves, loss, error = _cut_off(scores, parts)
+    tested, undecided = _tested(scores, found, parts)
     facts: dict[str, Any] = {
         "name": data.name,
         "samples": data.samples,
+        "not_finite": scores.not_finite,
         "unit": data.unit,
         "quality_is": scores.quality_is,
         "full_quality": float(gain[-1].mean()),
@@ -134,10 +145,10 @@ def advise(
         "static_saves": saves,
         "static_drop": loss,
         "static_error": error,
-        "lossless": _saving(scores, found, parts, 0.0),
-        "small_loss": _saving(scores, found, parts, DROP),
+        "lossless": _lossless(scores, found, parts),
+        "small_loss": tested,
     }
-    verdict, reason = _verdict(facts)
+    verdict, reason = _verdict(facts, undecided, unfit(scores))
     return Advice(**facts, verdict=verdict, reason=reason)
 
 
@@ -187,27 +198,58 @@ def _cut_off(scores: Scores, parts: Any) -> tuple[float, float, float]:
     return 1 - theirs[e][0], float(told.mean()), standard_error(told)
 
 
-def _saving(scores: Scores, found: list[Setting], parts: Any, drop: float) -> Saving | None:
-    """Return what the cheapest setting saves that loses little enough on the choosing half.
-
-    Among hundreds of settings some lose little by luck. So where a loss is allowed, it must be so surely.
-    """
-    if not found:
-        return None
-    data, rows = scores.logits, parts.choosing
-    losses = [(scores.gain[-1] - setting.decided.gain)[rows].astype(np.float64) for setting in found]
-    luck = ROOM * np.array([standard_error(row) for row in losses]) if drop > 0 else 0.0
-    chosen = (
-        np.array([mean_of(costs_under(data, setting), rows) / data.full_cost for setting in found]),
-        np.array([mean_of(setting.decided.gain, rows) for setting in found]) - luck,
-    )
-    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], rows) - drop - 1e-9)
+def _lossless(scores: Scores, found: list[Setting], parts: Any) -> Saving | None:
+    """Return what the cheapest setting comes to that loses nothing on the choosing half."""
+    rows = parts.choosing
+    qualities = np.array([mean_of(setting.decided.gain, rows) for setting in found])
+    good = np.flatnonzero(qualities >= mean_of(scores.gain[-1], rows) - 1e-9)
     if not len(good):
         return None
-    best = found[int(good[np.lexsort((-chosen[1][good], chosen[0][good]))[0]])]
-    share, lost, error = without_loss(scores, found, chosen, parts, drop)
+    costs = np.array([mean_of(costs_under(scores.logits, found[i]), rows) for i in good])
+    return _saving(scores, found[int(good[np.lexsort((-qualities[good], costs))[0]])], parts)
+
+
+def _tested(scores: Scores, found: list[Setting], parts: Any) -> tuple[Saving | None, Saving | None]:
+    """Return the boldest setting that surely loses at most `DROP`, and the safest that saves much and may do so.
+
+    The order follows from the choosing half: those that save most for what they lose, the safest first. On the other
+    half they are tested in this order until one may lose more, so that none passes for looking best among hundreds.
+    """
+    data, rows = scores.logits, parts.choosing
+    judged = sorted(
+        (
+            mean_of(np.maximum(scores.gain[-1] - setting.decided.gain, 0), rows),
+            mean_of(costs_under(data, setting), rows) / data.full_cost,
+            i,
+        )
+        for i, setting in enumerate(found)
+    )
+    least, passed, undecided, failed = 1 - WORTH + 1e-9, None, None, False
+    for _, cost, i in judged:
+        if cost >= least:
+            continue
+        least, saving = cost, _saving(scores, found[i], parts)
+        failed = failed or saving.bound > DROP
+        passed = passed if failed else saving
+        if failed and saving.share >= WORTH_A_LOSS:
+            undecided = saving if saving.drop - ROOM * saving.drop_error <= DROP else None
+            break
+    return passed, undecided
+
+
+def _saving(scores: Scores, setting: Setting, parts: Any) -> Saving:
+    """Return what a setting saves and loses on the half to tell on."""
+    rows = parts.telling
+    lost = (scores.gain[-1] - setting.decided.gain)[rows].astype(np.float64)
+    drop, error = float(lost.mean()), standard_error(lost)
+    least = 0.0 if scores.logits.kind == "values" else NONE_SEEN / len(rows)
     return Saving(
-        best.rule, share, lost, error, {batch: _waiting(scores, best, parts.telling, batch) for batch in BATCHES}
+        rule=setting.rule,
+        share=1 - mean_of(costs_under(scores.logits, setting), rows) / scores.logits.full_cost,
+        drop=drop,
+        drop_error=error,
+        bound=max(drop + ROOM * error, least),
+        batches={batch: _waiting(scores, setting, rows, batch) for batch in BATCHES},
     )
 
 
@@ -223,8 +265,10 @@ def _waiting(scores: Scores, setting: Setting, rows: Any, batch: int) -> float:
     return 1 - float(last @ costs) / data.full_cost
 
 
-def _verdict(facts: dict[str, Any]) -> tuple[Verdict, str]:
+def _verdict(facts: dict[str, Any], undecided: Saving | None, unusable: str) -> tuple[Verdict, str]:
     """Return the verdict and its reason, from figures on the half to tell on."""
+    if unusable:
+        return "no verdict", unusable
     free: Saving | None = facts["lossless"]
     cheap: Saving | None = facts["small_loss"]
     what = facts["quality_is"]
@@ -240,39 +284,60 @@ def _verdict(facts: dict[str, Any]) -> tuple[Verdict, str]:
             f"what is lost of {what} by leaving early is known to ± {unknown:.3f} only, on {facts['samples']} samples, "
             "half of which are there to choose on; collect more"
         )
-    if free is not None and facts["static_saves"] >= free.share - 0.02 and facts["static_saves"] >= WORTH:
+    as_good = facts["static_drop"] <= 2 * facts["static_error"] + 1e-9
+    if free is not None and as_good and facts["static_saves"] >= max(WORTH, free.share - 0.02):
         return "cut the network off", (
             f"one exit for all samples saves {facts['static_saves']:.1%} at a drop in {what} of "
-            f"{facts['static_drop']:.4f}, "
-            f"and no policy that looks at the samples saves more than {free.share:.1%} without loss: use the "
-            "network up "
-            "to that exit, without the others"
+            f"{facts['static_drop']:.4f} ± {facts['static_error']:.4f}, and the best policy that looks at the samples "
+            f"and lost nothing on the half to choose on saves no more than {free.share:.1%}: use the network up to "
+            "that exit, without the others"
         )
-    if free is not None and free.share >= WORTH and free.drop <= 2 * free.drop_error + 1e-9:
-        return "worth it", (
-            f"`{free.rule}` saves {free.share:.1%} of the cost, and its drop in {what}, {free.drop:.4f} ± "
-            f"{free.drop_error:.4f}, is not distinguishable from none{_batched(free)}"
-        )
-    if cheap is not None and cheap.share >= WORTH_A_LOSS and cheap.drop <= DROP + 2 * cheap.drop_error:
-        return "worth it at a small loss", (
-            f"`{cheap.rule}` saves {cheap.share:.1%} of the cost at a drop in {what} of {cheap.drop:.4f} ± "
-            f"{cheap.drop_error:.4f}{_batched(cheap)}"
-        )
+    told = _of_policies(free, cheap, undecided, what)
+    if told is not None:
+        return told
     return "not worth it", (
-        f"{_too_little(free, cheap, what)}, though whoever knew the truth would save {facts['oracle_saves']:.1%}: the "
+        f"{_too_little(cheap, what)}, though whoever knew the truth would save {facts['oracle_saves']:.1%}: the "
         "exits do not know when they are right"
     )
 
 
-def _too_little(free: Saving | None, cheap: Saving | None, what: str) -> str:
-    """Return what the policies do, where none of them is worth it."""
-    if cheap is not None and cheap.share >= WORTH_A_LOSS:  # it looked good where it was chosen, and is not
-        return (
-            f"what seemed to cost little {what} on the half to choose on costs more on the other: `{cheap.rule}` saves "
-            f"{cheap.share:.1%} there at a drop of {cheap.drop:.4f} ± {cheap.drop_error:.4f}, and {DROP:g} was allowed"
+def _of_policies(
+    free: Saving | None, cheap: Saving | None, undecided: Saving | None, what: str
+) -> tuple[Verdict, str] | None:
+    """Return the verdict that rests on what a policy surely saves, or may save; None if none does."""
+    sure = [saving for saving in (free, cheap) if saving is not None and saving.bound <= DROP + 1e-9]
+    lossless = [saving for saving in sure if saving.share >= WORTH and saving.drop <= saving.drop_error + 1e-9]
+    if lossless:
+        best = max(lossless, key=lambda saving: saving.share)
+        return "worth it", (
+            f"`{best.rule}` saves {best.share:.1%} of the cost; its drop in {what}, {_drop(best)}, is within one "
+            f"standard error of none and, with two, at most {best.bound:.4f}{_batched(best)}"
         )
-    most = max((saving.share for saving in (free, cheap) if saving is not None), default=0.0)
-    return f"no policy saves {'more than ' * (most > 0)}{_some(most)} of the cost within a drop in {what} of {DROP:g}"
+    bold = [saving for saving in sure if saving.share >= WORTH_A_LOSS]
+    if bold:
+        best = max(bold, key=lambda saving: saving.share)
+        return "worth it at a small loss", (
+            f"`{best.rule}` saves {best.share:.1%} of the cost at a drop in {what} of {_drop(best)}: with two standard "
+            f"errors, at most {best.bound:.4f}{_batched(best)}"
+        )
+    if undecided is not None:
+        return "too few samples to tell", (
+            f"`{undecided.rule}` saves {undecided.share:.1%} of the cost, but its drop in {what}, {_drop(undecided)} "
+            f"on the half to tell on, may be above or below the {DROP:g} that is allowed; collect more"
+        )
+    return None
+
+
+def _too_little(cheap: Saving | None, what: str) -> str:
+    """Return what the policies do, where none of them is worth it."""
+    within = f"within a drop in {what} of {DROP:g} (two standard errors included)"
+    if cheap is None:
+        return f"no policy is known to save {WORTH:.0%} of the cost {within}"
+    return f"no policy is known to save more than {_some(cheap.share)} of the cost {within}"
+
+
+def _drop(saving: Saving) -> str:
+    return f"{saving.drop:.4f} ± {saving.drop_error:.4f}"
 
 
 def _batched(saving: Saving) -> str:

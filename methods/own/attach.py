@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -15,11 +16,12 @@ from eelit.methods.backbones import attached as encoders
 from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.own_forward import CannotAttach, prove_equal, trial
 from eelit.methods.engine.multi_exit import MultiExit, device_of, select
-from eelit.methods.own.batches import Inputs, inputs_of, on
+from eelit.methods.own.batches import Inputs, inputs_of, on, samples_of
 from eelit.methods.own.cutting import AT, answer_of, blocks, cut
 from eelit.methods.own.heads import Carrying, ExitHead, Factory, Mean, Whole, shape_of, trained_head
 from eelit.methods.own.network import Made, Network
 from eelit.methods.own.tokens import TokenNetwork
+from eelit.methods.policies.base import said
 
 __all__ = ["CannotAttach", "attach"]
 
@@ -81,6 +83,14 @@ def attach(
         if after or heads != AUTO or not keep_head:
             raise CannotAttach(model, "every layer of a language model is an exit through its one output head")
         return TokenNetwork(ExitDecoder(model), model)
+    if getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification":
+        raise CannotAttach(model, "it tells several labels of a sample at once, and an exit rule asks for one answer")
+    if type(model).__name__.endswith("ForConditionalGeneration"):
+        raise CannotAttach(
+            model,
+            "it writes by an encoder and a decoder together; take a language model that is a decoder alone "
+            "(…ForCausalLM), or, to classify, an encoder such as BERT",
+        )
     made = Made(tuple(after), heads == AUTO, keep_head, outputs)
     factory: Factory = Mean if heads == AUTO else heads
     if _is_encoder(model) and not (probe is not None and any(isinstance(place, str) for place in after)):
@@ -121,6 +131,7 @@ def _on_encoder(model: Any, made: Made, factory: Factory) -> Network:
     new = [ExitHead(factory((0, found.width), classes), found.reading) for _ in parts[: len(parts) - keep]]
     network = MultiExit(parts, [*new, *([last] if last else [])]).to(device_of(model)).eval()
     with trial(model):
+        _check_heads(model, network, probes[0], classes)
         for probe, answer in zip(probes, answers, strict=False):
             _prove(model, network, probe, answer)
     places = [f"after layer {end} of {ends[-1]}" for end in ends]
@@ -151,6 +162,7 @@ def _layers(model: nn.Module, layers: Sequence[nn.Module], after: Sequence[str |
 
 
 def _on_modules(model: nn.Module, made: Made, factory: Factory, probe: Inputs) -> Network:
+    _named_if_several(model, probe)
     some = on(device_of(model), _some(model, inputs_of(probe)))
     given = list(some) if isinstance(some, Mapping) else None
     named = [str(place) for place in made.after]
@@ -174,11 +186,27 @@ def _on_modules(model: nn.Module, made: Made, factory: Factory, probe: Inputs) -
     if made.keep_head:
         heads.append(Whole())
     network = MultiExit(stages, heads).to(device_of(model)).eval()
-    if made.keep_head:
-        with trial(model):
+    with trial(model):
+        _check_heads(model, network, some, classes)
+        if made.keep_head:
             _prove(model, network, some, answer)
     places = [*(f"after {name}" for name in parts.places), *(["at its end"] if made.keep_head else [])]
     return Network(network, model, made, places, classes, probe=some)
+
+
+def _named_if_several(model: nn.Module, probe: Any) -> None:
+    """Refuse a tuple of several inputs, of which the second would be taken for labels."""
+    arguments = inspect.signature(model.forward).parameters.values()
+    needed = [
+        each.name
+        for each in arguments
+        if each.default is inspect.Parameter.empty and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if not isinstance(probe, Mapping) and (len(needed) > 1 or (isinstance(probe, tuple | list) and len(probe) > 2)):
+        raise CannotAttach(
+            model,
+            f"its forward takes {', '.join(needed)}; give a probe of several inputs as a dictionary by their names",
+        )
 
 
 def _some(model: nn.Module, probe: Inputs) -> Inputs:
@@ -215,6 +243,18 @@ def _outputs(model: nn.Module, made: Made, answers: Sequence[Tensor]) -> int:
     found = made.outputs or own
     assert found is not None
     return found
+
+
+def _check_heads(model: nn.Module, network: MultiExit, probe: Inputs, classes: int) -> None:
+    """Refuse heads that do not give one answer for each sample."""
+    n, state = samples_of(probe), probe
+    wanted = [n, classes] if classes > 1 else [n]
+    for i, (stage, head) in enumerate(zip(network.stages, network.heads, strict=True), 1):
+        state = stage(state)
+        out = said(head(state))
+        if not isinstance(out, Tensor) or list(out.shape) != wanted:
+            told = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise CannotAttach(model, f"the head at exit {i} gives {told}, not one answer for each sample, {wanted}")
 
 
 def _prove(model: nn.Module, network: MultiExit, probe: Inputs, answer: Tensor) -> None:

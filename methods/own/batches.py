@@ -92,6 +92,8 @@ class Labelled:
                     f"each of {samples_of(inputs)} samples of a batch needs a label to train on, but there are "
                     f"{'none' if labels is None else len(labels)}"
                 )
+            if labels.numel() != len(labels):
+                raise ValueError(f"each sample has one label to train on, not several, as {list(labels.shape)} says")
             labels = labels.reshape(len(labels))
             self._last, self._start = (labels.float() if self._values else labels.long()), start
             yield torch.arange(start, start + len(labels)), inputs

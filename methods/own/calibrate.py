@@ -15,17 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.own.curves import Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
+from eelit.methods.own.curves import ROOM, Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
 from eelit.methods.own.decide import decide
+from eelit.methods.own.given import Given, scores_of, unfit
 from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, proved, rejecting
 from eelit.methods.own.logits import Logits, WrongLogits, standard_error
-from eelit.methods.own.rules import MOST, suited
+from eelit.methods.own.rules import MOST, Rows, suited
 from eelit.methods.own.saved import SavedRule
 from eelit.methods.own.scores import Scores
+from eelit.methods.own.settings import settings_of
+from eelit.methods.policies.learn_then_test import hoeffding_bentkus
 
 AUTO = "auto"
 LOSSES = ("drop", "error")
 """What may be lost: that the full model is right and the rule wrong (of values: how much less), or that it is wrong."""
+HARDLY_ANY = 1e-6
+"""Share of the samples below which a mixture is one setting, since it is a matter of rounding."""
 Progress = Callable[[str, float | None], None]
 
 
@@ -54,12 +59,19 @@ class Task:
 
     def told(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return values ``[..., N]`` of the half to tell on, those of a group as their mean."""
-        rows, groups = self.parts.telling, self.scores.logits.groups
+        return self._of(values, self.parts.telling)
+
+    def chosen(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return values ``[..., N]`` of the half to choose on, those of a group as their mean."""
+        return self._of(values, self.parts.choosing)
+
+    def _of(self, values: NDArray[Any], rows: Rows) -> NDArray[np.float64]:
+        groups = self.scores.logits.groups
         return by_group(values[..., rows], None if groups is None else groups[rows])
 
 
 def calibrate(
-    data: Logits | Scores,
+    data: Given,
     policy: str = AUTO,
     *,
     budget: float | None = None,
@@ -78,11 +90,12 @@ def calibrate(
     """Return the rule that serves one goal best, of the named policy or of all.
 
     Args:
-        data: what the exits said.
+        data: what the exits said, or the file that holds it.
         policy: a name in `rules.RULES`, or ``"auto"`` for whichever is best on the choosing half.
         budget: the mean cost, a share of the full model's: the best quality within it.
         max_drop: the quality that may be lost against the full model: the cheapest setting within it. With
-            ``confidence`` that holds with this probability, else as measured on the choosing half.
+            ``confidence`` that holds with this probability; else the loss that is measured on the choosing half, and
+            two standard errors, are within it, since the cheapest of hundreds looks better than it is.
         risk: with ``delta``: the expected `loss` is at most this, but for a probability delta (Learn then Test).
         mean_risk: the expected loss is at most this on average over samples to calibrate on (conformal risk control).
         reject: at most this share of samples gets no answer; of those that do, no less is right than with the full
@@ -112,7 +125,9 @@ def calibrate(
     """
     goals = {"budget": budget, "max_drop": max_drop, "risk": risk, "mean_risk": mean_risk, "reject": reject}
     goal, value = _one(goals, confidence, delta, loss)
-    scores = data if isinstance(data, Scores) else Scores(data)
+    scores = scores_of(data)
+    if unknown := unfit(scores):
+        raise WrongLogits(f"nothing can be promised: {unknown}")
     _bounded(scores.logits, goal, confidence)
     task = _task(scores, policy, loss, seed, settings, progress)
     if goal == "budget":
@@ -150,11 +165,14 @@ def _one(goals: dict[str, float | None], confidence: float | None, delta: float 
     if loss not in LOSSES or (loss == "error" and name not in ("risk", "mean_risk")):
         raise ValueError(f"loss is one of {', '.join(LOSSES)}, the latter for risk and mean_risk, not {loss!r}")
     for what, number in ((name, value), ("delta", delta), ("confidence", confidence)):
-        least = number >= 0 if what == "max_drop" and number is not None else number is None or number > 0
-        if number is not None and not (
-            math.isfinite(number) and least and (number < 1 or what in ("budget", "max_drop"))
-        ):
-            raise ValueError(f"{what} is a share above 0 and below 1, not {number:g}")
+        if number is None:
+            continue
+        least = number >= 0 if what == "max_drop" else number > 0
+        most = number <= 1 if what == "budget" else number < 1 or what == "max_drop"
+        if not (math.isfinite(number) and least and most):
+            raise ValueError(
+                f"{what} is a share above 0 and {'at most' if what == 'budget' else 'below'} 1, not {number:g}"
+            )
     return name, value
 
 
@@ -180,17 +198,18 @@ def _within_budget(task: Task, budget: float) -> SavedRule:
         if best is not None:
             i, j, w = best
             quality, cost = (of[i] + w * (of[j] - of[i]) for of in (qualities, costs))
-            options.append((quality, -cost, [(1 - w, own[i]), (w, own[j])] if w > 0 else [(1.0, own[i])]))
+            both = [(weight, own[k]) for weight, k in ((1 - w, i), (w, j)) if weight > HARDLY_ANY]
+            options.append((quality, -cost, both if len(both) == 2 else [(1.0, both[0][1])]))
     if not options:
         least = min(mean_of(task.costs(setting), choosing) for setting in task.found)
         raise CannotPromise(
             f"no setting costs at most {budget:.1%} of the full model; {least:.1%} is the least that can be promised"
         )
-    table = [_row(task, chosen) for _, _, chosen in options]
     chosen = max(options, key=lambda option: option[:2])[2]
-    text = f"the mean cost is at most {budget:.1%} of the full model's"
+    table = [_row(task, option, chosen=option is chosen) for _, _, option in options]
+    text = f"the mean cost is at most {budget:.1%} of the full model's where the rule was chosen (no proof)"
     return _made(
-        task, chosen, "budget", budget, text, table, kept=lambda m: m["share"] - 2 * m["share_error"] <= budget
+        task, chosen, "budget", budget, text, table, kept=lambda m: m["share"] - ROOM * m["share_error"] <= budget
     )
 
 
@@ -199,20 +218,29 @@ def _cheapest(task: Task, drop: float) -> SavedRule:
     full = mean_of(task.scores.gain[-1], choosing)
     costs = [mean_of(task.costs(setting), choosing) for setting in task.found]
     lost = [full - mean_of(setting.decided.gain, choosing) for setting in task.found]
-    good = [i for i in range(len(costs)) if lost[i] <= drop + 1e-9 and costs[i] < 1 - 1e-9]
+    most = [
+        loss + ROOM * standard_error(task.chosen(task.scores.gain[-1] - setting.decided.gain))
+        for loss, setting in zip(lost, task.found, strict=True)
+    ]
+    good = [i for i in range(len(costs)) if most[i] <= drop + 1e-9 and costs[i] < 1 - 1e-9]
     if not good:
-        saving = [loss for loss, cost in zip(lost, costs, strict=True) if cost < 1 - 1e-9]
-        could = f"; {min(saving):.4f} is the least drop at which something is saved" if saving else ""
-        raise CannotPromise(f"no setting saves anything within a drop of {drop:g}{could}")
+        saving = [loss for loss, cost in zip(most, costs, strict=True) if cost < 1 - 1e-9]
+        could = f"; {max(min(saving), 0):.4f} is the least drop at which something is saved" if saving else ""
+        raise CannotPromise(f"no setting saves anything within a drop of {drop:g}, two standard errors included{could}")
+    best = min(good, key=lambda i: (costs[i], lost[i]))
     table = []
     for name in dict.fromkeys(task.found[i].rule for i in good):
         own = [i for i in good if task.found[i].rule == name]
-        table.append(_row(task, [(1.0, task.found[min(own, key=lambda i: (costs[i], lost[i]))])]))
-    best = task.found[min(good, key=lambda i: (costs[i], lost[i]))]
-    text = f"the {task.scores.quality_is} is at most {drop:g} below the full model's, as measured (no proof)"
-    return _made(
-        task, [(1.0, best)], "max_drop", drop, text, table, kept=lambda m: m["drop"] - 2 * m["drop_error"] <= drop
+        one = best if best in own else min(own, key=lambda i: (costs[i], lost[i]))
+        table.append(_row(task, [(1.0, task.found[one])], chosen=one == best))
+    text = (
+        f"the {task.scores.quality_is} is at most {drop:g} below the full model's where the rule was chosen, two "
+        "standard errors included (no proof)"
     )
+    return _made(
+        task, [(1.0, task.found[best])], "max_drop", drop, text, table,
+        kept=lambda m: m["drop"] - ROOM * m["drop_error"] <= drop,
+    )  # fmt: skip
 
 
 # Goals with a proof: the order of candidates follows from one half, the proof from the other
@@ -249,7 +277,11 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
     if chosen is None:
         raise CannotPromise(_what_could_be(losses, value, error))
     best = candidates[chosen]
-    table = [_row(task, [(1.0, setting)]) for setting in candidates]
+    tests = _tests(losses, value, error, correction, chosen)
+    table = [
+        _row(task, [(1.0, setting)], chosen=k == chosen, **test)
+        for k, (setting, test) in enumerate(zip(candidates, tests, strict=True))
+    ]
     what = _what_is_lost(task)
     if goal == "max_drop":
         sure = f"with probability {1 - (error or 0):.0%}"
@@ -265,6 +297,27 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
     return replace(
         made, promise={**made.promise, **more, "proved": True, "measured_loss": float(losses[chosen].mean())}
     )
+
+
+def _tests(
+    losses: NDArray[np.float64], value: float, error: float | None, correction: str, chosen: int
+) -> list[dict[str, Any]]:
+    """Return what the test of each candidate came to: its loss, what is compared with the goal, and the outcome.
+
+    That is a p-value beside delta, or for conformal risk control a bound beside the risk.
+    """
+    found: list[dict[str, Any]] = []
+    limit = error if correction == "fixed-sequence" or error is None else error / len(losses)
+    worst = np.maximum.accumulate(losses, axis=0).mean(axis=1, dtype=np.float64)
+    for k, row in enumerate(losses):
+        told: dict[str, Any] = {"tested_loss": float(row.mean())}
+        if limit is None:
+            told |= {"bound": float((len(row) * worst[k] + 1) / (len(row) + 1)), "proved": k <= chosen}
+        else:
+            p = float(hoeffding_bentkus(told["tested_loss"], len(row), value))
+            told |= {"p_value": p, "proved": k <= chosen if correction == "fixed-sequence" else p <= limit}
+        found.append(told)
+    return found
 
 
 def _what_is_lost(task: Task) -> str:
@@ -325,7 +378,10 @@ def _rejecting(task: Task, share: float) -> SavedRule:
         )
     refused = reached[telling] < below
     text = f"at most {share:.1%} of samples get no answer, on average over samples to calibrate on"
-    table = [_row(task, [(1.0, setting)]) for _, setting, _ in sorted(options, key=lambda option: option[0])[:10]]
+    table = [
+        _row(task, [(1.0, setting)], chosen=setting is best)
+        for _, setting, _ in sorted(options, key=lambda option: option[0])[:10]
+    ]
     made = _made(task, [(1.0, best)], "reject", share, text, table, kept=lambda m: True)
     right = best.decided.gain[telling][~refused]
     full_right = scores.gain[-1][telling][sure[telling] >= rejecting(sure[telling], share)]
@@ -346,23 +402,39 @@ def _rejecting(task: Task, share: float) -> SavedRule:
 
 
 def measured(task: Task, chosen: Sequence[tuple[float, Setting]]) -> dict[str, float]:
-    """Return what a setting, or a mixture, costs and reaches on the half to tell on, with standard errors."""
+    """Return what a setting, or a mixture, costs and reaches on the half to tell on, with standard errors.
+
+    Those of a mixture include that each sample draws one of its settings.
+    """
     cost = task.told(np.sum([w * task.costs(setting) for w, setting in chosen], axis=0))
     gain = task.told(np.sum([w * setting.decided.gain for w, setting in chosen], axis=0))
     full = task.told(task.scores.gain[-1])
     return {
         "share": float(cost.mean()),
-        "share_error": standard_error(cost),
+        "share_error": math.hypot(standard_error(cost), _drawn_error(task, chosen, task.costs)),
         "saved": 1 - float(cost.mean()),
         "quality": float(gain.mean()),
         "full_quality": float(full.mean()),
         "drop": float((full - gain).mean()),
-        "drop_error": standard_error(full - gain),
+        "drop_error": math.hypot(
+            standard_error(full - gain), _drawn_error(task, chosen, lambda setting: setting.decided.gain)
+        ),
     }
 
 
-def _row(task: Task, chosen: Sequence[tuple[float, Setting]]) -> dict[str, Any]:
-    return {"rule": chosen[0][1].rule, **measured(task, chosen)}
+def _drawn_error(task: Task, chosen: Sequence[tuple[float, Setting]], of: Callable[[Setting], NDArray[Any]]) -> float:
+    """Return the standard error of a mean that comes from drawing one of two settings for each sample."""
+    if len(chosen) == 1:
+        return 0.0
+    (v, one), (w, other) = chosen
+    spread = v * w * (of(one) - of(other))[task.parts.telling].astype(np.float64) ** 2
+    return math.sqrt(float(spread.mean()) / len(spread))
+
+
+def _row(task: Task, settings: Sequence[tuple[float, Setting]], *, chosen: bool, **more: Any) -> dict[str, Any]:
+    """Return a line of `SavedRule.table_`."""
+    parts = [{"weight": weight, "settings": settings_of(setting.policy)} for weight, setting in settings]
+    return {"rule": settings[0][1].rule, "mixture": parts, "chosen": chosen, **measured(task, settings), **more}
 
 
 def _made(

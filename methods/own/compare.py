@@ -22,7 +22,8 @@ from eelit.methods.own.curves import (
     tried,
     within,
 )
-from eelit.methods.own.logits import Logits, standard_error
+from eelit.methods.own.given import Given, scores_of
+from eelit.methods.own.logits import standard_error
 from eelit.methods.own.rules import LEFT_OUT, MOST, Rule, suited
 from eelit.methods.own.scores import Scores
 from eelit.methods.own.settings import settings_of
@@ -99,7 +100,7 @@ class Comparison:
 
 
 def compare(
-    data: Logits | Scores,
+    data: Given,
     policies: Sequence[str] = (),
     *,
     seed: int = 0,
@@ -109,7 +110,7 @@ def compare(
     """Return the curves of all policies that the outputs suffice for, or of those that are named.
 
     Args:
-        data: what the exits said.
+        data: what the exits said, or the file that holds it.
         policies: names in `rules.RULES`; without any, all that suit.
         seed: by which the samples are halved.
         settings: how many settings of each policy are tried at most.
@@ -120,6 +121,7 @@ def compare(
 
     Here the first of two exits is sure of its answers where they are right, and nearly undecided elsewhere:
 
+    >>> from eelit.methods.own.logits import Logits
     >>> labels = np.arange(200) % 4
     >>> easy = np.arange(200) % 3 > 0
     >>> first = np.where(easy, 5.0, 0.1)[:, None] * np.eye(4)[np.where(easy, labels, (labels + 1) % 4)]
@@ -131,7 +133,7 @@ def compare(
     >>> best.loses, 0.4 < best.saves < 0.6  # two of three samples pay 1 instead of 4, about half of it all
     (0.0, True)
     """
-    scores = data if isinstance(data, Scores) else Scores(data)
+    scores = scores_of(data)
     data = scores.logits
     parts = halves(data, seed)
     rules = suited(data, policies)
@@ -195,13 +197,13 @@ def _line(rule: Rule, scores: Scores, found: list[Setting], parts: Any, budgets:
 
 
 def without_loss(
-    scores: Scores, found: Sequence[Setting], chosen: tuple[Floats, Floats], parts: Any, drop: float = 0.0
+    scores: Scores, found: Sequence[Setting], chosen: tuple[Floats, Floats], parts: Any
 ) -> tuple[float, float, float]:
-    """Return the share saved by the cheapest setting that loses at most ``drop`` on the choosing half.
+    """Return the share saved by the cheapest setting that loses nothing on the choosing half.
 
     With what it loses on the other half, and the standard error of that; all 0 if no setting saves anything.
     """
-    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], parts.choosing) - drop - 1e-9)
+    good = np.flatnonzero(chosen[1] >= mean_of(scores.gain[-1], parts.choosing) - 1e-9)
     if not len(good):
         return 0.0, 0.0, 0.0
     best = found[int(good[np.lexsort((-chosen[1][good], chosen[0][good]))[0]])]

@@ -19,10 +19,13 @@ from eelit.methods.own.rules import MOST, Rows, Rule
 from eelit.methods.own.scores import Scores
 from eelit.methods.policies.base import Assembling, Policy
 from eelit.methods.policies.budgeted_thresholds import exit_shares
+from eelit.methods.policies.fixed_exit import FixedExit
 
 Floats = NDArray[np.float64]
 LEAST = 20
 """Samples (or groups) that are needed to choose on the one half and tell on the other."""
+ROOM = 2.0
+"""Standard errors that are added to a measured loss before it counts as within what is allowed."""
 STEPS = 41
 """Shares of the full cost, evenly from the cheapest exit to 1, at which policies are compared."""
 
@@ -69,13 +72,17 @@ class Setting:
 def tried(rule: Rule, scores: Scores, rows: Rows, count: int = MOST, *, disable: bool = False) -> list[Setting]:
     """Return the settings of a rule as they follow from the choosing half, and what they decide on all samples.
 
-    With ``disable`` a rule of one threshold is not asked at exits where it lets nobody leave on the choosing half.
+    With ``disable`` a rule of one threshold is not asked at exits where it lets nobody leave on the choosing half, and
+    one of a fixed exit only there.
     """
     exits, found = scores.logits.exits, []
     for policy in rule.settings(scores, rows, count):
         done, enabled = decide(policy, scores), tuple(range(exits))
-        if disable and rule.single:
+        fixed = isinstance(policy, FixedExit) and not isinstance(policy, Assembling)
+        if disable and (rule.single or fixed):
             left = np.bincount(done.exits[rows], minlength=exits) > 0
+            if isinstance(policy, FixedExit):
+                left = np.arange(exits) == policy.exit
             enabled = (*np.flatnonzero(left[:-1]).tolist(), exits - 1)
             if len(enabled) < exits:
                 done = decide(policy, scores, enabled)

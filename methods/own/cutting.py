@@ -7,6 +7,7 @@ whatever stands beside it, is called as it is, whatever it does inside.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,7 +41,7 @@ class Part(nn.Module):
     """
 
     def __init__(
-        self, body: nn.Module, reads: Sequence[str], gives: Sequence[str], defaults: Mapping[str, Any]
+        self, body: fx.GraphModule, reads: Sequence[str], gives: Sequence[str], defaults: Mapping[str, Any]
     ) -> None:
         super().__init__()
         self.body = body
@@ -53,7 +54,8 @@ class Part(nn.Module):
         missing = [name for name in self.reads if name not in named and name not in self.defaults]
         if missing:
             raise ValueError(f"the network reads {', '.join(missing)}, which the batch does not name")
-        found = self.body(*(named[name] if name in named else self.defaults[name] for name in self.reads))
+        # not through its call, which prints a page before an error is raised
+        found = self.body.forward(*(named[name] if name in named else self.defaults[name] for name in self.reads))
         return dict(zip((AT, *self.gives), found, strict=True))
 
 
@@ -117,8 +119,63 @@ def cut(model: nn.Module, after: Sequence[str], given: Sequence[str] | None, *, 
             raise CannotAttach(model, f"{name!r} is its end, where the last exit stands in any case")
     if not ends:
         raise CannotAttach(model, "no place for an exit before its end is left")
-    places = sorted(ends)
-    return Cut(_parts(model, nodes, places, result), [ends[i] for i in places])
+    stops = [nodes[i] for i in sorted(ends)]
+    for stop in stops:
+        _count_again(graph, stop)
+    nodes = list(graph.nodes)
+    return Cut(_parts(model, nodes, [nodes.index(stop) for stop in stops], result), [ends[i] for i in sorted(ends)])
+
+
+def _count_again(graph: fx.Graph, stop: fx.Node) -> None:
+    """Behind a place take the number of samples from what stands there: some may have left since it was counted.
+
+    What was calculated from that number is calculated again. Whether the first axis there is the sample, as here
+    supposed, the proof on a probe tells.
+    """
+    nodes = list(graph.nodes)
+    before, after = nodes[: nodes.index(stop) + 1], nodes[nodes.index(stop) + 1 :]
+    with graph.inserting_after(stop):
+        made = [graph.call_method("size", (stop, 0))]
+    again: dict[fx.Node, fx.Node] = {}
+    numbers: set[fx.Node] = set()
+    for node in before:
+        if _is_size(node):
+            numbers.add(node)
+            if _counts_samples(node):
+                again[node] = made[0]
+        elif getattr(node.target, "__module__", "") == "_operator" and numbers.issuperset(node.all_input_nodes):
+            numbers.add(node)
+            if again.keys() & set(node.all_input_nodes):
+                with graph.inserting_after(made[-1]):
+                    made.append(graph.node_copy(node, lambda each: again.get(each, each)))
+                again[node] = made[-1]
+    again |= {
+        n: made[0] for n in after if _counts_samples(n) and n.all_input_nodes[0] in before and n.op != "call_method"
+    }
+    behind = set(after)
+    for node, new in again.items():
+        node.replace_all_uses_with(new, delete_user_cb=behind.__contains__)
+    for node in [*reversed(made), *(node for node in again if node in behind)]:
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node is a number of a tensor's shape: ``x.size(i)``, ``x.shape[i]`` or ``x.size()[i]``."""
+    if node.op == "call_method" and node.target == "size":
+        return len(node.args) == 2
+    if node.op != "call_function" or node.target is not operator.getitem:
+        return False
+    shape = node.args[0]
+    return isinstance(shape, fx.Node) and (
+        (shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape")
+        or (shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1)
+    )
+
+
+def _counts_samples(node: fx.Node) -> bool:
+    """Whether a node is the length of a tensor's first axis."""
+    return _is_size(node) and bool(node.args[1] == 0)
 
 
 def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> fx.Graph:

@@ -36,8 +36,11 @@ def stages_in(folder: str | Path) -> list[Any]:
 
 def run(
     stages: Sequence[Any], inputs: Mapping[str, NDArray[Any]], rule: SavedRule
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return where each sample leaves ``[N]`` and what it is told ``[N, C]``; nothing behind is run for it."""
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.bool_]]:
+    """Return where each sample leaves ``[N]``, from 0, what it is told ``[N, C]``, and who gets no answer ``[N]``.
+
+    Nothing behind the exit at which a sample leaves is run for it.
+    """
     state, memory, last = dict(inputs), rule.start(), len(stages) - 1
     samples = max(len(part) for part in state.values())
     rest, exits = np.arange(samples), np.full(samples, last)
@@ -59,20 +62,27 @@ def run(
             n, rest = len(rest), rest[~stop]
             state = {name: part if part.shape[:1] != (n,) else part[~stop] for name, part in state.items()}
             memory = tuple(np.asarray(part)[~stop] for part in memory)
-    return exits, np.stack([answers[i] for i in range(samples)])
+    told = np.stack([answers[i] for i in range(samples)])
+    rejected = np.zeros(samples, dtype=np.bool_)
+    if rule.reject_below > -np.inf:
+        rejected = (exits == last) & np.asarray(rule.rejected(told))
+    return exits, told, rejected
 
 
 def loop() -> str:
     """Return the program that runs exported stages with a rule."""
     imports = (
-        "import json, sys\nfrom pathlib import Path\n\nimport numpy as np\n\n"
-        "from eelit.methods.own.saved import load_rule\nfrom eelit.methods.policies.base import Assembling\n\n"
+        "import json\nimport sys\nfrom collections.abc import Mapping, Sequence\nfrom pathlib import Path\n"
+        "from typing import Any\n\nimport numpy as np\nfrom numpy.typing import NDArray\n\n"
+        "from eelit.methods.own.saved import SavedRule, load_rule\n"
+        "from eelit.methods.policies.base import Assembling\n\n"
         f"NAME = {NAME!r}\n"
     )
     parts = [inspect.getsource(part) for part in (stages_in, run)]
     use = (
-        "exits, answers = run(stages_in(sys.argv[1]), dict(np.load(sys.argv[2])), load_rule(sys.argv[3]))\n"
-        'print(json.dumps({"exits": exits.tolist(), "answers": answers.tolist()}))\n'
+        "exits, answers, rejected = run(stages_in(sys.argv[1]), dict(np.load(sys.argv[2])), load_rule(sys.argv[3]))\n"
+        "told = {'exits': exits.tolist(), 'answers': answers.tolist(), 'rejected': rejected.tolist()}\n"
+        "print(json.dumps(told))\n"
     )
     return "from __future__ import annotations\n\n" + "\n\n".join([imports, *parts, use])
 

@@ -65,10 +65,10 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
         for i in range(model.exits):
             parts, structure = pytree.tree_flatten(state)
             if not all(isinstance(part, Tensor) and part.dim() for part in parts):
-                raise CannotExport(f"the state before exit {i} holds what is no tensor")
+                raise CannotExport(f"the state before exit {i + 1} holds what is no tensor")
             state = model.stages[i](state)
             if not isinstance(model.heads[i](state), Tensor):
-                raise CannotExport(f"exit {i} says more than its answer")
+                raise CannotExport(f"exit {i + 1} says more than its answer")
             step = _Step(model, i, names, structure).eval()
             following = [f"state_{i}_{k}" for k in range(len(pytree.tree_leaves(state)))] if i < model.exits - 1 else []
             content = _written(step, parts, names, [f"answer_{i}", *following], samples_of(inputs))
@@ -120,4 +120,4 @@ def _prove(network: Network, place: Path, inputs: Inputs) -> None:
             state = dict(zip((each.name for each in stage.get_outputs()[1:]), parts, strict=True))
             gap = float(np.abs(found - wanted[i]).max()) if found.shape == wanted[i].shape else np.inf
             if not gap <= CLOSE * max(1e-3, float(np.abs(wanted[i]).max())):
-                raise CannotExport(f"what onnxruntime says at exit {i} of {len(rows)} samples differs by {gap:.2g}")
+                raise CannotExport(f"what onnxruntime says at exit {i + 1} of {len(rows)} samples differs by {gap:.2g}")

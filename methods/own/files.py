@@ -234,8 +234,18 @@ def _tensor(place: Path, start: int, size: int, told: Mapping[str, Any]) -> NDAr
 def _csv(place: Path) -> tuple[Parts, dict[str, Any]]:
     try:
         with place.open(encoding="utf-8-sig") as file:
-            names = [name.strip().strip('"') for name in file.readline().split(",")]
-            rows = np.loadtxt(file, delimiter=",", ndmin=2, dtype=np.float64)
+            header = file.readline()
+            names = [name.strip().strip('"') for name in header.split(",")]
+            if len(names) == 1 and ";" in header:
+                raise WrongLogits(
+                    f"{place} has its columns apart by semicolons; write commas, and decimals with a point"
+                )
+            lines = file.readlines()
+            if not any(line.strip() for line in lines):
+                raise WrongLogits(f"{place} holds names of columns, and no line below them")
+            rows = np.loadtxt(lines, delimiter=",", ndmin=2, dtype=np.float64)
+    except WrongLogits:
+        raise
     except (ValueError, UnicodeDecodeError) as error:
         raise _unreadable(place, error) from error
     if rows.shape[1:] != (len(names),):

@@ -139,7 +139,7 @@ class Logits:
             if wrong.any():
                 i = int(np.argmax(wrong))
                 raise WrongLogits(
-                    f"what exit {exit_} says of sample {start + i} are no probabilities: they sum to "
+                    f"what exit {exit_ + 1} says of sample {start + i} are no probabilities: they sum to "
                     f"{total[i]:.4g} and the "
                     f"least is {p[i].min():.4g}; say kind `logits` if they are meant to be logits"
                 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from eelit.methods.own.compare import SHARES, Comparison, Line
 from eelit.methods.own.curves import mixture
+from eelit.methods.own.given import said_not_finite
 from eelit.methods.own.picture import drawn
 
 STYLE = """
@@ -42,7 +43,7 @@ def facts(found: Comparison) -> list[str]:
         f"The full model: {found.quality_is} {found.full_quality:.4f} at {found.full_cost:.4g} {found.unit}.",
     ]
     if found.not_finite:
-        told.append(f"Of {found.not_finite} samples some exit says what is not finite; nobody stops by it.")
+        told.append(said_not_finite(found.not_finite))
     return told
 
 
@@ -111,7 +112,7 @@ def _settings(line: Line) -> str:
 
 
 def short(settings: dict[str, Any]) -> str:
-    """Return settings as a line: numbers of four digits, long lists cut."""
+    """Return settings as a line: numbers of four digits, long lists cut, an exit counted from 1 as people do."""
 
     def told(value: Any) -> str:
         if isinstance(value, float):
@@ -123,4 +124,8 @@ def short(settings: dict[str, Any]) -> str:
             return f"[{', '.join(each[:6])}{', …' if len(each) > 6 else ''}]"
         return str(value)
 
-    return ", ".join(f"{name} {told(value)}" for name, value in settings.items() if value is not None)
+    return ", ".join(
+        f"{name} {value + 1 if name == 'exit' else told(value)}"
+        for name, value in settings.items()
+        if value is not None
+    )

@@ -21,6 +21,7 @@ from eelit.methods.own.logits import Logits
 from eelit.methods.own.scores import Scores
 from eelit.methods.own.settings import policy_of, settings_of
 from eelit.methods.policies.base import Array, Assembling, Output, Policy, State, said, softmax, widened
+from eelit.methods.policies.fixed_exit import FixedExit
 
 FORMAT = "eelit rule"
 VERSION = 1
@@ -61,11 +62,15 @@ class SavedRule:
     promise: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    table_: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)  # what others would come to; not kept
+    table_: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    """What it and others come to, not kept: settings, figures, outcomes of tests, and which was chosen."""
 
     @property
     def budget_met_(self) -> bool:
-        """Whether what was promised also holds on the samples that were kept apart to tell."""
+        """Whether what was promised also holds on the samples kept apart to tell, within two standard errors.
+
+        What is proved needs no such look, and is true here in any case.
+        """
         return bool(self.promise.get("kept"))
 
     @property
@@ -226,10 +231,15 @@ def _count_or_zero(value: Any) -> bool:
 
 
 def narrowed(policy: Policy, enabled: tuple[int, ...], exits: int) -> Policy:
-    """Return a policy that is asked at the enabled exits alone: of settings per exit, theirs are left."""
+    """Return a policy that is asked at the enabled exits alone: of settings per exit, theirs are left.
+
+    A fixed exit becomes its place among them.
+    """
     if len(enabled) == exits:
         return policy
     changed: dict[str, Any] = {}
+    if isinstance(policy, FixedExit):
+        changed["exit"] = next(i for i, e in enumerate(enabled) if e >= min(policy.exit, exits - 1))
     for name in ("threshold", "temperatures"):
         value = getattr(policy, name, None)
         if isinstance(value, tuple):
@@ -248,6 +258,8 @@ def drawn(first: Array) -> NDArray[np.float64]:
     """
     wide = widened(first)
     host = np.asarray(to_device(wide, "cpu") if is_array_api_obj(wide) else wide).astype(np.float32)
+    if not len(host):
+        return np.zeros(0)
     words = host.reshape(len(host), -1).copy().view(np.uint32).astype(np.uint64)
     words = (words + np.uint64(0x8000)) >> np.uint64(16)
     odd = np.random.default_rng(20).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)

@@ -451,7 +451,7 @@ def _heard(output: Output, samples: int, i: int) -> Output:
     for part in output.values() if isinstance(output, Mapping) else [output]:
         if not isinstance(part, Tensor) or part.shape[:1] != (samples,):
             told = list(part.shape) if isinstance(part, Tensor) else f"a {type(part).__qualname__}"
-            raise ValueError(f"exit {i} says {told} of {samples} samples; a head returns tensors, the sample first")
+            raise ValueError(f"exit {i + 1} says {told} of {samples} samples; a head returns tensors, the sample first")
     return output
 
 

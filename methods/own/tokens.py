@@ -52,7 +52,11 @@ class AskedAt:
 
 
 class TokenNetwork:
-    """A language model of yours whose every layer is an exit, made by `attach`; `model` is its `ExitDecoder`."""
+    """A language model of yours whose every layer is an exit, made by `attach`; `model` is its `ExitDecoder`.
+
+    Decoders alone are taken, no encoder–decoders. There is no ``export`` and no ``infer_stream``: since each token
+    leaves by itself, the keys and values that later layers need must be at hand for all tokens before it.
+    """
 
     def __init__(self, model: ExitDecoder, original: nn.Module) -> None:
         self.model, self.original = model.eval(), original
@@ -73,6 +77,7 @@ class TokenNetwork:
         recipe: str = "calm",
         *,
         device: torch.device | str | None = None,
+        freeze: str | Sequence[str] = (),
         epochs: float = 1.0,
         rate: float = 1e-4,
         seed: int = 0,
@@ -80,9 +85,10 @@ class TokenNetwork:
     ) -> None:
         """Train all exits together to predict the next token; the loss after layer i of E weighs i / (1 + … + E).
 
-        That is the training of schuster2022calm, by AdamW. Texts are padded where the mask is 0. Raises `ValueError`
-        for another recipe.
+        That is the training of schuster2022calm, by AdamW. Texts are padded where the mask is 0; modules of the model
+        that ``freeze`` names do not learn. Raises `ValueError` for another recipe, or if nothing is left to learn.
         """
+        from eelit.methods.own.training import frozen, modules_named
         from eelit.methods.recipes.fit import fit
         from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
 
@@ -98,11 +104,15 @@ class TokenNetwork:
             outputs = self.model(ids, mask)[:, :, :-1]
             return weighted(exit_losses(outputs[:, real], ids[:, 1:][real]), weights)
 
-        self.model.train()
-        fit(
-            self.model.parameters(), cast(Any, _Texts(loader)), loss, Bench(seed=seed, progress=progress),
-            label="training all layers to predict the next token", epochs=epochs, batch=1, rate=rate,
-        )  # fmt: skip
+        with frozen(modules_named(self.original, freeze)):
+            learning = [p for p in self.model.parameters() if p.requires_grad]
+            if not learning:
+                raise ValueError("everything is frozen, so that there is nothing to train")
+            self.model.train()
+            fit(
+                learning, cast(Any, _Texts(loader)), loss, Bench(seed=seed, progress=progress),
+                label="training all layers to predict the next token", epochs=epochs, batch=1, rate=rate,
+            )  # fmt: skip
         self.model.eval()
 
     @torch.inference_mode()

@@ -154,7 +154,7 @@ def named(recipe: str) -> tuple[str, Recipe]:
                 return "pabee", RECIPES["pabee"]
         except ImportError:
             pass
-        why = "a method is registered, but its training needs its own network or data, and is no recipe for yours:"
+        why = "a method is registered, but its training is not offered as a recipe for your own network:"
     raise ValueError(f"{why} {recipe!r}; choose among {told}")
 
 
@@ -182,7 +182,7 @@ def train(
     stages: list[Any] = []
     bench = Bench(seed=seed, progress=progress, watch=lambda stage: stages.append(stage) if stage else None)
     shares = _shares(network, loader) if found.run is _ramped else []
-    with _frozen_parts(network, freeze):
+    with frozen(_parts(network, freeze)):
         found.run(Job(network.model, data, bench, SimpleNamespace(**numbers), shares))
     network.model.eval()
     told = tuple(stage.label for stage in stages)
@@ -196,9 +196,8 @@ def _shares(network: Network, loader: Iterable[Any]) -> list[float]:
 
 
 @contextmanager
-def _frozen_parts(network: Network, freeze: str | Sequence[str]) -> Iterator[None]:
+def frozen(parts: Sequence[nn.Module]) -> Iterator[None]:
     """Keep parts from learning: their weights, and what batch normalisation knows of the data."""
-    parts = _parts(network, freeze)
     held = {id(p): p for part in parts for p in part.parameters() if p.requires_grad}
     still = {id(module): module for part in parts for module in part.modules()}
     modes = {number: module.training for number, module in still.items()}
@@ -221,10 +220,15 @@ def _parts(network: Network, freeze: str | Sequence[str]) -> list[nn.Module]:
     if freeze == NETWORK:
         new = network.model.heads[: network.exits - network.made.keep_head]
         return [*network.model.stages, *(head for head in network.model.heads if head not in set(new))]
-    known = dict(network.original.named_modules())
+    return modules_named(network.original, freeze, f"say {NETWORK!r}, or ")
+
+
+def modules_named(model: nn.Module, freeze: str | Sequence[str], otherwise: str = "") -> list[nn.Module]:
+    """Return the modules of a model that shall not learn. Raises `ValueError` for a name that none of them has."""
+    known = dict(model.named_modules())
     names = [freeze] if isinstance(freeze, str) else list(freeze)
     told = ", ".join(list(known)[1:9])
     for name in names:
         if name not in known:
-            raise ValueError(f"there is no module {name!r} to freeze; say {NETWORK!r}, or name one of {told}, …")
+            raise ValueError(f"there is no module {name!r} to freeze; {otherwise}name one of {told}, …")
     return [known[name] for name in names]
