@@ -57,6 +57,7 @@ METHOD_ROOMS = (
 """The rooms of `methods`, each of which may import those before it, but no paper another."""
 AWAITED = {
     "backbones.attached": "exits on encoders that users bring, which no paper's method needs",
+    "backbones.whisper": "reads a pretrained encoder from its files, as one reads data: no paper's method is in it",
 }
 """What is shared though a single paper uses it as yet, and why."""
 LONG = {
