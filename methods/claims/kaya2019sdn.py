@@ -21,7 +21,7 @@ def claims(method: ShallowDeep, prepared: Prepared, bench: Bench, curve: Curve) 
     shares = (seen.static_costs / seen.full_costs).mean(axis=1).tolist()
     found = [
         half_saved(method, prepared, curve, reason),
-        *overthought(seen.outputs, seen.targets, shares, reason),
+        *overthought(seen.outputs, seen.targets, shares),
         confused(seen.outputs, seen.targets, prepared.split("train").outputs),
     ]
     return found if method.frozen else [*found, stronger(method, prepared, bench)]
@@ -42,17 +42,16 @@ def half_saved(method: ShallowDeep, prepared: Prepared, curve: Curve, reason: st
     )
 
 
-def overthought(outputs: Tensor, targets: Tensor, shares: list[float], reason: str) -> list[Outcome]:
-    """Both kinds of overthinking, on logits ``[E, N, C]``; ``reason`` is why waste says nothing, if it does not."""
+def overthought(outputs: Tensor, targets: Tensor, shares: list[float]) -> list[Outcome]:
+    """Both kinds of overthinking, on logits ``[E, N, C]``: what is wasted is so whether or not a rule is needed."""
     found = overthinking(outputs, targets, shares)
     told = ", ".join(f"{share:.3f}" for share in found.cumulative)
     return [
         Outcome(
             name="overthinking is wasteful",
             statement="Half of the computation is spent on images after some classifier has been right.",
-            holds=not reason and found.wasted >= 0.5,
+            holds=found.wasted >= 0.5,
             measured=f"{found.wasted:.1%} of the MACs; right at one of the first 1, 2, … classifiers: {told}",
-            not_comparable=reason,
         ),
         Outcome(
             name="overthinking is destructive",

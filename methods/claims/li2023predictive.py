@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from eelit.methods.engine.evaluate import followed, replay
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.operating_points import cheapest_within
+from eelit.methods.engine.operating_points import Mixture, cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.engine.routing import Course
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.li2023predictive import LEVELS, PredictiveExit, keeps_exit, modelled_energy
 from eelit.methods.policies.forecast import Forecast
+
+SAVED = 0.02
+"""Share of the computation that forecasts must save; the paper says 0.128, with up to 32 exits."""
 
 
 def claims(method: PredictiveExit, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -32,7 +35,7 @@ def claims(method: PredictiveExit, prepared: Prepared, bench: Bench, curve: Curv
     half = half_saved(curve.validation)
     return [
         fewer_heads(ours, rival),
-        cheaper(curve, held, test),
+        cheaper(curve, held, test, passed_by(seen)),
         right_forecasts(seen, cast(Forecast, method.rule(half, prepared)), half),
         placement(seen, policy, beta),
         energy(seen, ours, rival),
@@ -46,36 +49,83 @@ def heads_asked(course: Course) -> float:
 
 def fewer_heads(ours: Course, rival: Course) -> Outcome:
     """Each side at its own cheapest beta that loses at most one point on validation data."""
+    most = 2 / 3 * heads_asked(rival)
+    least = 1 + min(float(side.visited[1:].any(dim=0).double().mean()) for side in (ours, rival))
     return Outcome(
         name="fewer heads",
         statement="With the cheapest beta that loses at most one point on validation data, forecasts run at most two "
         "thirds of the heads that testing every exit runs with its own such beta.",
-        holds=heads_asked(ours) <= 2 / 3 * heads_asked(rival),
+        holds=heads_asked(ours) <= most,
         measured=f"{heads_asked(ours):.2f} and {heads_asked(rival):.2f} heads for each test image",
+        not_comparable=f"Two thirds are {most:.2f} heads. Nothing can be forecast before the first head has run, and "
+        f"images that go on behind it run a second one, so {least:.2f} heads are run at least."
+        if least > most
+        else "",
     )
 
 
-def cheaper(curve: Curve, held: Sequence[OperatingPoint], test: Sequence[OperatingPoint]) -> Outcome:
-    """For the accuracy of each beta of testing every exit, take either rule's cheapest beta that reaches it."""
+def passed_by(seen: StoredOutputs) -> float:
+    """Return the largest share of what testing every exit costs that heads make up which a forecast can pass by.
+
+    These are the heads between the first, from which the forecast is made, and the one where an image leaves; for an
+    image that reaches the network's end, between the first and the last before that end, which no forecast passes by.
+    """
+    every = seen.costs[:, 0]
+    _, heads = layers_and_heads(seen)
+    last = len(heads) - 1
+    return max(float(heads[1 : min(exit_, last)].sum() / every[exit_]) for exit_ in range(1, len(every)))
+
+
+def cheaper(curve: Curve, held: Sequence[OperatingPoint], test: Sequence[OperatingPoint], passed: float) -> Outcome:
+    """For the accuracy of each beta of testing every exit, take either rule's cheapest mixture that reaches it.
+
+    ``passed`` is what can be saved at most, see `passed_by`.
+    """
     saved, gained, missed = [], [], 0
     for goal in [point.quality for point in held][1:-1]:
-        ours = cheapest_within(curve.validation, curve.test, 0.0, of=goal)
-        theirs = cheapest_within(held, test, 0.0, of=goal)
+        ours, theirs = cheapest_mixture(curve.validation, goal), cheapest_mixture(held, goal)
         reached = max(point.quality for point in curve.validation) >= goal - 1e-9
-        saving = 1 - ours.cost / theirs.cost
+        costs, accuracies = (
+            [mixed.of([getattr(point, name) for point in side]) for mixed, side in ((ours, curve.test), (theirs, test))]
+            for name in ("cost", "quality")
+        )
+        saving = 1 - costs[0] / costs[1]
         saved.append(saving if reached else min(0.0, saving))
-        gained.append(ours.quality - theirs.quality)
+        gained.append(accuracies[0] - accuracies[1])
         missed += not reached
+    reason = (
+        f"The heads that a forecast can pass by are at most {passed:.1%} of what testing every exit costs."
+        if passed < SAVED
+        else ""
+    )
     return Outcome(
         name="cheaper than testing every exit",
-        statement="For the accuracy that each beta of testing every exit has on validation data, the cheapest "
-        "forecasts that have it take 2 % fewer MACs on test data, on average, than the cheapest beta of testing every "
-        "exit that has it, and lose at most 0.2 points (the paper: 12.8 % fewer, with up to 32 exits). Where no "
-        "forecasts have it, the best are taken, and nothing counts as saved.",
-        holds=mean(saved) >= 0.02 and mean(gained) >= -0.002,
+        statement="For the accuracy that each beta of testing every exit has on validation data, forecasts take 2 % "
+        "fewer MACs on test data, on average, than testing every exit, and lose at most 0.2 points (the paper: 12.8 % "
+        "fewer, with up to 32 exits). Either side takes the mixture of two of its betas that is cheapest on validation "
+        "data with that accuracy: some images, drawn at random, are treated with the one, the rest with the other. "
+        "Where no forecasts are that accurate, the best are taken, and nothing counts as saved.",
+        holds=not reason and mean(saved) >= SAVED and mean(gained) >= -0.002,
         measured=f"{mean(saved):+.1%} of the MACs saved, accuracy {mean(gained):+.4f}, over {len(saved)} accuracies, "
         f"{missed} of which no forecasts have",
+        not_comparable=reason,
     )
+
+
+def cheapest_mixture(validation: Sequence[OperatingPoint], goal: float) -> Mixture:
+    """Return the mixture of two knobs that is cheapest on validation data with this quality; else the best knob."""
+    goal = min(goal, max(point.quality for point in validation))
+    found = []
+    for i, low in enumerate(validation):
+        for j, high in enumerate(validation):
+            if high.quality < goal - 1e-9:
+                continue
+            apart = high.quality - low.quality
+            weight = min(1.0, max(0.0, (goal - low.quality) / apart)) if apart > 0 else 1.0
+            mixed = Mixture(i, j, weight)
+            cost, quality = (mixed.of([getattr(point, name) for point in validation]) for name in ("cost", "quality"))
+            found.append(((cost, -quality), mixed))
+    return min(found, key=lambda each: each[0])[1]
 
 
 def half_saved(validation: Sequence[OperatingPoint]) -> float:

@@ -19,21 +19,44 @@ CONSTANT = (1.0, 2.0, 4.0)
 
 def claims(method: MultiExitDistillation, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Beside the exit-wise loss in both modes; what few labels, unlabelled images and annealing do, in budget mode."""
-    if method.mode == "anytime":
-        return [ensembles(method, prepared, bench, curve)]
     labels = method.replace({"C": 0.0})
+    reason = poor_teacher(labels, labels.prepare(bench))
+    if method.mode == "anytime":
+        return [unless(reason, ensembles(method, prepared, bench, curve))]
     gains = gains_by_exit(method, prepared, labels, bench)
     fewer = few(method)
     found = fewer.prepare(bench)
     gains_of_few = gains_by_exit(fewer, found, few(labels), bench)
     # One pass goes over the images without labels; each step sees as many labelled ones as the rival's.
     unlabelled = method.replace({"labelled": FEW, "epochs": method.epochs / (1 - FEW)})
-    return [
+    found = [
         better_early(gains),
         better_with_few(gains[:-1], gains_of_few[:-1]),
         helped(gains_by_exit(unlabelled, unlabelled.prepare(bench), fewer, bench)),
         annealed(method, prepared, bench),
     ]
+    return [unless(reason, outcome) for outcome in found]
+
+
+def poor_teacher(labels: MultiExitDistillation, prepared: Prepared) -> str:
+    """Return why distillation shows nothing, or nothing: the last exit teaches, so it must know more than the others.
+
+    It is judged on validation data, by the network that learns from ``labels`` alone, which distillation has not
+    changed.
+    """
+    *early, last = (point.quality for point in labels.static(prepared.split("validation")))
+    if last > max(early):
+        return ""
+    told = ", ".join(f"{quality:.4f}" for quality in [*early, last])
+    return (
+        "The last exit teaches the others, and the method rests on its being the most accurate. Of the network that is "
+        f"trained on labels alone it is not: on validation images its exits reach {told}."
+    )
+
+
+def unless(reason: str, outcome: Outcome) -> Outcome:
+    """Return an outcome that neither holds nor fails if there is a reason."""
+    return outcome.model_copy(update={"holds": outcome.holds and not reason, "not_comparable": reason})
 
 
 def few(method: MultiExitDistillation) -> MultiExitDistillation:

@@ -351,6 +351,11 @@ def points(*pairs):
     ]
 
 
+def alone(*pairs):
+    """What branches reach by themselves, by cost and quality, as a baseline of a curve."""
+    return [Baseline(name="static exit", validation=points(*pairs), test=points(*pairs))]
+
+
 @pytest.mark.parametrize(
     ("costs", "holds"), [((0.3, 0.4, 0.6), True), ((0.3, 0.4, 0.59), False), ((0.3, 0.7, 0.59), False)]
 )
@@ -364,10 +369,23 @@ def test_a_third_must_be_saved_by_the_cheapest_price_that_loses_little(cost, tes
     curve = SimpleNamespace(
         validation=points((0.3, 0.894), (cost, 0.895), (1.0, 0.9)),
         test=points((0.3, 0.9), (cost, test), (1.0, 0.9)), full_quality=0.9,
+        baselines=alone((0.3, 0.8), (0.8, 0.9), (1.0, 0.9)),
     )  # fmt: skip
     found = tried.saves(curve)
-    assert found.holds is holds
+    assert (found.holds, found.not_comparable) == (holds, "")
     assert "at price 1" in found.measured
+
+
+@pytest.mark.parametrize(
+    ("cost", "quality", "comparable"), [(0.69, 0.891, False), (0.71, 0.891, True), (0.69, 0.889, True)]
+)
+def test_where_one_branch_alone_saves_a_third_at_little_loss_no_policy_is_needed(cost, quality, comparable):
+    curve = SimpleNamespace(
+        validation=points((0.5, 0.9), (1.0, 0.9)), test=points((0.5, 0.9), (1.0, 0.9)), full_quality=0.9,
+        baselines=alone((0.3, 0.8), (cost, quality), (1.0, 0.9)),
+    )  # fmt: skip
+    found = tried.saves(curve)
+    assert (found.holds, found.not_comparable == "") == (comparable, comparable)
 
 
 def test_rivals_are_thresholds_on_the_same_branches_and_half_the_branches_trained_alike(prepared, monkeypatch):
@@ -378,7 +396,10 @@ def test_rivals_are_thresholds_on_the_same_branches_and_half_the_branches_traine
     monkeypatch.setattr(EpNet, "prepare", lambda self, bench: asked.append(self) or "trained")
     monkeypatch.setattr(tried, "points_of", lambda rival, trained, bench: asked.append((rival, trained)) or nothing)
     monkeypatch.setattr(tried, "gains_of_mixtures", lambda ours, theirs: compared.append((ours, theirs)) or [0.006])
-    curve = SimpleNamespace(validation=points((0.5, 0.9)), test=points((0.5, 0.9)) * 4, full_quality=0.9)
+    curve = SimpleNamespace(
+        validation=points((0.5, 0.9)), test=points((0.5, 0.9)) * 4, full_quality=0.9,
+        baselines=alone((0.3, 0.8), (1.0, 0.9)),
+    )  # fmt: skip
     found = tried.claims(wide := method.replace({"shares": (0.2, 0.4, 0.6)}), ready, bench, curve)
     assert [outcome.name for outcome in found] == [
         "better than thresholds on confidence", "better than thresholds on entropy", "better than few branches",

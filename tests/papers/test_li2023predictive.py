@@ -280,16 +280,63 @@ def test_forecasts_must_be_two_percent_cheaper_at_equal_accuracy(cost, loss, hol
         test=[point(0.1, 0.1), point(0.7 - loss, cost), point(0.1, 0.4)],
     )
     test = [point(0.1, 0.1), point(0.7, 0.5), point(0.1, 1.0)]
-    assert claims.cheaper(curve, held, test).holds is holds
+    assert claims.cheaper(curve, held, test, 1.0).holds is holds
 
 
 def test_a_rule_saves_nothing_over_itself():
     """Of its betas one is dearer and worse than another: that one is nobody's choice."""
     held = [point(0.5, 0.1), point(0.8, 0.5), point(0.79, 0.6), point(0.85, 0.55), point(0.9, 1.0)]
     test = [point(0.4, 0.1), point(0.7, 0.5), point(0.6, 0.6), point(0.8, 0.55), point(0.9, 1.0)]
-    found = claims.cheaper(SimpleNamespace(validation=held, test=test), held, test)
+    found = claims.cheaper(SimpleNamespace(validation=held, test=test), held, test, 1.0)
     assert not found.holds
     assert found.measured.startswith("+0.0% of the MACs saved, accuracy +0.0000, over 3 accuracies, 0 of which")
+
+
+def test_a_coarse_knob_pays_nothing_for_its_gaps():
+    """Two betas, of which a mixture has every accuracy at the rival's cost; by single betas it would pay the dearer."""
+    held = [point(0.5, 0.1), point(0.6, 0.3), point(0.7, 0.5), point(0.9, 0.9), point(0.9, 1.0)]
+    coarse = [held[0], held[3]]
+    found = claims.cheaper(SimpleNamespace(validation=coarse, test=coarse), held, held, 1.0)
+    assert found.measured.startswith("+0.0% of the MACs saved, accuracy +0.0000, over 3 accuracies, 0 of which")
+
+
+def test_a_mixture_is_the_cheapest_that_is_good_enough_on_validation_data():
+    held = [point(0.5, 0.2), point(0.6, 0.5), point(0.8, 0.6), point(0.7, 0.9)]
+    mixed = claims.cheapest_mixture(held, 0.65)
+    assert (mixed.cheap, mixed.dear, mixed.weight) == (0, 2, pytest.approx(0.5))
+    assert mixed.of([each.cost for each in held]) == pytest.approx(0.4)
+    for goal, knob in ((0.4, 0), (0.5, 0), (0.8, 2), (0.9, 2)):
+        mixed = claims.cheapest_mixture(held, goal)
+        assert mixed.of([each.cost for each in held]) == pytest.approx(held[knob].cost)
+
+
+@pytest.mark.parametrize(("passed", "comparable"), [(0.02, True), (0.0196, False)])
+def test_where_heads_cost_too_little_forecasts_show_nothing(passed, comparable):
+    held = [point(0.5, 0.1), point(0.8, 0.5), point(0.9, 1.0)]
+    curve = SimpleNamespace(validation=[point(0.5, 0.1), point(0.8, 0.4)], test=[point(0.5, 0.1), point(0.8, 0.4)])
+    found = claims.cheaper(curve, held, held, passed)
+    assert (found.holds, found.not_comparable == "") == (comparable, comparable)
+
+
+def test_what_forecasts_can_pass_by_lies_between_the_first_head_and_the_next_that_is_asked():
+    """Five layers of 1.0 and four heads of 0.1 before the last: at exit 4 and at the end two heads can be left out."""
+    alone = np.array([1.1, 2.1, 3.1, 4.1, 5.0])
+    every = np.array([1.1, 2.2, 3.3, 4.4, 5.4])
+    seen = SimpleNamespace(costs=every[:, None], static_costs=alone[:, None])
+    assert claims.passed_by(seen) == pytest.approx(0.2 / 4.4)
+
+
+def test_who_goes_on_runs_two_heads_so_that_two_thirds_may_be_out_of_reach():
+    def course(*asked):
+        return SimpleNamespace(visited=torch.tensor(asked, dtype=torch.bool))
+
+    passive = course([1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0])  # 1.75 heads, of which 1.17 are allowed
+    found = claims.fewer_heads(course([1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]), passive)
+    assert not found.holds
+    assert found.not_comparable.startswith("Two thirds are 1.17 heads.")
+    assert "so 1.50 heads are run" in found.not_comparable
+    deeper = course([1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0])  # 3.0, of which 2.0 are
+    assert claims.fewer_heads(course([1] * 4, [0] * 4, [1] * 4, [0] * 4), deeper).not_comparable == ""
 
 
 def test_what_no_forecasts_reach_counts_as_nothing_saved():
@@ -298,7 +345,7 @@ def test_what_no_forecasts_reach_counts_as_nothing_saved():
         [point(0.5, 0.1), point(0.8, 0.5), point(0.9, 1.0)],
     )
     curve = SimpleNamespace(validation=[point(0.79, 0.2)], test=[point(0.8, 0.2)])
-    found = claims.cheaper(curve, held, test)
+    found = claims.cheaper(curve, held, test, 1.0)
     assert not found.holds
     assert (
         found.measured == "+0.0% of the MACs saved, accuracy +0.0000, over 1 accuracies, 1 of which no forecasts have"
@@ -332,7 +379,7 @@ def test_fewer_heads_are_two_thirds_and_right_forecasts_beat_the_commonest():
     few, many = SimpleNamespace(visited=asked), SimpleNamespace(visited=torch.ones(4, 3, dtype=torch.bool))
     assert claims.heads_asked(few) == pytest.approx(4 / 3)
     assert claims.fewer_heads(few, many).holds
-    assert not claims.fewer_heads(few, few).holds
+    assert not claims.fewer_heads(many, many).holds
     # Of ten samples none stops at once, six stop at exit 2 and four at exit 3, as forecast: theirs is the weaker peak.
     outputs = torch.zeros(4, 10, 3)
     outputs[0, :, 0], outputs[0, 6:, 0] = 3.0, 1.5
@@ -375,7 +422,9 @@ def test_nothing_modelled_is_told_as_measured(prepared):
     ]  # fmt: skip
     assert found["modelled energy"].measured.startswith("modelled: ")
     assert "nothing was measured" in found["modelled energy"].not_comparable
-    assert {name for name, each in found.items() if each.not_comparable} == {"placement", "modelled energy"}
+    said = {name for name, each in found.items() if each.not_comparable}
+    assert said - {"fewer heads", "cheaper than testing every exit"} == {"placement", "modelled energy"}
+    assert ("cheaper than testing every exit" in said) is (claims.passed_by(ready.split("test")) < claims.SAVED)
     half = min(sweeps["validation"], key=lambda p: abs(1 / p.speed_up - 0.5)).knob
     assert found["forecasts are right"].measured.endswith(f"at beta = {half:g}")
     assert claims.claims(*prepared(KEY, "passive")[::2], bench, None) == []

@@ -306,3 +306,10 @@ def test_where_one_classifier_is_as_good_as_the_network_a_cascade_shows_nothing(
         assert (found.holds, found.not_comparable == "") == (comparable, comparable)
         if not comparable:
             assert f"Linear classifier 2 by itself, for 50% of the cost, reaches {best:.4f}" in (found.not_comparable)
+
+
+def test_levels_reach_down_to_where_several_classes_pass_images_on(prepared):
+    """So the cheapest level lies within the grid, not at its end."""
+    method, bench, ready = prepared(KEY)
+    costs = [point.cost for point in method.sweep(ready, bench, "validation", method.knobs)]
+    assert 0 < costs.index(min(costs)) < len(costs) - 1

@@ -243,18 +243,37 @@ def test_two_exits_agree_with_the_adapted_code(golden):
 # What is claimed.
 
 
-def test_a_quarter_must_be_saved_at_little_loss():
-    def points(*pairs):
-        return [SimpleNamespace(knob=k, quality=q, cost=1 / s, speed_up=s) for k, (q, s) in enumerate(pairs)]
+def points(*pairs):
+    return [SimpleNamespace(knob=k, quality=q, cost=1 / s, speed_up=s) for k, (q, s) in enumerate(pairs)]
 
+
+def alone(*pairs):
+    """What exits reach by themselves, by quality and speed-up, as a baseline of a curve."""
+    return [SimpleNamespace(name="static exit", test=points(*pairs))]
+
+
+def test_a_quarter_must_be_saved_at_little_loss():
     for speed_up, loss, holds in ((1.34, 0.019, True), (1.33, 0.019, False), (1.34, 0.021, False)):
         curve = SimpleNamespace(
             validation=points((0.78, 3.0), (0.791, speed_up), (0.8, 0.9)),
             test=points((0.9, 3.0), (0.9 - loss, speed_up), (0.9, 0.9)), full_quality=0.9,
+            baselines=alone((0.8, 3.0), (0.89, 1.2), (0.9, 1.0)),
         )  # fmt: skip
         found = claims.saves(curve)
-        assert found.holds is holds
+        assert (found.holds, found.not_comparable) == (holds, "")
         assert "beta = 1" in found.measured
+
+
+@pytest.mark.parametrize(
+    ("quality", "speed_up", "comparable"), [(0.881, 1.34, False), (0.879, 1.34, True), (0.881, 1.32, True)]
+)
+def test_where_one_exit_alone_saves_a_quarter_at_little_loss_no_rule_is_needed(quality, speed_up, comparable):
+    curve = SimpleNamespace(
+        validation=points((0.8, 2.0), (0.8, 0.9)), test=points((0.9, 2.0), (0.9, 0.9)), full_quality=0.9,
+        baselines=alone((0.8, 3.0), (quality, speed_up), (0.9, 1.0)),
+    )  # fmt: skip
+    found = claims.saves(curve)
+    assert (found.holds, found.not_comparable == "") == (comparable, comparable)
 
 
 def test_earlier_histograms_are_judged_by_the_exits_that_have_some(prepared, monkeypatch):
@@ -266,6 +285,7 @@ def test_earlier_histograms_are_judged_by_the_exits_that_have_some(prepared, mon
     curve = SimpleNamespace(
         validation=[SimpleNamespace(knob=1, quality=1.0, cost=1.0, speed_up=1.0)],
         test=[SimpleNamespace(knob=1, quality=1.0, cost=1.0, speed_up=1.0)], full_quality=1.0,
+        baselines=alone((0.8, 3.0), (1.0, 1.0)),
     )  # fmt: skip
     names = [outcome.name for outcome in claims.claims(method, ready, bench, curve)]
     assert names == ["much cheaper at nearly the same accuracy", "small exits", "earlier histograms help"]

@@ -385,8 +385,36 @@ def test_ensembles_agree_with_the_released_code(golden):
 # What is claimed.
 
 
+@pytest.mark.parametrize(("last", "comparable"), [(0.851, True), (0.85, False), (0.80, False)])
+def test_a_teacher_that_knows_no_more_than_an_early_exit_shows_nothing(last, comparable):
+    """On validation data, as all that is chosen."""
+    asked = []
+    splits = SimpleNamespace(split=asked.append)
+    labels = SimpleNamespace(static=lambda seen: [SimpleNamespace(quality=q) for q in (0.83, 0.85, 0.84, last)])
+    reason = claimed.poor_teacher(labels, splits)
+    assert asked == ["validation"]
+    assert (reason == "") is comparable
+    assert comparable or reason.endswith(f"its exits reach 0.8300, 0.8500, 0.8400, {last:.4f}.")
+
+
+@pytest.mark.parametrize("variant", ["budget", "anytime"])
+def test_with_a_poor_teacher_no_outcome_says_anything(prepared, monkeypatch, variant):
+    method, bench, ready = prepared(KEY, variant)
+    asked = []
+    monkeypatch.setattr(claimed, "poor_teacher", lambda labels, found: asked.append((labels, found)) or "why")
+    monkeypatch.setattr(MultiExitDistillation, "prepare", lambda self, bench: self)
+    monkeypatch.setattr(claimed, "gains_by_exit", lambda *_: [0.02, 0.02, 0.02])
+    good = claimed.better_early([0.02, 0.02, 0.02])
+    for name in ("annealed", "ensembles"):
+        monkeypatch.setattr(claimed, name, lambda *_: good)
+    found = claimed.claims(method, ready, bench, None)
+    assert [(outcome.holds, outcome.not_comparable) for outcome in found] == [(False, "why")] * len(found)
+    assert asked == [(method.replace({"C": 0.0}),) * 2]
+
+
 def test_rivals_are_trained_as_long(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "poor_teacher", lambda labels, found: "")
     asked = []
 
     def compared(ours, found, rival, bench):
@@ -461,6 +489,7 @@ def test_early_exits_are_judged_without_the_last(prepared):
 @pytest.mark.parametrize(("second", "holds"), [(0.812, True), (0.806, False)])
 def test_ensembles_are_compared_in_anytime_mode(prepared, monkeypatch, second, holds):
     method, bench, ready = prepared(KEY, "anytime")
+    monkeypatch.setattr(claimed, "poor_teacher", lambda labels, found: "")
     asked = []
 
     def points(*qualities):

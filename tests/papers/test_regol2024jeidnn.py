@@ -32,6 +32,7 @@ from eelit.methods.papers.regol2024jeidnn import (
     read_of,
 )
 from eelit.methods.policies.exit_probability import ExitProbability
+from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.recipes.joint import losses_of
 
 KEY = "regol2024jeidnn"
@@ -472,20 +473,41 @@ def test_what_is_compared_is_what_each_sample_is_told_at_its_exit():
     assert tried.error_of(ExitProbability(0.5), seen) < 0.001
 
 
+def test_thresholds_are_judged_on_exits_of_the_same_optimiser_and_told_on_others():
+    def of(*pairs):
+        return tried.Tried(Baseline(name="x", validation=points(*pairs), test=points(*pairs)), [])
+
+    ours, alike, apart = (of((0.3, quality), (0.6, quality)) for quality in (0.80, 0.79, 0.81))
+    found = tried.than_thresholds(ours, alike, apart)
+    assert found.holds
+    assert found.measured.startswith("+0.0100 on average over 21 costs; 2 of 2 prices within the range; ")
+    assert found.measured.endswith("by AdamW alone: -0.0100 on average over 21 costs")
+    assert not tried.than_thresholds(ours, apart, alike).holds
+
+
 def test_rivals_see_as_many_steps_and_prices_are_trainings(monkeypatch):
-    tables, empty = [], SimpleNamespace(points=SimpleNamespace(test=[]))
+    tables, compared = [], {}
     monkeypatch.setattr(JeiDnn, "prepare", lambda self, bench: self)
     monkeypatch.setattr(JeiDnn, "rule", lambda self, knob, ready: ExitProbability(knob))
-    monkeypatch.setattr(tried, "evaluate", lambda _, settings, knobs: tables.append((settings, knobs)) or empty)
+
+    def evaluate(_, settings, knobs):
+        tables.append((settings, knobs))
+        return SimpleNamespace(points=SimpleNamespace(test=[]), settings=settings)
+
+    monkeypatch.setattr(tried, "evaluate", evaluate)
     monkeypatch.setattr(JeiDnn, "data", SimpleNamespace(classes=10), raising=False)
-    for name in ("trusted", "governed", "better"):
-        monkeypatch.setattr(tried, name, lambda *given: None)
+    for name in ("trusted", "governed", "better", "than_thresholds"):
+        monkeypatch.setattr(tried, name, lambda *given, name=name: compared.update({name: given}))
     method = JeiDnn()
     tried.claims(method, method, None, None)
-    (thresholds, _), (prices, lambdas), (cancelled, _) = sorted(tables, key=lambda table: -len(table[0]))
+    (prices, lambdas), (cancelled, _) = (table for table in tables if len(table[0]) == len(tried.LAMBDAS))
     assert [ready.lam for _, ready in prices] == list(tried.LAMBDAS) == list(lambdas)
     assert all(policy == ExitProbability(0.5) and ready.detached for policy, ready in prices)
     assert [(ready.lam, ready.detached) for _, ready in cancelled] == [(lam, False) for lam in tried.LAMBDAS]
-    apart = thresholds[0][1]
-    assert (apart.warm_epochs, apart.joint_epochs) == (method.warm_epochs + method.joint_epochs, 0.0)
+    ours, alike, apart = (each.settings for each in compared["than_thresholds"])
+    assert ours == prices
+    assert alike[0][1] == method.replace({"detached": False})
+    assert {type(policy) for policy, _ in [*alike, *apart]} == {MaxConfidence}
+    assert apart[0][1] == method.replace({"warm_epochs": method.warm_epochs + method.joint_epochs, "joint_epochs": 0.0})
+    assert [each.settings for each in compared["trusted"]] == [prices, alike]
     assert tried.claims(method.replace({"detached": False}), method, None, None) == []

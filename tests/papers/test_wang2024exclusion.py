@@ -16,6 +16,7 @@ from eelit.methods.claims import wang2024exclusion as tried
 from eelit.methods.engine.costs import decision_costs, exit_costs
 from eelit.methods.engine.evaluate import answered, infer, replay
 from eelit.methods.engine.examples import TestDataAsked
+from eelit.methods.engine.records import Baseline, OperatingPoint, Samples
 from eelit.methods.harness import registry
 from eelit.methods.papers.wang2024exclusion import ClassExclusionExits, HeldOut, exclusion_loss, head_weights, searched
 from eelit.methods.policies.class_exclusion import ClassExclusion
@@ -408,12 +409,47 @@ def test_the_rival_has_the_same_heads_and_weights_but_cross_entropies(one_stage)
     assert rival.key == method.key
 
 
-def test_ends_of_either_side_which_stop_everywhere_or_nowhere_are_compared_with_nothing(made, monkeypatch):
-    both = []
+def side(*settings, name="x"):
+    """Settings by knob, cost and accuracy, on validation data and of 2,000 test images, the first ones being right."""
+    held = [OperatingPoint(knob=k, quality=q, cost=c, speed_up=1 / c, exits=[1.0]) for k, c, q, _ in settings]
+    test = [
+        point.model_copy(update={"quality": q, "samples": Samples(np.arange(2000) < round(2000 * q), np.zeros(2000))})
+        for point, (*_, q) in zip(held, settings, strict=True)
+    ]
+    return Baseline(name=name, validation=held, test=test)
+
+
+@pytest.mark.parametrize(
+    ("ours", "holds", "told"),
+    [(0.66, True, "+0.0100 ± 0.0035"), (0.654, False, "+0.0040 ± 0.0035"), (0.60, False, "-0.0500 ± 0.0034")],
+)
+def test_exclusion_is_judged_at_the_tolerance_of_the_paper_and_the_curve_told(monkeypatch, ours, holds, told):
+    """At its cost of 0.6 the rival mixes two thresholds; our other tolerances lose by far, and decide nothing."""
+    theirs = side((0.1, 0.1, 0.3, 0.3), (0.5, 0.4, 0.6, 0.6), (0.9, 0.8, 0.7, 0.7), (1.1, 1.0, 0.7, 0.7))
+    asked = []
     monkeypatch.setattr(tried.Confident, "prepare", lambda self, bench: None)
-    monkeypatch.setattr(tried.Confident, "baselines", lambda *given: [made(0.5, name="static"), made(0.6, points=5)])
-    monkeypatch.setattr(tried, "gains_of_mixtures", lambda ours, theirs: both.append((ours, theirs)) or [0.01])
-    assert tried.surer(ClassExclusionExits(), None, made(0.7, points=4)).holds
-    assert [[(p.quality, len(side.validation), len(side.test)) for p in side.test[:1]] for side in both[0]] == [
-        [(0.7, 2, 2)], [(0.6, 3, 3)],
-    ]  # fmt: skip
+    other = theirs.model_copy(update={"name": "max-confidence"})
+    monkeypatch.setattr(tried.Confident, "baselines", lambda *given: [theirs, other])
+    monkeypatch.setattr(tried, "gains_of_mixtures", lambda *sides: asked.append(sides) or [-0.2])
+    points = side((1.0, 0.1, 0.3, 0.3), (0.1, 0.5, 0.2, 0.2), (0.001, 0.6, 0.65, ours), (-1.0, 1.0, 0.7, 0.7))
+    found = tried.surer(ClassExclusionExits(), None, points)
+    assert found.holds is holds
+    assert found.measured == (
+        f"{told} at 0.001; over the whole curve, whose other tolerances are ours, -0.2000 on average over 1 costs"
+    )
+    assert [[point.knob for point in each.validation] for each in asked[0]] == [[0.1, 0.001], [0.5, 0.9]]
+
+
+def test_what_no_threshold_costs_as_little_as_is_not_won(monkeypatch):
+    monkeypatch.setattr(tried.Confident, "prepare", lambda self, bench: None)
+    monkeypatch.setattr(
+        tried.Confident, "baselines",
+        lambda *given: [side((0.5, 0.4, 0.6, 0.6), (0.9, 0.8, 0.7, 0.7), name="max-confidence")],
+    )  # fmt: skip
+    found = tried.surer(ClassExclusionExits(), None, side((0.001, 0.3, 0.9, 0.9)))
+    assert not found.holds
+    assert found.measured.startswith("no threshold is as cheap at 0.001; ")
+
+
+def test_the_tolerance_of_the_paper_is_tried():
+    assert tried.TOLERANCE in ClassExclusionExits.knobs
