@@ -25,8 +25,7 @@ def claims(method: MultiExitDistillation, prepared: Prepared, bench: Bench, curv
         return [unless(reason, ensembles(method, prepared, bench, curve))]
     gains = gains_by_exit(method, prepared, labels, bench)
     fewer = few(method)
-    found = fewer.prepare(bench)
-    gains_of_few = gains_by_exit(fewer, found, few(labels), bench)
+    gains_of_few = gains_by_exit(fewer, fewer.prepare(bench), few(labels), bench)
     # One pass goes over the images without labels; each step sees as many labelled ones as the rival's.
     unlabelled = method.replace({"labelled": FEW, "epochs": method.epochs / (1 - FEW)})
     found = [
