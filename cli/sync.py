@@ -55,8 +55,10 @@ def command(
     Without --citations, --new or --metadata all three are updated, for all works or for those that are named. OpenAlex,
     Crossref and Semantic Scholar are asked for lists of references, OpenAlex for new works, Crossref, arXiv and DBLP
     for metadata. Answers are kept: a run that was killed continues where it was. Each new edge names its source,
-    address and date; a list of references counts as complete only if its publisher deposited all of it. Contradictions
-    to the catalogue are reported, never written. Files are replaced in one step; look at the changes with `git diff`.
+    address and date. A list of references counts as complete only if its publisher deposited one of which each line
+    names a work, and another service gives a list as well, none of them longer and none with a work of ours that it
+    lacks. Contradictions to the catalogue are reported, never written. Files are replaced in one step; look at the
+    changes with `git diff`.
 
     Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
     rest.
