@@ -141,6 +141,20 @@ def test_a_deposited_list_is_not_complete_because_it_says_so(root, server, eelit
     assert lists.complete == []
 
 
+def test_a_reference_by_a_doi_that_our_record_lacks_is_found(root, server, eelit):
+    server.works["W1"].said = {"openalex": {"doi": "10.1234/w1-published"}}
+    server.works["W3"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": []}}
+    server.works["W3"].loose = [{"DOI": "10.1234/W1-Published"}]
+    eelit("sync", "--citations", KEYS[3])
+    assert "(Crossref, " in edges(root)["davis", "baker"]
+
+
+def test_a_reference_that_is_a_doi_only_leaves_open_whose_it_is(root, server, eelit):
+    server.works["W2"].loose = [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}, {"DOI": "10.9999/whose"}]
+    eelit("sync", "--citations", KEYS[2])
+    assert read_reference_lists(root / "bib/reference-lists.csv").complete == []
+
+
 def test_nothing_is_complete_while_a_service_cannot_be_asked(root, server, eelit):
     server.always = [("/semanticscholar", scholarly.status(403))]
     eelit("sync", "--citations", KEYS[2])

@@ -77,7 +77,7 @@ class Report:
     filled: list[Filled] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
-    unmatched: int = 0  # references that no service could tell apart
+    unmatched: int = 0  # references of which too little is told to say that they are none of ours
 
     def doubt(self, sentence: str) -> None:
         """Note a sentence once."""
@@ -100,6 +100,15 @@ class Ours:
         self.by_title: dict[str, list[str]] = defaultdict(list)
         for key, record in self.records.items():
             self.by_title[folded(record.title)].append(key)
+
+    def accept(self, key: str, work: openalex.Work, said: Said) -> None:
+        """Take a work of OpenAlex for ours: from now on it goes by its identifiers, too."""
+        self.numbers[work.number] = key
+        self.known[key].append(work)
+        if said.doi:
+            self.by_doi.setdefault(said.doi.lower(), key)
+        if said.arxiv:
+            self.by_arxiv.setdefault(said.arxiv, key)
 
     def named(self, doi: str, arxiv_id: str) -> str:
         """Return the key of the work with this DOI or arXiv id."""
@@ -139,8 +148,7 @@ def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Call
             for work in _works(web, record):
                 said = openalex.said(web, work)
                 if _is_ours(record, said):
-                    found.numbers[work.number] = key
-                    found.known[key].append(work)
+                    found.accept(key, work, said)
                 else:
                     report.doubt(_another(key, record, said))
             found.unheard.remove(key)
@@ -314,7 +322,7 @@ def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | No
         other = ours.named(doi, "") if doi else ""
         other = other or ours.titled(reference.title, reference.year, reference.author) or ours.within(text)
         cited |= {other} if other else set()
-        vague += not (doi or reference.title or text)
+        vague += not (other or reference.title or text)  # a DOI alone may be another one of a work of ours
     report.unmatched += vague
     whole = work.count == len(work.reference) and not vague
     return _List(CROSSREF.label, crossref.address(web, record.doi), cited, len(work.reference), whole)
