@@ -83,7 +83,7 @@ class Server:
         self.works = {work.number: work for work in works}
         self.scripts, self.always = [], []
         self.asked, self.agents, self.keys, self.revalidated = [], set(), {}, 0
-        self.delay = 0.0
+        self.delay, self.closed = 0.0, False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -128,8 +128,10 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def close(self):
-        self.http.shutdown()
-        self.http.server_close()
+        if not self.closed:
+            self.closed = True
+            self.http.shutdown()
+            self.http.server_close()
 
     def counts(self):
         return Counter(path.split("/")[1] for path in self.asked)
