@@ -225,8 +225,9 @@ def test_the_log_says_what_was_asked_of_whom_and_no_secret(serve, ask, tmp_path)
     semanticscholar.by_doi(asking, DEPTH.doi)
     web.log.removeHandler(handler)
     lines = (tmp_path / "asked.log").read_text().splitlines()
-    assert [line.rpartition(" → ")[2] for line in lines] == ["503, again later", "200", "200"]
-    assert all("/openalex/works/doi:10.1234/ab.1" in line for line in lines[:2])
+    answers = [line.partition(" → ")[2] for line in lines]
+    assert answers == ["", "503, again later", "200", "", "200"], "each is told before it leaves, and its answers"
+    assert all("/openalex/works/doi:10.1234/ab.1" in line for line in lines[:3])
     assert asking.asked == {"openalex": 1, "semanticscholar": 1}
     (agent,) = server.agents
     assert agent.startswith("eelit/")

@@ -119,6 +119,7 @@ class _Paced(HTTPAdapter):
         """Send a request when it is time."""
         with self.lock:
             time.sleep(max(0.0, self.last + self.seconds - time.monotonic()))
+            log.info("%s %s", request.method, _bare(request.url or ""))  # before it leaves: a run may be killed
             try:
                 sent = request.copy()
                 sent.headers.update(self.secrets)
@@ -197,9 +198,11 @@ class Web:
             self.hosts.add(host)
             patience = Retry(total=1, status=0, allowed_methods=None)
             self.session.mount(f"{urlsplit(address).scheme}://{host}", _Paced(self.manners.host_pace, patience, {}))
+        self.unanswered[host] += 1
         with self.session.cache_disabled():
             response = self.session.request(method, address, timeout=self.manners.timeout, stream=True)
         response.close()
+        self.unanswered[host] -= 1
         self.asked[host] += 1
         return response
 
