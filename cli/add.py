@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ELSEWHERE = "add works in a checkout of your own"
 TYPED = """\
-Nobody is asked. Type the record into bib/early-exit.bib, with what the title page says:
+{why} Type the record into bib/early-exit.bib, with what the title page says:
 
 @inproceedings{{{key},
   author = {{Surname, Given and Surname, Given}},
@@ -56,7 +56,8 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     WORK is a DOI, an arXiv id, an address that holds one of them, or a title. The catalogue is searched for it first.
     Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all answers are shown.
     The record is written to bib/early-exit.bib with a comment that names the source of each field, and the skeleton
-    of an entry is created for you to fill in. Offline, the command prints what to type.
+    of an entry is created for you to fill in. Offline, or if no service can be reached, the command prints what to
+    type.
 
     Exits with 1 if the catalogue already has the work or no service knows it, with 4 if nothing was found and a
     service could not be asked.
@@ -76,12 +77,15 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     if _is_known(loaded.bibliography.records, _ids(wanted)):
         return
     if is_offline(offline):
-        click.echo(_typed(wanted, key))
+        click.echo(_typed(wanted, key, "Nobody is asked."))
         return
     with asking(contact, anew=anew) as web:
         found = gather(web, wanted)
     if found.saids:
         _add(found, loaded, key, style, dry_run=dry_run)
+    elif found.troubles and not web.asked.total():
+        click.echo(_typed(wanted, key, "No service could be reached."))
+        raise Failure("no service could be reached; run this again with a network, or type the record", RUN_FAILED)
     else:
         _nobody_knows(found, wanted)
 
@@ -127,12 +131,12 @@ def _is_known(records: Mapping[str, Record], ids: tuple[str, str, str]) -> bool:
     return bool(same)
 
 
-def _typed(wanted: Given, key: str) -> str:
+def _typed(wanted: Given, key: str, why: str) -> str:
     from eelit.bib.write import tex_title
 
     held = {"doi": "10.…/…", "arxiv": "2004.12345", "title": "Title, with {Names} in Braces"}
     held[wanted.kind] = tex_title(wanted.value) if wanted.kind == "title" else wanted.value
-    return TYPED.format(key=key or "surname2026word", **held)
+    return TYPED.format(why=why, key=key or "surname2026word", **held)
 
 
 def _nobody_knows(found: Gathered, wanted: Given) -> None:

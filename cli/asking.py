@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eelit.catalog.faults import Unavailable, writing
+from eelit.cli.streams import plain_terminal
 
 if TYPE_CHECKING:
     from eelit.bib.remote.web import Web
@@ -59,7 +62,8 @@ def asking(contact: str, *, anew: bool) -> Iterator[Web]:
         try:
             handler = log_into(folder / LOG)
             web = Web(folder, manners(contact), anew=anew)
-            yield web
+            with _watched():
+                yield web
         finally:
             if web is not None:
                 web.close()
@@ -70,10 +74,50 @@ def asking(contact: str, *, anew: bool) -> Iterator[Web]:
             lock.release()
 
 
+class _Line(logging.Handler):
+    """Shows on one line of a terminal how far a run is, and whom it asks or waits for."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Replace the line."""
+        told = record.getMessage()
+        if record.levelno >= logging.INFO:
+            self.said, told = told, ""
+        self.show(" · ".join(part for part in (self.said, told) if part))
+
+    def show(self, text: str) -> None:
+        """Write the line anew."""
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Show on a terminal what is going on; where nobody watches, say nothing."""
+    from eelit.bib.remote.web import now
+
+    if not sys.stderr.isatty() or plain_terminal():
+        yield
+        return
+    line = _Line()
+    now.addHandler(line)
+    now.setLevel(logging.DEBUG)
+    now.propagate = False
+    try:
+        yield
+    finally:
+        now.removeHandler(line)
+        line.show("")
+
+
 def _say(web: Web, place: str) -> None:
     from eelit.bib.remote.services import SERVICES
 
     labels = {service.name: service.label for service in SERVICES}
-    counted = [f"{labels.get(name, name)} {count}" for name, count in sorted(web.asked.items()) if count]
+    counted = []
+    for name in sorted(web.asked.keys() | web.unanswered.keys()):
+        failed = f" ({web.unanswered[name]} without an answer)" if web.unanswered[name] else ""
+        if count := web.asked[name] + web.unanswered[name]:
+            counted.append(f"{labels.get(name, name)} {count}{failed}")
     said = f"requests: {', '.join(counted)}" if counted else "no service was asked, all answers were in the cache"
     click.echo(f"eelit: {said} (log: {place})", err=True)

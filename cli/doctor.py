@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eelit.catalog.faults import INVALID_DATA, CatalogueFault, Unavailable, writing
+from eelit.catalog.faults import INVALID_DATA, RUN_FAILED, CatalogueFault, Unavailable, writing
 from eelit.cli.asking import ask_options, asking, is_offline
 from eelit.cli.command import WorkName, eelit_command, format_option
 from eelit.cli.table import json_text
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from eelit.bib.files import Changes
+    from eelit.bib.remote.web import Web
     from eelit.catalog.doctor import Finding, Measured
     from eelit.catalog.load import Loaded
 
@@ -40,7 +41,9 @@ def command(
     and arXiv id lead to this work, and whether links are dead. Each finding is one line, `file:line: rule: what it is;
     what to do`. --fix corrects pages, spellings of identifiers and implied terms, and shows the diff.
 
-    Exits with 3 if there are errors; hints do not count.
+    A link is dead if its server says so; a host that cannot be reached proves nothing and is named at the end.
+
+    Exits with 3 if there are errors (hints do not count), with 4 if with --online not all could be asked.
     """
     from eelit.catalog.doctor import findings
     from eelit.catalog.load import load
@@ -54,14 +57,19 @@ def command(
         diff = _mended(loaded, _about(found, keys, loaded))
         loaded = load(sources())
         found = findings(loaded, _measured(keys))
-    found = _about(found, keys, loaded)
+    found, troubles = _about(found, keys, loaded), []
     if online and not is_offline(offline):
-        found += _online(loaded, keys, contact, anew=anew)
+        asked, troubles = _online(loaded, keys, contact, anew=anew)
+        found += asked
     if style == "json":
         click.echo(json_text({"findings": [asdict(finding) for finding in found], "diff": diff}))
     else:
         click.echo("".join(f"{finding}\n" for finding in found) + diff, nl=False)
-    _say(ctx, found)
+    _say(found)
+    for trouble in troubles:
+        click.echo(f"eelit: {trouble}", err=True)
+    broken = any(finding.severity == "error" for finding in found)
+    ctx.exit(INVALID_DATA if broken else RUN_FAILED if troubles else 0)
 
 
 def _mended(loaded: Loaded, found: list[Finding]) -> str:
@@ -79,11 +87,10 @@ def _mended(loaded: Loaded, found: list[Finding]) -> str:
     return diff
 
 
-def _say(ctx: click.Context, found: list[Finding]) -> None:
+def _say(found: list[Finding]) -> None:
     counted = Counter(finding.rule for finding in found)
     said = ", ".join(f"{rule} {count}" for rule, count in counted.most_common())
     click.echo(f"eelit: {said or 'no problems were found'}", err=True)
-    ctx.exit(INVALID_DATA if any(finding.severity == "error" for finding in found) else 0)
 
 
 def _about(found: list[Finding], keys: Collection[str], loaded: Loaded) -> list[Finding]:
@@ -128,24 +135,39 @@ def _write(changes: Changes, loaded: Loaded) -> None:
         raise CatalogueFault(f"{error}; nothing was written, run this again") from error
 
 
-def _online(loaded: Loaded, keys: Collection[str], contact: str, *, anew: bool) -> list[Finding]:
-    """Ask services about identifiers and titles, and follow the links; what could not be asked is said."""
-    from eelit.bib.remote import links, sync
-    from eelit.catalog.doctor import Finding, addresses
+def _online(
+    loaded: Loaded, keys: Collection[str], contact: str, *, anew: bool
+) -> tuple[list[Finding], list[str]]:  # fmt: skip
+    """Ask services about identifiers and titles, and follow the links; return also what could not be asked."""
+    from eelit.bib.remote import sync
+    from eelit.bib.remote.web import now
+    from eelit.catalog.doctor import Finding
 
     records = {key: record for key, record in loaded.bibliography.records.items() if not keys or key in keys}
-    report, found = sync.Report(), []
+    report = sync.Report()
     with asking(contact, anew=anew) as web:
-        ours = sync.identify(web, records, report, lambda said: None)
-        sync.metadata(web, ours, list(records), report, lambda said: None)
-        for path, line, address in addresses(loaded, keys):
-            if why := links.fault(web, address):
-                remedy = "fix or replace it, if it stays so"
-                found.append(Finding("dead link", path, line, f"{address} {why}", remedy))
+        ours = sync.identify(web, records, report, now.info)
+        sync.metadata(web, ours, list(records), report, now.info)
+        found, troubles = _dead(web, loaded, keys)
     bibliography = loaded.bibliography
     for doubt in report.doubts:
         key = next((key for key in records if f"`{key}`" in doubt), "")
         found.append(Finding("services differ", str(bibliography.path), bibliography.line(key), doubt, ""))
-    for trouble in report.troubles:
-        click.echo(f"eelit: {trouble}", err=True)
-    return found
+    return found, report.troubles + troubles
+
+
+def _dead(web: Web, loaded: Loaded, keys: Collection[str]) -> tuple[list[Finding], list[str]]:
+    """Return the links that are dead, and which hosts could not be reached."""
+    from eelit.bib.remote.links import Links, NoNetwork
+    from eelit.catalog.doctor import Finding, addresses
+
+    found: list[Finding] = []
+    links = Links(web)
+    try:
+        for path, line, address in addresses(loaded, keys):
+            if why := links.fault(address):
+                remedy = "fix or replace it, if it stays so"
+                found.append(Finding("dead link", path, line, f"{address} {why}", remedy))
+    except NoNetwork as error:
+        return found, [str(error)]
+    return found, links.troubles()

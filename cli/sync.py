@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,7 +11,6 @@ from eelit.catalog.faults import INVALID_DATA, RUN_FAILED, CatalogueFault, Unava
 from eelit.cli.asking import ask_options, asking, is_offline
 from eelit.cli.command import WorkName, eelit_command, format_option
 from eelit.cli.group import Failure
-from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, json_text, table
 
 if TYPE_CHECKING:
@@ -55,8 +51,10 @@ def command(
     Without --citations, --new or --metadata all three are updated, for all works or for those that are named. OpenAlex,
     Crossref and Semantic Scholar are asked for lists of references, OpenAlex for new works, Crossref, arXiv and DBLP
     for metadata. Answers are kept: a run that was killed continues where it was. Each new edge names its source,
-    address and date; a list of references counts as complete only if its publisher deposited all of it. Contradictions
-    to the catalogue are reported, never written. Files are replaced in one step; look at the changes with `git diff`.
+    address and date. A list of references counts as complete only if its publisher deposited one of which each line
+    names a work, and another service gives a list as well, none of them longer and none with a work of ours that it
+    lacks. Contradictions to the catalogue are reported, never written. Files are replaced in one step; look at the
+    changes with `git diff`.
 
     Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
     rest.
@@ -100,10 +98,12 @@ def _asked(
 ) -> Report:
     """Ask for what is wanted, and say how far it is."""
     from eelit.bib.remote import sync
+    from eelit.bib.remote.web import now
 
     citations, new, metadata = parts
     report, records = sync.Report(), loaded.bibliography.records
-    with asking(contact, anew=anew) as web, _progress() as tell:
+    tell = now.info
+    with asking(contact, anew=anew) as web:
         ours = sync.identify(web, records, report, tell)
         if citations:
             sync.citations(web, ours, keys, loaded.citations, loaded.lists, report, tell)
@@ -112,15 +112,6 @@ def _asked(
         if metadata:
             sync.metadata(web, ours, keys, report, tell)
     return report
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Give what says on one line of a terminal how far it is; where nobody watches it says nothing."""
-    shown = sys.stderr.isatty() and not plain_terminal()
-    yield lambda said: click.echo(f"\r\x1b[K{said}", nl=False, err=True) if shown else None
-    if shown:
-        click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def _report(report: Report, changes: Changes) -> str:

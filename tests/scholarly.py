@@ -34,6 +34,7 @@ class Work:
     pages: str = ""
     cites: list = field(default_factory=list)  # numbers
     loose: list = field(default_factory=list)  # references that Crossref has without a DOI
+    unmatched: int = 1  # references that Semantic Scholar has, but cannot tell whose
     unknown_to: tuple = ()
     said: dict = field(default_factory=dict)  # service → what it says otherwise
 
@@ -82,7 +83,7 @@ class Server:
         self.works = {work.number: work for work in works}
         self.scripts, self.always = [], []
         self.asked, self.agents, self.keys, self.revalidated = [], set(), {}, 0
-        self.delay = 0.0
+        self.delay, self.closed = 0.0, False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -127,8 +128,10 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def close(self):
-        self.http.shutdown()
-        self.http.server_close()
+        if not self.closed:
+            self.closed = True
+            self.http.shutdown()
+            self.http.server_close()
 
     def counts(self):
         return Counter(path.split("/")[1] for path in self.asked)
@@ -272,7 +275,7 @@ class Server:
             return self.paper(found[0]) if found else None
         start = int(params["offset"])
         cited = [self.paper(self.works[number].as_("semanticscholar")) for number in found[0].cites]
-        cited += [{"paperId": None, "title": "What could not be matched", "externalIds": None}]
+        cited += [{"paperId": None, "title": "What could not be matched", "externalIds": None}] * found[0].unmatched
         page = {"offset": start, "data": [{"citedPaper": paper} for paper in cited[start : start + PER_PAGE]]}
         return page | ({"next": start + PER_PAGE} if start + PER_PAGE < len(cited) else {})
 

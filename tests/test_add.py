@@ -53,7 +53,7 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     assert all("domain" in problem.message for problem in problems), "a person has to say what it is about"
     assert "Crossref 1" in found.stderr
     log = (tree.parent / "cache" / "remote" / "asked.log").read_text()
-    assert len(log.splitlines()) == len(server.asked) == 5
+    assert sum("→" not in line for line in log.splitlines()) == len(server.asked) == 5
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,16 @@ def test_what_could_not_be_asked_is_no_proof_that_it_is_unknown(tree, server, ee
     found = eelit("add", NEW.doi)
     assert found.exit_code == 4
     assert "not all services could be asked: Crossref answers with 403" in found.stderr
+
+
+def test_without_a_network_it_says_what_to_type(tree, server, eelit):
+    server.close()
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 4
+    assert "No service could be reached. Type the record" in found.stdout
+    assert f"doi = {{{NEW.doi}}}" in found.stdout
+    assert "no service was asked" not in found.stderr
+    assert "Crossref 1 (1 without an answer)" in found.stderr
 
 
 def test_a_failing_service_is_named_and_the_rest_is_written(tree, server, eelit):

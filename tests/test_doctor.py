@@ -222,3 +222,33 @@ def test_online_identifiers_that_lead_elsewhere_and_dead_links_are_found(tree, s
     assert any(
         "10.1234/doe of `doe2027new` leads to another work at Crossref: “On Fruit Flies”" in says for says in differ
     )
+
+
+def links(monkeypatch, *addresses):
+    found = [(BIB, 1, address) for address in addresses]
+    monkeypatch.setattr("eelit.catalog.doctor.addresses", lambda loaded, keys: found)
+
+
+def test_without_a_network_no_link_is_dead(tree, server, eelit, monkeypatch, tmp_path):
+    server.close()
+    add(tree, "doe2027new", DOE)
+    links(monkeypatch, *(f"http://127.0.0.{host}:1/{page}" for host in range(1, 6) for page in range(2)))
+    found = eelit("doctor", "doe2027new", "--online")
+    assert found.exit_code == 4
+    assert "dead link" not in found.stdout
+    assert "127.0.0.1:1, 127.0.0.2:1, 127.0.0.3:1 cannot be reached: links need a network" in found.stderr
+    assert "OpenAlex cannot be reached" in found.stderr
+    log = (tmp_path / "cache/remote/asked.log").read_text()
+    assert "HEAD http://127.0.0.3:1/0\n" in log
+    assert "127.0.0.4" not in log
+
+
+def test_one_host_that_is_down_is_named_and_proves_nothing(tree, server, eelit, monkeypatch):
+    add(tree, "doe2027new", DOE)
+    server.always = [("/here", scholarly.status(200)), ("/gone", scholarly.status(410))]
+    down = [f"http://127.0.0.1:1/{page}" for page in range(2)]
+    links(monkeypatch, f"{server.address}/here", *down, f"{server.address}/gone")
+    found = eelit("doctor", "doe2027new", "--online")
+    assert found.stdout.count("dead link") == 1
+    assert "/gone is gone (410)" in found.stdout
+    assert "127.0.0.1:1 cannot be reached; links that were not followed: 2" in found.stderr

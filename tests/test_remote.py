@@ -169,6 +169,20 @@ def test_nobody_there(ask):
         crossref.by_doi(ask(server), DEPTH.doi)
 
 
+def test_where_there_is_no_way_it_is_tried_once_more_after_a_second(serve, ask, monkeypatch):
+    waits = []
+    monkeypatch.setattr(web.time, "sleep", waits.append)
+    server = Server([DEPTH])
+    server.close()
+    asking = ask(server)
+    patience = web._patience(30.0)
+    asking.session.get_adapter(f"{server.address}/arxiv").max_retries = patience
+    with pytest.raises(web.Unanswered, match="arXiv cannot be reached"):
+        arxiv.by_arxiv(asking, DEPTH.arxiv)
+    assert [seconds for seconds in waits if seconds] == [1.0]
+    assert asking.unanswered == {"arxiv": 1}
+
+
 def test_two_requests_keep_their_distance(monkeypatch):
     now, slept = [0.0], []
     monkeypatch.setattr(web.time, "monotonic", lambda: now[0])
@@ -211,8 +225,9 @@ def test_the_log_says_what_was_asked_of_whom_and_no_secret(serve, ask, tmp_path)
     semanticscholar.by_doi(asking, DEPTH.doi)
     web.log.removeHandler(handler)
     lines = (tmp_path / "asked.log").read_text().splitlines()
-    assert [line.rpartition(" → ")[2] for line in lines] == ["503, again later", "200", "200"]
-    assert all("/openalex/works/doi:10.1234/ab.1" in line for line in lines[:2])
+    answers = [line.partition(" → ")[2] for line in lines]
+    assert answers == ["", "503, again later", "200", "", "200"], "each is told before it leaves, and its answers"
+    assert all("/openalex/works/doi:10.1234/ab.1" in line for line in lines[:3])
     assert asking.asked == {"openalex": 1, "semanticscholar": 1}
     (agent,) = server.agents
     assert agent.startswith("eelit/")

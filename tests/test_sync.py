@@ -24,6 +24,8 @@ TITLES = (
     "Where Networks May Stop: a First Study", "Stopping Twice in One Sentence", "A Third Way of Leaving Networks Early",
     "Fourfold Exits for Pictures and Speech", "The Fifth Exit is the Last One to Take",
 )  # fmt: skip
+OUTSIDE = {"unstructured": "Nobody N. What could not be matched. 2015."}
+"""A reference to a work that is none of ours."""
 
 
 def world():
@@ -34,10 +36,10 @@ def world():
     works = [Work(f"W{i}", TITLES[i], people[i], years[i], doi[i]) for i in range(5)]
     works[1].doi, works[1].arxiv = "", "2001.00001"  # a preprint: Crossref does not know it
     works[2].cites = ["W0", "W1"]
-    works[2].loose = [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}]
+    works[2].loose = [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}, OUTSIDE]
     works[3].cites = ["W0", "W2"]
     works[3].loose = [{"key": "nothing is told"}]
-    works[4].cites = ["W3"]
+    works[4].cites, works[4].loose = ["W3"], [OUTSIDE]
     works[4].said = {"openalex": {"cites": []}}  # an empty list is no list
     return works
 
@@ -117,8 +119,49 @@ def test_complete_lists_are_told_from_partial_ones(root, server, eelit):
     assert lists.complete == [KEYS[2], KEYS[4]], "of the fourth one reference says nothing; the others' are partial"
     assert set(lists.lines) == set(KEYS)
     rows = {row["key"]: row for row in csv.DictReader((root / "bib/reference-lists.csv").open())}
-    assert rows[KEYS[2]]["references"] == "2"
+    assert rows[KEYS[2]]["references"] == "3"
     assert "(Crossref, 20" in rows[KEYS[2]]["source"]
+    assert rows[KEYS[2]]["source"].endswith("; no more at OpenAlex, Semantic Scholar)")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"crossref": {"cites": ["W0"], "loose": [OUTSIDE, OUTSIDE]}},
+        {"crossref": {"loose": [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}]}},
+        {"openalex": {"cites": []}, "semanticscholar": {"cites": [], "unmatched": 0}},
+    ],
+    ids=["a work is lacking", "fewer than elsewhere", "nobody else gives a list"],
+)
+def test_a_deposited_list_is_not_complete_because_it_says_so(root, server, eelit, said):
+    server.works["W2"].said = said
+    eelit("sync", "--citations", KEYS[2])
+    lists = read_reference_lists(root / "bib/reference-lists.csv")
+    assert list(lists.lines) == [KEYS[2]]
+    assert lists.complete == []
+
+
+def test_a_reference_by_a_doi_that_our_record_lacks_is_found(root, server, eelit):
+    server.works["W1"].said = {"openalex": {"doi": "10.1234/w1-published"}}
+    server.works["W3"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": []}}
+    server.works["W3"].loose = [{"DOI": "10.1234/W1-Published"}]
+    eelit("sync", "--citations", KEYS[3])
+    assert "(Crossref, " in edges(root)["davis", "baker"]
+
+
+def test_a_reference_that_is_a_doi_only_leaves_open_whose_it_is(root, server, eelit):
+    server.works["W2"].loose = [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}, {"DOI": "10.9999/whose"}]
+    eelit("sync", "--citations", KEYS[2])
+    assert read_reference_lists(root / "bib/reference-lists.csv").complete == []
+
+
+def test_nothing_is_complete_while_a_service_cannot_be_asked(root, server, eelit):
+    server.always = [("/semanticscholar", scholarly.status(403))]
+    eelit("sync", "--citations", KEYS[2])
+    assert read_reference_lists(root / "bib/reference-lists.csv").complete == []
+    server.always = []
+    eelit("sync", "--citations", KEYS[2])
+    assert read_reference_lists(root / "bib/reference-lists.csv").complete == [KEYS[2]]
 
 
 def test_a_second_run_asks_nobody_and_changes_nothing(root, server, eelit):
@@ -189,7 +232,11 @@ def test_an_edge_that_a_complete_list_lacks_is_doubted_and_kept(root, server, ee
     path = root / "bib/citations.csv"
     path.write_text(f"{path.read_text()}{KEYS[2]},{KEYS[3]},nowhere,text-citation\n", encoding="utf-8")
     found = eelit("sync", "--citations", KEYS[2])
-    assert f"`{KEYS[2]}` → `{KEYS[3]}` is known here, but not in Crossref's complete list" in found.stdout
+    assert (
+        f"`{KEYS[2]}` → `{KEYS[3]}` is known here, but not in Crossref's list, which seems to be complete"
+        in found.stdout
+    )
+    assert read_reference_lists(root / "bib/reference-lists.csv").complete == [], "a person has to decide first"
     assert ("clark", "davis") in edges(root)
 
 

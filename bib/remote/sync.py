@@ -77,7 +77,7 @@ class Report:
     filled: list[Filled] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
-    unmatched: int = 0  # references that no service could tell apart
+    unmatched: int = 0  # references of which too little is told to say that they are none of ours
 
     def doubt(self, sentence: str) -> None:
         """Note a sentence once."""
@@ -92,6 +92,7 @@ class Ours:
     records: Mapping[str, Record]
     numbers: dict[str, str] = field(default_factory=dict)  # OpenAlex's → key
     known: dict[str, list[openalex.Work]] = field(default_factory=lambda: defaultdict(list))
+    unheard: set[str] = field(default_factory=set)  # works of which OpenAlex could not be asked
 
     def __post_init__(self) -> None:
         self.by_doi = {record.doi.lower(): key for key, record in self.records.items() if record.doi}
@@ -99,6 +100,15 @@ class Ours:
         self.by_title: dict[str, list[str]] = defaultdict(list)
         for key, record in self.records.items():
             self.by_title[folded(record.title)].append(key)
+
+    def accept(self, key: str, work: openalex.Work, said: Said) -> None:
+        """Take a work of OpenAlex for ours: from now on it goes by its identifiers, too."""
+        self.numbers[work.number] = key
+        self.known[key].append(work)
+        if said.doi:
+            self.by_doi.setdefault(said.doi.lower(), key)
+        if said.arxiv:
+            self.by_arxiv.setdefault(said.arxiv, key)
 
     def named(self, doi: str, arxiv_id: str) -> str:
         """Return the key of the work with this DOI or arXiv id."""
@@ -133,14 +143,15 @@ def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Call
     found = Ours(records)
     for number, (key, record) in enumerate(records.items(), start=1):
         tell(f"who is who: {number} of {len(records)}")
+        found.unheard.add(key)
         with _noting(report):
             for work in _works(web, record):
                 said = openalex.said(web, work)
                 if _is_ours(record, said):
-                    found.numbers[work.number] = key
-                    found.known[key].append(work)
+                    found.accept(key, work, said)
                 else:
                     report.doubt(_another(key, record, said))
+            found.unheard.remove(key)
     return found
 
 
@@ -202,18 +213,30 @@ def citations(
     for number, key in enumerate(keys, start=1):
         tell(f"whom they cite: {number} of {len(keys)}")
         told: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        complete: set[str] | None = None
-        for label, address, cited, found in _lists(web, ours, key, report):
-            for other in cited - {key}:
-                told[other].append((label, address))
-            complete = cited if found.complete else complete
-            _keep_list(found, lists, report)
-        _keep_edges(key, told, cites, lists, report)
-        for citing, cited_key in sorted(cites):
-            if citing == key and complete is not None and cited_key not in complete and cited_key not in told:
+        given, heard = _lists(web, ours, key, report)
+        for each in given:
+            for other in each.cited - {key}:
+                told[other].append((each.label, each.address))
+        before = {cited for citing, cited in cites if citing == key}
+        for each in given:
+            complete = heard and _is_complete(each, given)
+            for cited in sorted(before - told.keys()) if complete else ():
                 report.doubt(
-                    f"`{key}` → `{cited_key}` is known here, but not in {CROSSREF.label}'s complete list; check it"
+                    f"`{key}` → `{cited}` is known here, but not in {each.label}'s list, which seems to be complete; "
+                    "check it"
                 )
+            _keep_list(each.found(key, given, complete=complete and before <= each.cited), lists, report)
+        _keep_edges(key, told, cites, lists, report)
+
+
+def _is_complete(one: _List, given: Sequence[_List]) -> bool:
+    """Tell whether a list holds all that the work refers to, as far as others confirm it.
+
+    That a publisher's list is as long as it says itself proves nothing: it counts what was deposited. Others must give
+    a list too, none of them longer, and none with a work of ours that this one lacks.
+    """
+    others = [other for other in given if other.label != one.label]
+    return one.whole and bool(others) and all(other.cited <= one.cited and other.count <= one.count for other in others)
 
 
 def _keep_edges(
@@ -247,25 +270,41 @@ def _keep_list(found: FoundList, lists: ReferenceLists, report: Report) -> None:
     report.lists.append(found)
 
 
-_List = tuple[str, str, set[str], FoundList]
-"""Who, where, which of ours, and what is known of the list."""
+@dataclass(frozen=True)
+class _List:
+    """What one service gives as the list of references of a work."""
+
+    label: str
+    address: str
+    cited: set[str]  # works of ours
+    count: int  # all works
+    whole: bool = False  # as long as the service says that it is, and each line names a work
+
+    def found(self, key: str, given: Sequence[_List], *, complete: bool) -> FoundList:
+        """Return what is kept of it; of a complete one, who confirms that."""
+        others = dict.fromkeys(other.label for other in given if other.label != self.label)
+        confirmed = f"; no more at {', '.join(others)}" if complete else ""
+        return FoundList(key, complete, f"{self.address} ({self.label}, {today()}{confirmed})", self.count)
 
 
-def _lists(web: Web, ours: Ours, key: str, report: Report) -> Iterator[_List]:
-    """Yield the lists of references that services give of a work; an empty one is none."""
+def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List], bool]:
+    """Return the lists of references that services give of a work, and whether all could be asked.
+
+    An empty list is none.
+    """
+    given, heard = [], key not in ours.unheard
     for work in ours.known.get(key, []):
         if work.references:
             cited = {ours.numbers[number] for number in work.references if number in ours.numbers}
-            yield _list(key, OPENALEX.label, openalex.address(web, work), cited, False, len(work.references))
+            given.append(_List(OPENALEX.label, openalex.address(web, work), cited, len(work.references)))
     for ask in (_from_crossref, _from_semantic_scholar):
+        answered = False
         with _noting(report):
             found = ask(web, ours, key, report)
-            if found:
-                yield found
-
-
-def _list(key: str, label: str, address: str, cited: set[str], complete: bool, count: int) -> _List:
-    return label, address, cited, FoundList(key, complete, f"{address} ({label}, {today()})", count)
+            given += [found] if found else []
+            answered = True
+        heard = heard and answered
+    return given, heard
 
 
 def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
@@ -283,10 +322,10 @@ def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | No
         other = ours.named(doi, "") if doi else ""
         other = other or ours.titled(reference.title, reference.year, reference.author) or ours.within(text)
         cited |= {other} if other else set()
-        vague += not (doi or reference.title or text)
+        vague += not (other or reference.title or text)  # a DOI alone may be another one of a work of ours
     report.unmatched += vague
-    complete = work.count == len(work.reference) and not vague
-    return _list(key, CROSSREF.label, crossref.address(web, record.doi), cited, complete, len(work.reference))
+    whole = work.count == len(work.reference) and not vague
+    return _List(CROSSREF.label, crossref.address(web, record.doi), cited, len(work.reference), whole)
 
 
 def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
@@ -303,8 +342,7 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
     for paper in papers:
         other = ours.named(paper.doi, paper.arxiv) or ours.titled(plain(paper.title), str(paper.year or ""))
         cited |= {other} if other else set()
-    address = semanticscholar.address(web, name)
-    return _list(key, SEMANTIC_SCHOLAR.label, address, cited, False, len(papers))
+    return _List(SEMANTIC_SCHOLAR.label, semanticscholar.address(web, name), cited, len(papers))
 
 
 def new_works(

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 from requests_cache import AnyResponse, CachedSession
 from requests_cache.models.response import CachedResponse
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ProxyError
 from urllib3.util import Retry
 
 from eelit.bib.remote.services import SERVICES, Manners, Service
@@ -40,7 +40,11 @@ BREAKS = 2
 UNKNOWN_FOR = timedelta(days=1)
 """How long it is believed that a service does not know a work."""
 SPENT = ("X-RateLimit-Remaining", "X-RateLimit-Remaining-USD")
+UNREACHED = (NewConnectionError, ConnectTimeoutError, ProxyError)
+"""There is no such host, or no way to it: asked again once after a second, since it is hardly busy."""
 log = logging.getLogger("eelit.asked")
+now = logging.getLogger("eelit.now")
+"""What a run does at the moment: at level info how far it is, at level debug whom it asks or waits for."""
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -63,12 +67,25 @@ class _Patient(Retry):
     def get_backoff_time(self) -> float:
         """Return the seconds to wait: doubled with each failure."""
         failures = len([past for past in self.history if past.redirect_location is None])
+        if self.history and isinstance(self.history[-1].error, UNREACHED):
+            return min(self.backoff_factor, 1.0)
         return min(self.backoff_factor * 2 ** (failures - 1), LONGEST_WAIT) if failures else 0.0
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:
         """Return the retry that is left; log why there is one."""
         self._look(*args, **kwargs)
-        return super().increment(*args, **kwargs)
+        left = super().increment(*args, **kwargs)
+        if sum(isinstance(past.error, UNREACHED) for past in left.history) > 1:
+            raise MaxRetryError(kwargs["_pool"], left.history[-1].url or "", left.history[-1].error)
+        return left
+
+    def sleep(self, response: Any = None) -> None:
+        """Wait, and say so."""
+        told = self.get_retry_after(response) if response is not None else None
+        seconds = told or self.get_backoff_time()
+        if seconds >= 1:
+            now.debug("waiting %.0f s before asking again", seconds)
+        super().sleep(response)
 
     def _look(self, method: str = "", url: str = "", response: Any = None, **rest: Any) -> None:
         """Log why a request is made again. Raises `_AskedToWait` if it cannot be in this run."""
@@ -102,6 +119,7 @@ class _Paced(HTTPAdapter):
         """Send a request when it is time."""
         with self.lock:
             time.sleep(max(0.0, self.last + self.seconds - time.monotonic()))
+            log.info("%s %s", request.method, _bare(request.url or ""))  # before it leaves: a run may be killed
             try:
                 sent = request.copy()
                 sent.headers.update(self.secrets)
@@ -121,7 +139,8 @@ class Web:
         folder.mkdir(parents=True, exist_ok=True)
         self.manners = manners
         self.anew = anew
-        self.asked: Counter[str] = Counter()  # requests that left, by service
+        self.asked: Counter[str] = Counter()  # requests that were answered, by service
+        self.unanswered: Counter[str] = Counter()  # and those that were not
         self.failures: Counter[str] = Counter()  # one after the other, by service
         self.given_up: dict[str, str] = {}
         self.hosts: set[str] = set()  # beside those of services
@@ -179,9 +198,11 @@ class Web:
             self.hosts.add(host)
             patience = Retry(total=1, status=0, allowed_methods=None)
             self.session.mount(f"{urlsplit(address).scheme}://{host}", _Paced(self.manners.host_pace, patience, {}))
+        self.unanswered[host] += 1
         with self.session.cache_disabled():
             response = self.session.request(method, address, timeout=self.manners.timeout, stream=True)
         response.close()
+        self.unanswered[host] -= 1
         self.asked[host] += 1
         return response
 
@@ -209,15 +230,18 @@ class Web:
     def _sent(self, service: Service, path: str, params: Mapping[str, str], *, last: bool) -> requests.Response | None:
         """Return the response, or None if it broke off before the last try."""
         address = f"{self.manners.base(service)}{path}"
+        now.debug("asking %s", service.label)
         try:
             response = self._got(address, params)
         except _AskedToWait as error:
             raise self._failed(service, f"{error}; run this again then, nothing is lost", lasting=True) from error
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
+            self.unanswered[service.name] += 1
             if last:
                 raise self._failed(service, "broke off its answer") from error
             return None
         except requests.RequestException as error:
+            self.unanswered[service.name] += 1
             raise self._failed(service, _reason(error)) from error
         self.asked[service.name] += not getattr(response, "from_cache", False)
         return response
