@@ -151,13 +151,15 @@ def _standing(found: SavedRule) -> str:
 
 def _missed(found: SavedRule) -> str:
     """Return in a sentence by how much a goal is missed, and which would be kept."""
+    from eelit.methods.own.curves import ROOM
+
     promise, m = found.promise, found.promise["measured"]
     if promise["goal"] == "budget":
         reached, could = f"the mean cost is {m['share']:.1%} ± {m['share_error']:.1%}", "--budget"
-        most = f"{m['share'] + 2 * m['share_error']:.3f}"
+        most = f"{m['share'] + ROOM * m['share_error']:.3f}"
     else:
         reached, could = f"the drop is {m['drop']:.4f} ± {m['drop_error']:.4f}", "--max-drop"
-        most = f"{m['drop'] + 2 * m['drop_error']:.4f}"
+        most = f"{m['drop'] + ROOM * m['drop_error']:.4f}"
     return (
         f"`{found.rule}`, the best on the half to choose on, misses the goal on the other: {reached} there. With two "
         f"standard errors it keeps {could} {most}; ask for less, or take it by --anyway. Nothing was written"

@@ -424,9 +424,10 @@ def test_orders_put_first_what_tells_most():
     assert claimed.greedy_order(one_feature, rows).tolist() == [1, 2, 0]
 
 
-def test_rivals_are_trained_for_as_long_on_as_many_states_of_the_same_rows(trained):
+def test_rivals_are_trained_for_as_long_on_as_many_states_of_the_same_rows(trained, monkeypatch):
     method, _, ready = trained
-    stages = []
+    stages, seen, greedy = [], [], claimed.greedy_order
+    monkeypatch.setattr(claimed, "greedy_order", lambda model, rows: seen.append(rows) or greedy(model, rows))
     found = claimed.rivals(
         method, ready.data.without_test(), Bench(most_steps=0, watch=lambda s: s and stages.append(s))
     )
@@ -438,6 +439,7 @@ def test_rivals_are_trained_for_as_long_on_as_many_states_of_the_same_rows(train
         assert {*stage.rates.values()} == {method.rate}
         assert type(stage.optimiser) is torch.optim.Adam
     assert len(stages) == 3
+    assert [rows.targets.equal(ready.data.validation.targets) for rows in seen] == [True]
     orders = [rival.order(30) for rival in found]
     assert all(order.sort(dim=1).values.equal(torch.arange(10).expand(30, 10)) for order in orders)
     assert [len(order.unique(dim=0)) for order in orders[:2]] == [1, 1]
@@ -514,22 +516,29 @@ def test_settings_are_chosen_on_validation_data():
 
 def test_each_rival_is_told_by_its_own_name(trained, monkeypatch):
     method, bench, ready = trained
-    asked = []
+    asked, chosen_on = [], []
 
     def rivals(method, data, bench):
         asked.append(data)
         return [SimpleNamespace(name=name, quality=q) for name, q in (("strong", 0.95), ("weak", 0.0))]
 
     def right_in_order(prepared, rival, split):
-        return np.full((10, len(ready.split(split).targets)), rival.quality)
+        return np.full((10, len(ready.split(split).targets)), rival.quality / (2 if split == "validation" else 1))
 
+    def points(right):
+        chosen_on.append(float(right.mean()))
+        return told(right)
+
+    told = claimed.points
     monkeypatch.setattr(claimed, "rivals", rivals)
     monkeypatch.setattr(claimed, "right_in_order", right_in_order)
+    monkeypatch.setattr(claimed, "points", points)
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
     curve = SimpleNamespace(validation=held, test=test, full_quality=1.0, full_cost=10)
     found = claimed.claims(method, ready, bench, curve)
     assert {outcome.name: outcome.holds for outcome in found} == {
         "half of the features suffice": False, "better than strong": False, "better than weak": True
     }  # fmt: skip
+    assert chosen_on == pytest.approx([0.95 / 2, 0.0]), "on validation rows"
     with pytest.raises(TestDataAsked):
         len(asked[0].test.targets)

@@ -419,6 +419,14 @@ def side(*settings, name="x"):
     return Baseline(name=name, validation=held, test=test)
 
 
+def test_the_rival_may_cost_what_exclusion_costs_on_validation_data():
+    """On test data ours happens to be dearer, which gives the rival nothing more to spend."""
+    ours, theirs = side((0.001, 0.4, 0.6, 0.6)), side((0.5, 0.4, 0.6, 0.6), (0.9, 0.8, 0.7, 0.7))
+    dearer = [point.model_copy(update={"cost": 0.8, "speed_up": 1 / 0.8}) for point in ours.test]
+    (found,) = tried.at_the_cost_of(ours.model_copy(update={"test": dearer}), theirs)
+    assert found.mean() == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize(
     ("ours", "holds", "told"),
     [(0.66, True, "+0.0100 ± 0.0035"), (0.654, False, "+0.0040 ± 0.0035"), (0.60, False, "-0.0500 ± 0.0034")],

@@ -280,8 +280,8 @@ def stranger(monkeypatch):
     torch.manual_seed(0)
     parts = whisper.Stem(), [whisper.Layer() for _ in range(4)]
     monkeypatch.setattr(whisper, "encoder", lambda: copy.deepcopy(parts))
-    x, y = torch.randn(10, 80, 40), torch.randint(0, 28, (10, 5))
-    data = Data(*(Examples(list(x), y) for _ in range(3)), classes=28, digest="made")
+    parted = [Examples(list(torch.randn(10, 80, 40)), torch.randint(0, 28, (10, 5))) for _ in range(3)]
+    data = Data(*parted, classes=28, digest="made")
     monkeypatch.setattr(tasks, "sentences", lambda train, validation, test, seconds: data)
     return registry.get(KEY).variant("sentence confidence").replace({"width": 8, "epochs": 2.0, "batch": 5})
 
@@ -290,7 +290,8 @@ def test_all_heads_learn_from_the_frozen_encoder_and_nothing_else_does(stranger,
     model, (stage,) = wired(stranger)
     assert stage.rates == dict.fromkeys((id(p) for p in model.heads.parameters()), stranger.rate)
     assert (stage.steps, stage.batch) == (4, 5)
-    x, y = torch.stack([*tasks.sentences(train=0, validation=0, test=0, seconds=4.0).train.inputs]), stage.train.targets
+    train = tasks.sentences(train=0, validation=0, test=0, seconds=4.0).train
+    x, y = torch.stack([*train.inputs]), train.targets
     model.eval()
     index, states = next(stage.train.batches(5))
     with torch.no_grad():
