@@ -66,10 +66,18 @@ def test_the_page_of_a_track_shows_it_with_its_reason(tmp_path):
     shown = pages["tracks/images.md"]
     assert "the aim is 0.95 and the least that is accepted 0.85; <strong>1 cell below misses that" in shown
     assert '<td class="num">0.84 <span class="ee-muted">at 50 %</span></td>' in shown
+    assert "none reaches the aim" not in shown
     assert "at batch 1 it takes 40 % of the time of a stage" in shown
     assert "stale" not in shown[shown.index("#speed") :].split("</table>")[0]
     assert "#speed" not in pages["tracks/text.md"], "nothing was measured there"
     assert "larger the network" not in shown, "no larger one was measured"
+
+
+def test_the_page_says_if_no_cell_reaches_the_goal(tmp_path):
+    collection = gather(sources(), read_reports(tmp_path / "none")[0])
+    collection.speeds = {"images": speed(0.49, 0.49, 0.43, 0.47)}
+    shown = next(text for page, text in generated(collection) if page == "tracks/images.md")
+    assert "the least that is accepted 0.85; <strong>none reaches the aim</strong>." in shown
 
 
 def test_a_stream_whose_survivors_are_joined_stands_beside_it(tmp_path):
@@ -78,7 +86,7 @@ def test_a_stream_whose_survivors_are_joined_stands_beside_it(tmp_path):
     cells = [cell.model_copy(update={"joined": 0.49} if cell.bound else {}) for cell in found.cells]
     collection.speeds = {"images": found.model_copy(update={"cells": cells}), "images-plain": found}
     pages = {page: text for page, text in generated(collection) if page.startswith("tracks/images")}
-    told = "time saved ÷ MACs saved is then 0.98 for batches of 32 and 0.98 for batches of 128."
+    told = "time saved ÷ MACs saved is then 0.98 for batches of 32 and 0.98 for batches of 128. The full model"
     assert told in pages["tracks/images.md"]
     assert "infer_stream" not in pages["tracks/images-plain.md"], "none was measured there"
     assert "1 cell below misses that" in pages["tracks/images.md"], "a batch by itself is judged as before"

@@ -100,6 +100,11 @@ class Speed(Typed):
         return [cell for cell in self.cells if cell.bound and cell.efficiency < FLOOR]
 
     @property
+    def reached(self) -> bool:
+        """Whether a cell reaches the goal, among those for which it is stated."""
+        return any(cell.bound and cell.efficiency >= GOAL for cell in self.cells)
+
+    @property
     def streams(self) -> list[Cell]:
         """Cells that were measured in a stream, too, by batch size."""
         return [cell for cell in self.cells if cell.joined is not None]
