@@ -97,6 +97,7 @@ class Verdict:
     measured: list[str]  # one per seed
     reason: str  # why it is not comparable; else empty
     current: bool  # measured by the present code
+    track: str = ""  # title of the track where it was tried, where verdicts of several may stand together
 
     @property
     def is_judged(self) -> bool:
