@@ -148,12 +148,26 @@ def _report(board: Board, conditions: str, share: float, trust: Trust) -> str:
         ]
         notes += [paragraph(said, "  - ", "    ") for said in uncertain(group, share)]
         parts.append("\n".join([title, table(HEADER, [_cells(row, share, trust) for row in group]), *notes]))
-    if otherwise := {row.key: f": {row.trained_otherwise}" for row in board.rows if row.trained_otherwise}:
-        parts.append("\n".join([bold("TRAINED OTHERWISE"), *_folded(otherwise.items())]))
+    if otherwise := _otherwise(board.rows):
+        parts.append("\n".join([bold("TRAINED OTHERWISE"), *_folded(otherwise)]))
     if board.not_run:
         lines = _folded((each.key, f", {each}") for each in board.not_run)
         parts.append("\n".join([bold("NOT MEASURED"), *lines]))
     return "\n\n".join(parts)
+
+
+def _otherwise(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return of which methods how their training differs; of which variants, where it does not do so for all alike."""
+    said: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if not row.rule:
+            said.setdefault(row.key, {})[row.variant] = row.trained_otherwise
+    return [
+        (f"{key} {variant}".strip() if len(set(variants.values())) > 1 else key, f": {text}")
+        for key, variants in said.items()
+        for variant, text in (variants.items() if len(set(variants.values())) > 1 else [*variants.items()][:1])
+        if text
+    ]
 
 
 def _folded(said: Iterable[tuple[str, str]]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from eelit.catalog.sources import sources
 from eelit.methods.harness import summary
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import board, compared, looks, plots, tested
 from eelit.site.generator.collection import gather
 from eelit.site.generator.pages import pages
@@ -138,4 +139,21 @@ def test_a_verdict_for_want_of_seeds_says_how_many_are_needed(collection):
     macros = environment().get_template("macros.html.j2").module
     assert "held with 2 of 2 seeds; 3 are needed" in macros.verdict(verdict)
     full = summary.Verdict("n", "s", "holds", 3, 3, [], "", True)
-    assert "held with 3 of 3 seeds</span>" in macros.verdict(full)
+    assert str(macros.verdict(full)).endswith("held with 3 of 3 seeds</span>")
+
+
+def test_verdicts_of_several_tracks_each_name_theirs(collection):
+    from eelit.site.generator.pages import environment
+
+    boards = {name: board for name, board in collection.boards.items() if "kaya2019sdn" in board.verdicts}
+    assert len(boards) > 1
+    every = collection.verdicts("kaya2019sdn")
+    assert [each.track for each in every] == [
+        TRACKS[name].title for name, board in boards.items() for _ in board.verdicts["kaya2019sdn"]
+    ]
+    macros = environment().get_template("macros.html.j2").module
+    assert f"on the track {every[0].track}" in macros.verdict(every[0])
+    board = next(iter(boards.values()))
+    on_one = [verdict for trial in collection.trials("kaya2019sdn", board) for verdict in trial.verdicts]
+    assert on_one
+    assert {verdict.track for verdict in on_one} == {""}  # the page of a track need not say which

@@ -724,7 +724,22 @@ def test_a_row_that_is_trained_otherwise_than_the_others_of_the_track_says_why(s
     assert otherwise == (key in OTHERWISE), found
     if otherwise:
         assert [[stage[0] for stage in each] for each in found] == OTHERWISE[key]
-    assert bool(summary.row([result(key=key)], "", current=True).trained_otherwise) == otherwise
+    names = [name for name in main.variants if main.variant(name, "full").corpus == "rotten-tomatoes"]
+    said = {name: bool(summary.trained_otherwise(key, name)) for name in names}
+    assert said == {name: each != ALIKE for name, each in zip(names, found, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [("a", "For all. Twice as long, as in the paper."), ("b", "For all. Twice as long, as in the paper. Slower."),
+     ("c", "For all. Slower."), ("", "For all. Slower.")],
+)  # fmt: skip
+def test_a_paragraph_on_some_variants_is_told_of_these_alone(monkeypatch, variant, said):
+    text = 'For\nall.\n\n"a" and "b": twice as long,\nas in the paper.\n\nAll but "a": slower.'
+    monkeypatch.setattr(
+        summary.registry, "describe", lambda key: SimpleNamespace(sections={summary.TRAINED_OTHERWISE: text})
+    )
+    assert summary.trained_otherwise("x", variant) == said
 
 
 def test_what_is_measured_apart_is_on_no_track_and_says_why():
@@ -776,8 +791,9 @@ IMAGES_OTHERWISE = {
 }
 """Rows that are trained otherwise: the steps of each stage, variant by variant. Why, says their docstring."""
 AS_LONG_BUT_OTHERWISE = {
-    "duggal2020elf",  # images of which few classes have most
-    "hu2020triplewins",  # clean and attacked images in each step
+    "duggal2020elf": ("CE", "LDAM"),  # images of which few classes have most
+    "hu2020triplewins": ("max-average defence", "average defence"),  # clean and attacked images in each step
+    "wang2019dynexit": ("learned weights",),  # without weights to spare its optimiser is that of all rows
 }
 
 
@@ -812,8 +828,11 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
     assert otherwise == (key in IMAGES_OTHERWISE), found
     if otherwise:
         assert [[stage[0] for stage in each] for each in found] == IMAGES_OTHERWISE[key]
-    said = summary.row([result(key=key)], "", current=True).trained_otherwise
-    assert bool(said) == (otherwise or key in AS_LONG_BUT_OTHERWISE)
+    notes = {name: summary.trained_otherwise(key, name) for name in main.variants}
+    differs = {name: each != IMAGES_ALIKE for name, each in zip(main.variants, found, strict=True)}
+    differs |= {name: name in AS_LONG_BUT_OTHERWISE[key] for name in main.variants if key in AS_LONG_BUT_OTHERWISE}
+    assert {name: bool(note) for name, note in notes.items()} == differs, found
+    said = " ".join(notes.values())
     for number in re.findall(rf"\bfor ({'|'.join(NUMBERS)})\b", said):
         assert any(each == pytest.approx(NUMBERS[number], abs=0.05) for one in counted for each in one), (
             number,

@@ -28,13 +28,13 @@ def claims(method: MultiExitDistillation, prepared: Prepared, bench: Bench, curv
     gains_of_few = gains_by_exit(fewer, fewer.prepare(bench), few(labels), bench)
     # One pass goes over the images without labels; each step sees as many labelled ones as the rival's.
     unlabelled = method.replace({"labelled": FEW, "epochs": method.epochs / (1 - FEW)})
-    found = [
+    outcomes = [
         better_early(gains),
         better_with_few(gains[:-1], gains_of_few[:-1]),
         helped(gains_by_exit(unlabelled, unlabelled.prepare(bench), fewer, bench)),
         annealed(method, prepared, bench),
     ]
-    return [unless(reason, outcome) for outcome in found]
+    return [unless(reason, outcome) for outcome in outcomes]
 
 
 def poor_teacher(labels: MultiExitDistillation, prepared: Prepared) -> str:

@@ -25,6 +25,7 @@ holds in part if with some, and does not hold here if with none; with fewer than
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -47,6 +48,8 @@ BASELINE_KNOBS = {"static exit": "exit", "max-confidence": "confidence"}
 """The baselines that every method is compared with, and the names of their knobs."""
 TRAINED_OTHERWISE = "Trained otherwise"
 """The section of a method's docstring that says how its training differs from that of the track, and why."""
+OF_SOME = re.compile(r'(All but )?("[^"]+"(?:(?:, | and )"[^"]+")*): (.+)', re.DOTALL)
+"""How a paragraph of it begins that is about some variants alone: with their names, or with all others' names."""
 SAVED = 0.05
 """Least share of the cost that a setting must save for its time to be compared with that."""
 SLOWER = 1.05
@@ -97,6 +100,7 @@ class Verdict:
     measured: list[str]  # one per seed
     reason: str  # why it is not comparable; else empty
     current: bool  # measured by the present code
+    track: str = ""  # title of the track where it was tried, where verdicts of several may stand together
 
     @property
     def is_judged(self) -> bool:
@@ -279,7 +283,7 @@ def row(results: Sequence[Result], variant: str, *, current: bool, share: float 
         baselines={name: _means(tests) for name, tests in rivals.items()},
         baseline_knobs={name: _knobs(tests, BASELINE_KNOBS.get(name, "knob")) for name, tests in rivals.items()},
         settings=_settings(results[0], variant),
-        trained_otherwise=_section(results[0].key, TRAINED_OTHERWISE),
+        trained_otherwise=trained_otherwise(results[0].key, variant),
         calibration=_calibration(curves),
         exits=_leaving(curves),
         rule=rule,
@@ -350,9 +354,21 @@ def _settings(result: Result, variant: str) -> dict[str, str]:
     return shared | own
 
 
-def _section(key: str, heading: str) -> str:
-    """Return a section of the method's docstring in one line; empty if it has none."""
-    return " ".join(registry.describe(key).sections.get(heading, "").split())
+def trained_otherwise(key: str, variant: str) -> str:
+    """Return how a variant's training differs from that of the track, and why, in one line; empty if it does not.
+
+    A paragraph that begins with names of variants (``"a" and "b": for twice as long``, or ``All but "a": …``) is about
+    these alone.
+    """
+    said = []
+    for paragraph in registry.describe(key).sections.get(TRAINED_OTHERWISE, "").split("\n\n"):
+        text = " ".join(paragraph.split())
+        if some := OF_SOME.fullmatch(text):
+            if (variant in re.findall('"([^"]+)"', some[2])) == bool(some[1]):
+                continue
+            text = some[3][:1].upper() + some[3][1:]
+        said.append(text)
+    return " ".join(filter(None, said))
 
 
 def _leaving(curves: Sequence[Curve]) -> list[float]:

@@ -36,8 +36,10 @@ Skipped
     same way and under the same limits.
 
 Trained otherwise
-    Classifier-wise: besides the epochs that all rows have, which train the network, the classifiers learn for as many
-    more on its frozen states. Layer-wise: each layer in turn has these epochs.
+    "classifier-wise": besides the epochs that all rows have, which train the network, the classifiers learn for as many
+    more on its frozen states.
+
+    "layer-wise": each layer in turn has the epochs that all rows have.
 
 Deviations
     1. The article could not be read beyond its abstract. It names the three trainings, thresholds set in parallel, a

@@ -24,9 +24,8 @@ Skipped
     All layers after the exit, with their adapters and heads.
 
 Trained otherwise
-    Only adapters and heads are trained, in as many steps as the other rows, and the adapters, which start from scratch,
-    at a rate of 1e-3: that so few weights suffice is what the paper is about. The variant "fine-tuned" is trained as
-    the others are.
+    "adapters": only adapters and heads are trained, in as many steps as the other rows, and the adapters, which start
+    from scratch, at a rate of 1e-3: that so few weights suffice is what the paper is about.
 
 Deviations
     1. Reconstructed: the paper itself could not be read. That a distance of neighbouring layers must stay below a

@@ -30,8 +30,8 @@ Skipped
     All layers and branches after the exit.
 
 Trained otherwise
-    For as many epochs as all rows, but on each batch twice, clean and attacked, in addition to the steps of the attack:
-    this is what the paper is about. The variant "undefended" is trained as all rows are.
+    All but "undefended": for as many epochs as all rows, but on each batch twice, clean and attacked, in addition to
+    the steps of the attack: this is what the paper is about.
 
 Deviations
     1. A small residual network with internal classifiers at shares of its cost, on cluttered Fashion-MNIST, 6,000

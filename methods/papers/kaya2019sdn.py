@@ -27,9 +27,8 @@ Skipped
     All layers and classifiers after the exit.
 
 Trained otherwise
-    IC-only: besides the epochs that all rows have, which train the network, the internal classifiers alone learn for as
-    many on its frozen maps, at 1e-3, the paper's rate: two stages are half of what the paper is about. SDN training has
-    no second stage.
+    "IC-only": besides the epochs that all rows have, which train the network, the internal classifiers alone learn for
+    as many on its frozen maps, at 1e-3, the paper's rate: two stages are half of what the paper is about.
 
 Deviations
     1. A small residual network on cluttered Fashion-MNIST, 6,000 images, 2 epochs, instead of VGG-16, ResNet-56,
@@ -46,6 +45,10 @@ Deviations
     5. A frozen network stays as it was. The released code keeps it in training mode, so that running means and
        variances of its batch normalisation move on and its answers with them.
     6. Confusion is 0 where all agree. The released code adds 1e-6 to every difference.
+    7. Internal classifiers learn in 376 steps instead of about 9,800, yet at the paper's rate: of four no other is
+       better on both kinds of images. Their mean accuracy on validation images, with one seed and IC-only training,
+       is 0.643, 0.643, 0.638 and 0.624 with 1e-3, 3e-3, 5e-3 and 1e-2 on cluttered images, and 0.859, 0.858, 0.858
+       and 0.857 on plain ones.
 """
 
 from __future__ import annotations

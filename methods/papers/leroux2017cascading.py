@@ -27,8 +27,8 @@ Skipped
     without output layers before the last.
 
 Trained otherwise
-    Two stages: besides the epochs that all rows have, which train the network, the output layers are trained for as
-    many more on its frozen states. The joint variant has no second stage.
+    "two stages": besides the epochs that all rows have, which train the network, the output layers are trained for as
+    many more on its frozen states.
 
 Deviations
     1. The article could not be read beyond its abstract: training, confidence and the single threshold are assumed, and

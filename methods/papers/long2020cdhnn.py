@@ -33,7 +33,7 @@ Skipped
     network without exits.
 
 Trained otherwise
-    Two stages: besides the epochs that all rows have, which train the network, the exits are trained for as many more
+    "two stages": besides the epochs that all rows have, which train the network, the exits are trained for as many more
     on its frozen states.
 
 Deviations

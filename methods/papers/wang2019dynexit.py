@@ -22,8 +22,8 @@ Skipped
     The layers after the exit, with their heads.
 
 Trained otherwise
-    In the epochs that all rows have the raw weights learn at a rate of their own, 1e-2, and without weight decay: they
-    are what the paper is about.
+    "learned weights": in the epochs that all rows have the raw weights learn at a rate of their own, 1e-2, and without
+    weight decay: they are what the paper is about.
 
 Deviations
     1. Only the paper's abstract could be read and two surveys. They describe a residual network, joint training, raw

@@ -27,7 +27,7 @@ Skipped
     The remaining cycles.
 
 Trained otherwise
-    Distilled: the deep network is trained first, for as many epochs as all rows have, because the network in cycles
+    "distilled": the deep network is trained first, for as many epochs as all rows have, because the network in cycles
     learns from its outputs.
 
 Deviations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -203,8 +203,12 @@ class Collection:
         return (row.variant, "") if row.variant.startswith(name) else (name, row.variant)
 
     def verdicts(self, key: str) -> list[Verdict]:
-        """Return how the claims of a method's paper fared on the tracks, over all seeds."""
-        return [verdict for board in self.boards.values() for verdict in board.verdicts.get(key, [])]
+        """Return how the claims of a method's paper fared on the tracks, which each names, over all seeds."""
+        return [
+            replace(verdict, track=TRACKS[name].title)
+            for name, board in self.boards.items()
+            for verdict in board.verdicts.get(key, [])
+        ]
 
     def trials(self, key: str, board: bench.Board | None = None) -> list[Trial]:
         """Return the claims of a method's paper beside how they fared, on one board or on all."""

@@ -108,7 +108,8 @@ def _claims(collection: Collection, key: str) -> Iterator[str]:
         for verdict in trial.verdicts:
             told = f"{verdict.judgement}, held with {plural(verdict.held, 'seed')} of {verdict.n}"
             stale = "" if verdict.current else ", stale: measured by older code"
-            yield f"Tested as: {plain(verdict.statement)} ({plain(verdict.name)}: {told}{stale})"
+            where = f", on the track {plain(verdict.track)}" if verdict.track else ""
+            yield f"Tested as: {plain(verdict.statement)} ({plain(verdict.name)}: {told}{where}{stale})"
         yield from (f"To be tested as {plain(name)}: not measured yet" for name in trial.waiting)
         if trial.claim and trial.claim.untried:
             yield f"Not tested here: {plain(trial.claim.untried)}"
