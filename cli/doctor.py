@@ -57,7 +57,8 @@ def command(
         diff = _mended(loaded, _about(found, keys, loaded))
         loaded = load(sources())
         found = findings(loaded, _measured(keys))
-    found, troubles = _about(found, keys, loaded), []
+    found = _about(found, keys, loaded)
+    troubles: list[str] = []
     if online and not is_offline(offline):
         asked, troubles = _online(loaded, keys, contact, anew=anew)
         found += asked
