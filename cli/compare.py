@@ -124,13 +124,14 @@ def chosen(names: Iterable[str]) -> list[Choice]:
     return list(dict.fromkeys(found))
 
 
-def compared(choices: list[Choice], name: str, catalogue: Catalogue) -> dict[str, Any]:
-    """Return rows and claims of methods on a track as JSON types; of those that were not measured there are none."""
+def measured(
+    choices: list[Choice], name: str, catalogue: Catalogue
+) -> tuple[list[Row], dict[str, list[dict[str, Any]]]]:
+    """Return rows of methods on a track, and claims as JSON types; of those that were not measured there are none."""
     from eelit.methods.harness import bench
 
     known = {key: bench.stored(name, key) for _, key in choices}
-    trials = _trials(_themselves(choices, known), catalogue)
-    return _as_json(name, _rows(choices, known), trials)
+    return _rows(choices, known), _claims_as_json(_trials(_themselves(choices, known), catalogue))
 
 
 def _themselves(choices: list[Choice], known: dict[str, Stored]) -> dict[str, Stored]:
@@ -165,10 +166,14 @@ def _results(rows: list[Row], known: dict[str, Stored]) -> Iterator[Result]:
 
 
 def _as_json(name: str, rows: list[Row], trials: dict[str, list[Trial]]) -> dict[str, Any]:
+    claims = _claims_as_json(trials)
+    return {"track": name, "rows": [{"id": row.id} | asdict(row) for row in rows], "claims": claims}
+
+
+def _claims_as_json(trials: dict[str, list[Trial]]) -> dict[str, list[dict[str, Any]]]:
     from eelit.site.generator.claims import as_json
 
-    claims = {key: [as_json(trial) for trial in found] for key, found in trials.items()}
-    return {"track": name, "rows": [{"id": row.id} | asdict(row) for row in rows], "claims": claims}
+    return {key: [as_json(trial) for trial in found] for key, found in trials.items()}
 
 
 def _trials(known: dict[str, Stored], catalogue: Catalogue) -> dict[str, list[Trial]]:

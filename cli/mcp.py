@@ -14,8 +14,16 @@ from eelit.cli.command import eelit_command, open_catalogue
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
-MOST = 200
+    from eelit.methods.harness.summary import Row, Spread
+
+MOST = 50
 """Works that one answer holds."""
+MOST_EDGES = 120
+"""Edges that one answer holds: those nearest to the work that was asked for."""
+MOST_ROWS = 60
+"""Rows of a leaderboard that one answer holds."""
+MOST_METHODS = 8
+"""Methods that are compared at a time."""
 WHAT_IT_IS = (
     "The early-exit literature: works with their place in a taxonomy, relations and citations, and methods that run, "
     "with what was measured. Facts of a work come with their sources; what no source confirmed stands under "
@@ -116,34 +124,99 @@ class Tools:
     def graph(self, around: str, depth: int = 1) -> dict[str, Any]:
         """Show which works cite, extend, compare with or criticise each other near one work.
 
-        Each edge has its evidence; unverified ones say so. A missing edge proves nothing.
+        Each edge has its evidence; unverified ones say so. A missing edge proves nothing. If there are more edges than
+        one answer holds, those nearest to the work are told, and `edges_in_all` says how many there are.
         """
         from eelit.catalog.graph import collection
 
         whole = collection(self.catalogue)
-        part = whole.around(self.catalogue.resolve(around), max(1, min(depth, 3)))
-        nodes = [asdict(node) for node in part.nodes.values()]
-        return {"nodes": nodes, "edges": [asdict(edge) for edge in part.edges], "note": whole.note()}
+        key, depth = self.catalogue.resolve(around), max(1, min(depth, 3))
+        parts = [whole.around(key, step) for step in range(1, depth + 1)]
+        own = [edge for edge in parts[0].edges if key in (edge.source, edge.target)]
+        nearest = list(dict.fromkeys([*own, *(edge for part in parts for edge in part.edges)]))
+        edges = nearest[:MOST_EDGES]
+        ends = {key, *(end for edge in edges for end in (edge.source, edge.target))}
+        nodes = [asdict(node) for name, node in parts[-1].nodes.items() if name in ends]
+        told = [asdict(edge) for edge in edges]
+        return {"nodes": nodes, "edges": told, "edges_in_all": len(nearest), "note": whole.note()}
 
-    def leaderboard(self, track: str = "text", share: float = 0.5) -> dict[str, Any]:
+    def leaderboard(self, track: str = "text", share: float = 0.5, limit: int = 20) -> dict[str, Any]:
         """Rank the methods of a track by the quality that they reach within a share of the full model's cost.
 
-        `share` is one of those the track is reported at. A row says whether it was measured by the present code.
+        `share` is one of those the track is reported at. Only rows of one `group` can be compared; each has the mean
+        over seeds and its deviation, a 95 % interval, and `level` if it cannot be told from the best of its group. A
+        row says whether it was measured by the present code. `total` is the number of all rows.
         """
         from eelit.methods.harness import bench
 
         board = bench.board(_track(track), _share(share))
-        return {"track": track, "share": share, "rows": [{"id": row.id} | asdict(row) for row in board.rows]}
+        rows = [_row(row, share) for row in board.rows[: max(1, min(limit, MOST_ROWS))]]
+        return {"track": track, "share": share, "total": len(board.rows), "rows": rows}
 
     def compare(self, methods: list[str], track: str = "text") -> dict[str, Any]:
-        """Compare methods of a track: curves, costs, and how the papers' claims fared.
+        """Compare at most eight methods of a track: curves, costs, and how the papers' claims fared.
 
-        `max-confidence@METHOD` and `static-exit@METHOD` are baselines on the network of a method.
+        `max-confidence@METHOD` and `static-exit@METHOD` are baselines on the network of a method. `points` are share
+        of the full cost and quality at each setting of `knobs`.
         """
-        from eelit.cli.compare import chosen, compared
+        from eelit.cli.compare import chosen, measured
 
-        choices = [(rule, self.catalogue.resolve(name)) for rule, name in chosen(methods)]
-        return compared(choices, _track(track), self.catalogue)
+        if not 1 <= len(methods) <= MOST_METHODS:
+            raise CatalogueFault(f"name one to {MOST_METHODS} methods; `leaderboard` ranks all")
+        track, choices = _track(track), [(rule, self._method(name)) for rule, name in chosen(methods)]
+        rows, claims = measured(choices, track, self.catalogue)
+        return {"track": track, "rows": [_curve(row) for row in rows], "claims": claims}
+
+    def _method(self, name: str) -> str:
+        """Return the key of a method. Raises `CatalogueFault` for a work that cannot be run."""
+        from eelit.cli.run import method_key
+
+        return method_key(name, self.catalogue)
+
+
+def _row(row: Row, share: float) -> dict[str, Any]:
+    """Return what a leaderboard tells of a row."""
+    standing = row.standings.get(share)
+    interval = [standing.quality.low, standing.quality.high] if standing else None
+    return _who(row) | {
+        "full": _spread(row.full),
+        "reached": _spread(row.at.get(share)),
+        "interval": interval,
+        "level": row.place(share),
+        "gain_over": {name: _spread(gains.get(share)) for name, gains in row.against.items()},
+    }
+
+
+def _curve(row: Row) -> dict[str, Any]:
+    """Return what a comparison tells of a row."""
+    return _who(row) | {
+        "full": _spread(row.full),
+        "at": {share: _spread(spread) for share, spread in row.at.items()},
+        "area": _spread(row.area),
+        "speed_up_within_a_point": _spread(row.within_a_point),
+        "overthinking": _spread(row.overthinking),
+        "training_seconds": _spread(row.training_seconds),
+        "knobs": row.knobs,
+        "points": [[round(part, 4) for part in point] for point in row.points],
+        "trained_otherwise": row.trained_otherwise,
+    }
+
+
+def _who(row: Row) -> dict[str, Any]:
+    """Return what a row is, and with which others it can be compared."""
+    return {
+        "id": row.id, "key": row.key, "variant": row.variant, "rule": row.rule, "group": list(map(str, row.group)),
+        "current": row.current, "seeds": len(row.seeds),
+    }  # fmt: skip
+
+
+def _spread(spread: Spread | None) -> dict[str, float | None] | None:
+    if spread is None:
+        return None
+    return {
+        "mean": round(spread.mean, 4),
+        "deviation": None if spread.deviation is None else round(spread.deviation, 4),
+    }
 
 
 def _track(name: str) -> str:

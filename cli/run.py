@@ -19,6 +19,7 @@ from eelit.cli.streams import plain_terminal
 from eelit.cli.table import bold, paragraph, table
 
 if TYPE_CHECKING:
+    from eelit.catalog.query import Catalogue
     from eelit.methods.engine.records import Curve, Outcome, Result, Search
 
 ELSEWHERE = "choose another with --out"
@@ -200,13 +201,13 @@ def demand_backend(backend: Any) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def method_key(name: str) -> str:
-    """Return the key of a method; those of other packages need not be in the catalogue."""
+def method_key(name: str, catalogue: Catalogue | None = None) -> str:
+    """Return the key of a method; those of other packages need not be in the catalogue (by default the user's)."""
     from eelit.methods.harness import registry
 
     if (registered := registry.resolve(name)) is not None:
         return registered
-    key = open_catalogue().resolve(name)
+    key = (catalogue or open_catalogue()).resolve(name)
     if registry.resolve(key) is None:
         raise click.UsageError(f"{key} is in the catalogue but cannot be run; `eelit methods` lists what can")
     return key

@@ -13,6 +13,8 @@ from eelit.catalog.query import Catalogue
 from eelit.cli.mcp import server
 
 mcp = pytest.importorskip("mcp")
+MOST_LETTERS = 60_000
+"""Of one answer: about fifteen thousand tokens."""
 
 
 def asked(make, *calls):
@@ -76,9 +78,35 @@ def test_methods_are_ranked_and_compared(served, monkeypatch):
     assert set(said(compared)["claims"]) == {"zhou2020pabee"}
 
 
+def test_answers_are_short_enough_for_a_model(served):
+    calls = [
+        ("leaderboard", {}),
+        ("leaderboard", {"limit": 1000}),
+        ("compare", {"methods": ["pabee", "deebert"]}),
+        ("graph", {"around": "pabee", "depth": 3}),
+        ("find", {"limit": 1000}),
+    ]
+    _, answers = asked(served, *calls)
+    sizes = [len(result.content[0].text) for result in answers]
+    board = said(answers[0])
+    assert len(board["rows"]) == 20 < board["total"]
+    assert board["rows"][0]["reached"]["mean"]
+    wide = said(answers[3])
+    assert wide["edges_in_all"] > len(wide["edges"]) > 1
+    assert all("zhou2020pabee" in (edge["source"], edge["target"]) for edge in wide["edges"][:1])
+    assert len(said(answers[4])["works"]) < said(answers[4])["total"]
+    assert max(sizes) < MOST_LETTERS, sizes
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "why"),
     [
+        (
+            "compare",
+            {"methods": ["elhoushi2024layerskip"]},
+            "elhoushi2024layerskip is in the catalogue but cannot be run",
+        ),
+        ("compare", {"methods": ["pabee"] * 9}, "name one to 8 methods"),
         ("show", {"work": "nobody"}, "no work is called `nobody`"),
         ("find", {"policy": "patient"}, "`patient` is not a term of policy"),
         ("cite", {"works": ["pabee"], "style": "word"}, "no such style `word`"),
