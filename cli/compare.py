@@ -98,7 +98,7 @@ def _methods(methods: tuple[str, ...], name: str, out: Path | None, style: str, 
     if style == "json":
         click.echo(json_text(_as_json(name, rows, trials)))
     elif rows:
-        click.echo("\n\n".join([*_side_by_side(rows), *_claims(trials)]))
+        click.echo("\n\n".join([*_side_by_side(rows), *_rules(rows), *_claims(trials)]))
     if not rows:
         nothing_found("none of these methods was measured")
     if out and rows:
@@ -226,6 +226,16 @@ def _side_by_side(rows: list[Row]) -> Iterator[str]:
             stop += 1
         yield table(["", *names[start:stop]], [[line[0], *line[1 + start : 1 + stop]] for line in lines])
         start = stop
+
+
+def _rules(rows: list[Row]) -> Iterator[str]:
+    """Say what intervals cover, and when a row is level with the best of those that are compared."""
+    if any(row.standings for row in rows):
+        yield paragraph(
+            "The 95 % intervals cover other test samples and seeds; the difference from the best of these rows is "
+            "computed sample by sample. A row is level with the best if the difference is not significant (at 5 %, "
+            "corrected for all comparisons by Holm)."
+        )
 
 
 def _figures(rows: list[Row]) -> list[list[str]]:

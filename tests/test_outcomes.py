@@ -194,6 +194,19 @@ def test_intervals_are_of_the_figures_that_the_row_shows(place):
     assert {*bench.board("text").rows[0].standings} == {0.5}
 
 
+def test_gains_over_a_baseline_have_intervals_of_the_same_seeds_and_samples(place):
+    rows = board_of(place, sure=summary.SHARES).rows
+    for row in rows:
+        assert {*row.over} == ({*row.against} if not row.rule else set())
+        for rule, gains in row.over.items():
+            for share, gain in gains.items():
+                assert gain.mean == pytest.approx(row.against[rule][share].mean, abs=1e-6)
+                assert gain.seeds == 3
+    (own,) = [row.over["max-confidence"][0.5] for row in rows if row.id == KEY]
+    (alone,) = [row.standings[0.5].quality for row in rows if row.id == KEY]
+    assert 0 < own.deviation != alone.deviation
+
+
 def test_seeds_that_are_tested_on_other_samples_have_no_interval(place):
     for seed in range(2):
         given, *_ = sampled(seed)

@@ -71,14 +71,17 @@ def test_what_is_no_verdict_says_why(seeds, level, said):
     assert {leader.place for leader in found.leaders} == {"not judged"}
 
 
-def test_gains_count_rows_that_gain_with_every_seed():
-    def gaining(*each):
-        one = line("a", 0.0)
-        against = {findings.SIMPLEST: {HALF: summary.Spread.of(each)}}
-        return replace(one, row=replace(one.row, against=against))
+def test_methods_are_counted_that_differ_from_the_simplest_rule_by_more_than_chance():
+    def beside(mean, deviation, kind="a"):
+        one = line(kind, 0.0)
+        gain = Interval(mean, mean - 2 * deviation, mean + 2 * deviation, deviation, None, 3)
+        return replace(one, row=replace(one.row, over={findings.SIMPLEST: {HALF: gain}}))
 
-    found = contest(gaining(0.01, 0.02), gaining(0.03, -0.01), gaining(0.0, 0.1), line("a", -0.1))
-    assert found.gains == (1, 3)
+    close = beside(0.022, 0.01)  # p = 0.028: significant by itself, not as one of five
+    lines = [beside(0.05, 0.01), beside(-0.05, 0.01), beside(-0.06, 0.01), close, beside(0.0, 0.0)]
+    left_out = [beside(0.1, 0.01, kinds.ABLATION), line("a", -0.1)]
+    assert contest(*lines, *left_out).beside == findings.Beside([lines[0]], lines[1:3], rows=5)
+    assert contest(close).beside == findings.Beside([close], [], rows=1)
 
 
 def verdict(judgement):

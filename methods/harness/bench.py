@@ -28,7 +28,7 @@ from eelit.methods.harness.workers import Backend, spread
 
 if TYPE_CHECKING:
     from eelit.methods.harness.outcomes import Outcomes
-    from eelit.methods.harness.paired import Outcome, Standing
+    from eelit.methods.harness.paired import Interval, Outcome, Standing
 
 Run = tuple[str, int]
 """A method's key and a seed."""
@@ -411,7 +411,10 @@ def _does(results: Sequence[Result], variant: str, rule: str) -> object:
 
 
 def stand(rows: Sequence[summary.Row], measured: Mapping[str, Stored], shares: Sequence[float]) -> list[summary.Row]:
-    """Return the rows with their intervals at shares of the cost, each group by itself."""
+    """Return the rows with their intervals at shares of the cost, each group by itself.
+
+    Methods' rows also get the interval of their gain over each baseline on the same weights.
+    """
     if not any(known.samples for known in measured.values()):
         return [*rows]
     from eelit.methods.harness.paired import standings
@@ -427,7 +430,23 @@ def stand(rows: Sequence[summary.Row], measured: Mapping[str, Stored], shares: S
             for i, each in zip(inside, found, strict=True):
                 if each:
                     told[i][share] = each
-    return [replace(row, standings=each) for row, each in zip(rows, told, strict=True)]
+    over = [_over(row, ours, measured[row.key], shares) for row, ours in zip(rows, known, strict=True)]
+    return [replace(row, standings=each, over=gains) for row, each, gains in zip(rows, told, over, strict=True)]
+
+
+def _over(
+    row: summary.Row, ours: Mapping[float, Outcome], known: Stored, shares: Sequence[float]
+) -> dict[str, dict[float, Interval]]:
+    """Return the gain over each baseline on the same weights, sample by sample; nothing of a baseline's own row."""
+    from eelit.methods.harness.paired import difference, intervals
+
+    found: dict[str, dict[float, Interval]] = {}
+    for rule in row.against if not row.rule else ():
+        theirs = _outcomes(replace(row, rule=rule), known, shares)
+        gains = {share: difference(ours[share], theirs[share]) for share in ours if share in theirs}
+        paired = {share: gain for share, gain in gains.items() if gain}
+        found[rule] = dict(zip(paired, intervals([*paired.values()]), strict=True))
+    return found
 
 
 def _outcomes(row: summary.Row, known: Stored, shares: Sequence[float]) -> dict[float, Outcome]:

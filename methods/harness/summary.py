@@ -36,7 +36,7 @@ from eelit.methods.engine.records import Curve, Machine, OperatingPoint, Result,
 from eelit.methods.harness import registry
 
 if TYPE_CHECKING:
-    from eelit.methods.harness.paired import Standing
+    from eelit.methods.harness.paired import Interval, Standing
 
 X = TypeVar("X")
 
@@ -187,6 +187,7 @@ class Row:
     rule: str = ""  # which baseline of `BASELINE_KNOBS` it is, on the method's network; empty: the method itself
     shared: tuple[str, ...] = ()  # of a baseline: other rows whose networks have the same weights
     standings: dict[float, Standing] = field(default_factory=dict)  # share → how certain it is, where samples are known
+    over: dict[str, dict[float, Interval]] = field(default_factory=dict)  # baseline → share → `against`, where known
     load: Spread | None = None  # busy processes per core when the runs ended: above about 1, seconds mean little
 
     @property

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from eelit.bib.citations import NUMBERS
-from eelit.methods.harness.paired import Interval
+from eelit.methods.harness.paired import LEVEL, Interval, holm
 from eelit.methods.harness.summary import SEEDS, SHARES, Row
 from eelit.site.generator.claims import Trial
 from eelit.site.generator.collection import Collection
 from eelit.site.generator.compared import Group, Line, compared
+from eelit.site.generator.kinds import ABLATION
 
 HALF = 0.5
 """The share of the cost that the home page tells of."""
@@ -75,13 +76,21 @@ class Leader:
         return "best" if self.gap == 0 else "level" if standing.level else "behind"
 
 
+class Beside(NamedTuple):
+    """Which rows of methods are significantly better or worse than a baseline on the same weights, of how many."""
+
+    better: list[Line]  # the greatest gain first
+    worse: list[Line]
+    rows: int
+
+
 @dataclass(frozen=True)
 class Contest:
     """The best row of each kind within a share of the cost, the best first."""
 
     share: float
     leaders: list[Leader]
-    gains: tuple[int, int]  # methods' rows that gain over `SIMPLEST` with every seed on the same weights, and all rows
+    beside: Beside  # `SIMPLEST`
 
     @property
     def best(self) -> Leader:
@@ -169,9 +178,21 @@ def contest_of(group: Group, share: float) -> Contest | None:
         return None
     top = max(mean for mean, _ in reached)
     leaders = [Leader(name, line, share, _mean(line, share) - top) for name, line in best.items()]
-    rows = [line.row for line in group.rows if not line.row.rule]
-    gains = [spread.each for row in rows if (spread := row.against.get(SIMPLEST, {}).get(share))]
-    return Contest(share, leaders, (sum(min(each) > 0 for each in gains), len(gains)))
+    return Contest(share, leaders, beside(group, share))
+
+
+def beside(group: Group, share: float) -> Beside:
+    """Compare methods' rows with `SIMPLEST` on their own weights, sample by sample, corrected for how many there are.
+
+    Ablations are left out, and rows whose samples are not known.
+    """
+    rows = [line for line in group.methods if line.kind != ABLATION]
+    known = [(line, gain) for line in rows if (gain := line.row.over.get(SIMPLEST, {}).get(share))]
+    known.sort(key=lambda pair: -pair[1].mean)
+    corrected = zip(known, holm([gain.p for _, gain in known]), strict=True)
+    certain = [(line, gain.mean) for (line, gain), p in corrected if p <= 1 - LEVEL]
+    better, worse = ([line for line, mean in certain if sign * mean > 0] for sign in (1, -1))
+    return Beside(better, worse, len(known))
 
 
 def _mean(line: Line, share: float) -> float:
