@@ -50,7 +50,9 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     assert '- "https://arxiv.org/abs/2401.00001 (read on 20' in entry
     problems = [problem for problem in loaded.problems if "example2024fastexit" in str(problem)]
     assert problems
-    assert all("domain" in problem.message for problem in problems), "a person has to say what it is about"
+    said = " ".join(problem.message for problem in problems)
+    assert all(name in said for name in ("`domain`", "`idea`", "`exit_rule`", "`skipped`")), "a person has to say these"
+    assert len(problems) == 4
     assert "Crossref 1" in found.stderr
     log = (tree.parent / "cache" / "remote" / "asked.log").read_text()
     assert sum("→" not in line for line in log.splitlines()) == len(server.asked) == 5
