@@ -25,6 +25,8 @@ from eelit.catalog.schema import FACETS, ExternalTarget
 
 ALIKE = 0.85
 """Share of letters in which two titles of the same first author agree if they may be versions of one work."""
+YEARS_APART = 2
+"""Years between a preprint and its version of record that leave no doubt."""
 ARXIV_DOI = "10.48550/arxiv."
 ACL_DOI = "10.18653/v1/"
 PUBLISHED = ("article", "inproceedings", "incollection")
@@ -90,6 +92,13 @@ def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> 
         *_results(loaded, measured or {}),
     ]
     return sorted(set(found), key=lambda each: (each.path, each.line, each.rule, each.says))
+
+
+def doubts_of_new(record: Record, records: Mapping[str, Record]) -> list[str]:
+    """Return what a person should look at before a record is added to these."""
+    family = normalised(record.authors[0].family) if record.authors else ""
+    same = [other for other in records.values() if other.authors and normalised(other.authors[0].family) == family]
+    return [_version(record, other) for other in same if family and _is_version(record, other)]
 
 
 def mended(loaded: Loaded, found: Iterable[Finding]) -> tuple[Changes, list[str]]:
@@ -314,13 +323,24 @@ def _versions(loaded: Loaded) -> Iterator[Finding]:
     by_author: dict[str, list[Record]] = defaultdict(list)
     for record in loaded.bibliography.records.values():
         for other in by_author[normalised(record.authors[0].family)] if record.authors else []:
-            one, two = normalised(record.title), normalised(other.title)
-            near = abs(record.year - other.year) <= 2 and record.doi != other.doi
-            if near and SequenceMatcher(None, one, two, autojunk=False).ratio() >= ALIKE:
-                says = f"`{record.key}` may be `{other.key}` under another title: “{record.title}”, “{other.title}”"
+            if _is_version(record, other):
+                says = _version(record, other)
                 yield _at(loaded, "versions", record.key, "title", says, "keep one of them if they are one work")
         if record.authors:
             by_author[normalised(record.authors[0].family)].append(record)
+
+
+def _is_version(record: Record, other: Record) -> bool:
+    """Tell whether two works of one first author may be one. Those with one DOI are reported as that."""
+    same_doi = record.doi and record.doi.lower() == other.doi.lower()
+    if same_doi or abs(record.year - other.year) > YEARS_APART:
+        return False
+    titles = normalised(record.title), normalised(other.title)
+    return SequenceMatcher(None, *titles, autojunk=False).ratio() >= ALIKE
+
+
+def _version(record: Record, other: Record) -> str:
+    return f"`{record.key}` may be `{other.key}` under another title: “{record.title}”, “{other.title}”"
 
 
 def _externals(loaded: Loaded) -> Iterator[Finding]:
@@ -347,7 +367,7 @@ def _unconnected(loaded: Loaded) -> Iterator[Finding]:
     for key in loaded.entries:
         if key not in linked:
             says = f"nothing connects `{key}` with another work"
-            remedy = f"add a relation with its source, or ask who cites it (`eelit sync --citations {key}`)"
+            remedy = "add a relation with its source, or ask whom all works cite (`eelit sync --citations`)"
             yield _in_entry(loaded, "unconnected", key, ("relations",), says, remedy)
 
 

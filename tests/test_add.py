@@ -89,6 +89,17 @@ def test_what_turns_out_to_be_known_is_not_added(tree, server, eelit):
     assert "the catalogue has this work: zhou2020pabee" in found.stderr
 
 
+def test_what_may_be_a_version_of_a_work_is_added_and_told(tree, server, eelit):
+    title = "BERT Loses its Patience: Fast and Robust Inference with Early Exit"
+    server.works["W1"] = Work("W1", title, [("Wangchunshu", "Zhou")], 2020, NEW.doi)
+    found = eelit("add", NEW.doi, "--dry-run")
+    assert found.exit_code == 0
+    assert f"may be `zhou2020pabee` under another title: “{title}”" in found.stdout
+    found = eelit("add", NEW.doi, "--key", "zhou2020again", "--format", "json")
+    (doubt,) = json.loads(found.stdout)["doubts"]
+    assert doubt.startswith("`zhou2020again` may be `zhou2020pabee`")
+
+
 @pytest.mark.parametrize("words", [("--offline",), ()])
 def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monkeypatch, words):
     if not words:

@@ -65,6 +65,7 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
             "inproceedings", "venue", "call one venue by one name",
         ),
         ({}, "misc", "unconnected", "nothing connects `doe2027new`"),
+        ({}, "misc", "unconnected", "(`eelit sync --citations`)"),
     ],
 )  # fmt: skip
 def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields, kind, rule, says):
@@ -100,6 +101,8 @@ def test_two_versions_of_one_work(tree):
     add(tree, "doe2027old", DOE | other, "misc")
     (finding,) = found("versions")
     assert "may be `doe2027new` under another title" in finding.says
+    edit(tree, BIB, "doi = {10.1234/doe}", "eprint = {2001.00002}")
+    assert len(found("versions")) == 1, "two preprints, too: that both have no DOI makes them no other works"
     edit(tree, BIB, "Stopping Plainly Before Its End", "Going On Forever, a Sequel")
     assert found("versions") == []
 

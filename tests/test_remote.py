@@ -339,6 +339,19 @@ def test_what_names_no_work_is_refused(text):
 
 
 @pytest.mark.parametrize(
+    ("told", "title"),
+    [
+        ("Stop before &lt;/Think&gt;: on Tokens", "Stop before </Think>: on Tokens"),
+        ("If x<y and y>z", "If x<y and y>z"),
+        ("Early<sup>2</sup> <I>Exits</I><br/> &lt;b class=x&gt;now&lt;/b&gt;", "Early2 Exits now"),
+        ("O(<mml:math><mml:mi>n</mml:mi></mml:math>) <jats:italic>Stops</jats:italic>", "O(n) Stops"),
+    ],
+)
+def test_titles_lose_their_markup_and_nothing_else(told, title):
+    assert said.plain(told) == title
+
+
+@pytest.mark.parametrize(
     ("other", "same"),
     [
         ({"title": "LEAVING a network early – and well"}, False),
