@@ -56,6 +56,14 @@ class Changes:
             self.before[path] = self.after[path] = content
         return self.after[path]
 
+    @classmethod
+    def of(cls, *paths: Path) -> Changes:
+        """Return no changes yet, of files as they are now: none is written that somebody changes from now on."""
+        found = cls()
+        for path in paths:
+            found.text(path)
+        return found
+
     def put(self, path: Path, text: str) -> None:
         """Let a file have this text."""
         self.text(path)

@@ -59,6 +59,7 @@ def command(
     Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
     rest.
     """
+    from eelit.bib.files import Changes
     from eelit.bib.remote import apply
     from eelit.catalog.load import load
     from eelit.catalog.sources import checkout, sources
@@ -70,9 +71,11 @@ def command(
     loaded = load(sources())
     keys = _keys(works, loaded)
     parts = (citations, new, metadata) if citations or new or metadata else (True, True, True)
-    report = _asked(loaded, keys, parts, least, pages, contact, anew=anew)
     places = loaded.sources
-    changes = apply.changes(report, places.bibliography, places.citations, places.reference_lists)
+    files = places.bibliography, places.citations, places.reference_lists
+    changes = Changes.of(*files)
+    report = _asked(loaded, keys, parts, least, pages, contact, anew=anew)
+    changes = apply.changes(report, changes, *files)
     click.echo(_json(report, changes, dry_run) if style == "json" else _report(report, changes))
     if not dry_run:
         _write(changes, loaded)

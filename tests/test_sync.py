@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import requests_cache
 import scholarly
 from scholarly import Server, Work
 
@@ -153,6 +155,68 @@ def test_a_reference_that_is_a_doi_only_leaves_open_whose_it_is(root, server, ee
     server.works["W2"].loose = [{"unstructured": f"Baker A. {TITLES[1]}. ICLR 2020."}, {"DOI": "10.9999/whose"}]
     eelit("sync", "--citations", KEYS[2])
     assert read_reference_lists(root / "bib/reference-lists.csv").complete == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ({"DOI": "10.9999/other", "article-title": TITLES[0], "author": "Adams", "year": "2018"},
+            "with the DOI 10.9999/other instead of 10.1234/w0"),
+        ({"article-title": TITLES[0], "author": "Zimmer", "year": "2018"}, "by Zimmer instead of Ada Adams"),
+        ({"DOI": "10.9999/other", "unstructured": f"Adams A. {TITLES[0]}. 2018."}, "with the DOI 10.9999/other"),
+    ],
+)  # fmt: skip
+def test_a_title_alone_proves_no_citation_against_doi_or_author(root, server, eelit, reference, why):
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": [], "unmatched": 0}}
+    server.works["W4"].cites, server.works["W4"].loose = [], [reference]
+    found = eelit("sync", "--citations", KEYS[4])
+    assert ("evans", "adams") not in edges(root)
+    assert f"`{KEYS[4]}` may cite `{KEYS[0]}`: Crossref lists a work of that title, but {why}" in found.stdout
+
+
+def test_semantic_scholars_references_are_compared_by_author_too(root, server, eelit):
+    other = Work("W7", TITLES[0], [("Zoe", "Zimmer")], 2018)
+    server.works["W7"] = other
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": ["W7"]}}
+    found = eelit("sync", "--citations", KEYS[4])
+    assert ("evans", "adams") not in edges(root)
+    assert "Semantic Scholar lists a work of that title, but by Zoe Zimmer instead of Ada Adams" in found.stdout
+    assert ("evans", "davis") in edges(root)
+
+
+def test_an_edge_names_the_day_on_which_the_service_said_so(root, server, eelit):
+    eelit("sync", "--citations", "--dry-run")
+    kept = requests_cache.SQLiteCache(root.parent / "cache/remote/answers.sqlite").responses
+    for name, answer in kept.items():
+        answer.created_at -= timedelta(days=3)
+        kept[name] = answer
+    eelit("sync", "--citations")
+    day = (datetime.now(UTC) - timedelta(days=3)).date().isoformat()
+    assert edges(root)["clark", "baker"].count(day) == 3
+    assert (root / "bib/reference-lists.csv").read_text().count(day) == 5
+
+
+def test_what_a_person_writes_while_services_are_asked_is_not_overwritten(root, server, eelit, monkeypatch):
+    path = root / "bib/citations.csv"
+    mine = f"{KEYS[4]},{KEYS[0]},https://read.by/hand page 5,bibliography\n"
+    serve = server.serve
+
+    def meanwhile(handler):
+        if mine not in path.read_text():
+            path.write_text(path.read_text() + mine)
+        serve(handler)
+
+    monkeypatch.setattr(server, "serve", meanwhile)
+    before = sources(root)
+    found = eelit("sync", "--citations")
+    assert found.exit_code == 3
+    assert "citations.csv was changed by another program meanwhile; nothing was written, run this again" in found.stderr
+    assert sources(root) == before | {"citations.csv": before["citations.csv"] + mine.encode()}
+    asked = len(server.asked)
+    assert eelit("sync", "--citations").exit_code == 0
+    assert ("evans", "adams") in edges(root)
+    assert len(edges(root)) == 6
+    assert len(server.asked) == asked
 
 
 def test_nothing_is_complete_while_a_service_cannot_be_asked(root, server, eelit):

@@ -16,9 +16,11 @@ NAMES = {"arxiv": "eprint"}
 """What BibTeX calls a field, where that is another name."""
 
 
-def changes(report: Report, bibliography: Path, citations: Path, lists: Path) -> Changes:
-    """Return the files as they will be; what cannot be put into a record becomes a doubt of the report."""
-    found = Changes()
+def changes(report: Report, found: Changes, bibliography: Path, citations: Path, lists: Path) -> Changes:
+    """Return the files as they will be; what cannot be put into a record becomes a doubt of the report.
+
+    What was read before services were asked is in `found`: if a person changed a file meanwhile, it is not written.
+    """
     if report.edges:
         found.put(citations, with_edges(found.text(citations), report.edges))
     if report.lists:

@@ -10,7 +10,7 @@ from eelit.bib.identifiers import normal_pages
 from eelit.bib.record import Person
 from eelit.bib.remote.said import ARXIV_DOI, Said, bare_doi, plain
 from eelit.bib.remote.services import CROSSREF
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
 
 TYPES = {
     "journal-article": "article",
@@ -54,7 +54,7 @@ class Reference(_Part):
         return plain(self.article or self.volume)
 
 
-class Work(_Part):
+class Work(_Part, Answered):
     """A work as Crossref tells it."""
 
     doi: str = Field(alias="DOI")
@@ -72,7 +72,7 @@ class Work(_Part):
     reference: list[Reference] | None = None
 
 
-class _One(BaseModel):
+class _One(Answered):
     message: Work
 
 
@@ -80,7 +80,7 @@ class _Items(BaseModel):
     items: list[Work]
 
 
-class _Many(BaseModel):
+class _Many(Answered):
     message: _Items
 
 
@@ -95,7 +95,10 @@ def work(web: Web, doi: str) -> Work | None:
     if doi.lower().startswith(ARXIV_DOI):
         return None
     found = web.get(CROSSREF, _path(doi), {}, _One)
-    return found.message if found and bare_doi(found.message.doi) == doi.lower() else None
+    if not found or bare_doi(found.message.doi) != doi.lower():
+        return None
+    found.message.said_on = found.said_on
+    return found.message
 
 
 def by_title(web: Web, title: str) -> list[Said]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, field_validator
 from eelit.bib.identifiers import normal_pages
 from eelit.bib.remote.said import Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import DBLP
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
 
 TYPES = {
     "Journal Articles": "article",
@@ -60,7 +60,7 @@ class _Result(BaseModel):
     hits: _Hits
 
 
-class _Found(BaseModel):
+class _Found(Answered):
     result: _Result = Field()
 
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from eelit.bib.remote.said import ARXIV_DOI, Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import OPENALEX
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
 
 TYPES = {"article": "article", "book": "book", "book-chapter": "incollection", "dissertation": "phdthesis"}
 PER_PAGE = 100
@@ -41,7 +41,7 @@ class _Biblio(BaseModel):
     last_page: str | None = None
 
 
-class Work(BaseModel):
+class Work(Answered):
     """A work as OpenAlex tells it."""
 
     id: str
@@ -49,9 +49,9 @@ class Work(BaseModel):
     doi: str | None = None
     publication_year: int | None = None
     type: str | None = None
-    authorships: list[_Authorship] = []
+    authorships: list[_Authorship] = Field(default=[])
     primary_location: _Location | None = None
-    locations: list[_Location] = []
+    locations: list[_Location] = Field(default=[])
     biblio: _Biblio = _Biblio()
     referenced_works: list[str]
     is_retracted: bool = False
@@ -71,7 +71,7 @@ class _Meta(BaseModel):
     next_cursor: str | None = None
 
 
-class _Page(BaseModel):
+class _Page(Answered):
     meta: _Meta
     results: list[Work]
 
@@ -103,6 +103,8 @@ def works_by_title(web: Web, title: str) -> list[Work]:
     """Return the works whose titles hold these words, with their references."""
     words = " ".join(re.findall(r"\w+", title))
     page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, _Page)
+    for found in page.results if page else ():
+        found.said_on = page.said_on if page else ""
     return page.results if page else []
 
 

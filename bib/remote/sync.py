@@ -18,7 +18,7 @@ from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
 from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, plain
 from eelit.bib.remote.services import CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
-from eelit.bib.remote.web import Unanswered, Web, today
+from eelit.bib.remote.web import Unanswered, Web
 
 LONG_TITLE = 25
 """Letters of a title that are not found in another reference by chance."""
@@ -85,6 +85,18 @@ class Report:
             self.doubts.append(sentence)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """One line of a list of references, as a service tells it; what it does not tell is empty."""
+
+    doi: str = ""
+    arxiv: str = ""
+    title: str = ""
+    year: str = ""
+    author: str = ""  # the first
+    text: str = ""
+
+
 @dataclass
 class Ours:
     """All works by whatever services call them."""
@@ -124,6 +136,24 @@ class Ours:
             if near and (not author or family in folded(author) or folded(author) in family):
                 return key
         return ""
+
+    def meant(self, line: _Line) -> tuple[str, str]:
+        """Return the key of the work that a reference means, and what speaks against that; both may be empty."""
+        if key := self.named(line.doi, line.arxiv):
+            return key, ""
+        by_author = self.titled(line.title, line.year, line.author)
+        key = by_author or self.titled(line.title, line.year) or self.within(line.text)
+        if not key:
+            return "", ""
+        record = self.records[key]
+        if line.doi and not bare_arxiv(line.doi) and record.doi:
+            return key, f"with the DOI {line.doi} instead of {record.doi}"
+        preprint = line.arxiv or bare_arxiv(line.doi)
+        if preprint and record.arxiv:
+            return key, f"as arXiv:{preprint} instead of arXiv:{record.arxiv}"
+        if line.author and not by_author and line.title:
+            return key, f"by {line.author} instead of {record.authors[0]}"
+        return key, ""
 
     def within(self, text: str) -> str:
         """Return the key of the work whose long title and first author stand in a reference's text."""
@@ -212,11 +242,11 @@ def citations(
     cites = {(edge.citing, edge.cited) for edge in known.edges if edge.is_citation}
     for number, key in enumerate(keys, start=1):
         tell(f"whom they cite: {number} of {len(keys)}")
-        told: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        told: dict[str, list[_List]] = defaultdict(list)
         given, heard = _lists(web, ours, key, report)
         for each in given:
             for other in each.cited - {key}:
-                told[other].append((each.label, each.address))
+                told[other].append(each)
         before = {cited for citing, cited in cites if citing == key}
         for each in given:
             complete = heard and _is_complete(each, given)
@@ -240,13 +270,13 @@ def _is_complete(one: _List, given: Sequence[_List]) -> bool:
 
 
 def _keep_edges(
-    key: str, told: Mapping[str, list[tuple[str, str]]], cites: Collection[tuple[str, str]], lists: ReferenceLists,
+    key: str, told: Mapping[str, list[_List]], cites: Collection[tuple[str, str]], lists: ReferenceLists,
     report: Report,
 ) -> None:  # fmt: skip
     for cited in sorted(told):
         if (key, cited) in cites:
             continue
-        services = tuple(label for label, _ in told[cited])
+        services = tuple(each.label for each in told[cited])
         read = key in lists.complete and f"({CROSSREF.label}, " not in lists.sources[key]
         if read and len(services) == 1:
             report.doubt(
@@ -254,7 +284,7 @@ def _keep_edges(
                 "not hold; check it"
             )
             continue
-        evidence = "; ".join(f"{address} ({label}, {today()})" for label, address in told[cited])
+        evidence = "; ".join(f"{each.address} ({each.label}, {each.day})" for each in told[cited])
         report.edges.append(FoundEdge(key, cited, evidence, services))
 
 
@@ -276,6 +306,7 @@ class _List:
 
     label: str
     address: str
+    day: str  # on which the service said so
     cited: set[str]  # works of ours
     count: int  # all works
     whole: bool = False  # as long as the service says that it is, and each line names a work
@@ -284,7 +315,7 @@ class _List:
         """Return what is kept of it; of a complete one, who confirms that."""
         others = dict.fromkeys(other.label for other in given if other.label != self.label)
         confirmed = f"; no more at {', '.join(others)}" if complete else ""
-        return FoundList(key, complete, f"{self.address} ({self.label}, {today()}{confirmed})", self.count)
+        return FoundList(key, complete, f"{self.address} ({self.label}, {self.day}{confirmed})", self.count)
 
 
 def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List], bool]:
@@ -296,7 +327,8 @@ def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List],
     for work in ours.known.get(key, []):
         if work.references:
             cited = {ours.numbers[number] for number in work.references if number in ours.numbers}
-            given.append(_List(OPENALEX.label, openalex.address(web, work), cited, len(work.references)))
+            address = openalex.address(web, work)
+            given.append(_List(OPENALEX.label, address, work.said_on, cited, len(work.references)))
     for ask in (_from_crossref, _from_semantic_scholar):
         answered = False
         with _noting(report):
@@ -317,15 +349,16 @@ def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | No
         return None
     cited, vague = set(), 0
     for reference in work.reference:
-        doi = bare_doi(reference.doi)
         text = plain(reference.unstructured)
-        other = ours.named(doi, "") if doi else ""
-        other = other or ours.titled(reference.title, reference.year, reference.author) or ours.within(text)
-        cited |= {other} if other else set()
-        vague += not (other or reference.title or text)  # a DOI alone may be another one of a work of ours
+        line = _Line(bare_doi(reference.doi), "", reference.title, reference.year, plain(reference.author), text)
+        other, against = ours.meant(line)
+        if against:
+            report.doubt(_perhaps(key, other, CROSSREF.label, against, crossref.address(web, record.doi)))
+        cited |= {other} if other and not against else set()
+        vague += bool(against) or not (other or reference.title or text)  # a DOI alone may be another one of ours
     report.unmatched += vague
     whole = work.count == len(work.reference) and not vague
-    return _List(CROSSREF.label, crossref.address(web, record.doi), cited, len(work.reference), whole)
+    return _List(CROSSREF.label, crossref.address(web, record.doi), work.said_on, cited, len(work.reference), whole)
 
 
 def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
@@ -338,11 +371,18 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
     papers = semanticscholar.references(web, name) if said else None
     if not papers:
         return None
-    cited = set()
+    cited, address = set(), semanticscholar.address(web, name)
     for paper in papers:
-        other = ours.named(paper.doi, paper.arxiv) or ours.titled(plain(paper.title), str(paper.year or ""))
-        cited |= {other} if other else set()
-    return _List(SEMANTIC_SCHOLAR.label, semanticscholar.address(web, name), cited, len(papers))
+        author = plain(paper.authors[0].name) if paper.authors else ""
+        other, against = ours.meant(_Line(paper.doi, paper.arxiv, plain(paper.title), str(paper.year or ""), author))
+        if against:
+            report.doubt(_perhaps(key, other, SEMANTIC_SCHOLAR.label, against, address))
+        cited |= {other} if other and not against else set()
+    return _List(SEMANTIC_SCHOLAR.label, address, min(paper.said_on for paper in papers), cited, len(papers))
+
+
+def _perhaps(key: str, other: str, label: str, against: str, address: str) -> str:
+    return f"`{key}` may cite `{other}`: {label} lists a work of that title, but {against} ({address}); check it"
 
 
 def new_works(
@@ -360,7 +400,7 @@ def new_works(
                 said = openalex.said(web, work)
                 if work.number in ours.numbers or ours.named(said.doi, said.arxiv) or not said.title:
                     continue
-                if ours.titled(said.title, str(said.year or "")):
+                if ours.titled(said.title, str(said.year or ""), said.authors[0].family if said.authors else ""):
                     continue
                 found[work.number] = work
                 cites[work.number] |= {
