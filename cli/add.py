@@ -53,8 +53,9 @@ Leave out what there is not (a preprint is @misc and has no booktitle). Then `ee
 def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, anew: bool, style: str) -> None:
     """Add a work from the records of bibliographic services.
 
-    WORK is a DOI, an arXiv id, an address that holds one of them, or a title. The catalogue is searched for it first.
-    Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all answers are shown.
+    WORK is a DOI, an arXiv id, OpenAlex's number (W…), an address that leads to a work, or a title. The catalogue is
+    searched for it first. Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all
+    answers are shown.
     The record is written to bib/early-exit.bib with a comment that names the source of each field, and the skeleton
     of an entry is created for you to fill in. Offline, or if no service can be reached, the command prints what to
     type.

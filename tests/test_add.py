@@ -59,7 +59,7 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
 
 
 @pytest.mark.parametrize(
-    "given", ["2401.00001", "https://arxiv.org/abs/2401.00001v2", "fastexit: leaving a network early"]
+    "given", ["2401.00001", "https://arxiv.org/abs/2401.00001v2?x#y", "W1", "fastexit: leaving a network early"]
 )
 def test_whatever_names_it_gives_the_same_record(tree, server, eelit, given):
     found = eelit("add", given, "--dry-run", "--format", "json")

@@ -1,5 +1,6 @@
 """Services are asked politely: at their pace, again when they are busy, never twice for what is kept, always logged."""
 
+import hashlib
 import logging
 import time
 
@@ -10,6 +11,7 @@ from scholarly import Server, Work
 from eelit.bib.record import Person, Record
 from eelit.bib.remote import agree, arxiv, crossref, dblp, lookup, openalex, said, semanticscholar, services, web
 
+HASH = hashlib.sha1(b"W1").hexdigest()
 DEPTH = Work(
     "W1", "Leaving a Network Early & Well", [("Ada", "van Example"), ("Bo", "Roe")], 2020, "10.1234/ab.1", "2001.00001",
     "Example Conference", "12-19",
@@ -325,9 +327,26 @@ def test_citing_works_come_from_all_pages_up_to_the_most(serve, ask, monkeypatch
         ("https://arxiv.org/pdf/2001.00001v3.pdf", "arxiv", "2001.00001"),
         ("10.48550/arXiv.2001.00001", "arxiv", "2001.00001"),
         ("cs/0112017", "arxiv", "cs/0112017"),
+        ("https://arxiv.org/abs/2001.00001?context=cs.LG", "arxiv", "2001.00001"),
+        ("https://arxiv.org/html/2001.00001v2#S3.T1", "arxiv", "2001.00001"),
+        ("arxiv.org/abs/2001.00001", "arxiv", "2001.00001"),
+        ("https://huggingface.co/papers/2001.00001", "arxiv", "2001.00001"),
+        ("https://ar5iv.labs.arxiv.org/html/2001.00001", "arxiv", "2001.00001"),
+        ("https://ar5iv.org/abs/cs/0112017", "arxiv", "cs/0112017"),
+        ("https://www.alphaxiv.org/abs/2001.00001v1", "arxiv", "2001.00001"),
+        ("https://api.semanticscholar.org/arXiv:2001.00001", "arxiv", "2001.00001"),
+        ("https://doi.org/10.1234/ab.1?utm_source=x#top", "doi", "10.1234/ab.1"),
+        ("https://dl.acm.org/doi/10.1145/3340531.3411973?download=true", "doi", "10.1145/3340531.3411973"),
+        (f"https://www.semanticscholar.org/paper/Leaving-a-Network/{'0a1b' * 10}?sort=x", "semanticscholar",
+            "0a1b" * 10),
+        ("https://api.semanticscholar.org/CorpusID:123", "semanticscholar", "CorpusID:123"),
+        ("https://dblp.org/rec/conf/ex/Doe20.html?view=bibtex", "dblp", "conf/ex/Doe20"),
+        ("https://dblp.org/rec/journals/corr/abs-2001-00001", "arxiv", "2001.00001"),
+        ("W2102931473", "openalex", "W2102931473"),
+        ("https://openalex.org/works/w2102931473", "openalex", "W2102931473"),
         ("Leaving  a Network Early", "title", "Leaving a Network Early"),
     ],
-)
+)  # fmt: skip
 def test_what_is_given_is_told_apart(text, kind, value):
     assert lookup.given(text) == (kind, value)
 
@@ -374,7 +393,15 @@ def test_the_same_work_has_the_same_title_and_first_author_in_nearly_the_same_ye
 # -- one work from all of them -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [DEPTH.doi, DEPTH.arxiv, DEPTH.title.lower()])
+NAMES = [
+    "W1",
+    "https://openalex.org/W1",
+    "https://dblp.org/rec/conf/ex/W1",
+    f"https://semanticscholar.org/paper/{HASH}",
+]
+
+
+@pytest.mark.parametrize("text", [DEPTH.doi, DEPTH.arxiv, DEPTH.title.lower(), *NAMES])
 def test_a_work_is_gathered_from_all_services_whatever_was_given(serve, ask, text):
     found = lookup.gather(ask(serve()), lookup.given(text))
     assert sorted(each.service for each in found.saids) == sorted(service.label for service in services.SERVICES)

@@ -87,6 +87,12 @@ def by_arxiv(web: Web, arxiv: str) -> Said | None:
     return by_doi(web, f"{ARXIV_DOI}{arxiv}")
 
 
+def by_number(web: Web, number: str) -> Said | None:
+    """Return what OpenAlex says of a work that it calls so: `W2102931473`."""
+    found = web.get(OPENALEX, f"/works/{number}", {}, Work)
+    return said(web, found) if found else None
+
+
 def work(web: Web, doi: str) -> Work | None:
     """Return the work that has this DOI, with its references."""
     return web.get(OPENALEX, f"/works/doi:{quote(doi.lower(), safe='/')}", {}, Work)
