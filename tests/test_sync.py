@@ -1,16 +1,18 @@
 """`eelit sync`: citations with evidence from those who tell of them; nothing is lost, however often it is killed."""
 
 import csv
+import itertools
 import json
+import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import killing
 import pytest
 import requests_cache
 import scholarly
@@ -391,44 +393,90 @@ def test_one_run_at_a_time(root, server, eelit):
     assert "another eelit is using" in found.stderr
 
 
-def killed(root, cache, server, times, seed=0):
-    """Run `eelit sync`, killing it so many times at any moment; return the runs that ended by themselves."""
-    chance, ended = random.Random(seed), 0
+def lacking():
+    """Return the five works, of which one record lacks what services know: all three files have to be written."""
+    works = world()
+    works[2].arxiv = "2101.00009"
+    return works
+
+
+def started(root, cache, server, **more):
+    """Start `eelit sync` in a process of its own, with more in its environment."""
+    environment = {"PATH": "/usr/bin:/bin", "EELIT_CACHE": str(cache), "EELIT_MIRROR": server.address, **more}
     command = [EELIT, "--root", root, "sync", "--citations", "--metadata"]
-    environment = {"PATH": "/usr/bin:/bin", "EELIT_CACHE": str(cache), "EELIT_MIRROR": server.address}
-    for _ in range(times):
-        before = len(server.asked)
-        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wanted, end = before + chance.randrange(1, 4), time.monotonic() + 5
-        while run.poll() is None and len(server.asked) < wanted and time.monotonic() < end:
-            time.sleep(0.002)
-        time.sleep(chance.random() * 0.01)
-        ended += run.poll() is not None
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        for name in sources(root):  # whatever moment it was, every file is whole
-            assert name.startswith(".") or sources(root)[name].endswith(b"\n")
-        assert read_citations(root / "bib/citations.csv").problems == []
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ended
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finished(root, cache, server):
+    """Run it to its end."""
+    run = started(root, cache, server)
+    _, said = run.communicate()
+    assert run.returncode == 0, said
 
 
 def undisturbed(folder, server):
     """Return what a run that nobody kills makes of the same works, and which requests it needs."""
-    root = written(folder / "calm", world())
+    root = written(folder / "calm", lacking())
     server.asked.clear()
-    killed(root, folder / "calm-cache", server, 0)
+    finished(root, folder / "calm-cache", server)
     needed = list(server.asked)
     server.asked.clear()
     return sources(root), needed
 
 
-def test_a_run_that_is_killed_loses_nothing_and_asks_for_the_rest_only(server, tmp_path):
+def visible(root):
+    return {name: text for name, text in sources(root).items() if not name.startswith(".")}
+
+
+def assert_whole(root, before, after):
+    """Each file is the old one or the new one, whatever moment it was."""
+    found = visible(root)
+    assert found.keys() == before.keys()
+    assert [name for name, text in found.items() if text not in (before[name], after[name])] == []
+
+
+def test_a_run_that_is_killed_while_it_asks_loses_nothing_and_asks_for_the_rest_only(server, tmp_path):
+    server.works = {work.number: work for work in lacking()}
     server.delay = 0.01
     calm, needed = undisturbed(tmp_path, server)
-    root = written(tmp_path / "root", world())
-    killed(root, tmp_path / "cache", server, 5)
+    root, chance, kills = written(tmp_path / "root", lacking()), random.Random(0), 5
+    before = sources(root)
+    for _ in range(kills):
+        wanted, end = len(server.asked) + chance.randrange(1, 4), time.monotonic() + 20
+        run = started(root, tmp_path / "cache", server)
+        while run.poll() is None and len(server.asked) < wanted and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.01)
+        run.kill()
+        run.communicate()
+        assert_whole(root, before, calm)
+    finished(root, tmp_path / "cache", server)
     assert sources(root) == calm
     assert set(server.asked) == set(needed)
-    assert len(server.asked) <= len(needed) + 5, "at most the request that was under way is made again"
+    assert len(server.asked) <= len(needed) + kills, "at most the request that was under way is made again"
+
+
+def test_a_run_that_is_killed_at_any_step_of_writing_leaves_whole_files_and_the_next_ends_it(root, server, eelit):
+    server.works = {work.number: work for work in lacking()}
+    words = ["sync", "--citations", "--metadata"]
+    before = sources(root)
+    eelit(*words)
+    after = sources(root)
+    assert [name for name in before if before[name] != after[name]] == list(before), "all three are written"
+    seen = set()
+    for step in itertools.count(1):
+        for name, text in before.items():
+            (root / "bib" / name).write_bytes(text)
+        child = os.fork()
+        if child == 0:
+            killing.at(step)
+            eelit(*words)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        assert_whole(root, before, after)
+        seen.add(sum(text != before[name] for name, text in visible(root).items()))
+        eelit(*words)
+        assert sources(root) == after, "nothing is left behind"
+    assert seen == {0, 1, 2, 3}
+    assert step == 13, "each of three files is made sure of and renamed, and each is seen before and after"
