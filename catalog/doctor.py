@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -39,7 +39,13 @@ NUMBERED = re.compile(
 PROCEEDINGS = re.compile(r"\bproc(?:eedings|\.)?(?: of)?(?: the)?\b|^\s*the\b", re.IGNORECASE)
 VOLUME = re.compile(r"\(volume[^()]*\)|: (?:main volume|long papers|short papers)", re.IGNORECASE)
 LINK = re.compile(r"https?://[^\s\"'{}<>,]+[^\s\"'{}<>,.;:)]")
-ACRONYM = re.compile(r"\(([^()]*?)[ ’']*((?:(?:19|20)?\d\d)?)\)\s*$")
+ACRONYM = re.compile(r"\((?P<acronym>[^()]*?)[ ’']*(?P<year>(?:(?:19|20)?\d\d)?)\)\s*$")
+ALONE = re.compile(
+    r"(?:(?P<before>.*\S)\s+[-–—]\s+)?(?P<acronym>[A-Z]\w*[A-Z][\w+/-]*?)(?:[ ’']+(?P<year>(?:(?:19|20)?\d\d)?))?$"
+)
+"""`ICLR`, `ICLR 2020`, `Computer Vision - ECCV 2018`."""
+SMALL = ("a", "an", "the", "of", "on", "in", "for", "and")
+"""Words that abbreviated names leave out."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,11 @@ def doubts_of_new(record: Record, records: Mapping[str, Record]) -> list[str]:
     """Return what a person should look at before a record is added to these."""
     family = normalised(record.authors[0].family) if record.authors else ""
     same = [other for other in records.values() if other.authors and normalised(other.authors[0].family) == family]
-    return [_version(record, other) for other in same if family and _is_version(record, other)]
+    found = [_version(record, other) for other in same if family and _is_version(record, other)]
+    venue = _venue(record.venue)
+    renamed = (other for other in records.values() if other.venue and _is_renamed(venue, _venue(other.venue)))
+    other = next(renamed, None) if record.venue else None
+    return found + ([_renamed(record, other)] if other else [])
 
 
 def mended(loaded: Loaded, found: Iterable[Finding]) -> tuple[Changes, list[str]]:
@@ -290,32 +300,62 @@ def _of_arxiv(loaded: Loaded, key: str, record: Record) -> Iterator[Finding]:
 
 
 def _venues(loaded: Loaded) -> Iterator[Finding]:
-    """Yield venues that go by two names: in one year, or (but for number and year) in any."""
+    """Yield venues that go by two names; the rarer of two is the one to change."""
     records = {key: record for key, record in loaded.bibliography.records.items() if record.venue}
-    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for key, record in records.items():
-        name, stem, acronym = _venue(record.venue)
-        groups[stem][name].append(key)
-        if acronym and "workshop" not in stem:
-            groups[acronym][name].append(key)
-    told: set[str] = set()
-    for names in groups.values():
-        usual = max(names, key=lambda name: len(names[name]))
-        for key in (key for name, keys in names.items() if name != usual for key in keys):
-            if key not in told:
-                told.add(key)
-                other = names[usual][0]
-                field = "journal" if records[key].type == "article" else "booktitle"
-                says = f"“{records[key].venue}” of `{key}` is called “{records[other].venue}” in `{other}`"
-                yield _at(loaded, "venue", key, field, says, "call one venue by one name")
+    venues = {key: _venue(record.venue) for key, record in records.items()}
+    often = Counter(venue.name for venue in venues.values())
+    first = {venue: key for key, venue in reversed(venues.items())}  # which work shows a venue
+    for key, venue in venues.items():
+        others = [other for other in dict.fromkeys(venues.values()) if _is_renamed(venue, other)]
+        if not others:
+            continue
+        usual = max(others, key=lambda other: often[other.name])
+        earlier = list(venues).index(first[usual]) < list(venues).index(key)
+        if (often[usual.name], earlier) > (often[venue.name], False):
+            field = "journal" if records[key].type == "article" else "booktitle"
+            says = _renamed(records[key], records[first[usual]])
+            yield _at(loaded, "venue", key, field, says, "call one venue by one name")
 
 
-def _venue(venue: str) -> tuple[str, str, str]:
-    """Return a venue's name without number and year, that without `Proceedings of the`, and its acronym with year."""
-    found = ACRONYM.search(venue)
-    acronym = normalised(found[1] + found[2]) if found and found[2] else ""
-    name = NUMBERED.sub(" ", VOLUME.sub(" ", ACRONYM.sub("", venue).replace("&", "and")))
-    return normalised(name), normalised(PROCEEDINGS.sub(" ", name)), acronym
+def _renamed(record: Record, other: Record) -> str:
+    return f"“{record.venue}” of `{record.key}` is called “{other.venue}” in `{other.key}`"
+
+
+@dataclass(frozen=True)
+class _Venue:
+    """What a venue is called, but for its number and year."""
+
+    name: str
+    stem: str  # without `Proceedings of the`
+    words: tuple[str, ...]
+    acronym: str
+    year: str
+    loose: bool  # the acronym stands alone, behind a dash, or without a year
+
+
+def _venue(venue: str) -> _Venue:
+    found = ACRONYM.search(venue) or ALONE.match(PROCEEDINGS.sub("", venue).strip(" ."))
+    rest = venue[: found.start()] if found and found.re is ACRONYM else found["before"] or "" if found else venue
+    year = (found["year"] or "")[-2:] if found else ""
+    loose = found is not None and (found.re is ALONE or not year)
+    name = NUMBERED.sub(" ", VOLUME.sub(" ", (rest.strip() or venue).replace("&", "and")))
+    stem = PROCEEDINGS.sub(" ", name)
+    words = tuple(word.casefold() for word in re.findall(r"\w+", stem) if word.casefold() not in SMALL)
+    acronym = normalised(found["acronym"]) if found and "workshop" not in stem.casefold() else ""
+    return _Venue(normalised(name), normalised(stem), words, acronym, year, loose)
+
+
+def _is_renamed(one: _Venue, other: _Venue) -> bool:
+    """Tell whether two names that differ are of one venue. In another year it may have been renamed."""
+    if one.name == other.name:
+        return False
+    same_acronym = one.acronym and one.acronym == other.acronym
+    if one.stem == other.stem or (same_acronym and (one.year == other.year or one.loose or other.loose)):
+        return True
+    return len(one.words) == len(other.words) and all(
+        word.startswith(letters) or letters.startswith(word)
+        for word, letters in zip(one.words, other.words, strict=True)
+    )
 
 
 def _versions(loaded: Loaded) -> Iterator[Finding]:

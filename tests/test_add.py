@@ -100,6 +100,13 @@ def test_what_may_be_a_version_of_a_work_is_added_and_told(tree, server, eelit):
     assert doubt.startswith("`zhou2020again` may be `zhou2020pabee`")
 
 
+def test_a_venue_that_has_another_name_here_is_told(tree, server, eelit):
+    server.works["W1"] = Work(**(vars(NEW) | {"venue": "ICLR", "said": {}}))
+    told = json.loads(eelit("add", NEW.doi, "--dry-run", "--format", "json").stdout)
+    (doubt,) = told["doubts"]
+    assert doubt.startswith("“ICLR” of `example2024fastexit` is called “International Conference on Learning")
+
+
 @pytest.mark.parametrize("words", [("--offline",), ()])
 def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monkeypatch, words):
     if not words:

@@ -64,6 +64,14 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
             {"booktitle": "Proceedings of the International Conference on Learning Representations (ICLR 2021)"},
             "inproceedings", "venue", "call one venue by one name",
         ),
+        ({"booktitle": "ICLR"}, "inproceedings", "venue", "“ICLR” of `doe2027new` is called “International"),
+        ({"booktitle": "Proc. ICLR 2027"}, "inproceedings", "venue", "is called “International Conference on Learning"),
+        ({"booktitle": "Learning Representations (ICLR)"}, "inproceedings", "venue", "is called “International"),
+        ({"booktitle": "Computer Vision – ECCV 2019"}, "inproceedings", "venue", "is called “European Conference"),
+        (
+            {"journal": "IEEE Trans. Pattern Anal. Mach. Intell."}, "article", "venue",
+            "is called “IEEE Transactions on Pattern Analysis and Machine Intelligence”",
+        ),
         ({}, "misc", "unconnected", "nothing connects `doe2027new`"),
         ({}, "misc", "unconnected", "(`eelit sync --citations`)"),
     ],
@@ -77,6 +85,18 @@ def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields,
     assert finding.path.endswith((".bib", ".yaml"))
     assert Path(finding.path).read_text(encoding="utf-8").splitlines()[finding.line - 1]
     assert "doe2027new" in finding.says
+
+
+@pytest.mark.parametrize(
+    "venue",
+    [
+        "Findings of the Association for Computational Linguistics: ACL 2020", "The Workshop on Exits (ACL 2020)",
+        "Conference on Computer Vision and Pattern Recognition by Another Name (CVPR 1999)", "Neural Systems",
+    ],
+)  # fmt: skip
+def test_another_venue_is_no_second_name(tree, venue):
+    add(tree, "doe2027new", DOE | {"booktitle": venue})
+    assert found("venue") == []
 
 
 def test_a_preprint_may_be_posted_years_later_if_the_record_says_so(tree):
