@@ -252,10 +252,13 @@ def _contradicting(loaded: Loaded) -> Iterator[Finding]:
     for key, record in loaded.bibliography.records.items():
         year, posted = record.year, re.match(r"(\d\d)\d\d\.", record.arxiv)
         since = 2000 + int(posted[1]) if posted else year
-        if since > year + 1 and str(since) not in dict(record.tex).get("note", ""):
+        far = since > year + 1 or since < year - YEARS_APART
+        if far and str(since) not in dict(record.tex).get("note", ""):
             says = f"`{key}` is of {year}, but its preprint arXiv:{record.arxiv} is of {since}"
-            late = f"if it was posted late, say so: note = {{Preprint posted in {since}}}"
-            yield _at(loaded, "contradiction", key, "year", says, f"correct the year, or the identifier; {late}")
+            ask = f"`eelit doctor --online {key}` asks whether it leads to this work"
+            right = f"if it is right, say so: note = {{Preprint posted in {since}}}"
+            remedy = f"correct the year, or the identifier ({ask}); {right}"
+            yield _at(loaded, "contradiction", key, "year", says, remedy)
         told = [int(found) for found in re.findall(r"\b(?:19|20)\d\d\b", record.venue)]
         if told and min(abs(found - year) for found in told) > 1:
             says = f"`{key}` is of {year}, but its venue is “{record.venue}”"

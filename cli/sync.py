@@ -134,6 +134,10 @@ def _report(report: Report, changes: Changes) -> str:
         more = f" (the first {SHOWN} of {len(report.new)})" if len(report.new) > SHOWN else ""
         parts += [f"{bold('WORKS THAT CITE MANY OF THESE')}{more}; `eelit add ID` adds one"]
         parts += [table(["title", "year", "id", "cites"], rows), ""]
+    if report.cut:
+        rows = [[cut.key, cut.seen, cut.of] for cut in report.cut]
+        parts += [f"{bold('NOT ALL WORKS THAT CITE THESE WERE LOOKED AT')}; --pages looks at more"]
+        parts += [table(["work", "looked at", "cited by"], rows), ""]
     if report.doubts:
         parts += [bold("TO BE DECIDED BY A PERSON"), *report.doubts, ""]
     return "\n".join([*parts, changes.diff().rstrip() or "Nothing changes."])

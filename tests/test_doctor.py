@@ -52,6 +52,7 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
         ({"journal": "J"}, "article", "missing", "has a DOI and no pages"),
         ({"doi": ""}, "misc", "missing", "cannot be found by any identifier"),
         ({"eprint": "2203.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "arXiv:2203.00001 is of 2022"),
+        ({"eprint": "1703.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "`eelit doctor --online doe2027"),
         ({"booktitle": "Conference (CONF 2018)", "pages": "1--2"}, "inproceedings", "contradiction", "its venue is"),
         (
             {"doi": "10.48550/arXiv.2001.00001", "eprint": "2001.00002", "archiveprefix": "arXiv"}, "misc",
@@ -102,10 +103,12 @@ def test_another_venue_is_no_second_name(tree, venue):
 def test_a_preprint_may_be_posted_years_later_if_the_record_says_so(tree):
     posted = DOE | {"eprint": "2203.00001", "archiveprefix": "arXiv"}
     before = len(found("contradiction"))
-    add(tree, "doe2027new", posted | {"note": "Preprint posted in 2022"}, "misc")
+    add(tree, "doe2027new", posted | {"note": "Posted in 2022"}, "misc")
     assert len(found("contradiction")) == before
-    edit(tree, BIB, "Preprint posted in 2022", "Preprint posted in 2021")
+    edit(tree, BIB, "{Posted in 2022}", "{Posted in 2021}")
     assert len(found("contradiction")) == before + 1
+    edit(tree, BIB, "{2203.00001}", "{1803.00001}")
+    assert len(found("contradiction")) == before, "two years before publication leave no doubt"
 
 
 def test_what_is_said_to_be_unknown_is_not_asked_for_but_may_be_known_by_now(tree):

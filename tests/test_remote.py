@@ -282,10 +282,13 @@ def test_arxiv_may_declare_nothing(serve, ask):
         arxiv.by_arxiv(ask(server), "2001.00001")
 
 
-def test_another_doi_than_asked_for_is_no_answer(serve, ask):
+def test_another_doi_than_asked_for_is_set_apart_were_it_the_same_title(serve, ask):
     server = serve()
-    server.scripts = [("/crossref", scholarly.instead({"message": server.deposit(CITER)}))]
-    assert crossref.by_doi(ask(server), DEPTH.doi) is None
+    again = Work(**(vars(DEPTH) | {"doi": "10.1234/again"}))
+    server.scripts = [("/crossref", scholarly.instead({"message": server.deposit(again)}))]
+    found = lookup.gather(ask(server), lookup.given(DEPTH.doi))
+    assert [(each.service, each.doi) for each in found.others] == [("Crossref", "10.1234/again")]
+    assert "Crossref" not in {each.service for each in found.saids}
 
 
 def test_references_come_from_all_pages_and_what_was_not_matched_too(serve, ask):
@@ -307,10 +310,12 @@ def test_citing_works_come_from_all_pages_up_to_the_most(serve, ask, monkeypatch
     monkeypatch.setattr(openalex, "PER_PAGE", 2)
     server = serve(DEPTH, *[Work(f"W{i}", f"Work {i}", cites=["W1"]) for i in range(2, 7)])
     asking = ask(server, keys=keys)
-    assert [work.number for work in openalex.citing(asking, ["W1"], 9)] == ["W2", "W3", "W4", "W5", "W6"]
+    pages = list(openalex.citing(asking, ["W1"], 9))
+    assert [work.number for page in pages for work in page.results] == ["W2", "W3", "W4", "W5", "W6"]
+    assert [page.meta.count for page in pages] == [5, 5, 5]
     assert len(server.asked) == 3
     assert all(("cursor=" in path) == bool(keys) for path in server.asked)
-    assert len(list(openalex.citing(asking, ["W1"], 2))) == 4
+    assert sum(len(page.results) for page in openalex.citing(asking, ["W1"], 2)) == 4
 
 
 @pytest.mark.parametrize(

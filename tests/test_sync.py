@@ -268,6 +268,16 @@ def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit)
     assert not {edge for edge in edges(root) if edge[0] == "davis"}
 
 
+def test_another_doi_than_asked_for_is_told_and_its_references_are_not_taken(root, server, eelit):
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": []}}
+    again = Work(**(vars(server.works["W4"]) | {"doi": "10.1234/again"}))
+    server.always = [("/crossref/works/10.1234/w4", scholarly.instead({"message": server.deposit(again)}))]
+    for words in (["--citations"], ["--metadata"]):
+        found = eelit("sync", *words, KEYS[4])
+        assert f"Crossref answers to the DOI 10.1234/w4 of `{KEYS[4]}` with 10.1234/again; check" in found.stdout
+    assert ("evans", "davis") not in edges(root)
+
+
 def complete(root, key, source):
     path = root / "bib/reference-lists.csv"
     path.write_text(f"{path.read_text()}{key},yes,{source},1\n", encoding="utf-8")
@@ -321,6 +331,15 @@ def test_new_works_are_proposed_the_most_citing_first_and_never_added(root, serv
     assert sources(root) == before
 
 
+def test_what_was_not_looked_at_among_new_works_is_told(root, server, eelit, monkeypatch):
+    monkeypatch.setattr("eelit.bib.remote.openalex.PER_PAGE", 2)
+    server.works |= {f"W{i}": Work(f"W{i}", f"Follower {i}", cites=["W0"]) for i in range(7, 12)}
+    told = json.loads(eelit("sync", "--new", "--pages", "2", "--format", "json", KEYS[0], KEYS[3]).stdout)
+    assert told["cut"] == [{"key": KEYS[0], "seen": 4, "of": 7}]
+    found = eelit("sync", "--new", "--pages", "2", KEYS[0])
+    assert "NOT ALL WORKS THAT CITE THESE WERE LOOKED AT; --pages looks at more" in found.stdout
+
+
 def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, eelit):
     server.works["W2"].arxiv = "2101.00009"
     server.works["W3"].year = 2023
@@ -334,6 +353,16 @@ def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, e
     comment = text.partition(f"@misc{{{KEYS[2]}")[0].splitlines()[-1]
     assert comment.startswith("% 20")
     assert comment.endswith("arxiv from OpenAlex, DBLP")
+
+
+def test_a_preprint_that_was_published_is_told_with_venue_year_and_pages(root, server, eelit):
+    vars(server.works["W3"]).update(venue="Journal of Exits", pages="3-9", year=2023)
+    found = eelit("sync", "--metadata", KEYS[3])
+    told = f"`{KEYS[3]}` is a preprint here, but published by now: "
+    (line,) = [line for line in found.stdout.splitlines() if line.startswith(told)]
+    assert "Journal of Exits, 2023, 3–9 (Crossref)" in line
+    assert line.endswith("change its type, and add venue, year and pages")
+    assert f"year of `{KEYS[3]}`" not in found.stdout
 
 
 @pytest.mark.parametrize(

@@ -85,17 +85,20 @@ class _Many(Answered):
 
 
 def by_doi(web: Web, doi: str) -> Said | None:
-    """Return what Crossref says of a DOI. Those of arXiv are registered elsewhere."""
+    """Return what Crossref says of a DOI, were it of another one. Those of arXiv are registered elsewhere."""
     found = work(web, doi)
     return said(web, found) if found else None
 
 
 def work(web: Web, doi: str) -> Work | None:
-    """Return the work of a DOI with its references, or None if Crossref does not know it, or speaks of another."""
+    """Return the work of a DOI with its references, or None if Crossref does not know it.
+
+    It may have another DOI: the work may have been registered twice, or the answer be wrong. See that it is the same.
+    """
     if doi.lower().startswith(ARXIV_DOI):
         return None
     found = web.get(CROSSREF, _path(doi), {}, _One)
-    if not found or bare_doi(found.message.doi) != doi.lower():
+    if not found:
         return None
     found.message.said_on = found.said_on
     return found.message

@@ -151,7 +151,9 @@ def _by_doi(web: Web, doi: str, found: Gathered) -> None:
         _by_arxiv(web, preprint, found)
         return
     asks = [lambda service=service: service.by_doi(web, doi) for service in (crossref, openalex, dblp, semanticscholar)]
-    found.saids += _asked(found, asks)
+    for said in _asked(found, asks):
+        wrong = said.service == CROSSREF.label and said.doi != doi.lower()
+        (found.others if wrong else found.saids).append(said)
 
 
 def _by_arxiv(web: Web, preprint: str, found: Gathered) -> None:
@@ -179,7 +181,7 @@ def _follow(web: Web, found: Gathered) -> None:
     doi = next((said.doi for said in found.saids if said.doi), "")
     preprint = next((said.arxiv for said in found.saids if said.arxiv), "")
     asks: list[Callable[[], Said | list[Said] | None]] = []
-    if doi and not any(said.service == CROSSREF.label for said in found.saids):
+    if doi and not any(said.service == CROSSREF.label for said in [*found.saids, *found.others]):
         asks.append(lambda: crossref.by_doi(web, doi))
     if preprint and not any(said.service == ARXIV.label for said in found.saids):
         asks.append(lambda: arxiv.by_arxiv(web, preprint))

@@ -68,10 +68,13 @@ class Work(Answered):
 
 
 class _Meta(BaseModel):
+    count: int | None = None
     next_cursor: str | None = None
 
 
-class _Page(Answered):
+class Page(Answered):
+    """Some of the works that were asked for; `meta.count` tells how many there are."""
+
     meta: _Meta
     results: list[Work]
 
@@ -101,30 +104,30 @@ def work(web: Web, doi: str) -> Work | None:
 def by_title(web: Web, title: str) -> list[Said]:
     """Return the works whose titles hold these words."""
     words = " ".join(re.findall(r"\w+", title))
-    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, _Page)
+    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, Page)
     return [said(web, found) for found in page.results if found.title] if page else []
 
 
 def works_by_title(web: Web, title: str) -> list[Work]:
     """Return the works whose titles hold these words, with their references."""
     words = " ".join(re.findall(r"\w+", title))
-    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, _Page)
+    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, Page)
     for found in page.results if page else ():
         found.said_on = page.said_on if page else ""
     return page.results if page else []
 
 
-def citing(web: Web, numbers: Sequence[str], pages: int) -> Iterator[Work]:
-    """Yield the works that cite one of these, of at most so many pages; cursors are for those who have a key."""
+def citing(web: Web, numbers: Sequence[str], pages: int) -> Iterator[Page]:
+    """Yield at most so many pages of works that cite one of these; cursors are for those who have a key."""
     params = {"filter": f"cites:{'|'.join(numbers)}", "per_page": str(PER_PAGE), "select": SHOWN}
     keyed = OPENALEX.name in web.manners.keys
     cursor: str | None = "*"
     for number in range(1, pages + 1):
         place = {"cursor": cursor} if keyed and cursor else {"page": str(number)}
-        page = web.get(OPENALEX, "/works", params | place, _Page)
+        page = web.get(OPENALEX, "/works", params | place, Page)
         if page is None:
             return
-        yield from page.results
+        yield page
         cursor = page.meta.next_cursor
         if len(page.results) < PER_PAGE or (keyed and not cursor):
             return

@@ -58,6 +58,15 @@ class NewWork:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A work of which not all that cite it were looked at, but only so many."""
+
+    key: str
+    seen: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Filled:
     """A field that a record lacks, and who says what it is."""
 
@@ -74,6 +83,7 @@ class Report:
     edges: list[FoundEdge] = field(default_factory=list)
     lists: list[FoundList] = field(default_factory=list)
     new: list[NewWork] = field(default_factory=list)
+    cut: list[Cut] = field(default_factory=list)
     filled: list[Filled] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
@@ -221,6 +231,17 @@ def _is_ours(record: Record, said: Said) -> bool:
     return same_author and abs(said.year - record.year) <= YEARS_APART and _shares_words(record.title, said.title)
 
 
+def _is_right(key: str, record: Record, said: Said, report: Report) -> bool:
+    """Tell whether what an identifier led to is the work, and Crossref speaks of its DOI; else say so."""
+    if not _is_ours(record, said):
+        report.doubt(_another(key, record, said))
+        return False
+    if said.service == CROSSREF.label and said.doi != record.doi.lower():
+        report.doubt(f"{said.service} answers to the DOI {record.doi} of `{key}` with {said.doi}; check which is right")
+        return False
+    return True
+
+
 def _shares_words(one: str, other: str) -> bool:
     """Tell whether half of the words of the shorter title are in the other: versions are retitled, works are not."""
     words = [set(re.findall(r"\w+", text.casefold())) for text in (one, other)]
@@ -342,10 +363,7 @@ def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List],
 def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
     record = ours.records[key]
     work = crossref.work(web, record.doi) if record.doi else None
-    if work is None or not work.reference:
-        return None
-    if not _is_ours(record, crossref.said(web, work)):
-        report.doubt(_another(key, record, crossref.said(web, work)))
+    if work is None or not _is_right(key, record, crossref.said(web, work), report) or not work.reference:
         return None
     cited, vague = set(), 0
     for reference in work.reference:
@@ -395,24 +413,29 @@ def new_works(
     for number, key in enumerate(keys, start=1):
         tell(f"who cites them: {number} of {len(keys)}")
         numbers = sorted(other for other, name in ours.numbers.items() if name == key)
+        seen = count = 0
         with _noting(report):
-            for work in openalex.citing(web, numbers, pages) if numbers else ():
-                said = openalex.said(web, work)
-                if work.number in ours.numbers or ours.named(said.doi, said.arxiv) or not said.title:
-                    continue
-                if ours.titled(said.title, str(said.year or ""), said.authors[0].family if said.authors else ""):
-                    continue
-                found[work.number] = work
-                cites[work.number] |= {
-                    key,
-                    *(ours.numbers[other] for other in work.references if other in ours.numbers),
-                }
+            for page in openalex.citing(web, numbers, pages) if numbers else ():
+                seen, count = seen + len(page.results), max(count, page.meta.count or 0)
+                for work in page.results:
+                    if _is_new(ours, work, openalex.said(web, work)):
+                        found[work.number] = work
+                        known = (ours.numbers[other] for other in work.references if other in ours.numbers)
+                        cites[work.number] |= {key, *known}
+        if count > seen:
+            report.cut.append(Cut(key, seen, count))
     for name, work in found.items():
         if len(cites[name]) >= least:
             said = openalex.said(web, work)
             shown = said.doi or (f"arXiv:{said.arxiv}" if said.arxiv else work.number)
             report.new.append(NewWork(said.title, said.year, shown, tuple(sorted(cites[name]))))
     report.new.sort(key=lambda work: (-len(work.cites), -(work.year or 0), work.title))
+
+
+def _is_new(ours: Ours, work: openalex.Work, said: Said) -> bool:
+    author = said.authors[0].family if said.authors else ""
+    known = work.number in ours.numbers or ours.named(said.doi, said.arxiv)
+    return bool(said.title) and not (known or ours.titled(said.title, str(said.year or ""), author))
 
 
 def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Callable[[str], None]) -> None:
@@ -424,10 +447,8 @@ def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Ca
         for ask in (_crossref_says, _arxiv_says, _dblp_says):
             with _noting(report):
                 said = ask(web, record)
-                if said and _is_ours(record, said):
+                if said and _is_right(key, record, said, report):
                     saids.append(said)
-                elif said:
-                    report.doubt(_another(key, record, said))
         _compare(key, record, saids, report)
 
 
@@ -452,6 +473,9 @@ def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) ->
             report.filled.append(Filled(key, name, value, who))
         elif not getattr(record, name) and values:
             report.doubt(f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}")
+    published = [said for said in saids if said.venue and not said.preprint]
+    if record.type == "misc" and not record.venue and published:
+        report.doubt(_published(key, published))
     for name in COMPARED:
         own = "; ".join(map(str, record.authors)) if name == "authors" else str(getattr(record, name))
         for said in saids:
@@ -460,13 +484,23 @@ def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) ->
                 report.doubt(f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})")
 
 
+def _published(key: str, saids: Sequence[Said]) -> str:
+    told = [
+        f"{', '.join(part for part in (said.venue, said.text('year'), said.pages) if part)} ({said.service})"
+        for said in saids
+    ]
+    remedy = "change its type, and add venue, year and pages"
+    return f"`{key}` is a preprint here, but published by now: {'; '.join(told)}; {remedy}"
+
+
 def _telling(said: Said, name: str, record: Record) -> str:
     """Return what a service says of a field if it may know: a preprint knows nothing of pages, a paper of no volume."""
     if name in ("pages", "volume", "number") and (said.preprint or record.type == "misc"):
         return ""
     if name in ("volume", "number") and record.type != "article":
         return ""
-    if name == "year" and said.preprint and record.type != "misc":
+    published = bool(said.venue) and not said.preprint
+    if name == "year" and (published if record.type == "misc" else said.preprint):  # that of another version
         return ""
     return said.text(name)
 
