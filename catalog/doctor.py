@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from eelit.bib.decided import comments, is_quoted
 from eelit.bib.files import Changes
 from eelit.bib.identifiers import EN_DASH, normal_pages
 from eelit.bib.problems import Problem, Severity, shown
@@ -109,6 +110,15 @@ def doubts_of_new(record: Record, records: Mapping[str, Record]) -> list[str]:
     renamed = (other for other in records.values() if other.venue and _is_renamed(venue, _venue(other.venue)))
     other = next(renamed, None) if record.venue else None
     return found + ([_renamed(record, other)] if other else [])
+
+
+def notes(loaded: Loaded) -> dict[str, str]:
+    """Return what people have written of their decisions: above a record, and in `unverified` of its entry."""
+    found = comments(loaded.bibliography)
+    for key, entry in loaded.entries.items():
+        told = [f"{item.field}: {item.note}" for item in entry.unverified]
+        found[key] = " ".join([found.get(key, ""), *told]).strip()
+    return found
 
 
 def mended(loaded: Loaded, found: Iterable[Finding]) -> tuple[Changes, list[str]]:
@@ -364,11 +374,14 @@ def _is_renamed(one: _Venue, other: _Venue) -> bool:
 def _versions(loaded: Loaded) -> Iterator[Finding]:
     """Yield pairs of works that may be one under two titles."""
     by_author: dict[str, list[Record]] = defaultdict(list)
+    written = notes(loaded)
     for record in loaded.bibliography.records.values():
         for other in by_author[normalised(record.authors[0].family)] if record.authors else []:
-            if _is_version(record, other):
+            told = is_quoted([other.key], written.get(record.key, "")) or is_quoted([record.key], written[other.key])
+            if _is_version(record, other) and not told:
                 says = _version(record, other)
-                yield _at(loaded, "versions", record.key, "title", says, "keep one of them if they are one work")
+                remedy = f"keep one of them if they are one work, else say so in a comment above it: % not {other.key}"
+                yield _at(loaded, "versions", record.key, "title", says, remedy)
         if record.authors:
             by_author[normalised(record.authors[0].family)].append(record)
 

@@ -53,8 +53,9 @@ def command(
     for metadata. Answers are kept: a run that was killed continues where it was. Each new edge names its source,
     address and date. A list of references counts as complete only if its publisher deposited one of which each line
     names a work, and another service gives a list as well, none of them longer and none with a work of ours that it
-    lacks. Contradictions to the catalogue are reported, never written. Files are replaced in one step; look at the
-    changes with `git diff`.
+    lacks. Contradictions to the catalogue are reported, never written; once you have decided, quote what the service
+    says in a comment (%) above the record, or in `unverified` of its entry, and it is not reported again. Files are
+    replaced in one step; look at the changes with `git diff`.
 
     Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
     rest.
@@ -102,9 +103,10 @@ def _asked(
     """Ask for what is wanted, and say how far it is."""
     from eelit.bib.remote import sync
     from eelit.bib.remote.web import now
+    from eelit.catalog.doctor import notes
 
     citations, new, metadata = parts
-    report, records = sync.Report(), loaded.bibliography.records
+    report, records = sync.Report(notes=notes(loaded)), loaded.bibliography.records
     tell = now.info
     with asking(contact, anew=anew) as web:
         ours = sync.identify(web, records, report, tell)
@@ -144,7 +146,10 @@ def _report(report: Report, changes: Changes) -> str:
 
 
 def _json(report: Report, changes: Changes, dry_run: bool) -> str:
-    data = asdict(report) | {"files": [str(path) for path in changes.paths()], "written": not dry_run}
+    data = {name: value for name, value in asdict(report).items() if name != "notes"} | {
+        "files": [str(path) for path in changes.paths()],
+        "written": not dry_run,
+    }
     return json_text(data)
 
 

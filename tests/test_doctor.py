@@ -126,6 +126,11 @@ def test_two_versions_of_one_work(tree):
     assert "may be `doe2027new` under another title" in finding.says
     edit(tree, BIB, "doi = {10.1234/doe}", "eprint = {2001.00002}")
     assert len(found("versions")) == 1, "two preprints, too: that both have no DOI makes them no other works"
+    edit(tree, BIB, "@misc{doe2027old,", "% It is not doe2027new, which it continues.\n@misc{doe2027old,")
+    assert found("versions") == [], "a person has decided"
+    edit(tree, BIB, "% It is not", "% It may be or not")
+    edit(tree, BIB, "doe2027new, which", "another, which")
+    assert len(found("versions")) == 1
     edit(tree, BIB, "Stopping Plainly Before Its End", "Going On Forever, a Sequel")
     assert found("versions") == []
 
@@ -245,6 +250,10 @@ def test_online_identifiers_that_lead_elsewhere_and_dead_links_are_found(tree, s
     dead = [each for each in told if each["rule"] == "dead link"]
     assert [each["says"] for each in dead] == [f"{server.address}/gone is gone (404)"]
     differ = [each["says"] for each in told if each["rule"] == "services differ"]
+    text = entry.read_text() + "unverified:\n  - {field: doi, note: the DOI leads to “On Fruit Flies” by mistake}\n"
+    entry.write_text(text, encoding="utf-8")
+    again = json.loads(eelit("doctor", "doe2027new", "--online", "--format", "json").stdout)["findings"]
+    assert not [each for each in again if "On Fruit Flies" in each["says"]], "an entry may say what was decided"
     assert any(
         "10.1234/doe of `doe2027new` leads to another work at Crossref: “On Fruit Flies”" in says for says in differ
     )

@@ -365,6 +365,36 @@ def test_a_preprint_that_was_published_is_told_with_venue_year_and_pages(root, s
     assert f"year of `{KEYS[3]}`" not in found.stdout
 
 
+def decide(root, key, said):
+    path = root / "bib/early-exit.bib"
+    path.write_text(path.read_text().replace(f"@misc{{{key},", f"{said}\n@misc{{{key},"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "settled"),
+    [
+        ("% The title page has 2022; that Crossref has the year 2023 is wrong.", True),
+        ("% Checked the year.\n% It is not 2023", True),
+        ("% The year is sure.", False),
+        ("% Year as in arXiv:2023.12345 of another work: 20230", False),
+        ("% 2026-12-02: year from DBLP", False),
+    ],
+)
+def test_what_a_person_has_decided_is_not_asked_again(root, server, eelit, said, settled):
+    server.works["W3"].year = 2023
+    decide(root, KEYS[3], said)
+    found = eelit("sync", "--metadata", KEYS[3])
+    assert (f"year of `{KEYS[3]}` is “2022”, but “2023” at Crossref" in found.stdout) != settled
+
+
+def test_a_decision_about_a_citation_names_the_work(root, server, eelit):
+    complete(root, KEYS[2], "https://read.by/hand")
+    server.works["W2"].said = {"crossref": {"cites": [], "loose": []}, "semanticscholar": {"cites": []}}
+    assert "OpenAlex alone says" in eelit("sync", "--citations", KEYS[2]).stdout
+    decide(root, KEYS[2], f"% It does not cite {KEYS[1]}: I have read it.")
+    assert "OpenAlex alone says" not in eelit("sync", "--citations", KEYS[2]).stdout
+
+
 @pytest.mark.parametrize(
     ("pattern", "script"),
     [

@@ -80,7 +80,7 @@ def _with_fields(text: str, report: Report) -> str:
             said = "; ".join(f"{filled.name} from {', '.join(filled.services)}" for filled in fields)
             text = with_comment(new, key, f"{today()}: {said}")
         except NotWritable as error:
-            report.doubt(f"{error}; write {', '.join(f'{f.name} {f.value}' for f in fields)} by hand")
+            report.doubt(f"{error}; write {', '.join(f'{f.name} {f.value}' for f in fields)} by hand", key)
     return text
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from eelit.bib.citations import Citations, ReferenceLists
+from eelit.bib.decided import is_quoted
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
 from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, plain
@@ -87,11 +88,12 @@ class Report:
     filled: list[Filled] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
+    notes: Mapping[str, str] = field(default_factory=dict)  # key → what people have written of their decisions
     unmatched: int = 0  # references of which too little is told to say that they are none of ours
 
-    def doubt(self, sentence: str) -> None:
-        """Note a sentence once."""
-        if sentence not in self.doubts:
+    def doubt(self, sentence: str, key: str, *quotes: str) -> None:
+        """Note a sentence once, unless a person's notes about the work quote what it rests on."""
+        if sentence not in self.doubts and not is_quoted(quotes, self.notes.get(key, "")):
             self.doubts.append(sentence)
 
 
@@ -190,7 +192,7 @@ def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Call
                 if _is_ours(record, said):
                     found.accept(key, work, said)
                 else:
-                    report.doubt(_another(key, record, said))
+                    report.doubt(_another(key, record, said), key, said.title)
             found.unheard.remove(key)
     return found
 
@@ -234,10 +236,11 @@ def _is_ours(record: Record, said: Said) -> bool:
 def _is_right(key: str, record: Record, said: Said, report: Report) -> bool:
     """Tell whether what an identifier led to is the work, and Crossref speaks of its DOI; else say so."""
     if not _is_ours(record, said):
-        report.doubt(_another(key, record, said))
+        report.doubt(_another(key, record, said), key, said.title)
         return False
     if said.service == CROSSREF.label and said.doi != record.doi.lower():
-        report.doubt(f"{said.service} answers to the DOI {record.doi} of `{key}` with {said.doi}; check which is right")
+        says = f"{said.service} answers to the DOI {record.doi} of `{key}` with {said.doi}; check which is right"
+        report.doubt(says, key, said.doi)
         return False
     return True
 
@@ -274,7 +277,9 @@ def citations(
             for cited in sorted(before - told.keys()) if complete else ():
                 report.doubt(
                     f"`{key}` → `{cited}` is known here, but not in {each.label}'s list, which seems to be complete; "
-                    "check it"
+                    "check it",
+                    key,
+                    cited,
                 )
             _keep_list(each.found(key, given, complete=complete and before <= each.cited), lists, report)
         _keep_edges(key, told, cites, lists, report)
@@ -302,7 +307,9 @@ def _keep_edges(
         if read and len(services) == 1:
             report.doubt(
                 f"{services[0]} alone says that `{key}` cites `{cited}`, which the list that was read to its end does "
-                "not hold; check it"
+                "not hold; check it",
+                key,
+                cited,
             )
             continue
         evidence = "; ".join(f"{each.address} ({each.label}, {each.day})" for each in told[cited])
@@ -371,7 +378,8 @@ def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | No
         line = _Line(bare_doi(reference.doi), "", reference.title, reference.year, plain(reference.author), text)
         other, against = ours.meant(line)
         if against:
-            report.doubt(_perhaps(key, other, CROSSREF.label, against, crossref.address(web, record.doi)))
+            says = _perhaps(key, other, CROSSREF.label, against, crossref.address(web, record.doi))
+            report.doubt(says, key, other)
         cited |= {other} if other and not against else set()
         vague += bool(against) or not (other or reference.title or text)  # a DOI alone may be another one of ours
     report.unmatched += vague
@@ -384,7 +392,7 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
     name = f"DOI:{record.doi}" if record.doi else f"ARXIV:{record.arxiv}" if record.arxiv else ""
     said = semanticscholar.by_id(web, name) if name else None
     if said and not _is_ours(record, said):
-        report.doubt(_another(key, record, said))
+        report.doubt(_another(key, record, said), key, said.title)
         return None
     papers = semanticscholar.references(web, name) if said else None
     if not papers:
@@ -394,7 +402,7 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
         author = plain(paper.authors[0].name) if paper.authors else ""
         other, against = ours.meant(_Line(paper.doi, paper.arxiv, plain(paper.title), str(paper.year or ""), author))
         if against:
-            report.doubt(_perhaps(key, other, SEMANTIC_SCHOLAR.label, against, address))
+            report.doubt(_perhaps(key, other, SEMANTIC_SCHOLAR.label, against, address), key, other)
         cited |= {other} if other and not against else set()
     return _List(SEMANTIC_SCHOLAR.label, address, min(paper.said_on for paper in papers), cited, len(papers))
 
@@ -472,16 +480,18 @@ def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) ->
             who = tuple(dict.fromkeys(said.service for said in saids if said.text(name) == value))
             report.filled.append(Filled(key, name, value, who))
         elif not getattr(record, name) and values:
-            report.doubt(f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}")
+            says = f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}"
+            report.doubt(says, key, name, *sorted(values))
     published = [said for said in saids if said.venue and not said.preprint]
     if record.type == "misc" and not record.venue and published:
-        report.doubt(_published(key, published))
+        report.doubt(_published(key, published), key, *(said.venue for said in published))
     for name in COMPARED:
         own = "; ".join(map(str, record.authors)) if name == "authors" else str(getattr(record, name))
         for said in saids:
             other = _telling(said, name, record)
             if own and other and not _alike(name, own, other):
-                report.doubt(f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})")
+                says = f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})"
+                report.doubt(says, key, name, other)
 
 
 def _published(key: str, saids: Sequence[Said]) -> str:
