@@ -72,12 +72,12 @@ def _in_address(text: str) -> Given:
         return Given("doi", f"{ACL_DOI}{path.strip('/').removesuffix('.pdf')}".lower())
     if found := bare_arxiv(f"https://{host}{path}"):
         return Given("arxiv", found)
-    if any(f".{host}".endswith(f".{site}") for site in OF_ARXIV) and (found_id := AT_ITS_END.search(path)):
-        return Given("arxiv", found_id[1])
+    if any(f".{host}".endswith(f".{site}") for site in OF_ARXIV) and (at_end := AT_ITS_END.search(path)):
+        return Given("arxiv", at_end[1])
     if own := _of_a_service(host, path):
         return own
-    if found := DOI_WITHIN.search(path):
-        return Given("doi", re.sub(r"/(?:full|pdf|abstract|epdf)$|\.pdf$", "", found[0].rstrip("/")).lower())
+    if within := DOI_WITHIN.search(path):
+        return Given("doi", re.sub(r"/(?:full|pdf|abstract|epdf)$|\.pdf$", "", within[0].rstrip("/")).lower())
     raise NoWork(f"the address {text} holds neither a DOI nor an arXiv id; give one of them, or the title")
 
 
