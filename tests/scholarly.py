@@ -238,7 +238,8 @@ class Server:
     def arxiv(self, known, path, params, headers):
         known = [work for work in known if work.arxiv]
         if "id_list" in params:
-            found = [work for work in known if work.arxiv == params["id_list"]]
+            found = [work for work in known if work.arxiv in params["id_list"].split(",")]
+            found = found[: int(params["max_results"])]
         else:
             found = near(known, {"query": params["search_query"].removeprefix("ti:").strip('"')})
         return FEED.format("".join(self.atom(work) for work in found))

@@ -267,6 +267,16 @@ def test_a_single_author_of_dblp_and_no_hit_at_all(serve, ask):
     assert dblp.by_title(asking, "zzz yyy") == []
 
 
+def test_many_preprints_are_asked_for_at_once(serve, ask, monkeypatch):
+    monkeypatch.setattr(arxiv, "AT_ONCE", 2)
+    server = serve(*[Work(f"W{i}", f"Work {i}", arxiv=f"2001.0000{i}") for i in range(1, 6)])
+    ids = [f"2001.0000{i}" for i in (5, 3, 1)]
+    found = arxiv.by_ids(ask(server), [*ids, "", "no id", "2001.00009"])
+    assert {name: each.title for name, each in found.items()} == {name: f"Work {name[-1]}" for name in ids}
+    assert len(server.asked) == 2
+    assert all("no id" not in path for path in server.asked)
+
+
 def test_arxiv_tells_of_an_error_in_a_feed(serve, ask):
     server = serve()
     entry = "<entry><id>http://arxiv.org/api/errors#x</id><title>Error</title></entry>"

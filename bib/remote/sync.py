@@ -448,11 +448,14 @@ def _is_new(ours: Ours, work: openalex.Work, said: Said) -> bool:
 
 def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Callable[[str], None]) -> None:
     """Add to the report what these records lack, and where services say otherwise."""
+    preprints: dict[str, Said] = {}
+    with _noting(report):
+        preprints = arxiv.by_ids(web, [ours.records[key].arxiv for key in keys])
     for number, key in enumerate(keys, start=1):
         tell(f"what they are: {number} of {len(keys)}")
         record = ours.records[key]
         saids: list[Said] = [openalex.said(web, work) for work in ours.known.get(key, [])]
-        for ask in (_crossref_says, _arxiv_says, _dblp_says):
+        for ask in (_crossref_says, lambda _, record: preprints.get(record.arxiv), _dblp_says):
             with _noting(report):
                 said = ask(web, record)
                 if said and _is_right(key, record, said, report):
@@ -462,10 +465,6 @@ def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Ca
 
 def _crossref_says(web: Web, record: Record) -> Said | None:
     return crossref.by_doi(web, record.doi) if record.doi else None
-
-
-def _arxiv_says(web: Web, record: Record) -> Said | None:
-    return arxiv.by_arxiv(web, record.arxiv) if record.arxiv else None
 
 
 def _dblp_says(web: Web, record: Record) -> Said | None:
