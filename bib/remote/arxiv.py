@@ -26,7 +26,7 @@ def by_arxiv(web: Web, arxiv: str) -> Said | None:
 def by_ids(web: Web, ids: Sequence[str]) -> dict[str, Said]:
     """Return what arXiv says of many preprints, by id: a few long requests are kinder than one for each."""
     known = sorted({name for name in ids if SHAPE.fullmatch(name)})  # one that is none spoils the whole answer
-    found = {}
+    found: dict[str, Said] = {}
     for start in range(0, len(known), AT_ONCE):
         some = known[start : start + AT_ONCE]
         entries = _entries(web, {"id_list": ",".join(some), "max_results": str(len(some))})
