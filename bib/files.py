@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +15,12 @@ from tempfile import mkstemp
 from eelit.bib.problems import shown
 
 NO_FILE = "it is no file but a folder, a pipe, a socket or a device; put a file in its place"
+
+
+LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+"""What `aside` makes, and a run that was killed leaves."""
+OLD = 3600
+"""Seconds after which nobody is writing such a file any more."""
 
 
 class ChangedMeanwhile(Exception):
@@ -55,6 +63,14 @@ class Changes:
             content = read_file(path).decode("utf-8") if os.path.lexists(path) else ""
             self.before[path] = self.after[path] = content
         return self.after[path]
+
+    @classmethod
+    def of(cls, *paths: Path) -> Changes:
+        """Return no changes yet, of files as they are now: none is written that somebody changes from now on."""
+        found = cls()
+        for path in paths:
+            found.text(path)
+        return found
 
     def put(self, path: Path, text: str) -> None:
         """Let a file have this text."""
@@ -102,7 +118,13 @@ def _diff(path: Path, before: str, after: str) -> str:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what a run that was killed left beside a file. Who calls this is alone."""
-    for left in path.parent.glob(f".{path.name}.????????"):
+    """Remove what runs that were killed left in a folder: beside this file at once, beside others if it is old.
+
+    Who calls this is the only one to write this file.
+    """
+    for left in path.parent.glob(".*.????????"):
+        of = LEFTOVER.fullmatch(left.name)
         with suppress(OSError):
-            left.unlink()
+            old = of and of[1].endswith((".bib", ".csv", ".yaml")) and time.time() - left.stat().st_mtime > OLD
+            if of and (old or of[1] == path.name):
+                left.unlink()

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from eelit.bib.identifiers import ARXIV
 from eelit.bib.problems import Problem, did_you_mean
@@ -16,8 +15,9 @@ from eelit.bib.record import Record
 from eelit.catalog.baselines import REFERENCES
 from eelit.catalog.load import Loaded, load
 from eelit.catalog.schema import FACETS, KEY_PATTERN, Entry, ExternalTarget, TaxonomyTerm
+from eelit.catalog.skeleton import unfinished
 from eelit.catalog.sources import Sources
-from eelit.catalog.yaml_lines import Located, Place
+from eelit.catalog.yaml_lines import Located
 
 DOI = re.compile(r"10\.\d{4,9}/(?:(?!&(?:amp|lt|gt|#\d+);)[^\s\"])+")  # with `<…>`, as old ones have them; never HTML
 ACL = re.compile(r"[A-Z]\d\d-\d{4,5}|\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+")
@@ -36,6 +36,7 @@ def check_loaded(loaded: Loaded) -> list[Problem]:
     """Return every problem of what was loaded."""
     rules: list[Callable[[Loaded], Iterator[Problem]]] = [
         _missing_entries,
+        _unfinished,
         _invisible,
         _identifiers,
         _duplicates,
@@ -106,11 +107,16 @@ def _in_bibliography(loaded: Loaded, key: str, name: str, message: str, *, warn:
     return Problem(str(loaded.bibliography.path), line, message, "warning" if warn else "error")
 
 
+def _unfinished(loaded: Loaded) -> Iterator[Problem]:
+    for located in loaded.files.values():
+        yield from unfinished(located)
+
+
 def _invisible(loaded: Loaded) -> Iterator[Problem]:
     """Characters that command a terminal, or turn the direction of a text, are no part of what a work says."""
-    files = [(loaded.taxonomy_file, loaded.taxonomy_file.data)] if loaded.taxonomy_file else []
-    for located, data in [*files, *((located, located.data) for _, located in _entries(loaded))]:
-        for place, text in _texts(data, ()):
+    files = [loaded.taxonomy_file] if loaded.taxonomy_file else []
+    for located in [*files, *loaded.files.values()]:
+        for place, text in located.texts():
             if found := INVISIBLE.search(text):
                 yield located.problem(place, _remove(found[0]))
     for key, record in loaded.bibliography.records.items():
@@ -129,18 +135,6 @@ def _invisible(loaded: Loaded) -> Iterator[Problem]:
 
 def _remove(character: str) -> str:
     return f"the character U+{ord(character):04X} cannot be seen and may act on a terminal; remove it"
-
-
-def _texts(data: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    """Yield every text in nested data, and where it is."""
-    if isinstance(data, str):
-        yield place, data
-    elif isinstance(data, dict):
-        for name, value in data.items():
-            yield from _texts(value, (*place, name))
-    elif isinstance(data, list | tuple):
-        for index, value in enumerate(data):
-            yield from _texts(value, (*place, index))
 
 
 def _identifiers(loaded: Loaded) -> Iterator[Problem]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from eelit.bib.decided import comments, is_quoted
 from eelit.bib.files import Changes
 from eelit.bib.identifiers import EN_DASH, normal_pages
 from eelit.bib.problems import Problem, Severity, shown
@@ -25,6 +26,8 @@ from eelit.catalog.schema import FACETS, ExternalTarget
 
 ALIKE = 0.85
 """Share of letters in which two titles of the same first author agree if they may be versions of one work."""
+YEARS_APART = 2
+"""Years between a preprint and its version of record that leave no doubt."""
 ARXIV_DOI = "10.48550/arxiv."
 ACL_DOI = "10.18653/v1/"
 PUBLISHED = ("article", "inproceedings", "incollection")
@@ -37,7 +40,13 @@ NUMBERED = re.compile(
 PROCEEDINGS = re.compile(r"\bproc(?:eedings|\.)?(?: of)?(?: the)?\b|^\s*the\b", re.IGNORECASE)
 VOLUME = re.compile(r"\(volume[^()]*\)|: (?:main volume|long papers|short papers)", re.IGNORECASE)
 LINK = re.compile(r"https?://[^\s\"'{}<>,]+[^\s\"'{}<>,.;:)]")
-ACRONYM = re.compile(r"\(([^()]*?)[ ’']*((?:(?:19|20)?\d\d)?)\)\s*$")
+ACRONYM = re.compile(r"\((?P<acronym>[^()]*?)[ ’']*(?P<year>(?:(?:19|20)?\d\d)?)\)\s*$")
+ALONE = re.compile(
+    r"(?:(?P<before>.*\S)\s+[-–—]\s+)?(?P<acronym>[A-Z]\w*[A-Z][\w+/-]*?)(?:[ ’']+(?P<year>(?:(?:19|20)?\d\d)?))?$"
+)
+"""`ICLR`, `ICLR 2020`, `Computer Vision - ECCV 2018`."""
+SMALL = ("a", "an", "the", "of", "on", "in", "for", "and")
+"""Words that abbreviated names leave out."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,26 @@ def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> 
         *_results(loaded, measured or {}),
     ]
     return sorted(set(found), key=lambda each: (each.path, each.line, each.rule, each.says))
+
+
+def doubts_of_new(record: Record, records: Mapping[str, Record]) -> list[str]:
+    """Return what a person should look at before a record is added to these."""
+    family = normalised(record.authors[0].family) if record.authors else ""
+    same = [other for other in records.values() if other.authors and normalised(other.authors[0].family) == family]
+    found = [_version(record, other) for other in same if family and _is_version(record, other)]
+    venue = _venue(record.venue)
+    renamed = (other for other in records.values() if other.venue and _is_renamed(venue, _venue(other.venue)))
+    other = next(renamed, None) if record.venue else None
+    return found + ([_renamed(record, other)] if other else [])
+
+
+def notes(loaded: Loaded) -> dict[str, str]:
+    """Return what people have written of their decisions: above a record, and in `unverified` of its entry."""
+    found = comments(loaded.bibliography)
+    for key, entry in loaded.entries.items():
+        told = [f"{item.field}: {item.note}" for item in entry.unverified]
+        found[key] = " ".join([found.get(key, ""), *told]).strip()
+    return found
 
 
 def mended(loaded: Loaded, found: Iterable[Finding]) -> tuple[Changes, list[str]]:
@@ -233,10 +262,13 @@ def _contradicting(loaded: Loaded) -> Iterator[Finding]:
     for key, record in loaded.bibliography.records.items():
         year, posted = record.year, re.match(r"(\d\d)\d\d\.", record.arxiv)
         since = 2000 + int(posted[1]) if posted else year
-        if since > year + 1 and str(since) not in dict(record.tex).get("note", ""):
+        far = since > year + 1 or since < year - YEARS_APART
+        if far and str(since) not in dict(record.tex).get("note", ""):
             says = f"`{key}` is of {year}, but its preprint arXiv:{record.arxiv} is of {since}"
-            late = f"if it was posted late, say so: note = {{Preprint posted in {since}}}"
-            yield _at(loaded, "contradiction", key, "year", says, f"correct the year, or the identifier; {late}")
+            ask = f"`eelit doctor --online {key}` asks whether it leads to this work"
+            right = f"if it is right, say so: note = {{Preprint posted in {since}}}"
+            remedy = f"correct the year, or the identifier ({ask}); {right}"
+            yield _at(loaded, "contradiction", key, "year", says, remedy)
         told = [int(found) for found in re.findall(r"\b(?:19|20)\d\d\b", record.venue)]
         if told and min(abs(found - year) for found in told) > 1:
             says = f"`{key}` is of {year}, but its venue is “{record.venue}”"
@@ -281,46 +313,90 @@ def _of_arxiv(loaded: Loaded, key: str, record: Record) -> Iterator[Finding]:
 
 
 def _venues(loaded: Loaded) -> Iterator[Finding]:
-    """Yield venues that go by two names: in one year, or (but for number and year) in any."""
+    """Yield venues that go by two names; the rarer of two is the one to change."""
     records = {key: record for key, record in loaded.bibliography.records.items() if record.venue}
-    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for key, record in records.items():
-        name, stem, acronym = _venue(record.venue)
-        groups[stem][name].append(key)
-        if acronym and "workshop" not in stem:
-            groups[acronym][name].append(key)
-    told: set[str] = set()
-    for names in groups.values():
-        usual = max(names, key=lambda name: len(names[name]))
-        for key in (key for name, keys in names.items() if name != usual for key in keys):
-            if key not in told:
-                told.add(key)
-                other = names[usual][0]
-                field = "journal" if records[key].type == "article" else "booktitle"
-                says = f"“{records[key].venue}” of `{key}` is called “{records[other].venue}” in `{other}`"
-                yield _at(loaded, "venue", key, field, says, "call one venue by one name")
+    venues = {key: _venue(record.venue) for key, record in records.items()}
+    often = Counter(venue.name for venue in venues.values())
+    first = {venue: key for key, venue in reversed(venues.items())}  # which work shows a venue
+    for key, venue in venues.items():
+        others = [other for other in dict.fromkeys(venues.values()) if _is_renamed(venue, other)]
+        if not others:
+            continue
+        usual = max(others, key=lambda other: often[other.name])
+        earlier = list(venues).index(first[usual]) < list(venues).index(key)
+        if (often[usual.name], earlier) > (often[venue.name], False):
+            field = "journal" if records[key].type == "article" else "booktitle"
+            says = _renamed(records[key], records[first[usual]])
+            yield _at(loaded, "venue", key, field, says, "call one venue by one name")
 
 
-def _venue(venue: str) -> tuple[str, str, str]:
-    """Return a venue's name without number and year, that without `Proceedings of the`, and its acronym with year."""
-    found = ACRONYM.search(venue)
-    acronym = normalised(found[1] + found[2]) if found and found[2] else ""
-    name = NUMBERED.sub(" ", VOLUME.sub(" ", ACRONYM.sub("", venue).replace("&", "and")))
-    return normalised(name), normalised(PROCEEDINGS.sub(" ", name)), acronym
+def _renamed(record: Record, other: Record) -> str:
+    return f"“{record.venue}” of `{record.key}` is called “{other.venue}” in `{other.key}`"
+
+
+@dataclass(frozen=True)
+class _Venue:
+    """What a venue is called, but for its number and year."""
+
+    name: str
+    stem: str  # without `Proceedings of the`
+    words: tuple[str, ...]
+    acronym: str
+    year: str
+    loose: bool  # the acronym stands alone, behind a dash, or without a year
+
+
+def _venue(venue: str) -> _Venue:
+    found = ACRONYM.search(venue) or ALONE.match(PROCEEDINGS.sub("", venue).strip(" ."))
+    rest = venue[: found.start()] if found and found.re is ACRONYM else found["before"] or "" if found else venue
+    year = (found["year"] or "")[-2:] if found else ""
+    loose = found is not None and (found.re is ALONE or not year)
+    name = NUMBERED.sub(" ", VOLUME.sub(" ", (rest.strip() or venue).replace("&", "and")))
+    stem = PROCEEDINGS.sub(" ", name)
+    words = tuple(word.casefold() for word in re.findall(r"\w+", stem) if word.casefold() not in SMALL)
+    acronym = normalised(found["acronym"]) if found and "workshop" not in stem.casefold() else ""
+    return _Venue(normalised(name), normalised(stem), words, acronym, year, loose)
+
+
+def _is_renamed(one: _Venue, other: _Venue) -> bool:
+    """Tell whether two names that differ are of one venue. In another year it may have been renamed."""
+    if one.name == other.name:
+        return False
+    same_acronym = one.acronym and one.acronym == other.acronym
+    if one.stem == other.stem or (same_acronym and (one.year == other.year or one.loose or other.loose)):
+        return True
+    return len(one.words) == len(other.words) and all(
+        word.startswith(letters) or letters.startswith(word)
+        for word, letters in zip(one.words, other.words, strict=True)
+    )
 
 
 def _versions(loaded: Loaded) -> Iterator[Finding]:
     """Yield pairs of works that may be one under two titles."""
     by_author: dict[str, list[Record]] = defaultdict(list)
+    written = notes(loaded)
     for record in loaded.bibliography.records.values():
         for other in by_author[normalised(record.authors[0].family)] if record.authors else []:
-            one, two = normalised(record.title), normalised(other.title)
-            near = abs(record.year - other.year) <= 2 and record.doi != other.doi
-            if near and SequenceMatcher(None, one, two, autojunk=False).ratio() >= ALIKE:
-                says = f"`{record.key}` may be `{other.key}` under another title: “{record.title}”, “{other.title}”"
-                yield _at(loaded, "versions", record.key, "title", says, "keep one of them if they are one work")
+            told = is_quoted([other.key], written.get(record.key, "")) or is_quoted([record.key], written[other.key])
+            if _is_version(record, other) and not told:
+                says = _version(record, other)
+                remedy = f"keep one of them if they are one work, else say so in a comment above it: % not {other.key}"
+                yield _at(loaded, "versions", record.key, "title", says, remedy)
         if record.authors:
             by_author[normalised(record.authors[0].family)].append(record)
+
+
+def _is_version(record: Record, other: Record) -> bool:
+    """Tell whether two works of one first author may be one. Those with one DOI are reported as that."""
+    same_doi = record.doi and record.doi.lower() == other.doi.lower()
+    if same_doi or abs(record.year - other.year) > YEARS_APART:
+        return False
+    titles = normalised(record.title), normalised(other.title)
+    return SequenceMatcher(None, *titles, autojunk=False).ratio() >= ALIKE
+
+
+def _version(record: Record, other: Record) -> str:
+    return f"`{record.key}` may be `{other.key}` under another title: “{record.title}”, “{other.title}”"
 
 
 def _externals(loaded: Loaded) -> Iterator[Finding]:
@@ -347,7 +423,7 @@ def _unconnected(loaded: Loaded) -> Iterator[Finding]:
     for key in loaded.entries:
         if key not in linked:
             says = f"nothing connects `{key}` with another work"
-            remedy = f"add a relation with its source, or ask who cites it (`eelit sync --citations {key}`)"
+            remedy = "add a relation with its source, or ask whom all works cite (`eelit sync --citations`)"
             yield _in_entry(loaded, "unconnected", key, ("relations",), says, remedy)
 
 

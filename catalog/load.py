@@ -12,6 +12,7 @@ from eelit.bib.problems import Problem, did_you_mean
 from eelit.bib.read import Bibliography, read_bibliography
 from eelit.catalog.explain import explain
 from eelit.catalog.schema import FACETS, Entry, Taxonomy, TaxonomyTerm
+from eelit.catalog.skeleton import unfinished
 from eelit.catalog.sources import Sources
 from eelit.catalog.yaml_lines import Located, read_yaml
 
@@ -73,7 +74,7 @@ def validate(located: Located) -> tuple[Entry | None, list[Problem]]:
     try:
         return Entry.model_validate(located.data), []
     except ValidationError as error:
-        return None, explain(located, error, Entry)
+        return None, [*explain(located, error, Entry), *unfinished(located)]
 
 
 def _load_taxonomy(loaded: Loaded) -> None:

@@ -49,6 +49,21 @@ class Located:
         """Return an error at this place."""
         return Problem(str(self.path), self.line(*place), message)
 
+    def texts(self) -> Iterator[tuple[Place, str]]:
+        """Yield every text, and where it is."""
+        return _texts(self.data, ())
+
+
+def _texts(data: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(data, str):
+        yield place, data
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            yield from _texts(value, (*place, name))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from _texts(value, (*place, index))
+
 
 class _Refused(Exception):
     """Something that no file of the catalogue may hold, and its line."""

@@ -53,8 +53,9 @@ Leave out what there is not (a preprint is @misc and has no booktitle). Then `ee
 def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, anew: bool, style: str) -> None:
     """Add a work from the records of bibliographic services.
 
-    WORK is a DOI, an arXiv id, an address that holds one of them, or a title. The catalogue is searched for it first.
-    Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all answers are shown.
+    WORK is a DOI, an arXiv id, OpenAlex's number (W…), an address that leads to a work, or a title. The catalogue is
+    searched for it first. Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all
+    answers are shown.
     The record is written to bib/early-exit.bib with a comment that names the source of each field, and the skeleton
     of an entry is created for you to fill in. Offline, or if no service can be reached, the command prints what to
     type.
@@ -92,12 +93,18 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
 
 def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool) -> None:
     """Show what was found, and write it unless the catalogue turns out to have it."""
+    from eelit.catalog.doctor import doubts_of_new
+
     proposal = _proposal(found, loaded, key)
     names = proposal.values
     if _is_known(loaded.bibliography.records, (names.get("doi", ""), names.get("arxiv", ""), proposal.title)):
         return
-    changes = _changes(proposal, loaded)
-    click.echo(_json(proposal, found, changes, dry_run) if style == "json" else _report(proposal, found, changes))
+    changes, record = _changes(proposal, loaded)
+    doubts = doubts_of_new(record, loaded.bibliography.records)
+    if style == "json":
+        click.echo(_json(proposal, found, changes, doubts, dry_run))
+    else:
+        click.echo(_report(proposal, found, changes, doubts))
     for trouble in found.troubles:
         click.echo(f"eelit: {trouble}", err=True)
     if not dry_run:
@@ -168,8 +175,11 @@ def _proposal(found: Gathered, loaded: Loaded, key: str) -> Proposal:
     return proposal
 
 
-def _changes(proposal: Proposal, loaded: Loaded) -> Changes:
-    """Return the bibliography with the record, and the new entry. Raises `CatalogueFault` if it would be no record."""
+def _changes(proposal: Proposal, loaded: Loaded) -> tuple[Changes, Record]:
+    """Return the bibliography with the record, and the new entry; and the record.
+
+    Raises `CatalogueFault` if it would be none.
+    """
     from eelit.bib.files import Changes
     from eelit.bib.remote.web import today
     from eelit.bib.write import with_record
@@ -178,15 +188,15 @@ def _changes(proposal: Proposal, loaded: Loaded) -> Changes:
     day, places, changes = today(), loaded.sources, Changes()
     text = with_record(changes.text(places.bibliography), proposal.key, proposal.block(day))
     changes.put(places.bibliography, text)
-    _demand_sound(text, proposal.key)
+    record = _read_again(text, proposal.key)
     read = [f"{address} (read on {day})" for address in proposal.addresses.values()]
     name = title_name(proposal.title, proposal.key)
     changes.put(places.entry(proposal.key), render(ENTRY[0], proposal.key, name, None, read=read))
-    return changes
+    return changes, record
 
 
-def _demand_sound(text: str, key: str) -> None:
-    """See that what would be written is read again as a record."""
+def _read_again(text: str, key: str) -> Record:
+    """Return the record as it is read from what would be written."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
@@ -201,9 +211,10 @@ def _demand_sound(text: str, key: str) -> None:
         raise CatalogueFault(
             f"the services' answers do not make a valid record: {said}; type it (`--offline` says how)"
         )
+    return read.records[key]
 
 
-def _report(proposal: Proposal, found: Gathered, changes: Changes) -> str:
+def _report(proposal: Proposal, found: Gathered, changes: Changes, doubts: list[str]) -> str:
     from eelit.bib.problems import shown
     from eelit.bib.remote.said import FIELDS
 
@@ -217,12 +228,14 @@ def _report(proposal: Proposal, found: Gathered, changes: Changes) -> str:
     if found.others:
         cells = [[said.service, said.title, said.doi or said.arxiv] for said in found.others]
         parts += ["", bold("ANSWERED, BUT ANOTHER WORK"), table(["service", "title", "id"], cells)]
+    if doubts:
+        parts += ["", bold("TO BE DECIDED BY A PERSON"), *doubts]
     first, *new = changes.paths()
     made = [f"new: {shown(path)}" for path in new]
     return "\n".join([*parts, "", changes.diff([first]).rstrip(), *made])
 
 
-def _json(proposal: Proposal, found: Gathered, changes: Changes, dry_run: bool) -> str:
+def _json(proposal: Proposal, found: Gathered, changes: Changes, doubts: list[str], dry_run: bool) -> str:
     data: dict[str, Any] = {
         "key": proposal.key,
         "type": proposal.type,
@@ -231,6 +244,7 @@ def _json(proposal: Proposal, found: Gathered, changes: Changes, dry_run: bool) 
         },
         "differing": proposal.differing,
         "others": [{"service": said.service, "title": said.title, "address": said.address} for said in found.others],
+        "doubts": doubts,
         "not_asked": found.troubles,
         "files": [str(path) for path in changes.paths()],
         "written": not dry_run,

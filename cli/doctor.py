@@ -142,10 +142,10 @@ def _online(
     """Ask services about identifiers and titles, and follow the links; return also what could not be asked."""
     from eelit.bib.remote import sync
     from eelit.bib.remote.web import now
-    from eelit.catalog.doctor import Finding
+    from eelit.catalog.doctor import Finding, notes
 
     records = {key: record for key, record in loaded.bibliography.records.items() if not keys or key in keys}
-    report = sync.Report()
+    report = sync.Report(notes=notes(loaded))
     with asking(contact, anew=anew) as web:
         ours = sync.identify(web, records, report, now.info)
         sync.metadata(web, ours, list(records), report, now.info)
@@ -153,7 +153,8 @@ def _online(
     bibliography = loaded.bibliography
     for doubt in report.doubts:
         key = next((key for key in records if f"`{key}`" in doubt), "")
-        found.append(Finding("services differ", str(bibliography.path), bibliography.line(key), doubt, ""))
+        remedy = "if ours is right, quote it in a comment (%) above the record, or in `unverified` of its entry"
+        found.append(Finding("services differ", str(bibliography.path), bibliography.line(key), doubt, remedy))
     return found, report.troubles + troubles
 
 

@@ -37,7 +37,6 @@ SKELETONS = {
     "test_method.py.j2": "tests/papers/test_{key}.py",
 }
 ELSEWHERE = "start the work in a checkout of your own"
-RESTS_ON = "what the implementation rests on"
 
 
 @eelit_command("eelit new smith2027lazy", "eelit new smith2027lazy --family exits-images", extra="site")
@@ -118,6 +117,7 @@ def render(template: str, key: str, name: str, family: str | None, read: Sequenc
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from eelit.catalog.save import scalar
+    from eelit.catalog.skeleton import PLACEHOLDERS
 
     loader = PackageLoader("eelit.cli", "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
@@ -130,7 +130,7 @@ def render(template: str, key: str, name: str, family: str | None, read: Sequenc
         short_name=name,
         class_name=class_name,
         family=family,
-        rests_on=RESTS_ON,
+        written=PLACEHOLDERS,
         read=read,
         prepared_in=FAMILIES.get(family or "", ""),
     )
@@ -140,6 +140,7 @@ def _implemented(entry: Path) -> bool:
     """Give an entry that exists the block that tells of its method, if it lacks it; return whether it exists."""
     from eelit.catalog.save import with_implementation
     from eelit.catalog.schema import Implementation
+    from eelit.catalog.skeleton import PLACEHOLDERS
     from eelit.catalog.yaml_lines import read_yaml
 
     if not os.path.lexists(entry):
@@ -150,7 +151,7 @@ def _implemented(entry: Path) -> bool:
     if "implementation" in located.data:
         click.echo(f"eelit: {entry} exists already and was not changed", err=True)
         return True
-    told = Implementation(fidelity="from-paper", reason=RESTS_ON)
+    told = Implementation(fidelity="from-paper", reason=PLACEHOLDERS["reason"])
     with writing(entry, ELSEWHERE):
         text = with_implementation(entry.read_text(encoding="utf-8"), told)
         os.replace(aside(entry, text), entry)

@@ -53,12 +53,14 @@ def command(
     for metadata. Answers are kept: a run that was killed continues where it was. Each new edge names its source,
     address and date. A list of references counts as complete only if its publisher deposited one of which each line
     names a work, and another service gives a list as well, none of them longer and none with a work of ours that it
-    lacks. Contradictions to the catalogue are reported, never written. Files are replaced in one step; look at the
-    changes with `git diff`.
+    lacks. Contradictions to the catalogue are reported, never written; once you have decided, quote what the service
+    says in a comment (%) above the record, or in `unverified` of its entry, and it is not reported again. Files are
+    replaced in one step; look at the changes with `git diff`.
 
     Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
     rest.
     """
+    from eelit.bib.files import Changes
     from eelit.bib.remote import apply
     from eelit.catalog.load import load
     from eelit.catalog.sources import checkout, sources
@@ -70,9 +72,11 @@ def command(
     loaded = load(sources())
     keys = _keys(works, loaded)
     parts = (citations, new, metadata) if citations or new or metadata else (True, True, True)
-    report = _asked(loaded, keys, parts, least, pages, contact, anew=anew)
     places = loaded.sources
-    changes = apply.changes(report, places.bibliography, places.citations, places.reference_lists)
+    files = places.bibliography, places.citations, places.reference_lists
+    changes = Changes.of(*files)
+    report = _asked(loaded, keys, parts, least, pages, contact, anew=anew)
+    changes = apply.changes(report, changes, *files)
     click.echo(_json(report, changes, dry_run) if style == "json" else _report(report, changes))
     if not dry_run:
         _write(changes, loaded)
@@ -99,9 +103,10 @@ def _asked(
     """Ask for what is wanted, and say how far it is."""
     from eelit.bib.remote import sync
     from eelit.bib.remote.web import now
+    from eelit.catalog.doctor import notes
 
     citations, new, metadata = parts
-    report, records = sync.Report(), loaded.bibliography.records
+    report, records = sync.Report(notes=notes(loaded)), loaded.bibliography.records
     tell = now.info
     with asking(contact, anew=anew) as web:
         ours = sync.identify(web, records, report, tell)
@@ -131,13 +136,20 @@ def _report(report: Report, changes: Changes) -> str:
         more = f" (the first {SHOWN} of {len(report.new)})" if len(report.new) > SHOWN else ""
         parts += [f"{bold('WORKS THAT CITE MANY OF THESE')}{more}; `eelit add ID` adds one"]
         parts += [table(["title", "year", "id", "cites"], rows), ""]
+    if report.cut:
+        rows = [[cut.key, cut.seen, cut.of] for cut in report.cut]
+        parts += [f"{bold('NOT ALL WORKS THAT CITE THESE WERE LOOKED AT')}; --pages looks at more"]
+        parts += [table(["work", "looked at", "cited by"], rows), ""]
     if report.doubts:
         parts += [bold("TO BE DECIDED BY A PERSON"), *report.doubts, ""]
     return "\n".join([*parts, changes.diff().rstrip() or "Nothing changes."])
 
 
 def _json(report: Report, changes: Changes, dry_run: bool) -> str:
-    data = asdict(report) | {"files": [str(path) for path in changes.paths()], "written": not dry_run}
+    data = {name: value for name, value in asdict(report).items() if name != "notes"} | {
+        "files": [str(path) for path in changes.paths()],
+        "written": not dry_run,
+    }
     return json_text(data)
 
 

@@ -1,38 +1,106 @@
-"""`eelit sync` killed a hundred times ends with the files of a run that nobody killed, and asks for nothing twice.
+"""`eelit sync` killed a hundred times, at every step of its writing and at any moment, ends as if nobody had killed it.
 
-`python tests/bench_sync.py [TIMES]` prints how many runs were killed, and how many requests were made again.
+`python tests/bench_sync.py [TIMES]` prints in which phases the kills fell, and how many requests were made again.
 """
 
+import random
+import shutil
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
+import killing
 from scholarly import Server
-from test_sync import killed, sources, undisturbed, world, written
+from test_sync import assert_whole, finished, lacking, sources, started, undisturbed, visible, written
+
+PHASES = (
+    "before the first request", "while asking", "all answers there, nothing written yet", "some files written",
+    "all files written", "had ended by itself",
+)  # fmt: skip
+IN_A_ROW = 5
+"""Kills of one catalogue, each of a run that goes on where the one before was killed."""
+
+
+class Bench:
+    """One bench: what a calm run makes, how long it takes, and where kills have fallen so far."""
+
+    def __init__(self, folder, server):
+        self.folder, self.server, self.again = folder, server, 0
+        self.calm, self.needed = undisturbed(folder, server)
+        self.before = sources(written(folder / "before", lacking()))
+        start = time.monotonic()
+        finished(written(folder / "timed", lacking()), folder / "timed-cache", server)
+        self.seconds = time.monotonic() - start
+        self.fell = {"at a step of writing": Counter(), "at any moment": Counter()}
+
+    def phase(self, root, asked):
+        """Return how far a run has come that is dead by now."""
+        names = {name for name, text in visible(root).items() if text != self.before[name]}
+        if names == visible(root).keys():
+            return PHASES[4]
+        if names:
+            return PHASES[3]
+        return PHASES[min(len(asked), 1)] if len(asked) < len(self.needed) else PHASES[2]
+
+    def at_steps(self, most):
+        """Kill runs that have all answers at each step of their writing; return how many."""
+        hook = self.folder / "hook"
+        hook.mkdir()
+        shutil.copy(killing.__file__, hook / "sitecustomize.py")
+        for step in range(1, most + 1):
+            root, cache = written(self.folder / f"step{step}", lacking()), self.folder / f"step{step}-cache"
+            shutil.copytree(self.folder / "calm-cache", cache)
+            self.server.asked.clear()
+            run = started(root, cache, self.server, PYTHONPATH=str(hook), KILL_AT=str(step))
+            run.communicate()
+            if run.returncode == 0:
+                return step - 1
+            self.fell["at a step of writing"][self.phase(root, self.needed)] += 1
+            self.sound(root, cache, [])
+        return most
+
+    def at_any_moment(self, kills, chance, number):
+        """Kill runs of one catalogue one after the other, each at any moment."""
+        root, cache = written(self.folder / f"any{number}", lacking()), self.folder / f"any{number}-cache"
+        self.server.asked.clear()
+        for _ in range(kills):
+            run = started(root, cache, self.server)
+            time.sleep(chance.uniform(0.2, 1.05) * self.seconds)
+            ended = run.poll() is not None
+            run.kill()
+            run.communicate()
+            self.fell["at any moment"][PHASES[5] if ended else self.phase(root, set(self.server.asked))] += 1
+            assert_whole(root, self.before, self.calm)
+        self.sound(root, cache, self.needed)
+        self.again += len(self.server.asked) - len(self.needed)
+        assert len(self.server.asked) <= len(self.needed) + kills
+
+    def sound(self, root, cache, asked):
+        """See that files are whole, and that the next run makes of them what a calm one does, and asks for the rest."""
+        assert_whole(root, self.before, self.calm)
+        finished(root, cache, self.server)
+        assert sources(root) == self.calm
+        assert set(self.server.asked) == set(asked)
 
 
 def main(times):
-    server = Server(world())
+    server, chance = Server(lacking()), random.Random(7)
     server.delay = 0.01
     with tempfile.TemporaryDirectory() as made:
-        folder, again, ended, rounds = Path(made), 0, 0, 0
-        calm, needed = undisturbed(folder, server)
-        left = times
-        while left > 0:  # a run is at its end after some kills: then another one begins from nothing
+        bench = Bench(Path(made), server)
+        steps = bench.at_steps(times)
+        left, rounds = times - steps, 0
+        while left > 0:
             rounds += 1
-            server.asked.clear()
-            root = written(folder / f"root{rounds}", world())
-            kills = min(left, 10)
-            ended += killed(root, folder / f"cache{rounds}", server, kills, seed=rounds)
-            assert sources(root) == calm, rounds
-            assert set(server.asked) == set(needed)
-            again += len(server.asked) - len(needed)
-            assert len(server.asked) <= len(needed) + kills
-            left -= kills
-    print(
-        f"{times} kills in {rounds} catalogues ({ended} runs had ended before): all files as without a kill;", end=" "
-    )
-    print(f"{again} requests made again, of {rounds * len(needed)} needed")
+            bench.at_any_moment(min(left, IN_A_ROW), chance, rounds)
+            left -= IN_A_ROW
+    print(f"{times} kills of runs of {bench.seconds:.1f} s; in every case all files are as without a kill")
+    print(f"{'':40}{'at a step of writing':>22}{'at any moment':>16}")
+    for phase in PHASES:
+        print(f"{phase:40}" + "".join(f"{found[phase]:>{22 - 6 * i}}" for i, found in enumerate(bench.fell.values())))
+    print(f"{bench.again} requests made again, of {rounds * len(bench.needed)} needed in {rounds} catalogues")
 
 
 if __name__ == "__main__":

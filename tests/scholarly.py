@@ -198,6 +198,9 @@ class Server:
             doi = path.removeprefix("works/doi:").lower()
             found = [work for work in known if doi in (work.doi, f"10.48550/arxiv.{work.arxiv}")]
             return self.open(found[0]) if found else None
+        if path.startswith("works/W"):
+            found = [work for work in known if path == f"works/{work.number}"]
+            return self.open(found[0]) if found else None
         wanted = params.get("filter", "")
         if wanted.startswith("title.search:"):
             return {"meta": {"count": 1}, "results": [self.open(work) for work in near(known, params)]}
@@ -235,7 +238,8 @@ class Server:
     def arxiv(self, known, path, params, headers):
         known = [work for work in known if work.arxiv]
         if "id_list" in params:
-            found = [work for work in known if work.arxiv == params["id_list"]]
+            found = [work for work in known if work.arxiv in params["id_list"].split(",")]
+            found = found[: int(params["max_results"])]
         else:
             found = near(known, {"query": params["search_query"].removeprefix("ti:").strip('"')})
         return FEED.format("".join(self.atom(work) for work in found))
@@ -247,6 +251,10 @@ class Server:
         return ATOM.format(work.arxiv, work.year, title, names, doi)
 
     def dblp(self, known, path, params, headers):
+        if path.startswith("rec/"):
+            found = [work for work in known if path == f"rec/conf/ex/{work.number}.bib"]
+            text = "".join(f"@inproceedings{{DBLP:x,\n  title = {{{work.title}}}\n}}\n" for work in found)
+            return (200, text.encode(), "text/x-bibtex") if found else None
         found = [work for work in known if work.doi and work.doi in params["q"].lower()] or near(known, params)
         hits = [{"@score": "1", "info": self.record(work)} for work in found]
         return {"result": {"hits": {"@total": str(len(hits)), **({"hit": hits} if hits else {})}}}
@@ -270,7 +278,9 @@ class Server:
             found = near(known, params)
             return {"data": [self.paper(work) for work in found[:1]]} if found else None
         name, asks = path.removeprefix("paper/").removesuffix("/references"), path.endswith("/references")
-        found = [work for work in known if name in (f"DOI:{work.doi}", f"ARXIV:{work.arxiv}")]
+        found = [
+            work for work in known if name in (f"DOI:{work.doi}", f"ARXIV:{work.arxiv}", self.paper(work)["paperId"])
+        ]
         if not found or not asks:
             return self.paper(found[0]) if found else None
         start = int(params["offset"])
@@ -283,7 +293,7 @@ class Server:
         ids = {"DOI": work.doi} if work.doi else {}
         ids |= {"ArXiv": work.arxiv} if work.arxiv else {}
         return {
-            "paperId": work.number * 4,
+            "paperId": hashlib.sha1(work.number.encode()).hexdigest(),
             "externalIds": ids,
             "title": work.title,
             "year": work.year,

@@ -50,14 +50,16 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     assert '- "https://arxiv.org/abs/2401.00001 (read on 20' in entry
     problems = [problem for problem in loaded.problems if "example2024fastexit" in str(problem)]
     assert problems
-    assert all("domain" in problem.message for problem in problems), "a person has to say what it is about"
+    said = " ".join(problem.message for problem in problems)
+    assert all(name in said for name in ("`domain`", "`idea`", "`exit_rule`", "`skipped`")), "a person has to say these"
+    assert len(problems) == 4
     assert "Crossref 1" in found.stderr
     log = (tree.parent / "cache" / "remote" / "asked.log").read_text()
     assert sum("→" not in line for line in log.splitlines()) == len(server.asked) == 5
 
 
 @pytest.mark.parametrize(
-    "given", ["2401.00001", "https://arxiv.org/abs/2401.00001v2", "fastexit: leaving a network early"]
+    "given", ["2401.00001", "https://arxiv.org/abs/2401.00001v2?x#y", "W1", "fastexit: leaving a network early"]
 )
 def test_whatever_names_it_gives_the_same_record(tree, server, eelit, given):
     found = eelit("add", given, "--dry-run", "--format", "json")
@@ -85,6 +87,24 @@ def test_what_turns_out_to_be_known_is_not_added(tree, server, eelit):
     found = eelit("add", "10.5555/x.2")
     assert found.exit_code == 1
     assert "the catalogue has this work: zhou2020pabee" in found.stderr
+
+
+def test_what_may_be_a_version_of_a_work_is_added_and_told(tree, server, eelit):
+    title = "BERT Loses its Patience: Fast and Robust Inference with Early Exit"
+    server.works["W1"] = Work("W1", title, [("Wangchunshu", "Zhou")], 2020, NEW.doi)
+    found = eelit("add", NEW.doi, "--dry-run")
+    assert found.exit_code == 0
+    assert f"may be `zhou2020pabee` under another title: “{title}”" in found.stdout
+    found = eelit("add", NEW.doi, "--key", "zhou2020again", "--format", "json")
+    (doubt,) = json.loads(found.stdout)["doubts"]
+    assert doubt.startswith("`zhou2020again` may be `zhou2020pabee`")
+
+
+def test_a_venue_that_has_another_name_here_is_told(tree, server, eelit):
+    server.works["W1"] = Work(**(vars(NEW) | {"venue": "ICLR", "said": {}}))
+    told = json.loads(eelit("add", NEW.doi, "--dry-run", "--format", "json").stdout)
+    (doubt,) = told["doubts"]
+    assert doubt.startswith("“ICLR” of `example2024fastexit` is called “International Conference on Learning")
 
 
 @pytest.mark.parametrize("words", [("--offline",), ()])

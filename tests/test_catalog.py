@@ -95,6 +95,20 @@ def test_the_shingles_are_sorted_and_small():
 PUBLISHED = {"article", "inproceedings"}
 
 
+def test_an_idea_names_where_it_was_read_or_is_marked(loaded):
+    """A list of titles, authors and venues tells nothing of what a work does."""
+    bare = re.compile(r"\((?:title|authors?|venue|DOI|pages|volume|its |references |[ ,])+")
+    for key, entry in loaded.entries.items():
+        read = [source for source in entry.sources if not bare.search(source) or "abstract" in source]
+        notes = [item.note for item in entry.unverified if item.field == "idea"]
+        assert read or any("neither abstract nor paper was read" in note for note in notes), key
+        assert not any("from summaries of the abstract; the paper" in note for note in notes), key
+
+
+def test_diffusion_is_found_by_its_steps_though_no_entry_says_so(catalogue):
+    assert "moon2024ase" in keys(catalogue, text="denoising step")
+
+
 def test_what_a_published_work_lacks_is_said(loaded):
     """A DOI and pages are given, or the entry lists that nobody showed them."""
     for key, record in loaded.bibliography.records.items():

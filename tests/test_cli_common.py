@@ -14,6 +14,7 @@ import click
 import pytest
 import yaml
 
+from eelit.catalog import skeleton
 from eelit.cli import new, streams
 from eelit.cli.group import COMMANDS, EXIT_CODES
 from eelit.cli.group import eelit as group
@@ -448,7 +449,25 @@ def test_a_new_entry_is_told_what_it_lacks(tree, eelit):
     said = eelit("check").stdout
     assert "smith2027lazy.yaml:11: `domain` is empty; name at least one" in said
     assert "smith2027lazy.yaml:3: `smith2027lazy` is not in early-exit.bib; add it" in said
+    assert "smith2027lazy.yaml:12: `idea` still has the text of the template; write your own" in said
     assert eelit("new", "Smith-2027").exit_code == 2
+
+
+def test_what_the_template_says_is_no_finished_entry_however_it_is_wrapped(tree, eelit):
+    eelit("new", "smith2027lazy", "--family", "other")
+    with (tree / "bib/early-exit.bib").open("a", encoding="utf-8") as file:
+        file.write("\n@misc{smith2027lazy,\n author = {Smith, Jo},\n title = {Idle},\n year = {2027}\n}\n")
+    path = tree / "catalog/entries/smith2027lazy.yaml"
+    text = path.read_text(encoding="utf-8").replace("domain: []", "domain: [language]")
+    path.write_text(text.replace("as you would", "as you\n  would"), encoding="utf-8")
+    found = eelit("check", "smith2027lazy")
+    assert found.exit_code == 3
+    fields = re.findall(r"`(\w+)` still has the text of the template", found.stdout)
+    assert fields == ["idea", "exit_rule", "skipped", "says", "source", "untried", "sources", "reason"]
+    for place in skeleton.PLACEHOLDERS.values():
+        text = text.replace(place, "Something of its own.")
+    path.write_text(text, encoding="utf-8")
+    assert eelit("check", "smith2027lazy").exit_code == 0
 
 
 @pytest.mark.parametrize(

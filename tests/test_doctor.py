@@ -52,6 +52,7 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
         ({"journal": "J"}, "article", "missing", "has a DOI and no pages"),
         ({"doi": ""}, "misc", "missing", "cannot be found by any identifier"),
         ({"eprint": "2203.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "arXiv:2203.00001 is of 2022"),
+        ({"eprint": "1703.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "`eelit doctor --online doe2027"),
         ({"booktitle": "Conference (CONF 2018)", "pages": "1--2"}, "inproceedings", "contradiction", "its venue is"),
         (
             {"doi": "10.48550/arXiv.2001.00001", "eprint": "2001.00002", "archiveprefix": "arXiv"}, "misc",
@@ -64,7 +65,16 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
             {"booktitle": "Proceedings of the International Conference on Learning Representations (ICLR 2021)"},
             "inproceedings", "venue", "call one venue by one name",
         ),
+        ({"booktitle": "ICLR"}, "inproceedings", "venue", "“ICLR” of `doe2027new` is called “International"),
+        ({"booktitle": "Proc. ICLR 2027"}, "inproceedings", "venue", "is called “International Conference on Learning"),
+        ({"booktitle": "Learning Representations (ICLR)"}, "inproceedings", "venue", "is called “International"),
+        ({"booktitle": "Computer Vision – ECCV 2019"}, "inproceedings", "venue", "is called “European Conference"),
+        (
+            {"journal": "IEEE Trans. Pattern Anal. Mach. Intell."}, "article", "venue",
+            "is called “IEEE Transactions on Pattern Analysis and Machine Intelligence”",
+        ),
         ({}, "misc", "unconnected", "nothing connects `doe2027new`"),
+        ({}, "misc", "unconnected", "(`eelit sync --citations`)"),
     ],
 )  # fmt: skip
 def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields, kind, rule, says):
@@ -78,13 +88,27 @@ def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields,
     assert "doe2027new" in finding.says
 
 
+@pytest.mark.parametrize(
+    "venue",
+    [
+        "Findings of the Association for Computational Linguistics: ACL 2020", "The Workshop on Exits (ACL 2020)",
+        "Conference on Computer Vision and Pattern Recognition by Another Name (CVPR 1999)", "Neural Systems",
+    ],
+)  # fmt: skip
+def test_another_venue_is_no_second_name(tree, venue):
+    add(tree, "doe2027new", DOE | {"booktitle": venue})
+    assert found("venue") == []
+
+
 def test_a_preprint_may_be_posted_years_later_if_the_record_says_so(tree):
     posted = DOE | {"eprint": "2203.00001", "archiveprefix": "arXiv"}
     before = len(found("contradiction"))
-    add(tree, "doe2027new", posted | {"note": "Preprint posted in 2022"}, "misc")
+    add(tree, "doe2027new", posted | {"note": "Posted in 2022"}, "misc")
     assert len(found("contradiction")) == before
-    edit(tree, BIB, "Preprint posted in 2022", "Preprint posted in 2021")
+    edit(tree, BIB, "{Posted in 2022}", "{Posted in 2021}")
     assert len(found("contradiction")) == before + 1
+    edit(tree, BIB, "{2203.00001}", "{1803.00001}")
+    assert len(found("contradiction")) == before, "two years before publication leave no doubt"
 
 
 def test_what_is_said_to_be_unknown_is_not_asked_for_but_may_be_known_by_now(tree):
@@ -100,6 +124,13 @@ def test_two_versions_of_one_work(tree):
     add(tree, "doe2027old", DOE | other, "misc")
     (finding,) = found("versions")
     assert "may be `doe2027new` under another title" in finding.says
+    edit(tree, BIB, "doi = {10.1234/doe}", "eprint = {2001.00002}")
+    assert len(found("versions")) == 1, "two preprints, too: that both have no DOI makes them no other works"
+    edit(tree, BIB, "@misc{doe2027old,", "% It is not doe2027new, which it continues.\n@misc{doe2027old,")
+    assert found("versions") == [], "a person has decided"
+    edit(tree, BIB, "% It is not", "% It may be or not")
+    edit(tree, BIB, "doe2027new, which", "another, which")
+    assert len(found("versions")) == 1
     edit(tree, BIB, "Stopping Plainly Before Its End", "Going On Forever, a Sequel")
     assert found("versions") == []
 
@@ -219,6 +250,10 @@ def test_online_identifiers_that_lead_elsewhere_and_dead_links_are_found(tree, s
     dead = [each for each in told if each["rule"] == "dead link"]
     assert [each["says"] for each in dead] == [f"{server.address}/gone is gone (404)"]
     differ = [each["says"] for each in told if each["rule"] == "services differ"]
+    text = entry.read_text() + "unverified:\n  - {field: doi, note: the DOI leads to “On Fruit Flies” by mistake}\n"
+    entry.write_text(text, encoding="utf-8")
+    again = json.loads(eelit("doctor", "doe2027new", "--online", "--format", "json").stdout)["findings"]
+    assert not [each for each in again if "On Fruit Flies" in each["says"]], "an entry may say what was decided"
     assert any(
         "10.1234/doe of `doe2027new` leads to another work at Crossref: “On Fruit Flies”" in says for says in differ
     )

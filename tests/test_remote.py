@@ -1,5 +1,6 @@
 """Services are asked politely: at their pace, again when they are busy, never twice for what is kept, always logged."""
 
+import hashlib
 import logging
 import time
 
@@ -10,6 +11,7 @@ from scholarly import Server, Work
 from eelit.bib.record import Person, Record
 from eelit.bib.remote import agree, arxiv, crossref, dblp, lookup, openalex, said, semanticscholar, services, web
 
+HASH = hashlib.sha1(b"W1").hexdigest()
 DEPTH = Work(
     "W1", "Leaving a Network Early & Well", [("Ada", "van Example"), ("Bo", "Roe")], 2020, "10.1234/ab.1", "2001.00001",
     "Example Conference", "12-19",
@@ -265,6 +267,16 @@ def test_a_single_author_of_dblp_and_no_hit_at_all(serve, ask):
     assert dblp.by_title(asking, "zzz yyy") == []
 
 
+def test_many_preprints_are_asked_for_at_once(serve, ask, monkeypatch):
+    monkeypatch.setattr(arxiv, "AT_ONCE", 2)
+    server = serve(*[Work(f"W{i}", f"Work {i}", arxiv=f"2001.0000{i}") for i in range(1, 6)])
+    ids = [f"2001.0000{i}" for i in (5, 3, 1)]
+    found = arxiv.by_ids(ask(server), [*ids, "", "no id", "2001.00009"])
+    assert {name: each.title for name, each in found.items()} == {name: f"Work {name[-1]}" for name in ids}
+    assert len(server.asked) == 2
+    assert all("no id" not in path for path in server.asked)
+
+
 def test_arxiv_tells_of_an_error_in_a_feed(serve, ask):
     server = serve()
     entry = "<entry><id>http://arxiv.org/api/errors#x</id><title>Error</title></entry>"
@@ -280,10 +292,13 @@ def test_arxiv_may_declare_nothing(serve, ask):
         arxiv.by_arxiv(ask(server), "2001.00001")
 
 
-def test_another_doi_than_asked_for_is_no_answer(serve, ask):
+def test_another_doi_than_asked_for_is_set_apart_were_it_the_same_title(serve, ask):
     server = serve()
-    server.scripts = [("/crossref", scholarly.instead({"message": server.deposit(CITER)}))]
-    assert crossref.by_doi(ask(server), DEPTH.doi) is None
+    again = Work(**(vars(DEPTH) | {"doi": "10.1234/again"}))
+    server.scripts = [("/crossref", scholarly.instead({"message": server.deposit(again)}))]
+    found = lookup.gather(ask(server), lookup.given(DEPTH.doi))
+    assert [(each.service, each.doi) for each in found.others] == [("Crossref", "10.1234/again")]
+    assert "Crossref" not in {each.service for each in found.saids}
 
 
 def test_references_come_from_all_pages_and_what_was_not_matched_too(serve, ask):
@@ -305,10 +320,12 @@ def test_citing_works_come_from_all_pages_up_to_the_most(serve, ask, monkeypatch
     monkeypatch.setattr(openalex, "PER_PAGE", 2)
     server = serve(DEPTH, *[Work(f"W{i}", f"Work {i}", cites=["W1"]) for i in range(2, 7)])
     asking = ask(server, keys=keys)
-    assert [work.number for work in openalex.citing(asking, ["W1"], 9)] == ["W2", "W3", "W4", "W5", "W6"]
+    pages = list(openalex.citing(asking, ["W1"], 9))
+    assert [work.number for page in pages for work in page.results] == ["W2", "W3", "W4", "W5", "W6"]
+    assert [page.meta.count for page in pages] == [5, 5, 5]
     assert len(server.asked) == 3
     assert all(("cursor=" in path) == bool(keys) for path in server.asked)
-    assert len(list(openalex.citing(asking, ["W1"], 2))) == 4
+    assert sum(len(page.results) for page in openalex.citing(asking, ["W1"], 2)) == 4
 
 
 @pytest.mark.parametrize(
@@ -325,9 +342,26 @@ def test_citing_works_come_from_all_pages_up_to_the_most(serve, ask, monkeypatch
         ("https://arxiv.org/pdf/2001.00001v3.pdf", "arxiv", "2001.00001"),
         ("10.48550/arXiv.2001.00001", "arxiv", "2001.00001"),
         ("cs/0112017", "arxiv", "cs/0112017"),
+        ("https://arxiv.org/abs/2001.00001?context=cs.LG", "arxiv", "2001.00001"),
+        ("https://arxiv.org/html/2001.00001v2#S3.T1", "arxiv", "2001.00001"),
+        ("arxiv.org/abs/2001.00001", "arxiv", "2001.00001"),
+        ("https://huggingface.co/papers/2001.00001", "arxiv", "2001.00001"),
+        ("https://ar5iv.labs.arxiv.org/html/2001.00001", "arxiv", "2001.00001"),
+        ("https://ar5iv.org/abs/cs/0112017", "arxiv", "cs/0112017"),
+        ("https://www.alphaxiv.org/abs/2001.00001v1", "arxiv", "2001.00001"),
+        ("https://api.semanticscholar.org/arXiv:2001.00001", "arxiv", "2001.00001"),
+        ("https://doi.org/10.1234/ab.1?utm_source=x#top", "doi", "10.1234/ab.1"),
+        ("https://dl.acm.org/doi/10.1145/3340531.3411973?download=true", "doi", "10.1145/3340531.3411973"),
+        (f"https://www.semanticscholar.org/paper/Leaving-a-Network/{'0a1b' * 10}?sort=x", "semanticscholar",
+            "0a1b" * 10),
+        ("https://api.semanticscholar.org/CorpusID:123", "semanticscholar", "CorpusID:123"),
+        ("https://dblp.org/rec/conf/ex/Doe20.html?view=bibtex", "dblp", "conf/ex/Doe20"),
+        ("https://dblp.org/rec/journals/corr/abs-2001-00001", "arxiv", "2001.00001"),
+        ("W2102931473", "openalex", "W2102931473"),
+        ("https://openalex.org/works/w2102931473", "openalex", "W2102931473"),
         ("Leaving  a Network Early", "title", "Leaving a Network Early"),
     ],
-)
+)  # fmt: skip
 def test_what_is_given_is_told_apart(text, kind, value):
     assert lookup.given(text) == (kind, value)
 
@@ -336,6 +370,19 @@ def test_what_is_given_is_told_apart(text, kind, value):
 def test_what_names_no_work_is_refused(text):
     with pytest.raises(lookup.NoWork, match="give"):
         lookup.given(text)
+
+
+@pytest.mark.parametrize(
+    ("told", "title"),
+    [
+        ("Stop before &lt;/Think&gt;: on Tokens", "Stop before </Think>: on Tokens"),
+        ("If x<y and y>z", "If x<y and y>z"),
+        ("Early<sup>2</sup> <I>Exits</I><br/> &lt;b class=x&gt;now&lt;/b&gt;", "Early2 Exits now"),
+        ("O(<mml:math><mml:mi>n</mml:mi></mml:math>) <jats:italic>Stops</jats:italic>", "O(n) Stops"),
+    ],
+)
+def test_titles_lose_their_markup_and_nothing_else(told, title):
+    assert said.plain(told) == title
 
 
 @pytest.mark.parametrize(
@@ -361,7 +408,15 @@ def test_the_same_work_has_the_same_title_and_first_author_in_nearly_the_same_ye
 # -- one work from all of them -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [DEPTH.doi, DEPTH.arxiv, DEPTH.title.lower()])
+NAMES = [
+    "W1",
+    "https://openalex.org/W1",
+    "https://dblp.org/rec/conf/ex/W1",
+    f"https://semanticscholar.org/paper/{HASH}",
+]
+
+
+@pytest.mark.parametrize("text", [DEPTH.doi, DEPTH.arxiv, DEPTH.title.lower(), *NAMES])
 def test_a_work_is_gathered_from_all_services_whatever_was_given(serve, ask, text):
     found = lookup.gather(ask(serve()), lookup.given(text))
     assert sorted(each.service for each in found.saids) == sorted(service.label for service in services.SERVICES)

@@ -1,16 +1,20 @@
 """`eelit sync`: citations with evidence from those who tell of them; nothing is lost, however often it is killed."""
 
 import csv
+import itertools
 import json
+import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import killing
 import pytest
+import requests_cache
 import scholarly
 from scholarly import Server, Work
 
@@ -155,6 +159,68 @@ def test_a_reference_that_is_a_doi_only_leaves_open_whose_it_is(root, server, ee
     assert read_reference_lists(root / "bib/reference-lists.csv").complete == []
 
 
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ({"DOI": "10.9999/other", "article-title": TITLES[0], "author": "Adams", "year": "2018"},
+            "with the DOI 10.9999/other instead of 10.1234/w0"),
+        ({"article-title": TITLES[0], "author": "Zimmer", "year": "2018"}, "by Zimmer instead of Ada Adams"),
+        ({"DOI": "10.9999/other", "unstructured": f"Adams A. {TITLES[0]}. 2018."}, "with the DOI 10.9999/other"),
+    ],
+)  # fmt: skip
+def test_a_title_alone_proves_no_citation_against_doi_or_author(root, server, eelit, reference, why):
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": [], "unmatched": 0}}
+    server.works["W4"].cites, server.works["W4"].loose = [], [reference]
+    found = eelit("sync", "--citations", KEYS[4])
+    assert ("evans", "adams") not in edges(root)
+    assert f"`{KEYS[4]}` may cite `{KEYS[0]}`: Crossref lists a work of that title, but {why}" in found.stdout
+
+
+def test_semantic_scholars_references_are_compared_by_author_too(root, server, eelit):
+    other = Work("W7", TITLES[0], [("Zoe", "Zimmer")], 2018)
+    server.works["W7"] = other
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": ["W7"]}}
+    found = eelit("sync", "--citations", KEYS[4])
+    assert ("evans", "adams") not in edges(root)
+    assert "Semantic Scholar lists a work of that title, but by Zoe Zimmer instead of Ada Adams" in found.stdout
+    assert ("evans", "davis") in edges(root)
+
+
+def test_an_edge_names_the_day_on_which_the_service_said_so(root, server, eelit):
+    eelit("sync", "--citations", "--dry-run")
+    kept = requests_cache.SQLiteCache(root.parent / "cache/remote/answers.sqlite").responses
+    for name, answer in kept.items():
+        answer.created_at -= timedelta(days=3)
+        kept[name] = answer
+    eelit("sync", "--citations")
+    day = (datetime.now(UTC) - timedelta(days=3)).date().isoformat()
+    assert edges(root)["clark", "baker"].count(day) == 3
+    assert (root / "bib/reference-lists.csv").read_text().count(day) == 5
+
+
+def test_what_a_person_writes_while_services_are_asked_is_not_overwritten(root, server, eelit, monkeypatch):
+    path = root / "bib/citations.csv"
+    mine = f"{KEYS[4]},{KEYS[0]},https://read.by/hand page 5,bibliography\n"
+    serve = server.serve
+
+    def meanwhile(handler):
+        if mine not in path.read_text():
+            path.write_text(path.read_text() + mine)
+        serve(handler)
+
+    monkeypatch.setattr(server, "serve", meanwhile)
+    before = sources(root)
+    found = eelit("sync", "--citations")
+    assert found.exit_code == 3
+    assert "citations.csv was changed by another program meanwhile; nothing was written, run this again" in found.stderr
+    assert sources(root) == before | {"citations.csv": before["citations.csv"] + mine.encode()}
+    asked = len(server.asked)
+    assert eelit("sync", "--citations").exit_code == 0
+    assert ("evans", "adams") in edges(root)
+    assert len(edges(root)) == 6
+    assert len(server.asked) == asked
+
+
 def test_nothing_is_complete_while_a_service_cannot_be_asked(root, server, eelit):
     server.always = [("/semanticscholar", scholarly.status(403))]
     eelit("sync", "--citations", KEYS[2])
@@ -200,6 +266,16 @@ def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit)
     assert "leads to another work at OpenAlex: “Quite Another Paper on Fruit Flies”" in found.stdout
     assert "leads to another work at Crossref" in found.stdout
     assert not {edge for edge in edges(root) if edge[0] == "davis"}
+
+
+def test_another_doi_than_asked_for_is_told_and_its_references_are_not_taken(root, server, eelit):
+    server.works["W4"].said = {"openalex": {"cites": []}, "semanticscholar": {"cites": []}}
+    again = Work(**(vars(server.works["W4"]) | {"doi": "10.1234/again"}))
+    server.always = [("/crossref/works/10.1234/w4", scholarly.instead({"message": server.deposit(again)}))]
+    for words in (["--citations"], ["--metadata"]):
+        found = eelit("sync", *words, KEYS[4])
+        assert f"Crossref answers to the DOI 10.1234/w4 of `{KEYS[4]}` with 10.1234/again; check" in found.stdout
+    assert ("evans", "davis") not in edges(root)
 
 
 def complete(root, key, source):
@@ -255,6 +331,15 @@ def test_new_works_are_proposed_the_most_citing_first_and_never_added(root, serv
     assert sources(root) == before
 
 
+def test_what_was_not_looked_at_among_new_works_is_told(root, server, eelit, monkeypatch):
+    monkeypatch.setattr("eelit.bib.remote.openalex.PER_PAGE", 2)
+    server.works |= {f"W{i}": Work(f"W{i}", f"Follower {i}", cites=["W0"]) for i in range(7, 12)}
+    told = json.loads(eelit("sync", "--new", "--pages", "2", "--format", "json", KEYS[0], KEYS[3]).stdout)
+    assert told["cut"] == [{"key": KEYS[0], "seen": 4, "of": 7}]
+    found = eelit("sync", "--new", "--pages", "2", KEYS[0])
+    assert "NOT ALL WORKS THAT CITE THESE WERE LOOKED AT; --pages looks at more" in found.stdout
+
+
 def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, eelit):
     server.works["W2"].arxiv = "2101.00009"
     server.works["W3"].year = 2023
@@ -268,6 +353,46 @@ def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, e
     comment = text.partition(f"@misc{{{KEYS[2]}")[0].splitlines()[-1]
     assert comment.startswith("% 20")
     assert comment.endswith("arxiv from OpenAlex, DBLP")
+
+
+def test_a_preprint_that_was_published_is_told_with_venue_year_and_pages(root, server, eelit):
+    vars(server.works["W3"]).update(venue="Journal of Exits", pages="3-9", year=2023)
+    found = eelit("sync", "--metadata", KEYS[3])
+    told = f"`{KEYS[3]}` is a preprint here, but published by now: "
+    (line,) = [line for line in found.stdout.splitlines() if line.startswith(told)]
+    assert "Journal of Exits, 2023, 3–9 (Crossref)" in line
+    assert line.endswith("change its type, and add venue, year and pages")
+    assert f"year of `{KEYS[3]}`" not in found.stdout
+
+
+def decide(root, key, said):
+    path = root / "bib/early-exit.bib"
+    path.write_text(path.read_text().replace(f"@misc{{{key},", f"{said}\n@misc{{{key},"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "settled"),
+    [
+        ("% The title page has 2022; that Crossref has the year 2023 is wrong.", True),
+        ("% Checked the year.\n% It is not 2023", True),
+        ("% The year is sure.", False),
+        ("% Year as in arXiv:2023.12345 of another work: 20230", False),
+        ("% 2026-12-02: year from DBLP", False),
+    ],
+)
+def test_what_a_person_has_decided_is_not_asked_again(root, server, eelit, said, settled):
+    server.works["W3"].year = 2023
+    decide(root, KEYS[3], said)
+    found = eelit("sync", "--metadata", KEYS[3])
+    assert (f"year of `{KEYS[3]}` is “2022”, but “2023” at Crossref" in found.stdout) != settled
+
+
+def test_a_decision_about_a_citation_names_the_work(root, server, eelit):
+    complete(root, KEYS[2], "https://read.by/hand")
+    server.works["W2"].said = {"crossref": {"cites": [], "loose": []}, "semanticscholar": {"cites": []}}
+    assert "OpenAlex alone says" in eelit("sync", "--citations", KEYS[2]).stdout
+    decide(root, KEYS[2], f"% It does not cite {KEYS[1]}: I have read it.")
+    assert "OpenAlex alone says" not in eelit("sync", "--citations", KEYS[2]).stdout
 
 
 @pytest.mark.parametrize(
@@ -327,44 +452,90 @@ def test_one_run_at_a_time(root, server, eelit):
     assert "another eelit is using" in found.stderr
 
 
-def killed(root, cache, server, times, seed=0):
-    """Run `eelit sync`, killing it so many times at any moment; return the runs that ended by themselves."""
-    chance, ended = random.Random(seed), 0
+def lacking():
+    """Return the five works, of which one record lacks what services know: all three files have to be written."""
+    works = world()
+    works[2].arxiv = "2101.00009"
+    return works
+
+
+def started(root, cache, server, **more):
+    """Start `eelit sync` in a process of its own, with more in its environment."""
+    environment = {"PATH": "/usr/bin:/bin", "EELIT_CACHE": str(cache), "EELIT_MIRROR": server.address, **more}
     command = [EELIT, "--root", root, "sync", "--citations", "--metadata"]
-    environment = {"PATH": "/usr/bin:/bin", "EELIT_CACHE": str(cache), "EELIT_MIRROR": server.address}
-    for _ in range(times):
-        before = len(server.asked)
-        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wanted, end = before + chance.randrange(1, 4), time.monotonic() + 5
-        while run.poll() is None and len(server.asked) < wanted and time.monotonic() < end:
-            time.sleep(0.002)
-        time.sleep(chance.random() * 0.01)
-        ended += run.poll() is not None
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        for name in sources(root):  # whatever moment it was, every file is whole
-            assert name.startswith(".") or sources(root)[name].endswith(b"\n")
-        assert read_citations(root / "bib/citations.csv").problems == []
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ended
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finished(root, cache, server):
+    """Run it to its end."""
+    run = started(root, cache, server)
+    _, said = run.communicate()
+    assert run.returncode == 0, said
 
 
 def undisturbed(folder, server):
     """Return what a run that nobody kills makes of the same works, and which requests it needs."""
-    root = written(folder / "calm", world())
+    root = written(folder / "calm", lacking())
     server.asked.clear()
-    killed(root, folder / "calm-cache", server, 0)
+    finished(root, folder / "calm-cache", server)
     needed = list(server.asked)
     server.asked.clear()
     return sources(root), needed
 
 
-def test_a_run_that_is_killed_loses_nothing_and_asks_for_the_rest_only(server, tmp_path):
+def visible(root):
+    return {name: text for name, text in sources(root).items() if not name.startswith(".")}
+
+
+def assert_whole(root, before, after):
+    """Each file is the old one or the new one, whatever moment it was."""
+    found = visible(root)
+    assert found.keys() == before.keys()
+    assert [name for name, text in found.items() if text not in (before[name], after[name])] == []
+
+
+def test_a_run_that_is_killed_while_it_asks_loses_nothing_and_asks_for_the_rest_only(server, tmp_path):
+    server.works = {work.number: work for work in lacking()}
     server.delay = 0.01
     calm, needed = undisturbed(tmp_path, server)
-    root = written(tmp_path / "root", world())
-    killed(root, tmp_path / "cache", server, 5)
+    root, chance, kills = written(tmp_path / "root", lacking()), random.Random(0), 5
+    before = sources(root)
+    for _ in range(kills):
+        wanted, end = len(server.asked) + chance.randrange(1, 4), time.monotonic() + 20
+        run = started(root, tmp_path / "cache", server)
+        while run.poll() is None and len(server.asked) < wanted and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.01)
+        run.kill()
+        run.communicate()
+        assert_whole(root, before, calm)
+    finished(root, tmp_path / "cache", server)
     assert sources(root) == calm
     assert set(server.asked) == set(needed)
-    assert len(server.asked) <= len(needed) + 5, "at most the request that was under way is made again"
+    assert len(server.asked) <= len(needed) + kills, "at most the request that was under way is made again"
+
+
+def test_a_run_that_is_killed_at_any_step_of_writing_leaves_whole_files_and_the_next_ends_it(root, server, eelit):
+    server.works = {work.number: work for work in lacking()}
+    words = ["sync", "--citations", "--metadata"]
+    before = sources(root)
+    eelit(*words)
+    after = sources(root)
+    assert [name for name in before if before[name] != after[name]] == list(before), "all three are written"
+    seen = set()
+    for step in itertools.count(1):
+        for name, text in before.items():
+            (root / "bib" / name).write_bytes(text)
+        child = os.fork()
+        if child == 0:
+            killing.at(step)
+            eelit(*words)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        assert_whole(root, before, after)
+        seen.add(sum(text != before[name] for name, text in visible(root).items()))
+        eelit(*words)
+        assert sources(root) == after, "nothing is left behind"
+    assert seen == {0, 1, 2, 3}
+    assert step == 13, "each of three files is made sure of and renamed, and each is seen before and after"

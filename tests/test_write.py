@@ -1,6 +1,7 @@
 """The bibliography is changed as a person would: what was asked for, and nothing else; files whole or not at all."""
 
 import os
+import time
 
 import pytest
 
@@ -139,7 +140,13 @@ def test_changes_can_be_looked_at_before_they_are_written(tmp_path, monkeypatch)
     assert "--- /dev/null\n+++ new.txt" in changes.diff()
     assert old.read_text() == "one\ntwo\n"
     (tmp_path / ".old.txt.abcd_123").touch()  # what a killed run left
+    hour = time.time() - files.OLD - 1
+    for name in (".other.yaml.abcd_123", ".settings.json.abcd_123", ".young.yaml.abcd_123"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, None if "young" in name else (hour, hour))
     assert changes.write() == [old, new]
+    for name in (".settings.json.abcd_123", ".young.yaml.abcd_123"):
+        (tmp_path / name).unlink()  # of others, or of one who writes at the moment
     assert (old.read_text(), new.read_text()) == ("one\n2\n", "three")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.txt", "old.txt"]
     assert changes.write() == []

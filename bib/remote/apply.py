@@ -16,9 +16,11 @@ NAMES = {"arxiv": "eprint"}
 """What BibTeX calls a field, where that is another name."""
 
 
-def changes(report: Report, bibliography: Path, citations: Path, lists: Path) -> Changes:
-    """Return the files as they will be; what cannot be put into a record becomes a doubt of the report."""
-    found = Changes()
+def changes(report: Report, found: Changes, bibliography: Path, citations: Path, lists: Path) -> Changes:
+    """Return the files as they will be; what cannot be put into a record becomes a doubt of the report.
+
+    What was read before services were asked is in `found`: if a person changed a file meanwhile, it is not written.
+    """
     if report.edges:
         found.put(citations, with_edges(found.text(citations), report.edges))
     if report.lists:
@@ -78,7 +80,7 @@ def _with_fields(text: str, report: Report) -> str:
             said = "; ".join(f"{filled.name} from {', '.join(filled.services)}" for filled in fields)
             text = with_comment(new, key, f"{today()}: {said}")
         except NotWritable as error:
-            report.doubt(f"{error}; write {', '.join(f'{f.name} {f.value}' for f in fields)} by hand")
+            report.doubt(f"{error}; write {', '.join(f'{f.name} {f.value}' for f in fields)} by hand", key)
     return text
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from eelit.bib.identifiers import ARXIV as SHAPE
 from eelit.bib.remote.said import Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import ARXIV
 from eelit.bib.remote.web import Web
 
 ATOM = "{http://www.w3.org/2005/Atom}"
+AT_ONCE = 50
+"""Preprints of one request."""
 OWN = "{http://arxiv.org/schemas/atom}"
 
 
@@ -17,6 +21,17 @@ def by_arxiv(web: Web, arxiv: str) -> Said | None:
     """Return what arXiv says of a preprint, of its latest version."""
     found = [said for said in _entries(web, {"id_list": arxiv, "max_results": "1"}) if said.arxiv == arxiv]
     return found[0] if found else None
+
+
+def by_ids(web: Web, ids: Sequence[str]) -> dict[str, Said]:
+    """Return what arXiv says of many preprints, by id: a few long requests are kinder than one for each."""
+    known = sorted({name for name in ids if SHAPE.fullmatch(name)})  # one that is none spoils the whole answer
+    found: dict[str, Said] = {}
+    for start in range(0, len(known), AT_ONCE):
+        some = known[start : start + AT_ONCE]
+        entries = _entries(web, {"id_list": ",".join(some), "max_results": str(len(some))})
+        found |= {said.arxiv: said for said in entries if said.arxiv in some}
+    return found
 
 
 def by_title(web: Web, title: str) -> list[Said]:

@@ -10,7 +10,7 @@ from eelit.bib.identifiers import normal_pages
 from eelit.bib.record import Person
 from eelit.bib.remote.said import ARXIV_DOI, Said, bare_doi, plain
 from eelit.bib.remote.services import CROSSREF
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
 
 TYPES = {
     "journal-article": "article",
@@ -54,7 +54,7 @@ class Reference(_Part):
         return plain(self.article or self.volume)
 
 
-class Work(_Part):
+class Work(_Part, Answered):
     """A work as Crossref tells it."""
 
     doi: str = Field(alias="DOI")
@@ -72,7 +72,7 @@ class Work(_Part):
     reference: list[Reference] | None = None
 
 
-class _One(BaseModel):
+class _One(Answered):
     message: Work
 
 
@@ -80,22 +80,28 @@ class _Items(BaseModel):
     items: list[Work]
 
 
-class _Many(BaseModel):
+class _Many(Answered):
     message: _Items
 
 
 def by_doi(web: Web, doi: str) -> Said | None:
-    """Return what Crossref says of a DOI. Those of arXiv are registered elsewhere."""
+    """Return what Crossref says of a DOI, were it of another one. Those of arXiv are registered elsewhere."""
     found = work(web, doi)
     return said(web, found) if found else None
 
 
 def work(web: Web, doi: str) -> Work | None:
-    """Return the work of a DOI with its references, or None if Crossref does not know it, or speaks of another."""
+    """Return the work of a DOI with its references, or None if Crossref does not know it.
+
+    It may have another DOI: the work may have been registered twice, or the answer be wrong. See that it is the same.
+    """
     if doi.lower().startswith(ARXIV_DOI):
         return None
     found = web.get(CROSSREF, _path(doi), {}, _One)
-    return found.message if found and bare_doi(found.message.doi) == doi.lower() else None
+    if not found:
+        return None
+    found.message.said_on = found.said_on
+    return found.message
 
 
 def by_title(web: Web, title: str) -> list[Said]:

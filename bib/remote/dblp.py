@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field, field_validator
 
+from eelit.bib.blocks import blocks
 from eelit.bib.identifiers import normal_pages
 from eelit.bib.remote.said import Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import DBLP
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
+from eelit.bib.tex import read_tex
 
 TYPES = {
     "Journal Articles": "article",
@@ -60,13 +63,25 @@ class _Result(BaseModel):
     hits: _Hits
 
 
-class _Found(BaseModel):
+class _Found(Answered):
     result: _Result = Field()
 
 
 def by_doi(web: Web, doi: str) -> Said | None:
     """Return what DBLP says of a DOI."""
     return next((said for said in _search(web, doi) if said.doi == doi.lower()), None)
+
+
+def by_key(web: Web, key: str) -> Said | None:
+    """Return what DBLP says of a record, `conf/icpr/Doe16`. It is found by its title: only BibTeX has an address."""
+    response = web.text(DBLP, f"/rec/{quote(key)}.bib", {})
+    if response is None:
+        return None
+    titles = [dict(block.fields).get("title", "") for block in blocks(response.content.decode("utf-8", "replace"))]
+    if not titles:
+        raise web.not_understood(DBLP, response, "no BibTeX")
+    web.understood(DBLP)
+    return next((said for said in by_title(web, read_tex(titles[0]).text) if said.id == key), None)
 
 
 def by_title(web: Web, title: str) -> list[Said]:

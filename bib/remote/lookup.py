@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from eelit.bib.identifiers import ARXIV as ARXIV_ID
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
 from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, same
@@ -15,6 +16,12 @@ from eelit.bib.remote.services import ARXIV, CROSSREF, DBLP
 from eelit.bib.remote.web import Unanswered, Web
 
 DOI_WITHIN = re.compile(r"10\.\d{4,9}/[^\s?#]+")
+WITHOUT_SCHEME = re.compile(r"[\w-]+(?:\.[\w-]+)+/\S+")
+NUMBER = re.compile(r"W\d+", re.IGNORECASE)
+"""What OpenAlex calls a work, as `eelit sync --new` shows it where there is no DOI."""
+OF_ARXIV = ("huggingface.co", "ar5iv.org", "ar5iv.labs.arxiv.org", "alphaxiv.org", "arxiv.org", "semanticscholar.org")
+"""Sites whose addresses end in an arXiv id."""
+AT_ITS_END = re.compile(rf"(?:^|[/:])({ARXIV_ID.pattern})(?:v\d+)?(?:\.pdf)?$")
 ACL = "aclanthology.org"
 ACL_DOI = "10.18653/v1/"
 
@@ -22,7 +29,7 @@ ACL_DOI = "10.18653/v1/"
 class Given(NamedTuple):
     """What a user gave to look for."""
 
-    kind: Literal["doi", "arxiv", "title"]
+    kind: Literal["doi", "arxiv", "title", "openalex", "semanticscholar", "dblp"]
     value: str
 
 
@@ -40,27 +47,52 @@ class Gathered:
 
 
 def given(text: str) -> Given:
-    """Return what a text names: a DOI, an arXiv id, an address that holds one of them, or else a title."""
+    """Return what a text names: a DOI, an arXiv id, OpenAlex's number, an address of one of them, or else a title."""
     text = " ".join(text.split())
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return _in_address(text)
     if found := bare_arxiv(text):
         return Given("arxiv", found)
     if found := bare_doi(text):
         return Given("doi", found)
-    if re.match(r"https?://", text, re.IGNORECASE):
-        return _in_address(text)
+    if NUMBER.fullmatch(text):
+        return Given("openalex", text.upper())
+    if WITHOUT_SCHEME.fullmatch(text):
+        return _in_address(f"https://{text}")
     if len(folded(text)) < 4:
         raise NoWork(f"`{text}` is too short for a title; give a DOI, an arXiv id, an address or the whole title")
     return Given("title", text)
 
 
 def _in_address(text: str) -> Given:
+    """Return what an address leads to; what follows `?` or `#` says only how it is shown."""
     parts = urlsplit(text)
-    path = unquote(parts.path)
-    if (parts.hostname or "").endswith(ACL) and path.strip("/"):
+    host, path = (parts.hostname or "").removeprefix("www."), unquote(parts.path).rstrip("/")
+    if host.endswith(ACL) and path:
         return Given("doi", f"{ACL_DOI}{path.strip('/').removesuffix('.pdf')}".lower())
-    if found := DOI_WITHIN.search(path):
-        return Given("doi", re.sub(r"/(?:full|pdf|abstract|epdf)$|\.pdf$", "", found[0].rstrip("/")).lower())
+    if found := bare_arxiv(f"https://{host}{path}"):
+        return Given("arxiv", found)
+    if any(f".{host}".endswith(f".{site}") for site in OF_ARXIV) and (at_end := AT_ITS_END.search(path)):
+        return Given("arxiv", at_end[1])
+    if own := _of_a_service(host, path):
+        return own
+    if within := DOI_WITHIN.search(path):
+        return Given("doi", re.sub(r"/(?:full|pdf|abstract|epdf)$|\.pdf$", "", within[0].rstrip("/")).lower())
     raise NoWork(f"the address {text} holds neither a DOI nor an arXiv id; give one of them, or the title")
+
+
+def _of_a_service(host: str, path: str) -> Given | None:
+    """Return what an address of OpenAlex, Semantic Scholar or DBLP calls a work."""
+    last = path.rpartition("/")[2]
+    if host.endswith("openalex.org") and NUMBER.fullmatch(last):
+        return Given("openalex", last.upper())
+    if host.endswith("semanticscholar.org") and re.fullmatch(r"[0-9a-f]{40}|CorpusID:\d+", last, re.IGNORECASE):
+        return Given("semanticscholar", last)
+    if host in ("dblp.org", "dblp.uni-trier.de", "dblp.dagstuhl.de") and path.startswith("/rec/"):
+        name = re.sub(r"\.(?:html|bib|xml)$", "", path.removeprefix("/rec/").removeprefix("bib/"))
+        preprint = re.fullmatch(r"journals/corr/abs-(\d{4})-(\d{4,5})", name)
+        return Given("arxiv", f"{preprint[1]}.{preprint[2]}") if preprint else Given("dblp", name)
+    return None
 
 
 def duplicates(records: Iterable[Record], doi: str, arxiv_id: str, title: str) -> list[str]:
@@ -85,8 +117,10 @@ def gather(web: Web, wanted: Given, *, person_has: str = "") -> Gathered:
         _by_title(web, wanted.value, found)
     elif wanted.kind == "doi":
         _by_doi(web, wanted.value, found)
-    else:
+    elif wanted.kind == "arxiv":
         _by_arxiv(web, wanted.value, found)
+    else:
+        _by_name(web, wanted, found)
     _follow(web, found)
     _set_apart(found, person_has or (wanted.value if wanted.kind == "title" else ""))
     return found
@@ -117,7 +151,9 @@ def _by_doi(web: Web, doi: str, found: Gathered) -> None:
         _by_arxiv(web, preprint, found)
         return
     asks = [lambda service=service: service.by_doi(web, doi) for service in (crossref, openalex, dblp, semanticscholar)]
-    found.saids += _asked(found, asks)
+    for said in _asked(found, asks):
+        wrong = said.service == CROSSREF.label and said.doi != doi.lower()
+        (found.others if wrong else found.saids).append(said)
 
 
 def _by_arxiv(web: Web, preprint: str, found: Gathered) -> None:
@@ -125,12 +161,27 @@ def _by_arxiv(web: Web, preprint: str, found: Gathered) -> None:
     found.saids += _asked(found, asks)
 
 
+def _by_name(web: Web, wanted: Given, found: Gathered) -> None:
+    """Ask the service that calls a work so, then all by the DOI, the arXiv id or the title that it tells."""
+    by_id = {"openalex": openalex.by_number, "semanticscholar": semanticscholar.by_id, "dblp": dblp.by_key}
+    first = next(_asked(found, [lambda: by_id[wanted.kind](web, wanted.value)]), None)
+    if first is None:
+        return
+    if first.doi:
+        _by_doi(web, first.doi, found)
+    elif first.arxiv:
+        _by_arxiv(web, first.arxiv, found)
+    else:
+        _by_title(web, first.title, found)
+    found.saids = [first, *(said for said in found.saids if said.service != first.service)]
+
+
 def _follow(web: Web, found: Gathered) -> None:
     """Ask for the published version of a preprint, for the preprint of a published one, and DBLP for the venue."""
     doi = next((said.doi for said in found.saids if said.doi), "")
     preprint = next((said.arxiv for said in found.saids if said.arxiv), "")
     asks: list[Callable[[], Said | list[Said] | None]] = []
-    if doi and not any(said.service == CROSSREF.label for said in found.saids):
+    if doi and not any(said.service == CROSSREF.label for said in [*found.saids, *found.others]):
         asks.append(lambda: crossref.by_doi(web, doi))
     if preprint and not any(said.service == ARXIV.label for said in found.saids):
         asks.append(lambda: arxiv.by_arxiv(web, preprint))

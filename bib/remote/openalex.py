@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from eelit.bib.remote.said import ARXIV_DOI, Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import OPENALEX
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
 
 TYPES = {"article": "article", "book": "book", "book-chapter": "incollection", "dissertation": "phdthesis"}
 PER_PAGE = 100
@@ -41,7 +41,7 @@ class _Biblio(BaseModel):
     last_page: str | None = None
 
 
-class Work(BaseModel):
+class Work(Answered):
     """A work as OpenAlex tells it."""
 
     id: str
@@ -49,9 +49,9 @@ class Work(BaseModel):
     doi: str | None = None
     publication_year: int | None = None
     type: str | None = None
-    authorships: list[_Authorship] = []
+    authorships: list[_Authorship] = Field(default=[])
     primary_location: _Location | None = None
-    locations: list[_Location] = []
+    locations: list[_Location] = Field(default=[])
     biblio: _Biblio = _Biblio()
     referenced_works: list[str]
     is_retracted: bool = False
@@ -68,10 +68,13 @@ class Work(BaseModel):
 
 
 class _Meta(BaseModel):
+    count: int | None = None
     next_cursor: str | None = None
 
 
-class _Page(BaseModel):
+class Page(Answered):
+    """Some of the works that were asked for; `meta.count` tells how many there are."""
+
     meta: _Meta
     results: list[Work]
 
@@ -87,6 +90,12 @@ def by_arxiv(web: Web, arxiv: str) -> Said | None:
     return by_doi(web, f"{ARXIV_DOI}{arxiv}")
 
 
+def by_number(web: Web, number: str) -> Said | None:
+    """Return what OpenAlex says of a work that it calls so: `W2102931473`."""
+    found = web.get(OPENALEX, f"/works/{number}", {}, Work)
+    return said(web, found) if found else None
+
+
 def work(web: Web, doi: str) -> Work | None:
     """Return the work that has this DOI, with its references."""
     return web.get(OPENALEX, f"/works/doi:{quote(doi.lower(), safe='/')}", {}, Work)
@@ -95,28 +104,30 @@ def work(web: Web, doi: str) -> Work | None:
 def by_title(web: Web, title: str) -> list[Said]:
     """Return the works whose titles hold these words."""
     words = " ".join(re.findall(r"\w+", title))
-    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, _Page)
+    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, Page)
     return [said(web, found) for found in page.results if found.title] if page else []
 
 
 def works_by_title(web: Web, title: str) -> list[Work]:
     """Return the works whose titles hold these words, with their references."""
     words = " ".join(re.findall(r"\w+", title))
-    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, _Page)
+    page = web.get(OPENALEX, "/works", {"filter": f"title.search:{words}", "per_page": "3"}, Page)
+    for found in page.results if page else ():
+        found.said_on = page.said_on if page else ""
     return page.results if page else []
 
 
-def citing(web: Web, numbers: Sequence[str], pages: int) -> Iterator[Work]:
-    """Yield the works that cite one of these, of at most so many pages; cursors are for those who have a key."""
+def citing(web: Web, numbers: Sequence[str], pages: int) -> Iterator[Page]:
+    """Yield at most so many pages of works that cite one of these; cursors are for those who have a key."""
     params = {"filter": f"cites:{'|'.join(numbers)}", "per_page": str(PER_PAGE), "select": SHOWN}
     keyed = OPENALEX.name in web.manners.keys
     cursor: str | None = "*"
     for number in range(1, pages + 1):
         place = {"cursor": cursor} if keyed and cursor else {"page": str(number)}
-        page = web.get(OPENALEX, "/works", params | place, _Page)
+        page = web.get(OPENALEX, "/works", params | place, Page)
         if page is None:
             return
-        yield from page.results
+        yield page
         cursor = page.meta.next_cursor
         if len(page.results) < PER_PAGE or (keyed and not cursor):
             return

@@ -18,7 +18,13 @@ FIELDS = ("type", "title", "authors", "year", "venue", "volume", "number", "page
 """What services are asked for, in the order in which it is shown."""
 ARXIV_DOI = "10.48550/arxiv."
 INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-MARKUP = re.compile(r"</?[A-Za-z][^>]*>")
+TAGS = (
+    r"(?:jats|mml):[\w-]+|i|b|u|em|strong|italic|bold|underline|sub|sup|inf|sc|scp|tt|br|p|span|font|title|"
+    r"inline-formula|tex-math|alternatives|math|m(?:i|n|o|s|row|sup|sub|subsup|text|frac|sqrt|over|under|style|space)|"
+    r"semantics|annotation"
+)
+MARKUP = re.compile(rf"</?(?:{TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE)
+"""What services mark up titles with. Other things between `<` and `>`, such as `</think>`, belong to the title."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from eelit.bib.remote.said import ARXIV_DOI, Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import SEMANTIC_SCHOLAR
-from eelit.bib.remote.web import Web
+from eelit.bib.remote.web import Answered, Web
 
 ASKED = "paperId,externalIds,title,year,venue,authors"
-REFERENCES = "title,year,externalIds"
+REFERENCES = "title,year,authors,externalIds"
 PER_PAGE = 1000
 MOST_PAGES = 9
 """Offset and limit together reach 10,000."""
@@ -29,7 +29,7 @@ class _Ids(BaseModel):
     arxiv: str | None = Field(default=None, alias="ArXiv")
 
 
-class Paper(BaseModel):
+class Paper(Answered):
     """A work as Semantic Scholar tells it; one that it could not match has a title only."""
 
     id: str | None = Field(alias="paperId")
@@ -37,7 +37,7 @@ class Paper(BaseModel):
     ids: _Ids | None = Field(default=None, alias="externalIds")
     year: int | None = None
     venue: str | None = None
-    authors: list[_Author] = []
+    authors: list[_Author] = Field(default=[])
 
     @property
     def doi(self) -> str:
@@ -55,12 +55,12 @@ class _Reference(BaseModel):
     cited: Paper = Field(alias="citedPaper")
 
 
-class _Page(BaseModel):
+class _Page(Answered):
     data: list[_Reference] | None
     next: int | None = None
 
 
-class _Matches(BaseModel):
+class _Matches(Answered):
     data: list[Paper]
 
 
@@ -89,7 +89,9 @@ def references(web: Web, name: str) -> list[Paper] | None:
         page = web.get(SEMANTIC_SCHOLAR, f"{_path(name)}/references", params, _Page)
         if page is None or page.data is None:
             return papers or None
-        papers += [reference.cited for reference in page.data]
+        for reference in page.data:
+            reference.cited.said_on = page.said_on
+            papers.append(reference.cited)
         if page.next is None or page.next <= offset:
             break
         offset = page.next

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from eelit.bib.citations import Citations, ReferenceLists
+from eelit.bib.decided import is_quoted
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
 from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, plain
 from eelit.bib.remote.services import CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
-from eelit.bib.remote.web import Unanswered, Web, today
+from eelit.bib.remote.web import Unanswered, Web
 
 LONG_TITLE = 25
 """Letters of a title that are not found in another reference by chance."""
@@ -58,6 +59,15 @@ class NewWork:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A work of which not all that cite it were looked at, but only so many."""
+
+    key: str
+    seen: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Filled:
     """A field that a record lacks, and who says what it is."""
 
@@ -74,15 +84,29 @@ class Report:
     edges: list[FoundEdge] = field(default_factory=list)
     lists: list[FoundList] = field(default_factory=list)
     new: list[NewWork] = field(default_factory=list)
+    cut: list[Cut] = field(default_factory=list)
     filled: list[Filled] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
+    notes: Mapping[str, str] = field(default_factory=dict)  # key → what people have written of their decisions
     unmatched: int = 0  # references of which too little is told to say that they are none of ours
 
-    def doubt(self, sentence: str) -> None:
-        """Note a sentence once."""
-        if sentence not in self.doubts:
+    def doubt(self, sentence: str, key: str, *quotes: str) -> None:
+        """Note a sentence once, unless a person's notes about the work quote what it rests on."""
+        if sentence not in self.doubts and not is_quoted(quotes, self.notes.get(key, "")):
             self.doubts.append(sentence)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a list of references, as a service tells it; what it does not tell is empty."""
+
+    doi: str = ""
+    arxiv: str = ""
+    title: str = ""
+    year: str = ""
+    author: str = ""  # the first
+    text: str = ""
 
 
 @dataclass
@@ -125,6 +149,24 @@ class Ours:
                 return key
         return ""
 
+    def meant(self, line: _Line) -> tuple[str, str]:
+        """Return the key of the work that a reference means, and what speaks against that; both may be empty."""
+        if key := self.named(line.doi, line.arxiv):
+            return key, ""
+        by_author = self.titled(line.title, line.year, line.author)
+        key = by_author or self.titled(line.title, line.year) or self.within(line.text)
+        if not key:
+            return "", ""
+        record = self.records[key]
+        if line.doi and not bare_arxiv(line.doi) and record.doi:
+            return key, f"with the DOI {line.doi} instead of {record.doi}"
+        preprint = line.arxiv or bare_arxiv(line.doi)
+        if preprint and record.arxiv:
+            return key, f"as arXiv:{preprint} instead of arXiv:{record.arxiv}"
+        if line.author and not by_author and line.title:
+            return key, f"by {line.author} instead of {record.authors[0]}"
+        return key, ""
+
     def within(self, text: str) -> str:
         """Return the key of the work whose long title and first author stand in a reference's text."""
         whole = folded(text)
@@ -150,7 +192,7 @@ def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Call
                 if _is_ours(record, said):
                     found.accept(key, work, said)
                 else:
-                    report.doubt(_another(key, record, said))
+                    report.doubt(_another(key, record, said), key, said.title)
             found.unheard.remove(key)
     return found
 
@@ -191,6 +233,18 @@ def _is_ours(record: Record, said: Said) -> bool:
     return same_author and abs(said.year - record.year) <= YEARS_APART and _shares_words(record.title, said.title)
 
 
+def _is_right(key: str, record: Record, said: Said, report: Report) -> bool:
+    """Tell whether what an identifier led to is the work, and Crossref speaks of its DOI; else say so."""
+    if not _is_ours(record, said):
+        report.doubt(_another(key, record, said), key, said.title)
+        return False
+    if said.service == CROSSREF.label and said.doi != record.doi.lower():
+        says = f"{said.service} answers to the DOI {record.doi} of `{key}` with {said.doi}; check which is right"
+        report.doubt(says, key, said.doi)
+        return False
+    return True
+
+
 def _shares_words(one: str, other: str) -> bool:
     """Tell whether half of the words of the shorter title are in the other: versions are retitled, works are not."""
     words = [set(re.findall(r"\w+", text.casefold())) for text in (one, other)]
@@ -212,18 +266,20 @@ def citations(
     cites = {(edge.citing, edge.cited) for edge in known.edges if edge.is_citation}
     for number, key in enumerate(keys, start=1):
         tell(f"whom they cite: {number} of {len(keys)}")
-        told: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        told: dict[str, list[_List]] = defaultdict(list)
         given, heard = _lists(web, ours, key, report)
         for each in given:
             for other in each.cited - {key}:
-                told[other].append((each.label, each.address))
+                told[other].append(each)
         before = {cited for citing, cited in cites if citing == key}
         for each in given:
             complete = heard and _is_complete(each, given)
             for cited in sorted(before - told.keys()) if complete else ():
                 report.doubt(
                     f"`{key}` → `{cited}` is known here, but not in {each.label}'s list, which seems to be complete; "
-                    "check it"
+                    "check it",
+                    key,
+                    cited,
                 )
             _keep_list(each.found(key, given, complete=complete and before <= each.cited), lists, report)
         _keep_edges(key, told, cites, lists, report)
@@ -240,21 +296,23 @@ def _is_complete(one: _List, given: Sequence[_List]) -> bool:
 
 
 def _keep_edges(
-    key: str, told: Mapping[str, list[tuple[str, str]]], cites: Collection[tuple[str, str]], lists: ReferenceLists,
+    key: str, told: Mapping[str, list[_List]], cites: Collection[tuple[str, str]], lists: ReferenceLists,
     report: Report,
 ) -> None:  # fmt: skip
     for cited in sorted(told):
         if (key, cited) in cites:
             continue
-        services = tuple(label for label, _ in told[cited])
+        services = tuple(each.label for each in told[cited])
         read = key in lists.complete and f"({CROSSREF.label}, " not in lists.sources[key]
         if read and len(services) == 1:
             report.doubt(
                 f"{services[0]} alone says that `{key}` cites `{cited}`, which the list that was read to its end does "
-                "not hold; check it"
+                "not hold; check it",
+                key,
+                cited,
             )
             continue
-        evidence = "; ".join(f"{address} ({label}, {today()})" for label, address in told[cited])
+        evidence = "; ".join(f"{each.address} ({each.label}, {each.day})" for each in told[cited])
         report.edges.append(FoundEdge(key, cited, evidence, services))
 
 
@@ -276,6 +334,7 @@ class _List:
 
     label: str
     address: str
+    day: str  # on which the service said so
     cited: set[str]  # works of ours
     count: int  # all works
     whole: bool = False  # as long as the service says that it is, and each line names a work
@@ -284,7 +343,7 @@ class _List:
         """Return what is kept of it; of a complete one, who confirms that."""
         others = dict.fromkeys(other.label for other in given if other.label != self.label)
         confirmed = f"; no more at {', '.join(others)}" if complete else ""
-        return FoundList(key, complete, f"{self.address} ({self.label}, {today()}{confirmed})", self.count)
+        return FoundList(key, complete, f"{self.address} ({self.label}, {self.day}{confirmed})", self.count)
 
 
 def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List], bool]:
@@ -296,7 +355,8 @@ def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List],
     for work in ours.known.get(key, []):
         if work.references:
             cited = {ours.numbers[number] for number in work.references if number in ours.numbers}
-            given.append(_List(OPENALEX.label, openalex.address(web, work), cited, len(work.references)))
+            address = openalex.address(web, work)
+            given.append(_List(OPENALEX.label, address, work.said_on, cited, len(work.references)))
     for ask in (_from_crossref, _from_semantic_scholar):
         answered = False
         with _noting(report):
@@ -310,22 +370,21 @@ def _lists(web: Web, ours: Ours, key: str, report: Report) -> tuple[list[_List],
 def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
     record = ours.records[key]
     work = crossref.work(web, record.doi) if record.doi else None
-    if work is None or not work.reference:
-        return None
-    if not _is_ours(record, crossref.said(web, work)):
-        report.doubt(_another(key, record, crossref.said(web, work)))
+    if work is None or not _is_right(key, record, crossref.said(web, work), report) or not work.reference:
         return None
     cited, vague = set(), 0
     for reference in work.reference:
-        doi = bare_doi(reference.doi)
         text = plain(reference.unstructured)
-        other = ours.named(doi, "") if doi else ""
-        other = other or ours.titled(reference.title, reference.year, reference.author) or ours.within(text)
-        cited |= {other} if other else set()
-        vague += not (other or reference.title or text)  # a DOI alone may be another one of a work of ours
+        line = _Line(bare_doi(reference.doi), "", reference.title, reference.year, plain(reference.author), text)
+        other, against = ours.meant(line)
+        if against:
+            says = _perhaps(key, other, CROSSREF.label, against, crossref.address(web, record.doi))
+            report.doubt(says, key, other)
+        cited |= {other} if other and not against else set()
+        vague += bool(against) or not (other or reference.title or text)  # a DOI alone may be another one of ours
     report.unmatched += vague
     whole = work.count == len(work.reference) and not vague
-    return _List(CROSSREF.label, crossref.address(web, record.doi), cited, len(work.reference), whole)
+    return _List(CROSSREF.label, crossref.address(web, record.doi), work.said_on, cited, len(work.reference), whole)
 
 
 def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
@@ -333,16 +392,23 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
     name = f"DOI:{record.doi}" if record.doi else f"ARXIV:{record.arxiv}" if record.arxiv else ""
     said = semanticscholar.by_id(web, name) if name else None
     if said and not _is_ours(record, said):
-        report.doubt(_another(key, record, said))
+        report.doubt(_another(key, record, said), key, said.title)
         return None
     papers = semanticscholar.references(web, name) if said else None
     if not papers:
         return None
-    cited = set()
+    cited, address = set(), semanticscholar.address(web, name)
     for paper in papers:
-        other = ours.named(paper.doi, paper.arxiv) or ours.titled(plain(paper.title), str(paper.year or ""))
-        cited |= {other} if other else set()
-    return _List(SEMANTIC_SCHOLAR.label, semanticscholar.address(web, name), cited, len(papers))
+        author = plain(paper.authors[0].name) if paper.authors else ""
+        other, against = ours.meant(_Line(paper.doi, paper.arxiv, plain(paper.title), str(paper.year or ""), author))
+        if against:
+            report.doubt(_perhaps(key, other, SEMANTIC_SCHOLAR.label, against, address), key, other)
+        cited |= {other} if other and not against else set()
+    return _List(SEMANTIC_SCHOLAR.label, address, min(paper.said_on for paper in papers), cited, len(papers))
+
+
+def _perhaps(key: str, other: str, label: str, against: str, address: str) -> str:
+    return f"`{key}` may cite `{other}`: {label} lists a work of that title, but {against} ({address}); check it"
 
 
 def new_works(
@@ -355,18 +421,17 @@ def new_works(
     for number, key in enumerate(keys, start=1):
         tell(f"who cites them: {number} of {len(keys)}")
         numbers = sorted(other for other, name in ours.numbers.items() if name == key)
+        seen = count = 0
         with _noting(report):
-            for work in openalex.citing(web, numbers, pages) if numbers else ():
-                said = openalex.said(web, work)
-                if work.number in ours.numbers or ours.named(said.doi, said.arxiv) or not said.title:
-                    continue
-                if ours.titled(said.title, str(said.year or "")):
-                    continue
-                found[work.number] = work
-                cites[work.number] |= {
-                    key,
-                    *(ours.numbers[other] for other in work.references if other in ours.numbers),
-                }
+            for page in openalex.citing(web, numbers, pages) if numbers else ():
+                seen, count = seen + len(page.results), max(count, page.meta.count or 0)
+                for work in page.results:
+                    if _is_new(ours, work, openalex.said(web, work)):
+                        found[work.number] = work
+                        known = (ours.numbers[other] for other in work.references if other in ours.numbers)
+                        cites[work.number] |= {key, *known}
+        if count > seen:
+            report.cut.append(Cut(key, seen, count))
     for name, work in found.items():
         if len(cites[name]) >= least:
             said = openalex.said(web, work)
@@ -375,28 +440,31 @@ def new_works(
     report.new.sort(key=lambda work: (-len(work.cites), -(work.year or 0), work.title))
 
 
+def _is_new(ours: Ours, work: openalex.Work, said: Said) -> bool:
+    author = said.authors[0].family if said.authors else ""
+    known = work.number in ours.numbers or ours.named(said.doi, said.arxiv)
+    return bool(said.title) and not (known or ours.titled(said.title, str(said.year or ""), author))
+
+
 def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Callable[[str], None]) -> None:
     """Add to the report what these records lack, and where services say otherwise."""
+    preprints: dict[str, Said] = {}
+    with _noting(report):
+        preprints = arxiv.by_ids(web, [ours.records[key].arxiv for key in keys])
     for number, key in enumerate(keys, start=1):
         tell(f"what they are: {number} of {len(keys)}")
         record = ours.records[key]
         saids: list[Said] = [openalex.said(web, work) for work in ours.known.get(key, [])]
-        for ask in (_crossref_says, _arxiv_says, _dblp_says):
+        for ask in (_crossref_says, lambda _, record: preprints.get(record.arxiv), _dblp_says):
             with _noting(report):
                 said = ask(web, record)
-                if said and _is_ours(record, said):
+                if said and _is_right(key, record, said, report):
                     saids.append(said)
-                elif said:
-                    report.doubt(_another(key, record, said))
         _compare(key, record, saids, report)
 
 
 def _crossref_says(web: Web, record: Record) -> Said | None:
     return crossref.by_doi(web, record.doi) if record.doi else None
-
-
-def _arxiv_says(web: Web, record: Record) -> Said | None:
-    return arxiv.by_arxiv(web, record.arxiv) if record.arxiv else None
 
 
 def _dblp_says(web: Web, record: Record) -> Said | None:
@@ -411,13 +479,27 @@ def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) ->
             who = tuple(dict.fromkeys(said.service for said in saids if said.text(name) == value))
             report.filled.append(Filled(key, name, value, who))
         elif not getattr(record, name) and values:
-            report.doubt(f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}")
+            says = f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}"
+            report.doubt(says, key, name, *sorted(values))
+    published = [said for said in saids if said.venue and not said.preprint]
+    if record.type == "misc" and not record.venue and published:
+        report.doubt(_published(key, published), key, *(said.venue for said in published))
     for name in COMPARED:
         own = "; ".join(map(str, record.authors)) if name == "authors" else str(getattr(record, name))
         for said in saids:
             other = _telling(said, name, record)
             if own and other and not _alike(name, own, other):
-                report.doubt(f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})")
+                says = f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})"
+                report.doubt(says, key, name, other)
+
+
+def _published(key: str, saids: Sequence[Said]) -> str:
+    told = [
+        f"{', '.join(part for part in (said.venue, said.text('year'), said.pages) if part)} ({said.service})"
+        for said in saids
+    ]
+    remedy = "change its type, and add venue, year and pages"
+    return f"`{key}` is a preprint here, but published by now: {'; '.join(told)}; {remedy}"
 
 
 def _telling(said: Said, name: str, record: Record) -> str:
@@ -426,7 +508,8 @@ def _telling(said: Said, name: str, record: Record) -> str:
         return ""
     if name in ("volume", "number") and record.type != "article":
         return ""
-    if name == "year" and said.preprint and record.type != "misc":
+    published = bool(said.venue) and not said.preprint
+    if name == "year" and (published if record.type == "misc" else said.preprint):  # that of another version
         return ""
     return said.text(name)
 

@@ -45,7 +45,15 @@ UNREACHED = (NewConnectionError, ConnectTimeoutError, ProxyError)
 log = logging.getLogger("eelit.asked")
 now = logging.getLogger("eelit.now")
 """What a run does at the moment: at level info how far it is, at level debug whom it asks or waits for."""
-Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Answered(BaseModel):
+    """What a service says in JSON, and the day on which it did so: what is kept may be some weeks old."""
+
+    said_on: str = ""
+
+
+Answer = TypeVar("Answer", bound=Answered)
 
 
 class Unanswered(Exception):
@@ -173,6 +181,7 @@ class Web:
             where = ".".join(map(str, first["loc"])) or "the whole"
             raise self.not_understood(service, response, f"{where}: {first['msg']}") from error
         self.understood(service)
+        found.said_on = response.created_at.date().isoformat()
         return found
 
     def text(self, service: Service, path: str, params: Mapping[str, str]) -> requests.Response | None:
@@ -210,7 +219,7 @@ class Web:
         """Return where something was read, as it is cited: at the service itself, whichever mirror was asked."""
         return f"{service.base}{path}"
 
-    def _answer(self, service: Service, path: str, params: Mapping[str, str]) -> requests.Response | None:
+    def _answer(self, service: Service, path: str, params: Mapping[str, str]) -> AnyResponse | None:
         if service.name in self.given_up:
             raise Unanswered(service, self.given_up[service.name], lasting=True)
         for left in reversed(range(BREAKS + 1)):
@@ -227,7 +236,7 @@ class Web:
             log.info("GET %s%s broke off", service.name, path)
         raise self._failed(service, "broke off its answer")
 
-    def _sent(self, service: Service, path: str, params: Mapping[str, str], *, last: bool) -> requests.Response | None:
+    def _sent(self, service: Service, path: str, params: Mapping[str, str], *, last: bool) -> AnyResponse | None:
         """Return the response, or None if it broke off before the last try."""
         address = f"{self.manners.base(service)}{path}"
         now.debug("asking %s", service.label)
