@@ -59,6 +59,7 @@ def _report(found: Advice) -> Iterator[str]:
     yield f"{bold('EXITS')}\n{table(header, rows)}"
     best = found.small_loss or found.lossless
     lines = [
+        ["samples", _samples(found)],
         ["full model", f"{found.quality_is} {found.full_quality:.4f}"],
         ["oracle: quality", f"{found.oracle_quality:.4f}"],
         ["oracle: saved without loss", f"{found.oracle_saves:.1%}"],
@@ -76,6 +77,12 @@ def _report(found: Advice) -> Iterator[str]:
         ),
     ]
     yield f"{bold('FIGURES')}\n{table(['', ''], lines)}"
+
+
+def _samples(found: Advice) -> str:
+    if found.groups is None:
+        return f"{found.samples}, taken as independent of each other"
+    return f"{found.samples} in {found.groups} groups; groups are taken as independent"
 
 
 def _optional(value: float | None, form: str) -> str:

@@ -29,9 +29,10 @@ def command(folder: Path, inputs: Path | None, out: Path | None) -> None:
     """Export a kept network to ONNX, one file per exit, and print the loop that runs it.
 
     FOLDER is where `Network.save` wrote a network made of a model of transformers; others are exported in Python, by
-    `Network.export`. The files are proved by running them. If they are in FOLDER already, the loop alone is printed:
-    `python loop.py FOLDER inputs.npz rule.json` runs each stage for those who have not left yet, with onnxruntime, the
-    rule that `eelit calibrate` wrote, and no torch.
+    `Network.export`. Each file holds a stage and its head: its first output is what the exit says, the others are the
+    state that the next file takes. The files are proved by running them. If they are in FOLDER already, the loop alone
+    is printed: `python loop.py FOLDER inputs.npz rule.json` runs each stage for those who have not left yet, with
+    onnxruntime, the rule that `eelit calibrate` wrote, and no torch.
     """
     from eelit.methods.own import deployed
 

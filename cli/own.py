@@ -17,7 +17,7 @@ from eelit.cli.run import ProgressLine
 if TYPE_CHECKING:
     from eelit.methods.own.logits import Logits
 
-SOURCE = ("labels", "costs", "plain_costs", "unit", "axes", "kind")
+SOURCE = ("labels", "groups", "costs", "plain_costs", "unit", "axes", "kind")
 """Options that say what is read, beside the file."""
 
 
@@ -28,6 +28,9 @@ def logits_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable
                      help="Outputs of all exits: .npz, .npy, .safetensors, .csv or .parquet; or example:text, "
                           "example:images, example:images-plain, which come with eelit."),
         click.option("--labels", type=Place(), metavar="FILE", help="Labels, if they are not in the same file."),
+        click.option("--groups", type=Place(), metavar="FILE",
+                     help="Which samples belong together, such as those of one patient: a number for each sample; "
+                          "default: the file's, else all samples are independent."),
         click.option("--costs", metavar="A,B,…|FILE",
                      help="Cumulative cost of each exit; default: the file's, or 1, 2, …"),
         click.option("--plain-costs", metavar="A,B,…|FILE",
@@ -79,9 +82,11 @@ def read_logits(options: dict[str, Any]) -> Logits:
     from eelit.methods.own import files
 
     labels, costs, plain = options["labels"], options["costs"], options["plain_costs"]
+    groups = options["groups"]
     return files.read(
         options["logits"],
         labels=None if labels is None else files.array(labels),
+        groups=None if groups is None else files.array(groups),
         costs=None if costs is None else _costs("costs", costs),
         plain_costs=None if plain is None else _costs("plain-costs", plain),
         axes=options["axes"],

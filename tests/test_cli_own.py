@@ -234,6 +234,13 @@ def test_labels_and_costs_may_lie_elsewhere(eelit, tmp_path):
     assert told[0]["heads_share"] is None
     plain = json.loads(eelit(*words, *FEW, "--costs", "1,2,3,4", "--plain-costs", "1,1.8,2.6,3.2").stdout)
     assert plain["heads_share"] == pytest.approx(4 / 3.2 - 1)
+    samples = plain["samples"]
+    np.savetxt(tmp_path / "groups.txt", np.arange(samples) // 2, fmt="%d")
+    paired = json.loads(eelit(*words, *FEW, "--groups", tmp_path / "groups.txt").stdout)
+    assert (plain["groups"], paired["groups"]) == (None, (samples + 1) // 2)
+    text = eelit(*words[:-2], *FEW, "--groups", tmp_path / "groups.txt").stdout
+    assert f"{samples} in {paired['groups']} groups; groups are taken as independent" in text
+    assert f"{samples}, taken as independent of each other" in eelit(*words[:-2], *FEW).stdout
 
 
 def test_no_torch_is_needed(file, tmp_path):

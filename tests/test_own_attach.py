@@ -25,9 +25,9 @@ from eelit.methods.engine.evaluate import replay
 from eelit.methods.own.attach import CannotAttach, attach
 from eelit.methods.own.calibrate import calibrate
 from eelit.methods.own.kept import WrongNetwork, load
+from eelit.methods.own.recipes import LEFT_OUT, RECIPES
 from eelit.methods.own.sampling import Sampling
 from eelit.methods.own.saved import SavedRule, WrongRule, load_rule
-from eelit.methods.own.training import RECIPES
 from eelit.methods.policies.fixed_exit import FixedExit
 from eelit.methods.policies.max_confidence import MaxConfidence
 
@@ -333,8 +333,10 @@ def test_texts_with_masks_are_trained_on_and_norms_behind_the_layers_are_the_net
 
 def test_what_cannot_be_trained_so_is_refused():
     network = attach(cnn(), ["layer1"], probe=images())
-    with pytest.raises(ValueError, match=r"its training is not offered as a recipe for your own network: 'xin2021berx"):
-        network.fit(loader(), "xin2021berxit")
+    for key, why in LEFT_OUT.items():
+        with pytest.raises(ValueError, match="is not offered as a recipe for your own network") as error:
+            network.fit(loader(), key)
+        assert f"({why}): {key!r}; choose among" in str(error.value)
     with pytest.raises(ValueError, match=r"no recipe 'nothing'; choose among pabee \(zhou2020pabee\)"):
         network.fit(loader(), "nothing")
     with pytest.raises(ValueError, match="its training is not offered as a recipe"):
@@ -416,7 +418,31 @@ def by_calculation(x, body):
     return torch.cat([found, found]).view(double, -1)[: double // 2]
 
 
-@pytest.mark.parametrize("end", [by_size, by_unpacking, by_shape, by_calculation])
+def by_length(x, body):
+    n = len(x)
+    return body().view(n, -1)
+
+
+def by_length_later(x, body):
+    return body().flatten(len(x.shape) - 3).view(len(x), -1)
+
+
+def by_length_in_a_helper(x, body):
+    return flat(body(), samples(x))
+
+
+def samples(x):
+    return len(x)
+
+
+def flat(x, n):
+    return x.view(n, len(x[0]) * 16)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [by_size, by_unpacking, by_shape, by_calculation, by_length, by_length_later, by_length_in_a_helper],
+)
 def test_samples_are_counted_again_where_some_have_left(end, capfd):
     torch.manual_seed(0)
     model, x = Counting(end).eval(), torch.randn(6, 3, 4, 4)
@@ -429,6 +455,29 @@ def test_samples_are_counted_again_where_some_have_left(end, capfd):
     assert not stayed.all()
     assert torch.allclose(found.answers[stayed], model(x)[stayed], atol=1e-6)
     assert capfd.readouterr().err == ""
+
+
+def test_what_asks_for_a_length_is_exported_too(tmp_path):
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network = attach(Counting(by_length).eval(), ["one", "two"], probe=torch.randn(6, 3, 4, 4))
+    network.export(tmp_path, torch.randn(4, 3, 4, 4))  # proved on other numbers of samples
+    assert len([*tmp_path.glob("*.onnx")]) == 3
+
+
+def test_a_length_on_which_the_way_depends_is_refused_with_a_remedy():
+    def by_branching(x, body):
+        return body().flatten(1) if len(x) > 2 else body().flatten(1) * 1
+
+    def by_looping(x, body):
+        found = body()
+        return torch.stack([found[i].flatten() for i in range(len(x))])
+
+    for end in (by_branching, by_looping):
+        with pytest.raises(CannotAttach, match="move that step into a module of its own, which is called as it is"):
+            attach(Counting(end).eval(), ["one"], probe=torch.randn(6, 3, 4, 4))
+    assert "len" not in globals()
+    assert "len" not in vars(sys.modules["torch.nn.modules.container"])
 
 
 def test_a_refusal_prints_no_page(capfd):
@@ -506,6 +555,18 @@ def test_exported_stages_say_the_same_and_skip(make, tmp_path):
     network, batch = make()
     network.export(tmp_path, batch)
     stages, rest = deployed.stages_in(tmp_path), network.exits - 1
+    listed = json.loads((tmp_path / deployed.NAME).read_text(encoding="utf-8"))
+    assert listed["stages"] == [f"stage-{i}.onnx" for i in range(network.exits)]
+    for i, stage in enumerate(stages):  # the answer first, then the state, which the next stage takes
+        answer, *state = gives = [each.name for each in stage.get_outputs()]
+        assert answer == f"answer_{i}"
+        assert listed["outputs"][f"stage-{i}.onnx"] == gives
+        assert all(name.startswith(f"state_{i}_") for name in state)
+        if i < rest:
+            assert state
+            assert {each.name for each in stages[i + 1].get_inputs()} <= set(state)
+        else:
+            assert not state
     inputs = {k: v.numpy() for k, v in (batch.items() if isinstance(batch, dict) else [("inputs", batch)])}
     outputs = network.model(batch).detach().softmax(dim=-1).amax(dim=-1)
     for threshold in (0.0, float(outputs[0].median()) - 1e-4, 1.1):

@@ -11,7 +11,7 @@ import numpy as np
 
 from eelit.methods.own.curves import ROOM, Floats, Setting, costs_under, halves, mean_of, static, tried
 from eelit.methods.own.given import Given, scores_of, unfit
-from eelit.methods.own.logits import standard_error
+from eelit.methods.own.logits import Logits, standard_error
 from eelit.methods.own.rules import MOST, suited
 from eelit.methods.own.scores import Scores
 from eelit.methods.policies.temperature import expected_error
@@ -34,7 +34,7 @@ DROP = 0.01
 WORTH_A_LOSS = 0.2
 """Share of the cost that must be saved for a small loss to be worth it."""
 NONE_SEEN = 3.0
-"""Divided by n, the share of samples that may be lost (at 95 %) although none of n samples was."""
+"""Divided by n, the share of samples (or groups) that may be lost (at 95 %) although none of n was."""
 UNKNOWN = 0.02
 """Standard error of a drop above which nothing is said."""
 BATCHES = (1, 8, 32, 128)
@@ -68,6 +68,7 @@ class Advice:
 
     name: str
     samples: int
+    groups: int | None  # of samples that belong together, as the data say; None: samples are independent of each other
     not_finite: int  # samples of which some exit said what is not finite
     unit: str
     quality_is: str
@@ -103,9 +104,13 @@ def advise(
     Args:
         data: what the exits said, or the file that holds it; without labels the last exit's answer stands for the
             truth.
-        seed: by which the samples are halved: what is chosen on one half is told on the other.
+        seed: by which the samples are halved, those of a group together: what is chosen on one half is told on the
+            other.
         settings: how many settings of each policy are tried at most.
         progress: told what is tried, and which share is done.
+
+    Standard errors take the samples as independent of each other, unless the data say which belong together
+    (`Logits.groups`): then groups are taken as independent.
 
     Raises `WrongLogits` for too few samples, or outputs from which nothing can be told.
 
@@ -133,6 +138,7 @@ def advise(
     facts: dict[str, Any] = {
         "name": data.name,
         "samples": data.samples,
+        "groups": None if data.groups is None else len(np.unique(data.groups)),
         "not_finite": scores.not_finite,
         "unit": data.unit,
         "quality_is": scores.quality_is,
@@ -193,9 +199,14 @@ def _cut_off(scores: Scores, parts: Any) -> tuple[float, float, float]:
     """
     theirs = static(scores, parts.telling)
     lost = (scores.gain[-1] - scores.gain)[:, parts.choosing].astype(np.float64)
-    e = next(i for i, row in enumerate(lost) if row.mean() <= standard_error(row) + 1e-9)
+    ours, other = (_groups(scores.logits, rows) for rows in (parts.choosing, parts.telling))
+    e = next(i for i, row in enumerate(lost) if row.mean() <= standard_error(row, ours) + 1e-9)
     told = (scores.gain[-1] - scores.gain[e])[parts.telling].astype(np.float64)
-    return 1 - theirs[e][0], float(told.mean()), standard_error(told)
+    return 1 - theirs[e][0], float(told.mean()), standard_error(told, other)
+
+
+def _groups(data: Logits, rows: Any) -> Any:
+    return None if data.groups is None else data.groups[rows]
 
 
 def _lossless(scores: Scores, found: list[Setting], parts: Any) -> Saving | None:
@@ -241,8 +252,10 @@ def _saving(scores: Scores, setting: Setting, parts: Any) -> Saving:
     """Return what a setting saves and loses on the half to tell on."""
     rows = parts.telling
     lost = (scores.gain[-1] - setting.decided.gain)[rows].astype(np.float64)
-    drop, error = float(lost.mean()), standard_error(lost)
-    least = 0.0 if scores.logits.kind == "values" else NONE_SEEN / len(rows)
+    groups = _groups(scores.logits, rows)
+    drop, error = float(lost.mean()), standard_error(lost, groups)
+    independent = len(rows) if groups is None else len(np.unique(groups))
+    least = 0.0 if scores.logits.kind == "values" else NONE_SEEN / independent
     return Saving(
         rule=setting.rule,
         share=1 - mean_of(costs_under(scores.logits, setting), rows) / scores.logits.full_cost,
@@ -281,7 +294,7 @@ def _verdict(facts: dict[str, Any], undecided: Saving | None, unusable: str) -> 
     unknown = max(facts["static_error"], 0.0 if free is None else free.drop_error)
     if unknown > UNKNOWN:
         return "too few samples to tell", (
-            f"what is lost of {what} by leaving early is known to ± {unknown:.3f} only, on {facts['samples']} samples, "
+            f"what is lost of {what} by leaving early is known to ± {unknown:.3f} only, on {_counted(facts)}, "
             "half of which are there to choose on; collect more"
         )
     as_good = facts["static_drop"] <= 2 * facts["static_error"] + 1e-9
@@ -347,6 +360,12 @@ def _batched(saving: Saving) -> str:
         f"; but in batches of 8 that wait for their last sample {_some(saving.batches[8])} is saved, so it needs "
         "batches that shrink, or one sample at a time"
     )
+
+
+def _counted(facts: dict[str, Any]) -> str:
+    if facts["groups"] is None:
+        return f"{facts['samples']} samples"
+    return f"{facts['groups']} groups of samples"
 
 
 def _some(share: float) -> str:

@@ -210,7 +210,8 @@ def without_loss(
     data = scores.logits
     spent = mean_of(costs_under(data, best), parts.telling) / data.full_cost
     lost = (scores.gain[-1] - best.decided.gain)[parts.telling].astype(np.float64)
-    return 1 - spent, float(lost.mean()), standard_error(lost)
+    groups = None if data.groups is None else data.groups[parts.telling]
+    return 1 - spent, float(lost.mean()), standard_error(lost, groups)
 
 
 def _dominated(names: list[str], curves: list[Floats]) -> dict[str, str]:

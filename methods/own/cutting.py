@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,6 +32,33 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is called as it is."""
         return module_qualified_name not in self.opened
+
+
+def length(x: Any) -> Any:
+    """Return ``len(x)``; of a tensor it is taken from its size, which exporting to ONNX can follow."""
+    return x.size(0) if isinstance(x, Tensor) else len(x)
+
+
+def _noted_length(x: Any) -> Any:
+    """Stand for ``len`` while a forward is read: of what is not known yet, note that its length is asked for."""
+    if not isinstance(x, fx.Proxy):
+        return len(x)
+    return x.tracer.create_proxy("call_function", length, (x,), {})
+
+
+@contextmanager
+def _lengths_noted(model: nn.Module, opened: set[str]) -> Iterator[None]:
+    """Let the forwards that are read, and functions beside them, ask for lengths, which `torch.fx` alone refuses."""
+    modules = [model, *(model.get_submodule(name) for name in opened)]
+    forwards = [getattr(type(module).forward, "__globals__", {}) for module in modules]
+    beside = {id(names): names for names in forwards if "len" not in names}
+    for names in beside.values():
+        names["len"] = _noted_length
+    try:
+        yield
+    finally:
+        for names in beside.values():
+            del names["len"]
 
 
 class Part(nn.Module):
@@ -150,7 +178,9 @@ def _count_again(graph: fx.Graph, stop: fx.Node) -> None:
                     made.append(graph.node_copy(node, lambda each: again.get(each, each)))
                 again[node] = made[-1]
     again |= {
-        n: made[0] for n in after if _counts_samples(n) and n.all_input_nodes[0] in before and n.op != "call_method"
+        n: made[0]
+        for n in after
+        if _counts_samples(n) and n.target is operator.getitem and n.all_input_nodes[0] in before
     }
     behind = set(after)
     for node, new in again.items():
@@ -161,12 +191,16 @@ def _count_again(graph: fx.Graph, stop: fx.Node) -> None:
 
 
 def _is_size(node: fx.Node) -> bool:
-    """Whether a node is a number of a tensor's shape: ``x.size(i)``, ``x.shape[i]`` or ``x.size()[i]``."""
+    """Whether a node is a number of a tensor's shape: ``x.size(i)``, ``x.shape[i]``, ``x.size()[i]`` or ``len(x)``."""
     if node.op == "call_method" and node.target == "size":
         return len(node.args) == 2
-    if node.op != "call_function" or node.target is not operator.getitem:
-        return False
-    shape = node.args[0]
+    if node.op == "call_function" and node.target is length:
+        return not _is_shape(node.args[0])
+    return node.op == "call_function" and node.target is operator.getitem and _is_shape(node.args[0])
+
+
+def _is_shape(shape: Any) -> bool:
+    """Whether this is a node that gives the whole shape of a tensor."""
     return isinstance(shape, fx.Node) and (
         (shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape")
         or (shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1)
@@ -175,7 +209,7 @@ def _is_size(node: fx.Node) -> bool:
 
 def _counts_samples(node: fx.Node) -> bool:
     """Whether a node is the length of a tensor's first axis."""
-    return _is_size(node) and bool(node.args[1] == 0)
+    return _is_size(node) and (node.target is length or bool(node.args[1] == 0))
 
 
 def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> fx.Graph:
@@ -186,7 +220,8 @@ def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> 
         if argument.default is not inspect.Parameter.empty and (name not in given if given is not None else i > 0)
     }
     try:
-        graph = _Tracer(opened).trace(model, concrete_args=fixed or None)
+        with _lengths_noted(model, opened):
+            graph = _Tracer(opened).trace(model, concrete_args=fixed or None)
         for node in [node for node in graph.nodes if getattr(node.target, "__name__", "").startswith("_assert")]:
             graph.erase_node(node)  # that arguments which are left out are left out
         graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
@@ -194,7 +229,9 @@ def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> 
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise CannotAttach(
-            model, f"its forward cannot be cut, for what it does depends on its input ({type(error).__name__}: {first})"
+            model,
+            f"its forward cannot be cut, for what it does depends on its input ({type(error).__name__}: {first}); move "
+            "that step into a module of its own, which is called as it is",
         ) from error
 
 

@@ -39,7 +39,8 @@ def run(
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.bool_]]:
     """Return where each sample leaves ``[N]``, from 0, what it is told ``[N, C]``, and who gets no answer ``[N]``.
 
-    Nothing behind the exit at which a sample leaves is run for it.
+    Nothing behind the exit at which a sample leaves is run for it. Each stage is one file with its head, so a head also
+    runs at an exit that the rule does not ask; what it says is then not looked at.
     """
     state, memory, last = dict(inputs), rule.start(), len(stages) - 1
     samples = max(len(part) for part in state.values())

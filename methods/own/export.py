@@ -50,6 +50,10 @@ class _Step(nn.Module):
 def export(network: Network, folder: str | Path, example: Any) -> None:
     """Write one file per exit, and their names; proved by running them on other numbers of samples than the example's.
 
+    The first file takes the network's inputs by their names, each other one the state that the file before gives. Each
+    holds a stage and its head: its first output is what the exit says (``answer_0`` …), the others are the next state
+    (``state_0_0`` …), which the last file does not have. ``stages.json`` names files, inputs and outputs in order.
+
     Sizes but the number of samples are those of the example. Raises `CannotExport` if what onnxruntime says differs, or
     if something in the network has no counterpart, and `ImportError` without the packages that ``eelit[onnx]`` brings.
     """
@@ -61,7 +65,7 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state: Any = inputs
-        names = list(named)
+        names, gives = list(named), dict[str, list[str]]()
         for i in range(model.exits):
             parts, structure = pytree.tree_flatten(state)
             if not all(isinstance(part, Tensor) and part.dim() for part in parts):
@@ -71,11 +75,14 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
                 raise CannotExport(f"exit {i + 1} says more than its answer")
             step = _Step(model, i, names, structure).eval()
             following = [f"state_{i}_{k}" for k in range(len(pytree.tree_leaves(state)))] if i < model.exits - 1 else []
-            content = _written(step, parts, names, [f"answer_{i}", *following], samples_of(inputs))
             told.append(f"stage-{i}.onnx")
+            gives[told[-1]] = [f"answer_{i}", *following]
+            content = _written(step, parts, names, gives[told[-1]], samples_of(inputs))
             write(place / told[-1], content)
             names = following
-    about = {"stages": told, "inputs": {name: [str(t.dtype), list(t.shape[1:])] for name, t in named.items()}}
+    about: dict[str, Any] = {"stages": told}
+    about["inputs"] = {name: [str(t.dtype), list(t.shape[1:])] for name, t in named.items()}
+    about["outputs"] = gives
     write(place / NAME, json.dumps(about, indent=1).encode() + b"\n")
     _prove(network, place, inputs)
 

@@ -321,6 +321,15 @@ def _known_exits(costs: Any) -> set[int] | None:
     return set(shape) if shape else None
 
 
-def standard_error(values: NDArray[Any]) -> float:
-    """Return the standard error of the mean of values ``[n]``; infinite for a single one."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
+def standard_error(values: NDArray[Any], groups: NDArray[np.int64] | None = None) -> float:
+    """Return the standard error of the mean of values ``[n]``; infinite for a single one.
+
+    Values of a group ``[n]`` may depend on each other, those of two groups do not: then groups are what is drawn, and
+    the mean is a ratio of their sums to their sizes.
+    """
+    if groups is None:
+        return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
+    _, place = np.unique(groups, return_inverse=True)
+    apart = np.bincount(place, weights=values - values.mean())
+    drawn = len(apart)
+    return math.sqrt(drawn / (drawn - 1) * float((apart**2).sum())) / len(values) if drawn > 1 else math.inf

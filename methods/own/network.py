@@ -99,7 +99,7 @@ class Network:
         Args:
             loader: yields batches with labels, and can be passed several times, as a `DataLoader` can; its batches are
                 taken as they come.
-            recipe: a key such as ``"zhou2020pabee"`` or a short name of `training.RECIPES`, such as ``"pabee"``.
+            recipe: a key such as ``"zhou2020pabee"`` or a short name of `recipes.RECIPES`, such as ``"pabee"``.
             device: where to train; the network stays there.
             freeze: ``"network"`` for all but the new heads, or names of modules of the model, which do not learn.
             seed: of dropout, and of a loader that draws its order from torch.

@@ -2,7 +2,8 @@
 
 A recipe says which losses, in which stages, over which weights. Its numbers (epochs, rates) are the settings of the
 method that it is named after, unless you say others; the order and size of batches are your loader's. Where a paper
-gives its heads a form of their own, that is not part of it: heads are those that `attach` was told.
+gives its heads a form of their own, that is not part of it: heads are those that `attach` was told. `recipes` lists
+them; each reuses the losses and loops that its method has.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eelit.methods.engine.examples import Data, Examples, withheld
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.harness import registry
 from eelit.methods.own.batches import Labelled, inputs_of, on
-from eelit.methods.recipes.joint import depth_weights, train_joint
+from eelit.methods.own.recipes import LEFT_OUT, RECIPES, Recipe
+from eelit.methods.policies.base import said
+from eelit.methods.recipes.fit import Batch, Loss, fit
+from eelit.methods.recipes.joint import depth_weights, exit_losses, train_joint
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.ramped import train_ramped
 from eelit.methods.recipes.two_stage import train_parts
@@ -47,6 +51,16 @@ class Job:
         """Return options of `fit`."""
         return {"epochs": getattr(self.numbers, epochs), "batch": 1, "rate": getattr(self.numbers, rate), **more}
 
+    @property
+    def learning(self) -> list[nn.Parameter]:
+        """The weights of the network that are not frozen."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return what all exits answer, ``[E, N, C]`` or ``[E, N]``."""
+        found: Tensor = said(self.model(batch.inputs))
+        return found
+
     def plain(self, **options: Any) -> None:
         """Train the plain network, if it is not frozen."""
         if any(p.requires_grad for p in self.model.plain_network().parameters()):
@@ -56,15 +70,17 @@ class Job:
         """Train the heads before the last on the frozen network."""
         train_parts(self.model, self.model.heads[:-1].parameters(), self.data, self.bench, **options)
 
+    def together(self, loss: Loss, label: str, parameters: Sequence[nn.Parameter] = (), **options: Any) -> None:
+        """Minimise a loss of all exits over everything, heads at their own rate if the recipe has one.
 
-@dataclass(frozen=True)
-class Recipe:
-    """A way of training that a registered method has."""
-
-    key: str
-    says: str
-    numbers: tuple[str, ...]  # the settings of the method that count
-    run: Callable[[Job], None]
+        ``parameters`` learn beside the network, at the rate ``faster_rate`` if given.
+        """
+        if hasattr(self.numbers, "head_rate"):
+            options |= {"faster": self.model.heads.parameters(), "faster_rate": self.numbers.head_rate}
+        self.model.train()
+        everything = [*self.model.parameters(), *parameters]
+        fit(everything, self.data.train, loss, self.bench, label=label, **self.options("epochs", "rate"), **options)
+        self.model.eval()
 
 
 def _pabee(job: Job) -> None:
@@ -76,6 +92,91 @@ def _pabee(job: Job) -> None:
 def _equal(job: Job) -> None:
     options = job.options("epochs", "rate", head_rate=job.numbers.head_rate, optimiser=torch.optim.Adam)
     train_joint(job.model, job.data, job.bench, weights=[1.0] * job.model.exits, **options)
+
+
+def _msdnet(job: Job) -> None:
+    sgd: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+    options = job.options("epochs", "rate", optimiser=torch.optim.SGD, options=sgd)
+    train_joint(job.model, job.data, job.bench, weights=[1.0] * job.model.exits, **options)
+
+
+def _dynexit(job: Job) -> None:
+    from eelit.methods.papers.wang2019dynexit import SparingAdamW, ratio
+
+    raw = nn.Parameter(torch.zeros(job.model.exits, device=device_of(job.model)))
+
+    def loss(batch: Batch) -> Tensor:
+        return (ratio(raw) * exit_losses(job.outputs(batch), batch.targets)).sum()
+
+    how: dict[str, Any] = {"optimiser": SparingAdamW, "options": {"fused": True}}
+    how |= {"faster": [raw], "faster_rate": job.numbers.weight_rate}
+    job.together(loss, "training all exits and their weights", [raw], **how)
+
+
+def _berxit(job: Job) -> None:
+    from eelit.methods.papers.xin2021berxit import alternating_loss
+
+    def loss(batch: Batch) -> Tensor:
+        return alternating_loss(exit_losses(job.outputs(batch), batch.targets), batch.step)
+
+    job.together(loss, "training the last exit and all exits in turn")
+
+
+def _romebert(job: Job) -> None:
+    from eelit.methods.papers.geng2021romebert import distillation_losses, with_projected_gradient
+
+    leads = job.numbers.leads
+    if leads not in ("early", "last", None):
+        raise ValueError(f'leads is "early", "last" or None, not {leads!r}')
+    how = {"gamma": job.numbers.gamma, "temperature": job.numbers.temperature}
+    shared, used = _matrices(job.model), list[nn.Parameter]()
+
+    def loss(batch: Batch) -> Tensor:
+        early, last = distillation_losses(job.outputs(batch), batch.targets, **how)
+        if leads is None:
+            return early + last
+        if not used:  # a network may have weights that no exit depends on
+            slopes = torch.autograd.grad(early + last, job.learning, retain_graph=True, allow_unused=True)
+            used.extend(p for p, slope in zip(job.learning, slopes, strict=True) if slope is not None)
+        leading, other = (early, last) if leads == "early" else (last, early)
+        return with_projected_gradient(leading, other, used, shared)[0]
+
+    job.together(loss, "training all exits, the last teaching the others")
+
+
+def _matrices(model: MultiExit) -> list[nn.Parameter]:
+    """Return the matrices and kernels that early and last losses share: no norms, biases or embeddings.
+
+    The first stage of an encoder holds the whole of it. That is no matter: on what stands behind the early exits their
+    losses do not depend, so that nothing is taken off there.
+    """
+    modules = [module for stage in model.stages[:-1] for module in stage.modules()]
+    found = [p for module in modules if not isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)]
+    return [p for p in found if p.dim() > 1]
+
+
+def _distillation(job: Job) -> None:
+    from eelit.methods.papers.phuong2019distillation import Annealing, distillation_loss
+
+    numbers = job.numbers
+    annealing = Annealing(numbers.tau, numbers.multiplier, numbers.mu)
+
+    def loss(batch: Batch) -> Tensor:
+        z = job.outputs(batch)
+        found = distillation_loss(z, batch.targets, annealing.tau, numbers.C)
+        annealing.after(z[-1])
+        return found
+
+    job.together(loss, "training exits on labels and on the last")
+
+
+def _diverse(job: Job) -> None:
+    from eelit.methods.papers.sun2021ensemble import diverse_loss
+
+    def loss(batch: Batch) -> Tensor:
+        return diverse_loss(job.outputs(batch), batch.targets, job.numbers.diversity)
+
+    job.together(loss, "training diverse exits")
 
 
 def _deebert(job: Job) -> None:
@@ -99,33 +200,31 @@ def _branchynet(job: Job) -> None:
     train_joint(job.model, job.data, job.bench, weights=weights, **job.options("epochs", "rate", **adam))
 
 
-RECIPES: dict[str, Recipe] = {
-    "pabee": Recipe(
-        "zhou2020pabee", "Everything together; the loss of exit i of E weighs i / (1 + … + E).",
-        ("epochs", "rate", "head_rate"), _pabee,
-    ),
-    "right-tool": Recipe(
-        "schwartz2020right", "Everything together; all losses weigh the same.",
-        ("epochs", "rate", "head_rate"), _equal,
-    ),
-    "deebert": Recipe(
-        "xin2020deebert", "First the network by itself; then it is frozen, and the heads before the last learn.",
-        ("epochs", "rate", "ramp_epochs", "ramp_rate"), _deebert,
-    ),
-    "sdn": Recipe(
-        "kaya2019sdn", "IC-only: first the network by itself; then it is frozen, and the heads before the last learn.",
-        ("epochs", "rate", "head_epochs", "head_rate"), _frozen,
-    ),
-    "sdn-training": Recipe(
-        "kaya2019sdn", "Everything together; losses before the last grow to the share of the cost at their exits.",
-        ("epochs", "rate"), _ramped,
-    ),
-    "branchynet": Recipe(
-        "teerapittayanon2016branchynet", "First the network by itself, then everything together.",
-        ("trunk_epochs", "epochs", "rate", "branch_weight", "last_weight"), _branchynet,
-    ),
-}  # fmt: skip
-"""Short name → recipe; a method's key serves, too."""
+def _layer_wise(job: Job) -> None:
+    from eelit.methods.papers.baccarelli2020cdnn import train_layer_wise
+
+    for i, part in enumerate(zip(job.model.stages, job.model.heads, strict=True), 1):
+        if not any(p.requires_grad for module in part for p in module.parameters()):
+            raise ValueError(f"the recipe layer-wise trains each exit in turn, but at exit {i} everything is frozen")
+    train_layer_wise(job.model, job.data, job.bench, **job.options("epochs", "rate"))
+
+
+RUN: dict[str, Callable[[Job], None]] = {
+    "pabee": _pabee,
+    "right-tool": _equal,
+    "msdnet": _msdnet,
+    "dynexit": _dynexit,
+    "sdn": _frozen,
+    "sdn-training": _ramped,
+    "berxit": _berxit,
+    "romebert": _romebert,
+    "distillation": _distillation,
+    "diverse": _diverse,
+    "branchynet": _branchynet,
+    "deebert": _deebert,
+    "layer-wise": _layer_wise,
+}
+"""Short name of a recipe → what runs it."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +253,8 @@ def named(recipe: str) -> tuple[str, Recipe]:
                 return "pabee", RECIPES["pabee"]
         except ImportError:
             pass
-        why = "a method is registered, but its training is not offered as a recipe for your own network:"
+        because = f" ({LEFT_OUT[recipe]})" if recipe in LEFT_OUT else ""
+        why = f"a method is registered, but its training is not offered as a recipe for your own network{because}:"
     raise ValueError(f"{why} {recipe!r}; choose among {told}")
 
 
@@ -176,14 +276,16 @@ def train(
     if unknown:
         more = "; the size of batches is the loader's" if "batch" in unknown else ""
         raise ValueError(f"the recipe {name} has the settings {', '.join(found.numbers)}, not {unknown[0]!r}{more}")
+    if not found.values and network.outputs == 1:
+        raise ValueError(f"the recipe {name} needs classes, but the network gives values")
     numbers = {each: settings.get(each, getattr(method, each)) for each in found.numbers}
     examples = Labelled(loader, values=network.outputs == 1)
     data = Data(cast(Examples, examples), withheld(), withheld(), network.outputs, "")
     stages: list[Any] = []
     bench = Bench(seed=seed, progress=progress, watch=lambda stage: stages.append(stage) if stage else None)
-    shares = _shares(network, loader) if found.run is _ramped else []
+    shares = _shares(network, loader) if name == "sdn-training" else []
     with frozen(_parts(network, freeze)):
-        found.run(Job(network.model, data, bench, SimpleNamespace(**numbers), shares))
+        RUN[name](Job(network.model, data, bench, SimpleNamespace(**numbers), shares))
     network.model.eval()
     told = tuple(stage.label for stage in stages)
     return Trained(name, found.key, numbers, told, sum(stage.steps for stage in stages))
