@@ -61,7 +61,6 @@ AWAITED = {
 }
 """What is shared though a single paper uses it as yet, and why."""
 LONG = {
-    "methods/claims/li2023esfedavg.py claims": 44,
     "methods/data/newsgroups.py pairs": 47,
     "methods/engine/weights.py trained": 42,
     "methods/harness/runner.py run": 67,

@@ -1,7 +1,9 @@
 """What several seeds say together, the store of results, and the commands that show it."""
 
+import contextlib
 import errno
 import importlib.util
+import inspect
 import json
 import re
 import resource
@@ -13,7 +15,7 @@ import pytest
 import torch
 from measured import KEY, curve, point, result
 
-from eelit.methods.data import manifest
+from eelit.methods.data import images, manifest
 from eelit.methods.engine import costs
 from eelit.methods.engine.operating_points import at, cheapest_within
 from eelit.methods.engine.records import Baseline, DesignPoint, Effort, ExitFacts, Outcome, Search, Timing
@@ -744,7 +746,7 @@ def test_a_paragraph_on_some_variants_is_told_of_these_alone(monkeypatch, varian
 
 def test_what_is_measured_apart_is_on_no_track_and_says_why():
     apart = [info for info in registry.described()[0] if bench.APART in info.sections]
-    assert {"wang2018edge", "li2023esfedavg"} <= {info.key for info in apart}
+    assert {"wang2018edge", "li2023esfedavg", "teerapittayanon2017ddnn"} <= {info.key for info in apart}
     for info in apart:
         assert any(track.item in info.data for track in TRACKS.values()), f"{info.key} is on no track anyway"
         assert not any(info.key in bench.members(name) for name in TRACKS)
@@ -779,7 +781,6 @@ IMAGES_OTHERWISE = {
     "passalis2020hierarchical": [TWO] * 2,
     "regol2024jeidnn": [[40, 40, 40]] * 2,
     "tann2016runtime": [[40] * 4] * 2,
-    "teerapittayanon2017ddnn": [[40]],
     "shen2023mevit": [TWO] * 2,
     "teerapittayanon2016branchynet": [TWO],
     "wang2018idk": [[40, 40, *[150] * 74], [40, 40, 150], TWO, TWO],
@@ -840,6 +841,28 @@ def test_a_row_of_images_that_is_trained_otherwise_says_why_too(stages, key):
         )
     if "for as many" in said:
         assert any(one[0] == each for one in counted for each in one[1:-1]), counted
+
+
+class Loaded(Exception):
+    """Data would be read."""
+
+
+@pytest.mark.parametrize("name", ["images", "images-plain"])
+def test_the_images_of_a_track_are_there_for_all_of_its_rows(monkeypatch, name):
+    """A method that sees other images, such as several views of each, is measured apart."""
+
+    def loaded(*given, **named):
+        raise Loaded
+
+    functions = [own for own, it in vars(images).items() if inspect.isfunction(it) and it.__module__ == images.__name__]
+    for own in functions:
+        monkeypatch.setattr(images, own, loaded)
+    for key in bench.members(name):
+        main = registry.get(key)
+        for variant in main.variants:
+            method = runner.given(main.variant(variant, "full"), TRACKS[name].settings)
+            with contextlib.suppress(Loaded):
+                method.load()
 
 
 @pytest.mark.parametrize(("track", "side"), [("images", 48), ("images-plain", 28)])

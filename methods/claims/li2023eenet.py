@@ -3,12 +3,16 @@
 Rivals are as slow as they can be without forecasts, and how many answers are late is told of both sides.
 
 Energy is that of the method's chip, whose voltages are assumed, so outcomes about energy say nothing of the paper's.
+
+The loop is tried at the two heaviest loads that the chip can serve, found on validation data: under much less nothing
+is late in any case, and under more no level is fast enough, so that neither tells what the loop does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +32,8 @@ LATE = 0.01
 """Share of answers by which more may be late than a rival's."""
 QUEUES, QUEUE, MOST_LEGS = 40, 3, 9
 """Small queues for which all levels are tried, their images, and the most legs of one."""
-LOADS = (0.3, 0.6, 0.9, 1.2)
-"""Images that come in the time of the plain network, for which the loop is tried."""
+LOADS = tuple(round(0.3 + 0.01 * step, 2) for step in range(121))
+"""Images that come in the time of the plain network, among which the loads are found at which the loop is tried."""
 WAYS: tuple[Mapping[str, float], ...] = ({}, {"K_p": 0.0, "K_i": 0.0}, {"governs": False})
 """With the loop, without it, and at the highest level."""
 
@@ -170,26 +174,54 @@ def late(done: Sequence[Done]) -> float:
     return mean(each.late for each in done)
 
 
-def deadlines(method: EENet, prepared: Prepared, beta: float) -> Outcome:
-    """See what the loop does where more or fewer images come, with and without it; nothing else differs.
-
-    What is late at the highest level is told beside it: there is more work than the chip can do.
-    """
-    seen, policy = prepared.split("test"), method.rule(beta, prepared)
-    course, whole, seed = followed(policy, seen.outputs), method.whole(seen), prepared.bench.seed
-    legs, rests = legs_of(seen, course), rests_of(seen, course)
-    shares = []
+def heaviest(method: EENet, legs: Sequence[Legs], whole: float, seed: int) -> float:
+    """Return the heaviest of `LOADS` up to which the highest level has few late answers on validation streams."""
+    highest, found = method.replace({"governs": False}), LOADS[0]
     for load in LOADS:
+        if late(highest.replace({"arriving": load}).run(legs, whole, "validation", seed)) > LATE:
+            break
+        found = load
+    return found
+
+
+class Tried(NamedTuple):
+    """What the loop does at one load, each beside no loop, and beside the highest level: ``[3]``."""
+
+    load: float
+    late: tuple[float, ...]
+    cost: tuple[float, ...]  # millijoules
+
+
+def deadlines(method: EENet, prepared: Prepared, beta: float) -> Outcome:
+    """See what the loop does at the heaviest loads that can be served; nothing else differs."""
+    held, seed, policy = prepared.split("validation"), prepared.bench.seed, method.rule(beta, prepared)
+    plain = [[macs] for macs in held.static_costs[-1].tolist()]
+    exits = legs_of(held, followed(policy, held.outputs))
+    loads = sorted({heaviest(method, legs, method.whole(held), seed) for legs in (plain, exits)})
+    seen = prepared.split("test")
+    course, whole, found = followed(policy, seen.outputs), method.whole(seen), []
+    legs, rests = legs_of(seen, course), rests_of(seen, course)
+    for load in loads:
         ways = (method.replace({"arriving": load, **changed}) for changed in WAYS)
-        shares.append(tuple(late(way.run(legs, whole, "test", seed, rests=rests)) for way in ways))
-    ours, without, _ = (mean(each) for each in zip(*shares, strict=True))
+        done = [way.run(legs, whole, "test", seed, rests=rests) for way in ways]
+        found.append(Tried(load, tuple(map(late, done)), tuple(1000 * mean(d.joules for d in each) for each in done)))
+    return corrected(found)
+
+
+def corrected(found: Sequence[Tried]) -> Outcome:
+    """Judge the loop by what is late without it, but need not be."""
+    ours, without, top = (mean(each) for each in zip(*(one.late for one in found), strict=True))
+    spent, _, most = (mean(each) for each in zip(*(one.cost for one in found), strict=True))
     return Outcome(
         name="the loop keeps deadlines",
-        statement=f"With {', '.join(f'{load:g}' for load in LOADS)} images in the time that the plain network takes, "
-        "the loop over inferences lowers the mean share of late answers by a tenth of itself, or keeps it below 1 %.",
-        holds=ours <= max(0.9 * without, 0.01),
+        statement="At the heaviest loads at which on validation data at most 1 % of the answers are late at the "
+        "highest level, of the plain network and with exits at the cheapest beta that loses at most one point, the "
+        "loop over inferences takes away at least half of the late answers on test data that there are without it but "
+        "not at the highest level, or keeps them below 1 %, and takes less energy than the highest level.",
+        holds=ours <= max((without + top) / 2, 0.01) and spent < most,
         measured="; ".join(
-            f"load {load:g}: {a:.1%} late, {b:.1%} without, {top:.1%} at the highest level"
-            for load, (a, b, top) in zip(LOADS, shares, strict=True)
+            f"load {load:g}: {a:.1%} late, {b:.1%} without, {c:.1%} at the highest level ({x:.4g}, {y:.4g} and {z:.4g} "
+            "simulated mJ)"
+            for load, (a, b, c), (x, y, z) in found
         ),
     )

@@ -35,7 +35,7 @@ IMAGES = (
     "epochs in batches of 32, by AdamW with weight decay 0.01: rates rise for a tenth of the steps to 2e-3 (the "
     "vision transformer: 1e-3), then fall linearly to 0, and gradients are clipped at norm 1. Products of training "
     "are in bfloat16 (weights, losses and all that is measured: float32). Where the network is the method "
-    "(BranchyNet, DDNN, GoogLeNet, MSDNet, Runtime-configurable DNN, SkipNet, SnaPEA, the vision transformer), it is "
+    "(BranchyNet, GoogLeNet, MSDNet, Runtime-configurable DNN, SkipNet, SnaPEA, the vision transformer), it is "
     "the paper's, made small, its products are in float32 in training, too, and shares of the cost are of its own full "
     "model. Where a paper is about something else than joint training (frozen networks, "
     "distillation, gates, attacks), its row says what is trained otherwise, and why; knobs chosen on 2,000 validation "

@@ -44,8 +44,8 @@ Deviations
     3. A small residual network on cluttered Fashion-MNIST with three exits on the device instead of AlexNet, VGG-16 and
        ResNet-44 on CIFAR-10 and CIFAR-100.
     4. Speeds, bandwidth and travel time are assumed (settings), and no time is measured; bandwidth follows a seeded
-       Markov chain, from an eighth of the usual to four times as much. Images arrive four times a second, and queues
-       are not part of the expected time.
+       Markov chain, from an eighth of the usual to four times as much. Images arrive once a second: queues are not part
+       of the expected time, and more often the slowest link could not carry them.
     5. tau and eta are rounded to hundredths, and B is computed from the link's rate in past seconds.
 """
 
@@ -90,8 +90,8 @@ BANDWIDTHS = tuple(float(2**k) for k in np.linspace(-3, 2, 16))
 """Where regressions look, in shares of the usual bandwidth."""
 SECOND, KEEP = 0.5, 0.3
 """Seconds between two looks at the link, and what the moving average keeps of itself."""
-PERIOD = 0.25
-"""Seconds between two pictures."""
+PERIOD = 1.0
+"""Seconds between two pictures: the slowest link has carried one before the next comes, so that no queue grows."""
 SIDE, HIDDEN = 2, 16
 """Places along a map that an exit takes means of, and width of the predictor's first linear layer."""
 
@@ -244,10 +244,10 @@ class StoredForetold(StoredTiers):
         found = super()._course(plan)
         if not isinstance(plan, Foretold) or plan.knob is None:
             return found
-        return found._replace(legs=[[_dearer(legs[0], self.predicting), *legs[1:]] for legs in found.legs])
+        return found._replace(legs=[[_costlier(legs[0], self.predicting), *legs[1:]] for legs in found.legs])
 
 
-def _dearer(leg: Leg, macs: float) -> Leg:
+def _costlier(leg: Leg, macs: float) -> Leg:
     return Leg(leg.macs + macs, leg.exit, leg.left, leg.size)
 
 
@@ -457,7 +457,7 @@ class ExitPrediction(ImageMethod, TierMethod):
     def world(self, split: Split, seed: int) -> World:
         """A device, a link that wanders between an eighth and four times its usual bandwidth, and a server."""
         steps = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
-        trace = wandering(self.bandwidth, steps, stay=10.0, seconds=900.0, seed=[seed, int(split == "test")])
+        trace = wandering(self.bandwidth, steps, stay=10.0, seconds=2400.0, seed=[seed, int(split == "test")])
         machines = Computer(steady(self.device)), Computer(steady(self.server))
         return World(machines, (Link(trace, self.round_trip),))
 

@@ -17,7 +17,8 @@ Model
 Training
     All parts together, as on one machine:  L = CE(z_L, y) + CE(z_C, y) + sum_i CE(s_i, y), the last over the images of
     which device i sees something.
-    Gradients pass b where |a| <= 1 and are 0 elsewhere; those of b(w) go to w, which each step clips to [-1, 1].
+    Gradients pass b where |a| <= 1 and are 0 elsewhere; those of b(w) go to w, which each step clips to [-1, 1]. Steps
+    are those of Adam without weight decay, as in the paper: binary weights have no size that could decay.
 
 Exit rule
     eta(p) = -sum_c p_c ln p_c / ln C  for p = softmax(z_L). Answer locally if eta < T (strictly), else the cloud
@@ -28,8 +29,9 @@ Skipped
     o / 8 bytes of maps if it does not leave:  c = 4C + (1 - l) f o / 8  with l the share that leaves. That is the cost,
     counted from the bytes that are sent; the full model is the same network without the local exit: f o / 8.
 
-Trained otherwise
-    By Adam without weight decay, as in the paper: binary weights have no size that could decay.
+Measured apart
+    The task differs from that of the tracks: six cameras see an image, each its own part of it, and cost is the bytes
+    that they send.
 
 Deviations
     1. Six synthetic views of Fashion-MNIST instead of the multi-camera images of MVMC (3 classes, colour, 680 for

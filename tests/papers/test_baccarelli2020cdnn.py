@@ -404,6 +404,10 @@ def test_errors_must_stay_near_what_is_tolerated(over, holds):
     assert claimed.held(over).holds is holds
 
 
+def test_how_far_errors_are_off_is_told_at_most_and_on_average():
+    assert claimed.held([0.04, -0.01]).measured == "+0.0400 at most, +0.0150 on average, of 2 exits and alphas"
+
+
 def test_errors_are_those_of_test_samples_at_thresholds_of_held_out_ones(prepared, monkeypatch):
     _, _, ready = prepared(KEY)
     monkeypatch.setattr(claimed, "FEW", 1)
@@ -417,7 +421,8 @@ def test_errors_are_those_of_test_samples_at_thresholds_of_held_out_ones(prepare
         return found
 
     over, within = excess(known(ready.split("test"))), excess(ready.fitted)
-    assert claimed.kept_errors(ready).measured == f"{max(over):+.4f} at most, of {len(over)} exits and alphas"
+    told = f"{max(over):+.4f} at most, {np.mean(over):+.4f} on average, of {len(over)} exits and alphas"
+    assert claimed.kept_errors(ready).measured == told
     assert over != within  # those of the held-out samples themselves
     assert max(within) <= 0
 

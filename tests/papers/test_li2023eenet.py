@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -521,22 +520,64 @@ def curves_of():
     return lambda method, ready, bench: runner.measure(method, ready, bench, "", [0.0, 1.2, math.inf])
 
 
-@pytest.mark.parametrize(("with_loop", "holds"), [(0.08, True), (0.095, False), (0.1, False)])
-def test_the_loop_must_bring_a_tenth(with_loop, holds, prepared, monkeypatch):
-    method, _, ready = prepared(KEY)
-    kept = []
+def test_the_heaviest_load_is_the_last_at_which_the_highest_level_is_in_time(monkeypatch):
+    """What is late at a lighter load ends the search, whatever a heavier one would be."""
+    lateness, asked = {0.3: 0.0, 0.31: 0.01, 0.32: 0.011, 0.33: 0.0}, []
 
-    def run(self, legs, *given, rests):
-        kept.append(rests)
-        return [SimpleNamespace(late=0.05 if not self.governs else with_loop if self.K_p else 0.1)] * len(legs)
+    def run(self, legs, whole, split, seed):
+        asked.append((self.governs, legs, whole, split, seed))
+        return [SimpleNamespace(late=lateness[self.arriving])]
 
     monkeypatch.setattr(EENet, "run", run)
+    assert claimed.heaviest(EENet(), [[7.0]], 0.2, 5) == 0.31
+    assert asked == [(False, [[7.0]], 0.2, "validation", 5)] * 3
+    lateness[0.3] = 0.5
+    assert claimed.heaviest(EENet(), [[7.0]], 0.2, 5) == 0.3
+
+
+def test_the_loop_is_tried_at_the_heaviest_loads_of_the_plain_network_and_of_its_exits(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    held, seen = ready.split("validation"), ready.split("test")
+    policy, asked, runs = method.rule(1.2, ready), [], []
+
+    def heaviest(own, legs, whole, seed):
+        asked.append((legs, whole, seed))
+        return 0.8 if len(asked) == 1 else 0.5
+
+    def run(self, legs, whole, split, seed, *, rests):
+        runs.append((self.arriving, self.K_p, self.K_i, self.governs, split, legs, rests))
+        return [SimpleNamespace(late=self.arriving, joules=2.0 - bool(self.K_p) - self.governs * 0.5)]
+
+    monkeypatch.setattr(claimed, "heaviest", heaviest)
+    monkeypatch.setattr(EENet, "run", run)
     found = claimed.deadlines(method, ready, 1.2)
-    seen = ready.split("test")
-    assert kept == [rests_of(seen, followed(method.rule(1.2, ready), seen.outputs))] * 3 * len(claimed.LOADS)
-    assert found.holds == holds
-    assert found.measured.startswith(f"load 0.3: {with_loop:.1%} late, 10.0% without, 5.0% at the highest level; load")
-    assert replace(method, K_p=0.0).K_p == 0
+    exits = legs_of(held, followed(policy, held.outputs))
+    assert asked == [([[macs] for macs in held.static_costs[-1].tolist()], method.whole(held), 0),
+                     (exits, method.whole(held), 0)]  # fmt: skip
+    assert sum(map(len, exits)) > len(exits)
+    course = followed(policy, seen.outputs)
+    legs, rests = legs_of(seen, course), rests_of(seen, course)
+    gains = method.K_p, method.K_i
+    ways = [(*gains, True), (0.0, 0.0, True), (*gains, False)]
+    assert runs == [(load, *way, "test", legs, rests) for load in (0.5, 0.8) for way in ways]
+    assert found.measured.startswith("load 0.5: 50.0% late, 50.0% without, 50.0% at the highest level (500, 1500 and ")
+
+
+@pytest.mark.parametrize(
+    ("ours", "without", "top", "spent", "holds"),
+    [(0.2, 0.3, 0.1, 9.0, True), (0.21, 0.3, 0.1, 9.0, False), (0.2, 0.3, 0.1, 10.0, False),
+     (0.01, 0.0, 0.0, 9.0, True), (0.011, 0.0, 0.0, 9.0, False), (0.3, 0.3, 0.3, 9.0, True)],
+)  # fmt: skip
+def test_the_loop_must_take_away_half_of_what_need_not_be_late(ours, without, top, spent, holds):
+    one = claimed.Tried(0.5, (ours, without, top), (spent, 8.0, 10.0))
+    assert claimed.corrected([one]).holds == holds
+
+
+def test_lateness_and_energy_are_means_over_the_loads():
+    both = [claimed.Tried(0.5, (0.0, 0.0, 0.0), (9.0, 8.0, 10.0)), claimed.Tried(0.6, (0.2, 0.5, 0.0), (9, 8, 10))]
+    assert claimed.corrected(both).holds
+    assert not claimed.corrected([both[0], claimed.Tried(0.6, (0.3, 0.5, 0.0), (9, 8, 10))]).holds
+    assert claimed.corrected([both[0], claimed.Tried(0.6, (0.2, 0.5, 0.0), (10.5, 8, 10))]).holds
 
 
 def test_queues_are_set_beside_the_best_levels(prepared, monkeypatch):

@@ -468,22 +468,34 @@ def test_bad_settings_are_refused(changed):
 # What is claimed.
 
 
-def test_claims_drop_one_part_at_a_time(prepared, monkeypatch):
+def test_claims_drop_one_part_at_a_time_in_three_federations(prepared, monkeypatch):
+    """Each has its seed, from the first on: who has which images, weights, order."""
     method, bench, ready = prepared(KEY)
     asked = []
-    monkeypatch.setattr(EsFedAvg, "prepare", lambda self, bench: asked.append(self) or ready)
+
+    def prepare(self, bench):
+        asked.append((self, bench.seed))
+        return ready
+
+    monkeypatch.setattr(EsFedAvg, "prepare", prepare)
     points = method.sweep(ready, bench, "test", method.knobs)
     curve = SimpleNamespace(validation=points, test=points, full_quality=points[-1].quality)
-    found = claimed.claims(method, ready, bench, curve)
+    found = claimed.claims(method, ready, replace(bench, seed=4), curve)
     changes = (
         {"budgets": (1,)}, {"shared": "nothing", "kept": 1.0}, {"shared": "all"}, {"density": 1.0}, {"kept": 1.0},
     )  # fmt: skip
-    assert asked == [method.replace(changed) for changed in changes]
+    ways = [method.replace(changed) for changed in changes]
+    first, *others = ([(way, 4 + seed) for way in (method, *ways)] for seed in (0, 101, 202))
+    assert asked == [*first[1:], *others[0], *others[1]]  # the first is trained already
     assert [o.name for o in found] == [
         "deep clients are better for their depth", "better than learning alone", "better with heads of their own",
         "little is lost by sending few weights", "little is lost by keeping few weights", "exits spare computation",
     ]  # fmt: skip
     assert [o.holds for o in found[:3]] == [False] * 3  # nobody is better than itself
+    deep = claimed.accuracy(method, ready, bench, [2])
+    assert found[0].measured.startswith(f"accuracy {deep:.4f} and {deep:.4f}")
+    assert found[1].measured.startswith(f"accuracy {claimed.accuracy(method, ready, bench):.4f}")
+    assert deep != claimed.accuracy(method, ready, bench)
 
 
 def test_accuracy_of_some_clients(prepared):
@@ -495,23 +507,39 @@ def test_accuracy_of_some_clients(prepared):
     assert len(set(alone)) > 1
 
 
-@pytest.mark.parametrize(("ours", "holds"), [(0.91, True), (0.909, False)])
-def test_a_part_must_bring_a_point(ours, holds):
-    assert claimed.better("", "", ours, 0.9 - 1e-12).holds is holds
+def pairs(*gains):
+    return [claimed.Pair(0.5 + gain, 0.5) for gain in gains]
 
 
 @pytest.mark.parametrize(
-    ("ours", "sent", "holds"),
-    [(0.891, (100, 50), True), (0.889, (100, 50), False), (0.95, (101, 50), False), (0.95, (50, 100), True)],
+    ("gains", "holds"), [((0.011, 0.011), True), ((0.02, 0.001), True), ((0.009, 0.01), False), ((0.05, -0.001), False)]
 )
-def test_few_weights_must_be_nearly_as_good_and_both_ways_count(ours, sent, holds):
-    found = claimed.sparse(ours, 0.9, sent, (100, 100))
+def test_a_part_must_bring_a_point_on_average_and_something_everywhere(gains, holds):
+    assert claimed.better("", "", pairs(*gains)).holds is holds
+
+
+def test_what_each_federation_gains_is_told():
+    assert claimed.told(pairs(0.01, -0.02)) == "accuracy 0.4950 and 0.5000 (+0.0100, -0.0200)"
+
+
+@pytest.mark.parametrize(
+    ("gains", "sent", "holds"),
+    [((-0.009, -0.009), (100, 50), True), ((-0.019, 0.0), (100, 50), True), ((-0.021, 0.01), (100, 50), False),
+     ((-0.019, -0.005), (100, 50), False), ((0.05, 0.05), (101, 50), False), ((0.05, 0.05), (50, 100), True)],
+)  # fmt: skip
+def test_few_weights_must_be_nearly_as_good_and_both_ways_count(gains, sent, holds):
+    found = claimed.sparse(pairs(*gains), [sent] * 2, [(100, 100)] * 2)
     assert found.holds is holds
     assert found.measured.startswith(f"{sent[1] / 1000:.1f} of 0.1 kB to the server, {sent[0] / 1000:.1f} of 0.1 kB")
 
 
-@pytest.mark.parametrize(("ours", "holds"), [(0.891, True), (0.889, False)])
-def test_few_weights_that_are_kept_must_be_nearly_as_good(ours, holds):
-    found = claimed.pruned(ours, 0.9, 0.3)
+def test_bytes_are_means_over_the_federations():
+    found = claimed.sparse(pairs(0.0, 0.0), [(1000, 4000), (3000, 4000)], [(5000, 8000), (7000, 8000)])
+    assert found.measured.startswith("4.0 of 8.0 kB to the server, 2.0 of 6.0 kB from it, 42.9% together")
+
+
+@pytest.mark.parametrize(("gains", "holds"), [((-0.009, -0.009), True), ((-0.021, 0.02), False), ((-0.011,), False)])
+def test_few_weights_that_are_kept_must_be_nearly_as_good(gains, holds):
+    found = claimed.pruned(pairs(*gains), 0.3)
     assert found.holds is holds
     assert found.measured.startswith("30% of the weights kept")

@@ -647,28 +647,63 @@ def test_claims_compare_with_all_fixed_numbers(prepared, monkeypatch):
     assert asked == [{"placement": "uniform"}, slower]
 
 
+def test_losses_are_compared_in_three_federations(prepared, monkeypatch):
+    """Each has its seed, from the first on."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "FIXED", (1, 3))
+    made, seen = [], []
+    prepare = type(method).prepare
+    monkeypatch.setattr(type(method), "prepare", lambda self, bench: made.append(bench.seed) or prepare(self, bench))
+    monkeypatch.setattr(
+        claimed, "tried", lambda method, each: seen.append(each) or claimed.Tried([1.0], [[2.0, 1.0]], 0.5, [0.4, 0.5])
+    )
+    monkeypatch.setattr(claimed, "mean_tau", lambda *_: 1.0)
+    claimed.claims(method, ready, dataclasses.replace(bench, seed=4), None)
+    assert made == [105, 206]
+    assert seen[0] is ready
+    assert [each.bench.seed for each in seen[1:]] == made
+    assert len({tuple(len(y) for _, y in each.parts) for each in seen}) == 3
+
+
+def test_each_federation_is_tried_with_all_fixed_numbers_within_each_budget(prepared):
+    method, _, ready = prepared(KEY)
+    found, budgets = claimed.tried(method, ready), method.knobs[-3:]
+    assert found.ours == [method.known(ready, budget).loss for budget in budgets]
+    assert found.fixed == [[method.known(ready, budget, tau).loss for tau in FIXED] for budget in budgets]
+    points = [method.points(ready, "test", budgets[-1:], tau)[0].quality for tau in (None, *FIXED)]
+    assert [found.right, *found.accuracy] == points
+    assert found.fixed[-1][found.best] == min(found.fixed[-1])
+
+
+def federation(ours, right=0.9, best=1.0, shorter=1.0):
+    """Ours within the longest budget, where tau = 7 is best; and within a shorter one."""
+    fixed, accuracy = [2.0] * len(FIXED), [0.95] * len(FIXED)
+    fixed[4], accuracy[4] = best, 0.899
+    return claimed.Tried([shorter, ours], [[1.0] * len(FIXED), fixed], right, accuracy)
+
+
 @pytest.mark.parametrize(
-    ("ours", "right", "holds"), [(1.05, 0.9, True), (1.06, 0.9, False), (0.9, 0.9, True), (1.0, 0.8935, False)]
+    ("ours", "right", "holds"),
+    [((1.04, 1.055), 0.9, True), ((1.04, 1.07), 0.9, False), ((0.9, 0.9), 0.9, True), ((1.0, 1.0), 0.8935, False)],
 )
 def test_the_regret_is_against_the_best_in_hindsight(ours, right, holds):
-    fixed, accuracy = [2.0] * len(FIXED), [0.95] * len(FIXED)
-    fixed[4], accuracy[4] = 1.0, 0.899
-    found = claimed.near_the_best(ours, fixed, right, accuracy)
+    found = claimed.near_the_best([federation(ours[0]), federation(ours[1], 2 * right - 0.9)])
     assert found.holds is holds
-    assert "at tau = 7, the best, 2.0000" in found.measured
+    assert "beside tau = 7, 7, the best; the worst +100.0%, +100.0%" in found.measured
 
 
-@pytest.mark.parametrize(("ours", "holds"), [([1.09, 2.18], True), ([1.11, 2.0], False), ([1.0, 2.21], False)])
-def test_each_budget_has_its_own_best(ours, holds):
-    assert claimed.within_all(ours, [[1.0, 2.0], [3.0, 2.0]]).holds is holds
+@pytest.mark.parametrize(
+    ("shorter", "longest", "holds"), [((1.08, 1.11), 1.0, True), ((1.08, 1.13), 1.0, False), ((1.0, 1.0), 1.11, False)]
+)
+def test_each_budget_has_its_own_best(shorter, longest, holds):
+    assert claimed.within_all([federation(longest, shorter=each) for each in shorter]).holds is holds
 
 
 def test_the_other_claims_can_fail():
     method = registry.get(KEY)
     always = Run(torch.zeros(1), 1.0, traffic=Traffic([9000, 1000], [4000]))
-    found = [
-        claimed.better_than_always(Run(always.w, loss, traffic=Traffic([500], [200])), always) for loss in (0.95, 0.96)
-    ]
+    ours = Run(always.w, 0.9, traffic=Traffic([500], [200]))
+    found = [claimed.better_than_always([federation(1.8), federation(loss)], ours, always) for loss in (1.99, 2.01)]
     assert [outcome.holds for outcome in found] == [True, False]
     assert "0.5 kB to the nodes and 0.2 kB back, and 10.0 kB to the nodes and 4.0 kB back" in found[0].measured
     assert [claimed.heeds_data(method, 2.0, far).holds for far in (3.0, 2.9)] == [True, False]
