@@ -23,3 +23,16 @@ def test_the_conditions_of_images_name_the_networks_that_are_the_method():
     (given,) = re.findall(r"Where the network is the method \(([^)]*)\)", told)
     assert set(given.split(", ")) == named
     assert "float32 in training, too" in told
+
+
+def test_the_conditions_of_images_name_the_other_networks_that_learn_in_bfloat16():
+    """All others have the track's residual network, or are chains whose largest member it is."""
+    titles, usual = load(sources()).entries, registry.get("kaya2019sdn")
+    named = set()
+    for key in bench.members("images"):
+        method = registry.get(key)
+        network = getattr(method, "network", "resnet")
+        if hasattr(method, "half") and (method.widths != usual.widths or network == "vgg"):
+            named.add(titles[key].short_name)
+    (given,) = re.findall(r"learns in bfloat16 \(([^)]*)\)", TRACKS["images"].conditions)
+    assert {each.partition(":")[0] for each in given.split("; ")} == named

@@ -37,7 +37,9 @@ IMAGES = (
     "are in bfloat16 (weights, losses and all that is measured: float32). Where the network is the method "
     "(BranchyNet, GoogLeNet, MSDNet, Runtime-configurable DNN, SkipNet, SnaPEA, the vision transformer), it is "
     "the paper's, made small, its products are in float32 in training, too, and shares of the cost are of its own full "
-    "model. Where a paper is about something else than joint training (frozen networks, "
+    "model. So they are where the paper needs another network, which learns in bfloat16 (Deep Cascade Learning: like "
+    "VGG; EE-PCN: blocks that run in cycles; GFNet: a small network that sees crops). "
+    "Where a paper is about something else than joint training (frozen networks, "
     "distillation, gates, attacks), its row says what is trained otherwise, and why; knobs chosen on 2,000 validation "
     "images, figures from all 10,000 test images. Seconds are those of one thread."
 )

@@ -68,4 +68,5 @@ def _is_stream(row: Row) -> bool:
 def _kind(row: Row) -> str:
     named = (row.settings[setting] for setting in ("stream", "corpus", "images") if setting in row.settings)
     name = next(named, "").strip("'\"")
-    return CORPORA.get(name, f"examples of {name}" if name else "examples")
+    kind = CORPORA.get(name, f"examples of {name}" if name else "examples")
+    return kind if row.settings.get("tail", "()") == "()" else f"{kind}, few training pictures of most classes"
