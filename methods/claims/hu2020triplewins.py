@@ -14,20 +14,15 @@ from numpy.typing import NDArray
 
 from eelit.methods.claims.alone import reached_alone
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.multi_exit import device_of
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.families.exits import Prepared
-from eelit.methods.papers.hu2020triplewins import ATTACKS, Attack, Ball, TripleWins, attacked, average, single
+from eelit.methods.papers.hu2020triplewins import ATTACKS, TripleWins, average, single, stored
 from eelit.methods.recipes.joint import losses_of
 
-ATTACKED, FEWER = 2000, 500
-"""Test images that are attacked on a track; and where a difference of ten points is asked for."""
-QUICK = 32
-"""A shorter run attacks one in 32 of its test images: each of eight attacks takes ten steps on every one."""
-STEP, STEPS = 2 / 255, 10
-"""Attacks of the test: ten times the steps of the training's, with the paper's step on CIFAR-10."""
+FEWER = 500
+"""Test images that are attacked where a difference of ten points is asked for."""
 GAIN = 0.005
 """How much more accurate, clean and attacked, counts."""
 SHARES = (0.5, 1 / 6, 0.05)
@@ -92,18 +87,6 @@ def cut_off(method: TripleWins, prepared: Prepared) -> Rival:
 
 
 # Attacks.
-
-
-def stored(
-    method: TripleWins, prepared: Prepared, bench: Bench, attack: Attack, name: str, most: int = ATTACKED
-) -> StoredOutputs:
-    """Return what all exits say of test images that were attacked, with products as precise as the training's."""
-    ball = Ball.of(prepared.data.train, eps=method.eps, g=STEP, S=STEPS)
-    clean = prepared.split("test").examples.head(most if bench.test is None else min(most, bench.test // QUICK))
-    bench.progress(f"attacking {len(clean)} test images: {name}", None)
-    with torch.autocast(device_of(prepared.model).type, torch.bfloat16, enabled=method.half):
-        images = attacked(prepared.model, clean, attack, ball, seed=bench.seed)
-    return prepared.store(images, f"attacked ({name})")
 
 
 def under_attack(method: TripleWins, prepared: Prepared, bench: Bench) -> dict[str, StoredOutputs]:

@@ -283,8 +283,8 @@ class Beside(Typed):
     def told(self) -> str:
         """What it is, and what both ends reach, in two sentences."""
         return (
-            f"{self.name[:1].upper()}{self.name[1:]}: {self.meaning}. The full model takes {self.full:.3f}, its cheap "
-            f"part alone {self.cheap:.3f}: a lead of {self.lead:+.3f} ± {self.error:.3f} (standard error)."
+            f"{self.name[:1].upper()}{self.name[1:]}: {self.meaning}. The full model reaches {self.full:.3f}, its "
+            f"cheap part alone {self.cheap:.3f}: a lead of {self.lead:+.3f} ± {self.error:.3f} (standard error)."
         )
 
 

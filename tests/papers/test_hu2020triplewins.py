@@ -20,7 +20,9 @@ from eelit.methods.engine.multi_exit import MultiExit, evaluating
 from eelit.methods.engine.records import OperatingPoint, Samples
 from eelit.methods.harness import registry
 from eelit.methods.papers.hu2020triplewins import (
+    ATTACKED,
     ATTACKS,
+    STEPS,
     Ball,
     TripleWins,
     attacked,
@@ -556,7 +558,7 @@ def test_our_own_network_is_cut_off_where_validation_data_say_so(prepared):
 
 def test_test_images_are_attacked_by_more_steps_and_judged_as_the_whole_network_is_run(prepared):
     method, _, ready = prepared(KEY)
-    assert TripleWins().steps < claimed.STEPS
+    assert TripleWins().steps < STEPS
     found = claimed.stored(method, ready, Bench(), average, "average", 70)
     ball = Ball.of(ready.data.train, eps=method.eps, g=2 / 255, S=10)
     images = attacked(ready.model, ready.split("test").examples.head(70), average, ball, seed=0)
@@ -662,7 +664,7 @@ def test_rivals_are_the_network_without_exits_defended_alike_and_the_exits_witho
         TripleWins, "prepare", lambda self, b: asked.append(self) or prepare(self, Bench(most_steps=0, test=bench.test))
     )
 
-    def seen(of, there, bench, attack, name, most=claimed.ATTACKED):
+    def seen(of, there, bench, attack, name, most=ATTACKED):
         attacks.append((of, name, most))
         return look(of, there, bench, lambda model, x, y, ball, rng: x, "", 40)
 
@@ -716,3 +718,19 @@ def test_a_run_that_measures_on_fewer_images_attacks_one_in_32(prepared, test, a
     method, _, ready = prepared(KEY)
     found = claimed.stored(method, ready, Bench(test=test), lambda model, x, y, ball, rng: x, "", 40)
     assert len(found.targets) == attacked
+
+
+def test_error_under_attack_stands_beside_the_accuracy_on_clean_images(prepared):
+    method, bench, ready = prepared(KEY)
+    knobs = method.knobs
+    found = method.beside(ready, knobs)
+    seen = claimed.stored(method, ready, bench, average, "average")
+    ends = [point.quality for point in method.static(seen)]
+    assert (found.values[0], found.values[-1]) == pytest.approx((1 - ends[0], 1 - ends[-1]))
+    assert (found.cheap, found.full) == pytest.approx((1 - ends[0], 1 - ends[-1]))
+    middle = knobs.index(0.25)
+    said = replay(method.rule(0.25, ready), seen.outputs)
+    answers = seen.answers[torch.as_tensor(said), torch.arange(len(said))].argmax(-1)
+    assert found.values[middle] == pytest.approx((answers != seen.targets).double().mean().item())
+    clean = [1 - point.quality for point in method.sweep(ready, bench, "test", knobs)]
+    assert all(attacked > plain for attacked, plain in zip(found.values, clean, strict=True))
