@@ -97,7 +97,7 @@ def verdict(judgement):
         (["does not hold here", "not comparable"], "does not hold here"),
         (["too few seeds", "not comparable"], "too few seeds"),
         (["holds", "too few seeds"], "holds"),
-        (["not comparable"], None),
+        (["not comparable"], "not comparable"),
         ([], None),
     ],
 )

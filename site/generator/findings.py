@@ -26,7 +26,7 @@ HALF = 0.5
 SIMPLEST = "max-confidence"
 """The baseline that methods have to beat: stopping at the largest probability."""
 Place = Literal["best", "level", "behind", "not judged"]
-Fate = Literal["holds", "holds in part", "does not hold here", "too few seeds"]
+Fate = Literal["holds", "holds in part", "does not hold here", "too few seeds", "not comparable"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class Finding:
     quality: str
     contests: list[Contest]  # one per share of `SHARES` that any row reaches
     fates: Counter[Fate]
+    undecided: list[str]  # keys of the methods of whose papers' claims none could be decided under these conditions
     current: bool  # all leaders were measured by the present code
 
     def at(self, share: float) -> Contest | None:
@@ -155,10 +156,12 @@ def of_track(collection: Collection, name: str) -> Finding | None:
         return None
     contests = [found for share in SHARES if (found := contest_of(groups[0], share))]
     first = groups[0].first
-    trials = (trial for _, trials, _ in collection.on_board(board) for trial in trials)
+    by_key = {key: fates(trials) for key, trials, _ in collection.on_board(board)}
+    undecided = [key for key, found in by_key.items() if [*found] == ["not comparable"]]
     rows = [leader.row for contest in contests for leader in contest.leaders]
     current = all(row.current for row in rows)
-    return Finding(name, groups[0].heading, first.quality, contests, fates(trials), current)
+    told = sum(by_key.values(), Counter[Fate]())
+    return Finding(name, groups[0].heading, first.quality, contests, told, undecided, current)
 
 
 def of_all(collection: Collection) -> tuple[list[Finding], Counter[Fate]]:
@@ -202,7 +205,9 @@ def _mean(line: Line, share: float) -> float:
 
 
 def fates(trials: Iterable[Trial]) -> Counter[Fate]:
-    """Return how many claims of papers hold, hold in part or do not; outcomes that no claim names are left out.
+    """Return how many claims of papers hold, hold in part, do not, or have no verdict and why.
+
+    Outcomes that no claim names are left out, and claims that nothing has tried.
 
     A claim holds if all of its outcomes that were judged do, and does not hold if none of them does, not even in part.
     """
@@ -213,7 +218,9 @@ def _fate(trial: Trial) -> Fate | None:
     judged = [verdict.judgement for verdict in trial.verdicts if verdict.is_judged]
     if judged:
         return _together(judged)
-    return "too few seeds" if any(each.judgement == "too few seeds" for each in trial.verdicts) else None
+    if any(each.judgement == "too few seeds" for each in trial.verdicts):
+        return "too few seeds"
+    return "not comparable" if trial.verdicts else None
 
 
 def _together(judged: Sequence[str]) -> Fate:
