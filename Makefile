@@ -65,7 +65,6 @@ bench: types browser ## start-up of the command line, time saved beside computat
 	$(BIN)/python tests/bench_speed.py
 	$(BIN)/python tests/bench_stream.py
 	$(BIN)/python tests/bench_logits.py
-	$(BIN)/python tests/bench_logits.py --mapped
 	$(BIN)/python tests/bench_site.py
 	$(BIN)/python tests/bench_bib.py
 	$(BIN)/python tests/bench_ci.py
