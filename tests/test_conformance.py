@@ -281,11 +281,6 @@ EQUAL: dict[tuple[str, str], tuple[list[float], str]] = {
         "few digits are of the one class, and those are easy",
     ),
     ("bolukbasi2017adaptive", "network selection"): ([0.03], "nobody is sent on to networks of 25 thousand MACs yet"),
-    ("dong2022exitpredictor", "one score"): ([0.6], "on digits this target chooses the thresholds of the one before"),
-    ("dong2022exitpredictor", "a score per exit"): (
-        [0.6],
-        "on digits this target chooses the thresholds of the one before",
-    ),
     ("huang2018msdnet", "anytime"): ([0.6, 0.7, 0.8, 0.9], "the same exit is the last that these budgets reach"),
     ("li2023coaxnn", ""): ([0.5, 0.6, 0.7], "no design that costs so much did better on 150 digits"),
     ("park2020bpnet", ""): ([0.3, 0.6], "no design that costs so much did better on 150 digits"),

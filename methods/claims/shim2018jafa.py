@@ -1,8 +1,8 @@
 """What the paper claims: better than its baselines, both in what is predicted and in what the features cost.
 
 The rivals acquire features in an order that does not look at the sample, and answer with a classifier of their own: a
-network that reads the known values and which are known. It is trained for as many steps as JAFA, on as many states of
-the same rows.
+network that reads the known values and which are known, with hidden layers as wide as those of JAFA's classifier. It is
+trained for as many steps as JAFA, on as many states of the same rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eelit.methods.engine.operating_points import mixture
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.acquisition import Prepared
-from eelit.methods.papers.shim2018jafa import Jafa, mlp
+from eelit.methods.papers.shim2018jafa import CLASSIFIER, Jafa, mlp
 from eelit.methods.recipes.fit import Batch, fit
 
 GAIN = 0.01
@@ -33,9 +33,6 @@ SHARES = tuple(i / 20 for i in range(3, 13))
 """Of all features, at which curves are compared: 15 to 60 per cent."""
 LOOKED_AT = 1000
 """Rows, at most, with which an order is found."""
-WIDTH = 128
-"""Of the rivals' two hidden layers; JAFA's classifier has 32."""
-
 Masks = Callable[[int], Tensor]
 """From a number of rows to which features are known of each, ``[n, d]``, as a classifier meets them in training."""
 Order = Callable[[int], Tensor]
@@ -47,7 +44,7 @@ class Masked(nn.Module):
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
-        self.layers = mlp(2 * features, WIDTH, WIDTH, classes)
+        self.layers = mlp(2 * features, *CLASSIFIER, classes)
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
         """Return logits ``[n, C]`` of rows ``[n, d]``; what is not ``known`` is not read."""

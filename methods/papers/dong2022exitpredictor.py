@@ -402,9 +402,6 @@ class ExitPrediction(ImageMethod, TierMethod):
     others: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.others, "exit_shares": (0.25, 0.75), "degree": 0, "bandwidth": 2e4, "round_trip": 0.2,
     }  # fmt: skip
-    exempt: ClassVar[Mapping[str, str]] = {
-        "cost_is_monotone": "thresholds follow targets by way of regressions, which may miss them a little"
-    }
 
     @property
     def shares(self) -> tuple[float, ...]:  # type: ignore[override]

@@ -34,7 +34,7 @@ Deviations
     2. Real data are scikit-learn's breast cancer table (569 rows, 30 features), and a larger one of R's mlbench, the
        ground in a satellite picture (6,435 rows, 36 features), both standardised; the paper's medical ones are others.
        Its baselines are not known: here they are orders that do not look at the sample.
-    3. 800 updates instead of some ten thousand, at a larger rate; all 512 states of an update make one step each
+    3. 800 updates instead of 9,765, at a larger rate; all 512 states of an update make one step each
        of classifier and values, where the released code takes four parts of 128.
     4. The rate rises and falls and gradients are clipped, as everywhere here; the last weights are taken, where the
        released code keeps those best on validation data.
@@ -65,6 +65,9 @@ from eelit.methods.engine.weights import trained
 from eelit.methods.families.acquisition import AcquisitionMethod, Shop
 from eelit.methods.policies.score_threshold import ScoreThreshold
 from eelit.methods.recipes.fit import Batch, fit
+
+CLASSIFIER = (32, 32)
+"""Widths of the classifier's hidden layers, as in the released code; rivals of the claims have the same."""
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -105,7 +108,7 @@ class Agent(nn.Module):
     def __init__(self, features: int, classes: int, width: int, rounds: int) -> None:
         super().__init__()
         self.encoder = SetEncoder(features, width, rounds)
-        self.classifier = mlp(2 * width, 32, 32, classes)
+        self.classifier = mlp(2 * width, *CLASSIFIER, classes)
         self.shared = nn.Sequential(mlp(2 * width, 32, 16), nn.ReLU())
         self.advantage, self.value = mlp(16, 16, features + 1), mlp(16, 16, 1)
 

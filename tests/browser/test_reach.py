@@ -104,7 +104,7 @@ def test_long_pages_list_their_contents(open_page, served):
 
 
 def test_on_paper_a_method_takes_few_pages(open_page, served, kinds):
-    """The longest of them too, which is among those that show all that pages consist of."""
+    """The longest of them too, which is among those that show all that pages consist of: searches on two tracks."""
     page = open_page("index.html")
     methods = [path for path in kinds if path.startswith("methods/") and path != "methods/index.html"]
     counts = {}
@@ -112,4 +112,4 @@ def test_on_paper_a_method_takes_few_pages(open_page, served, kinds):
         page.goto(served + path)
         counts[path] = page.pdf(format="A4").count(b"/Type /Page\n")
     assert len(counts) > 1
-    assert all(1 < count <= 10 for count in counts.values()), counts  # of which a file of 200 lines takes four
+    assert all(1 < count <= 14 for count in counts.values()), counts  # of which a file of 200 lines takes four

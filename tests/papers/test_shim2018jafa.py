@@ -403,6 +403,13 @@ def test_a_rival_reads_only_what_is_known():
     assert not torch.allclose(rival(torch.zeros(6, 4), known), rival(torch.zeros(6, 4), ~known))
 
 
+def test_a_rival_is_as_wide_as_the_classifier_of_the_agent(agent):
+    def hidden(network):
+        return [layer.out_features for layer in network if isinstance(layer, torch.nn.Linear)][:-1]
+
+    assert hidden(claimed.Masked(5, 3).layers) == hidden(agent.classifier) == [32, 32]
+
+
 def test_prefixes_are_of_all_lengths_in_the_order():
     torch.manual_seed(0)
     found = claimed.prefixes(claimed.always(torch.tensor([2, 0, 1])))(300)

@@ -319,18 +319,32 @@ class Wrong(nn.Module):
 
 
 def test_each_step_clips_the_image_that_it_estimates_and_counts_the_rest_as_noise():
-    """By hand: two steps, from t = 1 over 0.5 to 0. Left as it is, the first estimate would be 76 times the noise."""
+    """By hand: two steps, from t = 1 over 0.5 to 0. Left as it is, the first estimate would be 76 times the noise.
+
+    Between them, as DDPM has it for one image and x_1, x_0.5 is normal with the mean below and the deviation ``fresh``.
+    """
     noise, span = torch.tensor([[2.0, -0.005, -2.0]]), (-0.5, 1.0)
     model = MultiExit([nn.Identity()], [Wrong()])
     (a, s), (a_half, s_half) = (levels(torch.tensor(t)) for t in (1.0, 0.5))
     inner = ((1 - s / 2) / a * noise).clamp(*span)
     assert inner.tolist() == [[1.0, pytest.approx(-0.005 * (1 - s.item() / 2) / a.item()), -0.5]]
-    half = a_half * inner + s_half * (noise - a * inner) / s
-    found, _ = drawn(model, [None] * 2, noise, span)
-    assert torch.allclose(found, ((1 - s_half / 2) / a_half * half).clamp(*span), atol=1e-5)
+    step = a / a_half  # x_1 = step x_0.5 + noise of variance 1 - step²
+    mean = (a_half * (1 - step**2) * inner + step * s_half**2 * noise) / s**2
+    fresh = s_half / s * (1 - step**2).sqrt()
+    half = mean + fresh * torch.randn(1, 3, generator=torch.Generator().manual_seed(5))
+    found, _ = drawn(model, [None] * 2, noise, span, seed=5)
+    assert torch.allclose(found, ((1 - s_half / 2) / a_half * half).clamp(*span), atol=1e-4)
     many, _ = drawn(model, [None] * 25, noise, span)
     assert many.min() >= -0.5
     assert many.max() <= 1.0
+
+
+def test_images_drawn_of_one_seed_have_the_same_noise_in_all_steps(prepared):
+    _, _, ready = prepared(KEY)
+    noise, span = torch.randn(5, 64), (-1.0, 2.0)
+    (one, _), (same, _), (other, _) = (drawn(ready.model, [None] * 4, noise, span, seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other, atol=0.1)
 
 
 def test_images_are_drawn_within_the_values_of_training_images(prepared):
@@ -338,6 +352,12 @@ def test_images_are_drawn_within_the_values_of_training_images(prepared):
     found = claimed.Drawing.of(ready, "test", claimed.learned(ready, bench), 0)
     x = torch.stack(list(ready.data.train.inputs))
     assert found.span == (x.min().item(), x.max().item())
+    again = torch.randn(found.noise.shape, generator=torch.Generator().manual_seed(found.seed))
+    assert not torch.equal(again, found.noise)
+    plan = [FixedExit(0)] * 2
+    x, _ = drawn(ready.model, plan, found.noise, found.span, found.seed)
+    with torch.inference_mode():
+        assert torch.allclose(found.drawn(plan)[0], found.features(x), atol=1e-5)
 
 
 def test_images_without_exits_are_those_of_the_whole_network_and_steps_come_from_noise_to_image(prepared, monkeypatch):
@@ -413,13 +433,15 @@ def test_rivals_are_chosen_on_validation_images_and_cost_no_less(prepared, monke
     found = claimed.of_images(method, ready, bench, chosen)
     held, test = drawings[0][0], drawings[-1][0]
     assert not torch.equal(held.noise, test.noise)
+    assert held.seed != test.seed
     assert not torch.equal(held.real, test.real)
     ours, *plans = [(plan, exits) for drawing, plan, (_, exits) in drawings if drawing is held]
     seen = ready.split("validation")
     share = seen.costs[ours[1].numpy(), 0].mean() / seen.full_costs[0]
-    again, whole, fewer, fixed = [plan for drawing, plan, _ in drawings if drawing is test]
+    again, whole, fewer, fixed, shallow = [plan for drawing, plan, _ in drawings if drawing is test]
     assert again == ours[0] == [method.rule(chosen.knob, ready)] * 6
     assert whole == [None] * 6
+    assert shallow == [FixedExit(0)] * 6
     assert fewer == [None] * math.ceil(6 * share)
     assert len(fewer) < 6
     assert fixed in [plan for plan, _ in plans]
@@ -454,12 +476,17 @@ def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
     assert "threshold 1.1" in kept.measured
     real = images_in(ready.split("test").examples)[:40]
     steps = torch.tensor([[0] * 40, [2] * 40])
-    monkeypatch.setattr(claimed, "drawn", lambda *given: (real, steps))
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(bench.seed))
+    first = [FixedExit(0)] * 3
+    monkeypatch.setattr(claimed, "drawn", lambda model, plan, *given: (noise if plan == first else real, steps))
     kept, fewer, fixed, differs = claimed.of_images(method, ready, bench, test)
     assert differs.holds
     assert not fewer.holds  # as near is not nearer
-    assert not kept.not_comparable
-    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(bench.seed))
+    assert not any(each.not_comparable for each in (kept, fewer, fixed, differs))
+    monkeypatch.setattr(claimed, "drawn", lambda *given: (real, steps))
+    *three, differs = claimed.of_images(method, ready, bench, test)
+    assert all("no nearer to real images than what its first layer draws" in each.not_comparable for each in three)
+    assert not differs.not_comparable
     monkeypatch.setattr(claimed, "drawn", lambda *given: (2 * noise, steps))
     *three, differs = claimed.of_images(method, ready, bench, test)
     assert all("no nearer to real images than noise" in each.not_comparable for each in three)
