@@ -353,6 +353,7 @@ def test_what_was_measured_is_kept_whole_and_shown(tmp_path):
     assert "10,000 × 12 × 1,000" in text
     assert '<td class="num">5.5 <span class="ee-muted">(10)</span></td>' in text
     assert "<td>2.1 % of the draws</td><td>12.8 %</td>" in text
+    assert "<td>at most 5 % of the samples are lost on average</td>" in text
     assert "<td>4.3 % lost on average</td><td>5.1 %</td>" in text
     assert "In 990 and 1,000 of the 1,000 draws" in text
     assert "a made-up processor, 2 threads, load 0.1" in text
