@@ -64,7 +64,7 @@ def test_a_report_of_a_run_tells_a_measure_beside_the_quality():
     beside = Beside(name="bits per token", meaning="how well", values=values, cheap=6.5, full=4.75, error=0.25)
     changed = plain.model_copy(update={"beside": beside})
     told = " ".join(_report(result().model_copy(update={"curves": [changed]}), None).split())
-    assert "Bits per token: how well. The full model takes 4.750, its cheap part alone 6.500" in told
+    assert "Bits per token: how well. The full model reaches 4.750, its cheap part alone 6.500" in told
     assert "a lead of +1.750 ± 0.250" in told
     assert all(f" {value:.3f} " in told for value in [*values, 4.75])
     with pytest.raises(ValueError, match=f"bits per token is told of 1 of {len(plain.test)} points"):

@@ -184,7 +184,7 @@ def test_a_page_says_which_direction_of_a_measure_is_better_and_warns_of_a_task_
 
 def test_a_measure_beside_the_quality_stands_at_every_setting(several):
     text, source = several["kim2023bild"]
-    assert "Bits per token: so well. The full model takes 7.250, its cheap part alone 9.500" in text
+    assert "Bits per token: so well. The full model reaches 7.250, its cheap part alone 9.500" in text
     assert "a lead of +2.250 ± 0.375" in text
     assert '<th scope="col" class="num">bits per token</th>' in source
     assert all(f'<td class="num">{value}</td>' in source for value in ("7.125", "8.125"))
