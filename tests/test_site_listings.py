@@ -84,3 +84,9 @@ def test_a_part_that_is_reached_through_a_table_or_another_function_of_the_class
 def test_what_the_method_itself_does_not_need_stands_beside_the_section_that_names_it_or_beside_the_idea():
     assert "modelled_energy" in [one.name for one in beside(registry.describe("li2023predictive"))["Energy"]]
     assert "confusion" in [one.name for one in beside(registry.describe("kaya2019sdn"))["Idea"]]
+
+
+def test_what_a_method_measures_beside_its_quality_stands_beside_the_exit_rule():
+    found = beside(registry.describe("hu2020triplewins"))
+    assert {"stored", "beside"} <= {one.name for one in found["Exit rule"]}
+    assert "Idea" not in found

@@ -22,7 +22,11 @@ from eelit.methods.harness.registry import MethodInfo
 
 PACKAGE = "eelit.methods"
 Definition = ast.FunctionDef | ast.ClassDef
-SECTIONS = {"Model": ("build",), "Training": ("train", "tuned"), "Exit rule": ("policy", "rule", "fit", "answers")}
+SECTIONS = {
+    "Model": ("build",),
+    "Training": ("train", "tuned"),
+    "Exit rule": ("policy", "rule", "fit", "answers", "beside"),
+}
 """Section of a docstring → the functions of the method's class that do what it says."""
 SHARED = {"Training": "recipes", "Exit rule": "policies"}
 """Section → where the shared parts lie that its function calls."""
