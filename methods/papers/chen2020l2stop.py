@@ -31,8 +31,8 @@ Deviations
        in proportion to the energy of codes; ours is 0.3. On validation data the last exit reached 16.2, 17.7, 19.2 and
        18.2 dB with v = 0.03, 0.1, 0.3 and 1, and the plain loss 19.1 dB, all at the rate below. With v = 0.03 the last
        exit is nearly alone in learning: the first two ended at 0 dB. In shorter trainings at smaller rates such a v
-       costs as much: 10.1 dB, and 11.2 dB plainly, with 12,000 measurements and the rate 1e-3. The best exit of each
-       sample is then only 0.1 dB above the last (19.3 and 19.2), so there is little that stopping could win.
+       costs as much: 10.1 dB, and 11.2 dB plainly, with 12,000 measurements and the rate 1e-3. With v = 0.3 the best
+       exit of each sample is only 0.1 dB above the last (19.3 and 19.2), so there is little that stopping could win.
     2. The gate is 16 wide, not 256-128-16: that one would cost more than a layer does, even at the paper's size. Ours
        still cost a quarter as much as the layers if all five are asked, an eighth for speech: on validation data most
        knobs from 0.2 on cost more than the network without gates. Knobs below that lie closer together.
