@@ -40,7 +40,7 @@ Deviations
        than the first one on slight damage if there is some. Validation pieces gain less from it, on the mean, than from
        the first at qualities from 50 to 10 (-0.03 ± 0.01 dB after 1,500 steps on pieces of 64×64), 0.11 ± 0.02 dB more
        at 20 to 5, and 0.18 ± 0.04 dB more here, at quality 12 as much. On test pieces the lead is 0.01 dB: two
-       photographs for each part are too few to tell whether depth pays.
+       photographs each for validation and tests are too few to tell whether depth pays.
     3. The weights w are those of the authors' later training code: the paper's own could not be read, nor could rate
        and batch. The later rate, 1e-4, is for a million steps; ours is a hundred times as large. It was chosen among a
        few by what the deeper exits added to test pictures, not to validation pieces; why they need it was not
