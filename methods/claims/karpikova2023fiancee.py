@@ -90,8 +90,8 @@ def better_than_fixed(method: Fiancee, test: Tried, T: float) -> Outcome:
         statement="At this T, the mean distance from the whole generator's pictures is 5 % less than if as much had "
         f"been spent on an exit that is fixed beforehand, drawn between the two of next costs, {GAINS}.",
         holds=nearer.gains(),
-        measured=f"{ours.mean():.4f} and {theirs.mean():.4f} for {share:.0%} of the cost ({nearer} nearer than 95 % of "
-        "the latter)",
+        measured=f"{ours.mean():.4f} and {theirs.mean():.4f} for {share:.0%} of the cost; 95 % of the latter minus "
+        f"the former is {nearer}",
     )
 
 

@@ -27,21 +27,26 @@ Skipped
     All layers and gates after the stop.
 
 Deviations
-    1. m = 50, n = 100 and 12 layers with 6 exits instead of 250, 500 and 20 with 20; v = 0.03, smaller as codes are.
+    1. m = 50, n = 100 and 12 layers with 6 exits instead of 250, 500 and 20 with 20. The paper's v would be 0.03 here,
+       in proportion to the energy of codes; ours is 0.3. On validation data the last exit reached 16.2, 17.7, 19.2 and
+       18.2 dB with v = 0.03, 0.1, 0.3 and 1, and the plain loss 19.1 dB, all at the rate below. With v = 0.03 the last
+       exit is nearly alone in learning: the first two ended at 0 dB. In shorter trainings at smaller rates such a v
+       costs as much: 10.1 dB, and 11.2 dB plainly, with 12,000 measurements and the rate 1e-3. With v = 0.3 the best
+       exit of each sample is only 0.1 dB above the last (19.3 and 19.2), so there is little that stopping could win.
     2. The gate is 16 wide, not 256-128-16: that one would cost more than a layer does, even at the paper's size. Ours
        still cost a quarter as much as the layers if all five are asked, an eighth for speech: on validation data most
-       knobs from 0.3 on cost more than the network without gates. Knobs below that lie closer together.
-    3. 12,000 measurements, the first three quarters for the layers and the last for the gates, in place of new ones at
+       knobs from 0.2 on cost more than the network without gates. Knobs below that lie closer together.
+    3. 60,000 measurements, the first three quarters for the layers and the last for the gates, in place of new ones at
        every step; fewer steps at larger rates, and the last weights, not those best on validation data.
     4. L is the largest eigenvalue of A'A, which the released code takes if no other is given; its scripts give 3.
     5. All exits but the last keep their gate, even those that the oracle hardly ever chooses.
     6. The variant ``speech`` senses recordings, which the paper does not: 64 random projections of 256 samples (32 ms
-       in a Hann window, of level 1), whose code is their cosine transform. There v is 20 and the rate twice as large:
-       codes have 25 times the energy of made ones. These two were chosen by figures of test recordings, and not
-       compared on validation ones; with v = 5 the last layers had learned next to nothing. Whether that is because
-       the layer that is best for a sample at first is soon the only one to learn from it was not tested. Codes of a
-       level far below 1 do not suit S, whose sign is smooth. The paper's other tasks (denoising, few-shot learning,
-       image recognition) are left out, and with them the joint third stage and the stochastic rule.
+       in a Hann window, of level 1), whose code is their cosine transform; 12,000 for training. There v is 20, as codes
+       have 25 times the energy of made ones, and the rate 2e-3. These two were chosen by figures of test recordings,
+       and not compared on validation ones; with v = 5 the last layers had learned next to nothing. Whether that is
+       because the layer that is best for a sample at first is soon the only one to learn from it was not tested. Codes
+       of a level far below 1 do not suit S, whose sign is smooth. The paper's other tasks (denoising, few-shot
+       learning, image recognition) are left out, and with them the joint third stage and the stochastic rule.
     7. The objective as printed could not be read; all three losses are those of the released code, of which the first
        is the default. Quality is -NMSE in dB, so that more is better.
 """
@@ -181,17 +186,17 @@ class LearningToStop(ExitMethod):
     source: str = "made"  # codes that are measured: made or speech; the paper: made
     m: int = 50  # measurements of each code; the paper: 250
     n: int = 100  # length of a code; the paper: 500
-    train_size: int = 12000  # measurements for training; the paper: new ones at every step
+    train_size: int = 60000  # measurements for training; the paper: new ones at every step
     held: int = 1500  # for validation, and for testing; the released code: 3,000
     layers: int = 12  # T; the paper: 20
     every: int = 2  # layers from one exit to the next; the paper: 1
     rho: float = 0.1  # the penalty of ISTA that the thresholds begin with; the paper: 0.1
-    v: float = 0.03  # variance of what the answer leaves; the paper: 0.14, with codes five times as long
+    v: float = 0.3  # variance of what the answer leaves; the paper: 0.14, with codes five times as long
     width: int = 16  # of the gate; the paper: 256-128-16
     loss: str = "evidence"  # of the layers, or mean: LISTA as it is without an oracle
     oracle: str = "hard"  # what gates imitate: hard, soft, or reverse, the other divergence; the released code: hard
     epochs: float = 12.0  # over three quarters of the data, for the layers; the paper: 50,000 steps
-    rate: float = 1e-3  # of the layers; the paper: 1e-4
+    rate: float = 8e-3  # of the layers; the paper: 1e-4
     gate_epochs: float = 12.0  # over the last quarter, for the gates; the paper: 40,000 steps
     gate_rate: float = 3e-3  # of the gates; the paper: 1e-3
     batch: int = 128  # the paper: 1,024, and 256 for the gates
@@ -204,7 +209,7 @@ class LearningToStop(ExitMethod):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "made codes": {},
         "reverse divergence": {"oracle": "reverse"},
-        "speech": {"source": "speech", "m": 64, "n": 256, "v": 20.0, "rate": 2e-3},
+        "speech": {"source": "speech", "m": 64, "n": 256, "train_size": 12000, "v": 20.0, "rate": 2e-3},
     }
     others: ClassVar[Mapping[str, Any]] = {"loss": "mean"}
     tiny: ClassVar[Mapping[str, Any]] = {
@@ -218,7 +223,7 @@ class LearningToStop(ExitMethod):
         "made codes": {"m": 20, "n": 40}, "reverse divergence": {"m": 20, "n": 40},
         "speech": {"source": "digits", "m": 32, "n": 64},
     }  # fmt: skip
-    smoke: ClassVar[Mapping[str, Any]] = {"epochs": 4.0, "gate_epochs": 6.0}
+    smoke: ClassVar[Mapping[str, Any]] = {"train_size": 12000, "epochs": 4.0, "gate_epochs": 6.0}
     full: ClassVar[Mapping[str, Any]] = {"epochs": 60.0, "gate_epochs": 40.0}
 
     def __post_init__(self) -> None:

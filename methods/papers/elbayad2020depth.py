@@ -216,7 +216,7 @@ class Dat(SpokenWords, TranslationMethod):
 
     data: ClassVar[tuple[str, ...]] = ("cmudict",)
     knob: ClassVar[str] = "tau"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95, 0.97, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "geometric": {},
         "multinomial": {"depth": "multinomial"},

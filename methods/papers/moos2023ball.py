@@ -35,7 +35,8 @@ Deviations
     2. Patches are synthetic, not from robots: the soccer ball emoji, rotated, shaded and placed on photographs, against
        photographs alone and other round emoji. One patch in ten shows the ball. In training and validation it is as
        Twitter and Microsoft draw it, in the test as Google does, on other photographs. The variant ``same ball`` has
-       Twitter's everywhere, on one photograph for each part.
+       Twitter's everywhere, on one photograph for each part. Two drawings do not teach what a ball is: the whole
+       network's F1 is 0.24 on Google's, and 0.98 in ``same ball``, which shows better what the exit costs.
     3. Batch normalisation and the scaling of the input, folded into the released weights, are left out: patches are
        centred, and weights are initialised normally with variance 2 / (inputs of a unit). Strided convolutions are
        padded at the right and below, as in the released layout.

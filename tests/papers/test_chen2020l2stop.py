@@ -206,9 +206,7 @@ def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
     with torch.no_grad():
         codes = model.codes(batch.inputs)
         losses = errors(codes, batch.targets)
-    wanted = (
-        -np.log(np.exp(-losses.double().numpy() / 0.06).sum(axis=0)).mean() if loss == "evidence" else losses.mean()
-    )
+    wanted = -np.log(np.exp(-losses.double().numpy() / 0.6).sum(axis=0)).mean() if loss == "evidence" else losses.mean()
     assert first.loss(batch).item() == pytest.approx(float(wanted), rel=1e-4)
     batch = second.batch_of(index, torch.stack([*second.train.inputs[:30]]))
     with torch.no_grad():
@@ -216,7 +214,7 @@ def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
         losses = errors(codes, batch.targets)
     pi = torch.sigmoid(torch.stack([model.gate(batch.inputs, codes[i], i) for i in range(3)])).double()
     q = torch.stack([pi[0], pi[1] * (1 - pi[0]), pi[2] * (1 - pi[0]) * (1 - pi[1]), (1 - pi).prod(dim=0)])
-    star = (-losses.double() / 0.06).softmax(dim=0)
+    star = (-losses.double() / 0.6).softmax(dim=0)
     wanted = {
         "hard": -q.log().gather(0, losses.argmin(dim=0, keepdim=True)).mean(),
         "soft": -(star * q.log()).sum(dim=0).mean(),

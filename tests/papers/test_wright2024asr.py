@@ -576,6 +576,8 @@ def test_bars_of_the_comparisons():
     assert claimed.beside_entropy([0.01, 0.002]).holds
     assert not claimed.beside_entropy([0.01, -0.002]).holds
     assert not claimed.beside_entropy([]).holds
+    told = claimed.beside_entropy([-0.02, -0.04]).measured
+    assert told == "1 - CER: -0.0300 on average over 2 costs", "the sign is that of what is better if higher"
 
 
 def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
