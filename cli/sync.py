@@ -133,7 +133,7 @@ def _report(report: Report, changes: Changes) -> str:
         rows = [[edge.citing, edge.cited, list(edge.services)] for edge in report.edges]
         parts += [bold(f"{len(report.edges)} NEW CITATIONS"), table(["citing", "cited", "told by"], rows), ""]
     if report.lists:
-        rows = [[found.key, found.complete, found.references] for found in report.lists]
+        rows = [[found.key, "yes" if found.complete else "no", found.references] for found in report.lists]
         parts += [bold("LISTS OF REFERENCES"), table(["work", "complete", "references"], rows), ""]
     if report.filled:
         rows = [[filled.key, filled.name, filled.value, list(filled.services)] for filled in report.filled]

@@ -117,7 +117,10 @@ def test_edges_name_who_tells_of_them_where_and_when(root, server, eelit):
 
 
 def test_complete_lists_are_told_from_partial_ones(root, server, eelit):
-    eelit("sync", "--citations")
+    found = eelit("sync", "--citations")
+    rows = [line.split() for line in found.stdout.partition("LISTS OF REFERENCES")[2].splitlines()]
+    assert [KEYS[2], "yes", "3"] in rows
+    assert [KEYS[3], "no", "3"] in rows
     lists = read_reference_lists(root / "bib/reference-lists.csv")
     assert lists.problems == []
     assert lists.complete == [KEYS[2], KEYS[4]], "of the fourth one reference says nothing; the others' are partial"
