@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eelit.bib.remote.web import Web
 
 MAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+")
-AGAIN = "run this again with a network: what was answered is kept, only the rest is asked for"
+AGAIN = "run this again when they can be asked: what was answered is kept, only the rest is asked for"
 ELSEWHERE = "name another cache folder in EELIT_CACHE"
 LOG = "asked.log"
 

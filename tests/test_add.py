@@ -164,8 +164,17 @@ def test_what_could_not_be_asked_is_no_proof_that_it_is_unknown(tree, server, ee
     server.always = [(".", scholarly.status(403))]
     found = eelit("add", NEW.doi)
     assert found.exit_code == 4
-    told = "could be asked: Crossref, OpenAlex, DBLP, Semantic Scholar: answers with 403; run this again with a network"
-    assert told in found.stderr
+    assert (
+        "could be asked: Crossref, OpenAlex, DBLP, Semantic Scholar: answers with 403; run this again" in found.stderr
+    )
+
+
+def test_services_that_want_hours_are_told_so_and_count_as_asked(tree, server, eelit):
+    server.always = [(".", scholarly.status(429, {"Retry-After": "21600"}))]
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 4
+    assert "Semantic Scholar: asks to wait 360 minutes; run this again when they can be asked" in found.stderr
+    assert "requests: Crossref 1, DBLP 1, OpenAlex 1, Semantic Scholar 1 (log" in found.stderr
 
 
 def test_without_a_network_it_says_what_to_type(tree, server, eelit):

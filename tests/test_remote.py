@@ -112,9 +112,9 @@ def test_retry_after_is_waited_for(serve, ask):
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        ({"Retry-After": "21600"}, "asks to wait 21600 s"),
+        ({"Retry-After": "21600"}, "OpenAlex asks to wait 360 minutes$"),
         ({"X-RateLimit-Remaining-USD": "0.0"}, "the day's budget is spent"),
-        ({"X-RateLimit-Remaining": "0"}, "the day's budget is spent"),
+        ({"X-RateLimit-Remaining": "0"}, "the day's budget is spent, until midnight UTC$"),
     ],
 )
 def test_a_service_that_wants_hours_is_left_alone_at_once(serve, ask, headers, why):

@@ -444,7 +444,7 @@ def test_all_that_fail_for_one_reason_are_named_together_with_what_to_do(root, s
     assert found.exit_code == 4
     (said,) = [line for line in found.stderr.splitlines() if "not all requests" in line]
     assert said.count("cannot be reached") == 1
-    assert said.endswith("run this again with a network: what was answered is kept, only the rest is asked for")
+    assert said.endswith("run this again when they can be asked: what was answered is kept, only the rest is asked for")
     assert all(label in said for label in ("OpenAlex, ", "Crossref, ", "Semantic Scholar, "))
 
 

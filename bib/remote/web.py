@@ -104,9 +104,9 @@ class _Patient(Retry):
         if response is not None and response.status in AGAIN:
             told = response.headers.get("Retry-After")
             if told and self._seconds(told) > LONGEST_WAIT:
-                raise _AskedToWait(f"asks to wait {self._seconds(told):.0f} s")
+                raise _AskedToWait(f"asks to wait {self._seconds(told) / 60:.0f} minutes")
             if response.status == 429 and any(_is_zero(response.headers.get(name)) for name in SPENT):
-                raise _AskedToWait("says that the day's budget is spent")
+                raise _AskedToWait("says that the day's budget is spent, until midnight UTC")
             log.info("%s %s%s → %d, again later", method, host, _bare(url), response.status)
         elif rest.get("error") is not None:
             log.info("%s %s%s → %s, again later", method, host, _bare(url), type(rest["error"]).__name__)
@@ -256,7 +256,8 @@ class Web:
         try:
             response = self._got(address, params, body)
         except _AskedToWait as error:
-            raise self._failed(service, f"{error}; run this again then, nothing is lost", lasting=True) from error
+            self.asked[service.name] += 1
+            raise self._failed(service, str(error), lasting=True) from error
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
             self.unanswered[service.name] += 1
             if last:
