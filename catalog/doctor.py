@@ -78,7 +78,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of the results of a method: where they lie, whether of the present code, and their outcomes."""
+    """What is known of the results of a method: a file of them, whether of the present code, and their outcomes."""
 
     path: Path
     current: bool
@@ -318,8 +318,16 @@ def _venues(loaded: Loaded) -> Iterator[Finding]:
     venues = {key: _venue(record.venue) for key, record in records.items()}
     often = Counter(venue.name for venue in venues.values())
     first = {venue: key for key, venue in reversed(venues.items())}  # which work shows a venue
+    written = notes(loaded)
+
+    def is_told(key: str, other: _Venue) -> bool:
+        """Tell whether a person has written that these are two venues."""
+        shows = first[other]
+        return is_quoted([records[shows].venue], written[key]) or is_quoted([records[key].venue], written[shows])
+
     for key, venue in venues.items():
         others = [other for other in dict.fromkeys(venues.values()) if _is_renamed(venue, other)]
+        others = [other for other in others if not is_told(key, other)]
         if not others:
             continue
         usual = max(others, key=lambda other: often[other.name])
@@ -327,7 +335,8 @@ def _venues(loaded: Loaded) -> Iterator[Finding]:
         if (often[usual.name], earlier) > (often[venue.name], False):
             field = "journal" if records[key].type == "article" else "booktitle"
             says = _renamed(records[key], records[first[usual]])
-            yield _at(loaded, "venue", key, field, says, "call one venue by one name")
+            two = f"or, if they are two, say so in a comment above it: % not {records[first[usual]].venue}"
+            yield _at(loaded, "venue", key, field, says, f"call one venue by one name, {two}")
 
 
 def _renamed(record: Record, other: Record) -> str:

@@ -39,8 +39,11 @@ class Loaded:
 
     def known(self) -> set[str]:
         """Return the keys that have a record or an entry, sound or not: what is amiss is said there, and only there."""
-        bibliography = self.bibliography
-        return {*bibliography.records, *bibliography.broken, *self.entries, *self.unreadable}
+        return {*self.bibliography.records, *self.bibliography.broken, *self.known_entries()}
+
+    def known_entries(self) -> set[str]:
+        """Return the keys that have an entry, sound or not."""
+        return {*self.entries, *self.unreadable}
 
 
 def load(sources: Sources) -> Loaded:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eelit.catalog.faults import RUN_FAILED, CatalogueFault, Unavailable, writing
-from eelit.cli.asking import ask_options, asking, is_offline
+from eelit.cli.asking import AGAIN, ask_options, asking, is_offline, together
 from eelit.cli.command import Words, eelit_command, format_option, nothing_found
 from eelit.cli.group import Failure
 from eelit.cli.table import bold, json_text, table
@@ -40,9 +40,9 @@ Leave out what there is not (a preprint is @misc and has no booktitle). Then `ee
 
 
 @eelit_command(
-    "eelit add 10.18653/v1/2020.acl-main.204",
-    "eelit add arXiv:2404.16710 --key elhoushi2024layerskip",
-    'eelit add "Confident Adaptive Language Modeling" --dry-run',
+    "eelit add 10.1145/3400302.3415698",
+    "eelit add arXiv:2402.00518 --key pan2024eetuning",
+    'eelit add "Early-Exit Deep Neural Network - A Comprehensive Survey" --dry-run',
     extra="site",
 )
 @click.argument("work", type=Words())
@@ -60,8 +60,9 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     of an entry is created for you to fill in. Offline, or if no service can be reached, the command prints what to
     type.
 
-    Exits with 1 if the catalogue already has the work or no service knows it, with 4 if nothing was found and a
-    service could not be asked.
+    Exits with 0 if the work was added (with --dry-run or --offline: shown), with 1 if the catalogue already has it or
+    no service knows it, with 2 if WORK names none, with 3 if the answers make no valid record, with 4 if nothing was
+    found and a service could not be asked.
     """
     from eelit.bib.remote.lookup import NoWork, gather, given
     from eelit.catalog.load import load
@@ -75,10 +76,10 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
         raise click.UsageError(str(error)) from error
     loaded = load(sources())
     _demand_free(key, loaded.known())
-    if _is_known(loaded.bibliography.records, _ids(wanted)):
+    if _is_known(loaded, _ids(wanted)):
         return
     if is_offline(offline):
-        click.echo(_typed(wanted, key, "Nobody is asked."))
+        click.echo(_typed(wanted, key, "Offline, no service is asked."))
         return
     with asking(contact, anew=anew) as web:
         found = gather(web, wanted)
@@ -97,18 +98,23 @@ def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool
 
     proposal = _proposal(found, loaded, key)
     names = proposal.values
-    if _is_known(loaded.bibliography.records, (names.get("doi", ""), names.get("arxiv", ""), proposal.title)):
+    if _is_known(loaded, (names.get("doi", ""), names.get("arxiv", ""), proposal.title)):
         return
     changes, record = _changes(proposal, loaded)
     doubts = doubts_of_new(record, loaded.bibliography.records)
-    if style == "json":
-        click.echo(_json(proposal, found, changes, doubts, dry_run))
-    else:
-        click.echo(_report(proposal, found, changes, doubts))
-    for trouble in found.troubles:
-        click.echo(f"eelit: {trouble}", err=True)
+    said = (
+        _json(proposal, found, changes, doubts, dry_run)
+        if style == "json"
+        else _report(proposal, found, changes, doubts)
+    )
     if not dry_run:
-        _write(changes, proposal)
+        _write(changes)
+    click.echo(said)
+    if found.troubles:
+        later = AGAIN if dry_run else f"`eelit sync --metadata {proposal.key}` asks again for what the record lacks"
+        click.echo(f"eelit: not all services could be asked: {together(found.troubles)}; {later}", err=True)
+    if not dry_run:
+        click.echo(f"eelit: now fill in its entry; `eelit check {proposal.key}` lists what is missing", err=True)
 
 
 def _demand_free(key: str, known: Collection[str]) -> None:
@@ -128,12 +134,14 @@ def _ids(wanted: Given) -> tuple[str, str, str]:
     return ("", wanted.value, "") if wanted.kind == "arxiv" else ("", "", wanted.value)
 
 
-def _is_known(records: Mapping[str, Record], ids: tuple[str, str, str]) -> bool:
-    """Say so if the catalogue has a work with this DOI, arXiv id or title."""
+def _is_known(loaded: Loaded, ids: tuple[str, str, str]) -> bool:
+    """Say so if the catalogue has a work with this DOI, arXiv id or title; a killed run leaves its record alone."""
     from eelit.bib.remote.lookup import duplicates
 
-    same = duplicates(records.values(), *ids)
-    if same:
+    same = duplicates(loaded.bibliography.records.values(), *ids)
+    if same and same[0] not in loaded.known_entries():
+        nothing_found(f"the bibliography has this work, but it has no entry; `eelit new {same[0]}` starts one")
+    elif same:
         nothing_found(f"the catalogue has this work: {', '.join(same)} (`eelit show {same[0]}`); nothing was added")
     return bool(same)
 
@@ -141,7 +149,7 @@ def _is_known(records: Mapping[str, Record], ids: tuple[str, str, str]) -> bool:
 def _typed(wanted: Given, key: str, why: str) -> str:
     from eelit.bib.write import tex_title
 
-    held = {"doi": "10.…/…", "arxiv": "2004.12345", "title": "Title, with {Names} in Braces"}
+    held = {"doi": "10.…/…", "arxiv": "YYMM.NNNNN", "title": "Title, with {Names} in Braces"}
     held[wanted.kind] = tex_title(wanted.value) if wanted.kind == "title" else wanted.value
     return TYPED.format(why=why, key=key or "surname2026word", **held)
 
@@ -154,7 +162,7 @@ def _nobody_knows(found: Gathered, wanted: Given) -> None:
         click.echo(table(["service", "title", "year", "id"], rows))
     if found.troubles:
         raise Failure(
-            f"`{wanted.value}` was not found, but not all services could be asked: {'; '.join(found.troubles)}",
+            f"`{wanted.value}` was not found, but not all services could be asked: {together(found.troubles)}; {AGAIN}",
             RUN_FAILED,
         )
     nothing_found(f"no service knows `{wanted.value}`; check its spelling, or give another identifier")
@@ -252,7 +260,7 @@ def _json(proposal: Proposal, found: Gathered, changes: Changes, doubts: list[st
     return json_text(data)
 
 
-def _write(changes: Changes, proposal: Proposal) -> None:
+def _write(changes: Changes) -> None:
     from eelit.bib.files import ChangedMeanwhile
 
     first = changes.paths()[0]
@@ -261,4 +269,3 @@ def _write(changes: Changes, proposal: Proposal) -> None:
             changes.write()
     except ChangedMeanwhile as error:
         raise CatalogueFault(f"{error}; nothing was written, run this again") from error
-    click.echo(f"eelit: now fill in its entry; `eelit check {proposal.key}` lists what is missing", err=True)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eelit.catalog.faults import Unavailable, writing
+from eelit.catalog.faults import CatalogueFault, Unavailable, writing
 from eelit.cli.streams import plain_terminal
 
 if TYPE_CHECKING:
+    from eelit.bib.remote.services import Manners
     from eelit.bib.remote.web import Web
 
+MAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+")
+AGAIN = "run this again when they can be asked: what was answered is kept, only the rest is asked for"
 ELSEWHERE = "name another cache folder in EELIT_CACHE"
 LOG = "asked.log"
 
@@ -44,12 +49,14 @@ def is_offline(chosen: bool) -> bool:
 @contextmanager
 def asking(contact: str, *, anew: bool) -> Iterator[Web]:
     """Give a way to the services, logged; at the end say what was asked of whom. One at a time per cache folder."""
+    from sqlite3 import Error
+
     from filelock import FileLock, Timeout
 
-    from eelit.bib.remote.services import manners
-    from eelit.bib.remote.web import Web, log, log_into
+    from eelit.bib.remote.web import KEPT, Web, log, log_into
     from eelit.methods.data.cache import cache_root
 
+    chosen = _manners(contact)
     folder = cache_root() / "remote"
     with writing(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,9 +68,14 @@ def asking(contact: str, *, anew: bool) -> Iterator[Web]:
         handler, web = None, None
         try:
             handler = log_into(folder / LOG)
-            web = Web(folder, manners(contact), anew=anew)
+            web = Web(folder, chosen, anew=anew)
             with _watched():
                 yield web
+        except Error as error:
+            raise CatalogueFault(
+                f"the answers that are kept in {folder / KEPT} cannot be used ({error}); make room on the disk, or "
+                "delete this file: then they are asked for again"
+            ) from error
         finally:
             if web is not None:
                 web.close()
@@ -72,6 +84,33 @@ def asking(contact: str, *, anew: bool) -> Iterator[Web]:
                 log.removeHandler(handler)
                 handler.close()
             lock.release()
+
+
+def _manners(contact: str) -> Manners:
+    """Return how to ask. Raises `click.UsageError` for what the user set to something that cannot be."""
+    from eelit.bib.remote.services import CONTACT, MIRROR, manners
+
+    chosen = manners(contact)
+    if chosen.contact and not MAIL.fullmatch(chosen.contact):
+        said = " ".join(chosen.contact.split())
+        raise click.UsageError(f"`{said}` is no mail address; correct --contact or {CONTACT}, or leave it out")
+    if chosen.mirror and not re.match(r"https?://[^/]", chosen.mirror):
+        raise click.UsageError(
+            f"{MIRROR} is `{chosen.mirror}`; set it to an address that begins with http://, or unset it"
+        )
+    return chosen
+
+
+def together(troubles: Iterable[str]) -> str:
+    """Return who could not be asked and why as one text; those that failed for one reason are named together."""
+    from eelit.bib.remote.services import SERVICES
+
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for trouble in troubles:
+        label = next((each.label for each in SERVICES if trouble.startswith(f"{each.label} ")), "")
+        by_reason[trouble.removeprefix(label).strip()].append(label)
+    said = {reason: ", ".join(labels) + (":" if len(labels) > 1 else "") for reason, labels in by_reason.items()}
+    return "; ".join(f"{who} {reason}".strip() for reason, who in said.items())
 
 
 class _Line(logging.Handler):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eelit.catalog.faults import INVALID_DATA, RUN_FAILED, CatalogueFault, Unavailable, writing
-from eelit.cli.asking import ask_options, asking, is_offline
+from eelit.cli.asking import AGAIN, ask_options, asking, is_offline, together
 from eelit.cli.command import WorkName, eelit_command, format_option
 from eelit.cli.table import json_text
 
@@ -43,7 +43,8 @@ def command(
 
     A link is dead if its server says so; a host that cannot be reached proves nothing and is named at the end.
 
-    Exits with 3 if there are errors (hints do not count), with 4 if with --online not all could be asked.
+    Exits with 0 also if there are findings, with 3 if one of them is an error, with 4 if with --online not all could be
+    asked.
     """
     from eelit.catalog.doctor import findings
     from eelit.catalog.load import load
@@ -52,6 +53,10 @@ def command(
 
     loaded = load(sources())
     keys = {key_of(name, loaded) for name in works}
+    if online and is_offline(offline):
+        raise click.UsageError(
+            "--online asks services, which --offline and EELIT_OFFLINE forbid; leave out one of them"
+        )
     found, diff = findings(loaded, _measured(keys)), ""
     if fix:
         diff = _mended(loaded, _about(found, keys, loaded))
@@ -59,7 +64,7 @@ def command(
         found = findings(loaded, _measured(keys))
     found = _about(found, keys, loaded)
     troubles: list[str] = []
-    if online and not is_offline(offline):
+    if online:
         asked, troubles = _online(loaded, keys, contact, anew=anew)
         found += asked
     if style == "json":
@@ -67,8 +72,8 @@ def command(
     else:
         click.echo("".join(f"{finding}\n" for finding in found) + diff, nl=False)
     _say(found)
-    for trouble in troubles:
-        click.echo(f"eelit: {trouble}", err=True)
+    if troubles:
+        click.echo(f"eelit: not all could be asked: {together(troubles)}; {AGAIN}", err=True)
     broken = any(finding.severity == "error" for finding in found)
     ctx.exit(INVALID_DATA if broken else RUN_FAILED if troubles else 0)
 
@@ -118,7 +123,7 @@ def _measured(keys: Collection[str]) -> Mapping[str, Measured]:
             known = bench.stored(track, key) if not keys or key in keys else None
             if known and known.results:
                 outcomes = {claim.name for result in known.results for claim in result.claims}
-                path = bench.folder() / track / key
+                path = min((bench.folder() / track / key).glob("seed*.json"))
                 before = found.get(key)
                 current = known.current and (before is None or before.current)
                 outcomes |= set(before.outcomes) if before else set()
@@ -161,12 +166,14 @@ def _online(
 def _dead(web: Web, loaded: Loaded, keys: Collection[str]) -> tuple[list[Finding], list[str]]:
     """Return the links that are dead, and which hosts could not be reached."""
     from eelit.bib.remote.links import Links, NoNetwork
+    from eelit.bib.remote.web import now
     from eelit.catalog.doctor import Finding, addresses
 
     found: list[Finding] = []
-    links = Links(web)
+    links, places = Links(web), list(addresses(loaded, keys))
     try:
-        for path, line, address in addresses(loaded, keys):
+        for number, (path, line, address) in enumerate(places, start=1):
+            now.info(f"links: {number} of {len(places)}")
             if why := links.fault(address):
                 remedy = "fix or replace it, if it stays so"
                 found.append(Finding("dead link", path, line, f"{address} {why}", remedy))

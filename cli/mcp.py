@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from eelit.catalog.extras import demand
 from eelit.catalog.faults import CatalogueFault
@@ -39,7 +42,10 @@ def command() -> None:
     tools are find, show, cite, graph, leaderboard and compare; none of them changes anything or uses the network. Needs
     the extra: pip install 'eelit[mcp]'.
     """
-    server(open_catalogue()).run("stdio")
+    made = server(open_catalogue())
+    if sys.stdin and sys.stdin.isatty():
+        click.echo("eelit: waiting for a client's messages on standard input; Ctrl-D ends this", err=True)
+    made.run("stdio")
 
 
 def server(catalogue: Catalogue) -> MCPServer:

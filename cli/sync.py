@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from eelit.catalog.faults import INVALID_DATA, RUN_FAILED, CatalogueFault, Unavailable, writing
-from eelit.cli.asking import ask_options, asking, is_offline
+from eelit.cli.asking import AGAIN, ask_options, asking, is_offline, together
 from eelit.cli.command import WorkName, eelit_command, format_option
 from eelit.cli.group import Failure
 from eelit.cli.table import bold, json_text, table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from eelit.bib.files import Changes
     from eelit.bib.remote.sync import Report
     from eelit.catalog.load import Loaded
@@ -54,13 +56,14 @@ def command(
     address and date. A list of references counts as complete only if its publisher deposited one of which each line
     names a work, and another service gives a list as well, none of them longer and none with a work of ours that it
     lacks. Contradictions to the catalogue are reported, never written; once you have decided, quote what the service
-    says in a comment (%) above the record, or in `unverified` of its entry, and it is not reported again. Files are
+    says in a comment (%) above the record, or in `unverified` of its entry, and it is not reported again. Each file is
     replaced in one step; look at the changes with `git diff`.
 
-    Exits with 3 if the sources are broken, with 4 if a service could not be asked: run it again, it asks only for the
-    rest.
+    Exits with 0 also if nothing changes, with 3 if the sources are broken or a file was changed meanwhile, with 4 if a
+    service could not be asked: run it again, it asks only for the rest.
     """
     from eelit.bib.files import Changes
+    from eelit.bib.problems import shown
     from eelit.bib.remote import apply
     from eelit.catalog.load import load
     from eelit.catalog.sources import checkout, sources
@@ -77,12 +80,13 @@ def command(
     changes = Changes.of(*files)
     report = _asked(loaded, keys, parts, least, pages, contact, anew=anew)
     changes = apply.changes(report, changes, *files)
-    click.echo(_json(report, changes, dry_run) if style == "json" else _report(report, changes))
-    if not dry_run:
-        _write(changes, loaded)
+    said = _json(report, changes, dry_run) if style == "json" else _report(report, changes)
+    written = [] if dry_run else _write(changes, loaded)
+    click.echo(said)
+    if written:
+        click.echo(f"eelit: wrote {', '.join(map(shown, written))}; look at it with `git diff`", err=True)
     if report.troubles:
-        said = "; ".join(report.troubles)
-        raise Failure(f"not all requests succeeded: {said}; run this again, it asks only for the rest", RUN_FAILED)
+        raise Failure(f"not all requests succeeded: {together(report.troubles)}; {AGAIN}", RUN_FAILED)
 
 
 def _keys(works: tuple[str, ...], loaded: Loaded) -> list[str]:
@@ -94,7 +98,10 @@ def _keys(works: tuple[str, ...], loaded: Loaded) -> list[str]:
         raise Failure(
             f"{errors[0]}; correct the sources first (`eelit check` lists {len(errors)} errors)", INVALID_DATA
         )
-    return [key_of(name, loaded) for name in works] or list(loaded.bibliography.records)
+    keys = list(dict.fromkeys(key_of(name, loaded) for name in works))
+    if lacking := [key for key in keys if key not in loaded.bibliography.records]:
+        raise Failure(f"`{lacking[0]}` has no record in bib/early-exit.bib; add it first", INVALID_DATA)
+    return keys or list(loaded.bibliography.records)
 
 
 def _asked(
@@ -126,7 +133,7 @@ def _report(report: Report, changes: Changes) -> str:
         rows = [[edge.citing, edge.cited, list(edge.services)] for edge in report.edges]
         parts += [bold(f"{len(report.edges)} NEW CITATIONS"), table(["citing", "cited", "told by"], rows), ""]
     if report.lists:
-        rows = [[found.key, found.complete, found.references] for found in report.lists]
+        rows = [[found.key, "yes" if found.complete else "no", found.references] for found in report.lists]
         parts += [bold("LISTS OF REFERENCES"), table(["work", "complete", "references"], rows), ""]
     if report.filled:
         rows = [[filled.key, filled.name, filled.value, list(filled.services)] for filled in report.filled]
@@ -141,26 +148,25 @@ def _report(report: Report, changes: Changes) -> str:
         parts += [f"{bold('NOT ALL WORKS THAT CITE THESE WERE LOOKED AT')}; --pages looks at more"]
         parts += [table(["work", "looked at", "cited by"], rows), ""]
     if report.doubts:
-        parts += [bold("TO BE DECIDED BY A PERSON"), *report.doubts, ""]
+        settle = "; what a comment (%) above the record quotes is not reported again"
+        parts += [f"{bold('TO BE DECIDED BY A PERSON')}{settle}", *report.doubts, ""]
     return "\n".join([*parts, changes.diff().rstrip() or "Nothing changes."])
 
 
 def _json(report: Report, changes: Changes, dry_run: bool) -> str:
     data = {name: value for name, value in asdict(report).items() if name != "notes"} | {
         "files": [str(path) for path in changes.paths()],
-        "written": not dry_run,
+        "written": not dry_run and bool(changes.paths()),
     }
     return json_text(data)
 
 
-def _write(changes: Changes, loaded: Loaded) -> None:
+def _write(changes: Changes, loaded: Loaded) -> list[Path]:
+    """Write what changes, and return the files."""
     from eelit.bib.files import ChangedMeanwhile
-    from eelit.bib.problems import shown
 
     try:
         with writing(loaded.sources.bibliography, ELSEWHERE):
-            written = changes.write()
+            return changes.write()
     except ChangedMeanwhile as error:
         raise CatalogueFault(f"{error}; nothing was written, run this again") from error
-    if written:
-        click.echo(f"eelit: wrote {', '.join(map(shown, written))}; look at it with `git diff`", err=True)

@@ -13,7 +13,7 @@ import click
 from eelit.cli.streams import plain_terminal
 
 GAP = "  "
-WHOLE = ("key", "work")  # columns that one copies from are never cut
+WHOLE = ("key", "work", "id")  # columns that one copies from are never cut
 LEAST = 12  # characters that a column keeps when the table has to be narrowed
 
 

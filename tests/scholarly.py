@@ -96,6 +96,9 @@ class Server:
             def do_HEAD(self):
                 server.serve(self)
 
+            def do_POST(self):
+                server.serve(self)
+
             def give(self, code, body=b"", kind="application/json", headers=None, announced=None):
                 tag = f'"{hashlib.md5(body).hexdigest()}"'
                 if code == 200 and self.headers.get("If-None-Match") == tag:
@@ -145,6 +148,8 @@ class Server:
         if key := handler.headers.get("Authorization") or handler.headers.get("x-api-key"):
             self.keys[service] = key
         params = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if handler.command == "POST":
+            params |= json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         answer = self.answer(service, unquote(rest[0]) if rest else "", params, handler.headers)
         for pattern, script in self.always:
             if re.search(pattern, unquote(handler.path)):
@@ -274,6 +279,9 @@ class Server:
         }
 
     def semanticscholar(self, known, path, params, headers):
+        if path == "paper/batch":
+            by_name = {name: work for work in known for name in (f"DOI:{work.doi}", f"ARXIV:{work.arxiv}")}
+            return [self.paper(by_name[name]) if name in by_name else None for name in params["ids"]]
         if path == "paper/search/match":
             found = near(known, params)
             return {"data": [self.paper(work) for work in found[:1]]} if found else None

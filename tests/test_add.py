@@ -6,7 +6,9 @@ import pytest
 import scholarly
 from scholarly import Server, Work
 
+from eelit.bib.files import ChangedMeanwhile
 from eelit.bib.read import read_bibliography
+from eelit.catalog.check import check
 from eelit.catalog.load import load
 from eelit.catalog.sources import sources
 
@@ -107,6 +109,25 @@ def test_a_venue_that_has_another_name_here_is_told(tree, server, eelit):
     assert doubt.startswith("“ICLR” of `example2024fastexit` is called “International Conference on Learning")
 
 
+def test_a_record_whose_entry_was_never_written_is_told_with_what_writes_it(tree, server, eelit):
+    eelit("add", NEW.doi)
+    (tree / "catalog/entries/example2024fastexit.yaml").unlink()
+    found = eelit("add", NEW.arxiv)
+    assert found.exit_code == 1
+    assert "it has no entry; `eelit new example2024fastexit` starts one" in found.stderr
+
+
+def test_what_could_not_be_written_is_not_told_as_written(tree, server, eelit, monkeypatch):
+    def meanwhile(*given):
+        raise ChangedMeanwhile("early-exit.bib was changed by another program meanwhile")
+
+    monkeypatch.setattr("eelit.bib.files.Changes.write", meanwhile)
+    found = eelit("add", NEW.doi, "--format", "json")
+    assert found.exit_code == 3
+    assert found.stdout == ""
+    assert "nothing was written, run this again" in found.stderr
+
+
 @pytest.mark.parametrize("words", [("--offline",), ()])
 def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monkeypatch, words):
     if not words:
@@ -116,9 +137,19 @@ def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monke
     assert found.exit_code == 0
     assert "@inproceedings{doe2027new," in found.stdout
     assert "title = {A Wholly New {BERT}}" in found.stdout
+    assert found.stdout.startswith("Offline, no service is asked. Type the record into bib/early-exit.bib")
     assert server.asked == []
     assert bib(tree) == before
     assert not (tree.parent / "cache").exists()
+
+
+def test_what_is_typed_without_being_filled_in_is_refused(tree, server, eelit):
+    typed = eelit("add", "A Wholly New BERT", "--key", "doe2027new", "--offline").stdout
+    record = typed[typed.index("@") : typed.index("}\n\n") + 2]
+    (tree / "bib" / "early-exit.bib").write_text(bib(tree) + "\n" + record, encoding="utf-8")
+    told = [problem.message for problem in check(sources()) if "doe2027new" in problem.message]
+    assert any("`10.…/…`" in message for message in told), told
+    assert any("`YYMM.NNNNN`" in message for message in told), told
 
 
 def test_nobody_knows_it_but_something_is_near(tree, server, eelit):
@@ -133,7 +164,17 @@ def test_what_could_not_be_asked_is_no_proof_that_it_is_unknown(tree, server, ee
     server.always = [(".", scholarly.status(403))]
     found = eelit("add", NEW.doi)
     assert found.exit_code == 4
-    assert "not all services could be asked: Crossref answers with 403" in found.stderr
+    assert (
+        "could be asked: Crossref, OpenAlex, DBLP, Semantic Scholar: answers with 403; run this again" in found.stderr
+    )
+
+
+def test_services_that_want_hours_are_told_so_and_count_as_asked(tree, server, eelit):
+    server.always = [(".", scholarly.status(429, {"Retry-After": "21600"}))]
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 4
+    assert "Semantic Scholar: asks to wait 360 minutes; run this again when they can be asked" in found.stderr
+    assert "requests: Crossref 1, DBLP 1, OpenAlex 1, Semantic Scholar 1 (log" in found.stderr
 
 
 def test_without_a_network_it_says_what_to_type(tree, server, eelit):
@@ -150,7 +191,8 @@ def test_a_failing_service_is_named_and_the_rest_is_written(tree, server, eelit)
     server.always = [("/crossref", scholarly.instead({"message": {}}))]
     found = eelit("add", NEW.doi)
     assert found.exit_code == 0
-    assert "eelit: Crossref answers in a form that is not known here" in found.stderr
+    assert "could be asked: Crossref answers in a form that is not known here" in found.stderr
+    assert "`eelit sync --metadata example2024fastexit` asks again for what the record lacks" in found.stderr
     assert "12--20" in bib(tree)
 
 
@@ -160,6 +202,9 @@ def test_a_failing_service_is_named_and_the_rest_is_written(tree, server, eelit)
         (["10.1234/ab.1", "--key", "Bad Key"], "is not a key"),
         (["10.1234/ab.1", "--key", "zhou2020pabee"], "is already used"),
         (["https://openreview.net/forum?id=x"], "holds neither a DOI nor an arXiv id"),
+        (["10.1/x"], "`10.1/x` is no DOI"),
+        (["10.1234/ab.1", "--contact", "nobody"], "`nobody` is no mail address; correct --contact or EELIT_CONTACT"),
+        (["10.1234/ab.1", "--contact", "a@b.org\nX: y"], "`a@b.org X: y` is no mail address"),
         (["x"], "too short for a title"),
     ],
 )
@@ -168,6 +213,23 @@ def test_what_makes_no_sense_is_said_before_anybody_is_asked(tree, server, eelit
     assert found.exit_code == 2
     assert said in found.stderr
     assert server.asked == []
+
+
+def test_a_mirror_that_is_no_address_is_refused(tree, server, eelit, monkeypatch):
+    monkeypatch.setenv("EELIT_MIRROR", "localhost:8000")
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 2
+    assert "EELIT_MIRROR is `localhost:8000`; set it to an address that begins with http://" in found.stderr
+
+
+def test_a_spoilt_cache_is_named_with_what_to_do(tree, server, eelit):
+    kept = tree.parent / "cache" / "remote" / "answers.sqlite"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("no database, but long enough to be taken for one")
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 3
+    assert f"the answers that are kept in {kept} cannot be used" in found.stderr
+    assert "delete this file" in found.stderr
 
 
 def test_a_hostile_title_stays_a_title(tree, server, eelit):

@@ -118,6 +118,23 @@ def test_what_is_said_to_be_unknown_is_not_asked_for_but_may_be_known_by_now(tre
     assert not [each for each in found("missing") if "zhou2020pabee" in each.says]
 
 
+def test_two_venues_that_look_like_one_may_be_said_to_be_two(tree):
+    add(tree, "doe2027new", DOE | {"booktitle": "Int. Conf. on Representations (ICLR 2020)"})
+    (finding,) = found("venue")
+    _, _, said = finding.remedy.partition("say so in a comment above it: ")
+    assert said.startswith("% not International Conference on Learning")
+    edit(tree, BIB, "@inproceedings{doe2027new,", f"{said}\n@inproceedings{{doe2027new,")
+    assert found("venue") == []
+
+
+def test_stale_results_are_told_by_a_file(monkeypatch):
+    monkeypatch.undo()
+    from eelit.cli.doctor import _measured
+
+    measured = _measured({"kaya2019sdn"})
+    assert measured["kaya2019sdn"].path.is_file()
+
+
 def test_two_versions_of_one_work(tree):
     add(tree, "doe2027new", DOE, "misc")
     other = {"title": "Stopping Plainly Before Its End", "doi": "", "eprint": "2001.00001", "archiveprefix": "arXiv"}
@@ -227,7 +244,9 @@ def server(tree, tmp_path, monkeypatch):
 def test_only_online_anybody_is_asked(tree, server, eelit, monkeypatch):
     add(tree, "doe2027new", DOE)
     eelit("doctor", "doe2027new")
-    eelit("doctor", "doe2027new", "--online", "--offline")
+    found = eelit("doctor", "doe2027new", "--online", "--offline")
+    assert found.exit_code == 2
+    assert "--online asks services, which --offline and EELIT_OFFLINE forbid" in found.stderr
     assert server.asked == []
 
 
@@ -271,8 +290,8 @@ def test_without_a_network_no_link_is_dead(tree, server, eelit, monkeypatch, tmp
     found = eelit("doctor", "doe2027new", "--online")
     assert found.exit_code == 4
     assert "dead link" not in found.stdout
-    assert "127.0.0.1:1, 127.0.0.2:1, 127.0.0.3:1 cannot be reached: links need a network" in found.stderr
-    assert "OpenAlex cannot be reached" in found.stderr
+    assert "127.0.0.1:1, 127.0.0.2:1, 127.0.0.3:1 cannot be reached: links need a network; run this" in found.stderr
+    assert "eelit: not all could be asked: OpenAlex, " in found.stderr
     log = (tmp_path / "cache/remote/asked.log").read_text()
     assert "HEAD http://127.0.0.3:1/0\n" in log
     assert "127.0.0.4" not in log

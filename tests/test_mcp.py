@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_a_client_starts_the_command_by_itself(database):
     started = mcp.StdioServerParameters(command=command, args=["mcp"], env=environment)
     _, (shown,) = asked(lambda: started, ("show", {"work": "pabee"}))
     assert said(shown)["key"] == "zhou2020pabee"
+
+
+def test_a_person_who_starts_it_is_told_what_it_waits_for_and_how_it_ends(database, served):
+    environment = os.environ | {"EELIT_DB": str(database)}
+    command = str(Path(sys.executable).with_name("eelit"))
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(command, [command, "mcp"], environment)
+    said = b""
+    while b"Ctrl-D ends this" not in said:
+        said += os.read(terminal, 1000)
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_without_the_package_it_says_what_to_install(database, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import time
 
 import pytest
@@ -111,9 +112,9 @@ def test_retry_after_is_waited_for(serve, ask):
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        ({"Retry-After": "21600"}, "asks to wait 21600 s"),
+        ({"Retry-After": "21600"}, "OpenAlex asks to wait 360 minutes$"),
         ({"X-RateLimit-Remaining-USD": "0.0"}, "the day's budget is spent"),
-        ({"X-RateLimit-Remaining": "0"}, "the day's budget is spent"),
+        ({"X-RateLimit-Remaining": "0"}, "the day's budget is spent, until midnight UTC$"),
     ],
 )
 def test_a_service_that_wants_hours_is_left_alone_at_once(serve, ask, headers, why):
@@ -337,7 +338,11 @@ def test_citing_works_come_from_all_pages_up_to_the_most(serve, ask, monkeypatch
         ("https://dl.acm.org/doi/pdf/10.1145/3340531.3411973", "doi", "10.1145/3340531.3411973"),
         ("https://link.springer.com/article/10.1007%2Fs12559-020-09734-4", "doi", "10.1007/s12559-020-09734-4"),
         ("https://aclanthology.org/2020.acl-main.204/", "doi", "10.18653/v1/2020.acl-main.204"),
+        ("10.1234/ab.1.", "doi", "10.1234/ab.1"),
         ("2001.00001v2", "arxiv", "2001.00001"),
+        ("arXiv:2001.00001v2 [cs.CL] 29 Jan 2020", "arxiv", "2001.00001"),
+        ("arXiv: a History of Preprints", "title", "arXiv: a History of Preprints"),
+        ("1984 and 2001", "title", "1984 and 2001"),
         ("arXiv:2001.00001", "arxiv", "2001.00001"),
         ("https://arxiv.org/pdf/2001.00001v3.pdf", "arxiv", "2001.00001"),
         ("10.48550/arXiv.2001.00001", "arxiv", "2001.00001"),
@@ -366,10 +371,22 @@ def test_what_is_given_is_told_apart(text, kind, value):
     assert lookup.given(text) == (kind, value)
 
 
-@pytest.mark.parametrize("text", ["https://openreview.net/forum?id=abc", "ab"])
-def test_what_names_no_work_is_refused(text):
-    with pytest.raises(lookup.NoWork, match="give"):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("https://openreview.net/forum?id=abc", "the address https://openreview.net/forum?id=abc holds neither a DOI"),
+        ("ab", "`ab` is too short for a title; give a DOI"),
+        ("10.1/zzz", "`10.1/zzz` is no DOI (one looks like 10.18653/"),
+        ("doi:10.1234", "is no DOI"),
+        ("arXiv:24.1", "`arXiv:24.1` is no arXiv id (one looks like 2004.02178)"),
+        ("2401.123", "is no arXiv id"),
+    ],
+)
+def test_what_names_no_work_is_refused(text, why):
+    with pytest.raises(lookup.NoWork) as told:
         lookup.given(text)
+    assert why in str(told.value)
+    assert re.search("; (?:give|correct it, or give) ", str(told.value))
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,10 @@ def test_edges_name_who_tells_of_them_where_and_when(root, server, eelit):
 
 
 def test_complete_lists_are_told_from_partial_ones(root, server, eelit):
-    eelit("sync", "--citations")
+    found = eelit("sync", "--citations")
+    rows = [line.split() for line in found.stdout.partition("LISTS OF REFERENCES")[2].splitlines()]
+    assert [KEYS[2], "yes", "3"] in rows
+    assert [KEYS[3], "no", "3"] in rows
     lists = read_reference_lists(root / "bib/reference-lists.csv")
     assert lists.problems == []
     assert lists.complete == [KEYS[2], KEYS[4]], "of the fourth one reference says nothing; the others' are partial"
@@ -239,7 +242,9 @@ def test_a_second_run_asks_nobody_and_changes_nothing(root, server, eelit):
     assert len(server.asked) == asked
     assert sources(root) == before
     found = eelit("sync", "--citations", "--anew")
-    assert server.revalidated > 0
+    assert server.revalidated == len(server.asked) - asked > 0
+    assert "no service was asked" not in found.stderr
+    assert "requests: Crossref 4, OpenAlex 5, Semantic Scholar " in found.stderr
     assert sources(root) == before
 
 
@@ -349,6 +354,7 @@ def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, e
     assert records[KEYS[2]].arxiv == "2101.00009"
     assert records[KEYS[3]].year == 2022
     assert f"year of `{KEYS[3]}` is “2022”, but “2023” at Crossref" in found.stdout
+    assert "TO BE DECIDED BY A PERSON; what a comment (%) above the record quotes is not reported again" in found.stdout
     text = (root / "bib/early-exit.bib").read_text()
     comment = text.partition(f"@misc{{{KEYS[2]}")[0].splitlines()[-1]
     assert comment.startswith("% 20")
@@ -432,6 +438,24 @@ def test_nothing_leaves_the_machine_without_the_users_word(root, server, eelit, 
     assert server.asked == []
 
 
+def test_all_that_fail_for_one_reason_are_named_together_with_what_to_do(root, server, eelit):
+    server.close()
+    found = eelit("sync", KEYS[0])
+    assert found.exit_code == 4
+    (said,) = [line for line in found.stderr.splitlines() if "not all requests" in line]
+    assert said.count("cannot be reached") == 1
+    assert said.endswith("run this again when they can be asked: what was answered is kept, only the rest is asked for")
+    assert all(label in said for label in ("OpenAlex, ", "Crossref, ", "Semantic Scholar, "))
+
+
+def test_a_work_without_a_record_is_refused(root, server, eelit):
+    (root / "catalog/entries/moore2024none.yaml").write_text("key: moore2024none\n", encoding="utf-8")
+    found = eelit("sync", "moore2024none")
+    assert found.exit_code == 3
+    assert "`moore2024none` has no record in bib/early-exit.bib; add it first" in found.stderr
+    assert server.asked == []
+
+
 def test_broken_sources_are_told_before_anybody_is_asked(root, server, eelit):
     path = root / "bib/citations.csv"
     path.write_text(path.read_text() + "nonsense\n")
@@ -439,6 +463,26 @@ def test_broken_sources_are_told_before_anybody_is_asked(root, server, eelit):
     assert found.exit_code == 3
     assert "correct the sources first" in found.stderr
     assert server.asked == []
+
+
+def test_semantic_scholar_is_asked_once_for_all_works_and_one_by_one_only_if_that_fails(root, server, eelit, tmp_path):
+    eelit("sync", "--citations")
+    asked = [path for path in server.asked if path.startswith("/semanticscholar") and "/references" not in path]
+    assert [path.partition("?")[0] for path in asked] == ["/semanticscholar/paper/batch"]
+    log = (tmp_path / "cache/remote/asked.log").read_text()
+    assert '"DOI:10.1234/w4"' in log, "the log says what was asked, though it is not in the address"
+    before = sources(root)
+    written(tmp_path / "again", world())
+    shutil.rmtree(tmp_path / "cache")
+    server.asked.clear()
+    server.always = [("/paper/batch", scholarly.status(400))]
+    assert eelit("--root", str(tmp_path / "again"), "sync", "--citations").exit_code == 0
+    assert sources(tmp_path / "again") == before
+    server.always = [("/paper/batch", scholarly.instead([None]))]
+    shutil.rmtree(tmp_path / "cache")
+    written(tmp_path / "third", world())
+    assert eelit("--root", str(tmp_path / "third"), "sync", "--citations").exit_code == 0
+    assert sources(tmp_path / "third") == before, "an answer of another length is no answer"
 
 
 def test_one_run_at_a_time(root, server, eelit):

@@ -16,7 +16,14 @@ from eelit.bib.remote.services import ARXIV, CROSSREF, DBLP
 from eelit.bib.remote.web import Unanswered, Web
 
 DOI_WITHIN = re.compile(r"10\.\d{4,9}/[^\s?#]+")
-WITHOUT_SCHEME = re.compile(r"[\w-]+(?:\.[\w-]+)+/\S+")
+WITHOUT_SCHEME = re.compile(r"[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}/\S+", re.IGNORECASE)
+STAMP = re.compile(rf"arxiv:\s*(?:{ARXIV_ID.pattern})(?:v\d+)?(?=\s+\[)", re.IGNORECASE)
+"""What stands at the margin of a preprint: `arXiv:2004.02178v2 [cs.CL] 29 Apr 2020`."""
+ALMOST = (
+    (re.compile(r"(?:doi:\s*)?10\.\S*", re.IGNORECASE), "DOI", "10.18653/v1/2020.acl-main.204"),
+    (re.compile(r"(?:arxiv:\s*)?\d[\d.]*(?:v\d+)?|arxiv:\s*\S*", re.IGNORECASE), "arXiv id", "2004.02178"),
+)
+"""What was meant for an identifier, what it should have been, and an example of that."""
 NUMBER = re.compile(r"W\d+", re.IGNORECASE)
 """What OpenAlex calls a work, as `eelit sync --new` shows it where there is no DOI."""
 OF_ARXIV = ("huggingface.co", "ar5iv.org", "ar5iv.labs.arxiv.org", "alphaxiv.org", "arxiv.org", "semanticscholar.org")
@@ -49,16 +56,21 @@ class Gathered:
 def given(text: str) -> Given:
     """Return what a text names: a DOI, an arXiv id, OpenAlex's number, an address of one of them, or else a title."""
     text = " ".join(text.split())
+    bare = text.rstrip(".,;")  # of the sentence from which it was copied
     if re.match(r"https?://", text, re.IGNORECASE):
-        return _in_address(text)
-    if found := bare_arxiv(text):
+        return _in_address(bare)
+    stamp = STAMP.match(bare)
+    if found := bare_arxiv(stamp[0] if stamp else bare):
         return Given("arxiv", found)
-    if found := bare_doi(text):
+    if found := bare_doi(bare):
         return Given("doi", found)
+    for shape, what, example in ALMOST:
+        if shape.fullmatch(bare):
+            raise NoWork(f"`{text}` is no {what} (one looks like {example}); correct it, or give the title")
     if NUMBER.fullmatch(text):
         return Given("openalex", text.upper())
     if WITHOUT_SCHEME.fullmatch(text):
-        return _in_address(f"https://{text}")
+        return _in_address(f"https://{bare}")
     if len(folded(text)) < 4:
         raise NoWork(f"`{text}` is too short for a title; give a DOI, an arXiv id, an address or the whole title")
     return Given("title", text)

@@ -1,6 +1,8 @@
 """OpenAlex: an identifier for nearly every work, the works that it refers to, and those that cite it.
 
 An empty list of references is no list. A work has one DOI, the published one; its preprint may be a work of its own.
+Works are looked up one by one: that is free, while lists of works (`filter=doi:…|…`) are paid for from a small daily
+budget, which is kept for what only lists can tell.
 """
 
 from __future__ import annotations

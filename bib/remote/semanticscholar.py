@@ -5,16 +5,20 @@ Its data are under ODC-BY: edges and identifiers are named with their source.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from eelit.bib.remote.said import ARXIV_DOI, Said, bare_arxiv, bare_doi, person, plain
 from eelit.bib.remote.services import SEMANTIC_SCHOLAR
-from eelit.bib.remote.web import Answered, Web
+from eelit.bib.remote.web import Answered, Unanswered, Web
 
 ASKED = "paperId,externalIds,title,year,venue,authors"
 REFERENCES = "title,year,authors,externalIds"
+AT_ONCE = 500
+"""Works of one request."""
 PER_PAGE = 1000
 MOST_PAGES = 9
 """Offset and limit together reach 10,000."""
@@ -58,6 +62,15 @@ class _Reference(BaseModel):
 class _Page(Answered):
     data: list[_Reference] | None
     next: int | None = None
+
+
+class _Batch(Answered):
+    papers: list[Paper | None]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_bare_list(cls, value: Any) -> Any:
+        return {"papers": value} if isinstance(value, list) else value
 
 
 class _Matches(Answered):
@@ -107,6 +120,21 @@ def by_id(web: Web, name: str) -> Said | None:
     """Return what Semantic Scholar says of `DOI:…` or `ARXIV:…`."""
     paper = web.get(SEMANTIC_SCHOLAR, _path(name), {"fields": ASKED}, Paper)
     return _said(web, paper) if paper else None
+
+
+def by_ids(web: Web, names: Collection[str]) -> dict[str, Said]:
+    """Return what Semantic Scholar says of many works, by name (`DOI:…` or `ARXIV:…`): one request instead of many."""
+    known = sorted(set(names))
+    found: dict[str, Said] = {}
+    for start in range(0, len(known), AT_ONCE):
+        some = known[start : start + AT_ONCE]
+        batch = web.get(SEMANTIC_SCHOLAR, "/paper/batch", {"fields": ASKED}, _Batch, {"ids": some})
+        papers = batch.papers if batch else []
+        if len(papers) != len(some):
+            raise Unanswered(SEMANTIC_SCHOLAR, f"answers with {len(papers)} works to a question about {len(some)}")
+        saids = [_said(web, paper) if paper else None for paper in papers]
+        found |= {name: said for name, said in zip(some, saids, strict=True) if said}
+    return found
 
 
 def _path(name: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from eelit.bib.citations import Citations, ReferenceLists
 from eelit.bib.decided import is_quoted
@@ -117,6 +118,7 @@ class Ours:
     numbers: dict[str, str] = field(default_factory=dict)  # OpenAlex's → key
     known: dict[str, list[openalex.Work]] = field(default_factory=lambda: defaultdict(list))
     unheard: set[str] = field(default_factory=set)  # works of which OpenAlex could not be asked
+    scholars: Mapping[str, Said] | None = None  # what Semantic Scholar says by name, if it was asked for all at once
 
     def __post_init__(self) -> None:
         self.by_doi = {record.doi.lower(): key for key, record in self.records.items() if record.doi}
@@ -264,6 +266,9 @@ def citations(
 ) -> None:  # fmt: skip
     """Add to the report which works of the collection these cite, and which lists of references are complete."""
     cites = {(edge.citing, edge.cited) for edge in known.edges if edge.is_citation}
+    names = {name for key in keys if (name := _scholars_name(ours.records[key]))}
+    with suppress(Unanswered):  # then each is asked for by itself, which says so if it is in vain
+        ours.scholars = semanticscholar.by_ids(web, names) if len(names) > 1 else None
     for number, key in enumerate(keys, start=1):
         tell(f"whom they cite: {number} of {len(keys)}")
         told: dict[str, list[_List]] = defaultdict(list)
@@ -389,8 +394,9 @@ def _from_crossref(web: Web, ours: Ours, key: str, report: Report) -> _List | No
 
 def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _List | None:
     record = ours.records[key]
-    name = f"DOI:{record.doi}" if record.doi else f"ARXIV:{record.arxiv}" if record.arxiv else ""
-    said = semanticscholar.by_id(web, name) if name else None
+    name = _scholars_name(record)
+    ask = partial(semanticscholar.by_id, web) if ours.scholars is None else ours.scholars.get
+    said = ask(name) if name else None
     if said and not _is_ours(record, said):
         report.doubt(_another(key, record, said), key, said.title)
         return None
@@ -405,6 +411,11 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
             report.doubt(_perhaps(key, other, SEMANTIC_SCHOLAR.label, against, address), key, other)
         cited |= {other} if other and not against else set()
     return _List(SEMANTIC_SCHOLAR.label, address, min(paper.said_on for paper in papers), cited, len(papers))
+
+
+def _scholars_name(record: Record) -> str:
+    """Return what Semantic Scholar calls a work, or nothing."""
+    return f"DOI:{record.doi}" if record.doi else f"ARXIV:{record.arxiv}" if record.arxiv else ""
 
 
 def _perhaps(key: str, other: str, label: str, against: str, address: str) -> str:

@@ -29,6 +29,9 @@ from urllib3.util import Retry
 
 from eelit.bib.remote.services import SERVICES, Manners, Service
 
+KEPT = "answers.sqlite"
+READING = ("GET", "HEAD", "POST")
+"""With a POST, too, nothing is changed anywhere: it asks for many works, which an address could not hold."""
 AGAIN = (429, 500, 502, 503, 504)
 TRIES = 4
 LONGEST_WAIT = 120
@@ -101,9 +104,9 @@ class _Patient(Retry):
         if response is not None and response.status in AGAIN:
             told = response.headers.get("Retry-After")
             if told and self._seconds(told) > LONGEST_WAIT:
-                raise _AskedToWait(f"asks to wait {self._seconds(told):.0f} s")
+                raise _AskedToWait(f"asks to wait {self._seconds(told) / 60:.0f} minutes")
             if response.status == 429 and any(_is_zero(response.headers.get(name)) for name in SPENT):
-                raise _AskedToWait("says that the day's budget is spent")
+                raise _AskedToWait("says that the day's budget is spent, until midnight UTC")
             log.info("%s %s%s → %d, again later", method, host, _bare(url), response.status)
         elif rest.get("error") is not None:
             log.info("%s %s%s → %s, again later", method, host, _bare(url), type(rest["error"]).__name__)
@@ -127,7 +130,7 @@ class _Paced(HTTPAdapter):
         """Send a request when it is time."""
         with self.lock:
             time.sleep(max(0.0, self.last + self.seconds - time.monotonic()))
-            log.info("%s %s", request.method, _bare(request.url or ""))  # before it leaves: a run may be killed
+            log.info("%s %s%s", request.method, _bare(request.url or ""), _body(request))  # first: a run may be killed
             try:
                 sent = request.copy()
                 sent.headers.update(self.secrets)
@@ -153,10 +156,11 @@ class Web:
         self.given_up: dict[str, str] = {}
         self.hosts: set[str] = set()  # beside those of services
         self.session = CachedSession(
-            str(folder / "answers.sqlite"),
+            str(folder / KEPT),
             backend="sqlite",
             urls_expire_after={f"{_host(manners.base(service))}**": service.keep for service in SERVICES},
             allowable_codes=(200, 404),
+            allowable_methods=READING,
             filter_fn=_whole,
         )
         who = f"; mailto:{manners.contact}" if manners.contact else ""
@@ -169,9 +173,14 @@ class Web:
         """Close connections and the file."""
         self.session.close()  # type: ignore[no-untyped-call]
 
-    def get(self, service: Service, path: str, params: Mapping[str, str], kind: type[Answer]) -> Answer | None:
-        """Return what a service says in JSON, or None if it knows of no such thing. Raises `Unanswered`."""
-        response = self._answer(service, path, params)
+    def get(
+        self, service: Service, path: str, params: Mapping[str, str], kind: type[Answer], body: Any = None
+    ) -> Answer | None:
+        """Return what a service says in JSON, or None if it knows of no such thing. Raises `Unanswered`.
+
+        A question that is too long for an address has a `body`, which is sent as JSON.
+        """
+        response = self._answer(service, path, params, body)
         if response is None:
             return None
         try:
@@ -219,11 +228,13 @@ class Web:
         """Return where something was read, as it is cited: at the service itself, whichever mirror was asked."""
         return f"{service.base}{path}"
 
-    def _answer(self, service: Service, path: str, params: Mapping[str, str]) -> AnyResponse | None:
+    def _answer(
+        self, service: Service, path: str, params: Mapping[str, str], body: Any = None
+    ) -> AnyResponse | None:  # fmt: skip
         if service.name in self.given_up:
             raise Unanswered(service, self.given_up[service.name], lasting=True)
         for left in reversed(range(BREAKS + 1)):
-            response = self._sent(service, path, params, last=left == 0)
+            response = self._sent(service, path, params, body, last=left == 0)
             if response is None:
                 continue
             if response.status_code in (404, 410):
@@ -236,14 +247,17 @@ class Web:
             log.info("GET %s%s broke off", service.name, path)
         raise self._failed(service, "broke off its answer")
 
-    def _sent(self, service: Service, path: str, params: Mapping[str, str], *, last: bool) -> AnyResponse | None:
+    def _sent(
+        self, service: Service, path: str, params: Mapping[str, str], body: Any, *, last: bool
+    ) -> AnyResponse | None:  # fmt: skip
         """Return the response, or None if it broke off before the last try."""
         address = f"{self.manners.base(service)}{path}"
         now.debug("asking %s", service.label)
         try:
-            response = self._got(address, params)
+            response = self._got(address, params, body)
         except _AskedToWait as error:
-            raise self._failed(service, f"{error}; run this again then, nothing is lost", lasting=True) from error
+            self.asked[service.name] += 1
+            raise self._failed(service, str(error), lasting=True) from error
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
             self.unanswered[service.name] += 1
             if last:
@@ -252,15 +266,17 @@ class Web:
         except requests.RequestException as error:
             self.unanswered[service.name] += 1
             raise self._failed(service, _reason(error)) from error
-        self.asked[service.name] += not getattr(response, "from_cache", False)
+        kept = isinstance(response, CachedResponse) and not response.revalidated
+        self.asked[service.name] += not kept
         return response
 
-    def _got(self, address: str, params: Mapping[str, str]) -> AnyResponse:
-        asked: dict[str, Any] = {"params": dict(params), "timeout": self.manners.timeout}
-        response = self.session.get(address, **asked, refresh=self.anew)
+    def _got(self, address: str, params: Mapping[str, str], body: Any) -> AnyResponse:
+        asked: dict[str, Any] = {"params": dict(params), "json": body, "timeout": self.manners.timeout}
+        method = "GET" if body is None else "POST"
+        response = self.session.request(method, address, **asked, refresh=self.anew)
         known = isinstance(response, CachedResponse) and response.from_cache and response.status_code == 404
         if known and response.created_at < datetime.now(UTC) - UNKNOWN_FOR:
-            return self.session.get(address, **asked, force_refresh=True)
+            return self.session.request(method, address, **asked, force_refresh=True)
         return response
 
     def _secrets(self, service: Service) -> dict[str, str]:
@@ -297,6 +313,7 @@ def _patience(backoff: float) -> _Patient:
         total=TRIES,
         backoff_factor=backoff,
         status_forcelist=AGAIN,
+        allowed_methods=READING,
         respect_retry_after_header=True,
         retry_after_max=LONGEST_WAIT,
         raise_on_status=False,
@@ -341,6 +358,12 @@ def _bare(address: str) -> str:
     parts = urlsplit(address)
     kept = "&".join(part for part in parts.query.split("&") if not part.startswith(("api_key=", "mailto=")))
     return parts._replace(query=kept).geturl()
+
+
+def _body(request: requests.PreparedRequest) -> str:
+    """Return what is sent with a request, as the log shows it."""
+    body = request.body or ""
+    return f" {body.decode('utf-8', 'replace') if isinstance(body, bytes) else body}".rstrip()
 
 
 def _host(base: str) -> str:
