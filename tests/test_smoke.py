@@ -164,6 +164,27 @@ def test_a_full_model_that_does_not_lead_its_first_exit_is_told(first, last, cle
         assert "not clearly better than its first exit" in found
 
 
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ([0, 0, 0, 0], "clearly worse than its first exit: accuracy is 0.0000 and 1.0000, a lead of -1.0000"),
+        ([1, 1, 1, 0], "not clearly better than its first exit: accuracy is 0.7500 and 1.0000, a lead of -0.2500"),
+    ],
+)
+def test_a_full_model_that_loses_clearly_is_not_called_about_as_good(last, said):
+    found = conformance.no_lead(led([1, 1, 1, 1], last))
+    assert said in found
+    assert ("about as good" in found) == ("not clearly" in said)
+    assert ("savings cost nothing" in found) == ("clearly worse" in said)
+
+
+@pytest.mark.parametrize("last", [[0, 0, 0, 0], [1, 1, 1, 0]])
+def test_where_answers_must_be_in_time_the_full_model_may_lose_for_being_late(last):
+    found = conformance.no_lead(led([1, 1, 1, 1], last, quality="accuracy in time"))
+    assert found.endswith("this says what waiting for them costs, not how good they are.")
+    assert "say little" not in found
+
+
 def test_without_samples_the_error_of_chance_counts_for_both_and_without_that_the_lead_alone():
     chance = Chance(what="the mean", quality=0.1, error=0.01)
     bare = [point.model_copy(update={"samples": None}) for point in led([0.5], [0.528]).test]

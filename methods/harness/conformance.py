@@ -5,7 +5,8 @@ honestly cannot keep a rule names it in ``exempt`` with the reason, which the si
 colon if only that one cannot; a test fails when the exemption from a rule is no longer needed.
 
 ``no_lead`` is a warning, not a rule: a full model that is hardly better than its first exit breaks nothing, and some
-papers are about just that. But on such a task savings prove little, and readers should know.
+papers are about just that. But on such a task savings prove little, and readers should know. Where answers have to be
+in time, the full model may lose for being late, and the warning says so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from eelit.methods.engine.method import Method
 from eelit.methods.engine.records import Beside, Curve, Outcome
+from eelit.methods.harness.qualities import IN_TIME
 
 ERRORS = 2.0
 """Standard errors by which a variant's best quality must lie above chance in a smoke test, and by which a full model
@@ -133,12 +135,25 @@ def no_lead(curve: Curve) -> str | None:
     if lead > 0 and lead >= ERRORS * error:
         return None
     where = "its first exit" if first.exits[0] == 1.0 else "its most eager setting"
+    worse = bool(how) and lead < 0 and -lead >= ERRORS * error
     asked = f"{ERRORS:g} standard errors, {how}, are {ERRORS * error:.4f}" if how else "no standard error is known"
     return (
-        f"The full model of {called(curve)} is not clearly better than {where}: {curve.quality} is "
-        f"{curve.full_quality:.4f} and {first.quality:.4f}, a lead of {lead:+.4f}; {asked}. Where "
-        "the two are about as good, savings say little about a method."
+        f"The full model of {called(curve)} is {'clearly worse' if worse else 'not clearly better'} than "
+        f"{where}: {curve.quality} is {curve.full_quality:.4f} and {first.quality:.4f}, a lead of {lead:+.4f}; "
+        f"{asked}. {_what_that_means(curve, worse=worse)}"
     )
+
+
+def _what_that_means(curve: Curve, *, worse: bool) -> str:
+    """Return what savings are worth beside a full model without a lead, or one that loses to its first exit."""
+    if curve.quality == IN_TIME:
+        return (
+            "Late answers count as wrong, and the full model's may be late: this says what waiting for them costs, "
+            "not how good they are."
+        )
+    if worse:
+        return "Where it is worse, savings cost nothing, and to be better than it says little about a method."
+    return "Where the two are about as good, savings say little about a method."
 
 
 def _no_lead_beside(curve: Curve, beside: Beside) -> str | None:

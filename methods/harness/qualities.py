@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import inf
 
 DIRECTION = "higher is better"
+IN_TIME = "accuracy in time"
+"""The measure by which a late answer is a wrong one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ QUALITIES = {
     quality.name: quality
     for quality in (
         Quality("accuracy", "share of samples that are answered correctly", 0, 1),
-        Quality("accuracy in time", "share of samples that are answered correctly before their deadline", 0, 1),
+        Quality(IN_TIME, "share of samples that are answered correctly before their deadline", 0, 1),
         Quality("tagging accuracy", "share of words that get the right tag", 0, 1),
         Quality("mean F1 of the classes", "F1 of each class, harmonic mean of precision and recall, averaged", 0, 1),
         Quality("F1 of detections", "harmonic mean of their precision and recall", 0, 1),

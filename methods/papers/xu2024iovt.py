@@ -18,9 +18,10 @@ Model
 Training
     The network with all exits together, L = sum_e CE_e. Then DDPG in a simulated cell, with acc(e) of held-out images:
     the state holds R_n, W_n, the free share and w; the actor mu gives (u_e, u_s, u_phi)_n in [0, 1]; with
-    e = max(1, ceil(u_e E)), s = round(u_s l(e)), l(e) the parts up to exit e, and phi = u_phi by the sum over those
-    that send. Critic: (Q(x, a) - r - gamma Q'(x', mu'(x')))^2; actor: -Q(x, mu(x)); slow copies Q' and mu'; noise on
-    actions, and a replay memory. r is the IPLA of the slot. No images are used for that.
+    e = max(1, ceil(u_e E)), s = cuts(e)[round(u_s (|cuts(e)| - 1))], and phi = u_phi by the sum over those that send.
+    cuts(e) are 0, those between with d_s < d_0, and e: at all others one of the ends is no slower.
+    Critic: (Q(x, a) - r - gamma Q'(x', mu'(x')))^2; actor: -Q(x, mu(x)); slow copies Q' and mu'; noise on actions, and
+    a replay memory. r is the IPLA of the slot. No images are used for that.
 
 Exit rule
     The exit is chosen before inference, and only its head is run: no confidence is tested. The knob is w: at 0 accuracy
@@ -39,12 +40,13 @@ Deviations
        w = 0 and w = 1 the exit is the one known to be best, whatever the actor outputs.
     3. In training, latencies are capped at twice T_max, in rewards and in what is left for the next slot, so that a
        rare bad channel does not dominate learning; a small penalty keeps the actor's logits out of the saturated range
-       of the sigmoid. Of the actions 30 % are drawn at random, besides the noise on the others. T_max is the time of
-       the whole network on the slowest device.
+       of the sigmoid. Of the actions 30 % are drawn at random, besides the noise on the others. Learning rates fall to
+       0. T_max is the time of the whole network on the slowest device.
     4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three devices, instead
        of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. An image is smaller than the output of any part, so cutting in
-       between seldom pays off: mostly one side does everything. Which side that is depends on channel and load: with
-       devices three times as fast, a search in every slot gains next to nothing over computing all on the devices.
+       between never pays off: one side does everything. Which side that is depends on channels and load, and on what
+       the other devices do; with devices three times as fast, a search in every slot gains little over computing all
+       on the devices.
     5. The transfer of the answer back is part of d_s; no other times are modelled, and none is measured.
     6. The abstract says that accuracy is guaranteed, which may mean a constraint acc(e) >= A_min. Here there is none: w
        alone says what accuracy is worth, and the claims look at what it comes to.
@@ -77,7 +79,7 @@ from eelit.methods.world.stream import Journey, Leg, Work, World
 from eelit.methods.world.traces import steady
 
 Array = NDArray[np.float64]
-FREE = (1.0, 0.6, 0.3)
+FREE = (1.0, 0.5, 0.1)
 """Shares of the server that may be free."""
 STAY = 0.9
 """Chance that the free share is the same in the next slot."""
@@ -89,9 +91,9 @@ EPISODE = 20
 """Slots after which w is drawn anew."""
 LATE = 2.0
 """Most latency that a reward knows, in T_max."""
-WIDTH, MINIBATCH, RANDOM = 64, 64, 0.3
+WIDTH, MINIBATCH, RANDOM = 64, 128, 0.3
 """Width of actor and critic, transitions of a step, and share of actions that are drawn at random."""
-PULL = 1e-3
+PULL = 1e-4
 """What the squares of the actor's logits weigh."""
 MOMENTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 """Shares of the training after which the actor is kept as it is then, so that one sees how it learns."""
@@ -106,6 +108,16 @@ class Known(NamedTuple):
     heads: Array  # of each exit, the last one's with its part
     bits: Array  # d_0 … d_{E-1}: what crosses if the network is cut before each part, with the answer's way back
     accuracy: Array  # acc(e)
+
+    @property
+    def cuts(self) -> list[int]:
+        """Where to cut may pay: before the first part, and before each that is sent fewer bits than an image has.
+
+        At any other place one of the ends is no slower. Each part that moves from the device to the server changes T_n
+        by the same time for a multiply-accumulate: either moving none is best, or moving all, and then fewer bits are
+        sent.
+        """
+        return [0, *(s for s in range(1, len(self.bits)) if self.bits[s] < self.bits[0])]
 
 
 @dataclass(frozen=True)
@@ -160,12 +172,13 @@ class Controller(Protocol):
         ...
 
 
-def decision(u: Array, exits: int, forced: int | None = None) -> Decision:
+def decision(u: Array, known: Known, forced: int | None = None) -> Decision:
     """Return what an action ``[N, 3]`` in [0, 1] means, perhaps with the exit given."""
-    e = np.maximum(np.ceil(u[:, 0] * exits), 1).astype(np.int64) - 1
+    e = np.maximum(np.ceil(u[:, 0] * len(known.stages)), 1).astype(np.int64) - 1
     if forced is not None:
         e[:] = forced
-    s = np.rint(u[:, 1] * (e + 1)).astype(np.int64)
+    places = [[*(s for s in known.cuts if s <= last), last + 1] for last in e.tolist()]
+    s = np.array([each[round(where * (len(each) - 1))] for each, where in zip(places, u[:, 1].tolist(), strict=True)])
     return Decision(e, s, shared(u[:, 2], s <= e))
 
 
@@ -206,9 +219,10 @@ def rewarded(known: Known, cell: Cell, seen: Seen, chosen: Decision) -> tuple[fl
 
 
 def observed(seen: Seen, cell: Cell, most: float) -> NDArray[np.float32]:
-    """Return the state as actor and critic read it, ``[2 N + 2]``."""
-    parts = np.log2(seen.rates / cell.usual), seen.waiting / most, [seen.free, seen.w]
-    return np.concatenate(parts).astype(np.float32)
+    """Return the state as actor and critic read it, ``[2 N + 2]``; the free share and w in deviations from the mean."""
+    low, high = WEIGHTS
+    free, w = (seen.free - np.mean(FREE)) / np.std(FREE), (seen.w - (low + high) / 2) / ((high - low) / math.sqrt(12))
+    return np.concatenate([np.log2(seen.rates / cell.usual), seen.waiting / most, [free, w]]).astype(np.float32)
 
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
@@ -222,13 +236,13 @@ class Ddpg:
     """Actor and critic with their slow copies, and the memory of transitions."""
 
     def __init__(self, actor: nn.Sequential, size: int, *, discount: float, soft: float, rate: float) -> None:
-        self.actor, self.discount, self.soft = actor, discount, soft
+        self.actor, self.discount, self.soft, self.rate = actor, discount, soft, rate
         states, actions = actor[0].in_features, actor[-1].out_features
         assert isinstance(states, int)
         assert isinstance(actions, int)
         self.critic = network(states + actions, 1)
         self.slow_actor, self.slow_critic = copy.deepcopy(actor), copy.deepcopy(self.critic)
-        self.steps = [torch.optim.Adam(part.parameters(), lr=rate) for part in (self.critic, actor)]
+        self.steps = [torch.optim.Adam(part.parameters(), rate, fused=True) for part in (self.critic, actor)]
         self.x, self.x_next = torch.zeros(size, states), torch.zeros(size, states)
         self.a, self.r, self.count = torch.zeros(size, actions), torch.zeros(size), 0
 
@@ -254,8 +268,8 @@ class Ddpg:
         logits = self.actor(x)
         return PULL * (logits**2).mean() - self.value(self.critic, x, logits.sigmoid()).mean()
 
-    def learn(self, index: Tensor) -> None:
-        """Make a step of critic and actor on some transitions, and let the copies follow."""
+    def learn(self, index: Tensor, left: float = 1.0) -> None:
+        """Make a step of critic and actor on some transitions, at a share of the rate, and let the copies follow."""
         x, a = self.x[index], self.a[index]
         y = self.aim(self.r[index], self.x_next[index])
         for step, loss in zip(
@@ -267,6 +281,7 @@ class Ddpg:
             strict=True,
         ):
             step.zero_grad(set_to_none=True)
+            step.param_groups[0]["lr"] = left * self.rate
             loss().backward()
             step.step()
         pairs = (self.critic, self.slow_critic), (self.actor, self.slow_actor)
@@ -311,12 +326,12 @@ def train_agent(
             a = np.clip(a + random.normal(0, noise, a.shape), 0, 1)
             if random.random() < RANDOM:
                 a = random.uniform(size=a.shape)
-            r, waiting = rewarded(known, cell, seen, decision(a.reshape(devices, 3), len(known.stages)))
+            r, waiting = rewarded(known, cell, seen, decision(a.reshape(devices, 3), known))
             if (t + 1) % EPISODE == 0:
                 w = float(random.uniform(*WEIGHTS))
             after = observed(Seen(rates[t + 1], waiting, float(free[t + 1]), w), cell, most)
             agent.keep(x, torch.from_numpy(a.astype(np.float32)), r, torch.from_numpy(after))
-            agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)))
+            agent.learn(torch.from_numpy(random.integers(0, agent.count, MINIBATCH)), 1 - t / slots)
             bench.progress("training the agent", t / slots)
             bench.steps += 1
         keep_earlier(due, math.inf, actor)
@@ -340,7 +355,7 @@ class Agent:
         seen = seen._replace(w=min(max(seen.w, WEIGHTS[0]), WEIGHTS[1]))
         x = torch.from_numpy(observed(seen, self.cell, longest(self.known, self.cell)))
         u = self.actor(x).sigmoid().double().numpy().reshape(len(self.cell.speeds), 3)
-        return decision(u, len(self.known.stages), self.forced)
+        return decision(u, self.known, self.forced)
 
 
 @dataclass(frozen=True)
@@ -421,14 +436,14 @@ class IovtDdpg(ImageMethod, TierMethod):
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
     slots: int = 12000  # simulated slots from which the agent learns; assumed
-    discount: float = 0.5  # gamma, as queues are short; assumed
+    discount: float = 0.2  # gamma, as queues are short; assumed
     soft: float = 0.005  # how fast the slow copies follow; assumed
     noise: float = 0.2  # standard deviation of the noise on actions; assumed
-    agent_rate: float = 1e-3  # learning rate of actor and critic; assumed
-    speeds: tuple[float, ...] = (4e8, 6e8, 1e9)  # f_n, multiply-accumulates per second; assumed
-    server: float = 5e9  # F; assumed
+    agent_rate: float = 1e-3  # learning rate of actor and critic, which falls to 0; assumed
+    speeds: tuple[float, ...] = (4e8, 4e8, 4e8)  # f_n, multiply-accumulates per second; assumed
+    server: float = 1e10  # F; assumed
     bandwidth: float = 1e6  # B, hertz; assumed
-    signal: tuple[float, ...] = (3.0, 10.0, 30.0)  # g_n; assumed
+    signal: tuple[float, ...] = (3.0, 3.0, 3.0)  # g_n; assumed
     slot: float = 0.75  # seconds, in which each device could run the whole network; assumed
 
     fits_on: ClassVar[float] = 0.5  # of the validation data, for acc(e)
