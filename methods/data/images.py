@@ -22,6 +22,8 @@ CANVAS, PIECES, PIECE = 48, 8, 9
 """Side of the canvas of a cluttered picture, how many pieces of other pictures lie on it, and their side, in pixels."""
 MISSING = 0.15
 """Share of views in which a camera sees nothing."""
+SHIFTED = 7
+"""Part of its side by which the picture is shifted more or less than the camera's own shift."""
 CLUTTERED_MEAN, CLUTTERED_STD = 0.1844, 0.3204  # of the 60,000 training pictures, cluttered, on a scale of 0 to 1
 R52 = (2840, 1596, 253, 251, 206, 190, 123, 108, 97, 90)
 """Training documents in the ten largest classes of Reuters R52: a long tail that nobody made.
@@ -202,7 +204,7 @@ def views(source: str, cameras: int, train: int = 12_000, validation: int = 5_00
     """The pictures of `fashion_mnist` or `digits` as several cameras see them: bytes ``[n, cameras, 1, side, side]``.
 
     No camera sees the whole picture: on its canvas, an eighth wider and higher, the picture is shifted by about a third
-    of its side, in a direction that is the camera's own, and by up to a fourteenth more or less, anew for each picture;
+    of its side, in a direction that is the camera's own, and by up to a seventh more or less, anew for each picture;
     what leaves the canvas is lost. On it lie four pieces of other training pictures, a third as wide and high; on
     digits, which are small, none. About every seventh view is all black: the camera sees nothing. A row's views follow
     the seed and the row alone, whatever else is asked for.
@@ -217,7 +219,7 @@ def views(source: str, cameras: int, train: int = 12_000, validation: int = 5_00
         return Pictures(seen[:, :, np.newaxis], labels[rows].astype(np.int64), rows)
 
     parts = [part(each.rows) for each in (plain.train, plain.validation, plain.test)]
-    return Split(parts[0], parts[1], parts[2], f"{cameras} views {seed} {plain.digest}")
+    return Split(parts[0], parts[1], parts[2], f"{cameras} views within 1/{SHIFTED} {seed} {plain.digest}")
 
 
 def _view(
@@ -226,7 +228,7 @@ def _view(
     """Return what one of the cameras sees of some rows ``[n, side, side]``."""
     camera, cameras = which
     random, total, side = np.random.default_rng([seed, camera]), len(pixels), pixels.shape[1]
-    canvas, piece, jitter = round(side * 8 / 7), round(side / 3), max(1, round(side / 14))
+    canvas, piece, jitter = round(side * 8 / 7), round(side / 3), max(1, round(side / SHIFTED))
     angle, border = 2 * math.pi * camera / cameras, side // 2
     middle = np.rint(np.array([math.sin(angle), math.cos(angle)]) * side / 3 + (canvas - side) / 2).astype(np.int64)
     corners = middle + random.integers(-jitter, jitter + 1, (total, 2))[rows] + border

@@ -268,7 +268,7 @@ def test_each_device_has_its_own_weights_and_the_full_size_is_the_papers():
     blocks = model.stages[0].each
     assert len({id(p) for block in blocks for p in block.parameters()}) == 6 * 4
     assert model.stages[0](pictures).shape == (1, 6, 4, 16, 16)  # f o = 1,024 bits: 128 bytes
-    assert model.stages[1](torch.ones(1, 6, 4, 16, 16)).shape == (1, 32, 16, 16)
+    assert model.stages[1](torch.ones(1, 6, 4, 16, 16)).shape == (1, 64, 16, 16)
 
 
 # The released code.
