@@ -226,7 +226,9 @@ def test_all_of_the_network_is_trained(stages):
 
 def test_the_weights_are_those_of_the_authors_later_code():
     found = Rbqe()
-    assert [*found.qualities] == sorted(found.qualities, reverse=True), "the first row of the weights is the mildest"
+    assert found.qualities == (12, 10, 8, 6, 4), (
+        "from mild to severe, as the rows of the weights: five, as in the paper"
+    )
     assert found.weights[0] == (2, 1, 1, 0.5, 0.5)
     assert found.weights[2] == (0.5, 1, 2, 1, 0.5)
     assert found.weights[4] == (0.5, 0.5, 1, 1, 2)
