@@ -464,19 +464,24 @@ def stretched(one: Prepared, split: Split, method: EsFedAvg) -> list[OperatingPo
 
 def together(found: Sequence[tuple[int, Sequence[OperatingPoint]]], exits: int) -> list[OperatingPoint]:
     """Return the points of several clients ``(samples, points)`` as those of all samples."""
-    n, points = sum(size for size, _ in found), []
+    points = []
     for each in zip(*(own for _, own in found), strict=True):
-        shares = [size / n for size, _ in found]
-        cost = sum(share * point.cost for share, point in zip(shares, each, strict=True))
-        full = sum(share * point.cost * point.speed_up for share, point in zip(shares, each, strict=True))
+        sizes = [size for size, _ in found]
+        cost = weighed(sizes, [point.cost for point in each])
+        full = weighed(sizes, [point.cost * point.speed_up for point in each])
         left = [[*point.exits, *[0.0] * (exits - len(point.exits))] for point in each]
         points.append(
             OperatingPoint(
                 knob=each[0].knob,
-                quality=sum(share * point.quality for share, point in zip(shares, each, strict=True)),
+                quality=weighed(sizes, [point.quality for point in each]),
                 cost=cost,
                 speed_up=full / cost,
-                exits=[sum(share * own[i] for share, own in zip(shares, left, strict=True)) for i in range(exits)],
+                exits=[weighed(sizes, [own[i] for own in left]) for i in range(exits)],
             )
         )
     return points
+
+
+def weighed(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Return the mean of the clients' values over all samples; of equal shares of exactly 1 it is exactly 1."""
+    return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)

@@ -182,6 +182,23 @@ class EdgeBlock(nn.Module):
         return found
 
 
+class InDouble(nn.Module):
+    """A stage that computes in double precision and hands on single precision.
+
+    A quantiser turns the last bit of a sum, which depends on how many pictures are in a batch, into a whole step. What
+    is left of such differences in double precision is far too small for that.
+    """
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, C, H, W]`` as the stage does."""
+        found: Tensor = self.stage(x.double()).float()
+        return found
+
+
 def edge_convolutions(model: nn.Module) -> list[EdgeConvolution]:
     """Return all convolutions of few bits."""
     return [part for part in model.modules() if isinstance(part, EdgeConvolution) and part.bits != WHOLE]
@@ -332,12 +349,18 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
             train_parts(model, model.heads[:-1].parameters(), data, bench, **heads)
 
     def deployed(self, model: MultiExit) -> MultiExit:
-        """The network with its few bits as they stay, and normalisation folded where a convolution is before it."""
+        """The network with its few bits as they stay, normalisation folded where a convolution is before it.
+
+        Stages with few bits compute in double precision here: alone or in a batch, a picture gets the same answer.
+        """
         found = super().deployed(model)
         with torch.no_grad():
             for part in edge_convolutions(found):
                 part.weight.copy_(quantised(part.weight, part.bits))
                 part.fixed = True
+        for number, stage in enumerate(found.stages):
+            if edge_convolutions(stage):
+                found.stages[number] = InDouble(stage)
         return found
 
     def policy(self, knob: float, prepared: Any) -> Entropy:

@@ -402,6 +402,8 @@ def test_clients_are_taken_together_by_their_samples():
     assert found.cost == pytest.approx(20)
     assert found.speed_up == pytest.approx((0.75 * 10 + 0.25 * 100) / 20)
     assert found.exits == pytest.approx([0.875, 0.125, 0.0])
+    sizes = (39, 62, 46, 75, 28, 65, 18, 37)  # whose shares, rounded, do not sum to 1
+    assert together([(n, [point(0.5, 10, 10, [1.0])]) for n in sizes], 3)[0].exits[0] == 1.0
 
 
 def test_a_client_answers_by_its_last_exit_where_deeper_ones_are_asked_for(prepared):

@@ -178,12 +178,24 @@ def test_trained_weights_are_quantised_for_good(prepared):
     for part, own in zip(fixed, edge_convolutions(model), strict=True):
         assert part.fixed
         assert not own.fixed
-        assert torch.equal(part.weight, quantised(own.weight, 1))
+        assert torch.equal(part.weight, quantised(own.weight, 1).double())
         assert all(len(row.abs().unique()) == 1 for row in part.weight)
         assert own.weight.abs().max() <= 1
     x = torch.stack(data.validation.inputs[:20])
     with torch.inference_mode():
         assert torch.allclose(model(x), ready.model(x), atol=1e-3)
+
+
+def test_a_picture_gets_the_same_answer_alone_and_in_a_batch():
+    """In single precision the last bit of a sum depends on the batch, and a quantiser makes a whole step of it."""
+    method = HybridNetwork(bits=8, train_size=100)
+    data = method.load()
+    model = method.deployed(method.build(data, 0))
+    x = torch.stack(data.test.inputs[:64])
+    with torch.inference_mode():
+        alone = torch.cat([model(each[None]) for each in x], dim=1)
+        assert torch.allclose(model(x), alone, rtol=0, atol=1e-6)
+        assert alone.dtype == torch.float32
 
 
 def test_centring_is_made_before_each_step_and_moves_nothing_else():
