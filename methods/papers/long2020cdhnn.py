@@ -140,15 +140,36 @@ class Active(torch.autograd.Function):
 
 
 class EdgeConvolution(nn.Conv2d):
-    """A 3×3 convolution with weights W_q of its master copy; once it is ``fixed``, they are its weights."""
+    """A 3×3 convolution with weights W_q of its master copy.
+
+    Once it is ``fixed``, they are its weights, and its products are those of whole numbers: single precision sums these
+    exactly, in whatever order, as long as a sum stays below 2^24.
+    """
+
+    steps: Tensor
+    step: Tensor
 
     def __init__(self, inputs: int, outputs: int, stride: int, bits: int) -> None:
         super().__init__(inputs, outputs, 3, stride, padding=1)
-        self.bits, self.fixed = bits, False
+        self.bits, self.fixed, self.top = bits, False, 2**bits - 1
+
+    @torch.no_grad()
+    def fix(self) -> None:
+        """Quantise the weights for good."""
+        alpha = self.weight.abs().mean(dim=(1, 2, 3), keepdim=True)
+        self.weight.copy_(quantised(self.weight, self.bits))
+        steps = (self.weight.double() / alpha.clamp_min(1e-30) * self.top).round()
+        self.register_buffer("steps", steps.float(), persistent=False)
+        self.register_buffer("step", alpha.double()[:, 0] / self.top**2, persistent=False)
+        self.fixed = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve maps ``[N, C, H, W]`` with W_q, or with the weights as they are if they are fixed or whole."""
-        w = self.weight if self.fixed or self.bits == WHOLE else FewBits.apply(self.weight, self.bits)
+        """Convolve maps ``[N, C, H, W]`` of activations with W_q, or with the weights as they are if they are whole."""
+        if self.fixed:
+            sums = self._conv_forward((x * self.top).round().float(), self.steps.float(), None)
+            assert self.bias is not None
+            return sums.to(x.dtype) * self.step.to(x.dtype) + self.bias.to(x.dtype)[:, None, None]
+        w = self.weight if self.bits == WHOLE else FewBits.apply(self.weight, self.bits)
         return self._conv_forward(x, w, self.bias)
 
 
@@ -183,10 +204,10 @@ class EdgeBlock(nn.Module):
 
 
 class InDouble(nn.Module):
-    """A stage that computes in double precision and hands on single precision.
+    """A stage that computes in double precision, all but its products of few bits, and hands on single precision.
 
-    A quantiser turns the last bit of a sum, which depends on how many pictures are in a batch, into a whole step. What
-    is left of such differences in double precision is far too small for that.
+    A quantiser turns the last bit of a sum, which may depend on how pictures are batched, into a whole step. What is
+    left of such differences in double precision is far too small for that.
     """
 
     def __init__(self, stage: nn.Module) -> None:
@@ -354,10 +375,8 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
         Stages with few bits compute in double precision here: alone or in a batch, a picture gets the same answer.
         """
         found = super().deployed(model)
-        with torch.no_grad():
-            for part in edge_convolutions(found):
-                part.weight.copy_(quantised(part.weight, part.bits))
-                part.fixed = True
+        for part in edge_convolutions(found):
+            part.fix()
         for number, stage in enumerate(found.stages):
             if edge_convolutions(stage):
                 found.stages[number] = InDouble(stage)
