@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ from eelit.cli.command import WorkName, eelit_command, format_option
 from eelit.cli.table import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from eelit.bib.files import Changes
     from eelit.bib.remote.web import Web
@@ -112,18 +113,21 @@ def _about(found: list[Finding], keys: Collection[str], loaded: Loaded) -> list[
 
 
 def _measured(keys: Collection[str]) -> Mapping[str, Measured]:
-    """Return what is known of the results of the methods that are on a track."""
+    """Return what is known of the results of methods, on tracks and by themselves."""
     from eelit.catalog.doctor import Measured
-    from eelit.methods.harness import bench
+    from eelit.methods.harness import bench, registry
     from eelit.methods.harness.tracks import TRACKS
 
+    runnable = [info.key for info in registry.described()[0]]
+    places: list[tuple[str, list[str], Callable[[str], bench.Stored]]] = [(bench.ALONE, runnable, bench.alone)]
+    places = [*((track, bench.members(track), partial(bench.stored, track)) for track in TRACKS), *places]
     found: dict[str, Measured] = {}
-    for track in TRACKS:
-        for key in bench.members(track):
-            known = bench.stored(track, key) if not keys or key in keys else None
+    for name, members, read in places:
+        for key in members:
+            known = read(key) if not keys or key in keys else None
             if known and known.results:
                 outcomes = {claim.name for result in known.results for claim in result.claims}
-                path = min((bench.folder() / track / key).glob("seed*.json"))
+                path = min((bench.folder() / name / key).glob("seed*.json"))
                 before = found.get(key)
                 current = known.current and (before is None or before.current)
                 outcomes |= set(before.outcomes) if before else set()

@@ -56,6 +56,7 @@ def parse_knobs(_: click.Context, __: click.Parameter, value: tuple[float, ...])
     metavar="DIR",
     help="Folder for the result (JSON) and its plot (PNG, SVG); default: a folder in the cache.",
 )
+@click.option("--keep", is_flag=True, help="Keep the result beside the code, too, where the site shows it.")
 @format_option("table", "json")
 def command(
     method: str,
@@ -65,6 +66,7 @@ def command(
     budget: float | None,
     full: bool,
     out: Path | None,
+    keep: bool,
     style: str,
 ) -> None:
     """Train and measure a method on real data.
@@ -73,6 +75,8 @@ def command(
     """
     if budget is not None and isnan(budget):
         raise click.UsageError("--budget takes a share between 0 and 1, not nan")
+    if keep and (knobs or variant or full):
+        raise click.UsageError("--keep keeps a whole run; leave out --knob, --variant and --full")
     if out is None:  # with --out a cache that can only be read may do
         demand_cache()
     key = method_key(method)
@@ -82,6 +86,8 @@ def command(
     paths = _save(result, out)
     click.echo(result.model_dump_json(indent=2) if style == "json" else _report(result, budget))
     click.echo(f"eelit: wrote {', '.join(map(str, paths))}", err=True)
+    if keep and result.passed:
+        click.echo(f"eelit: kept {_keep(result)}", err=True)
     if not result.passed:
         broken = "; ".join(f"{check.name} ({check.measured})" for check in result.checks if not check.holds)
         raise Failure(f"{key} breaks rules of the contract: {broken}", RUN_FAILED)
@@ -166,6 +172,13 @@ def _save(result: Result, out: Path | None) -> list[Path]:
     with writing(folder, ELSEWHERE):
         write(folder / f"{result.key}.json", result.model_dump_json(indent=1).encode() + b"\n")
         return [folder / f"{result.key}.json", *plot(result, folder)]
+
+
+def _keep(result: Result) -> Path:
+    from eelit.methods.harness import bench
+
+    with writing(bench.folder(), "run it in a checkout of your own"):
+        return bench.keep_alone(result)
 
 
 class ProgressLine:

@@ -99,3 +99,16 @@ def test_a_benchmark_on_a_real_dask_cluster(tmp_path, start):
     assert (tmp_path / "where").read_text() == "True, True"  # in another process, and it is one of dask's
     assert (tmp_path / "failed").read_text() == "[]"
     assert kept(tmp_path) == ([0, 1], [0, 1])
+
+
+def test_a_kept_run_replaces_what_older_code_found(tmp_path):
+    old, new, other = result(code="old"), result(created=1), result(1, code="old")
+    for each in (old, other):
+        bench.keep_alone(each, tmp_path)
+    assert not bench.alone(KEY, tmp_path).current
+    path = bench.keep_alone(new, tmp_path)
+    assert sorted(found.name for found in path.parent.iterdir()) == [f"seed0-{new.code}.json", "seed1-old.json"]
+    known = bench.alone(KEY, tmp_path)
+    assert known.current
+    assert [found.created for found in known.results] == [new.created]
+    assert path.parent == tmp_path / "alone" / KEY

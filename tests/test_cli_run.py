@@ -13,8 +13,8 @@ from measured import result
 
 from eelit.cli.run import _report
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import DesignPoint, Search
-from eelit.methods.harness import runner, smoke
+from eelit.methods.engine.records import DesignPoint, Outcome, Search
+from eelit.methods.harness import bench, runner, smoke
 
 
 @pytest.fixture
@@ -43,6 +43,11 @@ def asked(monkeypatch, tmp_path):
             "1.5 is no patience of zhou2020pabee; give a whole number such as 0, 1, 2",
         ),
         (["zhou2020pabee", "--knob", "1", "--knob", "inf"], "inf is no patience of zhou2020pabee"),
+        (
+            ["zhou2020pabee", "--keep", "--knob", "1"],
+            "--keep keeps a whole run; leave out --knob, --variant and --full",
+        ),
+        (["zhou2020pabee", "--keep", "--full"], "--keep keeps a whole run; leave out --knob, --variant and --full"),
     ],
 )
 def test_knobs_that_mean_nothing_are_refused(asked, eelit, words, said):
@@ -219,3 +224,15 @@ def test_a_report_shows_the_front_of_a_search_beside_a_random_one():
     assert "worth 0.5125, that of as many designs drawn at random 0.5100" in told
     greedy = found.curves[0].model_copy(update={"search": search.model_copy(update={"algorithm": "greedy choice"})})
     assert "Greedy choice judged 480" in _report(found.model_copy(update={"curves": [greedy]}), None)
+
+
+@pytest.mark.parametrize(("holds", "kept"), [(True, ["seed0-new.json"]), (False, [])])
+def test_what_is_kept_keeps_the_rules(monkeypatch, tmp_path, eelit, holds, kept):
+    check = Outcome(name="rule", statement="It is kept.", holds=holds, measured="so")
+    ran = result(code="new").model_copy(update={"checks": [check], "scale": "default"})
+    monkeypatch.setattr(runner, "run", lambda key, **_: ran)
+    monkeypatch.setattr(bench, "folder", lambda: tmp_path)
+    monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
+    found = eelit("run", "pabee", "--keep", "--out", str(tmp_path / "out"))
+    assert found.exit_code == (0 if holds else 4), found.stderr
+    assert sorted(path.name for path in tmp_path.glob("alone/zhou2020pabee/*")) == kept

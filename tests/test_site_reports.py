@@ -30,6 +30,7 @@ from eelit.methods.engine.records import (
     SmokeSession,
 )
 from eelit.methods.harness import bench
+from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator import explorer, markup, network, pages
 from eelit.site.generator.collection import gather
 from eelit.site.generator.curve import draw
@@ -492,6 +493,38 @@ def test_a_measured_world_goes_before_that_of_the_smoke_test():
     text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
     assert "small setting of the smoke test" not in text
     assert "with seed 2" in text
+
+
+def test_a_kept_run_is_shown_with_its_verdicts_instead_of_the_smoke_test():
+    key = "wright2024asr"
+    short = report(result(key=key, claims=[])).model_copy(update={"key": key})
+    collection = gather(sources(), Reports({key: short}, session((key,)), NOW + timedelta(minutes=1)))
+    collection.alone = {}
+    assert collection.shown(key) == short.result
+    claims = [
+        Outcome(name="one", statement="It gains.", holds=True, measured="+3 points"),
+        Outcome(name="two", statement="It saves.", holds=True, measured="a lot", not_comparable="nothing to lose"),
+    ]
+    kept = result(key=key, scale="default", claims=claims)
+    collection.alone = {key: bench.Stored([kept], current=False)}
+    assert collection.shown(key) == kept
+    assert [(each.name, each.judgement, each.current) for each in collection.verdicts(key)] == [
+        ("one", "too few seeds", False), ("two", "not comparable", False),
+    ]  # fmt: skip
+    text = next(text for path, text in pages.generated(collection) if path == f"methods/{key}.md")
+    plain = " ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    assert "with the method’s own settings on its own data, seed 0" in plain
+    assert "stale: measured by older code" in plain
+    assert "short run on real data" not in plain
+    assert "not comparable two It saves. Nothing to lose." in plain
+
+
+def test_a_track_goes_before_a_kept_run():
+    collection = gather(sources(), reports(report()))
+    kept = result(key="kaya2019sdn", scale="default")
+    collection.alone = {"kaya2019sdn": bench.Stored([kept], current=True)}
+    assert collection.shown("kaya2019sdn") != kept
+    assert {verdict.track for verdict in collection.verdicts("kaya2019sdn")} >= {TRACKS["images"].title}
 
 
 def test_a_row_says_its_name_once():

@@ -1,4 +1,4 @@
-"""The benchmark of a track: every method with several seeds, its results kept for good.
+"""The benchmark of a track: every method with several seeds, its results kept for good; and what is kept of others.
 
 Results are files that are only ever added: ``results/TRACK/KEY/seed0-CODE.json``, where CODE is the digest of the code
 that measured it, and beside it ``seed0-CODE.samples.npz`` with what happened to each test sample (`outcomes`). A run
@@ -34,6 +34,8 @@ Run = tuple[str, int]
 """A method's key and a seed."""
 APART = "Measured apart"
 """Section of a docstring that says why a method is on no track, though it needs the data of one."""
+ALONE = "alone"
+"""Folder beside those of the tracks: what methods measured by themselves, with their own settings on their own data."""
 
 
 def folder() -> Path:
@@ -77,15 +79,26 @@ def stored(name: str, key: str, place: Path | None = None) -> Stored:
 
     Current is what the present code measured on the present version of the data, with the track's settings.
     """
-    found, unreadable = _read_all(sorted(((place or folder()) / name / key).glob("seed*.json")), key)
-    items = TRACKS[name].items or registry.describe(key).data
+    track = TRACKS[name]
+    items = track.items or registry.describe(key).data
+    return _stored((place or folder()) / name / key, key, items, lambda result: _as_set(track, result))
+
+
+def alone(key: str, place: Path | None = None) -> Stored:
+    """Return the runs of a method with its own settings on its own data that are kept, as `eelit run --keep` does."""
+    return _stored((place or folder()) / ALONE / key, key, registry.describe(key).data, lambda result: True)
+
+
+def _stored(place: Path, key: str, items: Iterable[str], as_set: Callable[[Result], bool]) -> Stored:
+    """Return what a folder holds of a method that needs these items of data."""
+    found, unreadable = _read_all(sorted(place.glob("seed*.json")), key)
     present, data = code(key), {item: manifest.get(item).version for item in items}
     current = [
         result
         for result in found.values()
         if result.code == present
         and all(result.data.get(item, version) == version for item, version in data.items())
-        and _as_set(TRACKS[name], result)
+        and as_set(result)
     ]
     chosen = sorted(current or _newest_code(list(found.values())), key=lambda result: result.seed)
     newest = {result.seed: result for result in sorted(chosen, key=lambda result: result.created)}
@@ -248,6 +261,16 @@ def keep(result: Result, place: Path) -> Path:
             result = result.model_copy(update={"samples": outcomes.digest(samples)})
             write(path.with_suffix(outcomes.SUFFIX), samples)
         write(path, result.model_dump_json(indent=1).encode() + b"\n")
+    return path
+
+
+def keep_alone(result: Result, place: Path | None = None) -> Path:
+    """Keep a run with a method's own settings in place of what older code, or another run with this seed, found."""
+    path = keep(result, (place or folder()) / ALONE)
+    own = path.name.partition(".")[0]
+    for other in path.parent.glob(f"seed{result.seed}-*"):
+        if other.name.partition(".")[0] != own:
+            other.unlink()
     return path
 
 

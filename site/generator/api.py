@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from eelit.bib.exports import to_csl
 from eelit.bib.graph_formats import to_json
 from eelit.catalog.schema import FACETS, Entry
-from eelit.methods.engine.records import SmokeReport
+from eelit.methods.engine.records import Result, SmokeReport
 from eelit.methods.harness.summary import SHARES, Row
 from eelit.site.generator.claims import as_json
 from eelit.site.generator.collection import Collection, Method, Work
@@ -174,6 +174,7 @@ class MethodDocument(Document):
     state: str
     source: str = Field(description="path of the source file in the repository")
     report: SmokeReport | None = Field(description="the whole last smoke test; null if there was none")
+    alone: list[Result] = Field(description="kept runs with the method's own settings on its own data, one per seed")
     measured: dict[str, list[TrackRow]] = Field(description="track → its rows on the leaderboard, one per variant")
     claims: list[dict[str, Any]] = Field(description="claims of the paper, each with the verdicts that try it")
     page: str
@@ -360,6 +361,7 @@ def _method(collection: Collection, method: Method, head: dict[str, Any]) -> Met
         state=method.badge.state,
         source=f"methods/papers/{info.path.name}",
         report=method.report,
+        alone=collection.alone[info.key].results if info.key in collection.alone else [],
         measured={name: found for name, found in rows.items() if found},
         claims=[as_json(trial) for trial in collection.trials(info.key)],
         page=f"methods/{info.key}.html",

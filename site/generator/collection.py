@@ -19,12 +19,12 @@ from eelit.catalog.schema import FACETS, ROLES, Entry, Facet, Relation, Taxonomy
 from eelit.catalog.sources import Sources
 from eelit.catalog.words import Synonyms, called, synonyms
 from eelit.methods.data import manifest
-from eelit.methods.engine.records import SmokeReport, Unreadable
+from eelit.methods.engine.records import Result, SmokeReport, Unreadable
 from eelit.methods.harness import bench, registry
 from eelit.methods.harness.registry import MethodInfo
 from eelit.methods.harness.speed import Speed
 from eelit.methods.harness.speed import stored as speed_of
-from eelit.methods.harness.summary import SHARES, Row, Verdict
+from eelit.methods.harness.summary import SHARES, Row, Verdict, verdicts
 from eelit.methods.harness.tracks import TRACKS
 from eelit.site.generator.claims import Trial, beside, tally
 from eelit.site.generator.faults import SiteFault
@@ -158,6 +158,7 @@ class Collection:
     citations: list[Citation] = field(default_factory=list)
     complete_lists: int = 0  # works whose reference list was read to the end
     boards: dict[str, bench.Board] = field(default_factory=lambda: {name: bench.Board([], [], {}) for name in TRACKS})
+    alone: dict[str, bench.Stored] = field(default_factory=dict)  # key → kept runs with the method's own settings
     speeds: dict[str, Speed] = field(default_factory=dict)  # track → how much of what is not computed is time
     snapshot: Snapshot = field(default_factory=Snapshot)  # of which state of a checkout; the default: of none
 
@@ -203,12 +204,20 @@ class Collection:
         return (row.variant, "") if row.variant.startswith(name) else (name, row.variant)
 
     def verdicts(self, key: str) -> list[Verdict]:
-        """Return how the claims of a method's paper fared on the tracks, which each names, over all seeds."""
-        return [
+        """Return how the claims of a method's paper fared on the tracks, which each names, over all seeds.
+
+        Of a method that no track has measured it is how they fared in the runs by itself that are kept.
+        """
+        found = [
             replace(verdict, track=TRACKS[name].title)
             for name, board in self.boards.items()
             for verdict in board.verdicts.get(key, [])
         ]
+        return found or self._verdicts_alone(key)
+
+    def _verdicts_alone(self, key: str) -> list[Verdict]:
+        known = self.alone.get(key)
+        return verdicts(known.results, current=known.current) if known else []
 
     def trials(self, key: str, board: bench.Board | None = None) -> list[Trial]:
         """Return the claims of a method's paper beside how they fared, on one board or on all."""
@@ -217,10 +226,21 @@ class Collection:
         return beside(work.entry.claims if work else [], judged)
 
     def world(self, key: str) -> bench.World | None:
-        """Return the simulated world of a method: as it was measured on a track, or else in its last smoke test."""
+        """Return the simulated world of a method: as on a track, or in a kept run by itself, or in its smoke test."""
         kept = (board.worlds[key] for board in self.boards.values() if key in board.worlds)
         report = self.methods[key].report
-        return next(kept, None) or (bench.world(report.result) if report and report.result else None)
+        runs = [*(self.alone[key].results if key in self.alone else ()), *([report.result] if report else ())]
+        return next(kept, None) or next((bench.world(result) for result in runs if result), None)
+
+    def shown(self, key: str) -> Result | None:
+        """Return the run that a method's page shows in full.
+
+        It is that of the last smoke test, or a kept one with the method's own settings if no track has measured it.
+        """
+        if key in self.alone and not any(key in board.verdicts for board in self.boards.values()):
+            return self.alone[key].results[0]
+        report = self.methods[key].report
+        return report.result if report else None
 
     def tracks(self, key: str) -> list[str]:
         """Return the names of the tracks that a method is on, measured or not."""
@@ -239,6 +259,8 @@ class Collection:
         """Return what is to say of an outcome that would try a claim, but of which no result is kept."""
         if board and key in board.verdicts:  # another variant tests it, whose task is that of another track
             return "not measured on this track"
+        if key in self.alone:
+            return "not an outcome of the run that is kept"
         if self.tracks(key):
             return "not measured yet on the track"
         return "tested by the command eelit run, not by the smoke test; no verdict, as the method is on no track"
@@ -273,8 +295,11 @@ def gather(sources: Sources, reports: Reports) -> Collection:
     for key, work in collection.works.items():
         work.places = dict(_places(loaded, key))
     collection.boards = {name: bench.board(name, sure=SHARES) for name in TRACKS}
-    for fault in (fault for board in collection.boards.values() for fault in (*board.unreadable, *board.unpaired)):
-        print(f"eelit: {fault}", file=sys.stderr)
+    collection.alone = {key: known for key in collection.methods if (known := bench.alone(key)).results}
+    places: list[bench.Board | bench.Stored] = [*collection.boards.values(), *collection.alone.values()]
+    for place in places:
+        for fault in (*place.unreadable, *place.unpaired):
+            print(f"eelit: {fault}", file=sys.stderr)
     collection.speeds = dict(_speeds())
     return collection
 

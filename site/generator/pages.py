@@ -292,7 +292,8 @@ def _method(collection: Collection, method: Method) -> dict[str, Any]:
     return {
         "method": method,
         "work": collection.works.get(method.key),
-        "result": method.report.result if method.report else None,
+        "result": collection.shown(method.key),
+        "stale": method.key in collection.alone and not collection.alone[method.key].current,
         "source": markup.fence(method.info.source, "python"),
         "source_place": Place(f"methods/papers/{method.info.path.name}", 1),
         "head": head.method(collection, method),
