@@ -12,9 +12,10 @@ import pytest
 from measured import result
 
 from eelit.cli.run import _report
-from eelit.methods.data import manifest
+from eelit.methods.data import cache, manifest
 from eelit.methods.engine.records import DesignPoint, Outcome, Search
 from eelit.methods.harness import bench, runner, smoke
+from eelit.methods.harness import plot as plotting
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_a_disk_that_fills_up_during_a_run(eelit, tmp_path, monkeypatch, place):
     monkeypatch.setenv("EELIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(runner, "run", full if place == "run" else lambda *_, **__: result(0))
     if place != "run":
-        monkeypatch.setattr(f"eelit.methods.{'data.cache.write' if place == 'write' else 'harness.plot.plot'}", full)
+        monkeypatch.setattr(*((cache, "write") if place == "write" else (plotting, "plot")), full)
     found = eelit("run", "zhou2020pabee", "--out", tmp_path / "out")
     assert found.exit_code == 5
     where = tmp_path / ("cache" if place == "run" else "out")
