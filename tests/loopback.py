@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from eelit.methods.engine.costs import MacCounter
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["loopback"])  # so that torch is loaded once, not by each process
 
@@ -23,6 +25,30 @@ def received(line):
         return None
     (size,) = struct.unpack("<I", head)
     return line.recv(size, socket.MSG_WAITALL) if size else b""
+
+
+class Counting:
+    """A machine that counts its own multiply-accumulates, and puts their number before each answer."""
+
+    def __init__(self, machine):
+        self.machine = machine
+
+    def handle(self, message):
+        with MacCounter() as counter:
+            answer = self.machine.handle(message)
+        return struct.pack("<Q", counter.macs) + answer
+
+
+class Told:
+    """What takes a message for a `Counting` machine, returns its answer, and keeps what each took in ``macs``."""
+
+    def __init__(self, ask):
+        self.ask, self.macs = ask, []
+
+    def __call__(self, message):
+        answer = self.ask(message)
+        self.macs += struct.unpack("<Q", answer[:8])
+        return answer[8:]
 
 
 def serve(machine, port):

@@ -10,7 +10,8 @@ from eelit.methods.engine.costs import MacCounter
 from eelit.methods.families.on_device import Confident, Executed, Fixed, Served, Stored, confidence, drive, milliseconds
 from eelit.methods.harness import registry
 from eelit.methods.world.machines import Computer
-from eelit.methods.world.traces import Trace, steady
+from eelit.methods.world.stream import Always, Leg, World, stream
+from eelit.methods.world.traces import Trace, steady, wandering
 
 PHONE = Stored(
     np.array([[0.5, 0.9, 0.2], [0.7, 0.95, 0.3], [0.8, 0.6, 0.4]]),
@@ -55,6 +56,35 @@ def test_a_frame_never_goes_back_and_may_pass_exits_over():
     assert (one.exit, one.macs) == (1, 6.0)
     with pytest.raises(ValueError, match="goes on, not back"):
         drive(Script(2), PHONE, COMPUTER, [(0, 0.0)])
+
+
+class Job:
+    """What one machine does with a frame that `drive` has served: the same work, told event by event."""
+
+    def __init__(self, served):
+        self.served = served
+
+    def legs(self, sample, plan):
+        yield Leg(self.served[sample].macs, self.served[sample].exit, True, 0)
+
+
+@pytest.mark.parametrize("usual", [2.0, 20.0])
+@pytest.mark.parametrize("scheduler", [Fixed(2), Confident(0.9, 3)])
+def test_both_clocks_say_the_same_of_one_computer(scheduler, usual):
+    """Frames in a queue before a speed that wanders, and frames that are waited for: this loop, and simpy's events."""
+    random = np.random.default_rng(0)
+    came = [0.0, 0.0, *np.cumsum(random.exponential(3.0, 60)).tolist()]
+    frames = list(enumerate(came))
+    costs = random.uniform([[1.0], [4.0], [8.0]], [[3.0], [6.0], [12.0]], (3, 62))
+    phone = Stored(random.random((3, 62)), costs, np.repeat([[1.0], [0.5], [0.0]], 62, axis=1))
+    computer = Computer(wandering(usual, (0.0, 0.5, 1.0), stay=2.0, seconds=50.0, seed=1))
+    ours = drive(scheduler, phone, computer, frames)
+    theirs = stream(World((computer,), ()), Job(ours), Always(None), came)
+    assert [each.begun for each in ours] == pytest.approx([each.begun for each in theirs], rel=1e-12)
+    assert [each.answered for each in ours] == pytest.approx([each.answered for each in theirs], rel=1e-12)
+    assert [each.exit for each in ours] == [each.exit for each in theirs]
+    waited = [each.begun > each.came for each in ours]
+    assert 0 < sum(waited) < len(waited)
 
 
 class Choosy(Fixed):

@@ -12,6 +12,8 @@ from eelit.methods.families.tiers import Prepared
 from eelit.methods.papers.long2020cdhnn import WHOLE, HybridNetwork
 
 ASSUMED = "energy is computed as if it were proportional to bits, which is assumed; nothing was measured"
+LONG = 150
+"""Epochs of the released code."""
 
 
 def claims(method: HybridNetwork, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -26,12 +28,24 @@ def claims(method: HybridNetwork, prepared: Prepared, bench: Bench, curve: Curve
     low = few.full_model(few.prepare(bench), bench)[0]
     theirs = Baseline(name="full precision", validation=held, test=test)
     ours = Baseline(name="few bits", validation=curve.validation, test=curve.test)
-    return [
+    found = [
         cheaper(point, quality, cost, method.bits),
         local(point),
         beside_whole(gains_of_mixtures(ours, without_ends(theirs))),
         repaired(curve.full_quality, low),
     ]
+    return [too_early(outcome, method.epochs) for outcome in found]
+
+
+def too_early(outcome: Outcome, epochs: float) -> Outcome:
+    """Return an outcome with the reason why accuracies after much less training than the paper's say little, if so."""
+    if epochs >= LONG:
+        return outcome
+    reason = (
+        f"accuracies are compared after {epochs:g} epochs, and the released code trains for {LONG}; weights of one bit "
+        "or a few need long training"
+    )
+    return outcome.model_copy(update={"not_comparable": "; ".join(filter(None, (outcome.not_comparable, reason)))})
 
 
 def cheaper(point: OperatingPoint, quality: float, cost: float, bits: int) -> Outcome:

@@ -46,8 +46,9 @@ Deviations
     2. Pass 1 judges a kernel by the outputs that it loses. Judging it by the accuracy of the network with only this
        kernel speculating would take a run of the network for each candidate of each kernel. One list of limits serves
        passes 1 and 2.
-    3. Fashion-MNIST and a small plain network, 6,000 images, two epochs of AdamW, instead of trained AlexNet,
-       GoogLeNet, SqueezeNet and VGGNet on ImageNet; single precision instead of the circuit's numbers.
+    3. Fashion-MNIST and a small plain network instead of trained AlexNet, GoogLeNet, SqueezeNet and VGGNet on
+       ImageNet. It learns from 50,000 images by AdamW for six epochs; after ten it is no better on validation images
+       (0.9105 instead of 0.9100). Single precision instead of the circuit's numbers.
     4. Cost is the number of products, counted one by one. The paper's times and energies come from a simulated
        accelerator, whose lanes stop one by one. The measured seconds are those of an emulation, which gathers for each
        place in the lists the sums that are left and computes each product by itself, so that it can be counted: they
@@ -342,28 +343,30 @@ def relaxed(sets: Sequence[Sequence[Set]], judge: Callable[[Plan], float]) -> tu
 class SnaPEA(DotProductMethod):
     """Dot products that stop as soon as their sum is known, or believed, to end below 0."""
 
-    sizes: tuple[int, ...] = (1, 2, 4, 8)  # values of N that are tried; the paper's are not known
-    quantiles: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0)  # of s_N, of which Th is taken; the paper's grid is not known
-    limits: tuple[float, ...] = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)  # on the error of a kernel, falling; not known
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # values of N that are tried; the paper's are not known
+    quantiles: tuple[float, ...] = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)  # of s_N, of which Th is taken; not known
+    limits: tuple[float, ...] = (  # on the error of a kernel, falling; the paper's are not known
+        0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002, 0.001,
+    )  # fmt: skip
     profiled: int = 200  # images that kernels are profiled on; not known of the paper
     spread: bool = True  # whether speculation weights come one from each group; the paper: yes, else the N largest
     images: str = "fashion-mnist"  # data; the paper: ImageNet
-    train_size: int = 6000  # training images; the paper takes networks that are trained
+    train_size: int = 50000  # training images; the paper takes networks that are trained
     pixels: int = 3  # steps of the first convolution
     widths: tuple[int, ...] = (16, 32)  # channels of each resolution; the paper: those of AlexNet, VGGNet and others
     blocks: int = 2  # convolutions of each width, beside the first
-    epochs: float = 2.0  # passes over the training images; the paper takes networks that are trained
-    batch: int = 32  # images of a step; not of the paper either
-    rate: float = 2e-3  # largest learning rate; not of the paper either
+    epochs: float = 6.0  # passes over the training images; the paper takes networks that are trained
+    batch: int = 64  # images of a step; not of the paper either
+    rate: float = 1e-2  # largest learning rate; not of the paper either
 
     knob: ClassVar[str] = "accuracy budget"
     knobs: ClassVar[tuple[float, ...]] = (math.inf, 0.1, 0.05, 0.03, 0.01, 0.0, -1.0)
     tiny: ClassVar[Mapping[str, Any]] = {
         "images": "digits", "train_size": 600, "pixels": 2, "widths": (6, 12), "blocks": 1, "epochs": 10.0,
-        "rate": 2e-2, "profiled": 60, "sizes": (2, 4),
+        "batch": 32, "rate": 2e-2, "profiled": 60, "sizes": (2, 4),
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "train_size": 2000, "pixels": 2, "widths": (8, 16), "epochs": 4.0, "rate": 5e-3, "profiled": 60,
+        "train_size": 2000, "pixels": 2, "widths": (8, 16), "epochs": 4.0, "batch": 32, "rate": 5e-3, "profiled": 60,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "widths": (6, 8), "sizes": (1, 3), "quantiles": (0.3, 0.6), "limits": (0.4, 0.04),

@@ -190,6 +190,42 @@ def test_exact_mode_is_to_the_last_bit_the_same_sum_that_does_not_stop(layer):
     assert not torch.equal(s.relu(), whole)
 
 
+def whole_numbers(model):
+    """Give each convolution small multiples of a half, so that every sum is exact in single precision."""
+    random = torch.Generator().manual_seed(2)
+    for conv in model if isinstance(model, list) else model.convs:
+        conv.weight.data = torch.randint(-4, 4, conv.weight.shape, generator=random) / 2
+        conv.bias.data = torch.randint(-9, 10, conv.bias.shape, generator=random) / 2
+
+
+def test_exact_mode_is_to_the_last_bit_what_torch_computes_where_no_sum_is_rounded():
+    """With whole numbers and halves the order of the sum has no say: one result is right, and both must give it."""
+    conv = convolution(4, 6)
+    whole_numbers([conv])
+    x = torch.randint(0, 9, (5, 4, 7, 7), generator=torch.Generator().manual_seed(1)) / 4
+    expected = torch.relu(F.conv2d(x, conv.weight, conv.bias, padding=1))
+    assert 0.2 < (expected == 0).float().mean() < 0.8
+    for sums in (
+        read(conv, Choice.of(6)).followed(windows(conv, x)),
+        read(conv, Choice.of(6)).stopped(windows(conv, x)),
+    ):
+        assert torch.equal(sums.output.view(6, 5, 7, 7).transpose(0, 1), expected)
+        assert (sums.macs < 36).float().mean() > 0.1
+
+
+@pytest.mark.parametrize("really", [True, False])
+def test_a_network_in_exact_mode_says_to_the_last_bit_what_torch_says_where_no_sum_is_rounded(really):
+    torch.manual_seed(0)
+    model = PlainConvolutions(1, 10, (3, 4), 1, 2).eval()
+    whole_numbers(model)
+    x = torch.randint(-4, 5, (6, 1, 8, 8), generator=torch.Generator().manual_seed(3)).float()
+    lists = [read(model.layer(i), choice) for i, choice in enumerate((None, Choice.of(3), Choice.of(4)))]
+    found = run(model, x, lists, really=really)
+    assert found.ends[:, 1].sum() > 0
+    with torch.no_grad():
+        assert torch.equal(found.answers, model(x))
+
+
 def test_a_sum_is_stopped_at_its_first_value_below_0(layer):
     conv, x = layer
     cut, kernels = windows(conv, x), read(conv, Choice.of(6))
@@ -481,7 +517,12 @@ def test_claims_look_at_what_they_say(prepared, made):
     points = {part: method.sweep(ready, bench, part, method.knobs) for part in ("validation", "test")}
     rival = Baseline(name="q", validation=points["validation"][:1], test=points["test"][:1])
     curve = type("Curve", (), points | {"baselines": [rival], "full_quality": points["test"][-1].quality})
-    assert claimed.unchanged(method, ready, bench).holds
+    unchanged = claimed.unchanged(method, ready, bench)
+    images = len(ready.examples("test").head(bench.executed))
+    assert unchanged.holds
+    assert f"equal for {images} of {images} images" in unchanged.measured
+    assert f"the class is the same for {images} of them" in unchanged.measured
+    assert float(unchanged.measured.rpartition(" ")[2]) < 1e-3
     saved = claimed.saved(curve)
     assert saved.holds == (points["test"][-2].speed_up >= 1.28)
     halved = claimed.halved(method, ready, curve)
@@ -497,6 +538,7 @@ def test_claims_can_fail_and_hold():
 
     assert claimed.spread(path(0.1), path(0.106)).holds
     assert not claimed.spread(path(0.1), path(0.104)).holds
+    assert "reconstruction" in claimed.spread(path(0.1), path(0.104)).not_comparable
 
     def curve(*seconds):
         done = [type("Done", (), {"knob": k, "seconds": s, "full_seconds": 1.0}) for k, s in zip((0.1, -1), seconds)]  # noqa: B905

@@ -9,7 +9,7 @@ from wiring import check_joint_training
 
 from eelit.methods.claims import ju2021dee as claimed
 from eelit.methods.claims.ju2021dee import Trial, best_rule, better, better_than_constant, near_best, regret_falls
-from eelit.methods.families.on_device import Fixed, Served, Stored, drive
+from eelit.methods.families.on_device import Confident, Fixed, Served, Stored, drive
 from eelit.methods.harness import registry
 from eelit.methods.papers.ju2021dee import ContextBandit, Grid
 from eelit.methods.world.machines import Computer
@@ -207,7 +207,7 @@ def test_the_network_learns_all_exits_together(stages):
 
 
 def trial(ours, best=1.0, constant=0.0, **others):
-    return Trial(1.0, best, np.array(ours, dtype=float), others or {"LEE": 0.5}, constant)
+    return Trial(1.0, best, np.array(ours, dtype=float), others or {"LEE": 0.5}, constant, 0.01)
 
 
 @pytest.mark.parametrize(("end", "holds"), [(0.41, True), (0.39, False)])
@@ -245,6 +245,61 @@ def test_claims_are_tried_in_one_world(prepared, monkeypatch):
         "regret per frame falls", "near the best rule", "better than four schedulers",
         "no worse than a threshold chosen beforehand",
     ]  # fmt: skip
+
+
+def test_a_frame_meets_the_same_speed_under_every_rule(prepared, monkeypatch):
+    """It is taken up when it comes, and takes up to an exit what it took the rule that asks all."""
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "FRAMES", 300)
+    phone = Stored.of(ready.split("test"))
+    computer, stream = claimed.world(method, phone, 0)
+    sure, latencies = claimed.watched(phone, computer, stream)
+    assert len(set((latencies[-1] / latencies[-1].min()).round(6))) > 2  # speeds differ from frame to frame
+    for scheduler in (Fixed(0), Fixed(2), Confident(0.7, 3), method.bandit(3, 1.0)):
+        told = drive(scheduler, phone, computer, stream)
+        assert [(each.frame, each.begun) for each in told] == stream
+        if not isinstance(scheduler, Fixed):
+            assert len({each.exit for each in told}) > 1
+            assert [each.confidence for each in told] == [sure[each.exit, t] for t, each in enumerate(told)]
+            assert [each.latency for each in told] == [latencies[each.exit, t] for t, each in enumerate(told)]
+
+
+def test_the_best_rule_driven_through_the_world_collects_what_is_said(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "FRAMES", 300)
+    phone = Stored.of(ready.split("test"))
+    computer, stream = claimed.world(method, phone, 1)
+    sure, latencies = claimed.watched(phone, computer, stream)
+    best = best_rule(sure, latencies, 1.0, Grid(method.confidences, method.times))
+    exits = iter(np.abs(sure - latencies - best).argmin(axis=0).tolist())
+
+    class Planned:
+        def first(self, frame, now):
+            self.leaving = next(exits)
+            return 0
+
+        def then(self, exit_, confidence, latency):
+            return None if exit_ == self.leaving else exit_ + 1
+
+        def learn(self, served):
+            pass
+
+    told = drive(Planned(), phone, computer, stream)
+    assert len({each.exit for each in told}) > 1
+    assert [each.confidence - each.latency for each in told] == pytest.approx(best, abs=1e-12)
+
+
+def test_worlds_differ_and_what_is_told_is_their_mean(prepared, monkeypatch):
+    method, _, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "FRAMES", 160)
+    runs = [claimed.collected(method, ready, 0.5, number) for number in range(3)]
+    each = claimed.trial(method, ready, 0.5)
+    lost = [(run.best - run.ours).mean() for run in runs]
+    assert len(set(lost)) == 3
+    assert each.best - each.ours[-1] == pytest.approx(np.mean(lost))
+    assert each.deviation == pytest.approx(np.std(lost, ddof=1))
+    assert each.others["LEE"] == pytest.approx(np.mean([run.others["LEE"].mean() for run in runs]))
+    assert "± " in near_best([each]).measured
 
 
 def test_what_is_lost_over_the_frames_is_shown_for_all_rules(prepared, monkeypatch):

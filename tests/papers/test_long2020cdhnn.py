@@ -405,6 +405,15 @@ def test_the_cloud_must_be_worth_a_point(low, holds):
     assert claimed.repaired(0.9, low).holds is holds
 
 
+def test_accuracies_after_few_epochs_say_nothing_of_the_paper():
+    """The share that stays on the edge is one at a loss of accuracy, too."""
+    exact = claimed.repaired(0.9, 0.88)
+    assert claimed.too_early(exact, 150) == exact
+    assert "after 2 epochs, and the released code trains for 150" in claimed.too_early(exact, 2).not_comparable
+    both = claimed.too_early(claimed.beside_whole([0.1]), 2).not_comparable
+    assert both.startswith(f"{claimed.ASSUMED}; accuracies are compared")
+
+
 def test_rivals_are_trained_with_other_bits_and_else_alike(prepared, monkeypatch):
     method, bench, ready = prepared(KEY)
     seen = []
@@ -419,6 +428,7 @@ def test_rivals_are_trained_with_other_bits_and_else_alike(prepared, monkeypatch
     found = claimed.claims(method, ready, bench, curve)
     assert seen == [method.replace({"bits": 32}), method.replace({"edge": 4})]
     assert len(found) == 4
+    assert all("need long training" in outcome.not_comparable for outcome in found)
 
 
 def test_each_rival_is_measured_by_itself(monkeypatch):

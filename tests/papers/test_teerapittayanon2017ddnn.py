@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loopback import process
+from loopback import Counting, Told, process
 from torch import nn
 from torch.nn import functional as F
 
@@ -170,7 +170,7 @@ def test_multiply_accumulates_of_each_machine(prepared):
 
 
 def test_devices_aggregator_and_cloud_as_processes_say_the_same(prepared):
-    """Each process holds its own part alone; scores and bits cross loopback sockets."""
+    """Each process holds its own part alone, and counts its own work; scores and bits cross loopback sockets."""
     method, _, ready = prepared(KEY)
     seen = ready.split("test").one_by_one(12)
     cameras, cloud = method.sides(ready)
@@ -178,13 +178,20 @@ def test_devices_aggregator_and_cloud_as_processes_say_the_same(prepared):
     own = sum(p.numel() for p in (*cameras[0].block.parameters(), *cameras[0].fc.parameters()))
     assert own < sum(p.numel() for p in ready.model.parameters()) / 3
     with ExitStack() as stack:
-        asked = [stack.enter_context(process(machine)) for machine in (*cameras, cloud)]
-        work = Sides(ready, asked[:-1], asked[-1], seen.examples, count=False)
+        asked = [Told(stack.enter_context(process(Counting(machine)))) for machine in (*cameras, cloud)]
+        work = Sides(ready, asked[:-1], asked[-1], seen.examples)
         apart = stream(world, work, Always(plan), method.came(12))
     together = stream(world, seen, Always(plan), method.came(12))
     assert {journey.exit for journey in apart} == {0, 1}
-    assert [(a.exit, a.sent) for a in apart] == [(b.exit, b.sent) for b in together]
+    assert [(a.exit, a.sent, a.returned) for a in apart] == [(b.exit, b.sent, b.returned) for b in together]
     assert torch.allclose(work.answers(apart, torch.Size([10])), seen.told(together), atol=1e-5)
+    device, merging, far = ([b.macs[i] for b in together if i < len(b.macs)] for i in range(3))
+    for camera in asked[:-1]:
+        assert [macs for macs in camera.macs if macs] == device  # a map that is asked for is there already
+        assert camera.macs.count(0) == len(far)
+    assert [a.macs[1] for a in apart] == merging
+    assert asked[-1].macs == far
+    assert all(far)
 
 
 def test_a_device_sends_what_it_is_asked_for():
