@@ -18,9 +18,9 @@ from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, joined, of_samples, stacked
-from eelit.methods.engine.records import Gained, Learning
+from eelit.methods.engine.records import Beside, Gained, Learning
 from eelit.methods.families.exits import ExitMethod
-from eelit.methods.harness import conformance, registry, runner
+from eelit.methods.harness import bench, conformance, registry, runner
 from eelit.methods.policies.base import said, softmax, values_of
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.policies.score_threshold import ScoreThreshold
@@ -502,7 +502,7 @@ def test_variants_of_one_paper_may_be_of_several_families(paper, monkeypatch):
     assert [type(method.variant(name)).__name__ for name in method.variants] == ["Twofold", "InTurn"]
     assert method.variant("in turn").key == method.key == paper
     monkeypatch.setattr(
-        conformance, "no_lead", lambda curve: f"of {curve.variant}" if curve.variant == "exits" else None
+        conformance, "no_lead", lambda curve, joint: f"of {curve.variant}" if curve.variant == "exits" else None
     )
     result = runner.run(paper, scale="smoke")
     assert [curve.warnings for curve in result.curves] == [["of exits"], []]
@@ -535,6 +535,19 @@ def test_what_is_learnt_stands_beside_the_claims_and_is_kept_of_each_variant(pap
     assert curves[0].learning[0].lines[0].values == [0, curves[0].test[0].cost]
 
 
+def test_a_measure_beside_the_quality_may_stand_beside_the_claims_but_smoke_tests_do_without(paper, monkeypatch):
+    def beside_curve(method, prepared, bench, curve):
+        values = [point.knob for point in curve.test]
+        return Beside(name="knobs", meaning=curve.variant, values=values, cheap=2.0, full=1.0, error=0.0)
+
+    assert registry.beside_curve(paper) is None
+    module = SimpleNamespace(claims=lambda *_: [], beside_curve=beside_curve)
+    monkeypatch.setattr(registry, "_claims", lambda key: module)
+    assert [curve.beside for curve in runner.run(paper, scale="smoke").curves] == [None, None]
+    found = [curve.beside for curve in runner.run(paper).curves]
+    assert [each.meaning for each in found] == ["exits", "in turn"]
+
+
 def test_a_paper_of_several_families_is_described_whole(paper):
     info = registry.describe(paper)
     assert info.title == "Two Kinds of Exits (Twofold)."
@@ -542,3 +555,19 @@ def test_a_paper_of_several_families_is_described_whole(paper):
         ("depth", "number of exits"), ("width", "of the second model"),
     ]  # fmt: skip
     assert info.data == ["movie-reviews"]
+
+
+WITHOUT_FULL = {
+    "wang2018edge": "the default recipe has the paper's images, and its budgets are knobs",
+    **dict.fromkeys(("moos2023ball", "shim2018jafa", "xing2020rbqe", "yu2023dtn"), "there is none yet"),
+}
+"""Methods on no track that have no longer recipe, and why."""
+
+
+def test_methods_on_no_track_have_a_longer_recipe():
+    """On a track, the default recipe is the track's."""
+    tracked = {key for name in bench.TRACKS for key in bench.members(name)}
+    apart = {info.key for info in registry.described()[0]} - tracked
+    assert len(apart) > 10
+    without = {key for key in apart if not registry.get(key).full}
+    assert without <= set(WITHOUT_FULL)

@@ -366,6 +366,8 @@ def test_one_key_everywhere():
         "__init__",
         "alone",
         "comparisons",
+        "leads",
         "paired",
+        "resampling",
     }
     assert claims == methods

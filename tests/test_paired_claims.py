@@ -1,12 +1,15 @@
 """Differences by which claims are tried: sample by sample, or on the same resamples."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from eelit.methods.claims.leads import lead, nothing_to_lose
 from eelit.methods.claims.paired import Difference, gains_of_mixtures, mean_gain, of_bleu, over_samples, resampled, told
-from eelit.methods.engine.records import Baseline, OperatingPoint, Samples
+from eelit.methods.claims.resampling import joint_lead
+from eelit.methods.engine.records import Baseline, Chance, OperatingPoint, Samples
 from eelit.methods.families.translation import Matches
 
 
@@ -75,3 +78,75 @@ def test_mixtures_are_compared_sample_by_sample_at_given_costs_or_at_those_of_th
     assert told(at_theirs).endswith("on the mean, from +0.000 to +0.250")
     assert told([]) == "no setting is as cheap"
     assert not mean_gain([]).keeps(1.0)
+
+
+# What a full model leads by.
+
+
+def led(first, last, *, chance=None, samples=True):
+    """Return a curve of two settings, whose test samples are worth so much, or of which only the mean is known."""
+    ends = [np.array(each, dtype=float) for each in (first, last)]
+    test = [
+        OperatingPoint(knob=i, quality=each.mean(), cost=1 + i, speed_up=2 - i, exits=[1.0 - i, i],
+                       samples=Samples(each if samples else None))
+        for i, each in enumerate(ends)
+    ]  # fmt: skip
+    return SimpleNamespace(test=test, full_quality=test[1].quality, chance=chance, quality="dB")
+
+
+def by_chance(quality, **changed):
+    return Chance(**{"what": "x", "quality": quality, "error": 0.01, **changed})
+
+
+def test_a_lead_is_taken_sample_by_sample():
+    found, how = lead(led([0, 0, 0, 0], [1, 1, 1, 0]))
+    assert (found.mean, found.error) == pytest.approx((0.75, 0.25))
+    assert how == "sample by sample over 4"
+    far = led([0, 0, 0, 0], [1, 1, 1, 1])
+    far.full_quality = 0.5  # the last setting is not the full model
+    assert lead(far) == (Difference(0.5, 0.0), "")
+
+
+def test_where_the_eager_end_is_worse_than_chance_the_lead_is_over_chance():
+    """As of a detector whose first exit rejects everything."""
+    found, how = lead(led([0, 0, 0, 0], [0.3, 0.3, 0.3, 0.3], chance=by_chance(0.2)))
+    assert (found.mean, found.error) == pytest.approx((0.1, 0.01 * 2**0.5))
+    assert "independently" in how
+    joint = Difference(0.3, 0.0)  # over nothing
+    assert lead(led([0, 0], [0.3, 0.3], chance=by_chance(0.2)), joint)[0].mean == pytest.approx(0.1)
+    other = led([0, 0], [0.3, 0.3], chance=by_chance(0.2, reached=0.3))  # in another measure
+    assert lead(other)[0].mean == pytest.approx(0.3)
+
+
+def test_without_samples_the_lead_is_what_was_resampled_or_as_sure_as_chance_is():
+    bare = led([0.1], [0.5], chance=by_chance(0.05), samples=False)
+    assert lead(bare, Difference(0.4, 0.03)) == (Difference(0.4, 0.03), "by resampling")
+    assert lead(bare)[0].error == pytest.approx(0.01 * 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "empty"),
+    [
+        ([9.0, 9.0, 9.0], [9.35, 9.35, 9.35], False),
+        ([9.0, 9.0, 9.0], [9.25, 9.25, 9.25], True),  # less than may be lost
+        ([9.0, 9.0, 9.0], [9.0, 9.0, 10.5], True),  # more, but by chance
+        ([9.0, 9.0, 9.0], [8.0, 8.0, 8.0], True),
+    ],
+)
+def test_where_a_claim_allows_as_much_loss_as_there_can_be_it_says_nothing(first, last, empty):
+    told = nothing_to_lose(led(first, last), 0.3)
+    assert bool(told) is empty
+    assert ("0.3 may be lost" in told) is empty
+
+
+@pytest.mark.parametrize("key", ["yu2023dtn", "elbayad2020depth", "fan2020layerdrop"])
+def test_what_is_no_mean_over_samples_has_an_error_by_resampling(prepared, key):
+    """F1, and BLEU of exits and of blocks that are left out: the lead is that of the curve."""
+    method, bench, ready = prepared(key)
+    test = method.sweep(ready, bench, "test", method.knobs[:1])
+    curve = SimpleNamespace(test=test, full_quality=method.full_model(ready, bench)[0])
+    found = joint_lead(method, ready, curve)
+    assert found.mean == pytest.approx(curve.full_quality - test[0].quality, abs=1e-6)
+    assert 0 < found.error < 20
+    single = test[0].model_copy(update={"samples": Samples(np.ones(3))})
+    assert joint_lead(method, ready, SimpleNamespace(test=[single], full_quality=1.0)) is None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from measured import KEY, curve, result
 
+from eelit.methods.claims.paired import Difference
 from eelit.methods.engine.records import Chance, Samples
 from eelit.methods.harness import conformance, dependencies, smoke
 
@@ -195,6 +196,24 @@ def test_without_samples_the_error_of_chance_counts_for_both_and_without_that_th
     assert conformance.no_lead(near.model_copy(update={"chance": elsewhere})) is None
     level = near.model_copy(update={"chance": None, "full_quality": 0.5})
     assert "no standard error is known" in conformance.no_lead(level)
+
+
+def test_where_quality_is_no_mean_over_samples_resamples_tell_how_sure_the_lead_is():
+    bare = [point.model_copy(update={"samples": None}) for point in led([0.5], [0.528]).test]
+    near = led([0.5], [0.528], test=bare, chance=None)
+    assert conformance.no_lead(near, Difference(0.028, 0.013)) is None
+    told = conformance.no_lead(near, Difference(0.028, 0.015))
+    assert "not clearly better than its first exit: accuracy is 0.5280 and 0.5000" in told
+    assert "2 standard errors, by resampling, are 0.0300" in told
+
+
+def test_a_first_exit_that_rejects_everything_is_no_bar_but_chance_is():
+    chance = Chance(what="as many detections, drawn at random", quality=0.5, error=0.01)
+    none = led([0, 0, 0, 0], [0.52, 0.52, 0.52, 0.52], chance=chance)  # asked for: 2 · √2 · 0.01 = 0.0283 more
+    told = conformance.no_lead(none)
+    assert "not clearly better than chance, which its most eager setting does not reach" in told
+    assert "accuracy is 0.5200 and 0.5000, a lead of +0.0200" in told
+    assert conformance.no_lead(led([0, 0, 0, 0], [0.53, 0.53, 0.53, 0.53], chance=chance)) is None
 
 
 def test_samples_of_a_last_setting_that_is_not_the_full_model_say_nothing_of_it():

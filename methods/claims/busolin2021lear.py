@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from eelit.methods.claims.comparisons import why_not_comparable
+from eelit.methods.claims.leads import nothing_to_lose
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, OperatingPoint, Outcome
@@ -30,8 +31,9 @@ def claims(method: Lear, prepared: Prepared, bench: Bench, curve: Curve) -> list
         measured=f"{np.mean(gains):+.4f} on average, above at {sum(g > 0 for g in gains)} of {len(gains)}",
     )
     reason = why_not_comparable(prepared, curve)
-    found = [*fewer_trees(curve), better]
-    return [outcome.model_copy(update={"not_comparable": reason}) for outcome in found]
+    trivial = reason or nothing_to_lose(curve, LOSS * curve.full_quality)
+    fewer = [outcome.model_copy(update={"not_comparable": trivial}) for outcome in fewer_trees(curve)]
+    return [*fewer, better.model_copy(update={"not_comparable": reason})]
 
 
 def fewer_trees(curve: Curve) -> list[Outcome]:

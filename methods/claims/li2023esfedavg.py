@@ -11,6 +11,7 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any, NamedTuple
 
+from eelit.methods.claims.leads import nothing_to_lose
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
@@ -78,6 +79,7 @@ def claims(method: EsFedAvg, prepared: Clients, bench: Bench, curve: Curve) -> l
             holds=point.speed_up >= 1.25 and point.quality >= curve.full_quality - 0.02,
             measured=f"{point.speed_up:.2f}× at threshold {point.knob:g}, accuracy "
             f"{point.quality - curve.full_quality:+.4f}",
+            not_comparable=nothing_to_lose(curve, 0.02),
         ),
     ]
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.engine.operating_points import mixture
 from eelit.methods.engine.records import Baseline, OperatingPoint
-from eelit.methods.families.translation import Matches
+
+if TYPE_CHECKING:
+    from eelit.methods.families.translation import Matches
 
 Floats = NDArray[np.float64]
 ERRORS = 2.0

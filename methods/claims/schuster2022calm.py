@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from eelit.methods.backbones.decoding import always
+from eelit.methods.claims.leads import nothing_to_lose
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.records import Curve, Outcome
 from eelit.methods.families.tokens import Prepared
@@ -19,7 +20,9 @@ from eelit.methods.policies.learn_then_test import share_missed
 
 def claims(method: Calm, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """The calibrated threshold keeps the tolerance; depth by the token beats one depth for all."""
-    return [*risk_claims(method, prepared, bench.seed), *depth_claims(method, prepared, curve)]
+    reason = nothing_to_lose(curve, method.delta)
+    kept = [each.model_copy(update={"not_comparable": reason}) for each in risk_claims(method, prepared, bench.seed)]
+    return [*kept, *depth_claims(method, prepared, curve)]
 
 
 def risk_claims(method: Calm, prepared: Prepared, seed: int) -> list[Outcome]:

@@ -26,7 +26,7 @@ from eelit.methods.claims.paired import (
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.operating_points import cheapest_within
-from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
+from eelit.methods.engine.records import Baseline, Beside, Curve, OperatingPoint, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.tang2024deediff import AdaDiff, drawn, images_in
 from eelit.methods.policies.base import Policy
@@ -37,6 +37,10 @@ LOSS = 0.02
 """Of explained variance, on validation images, within which a threshold is chosen."""
 IMAGES, STEPS = 500, 25
 """How many images are drawn at most, in how many steps."""
+FEW = 200
+"""How many are drawn at each threshold of the curve."""
+FURTHER = 0.1
+"""Share by which images may be further from real ones than those of the whole network and count as as good."""
 DISTANCE = "The distance is Fréchet's, between 32 features of a small network that tells the classes."
 
 
@@ -67,6 +71,23 @@ def claims(method: AdaDiff, prepared: Prepared, bench: Bench, curve: Curve) -> l
         *of_images(method, prepared, bench, chosen),
         no_worse(curve.test[-1], *plain.sweep(plain.prepare(bench), bench, "test", plain.knobs[-1:])),
     ]
+
+
+def beside_curve(method: AdaDiff, prepared: Prepared, bench: Bench, curve: Curve) -> Beside:
+    """Draw images at each threshold: how well noise is told in single steps does not say what is drawn with it."""
+    test = Drawing.of(prepared, "test", learned(prepared, bench), bench.seed, FEW)
+    rules = [method.rule(point.knob, prepared) for point in curve.test]
+    values = [test.distance(test.drawn([rule] * STEPS)[0]) for rule in rules]
+    first, whole = (test.drawn([policy] * STEPS)[0] for policy in (FixedExit(0), None))
+    return Beside(
+        name="distances of images drawn",
+        meaning=f"Fréchet's, of {len(test.real)} images drawn in {STEPS} steps from as many real ones, between 32 "
+        "features of a small network that tells the classes; lower is better",
+        values=values,
+        cheap=test.distance(first),
+        full=test.distance(whole),
+        error=test.nearer(whole, first).error,
+    )
 
 
 def better_than_fixed(curve: Curve) -> Outcome:
@@ -110,9 +131,9 @@ class Drawing:
     real: Tensor
 
     @classmethod
-    def of(cls, prepared: Prepared, split: Split, features: Features, seed: int) -> Drawing:
-        """Take as many images of a split as are drawn."""
-        real = images_in(prepared.split(split).examples)[:IMAGES]
+    def of(cls, prepared: Prepared, split: Split, features: Features, seed: int, most: int | None = None) -> Drawing:
+        """Take as many images of a split as are drawn, `IMAGES` if not told."""
+        real = images_in(prepared.split(split).examples)[: most or IMAGES]
         noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(seed))
         low, high = torch.stack(list(prepared.data.train.inputs)).aminmax()
         with torch.inference_mode():
@@ -166,10 +187,10 @@ def of_images(method: AdaDiff, prepared: Prepared, bench: Bench, chosen: Operati
     ours, exits = test.drawn([rule] * STEPS)
     whole, fewer, cut = (test.drawn(plan)[0] for plan in ([None] * STEPS, [None] * few, fixed))
     spent = float(asking[exits.numpy()].mean())
-    far, near, noised = (test.distance(each) for each in (ours, whole, features(test.noise).detach()))
-    shallow = test.distance(test.drawn([FixedExit(0)] * STEPS)[0])
+    first, noise = test.drawn([FixedExit(0)] * STEPS)[0], features(test.noise).detach()
+    far, near, shallow, noised = (test.distance(each) for each in (ours, whole, first, noise))
     tried = [
-        as_good(far, near, (shallow, noised), test.nearer(ours, whole, 1.1), spent, chosen.knob),
+        as_good(far, near, (shallow, noised), test.nearer(ours, whole, 1 + FURTHER), spent, chosen.knob),
         beside_rival(
             "better than the whole network in fewer steps", f"the whole network draws in {few} steps, not {STEPS}",
             test.nearer(ours, fewer), far, test.distance(fewer), spent, few / STEPS,
@@ -179,7 +200,7 @@ def of_images(method: AdaDiff, prepared: Prepared, bench: Bench, chosen: Operati
             spent, float(np.mean([shares[policy.exit] for policy in fixed if isinstance(policy, FixedExit)])),
         ),
     ]  # fmt: skip
-    formless = {"not_comparable": no_images(near, shallow, noised)}
+    formless = {"not_comparable": no_images(test.nearer(whole, first, 1 / (1 + FURTHER)), test.nearer(whole, noise))}
     return [*(each.model_copy(update=formless) for each in tried), differing(exits, prepared.model.exits)]
 
 
@@ -201,14 +222,17 @@ def as_good(
     )
 
 
-def no_images(near: float, shallow: float, noised: float) -> str:
-    """Return why distances say nothing, or nothing: the whole network must draw what is nearer to images than noise is,
-    and than what its first layer draws.
+def no_images(over_first: Difference, over_noise: Difference) -> str:
+    """Return why distances say nothing, or nothing: the whole network must draw what is clearly nearer to images than
+    noise is, and nearer than what its first layer draws by more than counts as as good.
     """
-    if near >= noised:
-        return "What the whole network draws is no nearer to real images than noise is."
-    if near >= shallow:
-        return "What the whole network draws is no nearer to real images than what its first layer draws."
+    if not over_noise.gains():
+        return f"What the whole network draws is no nearer to real images than noise is ({over_noise})."
+    if not over_first.gains():
+        return (
+            "What the whole network draws is no nearer to real images than what its first layer draws, by the tenth "
+            f"that may be lost and two standard errors (a tenth nearer by {over_first})."
+        )
     return ""
 
 

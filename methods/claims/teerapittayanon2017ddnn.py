@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from eelit.methods.claims.leads import nothing_to_lose
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.exit_outputs import all_outputs
 from eelit.methods.engine.method import Bench
@@ -22,8 +23,9 @@ def claims(method: Ddnn, prepared: Prepared, bench: Bench, curve: Curve) -> list
     raw = seen.examples.inputs[0][0].numel()
     best = best_camera(prepared)
     one = alone(method, prepared, bench, best)
+    less = spares(point.cost, raw, point.exits[0], curve.full_quality - point.quality, point.knob)
     return [
-        spares(point.cost, raw, point.exits[0], curve.full_quality - point.quality, point.knob),
+        less.model_copy(update={"not_comparable": nothing_to_lose(curve, 0.02)}),
         complements([float(each.quality) for each in seen.cut_off(method.score)], one, best),
         tolerates(point.quality, broken(method, prepared, bench, point.knob)),
     ]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from eelit.methods.claims.leads import nothing_to_lose
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import at, cheapest_within
@@ -76,6 +77,7 @@ def cheaper(curve: Curve, seen: StoredOutputs, exits: NDArray[np.int64], knob: f
         "computation and loses at most 0.1 dB and 0.005 of SSIM on test pieces.",
         holds=saved >= 0.2 and loss <= 0.1 and alike >= -0.005,
         measured=f"{saved:.1%} of the MACs saved, PSNR {-loss:+.3f} dB, SSIM {alike:+.4f}, at T = {knob:g}",
+        not_comparable=nothing_to_lose(curve, 0.1),
     )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eelit.methods.claims.leads import nothing_to_lose
+from eelit.methods.claims.resampling import joint_lead
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
@@ -32,6 +34,7 @@ def claims(method: DynamicTransformer, prepared: Prepared, bench: Bench, curve: 
             "computation and loses at most two points on test data.",
             holds=saved >= 1 / 3 and loss <= 0.02,
             measured=f"{saved:.1%} of the MACs saved, F1 {-loss:+.4f}, at eta = {point.knob:g}",
+            not_comparable=nothing_to_lose(curve, 0.02, joint_lead(method, prepared, curve)),
         ),
         thin_found(seen.outputs, seen.targets, widths),
         wide_first(exits, widths, point.knob),

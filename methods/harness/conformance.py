@@ -11,13 +11,12 @@ in time, the full model may lose for being late, and the warning says so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
+from eelit.methods.claims.leads import eager_quality, lead
+from eelit.methods.claims.paired import Difference
 from eelit.methods.engine.method import Method
 from eelit.methods.engine.records import Beside, Curve, Outcome
 from eelit.methods.harness.qualities import IN_TIME
@@ -120,28 +119,35 @@ def at_chance(curve: Curve) -> str | None:
     )
 
 
-def no_lead(curve: Curve) -> str | None:
+def no_lead(curve: Curve, joint: Difference | None = None) -> str | None:
     """Return in one sentence that the full model is not clearly better than the first exit; None if it is.
 
-    The curve must begin with the most eager setting. Where the quality of each sample is known, that of the two is
-    compared sample by sample; else by the standard error that is known of chance, as if the two were independent.
-    Where there is a measure beside the quality, that of the full model and its cheap part alone is compared.
+    The curve must begin with the most eager setting. How both are compared, `leads.lead` tells: sample by sample where
+    the quality of each is known, by ``joint`` where quality is no mean over samples. Where there is a measure beside
+    the quality, that of the full model and its cheap part alone is compared.
     """
     if curve.beside is not None:
         return _no_lead_beside(curve, curve.beside)
-    first = curve.test[0]
-    lead = curve.full_quality - first.quality
-    error, how = _error_of_lead(curve)
-    if lead > 0 and lead >= ERRORS * error:
+    found, how = lead(curve, joint)
+    if found.mean > 0 and found.mean >= ERRORS * found.error:
         return None
-    where = "its first exit" if first.exits[0] == 1.0 else "its most eager setting"
-    worse = bool(how) and lead < 0 and -lead >= ERRORS * error
-    asked = f"{ERRORS:g} standard errors, {how}, are {ERRORS * error:.4f}" if how else "no standard error is known"
+    worse = bool(how) and found.mean < 0 and -found.mean >= ERRORS * found.error
+    asked = (
+        f"{ERRORS:g} standard errors, {how}, are {ERRORS * found.error:.4f}" if how else "no standard error is known"
+    )
     return (
         f"The full model of {called(curve)} is {'clearly worse' if worse else 'not clearly better'} than "
-        f"{where}: {curve.quality} is {curve.full_quality:.4f} and {first.quality:.4f}, a lead of {lead:+.4f}; "
-        f"{asked}. {_what_that_means(curve, worse=worse)}"
+        f"{_eager(curve)}: {curve.quality} is {curve.full_quality:.4f} and {eager_quality(curve):.4f}, a lead of "
+        f"{found.mean:+.4f}; {asked}. {_what_that_means(curve, worse=worse)}"
     )
+
+
+def _eager(curve: Curve) -> str:
+    """Return what the full model is compared with, in words."""
+    first = curve.test[0]
+    if first.quality < eager_quality(curve):
+        return "chance, which its most eager setting does not reach"
+    return "its first exit" if first.exits[0] == 1.0 else "its most eager setting"
 
 
 def _what_that_means(curve: Curve, *, worse: bool) -> str:
@@ -162,21 +168,8 @@ def _no_lead_beside(curve: Curve, beside: Beside) -> str | None:
     return (
         f"The full model of {called(curve)} is not clearly better than its cheap part alone: {beside.name} are "
         f"{beside.full:.4f} and {beside.cheap:.4f}, a lead of {beside.lead:+.4f}; {ERRORS:g} standard errors, sample "
-        f"by sample, are {ERRORS * beside.error:.4f}. To keep the full model's answers is then worth nothing."
+        f"by sample, are {ERRORS * beside.error:.4f}. By that measure its later part is worth nothing."
     )
-
-
-def _error_of_lead(curve: Curve) -> tuple[float, str]:
-    """Return the standard error of the full model's lead over the first point, and from what; 0 if none is known."""
-    first, last = (curve.test[i].samples for i in (0, -1))
-    is_full = abs(curve.test[-1].quality - curve.full_quality) < 1e-9
-    ours, theirs = (each.quality if each else None for each in (last, first))
-    if is_full and ours is not None and theirs is not None and ours.shape == theirs.shape and len(ours) > 1:
-        gains = np.subtract(ours, theirs, dtype=np.float64)
-        return float(gains.std(ddof=1)) / math.sqrt(len(gains)), f"sample by sample over {len(gains)}"
-    if curve.chance is not None and curve.chance.reached is None:
-        return math.sqrt(2) * curve.chance.error, "as if both were measured independently"
-    return 0.0, ""
 
 
 def called(curve: Curve) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from eelit.methods.engine.method import Bench, Method
-    from eelit.methods.engine.records import Curve, Learning, Outcome
+    from eelit.methods.engine.records import Beside, Curve, Learning, Outcome
 
 CLAIMS = "eelit.claims"
 
@@ -142,6 +142,14 @@ def learning(key: str) -> Callable[[Any, Any, Bench, Curve], list[Learning]] | N
     It stands beside the claims, since what it is compared with are rivals.
     """
     return getattr(_claims(key), "learning", None) if key in _own() else None
+
+
+def beside_curve(key: str) -> Callable[[Any, Any, Bench, Curve], Beside] | None:
+    """Return the function that tells another measure beside a curve, on (method, prepared, bench, curve); None if none.
+
+    It stands beside the claims where that measure is an experiment of theirs. Else see `runner.TellsBeside`.
+    """
+    return getattr(_claims(key), "beside_curve", None) if key in _own() else None
 
 
 def _claims(key: str) -> ModuleType | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
+from eelit.methods.claims.resampling import joint_lead
 from eelit.methods.data import fetch, manifest
 from eelit.methods.data.cache import cache_root
 from eelit.methods.engine.method import Bench, Method, silent
@@ -92,6 +93,7 @@ def run(
         curve = curve.model_copy(update={"training": sum(trained.values(), NOTHING)})
         if scale == "full":
             curve = curve.model_copy(update={"timings": timings(chosen, prepared, bench, curve)})
+        curve = _beside(key, chosen, prepared, bench, curve, scale)
         curves.append(curve := _told(key, chosen, prepared, bench, curve, whole=not knobs))
         own_settings = _settings(chosen)
         used |= {f"{name}.{k}" if name and k in used else k: v for k, v in own_settings.items() if used.get(k) != v}
@@ -157,16 +159,21 @@ def _tried(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve) 
     return claims(method, prepared, bench, curve) if claims else []
 
 
+def _beside(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve, scale: Scale) -> Curve:
+    """Return a curve with a measure beside its quality, if the method has one, or its claims (but in smoke tests)."""
+    if isinstance(method, TellsBeside):
+        return curve.model_copy(update={"beside": method.beside(prepared, [point.knob for point in curve.test])})
+    told = registry.beside_curve(key) if scale != "smoke" else None
+    return curve.model_copy(update={"beside": told(method, prepared, bench, curve)}) if told else curve
+
+
 def _told(key: str, method: Method, prepared: Any, bench: Bench, curve: Curve, *, whole: bool) -> Curve:
-    """Return a curve with its search, its simulated world, how the method learnt there, a measure beside its quality
-    if the method has one, and what a reader should know.
+    """Return a curve with its search, its simulated world, how the method learnt there, and what a reader should know.
 
     The last is told of ``whole`` curves alone: knobs that somebody has chosen need not begin with the first exit.
     """
     learnt = registry.learning(key)
-    if isinstance(method, TellsBeside):
-        curve = curve.model_copy(update={"beside": method.beside(prepared, [point.knob for point in curve.test])})
-    warning = conformance.no_lead(curve) if whole else None
+    warning = conformance.no_lead(curve, joint_lead(method, prepared, curve)) if whole else None
     return curve.model_copy(
         update={
             "search": method.search(prepared, bench) if isinstance(method, DesignSearch) else None,

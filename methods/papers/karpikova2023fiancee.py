@@ -53,6 +53,8 @@ Deviations
     8. T limits the distance from the whole generator's picture, as in the paper, and the claims measure that. The
        measured curve shows something else, 1 less the distance d from the real drawing, by the same features of
        EfficientNet-Lite0: otherwise the whole generator would be perfect by definition.
+    9. Whether the predictor does 5 % better than a fixed exit of equal cost is undecided: on 450 test drawings,
+       with seed 0, the difference is +0.0031 ± 0.0019, within two standard errors.
 """
 
 from __future__ import annotations
@@ -409,8 +411,9 @@ class Fiancee(ExitPredictionMethod):
     side: int = 32  # of a drawing, in pixels; the paper's are wider by far
     levels: int = 2  # of each channel in a map, so 8 kinds of colour; Cityscapes has 34 kinds of things
     coarse: int = 2  # side of the square of pixels that a place of the map stands for; the paper: 1
-    train_size: int = 1020  # drawings
-    held: int = 250  # drawings for validation, and as many for tests
+    train_size: int = 920  # drawings; there are 1,520 in all
+    held: int = 150  # drawings for validation
+    tested: int = 450  # drawings for tests
     widths: tuple[int, ...] = (48, 40, 32, 20)  # channels of x_1 … x_n; OASIS: up to 1024
     scales: tuple[float, ...] = (4.0, 3.0, 2.0)  # SF_1 … SF_{n-1}; the paper's are not known
     guided: bool = True  # whether branches read G
@@ -435,13 +438,17 @@ class Fiancee(ExitPredictionMethod):
         math.inf, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.17, 0.14, 0.12, 0.1, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, -1.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "images": "digits", "side": 8, "levels": 3, "train_size": 260, "held": 100, "widths": (12, 10, 8),
-        "scales": (4.0, 3.0), "database": 40, "feature_widths": (8, 12), "critic": 8, "batch": 32, "epochs": 7.0,
-        "branch_epochs": 6.0, "predictor_epochs": 8.0, "predictor_width": 6, "rate": 1e-2, "predictor_rate": 5e-3,
+        "images": "digits", "side": 8, "levels": 3, "train_size": 260, "held": 100, "tested": 100,
+        "widths": (12, 10, 8), "scales": (4.0, 3.0), "database": 40, "feature_widths": (8, 12), "critic": 8,
+        "batch": 32, "epochs": 7.0, "branch_epochs": 6.0, "predictor_epochs": 8.0, "predictor_width": 6, "rate": 1e-2,
+        "predictor_rate": 5e-3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        "side": 16, "train_size": 480, "held": 150, "database": 80, "widths": (32, 24, 16, 12),
+        "side": 16, "train_size": 480, "tested": 150, "database": 80, "widths": (32, 24, 16, 12),
         "scales": (4.0, 2.5, 1.5), "epochs": 3.0, "branch_epochs": 2.0, "predictor_epochs": 8.0, "rate": 5e-3,
+    }  # fmt: skip
+    full: ClassVar[Mapping[str, Any]] = {
+        "widths": (96, 80, 64, 40), "epochs": 40.0, "branch_epochs": 30.0, "predictor_epochs": 40.0,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
         "images": "inverted-digits", "side": 4, "coarse": 4, "widths": (12, 12, 12), "scales": (2.0, 2.0),
@@ -463,7 +470,7 @@ class Fiancee(ExitPredictionMethod):
 
     def load(self) -> Data:
         """Maps ``[K, h, h]``, a channel for each kind of colour, and drawings ``[C, side, side]``."""
-        sizes = {"train": self.train_size, "validation": self.held, "test": self.held}
+        sizes = {"train": self.train_size, "validation": self.held, "test": self.tested}
         found = drawings.drawings(self.images, side=self.side, levels=self.levels, coarse=self.coarse, **sizes)
         kinds = self.levels ** found.train.pictures.shape[1]
 

@@ -303,6 +303,7 @@ class EsFedAvg(ExitMethod):
         "batch": 16, "epochs": 2.0,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 800, "rounds": 10, "widths": (8, 16, 32), "rate": 1e-2}
+    full: ClassVar[Mapping[str, Any]] = {"train_size": 4800, "rounds": 60}
     others: ClassVar[Mapping[str, Any]] = {
         "by": "weight", "budgets": (1, 3), "density": 0.8, "kept": 0.6, "shared": "all", "widths": (6, 8, 16),
         "clients": 4,

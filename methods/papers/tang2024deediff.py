@@ -293,6 +293,7 @@ class AdaDiff(ClasslessExitMethod):
         "rate": 5e-3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1500, "half": 2, "width": 64, "epochs": 3.0, "rate": 4e-3}
+    full: ClassVar[Mapping[str, Any]] = {"train_size": 50000, "width": 128, "epochs": 30.0, "rate": 1e-3}
     others: ClassVar[Mapping[str, Any]] = {"patch": 4, "width": 16}
 
     def __post_init__(self) -> None:

@@ -216,6 +216,7 @@ class Ddnn(MultiDeviceMethod):
         "rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {"train_size": 1500, "rate": 1e-2}
+    full: ClassVar[Mapping[str, Any]] = {"train_size": 48000, "epochs": 10.0}
     others: ClassVar[Mapping[str, Any]] = {"local": "AP", "features": "MP"}
 
     def load(self) -> Data:

@@ -232,6 +232,7 @@ class MetaDistil(CascadeMethod):
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 300, "length": 20, "batch": 16, "rate": 2e-4, "head_rate": 2e-3, "teacher_rate": 4e-5,
     }  # fmt: skip
+    full: ClassVar[Mapping[str, Any]] = {"train_size": 8000, "epochs": 3.0, "rate": 5e-5}
     others: ClassVar[Mapping[str, Any]] = {"length": 9, "layers": 3}
 
     def __post_init__(self) -> None:

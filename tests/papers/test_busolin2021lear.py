@@ -328,6 +328,7 @@ def test_where_the_ensemble_is_hardly_better_than_one_number_nothing_is_said_of_
 ):
     method, bench, ready = trained
     monkeypatch.setattr(comparisons, "ndcg", lambda *_: 0.7)
+    monkeypatch.setattr(claimed, "nothing_to_lose", lambda *_: "")
     curve = SimpleNamespace(
         validation=method.sweep(ready, bench, "validation", method.knobs),
         test=method.sweep(ready, bench, "test", method.knobs),
@@ -336,3 +337,7 @@ def test_where_the_ensemble_is_hardly_better_than_one_number_nothing_is_said_of_
     found = claimed.claims(method, ready, bench, curve)
     assert [o.name for o in found] == ["3× at no loss", "5× at a loss below 0.05 %", "better than proximity"]
     assert {bool(o.not_comparable) for o in found} == {lead < 0.01}
+    monkeypatch.setattr(claimed, "nothing_to_lose", lambda *_: "nothing")
+    *fewer, better = claimed.claims(method, ready, bench, curve)
+    assert all(o.not_comparable for o in fewer)
+    assert bool(better.not_comparable) == (lead < 0.01)

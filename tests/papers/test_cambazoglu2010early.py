@@ -14,7 +14,7 @@ from eelit.methods.claims import comparisons
 from eelit.methods.engine.examples import TestDataAsked
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.metrics import ndcg
-from eelit.methods.engine.records import OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint, Samples
 from eelit.methods.engine.trees import TreeCounter, boosted, scores
 from eelit.methods.families.ranking import first_of, positions
 from eelit.methods.families.sentinels import descend
@@ -215,41 +215,67 @@ def test_the_ranker_learns_from_grades_of_train_queries_and_sees_no_test_query(m
 # What is claimed.
 
 
-def points(*pairs):
-    return [OperatingPoint(knob=i, quality=q, cost=1 / s, speed_up=s, exits=[1.0]) for i, (q, s) in enumerate(pairs)]
+ALIKE = np.zeros(4)
+APART = np.array([0.002, -0.002, 0.002, -0.002])  # a standard error of 0.0012
+
+
+def points(*pairs, spread=ALIKE):
+    return [
+        OperatingPoint(knob=i, quality=q, cost=1 / s, speed_up=s, exits=[1.0], samples=Samples(q + spread))
+        for i, (q, s) in enumerate(pairs)
+    ]
+
+
+def curve_of(validation, test, **changed):
+    full = {"full_quality": test[-1].quality, "chance": None, "quality": "NDCG@10", "variant": ""}
+    return SimpleNamespace(validation=validation, test=test, **{**full, **changed})
 
 
 @pytest.mark.parametrize(
-    ("test", "holds"), [((0.797, 4.1), True), ((0.797, 4.0), False), ((0.795, 4.1), False), ((0.9, 9.0), True)]
+    ("test", "spread", "holds"),
+    [
+        ((0.797, 4.1), ALIKE, True),
+        ((0.797, 4.0), ALIKE, False),
+        ((0.795, 4.1), ALIKE, False),
+        ((0.9, 9.0), ALIKE, True),
+        ((0.799, 4.1), APART, True),
+        ((0.797, 4.1), APART, False),  # a loss of 0.003 ± 0.0012, where 0.004 is allowed
+    ],
 )
-def test_the_figure_of_the_abstract_has_a_bar(test, holds):
-    curve = SimpleNamespace(
-        validation=points((0.5, 9.0), (0.598, 6.0), (0.6, 1.0)),
-        test=points((0.9, 20.0), test, (0.8, 1.0)),
-        full_quality=0.8,
-    )
-    assert claimed.faster(curve).holds == holds
+def test_the_figure_of_the_abstract_has_a_bar(test, spread, holds):
+    held = points((0.5, 9.0), (0.598, 6.0), (0.6, 1.0))
+    found = claimed.faster(curve_of(held, [*points((0.6, 20.0), test, spread=spread), *points((0.8, 1.0))]))
+    assert found.holds == holds
+    assert not found.not_comparable
 
 
-@pytest.mark.parametrize("lead", [0.0012, 0.0008])
-def test_better_means_by_a_thousandth_on_average(lead):
-    ours, theirs = points((0.5 + lead, 10.0), (0.8 + lead, 1.0)), points((0.5, 10.0), (0.8, 1.0))
-    curve = SimpleNamespace(validation=ours, test=ours)
-    assert claimed.better("x", "y", curve, theirs, theirs).holds == (lead > 0.001)
+def test_where_the_first_sentinel_is_as_good_as_all_trees_nothing_is_said():
+    held = points((0.5, 9.0), (0.598, 6.0), (0.6, 1.0))
+    assert claimed.faster(curve_of(held, points((0.797, 20.0), (0.797, 4.1), (0.8, 1.0)))).not_comparable
+
+
+@pytest.mark.parametrize(
+    ("lead", "spread", "holds"), [(0.0012, ALIKE, True), (0.0008, ALIKE, False), (0.0012, APART, False)]
+)
+def test_better_means_by_a_thousandth_on_average_and_beyond_chance(lead, spread, holds):
+    ours, theirs = points((0.5 + lead, 10.0), (0.8 + lead, 1.0), spread=spread), points((0.5, 10.0), (0.8, 1.0))
+    rival = Baseline(name="y", validation=theirs, test=theirs)
+    assert claimed.better("x", "y", curve_of(ours, ours), rival).holds == holds
 
 
 @pytest.mark.parametrize("lead", [0.011, 0.009])
 def test_where_the_ensemble_is_hardly_better_than_one_number_nothing_is_said(trained, lead, monkeypatch):
     method, bench, ready = trained
     monkeypatch.setattr(comparisons, "ndcg", lambda *_: 0.7)
-    curve = SimpleNamespace(
-        validation=method.sweep(ready, bench, "validation", method.knobs),
-        test=method.sweep(ready, bench, "test", method.knobs),
-        full_quality=0.7 + lead,
-        baselines=method.baselines(ready, bench),
-    )
+    monkeypatch.setattr(claimed, "nothing_to_lose", lambda *_: "")
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    curve = curve_of(held, test, full_quality=0.7 + lead, baselines=method.baselines(ready, bench))
     found = claimed.claims(method, ready, bench, curve)
     names = ["4× at hardly any loss", "better than fewer trees", "better than a fixed score"]
     assert [o.name for o in found] == names
     assert {bool(o.not_comparable) for o in found} == {lead < 0.01}
+    monkeypatch.setattr(claimed, "nothing_to_lose", lambda *_: "nothing")
+    found = claimed.claims(method, ready, bench, curve)
+    assert [o.not_comparable for o in found[:1]] == ["nothing"] or lead < 0.01
+    assert {bool(o.not_comparable) for o in found[1:]} == {lead < 0.01}
     assert [o.name for o in claimed.claims(method.replace({"rule": "score"}), ready, bench, curve)] == names[:2]

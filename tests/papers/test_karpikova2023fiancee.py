@@ -587,8 +587,18 @@ def test_what_is_as_good_on_the_mean_may_be_so_by_chance(prepared):
     q[0], q[1] = 0.5, torch.tensor([0.0, 0.85]).repeat(n)[:n]
     forecasts = torch.tensor([0.9, 0.1]).expand(n, 2)
     test = claimed.Tried(dataclasses.replace(seen, forecasts=forecasts), q)  # all leave at the second exit
-    assert not claimed.better_than_fixed(method, test, 0.2).holds
+    worse = claimed.better_than_fixed(method, test, 0.2)  # what is fixed is hardly another exit
+    assert not worse.holds
+    assert "undecided" not in worse.measured
+    either = torch.tensor([[0.1, 0.1], [0.9, 0.1]]).repeat(n, 1)[:n]  # every second leaves at the first exit
+    anywhere = torch.rand(3, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    unsure = claimed.Tried(dataclasses.replace(seen, forecasts=either), anywhere**8)
+    found = claimed.better_than_fixed(method, unsure, 0.2)
+    assert not found.holds
+    assert found.measured.endswith("within two standard errors: undecided")
     assert not claimed.saved(method, test, 0.43).holds  # 0.425 on the mean
+    assert claimed.saved(method, test, 0.43).not_comparable == ""
+    assert "first exit alone" in claimed.saved(method, test, 0.5).not_comparable
     assert not claimed.kept(method, test, 0.2).holds
 
 

@@ -481,7 +481,9 @@ def test_claims_drop_one_part_at_a_time_in_three_federations(prepared, monkeypat
 
     monkeypatch.setattr(EsFedAvg, "prepare", prepare)
     points = method.sweep(ready, bench, "test", method.knobs)
-    curve = SimpleNamespace(validation=points, test=points, full_quality=points[-1].quality)
+    curve = SimpleNamespace(
+        validation=points, test=points, full_quality=points[-1].quality, chance=None, quality="accuracy"
+    )
     found = claimed.claims(method, ready, replace(bench, seed=4), curve)
     changes = (
         {"budgets": (1,)}, {"shared": "nothing", "kept": 1.0}, {"shared": "all"}, {"density": 1.0}, {"kept": 1.0},

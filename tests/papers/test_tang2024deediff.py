@@ -454,6 +454,53 @@ def test_rivals_are_chosen_on_validation_images_and_cost_no_less(prepared, monke
     assert f"in {len(fewer)} steps, not 6" in found[1].measured
 
 
+@pytest.mark.parametrize(
+    ("over_first", "over_noise", "why"),
+    [
+        (Difference(30.0, 10.0), Difference(150.0, 10.0), ""),
+        (Difference(19.0, 10.0), Difference(150.0, 10.0), "what its first layer draws"),
+        (Difference(-9.0, 1.0), Difference(150.0, 10.0), "what its first layer draws"),
+        (Difference(30.0, 10.0), Difference(15.0, 10.0), "than noise is"),
+    ],
+)
+def test_images_must_be_clearly_nearer_than_noise_and_than_the_first_layers(over_first, over_noise, why):
+    found = claimed.no_images(over_first, over_noise)
+    assert bool(found) is bool(why)
+    assert why in found
+
+
+@pytest.mark.parametrize(("first", "formless"), [(380.0, True), (400.0, False)])
+def test_the_first_layers_images_must_be_further_by_more_than_counts_as_as_good(prepared, monkeypatch, first, formless):
+    """Those of the whole network are 354 from real ones: up to 389 would be as good."""
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "STEPS", 2)
+    monkeypatch.setattr(claimed, "IMAGES", 20)
+    far = {str([FixedExit(0)] * 2): first, str([None] * 2): 354.0}
+    real = claimed.Drawing.drawn
+    drawn_as = lambda self, plan: (torch.tensor(far.get(str(plan), 354.0)), real(self, plan)[1])  # noqa: E731
+    monkeypatch.setattr(claimed.Drawing, "drawn", drawn_as)
+    monkeypatch.setattr(  # features are those of noise, of which there are many
+        claimed.Drawing, "distance", lambda self, drawn, times=None: float(drawn) if drawn.dim() == 0 else 526.0
+    )
+    test = method.sweep(ready, bench, "test", [0.0])[0]
+    *three, _ = claimed.of_images(method, ready, bench, test)
+    assert [bool(each.not_comparable) for each in three] == [formless] * 3
+
+
+def test_what_is_drawn_at_each_threshold_stands_beside_the_curve(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "STEPS", 3)
+    monkeypatch.setattr(claimed, "FEW", 30)
+    knobs = [method.knobs[0], 0.5, method.knobs[-1]]
+    curve = SimpleNamespace(test=method.sweep(ready, bench, "test", knobs))
+    found = claimed.beside_curve(method, ready, bench, curve)
+    assert registry.beside_curve(KEY) is claimed.beside_curve
+    assert len(found.values) == 3
+    assert (found.values[0], found.values[-1]) == pytest.approx((found.cheap, found.full))
+    assert found.error > 0
+    assert "of 30 images drawn in 3 steps" in found.meaning
+
+
 def test_features_tell_classes_and_are_learned_from_training_images(prepared):
     _, bench, ready = prepared(KEY)
     features = claimed.learned(ready, bench)

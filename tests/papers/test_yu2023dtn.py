@@ -206,7 +206,8 @@ def test_all_claims_are_tried_at_the_cheapest_eta_that_loses_a_point(monkeypatch
     held = points((0.5, 0.5, 10), (0.9, 0.885, 20), (0.98, 0.895, 40), (1.1, 0.9, 100))
     test = points((0.5, 0.5, 10), (0.9, 0.9, 20), (0.98, 0.88, 62.5), (1.1, 0.9, 100))
     method = SimpleNamespace(rule=lambda eta, prepared: ("rule", eta))
-    curve = SimpleNamespace(validation=held, test=test, full_quality=0.895)
+    full = {"full_quality": 0.895, "chance": None, "quality": "F1"}
+    curve = SimpleNamespace(validation=held, test=test, **full)
     found = claimed.claims(method, prepared, None, curve)
     assert asked == [("rule", 0.98)]
     assert [outcome.name for outcome in found] == [
@@ -219,5 +220,9 @@ def test_all_claims_are_tried_at_the_cheapest_eta_that_loses_a_point(monkeypatch
     dear = [*test[:2], test[2].model_copy(update={"speed_up": 1.49}), test[3]]
     poor = [*test[:2], test[2].model_copy(update={"quality": 0.87}), test[3]]
     for worse in (dear, poor):
-        curve = SimpleNamespace(validation=held, test=worse, full_quality=0.895)
+        curve = SimpleNamespace(validation=held, test=worse, **full)
         assert not claimed.claims(method, prepared, None, curve)[0].holds
+    assert not found[0].not_comparable
+    level = [test[0].model_copy(update={"quality": 0.876}), *test[1:]]
+    curve = SimpleNamespace(validation=held, test=level, **full)
+    assert "0.02 may be lost" in claimed.claims(method, prepared, None, curve)[0].not_comparable

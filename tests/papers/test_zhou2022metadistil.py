@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -414,7 +415,7 @@ def test_each_comparison_needs_half_a_point_and_differs_by_the_teacher_alone(
     asked = {}
     said = iter((fixed, late, labels))
     monkeypatch.setattr(MetaDistil, "prepare", lambda self, bench: asked.setdefault(self, next(said)))
-    monkeypatch.setattr(claimed, "alone", lambda who, what: 0.75 if what is ready else what)
+    monkeypatch.setattr(claimed, "alone", lambda who, what: np.full(9, 0.75 if what is ready else what))
     found = claimed.claims(method, ready, Bench(), None)
     assert {o.name for o in found if o.holds} - {"the teacher learns to teach, not to answer"} == held
     all_taught = {"teacher_rate": 0.0, "quiz": 0.0}
@@ -425,19 +426,33 @@ def test_each_comparison_needs_half_a_point_and_differs_by_the_teacher_alone(
     ]
 
 
+def test_half_a_point_within_two_standard_errors_is_none():
+    ours, theirs = np.ones(200), np.ones(200)
+    theirs[:3] = 0  # by 0.015 ± 0.0086
+    assert not claimed.better("", ours, theirs, "").holds
+    theirs[:6] = 0  # by 0.03 ± 0.0121
+    found = claimed.better("", ours, theirs, "")
+    assert found.holds
+    assert found.measured == "1.0000 and 0.9700 (+0.0300 ± 0.0121)"
+
+
 def test_who_is_measured_is_the_student_alone(prepared):
     method, _, ready = prepared(KEY)
     seen = ready.split("test")
     right = (seen.answers[0].argmax(dim=-1) == seen.targets).double().mean().item()
-    assert claimed.alone(method, ready) == pytest.approx(right)
+    assert claimed.alone(method, ready).mean() == pytest.approx(right)
 
 
 @pytest.mark.parametrize(
     ("after", "holds"),
-    [([[0.6, 0.4], [0.4, 0.6]], True), ([[0.6, 0.4], [0.6, 0.4]], False), ([[0.585, 0.415], [0.415, 0.585]], False)],
+    [
+        ([[0.62, 0.38], [0.38, 0.62]], True),
+        ([[0.62, 0.38], [0.62, 0.38]], False),  # she is better now
+        ([[0.585, 0.415], [0.415, 0.585]], False),  # her labels hardly moved
+    ],
 )
 def test_a_teacher_has_learnt_to_teach_if_her_labels_moved_and_she_is_no_better(prepared, monkeypatch, after, holds):
-    """Labels are 0 and 0, she was right once of two."""
+    """Labels are 0, and she was right once of two."""
     _, _, ready = prepared(KEY)
     few = Examples(list(ready.data.validation.inputs[:2]), torch.zeros(2, dtype=torch.int64))
     said = iter((torch.tensor([[0.58, 0.42], [0.42, 0.58]]), torch.tensor(after)))
