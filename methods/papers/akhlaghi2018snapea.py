@@ -363,7 +363,8 @@ class SnaPEA(DotProductMethod):
     knobs: ClassVar[tuple[float, ...]] = (math.inf, 0.1, 0.05, 0.03, 0.01, 0.0, -1.0)
     tiny: ClassVar[Mapping[str, Any]] = {
         "images": "digits", "train_size": 600, "pixels": 2, "widths": (6, 12), "blocks": 1, "epochs": 10.0,
-        "batch": 32, "rate": 2e-2, "profiled": 60, "sizes": (2, 4),
+        "batch": 32, "rate": 2e-2, "profiled": 60, "sizes": (2, 4), "quantiles": (0.5, 0.75, 0.9, 1.0),
+        "limits": (0.3, 0.2, 0.1, 0.05, 0.02, 0.01),
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 2000, "pixels": 2, "widths": (8, 16), "epochs": 4.0, "batch": 32, "rate": 5e-3, "profiled": 60,
