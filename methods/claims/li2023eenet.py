@@ -20,7 +20,7 @@ from eelit.methods.claims.comparisons import gains
 from eelit.methods.engine.evaluate import followed
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
-from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
+from eelit.methods.engine.records import Baseline, Curve, Gained, Learning, OperatingPoint, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.li2023eenet import Chip, Done, EENet, Legs, Level, legs_of, managed, rests_of
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -34,6 +34,8 @@ QUEUES, QUEUE, MOST_LEGS = 40, 3, 9
 """Small queues for which all levels are tried, their images, and the most legs of one."""
 LOADS = tuple(round(0.3 + 0.01 * step, 2) for step in range(121))
 """Images that come in the time of the plain network, among which the loads are found at which the loop is tried."""
+SHOWN = (0.3, 0.6, 0.9, 1.2)
+"""Loads at which energy is set beside that of the best levels, in a picture."""
 WAYS: tuple[Mapping[str, float], ...] = ({}, {"K_p": 0.0, "K_i": 0.0}, {"governs": False})
 """With the loop, without it, and at the highest level."""
 
@@ -48,10 +50,19 @@ def claims(method: EENet, prepared: Prepared, bench: Bench, curve: Curve) -> lis
     own = late(method.forecast(prepared, "test", method.rule(beta, prepared))[1])
     plain = late(method.cut_off(prepared, "test", -1))
     sure = late(method.cautious(prepared, "test", MaxConfidence(c))[1])
+    managed_too = late(method.levelled(prepared, "test", c, method.before(prepared))[1])
     return [
         less_than_plain(curve, rivals["static exit"], own, plain),
         less_than_early_exits(
-            curve, rivals["max-confidence"], rivals["max-confidence at the highest level"], own, sure
+            curve,
+            rivals["max-confidence"],
+            rivals["max-confidence at the highest level"],
+            rivals["max-confidence with the governor"],
+            own,
+            sure,
+        ),
+        less_by_levels_alone(
+            curve, rivals["max-confidence"], rivals["max-confidence with the governor"], managed_too, sure
         ),
         better_than_fixed(curve, rivals["static exit"]),
         near_oracle(method, prepared, beta),
@@ -81,11 +92,18 @@ def less_than_plain(curve: Curve, fixed: Baseline, own: float, plain: float) -> 
     )
 
 
-def less_than_early_exits(curve: Curve, rival: Baseline, highest: Baseline, own: float, sure: float) -> Outcome:
-    """Against early exits that nobody forecasts, each at its own cheapest setting; given shares of late answers."""
+def less_than_early_exits(
+    curve: Curve, rival: Baseline, highest: Baseline, governed: Baseline, own: float, sure: float
+) -> Outcome:
+    """Against early exits that nobody forecasts, each at its own cheapest setting; given shares of late answers.
+
+    With the rival's exits under the method's governor in between, what the stopping rule makes of it is told apart from
+    what the levels do.
+    """
     ours = cheapest_within(curve.validation, curve.test, POINT)
     theirs, fastest = cheapest_of(rival, curve), cheapest_of(highest, curve)
     saved, loss = 1 - ours.cost / theirs.cost, theirs.quality - ours.quality
+    between = same_exits(governed, theirs)
     return Outcome(
         name="less energy than early exits without forecasts",
         statement="Of settings that lose at most one point on validation data, the cheapest takes a fifth less energy "
@@ -94,7 +112,32 @@ def less_than_early_exits(curve: Curve, rival: Baseline, highest: Baseline, own:
         "data, and at most one answer in a hundred more is late.",
         holds=saved >= 0.2 and loss <= 0.01 and own <= sure + LATE,
         measured=f"{saved:.1%} saved ({1 - ours.cost / fastest.cost:.1%} beside the highest level), accuracy "
-        f"{-loss:+.4f}, {own:.1%} late, the other {sure:.1%}",
+        f"{-loss:+.4f}, {own:.1%} late, the other {sure:.1%}; the energy of its stopping rule is "
+        f"{ours.cost / between.cost - 1:+.1%} beside the largest probability under the same governor, that of its "
+        f"levels {between.cost / theirs.cost - 1:+.1%} beside the other's at the same exits",
+        not_comparable=ASSUMED,
+    )
+
+
+def same_exits(governed: Baseline, point: OperatingPoint) -> OperatingPoint:
+    """Return the setting with the same threshold, so with the same answers and work, under the method's governor."""
+    return next(each for each in governed.test if each.knob == point.knob)
+
+
+def less_by_levels_alone(curve: Curve, rival: Baseline, governed: Baseline, own: float, sure: float) -> Outcome:
+    """The governor with forecasts against levels for the whole network, with the same exits, answers and work."""
+    theirs = cheapest_of(rival, curve)
+    saved = 1 - same_exits(governed, theirs).cost / theirs.cost
+    each = [1 - ours.cost / other.cost for ours, other in zip(governed.test, rival.test, strict=True)]
+    return Outcome(
+        name="less energy by levels alone",
+        statement="Where inferences stop at the largest probability, at the cheapest threshold that loses at most one "
+        "point on validation data, governor and loop with a forecast of the exit take a tenth less energy for the same "
+        "work than a chip that is just fast enough for the rest of the whole network, and at most one answer in a "
+        "hundred more is late.",
+        holds=saved >= 0.1 and own <= sure + LATE,
+        measured=f"{saved:.1%} saved, {own:.1%} late, the other {sure:.1%}; over all thresholds from {min(each):.1%} "
+        f"to {max(each):.1%}",
         not_comparable=ASSUMED,
     )
 
@@ -141,32 +184,74 @@ def oracle(legs: Sequence[Legs], came: Sequence[float], deadline: float, chip: C
     return best(0, 0.0, chip.highest)
 
 
-def near_oracle(method: EENet, prepared: Prepared, beta: float) -> Outcome:
-    """Set small queues beside the best levels that there are; each begins anew, without a correction."""
+class Queues(NamedTuple):
+    """What small queues took, and the best levels for them."""
+
+    joules: tuple[float, float]
+    late: tuple[int, int]
+    tried: int
+
+    @property
+    def more(self) -> float:
+        """By which share more energy was taken than at the best levels."""
+        return self.joules[0] / self.joules[1] - 1 if self.tried else 0.0
+
+
+def queued(method: EENet, prepared: Prepared, beta: float) -> Queues:
+    """Set small queues of test images beside the best levels that there are; each begins anew, uncorrected."""
     seen = prepared.split("test")
     course, whole = followed(method.rule(beta, prepared), seen.outputs), method.whole(seen)
     legs, rests, deadline = legs_of(seen, course), rests_of(seen, course), method.deadline * whole
     came = method.came(whole, "test", prepared.bench.seed, len(legs))
     starts = (start for start in range(0, len(legs) - QUEUE + 1, QUEUE))
     few = [start for start in starts if sum(map(len, legs[start : start + QUEUE])) <= MOST_LEGS][:QUEUES]
-    joules, missed = np.zeros(2), np.zeros(2)
+    joules, missed = np.zeros(2), np.zeros(2, dtype=int)
     for start in few:
         own, due = legs[start : start + QUEUE], [second - came[start] for second in came[start : start + QUEUE]]
         done = managed(own, due, deadline, method.chip, method.loop, rests=rests[start : start + QUEUE])
-        lost, least = oracle(own, due, deadline, method.chip)
+        lost, least = oracle(own, due, deadline, Chip())
         joules += sum(each.joules for each in done), least
         missed += sum(each.late for each in done), lost
-    more, answers = joules[0] / joules[1] - 1 if few else 0.0, max(1, QUEUE * len(few))
+    return Queues((float(joules[0]), float(joules[1])), (int(missed[0]), int(missed[1])), len(few))
+
+
+def near_oracle(method: EENet, prepared: Prepared, beta: float) -> Outcome:
+    """See how far small queues are from the best levels."""
+    found = queued(method, prepared, beta)
+    answers = max(1, QUEUE * found.tried)
     return Outcome(
         name="near the best levels",
         statement=f"In up to {QUEUES} queues of {QUEUE} test images whose inferences have at most {MOST_LEGS} legs "
         "together, at most a quarter more energy is taken than at the best of all levels, found by trying all with the "
         "exits known; and at most one answer in a hundred more is late.",
-        holds=bool(few) and more <= 0.25 and missed[0] <= missed[1] + LATE * answers,
-        measured=f"{more:+.1%} in {len(few)} queues; {missed[0]:g} of {answers} answers late, at the best levels "
-        f"{missed[1]:g}",
+        holds=bool(found.tried) and found.more <= 0.25 and found.late[0] <= found.late[1] + LATE * answers,
+        measured=f"{found.more:+.1%} in {found.tried} queues; {found.late[0]} of {answers} answers late, at the best "
+        f"levels {found.late[1]}",
         not_comparable=ASSUMED,
     )
+
+
+def learning(method: EENet, prepared: Prepared, bench: Bench, curve: Curve) -> list[Learning]:
+    """Return by how much small queues take more energy than at the best levels, by the load."""
+    if not method.governs or not method.K_p:
+        return []
+    beta = cheapest_within(curve.validation, curve.test, POINT).knob
+    ways = {"EENet": method, "the highest level": method.replace({"governs": False})}
+    return [
+        Learning(
+            title=f"Energy above that of the best levels, which know all exits, in queues of {QUEUE} images, by load",
+            time="images that come in the time of the plain network",
+            unit="% of the least energy",
+            lines=[
+                Gained(
+                    rule=name,
+                    times=list(SHOWN),
+                    values=[100 * queued(way.replace({"arriving": load}), prepared, beta).more for load in SHOWN],
+                )
+                for name, way in ways.items()
+            ],
+        )
+    ]
 
 
 def late(done: Sequence[Done]) -> float:

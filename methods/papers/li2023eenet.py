@@ -59,19 +59,24 @@ Deviations
     5. Late answers count as answers; the claims report their share, of both sides.
     6. Rivals that forecast nothing have levels, too: a network of fixed depth knows all of its work, and early exits
        without forecasts run just fast enough for the whole network, at each exit anew. The full model stays at the
-       highest level.
+       highest level. A further rival has this governor and loop, and stops at the largest probability: all exits are
+       asked in turn, and the forecast is the middle one of the exits of training images that were about as confident
+       there. Its answers and work are those of max-confidence, so that the levels alone differ; beside it, the stopping
+       rule alone differs.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eelit.methods.engine.costs import MacCounter
@@ -97,6 +102,8 @@ from eelit.methods.world.traces import Trace, wandering
 
 AVERAGED = 5000
 """Training images, at most, over which mu_l is averaged."""
+BINS = 4
+"""Ranges of confidence, equally many images in each, for which one exit is forecast."""
 Legs = Sequence[float]
 """MACs up to the first exit that is asked, from there to the next one, and so on."""
 
@@ -173,12 +180,15 @@ def managed(
     *,
     rests: Sequence[Legs] | None = None,
     ahead: Sequence[Legs] | None = None,
+    expected: Sequence[Legs] | None = None,
 ) -> list[Done]:
     """Run inferences one after the other, which come at some seconds and are due a ``deadline`` later.
 
     The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. ``rests`` is
     what the network has left after each leg, for which time is kept; none if not given. If the work that may lie
-    ``ahead`` of each leg is known otherwise, its own included, that alone sets the levels, also of the first.
+    ``ahead`` of each leg is known otherwise, its own included, that alone sets the levels, also of the first. If exits
+    are asked on the way to the one that is forecast, ``expected`` is the work from each leg on up to that one, and
+    ``rests`` what is left after it.
     """
     free, level, c, total, left = 0.0, chip.highest, 0.0, 0.0, deque[float](maxlen=loop.M)
     found = []
@@ -189,7 +199,8 @@ def managed(
                 wanted = chip.governed(ahead[i][number], due - now, c)
             else:
                 R = rests[i][number] if rests is not None else 0.0
-                wanted = chip.governed(W, due - now, c, R) if number else chip.highest
+                forecast = W if expected is None else expected[i][number]
+                wanted = chip.governed(forecast, due - now, c, R) if number else chip.highest
             took, used = chip.ran(W, wanted, level)
             now, joules, level = now + took, joules + used, wanted
         free = now
@@ -220,6 +231,40 @@ def rests_of(seen: StoredOutputs, course: Course) -> list[Legs]:
     asked = course.visited.numpy()
     left = (seen.costs[-1] - seen.costs)[:, : asked.shape[1]]
     return [own[which].tolist() for own, which in zip(left.T, asked.T, strict=True)]
+
+
+class Outlook(NamedTuple):
+    """Which exit a confidence foretells if a threshold stops, by that of images before."""
+
+    edges: NDArray[np.float64]  # [L - 1, BINS - 1], between ranges of confidence at an exit
+    exits: NDArray[np.int64]  # [L - 1, BINS], of those that do not stop there; L - 1 where there were none
+
+    @staticmethod
+    def of(confidence: NDArray[np.float64], threshold: float) -> Outlook:
+        """Return the middle one of the exits of such images, from their confidence ``[L, n]`` at each exit."""
+        last = len(confidence) - 1
+        stops = confidence >= threshold
+        stops[last] = True
+        own, edges, exits = stops.argmax(axis=0), np.zeros((last, BINS - 1)), np.full((last, BINS), last)
+        for here in range(last):
+            on = own > here
+            if on.any():
+                sure = confidence[here, on]
+                edges[here] = np.quantile(sure, np.arange(1, BINS) / BINS)
+                where = np.searchsorted(edges[here], sure, side="right")
+                exits[here] = [int(np.median(own[on][where == b])) if (where == b).any() else last for b in range(BINS)]
+        return Outlook(edges, exits)
+
+    def foretold(self, confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the exit ``[L - 1, N]`` that is forecast at each exit, from the confidence ``[L, N]``."""
+        where = [np.searchsorted(row, own, side="right") for row, own in zip(self.edges, confidence, strict=False)]
+        return np.stack([row[own] for row, own in zip(self.exits, where, strict=True)])
+
+
+def surenesses(outputs: Any) -> NDArray[np.float64]:
+    """Return the largest probability ``[L, n]`` of logits ``[L, n, C]``."""
+    found: NDArray[np.float64] = torch.as_tensor(outputs).double().softmax(dim=-1).amax(dim=-1).numpy()
+    return found
 
 
 def counted_legs(model: MultiExit, x: Tensor, policy: Policy) -> tuple[list[float], Any]:
@@ -264,7 +309,10 @@ class EENet(ImageMethod):
 
     unit = "simulated mJ"
     knob: ClassVar[str] = "beta"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, float("inf"))
+    knobs: ClassVar[tuple[float, ...]] = (
+        0.0, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7,
+        1.75, 1.8, 1.85, 1.9, 2.0, 2.2, float("inf"),
+    )  # fmt: skip
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "managed": {}, "without feedback": {"K_p": 0.0, "K_i": 0.0}, "highest level": {"governs": False},
     }  # fmt: skip
@@ -334,10 +382,12 @@ class EENet(ImageMethod):
         *,
         rests: Sequence[Legs] | None = None,
         ahead: Sequence[Legs] | None = None,
+        expected: Sequence[Legs] | None = None,
     ) -> list[Done]:
         """Return what becomes of images that come at the pace of a split."""
         came = self.came(whole, split, seed, len(legs))
-        return managed(legs, came, self.deadline * whole, self.chip, self.loop, rests=rests, ahead=ahead)
+        due, how = self.deadline * whole, {"rests": rests, "ahead": ahead, "expected": expected}
+        return managed(legs, came, due, self.chip, self.loop, **how)
 
     def forecast(self, prepared: Prepared, split: Split, policy: Policy) -> tuple[Course, list[Done]]:
         """Return which exits a rule asks, and what becomes of images if it forecasts each."""
@@ -357,6 +407,30 @@ class EENet(ImageMethod):
         rest = seen.costs[-1] - np.concatenate([np.zeros_like(seen.costs[:1]), seen.costs[:-1]])
         ahead = [row[: len(own)].tolist() for row, own in zip(rest.T, legs, strict=True)]
         return course, still.run(legs, still.whole(seen), split, prepared.bench.seed, ahead=ahead)
+
+    def before(self, prepared: Prepared) -> NDArray[np.float64]:
+        """Return how sure the exits are ``[L, n]`` of training images, from which `levelled` learns to forecast."""
+        return surenesses(prepared.store(prepared.data.train.head(AVERAGED), "train").outputs)
+
+    def levelled(
+        self, prepared: Prepared, split: Split, threshold: float, before: NDArray[np.float64]
+    ) -> tuple[Course, list[Done]]:
+        """Return the same of stopping at a largest probability, under this method's governor and loop.
+
+        Exit after exit is asked, so that answers and work are those of `cautious`; at each the governor gets a forecast
+        of the exit that will stop.
+        """
+        seen = prepared.split(split)
+        course = followed(MaxConfidence(threshold), seen.outputs)
+        legs, costs = legs_of(seen, course), seen.costs
+        told = Outlook.of(before, threshold).foretold(surenesses(seen.outputs))
+        columns = np.arange(told.shape[1])
+        upto = np.stack([costs[0], *(costs[row, columns] for row in told)])  # up to the exit forecast for each leg
+        done = np.concatenate([np.zeros_like(costs[:1]), costs[:-1]])
+        rows = zip((upto - done).T, (costs[-1] - upto).T, legs, strict=True)
+        expected, rests = zip(*((w[: len(own)].tolist(), r[: len(own)].tolist()) for w, r, own in rows), strict=True)
+        found = self.run(legs, self.whole(seen), split, prepared.bench.seed, rests=rests, expected=expected)
+        return course, found
 
     def cut_off(self, prepared: Prepared, split: Split, exit_: int) -> list[Done]:
         """Return what becomes of images in the network cut off for good after an exit: all work is known."""
@@ -402,22 +476,36 @@ class EENet(ImageMethod):
         ]
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return each exit by itself, and stopping when sure, which knows no exit beforehand: its levels, or none."""
-        rules = {
+        """Return each exit by itself, and stopping when sure, with three kinds of levels.
+
+        They are those for the whole network, the highest, or those of this method's governor by a forecast.
+        """
+        before = self.before(prepared)
+        rules: dict[str, Callable[[Prepared, Split], list[OperatingPoint]]] = {
             "static exit": self.fixed,
             "max-confidence": self.surest,
             "max-confidence at the highest level": self.replace({"governs": False}).surest,
+            "max-confidence with the governor": partial(self.surest, before=before),
         }
         return [
             Baseline(name=name, validation=rule(prepared, "validation"), test=rule(prepared, "test"))
             for name, rule in rules.items()
         ]
 
-    def surest(self, prepared: Prepared, split: Split) -> list[OperatingPoint]:
-        """Return what is reached by asking exit after exit, on a chip that reckons with the whole network."""
+    def surest(
+        self, prepared: Prepared, split: Split, *, before: NDArray[np.float64] | None = None
+    ) -> list[OperatingPoint]:
+        """Return what is reached by asking exit after exit, on a chip that reckons with the whole network.
+
+        With what was ``before``, the governor sets levels by forecasts instead.
+        """
         seen, found = prepared.split(split), []
         for c in confidences(seen.answers.shape[-1]):
-            course, done = self.cautious(prepared, split, MaxConfidence(c))
+            course, done = (
+                self.cautious(prepared, split, MaxConfidence(c))
+                if before is None
+                else self.levelled(prepared, split, c, before)
+            )
             found.append(self.priced(seen, seen.at(course.exits.numpy()), course.exits, done, c))
         return found
 

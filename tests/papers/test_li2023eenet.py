@@ -15,7 +15,7 @@ from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import followed, infer
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
-from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, counted_legs, legs_of, managed, rests_of
+from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, Outlook, counted_legs, legs_of, managed, rests_of
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.max_confidence import MaxConfidence
 
@@ -395,9 +395,12 @@ def test_the_full_model_runs_at_the_highest_level(prepared):
 def test_fixed_depths_know_all_of_their_work(prepared):
     """So they never run at a higher level than it takes, from the beginning."""
     method, bench, ready = prepared(KEY)
-    static, careful, sure = method.baselines(ready, bench)
-    names = [each.name for each in (static, careful, sure)]
-    assert names == ["static exit", "max-confidence", "max-confidence at the highest level"]
+    static, careful, sure, governed = method.baselines(ready, bench)
+    names = [each.name for each in (static, careful, sure, governed)]
+    assert names == [
+        "static exit", "max-confidence", "max-confidence at the highest level", "max-confidence with the governor",
+    ]  # fmt: skip
+    assert [(point.knob, point.quality) for point in governed.test] == [(p.knob, p.quality) for p in careful.test]
     chip, seen = Chip(), ready.split("test")
     macs = seen.static_costs[:, 0]
     assert [point.knob for point in static.test] == [1, 2, 3, 4, 5]
@@ -475,11 +478,74 @@ def test_energy_is_set_against_each_rival_at_its_own_cheapest_setting():
     assert not claimed.less_than_plain(ours, plain, 0.02, 0.005).holds  # more are late
     for cost, holds in ((4.9, True), (4.8, False)):
         rival, fast = as_baseline(curve([1, cost, 9], [0.6, 0.892, 0.9])), as_baseline(curve([7.8], [0.9]))
-        found = claimed.less_than_early_exits(ours, rival, fast, 0.02, 0.02)
+        governed = as_baseline(curve([0.5, 4.0, 9], [0.6, 0.892, 0.9]))
+        found = claimed.less_than_early_exits(ours, rival, fast, governed, 0.02, 0.02)
         assert found.holds == holds, cost
-        assert not claimed.less_than_early_exits(ours, rival, fast, 0.04, 0.02).holds
+        assert not claimed.less_than_early_exits(ours, rival, fast, governed, 0.04, 0.02).holds
+        levels = 4 / cost - 1
+        assert found.measured.endswith(
+            "its stopping rule is -2.5% beside the largest probability under the same governor, that of its levels "
+            f"{levels:+.1%} beside the other's at the same exits"
+        )
         assert "(50.0% beside the highest level)" in found.measured
         assert found.not_comparable
+
+
+@pytest.mark.parametrize(("cost", "late", "holds"), [(4.4, 0.02, True), (4.6, 0.02, False), (4.4, 0.04, False)])
+def test_levels_are_judged_at_the_same_threshold(cost, late, holds):
+    """Not at the cheapest of the governed rival's own."""
+    ours, rival = curve([2, 3.9, 8], [0.5, 0.895, 0.9]), as_baseline(curve([1, 5, 9], [0.6, 0.892, 0.9]))
+    governed = as_baseline(curve([0.1, cost, 0.2], [0.6, 0.892, 0.9]))
+    assert claimed.less_by_levels_alone(ours, rival, governed, late, 0.02).holds is holds
+
+
+def test_an_exit_is_forecast_from_images_that_were_as_sure():
+    """At 0.9 the first image stops at once. The others are told apart by how sure exit 0 was: the least sure go on."""
+    sure = np.array([[0.95, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [0.9, *[0.2] * 4, *[0.9] * 4], [0.5] * 9])
+    found = Outlook.of(sure, 0.9)
+    assert found.exits.tolist() == [[2, 2, 1, 1], [2, 2, 2, 2]]
+    assert found.foretold(np.array([[0.15, 0.78], [0.2, 0.2], [0.5, 0.5]])).tolist() == [[2, 1], [2, 2]]
+    assert Outlook.of(sure, 0.0).exits.tolist() == [[2] * 4] * 2  # nobody goes on
+    assert Outlook.of(sure, 1.1).exits.tolist() == [[2] * 4] * 2
+
+
+def test_a_forecast_may_reach_beyond_the_next_exit_that_is_asked():
+    """1/4 s is gone after 10; 20 are expected in the 3/4 s that are left: 40 Hz, not the 20 that 10 would take."""
+    (done,) = managed([[10.0, 10.0]], [0.0], 1.0, CHIP, STILL, rests=[[20.0, 0.0]], expected=[[10.0, 20.0]])
+    assert done.joules == pytest.approx(2 * 20)
+    (alone,) = managed([[10.0, 10.0]], [0.0], 1.0, CHIP, STILL, rests=[[20.0, 0.0]], expected=[[10.0, 10.0]])
+    assert alone.joules == pytest.approx(2 * 10 + 2 * 0.64 * 10)
+
+
+def test_under_the_governor_the_same_work_is_done_and_time_is_kept(prepared):
+    method, _, ready = prepared(KEY)
+    seen, asked = ready.split("test"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EENet, "run", lambda self, legs, *given, **how: asked.append((legs, how)) or [])
+        course, _ = method.levelled(ready, "test", 0.7, method.before(ready))
+    assert torch.equal(course.exits, method.cautious(ready, "test", MaxConfidence(0.7))[0].exits)
+    ((legs, how),) = asked
+    assert any(len(own) > 2 for own in legs)
+    for n, (own, expected, rests) in enumerate(zip(legs, how["expected"], how["rests"], strict=True)):
+        assert len(own) == len(expected) == len(rests)
+        for k, (w, r) in enumerate(zip(expected, rests, strict=True)):
+            assert sum(own[:k]) + w + r == pytest.approx(seen.costs[-1, n])
+            assert w >= own[k] - 1e-6
+
+
+def test_energy_above_the_best_levels_is_drawn_by_load(prepared, monkeypatch):
+    method, bench, ready = prepared(KEY)
+    monkeypatch.setattr(claimed, "QUEUES", 2)
+    found = method.sweep(ready, bench, "test", [0.0, 1.2, math.inf])
+    measured = SimpleNamespace(validation=found, test=found)
+    (shown,) = claimed.learning(method, ready, bench, measured)
+    assert [line.rule for line in shown.lines] == ["EENet", "the highest level"]
+    beta = claimed.cheapest_within(found, found, claimed.POINT).knob
+    for line in shown.lines:
+        way = method.replace({"governs": line.rule == "EENet"})
+        each = [100 * claimed.queued(way.replace({"arriving": x}), ready, beta).more for x in line.times]
+        assert line.values == each
+    assert claimed.learning(method.replace({"governs": False}), ready, bench, measured) == []
 
 
 def test_a_rival_may_lose_a_point_of_what_the_method_reaches_not_of_its_own_best():
@@ -504,6 +570,7 @@ def test_claims_can_be_tried(prepared, curves_of):
             [
                 "less energy than the plain network",
                 "less energy than early exits without forecasts",
+                "less energy by levels alone",
                 "better than a fixed depth on the same chip",
                 "near the best levels",
                 "the loop keeps deadlines",
