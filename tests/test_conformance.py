@@ -281,6 +281,11 @@ EQUAL: dict[tuple[str, str], tuple[list[float], str]] = {
         "few digits are of the one class, and those are easy",
     ),
     ("bolukbasi2017adaptive", "network selection"): ([0.03], "nobody is sent on to networks of 25 thousand MACs yet"),
+    ("daghero2020class", "margin"): ([0.0, -0.004, -0.006], "one of 150 digits is more than these losses are apart"),
+    ("daghero2020class", "max probability"): (
+        [0.0, -0.004, -0.006],
+        "one of 150 digits is more than these losses are apart",
+    ),
     ("huang2018msdnet", "anytime"): ([0.6, 0.7, 0.8, 0.9], "the same exit is the last that these budgets reach"),
     ("li2023coaxnn", ""): ([0.5, 0.6, 0.7], "no design that costs so much did better on 150 digits"),
     ("park2020bpnet", ""): ([0.3, 0.6], "no design that costs so much did better on 150 digits"),

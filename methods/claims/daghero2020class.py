@@ -5,11 +5,13 @@ Multiply-accumulates stand for energy here, a comparison in the forest being one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.operating_points import cheapest_within
-from eelit.methods.engine.records import Baseline, Curve, Outcome
+from eelit.methods.engine.operating_points import Mixture
+from eelit.methods.engine.records import Baseline, Curve, OperatingPoint, Outcome
 from eelit.methods.families.cascades import Prepared
 from eelit.methods.papers.daghero2020class import ClassDependent, Search, Seen
 
@@ -24,20 +26,39 @@ def claims(method: ClassDependent, prepared: Prepared, bench: Bench, curve: Curv
     return [saving(curve, rival), contained(search, curve), different(method.seen(prepared.split("test")), search)]
 
 
+def reaching(validation: Sequence[OperatingPoint], least: float) -> Mixture:
+    """Return the mixture of two settings that reaches an accuracy on validation data by the least work.
+
+    The last setting must reach it.
+    """
+    found = []
+    for i, cheap in enumerate(validation):
+        for j, dear in enumerate(validation):
+            if dear.quality >= least:
+                below = cheap.quality < least
+                weight = (least - cheap.quality) / (dear.quality - cheap.quality) if below else 0.0
+                found.append((cheap.cost + weight * (dear.cost - cheap.cost), i, j, weight))
+    return Mixture(*min(found)[1:])
+
+
 def saving(curve: Curve, rival: Baseline) -> Outcome:
-    """Both rules at the allowed loss that serves each best on images of which neither knows."""
-    full = curve.validation[-1].quality
-    ours = cheapest_within(curve.validation, curve.test, LOSS, of=full)
-    theirs = cheapest_within(rival.validation, rival.test, LOSS, of=full)
-    less, gain = 1 - ours.cost / theirs.cost, ours.quality - theirs.quality
+    """Both rules where each loses as much on images of which neither knows."""
+    least = curve.validation[-1].quality - LOSS
+    (ours, cost), (theirs, work) = (
+        [reaching(side.validation, least).of(values) for values in seen]
+        for side in (curve, rival)
+        for seen in [([point.quality for point in side.test], [point.cost for point in side.test])]
+    )
+    less, gain = 1 - cost / work, ours - theirs
     return Outcome(
         name="class thresholds save work",
-        statement="At the cheapest allowed loss that loses at most one point on validation images, thresholds by class "
-        "take at least 5 % fewer multiply-accumulates on test images than one for each model, and are at most half a "
-        "point less accurate.",
+        statement="Where one point is lost on validation images, thresholds by class take at least 5 % fewer "
+        "multiply-accumulates on test images than one for each model, and are at most half a point less accurate. "
+        "Either side takes the mixture of two of its allowed losses that needs the least work there: some images, at "
+        "random, are treated with the one, the rest with the other.",
         holds=less >= 0.05 and gain >= -0.005,
-        measured=f"{less:+.1%} of multiply-accumulates saved, accuracy {gain:+.4f}; allowed losses {ours.knob:g} and "
-        f"{theirs.knob:g}",
+        measured=f"{less:+.1%} of multiply-accumulates saved ({cost / 1e6:.3g} instead of {work / 1e6:.3g} million), "
+        f"accuracy {gain:+.4f}",
     )
 
 

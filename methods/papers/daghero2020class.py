@@ -7,7 +7,7 @@ Idea
     threshold is the special case in which all are equal. Only thresholds are searched; no model is retrained.
 
 Model
-    M_1 … M_N, separate models that share nothing, at energies E_1 < … < E_N: a forest, which reads means over 4×4
+    M_1 … M_N, separate models that share nothing, at energies E_1 < … < E_N: a small forest, which reads means over 4×4
     pixels, a small plain network of convolutions, and a large residual network.
     p_m = softmax of M_m;  c_m = argmax_c p_m(c), the predicted class.
     Score S_m: the largest probability less the second largest (`margin`), or the largest probability.
@@ -41,8 +41,10 @@ Deviations
        thresholds for each class in its place. Which score it uses is not known: both scores of later code by the first
        author are here, the first as the main one; the strict comparison is that code's too.
     2. How thresholds are searched is not known. Grid, greedy steps, their order and the two starts are ours.
-    3. Fashion-MNIST, 6,000 training images, and a forest, a small and a large network, the latter two trained for two
-       epochs by AdamW; the data, models and training of the paper are not known.
+    3. Fashion-MNIST, 6,000 training images, and a forest of ten shallow trees, a small and a large network, the latter
+       two trained for four epochs by AdamW; the data, models and training of the paper are not known. Sizes and epochs
+       were chosen on validation images, so that each model clearly leads the one before (0.78, 0.86 and 0.88): a larger
+       forest was as accurate as a small network of two epochs.
     4. Energy is counted in multiply-accumulates, a comparison in the forest as one of them, instead of measured on a
        low-power node.
     5. Thresholds are searched on half of the validation inputs, and the allowed loss is judged on the others.
@@ -192,21 +194,23 @@ class ClassDependent(ImageCascadeMethod):
     images: str = "fashion-mnist"  # data; those of the paper are not known
     train_size: int = 6000  # training images; not known of the paper
     window: int = 4  # side of the squares of pixels that the forest takes the mean of
-    trees: int = 200  # in the forest
-    depth: int = 12  # most comparisons on a path through one of them
+    trees: int = 10  # in the forest
+    depth: int = 6  # most comparisons on a path through one of them
     comparison: float = 1.0  # multiply-accumulates that a comparison counts as
     small_widths: tuple[int, ...] = (32, 64)  # channels of the small network, two convolutions of each width
     pixels: int = 4  # side of the square of pixels that the first convolution of either network sees as one place
     widths: tuple[int, ...] = (128, 256)  # channels of the large network
     blocks: int = 3  # its residual blocks of each width
     half: bool = True  # whether it learns with products in bfloat16
-    epochs: float = 2.0  # passes that train each network; not known of the paper
+    epochs: float = 4.0  # passes that train each network; not known of the paper
     batch: int = 32  # images of a step; not known of the paper
     rate: float = 2e-3  # largest learning rate; not known of the paper
 
     fits_on: ClassVar[float] = 0.5  # of the validation images: thresholds are searched on them
     knob: ClassVar[str] = "allowed loss"
-    knobs: ClassVar[tuple[float, ...]] = (1.0, 0.05, 0.03, 0.02, 0.01, 0.0, -0.01, -0.02, -math.inf)
+    knobs: ClassVar[tuple[float, ...]] = (
+        1.0, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.0, -0.002, -0.004, -0.006, -0.008, -0.01, -0.015, -0.02, -math.inf,
+    )  # fmt: skip
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "thresholds are searched anew for each allowed loss; those for more of it cost less on the "
         "images of the search, and may cost more on others"

@@ -298,6 +298,18 @@ def test_a_twentieth_of_the_work_must_be_saved(cost, behind, holds):
     assert "energy" not in found.name + found.statement + found.measured  # nothing but operations is counted
 
 
+def test_an_accuracy_is_reached_by_a_mixture_of_least_work():
+    """Half of the images at 0.8 and half at 0.9 reach 0.85 by 2 of work; the costlier way there is left."""
+    points = [point(0.1, 0.8, 1.0), point(0.05, 0.7, 2.0), point(0.0, 0.9, 3.0), point(-math.inf, 0.95, 9.0)]
+    mixed = claimed.reaching(points, 0.85)
+    assert (mixed.cheap, mixed.dear, mixed.weight) == (0, 2, pytest.approx(0.5))
+    assert mixed.of([each.cost for each in points]) == pytest.approx(2.0)
+    alone = claimed.reaching(points, 0.75)
+    assert alone.of([each.cost for each in points]) == 1.0
+    last = claimed.reaching(points, 0.95)
+    assert last.of([each.cost for each in points]) == pytest.approx(9.0)
+
+
 def test_what_must_hold_on_the_images_of_the_search(worked):
     curve = SimpleNamespace(validation=[point(a, 0, 0) for a in (1.0, 0.5, 0.0, -math.inf)])
     found = claimed.contained(worked, curve)

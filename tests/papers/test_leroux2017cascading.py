@@ -13,7 +13,7 @@ from eelit.methods.claims import leroux2017cascading as claimed
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import OperatingPoint
-from eelit.methods.families.tiers import Plan
+from eelit.methods.families.tiers import Plan, Prepared
 from eelit.methods.harness import registry
 from eelit.methods.papers.leroux2017cascading import pooled
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -37,9 +37,17 @@ def test_the_rule_by_hand():
         assert replay(MaxConfidence(tau), p).tolist() == [exit_]
 
 
-def test_what_is_sent_is_the_state_of_whoever_is_not_sure_on_the_device(prepared):
+@pytest.fixture
+def whole(prepared):
+    """The method whose states cross as they are, so that nothing depends on the place of the cut."""
+    _, bench, ready = prepared(KEY)
+    method = tiny(bits=0)
+    return method, bench, Prepared(ready.model, ready.data, bench, method)
+
+
+def test_what_is_sent_is_the_state_of_whoever_is_not_sure_on_the_device(whole):
     """Bytes = pictures without a local answer × size of h_s with 15 bytes beside; an answer is 42 bytes."""
-    method, _, ready = prepared(KEY)
+    method, _, ready = whole
     seen = ready.split("test")
     size = len(Whole().pack(torch.zeros(1, 8, 4, 4))) + 15
     before = 1.0
@@ -55,8 +63,23 @@ def test_what_is_sent_is_the_state_of_whoever_is_not_sure_on_the_device(prepared
     assert before == 0
 
 
-def test_ends_of_tau_send_everything_or_nothing(prepared):
-    method, bench, ready = prepared(KEY)
+def test_states_cross_in_few_bits_and_pictures_in_eight(prepared):
+    """So the cloud sees each picture as it is, and of a state so many levels."""
+    codec, generator = tiny(bits=2).codec, torch.Generator().manual_seed(0)
+    state = torch.rand(1, 8, 4, 4, generator=generator).relu()
+    picture = torch.randint(0, 256, (1, 1, 12, 12), generator=generator) / 255
+    assert len(codec.unpack(codec.pack(state)).unique()) == 4
+    assert torch.allclose(codec.unpack(codec.pack(picture)), picture, atol=1 / 500)
+    assert len(codec.pack(state)) < len(tiny(bits=8).codec.pack(state)) < len(tiny(bits=0).codec.pack(state))
+    assert tiny(bits=0).codec == Whole()
+    method, _, ready = prepared(KEY)
+    seen = ready.split("test")
+    sizes = [len(method.codec.pack(h)) + 15 for h in ready.model.stages[0](torch.stack(seen.examples.inputs)).split(1)]
+    assert [sum(journey.sent) for journey in method.simulated(ready, "test", 1.1)] == sizes
+
+
+def test_ends_of_tau_send_everything_or_nothing(whole):
+    method, bench, ready = whole
     assert not any(journey.sent for journey in method.simulated(ready, "test", 0.0))
     never = method.simulated(ready, "test", 1.1)
     assert all(journey.sent for journey in never)
@@ -66,8 +89,8 @@ def test_ends_of_tau_send_everything_or_nothing(prepared):
 
 
 @pytest.mark.parametrize("cuts", [(0,), (2,), (3,), (1, 2)])
-def test_answers_do_not_depend_on_where_the_network_is_cut(prepared, cuts):
-    method, _, ready = prepared(KEY)
+def test_answers_do_not_depend_on_where_the_network_is_cut(whole, cuts):
+    method, _, ready = whole
     machines = len(cuts) + 1
     other = method.replace(
         {"cuts": cuts, "speeds": (3e6, 1e7, 1e8)[:machines],
@@ -193,6 +216,40 @@ def test_a_third_of_the_time_must_be_saved_at_little_loss(took, loss, holds):
 
 
 @pytest.mark.parametrize(
+    ("cloud", "device", "holds", "said"),
+    [
+        (1000.0, 1000.0, True, "sooner than the cloud from 0.0005 to 0.32 Mbit/s, than the device from 0.0005 to 0.32"),
+        (1000.0, 400.0, False, "sooner than the cloud from 0.0005 to 0.32 Mbit/s, than the device at none;"),
+        (400.0, 1000.0, False, "sooner than the cloud at none, than the device from 0.0005 to 0.32 Mbit/s;"),
+        (550.0, 550.0, False, "sooner than the cloud from 0.0005 to 0.32 Mbit/s, than the device from 0.0005 to 0.32"),
+    ],
+)
+def test_at_some_bandwidth_a_tenth_must_be_saved_against_both(monkeypatch, cloud, device, holds, said):
+    def simulated(self, ready, split, tau, *, only=None):
+        return [Journey(0.0, answered=(0.5 if only is None else cloud / 1000))]
+
+    monkeypatch.setattr(type(tiny()), "simulated", simulated)
+    found = claimed.between(tiny(), None, 0.7, device)
+    assert found.holds is holds
+    assert found.measured.startswith(said)
+
+
+def test_bandwidths_that_are_tried_are_those_of_the_links(prepared, monkeypatch):
+    """The slower the link, the later both are; and the cloud has each picture itself."""
+    method, _, ready = prepared(KEY)
+    plans = []
+    simulate = type(method).simulated
+    monkeypatch.setattr(
+        type(method),
+        "simulated",
+        lambda self, *a, only=None: plans.append((self.bandwidths, only)) or simulate(self, *a, only=only),
+    )
+    claimed.between(method, ready, 0.8, 50.0)
+    assert [bandwidths for bandwidths, _ in plans[::2]] == [(8e4 * times,) for times in claimed.TIMES]
+    assert {only for _, only in plans} == {None, Always(Plan((0,)))}
+
+
+@pytest.mark.parametrize(
     ("sent", "holds"),
     [
         ([[], [], [100]], (True, True)), ([[], [100], [100]], (False, True)), ([[], [], [301]], (True, False)),
@@ -201,7 +258,8 @@ def test_a_third_of_the_time_must_be_saved_at_little_loss(took, loss, holds):
 )  # fmt: skip
 def test_few_pictures_and_few_bytes_must_be_sent(sent, holds):
     journeys = [Journey(0.0, sent=sizes) for sizes in sent]
-    assert tuple(outcome.holds for outcome in claimed.sparing(journeys, 200)) == holds
+    pictures = [Journey(0.0, sent=[size]) for size in (150, 250)]
+    assert tuple(outcome.holds for outcome in claimed.sparing(journeys, pictures)) == holds
 
 
 def test_without_a_connection_the_device_answers_at_once(prepared):
@@ -235,11 +293,12 @@ def test_claims_are_tried_at_the_cheapest_threshold_that_loses_little(prepared, 
         validation=points(0.8, 0.895, 0.9), test=points(0.7, 0.9, 0.9), full_quality=0.9, baselines=[whole]
     )
     found = claimed.claims(method, ready, bench, curve)
-    assert asked == [0.6]
+    assert {tau for tau in asked if tau is not None} == {0.6}
+    assert len(asked) == 2 * (1 + len(claimed.TIMES))  # with links of each bandwidth, and all pictures sent
     assert found[0].measured.endswith("accuracy -0.0000, at tau = 0.6") or found[0].measured.endswith(
         "accuracy +0.0000, at tau = 0.6"
     )
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_a_later_tau_never_answers_sooner(prepared):
