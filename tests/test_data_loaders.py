@@ -606,10 +606,10 @@ def test_photographed_surfaces():
 
 
 def test_balls_on_photographs():
-    found = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    found = balls.patches("makers", share=0.5, train=600, validation=20, test=30)
     shows = found.train.spots[:, 0] == 1
-    assert 15 < shows.sum() < 45
-    again = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    assert 200 < shows.sum() < 400
+    again = balls.patches("makers", share=0.5, train=600, validation=20, test=30)
     assert np.array_equal(again.test.images, found.test.images)
     middle = found.train.images[:, :, 8:24, 8:24].std(axis=(1, 2, 3))
     assert middle[shows].mean() > 1.2 * middle[~shows].mean(), "a soccer ball is white and black"
@@ -625,11 +625,14 @@ def test_the_satellite_picture():
     assert split.train.features.mean(axis=0) == pytest.approx(np.zeros(36), abs=1e-5)
 
 
-def test_makers_draw_another_ball_in_the_test():
-    one, other = (balls.patches(source, share=0.5, train=40, validation=40, test=40) for source in ("makers", "emoji"))
+def test_makers_draw_another_ball_in_the_test_of_unseen_ones_alone():
+    one, other = (balls.patches(source, share=0.5, train=40, validation=40, test=40) for source in balls.DRAWN_BY)
     assert one.test.images.shape == (40, 3, 32, 32)
     assert one.digest != other.digest
-    assert not {*balls.SEEN} & {*balls.UNSEEN}
+    seen, held, tested = map(set, balls.DRAWN_BY["unseen-maker"])
+    assert seen == held
+    assert seen.isdisjoint(tested)
+    assert all(set(makers) == set(balls.MAKERS) for makers in balls.DRAWN_BY["makers"])
     assert all(not {*a} & {*b} for a, b in itertools.combinations(balls.SCENES, 2))
 
 
