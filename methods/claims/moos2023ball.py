@@ -23,6 +23,8 @@ from eelit.methods.papers.moos2023ball import BallDetector
 
 FIXED = (1.0, 10.0, 100.0)
 """Fixed weights of the place loss that the dynamic one is compared with."""
+ENOUGH = 0.5
+"""F1 of the whole network below which it finds too few balls to say what the exit loses."""
 NEAR = 0.1
 """How far off, as a share of the patch's side, a place may be to count."""
 
@@ -35,11 +37,18 @@ def claims(method: BallDetector, prepared: Prepared, bench: Bench, curve: Curve)
     saved = 1 - 1 / point.speed_up
     ours, full = seen.at(exits)[:, 0] >= method.tau, seen.answers[-1][:, 0] >= method.tau
     return [
-        rejected(ours, full, seen.targets, saved, point.knob),
+        rejected(ours, full, seen.targets, saved, point.knob).model_copy(update={"not_comparable": hardly_any(curve)}),
         precise(ours, seen.targets),
         placed(seen.at(exits), seen.targets, ours),
         beside_fixed(spots_of(method, prepared), [(beta, fixed(method, beta, bench)) for beta in FIXED], method.tau),
     ]
+
+
+def hardly_any(curve: Curve) -> str:
+    """Return why savings say nothing here; nothing if the whole network finds balls."""
+    if curve.full_quality >= ENOUGH:
+        return ""
+    return f"Without the exit F1 is {curve.full_quality:.2f}: too few balls are found to say how many the exit loses."
 
 
 def rejected(ours: Tensor, full: Tensor, targets: Tensor, saved: float, knob: float) -> Outcome:

@@ -25,9 +25,8 @@ def claims(method: DynamicTransformer, prepared: Prepared, bench: Bench, curve: 
     point = cheapest_within(curve.validation, curve.test, 0.01)
     seen = prepared.split("test")
     exits = replay(method.rule(point.knob, prepared), seen.outputs)
-    widths = prepared.data.part("test widths").targets[: len(exits)].numpy()
     saved, loss = 1 - 1 / point.speed_up, curve.full_quality - point.quality
-    return [
+    found = [
         Outcome(
             name="a third saved at equal F1",
             statement="The cheapest threshold that loses at most a point of F1 on validation data saves a third of the "
@@ -35,10 +34,23 @@ def claims(method: DynamicTransformer, prepared: Prepared, bench: Bench, curve: 
             holds=saved >= 1 / 3 and loss <= 0.02,
             measured=f"{saved:.1%} of the MACs saved, F1 {-loss:+.4f}, at eta = {point.knob:g}",
             not_comparable=nothing_to_lose(curve, 0.02, joint_lead(method, prepared, curve)),
-        ),
-        thin_found(seen.outputs, seen.targets, widths),
-        wide_first(exits, widths, point.knob),
+        )
     ]
+    if method.source == "cells":
+        first, *_, last = method.static(seen)
+        return [*found, fine_better(first.quality, last.quality)]
+    widths = prepared.data.part("test widths").targets[: len(exits)].numpy()
+    return [*found, thin_found(seen.outputs, seen.targets, widths), wide_first(exits, widths, point.knob)]
+
+
+def fine_better(first: float, last: float) -> Outcome:
+    """Compare the stages where it is not known how wide a defect is."""
+    return Outcome(
+        name="fine tokens find more",
+        statement="The last stage's F1 on test data is at least five points above the first one's.",
+        holds=last - first >= 0.05,
+        measured=f"F1 {first:.4f} at the first stage, {last:.4f} at the last",
+    )
 
 
 def thirds(widths: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

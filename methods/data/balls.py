@@ -1,6 +1,6 @@
 """Patches of 32×32 pixels in colour, of which a few show a ball: emoji, or drawn discs, on photographs.
 
-Each part of the data takes its backgrounds from other photographs, and may take its ball from other makers of emoji.
+Each part of the data takes its backgrounds from other photographs, and its drawings perhaps from other makers.
 Patches without the ball are photographs alone, or show another round thing, which lies anywhere, as the ball does.
 """
 
@@ -15,24 +15,25 @@ from numpy.typing import NDArray
 from eelit.methods.data import fetch
 from eelit.methods.data.split import Split, source_digest
 
-ITEM, BACKGROUNDS = "emoji", "photographs"
+BACKGROUNDS = "photographs"
 SIDE = 32
 BALL = "26bd"
 """The soccer ball."""
 OTHERS = (
-    "1f30d", "1f315", "1f345", "1f34a", "1f34e", "1f36a", "1f3b1", "1f3be", "1f3c0", "1f3d0", "1f534", "1f535", "1f600",
-    "1f9f6", "26aa", "26be",
+    "1f30d", "1f315", "1f345", "1f34a", "1f34e", "1f36a", "1f3b1", "1f3c0", "1f3d0", "1f534", "1f535", "1f600", "26aa",
+    "26be",
 )  # fmt: skip
-"""Round things: globe, moon, tomato, tangerine, apple, cookie, eight ball, tennis, basket and volley ball, red and blue
-circle, face, yarn, white circle, baseball."""
+"""Round things: globe, moon, tomato, tangerine, apple, cookie, eight ball, basket and volley ball, red and blue circle,
+face, white circle, baseball. Tennis balls and yarn are left out: some makers add a racket or needles."""
 MAKERS = {"emoji": "png", "emoji-noto": "png", "emoji-fluent": "webp"}
 """Items with drawings of these things, and the kind of their files."""
-OF_ALL_MAKERS = tuple(name for name in OTHERS if name not in ("1f3be", "1f9f6"))
-"""Some makers draw a racket beside the tennis ball, and needles in the yarn, which are not round."""
-SEEN, UNSEEN = ("emoji", "emoji-fluent"), ("emoji-noto",)
-"""Makers whose drawings are in training and validation patches, and in test patches."""
+DRAWN_BY = {
+    "makers": ((*MAKERS,), (*MAKERS,), (*MAKERS,)),
+    "unseen-maker": (("emoji", "emoji-fluent"), ("emoji", "emoji-fluent"), ("emoji-noto",)),
+}
+"""Name of a source → makers whose drawings are in training, validation and test patches."""
 SCENES = (("astronaut", "camera", "coins", "grass"), ("coffee", "brick"), ("chelsea", "gravel", "moon"))
-"""Photographs behind the drawings of several makers, for training, validation and test."""
+"""Photographs behind the drawings, for training, validation and test."""
 DECOYS = 0.4  # of the patches without the ball that show another round thing
 ZOOM, JITTER = 1.5, 0.25  # side of a patch in diameters expected of the ball; how far the real ones are off, as a share
 
@@ -55,30 +56,26 @@ Things = tuple[Sequence[Any], Sequence[Any]]
 def patches(source: str, *, share: float, train: int, validation: int, test: int, seed: int = 0) -> Split[Patches]:
     """Return patches of which a share shows the ball.
 
-    ``emoji`` (one maker's) on photographs; ``makers`` (of several makers, another one's for the test, on more of the
-    photographs); ``drawn`` and ``drawn-dark`` are discs on scikit-learn's, for unit tests only. Raises
-    `ValueError` for another source or a share that is none.
+    ``makers`` has the drawings of all of them in all parts; in ``unseen-maker`` those in the test are another one's;
+    ``drawn`` and ``drawn-dark`` are discs on scikit-learn's photographs, for unit tests only. Raises `ValueError` for
+    another source or a share that is none.
     """
     if not 0 < share < 1:
         raise ValueError(f"the share of patches with a ball lies between 0 and 1, not at {share}")
     things: list[Things]
-    if source == "emoji":
-        grounds = [[_photographs("astronaut")], [_photographs("coffee")], [_photographs("chelsea")]]
-        things = [([_emoji(ITEM, BALL)], [_emoji(ITEM, name) for name in OTHERS])] * 3
-        depends = source_digest(ITEM) + source_digest(BACKGROUNDS)
-    elif source == "makers":
+    if source in DRAWN_BY:
         grounds = [[_photographs(name) for name in scenes] for scenes in SCENES]
         things = [
-            ([_emoji(maker, BALL) for maker in makers], [_emoji(maker, n) for maker in makers for n in OF_ALL_MAKERS])
-            for makers in (SEEN, SEEN, UNSEEN)
+            ([_emoji(maker, BALL) for maker in makers], [_emoji(maker, n) for maker in makers for n in OTHERS])
+            for makers in DRAWN_BY[source]
         ]
-        depends = "".join(source_digest(item) for item in (*MAKERS, BACKGROUNDS))
+        depends = source + "".join(source_digest(item) for item in (*MAKERS, BACKGROUNDS))
     elif source in ("drawn", "drawn-dark"):
         grounds, dark = [[photograph] for photograph in _of_scikit_learn()], source == "drawn-dark"
         things = [([_disc(dark, spots=True)], [_disc(dark, spots=False), _disc(not dark, spots=False)])] * 3
         depends = source
     else:
-        raise ValueError(f"no balls {source!r}; there are emoji, makers, drawn and drawn-dark")
+        raise ValueError(f"no balls {source!r}; there are makers, unseen-maker, drawn and drawn-dark")
     parts = [
         _part(ground, shown, share, n, np.random.default_rng([seed, number]))
         for number, (ground, shown, n) in enumerate(zip(grounds, things, (train, validation, test), strict=True))

@@ -27,14 +27,16 @@ Deviations
     1. Reconstructed: only the paper's title could be read, and one sentence of a later work, which says that its
        self-attention works in a "routing space". If that means gates that choose a path between scales for each sample,
        they are not here; this is the plainest network that fits the title: scales from coarse to fine, exits between.
-    2. Stages, tokens, loss, rule and all numbers are ours. "Detection" is taken to mean classifying what is on an image
-       (nothing, a scratch, a pit), not boxes.
-    3. Data are photographed surfaces (brick, grass, gravel) on which scratches and pits are drawn, 1 to 10 pixels wide
-       (pits: twice as wide), so it is known how wide each defect is. Which data the paper has is not known. Photographs
-       of real solar cells, sound or defective as experts judged them, were tried and left out: with one layer of width
-       48 in each stage, at 96 pixels a side and after six passes over 6,000 turned and mirrored pictures, F1 was 0.59,
-       0.61 and 0.62 at the three stages on test data. Fine tokens have too little to add there.
-    4. The quality is the mean F1 of the classes, since half of the images have no defect.
+    2. Stages, tokens, loss, rule and all numbers are ours. "Detection" is taken to mean classifying what an image
+       shows, not boxes.
+    3. Which data the paper has is not known; real surface defects would fit its title. In the main variant surfaces are
+       photographed (brick, grass, gravel), and scratches and pits are drawn on them, 1 to 10 pixels wide (pits: twice
+       as wide), so it is known how wide each defect is. In the variant ``solar cells`` defects are real: 2,223
+       photographed cells, sound or defective as experts judged them, neighbours on a module kept in one part as far as
+       is known, in training turned and mirrored in eight ways. They are few for a transformer from scratch, and
+       its fine tokens hardly help: on test data F1 was 0.73 at the last stage and 0.72 at the first, in one run.
+       Textiles are left out: the only pictures of them that were found in a package are simulated.
+    4. The quality is the mean F1 of the classes, since at least half of the images have no defect.
 """
 
 from __future__ import annotations
@@ -43,12 +45,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eelit.methods.backbones.vision_transformer import Layout, encoder_layer
-from eelit.methods.data import surfaces
+from eelit.methods.data import cells, surfaces
 from eelit.methods.engine.chance import SHUFFLES
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
@@ -102,11 +106,15 @@ def macro_f1(answers: Tensor, targets: Tensor) -> float:
     return sum(found) / len(found)
 
 
+def _examples(images: NDArray[np.float32], labels: NDArray[np.int64]) -> Examples:
+    return Examples([torch.as_tensor(x) for x in images], torch.as_tensor(labels))
+
+
 @dataclass(frozen=True)
 class DynamicTransformer(ExitMethod):
     """A transformer from coarse to fine tokens that stops when it is sure."""
 
-    source: str = "surfaces"  # which surfaces (`methods/data/surfaces.py`); the paper's are not known
+    source: str = "surfaces"  # which (`methods/data/surfaces.py`), or solar cells; the paper's are not known
     side: int = 48  # of a picture, in pixels
     q: tuple[int, ...] = (4, 2, 1)  # side of the squares that a stage averages, for each stage
     patch: int = 4  # p
@@ -114,14 +122,18 @@ class DynamicTransformer(ExitMethod):
     heads: int = 4  # of attention
     layers: int = 2  # of each stage
     train_size: int = 6000  # pictures
-    held_size: int = 1500  # pictures for validation, and as many for tests
+    held_size: int = 1500  # pictures for validation, and as many for tests; of solar cells all that are held out
     epochs: float = 9.0  # not known
     batch: int = 32  # not known
     rate: float = 2e-3  # learning rate of AdamW; not known
 
-    data: ClassVar[tuple[str, ...]] = ("photographs",)
+    data: ClassVar[tuple[str, ...]] = ("photographs", "solar-cells")
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999, 1.1)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "drawn defects": {},
+        "solar cells": {"source": "cells", "side": 96, "patch": 8, "rate": 1e-3},
+    }
     tiny: ClassVar[Mapping[str, Any]] = {
         "source": "made", "side": 16, "q": (4, 1), "patch": 2, "d": 16, "heads": 2, "layers": 1, "train_size": 1200,
         "held_size": 200, "epochs": 8.0, "rate": 4e-3,
@@ -129,6 +141,7 @@ class DynamicTransformer(ExitMethod):
     smoke: ClassVar[Mapping[str, Any]] = {
         "side": 32, "d": 32, "layers": 1, "train_size": 2000, "held_size": 600, "epochs": 5.0, "rate": 4e-3,
     }  # fmt: skip
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"solar cells": {"side": 96, "rate": 1.5e-3}}
     others: ClassVar[Mapping[str, Any]] = {
         "source": "made-fine", "side": 24, "q": (4, 2, 1), "patch": 4, "d": 24, "heads": 4,
     }  # fmt: skip
@@ -139,19 +152,21 @@ class DynamicTransformer(ExitMethod):
         return "mean F1 of the classes"
 
     def load(self) -> Data:
-        """Pictures of surfaces in three classes; further parts hold how wide the defects are."""
+        """Return pictures in classes; further parts hold how wide defects are, where that is known."""
+        if self.source == "cells":
+            found = cells.cells(side=self.side, train=self.train_size)
+            of_cells = [_examples(part.images, part.labels) for part in (found.train, found.validation, found.test)]
+            train, validation, test = of_cells
+            return Data(train, validation, test, classes=len(cells.CLASSES), digest=found.digest)
         held = {"validation": self.held_size, "test": self.held_size}
-        found = surfaces.inspected(self.source, side=self.side, train=self.train_size, **held)
-        parts = {"train": found.train, "validation": found.validation, "test": found.test}
-        pictures = {
-            name: Examples([torch.as_tensor(x) for x in part.images], torch.as_tensor(part.labels))
-            for name, part in parts.items()
-        }
+        drawn = surfaces.inspected(self.source, side=self.side, train=self.train_size, **held)
+        parts = {"train": drawn.train, "validation": drawn.validation, "test": drawn.test}
+        pictures = {name: _examples(part.images, part.labels) for name, part in parts.items()}
         widths = {
             f"{name} widths": Examples(pictures[name].inputs, torch.as_tensor(part.widths))
             for name, part in parts.items()
         }
-        return Data(**pictures, classes=len(surfaces.CLASSES), digest=found.digest, more=widths)
+        return Data(**pictures, classes=len(surfaces.CLASSES), digest=drawn.digest, more=widths)
 
     def build(self, data: Data, seed: int) -> MultiExit:
         """One stage and one head for each size of tokens. Raises `ValueError` for sizes that do not fit."""

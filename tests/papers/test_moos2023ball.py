@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"{KEY}.json"
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("unseen ball", "tiny").replace(settings)
+    return registry.get(KEY).variant("known balls", "tiny").replace(settings)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,8 @@ def test_all_claims_are_tried_at_the_cheapest_rho_that_loses_a_point(monkeypatch
         outputs="outputs", at=lambda exits: {"exits": ours}[exits], answers=[None, full], targets=targets
     )
     held = points((0.5, 0.5, 10), (0.2, 0.885, 20), (0.05, 0.895, 40), (0.0, 0.9, 100))
-    curve = SimpleNamespace(validation=held, test=points((0.5, 0, 8), (0.2, 0, 30), (0.05, 0, 62.5), (0.0, 1, 100)))
+    test = points((0.5, 0, 8), (0.2, 0, 30), (0.05, 0, 62.5), (0.0, 1, 100))
+    curve = SimpleNamespace(validation=held, test=test, full_quality=0.5)
     method, tried = SimpleNamespace(tau=0.25, rule=lambda rho, prepared: ("rule", rho)), []
     prepared = SimpleNamespace(split=lambda part: {"validation": seen, "test": seen}[part])
     same = claimed.Spots(full, targets, full, targets)
@@ -276,7 +277,11 @@ def test_all_claims_are_tried_at_the_cheapest_rho_that_loses_a_point(monkeypatch
         "F1 0.4000 instead of 0.4000 with a weight of 1, patches judged right +0.0000 ± 0.0000",
     ]
     assert [outcome.holds for outcome in found] == [False, False, True, False]
+    assert not any(outcome.not_comparable for outcome in found)
     assert tried == [1.0, 10.0, 100.0]
+    curve.full_quality = 0.49
+    blind = claimed.claims(method, prepared, None, curve)
+    assert [bool(outcome.not_comparable) for outcome in blind] == [True, False, False, False]
 
 
 def test_a_detection_counts_where_its_place_is_nearly_right():

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from eelit.methods.claims import yu2023dtn as claimed
-from eelit.methods.data import surfaces
+from eelit.methods.data import cells, surfaces
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.engine.records import OperatingPoint
 from eelit.methods.harness import registry
@@ -19,7 +19,7 @@ KEY = "yu2023dtn"
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("", "tiny").replace(settings)
+    return registry.get(KEY).variant("drawn defects", "tiny").replace(settings)
 
 
 def network(**settings):
@@ -169,6 +169,18 @@ def test_what_there_is_not_is_refused():
         made(side=40)
 
 
+def test_neighbours_stay_together_and_a_new_type_begins_a_new_block():
+    found = cells.parts_of(["mono"] * 70 + ["poly"] * 130)
+    assert found == ["train"] * 60 + ["validation"] * 10 + ["train"] * 60 + ["test"] * 60 + ["train"] * 10
+
+
+def test_poses_are_all_ways_to_turn_and_mirror_a_square():
+    square = np.arange(9, dtype=np.float32).reshape(3, 3)
+    found = {cells.posed(square, pose).tobytes() for pose in range(cells.POSES)}
+    assert len(found) == 8
+    assert np.array_equal(cells.posed(square, 0), square)
+
+
 # Claims.
 
 
@@ -188,6 +200,24 @@ def test_claims_can_fail():
     assert not claimed.thin_found(told[:1], targets, widths).holds
 
 
+def test_claims_about_cells_can_fail():
+    assert claimed.fine_better(0.6, 0.66).holds
+    assert not claimed.fine_better(0.6, 0.64).holds
+
+
+def test_of_cells_no_width_is_asked_for(monkeypatch):
+    monkeypatch.setattr(claimed, "replay", lambda rule, outputs: np.array([0, 1, 2]))
+    prepared = SimpleNamespace(split=lambda part: {"test": SimpleNamespace(outputs=None)}[part])
+    method = SimpleNamespace(
+        source="cells", rule=lambda eta, prepared: None, static=lambda seen: points((1, 0.5, 10), (2, 0.9, 100))
+    )
+    held = points((0.5, 0.9, 10), (1.1, 0.9, 100))
+    curve = SimpleNamespace(validation=held, test=held, full_quality=0.9)
+    found = claimed.claims(method, prepared, None, curve)
+    assert [outcome.name for outcome in found] == ["a third saved at equal F1", "fine tokens find more"]
+    assert found[1].measured == "F1 0.5000 at the first stage, 0.9000 at the last"
+
+
 def points(*each):
     """Operating points of a knob, a quality and a cost of 100."""
     return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=100 / c, exits=[1.0]) for k, q, c in each]
@@ -205,7 +235,7 @@ def test_all_claims_are_tried_at_the_cheapest_eta_that_loses_a_point(monkeypatch
     )
     held = points((0.5, 0.5, 10), (0.9, 0.885, 20), (0.98, 0.895, 40), (1.1, 0.9, 100))
     test = points((0.5, 0.5, 10), (0.9, 0.9, 20), (0.98, 0.88, 62.5), (1.1, 0.9, 100))
-    method = SimpleNamespace(rule=lambda eta, prepared: ("rule", eta))
+    method = SimpleNamespace(source="surfaces", rule=lambda eta, prepared: ("rule", eta))
     full = {"full_quality": 0.895, "chance": None, "quality": "F1"}
     curve = SimpleNamespace(validation=held, test=test, **full)
     found = claimed.claims(method, prepared, None, curve)
