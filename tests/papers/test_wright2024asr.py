@@ -20,7 +20,9 @@ from eelit.methods.engine import audio, costs, tasks
 from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.harness import registry
 from eelit.methods.papers.wright2024asr import (
     Attention,
@@ -33,9 +35,11 @@ from eelit.methods.papers.wright2024asr import (
     edits,
     frame_entropy,
     letter_accuracy,
+    letters_of,
     n_best,
-    sentence_confidence,
-    word_accuracy,
+    searched,
+    word_error_rate,
+    word_errors,
     words,
 )
 
@@ -112,15 +116,31 @@ def test_the_sentence_confidence_by_hand():
     """Three transcripts of one frame: the two best are e^-1 and e^-2 as likely as they say."""
     p = [math.exp(-1), math.exp(-2), 1 - math.exp(-1) - math.exp(-2)]
     one = torch.tensor([[[p[0], p[1]]]]).log()
-    assert sentence_confidence(one, 2).item() == pytest.approx(1 / (1 + math.exp(-1)))
-    assert sentence_confidence(one, 1).item() == 1
-    assert sentence_confidence(torch.full((1, 1, 5), 0.2).log(), 5).item() == pytest.approx(0.2)
-    assert sentence_confidence(torch.full((1, 1, 5), 0.2).log(), 4).item() == pytest.approx(0.25)
-    found = sentence_confidence(some(), 4)
+    assert searched(one, 2)[1].item() == pytest.approx(1 / (1 + math.exp(-1)))
+    assert searched(one, 1)[1].item() == 1
+    assert searched(torch.full((1, 1, 5), 0.2).log(), 5)[1].item() == pytest.approx(0.2)
+    assert searched(torch.full((1, 1, 5), 0.2).log(), 4)[1].item() == pytest.approx(0.25)
+    found = searched(some(), 4)[1]
     assert ((found > 0.25) & (found <= 1)).all()
+
+
+def test_the_search_says_the_likeliest_transcript():
+    """Its paths together are likelier than all that say nothing, of which each single frame is likeliest."""
+    log_p = torch.tensor([[[0.6, 0.4, 1e-9], [0.6, 0.4, 1e-9]]]).log()
+    assert searched(log_p, 3)[0].tolist() == [[0, -1]]  # aa, a_ and _a: 0.64
+    assert best_path(log_p).tolist() == [[-1, -1]]
+    for log_p in some(4, 5, 3, sharp=3.0).double():
+        best, _ = every_transcript(log_p.numpy())[0]
+        assert letters_of(searched(log_p[None], 50)[0]) == [[v - 1 for v in best]]
+
+
+@pytest.mark.parametrize("read", [lambda log_p: searched(log_p, 4), lambda log_p: (best_path(log_p),)])
+def test_where_log_probabilities_are_not_finite_nothing_is_read(read):
     flawed = some()
     flawed[1, 2, 0] = math.nan
-    assert sentence_confidence(flawed, 4).isnan().tolist() == [False, True, False]
+    for found in read(flawed):
+        assert found.reshape(3, -1).isnan().all(dim=1).tolist() == [False, True, False]
+        assert found.reshape(3, -1).isnan().any(dim=1).tolist() == [False, True, False]
 
 
 def said(name, *values):
@@ -145,19 +165,26 @@ def test_confidence_stops_strictly_above_theta(prepared):
     assert replay(method.rule(1.0, ready), said("confidence", [1.0, 1.0, 1.0])).tolist() == [2]
 
 
-def test_heads_say_what_the_rules_read(prepared):
-    for variant, name in (("entropy", "certainty"), ("sentence confidence", "confidence")):
-        method, _, ready = prepared(KEY, variant)
-        x = torch.stack(list(ready.data.test.inputs[:8]))
-        with torch.inference_mode():
-            out = ready.model(x)
-        assert set(out) == {"answer", name}
-        log_p = out["answer"]
-        assert log_p.shape == (3, 8, 44, 6)
-        assert torch.allclose(log_p.exp().sum(-1), torch.ones(3, 8, 44), atol=1e-5)
-        for told, each in zip(out[name], log_p, strict=True):
-            own = -frame_entropy(each) if variant == "entropy" else sentence_confidence(each, method.hypotheses)
-            assert torch.allclose(told, own, atol=1e-5)
+@pytest.mark.parametrize("hypotheses", [8, 0])
+def test_heads_say_what_the_rules_read(prepared, hypotheses):
+    method, _, ready = prepared(KEY, "entropy")
+    x = torch.stack(list(ready.data.test.inputs[:8]))
+    trained = [telling.head for telling in ready.model.heads]
+    model = method.replace({"hypotheses": hypotheses}).deployed(MultiExit(ready.model.stages, trained))
+    with torch.inference_mode():
+        out = model(x)
+        every = MultiExit(model.stages, trained)(x)
+    assert every.shape == (3, 8, 44, 6)
+    assert torch.allclose(every.exp().sum(-1), torch.ones(3, 8, 44), atol=1e-5)
+    assert set(out) == {"answer", "certainty", *(["confidence"] if hypotheses else [])}
+    for m, log_p in enumerate(every):
+        assert torch.allclose(out["certainty"][m], -frame_entropy(log_p), atol=1e-5)
+        if hypotheses:
+            said, phi = searched(log_p, hypotheses)
+            assert torch.equal(out["answer"][m], said)
+            assert torch.allclose(out["confidence"][m], phi, atol=1e-5)
+        else:
+            assert torch.equal(out["answer"][m], best_path(log_p))
 
 
 # Transcripts.
@@ -167,10 +194,10 @@ def test_the_best_path_by_hand():
     def one(*units):
         return F.one_hot(torch.tensor(units), 4).double()[None]
 
-    assert best_path(one(0, 1, 1, 0, 1, 2, 2, 3)) == [[0, 0, 1, 2]]
-    assert best_path(one(3, 3, 3)) == [[2]]
-    assert best_path(one(0, 0)) == [[]]
-    assert best_path(torch.cat([one(1, 2), one(2, 0)])) == [[0, 1], [1]]
+    assert letters_of(best_path(one(0, 1, 1, 0, 1, 2, 2, 3))) == [[0, 0, 1, 2]]
+    assert best_path(one(3, 3, 3)).tolist() == [[2, -1, -1]]
+    assert best_path(one(0, 0)).tolist() == [[-1, -1]]
+    assert letters_of(best_path(torch.cat([one(1, 2), one(2, 0)]))) == [[0, 1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -181,11 +208,17 @@ def test_edits_by_hand(a, b, n):
     assert edits([*map(ord, a)], [*map(ord, b)]) == n
 
 
+def filled(rows):
+    """Return transcripts as a head says them: floating, and filled up."""
+    most = max(map(len, rows))
+    return torch.tensor([row + [-1] * (most - len(row)) for row in rows], dtype=torch.float32)
+
+
 def test_letter_accuracy_takes_all_words_together():
     targets = torch.tensor([[0, 1, -1, -1], [2, 2, 2, 2]])
-    assert letter_accuracy([[0, 1], [2, 2, 2, 2]], targets) == 1
-    assert letter_accuracy([[0], [2, 2, 2]], targets) == pytest.approx(1 - 2 / 6)
-    assert letter_accuracy([[1] * 9, []], targets) == pytest.approx(1 - 12 / 6)
+    assert letter_accuracy(filled([[0, 1], [2, 2, 2, 2]]), targets) == 1
+    assert letter_accuracy(filled([[0], [2, 2, 2]]), targets) == pytest.approx(1 - 2 / 6)
+    assert letter_accuracy(filled([[1] * 9, []]), targets) == pytest.approx(1 - 12 / 6)
 
 
 def letters(text):
@@ -197,12 +230,34 @@ def test_words_are_what_stands_between_spaces():
     assert words([]) == []
 
 
-def test_word_accuracy_takes_all_transcripts_together():
+def test_the_word_error_rate_takes_all_transcripts_together():
     meant = [letters("press one"), letters("please wait on line")]
-    targets = torch.tensor([row + [-1] * (20 - len(row)) for row in meant])
-    assert word_accuracy(meant, targets) == 1
-    assert word_accuracy([letters("press own"), letters("please on line two")], targets) == pytest.approx(1 - 3 / 6)
-    assert word_accuracy([[], letters("a a a a a a a")], targets) == pytest.approx(1 - 9 / 6)
+    targets = filled(meant).long()
+    assert word_error_rate(filled(meant), targets) == 0
+    said = filled([letters("press own"), letters("please on line two")])
+    assert word_error_rate(said, targets) == pytest.approx(3 / 6)
+    assert [each.tolist() for each in word_errors(said, targets)] == [[1, 2], [2, 4]]
+    assert word_error_rate(filled([[], letters("a a a a a a a")]), targets) == pytest.approx(9 / 6)
+
+
+def test_word_errors_are_told_beside_at_each_knob():
+    """Two utterances, of one word and of two; the first exit has both wrong, the last one the first right."""
+    targets = filled([letters("one"), letters("wait now")]).long()
+    answers = torch.stack(
+        [filled([letters(a), letters(b)]) for a, b in (("own    ", "wait new"), ("one    ", "wait nox"))]
+    )
+    phi = torch.tensor([[0.9, 0.1], [1.0, 1.0]])
+    outputs = {"answer": answers, "confidence": phi}
+    spent = np.ones((2, 2))
+    seen = StoredOutputs(Examples([torch.zeros(1)] * 2, targets), outputs, spent, spent)
+    ready = SimpleNamespace(split=lambda name: {"test": seen}[name])
+    ready.for_choosing = ready
+    found = registry.get(KEY).beside(ready, [0.0, 0.5, 1.0])
+    assert found.values == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+    assert (found.cheap, found.full, found.lead) == pytest.approx((2 / 3, 1 / 3, 1 / 3))
+    apart = np.array([1 - 1 / 3, 0 - 2 / 3])  # wrong words less, beside the mean's share of the words said
+    assert found.error == pytest.approx(apart.std(ddof=1) / 1.5 / math.sqrt(2))
+    assert "3 words of 2 test utterances" in found.meaning
 
 
 # The pre-trained encoder.
@@ -306,7 +361,7 @@ def test_the_encoder_stays_as_it_was(stranger):
     assert torch.equal(ready.model.stages[0][0].conv1.weight, stem.conv1.weight)
     for stage, layer in zip([ready.model.stages[0][1], *(s[0] for s in ready.model.stages[1:])], layers, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(stage.parameters(), layer.parameters(), strict=True))
-    assert ready.split("test").answers.shape == (4, 10, 20, 29)
+    assert ready.split("test").answers.shape == (4, 10, 20)
     two = stranger.replace({"groups": 2, "layers": 2}).build(ready.data, 0)
     assert [[type(part) for part in stage] for stage in two.stages] == [
         [whisper.Stem, whisper.Layer, whisper.Layer], [whisper.Layer, whisper.Layer]
@@ -461,7 +516,7 @@ def test_training_teaches_to_read(prepared):
     assert full == each[-1] > each[0] + 0.02
     assert each[0] > nothing.quality + 0.1
     assert method.quality == "1 - CER"
-    assert full == letter_accuracy(best_path(ready.split("test").answers[-1]), ready.split("test").targets)
+    assert full == letter_accuracy(ready.split("test").answers[-1], ready.split("test").targets)
 
 
 def test_chance_is_the_best_transcript_for_all(prepared):
@@ -550,7 +605,7 @@ def points(*pairs):
 
 
 def test_deeper_exits_must_read_better():
-    found = claimed.deeper_reads_better([0.8, 0.85, 0.86], [0.1, 0.2])
+    found = claimed.deeper_reads_better([0.8, 0.85, 0.86], [0.9, 0.8])
     assert found.holds
     assert found.measured == "CER 0.200, 0.150, 0.140 of the exits, WER 0.900, 0.800"
     assert not claimed.deeper_reads_better([0.8, 0.83, 0.84], [0.1, 0.2]).holds
@@ -569,15 +624,30 @@ def test_something_must_be_saved():
 def test_bars_of_the_comparisons():
     assert claimed.beside_last_alone(0.9, 0.889).holds
     assert not claimed.beside_last_alone(0.9, 0.892).holds
-    assert claimed.beside_shallow(0.8, 0.811).holds
-    assert not claimed.beside_shallow(0.8, 0.808).holds
-    assert claimed.beside_scratch([0.51, 0.61], [0.5, 0.5]).holds
-    assert not claimed.beside_scratch([0.49, 0.61], [0.5, 0.5]).holds
+    assert claimed.beside_shallow([0.8, 0.9], 0.811).holds
+    assert not claimed.beside_shallow([0.8, 0.7], 0.808).holds
+    assert claimed.beside_scratch([0.51, 0.61, 0.6], [0.5, 0.5, 0.9]).holds
+    assert not claimed.beside_scratch([0.49, 0.61, 0.6], [0.5, 0.5, 0.4]).holds
     assert claimed.beside_entropy([0.01, 0.002]).holds
     assert not claimed.beside_entropy([0.01, -0.002]).holds
     assert not claimed.beside_entropy([]).holds
     told = claimed.beside_entropy([-0.02, -0.04]).measured
     assert told == "1 - CER: -0.0300 on average over 2 costs", "the sign is that of what is better if higher"
+
+
+def test_nothing_follows_from_conformers_that_have_not_learnt_to_read():
+    reads, none = (0.5, 0.45), (0.49, 0.3)
+    for compared in (
+        claimed.beside_last_alone,
+        lambda best, worst: claimed.beside_shallow([worst, worst], best),
+        lambda best, worst: claimed.beside_scratch([best, worst], [0.2, 0.9]),
+    ):
+        good, bad = compared(*reads), compared(*none)
+        assert good.holds
+        assert not good.not_comparable
+        assert not bad.holds
+        assert "51% of its letters are wrong" in bad.not_comparable
+    assert not claimed.beside_shallow([0.3, 0.6], 0.35).not_comparable, "its last exit reads"
 
 
 def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
@@ -596,16 +666,19 @@ def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
         "deeper exits read better", "cheaper at nearly the same error rate", "low exits are better from scratch",
         "other exits help the full depth", "the first exit pays for it", "better than the entropy of frames",
     ]  # fmt: skip
-    joint, last, shallow, frames = asked
+    joint, by_path, last, shallow, frames = asked
+    assert (frames.hypotheses, by_path) == (50, frames.replace({"hypotheses": 0}))
     assert (type(joint), joint.encoder, joint.joint, joint.groups) == (EarlyExitAsr, "conformer", True, 4)
-    assert (joint.corpus, joint.train_size, joint.reduction) == ("sentences", 7, 2)
+    assert (joint.corpus, joint.train_size, joint.reduction, joint.hypotheses) == ("sentences", 7, 2, 0)
     assert joint.epochs == 2 * pretrained.epochs
     assert last == joint.replace({"joint": False})
     assert shallow == joint.replace({"joint": False, "groups": 1})
     assert (type(frames), frames.encoder, frames.epochs) == (EarlyExitAsr, "whisper", pretrained.epochs)
     seen = ready.split("test")
-    low = claimed.letters_of(ready)
-    assert low == [letter_accuracy(best_path(seen.answers[m]), seen.targets) for m in range(3)]
+    low = claimed.letters_by_exit(ready)
+    assert low == [letter_accuracy(seen.answers[m], seen.targets) for m in range(3)]
+    by_word = ", ".join(f"{word_error_rate(seen.answers[m], seen.targets):.3f}" for m in range(3))
+    assert found[0].measured.endswith(f"WER {by_word}")
     assert found[2].measured.count(f"{1 - low[0]:.3f}, {1 - low[1]:.3f}") == 2
     assert found[3].measured == f"CER {1 - low[-1]:.4f} instead of {1 - low[-1]:.4f}"
     assert found[4].measured == f"CER {1 - low[-1]:.4f} by itself, {1 - low[0]:.4f} at the first exit"
