@@ -172,7 +172,7 @@ def _proposal(found: Gathered, loaded: Loaded, key: str) -> Proposal:
     from eelit.bib.remote.agree import propose
     from eelit.catalog.schema import KEY_PATTERN
 
-    proposal = propose(found.saids, loaded.known(), key)
+    proposal = propose(found.saids, loaded.known(), key, found.by_way)
     lacking = [name for name in ("title", "authors", "year") if not proposal.values.get(name)]
     if lacking:
         raise CatalogueFault(

@@ -1,6 +1,7 @@
 """`eelit add` finds duplicates first, shows where services differ, writes what it knows with where it is from."""
 
 import json
+from pathlib import Path
 
 import pytest
 import scholarly
@@ -8,7 +9,9 @@ from scholarly import Server, Work
 
 from eelit.bib.files import ChangedMeanwhile
 from eelit.bib.read import read_bibliography
+from eelit.bib.remote.services import Manners
 from eelit.catalog.check import check
+from eelit.catalog.doctor import findings, notes
 from eelit.catalog.load import load
 from eelit.catalog.sources import sources
 
@@ -49,7 +52,7 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     loaded = load(sources())
     entry = (tree / "catalog" / "entries" / "example2024fastexit.yaml").read_text(encoding="utf-8")
     assert "short_name: FastExit" in entry
-    assert '- "https://arxiv.org/abs/2401.00001 (read on 20' in entry
+    assert f'- "https://arxiv.org/abs/2401.00001 by way of {server.address} (read on 20' in entry
     problems = [problem for problem in loaded.problems if "example2024fastexit" in str(problem)]
     assert problems
     said = " ".join(problem.message for problem in problems)
@@ -58,6 +61,29 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     assert "Crossref 1" in found.stderr
     log = (tree.parent / "cache" / "remote" / "asked.log").read_text()
     assert sum("→" not in line for line in log.splitlines()) == len(server.asked) == 5
+
+
+def test_what_a_mirror_told_is_marked_and_found_by_the_doctor(tree, server, eelit, monkeypatch):
+    before = bib(tree)
+    monkeypatch.setenv("EELIT_MIRROR", server.address.replace("//", "//user:secret@"))
+    assert eelit("add", NEW.doi).exit_code == 0
+    (comment,) = [line for line in bib(tree).splitlines() if line not in before and line.startswith("%")]
+    assert f", by way of {server.address}: " in comment
+    entry = (tree / "catalog" / "entries" / "example2024fastexit.yaml").read_text(encoding="utf-8")
+    assert entry.count(f" by way of {server.address} (read on 20") == entry.count("(read on") == 5
+    assert "secret" not in comment + entry
+    loaded = load(sources())
+    assert "example2024fastexit" not in " ".join(notes(loaded).values()), "nobody has decided anything"
+    told = [each for each in findings(loaded) if each.rule == "mirror"]
+    assert [Path(each.path).name for each in told] == ["early-exit.bib"], (
+        "the entry is not finished, so it is not read yet"
+    )
+    lines = Path(told[0].path).read_text(encoding="utf-8").splitlines()
+    assert lines[told[0].line - 1] == comment
+
+
+def test_the_service_itself_needs_no_mark():
+    assert Manners().by_way == ""
 
 
 @pytest.mark.parametrize(

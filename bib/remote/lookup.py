@@ -51,6 +51,7 @@ class Gathered:
     saids: list[Said] = field(default_factory=list)
     others: list[Said] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    by_way: str = ""  # of a mirror
 
 
 def given(text: str) -> Given:
@@ -124,7 +125,7 @@ def gather(web: Web, wanted: Given, *, person_has: str = "") -> Gathered:
 
     `person_has` is a title that is known: what speaks of another is set aside.
     """
-    found = Gathered()
+    found = Gathered(by_way=web.manners.by_way)
     if wanted.kind == "title":
         _by_title(web, wanted.value, found)
     elif wanted.kind == "doi":
