@@ -20,14 +20,12 @@ from eelit.bib.problems import Problem, Severity, shown
 from eelit.bib.record import Record
 from eelit.bib.tex import read_tex
 from eelit.bib.write import NotWritable, with_field, without_field
-from eelit.catalog.check import broader_terms, check_loaded, normalised
+from eelit.catalog.check import YEARS_APART, broader_terms, check_loaded, normalised
 from eelit.catalog.load import Loaded
 from eelit.catalog.schema import FACETS, ExternalTarget
 
 ALIKE = 0.85
 """Share of letters in which two titles of the same first author agree if they may be versions of one work."""
-YEARS_APART = 2
-"""Years between a preprint and its version of record that leave no doubt."""
 ARXIV_DOI = "10.48550/arxiv."
 ACL_DOI = "10.18653/v1/"
 PUBLISHED = ("article", "inproceedings", "incollection")
@@ -427,12 +425,18 @@ def _externals(loaded: Loaded) -> Iterator[Finding]:
 
 def _unconnected(loaded: Loaded) -> Iterator[Finding]:
     linked = {key for edge in loaded.citations.edges for key in (edge.citing, edge.cited)}
+    outside: dict[str, set[str]] = defaultdict(set)  # id of a work that is not here → those that are related to it
     for key, entry in loaded.entries.items():
         targets = [relation.target for relation in entry.relations if not isinstance(relation.target, ExternalTarget)]
         linked |= {key, *targets} if targets else set()
-    for key in loaded.entries:
+        for relation in entry.relations:
+            if isinstance(relation.target, ExternalTarget) and relation.target.external.id:
+                outside[relation.target.external.id.casefold()].add(key)
+    linked |= {key for keys in outside.values() if len(keys) > 1 for key in keys}
+    for key, entry in loaded.entries.items():
         if key not in linked:
-            says = f"nothing connects `{key}` with another work"
+            says = f"nothing connects `{key}` with another work of the collection"
+            says += ", only with works outside" if entry.relations else ""
             remedy = "add a relation with its source, or ask whom all works cite (`eelit sync --citations`)"
             yield _in_entry(loaded, "unconnected", key, ("relations",), says, remedy)
 

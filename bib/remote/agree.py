@@ -34,6 +34,12 @@ class Proposal:
     addresses: Mapping[str, str] = field(default_factory=dict)
     by_way: str = ""  # of a mirror
 
+    def said(self) -> Said:
+        """Return the work as one service would tell it."""
+        year = self.values.get("year", "")
+        doi, arxiv = self.values.get("doi", ""), self.values.get("arxiv", "")
+        return Said("", "", self.title, self.authors, int(year) if year else None, doi=doi, arxiv=arxiv)
+
     def fields(self) -> dict[str, str]:
         """Return the fields of the BibTeX record, in TeX."""
         values = self.values

@@ -183,11 +183,14 @@ class Ours:
         return ""
 
 
-def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Callable[[str], None]) -> Ours:
-    """Ask OpenAlex which of its works are ours; those that only look so are told."""
-    found = Ours(records)
-    for number, (key, record) in enumerate(records.items(), start=1):
-        tell(f"who is who: {number} of {len(records)}")
+def identify(
+    web: Web, records: Mapping[str, Record], report: Report, tell: Callable[[str], None],
+    wanted: Mapping[str, Record] | None = None,
+) -> Ours:  # fmt: skip
+    """Ask OpenAlex which of its works are ours (all, or those that are wanted); those that only look so are told."""
+    found, wanted = Ours(records), records if wanted is None else wanted
+    for number, (key, record) in enumerate(wanted.items(), start=1):
+        tell(f"who is who: {number} of {len(wanted)}")
         found.unheard.add(key)
         with _noting(report):
             for work in _works(web, record):
