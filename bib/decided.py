@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from eelit.bib.files import read_file
 from eelit.bib.read import Bibliography
 
-MACHINE_MADE = re.compile(r"\d{4}-\d\d-\d\d: (?:[\w, ]+ from [\w, ]+(?:; |$))+")
+BY_WAY = re.compile(r"\bby way of (https?://\S+?)[:,;]?(?=\s|$)")
+"""How what a mirror told is marked: it is no word of the service itself."""
+MACHINE_MADE = re.compile(r"\d{4}-\d\d-\d\d(?:, by way of \S+)?: (?:[\w, ]+ from [\w, ]+(?:; |$))+")
 """A comment that says where fields come from, as `eelit add` and `eelit sync` write it: nobody decided anything."""
 
 
 def comments(bibliography: Bibliography) -> dict[str, str]:
     """Return what people wrote above each record: key → all their lines of comment as one text."""
+    told: dict[str, list[str]] = {key: [] for key in bibliography.records}
+    for key, _, said in comment_lines(bibliography):
+        told[key] += [] if MACHINE_MADE.fullmatch(said) else [said]
+    return {key: " ".join(lines) for key, lines in told.items()}
+
+
+def comment_lines(bibliography: Bibliography) -> Iterator[tuple[str, int, str]]:
+    """Yield each line of comment above a record: the key, the line's number, and what it says."""
     try:
         lines = read_file(bibliography.path).decode("utf-8", errors="replace").splitlines()
     except OSError:
-        return {}
-    found = {}
+        return
     for key in bibliography.records:
-        told: list[str] = []
-        place = bibliography.line(key) - 2  # of the line above, counted from 0
-        while place >= 0 and lines[place].startswith("%"):
-            said = lines[place].lstrip("% ").strip()
-            told[:0] = [] if MACHINE_MADE.fullmatch(said) else [said]
-            place -= 1
-        found[key] = " ".join(told)
-    return found
+        own = bibliography.line(key) - 1  # of the record, counted from 0
+        first = own
+        while first > 0 and lines[first - 1].startswith("%"):
+            first -= 1
+        for place in range(first, own):
+            yield key, place + 1, lines[place].lstrip("% ").strip()
 
 
 def is_quoted(quotes: Iterable[str], notes: str) -> bool:

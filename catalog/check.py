@@ -24,6 +24,8 @@ ACL = re.compile(r"[A-Z]\d\d-\d{4,5}|\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+")
 FIELDS_OF_RECORDS = (*FIELDS, "authors", "venue", "arxiv")  # as people call them in `unverified`
 EXTERNAL = "; name it as `external: {title, year, id}`"
 INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+YEARS_APART = 2
+"""Years between a preprint and its version of record that leave no doubt."""
 YEARS_AHEAD = 1  # preprints are cited before they appear, but seldom by more than a year
 
 
@@ -159,9 +161,16 @@ def _duplicates(loaded: Loaded) -> Iterator[Problem]:
         first: dict[str, str] = {}
         for key, record in loaded.bibliography.records.items():
             value = mark(record)
-            if value and first.setdefault(value, key) != key:
+            other = loaded.bibliography.records[first.setdefault(value, key)]
+            if value and other.key != key and (field != "title" or _same_author_and_time(record, other)):
                 message = f"`{key}` has the same {name} as `{first[value]}`; keep one of the two works"
                 yield _in_bibliography(loaded, key, field, message)
+
+
+def _same_author_and_time(one: Record, other: Record) -> bool:
+    """Tell whether two works of one title may be one work: people who never met choose the same title at times."""
+    families = {normalised(record.authors[0].family) for record in (one, other) if record.authors}
+    return len(families) < 2 and abs(one.year - other.year) <= YEARS_APART
 
 
 def normalised(text: str) -> str:

@@ -13,21 +13,19 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from eelit.bib.decided import comments, is_quoted
+from eelit.bib.decided import BY_WAY, comment_lines, comments, is_quoted
 from eelit.bib.files import Changes
 from eelit.bib.identifiers import EN_DASH, normal_pages
 from eelit.bib.problems import Problem, Severity, shown
 from eelit.bib.record import Record
 from eelit.bib.tex import read_tex
 from eelit.bib.write import NotWritable, with_field, without_field
-from eelit.catalog.check import broader_terms, check_loaded, normalised
+from eelit.catalog.check import YEARS_APART, broader_terms, check_loaded, normalised
 from eelit.catalog.load import Loaded
 from eelit.catalog.schema import FACETS, ExternalTarget
 
 ALIKE = 0.85
 """Share of letters in which two titles of the same first author agree if they may be versions of one work."""
-YEARS_APART = 2
-"""Years between a preprint and its version of record that leave no doubt."""
 ARXIV_DOI = "10.48550/arxiv."
 ACL_DOI = "10.18653/v1/"
 PUBLISHED = ("article", "inproceedings", "incollection")
@@ -96,6 +94,7 @@ def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> 
         *_versions(loaded),
         *_externals(loaded),
         *_unconnected(loaded),
+        *_mirrored(loaded),
         *_results(loaded, measured or {}),
     ]
     return sorted(set(found), key=lambda each: (each.path, each.line, each.rule, each.says))
@@ -426,14 +425,45 @@ def _externals(loaded: Loaded) -> Iterator[Finding]:
 
 def _unconnected(loaded: Loaded) -> Iterator[Finding]:
     linked = {key for edge in loaded.citations.edges for key in (edge.citing, edge.cited)}
+    outside: dict[str, set[str]] = defaultdict(set)  # id of a work that is not here → those that are related to it
     for key, entry in loaded.entries.items():
         targets = [relation.target for relation in entry.relations if not isinstance(relation.target, ExternalTarget)]
         linked |= {key, *targets} if targets else set()
-    for key in loaded.entries:
+        for relation in entry.relations:
+            if isinstance(relation.target, ExternalTarget) and relation.target.external.id:
+                outside[relation.target.external.id.casefold()].add(key)
+    linked |= {key for keys in outside.values() if len(keys) > 1 for key in keys}
+    for key, entry in loaded.entries.items():
         if key not in linked:
-            says = f"nothing connects `{key}` with another work"
+            says = f"nothing connects `{key}` with another work of the collection"
+            says += ", only with works outside" if entry.relations else ""
             remedy = "add a relation with its source, or ask whom all works cite (`eelit sync --citations`)"
             yield _in_entry(loaded, "unconnected", key, ("relations",), says, remedy)
+
+
+def _mirrored(loaded: Loaded) -> Iterator[Finding]:
+    """Yield what was not told by a service itself, but by a mirror: anybody may run one, and let it say anything."""
+    read_anew = "without EELIT_MIRROR, ask the service itself"
+    for edge, line in zip(loaded.citations.edges, loaded.citations.lines, strict=True):
+        if found := BY_WAY.search(edge.evidence):
+            says = f"`{edge.citing}` → `{edge.cited}` rests on answers of a mirror, {found[1]}"
+            remedy = f"remove the row; {read_anew} (`eelit sync --citations {edge.citing}`)"
+            yield Finding("mirror", str(loaded.citations.path), line, says, remedy)
+    for key, source in loaded.lists.sources.items():
+        if found := BY_WAY.search(source):
+            says = f"the list of references of `{key}` is an answer of a mirror, {found[1]}"
+            remedy = f"remove the row; {read_anew} (`eelit sync --citations {key}`)"
+            yield Finding("mirror", str(loaded.lists.path), loaded.lists.lines[key], says, remedy)
+    for key, line, comment in comment_lines(loaded.bibliography):
+        if found := BY_WAY.search(comment):
+            says = f"fields of `{key}` are answers of a mirror, {found[1]}"
+            remedy = f"{read_anew} (`eelit sync --metadata {key}`), and correct the comment"
+            yield Finding("mirror", str(loaded.bibliography.path), line, says, remedy)
+    for key, entry in loaded.entries.items():
+        for index, source in enumerate(entry.sources):
+            if found := BY_WAY.search(source):
+                says = f"a source of `{key}` is an answer of a mirror, {found[1]}"
+                yield _in_entry(loaded, "mirror", key, ("sources", index), says, "name what was read itself")
 
 
 def _results(loaded: Loaded, measured: Mapping[str, Measured]) -> Iterator[Finding]:

@@ -190,9 +190,9 @@ class Catalogue:
         """Return what somebody may have meant who asked for a term that there is not."""
         from eelit.bib.problems import did_you_mean
 
-        said = term.replace("-", " ")
+        said = fold(term).replace("-", " ")
         for meant in self.taxonomy(facet):
-            if any(fold(name) == said for name in meant.synonyms):
+            if any(fold(name).replace("-", " ") == said for name in meant.synonyms):
                 return f"; it is called `{meant.term}` here"
         return did_you_mean(term, known) or f"; `eelit taxonomy {facet}` lists them"
 

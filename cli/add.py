@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eelit.bib.record import Record
     from eelit.bib.remote.agree import Proposal
     from eelit.bib.remote.lookup import Gathered, Given
+    from eelit.bib.remote.said import Said
     from eelit.catalog.load import Loaded
 
 ELSEWHERE = "add works in a checkout of your own"
@@ -53,16 +54,18 @@ Leave out what there is not (a preprint is @misc and has no booktitle). Then `ee
 def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, anew: bool, style: str) -> None:
     """Add a work from the records of bibliographic services.
 
-    WORK is a DOI, an arXiv id, OpenAlex's number (W…), an address that leads to a work, or a title. The catalogue is
-    searched for it first. Then Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all
-    answers are shown.
+    WORK is a DOI, an arXiv id, OpenAlex's number (W…), a title, or an address that holds one of these identifiers (of
+    doi.org, arXiv, the ACL Anthology, OpenAlex, Semantic Scholar, DBLP, or of a publisher with the DOI in it). Of other
+    addresses, such as those of OpenReview, PMLR, NeurIPS or IEEE Xplore, give the title or the DOI instead. The
+    catalogue is searched for WORK first. If several works have the title, they are listed. Then Crossref, arXiv,
+    OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all answers are shown.
     The record is written to bib/early-exit.bib with a comment that names the source of each field, and the skeleton
     of an entry is created for you to fill in. Offline, or if no service can be reached, the command prints what to
     type.
 
-    Exits with 0 if the work was added (with --dry-run or --offline: shown), with 1 if the catalogue already has it or
-    no service knows it, with 2 if WORK names none, with 3 if the answers make no valid record, with 4 if nothing was
-    found and a service could not be asked.
+    Exits with 0 if the work was added (with --dry-run or --offline: shown), with 1 if the catalogue already has it, no
+    service knows it or several works have the title, with 2 if WORK names none, with 3 if the answers make no valid
+    record, with 4 if nothing was found and a service could not be asked.
     """
     from eelit.bib.remote.lookup import NoWork, gather, given
     from eelit.catalog.load import load
@@ -70,38 +73,44 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
 
     if checkout() is None:
         raise Unavailable("works are added in a checkout; clone the repository first")
+    loaded = load(sources())
+    if _tell_known(loaded, _called(loaded, work)):
+        return
     try:
         wanted = given(work)
     except NoWork as error:
         raise click.UsageError(str(error)) from error
-    loaded = load(sources())
     _demand_free(key, loaded.known())
-    if _is_known(loaded, _ids(wanted)):
+    if _tell_known(loaded, _named(loaded, wanted)):
         return
     if is_offline(offline):
         click.echo(_typed(wanted, key, "Offline, no service is asked."))
         return
     with asking(contact, anew=anew) as web:
         found = gather(web, wanted)
-    if found.saids:
+    if found.choices:
+        _let_choose(found, loaded, wanted, style)
+    elif found.saids:
         _add(found, loaded, key, style, dry_run=dry_run)
     elif found.troubles and not web.asked.total():
         click.echo(_typed(wanted, key, "No service could be reached."))
         raise Failure("no service could be reached; run this again with a network, or type the record", RUN_FAILED)
     else:
-        _nobody_knows(found, wanted)
+        _nobody_knows(found, loaded, wanted)
 
 
 def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool) -> None:
     """Show what was found, and write it unless the catalogue turns out to have it."""
+    from eelit.bib.remote.lookup import duplicates, titled
     from eelit.catalog.doctor import doubts_of_new
 
     proposal = _proposal(found, loaded, key)
-    names = proposal.values
-    if _is_known(loaded, (names.get("doi", ""), names.get("arxiv", ""), proposal.title)):
+    records = loaded.bibliography.records
+    if _tell_known(loaded, duplicates(records.values(), proposal.said())):
         return
     changes, record = _changes(proposal, loaded)
-    doubts = doubts_of_new(record, loaded.bibliography.records)
+    doubts = doubts_of_new(record, records)
+    doubts += [_same_title(records[other], proposal.key) for other in titled(records.values(), record.title)]
     said = (
         _json(proposal, found, changes, doubts, dry_run)
         if style == "json"
@@ -126,24 +135,50 @@ def _demand_free(key: str, known: Collection[str]) -> None:
         raise click.UsageError(f"the key `{key}` is already used; choose another")
 
 
-def _ids(wanted: Given) -> tuple[str, str, str]:
-    from eelit.bib.remote.said import bare_arxiv
+def _called(loaded: Loaded, work: str) -> list[str]:
+    """Return the keys of the works that go by this key, short name, alias or address."""
+    from eelit.bib.remote.lookup import at
+    from eelit.catalog.query import fold
 
-    if wanted.kind == "doi":
-        return wanted.value, bare_arxiv(wanted.value), ""
-    return ("", wanted.value, "") if wanted.kind == "arxiv" else ("", "", wanted.value)
+    records, name = loaded.bibliography.records, fold(work)
+    keys = [key for key in records if key == name]
+    keys += [
+        key for key, entry in loaded.entries.items()
+        if name in map(fold, (key, entry.short_name, *entry.aliases))
+    ]  # fmt: skip
+    return list(dict.fromkeys(keys + at(records.values(), work)))
 
 
-def _is_known(loaded: Loaded, ids: tuple[str, str, str]) -> bool:
-    """Say so if the catalogue has a work with this DOI, arXiv id or title; a killed run leaves its record alone."""
-    from eelit.bib.remote.lookup import duplicates
+def _named(loaded: Loaded, wanted: Given) -> list[str]:
+    """Return the keys of the works that have the DOI, the arXiv id or the title that was given."""
+    from eelit.bib.remote.lookup import duplicates, titled
+    from eelit.bib.remote.said import Said, bare_arxiv
 
-    same = duplicates(loaded.bibliography.records.values(), *ids)
+    records = loaded.bibliography.records.values()
+    if wanted.kind == "title":
+        return titled(records, wanted.value)
+    doi = wanted.value if wanted.kind == "doi" else ""
+    preprint = wanted.value if wanted.kind == "arxiv" else bare_arxiv(doi)
+    return duplicates(records, Said("", "", "", doi=doi, arxiv=preprint))
+
+
+def _tell_known(loaded: Loaded, same: list[str]) -> bool:
+    """Say so if the catalogue has these works; a killed run leaves a record alone."""
     if same and same[0] not in loaded.known_entries():
         nothing_found(f"the bibliography has this work, but it has no entry; `eelit new {same[0]}` starts one")
     elif same:
-        nothing_found(f"the catalogue has this work: {', '.join(same)} (`eelit show {same[0]}`); nothing was added")
+        nothing_found(
+            f"the catalogue has this work: {', '.join(same)} (`eelit show {same[0]}`); nothing was added. If you mean "
+            "another one of this name, give its DOI or arXiv id"
+        )
     return bool(same)
+
+
+def _same_title(other: Record, key: str) -> str:
+    return (
+        f"`{key}` has the title of `{other.key}` ({other.short_authors()}, {other.year}), but another first author or "
+        "year; if they are one work, keep one"
+    )
 
 
 def _typed(wanted: Given, key: str, why: str) -> str:
@@ -154,12 +189,48 @@ def _typed(wanted: Given, key: str, why: str) -> str:
     return TYPED.format(why=why, key=key or "surname2026word", **held)
 
 
-def _nobody_knows(found: Gathered, wanted: Given) -> None:
+def _let_choose(found: Gathered, loaded: Loaded, wanted: Given, style: str) -> None:
+    """Show the works that have the title that was given, for the user to choose one."""
+    if style == "json":
+        told = [
+            {
+                "service": said.service,
+                **{name: said.text(name) for name in ("title", "authors", "year", "doi", "arxiv")},
+                "address": said.address,
+                "here": _here(loaded, said),
+            }
+            for said in found.choices
+        ]
+        click.echo(json_text({"choices": told, "not_asked": found.troubles, "written": False}))
+    else:
+        click.echo(bold("SEVERAL WORKS HAVE THIS TITLE"))
+        click.echo(_listed(found.choices, loaded))
+    nothing_found(f"several works are called `{wanted.value}`; give the DOI or arXiv id of one. Nothing was added")
+
+
+def _listed(saids: list[Said], loaded: Loaded) -> str:
+    """Return a table of what services answered; the last column has the keys of those that the catalogue has."""
+    rows: list[list[object]] = [
+        [
+            said.service, said.title, said.authors[0].family if said.authors else "", said.year or "",
+            said.doi or said.arxiv or said.id, ", ".join(_here(loaded, said)),
+        ]
+        for said in saids
+    ]  # fmt: skip
+    return table(["service", "title", "first author", "year", "id", "in the catalogue"], rows)
+
+
+def _here(loaded: Loaded, said: Said) -> list[str]:
+    from eelit.bib.remote.lookup import duplicates
+
+    return duplicates(loaded.bibliography.records.values(), said)
+
+
+def _nobody_knows(found: Gathered, loaded: Loaded, wanted: Given) -> None:
     """Say that nothing was found, what came near, and who could not be asked."""
     if found.others:
         click.echo(bold("SIMILAR, BUT NOT THE SAME"))
-        rows = [[said.service, said.title, said.year or "", said.doi or said.arxiv] for said in found.others]
-        click.echo(table(["service", "title", "year", "id"], rows))
+        click.echo(_listed(found.others, loaded))
     if found.troubles:
         raise Failure(
             f"`{wanted.value}` was not found, but not all services could be asked: {together(found.troubles)}; {AGAIN}",
@@ -172,7 +243,7 @@ def _proposal(found: Gathered, loaded: Loaded, key: str) -> Proposal:
     from eelit.bib.remote.agree import propose
     from eelit.catalog.schema import KEY_PATTERN
 
-    proposal = propose(found.saids, loaded.known(), key)
+    proposal = propose(found.saids, loaded.known(), key, found.by_way)
     lacking = [name for name in ("title", "authors", "year") if not proposal.values.get(name)]
     if lacking:
         raise CatalogueFault(

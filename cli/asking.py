@@ -94,7 +94,7 @@ def _manners(contact: str) -> Manners:
     if chosen.contact and not MAIL.fullmatch(chosen.contact):
         said = " ".join(chosen.contact.split())
         raise click.UsageError(f"`{said}` is no mail address; correct --contact or {CONTACT}, or leave it out")
-    if chosen.mirror and not re.match(r"https?://[^/]", chosen.mirror):
+    if chosen.mirror and not re.fullmatch(r"https?://[^/\s]\S*", chosen.mirror):
         raise click.UsageError(
             f"{MIRROR} is `{chosen.mirror}`; set it to an address that begins with http://, or unset it"
         )

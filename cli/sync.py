@@ -116,7 +116,8 @@ def _asked(
     report, records = sync.Report(notes=notes(loaded)), loaded.bibliography.records
     tell = now.info
     with asking(contact, anew=anew) as web:
-        ours = sync.identify(web, records, report, tell)
+        wanted = records if citations else {key: records[key] for key in keys}
+        ours = sync.identify(web, records, report, tell, wanted)
         if citations:
             sync.citations(web, ours, keys, loaded.citations, loaded.lists, report, tell)
         if new:

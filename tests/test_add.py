@@ -1,6 +1,7 @@
 """`eelit add` finds duplicates first, shows where services differ, writes what it knows with where it is from."""
 
 import json
+from pathlib import Path
 
 import pytest
 import scholarly
@@ -8,7 +9,9 @@ from scholarly import Server, Work
 
 from eelit.bib.files import ChangedMeanwhile
 from eelit.bib.read import read_bibliography
+from eelit.bib.remote.services import Manners
 from eelit.catalog.check import check
+from eelit.catalog.doctor import findings, notes
 from eelit.catalog.load import load
 from eelit.catalog.sources import sources
 
@@ -49,7 +52,7 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     loaded = load(sources())
     entry = (tree / "catalog" / "entries" / "example2024fastexit.yaml").read_text(encoding="utf-8")
     assert "short_name: FastExit" in entry
-    assert '- "https://arxiv.org/abs/2401.00001 (read on 20' in entry
+    assert f'- "https://arxiv.org/abs/2401.00001 by way of {server.address} (read on 20' in entry
     problems = [problem for problem in loaded.problems if "example2024fastexit" in str(problem)]
     assert problems
     said = " ".join(problem.message for problem in problems)
@@ -58,6 +61,29 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     assert "Crossref 1" in found.stderr
     log = (tree.parent / "cache" / "remote" / "asked.log").read_text()
     assert sum("→" not in line for line in log.splitlines()) == len(server.asked) == 5
+
+
+def test_what_a_mirror_told_is_marked_and_found_by_the_doctor(tree, server, eelit, monkeypatch):
+    before = bib(tree)
+    monkeypatch.setenv("EELIT_MIRROR", server.address.replace("//", "//user:secret@"))
+    assert eelit("add", NEW.doi).exit_code == 0
+    (comment,) = [line for line in bib(tree).splitlines() if line not in before and line.startswith("%")]
+    assert f", by way of {server.address}: " in comment
+    entry = (tree / "catalog" / "entries" / "example2024fastexit.yaml").read_text(encoding="utf-8")
+    assert entry.count(f" by way of {server.address} (read on 20") == entry.count("(read on") == 5
+    assert "secret" not in comment + entry
+    loaded = load(sources())
+    assert "example2024fastexit" not in " ".join(notes(loaded).values()), "nobody has decided anything"
+    told = [each for each in findings(loaded) if each.rule == "mirror"]
+    assert [Path(each.path).name for each in told] == ["early-exit.bib"], (
+        "the entry is not finished, so it is not read yet"
+    )
+    lines = Path(told[0].path).read_text(encoding="utf-8").splitlines()
+    assert lines[told[0].line - 1] == comment
+
+
+def test_the_service_itself_needs_no_mark():
+    assert Manners().by_way == ""
 
 
 @pytest.mark.parametrize(
@@ -82,13 +108,66 @@ def test_what_the_catalogue_has_is_told_before_anybody_is_asked(tree, server, ee
 
 
 def test_what_turns_out_to_be_known_is_not_added(tree, server, eelit):
-    server.works["W2"] = Work("W2", "BERT Loses Patience: Fast and Robust Inference with Early Exit", doi="10.5/x")
-    found = eelit("add", "10.5555/x.1")
-    assert found.exit_code == 1
-    server.works["W2"].doi = "10.5555/x.2"
+    title = "BERT Loses Patience: Fast and Robust Inference with Early Exit"
+    server.works["W2"] = Work("W2", title, [("W.", "Zhou")], 2021, doi="10.5555/x.2")
     found = eelit("add", "10.5555/x.2")
     assert found.exit_code == 1
     assert "the catalogue has this work: zhou2020pabee" in found.stderr
+
+
+@pytest.mark.parametrize(("people", "year"), [([("Jo", "Doe")], 2020), ([("Wangchunshu", "Zhou")], 2024)])
+def test_the_same_title_alone_is_another_work_that_a_person_looks_at(tree, server, eelit, people, year):
+    title = "BERT Loses Patience: Fast and Robust Inference with Early Exit"
+    server.works["W2"] = Work("W2", title, people, year, doi="10.5555/x.2")
+    found = eelit("add", "10.5555/x.2", "--key", "doe2027again", "--format", "json")
+    assert found.exit_code == 0, found.stderr
+    told = [doubt for doubt in json.loads(found.stdout)["doubts"] if "has the title of `zhou2020pabee`" in doubt]
+    assert told == ["`doe2027again` has the title of `zhou2020pabee` (Zhou et al., 2020), but another first author or "
+                    "year; if they are one work, keep one"]  # fmt: skip
+    assert not [problem for problem in check(sources()) if "has the same title" in problem.message]
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("PABEE", "zhou2020pabee"),
+        ("zhou2020pabee", "zhou2020pabee"),
+        ("https://ieeexplore.ieee.org/document/9879601/", "fei2022deecap"),
+        ("www.ieeexplore.ieee.org/document/9879601", "fei2022deecap"),
+    ],
+)
+def test_key_short_name_and_address_of_a_work_that_is_here_are_told_before_anybody_is_asked(
+    tree, server, eelit, given, key
+):
+    found = eelit("add", given)
+    assert found.exit_code == 1
+    assert f"the catalogue has this work: {key}" in found.stderr
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("other", [{"authors": [("Zoe", "Zimmer")]}, {"doi": "10.9999/zz"}])
+def test_of_several_works_with_one_title_none_is_chosen(tree, server, eelit, other):
+    before = bib(tree)
+    server.works["W2"] = Work(**(vars(NEW) | {"number": "W2", "doi": "10.1234/ab.2", "arxiv": "", "said": {}} | other))
+    found = eelit("add", NEW.title)
+    assert found.exit_code == 1, found.stdout
+    assert "SEVERAL WORKS HAVE THIS TITLE" in found.stdout
+    assert NEW.doi in found.stdout
+    assert server.works["W2"].doi in found.stdout
+    assert "give the DOI or arXiv id of one" in found.stderr
+    found = eelit("add", NEW.title, "--format", "json")
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert {NEW.doi, server.works["W2"].doi} <= {choice["doi"] for choice in told["choices"]}
+    assert bib(tree) == before
+    assert eelit("add", NEW.doi).exit_code == 0
+
+
+def test_a_service_that_failed_is_not_asked_again_in_the_same_run(tree, server, eelit):
+    server.always = [("/crossref", scholarly.status(503))]
+    assert eelit("add", NEW.title).exit_code == 0
+    once = server.counts()["crossref"]
+    assert once == 5, "one question, with its tries"
 
 
 def test_what_may_be_a_version_of_a_work_is_added_and_told(tree, server, eelit):
@@ -157,6 +236,9 @@ def test_nobody_knows_it_but_something_is_near(tree, server, eelit):
     assert found.exit_code == 1
     assert "SIMILAR, BUT NOT THE SAME" in found.stdout
     assert NEW.title in found.stdout
+    eelit("add", NEW.doi)
+    found = eelit("add", "leaving a network early")
+    assert "  example2024fastexit" in found.stdout, "one of those is here"
     assert "no service knows" in found.stderr
 
 

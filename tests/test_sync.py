@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from scholarly import Server, Work
 
 from eelit.bib.citations import read_citations, read_reference_lists
 from eelit.bib.read import read_bibliography
+from eelit.catalog.doctor import findings
+from eelit.catalog.load import load
+from eelit.catalog.sources import sources as sources_of_root
 
 ROOT = Path(__file__).parent.parent
 EELIT = Path(sys.executable).with_name("eelit")
@@ -107,6 +111,7 @@ def test_edges_name_who_tells_of_them_where_and_when(root, server, eelit):
     for part in told["clark", "baker"].split("; "):
         address, _, rest = part.partition(" (")
         assert address.startswith("https://api.")
+        assert address.endswith(f" by way of {server.address}")
         assert rest.rstrip(")")[-10:-6] in ("2026", "2027", "2028", "2029")
     assert [name in told["clark", "baker"] for name in ("OpenAlex", "Crossref", "Semantic Scholar")] == [True] * 3
     assert "OpenAlex" not in told["evans", "davis"]
@@ -114,6 +119,20 @@ def test_edges_name_who_tells_of_them_where_and_when(root, server, eelit):
     assert lines == [lines[0], *sorted(lines[1:])]
     assert "wrote " in found.stderr
     assert "+++ " in found.stdout
+
+
+def test_what_a_mirror_told_is_found_by_the_doctor(root, server, eelit):
+    server.works["W1"].doi = ""
+    bib = root / "bib/early-exit.bib"
+    bib.write_text(bib.read_text().replace("doi = {10.1234/w0}", "eprint = {1801.00001}"), encoding="utf-8")
+    server.works["W0"].arxiv = "1801.00001"
+    assert eelit("sync", "--citations", "--metadata").exit_code == 0
+    assert f", by way of {server.address}: doi from " in bib.read_text()
+    told = [each for each in findings(load(sources_of_root())) if each.rule == "mirror"]
+    files = Counter(Path(each.path).name for each in told)
+    assert files == {"citations.csv": 4, "reference-lists.csv": 5, "early-exit.bib": 1}
+    lines = (root / "bib/citations.csv").read_text().splitlines()
+    assert all("by way of" in lines[each.line - 1] for each in told if each.path.endswith("citations.csv"))
 
 
 def test_complete_lists_are_told_from_partial_ones(root, server, eelit):

@@ -32,6 +32,13 @@ class Proposal:
     by: Mapping[str, list[str]]
     differing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     addresses: Mapping[str, str] = field(default_factory=dict)
+    by_way: str = ""  # of a mirror
+
+    def said(self) -> Said:
+        """Return the work as one service would tell it."""
+        year = self.values.get("year", "")
+        doi, arxiv = self.values.get("doi", ""), self.values.get("arxiv", "")
+        return Said("", "", self.title, self.authors, int(year) if year else None, doi=doi, arxiv=arxiv)
 
     def fields(self) -> dict[str, str]:
         """Return the fields of the BibTeX record, in TeX."""
@@ -55,14 +62,19 @@ class Proposal:
         by: dict[str, list[str]] = {}
         for name, services in self.by.items():
             by.setdefault(", ".join(services), []).append(name)
-        return f"{day}: " + "; ".join(f"{', '.join(names)} from {who}" for who, names in by.items())
+        return told_on(day, self.by_way) + "; ".join(f"{', '.join(names)} from {who}" for who, names in by.items())
 
     def block(self, day: str) -> str:
         """Return the record as BibTeX under a comment that says where each field comes from."""
         return to_block(self.type, self.key, self.fields(), [self.provenance(day)])
 
 
-def propose(saids: Sequence[Said], taken: Collection[str], key: str = "") -> Proposal:
+def told_on(day: str, by_way: str) -> str:
+    """Return how a comment begins that says who told what."""
+    return f"{day}{',' if by_way else ''}{by_way}: "
+
+
+def propose(saids: Sequence[Said], taken: Collection[str], key: str = "", by_way: str = "") -> Proposal:
     """Return the record that services agree on, or that the most trusted of them tells."""
     ranked = sorted(saids, key=lambda said: TRUSTED.index(said.service))
     title, people, values, by = ranked[0].title, ranked[0].authors, {}, {}
@@ -78,7 +90,7 @@ def propose(saids: Sequence[Said], taken: Collection[str], key: str = "") -> Pro
     by.pop("type", None)
     name = key or free_key(people, values.get("year", ""), title, taken)
     addresses = {said.service: said.address for said in ranked}
-    return Proposal(name, kind, title, people, values, by, differing(ranked), addresses)
+    return Proposal(name, kind, title, people, values, by, differing(ranked), addresses, by_way)
 
 
 def _chosen(ranked: Sequence[Said], name: str) -> Said | None:

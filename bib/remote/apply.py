@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from eelit.bib.files import Changes
+from eelit.bib.remote.agree import told_on
 from eelit.bib.remote.sync import Filled, FoundEdge, FoundList, Report
 from eelit.bib.remote.web import today
 from eelit.bib.write import NotWritable, tex, with_comment, with_field
@@ -78,7 +79,7 @@ def _with_fields(text: str, report: Report) -> str:
                 if filled.name == "arxiv":
                     new = with_field(new, key, "archiveprefix", "arXiv")
             said = "; ".join(f"{filled.name} from {', '.join(filled.services)}" for filled in fields)
-            text = with_comment(new, key, f"{today()}: {said}")
+            text = with_comment(new, key, f"{told_on(today(), report.by_way)}{said}")
         except NotWritable as error:
             report.doubt(f"{error}; write {', '.join(f'{f.name} {f.value}' for f in fields)} by hand", key)
     return text

@@ -66,7 +66,7 @@ def _said(web: Web, entry: ElementTree.Element) -> Said | None:
     published = entry.findtext(f"{ATOM}published") or ""
     return Said(
         ARXIV.label,
-        f"https://arxiv.org/abs/{arxiv}",
+        f"https://arxiv.org/abs/{arxiv}{web.manners.by_way}",
         title,
         tuple(names),
         int(published[:4]) if published[:4].isdecimal() else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eelit.bib.identifiers import normal_pages
 from eelit.bib.record import Person
@@ -70,6 +70,12 @@ class Work(_Part, Answered):
     publisher: str = ""
     count: int | None = Field(default=None, alias="reference-count")
     reference: list[Reference] | None = None
+
+    @model_validator(mode="after")
+    def _holds_what_it_counts(self) -> Work:
+        if self.count and not self.reference:
+            raise ValueError(f"{self.count} references are counted and none is given")
+        return self
 
 
 class _One(Answered):

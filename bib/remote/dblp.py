@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from eelit.bib.blocks import blocks
 from eelit.bib.identifiers import normal_pages
@@ -56,7 +56,14 @@ class _Hit(BaseModel):
 
 
 class _Hits(BaseModel):
+    total: int = Field(alias="@total")
     hit: list[_Hit] = []  # left out if there is none
+
+    @model_validator(mode="after")
+    def _holds_what_it_counts(self) -> _Hits:
+        if self.total > 0 and not self.hit:
+            raise ValueError(f"{self.total} hits are counted and none is given")
+        return self
 
 
 class _Result(BaseModel):

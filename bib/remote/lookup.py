@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from eelit.bib.identifiers import ARXIV as ARXIV_ID
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
-from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, same
-from eelit.bib.remote.services import ARXIV, CROSSREF, DBLP
+from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, same
+from eelit.bib.remote.services import ARXIV, CROSSREF, DBLP, OPENALEX, SEMANTIC_SCHOLAR, Service
 from eelit.bib.remote.web import Unanswered, Web
 
 DOI_WITHIN = re.compile(r"10\.\d{4,9}/[^\s?#]+")
@@ -31,6 +32,9 @@ OF_ARXIV = ("huggingface.co", "ar5iv.org", "ar5iv.labs.arxiv.org", "alphaxiv.org
 AT_ITS_END = re.compile(rf"(?:^|[/:])({ARXIV_ID.pattern})(?:v\d+)?(?:\.pdf)?$")
 ACL = "aclanthology.org"
 ACL_DOI = "10.18653/v1/"
+
+MODULES = {CROSSREF: crossref, ARXIV: arxiv, OPENALEX: openalex, DBLP: dblp, SEMANTIC_SCHOLAR: semanticscholar}
+"""Which module asks a service."""
 
 
 class Given(NamedTuple):
@@ -51,6 +55,9 @@ class Gathered:
     saids: list[Said] = field(default_factory=list)
     others: list[Said] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    by_way: str = ""  # of a mirror
+    silent: set[Service] = field(default_factory=set)  # those with a trouble
+    choices: list[Said] = field(default_factory=list)  # different works with the title that was given
 
 
 def given(text: str) -> Given:
@@ -107,16 +114,36 @@ def _of_a_service(host: str, path: str) -> Given | None:
     return None
 
 
-def duplicates(records: Iterable[Record], doi: str, arxiv_id: str, title: str) -> list[str]:
-    """Return the keys of the works that have this DOI, arXiv id or title."""
-    mark = folded(title)
+def duplicates(records: Iterable[Record], found: Said) -> list[str]:
+    """Return the keys of the works that are this one: of the same DOI or arXiv id, or title, first author and year."""
     return [
         record.key
         for record in records
-        if (doi and record.doi.lower() == doi.lower())
-        or (arxiv_id and arxiv_id in (record.arxiv, record.doi.lower().removeprefix(ARXIV_DOI)))
-        or (mark and folded(record.title) == mark)
+        if (found.doi and record.doi.lower() == found.doi.lower())
+        or (found.arxiv and found.arxiv in (record.arxiv, record.doi.lower().removeprefix(ARXIV_DOI)))
+        or (found.authors and found.year is not None and is_same(record, found))
     ]
+
+
+def titled(records: Iterable[Record], title: str) -> list[str]:
+    """Return the keys of the works with this title; whether one of them is meant is for a person to say."""
+    mark = folded(title)
+    return [record.key for record in records if mark and folded(record.title) == mark]
+
+
+def at(records: Iterable[Record], address: str) -> list[str]:
+    """Return the keys of the works whose record gives this address."""
+    mark = _place(address)
+    return [record.key for record in records if mark and any(_place(link) == mark for _, link in record.links())]
+
+
+def _place(address: str) -> tuple[str, str, str]:
+    """Return host, path and query of an address, by which two spellings of it are one; of no address, nothing."""
+    if not re.match(r"https?://", address, re.IGNORECASE):
+        address = f"https://{address}" if WITHOUT_SCHEME.fullmatch(address) else ""
+    parts = urlsplit(address)
+    host = (parts.hostname or "").removeprefix("www.")
+    return (host, unquote(parts.path).rstrip("/"), parts.query) if host else ("", "", "")
 
 
 def gather(web: Web, wanted: Given, *, person_has: str = "") -> Gathered:
@@ -124,7 +151,7 @@ def gather(web: Web, wanted: Given, *, person_has: str = "") -> Gathered:
 
     `person_has` is a title that is known: what speaks of another is set aside.
     """
-    found = Gathered()
+    found = Gathered(by_way=web.manners.by_way)
     if wanted.kind == "title":
         _by_title(web, wanted.value, found)
     elif wanted.kind == "doi":
@@ -138,11 +165,18 @@ def gather(web: Web, wanted: Given, *, person_has: str = "") -> Gathered:
     return found
 
 
-def _asked(found: Gathered, asks: Iterable[Callable[[], Said | list[Said] | None]]) -> Iterator[Said]:
-    for ask in asks:
+Ask = tuple[Service, Callable[[], Said | list[Said] | None]]
+
+
+def _asked(found: Gathered, asks: Iterable[Ask]) -> Iterator[Said]:
+    """Yield the answers; a service that had a trouble in this run is not asked again, it would be the same."""
+    for service, ask in asks:
+        if service in found.silent:
+            continue
         try:
             answer = ask()
         except Unanswered as error:
+            found.silent.add(service)
             if str(error) not in found.troubles:
                 found.troubles.append(str(error))
             continue
@@ -150,33 +184,46 @@ def _asked(found: Gathered, asks: Iterable[Callable[[], Said | list[Said] | None
 
 
 def _by_title(web: Web, title: str, found: Gathered) -> None:
-    services = (crossref, arxiv, openalex, dblp, semanticscholar)
-    asks = [lambda service=service: service.by_title(web, title) for service in services]
+    asks: list[Ask] = [(service, partial(of.by_title, web, title)) for service, of in MODULES.items()]
+    fitting: list[Said] = []
     for said in _asked(found, asks):
         fits = folded(said.title) == folded(title)
         (found.saids if fits and _new(said, found.saids) else found.others).append(said)
+        if fits:
+            fitting.append(said)
     found.others = [said for said in found.others if folded(said.title) != folded(title)]
+    if any(_are_two(one, other) for one in fitting for other in fitting):
+        found.choices, found.saids = fitting, []
 
 
 def _by_doi(web: Web, doi: str, found: Gathered) -> None:
     if preprint := bare_arxiv(doi):
         _by_arxiv(web, preprint, found)
         return
-    asks = [lambda service=service: service.by_doi(web, doi) for service in (crossref, openalex, dblp, semanticscholar)]
+    asks: list[Ask] = [
+        (service, partial(of.by_doi, web, doi)) for service, of in MODULES.items() if service is not ARXIV
+    ]
     for said in _asked(found, asks):
         wrong = said.service == CROSSREF.label and said.doi != doi.lower()
         (found.others if wrong else found.saids).append(said)
 
 
 def _by_arxiv(web: Web, preprint: str, found: Gathered) -> None:
-    asks = [lambda service=service: service.by_arxiv(web, preprint) for service in (arxiv, openalex, semanticscholar)]
+    asks: list[Ask] = [
+        (service, partial(MODULES[service].by_arxiv, web, preprint)) for service in (ARXIV, OPENALEX, SEMANTIC_SCHOLAR)
+    ]
     found.saids += _asked(found, asks)
 
 
 def _by_name(web: Web, wanted: Given, found: Gathered) -> None:
     """Ask the service that calls a work so, then all by the DOI, the arXiv id or the title that it tells."""
-    by_id = {"openalex": openalex.by_number, "semanticscholar": semanticscholar.by_id, "dblp": dblp.by_key}
-    first = next(_asked(found, [lambda: by_id[wanted.kind](web, wanted.value)]), None)
+    by_id = {
+        "openalex": (OPENALEX, openalex.by_number),
+        "semanticscholar": (SEMANTIC_SCHOLAR, semanticscholar.by_id),
+        "dblp": (DBLP, dblp.by_key),
+    }
+    service, by_name = by_id[wanted.kind]
+    first = next(_asked(found, [(service, lambda: by_name(web, wanted.value))]), None)
     if first is None:
         return
     if first.doi:
@@ -185,6 +232,8 @@ def _by_name(web: Web, wanted: Given, found: Gathered) -> None:
         _by_arxiv(web, first.arxiv, found)
     else:
         _by_title(web, first.title, found)
+        found.saids += [said for said in found.choices if not _are_two(first, said) and _new(said, found.saids)]
+        found.choices = []  # what was given tells which of them is meant
     found.saids = [first, *(said for said in found.saids if said.service != first.service)]
 
 
@@ -192,14 +241,16 @@ def _follow(web: Web, found: Gathered) -> None:
     """Ask for the published version of a preprint, for the preprint of a published one, and DBLP for the venue."""
     doi = next((said.doi for said in found.saids if said.doi), "")
     preprint = next((said.arxiv for said in found.saids if said.arxiv), "")
-    asks: list[Callable[[], Said | list[Said] | None]] = []
+    asks: list[Ask] = []
     if doi and not any(said.service == CROSSREF.label for said in [*found.saids, *found.others]):
-        asks.append(lambda: crossref.by_doi(web, doi))
+        asks.append((CROSSREF, lambda: crossref.by_doi(web, doi)))
     if preprint and not any(said.service == ARXIV.label for said in found.saids):
-        asks.append(lambda: arxiv.by_arxiv(web, preprint))
+        asks.append((ARXIV, lambda: arxiv.by_arxiv(web, preprint)))
     title = found.saids[0].title if found.saids else ""
     if title and not any(said.service == DBLP.label for said in found.saids):
-        asks.append(lambda: [said for said in dblp.by_title(web, title) if folded(said.title) == folded(title)][:1])
+        asks.append(
+            (DBLP, lambda: [said for said in dblp.by_title(web, title) if folded(said.title) == folded(title)][:1])
+        )
     found.saids += _asked(found, asks)
 
 
@@ -222,6 +273,14 @@ def _agrees(first: Said, said: Said) -> bool:
     alike = first.authors and said.authors and folded(first.authors[0].family) == folded(said.authors[0].family)
     near = first.year is None or said.year is None or abs(first.year - said.year) <= YEARS_APART
     return bool(linked and alike and near)
+
+
+def _are_two(one: Said, other: Said) -> bool:
+    """Tell whether two answers of one title speak of two works: of another first author, year or DOI.
+
+    A preprint and its published version have one first author each, and of DOIs only the latter has one.
+    """
+    return not same(one.title, one.authors, one.year, other) or bool(one.doi and other.doi and one.doi != other.doi)
 
 
 def _new(said: Said, known: Iterable[Said]) -> bool:

@@ -131,8 +131,8 @@ def citing(web: Web, numbers: Sequence[str], pages: int) -> Iterator[Page]:
             return
         yield page
         cursor = page.meta.next_cursor
-        if len(page.results) < PER_PAGE or (keyed and not cursor):
-            return
+        if not page.results or (not cursor if keyed else len(page.results) < PER_PAGE):
+            return  # a page of those that have a cursor may be short, though more follow
 
 
 def address(web: Web, found: Work) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 MIRROR = "EELIT_MIRROR"
 """A server that answers for all services, each below its own name: a mirror, or one made for a test."""
@@ -57,6 +58,14 @@ class Manners:
     def host_pace(self) -> float:
         """The seconds between two links to one host that are followed."""
         return 0.0 if self.mirror else 1.0
+
+    @property
+    def by_way(self) -> str:
+        """What is added to the address of an answer that a mirror gave; a user name and password stay untold."""
+        if not self.mirror:
+            return ""
+        parts = urlsplit(self.mirror)
+        return f" by way of {parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl().rstrip('/')}"
 
     def base(self, service: Service) -> str:
         """Return the address of a service, or of the mirror that answers for it."""

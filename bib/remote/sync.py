@@ -90,6 +90,7 @@ class Report:
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
     notes: Mapping[str, str] = field(default_factory=dict)  # key → what people have written of their decisions
+    by_way: str = ""  # of a mirror, that told what is filled in
     unmatched: int = 0  # references of which too little is told to say that they are none of ours
 
     def doubt(self, sentence: str, key: str, *quotes: str) -> None:
@@ -182,11 +183,14 @@ class Ours:
         return ""
 
 
-def identify(web: Web, records: Mapping[str, Record], report: Report, tell: Callable[[str], None]) -> Ours:
-    """Ask OpenAlex which of its works are ours; those that only look so are told."""
-    found = Ours(records)
-    for number, (key, record) in enumerate(records.items(), start=1):
-        tell(f"who is who: {number} of {len(records)}")
+def identify(
+    web: Web, records: Mapping[str, Record], report: Report, tell: Callable[[str], None],
+    wanted: Mapping[str, Record] | None = None,
+) -> Ours:  # fmt: skip
+    """Ask OpenAlex which of its works are ours (all, or those that are wanted); those that only look so are told."""
+    found, wanted = Ours(records), records if wanted is None else wanted
+    for number, (key, record) in enumerate(wanted.items(), start=1):
+        tell(f"who is who: {number} of {len(wanted)}")
         found.unheard.add(key)
         with _noting(report):
             for work in _works(web, record):
@@ -460,6 +464,7 @@ def _is_new(ours: Ours, work: openalex.Work, said: Said) -> bool:
 def metadata(web: Web, ours: Ours, keys: Sequence[str], report: Report, tell: Callable[[str], None]) -> None:
     """Add to the report what these records lack, and where services say otherwise."""
     preprints: dict[str, Said] = {}
+    report.by_way = web.manners.by_way
     with _noting(report):
         preprints = arxiv.by_ids(web, [ours.records[key].arxiv for key in keys])
     for number, key in enumerate(keys, start=1):

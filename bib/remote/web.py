@@ -225,8 +225,8 @@ class Web:
         return response
 
     def address(self, service: Service, path: str) -> str:
-        """Return where something was read, as it is cited: at the service itself, whichever mirror was asked."""
-        return f"{service.base}{path}"
+        """Return where something was read, as it is cited: at the service itself, or by way of which mirror."""
+        return f"{service.base}{path}{self.manners.by_way}"
 
     def _answer(
         self, service: Service, path: str, params: Mapping[str, str], body: Any = None

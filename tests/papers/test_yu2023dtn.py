@@ -212,7 +212,7 @@ def test_of_cells_no_width_is_asked_for(monkeypatch):
         source="cells", rule=lambda eta, prepared: None, static=lambda seen: points((1, 0.5, 10), (2, 0.9, 100))
     )
     held = points((0.5, 0.9, 10), (1.1, 0.9, 100))
-    curve = SimpleNamespace(validation=held, test=held, full_quality=0.9)
+    curve = SimpleNamespace(validation=held, test=held, full_quality=0.9, chance=None, quality="F1")
     found = claimed.claims(method, prepared, None, curve)
     assert [outcome.name for outcome in found] == ["a third saved at equal F1", "fine tokens find more"]
     assert found[1].measured == "F1 0.5000 at the first stage, 0.9000 at the last"
