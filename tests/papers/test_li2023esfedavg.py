@@ -28,6 +28,7 @@ from eelit.methods.papers.li2023esfedavg import (
     held,
     mask,
     one_round,
+    one_thread,
     owned_by,
     shared_names,
     stretched,
@@ -470,7 +471,7 @@ def test_bad_settings_are_refused(changed):
 # What is claimed.
 
 
-def test_claims_drop_one_part_at_a_time_in_three_federations(prepared, monkeypatch):
+def test_claims_drop_one_part_at_a_time_in_five_federations(prepared, monkeypatch):
     """Each has its seed, from the first on: who has which images, weights, order."""
     method, bench, ready = prepared(KEY)
     asked = []
@@ -489,8 +490,14 @@ def test_claims_drop_one_part_at_a_time_in_three_federations(prepared, monkeypat
         {"budgets": (1,)}, {"shared": "nothing", "kept": 1.0}, {"shared": "all"}, {"density": 1.0}, {"kept": 1.0},
     )  # fmt: skip
     ways = [method.replace(changed) for changed in changes]
-    first, *others = ([(way, 4 + seed) for way in (method, *ways)] for seed in (0, 101, 202))
-    assert asked == [*first[1:], *others[0], *others[1]]  # the first is trained already
+    seeds = [4 + seed for seed in (0, 101, 202, 303, 404)]
+    first, *others = ([(way, seed) for way in (method, *ways)] for seed in seeds)
+    wanted = [*first[1:], *(one for each in others for one in each)]  # the first is trained already
+    assert asked[: len(wanted)] == wanted
+    elsewhere = [method.replace(changed) for changed in ({"train_size": 100}, {"train_size": 200}, {"alpha": 3 * 0.3})]
+    assert asked[len(wanted) :] == [
+        (way, seed) for own in elsewhere for seed in seeds[:3] for way in (own, own.replace(changes[1]))
+    ]
     assert [o.name for o in found] == [
         "deep clients are better for their depth", "better than learning alone", "better with heads of their own",
         "little is lost by sending few weights", "little is lost by keeping few weights", "exits spare computation",
@@ -511,38 +518,88 @@ def test_accuracy_of_some_clients(prepared):
     assert len(set(alone)) > 1
 
 
+def test_variants_share_the_trainings_in_which_nothing_is_chosen(tmp_path):
+    """What tells which numbers are sent has no effect where all are, or none."""
+    found = []
+    for part in ("alone", "dense"):
+        for by in ("update", "weight"):
+            bench = Bench(cache=tmp_path, most_steps=2)
+            claimed.without(tiny(rounds=2, by=by), part).prepare(bench)
+            found.append(bench.prepared_from_cache)
+    assert found == [False, True, False, True]
+
+
+@pytest.mark.parametrize("part", ["alone", "dense"])
+def test_what_is_shared_would_be_the_same_with_either(part):
+    changed = {name: value for name, value in claimed.CHANGED[part].items() if name != "by"}
+    one, other = (tiny(rounds=2, by=by, **changed).prepare(Bench()) for by in ("update", "weight"))
+    for first, second in zip(one.each, other.each, strict=True):
+        states = first.model.state_dict(), second.model.state_dict()
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_trainings_take_one_thread_and_leave_the_others_to_whom_they_are(monkeypatch):
+    threads, before = [], torch.get_num_threads()
+    monkeypatch.setattr(Client, "work", lambda self, number: threads.append(torch.get_num_threads()) or {})
+    try:
+        torch.set_num_threads(2)
+        tiny(rounds=1).prepare(Bench())
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyError), one_thread():
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def pairs(*gains):
     return [claimed.Pair(0.5 + gain, 0.5) for gain in gains]
 
 
 @pytest.mark.parametrize(
-    ("gains", "holds"), [((0.011, 0.011), True), ((0.02, 0.001), True), ((0.009, 0.01), False), ((0.05, -0.001), False)]
-)
-def test_a_part_must_bring_a_point_on_average_and_something_everywhere(gains, holds):
+    ("gains", "holds"),
+    [((0.011, 0.011, 0.012), True), ((0.009, 0.01, 0.009), False), ((0.05, 0.05, -0.01), False),
+     ((0.02, 0.03, -0.001), False), ((0.03, 0.03, 0.02), True)],
+)  # fmt: skip
+def test_a_part_must_bring_a_point_on_average_and_something_for_certain(gains, holds):
     assert claimed.better("", "", pairs(*gains)).holds is holds
 
 
+def test_the_interval_by_hand():
+    """Of 0.01, 0.02 and 0.03 the deviation is 0.01; Student's t of two degrees of freedom is 4.3027 at 0.975."""
+    found = claimed.gain(pairs(0.01, 0.02, 0.03))
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert found == pytest.approx((0.02, 0.02 - half, 0.02 + half), abs=1e-7)
+
+
 def test_what_each_federation_gains_is_told():
-    assert claimed.told(pairs(0.01, -0.02)) == "accuracy 0.4950 and 0.5000 (+0.0100, -0.0200)"
+    assert claimed.told(pairs(0.01, 0.0, 0.02)) == (
+        "accuracy 0.5100 and 0.5000, +0.0100 from -0.0148 to +0.0348 (+0.0100, +0.0000, +0.0200)"
+    )
 
 
 @pytest.mark.parametrize(
     ("gains", "sent", "holds"),
-    [((-0.009, -0.009), (100, 50), True), ((-0.019, 0.0), (100, 50), True), ((-0.021, 0.01), (100, 50), False),
-     ((-0.019, -0.005), (100, 50), False), ((0.05, 0.05), (101, 50), False), ((0.05, 0.05), (50, 100), True)],
+    [((-0.009, -0.009), (100, 50), True), ((-0.011, -0.010), (100, 50), False), ((-0.012, 0.01), (100, 50), False),
+     ((0.05, 0.05), (100, 51), False), ((0.05, 0.05), (50, 60), False), ((0.05, 0.05), (100, 30), True)],
 )  # fmt: skip
-def test_few_weights_must_be_nearly_as_good_and_both_ways_count(gains, sent, holds):
+def test_few_weights_must_be_nearly_as_good_and_what_clients_send_counts(gains, sent, holds):
     found = claimed.sparse(pairs(*gains), [sent] * 2, [(100, 100)] * 2)
     assert found.holds is holds
-    assert found.measured.startswith(f"{sent[1] / 1000:.1f} of 0.1 kB to the server, {sent[0] / 1000:.1f} of 0.1 kB")
+    assert found.measured.startswith(f"up to the server {sent[1] / 1000:.1f} of 0.1 kB ({sent[1]}.0%), down to the ")
 
 
 def test_bytes_are_means_over_the_federations():
     found = claimed.sparse(pairs(0.0, 0.0), [(1000, 4000), (3000, 4000)], [(5000, 8000), (7000, 8000)])
-    assert found.measured.startswith("4.0 of 8.0 kB to the server, 2.0 of 6.0 kB from it, 42.9% together")
+    assert found.measured.startswith(
+        "up to the server 4.0 of 8.0 kB (50.0%), down to the clients 2.0 of 6.0 kB, 42.9% in sum"
+    )
 
 
-@pytest.mark.parametrize(("gains", "holds"), [((-0.009, -0.009), True), ((-0.021, 0.02), False), ((-0.011,), False)])
+@pytest.mark.parametrize(
+    ("gains", "holds"), [((-0.009, -0.009), True), ((-0.025, 0.02), False), ((-0.011, -0.011), False)]
+)
 def test_few_weights_that_are_kept_must_be_nearly_as_good(gains, holds):
     found = claimed.pruned(pairs(*gains), 0.3)
     assert found.holds is holds
