@@ -56,11 +56,11 @@ if TYPE_CHECKING:
     from eelit.methods.own.attach import attach
     from eelit.methods.own.calibrate import CannotPromise, calibrate
     from eelit.methods.own.compare import Comparison, compare
-    from eelit.methods.own.export import CannotExport
     from eelit.methods.own.files import read, write
-    from eelit.methods.own.kept import WrongNetwork, load
+    from eelit.methods.own.kept import load
     from eelit.methods.own.logits import Logits, WrongLogits
     from eelit.methods.own.network import Network
+    from eelit.methods.own.refusals import CannotExport, WrongNetwork
     from eelit.methods.own.saved import SavedRule, WrongRule, load_rule
     from eelit.methods.own.stream import infer_stream
     from eelit.methods.own.tokens import TokenNetwork
@@ -104,11 +104,11 @@ _PLACES = {
     "own.attach": ("attach",),
     "own.calibrate": ("CannotPromise", "calibrate"),
     "own.compare": ("Comparison", "compare"),
-    "own.export": ("CannotExport",),
     "own.files": ("read", "write"),
-    "own.kept": ("WrongNetwork", "load"),
+    "own.kept": ("load",),
     "own.logits": ("Logits", "WrongLogits"),
     "own.network": ("Network",),
+    "own.refusals": ("CannotExport", "WrongNetwork"),
     "own.saved": ("SavedRule", "WrongRule", "load_rule"),
     "own.stream": ("infer_stream",),
     "own.tokens": ("TokenNetwork",),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -24,8 +24,10 @@ from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import replay
 from eelit.methods.own.attach import CannotAttach, attach
 from eelit.methods.own.calibrate import calibrate
-from eelit.methods.own.kept import WrongNetwork, load
+from eelit.methods.own.heads import Mean
+from eelit.methods.own.kept import load
 from eelit.methods.own.recipes import LEFT_OUT, RECIPES
+from eelit.methods.own.refusals import CannotExport, WrongNetwork
 from eelit.methods.own.sampling import Sampling
 from eelit.methods.own.saved import SavedRule, WrongRule, load_rule
 from eelit.methods.policies.fixed_exit import FixedExit
@@ -245,6 +247,119 @@ def test_collect_tells_costs_of_each_shape():
     assert same.labels is None
     assert same.costs.tolist() == [1.0, 2.0]
     assert same.unit == "ms"
+
+
+class Weighed(nn.Module):
+    """Reads a mask, if there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Sequential(nn.Linear(4, 8)), nn.Linear(8, CLASSES)
+
+    def forward(self, x, mask=None):
+        x = self.one(x)
+        return self.other(x if mask is None else x * mask)
+
+
+def ways(network, batch, tmp_path):
+    """Return every way in which a network is given a batch."""
+    labels = torch.zeros(len(batch["x"] if "x" in batch else batch["input_ids"])).long()
+    return {
+        "collect": lambda: network.collect([(batch, labels)]),
+        "fit": lambda: network.fit([(batch, labels)], epochs=1),
+        "infer": lambda: network.infer(batch, FixedExit(0)),
+        "infer_stream": lambda: list(network.infer_stream([batch], FixedExit(0))),
+        "export": lambda: network.export(tmp_path / "onnx", batch),
+    }
+
+
+@pytest.mark.parametrize("tensor", [False, True], ids=["named", "tensor"])
+def test_an_input_that_the_probe_did_not_name_is_refused_everywhere(tensor, tmp_path):
+    torch.manual_seed(0)
+    x, mask = torch.randn(4, 4), torch.zeros(4, 8)
+    network = attach(Weighed().eval(), ["one"], probe=x if tensor else {"x": x})
+    for wrong in ("mask", "maks"):
+        for way, run in ways(network, {"x": x, wrong: mask}, tmp_path).items():
+            with pytest.raises(ValueError, match=f"the probe did not name `{wrong}`; give it in probe="):
+                run()
+            assert not (tmp_path / "onnx").exists(), way
+    assert network.infer({"x": x}, FixedExit(0)).exits.tolist() == [0] * 4
+    with_labels = {"x": x, "labels": torch.zeros(4).long()}
+    assert network.infer(with_labels, FixedExit(0)).exits.tolist() == [0] * 4
+
+
+def test_what_the_probe_named_is_read_and_may_not_be_missing(tmp_path):
+    torch.manual_seed(0)
+    model, x, mask = Weighed().eval(), torch.randn(4, 4), torch.zeros(4, 8)
+    network = attach(model, ["one"], probe={"x": x, "mask": torch.rand(4, 8)})
+    found = network.infer({"x": x, "mask": mask}, FixedExit(1))
+    assert torch.equal(found.answers, model(x, mask))
+    assert not torch.equal(found.answers, model(x))
+    for run in ways(network, {"x": x}, tmp_path).values():
+        with pytest.raises(ValueError, match="reads mask, which the batch does not name"):
+            run()
+
+
+def test_an_encoder_refuses_an_input_that_it_has_not(tmp_path):
+    network, batch = attach(bert(), [2]), texts()
+    misspelt = {"input_ids": batch["input_ids"], "attention_maks": batch["attention_mask"]}
+    for run in ways(network, misspelt, tmp_path).values():
+        with pytest.raises(ValueError, match="reads no `attention_maks`"):
+            run()
+    assert network.infer({**batch, "token_type_ids": batch["input_ids"] * 0}, FixedExit(0)).exits.tolist() == [0] * 4
+
+
+def test_a_pair_with_a_mask_is_not_taken_for_inputs_and_labels():
+    """The mask would be left aside, and the answers be those of a text without padding."""
+    network, named = attach(bert(), [2]), texts()
+    pair = named["input_ids"], named["attention_mask"]
+    one_token = named["input_ids"][:, :1], named["attention_mask"][:, :1]
+    for batch in (pair, list(pair), one_token, (named["input_ids"], torch.zeros(4, 2))):
+        for run in (
+            lambda batch=batch: network.infer(batch, FixedExit(0)),
+            lambda batch=batch: network.collect([batch]),
+            lambda batch=batch: list(network.infer_stream([batch], FixedExit(0))),
+            lambda batch=batch: network.fit([batch]),
+        ):
+            with pytest.raises(ValueError, match=r"each sample has one label, but .* name inputs by a dictionary"):
+                run()
+    for labels in (torch.zeros(4).long(), torch.zeros(4, 1).long(), [0, 1, 2, 0]):
+        assert network.collect([(named["input_ids"], labels)]).samples == 4
+    value = attach(nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1)), ["0"], probe=torch.ones(4, 1))
+    assert value.collect([(torch.ones(4, 1), torch.ones(4, 1))]).labels.tolist() == [1.0] * 4
+
+
+def test_labels_of_tokens_go_with_a_language_model_and_a_mask_does_not():
+    network, ids = attach(llama()), texts()["input_ids"].clamp(min=2)
+    assert network.collect([(ids, ids)]).samples == network.collect([ids]).samples
+    network.fit([(ids, ids)], epochs=1)
+    for run in (lambda pair: network.collect([pair]), lambda pair: network.fit([pair]),
+                lambda pair: network.infer(pair, None, length=1)):  # fmt: skip
+        with pytest.raises(ValueError, match="as a mask does; if it is an input, such as a mask, name inputs"):
+            run((ids, torch.ones_like(ids)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", ["bert", "cnn"])
+def test_heads_are_of_the_precision_of_what_they_read(dtype, kind, tmp_path):
+    own = (bert() if kind == "bert" else cnn()).to(dtype).eval()
+    batch, probe = (texts(), None) if kind == "bert" else (images().to(dtype), images().to(dtype))
+    labels = torch.arange(4 if kind == "bert" else 5) % CLASSES
+    network = attach(own, probe=probe)
+    assert {p.dtype for p in network.model.parameters()} == {dtype}
+    network.fit([(batch, labels)], epochs=2, rate=1e-3)
+    data = network.collect([(batch, labels)])
+    assert np.isfinite(data.z).all()
+    policy = MaxConfidence(float(network.model(batch).detach().float()[0].softmax(dim=-1).amax(dim=-1).median()))
+    found = network.infer(batch, policy)
+    assert len(found.exits.unique()) > 1
+    assert found.exits.tolist() == replay(policy, network.model(batch).detach()).tolist()
+    assert torch.get_default_dtype() == torch.float32
+    own_heads = attach(own, probe=probe, heads=lambda shape, n: Pooled(shape, n) if kind == "bert" else Mean(shape, n))
+    assert own_heads.infer(batch, FixedExit(0)).answers.dtype == dtype
+    network.save(tmp_path)
+    again = load(tmp_path, None if kind == "bert" else cnn().to(dtype))
+    assert torch.equal(again.model(batch), network.model(batch))
 
 
 # Training
@@ -515,6 +630,53 @@ class Pooled(PerToken):
         return self.classifier(x[:, 0])
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_loader_without_a_batch_is_told_so(recipe):
+    network = attach(cnn(), ["layer1"], probe=images())
+    for empty in ([], DataLoader(stripes(5), batch_size=20, drop_last=True)):
+        with pytest.raises(ValueError, match="the loader yields no batch"):
+            network.fit(empty, recipe)
+
+
+def test_a_loader_without_a_batch_is_told_so_of_a_language_model_and_of_data_without_a_length():
+    class Nothing(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    for network in (attach(llama()), attach(cnn(), ["layer1"], probe=images())):
+        for empty in ([], DataLoader(Nothing())):
+            with pytest.raises(ValueError, match="the loader yields no batch"):
+                network.fit(empty)
+
+
+@pytest.mark.parametrize("label", [CLASSES, -1, -100, 0.5, float("nan")])
+def test_a_label_that_is_no_class_is_refused_as_collecting_does(label):
+    network = attach(cnn(), ["layer1"], probe=images())
+    batch = [(images(), torch.tensor([0, 1, label, 0, 1]))]
+    with pytest.raises(ValueError, match=r"label 2 of a batch is .*, but classes are whole numbers from 0 to 2"):
+        network.fit(batch)
+    with pytest.raises(ValueError, match=r"label \d is"):
+        network.collect(batch)
+
+
+def test_training_stops_before_weights_are_no_numbers():
+    network, x = attach(cnn(), ["layer1"], probe=images()), images()
+    before = {name: part.clone() for name, part in network.model.state_dict().items()}
+    labels = torch.zeros(5).long()
+    for wrong in (float("nan"), float("inf")):
+        bad = x.clone()
+        bad[3, 0, 2, 2] = wrong
+        with pytest.raises(ValueError, match="holds of sample 3 is not finite"):
+            network.fit([(bad, labels)])
+    assert all(torch.equal(part, before[name]) for name, part in network.model.state_dict().items())
+    values = attach(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), ["0"], probe=torch.ones(4, 4))
+    with pytest.raises(ValueError, match="label 0 of a batch is nan, but values are finite numbers"):
+        values.fit([(torch.ones(2, 4), torch.tensor([float("nan"), 0.0]))])
+    with pytest.raises(ValueError, match="the loss, or its gradient, is not finite"):
+        values.fit([(torch.full((4, 4), 1e30), torch.ones(4))])
+    assert all(part.isfinite().all() for part in values.model.parameters())
+
+
 def test_several_labels_at_once_are_refused():
     model = bert()
     model.config.problem_type = "multi_label_classification"
@@ -524,6 +686,8 @@ def test_several_labels_at_once_are_refused():
     several = [(images(), torch.zeros(len(images()), CLASSES))]
     with pytest.raises(ValueError, match="each sample has one label"):
         network.fit(several)
+    with pytest.raises(ValueError, match="each sample has one label to train on, not several"):
+        network.fit([{"x": several[0][0], "labels": several[0][1]}])
 
 
 def test_several_inputs_are_given_by_name():
@@ -639,6 +803,17 @@ def test_what_is_frozen_of_a_decoder_does_not_learn():
         network.fit([turns], freeze="network")
     with pytest.raises(ValueError, match="nothing to train"):
         network.fit([turns], freeze=["model", "lm_head"])
+
+
+def test_what_a_language_model_cannot_do_is_one_sentence(tmp_path):
+    network = attach(llama())
+    for prompts in ([[]], [], [[1, 2], []], torch.zeros(2, 0).long()):
+        with pytest.raises(ValueError, match=r"each prompt has a token at least|and each has a token at least"):
+            network.infer(prompts, None, length=2)
+    with pytest.raises(CannotExport, match="a language model is not written stage by stage: each token leaves"):
+        network.export(tmp_path, texts())
+    with pytest.raises(ValueError, match="there is no stream of a language model: each token leaves by itself"):
+        network.infer_stream([texts()], None)
 
 
 def test_an_encoder_with_a_decoder_is_refused_with_a_hint():

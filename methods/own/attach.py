@@ -18,7 +18,17 @@ from eelit.methods.backbones.own_forward import CannotAttach, prove_equal, trial
 from eelit.methods.engine.multi_exit import MultiExit, device_of, select
 from eelit.methods.own.batches import Inputs, inputs_of, on, samples_of
 from eelit.methods.own.cutting import AT, answer_of, blocks, cut
-from eelit.methods.own.heads import Carrying, ExitHead, Factory, Mean, Whole, shape_of, trained_head
+from eelit.methods.own.heads import (
+    Carrying,
+    ExitHead,
+    Factory,
+    Mean,
+    Whole,
+    arguments_of,
+    made_in,
+    shape_of,
+    trained_head,
+)
 from eelit.methods.own.network import Made, Network
 from eelit.methods.own.tokens import TokenNetwork
 from eelit.methods.policies.base import said
@@ -125,10 +135,17 @@ def _on_encoder(model: Any, made: Made, factory: Factory) -> Network:
         answers = [answer_of(model, model(**probe)) for probe in probes] if keep else []
     classes = _outputs(model, made, answers)
     names = tuple(dict.fromkeys(name for probe in probes for name in probe if name != "pixel_values")) if keep else ()
-    stages: list[nn.Module] = [Carrying(found.stages[0], found.reading, names), *found.stages[1:]]
+    stages: list[nn.Module] = [
+        Carrying(found.stages[0], found.reading, names, arguments_of(body)),
+        *found.stages[1:],
+    ]
     groups = [stages[a:b] for a, b in pairwise([0, *ends])]
     parts = [group[0] if len(group) == 1 else nn.Sequential(*group) for group in groups]
-    new = [ExitHead(factory((0, found.width), classes), found.reading) for _ in parts[: len(parts) - keep]]
+    with trial(model):  # whose modules behind the layers may bring states to another precision
+        dtype = found.reading(found.stages[0](probes[0])).dtype
+    new = [
+        ExitHead(made_in(dtype, factory, (0, found.width), classes), found.reading) for _ in parts[: len(parts) - keep]
+    ]
     network = MultiExit(parts, [*new, *([last] if last else [])]).to(device_of(model)).eval()
     with trial(model):
         _check_heads(model, network, probes[0], classes)
@@ -174,15 +191,15 @@ def _on_modules(model: nn.Module, made: Made, factory: Factory, probe: Inputs) -
                 hooks.callback(model.get_submodule(name).register_forward_hook(partial(_noted, seen, name)).remove)
             answer = answer_of(model, _run(model, some))
         stages: list[nn.Module] = list(parts.parts if made.keep_head else parts.parts[:-1])
-        shapes, state = [], some
+        read, state = [], some
         for stage, name in zip(stages, parts.places, strict=False):
             state = stage(state)
             if not isinstance(state[AT], Tensor):
                 raise CannotAttach(model, f"{name!r} gives a {type(state[AT]).__name__}, which no head can read")
             prove_equal(model, seen[name], state[AT], f"part by part, what {name!r} gives differs")
-            shapes.append(shape_of(state))
+            read.append((state[AT].dtype, shape_of(state)))
     classes = _outputs(model, made, [answer])
-    heads: list[nn.Module] = [ExitHead(factory(shape, classes), None) for shape in shapes]
+    heads: list[nn.Module] = [ExitHead(made_in(dtype, factory, shape, classes), None) for dtype, shape in read]
     if made.keep_head:
         heads.append(Whole())
     network = MultiExit(stages, heads).to(device_of(model)).eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -64,27 +64,37 @@ def _lengths_noted(model: nn.Module, opened: set[str]) -> Iterator[None]:
 class Part(nn.Module):
     """What a network does up to one named module, from the one before it; states are dictionaries.
 
-    The first part takes the network's inputs, a tensor or a dictionary; what the last gives under `AT` is the
-    network's answer.
+    The first part takes the network's inputs, a tensor or a dictionary of those that the probe named; what the last
+    gives under `AT` is the network's answer.
     """
 
     def __init__(
-        self, body: fx.GraphModule, reads: Sequence[str], gives: Sequence[str], defaults: Mapping[str, Any]
+        self, body: fx.GraphModule, reads: Sequence[str], gives: Sequence[str], known: Iterable[str] | None = None
     ) -> None:
         super().__init__()
         self.body = body
         self.reads, self.gives = tuple(reads), tuple(gives)
-        self.defaults = dict(defaults)  # of the first part: the network's arguments that may be left out
+        self.known = known if known is None else frozenset(known)  # of the first part: what a batch may name
 
     def forward(self, state: Any) -> dict[str, Any]:
-        """Map inputs (first part) or the state after the part before to the state after this one."""
+        """Map inputs (first part) or the state after the part before to the state after this one.
+
+        Raises `ValueError` for a batch that names other inputs than the probe did: the network was cut for those.
+        """
         named = state if isinstance(state, Mapping) else {self.reads[0]: state}
-        missing = [name for name in self.reads if name not in named and name not in self.defaults]
+        missing = [name for name in self.reads if name not in named]
         if missing:
             raise ValueError(f"the network reads {', '.join(missing)}, which the batch does not name")
+        if self.known is not None and (unknown := sorted(named.keys() - self.known)):
+            raise ValueError(f"the probe did not name {quoted(unknown)}; give it in probe=, or leave it out")
         # not through its call, which prints a page before an error is raised
-        found = self.body.forward(*(named[name] if name in named else self.defaults[name] for name in self.reads))
+        found = self.body.forward(*(named[name] for name in self.reads))
         return dict(zip((AT, *self.gives), found, strict=True))
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return names as a part of a sentence."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,8 @@ def cut(model: nn.Module, after: Sequence[str], given: Sequence[str] | None, *, 
     for stop in stops:
         _count_again(graph, stop)
     nodes = list(graph.nodes)
-    return Cut(_parts(model, nodes, [nodes.index(stop) for stop in stops], result), [ends[i] for i in sorted(ends)])
+    parts = _parts(model, nodes, [nodes.index(stop) for stop in stops], result, given or ())
+    return Cut(parts, [ends[i] for i in sorted(ends)])
 
 
 def _count_again(graph: fx.Graph, stop: fx.Node) -> None:
@@ -235,13 +246,12 @@ def _traced(model: nn.Module, opened: set[str], given: Sequence[str] | None) -> 
         ) from error
 
 
-def _parts(model: nn.Module, nodes: list[fx.Node], places: list[int], result: Any) -> list[Part]:
+def _parts(model: nn.Module, nodes: list[fx.Node], places: list[int], result: Any, given: Sequence[str]) -> list[Part]:
     """Return the parts: nodes between two places, with what earlier parts made and they or later ones read."""
     bounds = [-1, *places, len(nodes) - 1]
     number = {node: i for i, node in enumerate(nodes)}
     parts: list[Part] = []
     reads = [node for node in nodes if node.op == "placeholder" and node.users]
-    defaults = {_argument(node): node.args[0] for node in reads if node.args}
     for start, stop in pairwise(bounds):
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
@@ -256,7 +266,7 @@ def _parts(model: nn.Module, nodes: list[fx.Node], places: list[int], result: An
         graph.output((at, *(copies[node] for node in live)))
         body = fx.GraphModule(model, graph)
         named = [_argument(node) for node in reads] if start < 0 else [node.name for node in reads]
-        parts.append(Part(body, named, [node.name for node in live], defaults if start < 0 else {}))
+        parts.append(Part(body, named, [node.name for node in live], {*named, *given} if start < 0 else None))
         reads = live
     return parts
 

@@ -18,16 +18,13 @@ from eelit.methods.data.cache import write
 from eelit.methods.engine.multi_exit import MultiExit, evaluating, select
 from eelit.methods.own.batches import Inputs, inputs_of, samples_of
 from eelit.methods.own.deployed import NAME, stages_in
+from eelit.methods.own.refusals import CannotExport
 
 if TYPE_CHECKING:
     from eelit.methods.own.network import Network
 
 OPSET = 18
 CLOSE = 1e-3  # share of the largest number by which onnxruntime may differ
-
-
-class CannotExport(ValueError):
-    """A network cannot be written as ONNX; the message is one sentence with the reason."""
 
 
 class _Step(nn.Module):

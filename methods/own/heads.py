@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eelit.methods.backbones.attached import MASK, Reading
 from eelit.methods.backbones.own_forward import HIDDEN, CannotAttach, in_place_of
-from eelit.methods.own.cutting import AT
+from eelit.methods.own.cutting import AT, quoted
 from eelit.methods.policies.base import widened
 
 Factory = Callable[[Sequence[int], int], nn.Module]
@@ -33,12 +33,12 @@ class Mean(nn.Module):
         self.classifier = nn.Linear(shape[0] if self.channels_first else shape[-1], outputs)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return logits ``[N, C]``."""
+        """Return logits ``[N, C]``; a mask that is of no tokens, as another network's may be, is left aside."""
         if self.channels_first:
             x = x.flatten(2).mean(dim=2)
-        elif x.dim() > 2 and mask is None:
+        elif x.dim() > 2 and (mask is None or mask.shape != x.shape[:2]):
             x = x.mean(dim=1)
-        elif mask is not None:
+        elif x.dim() > 2 and mask is not None:
             wide = widened(x)  # the sum over a long text leaves the range of half precision
             weights = mask.to(wide)
             x = ((weights[..., None] * wide).sum(dim=1) / weights.sum(dim=1, keepdim=True)).to(x.dtype)
@@ -135,16 +135,35 @@ class Carrying(nn.Module):
     It holds what the network has behind its layers, since exits read through it but do not own it.
     """
 
-    def __init__(self, stage: nn.Module, reading: Reading, names: Sequence[str]) -> None:
+    def __init__(self, stage: nn.Module, reading: Reading, names: Sequence[str], known: frozenset[str] | None) -> None:
         super().__init__()
         self.stage, self.reading = stage, reading
-        self._names = tuple(names)
+        self._names, self._known = tuple(names), known
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Map inputs to the state after the first layer."""
+        """Map inputs to the state after the first layer. Raises `ValueError` for an input that the encoder has not."""
+        if self._known is not None and isinstance(inputs, Mapping) and (odd := sorted(inputs.keys() - self._known)):
+            raise ValueError(f"the encoder reads no {quoted(odd)}; leave it out of the batch")
         state: dict[str, Tensor] = self.stage(inputs)
         named = inputs if isinstance(inputs, Mapping) else {self._names[0]: inputs} if self._names else {}
         return {**state, **{f"{CARRIED}{name}": named[name] for name in self._names if name in named}}
+
+
+def made_in(dtype: torch.dtype, factory: Factory, shape: Sequence[int], outputs: int) -> nn.Module:
+    """Return the head that a function makes, its weights of the precision of the states that it reads."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype if dtype.is_floating_point else before)
+    try:
+        return factory(shape, outputs)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def arguments_of(module: nn.Module) -> frozenset[str] | None:
+    """Return the names of a module's inputs, None if its forward names none: some drop in silence what they lack."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = (name for name, each in inspect.signature(module.forward).parameters.items() if each.kind in kinds)
+    return frozenset(names) or None
 
 
 def shape_of(state: Mapping[str, Any]) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
 from eelit.methods.data.cache import write
+from eelit.methods.own.refusals import WrongNetwork
 
 if TYPE_CHECKING:
     from eelit.methods.own.heads import Factory
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 FORMAT = "eelit network"
 VERSION = 1
 NAME = "network.json"
-
-
-class WrongNetwork(ValueError):
-    """A folder holds no network that can be made again; the message is one sentence."""
 
 
 def save(network: Network | TokenNetwork, folder: Path) -> None:

@@ -17,7 +17,7 @@ from eelit.methods.engine import evaluate
 from eelit.methods.engine.costs import both_costs
 from eelit.methods.engine.method import silent
 from eelit.methods.engine.multi_exit import MultiExit, device_of, evaluating
-from eelit.methods.own.batches import Inputs, inputs_of, on, parted, samples_of
+from eelit.methods.own.batches import NO_BATCH, Inputs, inputs_of, on, parted, samples_of
 from eelit.methods.own.logits import Logits
 from eelit.methods.own.saved import SavedRule, Skipping, WrongRule
 from eelit.methods.policies.base import ANSWER, Policy, Routing, said
@@ -135,7 +135,7 @@ class Network:
             labels += [] if target is None else [target.reshape(-1).cpu()]
             spent += [] if costs is not None else [(n, *self.costs(inputs))]
         if not found:
-            raise ValueError("the loader yields no batch")
+            raise ValueError(NO_BATCH)
         z = {name: np.concatenate([part[name] for part in found], axis=1) for name in found[0]}
         answers, known = z.pop(ANSWER), _costs(spent) if costs is None else {"costs": costs, "unit": unit or None}
         axes = "enc" if answers.ndim == 3 else "en"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from eelit.methods.backbones.decoder import ExitDecoder
 from eelit.methods.backbones.decoding import Ending, Generation, TokenCosts, always, generate
 from eelit.methods.engine.method import Bench, silent
 from eelit.methods.engine.multi_exit import device_of, evaluating
-from eelit.methods.own.batches import inputs_of, on
+from eelit.methods.own.batches import NO_BATCH, inputs_of, on
 from eelit.methods.own.logits import Logits
+from eelit.methods.own.refusals import CannotExport
 from eelit.methods.own.sampling import Sampling, write
 from eelit.methods.own.saved import SavedRule, Skipping, WrongRule
 from eelit.methods.policies.base import Array, Output, Policy, State, said
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 RECIPES = ("calm", "schuster2022calm")
 IDS, MASK = "input_ids", "attention_mask"
+TOGETHER = "each token leaves by itself, and needs keys and values of all tokens before it"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class AskedAt:
 class TokenNetwork:
     """A language model of yours whose every layer is an exit, made by `attach`; `model` is its `ExitDecoder`.
 
-    Decoders alone are taken, no encoder–decoders. There is no ``export`` and no ``infer_stream``: since each token
-    leaves by itself, the keys and values that later layers need must be at hand for all tokens before it.
+    Decoders alone are taken, no encoder–decoders. ``export`` and ``infer_stream`` refuse: since each token leaves by
+    itself, the keys and values that later layers need must be at hand for all tokens before it.
     """
 
     def __init__(self, model: ExitDecoder, original: nn.Module) -> None:
@@ -88,7 +90,7 @@ class TokenNetwork:
         That is the training of schuster2022calm, by AdamW. Texts are padded where the mask is 0; modules of the model
         that ``freeze`` names do not learn. Raises `ValueError` for another recipe, or if nothing is left to learn.
         """
-        from eelit.methods.own.training import frozen, modules_named
+        from eelit.methods.own.training import frozen, modules_named, watched
         from eelit.methods.recipes.fit import fit
         from eelit.methods.recipes.joint import depth_weights, exit_losses, weighted
 
@@ -110,7 +112,7 @@ class TokenNetwork:
                 raise ValueError("everything is frozen, so that there is nothing to train")
             self.model.train()
             fit(
-                learning, cast(Any, _Texts(loader)), loss, Bench(seed=seed, progress=progress),
+                learning, cast(Any, _Texts(loader)), loss, Bench(seed=seed, progress=progress, watch=watched([])),
                 label="training all layers to predict the next token", epochs=epochs, batch=1, rate=rate,
             )  # fmt: skip
         self.model.eval()
@@ -124,7 +126,7 @@ class TokenNetwork:
         priced, found = TokenCosts.of(self.model, "logits"), []
         labels, lengths, costs, plain = [], [], [], []
         for batch in loader:
-            ids, mask = _texts(on(device_of(self.model), inputs_of(batch)))
+            ids, mask = _texts(on(device_of(self.model), inputs_of(batch, tokens=True)))
             with evaluating(self.model):
                 said_now = self.model(ids, mask)
             for i, known in enumerate(mask.bool()):
@@ -165,7 +167,9 @@ class TokenNetwork:
             pad: what stands behind its end.
             sampling: how tokens are drawn; None: the likeliest is taken.
         """
-        ids, mask = _texts(_padded(prompts, pad) if isinstance(prompts, list) else inputs_of(prompts))
+        ids, mask = _texts(_padded(prompts, pad) if isinstance(prompts, list) else inputs_of(prompts, tokens=True))
+        if not ids.numel():
+            raise ValueError("each prompt has a token at least")
         ids, mask = ids.to(device_of(self.model)), mask.to(device_of(self.model))
         if not bool(mask[:, -1].all()):
             raise ValueError("prompts must be padded on the left, and each have a token")
@@ -177,6 +181,14 @@ class TokenNetwork:
             return generate(
                 self.model, cache, ids[:, -1], length, None if policy is None else always(policy), ending=ending
             )
+
+    def infer_stream(self, batches: Iterable[Any], rule: SavedRule | Policy, **options: Any) -> NoReturn:
+        """Raise `ValueError`: texts do not leave at once."""
+        raise ValueError(f"there is no stream of a language model: {TOGETHER}; call infer on prompts")
+
+    def export(self, folder: str | Path, example: Any) -> NoReturn:
+        """Raise `CannotExport`: layers cannot stand in files of their own."""
+        raise CannotExport(f"a language model is not written stage by stage: {TOGETHER}")
 
     def _policy(self, rule: SavedRule | Policy) -> Policy:
         if not isinstance(rule, SavedRule):
@@ -214,9 +226,13 @@ class _Texts:
         return index
 
     def batches(self, size: int, shuffle: torch.Generator | None = None) -> Iterable[tuple[Tensor, Any]]:
-        """Yield batches as they come."""
+        """Yield batches as they come. Raises `ValueError` if there is none."""
+        some = False
         for batch in self._loader:
-            yield torch.empty(0), inputs_of(batch)
+            some = True
+            yield torch.empty(0), inputs_of(batch, tokens=True)
+        if not some:
+            raise ValueError(NO_BATCH)
 
 
 def _texts(inputs: Any) -> tuple[Tensor, Tensor]:
@@ -230,6 +246,8 @@ def _texts(inputs: Any) -> tuple[Tensor, Tensor]:
 
 def _padded(prompts: Sequence[Any], pad: int) -> dict[str, Tensor]:
     each = [torch.as_tensor(prompt) for prompt in prompts]
+    if not each or not all(len(ids) for ids in each):
+        raise ValueError("there is at least one prompt, and each has a token at least")
     longest = max(len(ids) for ids in each)
     ids = torch.full((len(each), longest), pad)
     mask = torch.zeros_like(ids)

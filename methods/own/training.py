@@ -21,10 +21,10 @@ from eelit.methods.engine.examples import Data, Examples, withheld
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, device_of
 from eelit.methods.harness import registry
-from eelit.methods.own.batches import Labelled, inputs_of, on
+from eelit.methods.own.batches import NO_BATCH, Labelled, inputs_of, on
 from eelit.methods.own.recipes import LEFT_OUT, RECIPES, Recipe
 from eelit.methods.policies.base import said
-from eelit.methods.recipes.fit import Batch, Loss, fit
+from eelit.methods.recipes.fit import Batch, Loss, Stage, fit
 from eelit.methods.recipes.joint import depth_weights, exit_losses, train_joint
 from eelit.methods.recipes.plain import train_plain
 from eelit.methods.recipes.ramped import train_ramped
@@ -279,10 +279,10 @@ def train(
     if not found.values and network.outputs == 1:
         raise ValueError(f"the recipe {name} needs classes, but the network gives values")
     numbers = {each: settings.get(each, getattr(method, each)) for each in found.numbers}
-    examples = Labelled(loader, values=network.outputs == 1)
+    examples = Labelled(loader, classes=network.outputs)
     data = Data(cast(Examples, examples), withheld(), withheld(), network.outputs, "")
-    stages: list[Any] = []
-    bench = Bench(seed=seed, progress=progress, watch=lambda stage: stages.append(stage) if stage else None)
+    stages: list[Stage] = []
+    bench = Bench(seed=seed, progress=progress, watch=watched(stages))
     shares = _shares(network, loader) if name == "sdn-training" else []
     with frozen(_parts(network, freeze)):
         RUN[name](Job(network.model, data, bench, SimpleNamespace(**numbers), shares))
@@ -291,8 +291,33 @@ def train(
     return Trained(name, found.key, numbers, told, sum(stage.steps for stage in stages))
 
 
+def watched(stages: list[Stage]) -> Callable[[Stage | None], None]:
+    """Return what notes each stage as it begins, and has it stop before weights become NaN."""
+
+    def watch(stage: Stage | None) -> None:
+        if stage is not None:
+            stages.append(stage)
+            for optimiser in (stage.optimiser, *stage.beside):
+                optimiser.register_step_pre_hook(_finite)
+
+    return watch
+
+
+def _finite(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+    """Raise `ValueError` if a loss was not finite, which its gradients then are not either."""
+    slopes = (p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None)
+    if not all(bool(slope.isfinite().all()) for slope in slopes):
+        raise ValueError(
+            "the loss, or its gradient, is not finite; training stopped before that step: try a lower rate, and look "
+            "at the inputs"
+        )
+
+
 def _shares(network: Network, loader: Iterable[Any]) -> list[float]:
-    first = on(device_of(network.model), inputs_of(next(iter(loader))))
+    batch = next(iter(loader), None)
+    if batch is None:
+        raise ValueError(NO_BATCH)
+    first = on(device_of(network.model), inputs_of(batch))
     _, cut = network.costs(first)
     return [cost / cut[-1] for cost in cut[:-1]]
 
