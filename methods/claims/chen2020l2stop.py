@@ -18,7 +18,7 @@ SHARE = 0.25
 
 def claims(method: LearningToStop, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
     """Better than the plain network, and than the same at any fixed depth; sooner where there is more to gain."""
-    plain = method.replace({"loss": "mean"})
+    plain = method.replace({"loss": "mean", "least": 0.0})
     rival = plain.prepare(bench)
     ours = next(point for point in curve.test if point.knob == 0.5)
     held, test = (plain.static(rival.split(split)) for split in ("validation", "test"))
@@ -42,12 +42,16 @@ def towards_the_oracle(method: LearningToStop, prepared: Prepared, curve: Curve)
     depth = max(range(len(held)), key=lambda i: held[i].quality)
     fixed, best = method.static(seen)[depth].quality, oracle_ratio(seen.answers, seen.targets)
     ours = next(point for point in curve.test if point.knob == 0.5).quality
+    known = prepared.split("validation")
+    lead = oracle_ratio(known.answers, known.targets) - held[-1].quality
+    reason = "" if lead >= GAIN else f"On validation data the oracle is only {lead:.2f} dB above the last exit."
     return Outcome(
         name="learns from the oracle",
         statement=f"Stopped where its gates say one half, -NMSE is {SHARE:.0%} of the way or more from the best fixed "
         "depth of the same network to the best exit of each sample.",
-        holds=ours - fixed >= SHARE * (best - fixed) > 0,
+        holds=not reason and ours - fixed >= SHARE * (best - fixed) > 0,
         measured=f"{ours:.2f} dB; fixed {fixed:.2f}, oracle {best:.2f}",
+        not_comparable=reason,
     )
 
 

@@ -48,7 +48,8 @@ Deviations
        for each exit. Encoder and decoder are equally wide (the paper's on IWSLT: 512 and 256). Blocks normalise their
        inputs, not their outputs, which needs no long warm-up; so states are normalised before the output layer, by one
        norm for all blocks, and w_h and W_h read the same normalised states.
-    3. Muon and AdamW for a few epochs, gradients clipped at norm 1; the paper: Adam, 50,000 updates, norm 3.
+    3. Muon and AdamW, gradients clipped at norm 1, four passes over the pairs and as many more with the exit loss; the
+       paper: Adam, norm 3, 50,000 updates, and then until convergence.
     4. Greedy search, not beams of 5 and 4. Translations end at the length of the longest reference for training.
     5. One tau for all blocks; the paper also tunes one for each block, for confidence by 10,000 random draws. The two
        predictors of a depth have no knob at inference in the paper: it trains one model for every lambda.
@@ -209,14 +210,14 @@ class Dat(SpokenWords, TranslationMethod):
     inner: int = 128  # width inside the feed-forward parts; the paper: 1024
     dropout: float = 0.05  # share; the paper: 0.3
     epochs: float = 4.0  # passes over the pairs in the first training
-    more_epochs: float = 1.0  # and with the exit loss
+    more_epochs: float = 4.0  # and with the exit loss; the paper: until convergence
     batch: int = 64  # pairs of a step; the paper: 8 thousand tokens
     rate: float = 1e-2  # of Muon
     other_rate: float = 4e-3  # of AdamW
 
     data: ClassVar[tuple[str, ...]] = ("cmudict",)
     knob: ClassVar[str] = "tau"
-    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95, 0.97, 1.1)
+    knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "geometric": {},
         "multinomial": {"depth": "multinomial"},
@@ -225,7 +226,7 @@ class Dat(SpokenWords, TranslationMethod):
     }
     tiny: ClassVar[Mapping[str, Any]] = {
         "corpus": "made", "train_size": 600, "longest": 6, "encoders": 1, "blocks": 3, "width": 32, "heads": 2,
-        "inner": 32, "dropout": 0.0, "epochs": 5.0, "batch": 32,
+        "inner": 32, "dropout": 0.0, "epochs": 5.0, "more_epochs": 1.0, "batch": 32,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "train_size": 4000, "longest": 7, "encoders": 1, "blocks": 4, "width": 48, "inner": 64,

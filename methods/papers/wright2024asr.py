@@ -155,7 +155,7 @@ def best_path(log_p: Tensor) -> Tensor:
     """Return the transcripts ``[N, T]`` that the likeliest paths through ``[N, T, V]`` say, as `searched` does."""
     path = log_p.argmax(dim=-1)
     new = path > 0
-    new[:, 1:] &= path[:, 1:] != path[:, :-1]
+    new[:, 1:] = new[:, 1:] & (path[:, 1:] != path[:, :-1])
     order = (~new).to(torch.int8).argsort(dim=1, stable=True)
     said = torch.where(new, path - 1, NONE).gather(1, order).to(log_p)
     return said.masked_fill(~log_p.isfinite().flatten(1).all(dim=1, keepdim=True), math.nan)
@@ -356,7 +356,8 @@ class EarlyExitAsr(ClasslessExitMethod):
     data: ClassVar[tuple[str, ...]] = ("prompts", "prompt-texts", "whisper-tiny-en")
     knob: ClassVar[str] = "theta"
     knobs: ClassVar[tuple[float, ...]] = (
-        math.inf, 0.05, 0.035, 0.025, 0.018, 0.013, 0.009, 0.006, 0.004, 0.0025, 0.0015, 0.0007, 0.0,
+        math.inf, 0.05, 0.025, 0.018, 0.013, 0.011, 0.009, 0.0075, 0.006, 0.005, 0.004, 0.003, 0.0025, 0.002, 0.0015,
+        0.001, 0.0007, 0.0004, 0.0,
     )  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
         "corpus": "made", "encoder": "conformer", "letters": 5, "train_size": 400, "held_size": 240, "groups": 3,
@@ -364,7 +365,7 @@ class EarlyExitAsr(ClasslessExitMethod):
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "corpus": "short sentences", "train_size": 160, "held_size": 64, "groups": 2, "layers": 2, "width": 48,
-        "epochs": 30.0, "rate": 1e-2,
+        "epochs": 30.0, "rate": 1e-2, "hypotheses": 10,
     }  # fmt: skip
     full: ClassVar[Mapping[str, Any]] = {"train_size": 1600, "epochs": 30.0}
     others: ClassVar[Mapping[str, Any]] = {"heads": 4, "reduction": 2, "kernel": 5}

@@ -26,6 +26,7 @@ from eelit.methods.papers.chen2020l2stop import (
     oracle_ratio,
     ratio,
     soft_threshold,
+    worth_a_gate,
 )  # fmt: skip
 
 KEY = "chen2020l2stop"
@@ -181,7 +182,7 @@ def test_gates_are_paid_for(trained):
 
 
 def test_layers_learn_from_three_quarters_and_gates_alone_from_the_rest(wired):
-    method = registry.get(KEY).variant("made codes", "tiny").replace({"batch": 48})
+    method = registry.get(KEY).variant("made codes", "tiny").replace({"batch": 48, "least": 0.0})
     model, (first, second) = wired(method)
     assert first.rates == {id(p): method.rate for p in model.stages.parameters()}
     assert second.rates == {id(p): method.gate_rate for p in model.gate.parameters()}
@@ -199,7 +200,7 @@ def test_layers_learn_from_three_quarters_and_gates_alone_from_the_rest(wired):
 @pytest.mark.parametrize("loss", ["evidence", "mean"])
 @pytest.mark.parametrize("oracle", ["hard", "soft", "reverse"])
 def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
-    method = registry.get(KEY).variant("made codes", "tiny").replace({"loss": loss, "oracle": oracle})
+    method = registry.get(KEY).variant("made codes", "tiny").replace({"loss": loss, "oracle": oracle, "least": 0.0})
     model, (first, second) = wired(method)
     index = torch.arange(30)
     batch = first.batch_of(index, torch.stack([*first.train.inputs[:30]]))
@@ -226,6 +227,45 @@ def test_stages_minimise_the_losses_of_the_docstring(wired, loss, oracle):
     assert all(p.grad is None for p in model.stages.parameters())
 
 
+def test_exits_that_are_seldom_the_best_are_dropped():
+    losses = torch.ones(4, 1000)
+    losses[torch.tensor([0] * 1 + [1] * 2 + [3] * 997), torch.arange(1000)] = 0
+    assert worth_a_gate(losses, 0.001) == [0, 1, 3], "of a thousandth and more"
+    assert worth_a_gate(losses, 0.0011) == [1, 3]
+    assert worth_a_gate(losses, 0.0) == [0, 1, 2, 3]
+    assert worth_a_gate(losses, 0.5) == [1, 3], "one stays before the last"
+
+
+@torch.no_grad()
+def test_a_network_without_some_exits_answers_as_before_at_the_others():
+    torch.manual_seed(0)
+    a, y = torch.randn(4, 7), torch.randn(5, 4)
+    whole, model = (Lista(a, 8, 2, 0.1, 3) for _ in range(2))
+    model.load_state_dict(whole.state_dict())
+    model.keep([1, 3])
+    assert [len(stage) for stage in model.stages] == [4, 4]
+    before, after = whole(y), model(y)
+    assert torch.equal(after["answer"], before["answer"][[1, 3]])
+    assert torch.equal(after["score"][0], before["score"][1]), "its gate is told the number that its exit had"
+    assert torch.equal(model.logits(y, model.codes(y)), whole.logits(y, whole.codes(y))[[1]])
+
+
+def test_which_exits_stay_is_seen_on_the_gates_part_once_the_layers_are_trained(wired, monkeypatch):
+    method, asked = registry.get(KEY).variant("made codes", "tiny").replace({"least": 0.02}), []
+
+    def noted(losses, least):
+        asked.append((losses, least))
+        return [1, 3]
+
+    monkeypatch.setattr("eelit.methods.papers.chen2020l2stop.worth_a_gate", noted)
+    model, (_, second) = wired(method)
+    ((losses, least),) = asked
+    assert (model.exits, least) == (2, 0.02)
+    with torch.no_grad():
+        codes = model.codes(torch.stack([*second.train.inputs]))
+    assert torch.allclose(losses[[1, 3]], errors(codes, second.train.targets))
+
+
 def test_it_begins_as_ista():
     a = torch.randn(4, 7)
     model = Lista(a, 2, 1, 0.1, 3)
@@ -240,10 +280,10 @@ def test_it_begins_as_ista():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"every": 0}, {"layers": 7}, {"layers": 2}, {"loss": "x"}, {"oracle": "x"}, {"v": 0.0}]
+    "settings", [{"every": 0}, {"layers": 7}, {"layers": 2}, {"loss": "x"}, {"oracle": "x"}, {"v": 0.0}, {"least": 1.1}]
 )
 def test_bad_settings_are_refused(settings):
-    with pytest.raises(ValueError, match=r"layers|loss|variance"):
+    with pytest.raises(ValueError, match=r"layers|loss|variance|share"):
         registry.get(KEY).replace(settings)
 
 
@@ -290,15 +330,20 @@ def points(*pairs):
     return [OperatingPoint(knob=k, quality=q, cost=1, speed_up=1, exits=[1.0]) for k, q in pairs]
 
 
-@pytest.mark.parametrize(("quality", "holds"), [(10.55, True), (10.45, False)])
-def test_a_quarter_of_the_way_to_the_oracle_must_be_gone(quality, holds, monkeypatch):
+@pytest.mark.parametrize(
+    ("quality", "oracle", "holds"),
+    [(10.55, 12.0, True), (10.45, 12.0, False), (10.1, 9.25, False), (10.1, 9.15, False)],
+)
+def test_a_quarter_of_the_way_to_the_oracle_must_be_gone(quality, oracle, holds, monkeypatch):
+    """Nothing follows if the oracle hardly leads the last exit, of 9 dB."""
     static = points((1, 8.0), (2, 10.0), (3, 9.0))
     method = SimpleNamespace(static=lambda seen: static)
     seen = SimpleNamespace(answers=None, targets=None)
-    monkeypatch.setattr(claimed, "oracle_ratio", lambda *_: 12.0)
+    monkeypatch.setattr(claimed, "oracle_ratio", lambda *_: oracle)
     curve = SimpleNamespace(test=points((0.4, 0.0), (0.5, quality)))
     found = claimed.towards_the_oracle(method, SimpleNamespace(split=lambda _: seen), curve)
     assert found.holds == holds
+    assert bool(found.not_comparable) == (oracle == 9.15)
 
 
 @pytest.mark.parametrize(("reached", "holds"), [(9.75, True), (9.85, False)])
@@ -315,7 +360,7 @@ def test_the_plain_network_learns_without_an_oracle_and_runs_to_its_best_validat
     plain, oracle, noise = claimed.claims(method, "prepared", None, curve)
     assert plain.holds is holds
     assert plain.measured == f"{10 - reached:+.2f} dB, at 1.00 × the cost"
-    assert asked == [method.replace({"loss": "mean"})] * 3
+    assert asked == [method.replace({"loss": "mean", "least": 0.0})] * 3
     assert oracle == ("towards_the_oracle", (method, "prepared", curve))
     assert noise == ("told_by_noise", (method, "prepared"))
 

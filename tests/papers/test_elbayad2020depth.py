@@ -610,7 +610,7 @@ def test_words_and_how_they_are_spoken(tmp_path, monkeypatch):
         "a.m. EY2 EH1 M",
     ]
     names = [first + second + "at" for first in "bcdfghjklmnpqrstvwxyz" for second in string.ascii_lowercase]
-    many = [f"{name}{vowel} K AE1 T" for name in names for vowel in "aeo"]
+    many = [f"{name}{vowel} K AE1 T" for name in names for vowel in "aeiouy"]
     (tmp_path / "cmudict.dict").write_text("\n".join([*lines, *many]), encoding="utf-8")
     monkeypatch.setattr(pronunciations.fetch, "path", lambda name: tmp_path)
     memory_cache.forget()
@@ -621,7 +621,7 @@ def test_words_and_how_they_are_spoken(tmp_path, monkeypatch):
         fewer = pronunciations.pronunciations(train=10, longest=5)
     finally:
         memory_cache.forget()
-    assert (len(split.train.words), len(split.test.words), len(split.validation.words)) == (30, 800, 800)
+    assert (len(split.train.words), len(split.test.words), len(split.validation.words)) == (30, 2400, 800)
     assert (fewer.test.words == split.test.words).all()
     assert (fewer.train.words == split.train.words[:10]).all()
     word, sounds = split.train.words[0].tolist(), split.train.sounds[0].tolist()

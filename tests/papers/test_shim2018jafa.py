@@ -109,12 +109,12 @@ def test_an_episode_pays_for_each_feature_and_earns_the_log_likelihood(agent):
     rows, targets = torch.randn(9, 5), torch.randint(0, 3, (9,))
     episodes = Episodes(rows, targets, 0.05, 4, seed=0)
     who = episodes.who.clone()
-    reward, over = episodes.step(agent, torch.tensor([0, 4, 2, 2]))
+    reward, over = episodes.step(agent, episodes.code(agent), torch.tensor([0, 4, 2, 2]))
     assert reward.tolist() == pytest.approx([-0.05] * 4)
     assert not over.any()
     assert episodes.known.nonzero().tolist() == [[0, 0], [1, 4], [2, 2], [3, 2]]
     known = episodes.known.clone()
-    reward, over = episodes.step(agent, torch.tensor([5, 1, 5, 0]))
+    reward, over = episodes.step(agent, episodes.code(agent), torch.tensor([5, 1, 5, 0]))
     logits = agent.classifier(agent.encode(rows[who], known))
     gained = -F.cross_entropy(logits, targets[who], reduction="none")
     assert torch.allclose(reward, torch.stack([gained[0], torch.tensor(-0.05), gained[2], torch.tensor(-0.05)]))
@@ -126,13 +126,14 @@ def test_an_episode_pays_for_each_feature_and_earns_the_log_likelihood(agent):
 def test_actions_are_allowed_and_the_best_where_nothing_is_tried(agent):
     episodes = Episodes(torch.randn(9, 5), torch.zeros(9, dtype=torch.int64), 0.05, 64, seed=0)
     for _ in range(6):
-        tried = episodes.act(agent, torch.ones(64))
+        code = episodes.code(agent)
+        tried = episodes.act(agent, code, torch.ones(64))
         assert allowed(episodes.known).gather(1, tried[:, None]).all()
-        best = episodes.act(agent, torch.zeros(64))
+        best = episodes.act(agent, code, torch.zeros(64))
         q = agent.values(agent.encode(episodes.rows[episodes.who], episodes.known))
         assert (best == q.masked_fill(~allowed(episodes.known), -INF).argmax(dim=1)).all()
         with torch.no_grad():
-            episodes.step(agent, tried)
+            episodes.step(agent, code, tried)
     assert len(set(tried.tolist())) > 1
 
 
@@ -147,10 +148,11 @@ def test_a_history_holds_what_was_seen_and_bootstraps_from_the_target(agent):
     with torch.no_grad():
         rewards, over = [], []
         for _ in range(3):
-            reward, end = two.step(agent, two.act(agent, torch.linspace(0.05, 0.5, 8)))
+            code = two.code(agent)
+            reward, end = two.step(agent, code, two.act(agent, code, torch.linspace(0.05, 0.5, 8)))
             rewards.append(reward)
             over.append(end)
-        best = two.act(agent, torch.zeros(8))  # chosen by the agent, told by the target
+        best = two.act(agent, two.code(agent), torch.zeros(8))  # chosen by the agent, told by the target
         after = target.values(target.encode(rows[two.who], two.known)).gather(1, best[:, None])[:, 0]
     wanted = returns(torch.stack(rewards), torch.stack(over), after)
     assert torch.allclose(found.returns, wanted.flatten())
