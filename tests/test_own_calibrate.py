@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import promises
@@ -646,3 +647,21 @@ def test_a_few_samples_without_a_loss_prove_nothing():
     assert (found.lossless.drop, found.lossless.drop_error) == (0.0, 0.0)
     assert found.lossless.bound == pytest.approx(0.1)
     assert found.verdict == "too few samples to tell"
+
+
+@pytest.mark.parametrize("name", ["text", "images"])
+@pytest.mark.parametrize(
+    "how",
+    [{"delta": 0.05}, {"delta": 0.05, "correction": "bonferroni"}, {}],
+    ids=["fixed-sequence", "bonferroni", "mean-risk"],
+)
+def test_the_risk_that_could_be_promised_is_granted(name, how):
+    goal = "risk" if how else "mean_risk"
+    for seed in range(6):
+        logits = read(f"example:{name}")
+        with pytest.raises(CannotPromise) as found:
+            calibrate(logits, **{goal: 1e-4}, **how, seed=seed)
+        could = float(re.search(r"([\d.]+)% is the least that could be", str(found.value))[1]) / 100
+        calibrate(logits, **{goal: could}, **how, seed=seed)
+        with pytest.raises(CannotPromise):
+            calibrate(logits, **{goal: could - 2e-4}, **how, seed=seed)

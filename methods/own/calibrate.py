@@ -275,7 +275,7 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
     else:
         chosen = proved(losses, value, error, correction)
     if chosen is None:
-        raise CannotPromise(_what_could_be(losses, value, error))
+        raise CannotPromise(_what_could_be(losses, value, error, correction))
     best = candidates[chosen]
     tests = _tests(losses, value, error, correction, chosen)
     table = [
@@ -328,19 +328,26 @@ def _what_is_lost(task: Task) -> str:
     return "the full model is right and the rule wrong"
 
 
-def _what_could_be(losses: NDArray[np.float64], value: float, error: float | None) -> str:
+def _what_could_be(losses: NDArray[np.float64], value: float, error: float | None, correction: str) -> str:
+    """Return the least risk that would be granted, as it is printed, and why this one is not.
+
+    Candidates are tried in their order, so that the first must pass; only with ``bonferroni`` it may be any of them, at
+    its share of the error.
+    """
     if not len(losses):
         return "no setting costs less than the full model, so that there is nothing to promise"
     n, needed = losses.shape[1], least_samples(value, error)
-    could = min(least_risk(row, error) for row in losses)
+    if error is None or correction == "fixed-sequence":
+        could = least_risk(losses[0], error)
+    else:
+        could = min(least_risk(row, error / len(losses)) for row in losses)
+    printed = (math.floor(could * 1e4) + 1) / 1e4  # a figure rounded to the nearest may be below what is granted
     few = (
         f" (at least {needed} samples without any loss are needed on this half, and there are {n})"
         if n < needed
         else ""
     )
-    return (
-        f"a risk of {value:.2%} cannot be promised{few}; {could:.2%} is the least that could be, for the safest setting"
-    )
+    return f"a risk of {value:.2%} cannot be promised{few}; {printed:.2%} is the least that could be"
 
 
 def _saving(task: Task, share: float, sure: Floats) -> list[tuple[float, Setting, Floats]]:
