@@ -283,6 +283,13 @@ def test_only_the_works_that_are_named_are_asked_for(root, server, eelit):
     assert set(edges(root)) == {("clark", "adams"), ("evans", "davis")}
 
 
+@pytest.mark.parametrize("words", [["--metadata"], ["--new"]])
+def test_of_openalex_only_the_works_that_are_named_are_asked_for(root, server, eelit, words):
+    eelit("sync", *words, KEYS[4])
+    asked = [path for path in server.asked if path.startswith("/openalex/works/")]
+    assert asked == ["/openalex/works/doi:10.1234/w4"]
+
+
 def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit):
     server.works["W3"].title = "Quite Another Paper on Fruit Flies"
     server.works["W3"].authors = [("Zoe", "Young")]
