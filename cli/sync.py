@@ -116,7 +116,8 @@ def _asked(
     report, records = sync.Report(notes=notes(loaded)), loaded.bibliography.records
     tell = now.info
     with asking(contact, anew=anew) as web:
-        wanted = records if citations else {key: records[key] for key in keys}
+        all_count = citations or new  # which of ours a work cites is told by OpenAlex's numbers alone
+        wanted = records if all_count else {key: records[key] for key in keys}
         ours = sync.identify(web, records, report, tell, wanted)
         if citations:
             sync.citations(web, ours, keys, loaded.citations, loaded.lists, report, tell)

@@ -242,3 +242,30 @@ def test_a_work_knows_its_edges(catalogue):
     assert any(relation.title == "Universal Transformers" for relation in outside)
     assert any(relation.source == "zhang2022pceebert" for relation in work.related_from)
     assert work.record.title.startswith("BERT Loses Patience")
+
+
+def test_each_identifier_of_a_work_beyond_the_reading_list_has_a_source_or_is_marked():
+    from eelit.catalog.load import load
+    from eelit.catalog.sources import sources
+
+    loaded = load(sources())
+    named = {
+        "arxiv": ("arXiv id",),
+        "doi": ("DOI",),
+        "pages": ("pages",),
+        "venue": ("venue", "journal"),
+        "acl": ("DOI",),
+    }
+    lacking, looked_at = [], 0
+    for key, entry in loaded.entries.items():
+        if entry.seed:
+            continue
+        looked_at += 1
+        record, told = loaded.bibliography.records[key], " ".join(entry.sources)
+        marked = {item.field for item in entry.unverified}
+        for name, words in named.items():
+            value = getattr(record, name)
+            if value and name not in marked and not any(word in told for word in (value, *words)):
+                lacking.append((key, name))
+    assert looked_at >= 40
+    assert lacking == []

@@ -82,6 +82,8 @@ def test_years(eelit, years, expected):
         (["--limit", "9" * 20], "not in the range"),
         (["--year", "2021..2019"], "ends before it begins; write 2019..2021"),
         (["--domain", "LLM"], "it is called `text-generation` here"),
+        (["--domain", "diffusion"], "it is called `image-generation` here"),
+        (["--domain", "vision-language-action"], "it is called `robot-control` here"),
         (["--polcy", "patience"], "--policy"),
     ],
 )

@@ -306,3 +306,19 @@ def test_one_host_that_is_down_is_named_and_proves_nothing(tree, server, eelit, 
     assert found.stdout.count("dead link") == 1
     assert "/gone is gone (410)" in found.stdout
     assert "127.0.0.1:1 cannot be reached; links that were not followed: 2" in found.stderr
+
+
+def outside(tree, key, name):
+    relation = f"relations:\n  - {{type: builds-on, target: {{external: {{title: {name}, year: 2017, id: {name}}}}}}}\n"
+    edit(tree, f"catalog/entries/{key}.yaml", "sources: [nothing]\n", f"{relation}sources: [nothing]\n")
+
+
+def test_two_works_that_build_on_one_outside_are_connected_and_one_alone_is_told_as_it_is(tree):
+    for key in ("doe2027new", "doe2027old"):
+        add(tree, key, DOE | {"title": f"Stopping {key}", "doi": f"10.1234/{key}"}, "misc")
+    outside(tree, "doe2027new", "arXiv:1701.00001")
+    (finding,) = [each for each in found("unconnected") if "doe2027new" in each.says]
+    assert finding.says.endswith("of the collection, only with works outside")
+    outside(tree, "doe2027old", "arxiv:1701.00001")
+    assert not [each for each in found("unconnected") if "doe2027" in each.says]
+    assert not [each for each in found("unconnected") if "yu2023dtn" in each.says or "esfedavg" in each.says]

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import scholarly
@@ -496,3 +497,33 @@ def test_the_published_version_is_believed_of_year_and_pages_and_each_field_says
 )
 def test_keys_are_surname_year_and_word_and_nobody_elses(people, title, taken, key):
     assert agree.free_key((Person(people),), "2020", title, taken) == key
+
+
+@pytest.mark.parametrize(
+    ("service", "data", "ask_for"),
+    [
+        ("dblp", {"result": {"hits": {"@total": "2", "hits": []}}}, lambda run: dblp.by_title(run, "A title")),
+        ("dblp", {"result": {"hits": {"found": []}}}, lambda run: dblp.by_title(run, "A title")),
+        (
+            "crossref",
+            {"message": {"DOI": "10.1234/x", "title": ["T"], "reference-count": 3, "references": []}},
+            lambda run: crossref.by_doi(run, "10.1234/x"),
+        ),
+    ],
+)
+def test_what_is_counted_and_not_given_is_no_answer_and_is_not_kept(serve, ask, service, data, ask_for):
+    server = serve()
+    server.always = [(f"/{service}", scholarly.instead(data))]
+    run = ask(server)
+    for _ in range(2):
+        with pytest.raises(web.Unanswered, match="in a form that is not known here"):
+            ask_for(run)
+    assert len(server.asked) == 2
+
+
+def test_a_short_page_is_not_the_last_if_a_cursor_leads_on():
+    one = {"id": "https://openalex.org/W2", "title": "T", "referenced_works": []}
+    pages = iter([{"meta": {"next_cursor": "b"}, "results": [one]}, {"meta": {"next_cursor": None}, "results": [one]}])
+    run = SimpleNamespace(manners=services.Manners(keys={"openalex": "k"}))
+    run.get = lambda *given: openalex.Page.model_validate(next(pages))
+    assert len(list(openalex.citing(run, ["W1"], 5))) == 2

@@ -283,6 +283,18 @@ def test_only_the_works_that_are_named_are_asked_for(root, server, eelit):
     assert set(edges(root)) == {("clark", "adams"), ("evans", "davis")}
 
 
+def test_a_new_work_near_a_named_one_is_counted_by_all_of_ours_that_it_cites(root, server, eelit):
+    server.works["W7"] = Work("W7", "A Survey", year=2025, doi="10.9999/survey", cites=[f"W{i}" for i in range(5)])
+    told = json.loads(eelit("sync", "--new", "--format", "json", KEYS[0]).stdout)
+    assert [len(work["cites"]) for work in told["new"]] == [5]
+
+
+def test_for_metadata_openalex_is_asked_only_for_the_works_that_are_named(root, server, eelit):
+    eelit("sync", "--metadata", KEYS[4])
+    asked = [path for path in server.asked if path.startswith("/openalex/works/")]
+    assert asked == ["/openalex/works/doi:10.1234/w4"]
+
+
 def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit):
     server.works["W3"].title = "Quite Another Paper on Fruit Flies"
     server.works["W3"].authors = [("Zoe", "Young")]
