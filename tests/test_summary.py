@@ -759,6 +759,7 @@ IMAGES_ALIKE = [(40, {2e-3}, "AdamW", {0.01}, 0)]
 """One stage: two epochs of `PICTURES` in batches of 32."""
 TWO = [40, 40]
 IMAGES_OTHERWISE = {
+    "akhlaghi2018snapea": [[20]],
     "baccarelli2020cdnn": [[40], [40] * 6, [40] * 6],
     "bakhtiarnia2021mevit": [*[TWO] * 7, [40]],
     "berestizshevsky2019cascade": [TWO] * 2,
