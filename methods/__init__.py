@@ -3,8 +3,8 @@
 One file per paper lies in `papers/`, everything common to them in the folders beside it, and `registry.get(KEY)`
 imports the one method that is asked for. What this package itself offers stands in `__all__`: exits on your own
 network, what they said, and the rule that decides when to stop. A name is imported when it is first asked for.
-Importing this package loads neither numpy nor torch, and of its names only those of the last row below need torch
-(``pip install 'eelit[run]'``).
+Importing this package loads neither numpy nor torch, and of its names only those of the row "(torch)" below need torch
+(``pip install 'eelit[run]'``); where it is not installed, they are not in ``__all__``.
 
 ==============================  ======================================================================================
 what exits said                 `Logits`, `read`, `write`; `WrongLogits`
@@ -13,7 +13,8 @@ the rule, kept and applied      `SavedRule`, `load_rule`; `WrongRule`
 exit policies                   `Policy`, what they all are, and by name `Activation` to `Voting`
 policies that follow from data  `Tempered`, `fit_temperature`, `calibration_error`, `percentile_thresholds`
 exits on a network (torch)      `attach`, `Network`, `TokenNetwork`, `load`, `MultiExit`, `infer`, `infer_stream`,
-                                `replay`, `Inference`; `CannotAttach`, `CannotExport`, `WrongNetwork`
+                                `replay`, `Inference`; `CannotAttach`
+what it may refuse later        `CannotExport`, `WrongNetwork`
 ==============================  ======================================================================================
 
 Everywhere ``E`` is the number of exits, ``N`` of samples, ``C`` of classes; exits are counted from 0, and the last one
@@ -46,6 +47,7 @@ Policies take arrays of numpy or tensors of torch, one exit after the other, and
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -132,6 +134,10 @@ _PLACES = {
     "policies.temperature": ("Tempered", "calibration_error", "fit_temperature"),
     "policies.voting": ("Voting",),
 }
+_OF_TORCH = (
+    "backbones.own_forward", "engine.evaluate", "engine.multi_exit", "own.attach", "own.kept", "own.network",
+    "own.stream", "own.tokens",
+)  # fmt: skip
 _MODULES = {name: f"{__name__}.{place}" for place, names in _PLACES.items() for name in names}
 _NEEDED = ("torch", "transformers", "safetensors", "sklearn", "lightgbm")
 
@@ -150,6 +156,9 @@ if not TYPE_CHECKING:  # a checker of types sees the names above, and that there
             raise ModuleNotFoundError(told, name=error.name) from error
         globals()[name] = found
         return found
+
+    if find_spec("torch") is None:  # so that all names can be imported that there are
+        __all__ = [name for name in __all__ if not any(name in _PLACES[place] for place in _OF_TORCH)]
 
 
 def __dir__() -> list[str]:

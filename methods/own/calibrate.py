@@ -119,9 +119,9 @@ def calibrate(
     >>> rule = calibrate(data, "max-confidence", risk=0.05, delta=0.1, settings=9)
     >>> rule.promise["proved"], rule.budget_met_, rule.promise["measured"]["drop"]
     (True, True, 0.0)
-    >>> calibrate(data, "max-confidence", budget=0.2)
+    >>> calibrate(data, "max-confidence", budget=0.2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    eelit.methods.own.calibrate.CannotPromise: ...
+    eelit.methods.own.calibrate.CannotPromise: no setting costs at most 20.0% of the full model; ...
     """
     goals = {"budget": budget, "max_drop": max_drop, "risk": risk, "mean_risk": mean_risk, "reject": reject}
     goal, value = _one(goals, confidence, delta, loss)
