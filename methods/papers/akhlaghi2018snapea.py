@@ -38,7 +38,7 @@ Skipped
     The remaining products of one output value when its sum stops. No layer is skipped.
 
 Trained otherwise
-    In batches of 64 at a rate of 1e-2, so in half of the steps: of a few settings these gave the most accurate network.
+    In batches of 64 at a rate of 1e-2, so in half of the steps: on validation images these were best of a few settings.
 
 Deviations
     1. The full text could not be read. The order of the weights, the sign check, Th and N of each kernel and the data
