@@ -142,9 +142,18 @@ _MODULES = {name: f"{__name__}.{place}" for place, names in _PLACES.items() for 
 _NEEDED = ("torch", "transformers", "safetensors", "sklearn", "lightgbm")
 
 if not TYPE_CHECKING:  # a checker of types sees the names above, and that there are no others
+    _EVERY = tuple(__all__)
+    del __all__  # so that whether torch is installed is not looked for before `import *` asks for the names
+
+    def _offered() -> list[str]:
+        """Return the names that can be imported: without torch not those that need it."""
+        without = () if find_spec("torch") else _OF_TORCH
+        return [name for name in _EVERY if not any(name in _PLACES[place] for place in without)]
 
     def __getattr__(name: str) -> Any:
         """Import what is asked for. Raises `ModuleNotFoundError`, which names the extra, where a package is missing."""
+        if name == "__all__":
+            return _offered()
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
@@ -157,9 +166,5 @@ if not TYPE_CHECKING:  # a checker of types sees the names above, and that there
         globals()[name] = found
         return found
 
-    if find_spec("torch") is None:  # so that all names can be imported that there are
-        __all__ = [name for name in __all__ if not any(name in _PLACES[place] for place in _OF_TORCH)]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_offered()})
