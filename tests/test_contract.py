@@ -18,7 +18,7 @@ from eelit.methods.engine.examples import Examples, TestDataAsked
 from eelit.methods.engine.exit_outputs import all_outputs, remembered
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit, at_exit, joined, of_samples, stacked
-from eelit.methods.engine.records import Beside, Gained, Learning
+from eelit.methods.engine.records import Beside, Learning, Lost
 from eelit.methods.families.exits import ExitMethod
 from eelit.methods.harness import bench, conformance, registry, runner
 from eelit.methods.policies.base import said, softmax, values_of
@@ -524,7 +524,7 @@ def test_variants_of_one_paper_may_be_of_several_families(paper, monkeypatch):
 
 def test_what_is_learnt_stands_beside_the_claims_and_is_kept_of_each_variant(paper, monkeypatch):
     def learning(method, prepared, bench, curve):
-        line = Gained(rule=type(method).__name__, times=[0, 1], values=[0, curve.test[0].cost])
+        line = Lost(rule=type(method).__name__, times=[0, 1], values=[0, curve.test[0].cost])
         return [Learning(title=curve.variant, time="samples", unit="MACs", lines=[line])]
 
     assert registry.learning(paper) is None

@@ -17,8 +17,8 @@ from eelit.methods.engine.records import (
     Curve,
     DesignPoint,
     Execution,
-    Gained,
     Learning,
+    Lost,
     Machine,
     OperatingPoint,
     Outcome,
@@ -407,8 +407,8 @@ def test_a_world_says_at_which_scale_it_is():
 
 
 def learnt():
-    lines = [Gained(rule="ours <b>", times=[0, 50, 100], values=[0, 3, 4]),
-             Gained(rule="random", times=[0, 50, 100], values=[0, 5, -1])]  # fmt: skip
+    lines = [Lost(rule="ours <b>", times=[0, 50, 100], values=[0, 3, 4]),
+             Lost(rule="random", times=[0, 50, 100], values=[0, 5, -1])]  # fmt: skip
     return Learning(title="Regret at lambda 1", time="frames", unit="utility", lines=lines)
 
 
@@ -417,6 +417,9 @@ def test_page_of_a_method_shows_what_is_learnt():
     text, source = page_of(reports(report(result(curves=[curve]))))
     world = source.partition("{ #world }")[2]
     assert "Regret at lambda 1; at the end: ours &lt;b&gt; 4, random -1" in world
+    drawn = world.partition("Regret at lambda 1; at the end")[2].partition("</svg>")[0]
+    assert "↓ lower is better" in drawn
+    assert "higher is better" not in drawn
     assert "Regret at lambda 1" in text
     paths = re.findall(r'<path class="ee-line"[^>]* d="([^"]+)"/>', world.partition('<ul class="ee-legend')[0])
     across = [[float(place.split()[0]) for place in path[1:].split("L")] for path in paths[:2]]
@@ -430,7 +433,7 @@ def test_page_of_a_method_shows_what_is_learnt():
 
 def test_a_line_has_a_value_for_each_time():
     with pytest.raises(ValueError, match="random has 1 values at 2 times"):
-        Gained(rule="random", times=[0, 1], values=[0])
+        Lost(rule="random", times=[0, 1], values=[0])
 
 
 def test_what_is_learnt_without_a_simulated_world_is_shown_too():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eelit.methods.claims.ju2021lee import Learner, endless
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Gained, Learning, Outcome
+from eelit.methods.engine.records import Curve, Learning, Lost, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.on_device import Confident, Fixed, Scheduler, Served, Stored, drive
 from eelit.methods.papers.ju2021dee import Dee, Grid
@@ -183,7 +183,7 @@ def learning(method: Dee, prepared: Prepared, bench: Bench, curve: Curve) -> lis
             time="frames",
             unit="utility, in all",
             lines=[
-                Gained(rule=name, times=ends.astype(float).tolist(), values=lost(own))
+                Lost(rule=name, times=ends.astype(float).tolist(), values=lost(own))
                 for name, own in {"DEE": ours, **others}.items()
             ],
         )

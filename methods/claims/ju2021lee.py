@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.engine.method import Bench
-from eelit.methods.engine.records import Curve, Gained, Learning, Outcome
+from eelit.methods.engine.records import Curve, Learning, Lost, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.families.on_device import Fixed, Scheduler, Served, Stored, drive
 from eelit.methods.papers.ju2021lee import Lee, RatioBandit, reward
@@ -130,7 +130,7 @@ def learning(method: Lee, prepared: Prepared, bench: Bench, curve: Curve) -> lis
     found = trial(method, prepared, pause, parts=SHOWN)
     rules = {"LEE": found.ours, **found.others}
     times = (found.horizon * np.arange(SHOWN + 1) / SHOWN).tolist()
-    lines = [Gained(rule=name, times=times, values=[0.0, *(found.best - own).tolist()]) for name, own in rules.items()]
+    lines = [Lost(rule=name, times=times, values=[0.0, *(found.best - own).tolist()]) for name, own in rules.items()]
     return [
         Learning(
             title=f"Regret against the best single exit, with o = {pause:g} s and lambda {PRICE:g}",

@@ -20,7 +20,7 @@ from eelit.methods.claims.comparisons import gains
 from eelit.methods.engine.evaluate import followed
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.operating_points import cheapest_within
-from eelit.methods.engine.records import Baseline, Curve, Gained, Learning, OperatingPoint, Outcome
+from eelit.methods.engine.records import Baseline, Curve, Learning, Lost, OperatingPoint, Outcome
 from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.li2023eenet import Chip, Done, EENet, Legs, Level, legs_of, managed, rests_of
 from eelit.methods.policies.max_confidence import MaxConfidence
@@ -243,7 +243,7 @@ def learning(method: EENet, prepared: Prepared, bench: Bench, curve: Curve) -> l
             time="images that come in the time of the plain network",
             unit="% of the least energy",
             lines=[
-                Gained(
+                Lost(
                     rule=name,
                     times=list(SHOWN),
                     values=[100 * queued(way.replace({"arriving": load}), prepared, beta).more for load in SHOWN],

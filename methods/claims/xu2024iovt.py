@@ -20,7 +20,7 @@ import numpy as np
 
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.operating_points import cheapest_within
-from eelit.methods.engine.records import Curve, Gained, Learning, OperatingPoint, Outcome
+from eelit.methods.engine.records import Curve, Learning, Lost, OperatingPoint, Outcome
 from eelit.methods.families.tiers import Prepared
 from eelit.methods.papers.xu2024iovt import (
     LATE,
@@ -263,9 +263,9 @@ def learning(method: IovtDdpg, prepared: Prepared, bench: Bench, curve: Curve) -
             time="slots of training",
             unit="reward",
             lines=[
-                Gained(rule="DDPG agent", times=learnt, values=agents),
+                Lost(rule="DDPG agent", times=learnt, values=agents),
                 *(
-                    Gained(rule=rule, times=[learnt[0], learnt[-1]], values=[lost(controller)] * 2)
+                    Lost(rule=rule, times=[learnt[0], learnt[-1]], values=[lost(controller)] * 2)
                     for rule, controller in rivals.items()
                 ),
             ],

@@ -237,8 +237,8 @@ class Simulation(Typed):
     constants: list[str] = Field(description="what stayed as it was, in words")
 
 
-class Gained(Typed):
-    """What one rule had gained or lost at some moments, while it went on."""
+class Lost(Typed):
+    """What one rule had lost at some moments, while it went on; below 0 it had gained."""
 
     rule: str
     times: list[Finite] = Field(min_length=1, description="rising")
@@ -252,12 +252,15 @@ class Gained(Typed):
 
 
 class Learning(Typed):
-    """How a rule that learns while it serves fared over time, beside others that met the same: one picture."""
+    """What a rule lost over time, or by another quantity, beside others that met the same: one picture.
+
+    What is told is a loss, such as regret: lower is better.
+    """
 
     title: str = Field(description="what is shown, and in which case, such as: regret at lambda 1")
     time: str = Field(description="what times count, such as: frames")
     unit: str = Field(description="of the values")
-    lines: list[Gained] = Field(min_length=1, description="the method's own first")
+    lines: list[Lost] = Field(min_length=1, description="the method's own first")
 
 
 class Beside(Typed):

@@ -87,8 +87,13 @@ def _axes(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:
     return axes(x, y, cost, curve.quality)
 
 
-def axes(x: Scale, y: Scale, cost: str, quality: str, across: str = "{:.0%}") -> Iterator[Markup]:
-    """Yield grid, ticks and labels; ``across`` is how the horizontal axis writes its numbers."""
+def axes(
+    x: Scale, y: Scale, cost: str, quality: str, across: str = "{:.0%}", direction: str = f"↑ {DIRECTION}"
+) -> Iterator[Markup]:
+    """Yield grid, ticks and labels.
+
+    ``across`` is how the horizontal axis writes its numbers, ``direction`` says which way is better.
+    """
     for tick in y.ticks():
         yield Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, y(tick), WIDTH - RIGHT)
         yield Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(
@@ -107,7 +112,7 @@ def axes(x: Scale, y: Scale, cost: str, quality: str, across: str = "{:.0%}") ->
     yield Markup('<text class="label" transform="translate(16 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
         middle, quality
     )
-    yield Markup('<text class="tick" x="{}" y="{}">↑ {}</text>').format(LEFT, TOP - 5, DIRECTION)
+    yield Markup('<text class="tick" x="{}" y="{}">{}</text>').format(LEFT, TOP - 5, direction)
 
 
 def _full_model(curve: Curve, x: Scale, y: Scale) -> Iterator[Markup]:

@@ -1,4 +1,4 @@
-"""What rules that learn had gained or lost over time, as a picture of lines."""
+"""What rules that learn, or decide, had lost over time beside better ones, as a picture of lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from eelit.methods.engine.records import Gained, Learning
+from eelit.methods.engine.records import Learning, Lost
 from eelit.site.generator import looks
 from eelit.site.generator.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes
 
@@ -29,14 +29,14 @@ def draw(shown: Learning, name: str) -> Markup:
             Markup('<title id="{}-title">{}; at the end: {}</title>').format(
                 name, shown.title, ", ".join(f"{line.rule} {line.values[-1]:.4g}" for line in shown.lines)
             ),
-            *axes(x, y, shown.time, shown.unit, "{:g}"),
+            *axes(x, y, shown.time, shown.unit, "{:g}", "↓ lower is better"),
             *_lines(shown.lines, x, y),
             Markup("</svg>"),
         ]
     )
 
 
-def _lines(lines: list[Gained], x: Scale, y: Scale) -> Iterator[Markup]:
+def _lines(lines: list[Lost], x: Scale, y: Scale) -> Iterator[Markup]:
     """Yield the lines; the method's own, which comes first, lies above the others."""
     for number, line in reversed(list(enumerate(lines))):
         places = [(x(time), y(value)) for time, value in zip(line.times, line.values, strict=True)]
