@@ -42,8 +42,10 @@ Deviations
     2. With 10 classes, not 3, scores are longer (40 bytes, not 12), and grey images are a third as large as coloured
        ones: compared with sending images, less can be saved than in the paper. For so many classes the cloud has 64
        filters.
-    3. 12,000 images, 3 epochs in batches of 32, the rate rising to 5e-3 and falling to 0, instead of 100 epochs of one
-       batch each at 1e-3; gradients are clipped at norm 1. Weights are initialised as in torch.
+    3. 12,000 images, 3 epochs in batches of 32, the rate rising to the paper's 1e-3 and falling to 0, instead of 100
+       epochs of one batch each; gradients are clipped at norm 1. Weights are initialised as in torch. Chosen on
+       validation images: at 5e-3 both exits are right for 0.39 and 0.34 of them, at 1e-3 for 0.63 and 0.67. On another
+       processor 5e-3 had gone well, so it is at the edge of what converges.
     4. Scales and shifts of batch normalisation are not clipped. The released code clips them along with the weights on
        a graphics card; on a processor its clipping has no effect at all.
     5. The entropy has no 1e-9 in its logarithm.
@@ -206,7 +208,7 @@ class Ddnn(MultiDeviceMethod):
     features: str = "CC"  # how maps are merged; the paper: CC
     epochs: float = 3.0  # the paper: 100
     batch: int = 32  # the paper: all 680 pictures at once
-    rate: float = 5e-3  # learning rate; the paper: 1e-3
+    rate: float = 1e-3  # learning rate, as in the paper
 
     data: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
     knob: ClassVar[str] = "T"
