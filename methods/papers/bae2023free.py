@@ -136,6 +136,8 @@ def threshold_for(laws: Sequence[tuple[float, float]], zeta: float, grid: Sequen
         return grid[-1]
     low, high = sorted(laws, key=lambda law: law[0] / (law[0] + law[1]))
     odds = beta_law.logpdf(grid, *low) - beta_law.logpdf(grid, *high)
+    if np.allclose(low, high, rtol=1e-6):
+        odds = np.zeros(len(grid))  # all pairs are of one kind, and rounding must not decide at zeta = 1/2
     passing = int((1 / (1 + np.exp(np.minimum(odds, 700.0))) > zeta).sum())
     return grid[min(len(grid) - passing, len(grid) - 1)]
 

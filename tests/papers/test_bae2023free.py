@@ -292,6 +292,8 @@ def test_moments_and_thresholds_by_hand():
 def test_without_a_law_or_a_passing_point_the_highest_threshold_is_taken():
     assert threshold_for([(2, 2), (2, 2)], 0.4, GRID) == GRID[0]  # half everywhere
     assert threshold_for([(2, 2), (2, 2)], 0.5, GRID) == GRID[-1]  # not above
+    for rounded in ((2 + 1e-9, 2), (2 - 1e-9, 2), (2, 2 + 1e-9), (2, 2 - 1e-9)):  # nor by rounding alone
+        assert threshold_for([(2, 2), rounded], 0.5, GRID) == GRID[-1]
     assert threshold_for([(1, 2), (2, 1)], 1.0, GRID) == GRID[-1]
     assert threshold_for([(1, 2), (2, 1)], 0.0, GRID) == GRID[0]
     assert threshold_for(beta_laws(np.array([0.7]), np.array([True])), 0.4, GRID) == GRID[-1]
