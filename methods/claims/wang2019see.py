@@ -1,4 +1,8 @@
-"""What SEE claims: plans that never swap frames are optimal, and worth half as much again as simpler ones."""
+"""What SEE claims: plans that never swap frames are optimal, and worth half as much again as simpler ones.
+
+SEE learns nothing while it serves: times and mean accuracies of exits are known beforehand. What is drawn over time is
+what it pays for not knowing which exits answer which frame rightly.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,31 @@ from math import exp
 from statistics import mean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eelit.methods.engine.method import Bench, Split
-from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.engine.records import Curve, Learning, Lost, Outcome
 from eelit.methods.families.exits import Prepared
-from eelit.methods.papers.wang2019see import DROPPED, Gain, Known, See, always, greedy, schedule, utility, whole
+from eelit.methods.papers.wang2019see import (
+    DROPPED,
+    Gain,
+    Known,
+    Planned,
+    Rule,
+    See,
+    always,
+    greedy,
+    schedule,
+    utility,
+    whole,
+)
 
 INSTANCES, FRAMES = 30, 4
 """Small problems that are solved by trying everything, and the frames of each."""
 INTERVALS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Mean intervals between frames for which the plan is set beside the benchmarks, from p_1 (0) to p_E (1)."""
+SHOWN = 50
+"""Moments at which a picture shows what was lost until then."""
 
 
 def claims(method: See, prepared: Prepared, bench: Bench, curve: Curve) -> list[Outcome]:
@@ -54,11 +73,94 @@ def over_one_exit(method: See, prepared: Prepared) -> list[float]:
     found = []
     for interval in INTERVALS:
         way = method.replace({"interval": interval})
-        rules = [always(e) for e in range(len(prepared.fitted.times))]
-        held = [way.benchmark(prepared, "validation", rule).quality for rule in rules]
-        best = rules[held.index(max(held))]
+        best = one_exit(way, prepared)
         found.append(planned(way, prepared, "test") - way.benchmark(prepared, "test", best).quality)
     return found
+
+
+def one_exit(method: See, prepared: Prepared) -> Rule:
+    """Return the rule by which all frames that can be in time take one exit, the best on validation frames."""
+    rules = [always(e) for e in range(len(prepared.fitted.times))]
+    held = [method.benchmark(prepared, "validation", rule).quality for rule in rules]
+    return rules[held.index(max(held))]
+
+
+def drawn(seed: int) -> Rule:
+    """Return the rule by which each frame in turn takes an exit by chance, of those with which it is in time."""
+
+    def rule(came: Sequence[int], times: Sequence[int], deadline: int) -> list[int]:
+        random, free, found = np.random.default_rng([seed, 10]), 0, list[int]()
+        for a in came:
+            start = max(a, free)
+            fit = [e for e, p in enumerate(times) if start + p - a <= deadline]
+            found.append(int(random.choice(fit)) if fit else DROPPED)
+            free = start + times[found[-1]] if fit else free
+        return found
+
+    return rule
+
+
+def hindsight(came: Sequence[int], needed: Sequence[float], deadline: int) -> NDArray[np.bool_]:
+    """Return which frames ``[N]`` the best of all plans answers rightly in time, if it is known what each needs.
+
+    That is the time up to the first exit that is right; infinite if none is. Frames that are in time are so in their
+    order, too, as those that came first are due first. So the earliest time suffices at which so many are answered.
+    """
+    free, taken = np.zeros(1), list[NDArray[np.bool_]]()  # by the number of frames answered
+    for a, p in zip(came, needed, strict=True):
+        done = np.maximum(free, a) + p
+        left, joined = np.append(free, np.inf), np.append(np.inf, np.where(done <= a + deadline, done, np.inf))
+        taken.append(joined < left)
+        free = np.minimum(left, joined)
+    number, answered = int(np.isfinite(free).sum()) - 1, np.zeros(len(taken), dtype=np.bool_)
+    for frame in range(len(taken) - 1, -1, -1):
+        answered[frame] = taken[frame][number]
+        number -= int(answered[frame])
+    return answered
+
+
+def right_in_time(method: See, prepared: Prepared, scheduler: Planned) -> NDArray[np.bool_]:
+    """Return which test frames ``[N]`` are answered rightly in time."""
+    seen, served = prepared.split("test"), method.served(prepared, "test", scheduler)
+    answers = seen.at(np.array([max(each.exit, 0) for each in served])).argmax(dim=-1)
+    right: NDArray[np.bool_] = (answers == seen.targets).numpy()
+    return right & method.counted(prepared, served)
+
+
+def learning(method: See, prepared: Prepared, bench: Bench, curve: Curve) -> list[Learning]:
+    """Return what the plan has lost as frames come, beside the benchmarks, one exit for all, and chance (w = 0)."""
+    seen, times = prepared.split("test"), prepared.fitted.times
+    frames = len(seen.examples)
+    came, deadline = method.arrivals(times, frames)
+    right = (seen.answers.argmax(dim=-1) == seen.targets).numpy()  # [E, N]
+    needed = np.where(right, np.array(times)[:, None], np.inf).min(axis=0)
+    best = hindsight(came, needed.tolist(), deadline)
+    rules = {
+        "full network or dropped": whole,
+        "greedy": greedy,
+        "one exit for all, the best on validation frames": one_exit(method, prepared),
+        "exits by chance": drawn(bench.seed),
+    }
+    plans = {"SEE": method.scheduler(prepared, 0.0, frames)}
+    plans |= {name: method.by(prepared, rule, frames) for name, rule in rules.items()}
+    ends = np.arange(SHOWN + 1) * frames // SHOWN
+
+    def lost(plan: Planned) -> list[float]:
+        fewer = best.astype(float) - right_in_time(method, prepared, plan)
+        found: list[float] = np.concatenate([[0.0], np.cumsum(fewer)])[ends].tolist()
+        return found
+
+    return [
+        Learning(
+            title="Right answers in time fewer than in the best plan in hindsight, which knows what each exit says of "
+            f"each frame, at interval {method.interval:g}; SEE knows mean accuracies, and learns nothing",
+            time="frames",
+            unit="right answers in time, in all",
+            lines=[
+                Lost(rule=name, times=ends.astype(float).tolist(), values=lost(plan)) for name, plan in plans.items()
+            ],
+        )
+    ]
 
 
 def better(held: Sequence[float], test: Sequence[float]) -> list[Outcome]:

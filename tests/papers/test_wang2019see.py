@@ -1,6 +1,6 @@
 """What only SEE promises: plans that no other beats, in order of arrival, one frame at a time."""
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 from math import exp, inf
 
 import numpy as np
@@ -338,3 +338,65 @@ def test_what_is_dropped_teaches_nothing():
     planned = Planned([0])
     assert planned.then(0, 0.1, 1.0) is None
     assert planned.learn(Served(0, 0.0, 0.0, 1.0, 0, 0.5, 1.0)) is None
+
+
+# What was lost over time.
+
+
+def test_the_best_plan_in_hindsight_is_the_best_of_all_orders_and_exits():
+    """Which exits are right is known of each frame, and may be none; all plans are tried, in any order."""
+    random, several = np.random.default_rng(3), 0
+    for came, times, _, deadline in problems(40, seed=3, frames=4):
+        right = random.random((len(times), len(came))) < 0.6
+        needed = [min((p for p, yes in zip(times, row, strict=True) if yes), default=inf) for row in right.T]
+        found = claimed.hindsight(came, needed, deadline)
+        best = 0
+        for order in (each for size in range(5) for each in permutations(range(4), size)):
+            free, answered = 0, 0
+            for frame in order:
+                free = max(free, came[frame]) + needed[frame]
+                answered += free <= came[frame] + deadline
+            best = max(best, answered)
+        assert found.sum() == best
+        free = 0
+        for a, p in ((came[k], needed[k]) for k in range(4) if found[k]):  # those named really fit, one after the other
+            free = max(free, a) + p
+            assert free <= a + deadline
+        several += 0 < best < 4
+    assert several > 10
+
+
+def test_chance_takes_only_exits_that_are_in_time():
+    found = claimed.drawn(0)([0] * 300, [2, 3], 3)
+    assert found[1:] == [DROPPED] * 299
+    alone = claimed.drawn(0)([9 * k for k in range(300)], [2, 3, 7], 4)
+    assert set(alone) == {0, 1}
+    assert 120 < sum(alone) < 180
+    assert claimed.drawn(1)([9 * k for k in range(300)], [2, 3, 7], 4) != alone
+
+
+def test_what_is_lost_over_time_is_what_was_not_right_in_time(prepared):
+    """At the end a rule has lost the frames that the best plan has more; its accuracy in time says so as well."""
+    method, bench, ready = prepared(KEY)
+    (shown,) = claimed.learning(method, ready, bench, None)
+    seen = ready.split("test")
+    frames, times = len(seen.examples), ready.fitted.times
+    came, deadline = method.arrivals(times, frames)
+    right = (seen.answers.argmax(dim=-1) == seen.targets).tolist()
+    needed = [min((p for p, row in zip(times, right, strict=True) if row[k]), default=inf) for k in range(frames)]
+    best = claimed.hindsight(came, needed, deadline).sum()
+    qualities = [
+        method.sweep(ready, bench, "test", [0.0])[0].quality,
+        *(
+            method.benchmark(ready, "test", rule).quality
+            for rule in (whole, greedy, claimed.one_exit(method, ready), claimed.drawn(bench.seed))
+        ),
+    ]
+    assert [line.values[-1] for line in shown.lines] == pytest.approx([best - frames * each for each in qualities])
+    assert all(line.values[0] == 0 and line.times[-1] == frames for line in shown.lines)
+    ours, *others = shown.lines
+    assert ours.rule == "SEE"
+    assert 0 < ours.values[-1] < min(line.values[-1] for line in others if not line.rule.startswith("one exit"))
+    (slower,) = claimed.learning(method.replace({"interval": 0.8}), ready, bench, None)
+    assert slower.title.count("0.8") == 1
+    assert slower.lines[1].values[-1] != shown.lines[1].values[-1]
