@@ -15,7 +15,10 @@ from eelit.catalog.query import Catalogue, Query
 from eelit.cli.command import eelit_command, open_catalogue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from mcp.server import MCPServer
+    from pydantic import ValidationError
 
     from eelit.methods.harness.summary import Row, Spread
 
@@ -51,15 +54,60 @@ def command() -> None:
 def server(catalogue: Catalogue) -> MCPServer:
     """Return a server for a catalogue. Raises `Missing` if the protocol's package is not installed."""
     demand("mcp")
-    from mcp.server import MCPServer
     from mcp.types import ToolAnnotations
 
-    made = MCPServer("eelit", instructions=WHAT_IT_IS)
+    made: MCPServer = _plain_server()("eelit", instructions=WHAT_IT_IS)
     tools = Tools(catalogue)
     reads = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
     for tool in (tools.find, tools.show, tools.cite, tools.graph, tools.leaderboard, tools.compare):
         made.tool(description=cleandoc(tool.__doc__ or ""), annotations=reads)(_plainly(tool))
     return made
+
+
+def _plain_server() -> type[MCPServer]:
+    """Return a server that says in one sentence what is wrong with the arguments of a tool.
+
+    The package's own passes over names that a tool does not take, so that a misspelt condition would be none at all.
+    """
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from pydantic import ValidationError
+
+    class Plain(MCPServer):
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            takes = {tool.name: list(tool.input_schema["properties"]) for tool in await self.list_tools()}
+            if why := _strange(name, arguments, takes):
+                raise ToolError(why)
+            try:
+                return await super().call_tool(name, arguments, context)
+            except ToolError as error:
+                if isinstance(error.__cause__, ValidationError):
+                    raise ToolError(_misfit(name, error.__cause__)) from error
+                raise
+
+    return Plain
+
+
+def _strange(name: str, arguments: Iterable[str], takes: Mapping[str, list[str]]) -> str:
+    """Return a sentence if there is no such tool, or if it does not take one of these arguments; else nothing."""
+    from eelit.bib.problems import did_you_mean
+
+    if name not in takes:
+        return f"there is no tool `{name}`; there are {', '.join(takes)}"
+    strange = next((given for given in arguments if given not in takes[name]), None)
+    if strange is None:
+        return ""
+    known = takes[name]
+    return f"`{name}` has no argument `{strange}`{did_you_mean(strange, known) or '; it has ' + ', '.join(known)}"
+
+
+def _misfit(name: str, error: ValidationError) -> str:
+    """Return a sentence about the first argument that is not what its tool takes."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"`{name}` needs `{where}`"
+    return f"`{where}` of `{name}` is {first['input']!r:.60}; {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _plainly(tool: Any) -> Any:

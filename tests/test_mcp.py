@@ -113,12 +113,18 @@ def test_answers_are_short_enough_for_a_model(served):
         ("cite", {"works": ["pabee"], "style": "word"}, "no such style `word`"),
         ("leaderboard", {"track": "sound"}, "no such track `sound`"),
         ("leaderboard", {"share": 0.3}, "choose one of 0.25, 0.5, 0.75"),
+        ("find", {"polcy": "entropy"}, "`find` has no argument `polcy`; did you mean `policy`?"),
+        ("cite", {"works": ["pabee"], "x": 1}, "`cite` has no argument `x`; it has works, style"),
+        ("find", {"limit": "many"}, "`limit` of `find` is 'many'; input should be a valid integer"),
+        ("show", {}, "`show` needs `work`"),
+        ("search", {}, "there is no tool `search`; there are find, show, cite, graph, leaderboard, compare"),
     ],
 )
 def test_what_is_wrong_with_a_question_is_one_sentence(served, name, arguments, why):
     _, (result,) = asked(served, (name, arguments))
     assert result.is_error
     assert why in result.content[0].text
+    assert "\n" not in result.content[0].text
 
 
 def test_a_client_starts_the_command_by_itself(database):
