@@ -23,12 +23,13 @@ Exit rule
     mu_(l+i). beta, the knob, is 0: all samples stop at the first exit; infinite: none stops before the last.
 
 Power
-    Within an inference: up to the first exit there is no forecast, and the chip runs at its highest level. Then, with W
-    the work up to the exit that is forecast, heads included, R that of the rest of the network after it, and D the time
-    left to the deadline,
+    Within an inference, with W the work up to the exit that is forecast, heads included, R that of the rest of the
+    network after it, and D the time left to the deadline,
     f = (1 - c) W / (D - t_s - r),  r = t_s + R / f_max, or 0 if R = 0,  at the lowest level that has it, or else the
     highest. A sample that does not stop there gets a new forecast and level: of the time left, r is kept, in which the
     highest level can do the rest. So a wrong forecast costs energy, but makes no answer late that need not be.
+    Up to the first exit there is no forecast, and the chip is just fast enough for the whole network: f = (1 - c)
+    (W + R) / (D - 2 t_s), the second t_s for a change to the highest level if it has to follow.
     Over inferences, from the time left at the end of each as a share of the deadline: e = mean of the last M - target,
     c <- c + K_p e + K_i sum e, from -1 to 0. Little time left on average raises the clock, so that the next
     images wait less; much lowers it again, but not below the formula with c = 0: that would spend r. Images arrive in a
@@ -45,8 +46,10 @@ Trained otherwise
 Deviations
     1. Only the paper's abstract could be read: forecasts within an inference, a correction over many of them by load
        and deadlines, a governor that joins both, feedback control. The forecast is that of the released code of the
-       first author's Predictive Exit. Reconstructed: the governor's formula, r in it included, the form, gains and
-       target of the loop.
+       first author's Predictive Exit. Reconstructed: the governor's formula, r in it included, its level before there
+       is a forecast, the form, gains and target of the loop. That level is the one with which the whole network would
+       end in time at an even pace. The highest level in its place took 29 % more energy on validation data where all
+       stop at the first exit, and 1.7 % more at the cheapest beta that loses at most a point.
     2. The chip is a formula. Clocks are those that this code sets on a board; voltages, joules for a MAC, leakage, the
        cost of changing levels, load and deadlines are assumed. Idling costs nothing.
     3. A small residual network with five early exits on cluttered Fashion-MNIST; networks and data of the paper are not
@@ -149,6 +152,10 @@ class Chip(NamedTuple):
         f = (1 - c) * W / left if left > 0 else float("inf")
         return next((level for level in self.levels if level.hertz >= f), self.highest)
 
+    def begun(self, whole: float, left: float, c: float) -> Level:
+        """Return the level with some seconds left for all work, if the highest level may have to follow."""
+        return self.governed(whole, left - self.switch_seconds, c)
+
 
 class Loop(NamedTuple):
     """The feedback over many inferences."""
@@ -184,8 +191,9 @@ def managed(
 ) -> list[Done]:
     """Run inferences one after the other, which come at some seconds and are due a ``deadline`` later.
 
-    The level of a leg follows its work, and that of the first, which no forecast precedes, is the highest. ``rests`` is
-    what the network has left after each leg, for which time is kept; none if not given. If the work that may lie
+    The level of a leg follows its work, and that of the first, which no forecast precedes, the work of the whole
+    network. ``rests`` is what the network has left after each leg, for which time is kept; if it is not given, none is
+    kept, and the first leg, of which nothing is known then, has the highest level. If the work that may lie
     ``ahead`` of each leg is known otherwise, its own included, that alone sets the levels, also of the first. If exits
     are asked on the way to the one that is forecast, ``expected`` is the work from each leg on up to that one, and
     ``rests`` what is left after it.
@@ -200,7 +208,10 @@ def managed(
             else:
                 R = rests[i][number] if rests is not None else 0.0
                 forecast = W if expected is None else expected[i][number]
-                wanted = chip.governed(forecast, due - now, c, R) if number else chip.highest
+                if number:
+                    wanted = chip.governed(forecast, due - now, c, R)
+                else:
+                    wanted = chip.highest if rests is None else chip.begun(forecast + R, due - now, c)
             took, used = chip.ran(W, wanted, level)
             now, joules, level = now + took, joules + used, wanted
         free = now

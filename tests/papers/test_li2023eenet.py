@@ -81,6 +81,16 @@ def test_the_correction_is_a_share_of_the_clock_with_what_is_kept():
     assert CHIP.governed(10, 2.0, -0.51, 20) == CHIP.levels[1]
 
 
+def test_before_a_forecast_the_whole_network_is_to_be_in_time():
+    """10 and 20 in 1 1/2 s: 20 Hz; with a little less 40. Two changes of the level take of the time."""
+    assert CHIP.begun(30, 1.5, 0) == CHIP.levels[1]
+    assert CHIP.begun(30, 1.49, 0) == CHIP.highest
+    assert CHIP.begun(30, 1.5, 0.5) == CHIP.levels[0]
+    chip = CHIP._replace(switch_seconds=0.125)
+    assert chip.begun(10, 1.25, 0) == CHIP.levels[0]
+    assert chip.begun(10, 1.249, 0) == CHIP.levels[1]
+
+
 def test_one_level_is_all_that_is_taken():
     one = CHIP._replace(levels=CHIP.levels[-1:])
     assert {one.governed(W, left, 0) for W in (0.1, 50) for left in (-1, 1)} == {one.highest}
@@ -128,10 +138,10 @@ def test_wrong_forecasts_are_in_time_wherever_the_whole_network_would_be():
 
 
 def test_what_is_left_counts_from_each_leg_of_each_inference():
-    """The second leg of the second inference alone has much left: it alone is fast."""
-    legs, rests = [[10.0, 10.0]] * 2, [[0.0, 0.0], [0.0, 40.0]]
+    """20 in 1 1/2 s: 20 Hz, and then 10 in one second: 10 Hz. The second inference has 60 in 1 1/2 s: 40 Hz, twice."""
+    legs, rests = [[10.0, 10.0]] * 2, [[10.0, 0.0], [50.0, 40.0]]
     first, second = managed(legs, [0.0, 9.0], 1.5, CHIP, STILL, rests=rests)
-    assert first.joules == pytest.approx(2 * 10 + 2 * 0.25 * 10)
+    assert first.joules == pytest.approx(2 * 0.64 * 10 + 2 * 0.25 * 10)
     assert second.joules == pytest.approx(2 * 10 + 2 * 10)
     known = managed(legs, [0.0, 9.0], 1.5, CHIP, STILL, rests=rests, ahead=[[20.0, 10.0]] * 2)
     assert known == managed(legs, [0.0, 9.0], 1.5, CHIP, STILL, ahead=[[20.0, 10.0]] * 2)  # nothing is kept then
