@@ -81,7 +81,7 @@ def _are_pages(first: str, last: str) -> bool:
         return True
     alike = after in (before, "") if "-" not in before + after else before == after
     letters = (before + after).isalpha() or not before + after
-    return (alike or letters) and _rises(one["number"], other["number"])
+    return (alike or letters) and is_range(one["number"], other["number"])
 
 
 def _are_roman(first: str, last: str) -> bool:
@@ -99,7 +99,7 @@ def _roman(number: str) -> int:
     return sum(-one if one < other else one for one, other in zip(values, [*values[1:], 0], strict=True))
 
 
-def _rises(first: str, last: str) -> bool:
-    """Tell whether two page numbers make a range; the last may leave out what it shares with the first (`1234-45`)."""
+def is_range(first: str, last: str) -> bool:
+    """Tell whether two page numbers rise; the last may leave out what it shares with the first (`1234-45`)."""
     one, other = (number.lstrip("0") for number in (first, last))  # as text, which may have any number of digits
     return (len(other), other) >= (len(one), one) or len(last) < len(first) > 2

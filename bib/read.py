@@ -141,7 +141,7 @@ def _faults_of_value(key: str, name: str, value: str) -> Iterator[Fault]:
         yield name, message, "warning"
     if name == "pages":
         normal, told_so = normal_pages(read_tex(value).text)
-        if not told_so:
+        if not told_so or EN_DASH in value:
             written = normal.replace(EN_DASH, "--")
             yield name, f"the pages of `{key}` are written `{value}`; write `{written}`", "warning"
 

@@ -157,12 +157,16 @@ def _duplicates(loaded: Loaded) -> Iterator[Problem]:
         ("eprint", "arXiv id", lambda record: re.sub(r"\.[A-Z]{2}/", "/", record.arxiv)),  # a subject names nothing
         ("title", "title", lambda record: normalised(record.title)),
     ]
+    told: set[tuple[str, str]] = set()  # what they share first is reason enough
     for field, name, mark in marks:
         first: dict[str, str] = {}
         for key, record in loaded.bibliography.records.items():
             value = mark(record)
             other = loaded.bibliography.records[first.setdefault(value, key)]
-            if value and other.key != key and (field != "title" or _same_author_and_time(record, other)):
+            if not value or other.key == key or (key, other.key) in told:
+                continue
+            if field != "title" or _same_author_and_time(record, other):
+                told.add((key, other.key))
                 message = f"`{key}` has the same {name} as `{first[value]}`; keep one of the two works"
                 yield _in_bibliography(loaded, key, field, message)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
 from eelit.bib.decided import BY_WAY, comment_lines, comments, is_quoted
 from eelit.bib.files import Changes
-from eelit.bib.identifiers import EN_DASH, normal_pages
+from eelit.bib.identifiers import EN_DASH, is_range, normal_pages
 from eelit.bib.problems import Problem, Severity, shown
 from eelit.bib.record import Record
 from eelit.bib.tex import read_tex
@@ -29,6 +29,8 @@ ALIKE = 0.85
 ARXIV_DOI = "10.48550/arxiv."
 ACL_DOI = "10.18653/v1/"
 PUBLISHED = ("article", "inproceedings", "incollection")
+INVALID = "is not a valid "
+"""What `check` says of an identifier."""
 ABSENT = re.compile(r"^none\b|\bthere is none\b|\bno (?:doi|arxiv id|pages)\b", re.IGNORECASE)
 NUMBERED = re.compile(
     r"\b(?:(?:19|20)\d\d|\d+(?:st|nd|rd|th)|annual|(?:thirty|forty|twenty|fifty)?-?(?:first|second|third|fourth|fifth|sixth|"
@@ -97,7 +99,18 @@ def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> 
         *_mirrored(loaded),
         *_results(loaded, measured or {}),
     ]
-    return sorted(set(found), key=lambda each: (each.path, each.line, each.rule, each.says))
+    return sorted(set(_once(found)), key=lambda each: (each.path, each.line, each.rule, each.says))
+
+
+def _once(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield each fault once: an identifier that `check` refuses is told as the finding that mends it, as grave."""
+    mends = {(each.path, each.line): each for each in found if each.rule == "identifiers" and each.mends}
+    refused = {(each.path, each.line) for each in found if each.rule == "check" and INVALID in each.says}
+    for each in found:
+        place = each.path, each.line
+        if each.rule == "check" and INVALID in each.says and place in mends:
+            continue
+        yield replace(each, severity="error") if each == mends.get(place) and place in refused else each
 
 
 def doubts_of_new(record: Record, records: Mapping[str, Record]) -> list[str]:
@@ -246,7 +259,7 @@ def _missing(loaded: Loaded) -> Iterator[Finding]:
             yield _at(
                 loaded, "missing", key, "", f"`{key}` (@{record.type}) has no venue", "add `booktitle` or `journal`"
             )
-        if record.type in PUBLISHED and not record.doi and not _absent(loaded, key, "doi"):
+        if record.type in PUBLISHED and record.links() and not record.doi and not _absent(loaded, key, "doi"):
             yield _at(loaded, "missing", key, "", f"`{key}` is published and has no DOI", look)
         paged = record.pages or record.articleno or _absent(loaded, key, "pages")
         if record.type in PUBLISHED and record.doi and not paged:
@@ -268,6 +281,10 @@ def _contradicting(loaded: Loaded) -> Iterator[Finding]:
             right = f"if it is right, say so: note = {{Preprint posted in {since}}}"
             remedy = f"correct the year, or the identifier ({ask}); {right}"
             yield _at(loaded, "contradiction", key, "year", says, remedy)
+        if (ends := re.fullmatch(r"(\d+)–(\d+)", record.pages)) and not is_range(*ends.groups()):
+            says = f"the pages of `{key}` go from {ends[1]} to {ends[2]}"
+            remedy = f"correct the wrong one, or write `{ends[1]}-{ends[2]}` if it is page {ends[2]} of part {ends[1]}"
+            yield _at(loaded, "contradiction", key, "pages", says, remedy)
         told = [int(found) for found in re.findall(r"\b(?:19|20)\d\d\b", record.venue)]
         if told and min(abs(found - year) for found in told) > 1:
             says = f"`{key}` is of {year}, but its venue is “{record.venue}”"
@@ -287,10 +304,19 @@ def _identifiers(loaded: Loaded) -> Iterator[Finding]:
         if doi.startswith(ACL_DOI) and record.acl and doi.removeprefix(ACL_DOI) != record.acl.lower():
             says = f"the DOI {record.doi} of `{key}` is not that of the ACL Anthology's {record.acl}"
             yield _at(loaded, "identifiers", key, "doi", says, "correct the wrong one")
-        bare = re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", record.doi, flags=re.IGNORECASE).lower()
+        bare = _bare(record.doi)
         if record.doi != bare and not bare.startswith(ARXIV_DOI):
             says = f"the DOI of `{key}` is written {record.doi}"
             yield _at(loaded, "identifiers", key, "doi", says, f"write `{bare}`", Mend(key, "doi", bare))
+
+
+def _bare(doi: str) -> str:
+    """Return a DOI as it is compared: without what makes an address of it, in small letters."""
+    return re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", "", doi, flags=re.IGNORECASE).lower()
+
+
+def _unversioned(arxiv_id: str) -> str:
+    return re.sub(r"v\d+$", "", arxiv_id)
 
 
 def _of_arxiv(loaded: Loaded, key: str, record: Record) -> Iterator[Finding]:
@@ -298,10 +324,11 @@ def _of_arxiv(loaded: Loaded, key: str, record: Record) -> Iterator[Finding]:
     if version := re.fullmatch(r"(.+?)v\d+", record.arxiv):
         says = f"the arXiv id {record.arxiv} of `{key}` names a version"
         yield _at(loaded, "identifiers", key, "eprint", says, f"write `{version[1]}`", Mend(key, "eprint", version[1]))
-    if not record.doi.lower().startswith(ARXIV_DOI):
+    doi = _bare(record.doi)
+    if not doi.startswith(ARXIV_DOI):
         return
-    named, eprint = record.doi.lower().removeprefix(ARXIV_DOI), dict(record.tex).get("eprint", "")
-    if eprint and eprint != named:
+    named, eprint = _unversioned(doi.removeprefix(ARXIV_DOI)), dict(record.tex).get("eprint", "")
+    if eprint and _unversioned(eprint.lower().removeprefix("arxiv:")) != named:
         says = f"the DOI of `{key}` is that of arXiv:{named}, its `eprint` is {record.arxiv}"
         yield _at(loaded, "identifiers", key, "doi", says, "correct the wrong one")
         return
@@ -395,11 +422,12 @@ def _versions(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _is_version(record: Record, other: Record) -> bool:
-    """Tell whether two works of one first author may be one. Those with one DOI are reported as that."""
+    """Tell whether two works of one first author may be one. What share DOI, arXiv id or title is reported as that."""
     same_doi = record.doi and record.doi.lower() == other.doi.lower()
-    if same_doi or abs(record.year - other.year) > YEARS_APART:
-        return False
+    same_id = same_doi or (record.arxiv and record.arxiv == other.arxiv)
     titles = normalised(record.title), normalised(other.title)
+    if same_id or titles[0] == titles[1] or abs(record.year - other.year) > YEARS_APART:
+        return False
     return SequenceMatcher(None, *titles, autojunk=False).ratio() >= ALIKE
 
 

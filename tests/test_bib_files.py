@@ -79,7 +79,11 @@ EXPECTED = {
             *("doe2020short", "doe2020eprint", "doe2020coloned", "doe2020journal", "doe2020corr", "doe2020doi", "doe2020url"),
             "doe2020hal",
         ],
-        [(7, "warning", "write `420--436, e1--e9`"), (11, "warning", "write `1234--45`")],
+        [
+            (7, "warning", "write `420--436, e1--e9`"),
+            (8, "warning", "write `420--436`"),
+            (11, "warning", "write `1234--45`"),
+        ],
     ),
 }  # fmt: skip
 

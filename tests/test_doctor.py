@@ -42,6 +42,7 @@ def add(tree, key, fields, kind="inproceedings"):
 
 
 DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": "2020", "doi": "10.1234/doe"}
+DOE_ID = {"doi": DOE["doi"]}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,8 @@ DOE = {"author": "Doe, Jo", "title": "Stopping Plainly Before the End", "year": 
         ({"eprint": "2203.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "arXiv:2203.00001 is of 2022"),
         ({"eprint": "1703.00001", "archiveprefix": "arXiv"}, "misc", "contradiction", "`eelit doctor --online doe2027"),
         ({"booktitle": "Conference (CONF 2018)", "pages": "1--2"}, "inproceedings", "contradiction", "its venue is"),
+        ({"journal": "J", "pages": "12--3"}, "article", "contradiction", "go from 12 to 3"),
+        ({"journal": "J", "pages": "1–9"}, "article", "pages", "are written `1–9`; write `1--9`"),
         (
             {"doi": "10.48550/arXiv.2001.00001", "eprint": "2001.00002", "archiveprefix": "arXiv"}, "misc",
             "identifiers", "is that of arXiv:2001.00001, its",
@@ -86,6 +89,35 @@ def test_what_a_record_has_amiss_is_told_with_file_line_and_remedy(tree, fields,
     assert finding.path.endswith((".bib", ".yaml"))
     assert Path(finding.path).read_text(encoding="utf-8").splitlines()[finding.line - 1]
     assert "doe2027new" in finding.says
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"doi": "", "eprint": "2001.00001v2", "archiveprefix": "arXiv"}, "names a version; write `2001.00001`"),
+        ({"doi": "https://doi.org/10.1234/Doe"}, "is written https://doi.org/10.1234/Doe; write `10.1234/doe`"),
+        ({"doi": "https://doi.org/10.48550/arXiv.2001.00001v1"}, "write `eprint = {2001.00001}` in its place"),
+        ({"doi": "10.48550/arXiv.2001.00001v1", "eprint": "2001.00001", "archiveprefix": "arXiv"}, "in its place"),
+        ({"doi": "", "eprint": "2006.04152", "archiveprefix": "arXiv"}, "has the same arXiv id as `zhou2020pabee`"),
+        ({}, "has the same title as `zhou2020pabee`"),
+        ({"doi": "", "journal": "J", "title": "Another"}, "cannot be found by any identifier"),
+    ],
+)
+def test_one_fault_is_told_once_and_mended_if_that_leaves_no_choice(tree, eelit, fields, says):
+    before = findings(load(sources()))
+    pabee = {"author": "Zhou, Wangchunshu", "year": "2020", "title": "BERT Loses Patience: Fast and Robust Inference "
+             "with Early Exit"}  # fmt: skip
+    title = {} if "same" in says else {"title": "Stopping Plainly Before the End"}
+    add(tree, "doe2027new", pabee | title | DOE_ID | fields, "article" if "journal" in fields else "misc")
+    new = {str(each): each for each in findings(load(sources())) if each not in before and each.rule != "unconnected"}
+    assert len(new) == 1, list(new)
+    (told,) = new.values()
+    assert says in str(told)
+    if told.mends:
+        refused = fields["doi"].startswith("http") or "version" in told.says  # by `check`, too
+        assert told.severity == ("error" if refused else "warning")
+        eelit("doctor", "--fix", "doe2027new")
+        assert [each for each in findings(load(sources())) if "doe2027new" in each.says and each.mends] == []
 
 
 @pytest.mark.parametrize(
@@ -182,6 +214,7 @@ def test_the_catalogue_itself_has_no_error_and_nothing_to_mend():
 def test_fix_mends_what_leaves_no_choice_and_shows_the_diff(tree, eelit):
     assert eelit("doctor", "--fix").exit_code == 0
     edit(tree, BIB, "pages = {662--673}", "pages = {662-673}")
+    edit(tree, BIB, "pages = {18330--18341}", "pages = {18330–18341}")
     edit(tree, BIB, "doi = {10.1109/isca.2018.00061}", "doi = {https://doi.org/10.1109/ISCA.2018.00061}")
     edit(tree, BIB, "eprint = {2310.05424}", "eprint = {2310.05424v2}")
     add(tree, "doe2027new", DOE | {"doi": "10.48550/arXiv.2001.00001"}, "misc")
@@ -192,6 +225,7 @@ def test_fix_mends_what_leaves_no_choice_and_shows_the_diff(tree, eelit):
     text = (tree / BIB).read_text(encoding="utf-8")
     for right in (
         "pages = {662--673}",
+        "pages = {18330--18341}",
         "doi = {10.1109/isca.2018.00061}",
         "eprint = {2310.05424},",
         "eprint = {2001.00001}",
