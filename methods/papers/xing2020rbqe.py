@@ -269,7 +269,9 @@ class Rbqe(ExitMethod):
     source: str = "photographs"  # which photographs (`methods/data/photographs.py`); the paper: RAISE
     qualities: tuple[int, ...] = (50, 40, 30, 20, 10)  # of JPEG, as in the paper
     exits: int = 3  # K; the paper: 5
-    weights: tuple[tuple[float, ...], ...] = ((1.0,),)  # w_{d,k}; the later code: `LATER`; see `w`
+    weights: tuple[tuple[float, ...], ...] = (
+        (1.0,),
+    )  # w_{d,k}, spread evenly over qualities and exits; later code: `LATER`
     evened: bool = True  # whether errors count as shares of what the quality's pictures came with; the later code: no
     channels: int = 12  # C; the paper: 32
     block: int = 8  # B; the paper: 8 for JPEG, 4 for HEVC
@@ -280,7 +282,7 @@ class Rbqe(ExitMethod):
     batch: int = 8  # not known
     rate: float = 5e-3  # learning rate of Adam; the authors' later code: 1e-4
 
-    data: ClassVar[tuple[str, ...]] = photographs.ITEMS
+    data: ClassVar[tuple[str, ...]] = ("photographs", "more-photographs")
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 2.0)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
