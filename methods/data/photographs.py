@@ -16,14 +16,22 @@ from numpy.typing import NDArray
 from eelit.methods.data import fetch
 from eelit.methods.data.split import Split, shuffled, source_digest
 
-ITEM = "photographs"
+ITEMS = ("photographs", "more-photographs")
+"""Those of scikit-image, which were never compressed with losses; and larger ones, which were."""
 BLOCK = 8
 """Side of the blocks that JPEG compresses one by one, in pixels."""
 SCIKIT_LEARN = ("china", "flower")
 """Photographs that scikit-learn brings: they were JPEG before, so each 2×2 pixels are averaged."""
+MORE = (
+    "aitzgorri", "bridge", "dragonfly", "free", "friends", "greentock", "life", "picosdeeuropa", "picture-0b",
+    "picture-1a", "seeding", "sunset", "wine",
+)  # fmt: skip
+"""The larger photographs, in the order of their names: they go to training, validation and tests in turn."""
+SHORTER = 400
+"""To how many pixels the shorter side of a larger photograph is reduced, or a few more: n×n pixels are averaged."""
 SOURCES = {
-    "photographs": (("astronaut", "brick", "grass", "gravel", "moon", *SCIKIT_LEARN), ("camera", "coins"),
-                    ("chelsea", "coffee")),
+    "photographs": (("astronaut", "brick", "grass", "gravel", "moon", *SCIKIT_LEARN, *MORE[0::3]),
+                    ("camera", "coins", *MORE[1::3]), ("chelsea", "coffee", *MORE[2::3])),
     "china": (("china",), ("flower",), ("flower",)),
     "flower": (("flower",), ("china",), ("china",)),
 }  # fmt: skip
@@ -78,8 +86,11 @@ def _grey(name: str) -> NDArray[np.uint8]:
         from sklearn.datasets import load_sample_image
 
         picture = Image.fromarray(load_sample_image(f"{name}.jpg")).convert("L").reduce(2)
+    elif name in MORE:
+        large = Image.open(fetch.path(ITEMS[1]) / f"{name}.jpg").convert("L")
+        picture = large.reduce(min(large.size) // SHORTER)
     else:
-        picture = Image.open(fetch.path(ITEM) / f"{name}.png").convert("L")
+        picture = Image.open(fetch.path(ITEMS[0]) / f"{name}.png").convert("L")
     height, width = (length // BLOCK * BLOCK for length in (picture.height, picture.width))
     return np.asarray(picture, dtype=np.uint8)[:height, :width]
 
@@ -135,7 +146,8 @@ def _jpeg(picture: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 
 def _digest(source: str, parts: Sequence[Compressed]) -> str:
-    found = hashlib.sha256((source_digest(ITEM) if source == ITEM else source).encode())
+    fetched = "".join(source_digest(item) for item in ITEMS) if source == "photographs" else source
+    found = hashlib.sha256(fetched.encode())
     for part in parts:
         arrays: tuple[NDArray[Any], ...] = (part.compressed, part.clean, part.levels)
         for array in arrays:

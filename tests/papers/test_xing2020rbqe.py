@@ -30,7 +30,7 @@ def golden():
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("", "tiny").replace(settings)
+    return registry.get(KEY).variant("equal weights", "tiny").replace(settings)
 
 
 def pictures(*arrays):
@@ -39,7 +39,7 @@ def pictures(*arrays):
 
 def made(exits=5, side=64, **settings):
     """A network of so many exits, for pictures of a side."""
-    method = tiny(**{"weights": ((1.0,) * exits,) * 2, "side": side, "seen_side": side, **settings})
+    method = tiny(**{"exits": exits, "side": side, "seen_side": side, **settings})
     some = Examples([torch.zeros(1, side, side)], torch.zeros(1, side, side))
     return method.build(Data(some, some, some, None, ""), seed=0).eval()
 
@@ -224,21 +224,26 @@ def test_all_of_the_network_is_trained(stages):
     assert stage.steps == round(method.epochs * math.ceil(2 * method.train_size / method.batch))
 
 
-def test_the_weights_are_those_of_the_authors_later_code():
-    found = Rbqe()
-    assert found.qualities == (12, 10, 8, 6, 4), (
-        "from mild to severe, as the rows of the weights: five, as in the paper"
-    )
-    assert found.weights[0] == (2, 1, 1, 0.5, 0.5)
-    assert found.weights[2] == (0.5, 1, 2, 1, 0.5)
-    assert found.weights[4] == (0.5, 0.5, 1, 1, 2)
+def test_weights_by_quality_are_those_of_the_authors_later_code():
+    """From mild to severe damage, five of each; fewer are taken evenly from these."""
+    whole = Rbqe().variant("weights by quality", "full")
+    assert whole.qualities == (50, 40, 30, 20, 10)
+    assert whole.w()[[0, 2, 4]].tolist() == [[2, 1, 1, 0.5, 0.5], [0.5, 1, 2, 1, 0.5], [0.5, 0.5, 1, 1, 2]]
+    three = whole.replace({"exits": 3})
+    assert three.w()[:4].tolist() == [[2, 1, 0.5], [1, 1, 0.5], [0.5, 2, 0.5], [0.5, 1, 1]]
+    assert three.replace({"qualities": (50, 10)}).w().tolist() == [[2, 1, 0.5], [0.5, 1, 2]]
+
+
+def test_by_default_all_exits_weigh_alike_at_all_qualities():
+    assert registry.get(KEY).variant("equal weights").w().tolist() == [[1.0] * 3] * 5
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"weights": ((1.0, 1.0),)}, "a row for each of the qualities"),
-        ({"weights": ((1.0, 1.0), (1.0,))}, "a number for each exit"),
+        ({"weights": ()}, "rows of numbers"),
+        ({"weights": ((), ())}, "rows of numbers"),
+        ({"weights": ((1.0, 1.0), (1.0,))}, "as many in each"),
         ({"source": "holidays"}, "no photographs 'holidays'"),
         ({"side": 12}, "at least two blocks"),
         ({"qualities": (0, 50)}, "from 1 to 95"),
@@ -252,6 +257,8 @@ def test_bad_settings_are_refused(settings, said):
 def test_a_side_that_cannot_be_halved_so_often_is_refused():
     with pytest.raises(ValueError, match="multiples of 16, not 16 and 40"):
         made(exits=4, side=16, seen_side=40)
+    with pytest.raises(ValueError, match="at least one exit, not 0"):
+        made(exits=0)
 
 
 # Data and measures.
