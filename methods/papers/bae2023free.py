@@ -42,8 +42,8 @@ Deviations
        model's own text is kept: an open continuation has no reference that a model of this size could match.
        Beside it stands how many bits per token the true texts take at each knob, which says whether the deep part is
        better than the shallow one at all: the tokens so far are the true ones, and an estimated lambda is the one that
-       the text was written at. With seed 0 the deep part takes 4.961 bits and the shallow one 5.069, a lead of 0.107 ±
-       0.010; it would be 0.189 ± 0.015 with L_S = 1.
+       the text was written at. With seed 0 the deep part takes 4.965 bits and the shallow one 5.074, a lead of 0.109 ±
+       0.011; it would be 0.189 ± 0.015 with L_S = 1.
     4. Cost is weights read (see `families.speculative`), since what the paper gains is time at batch size 1, not work.
     5. As in the released code L_KD compares states after the final norm, the last layer's too. Where L_S does not
        divide L, teachers stand at the next layer up; the released table has a few pairs of L and L_S alone, and for 24

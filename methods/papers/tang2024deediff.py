@@ -56,8 +56,8 @@ Deviations
        steps (DDIM) what an early step mistook stayed: by the distance of the claims, on 250 validation images, those of
        the whole network were 355 from real ones and those of the first layer alone 317. With fresh noise: 314 and 356.
     9. The training is too short to draw with. After 2,000 steps of 32 images the network draws blotches, some with the
-       outline of clothes, and layers hardly differ by the distance: on 500 test images the whole network is 354 from
-       real ones, the first layer alone 380, AdaDiff at the chosen threshold 394, noise 526, and the first layer in 11
+       outline of clothes, and layers hardly differ by the distance: on 500 test images the whole network is 351 from
+       real ones, the first layer alone 380, AdaDiff at the chosen threshold 395, noise 527, and the first layer in 11
        steps and then the second in 14, chosen on validation images, 342. So what the claims find on images is about
        such a network, and says little of AdaDiff on one that draws.
 """
