@@ -36,7 +36,8 @@ Deviations
        exit of each sample is only 0.1 dB above the last (19.3 and 19.2), so there is little that stopping could win.
     2. The gate is 16 wide, not 256-128-16: that one would cost more than a layer does, even at the paper's size. Ours
        still cost a fifth as much as the layers if all four that are left are asked, an eighth for speech: on validation
-       data knobs from 0.2 on cost more than the network without gates in the main variant. Knobs below that lie closer together.
+       data of the main variant knobs from 0.2 on cost more than the network without gates. Knobs below that lie closer
+       together.
     3. 60,000 measurements, the first three quarters for the layers and the last for the gates, in place of new ones at
        every step; fewer steps at larger rates, and the last weights, not those best on validation data.
     4. L is the largest eigenvalue of A'A, which the released code takes if no other is given; its scripts give 3.
