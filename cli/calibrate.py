@@ -70,9 +70,10 @@ def command(style: str, out: Path, anyway: bool, **options: Any) -> None:
 
     Give the goal as exactly one of --budget, --max-drop, --risk, --mean-risk and --reject. Settings are chosen on one
     half of the samples; the guarantee is tested, and figures are reported, on the other. The rule is written as JSON,
-    which `eelit.methods.own.saved.load_rule` reads and applies. If the goal cannot be guaranteed, or is missed there,
-    nothing is written, stderr says what could be, and the exit code is 1; a goal that is missed by chance can be
-    accepted by --anyway.
+    which `eelit.methods.own.saved.load_rule` reads and applies. If the goal cannot be guaranteed, or is missed there
+    by more than two standard errors, nothing is written, stderr says what could be, and the exit code is 1; --anyway
+    accepts a goal that is missed by chance. Whether a goal is met as measured there, or only within two standard
+    errors, is shown.
     """
     given = [name for name in GOALS if options[name] is not None]
     if len(given) != 1:
@@ -137,16 +138,17 @@ def _report(found: SavedRule) -> str:
 
 def _standing(found: SavedRule) -> str:
     """Return in a sentence what is proved, or how the goal fares where nothing was chosen."""
-    promise = found.promise
+    promise, what = found.promise, "Not proved; "
     if promise["goal"] == "reject":
         proof = "Promised with proof is" if promise["proved"] else "Not proved is"
-        return f"{proof} the share that is refused; how many of the others are right is measured only."
-    if promise["proved"]:
+        what = f"{proof} the share that is refused. That of the others no fewer are right is not proved; "
+    elif promise["proved"]:
         return "Promised with proof."
     if not found.budget_met_:
-        return "Not proved, and MISSED there."
-    strict = promise["measured"]["share" if promise["goal"] == "budget" else "drop"] <= promise["value"]
-    return f"Not proved; met there{'' if strict else ' within two standard errors, not as measured'}."
+        return f"{what}MISSED there by more than two standard errors."
+    return (
+        f"{what}met there {'as measured' if promise['as_measured'] else 'within two standard errors, not as measured'}."
+    )
 
 
 def _missed(found: SavedRule) -> str:
@@ -154,15 +156,22 @@ def _missed(found: SavedRule) -> str:
     from eelit.methods.own.curves import ROOM
 
     promise, m = found.promise, found.promise["measured"]
-    if promise["goal"] == "budget":
-        reached, could = f"the mean cost is {m['share']:.1%} ± {m['share_error']:.1%}", "--budget"
-        most = f"{m['share'] + ROOM * m['share_error']:.3f}"
+    if promise["goal"] == "reject":
+        fewer = f"{m['drop_of_answered']:.4f} ± {m['drop_of_answered_error']:.4f}"
+        reached = f"of those that get an answer {fewer} fewer are right"
+        could = "Ask for another share"
+    elif promise["goal"] == "budget":
+        reached, most = (
+            f"the mean cost is {m['share']:.1%} ± {m['share_error']:.1%}",
+            m["share"] + ROOM * m["share_error"],
+        )
+        could = f"With two standard errors it keeps --budget {most:.3f}; ask for less"
     else:
-        reached, could = f"the drop is {m['drop']:.4f} ± {m['drop_error']:.4f}", "--max-drop"
-        most = f"{m['drop'] + ROOM * m['drop_error']:.4f}"
+        reached, most = f"the drop is {m['drop']:.4f} ± {m['drop_error']:.4f}", m["drop"] + ROOM * m["drop_error"]
+        could = f"With two standard errors it keeps --max-drop {most:.4f}; ask for less"
     return (
-        f"`{found.rule}`, the best on the half to choose on, misses the goal on the other: {reached} there. With two "
-        f"standard errors it keeps {could} {most}; ask for less, or take it by --anyway. Nothing was written"
+        f"`{found.rule}`, the best on the half to choose on, misses the goal on the other by more than two standard "
+        f"errors: {reached} there. {could}, or take it by --anyway. Nothing was written"
     )
 
 
@@ -197,5 +206,5 @@ def _measured(found: SavedRule) -> Iterator[str]:
         yield (
             f"{m['refused']:.1%} get no answer (confidence at the last exit below {found.reject_below:.4g}); of the "
             f"others {m['quality_of_answered']:.4f} are right, beside {m['full_quality_of_answered']:.4f} by the full "
-            "model that refuses as many."
+            f"model that refuses as many ({m['drop_of_answered']:.4f} ± {m['drop_of_answered_error']:.4f} fewer)."
         )

@@ -7,7 +7,7 @@ is tested, and what is told is measured, on the other half, on which nothing was
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.own.curves import ROOM, Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
+from eelit.methods.own.curves import ROOM, Flags, Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
 from eelit.methods.own.decide import decide
 from eelit.methods.own.given import Given, scores_of, unfit
 from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, proved, rejecting
@@ -29,6 +29,10 @@ from eelit.methods.policies.learn_then_test import hoeffding_bentkus
 AUTO = "auto"
 LOSSES = ("drop", "error")
 """What may be lost: that the full model is right and the rule wrong (of values: how much less), or that it is wrong."""
+SURER_THAN_ANY = 2.0
+"""A confidence that no exit has."""
+NONE = 1e-9
+"""What a sum may be above another by rounding."""
 HARDLY_ANY = 1e-6
 """Share of the samples below which a mixture is one setting, since it is a matter of rounding."""
 Progress = Callable[[str, float | None], None]
@@ -98,8 +102,8 @@ def calibrate(
             two standard errors, are within it, since the cheapest of hundreds looks better than it is.
         risk: with ``delta``: the expected `loss` is at most this, but for a probability delta (Learn then Test).
         mean_risk: the expected loss is at most this on average over samples to calibrate on (conformal risk control).
-        reject: at most this share of samples gets no answer; of those that do, no less is right than with the full
-            model that refuses as many, at the least cost.
+        reject: at most this share of samples gets no answer, at the least cost. Of those that do, no fewer are right
+            than with the full model that refuses as many: on the choosing half, two standard errors included.
         loss: ``"drop"`` (the full model is right and the rule is not; without labels, another answer than the full
             model's) or ``"error"`` (the rule is not right).
         correction: how many candidates are tested at once, see `guarantees.proved`.
@@ -208,9 +212,7 @@ def _within_budget(task: Task, budget: float) -> SavedRule:
     chosen = max(options, key=lambda option: option[:2])[2]
     table = [_row(task, option, chosen=option is chosen) for _, _, option in options]
     text = f"the mean cost is at most {budget:.1%} of the full model's where the rule was chosen (no proof)"
-    return _made(
-        task, chosen, "budget", budget, text, table, kept=lambda m: m["share"] - ROOM * m["share_error"] <= budget
-    )
+    return _made(task, chosen, "budget", budget, text, table, over=lambda m: (m["share"] - budget, m["share_error"]))
 
 
 def _cheapest(task: Task, drop: float) -> SavedRule:
@@ -239,7 +241,7 @@ def _cheapest(task: Task, drop: float) -> SavedRule:
     )
     return _made(
         task, [(1.0, task.found[best])], "max_drop", drop, text, table,
-        kept=lambda m: m["drop"] - ROOM * m["drop_error"] <= drop,
+        over=lambda m: (m["drop"] - drop, m["drop_error"]),
     )  # fmt: skip
 
 
@@ -293,7 +295,7 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
         text = f"{what} on at most {value:.2%} of samples, with probability {1 - error:.0%} {proof}"
     more: dict[str, Any] = {"loss": task.loss, "candidates": len(candidates), "losses_on": int(losses.shape[1])}
     more |= {} if error is None else {"delta": error, "correction": correction}
-    made = _made(task, [(1.0, best)], goal, value, text, table, kept=lambda m: True)
+    made = _made(task, [(1.0, best)], goal, value, text, table)
     return replace(
         made, promise={**made.promise, **more, "proved": True, "measured_loss": float(losses[chosen].mean())}
     )
@@ -336,11 +338,12 @@ def _what_could_be(losses: NDArray[np.float64], value: float, error: float | Non
     """
     if not len(losses):
         return "no setting costs less than the full model, so that there is nothing to promise"
-    n, needed = losses.shape[1], least_samples(value, error)
-    if error is None or correction == "fixed-sequence":
-        could = least_risk(losses[0], error)
+    if error is not None and correction != "fixed-sequence":
+        error, tried_ = error / len(losses), losses
     else:
-        could = min(least_risk(row, error / len(losses)) for row in losses)
+        tried_ = losses[:1]
+    n, needed = losses.shape[1], least_samples(value, error)
+    could = min(least_risk(row, error) for row in tried_)
     printed = (math.floor(could * 1e4) + 1) / 1e4  # a figure rounded to the nearest may be below what is granted
     few = (
         f" (at least {needed} samples without any loss are needed on this half, and there are {n})"
@@ -350,22 +353,44 @@ def _what_could_be(losses: NDArray[np.float64], value: float, error: float | Non
     return f"a risk of {value:.2%} cannot be promised{few}; {printed:.2%} is the least that could be"
 
 
+def _of_answered(task: Task, setting: Setting, rows: Rows, answered: tuple[Flags, Flags]) -> dict[str, float]:
+    """Return how right a setting and the full model are where each gives an answer, among ``rows``, and the difference.
+
+    ``answered`` is who gets one, of the setting and of the full model. The standard error is that of a difference of
+    two means whose samples are largely the same: each sample counts by what it adds to the one and to the other.
+    """
+    groups = task.scores.logits.groups
+    gains = (setting.decided.gain[rows], task.scores.gain[-1][rows])
+    (own, adds), (full, adds_full) = (
+        (float(gain[who].mean(dtype=np.float64)), who * (gain - gain[who].mean(dtype=np.float64)) / who.mean())
+        for gain, who in zip(gains, answered, strict=True)
+    )
+    return {
+        "quality_of_answered": own,
+        "full_quality_of_answered": full,
+        "drop_of_answered": full - own,
+        "drop_of_answered_error": standard_error(adds_full - adds, None if groups is None else groups[rows]),
+    }
+
+
 def _saving(task: Task, share: float, sure: Floats) -> list[tuple[float, Setting, Floats]]:
     """Return the settings that save something and are as right as the full model, where both refuse a share of samples.
 
     Each comes with its cost on the choosing half and how ``sure [N]`` the last exit is of each sample that reaches it.
+    The cheapest of hundreds looks better than it is, so two standard errors count as lost.
     """
     choosing, last, found = task.parts.choosing, task.scores.logits.exits - 1, []
     answered_full = sure[choosing] >= rejecting(sure[choosing], share)
-    full = float(task.scores.gain[-1][choosing][answered_full].mean())
     for setting in task.found:
-        if not setting.mixes:
-            continue  # at the end another than the last exit may answer
+        cost = mean_of(task.costs(setting), choosing)
+        if not setting.mixes or cost >= 1 - 1e-9:
+            continue  # at the end another than the last exit may answer; or nothing is saved
         reached = np.where(setting.decided.exits == last, sure, np.inf)
         answered = reached[choosing] >= rejecting(reached[choosing], share)
-        if setting.decided.gain[choosing][answered].mean() >= full - 1e-9:
-            found.append((mean_of(task.costs(setting), choosing), setting, reached))
-    return [option for option in found if option[0] < 1 - 1e-9]
+        right = _of_answered(task, setting, choosing, (answered, answered_full))
+        if right["drop_of_answered"] + ROOM * right["drop_of_answered_error"] <= 1e-9:
+            found.append((cost, setting, reached))
+    return found
 
 
 def _rejecting(task: Task, share: float) -> SavedRule:
@@ -375,7 +400,8 @@ def _rejecting(task: Task, share: float) -> SavedRule:
     options = _saving(task, share, sure)
     if not options:
         raise CannotPromise(
-            f"with at most {share:.1%} refused, no setting saves anything and stays as right as the full model"
+            f"with at most {share:.1%} refused, no setting saves anything and stays as right as the full model, two "
+            "standard errors included"
         )
     _, best, reached = min(options, key=lambda option: option[0])
     below = rejecting(task.told(reached) if scores.logits.groups is None else reached[telling], share)
@@ -383,26 +409,23 @@ def _rejecting(task: Task, share: float) -> SavedRule:
         raise CannotPromise(
             f"at least {math.ceil(1 / share) - 1} samples on this half are needed to refuse {share:.2%}"
         )
-    refused = reached[telling] < below
-    text = f"at most {share:.1%} of samples get no answer, on average over samples to calibrate on"
+    below = min(below, SURER_THAN_ANY)  # fewer reach the last exit than may be refused: all of them are
+    answered = reached[telling] >= below, sure[telling] >= rejecting(sure[telling], share)
+    right = {"refused": 1 - float(answered[0].mean()), **_of_answered(task, best, telling, answered)}
+    text = (
+        f"at most {share:.1%} of samples get no answer, on average over samples to calibrate on; of the others no "
+        "fewer are right than by the full model that refuses as many, where the rule was chosen, two standard errors "
+        "included (no proof)"
+    )
     table = [
         _row(task, [(1.0, setting)], chosen=setting is best)
         for _, setting, _ in sorted(options, key=lambda option: option[0])[:10]
     ]
-    made = _made(task, [(1.0, best)], "reject", share, text, table, kept=lambda m: True)
-    right = best.decided.gain[telling][~refused]
-    full_right = scores.gain[-1][telling][sure[telling] >= rejecting(sure[telling], share)]
-    measured = {
-        "refused": float(refused.mean()),
-        "quality_of_answered": float(right.mean()),
-        "full_quality_of_answered": float(full_right.mean()),
-    }
-    promise = {
-        **made.promise,
-        "measured": {**made.promise["measured"], **measured},
-        "proved": scores.logits.groups is None,
-    }
-    return replace(made, promise=promise, reject_below=below)
+    made = _made(
+        task, [(1.0, best)], "reject", share, text, table, more=right,
+        over=lambda m: (m["drop_of_answered"], m["drop_of_answered_error"]),
+    )  # fmt: skip
+    return replace(made, promise={**made.promise, "proved": scores.logits.groups is None}, reject_below=below)
 
 
 # What is written down
@@ -452,15 +475,19 @@ def _made(
     text: str,
     table: list[dict[str, Any]],
     *,
-    kept: Callable[[dict[str, float]], bool],
+    more: Mapping[str, float] | None = None,
+    over: Callable[[dict[str, float]], tuple[float, float]] = lambda m: (0.0, 0.0),
 ) -> SavedRule:
+    """Return the rule; ``over`` tells by how much its goal is exceeded as measured, and the standard error of that."""
     enabled = sorted(set().union(*(setting.enabled for _, setting in chosen)))
     if any(list(setting.enabled) != enabled for _, setting in chosen):  # both of a mixture are asked at the same exits
         chosen = [
             (w, replace(s, decided=decide(s.policy, task.scores, enabled), enabled=tuple(enabled))) for w, s in chosen
         ]
-    data, found = task.scores.logits, measured(task, chosen)
-    promise = {"goal": goal, "value": value, "text": text, "proved": False, "kept": kept(found), "measured": found}
+    data, found = task.scores.logits, {**measured(task, chosen), **(more or {})}
+    by, error = over(found)
+    promise = {"goal": goal, "value": value, "text": text, "proved": False, "measured": found}
+    promise |= {"kept": by - ROOM * error <= NONE, "as_measured": by <= NONE}
     return SavedRule(
         rule=chosen[0][1].rule, parts=tuple((w, setting.policy) for w, setting in chosen), exits=data.exits,
         enabled=tuple(enabled), classes=data.classes, kind=data.kind,

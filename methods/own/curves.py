@@ -22,6 +22,7 @@ from eelit.methods.policies.budgeted_thresholds import exit_shares
 from eelit.methods.policies.fixed_exit import FixedExit
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 LEAST = 20
 """Samples (or groups) that are needed to choose on the one half and tell on the other."""
 ROOM = 2.0

@@ -67,9 +67,11 @@ class SavedRule:
 
     @property
     def budget_met_(self) -> bool:
-        """Whether what was promised also holds on the samples kept apart to tell, within two standard errors.
+        """Whether the goal is met on the samples kept apart to tell: as measured there, or within two standard errors.
 
-        What is proved needs no such look, and is true here in any case.
+        ``promise["as_measured"]`` is true if it is met without that room. Of a budget the mean cost is looked at, of a
+        drop the quality that is lost, of a share to be refused how many fewer are right among those that get an answer.
+        What is proved needs no such look: both are true.
         """
         return bool(self.promise.get("kept"))
 
