@@ -132,7 +132,7 @@ def test_a_goal_that_is_missed_is_not_written_unless_asked_for(eelit, tmp_path):
     assert not (tmp_path / "rule.json").exists()
     found = eelit(*words, "--anyway")
     assert found.exit_code == 0
-    assert "MISSED" in found.stdout
+    assert "Not proved; MISSED there by more than two standard errors." in found.stdout
     assert not load_rule(tmp_path / "rule.json").budget_met_
     assert "where the rule was chosen" in found.stdout.splitlines()[0]
 
@@ -142,7 +142,33 @@ def test_what_is_proved_of_refusals_is_said(eelit, file, tmp_path):
     assert found.exit_code == 0, found.stderr
     assert "Promised with proof." not in found.stdout
     said = " ".join(found.stdout.split())
-    assert "proof is the share that is refused. That of the others no fewer are right is not proved; met there" in said
+    assert "with proof is the share that is refused. That of the others no fewer are right is not proved; met" in said
+    measured = load_rule(tmp_path / "rule.json").promise["measured"]
+    fewer = f"({measured['drop_of_answered']:.4f} ± {measured['drop_of_answered_error']:.4f} fewer)"
+    assert f"beside {measured['full_quality_of_answered']:.4f} by the full model that refuses as many {fewer}" in said
+
+
+@pytest.mark.parametrize(
+    ("by", "how"),
+    [
+        (-0.01, "met there as measured."),
+        (0.0, "met there as measured."),
+        (0.01, "met there within two standard errors, not as measured."),
+        (0.03, "MISSED there by more than two standard errors."),
+    ],
+)
+def test_a_goal_is_met_as_measured_or_within_two_standard_errors(by, how):
+    """The same halves of a sentence for each goal, from what the rule keeps."""
+    from eelit.cli.calibrate import _standing
+    from eelit.methods.own import calibrate as calibrating
+    from eelit.methods.own.logits import Logits
+
+    z, y = made(3, 200, 4)
+    scores = calibrating.Scores(Logits(z, y))
+    task = calibrating._task(scores, "static", "drop", 0, 4, lambda message, share: None)
+    rule = calibrating._made(task, [(1.0, task.found[0])], "max_drop", 0.02, "", [], over=lambda m: (by, 0.012))
+    assert _standing(rule) == f"Not proved; {how}"
+    assert (rule.budget_met_, rule.promise["as_measured"]) == (by < 0.03, by <= 0)
 
 
 def test_exits_are_counted_from_1_in_what_people_read(eelit, file, tmp_path):
