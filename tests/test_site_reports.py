@@ -451,6 +451,7 @@ def test_page_of_a_method_without_a_simulated_world_shows_none():
 def test_the_page_of_the_edge_says_what_works_decide_by():
     curve = result().curves[0].model_copy(update={"simulation": simulated()})
     collection = gather(sources(), reports(report(result(curves=[curve]))))
+    collection.alone = {}  # kept runs would be shown instead
     text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
     plain = " ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split())
     assert "Link 1, bandwidth" not in plain  # of a work that is not at the edge
@@ -478,6 +479,7 @@ def known(key):
 
 def test_the_page_of_the_edge_shows_worlds_of_works_at_the_edge():
     collection = gather(sources(), known("ju2021dee"))
+    collection.alone = {}  # kept runs would be shown instead
     text = next(text for path, text in pages.generated(collection) if path == "taxonomy/edge.md")
     own = text.partition("{ #ju2021dee }")[2].partition("\n## ")[0]
     for said in ("small setting of the smoke test", "Link 1, bandwidth (simulated)", "Regret at lambda 1</figcaption>"):
@@ -487,6 +489,7 @@ def test_the_page_of_the_edge_shows_worlds_of_works_at_the_edge():
 
 def test_a_measured_world_goes_before_that_of_the_smoke_test():
     collection = gather(sources(), known("ju2021dee"))
+    collection.alone = {}  # kept runs would be shown instead
     kept = bench.world(at_edge("ju2021dee", scale="full", seed=2).result)
     board = dataclasses.replace(collection.boards["images"], worlds={"ju2021dee": kept})
     collection.boards["images"] = board

@@ -158,6 +158,7 @@ def test_each_machine_holds_its_own_part_alone_and_the_server_may_be_a_process(p
     assert [(a.exit, a.sent, a.returned) for a in apart] == [(b.exit, b.sent, b.returned) for b in together]
     assert [a.macs[0] for a in apart] == [b.macs[0] for b in together]
     assert {len(journey.sent) for journey in apart} == {0, 1}
+    assert torch.allclose(work.answers(apart, torch.Size([10])), exact.told(together), atol=1e-4)
 
 
 # Tables and regressions.

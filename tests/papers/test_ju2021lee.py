@@ -143,16 +143,19 @@ def test_what_makes_no_bandit_is_refused(bad):
 # What is best, and what is lost.
 
 
-def test_the_best_course_by_brute_force_is_the_exit_of_the_largest_ratio():
+def test_no_course_by_brute_force_is_better_than_the_exit_that_the_bandit_settles_on():
     """All sequences of three exits that fit into 12 seconds, with durations 2, 3 and 4."""
     for price in (0.0, 0.1, 0.3):
         sure, latencies, pause = (0.5, 0.8, 0.95), (1.0, 2.0, 3.0), 1.0
+        world = Stored(np.array(sure)[:, None], np.array(latencies)[:, None], np.zeros((3, 1)))
+        bandit = RatioBandit((0, 1, 2), price, pause, 0.0)
+        chosen = drive(bandit, world, SECOND, [(0, 0.0)] * 9, pause=pause)[-1]
         gains = [c - price * latency for c, latency in zip(sure, latencies, strict=True)]
         best = 0.0
         for plays in product(range(-1, 3), repeat=6):  # -1: no play
             if sum(pause + latencies[k] for k in plays if k >= 0) <= 12:
                 best = max(best, sum(gains[k] for k in plays if k >= 0))
-        assert best == pytest.approx(12 * max(g / (pause + x) for g, x in zip(gains, latencies, strict=True)))
+        assert best == pytest.approx(12 * reward(chosen, price) / (pause + latencies[chosen.exit]))
 
 
 def test_without_a_pause_the_price_drops_out():
