@@ -168,7 +168,9 @@ def several():
         run = result(key=key)
         curves = [run.curves[0].model_copy(update={KEY: odd, "kim2023bild": more(run.curves[0])}.get(key, {}))]
         found[key] = report(run.model_copy(update={"curves": curves})).model_copy(update={"key": key})
-    written = dict(pages.generated(gather(sources(), Reports(found, session(keys), NOW))))
+    collection = gather(sources(), Reports(found, session(keys), NOW))
+    collection.alone = {}  # kept runs would be shown instead
+    written = dict(pages.generated(collection))
     sourced = {key: written[f"methods/{key}.md"] for key in keys}
     return {key: (" ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split()), text) for key, text in sourced.items()}
 
