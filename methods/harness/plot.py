@@ -26,7 +26,7 @@ def plot(result: Result, folder: Path) -> list[Path]:
         costs, qualities = [p.cost for p in curve.test], [p.quality for p in curve.test]
         axes.plot(costs, qualities, marker="o", markersize=4, label=f"{curve.knob} from {curve.test[0].knob:g} on")
         axes.plot([curve.full_cost], [curve.full_quality], marker="*", markersize=12, linestyle="", label="full model")
-        axes.set_xlabel(f"cost per sample ({curve.unit})")
+        axes.set_xlabel(f"cost ({curve.unit})" if " per " in curve.unit else f"cost per sample ({curve.unit})")
         axes.set_ylabel(f"{curve.quality} on test data\n({DIRECTION})")
         axes.set_title(" ".join(filter(None, [result.key, curve.variant])), fontsize=10)
         axes.set_xlim(left=0)

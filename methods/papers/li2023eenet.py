@@ -56,9 +56,10 @@ Deviations
        known.
     4. The sum of errors is kept between -10 and 0, so that errors which cannot be corrected do not accumulate, and time
        that was left under little load is no credit when more comes. The target is the largest of 0, 0.05, 0.1, 0.15,
-       0.2 and 0.3 at which the loop, on validation data at the usual load and the cheapest beta, took no more energy
-       than no loop; nothing was late with any. The loop is tried at the heaviest loads that the highest level serves in
-       time on validation data, as under much less there is nothing to correct, and under more nothing that can be.
+       0.2 and 0.3 at which the loop, on validation data at the usual load and the cheapest beta, took at most 0.1 %
+       more energy than no loop; nothing was late with any. The loop is tried at the heaviest loads that the highest
+       level serves in time on validation data, as under much less there is nothing to correct, and under more nothing
+       that can be.
     5. Late answers count as answers; the claims report their share, of both sides.
     6. Rivals that forecast nothing have levels, too: a network of fixed depth knows all of its work, and early exits
        without forecasts run just fast enough for the whole network, at each exit anew. The full model stays at the

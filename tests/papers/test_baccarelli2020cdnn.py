@@ -445,9 +445,11 @@ def test_a_third_of_the_energy_must_be_saved_at_little_loss(cost, quality, holds
         return [OperatingPoint(knob=0.1, quality=q, cost=c, speed_up=1, exits=[1]) for q, c in (best, (0.9, 110.0))]
 
     curve = SimpleNamespace(
-        validation=points((0.895, cost)), test=points((quality, cost)), full_quality=0.9, full_cost=100.0
-    )
+        validation=points((0.895, cost)), test=points((quality, cost)), full_quality=0.9, full_cost=100.0,
+        baselines=[SimpleNamespace(name=name, test=points((0.9, 1.0))[1:]) for name in ("static", "all on the device")],
+    )  # fmt: skip
     assert claimed.less_energy(curve).holds is holds
+    assert claimed.less_energy(curve).measured.endswith("at alpha = 0.1; all on the device: 110 mJ")
     assert "nothing was measured" in claimed.less_energy(curve).not_comparable
 
 
@@ -463,7 +465,9 @@ def test_claims_are_tried_and_trainings_compared_once(prepared):
     swept = [method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test")]
     quality, cost = method.full_model(ready, bench)
     took = Effort(seconds=1.25, steps=11)
-    curve = SimpleNamespace(validation=swept[0], test=swept[1], full_quality=quality, full_cost=cost, training=took)
+    curve = SimpleNamespace(
+        validation=swept[0], test=swept[1], full_quality=quality, full_cost=cost, training=took, baselines=[]
+    )
     before = dict(bench.trainings)
     found = claimed.claims(method, ready, bench, curve)
     assert [outcome.name for outcome in found][-2:] == [

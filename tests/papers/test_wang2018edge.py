@@ -621,7 +621,9 @@ def test_the_world_that_is_shown_is_the_one_in_which_nodes_train(prepared, tau):
 
 def test_execution_notices_bytes_that_were_not_foreseen(prepared):
     method, bench, ready = prepared(KEY)
-    assert method.execute(ready, bench, 2.5).agrees
+    found = method.execute(ready, bench, 2.5)
+    assert found.agrees
+    assert found.counted / found.samples == pytest.approx(method.sweep(ready, bench, "test", [2.5])[0].cost)
     run = method.known(ready, 2.5)
     other = dataclasses.replace(run, traffic=Traffic([*run.traffic.down[:-1], 0], run.traffic.up))
     assert not method.execute(dataclasses.replace(ready, runs=ready.runs | {(2.5, None): other}), bench, 2.5).agrees
