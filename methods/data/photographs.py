@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eelit.methods.data import fetch
+from eelit.methods.data.derived import arrays
 from eelit.methods.data.split import Split, shuffled, source_digest
 
 ITEMS = ("photographs", "more-photographs")
@@ -87,12 +88,22 @@ def _grey(name: str) -> NDArray[np.uint8]:
 
         picture = Image.fromarray(load_sample_image(f"{name}.jpg")).convert("L").reduce(2)
     elif name in MORE:
-        large = Image.open(fetch.path(ITEMS[1]) / f"{name}.jpg").convert("L")
-        picture = large.reduce(min(large.size) // SHORTER)
+        picture = Image.fromarray(_reduced(name))
     else:
         picture = Image.open(fetch.path(ITEMS[0]) / f"{name}.png").convert("L")
     height, width = (length // BLOCK * BLOCK for length in (picture.height, picture.width))
     return np.asarray(picture, dtype=np.uint8)[:height, :width]
+
+
+def _reduced(name: str) -> NDArray[np.uint8]:
+    """A larger photograph in grey, reduced; kept, as reading all of them takes seconds."""
+    from PIL import Image
+
+    def read() -> dict[str, NDArray[Any]]:
+        large = Image.open(fetch.path(ITEMS[1]) / f"{name}.jpg").convert("L")
+        return {"grey": np.asarray(large.reduce(min(large.size) // SHORTER))}
+
+    return arrays(f"photograph-{name}", f"{SHORTER} {source_digest(ITEMS[1])}", read)["grey"]
 
 
 def _half(picture: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
@@ -149,7 +160,7 @@ def _digest(source: str, parts: Sequence[Compressed]) -> str:
     fetched = "".join(source_digest(item) for item in ITEMS) if source == "photographs" else source
     found = hashlib.sha256(fetched.encode())
     for part in parts:
-        arrays: tuple[NDArray[Any], ...] = (part.compressed, part.clean, part.levels)
-        for array in arrays:
+        content: tuple[NDArray[Any], ...] = (part.compressed, part.clean, part.levels)
+        for array in content:
             found.update(array.tobytes())
     return found.hexdigest()[:16]
