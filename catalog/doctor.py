@@ -83,6 +83,8 @@ class Measured:
     path: Path
     current: bool
     outcomes: Collection[str]
+    again: str = "eelit bench {}"
+    """The command that measures a method again, with braces for its key."""
 
 
 def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> list[Finding]:
@@ -498,13 +500,13 @@ def _results(loaded: Loaded, measured: Mapping[str, Measured]) -> Iterator[Findi
     for key, known in measured.items():
         if not known.current:
             says = f"the results of `{key}` are of older code or data"
-            yield Finding("stale", str(known.path), 1, says, f"measure again: `eelit bench {key}`")
+            yield Finding("stale", str(known.path), 1, says, f"measure again: `{known.again.format(key)}`")
         entry = loaded.entries.get(key)
         for index, claim in enumerate(entry.claims if entry else []):
             lacking = [name for name in claim.tried if not any(_means(name, outcome) for outcome in known.outcomes)]
             if lacking:
                 says = f"no result has the outcome “{lacking[0]}” that would try this claim of `{key}`"
-                remedy = f"correct its name in `tried`, or measure again: `eelit bench {key}`"
+                remedy = f"correct its name in `tried`, or measure again: `{known.again.format(key)}`"
                 yield _in_entry(loaded, "claim without outcome", key, ("claims", index), says, remedy)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -128,10 +128,12 @@ def _measured(keys: Collection[str]) -> Mapping[str, Measured]:
             if known and known.results:
                 outcomes = {claim.name for result in known.results for claim in result.claims}
                 path = min((bench.folder() / name / key).glob("seed*.json"))
+                again = "eelit run {} --keep" if name == bench.ALONE else "eelit bench {}"
                 before = found.get(key)
-                current = known.current and (before is None or before.current)
                 outcomes |= set(before.outcomes) if before else set()
-                found[key] = Measured(before.path if before and not before.current else path, current, outcomes)
+                # What is stale on a track is told rather than what else there is.
+                told = before if before and not before.current else Measured(path, known.current, (), again)
+                found[key] = replace(told, outcomes=outcomes)
     return found
 
 

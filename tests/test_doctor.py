@@ -197,6 +197,9 @@ def test_claims_without_outcome_and_results_of_older_code(tree):
     assert found("claim without outcome", {"zhou2020pabee": known}) == []
     (finding,) = found("stale", {"zhou2020pabee": known})
     assert finding.remedy == "measure again: `eelit bench zhou2020pabee`"
+    alone = Measured(path, False, known.outcomes, "eelit run {} --keep")
+    (finding,) = found("stale", {"zhou2020pabee": alone})
+    assert finding.remedy == "measure again: `eelit run zhou2020pabee --keep`"
     known = Measured(path, True, {"patience: something else", "better than max-confidence"})
     assert found("stale", {"zhou2020pabee": known}) == []
     (finding,) = found("claim without outcome", {"zhou2020pabee": known})
