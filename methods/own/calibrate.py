@@ -388,7 +388,7 @@ def _saving(task: Task, share: float, sure: Floats) -> list[tuple[float, Setting
         reached = np.where(setting.decided.exits == last, sure, np.inf)
         answered = reached[choosing] >= rejecting(reached[choosing], share)
         right = _of_answered(task, setting, choosing, (answered, answered_full))
-        if right["drop_of_answered"] + ROOM * right["drop_of_answered_error"] <= 1e-9:
+        if right["drop_of_answered"] + ROOM * right["drop_of_answered_error"] <= NONE:
             found.append((cost, setting, reached))
     return found
 
