@@ -409,6 +409,16 @@ def test_what_is_no_record_any_more_is_reported_all_the_same(tmp_path, content, 
     assert f"{path}{said}" in str(problem)
 
 
+def quickest(path):
+    """Return the least seconds of three readings: rubbish of other tests may be collected during one of them."""
+    found = []
+    for _ in range(3):
+        start = time.process_time()
+        read_bibliography(path)
+        found.append(time.process_time() - start)
+    return min(found)
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
     """Reading once took four times as long for twice the records; what is never closed must not be sought to the end."""
@@ -417,9 +427,8 @@ def test_time_grows_with_the_file_and_not_faster(tmp_path, spoilt):
     for size in (500, 4_000):
         path = tmp_path / f"{size}.bib"
         path.write_text("".join(one % (n, n, "" if spoilt else "}") for n in range(size)), encoding="utf-8")
-        start = time.process_time()
+        seconds.append(quickest(path))
         found = read_bibliography(path)
-        seconds.append(time.process_time() - start)
         assert (len(found.problems), len(found.records)) == ((size, 0) if spoilt else (0, size))
     assert seconds[1] < 30 * seconds[0], "eight times the records"
 
@@ -447,9 +456,7 @@ def test_what_is_never_closed_is_not_sought_to_the_end_on_one_line_either(tmp_pa
     for size in (1_000, 8_000):
         path = tmp_path / f"{size}.bib"
         path.write_text("".join(ON_ONE_LINE[kind] % n for n in range(size)), encoding="utf-8")
-        start = time.process_time()
-        read_bibliography(path)
-        seconds.append(time.process_time() - start)
+        seconds.append(quickest(path))
     assert seconds[1] < max(30 * seconds[0], 1.0), "eight times the records"
 
 
