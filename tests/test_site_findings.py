@@ -153,3 +153,21 @@ def test_the_path_for_newcomers_starts_with_a_survey_and_names_no_work_twice(col
     assert years == sorted(years)
     assert len(years) > 3
     assert len({step.key for step in steps}) == len(steps)
+
+
+def on_track(name, *lines):
+    return findings.Finding(name, name, "accuracy", [contest(*lines)], findings.Counter(), [], True)
+
+
+def simplest(gain):
+    found = line("simplest", gain)
+    return replace(found, row=replace(found.row, rule=findings.SIMPLEST))
+
+
+def test_the_simplest_rule_is_told_of_the_track_where_it_lags_most_and_only_if_all_tracks_have_it():
+    near, far = on_track("near", line("a", 0.0), simplest(-0.01)), on_track("far", line("a", 0.0), simplest(-0.2))
+    told = findings.farthest_behind([near, far])
+    assert told.gap == pytest.approx(-0.2)
+    assert findings.farthest_behind([far, near]).line is told.line
+    assert findings.farthest_behind([near, on_track("none", line("a", 0.0))]) is None
+    assert findings.farthest_behind([]) is None

@@ -147,6 +147,11 @@ class Finding:
         """Return the contest within a share of the cost."""
         return next((contest for contest in self.contests if contest.share == share), None)
 
+    @property
+    def half(self) -> Contest | None:
+        """The contest that the home page tells of."""
+        return self.at(HALF)
+
 
 def of_track(collection: Collection, name: str) -> Finding | None:
     """Return what was found on a track; None if nothing was measured there."""
@@ -169,6 +174,13 @@ def of_all(collection: Collection) -> tuple[list[Finding], Counter[Fate]]:
     found = [finding for name in collection.boards if (finding := of_track(collection, name))]
     keys = dict.fromkeys(key for board in collection.boards.values() for key in board.verdicts)
     return found, fates(trial for key in keys for trial in collection.trials(key))
+
+
+def farthest_behind(found: Iterable[Finding]) -> Leader | None:
+    """Return the row of `SIMPLEST` on the track where it lags most within `HALF`; None unless all tracks have one."""
+    rows = [half.simplest for finding in found if (half := finding.half)]
+    known = [row for row in rows if row]
+    return min(known, key=lambda row: row.gap) if known and len(known) == len(rows) else None
 
 
 def contest_of(group: Group, share: float) -> Contest | None:

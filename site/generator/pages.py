@@ -159,6 +159,7 @@ def generated(collection: Collection) -> Iterator[tuple[str, str]]:
     render = _rendering(collection)
     found, fates = findings.of_all(collection)
     values = {"found": found, "fates": fates, "site_tracks": TRACKS, "reach": contest.reach}
+    values["last"] = findings.farthest_behind(found)
     yield "index.md", render("home.md.j2", picture=_picture("idea"), head=head.home(collection), **values)
     yield "methods/index.md", render("methods.md.j2", **_listed(collection))
     for key, method in collection.methods.items():
