@@ -49,8 +49,8 @@ Deviations
        of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. What crosses is in 8 bits for each value, compressed: not known
        of the paper. With all its cost at maps larger than the image, as the network of other methods here has it, one
        side alone is always best. So this one has few channels at first and soon few places: after a quarter of its
-       cost a map has 576 values, a picture 2304, and a cut there can pay. Where most of the cost lies, a map has again
-       more bytes than such a cut leaves to gain.
+       cost a map has 576 values, a picture 2304, and a cut there can pay. It was chosen by these counts, not by its
+       accuracy.
     5. The transfer of the answer back is part of d_s; no other times are modelled, and none is measured.
     6. The abstract says that accuracy is guaranteed, which may mean a constraint acc(e) >= A_min. Here there is none: w
        alone says what accuracy is worth, and the claims look at what it comes to.
