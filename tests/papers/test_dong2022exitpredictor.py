@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loopback import process
+from loopback import Counting, Told, process
 from torch import nn
 from torch.nn import functional as F
 
@@ -151,12 +151,14 @@ def test_each_machine_holds_its_own_part_alone_and_the_server_may_be_a_process(p
     exact, model = ready.split("test").one_by_one(12), ready.model
     world, plan = method.world("test", 0), Always(Foretold(method.cuts, 0.9, eta=0.5))
     here = Device(0, model, range(2), MaxConfidence, method.codec, predictor=model.predictor, early=2)
-    with process(Machine(1, model, range(2, 3), MaxConfidence, method.codec)) as ask:
-        work = Executed(here, [ask], exact.examples)
+    with process(Counting(Machine(1, model, range(2, 3), MaxConfidence, method.codec))) as ask:
+        work = Executed(here, [far := Told(ask)], exact.examples)
         apart = stream(world, work, plan, [0.0] * 12)
     together = stream(world, exact, plan, [0.0] * 12)
     assert [(a.exit, a.sent, a.returned) for a in apart] == [(b.exit, b.sent, b.returned) for b in together]
     assert [a.macs[0] for a in apart] == [b.macs[0] for b in together]
+    assert far.macs == [macs for b in together for macs in b.macs[1:]]
+    assert 0 < len(far.macs) < 12
     assert {len(journey.sent) for journey in apart} == {0, 1}
     assert torch.allclose(work.answers(apart, torch.Size([10])), exact.told(together), atol=1e-4)
 
