@@ -314,8 +314,8 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
         "blocks": 2, "edge": 3, "exits": (1, 3), "head_epochs": 4.0, "head_rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "widths": (16, 32), "blocks": 2,
-        "edge": 3, "exits": (1, 3), "head_epochs": 3.0, "head_rate": 5e-3,
+        **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "train_size": 1000, "widths": (16, 32),
+        "blocks": 2, "edge": 3, "exits": (1, 3), "head_epochs": 3.0, "head_rate": 5e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"widths": (16, 16), "exits": (2, 3), "loss_weights": (0.1, 0.5)}
 
