@@ -476,14 +476,17 @@ def test_each_side_has_its_cheapest_thresholds(prepared):
 )
 def test_an_answer_must_be_sooner_than_from_either_machine_alone(ours, quality, server, holds):
     """The device takes 100 ms; at another bandwidth the server is the sooner one."""
-    found = [claimed.Beside(8.0, 50.0, 0.9, 40.0), claimed.Beside(0.5, ours, quality, server)]
-    outcome = claimed.beside_one_machine(found, 100.0, 0.9, 0.4)
+    found = [claimed.Beside(8.0, 50.0, 0.9, 40.0, 0.9), claimed.Beside(0.5, ours, quality, server, 0.9)]
+    outcome = claimed.beside_one_machine(found, 100.0, 0.4)
     assert outcome.holds is holds
     assert "50 (0.9000) and 40 at 8, " in outcome.measured
 
 
-def test_what_the_server_alone_takes_by_hand(prepared):
-    """A picture there, all work, an answer back; the controller has the thresholds of the same bandwidth."""
+def test_what_the_server_alone_takes_by_hand(prepared, monkeypatch):
+    """A picture there, all work, an answer back; the controller has the thresholds of the same bandwidth, and both see
+    the same pictures.
+    """
+    monkeypatch.setattr(claimed, "PICTURES", 50)
     method, _, ready = prepared(KEY)
     seen, target = ready.split("test"), 0.7
     found = claimed.beside(method, ready, target)
@@ -498,6 +501,8 @@ def test_what_the_server_alone_takes_by_hand(prepared):
         plan = method.scheduler(ready, world, target).plan(0, 60.0)
         seconds, quality = claimed.tried(method, ready, share, (plan.eta, plan.knob))
         assert (one.ours, one.accuracy) == (pytest.approx(1000 * seconds), quality)
+        right = seen.answers[-1].argmax(-1) == seen.targets
+        assert one.full == pytest.approx(float(right[:50].double().mean()))
     assert found[0].server > found[-1].server
 
 

@@ -635,7 +635,11 @@ def test_a_budget_in_which_a_fixed_number_learns_nothing_has_no_point(prepared):
     """In the shortest budget a hundred steps do not end in time; ten never do here, and there is no such rival."""
     method, bench, ready = prepared(KEY)
     budgets = method.knobs[1::2]
-    runs = {(budget, tau): Run(torch.ones(64).double(), loss=1.0, spent=1.0) for budget in method.knobs for tau in (1, 10, 100)}
+    runs = {
+        (budget, tau): Run(torch.ones(64).double(), loss=1.0, spent=1.0)
+        for budget in method.knobs
+        for tau in (1, 10, 100)
+    }
     for budget, tau in [(budgets[0], 100), *((budget, 10) for budget in budgets)]:
         runs[budget, tau] = Run(torch.zeros(64).double())
     runs[method.knobs[-1], None] = method.known(ready, method.knobs[-1])
