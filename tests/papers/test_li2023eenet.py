@@ -15,7 +15,18 @@ from eelit.methods.engine.costs import MacCounter
 from eelit.methods.engine.evaluate import followed, infer
 from eelit.methods.engine.records import Baseline, OperatingPoint
 from eelit.methods.harness import registry
-from eelit.methods.papers.li2023eenet import Chip, EENet, Level, Loop, Outlook, counted_legs, legs_of, managed, rests_of
+from eelit.methods.papers.li2023eenet import (
+    Chip,
+    Done,
+    EENet,
+    Level,
+    Loop,
+    Outlook,
+    counted_legs,
+    legs_of,
+    managed,
+    rests_of,
+)
 from eelit.methods.policies.forecast import Forecast
 from eelit.methods.policies.max_confidence import MaxConfidence
 from eelit.methods.world.machines import Computer
@@ -620,13 +631,21 @@ def test_energy_above_the_best_levels_is_drawn_by_load_and_what_is_late_beside_i
     assert claimed.learning(method.replace({"governs": False}), ready, bench, measured) == []
 
 
-@pytest.mark.parametrize("load", [0.6, 1.5, 3.0])
-def test_no_load_makes_energy_fall_below_that_of_the_best_levels(prepared, load):
-    """Where much is late at the governor's levels, the best ones may have as much late, and so take less, too."""
+def test_who_lets_all_be_late_takes_no_less_than_the_best_levels_that_may_too(prepared, monkeypatch):
+    """The lowest level for everything: at levels that make fewer late it would look better than the best."""
     method, _, ready = prepared(KEY)
-    found = claimed.queued(method.replace({"arriving": load}), ready, math.inf)
-    assert found.more >= -1e-9
-    assert found.late[0] >= found.late[1]
+
+    def lowest(legs, came, deadline, chip, loop, *, rests):
+        low, level, done = chip.levels[0], chip.highest, []
+        for own in legs:
+            done.append(Done(sum(chip.joules(W, low) for W in own) + (level != low) * chip.switch_joules, -1.0, 0.0))
+            level = low
+        return done
+
+    monkeypatch.setattr(claimed, "managed", lowest)
+    found = claimed.queued(method.replace({"arriving": 1.5}), ready, 1.2)
+    assert found.more == pytest.approx(0.0, abs=1e-9)
+    assert found.late[0] == 3 * found.tried > found.late[1]
 
 
 def test_a_rival_may_lose_a_point_of_what_the_method_reaches_not_of_its_own_best():
