@@ -15,8 +15,10 @@ from scipy.special import stdtrit
 
 from eelit.methods.claims.leads import nothing_to_lose
 from eelit.methods.engine.method import Bench
+from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.operating_points import cheapest_within
 from eelit.methods.engine.records import Curve, Outcome
+from eelit.methods.families.exits import Prepared
 from eelit.methods.papers.li2023esfedavg import BY, Clients, EsFedAvg, one_thread
 
 GAIN = 0.01
@@ -37,6 +39,10 @@ CHANGED: Mapping[str, Mapping[str, Any]] = {
 Where no weight or every weight is sent, nothing is chosen by anything: both variants share one training.
 """
 
+PLAIN: Mapping[str, Any] = {"shared": "all", "density": 1.0, "kept": 1.0, "by": BY[0]}
+"""What makes it federated averaging as it was before: one network for all, of which all weights are sent and averaged.
+"""
+
 
 class Pair(NamedTuple):
     """Accuracy of last exits in a federation, and in the same without one part of the method."""
@@ -53,6 +59,19 @@ class Federated(NamedTuple):
     whole: tuple[int, int]  # the same where clients send all weights
 
 
+class Averaged(NamedTuple):
+    """What plain federated averaging reaches in one federation, beside the method."""
+
+    ours: float  # accuracy of last exits, and bytes of all messages
+    ours_bytes: int
+    affordable: float  # of one block, which all can afford, after as many rounds and steps
+    affordable_bytes: int
+    deep: float  # of all blocks, which not all can afford
+    deep_bytes: int
+    brief: float  # the same in as many bytes as the method has taken, or the fewest that a round takes
+    rounds: int  # that fit into these
+
+
 class Gain(NamedTuple):
     """The mean over federations of what one part brings, and its 95 % interval by Student's t."""
 
@@ -65,10 +84,12 @@ def claims(method: EsFedAvg, prepared: Clients, bench: Bench, curve: Curve) -> l
     """Beside the same federations without one part at a time."""
     benches = [replace(bench, seed=bench.seed + seed) for seed in SEEDS]
     with one_thread():
-        found = [tried(method, method.prepare(own) if i else prepared, own) for i, own in enumerate(benches)]
+        ready = [method.prepare(own) if i else prepared for i, own in enumerate(benches)]
+        both = list(zip(ready, benches, strict=True))
+        found = [tried(method, each, own) for each, own in both]
+        plain = [beside_plain(method, each, own) for each, own in both]
         pays = elsewhere(method, benches[:FEW])
     pairs = {name: [each.pairs[name] for each in found] for name in CHANGED}
-    point = cheapest_within(curve.validation, curve.test, 0.01)
     alone = better(
         "better than learning alone",
         "Over all clients, last exits are more accurate than those of clients that train as long by themselves, "
@@ -83,6 +104,7 @@ def claims(method: EsFedAvg, prepared: Clients, bench: Bench, curve: Curve) -> l
             pairs["shallow"],
         ),
         alone.model_copy(update={"measured": f"{alone.measured}; {pays}"}),
+        better_than_plain(plain, method.rounds + 1),
         better(
             "better with heads of their own",
             "Over all clients, last exits are more accurate than where heads are averaged too",
@@ -90,16 +112,22 @@ def claims(method: EsFedAvg, prepared: Clients, bench: Bench, curve: Curve) -> l
         ),
         sparse(pairs["dense"], [each.sent for each in found], [each.whole for each in found]),
         pruned(pairs["unpruned"], method.kept),
-        Outcome(
-            name="exits spare computation",
-            statement="The cheapest threshold that loses at most one point on validation images costs at least a fifth "
-            "less than the clients' plain networks, and loses at most two points on test images.",
-            holds=point.speed_up >= 1.25 and point.quality >= curve.full_quality - 0.02,
-            measured=f"{point.speed_up:.2f}× at threshold {point.knob:g}, accuracy "
-            f"{point.quality - curve.full_quality:+.4f}",
-            not_comparable=nothing_to_lose(curve, 0.02),
-        ),
+        spared(curve),
     ]
+
+
+def spared(curve: Curve) -> Outcome:
+    """What exits save by the cheapest threshold that loses little."""
+    point = cheapest_within(curve.validation, curve.test, 0.01)
+    return Outcome(
+        name="exits spare computation",
+        statement="The cheapest threshold that loses at most one point on validation images costs at least a fifth "
+        "less than the clients' plain networks, and loses at most two points on test images.",
+        holds=point.speed_up >= 1.25 and point.quality >= curve.full_quality - 0.02,
+        measured=f"{point.speed_up:.2f}× at threshold {point.knob:g}, accuracy "
+        f"{point.quality - curve.full_quality:+.4f}",
+        not_comparable=nothing_to_lose(curve, 0.02),
+    )
 
 
 def tried(method: EsFedAvg, prepared: Clients, bench: Bench) -> Federated:
@@ -116,6 +144,45 @@ def tried(method: EsFedAvg, prepared: Clients, bench: Bench) -> Federated:
 def without(method: EsFedAvg, part: str) -> EsFedAvg:
     """Return the method without one part."""
     return method.replace(dict(CHANGED[part]))
+
+
+def beside_plain(method: EsFedAvg, prepared: Clients, bench: Bench) -> Averaged:
+    """Train plain federated averaging with the same clients: as many rounds, or as many bytes.
+
+    Where the method's clients train once more for themselves, there is one more round of averaging.
+    """
+
+    def plain(budget: int, rounds: int) -> tuple[float, tuple[int, int]]:
+        own = method.replace({**PLAIN, "budgets": (budget,), "rounds": rounds})
+        ready = own.prepare(bench)
+        return accuracy(own, of_the_server(ready), bench), crossed(ready)
+
+    turns, taken = method.rounds + 1, sum(crossed(prepared))
+    affordable, few = plain(1, turns)
+    deep, (down, up) = plain(method.exits, turns)
+    rounds = fitting(taken, down / (turns + 1), up / turns)
+    brief, _ = plain(method.exits, rounds)
+    return Averaged(accuracy(method, prepared, bench), taken, affordable, sum(few), deep, down + up, brief, rounds)
+
+
+def fitting(taken: int, down: float, up: float) -> int:
+    """Return how many rounds of so many bytes each way fit into some bytes, at least one, if the last average is told.
+
+    So there is one message more to the clients than back.
+    """
+    return max(1, int((taken - down) / (down + up) + 1e-9))
+
+
+def of_the_server(prepared: Clients) -> Clients:
+    """Return the clients with the server's network, of which each has as many blocks as it affords, and the heads."""
+    server = prepared.federation
+    assert server is not None
+
+    def given(one: Prepared) -> Prepared:
+        exits = one.model.exits
+        return Prepared(MultiExit(server.stages[:exits], server.heads[:exits]), one.data, one.bench, one.method)
+
+    return replace(prepared, each=[given(one) for one in prepared.each])
 
 
 def elsewhere(method: EsFedAvg, benches: Sequence[Bench]) -> str:
@@ -171,6 +238,32 @@ def better(name: str, statement: str, pairs: Sequence[Pair]) -> Outcome:
         "of the paired difference lies above 0.",
         holds=found.mean >= GAIN and found.low > 0,
         measured=told(pairs),
+    )
+
+
+def better_than_plain(found: Sequence[Averaged], turns: int) -> Outcome:
+    """Return the outcome that we are better than one network for all, which all can afford; and what a deep one does.
+
+    A deep one is beyond the budgets of some, so it is told and does not decide.
+    """
+    outcome = better(
+        "better than plain federated averaging",
+        f"Over all clients, last exits are more accurate than the one network of plain federated averaging after as "
+        f"many rounds and steps, {turns} turns of each client: of one block, which all can afford, with all weights "
+        "sent, the head averaged, and nothing learnt after the last average",
+        [Pair(each.ours, each.affordable) for each in found],
+    )
+    ours, affordable, deep = (
+        mean(getattr(each, f"{name}_bytes") for each in found) / 1000 for name in ("ours", "affordable", "deep")
+    )
+    rounds = sorted({each.rounds for each in found})
+    return outcome.model_copy(
+        update={
+            "measured": f"{outcome.measured}; {ours:.1f} kB crossed, there {affordable:.1f}; one network of all "
+            f"blocks, beyond the budgets of some, reaches {mean(each.deep for each in found):.4f} with {deep:.1f} kB, "
+            f"and {mean(each.brief for each in found):.4f} in as many bytes as here, after "
+            f"{' or '.join(map(str, rounds))} rounds"
+        }
     )
 
 

@@ -175,8 +175,13 @@ class Done(NamedTuple):
     """What became of an inference."""
 
     joules: float
-    late: bool
+    left: float  # time that was left to the deadline, as a share of it
     c: float  # the correction after it
+
+    @property
+    def late(self) -> bool:
+        """Whether the answer came after the deadline."""
+        return self.left < 0
 
 
 def managed(
@@ -216,11 +221,12 @@ def managed(
             took, used = chip.ran(W, wanted, level)
             now, joules, level = now + took, joules + used, wanted
         free = now
-        left.append((due - now) / deadline)
+        spare = (due - now) / deadline
+        left.append(spare)
         e = fmean(left) - loop.target
         total = min(max(total + e, -10.0), 0.0)
         c = loop.corrected(c, e, total)
-        found.append(Done(joules, now > due, c))
+        found.append(Done(joules, spare, c))
     return found
 
 

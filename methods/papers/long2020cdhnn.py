@@ -69,7 +69,7 @@ from eelit.methods.backbones.resnet import BasicBlock
 from eelit.methods.engine.examples import Data
 from eelit.methods.engine.method import Bench, Split
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import OperatingPoint, Simulation
+from eelit.methods.engine.records import Baseline, OperatingPoint, Simulation
 from eelit.methods.engine.weights import trained
 from eelit.methods.families.images import ImageMethod
 from eelit.methods.families.tiers import FixedCutMethod, Plan, Prepared
@@ -314,8 +314,8 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
         "blocks": 2, "edge": 3, "exits": (1, 3), "head_epochs": 4.0, "head_rate": 1e-2,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
-        **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "widths": (16, 32), "blocks": 2,
-        "edge": 3, "exits": (1, 3), "head_epochs": 3.0, "head_rate": 5e-3,
+        **{k: v for k, v in ImageMethod.smoke.items() if k != "shares"}, "train_size": 1000, "widths": (16, 32),
+        "blocks": 2, "edge": 3, "exits": (1, 3), "head_epochs": 3.0, "head_rate": 5e-3,
     }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {"widths": (16, 16), "exits": (2, 3), "loss_weights": (0.1, 0.5)}
 
@@ -435,8 +435,28 @@ class HybridNetwork(ImageMethod, FixedCutMethod):
             ],
         )
 
+    def whole(self, prepared: Prepared, name: str, machine: int) -> Baseline:
+        """Return a plain network as a whole: on the edge this one, in the cloud that of full precision, trained alike.
+
+        A cloud that multiplies with full precision would gain nothing from weights of few bits but their errors.
+        """
+        if not machine or self.bits == WHOLE:
+            return super().whole(prepared, name, machine)
+        exact = self.replace({"bits": WHOLE})
+        found = exact.whole(exact.prepare(prepared.bench), f"{name}, full precision", machine)
+        return Baseline(
+            name=found.name,
+            validation=[beside(point, prepared.plain("validation")) for point in found.validation],
+            test=[beside(point, prepared.plain("test")) for point in found.test],
+        )
+
     def alone(self, prepared: Prepared, split: Split, machine: int) -> OperatingPoint:
         """Return the plain network as a whole on one machine; the knob is its number, from 1."""
         plan = self.divided(prepared, (prepared.model.exits * (not machine),), None, -1)
         journeys = self.simulated(prepared, split, None, only=Always(plan))
         return self.point(prepared, split, journeys, machine + 1)
+
+
+def beside(point: OperatingPoint, full: float) -> OperatingPoint:
+    """Return what another network reaches beside a full model of this price."""
+    return point.model_copy(update={"speed_up": full / point.cost})

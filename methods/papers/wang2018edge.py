@@ -348,6 +348,11 @@ class Run:
         self.traffic.up += [answer.up for answer in answers]
         return answers
 
+    @property
+    def learnt(self) -> bool:
+        """Whether there is a model: the loss of some common parameters became known in time."""
+        return math.isfinite(self.loss)
+
     def judged(self, w: Tensor, loss: float) -> None:
         """Keep the parameters if their loss is the least so far; one that is not finite never is."""
         if loss < self.loss:
@@ -534,9 +539,13 @@ class AdaptiveFederated(Method):
         return prepared.runs[budget, tau]
 
     def right(self, prepared: Prepared, w: Tensor, split: Split) -> Tensor:
-        """Return which images ``[n]`` of a split are classified right; on the border none is."""
+        """Return which images ``[n]`` of a split are classified right; on the border all are called even.
+
+        So w = 0, which has learnt nothing, is as good as chance.
+        """
         x, y = flat(prepared.data.part(split).head(prepared.bench.test), prepared.scale)
-        return y * (x @ w) > 0
+        scores = x @ w
+        return torch.where(y > 0, scores >= 0, scores < 0)
 
     def points(self, prepared: Prepared, split: Split, knobs: Sequence[float], tau: int | None) -> list[OperatingPoint]:
         """Return what is reached within each budget."""
@@ -558,15 +567,13 @@ class AdaptiveFederated(Method):
         return float(self.right(prepared, run.w, "test").double().mean()), run.spent
 
     def baselines(self, prepared: Prepared, bench: Bench) -> list[Baseline]:
-        """Return fixed numbers of local steps, few, some, many, within every other budget."""
-        return [
-            Baseline(
-                name=f"tau = {tau}",
-                validation=self.points(prepared, "validation", self.knobs[1::2], tau),
-                test=self.points(prepared, "test", self.knobs[1::2], tau),
-            )
-            for tau in (1, 10, 100)
-        ]
+        """Return fixed numbers of local steps, few, some, many, within every other budget in which they learn."""
+        found = []
+        for tau in (1, 10, 100):
+            budgets = [budget for budget in self.knobs[1::2] if self.known(prepared, budget, tau).learnt]
+            held, test = (self.points(prepared, split, budgets, tau) for split in ("validation", "test"))
+            found += [Baseline(name=f"tau = {tau}", validation=held, test=test)] if budgets else []
+        return found
 
     def chance(self, prepared: Prepared, bench: Bench) -> Chance:
         """Return the accuracy of always saying the commoner of even and odd."""

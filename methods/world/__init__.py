@@ -17,9 +17,10 @@ CDNN-over-Fog, SPINN, the hybrid network, Exit Predictor. The others are no such
 - the federated methods, round by round: ``wire``, and for adaptive control ``machines`` and ``traces``.
 
 Why not one clock for all: on the phone nothing happens at the same time, while a rule is asked after each exit, sees
-the seconds so far, may pause and may drop a frame, which no leg of a journey can tell. Where both clocks apply, to one
-computer with a queue before it, they give the same seconds. On a chip, in a cell and in a round no sample passes on
-from queue to queue: each has one duration, and a cell's queue is what a slot leaves over for the next.
+the seconds so far, may pause and may drop a frame, which no leg of a journey can tell. On a chip, in a cell and in a
+round no sample passes on from queue to queue: each has one duration, and a cell's queue is what a slot leaves over for
+the next. Where two clocks apply they give the same seconds, which tests see to: the phone's and the chip's queue before
+one computer, and a round's message, work and answer of each node.
 
 `machines.Power`, a battery in watts, has one user, SPINN. What the others count is seconds, bytes or
 multiply-accumulates, or joules by a formula of their paper.

@@ -23,6 +23,9 @@ class World:
     in which they come. If no answer is back ``patience`` seconds after the device has passed a sample on, what is still
     under way for it is given up, and the device answers by the last exit that it has asked. If it has asked none it
     goes on ``alone`` as soon as it is free, or else has to wait.
+
+    What is given up ends at once everywhere, as if every machine and link knew. A real server would go on with what it
+    has begun, so where much is given up, as in outages, those behind the device are somewhat less busy here.
     """
 
     computers: tuple[Computer, ...]

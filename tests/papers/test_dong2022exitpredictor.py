@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loopback import process
+from loopback import Counting, Told, process
 from torch import nn
 from torch.nn import functional as F
 
@@ -151,12 +151,14 @@ def test_each_machine_holds_its_own_part_alone_and_the_server_may_be_a_process(p
     exact, model = ready.split("test").one_by_one(12), ready.model
     world, plan = method.world("test", 0), Always(Foretold(method.cuts, 0.9, eta=0.5))
     here = Device(0, model, range(2), MaxConfidence, method.codec, predictor=model.predictor, early=2)
-    with process(Machine(1, model, range(2, 3), MaxConfidence, method.codec)) as ask:
-        work = Executed(here, [ask], exact.examples)
+    with process(Counting(Machine(1, model, range(2, 3), MaxConfidence, method.codec))) as ask:
+        work = Executed(here, [far := Told(ask)], exact.examples)
         apart = stream(world, work, plan, [0.0] * 12)
     together = stream(world, exact, plan, [0.0] * 12)
     assert [(a.exit, a.sent, a.returned) for a in apart] == [(b.exit, b.sent, b.returned) for b in together]
     assert [a.macs[0] for a in apart] == [b.macs[0] for b in together]
+    assert far.macs == [macs for b in together for macs in b.macs[1:]]
+    assert 0 < len(far.macs) < 12
     assert {len(journey.sent) for journey in apart} == {0, 1}
     assert torch.allclose(work.answers(apart, torch.Size([10])), exact.told(together), atol=1e-4)
 
@@ -468,14 +470,57 @@ def test_each_side_has_its_cheapest_thresholds(prepared):
     assert claimed.cheapest(held, plans[::-1], 1.1) == plans[1]  # none is
 
 
+@pytest.mark.parametrize(
+    ("ours", "quality", "server", "holds"),
+    [(89, 0.88, 200, True), (91, 0.9, 200, False), (89, 0.879, 200, False), (60, 0.9, 66, False), (60, 0.9, 67, True)],
+)
+def test_an_answer_must_be_sooner_than_from_either_machine_alone(ours, quality, server, holds):
+    """The device takes 100 ms; at another bandwidth the server is the sooner one."""
+    found = [claimed.Beside(8.0, 50.0, 0.9, 40.0, 0.9), claimed.Beside(0.5, ours, quality, server, 0.9)]
+    outcome = claimed.beside_one_machine(found, 100.0, 0.4)
+    assert outcome.holds is holds
+    assert "50 (0.9000) and 40 at 8, " in outcome.measured
+
+
+def test_what_the_server_alone_takes_by_hand(prepared, monkeypatch):
+    """A picture there, all work, an answer back; the controller has the thresholds of the same bandwidth, and both see
+    the same pictures.
+    """
+    monkeypatch.setattr(claimed, "PICTURES", 50)
+    method, _, ready = prepared(KEY)
+    seen, target = ready.split("test"), 0.7
+    found = claimed.beside(method, ready, target)
+    message, answer = (leg.size for leg in seen.course(Plan((0,))).legs[0])
+    assert message > 4 * seen.examples.inputs[0].numel()
+    for one, share in zip(found, claimed.RATES, strict=True):
+        bits = share * method.bandwidth
+        by_hand = 8 * (message + answer) / bits + method.round_trip + seen.static_costs[-1, 0] / method.server
+        assert one.server == pytest.approx(1000 * by_hand)
+        assert one.rate == pytest.approx(bits / 1e6)
+        world = SimpleNamespace(links=[Link(steady(bits), method.round_trip)])
+        plan = method.scheduler(ready, world, target).plan(0, 60.0)
+        seconds, quality = claimed.tried(method, ready, share, (plan.eta, plan.knob))
+        assert (one.ours, one.accuracy) == (pytest.approx(1000 * seconds), quality)
+        right = seen.answers[-1].argmax(-1) == seen.targets
+        assert one.full == pytest.approx(float(right[:50].double().mean()))
+    assert found[0].server > found[-1].server
+
+
 def test_claims_are_tried_on_trained_exits(prepared):
     method, bench, ready = prepared(KEY)
-    found = claimed.claims(method, ready, bench, None)
+    points = method.sweep(ready, bench, "test", method.knobs)
+    _, device, _ = method.baselines(ready, bench)
+    curve = SimpleNamespace(
+        validation=points, test=points, full_quality=points[-1].quality, baselines=[device], chance=None
+    )
+    found = claimed.claims(method, ready, bench, curve)
     assert [outcome.name for outcome in found] == [
         "less computation on the device",
         "a good part of what can be foretold",
         "keeps the target as bandwidth changes",
+        "sooner than one machine alone",
     ]
+    assert f"where the device alone takes {device.test[0].cost:.0f} and both alone" in found[-1].measured
     seen = ready.split("test")
     for tau in (0.5, method.tau):
         plain = Plan(method.cuts, tau)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loopback import process
+from loopback import Counting, Told, process
 from torch.nn import functional as F
 
 from eelit.methods.claims import laskaridis2020spinn as claimed
@@ -288,14 +288,17 @@ def test_the_server_as_another_process_says_the_same(prepared):
         def learn(self, sample, journey):
             pass
 
-    with process(server) as ask:
-        work = Executed(device, [ask], exact.examples)
+    with process(Counting(server)) as ask:
+        work = Executed(device, [far := Told(ask)], exact.examples)
         apart = stream(world, work, Turns(), [0.0] * 16)
     together = stream(world, exact, Turns(), [0.0] * 16)
     assert [(a.exit, a.plan, a.sent, a.returned) for a in apart] == [
         (b.exit, b.plan, b.sent, b.returned) for b in together
     ]
     assert [a.macs[0] for a in apart] == [b.macs[0] for b in together]  # the device's part is all that is run here
+    assert [a.macs[1:] for a in apart] == [[0.0] * len(a.sent) for a in apart]
+    assert sorted(far.macs) == sorted(macs for b in together for macs in b.macs[1:])  # and the rest over there
+    assert min(far.macs) > 0
     assert {len(journey.sent) for journey in apart} == {0, 1}
     assert torch.allclose(work.answers(apart, torch.Size([10])), exact.told(together), atol=1e-4)
 

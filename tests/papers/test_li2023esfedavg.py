@@ -4,6 +4,7 @@ import math
 import pickle
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +60,11 @@ def turn(model, clients, number=0):
     seen = Traffic()
     one_round(model, [each.handle for each in clients], [each.names() for each in clients], number, seen)
     return seen
+
+
+def numbers_of(state):
+    """Return the server's blocks of a state."""
+    return {name: value for name, value in state.items() if name.startswith("stages")}
 
 
 def numbers(model, prefix=""):
@@ -299,18 +305,29 @@ def test_an_update_that_is_not_finite_is_left_out():
 
 
 def test_clients_as_processes_learn_the_same():
-    """Each has its own images and heads; blocks and masks cross loopback sockets."""
-    method = tiny(clients=2, budgets=(1, 3))
+    """Each has its own images and heads; blocks and masks cross loopback sockets, in all rounds and after the last."""
+    method = tiny(clients=2, budgets=(1, 3), rounds=3)
     together_, _, clients = started(method)
     apart, _, others = started(method)
-    sizes = turn(together_, clients)
-    with ExitStack() as stack:
+    before = [numbers(one) for one in (together_, apart)]
+    assert all(torch.equal(value, before[1][name]) for name, value in before[0].items())
+    learnt = []
+    with one_thread(), ExitStack() as stack:  # as the processes do, so that no mask differs
         asks = [stack.enter_context(process(each)) for each in others]
-        seen = Traffic()
-        one_round(apart, asks, [each.names() for each in others], 0, seen)
-    assert (seen.down, seen.up) == (sizes.down, sizes.up)
-    for name, value in numbers(together_, "stages").items():
-        assert torch.allclose(value, apart.state_dict()[name], atol=1e-6)
+        for number in range(method.rounds + 1):
+            sizes, seen = turn(together_, clients, number), Traffic()
+            one_round(apart, asks, [each.names() for each in others], number, seen)
+            assert (seen.down, seen.up) == (sizes.down, sizes.up)
+            assert min(seen.up) > 0
+            learnt.append(numbers(apart, "stages"))
+            for name, value in numbers(together_, "stages").items():
+                assert torch.equal(value, learnt[-1][name])
+    moved = [
+        [name for name in first if not torch.equal(first[name], second[name])]
+        for first, second in pairwise([numbers_of(before[1]), *learnt])
+    ]
+    assert all(moved[:-1])
+    assert not moved[-1]  # after the last round each is for itself
 
 
 def test_a_message_holds_no_image_and_less_than_all_weights():
@@ -491,22 +508,71 @@ def test_claims_drop_one_part_at_a_time_in_five_federations(prepared, monkeypatc
     )  # fmt: skip
     ways = [method.replace(changed) for changed in changes]
     seeds = [4 + seed for seed in (0, 101, 202, 303, 404)]
-    first, *others = ([(way, seed) for way in (method, *ways)] for seed in seeds)
-    wanted = [*first[1:], *(one for each in others for one in each)]  # the first is trained already
+    wanted = [(method, seed) for seed in seeds[1:]]  # the first is trained already
+    wanted += [(way, seed) for seed in seeds for way in ways]
+    plain = method.replace({"shared": "all", "density": 1.0, "kept": 1.0, "by": "update"})
+    one, *deep = (plain.replace({"budgets": (e,), "rounds": n}) for e, n in ((1, 7), (3, 7), (3, 7)))
+    wanted += [(way, seed) for seed in seeds for way in (one, *deep)]  # whose traffic is here that of the method
     assert asked[: len(wanted)] == wanted
     elsewhere = [method.replace(changed) for changed in ({"train_size": 100}, {"train_size": 200}, {"alpha": 3 * 0.3})]
     assert asked[len(wanted) :] == [
         (way, seed) for own in elsewhere for seed in seeds[:3] for way in (own, own.replace(changes[1]))
     ]
     assert [o.name for o in found] == [
-        "deep clients are better for their depth", "better than learning alone", "better with heads of their own",
+        "deep clients are better for their depth", "better than learning alone",
+        "better than plain federated averaging", "better with heads of their own",
         "little is lost by sending few weights", "little is lost by keeping few weights", "exits spare computation",
     ]  # fmt: skip
-    assert [o.holds for o in found[:3]] == [False] * 3  # nobody is better than itself
+    assert [o.holds for o in found[:2]] + [found[3].holds] == [False] * 3  # nobody is better than itself
     deep = claimed.accuracy(method, ready, bench, [2])
     assert found[0].measured.startswith(f"accuracy {deep:.4f} and {deep:.4f}")
     assert found[1].measured.startswith(f"accuracy {claimed.accuracy(method, ready, bench):.4f}")
     assert deep != claimed.accuracy(method, ready, bench)
+
+
+def test_plain_federated_averaging_is_one_network_for_all_after_as_many_rounds(monkeypatch):
+    """It is judged as it is on the server; the deep one once more with as many bytes as the method has taken."""
+    method, bench, made = tiny(rounds=5, clients=2, budgets=(3,), density=1.0), Bench(most_steps=3), []
+    prepare = EsFedAvg.prepare
+    monkeypatch.setattr(EsFedAvg, "prepare", lambda self, bench: made.append(prepare(self, bench)) or made[-1])
+    ready = method.prepare(bench)
+    found = claimed.beside_plain(method, ready, bench)
+    _, one, deep, brief = made
+    assert [each.method.rounds for each in (one, deep, brief)] == [6, 6, found.rounds]
+    assert 1 < found.rounds < 6
+    for each, exits in ((one, 1), (deep, 3)):
+        assert [client.model.exits for client in each.each] == [exits] * 2
+        server = claimed.of_the_server(each)
+        weights = [numbers(client.model) for client in server.each]
+        own = {name: value for name, value in numbers(each.federation).items() if name in weights[0]}
+        assert all(torch.equal(own[name], w[name]) for w in weights for name in w)
+        assert any(not torch.equal(numbers(client.model)[name], own[name]) for client in each.each for name in own)
+    assert [found.ours, found.affordable, found.deep, found.brief] == [
+        claimed.accuracy(each.method, each if each is ready else claimed.of_the_server(each), bench) for each in made
+    ]
+    bytes_ = [sum(claimed.crossed(each)) for each in made]
+    assert bytes_[:3] == [found.ours_bytes, found.affordable_bytes, found.deep_bytes]
+    assert bytes_[3] <= found.ours_bytes < bytes_[3] + bytes_[2] / 6
+    steps = [[len(examples) for examples in each.owned.each("train")] for each in made]
+    assert steps[0] == steps[1] == steps[2]
+
+
+@pytest.mark.parametrize(("taken", "rounds"), [(100, 3), (99, 2), (10, 1), (0, 1)])
+def test_rounds_that_fit_into_bytes_by_hand(taken, rounds):
+    """Four messages of 10 to the clients, and three of 20 back."""
+    assert claimed.fitting(taken, 10.0, 20.0) == rounds
+
+
+def test_what_all_can_afford_decides_and_what_it_takes_is_told():
+    found = [claimed.Averaged(0.5 + gain, 4000, 0.5, 1000, 0.9, 8000, 0.8, n) for gain, n in ((0.02, 9), (0.03, 10))]
+    outcome = claimed.better_than_plain(found, 21)
+    assert outcome.measured.endswith(
+        "; 4.0 kB crossed, there 1.0; one network of all blocks, beyond the budgets of some, reaches 0.9000 with "
+        "8.0 kB, and 0.8000 in as many bytes as here, after 9 or 10 rounds"
+    )
+    assert outcome.measured.startswith("accuracy 0.5250 and 0.5000, +0.0250")
+    assert not outcome.holds  # two federations tell little
+    assert claimed.better_than_plain([found[0], found[0], found[1]] * 2, 21).holds
 
 
 def test_accuracy_of_some_clients(prepared):

@@ -298,9 +298,33 @@ def test_exits_on_the_way_are_paid_and_others_are_not(prepared):
     assert first.exact == pytest.approx(exact + np.array([heads[0], 0, 0]))
     energy = (exact[1] + stages[2] + sum(few) / 32) * 4.6e-6
     assert method.full_model(ready, bench)[1] == pytest.approx(energy)
-    device, cloud = (base.test[0].cost for base in method.baselines(ready, bench)[1:])
+    device, _ = (base.test[0].cost for base in method.baselines(ready, bench)[1:])
     assert device == pytest.approx(energy)  # what is exact costs as much on either side
-    assert cloud == pytest.approx(stages.sum() * 4.6e-6)
+
+
+def test_the_cloud_alone_runs_the_network_of_full_precision(prepared, monkeypatch):
+    """Its own accuracy at its own price: that of few bits would be dearer there and no better."""
+    method, bench, ready = prepared(KEY)
+    exact, prepare, seen = method.replace({"bits": 32}), HybridNetwork.prepare, []
+    other = prepare(exact, bench)
+
+    def noted(self, bench):
+        seen.append(self)
+        return other
+
+    monkeypatch.setattr(HybridNetwork, "prepare", noted)
+    _, device, cloud = method.baselines(ready, bench)
+    assert seen == [exact]
+    assert (device.name, cloud.name) == ("all on the device", "all on the last machine, full precision")
+    quality, cost = exact.full_model(other, bench)
+    assert cost == pytest.approx(ready.split("test").stages[:, 0].sum() * 4.6e-6)
+    assert (cloud.test[0].quality, cloud.test[0].cost) == (quality, cost)
+    assert (device.test[0].quality, device.test[0].cost) == method.full_model(ready, bench)
+    for split, (point,) in (("validation", cloud.validation), ("test", cloud.test)):
+        assert point.speed_up == pytest.approx(ready.plain(split) / cost)
+    seen.clear()
+    assert exact.baselines(other, bench)[2].test[0].quality == quality
+    assert not seen
 
 
 def test_what_is_told_of_the_world_is_what_a_joule_depends_on(prepared):

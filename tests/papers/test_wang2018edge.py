@@ -43,7 +43,8 @@ from eelit.methods.papers.wang2018edge import (
 )
 from eelit.methods.recipes.federated import Traffic, Update, averaged, divided, exchange, skewed
 from eelit.methods.world.machines import Computer, Link
-from eelit.methods.world.traces import Trace, steady
+from eelit.methods.world.stream import Always, Leg, World, stream
+from eelit.methods.world.traces import Trace, steady, wandering
 
 KEY = "wang2018edge"
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "golden" / f"{KEY}.json").read_text())
@@ -382,6 +383,46 @@ def test_seconds_of_a_round_by_hand():
     assert end == pytest.approx(3.0 + 1.0 + 0.5 + 2.0 + 0.5 + 0.5)
 
 
+class Errand:
+    """What a server and one node do in a round, told event by event: a message down, work, a message back."""
+
+    def __init__(self, answer, macs):
+        self.answer, self.macs = answer, macs
+
+    def legs(self, sample, plan):
+        yield Leg(0.0, None, False, self.answer.down)
+        yield Leg(self.macs, 0, True, self.answer.up)
+
+
+def test_both_clocks_say_the_same_of_a_round():
+    """Rates wander and links break; rounds follow each other, and the slowest node is another each time."""
+    random = np.random.default_rng(0)
+    server = Computer(steady(1.0))
+    edge = Edge(
+        tuple(Computer(wandering(10.0, (0.25, 1.0, 2.0), 2.0, 50.0, seed=(0, k))) for k in range(4)),
+        tuple(Link(wandering(800.0, (0.0, 0.5, 1.0), 2.0, 50.0, seed=(1, k)), 0.2) for k in range(4)),
+    )
+    start, slowest = 0.0, set()
+    for _ in range(12):
+        sizes = [[int(n) for n in random.integers(10, 200, 3)] for _ in edge.computers]
+        answers = [Answer(told(), *size) for size in sizes]
+        share = float(random.uniform(0.5, 1.0))
+        ends, local = [], []
+        for computer, link, answer in zip(edge.computers, edge.links, answers, strict=True):
+            world = World((server, computer), (link,))
+            (whole,) = stream(world, Errand(answer, answer.macs), Always(None), [start])
+            ends.append(whole.answered)
+            nothing = dataclasses.replace(answer, up=0)  # so that the answer is back once the work is done
+            none, part = (
+                stream(world, Errand(nothing, macs), Always(None), [start])[0] for macs in (0.0, share * answer.macs)
+            )
+            local.append(part.answered - none.answered)
+        assert edge.round(start, answers, share) == pytest.approx((max(local), max(ends)), rel=1e-12)
+        slowest.add(ends.index(max(ends)))
+        start = max(ends)
+    assert len(slowest) > 1
+
+
 def test_bytes_of_all_messages_are_counted_those_of_a_late_round_too():
     """Two nodes, 5 bytes there and 7 back: two rounds of 0.3 s, and one of 5 s, which is lost."""
     ends = iter((0.3, 0.3, 5.0))
@@ -576,6 +617,36 @@ def test_where_test_data_are_out_of_reach_trainings_are_shared(prepared):
     assert torch.equal(*(method.right(each, torch.ones(64).double(), "validation") for each in (known, ready)))
     with pytest.raises(TestDataAsked):
         method.right(known, torch.ones(64).double(), "test")
+
+
+def test_who_has_learnt_nothing_is_as_good_as_chance(prepared):
+    """All is called even then; what is not finite is right nowhere."""
+    method, _, ready = prepared(KEY)
+    _, y = flat(ready.data.part("validation"), ready.scale)
+    nothing, broken = torch.zeros(64).double(), torch.full((64,), math.nan).double()
+    assert torch.equal(method.right(ready, nothing, "validation"), y > 0)
+    assert not method.right(ready, broken, "validation").any()
+    some = torch.linspace(-1, 1, 64).double()
+    right, wrong = (method.right(ready, w, "validation").double().mean() for w in (some, -some))
+    assert right + wrong == pytest.approx(1)
+
+
+def test_a_budget_in_which_a_fixed_number_learns_nothing_has_no_point(prepared):
+    """In the shortest budget a hundred steps do not end in time; ten never do here, and there is no such rival."""
+    method, bench, ready = prepared(KEY)
+    budgets = method.knobs[1::2]
+    runs = {
+        (budget, tau): Run(torch.ones(64).double(), loss=1.0, spent=1.0)
+        for budget in method.knobs
+        for tau in (1, 10, 100)
+    }
+    for budget, tau in [(budgets[0], 100), *((budget, 10) for budget in budgets)]:
+        runs[budget, tau] = Run(torch.zeros(64).double())
+    runs[method.knobs[-1], None] = method.known(ready, method.knobs[-1])
+    one, many = method.baselines(dataclasses.replace(ready, runs=runs), bench)
+    assert (one.name, many.name) == ("tau = 1", "tau = 100")
+    assert [point.knob for point in one.test] == [point.knob for point in one.validation] == list(budgets)
+    assert [point.knob for point in many.test] == [point.knob for point in many.validation] == list(budgets[1:])
 
 
 def test_estimates_take_time_that_fixed_numbers_spare(prepared):
