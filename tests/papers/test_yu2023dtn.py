@@ -78,6 +78,7 @@ def test_a_token_is_made_of_its_patch_by_halvings_or_by_one_linear_layer():
     assert halved(x).shape == linear(x).shape == (1, 12, 2, 2)
     assert isinstance(halved[-1], nn.Conv2d)
     assert sum(isinstance(layer, nn.GELU) for layer in halved) == 2
+    assert isinstance(network(patch=4, q=(4, 1), filters=4).stages[0].patches, nn.Sequential)
     moved = x.clone()
     moved[..., 15, 15] += 1
     assert torch.equal(linear(moved)[..., 0, :], linear(x)[..., 0, :])
