@@ -36,7 +36,8 @@ Deviations
        surfaces are photographed (brick, grass, gravel), and scratches and pits are drawn on them, 1 to 10 pixels wide
        (pits: twice as wide), so it is known how wide each defect is.
     4. Cells are few for a transformer from scratch. So their E_s are convolutions, and their coarsest stage sees 8×8
-       pixels. CELLS
+       pixels. F1 on test data was 0.71 at the last stage and 0.64 at the first, in one run. On validation data it was
+       0.78 and 0.70: with so few pictures, and other modules, parts differ by as much.
     5. Textiles are left out. The only pictures of them that were found in a package are 2,000 simulated ones, with
        local defects of some ten pixels among them; of 400 validation pictures this network, with 240×240 pixels at its
        last stage and 48×48 at its first, had F1 of 0.62 and 0.59: savings would prove nothing.

@@ -14,6 +14,7 @@ from torch import nn
 from eelit.methods.claims import tang2024deediff as claimed
 from eelit.methods.claims.paired import Difference
 from eelit.methods.engine.evaluate import infer, replay
+from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.multi_exit import MultiExit
 from eelit.methods.engine.records import Baseline, OperatingPoint, Samples
 from eelit.methods.harness import registry
@@ -278,6 +279,7 @@ def test_squares_of_pixels_are_averaged():
 
 
 def test_a_border_is_background_and_only_the_chosen_classes_are_taken():
+    """Background is the darkest value that there is, whichever that is."""
     every, some = tiny(border=2, held=20).load(), tiny(taken=(3, 8), held=20).load()
     x = torch.stack(list(every.train.inputs)).reshape(900, 12, 12)
     assert torch.equal(x[:, 0], x.min().expand(900, 12))
@@ -287,6 +289,10 @@ def test_a_border_is_background_and_only_the_chosen_classes_are_taken():
     assert torch.equal(some.train.targets, every.train.targets[chosen])
     inner = x[chosen][:, 2:-2, 2:-2].flatten(1)
     assert torch.allclose(torch.stack(list(some.train.inputs)), (inner - inner.mean()) / inner.std(), atol=1e-4)
+    given = Examples([torch.full((1, 8, 8), level) for level in (-2.0, 3.0)], torch.tensor([0, 1]))
+    found, classes = tiny(border=1)._shown(given)
+    assert found[1].reshape(10, 10)[0].tolist() == [-2.0] * 10
+    assert torch.equal(classes, given.targets)
 
 
 def test_an_image_exits_where_its_uncertainty_is_below_delta_strictly(prepared):
@@ -603,6 +609,7 @@ def test_outcomes_follow_what_was_drawn(prepared, monkeypatch):
     assert not differs.not_comparable
     assert not fixed.holds
     assert "distance 0.000 and 0.000" in kept.measured
+    assert "other real images: 0.000" not in kept.measured  # those for validation
     costs = ready.split("test").costs[:, 0]
     spent = (costs[0] + costs[2]) / 2 / ready.split("test").full_costs[0]
     assert kept.holds is bool(spent <= 0.6)
