@@ -58,11 +58,12 @@ Deviations
        steps of Euler-Maruyama. The image that each step estimates is clipped to the values that training images have,
        and the noise is what is then left of x_t (``clip_denoised`` of OpenAI's guided-diffusion); the released code
        does not clip. At t = 1 an error of the noise is an error of the image 152 times as large.
-    9. Images are few, small and of three classes so that a training of some 2,500 steps of 32 images draws them: most are
-       plainly trousers, a sneaker or a boot, with uneven greys. By the distance of the claims, 500 of them were 21 from
-       as many validation images, those of the first layer 111, draws of a normal distribution with the training images'
-       mean and covariance 27, and other real images 0.8; far from real ones, then, and far from the first layer's. All
-       ten classes, in 900 steps of 64 images, were not drawn: 96, against 54 of the normal distribution.
+    9. Images are small and of three classes so that 2,547 steps of 32 images teach the network to draw them: most are
+       plainly trousers, a sneaker or a boot, with uneven greys. By the distance of the claims, on 500 test images, the
+       whole network is 17 from real ones, the first layer alone 109, draws of a normal distribution with the training
+       images' mean and covariance 26, and other real images 0.5. At the chosen threshold AdaDiff is 112 from them: it
+       leaves at the first layer while images are mostly noise, where errors of noise are small and outlines are made.
+       The whole network in 7 steps is 19 from them, at about the same cost.
 """
 
 from __future__ import annotations
