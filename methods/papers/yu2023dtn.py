@@ -7,8 +7,9 @@ Idea
 
 Model
     A class token c and S stages. Stage s sees the image averaged over squares of q_s pixels, q_1 > q_2 > … > q_S, cut
-    into patches of p × p of these: T_s = (side / (q_s p))² tokens, E_s(patch) + position. They are added to the earlier
-    tokens:
+    into patches of p × p of these: T_s = (side / (q_s p))² tokens, E_s(patch) + position. E_s is one linear layer, or
+    3×3 convolutions with GELU between them, each of which halves the side until a patch is a token. Tokens are added to
+    the earlier ones:
     Z_s = encoder layers(concat(Z_{s-1}, tokens_s)), Z_0 = c. Each layer is softmax attention of several heads and an
     MLP, both after layer normalisation and added to their input. Head s: p_s = softmax(W_s LayerNorm(c_s) + b_s) of the
     class token c_s in Z_s.
@@ -29,20 +30,25 @@ Deviations
        they are not here; this is the plainest network that fits the title: scales from coarse to fine, exits between.
     2. Stages, tokens, loss, rule and all numbers are ours. "Detection" is taken to mean classifying what an image
        shows, not boxes.
-    3. Which data the paper has is not known; real surface defects would fit its title. In the main variant surfaces are
-       photographed (brick, grass, gravel), and scratches and pits are drawn on them, 1 to 10 pixels wide (pits: twice
-       as wide), so it is known how wide each defect is. In the variant ``solar cells`` defects are real: 2,223
-       photographed cells, sound or defective as experts judged them, neighbours on a module kept in one part as far as
-       is known, in training turned and mirrored in eight ways. They are few for a transformer from scratch, and
-       its fine tokens hardly help: on test data F1 was 0.73 at the last stage and 0.72 at the first, in one run.
-       Textiles are left out: the only pictures of them that were found in a package are simulated.
-    4. The quality is the mean F1 of the classes, since at least half of the images have no defect.
+    3. Which data the paper has is not known; real surface defects would fit its title. In the main variant they are
+       real: 2,223 photographed solar cells, sound or defective as experts judged them, neighbours on a module kept in
+       one part as far as is known, in training turned and mirrored in eight ways. In the variant ``drawn defects``
+       surfaces are photographed (brick, grass, gravel), and scratches and pits are drawn on them, 1 to 10 pixels wide
+       (pits: twice as wide), so it is known how wide each defect is.
+    4. Cells are few for a transformer from scratch. So their E_s are convolutions, and their coarsest stage sees 8×8
+       pixels. F1 on test data was 0.71 at the last stage and 0.64 at the first, in one run. On validation data it was
+       0.78 and 0.70: with so few pictures, and other modules, parts differ by as much.
+    5. Textiles are left out. The only pictures of them that were found in a package are 2,000 simulated ones, with
+       local defects of some ten pixels among them; of 400 validation pictures this network, with 240×240 pixels at its
+       last stage and 48×48 at its first, had F1 of 0.62 and 0.59: savings would prove nothing.
+    6. The quality is the mean F1 of the classes, since at least half of the images have no defect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -67,13 +73,32 @@ State = tuple[Tensor, Tensor]
 """The pictures ``[N, 1, side, side]``, and the tokens so far ``[N, 1 + T_1 + … + T_s, d]``, the class token first."""
 
 
+def embedding(patch: int, d: int, filters: int) -> nn.Module:
+    """Return E_s: one linear layer for a patch, or with ``filters`` convolutions, each of which halves the side.
+
+    Raises `ValueError` if no number of halvings makes a patch a token.
+    """
+    if not filters:
+        return nn.Conv2d(1, d, patch, stride=patch)
+    if patch < 2 or patch & (patch - 1):
+        raise ValueError(f"convolutions that halve the side make a token of a patch of 2, 4, 8 … pixels, not {patch}")
+    halvings = patch.bit_length() - 1
+    widths = [1, *(min(d, filters * 2**i) for i in range(halvings - 1)), d]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
 class Scale(nn.Module):
     """Stage s: tokens of one size join those before, and all attend to all."""
 
-    def __init__(self, side: int, q: int, patch: int, layers: int, layout: Layout, *, first: bool) -> None:
+    def __init__(
+        self, side: int, q: int, E: nn.Module, patch: int, layers: int, layout: Layout, *, first: bool
+    ) -> None:
         super().__init__()
         self.q, tokens = q, (side // (q * patch)) ** 2
-        self.patches = nn.Conv2d(1, layout.d, patch, stride=patch)
+        self.patches = E
         self.positions = nn.Parameter(torch.randn(1, tokens, layout.d) * 0.02)
         self.token = nn.Parameter(torch.randn(1, 1, layout.d) * 0.02) if first else None
         self.layers = nn.Sequential(*(encoder_layer(layout) for _ in range(layers)))
@@ -114,36 +139,42 @@ def _examples(images: NDArray[np.float32], labels: NDArray[np.int64]) -> Example
 class DynamicTransformer(ExitMethod):
     """A transformer from coarse to fine tokens that stops when it is sure."""
 
-    source: str = "surfaces"  # which (`methods/data/surfaces.py`), or solar cells; the paper's are not known
-    side: int = 48  # of a picture, in pixels
-    q: tuple[int, ...] = (4, 2, 1)  # side of the squares that a stage averages, for each stage
-    patch: int = 4  # p
+    source: str = "cells"  # solar cells, or surfaces (`methods/data/surfaces.py`); the paper's are not known
+    side: int = 96  # of a picture, in pixels
+    q: tuple[int, ...] = (12, 4, 1)  # side of the squares that a stage averages, for each stage
+    patch: int = 8  # p
+    filters: int = 16  # of the first convolution of E_s, twice as many of each further one; 0: one linear layer
     d: int = 48  # width of a token
     heads: int = 4  # of attention
-    layers: int = 2  # of each stage
+    layers: int = 1  # of each stage
     train_size: int = 6000  # pictures
     held_size: int = 1500  # pictures for validation, and as many for tests; of solar cells all that are held out
-    epochs: float = 9.0  # not known
+    epochs: float = 3.0  # not known
     batch: int = 32  # not known
-    rate: float = 2e-3  # learning rate of AdamW; not known
+    rate: float = 1e-3  # learning rate of AdamW; not known
 
     data: ClassVar[tuple[str, ...]] = ("photographs", "solar-cells")
     knob: ClassVar[str] = "threshold"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999, 1.1)
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "drawn defects": {},
-        "solar cells": {"source": "cells", "side": 96, "patch": 8, "rate": 1e-3},
-    }
+        "solar cells": {},
+        "drawn defects": {
+            "source": "surfaces", "side": 48, "q": (4, 2, 1), "patch": 4, "filters": 0, "layers": 2, "epochs": 9.0,
+            "rate": 2e-3,
+        },
+    }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
-        "source": "made", "side": 16, "q": (4, 1), "patch": 2, "d": 16, "heads": 2, "layers": 1, "train_size": 1200,
-        "held_size": 200, "epochs": 8.0, "rate": 4e-3,
+        "source": "made", "side": 16, "q": (4, 1), "patch": 2, "filters": 0, "d": 16, "heads": 2, "layers": 1,
+        "train_size": 1200, "held_size": 200, "epochs": 8.0, "rate": 4e-3,
     }  # fmt: skip
     smoke: ClassVar[Mapping[str, Any]] = {
         "side": 32, "d": 32, "layers": 1, "train_size": 2000, "held_size": 600, "epochs": 5.0, "rate": 4e-3,
     }  # fmt: skip
-    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"solar cells": {"side": 96, "rate": 1.5e-3}}
+    smoke_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "solar cells": {"side": 96, "epochs": 2.0, "rate": 1.5e-3},
+    }  # fmt: skip
     others: ClassVar[Mapping[str, Any]] = {
-        "source": "made-fine", "side": 24, "q": (4, 2, 1), "patch": 4, "d": 24, "heads": 4,
+        "source": "made-fine", "side": 24, "q": (4, 2, 1), "patch": 4, "filters": 4, "d": 24, "heads": 4,
     }  # fmt: skip
 
     @property
@@ -179,7 +210,11 @@ class DynamicTransformer(ExitMethod):
             raise ValueError(f"a token of {self.d} numbers cannot be shared by {self.heads} heads")
         torch.manual_seed(seed)
         layout = Layout(self.side // self.patch, self.d, self.heads, 0)
-        stages = [Scale(self.side, each, self.patch, self.layers, layout, first=s == 0) for s, each in enumerate(q)]
+        stages = [
+            Scale(self.side, each, embedding(self.patch, self.d, self.filters), self.patch, self.layers, layout,
+                  first=s == 0)
+            for s, each in enumerate(q)
+        ]  # fmt: skip
         heads = [OfClass(nn.LayerNorm(self.d), nn.Linear(self.d, data.classes or 1)) for _ in q]
         return MultiExit(stages, heads)
 
