@@ -243,7 +243,7 @@ ROLES = [
     TaxonomyTerm(
         term="neighbour",
         label="Neighbour",
-        definition="Spends compute adaptively in another way, e.g. skips blocks.",
+        definition="Spends compute, or measurements, adaptively in another way, e.g. skips blocks.",
         synonyms=["relative of early exit"],
     ),
     TaxonomyTerm(

@@ -162,11 +162,12 @@ def more(curve):
 def several():
     """Return the pages of some methods after a run of one curve each, as text and as source; that of `KEY` is odd."""
     odd = {"quality": "PSNR in dB", "warnings": ["The <full> model leads by nothing."]}
-    keys = (KEY, "xin2020deebert", "zhou2022metadistil", "fan2020layerdrop", "kim2023bild")
+    keys = (KEY, "xin2020deebert", "zhou2022metadistil", "fan2020layerdrop", "kim2023bild", "shim2018jafa")
     found = {}
     for key in keys:
         run = result(key=key)
-        curves = [run.curves[0].model_copy(update={KEY: odd, "kim2023bild": more(run.curves[0])}.get(key, {}))]
+        changed = {KEY: odd, "kim2023bild": more(run.curves[0]), "shim2018jafa": {"unit": "features"}}
+        curves = [run.curves[0].model_copy(update=changed.get(key, {}))]
         found[key] = report(run.model_copy(update={"curves": curves})).model_copy(update={"key": key})
     collection = gather(sources(), Reports(found, session(keys), NOW))
     collection.alone = {}  # kept runs would be shown instead
@@ -202,6 +203,16 @@ def test_a_page_of_a_work_without_early_exit_says_that_nothing_exits(several, ke
     assert f"{role}: nothing exits. In this work no input leaves a network early." in text
     assert "share at each level of computation" in text
     assert "share leaving at each exit" not in text
+
+
+def test_a_page_of_a_neighbour_says_what_its_own_work_skips_instead(several):
+    """Of a work that acquires features it would be wrong to speak of blocks."""
+    text, _ = several["shim2018jafa"]
+    assert "What is skipped instead: Features that are never acquired." in text
+    assert "blocks" not in text[text.index("Neighbour: nothing exits") : text.index("What is skipped instead")]
+    assert "share with each number of features, one first" in text
+    assert "share at each level of computation" not in text
+    assert "What is skipped instead" not in several["fan2020layerdrop"][0]
 
 
 def test_a_curve_that_is_no_part_of_the_paper_is_called_an_extension(several):

@@ -83,6 +83,7 @@ def costly_to_ask(prepared: Prepared, curve: Curve) -> Outcome:
     ours = cheapest_within(curve.validation, curve.test, CHOSEN)
     blocks, macs = 1 - mean_exit(ours) / prepared.model.exits, 1 - 1 / ours.speed_up
     table: TokenCosts = prepared.costs("test")
+    none = "" if blocks > 0 else f"No setting but the whole decoder loses at most {CHOSEN:g} BLEU on validation data."
     return Outcome(
         name="confidence saves blocks rather than operations",
         statement=f"Where it loses at most {CHOSEN:g} BLEU on validation sentences, confidence saves a share of MACs "
@@ -90,6 +91,7 @@ def costly_to_ask(prepared: Prepared, curve: Curve) -> Outcome:
         holds=blocks > 0 and macs <= 0.9 * blocks,
         measured=f"{blocks:.1%} of the blocks and {macs:.1%} of the MACs saved; the output layer takes {table.head} "
         f"MACs, a block {int(table.layer[0])}",
+        not_comparable=none,
     )
 
 

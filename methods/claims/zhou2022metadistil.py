@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eelit.methods.claims.paired import GAINS, KEEPS, of_samples, over_samples
+from eelit.methods.claims.paired import GAINS, KEEPS, Difference, of_samples, over_samples
 from eelit.methods.engine.examples import Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.records import Curve, Outcome
@@ -21,8 +21,8 @@ from eelit.methods.papers.zhou2022metadistil import MetaDistil
 
 GAIN = 0.005
 """What is worth speaking of, in accuracy."""
-NO_BETTER = 0.01
-"""By how much the teacher's accuracy may rise."""
+DRIFT = 0.02
+"""By how much the teacher's accuracy may change, up or down: she learns to teach, and still knows what she teaches."""
 MOVED = 0.01
 """By how much soft labels must differ for a teacher to have learnt, in probability."""
 
@@ -72,14 +72,15 @@ def teacher_learns(prepared: Prepared) -> Outcome:
     )
     shift = over_samples((before - after).abs().mean(dim=-1).numpy())
     right = [(p.argmax(dim=-1) == seen.targets).double().numpy() for p in (before, after)]
-    no_better = over_samples(right[0], right[1])
+    change = over_samples(right[1], right[0])
+    steady = change.keeps(DRIFT) and Difference(-change.mean, change.error).keeps(DRIFT)
     return Outcome(
-        name="the teacher learns to teach, not to answer",
+        name="the teacher learns to teach, and still knows the answers",
         statement=f"On validation sentences her soft labels are another by a hundredth on average, {GAINS}; and her "
-        f"accuracy is at most a point higher than before, {KEEPS}.",
-        holds=shift.gains(MOVED) and no_better.keeps(NO_BETTER),
+        f"accuracy is at most two points lower or higher than before, {KEEPS}.",
+        holds=shift.gains(MOVED) and steady,
         measured=f"soft labels moved by {shift}; accuracy {right[0].mean():.4f} before, {right[1].mean():.4f} after "
-        f"({over_samples(right[1], right[0])})",
+        f"({change})",
     )
 
 

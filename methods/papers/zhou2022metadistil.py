@@ -42,7 +42,11 @@ Deviations
        Images (ResNet, VGG on CIFAR-100) are left out.
     3. The quiz is a tenth of the training sentences, which the student is not taught with; the code takes the
        development set, on which it also reports. Each round draws one batch of it, as the code can; all of it by
-       default there.
+       default there. As batches are of sentences of one length, such a quiz has six on the mean, and often more of
+       one class, and Adam makes as large a step down a noisy slope as down a clear one. So the teacher follows single
+       quizzes: with seed 0 the difference of her two logits was +0.43 on the mean of 400 validation sentences at
+       first, +1.75 after 50 rounds and -0.01 after 100, and its size fell from 2.8 to 0.9. In the end her labels say
+       little, and her accuracy is lower than before. Larger quizzes, which should help, were not tried.
     4. xi is 0.01 instead of the code's 5e-5. The teacher's gradient is a multiple of xi, and Adam, otherwise
        independent of the scale of gradients, adds 1e-8 to their magnitude: with the code's xi, gradients here would
        start at about that size.

@@ -314,7 +314,7 @@ def _table(collection: Collection) -> dict[str, Any]:
         f"{counts[role]} {what}"
         for role, what in (
             ("early-exit", "are early-exit works"),
-            ("neighbour", "spend compute adaptively in another way"),
+            ("neighbour", "spend compute or measurements adaptively in another way"),
             ("context", "are listed as context"),
         )
         if counts[role]

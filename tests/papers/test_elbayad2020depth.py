@@ -284,10 +284,27 @@ def decoder_loss(ready, batch):
 
 
 def test_aligned_training_weighs_all_blocks_alike(prepared):
-    ready, (stage,) = wired(prepared(KEY, "confidence")[0])
+    ready, (stage, _) = wired(prepared(KEY, "confidence")[0])
     batch = batch_of(stage, torch.arange(5))
     assert float(stage.loss(batch)) == pytest.approx(float(decoder_loss(ready, batch)), rel=1e-4)
     assert (stage.train, stage.epochs, stage.batch) == (ready.data.train, 5.0, 32)
+
+
+@pytest.mark.parametrize("sequences", [0, 2])
+def test_confidence_is_trained_for_as_long_as_its_siblings_with_the_first_loss_throughout(prepared, sequences):
+    """And so is mixed training, at as low rates as depth is trained with elsewhere."""
+    ready, (first, second) = wired(prepared(KEY, "confidence")[0].replace({"sequences": sequences}))
+    _, siblings = wired(prepared(KEY, "multinomial")[0])
+    matrices = {id(p) for p in ready.model.matrices()}
+    for stage, sibling, share in zip((first, second), siblings, (1.0, 0.3), strict=True):
+        assert (stage.epochs, stage.steps, stage.batch) == (sibling.epochs, sibling.steps, sibling.batch)
+        rates = {id(p): share * (1e-2 if id(p) in matrices else 4e-3) for p in ready.model.parameters()}
+        assert stage.rates == pytest.approx(rates)
+    batch, losses = batch_of(second, torch.arange(5)), list[float]()
+    for stage in (first, second):
+        torch.manual_seed(0)
+        losses.append(float(stage.loss(batch)))
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS[:3])
@@ -333,7 +350,7 @@ def test_mixed_training_keeps_the_state_of_who_has_left(model, monkeypatch):
 
 
 def test_mixed_training_draws_every_exit_alike(prepared, monkeypatch):
-    _, (stage,) = wired(prepared(KEY, "confidence")[0].replace({"sequences": 2}))
+    _, (stage, _) = wired(prepared(KEY, "confidence")[0].replace({"sequences": 2}))
     drawn, randint = [], torch.randint
     monkeypatch.setattr(torch, "randint", lambda *given: drawn.append(randint(*given)) or drawn[-1])
     for _ in range(20):
@@ -348,7 +365,7 @@ def test_variants_share_the_first_training(tmp_path):
     bench = Bench(most_steps=1, cache=tmp_path)
     for variant in VARIANTS:
         registry.get(KEY).variant(variant, "tiny").prepare(bench)
-    assert len(bench.trainings) == 1 + 3
+    assert len(bench.trainings) == 1 + 4
 
 
 def test_rules(prepared):
@@ -540,6 +557,14 @@ def test_confidence_saves_fewer_operations_than_blocks(cost, holds):
         f"50.0% of the blocks and {100 - cost:.1f}% of the MACs saved; the output layer takes 50 MACs, a block 10"
     )
     assert found.holds is holds
+    assert not found.not_comparable
+
+
+def test_confidence_that_saves_no_block_says_nothing_of_operations():
+    curve = curved((0.9, 49.6, 60, [0.5, 0.5, 0]), (1.1, 50, 100, [0, 0, 1.0]))
+    found = claimed.costly_to_ask(fixed(test=[]), curve)
+    assert not found.holds
+    assert found.not_comparable == "No setting but the whole decoder loses at most 0.3 BLEU on validation data."
 
 
 def said(right, n=40):

@@ -497,10 +497,32 @@ def points(*pairs):
     return [OperatingPoint(knob=k, quality=q, cost=c, speed_up=10 / c, exits=[1.0]) for k, q, c in pairs]
 
 
-@pytest.mark.parametrize(("quality", "cost", "holds"), [(0.89, 5, True), (0.889, 5, False), (0.95, 5.1, False)])
-def test_sparing_has_two_bars(quality, cost, holds):
-    curve = SimpleNamespace(test=points((-1, 0.5, 1), (0, quality, cost)), full_quality=0.9, full_cost=10)
-    assert claimed.sparing(curve).holds == holds
+def own_rule(wrong, cost, lead=1.0, n=1000):
+    """Its curve and rows: right with all features but for ten; the paper's rule is wrong at so many rows more."""
+    every, first, own = np.ones(n), np.ones(n), np.ones(n)
+    every[:10], own[: 10 + wrong], first[: 10 + round(lead * n)] = 0, 0, 0
+    right = np.stack([first, own, every])
+    each = [
+        OperatingPoint(knob=k, quality=row.mean(), cost=c, speed_up=10 / c, exits=[1.0])
+        for k, row, c in zip((-1, 0, INF), right, (1, cost, 10), strict=True)
+    ]
+    chance = SimpleNamespace(quality=0.0, error=0.0, reached=None)
+    curve = SimpleNamespace(test=each, full_quality=each[-1].quality, full_cost=10, chance=chance, quality="accuracy")
+    return curve, right
+
+
+@pytest.mark.parametrize(("wrong", "cost", "holds"), [(10, 5, True), (15, 5, False), (0, 5.1, False)])
+def test_sparing_has_two_bars(wrong, cost, holds):
+    """Fifteen of a thousand are less than two points, but two standard errors, of 0.0038, are more with them."""
+    found = claimed.sparing(*own_rule(wrong, cost))
+    assert found.holds == holds
+    assert not found.not_comparable
+    assert found.measured.endswith(f"({-wrong / 1000 + 0.0:+.4f} ± {(wrong * (1000 - wrong) / 999e6) ** 0.5:.4f})")
+
+
+def test_where_one_feature_is_nearly_as_good_as_all_sparing_proves_nothing():
+    assert claimed.sparing(*own_rule(0, 5, lead=0.019)).not_comparable
+    assert not claimed.sparing(*own_rule(0, 5, lead=0.03)).not_comparable
 
 
 @pytest.mark.parametrize(("lead", "spread", "holds"), [(0.012, 0.0, True), (0.009, 0.0, False), (0.012, 0.5, False)])
@@ -543,7 +565,10 @@ def test_each_rival_is_told_by_its_own_name(trained, monkeypatch):
     monkeypatch.setattr(claimed, "right_in_order", right_in_order)
     monkeypatch.setattr(claimed, "points", points)
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
-    curve = SimpleNamespace(validation=held, test=test, full_quality=1.0, full_cost=10)
+    chance = SimpleNamespace(quality=0.0, error=0.0, reached=None)
+    curve = SimpleNamespace(
+        validation=held, test=test, full_quality=test[-1].quality, full_cost=2, chance=chance, quality="accuracy"
+    )
     found = claimed.claims(method, ready, bench, curve)
     assert {outcome.name: outcome.holds for outcome in found} == {
         "half of the features suffice": False, "better than strong": False, "better than weak": True

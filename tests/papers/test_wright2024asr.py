@@ -21,7 +21,7 @@ from eelit.methods.engine.evaluate import infer, replay
 from eelit.methods.engine.examples import Data, Examples
 from eelit.methods.engine.method import Bench
 from eelit.methods.engine.multi_exit import MultiExit
-from eelit.methods.engine.records import Baseline, OperatingPoint
+from eelit.methods.engine.records import Baseline, OperatingPoint, Samples
 from eelit.methods.engine.stored_outputs import StoredOutputs
 from eelit.methods.harness import registry
 from eelit.methods.papers.wright2024asr import (
@@ -597,57 +597,106 @@ def test_made_words_are_pictures_side_by_side():
 # What is claimed.
 
 
-def points(*pairs):
-    return [
-        OperatingPoint(knob=k, quality=q, cost=share, speed_up=1 / share, exits=[1.0])
-        for k, (q, share) in enumerate(pairs)
-    ]
+def read(*accuracies, n=400):
+    """What each of ``n`` utterances is worth, the same for all: 1 - CER of each exit, or of one network."""
+    each = np.repeat(np.array(accuracies)[:, None], n, axis=1)
+    return each if len(each) > 1 else each[0]
+
+
+def by_luck(accuracy, n=400):
+    """As much on the mean, but more of one half of the utterances than of the other."""
+    return np.tile([accuracy - 0.3, accuracy + 0.3], n // 2)
+
+
+def test_what_utterances_are_worth_is_on_the_mean_the_accuracy_of_all_letters():
+    said, meant = torch.tensor([[1, 2, -1], [3, -1, -1], [4, 5, 6]]), torch.tensor([[1, 3, -1], [3, -1, -1], [5, 4, 6]])
+    found = claimed.worth(said, meant)
+    assert found.mean() == pytest.approx(letter_accuracy(said, meant))
+    assert found.tolist() == pytest.approx([1 - 1 / 2, 1.0, 1 - 2 / 2])
 
 
 def test_deeper_exits_must_read_better():
-    found = claimed.deeper_reads_better([0.8, 0.85, 0.86], [0.9, 0.8])
+    found = claimed.deeper_reads_better(read(0.8, 0.85, 0.86), [0.9, 0.8])
     assert found.holds
-    assert found.measured == "CER 0.200, 0.150, 0.140 of the exits, WER 0.900, 0.800"
-    assert not claimed.deeper_reads_better([0.8, 0.83, 0.84], [0.1, 0.2]).holds
-    assert not claimed.deeper_reads_better([0.8, 0.9, 0.88], [0.1, 0.2]).holds
+    assert found.measured.startswith("CER 0.200, 0.150, 0.140 of the exits (+0.0600 ± 0.0000 letters right")
+    assert found.measured.endswith("WER 0.900, 0.800")
+    assert not claimed.deeper_reads_better(read(0.8, 0.83, 0.84), [0.1, 0.2]).holds
+    assert not claimed.deeper_reads_better(read(0.8, 0.9, 0.88), [0.1, 0.2]).holds
+    few = np.stack([read(0.8, n=4), read(0.85, n=4), by_luck(0.86, n=4)])
+    assert not claimed.deeper_reads_better(few, [0.1, 0.2]).holds, "four utterances say little"
 
 
-def test_something_must_be_saved():
-    def curve(*pairs, full=0.9):
-        return SimpleNamespace(validation=points(*pairs), test=points(*pairs), full_quality=full)
-
-    assert claimed.saved(curve((0.5, 0.4), (0.895, 0.85), (0.9, 1.0))).holds
-    assert not claimed.saved(curve((0.5, 0.4), (0.895, 0.95), (0.9, 1.0))).holds
-    assert not claimed.saved(curve((0.5, 0.4), (0.895, 0.85), (0.9, 1.0), full=0.92)).holds
+@pytest.mark.parametrize(
+    ("share", "kept", "holds"),
+    [(0.85, read(0.885), True), (0.95, read(0.885), False), (0.85, read(0.879), False), (0.85, by_luck(0.885), False)],
+    ids=["saves", "saves little", "loses", "loses, perhaps"],
+)
+def test_something_must_be_saved_and_little_lost_beyond_chance(monkeypatch, share, kept, holds):
+    pairs = [(0.5, 0.4), (0.895, share), (0.9, 1.0)]
+    each = [OperatingPoint(knob=k, quality=q, cost=c, speed_up=1 / c, exits=[1.0]) for k, (q, c) in enumerate(pairs)]
+    chance = SimpleNamespace(quality=0.1, error=0.01, reached=None)
+    curve = SimpleNamespace(validation=each, test=each, full_quality=0.9, chance=chance, quality="1 - CER")
+    asked, exits = [], np.stack([read(0.5), read(0.9)])
+    monkeypatch.setattr(claimed, "at_knob", lambda *given: asked.append(given) or kept)
+    found = claimed.saved("method", "prepared", curve, exits)
+    assert found.holds is holds
+    assert not found.not_comparable
+    assert [given[:3] for given in asked] == [("method", "prepared", 1)]
+    assert claimed.saved("method", "prepared", curve, np.stack([read(0.89), read(0.9)])).not_comparable
 
 
 def test_bars_of_the_comparisons():
-    assert claimed.beside_last_alone(0.9, 0.889).holds
-    assert not claimed.beside_last_alone(0.9, 0.892).holds
-    assert claimed.beside_shallow([0.8, 0.9], 0.811).holds
-    assert not claimed.beside_shallow([0.8, 0.7], 0.808).holds
-    assert claimed.beside_scratch([0.51, 0.61, 0.6], [0.5, 0.5, 0.9]).holds
-    assert not claimed.beside_scratch([0.49, 0.61, 0.6], [0.5, 0.5, 0.4]).holds
-    assert claimed.beside_entropy([0.01, 0.002]).holds
-    assert not claimed.beside_entropy([0.01, -0.002]).holds
-    assert not claimed.beside_entropy([]).holds
-    told = claimed.beside_entropy([-0.02, -0.04]).measured
-    assert told == "1 - CER: -0.0300 on average over 2 costs", "the sign is that of what is better if higher"
+    assert claimed.beside_last_alone(read(0.1, 0.9), read(0.889)).holds
+    assert not claimed.beside_last_alone(read(0.1, 0.9), read(0.892)).holds
+    assert not claimed.beside_last_alone(read(0.1, 0.9), by_luck(0.88)).holds
+    assert claimed.beside_shallow(read(0.8, 0.9), read(0.811)).holds
+    assert not claimed.beside_shallow(read(0.8, 0.7), read(0.808)).holds
+    assert not claimed.beside_shallow(read(0.8, 0.7), by_luck(0.82)).holds
+    assert claimed.beside_scratch(read(0.511, 0.61, 0.6), read(0.5, 0.5, 0.9)).holds
+    assert not claimed.beside_scratch(read(0.49, 0.61, 0.6), read(0.5, 0.5, 0.4)).holds
+    assert not claimed.beside_scratch(np.stack([by_luck(0.52), read(0.6)]), read(0.5, 0.4)).holds
+
+
+def rule(quality, share):
+    """A rule of one setting that costs such a share."""
+    point = OperatingPoint(knob=0, quality=quality.mean(), cost=share, speed_up=1 / share, exits=[1.0])
+    sampled = point.model_copy(update={"samples": Samples(quality=quality)})
+    return Baseline(name="x", validation=[point], test=[sampled])
+
+
+@pytest.mark.parametrize(
+    ("ours", "holds"), [(read(0.706), True), (read(0.704), False), (by_luck(0.71), False), (read(0.66), False)]
+)
+def test_the_rule_is_held_against_the_entropy_of_frames_at_its_costs(ours, holds):
+    found = claimed.beside_entropy(rule(ours, 0.5), rule(read(0.7), 0.5))
+    assert found.holds is holds
+    assert found.measured.startswith(f"1 - CER {ours.mean() - 0.7:+.4f} ± ")
+    dearer = claimed.beside_entropy(rule(ours, 0.6), rule(read(0.7), 0.5))
+    assert not dearer.holds
+    assert dearer.measured == "1 - CER no setting is as cheap"
 
 
 def test_nothing_follows_from_conformers_that_have_not_learnt_to_read():
     reads, none = (0.5, 0.45), (0.49, 0.3)
     for compared in (
-        claimed.beside_last_alone,
-        lambda best, worst: claimed.beside_shallow([worst, worst], best),
-        lambda best, worst: claimed.beside_scratch([best, worst], [0.2, 0.9]),
+        lambda best, worst: claimed.beside_last_alone(read(0.1, best), read(worst)),
+        lambda best, worst: claimed.beside_shallow(read(worst, worst), read(best)),
+        lambda best, worst: claimed.beside_scratch(read(best, worst), read(0.2, 0.9)),
     ):
         good, bad = compared(*reads), compared(*none)
         assert good.holds
         assert not good.not_comparable
         assert not bad.holds
         assert "51% of its letters are wrong" in bad.not_comparable
-    assert not claimed.beside_shallow([0.3, 0.6], 0.35).not_comparable, "its last exit reads"
+    assert not claimed.beside_shallow(read(0.3, 0.6), read(0.35)).not_comparable, "its last exit reads"
+
+
+def test_worth_at_a_setting_is_that_of_the_exits_where_utterances_leave(prepared):
+    method, _, ready = prepared(KEY)
+    found = method.sweep(ready, Bench(), "test", method.knobs)
+    told = claimed.worth_at(Baseline(name="x", validation=found, test=found), method, ready)
+    for point in told.test:
+        assert point.samples.quality.mean() == pytest.approx(point.quality)
 
 
 def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
@@ -657,7 +706,8 @@ def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
     monkeypatch.setattr(EarlyExitAsr, "prepare", lambda self, bench: asked.append(self) or ready)
     pretrained = registry.get(KEY).variant("sentence confidence").replace({"train_size": 7})
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
-    curve = SimpleNamespace(validation=held, test=test, full_quality=1.0)
+    chance = SimpleNamespace(quality=0.0, error=0.01, reached=None)
+    curve = SimpleNamespace(validation=held, test=test, full_quality=1.0, chance=chance, quality="1 - CER")
     monkeypatch.setattr(
         claimed, "points_of", lambda rival, ready, bench: Baseline(name="x", validation=held, test=test)
     )
@@ -675,18 +725,20 @@ def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
     assert shallow == joint.replace({"joint": False, "groups": 1})
     assert (type(frames), frames.encoder, frames.epochs) == (EarlyExitAsr, "whisper", pretrained.epochs)
     seen = ready.split("test")
-    low = claimed.letters_by_exit(ready)
-    assert low == [letter_accuracy(seen.answers[m], seen.targets) for m in range(3)]
+    low = claimed.by_exit(ready).mean(axis=1).tolist()
+    assert low == pytest.approx([letter_accuracy(seen.answers[m], seen.targets) for m in range(3)])
     by_word = ", ".join(f"{word_error_rate(seen.answers[m], seen.targets):.3f}" for m in range(3))
     assert found[0].measured.endswith(f"WER {by_word}")
     assert found[2].measured.count(f"{1 - low[0]:.3f}, {1 - low[1]:.3f}") == 2
-    assert found[3].measured == f"CER {1 - low[-1]:.4f} instead of {1 - low[-1]:.4f}"
-    assert found[4].measured == f"CER {1 - low[-1]:.4f} by itself, {1 - low[0]:.4f} at the first exit"
+    assert found[3].measured.startswith(f"CER {1 - low[-1]:.4f} instead of {1 - low[-1]:.4f} (1 - CER +0.0000 ± ")
+    assert found[4].measured.startswith(f"CER {1 - low[-1]:.4f} by itself, {1 - low[0]:.4f} at the first exit")
 
 
 def test_of_the_entropy_only_what_depends_on_the_rule_is_told(prepared):
     method, bench, ready = prepared(KEY, "entropy")
     held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
-    curve = SimpleNamespace(validation=held, test=test, full_quality=method.full_model(ready, bench)[0])
+    chance = SimpleNamespace(quality=0.0, error=0.01, reached=None)
+    whole = method.full_model(ready, bench)[0]
+    curve = SimpleNamespace(validation=held, test=test, full_quality=whole, chance=chance, quality="1 - CER")
     (found,) = claimed.claims(method, ready, bench, curve)
     assert found.name == "cheaper at nearly the same error rate"

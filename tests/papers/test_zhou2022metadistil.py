@@ -417,7 +417,7 @@ def test_each_comparison_needs_half_a_point_and_differs_by_the_teacher_alone(
     monkeypatch.setattr(MetaDistil, "prepare", lambda self, bench: asked.setdefault(self, next(said)))
     monkeypatch.setattr(claimed, "alone", lambda who, what: np.full(9, 0.75 if what is ready else what))
     found = claimed.claims(method, ready, Bench(), None)
-    assert {o.name for o in found if o.holds} - {"the teacher learns to teach, not to answer"} == held
+    assert {o.name for o in found if o.holds} - {"the teacher learns to teach, and still knows the answers"} == held
     all_taught = {"teacher_rate": 0.0, "quiz": 0.0}
     assert list(asked) == [
         method.replace(all_taught),
@@ -444,20 +444,31 @@ def test_who_is_measured_is_the_student_alone(prepared):
 
 
 @pytest.mark.parametrize(
-    ("after", "holds"),
+    ("moved", "changed", "holds"),
     [
-        ([[0.62, 0.38], [0.38, 0.62]], True),
-        ([[0.62, 0.38], [0.62, 0.38]], False),  # she is better now
-        ([[0.585, 0.415], [0.415, 0.585]], False),  # her labels hardly moved
+        (0.04, 0, True),
+        (0.04, 5, True),
+        (0.04, -5, True),
+        (0.04, 30, False),  # she is better by three points
+        (0.04, -30, False),  # she has forgotten as much
+        (0.04, -17, False),  # which may be two points
+        (0.005, 0, False),  # her labels hardly moved
     ],
 )
-def test_a_teacher_has_learnt_to_teach_if_her_labels_moved_and_she_is_no_better(prepared, monkeypatch, after, holds):
-    """Labels are 0, and she was right once of two."""
+def test_a_teacher_has_learnt_to_teach_if_her_labels_moved_and_she_knows_as_much(
+    prepared, monkeypatch, moved, changed, holds
+):
+    """Of a thousand labels, all 0, she has half right, and some more or fewer afterwards."""
     _, _, ready = prepared(KEY)
-    few = Examples(list(ready.data.validation.inputs[:2]), torch.zeros(2, dtype=torch.int64))
-    said = iter((torch.tensor([[0.58, 0.42], [0.42, 0.58]]), torch.tensor(after)))
+    every = Examples([torch.zeros(1)] * 1000, torch.zeros(1000, dtype=torch.int64))
+
+    def labels(right, further=0.0):
+        p = torch.where(torch.arange(1000) < right, 0.58 + further, 0.42 - further)
+        return torch.stack([p, 1 - p], dim=1)
+
+    said = iter((labels(500), labels(500 + changed, moved)))
     monkeypatch.setattr(claimed, "probabilities", lambda network, examples: next(said))
-    monkeypatch.setattr(type(ready), "split", lambda self, name: type("Seen", (), {"examples": few}))
+    monkeypatch.setattr(type(ready), "split", lambda self, name: type("Seen", (), {"examples": every}))
     assert claimed.teacher_learns(ready).holds is holds
 
 
