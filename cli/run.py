@@ -272,14 +272,16 @@ def _curve(curve: Curve, budget: float | None) -> str:
 
 def _points(curve: Curve) -> str:
     """Return the table of a curve's points on test data, the full model last."""
-    more = curve.beside
+    from eelit.methods.harness.qualities import described
+
+    more, quality = curve.beside, described(curve.quality)
     header = [
         curve.knob,
         curve.quality,
         *([more.name] if more else []),
-        curve.unit,
+        quality.cost_in(curve.unit),
         "speed-up",
-        "exits (share of samples at each)",
+        f"exits (share of {quality.each}s at each)",
     ]
     rows = [
         [

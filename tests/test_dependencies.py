@@ -120,6 +120,11 @@ def test_what_is_claimed_counts(digest, sources):
             "at_exits as evaluating, evaluating as at_exits,",
         ),  # each the other's name
         ("recipes/fit.py", "import torch\n", "import numpy as torch\n"),  # another's, under the same name
+        (
+            "papers/zhou2020pabee.py",
+            "    knob: ClassVar",
+            "    full: ClassVar[dict] = {'length': 8}\n    knob: ClassVar",
+        ),  # tracks are measured with the longer recipe
     ],
 )
 def test_what_changes_a_figure_counts(digest, path, old, new):

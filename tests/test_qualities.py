@@ -5,7 +5,7 @@ from measured import curve, result
 
 from eelit.cli.run import _report
 from eelit.methods.engine.records import Beside
-from eelit.methods.harness import registry
+from eelit.methods.harness import plot, registry
 from eelit.methods.harness.conformance import no_lead
 from eelit.methods.harness.qualities import DIRECTION, QUALITIES, described
 
@@ -48,6 +48,35 @@ def test_a_unit_that_a_name_has_is_the_table_s():
     for name, quality in QUALITIES.items():
         assert ("dB" in name) == (quality.unit == "dB"), name
         assert not quality.unit or quality.low == -quality.high, name
+
+
+@pytest.mark.parametrize(
+    ("quality", "unit", "told"),
+    [
+        ("accuracy", "MACs", "MACs per sample"),
+        ("NDCG@10", "trees", "trees per document"),
+        ("tagging accuracy", "MACs", "MACs per word"),
+        ("BLEU", "MACs", "MACs per token"),
+        ("ROUGE-L with the full model's text", "weights read", "weights read per token"),
+        ("accuracy", "MACs per second", "MACs per second"),
+        ("somebody's own", "MACs", "MACs per sample"),
+    ],
+)
+def test_costs_are_of_what_leaves(quality, unit, told):
+    """Words, tokens and documents leave by themselves where sentences, texts and queries are the samples."""
+    assert described(quality).cost_in(unit) == told
+
+
+def test_a_report_and_a_picture_of_a_run_tell_of_what_costs_are(tmp_path, monkeypatch):
+    of_tokens = curve().model_copy(update={"quality": "BLEU"})
+    told = result().model_copy(update={"curves": [of_tokens]})
+    table = " ".join(_report(told, None).split())
+    assert "MACs per token" in table
+    assert "share of tokens at each" in table
+    drawn = []
+    monkeypatch.setattr(plot, "_save", lambda figure, path: drawn.append(figure))
+    plot.plot(told, tmp_path)
+    assert drawn[0].axes[0].get_xlabel() == "cost (MACs per token)"
 
 
 def test_a_report_of_a_run_tells_the_measure_and_warnings():

@@ -410,6 +410,13 @@ def test_page_of_a_method_shows_its_simulated_world():
     assert places == [58, 73.6, 262, 126, 398, 21.2, 466]  # right, then up or down, at 30 and at 50 seconds
 
 
+@pytest.mark.parametrize(("quality", "each"), [("accuracy", "sample"), ("BLEU", "token"), ("NDCG@10", "document")])
+def test_page_of_a_method_says_of_what_its_costs_are(quality, each):
+    curve = result().curves[0].model_copy(update={"quality": quality})
+    text, _ = page_of(reports(report(result(curves=[curve]))))
+    assert f"{quality} of the full model 0.8000 at 100 M MACs per {each}." in text
+
+
 def test_a_world_says_at_which_scale_it_is():
     curve = result().curves[0].model_copy(update={"simulation": simulated()})
     text, _ = page_of(reports(report(result(curves=[curve]))))

@@ -2,8 +2,9 @@
 
 That the exit adds no detection holds by its construction, whatever is learnt, so it is a test's matter and no claim.
 
-Thresholds below 0.01 were added once a first run had been seen: at the released 0.5 the exit, trained on a tenth of
-balls, rejects about half of them, and none of the thresholds tried first kept all but a point of F1.
+Thresholds below 0.01 were added once a first run had been seen: none of those tried first kept all but a point of F1.
+At the released 0.5 the exit, trained where one patch in ten shows a ball, rejects 96 % of all validation patches, but
+among them two thirds of the balls (``known balls``: 199 of 295).
 """
 
 from __future__ import annotations

@@ -30,7 +30,10 @@ PLUMBING = {
 UNCOUNTED = {"FREE", "_NAMES"}
 """What the counter takes for free. It asks this last: what is added there was an error before, and changes no count."""
 TRIALS = {"tiny", "tiny_variants", "smoke", "smoke_variants", "others", "exempt"}
-"""Attributes of methods that unit and smoke tests read: nothing that is measured at full size does."""
+"""Attributes of methods that unit and smoke tests read: nothing that is measured at full size does.
+
+``full`` is not among them, as tracks are measured with it.
+"""
 
 
 @dataclass

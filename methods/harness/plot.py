@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from eelit.methods.data.cache import write
 from eelit.methods.engine.records import Curve, Result
-from eelit.methods.harness.qualities import DIRECTION
+from eelit.methods.harness.qualities import DIRECTION, described
 from eelit.methods.harness.summary import data_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def plot(result: Result, folder: Path) -> list[Path]:
         costs, qualities = [p.cost for p in curve.test], [p.quality for p in curve.test]
         axes.plot(costs, qualities, marker="o", markersize=4, label=f"{curve.knob} from {curve.test[0].knob:g} on")
         axes.plot([curve.full_cost], [curve.full_quality], marker="*", markersize=12, linestyle="", label="full model")
-        axes.set_xlabel(f"cost ({curve.unit})" if " per " in curve.unit else f"cost per sample ({curve.unit})")
+        axes.set_xlabel(f"cost ({described(curve.quality).cost_in(curve.unit)})")
         axes.set_ylabel(f"{curve.quality} on test data\n({DIRECTION})")
         axes.set_title(" ".join(filter(None, [result.key, curve.variant])), fontsize=10)
         axes.set_xlim(left=0)

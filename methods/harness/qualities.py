@@ -24,6 +24,7 @@ class Quality:
     low: float = -inf
     high: float = inf
     unit: str = ""  # empty: a number without a unit
+    each: str = "sample"  # what leaves at exits, and what costs are a mean over
 
     @property
     def range(self) -> str:
@@ -44,20 +45,27 @@ class Quality:
         parts = ": ".join(filter(None, [self.name, self.meaning]))
         return f"{'; '.join(filter(None, [parts, self.range, DIRECTION]))}."
 
+    def cost_in(self, unit: str) -> str:
+        """Which costs a unit measures, what they are a mean over included."""
+        return unit if " per " in unit else f"{unit} per {self.each}"
+
 
 QUALITIES = {
     quality.name: quality
     for quality in (
         Quality("accuracy", "share of samples that are answered correctly", 0, 1),
         Quality(IN_TIME, "share of samples that are answered correctly before their deadline", 0, 1),
-        Quality("tagging accuracy", "share of words that get the right tag", 0, 1),
+        Quality("tagging accuracy", "share of words that get the right tag", 0, 1, each="word"),
         Quality("mean F1 of the classes", "F1 of each class, harmonic mean of precision and recall, averaged", 0, 1),
         Quality("F1 of detections", "harmonic mean of their precision and recall", 0, 1),
         Quality("Pearson's r", "correlation of predicted and true values", -1, 1),
-        Quality("NDCG@10", "discounted gain of the ten documents ranked first ÷ that of the best order", 0, 1),
-        Quality("BLEU", "agreement with reference texts in sequences of up to four words, by sacrebleu", 0, 100),
+        Quality("NDCG@10", "discounted gain of the ten documents ranked first ÷ that of the best order", 0, 1,
+                each="document"),
+        Quality("BLEU", "agreement with reference texts in sequences of up to four words, by sacrebleu", 0, 100,
+                each="token"),
         Quality(
-            "ROUGE-L with the full model's text", "longest common subsequence with it, as a share of its length", 0, 1
+            "ROUGE-L with the full model's text", "longest common subsequence with it, as a share of its length", 0, 1,
+            each="token",
         ),
         Quality("1 - CER", "1 minus the character error rate", high=1),
         Quality("PSNR in dB", "peak signal-to-noise ratio, the noise being the difference to the clean picture",

@@ -500,10 +500,43 @@ def test_gains_count_what_lies_between_two_settings():
 ])  # fmt: skip
 def test_comparisons_at_equal_cost_can_fail(prepared, monkeypatch, gain, holds):
     method, bench, ready = prepared(KEY, "aligned")
-    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda ours, theirs: gain)
-    monkeypatch.setattr(claimed, "swept", lambda rival, *_: swept.append(rival))
-    swept, curve = [], curve_of((0.1, 0.99, 1.6), (1, 1, 1))
+    curve = curve_of((0.1, 0.99, 1.6), (1, 1, 1))
+    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda *_: gain)
+    monkeypatch.setattr(claimed, "rollbacks", lambda *_: {0.1: 0.5})
+    monkeypatch.setattr(claimed, "swept", lambda rival, *_: swept.append(rival) or claimed.points_of_curve(curve))
+    swept = []
     outcomes = [claimed.rollback(method, ready, bench, curve), claimed.alignment(method, bench, curve)]
     assert [outcome.holds for outcome in outcomes] == holds
     assert [rival.rollback for rival in swept] == [math.inf, method.rollback]
     assert [rival.aligned for rival in swept] == [True, False]
+
+
+def test_rollback_is_compared_at_the_costs_where_it_happens_in_validation_texts(prepared, monkeypatch):
+    """What happens in test texts is told, and decides nothing."""
+    method, bench, ready = prepared(KEY)
+    curve, asked = curve_of((0.1, 0.9, 2.5), (0.3, 0.95, 1.6), (1.1, 1, 0.8)), []
+    often = {"validation": {0.1: 0.5, 0.3: 0.09, 1.1: 0.0}, "test": {0.1: 0.25, 0.3: 0.75, 1.1: 0.0}}
+    monkeypatch.setattr(claimed, "rollbacks", lambda method, prepared, split: often[split])
+    monkeypatch.setattr(claimed, "swept", lambda *_: claimed.points_of_curve(curve))
+    monkeypatch.setattr(claimed, "gains_of_mixtures", lambda *found: asked.append(found[2]) or [np.full(50, 0.04)])
+    found = claimed.rollback(method, ready, bench, curve)
+    assert asked == [[1 / 2.5]]
+    assert found.holds
+    assert found.not_comparable == ""
+    assert found.measured.endswith(
+        "rollbacks in a test text, by fallback threshold: 0.25 (0.1), 0.75 (0.3), 0.00 (1.1)"
+    )
+
+
+def test_without_rollbacks_nothing_is_said_of_them(prepared):
+    method, bench, ready = prepared(KEY)
+    often = claimed.rollbacks(method, ready, "validation")
+    written = {knob: method.texts(ready, "validation", [knob])[0].rolled for knob in method.knobs}
+    assert often == {knob: rolled.sum().item() / len(rolled) for knob, rolled in written.items()}
+    assert often[0] > 0 == often[1.1]
+    held, test = (method.sweep(ready, bench, split, method.knobs) for split in ("validation", "test"))
+    curve = curve_of((1.1, 1, 1)).model_copy(update={"validation": held, "test": test})
+    assert claimed.rollback(method, ready, bench, curve).not_comparable == ""
+    never = claimed.rollback(method.replace({"rollback": math.inf}), ready, bench, curve)
+    assert not never.holds
+    assert never.not_comparable.startswith("At no fallback threshold are 0.1 rollbacks made")

@@ -30,7 +30,7 @@ def golden():
 
 
 def tiny(**settings):
-    return registry.get(KEY).variant("equal weights", "tiny").replace(settings)
+    return registry.get(KEY).variant("weights by quality", "tiny").replace(settings)
 
 
 def pictures(*arrays):
@@ -225,7 +225,9 @@ def test_all_of_the_network_is_trained(stages):
 
 
 def test_weights_by_quality_are_those_of_the_authors_later_code():
-    """From mild to severe damage, five of each; fewer are taken evenly from these."""
+    """They are those of the main variant. From mild to severe damage, five of each; fewer are taken evenly."""
+    assert next(iter(Rbqe.variants)) == "weights by quality"
+    assert Rbqe().w().tolist() == registry.get(KEY).variant("weights by quality").w().tolist()
     whole = Rbqe().variant("weights by quality", "full")
     assert whole.qualities == (50, 40, 30, 20, 10)
     assert whole.w()[[0, 2, 4]].tolist() == [[2, 1, 1, 0.5, 0.5], [0.5, 1, 2, 1, 0.5], [0.5, 0.5, 1, 1, 2]]
@@ -234,7 +236,7 @@ def test_weights_by_quality_are_those_of_the_authors_later_code():
     assert three.replace({"qualities": (50, 10)}).w().tolist() == [[2, 1, 0.5], [0.5, 1, 2]]
 
 
-def test_by_default_all_exits_weigh_alike_at_all_qualities():
+def test_in_the_other_variant_all_exits_weigh_alike_at_all_qualities():
     assert registry.get(KEY).variant("equal weights").w().tolist() == [[1.0] * 3] * 5
 
 
