@@ -1,13 +1,17 @@
 """`eelit add` finds duplicates first, shows where services differ, writes what it knows with where it is from."""
 
+import itertools
 import json
+import os
 from pathlib import Path
 
+import killing
 import pytest
 import scholarly
 from scholarly import Server, Work
+from test_sync import world, written
 
-from eelit.bib.files import ChangedMeanwhile
+from eelit.bib.files import JOURNAL, ChangedMeanwhile
 from eelit.bib.read import read_bibliography
 from eelit.bib.remote.services import Manners
 from eelit.catalog.check import check
@@ -330,3 +334,151 @@ def test_without_a_checkout_there_is_nowhere_to_add_to(eelit, monkeypatch):
     found = eelit("add", "10.1234/ab.1")
     assert found.exit_code == 2
     assert "clone the repository first" in found.stderr
+
+
+@pytest.fixture
+def small(tmp_path, server, monkeypatch):
+    """A checkout of five works, which is read in no time."""
+    root = written(tmp_path / "small", world())
+    monkeypatch.setenv("EELIT_ROOT", str(root))
+    return root
+
+
+def files_of(tree):
+    """Return bibliography and new entry, if there is one, and all that lies beside them and has no business there."""
+    entry = tree / "catalog/entries/example2024fastexit.yaml"
+    aside = [path for room in ("bib", "catalog/entries") for path in (tree / room).glob(".*")]
+    return bib(tree), entry.read_text(encoding="utf-8") if entry.exists() else None, aside
+
+
+def in_a_child(does):
+    """Do something in a process of its own; return the state in which it ended, 0 if it came to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            does()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.fixture
+def calm(small, server, eelit):
+    """What nobody kills makes of bibliography and entry, all answers being kept; and the two as they were."""
+    before = files_of(small)
+    eelit("add", NEW.doi)
+    after = files_of(small)
+    assert after[1] is not None
+    assert after[2] == []
+    return before, after
+
+
+def undone(tree, before):
+    for path in files_of(tree)[2]:
+        path.unlink()
+    (tree / "bib/early-exit.bib").write_text(before[0], encoding="utf-8")
+    (tree / "catalog/entries/example2024fastexit.yaml").unlink(missing_ok=True)
+
+
+def test_a_run_that_is_killed_at_any_step_of_writing_keeps_record_and_entry_together(small, server, eelit, calm):
+    before, after = calm
+    seen = set()
+    for step in itertools.count(1):
+        undone(small, before)
+
+        def killed(step=step):
+            killing.at(step)
+            eelit("add", NEW.doi)
+
+        if in_a_child(killed) == 0:
+            break
+        text, entry, aside = files_of(small)
+        assert text in (before[0], after[0])
+        assert entry in (None, after[1])
+        seen.add((text == after[0], entry is not None, any(path.name == JOURNAL for path in aside)))
+        load(sources())
+        assert files_of(small)[:2] in (before[:2], after[:2]), "the next command leaves both or none"
+        known = files_of(small)[1] is not None
+        assert eelit("add", NEW.doi).exit_code == known, "it is added, or known by now"
+        assert files_of(small) == after, "nothing is left behind, and no address is lost"
+    assert seen >= {(False, False, True), (True, False, True), (True, True, True), (True, True, False)}
+
+
+def test_a_run_that_is_interrupted_at_any_step_of_writing_leaves_both_or_none_and_nothing_aside(
+    small, server, eelit, calm
+):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    seen = set()
+    for step in itertools.count(1):
+        undone(small, calm[0])
+
+        def interrupted(step=step):
+            killing.at(step, interrupt)
+            assert eelit("add", NEW.doi).exit_code == 0
+
+        if in_a_child(interrupted) == 0:
+            break
+        load(sources())
+        assert files_of(small) in calm
+        seen.add(files_of(small)[1] is None)
+    assert seen == {True, False}
+
+
+def test_what_a_person_wrote_after_a_kill_is_kept_and_told(small, server, eelit, calm, capsys):
+    (before, after), entry = calm, small / "catalog/entries/example2024fastexit.yaml"
+    journals = {}
+    for step in itertools.count(1):
+        undone(small, before)
+        if in_a_child(lambda step=step: (killing.at(step), eelit("add", NEW.doi))) == 0:
+            break
+        text, written, aside = files_of(small)
+        if (small / "bib" / JOURNAL).exists() and written is None:
+            journals.setdefault(text == after[0], {path: path.read_bytes() for path in aside})
+        load(sources())
+    assert journals.keys() == {False, True}
+    undone(small, before)
+    for path, content in journals[False].items():  # neither was in place
+        path.write_bytes(content)
+    mine = bib(small) + "% mine\n"
+    (small / "bib/early-exit.bib").write_text(mine, encoding="utf-8")
+    capsys.readouterr()
+    load(sources())
+    assert files_of(small) == (mine, None, [])
+    assert "early-exit.bib was changed since a run that would write it was killed; repeat it" in capsys.readouterr().err
+    (small / "bib/early-exit.bib").write_text(after[0], encoding="utf-8")
+    for path, content in journals[True].items():  # the record was
+        path.write_bytes(content)
+    entry.write_text("mine\n", encoding="utf-8")
+    load(sources())
+    assert files_of(small) == (after[0], "mine\n", [])
+
+
+def test_a_new_entry_by_hand_waits_for_the_one_that_a_killed_run_had_made(small, server, eelit, calm):
+    before, after = calm
+    for step in itertools.count(1):
+        undone(small, before)
+        assert in_a_child(lambda step=step: (killing.at(step), eelit("add", NEW.doi))) != 0
+        if files_of(small)[:2] == (after[0], None):
+            break
+        load(sources())
+    found = eelit("new", "example2024fastexit")
+    assert "example2024fastexit.yaml, as a run that was killed had begun to" in found.stderr
+    assert "exists already and was not changed" in found.stderr
+    assert files_of(small) == after
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '[{"file": "early-exit.bib", "new": "citations.csv", "before": ""}]', "\udcff"]
+)
+def test_a_journal_that_is_not_ours_is_refused_and_nothing_is_moved(tree, server, eelit, content):
+    before = bib(tree)
+    (tree / "bib" / JOURNAL).write_text(content, encoding="utf-8", errors="surrogateescape")
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 3
+    assert f"{JOURNAL} " in found.stderr
+    assert "delete it, and look at the changes with `git diff`" in found.stderr
+    assert bib(tree) == before
+    assert (tree / "bib/citations.csv").exists()
