@@ -74,14 +74,14 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     if checkout() is None:
         raise Unavailable("works are added in a checkout; clone the repository first")
     loaded = load(sources())
-    if _tell_known(loaded, _called(loaded, work)):
+    if _tell_known(loaded, _called(loaded, work), by_name=True):
         return
     try:
         wanted = given(work)
     except NoWork as error:
         raise click.UsageError(str(error)) from error
     _demand_free(key, loaded.known())
-    if _tell_known(loaded, _named(loaded, wanted)):
+    if _tell_known(loaded, _named(loaded, wanted), by_name=wanted.kind == "title"):
         return
     if is_offline(offline):
         click.echo(_typed(wanted, key, "Offline, no service is asked."))
@@ -162,15 +162,15 @@ def _named(loaded: Loaded, wanted: Given) -> list[str]:
     return duplicates(records, Said("", "", "", doi=doi, arxiv=preprint))
 
 
-def _tell_known(loaded: Loaded, same: list[str]) -> bool:
-    """Say so if the catalogue has these works; a killed run leaves a record alone."""
+def _tell_known(loaded: Loaded, same: list[str], *, by_name: bool = False) -> bool:
+    """Say so if the catalogue has these works, and what to do: of a name there may be several."""
     if same and same[0] not in loaded.known_entries():
         nothing_found(f"the bibliography has this work, but it has no entry; `eelit new {same[0]}` starts one")
     elif same:
-        nothing_found(
-            f"the catalogue has this work: {', '.join(same)} (`eelit show {same[0]}`); nothing was added. If you mean "
-            "another one of this name, give its DOI or arXiv id"
-        )
+        begun = same[0] in loaded.unreadable
+        look = f"`eelit check {same[0]}` tells what its entry lacks" if begun else f"`eelit show {same[0]}`"
+        other = ". If you mean another one of this name, give its DOI or arXiv id" if by_name else ""
+        nothing_found(f"the catalogue has this work: {', '.join(same)} ({look}); nothing was added{other}")
     return bool(same)
 
 

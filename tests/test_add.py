@@ -107,8 +107,16 @@ def test_whatever_names_it_gives_the_same_record(tree, server, eelit, given):
 def test_what_the_catalogue_has_is_told_before_anybody_is_asked(tree, server, eelit, given):
     found = eelit("add", given)
     assert found.exit_code == 1
-    assert "the catalogue has this work: zhou2020pabee" in found.stderr
+    assert "the catalogue has this work: zhou2020pabee (`eelit show zhou2020pabee`); nothing was added" in found.stderr
+    assert ("give its DOI or arXiv id" in found.stderr) == given.startswith("bert"), "only a title may be another's"
     assert server.asked == []
+
+
+def test_a_work_whose_entry_is_not_finished_is_told_with_what_lists_what_it_lacks(tree, server, eelit):
+    eelit("add", NEW.doi)
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 1
+    assert "example2024fastexit (`eelit check example2024fastexit` tells what its entry lacks)" in found.stderr
 
 
 def test_what_turns_out_to_be_known_is_not_added(tree, server, eelit):
