@@ -109,7 +109,7 @@ def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool
     if _tell_known(loaded, duplicates(records.values(), proposal.said())):
         return
     changes, record = _changes(proposal, loaded)
-    doubts = doubts_of_new(record, records)
+    doubts = _contradictions(found) + doubts_of_new(record, records)
     doubts += [_same_title(records[other], proposal.key) for other in titled(records.values(), record.title)]
     said = (
         _json(proposal, found, changes, doubts, dry_run)
@@ -172,6 +172,23 @@ def _tell_known(loaded: Loaded, same: list[str], *, by_name: bool = False) -> bo
         other = ". If you mean another one of this name, give its DOI or arXiv id" if by_name else ""
         nothing_found(f"the catalogue has this work: {', '.join(same)} ({look}); nothing was added{other}")
     return bool(same)
+
+
+def _contradictions(found: Gathered) -> list[str]:
+    """Return what speaks against the record: services that call its identifier another work."""
+    from eelit.bib.remote.said import grouped
+
+    first = found.saids[0]
+    names = {first.doi: first.doi, first.arxiv: f"arXiv:{first.arxiv}"}
+    told = []
+    for name, shown in names.items():
+        others = [said for said in found.others if name and name in (said.doi, said.arxiv)]
+        if others:
+            ours, theirs = (
+                grouped((f"“{said.title}”", said.service) for said in saids) for saids in (found.saids, others)
+            )
+            told.append(f"{shown} is {ours}, but {theirs}; look at its title page before you keep the record")
+    return told
 
 
 def _same_title(other: Record, key: str) -> str:

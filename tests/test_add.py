@@ -193,6 +193,19 @@ def test_what_may_be_a_version_of_a_work_is_added_and_told(tree, server, eelit):
     assert doubt.startswith("`zhou2020again` may be `zhou2020pabee`")
 
 
+def test_services_that_call_the_identifier_another_work_are_named_for_a_person_to_judge(tree, server, eelit):
+    said = {"crossref": {"title": "On Fruit Flies", "authors": [("Zoe", "Young")]}}
+    server.works["W1"] = Work(**(vars(NEW) | {"said": said}))
+    told = json.loads(eelit("add", NEW.doi, "--dry-run", "--format", "json").stdout)
+    assert told["doubts"] == [
+        f"{NEW.doi} is “On Fruit Flies” at Crossref, but “{NEW.title}” at OpenAlex, DBLP, Semantic Scholar, "
+        "arXiv; look at its title page before you keep the record"
+    ]
+    assert f"“{NEW.title}” at OpenAlex, DBLP" in eelit("add", NEW.doi, "--dry-run").stdout
+    server.works["W1"] = NEW
+    assert json.loads(eelit("add", NEW.doi, "--dry-run", "--anew", "--format", "json").stdout)["doubts"] == []
+
+
 def test_a_venue_that_has_another_name_here_is_told(tree, server, eelit):
     server.works["W1"] = Work(**(vars(NEW) | {"venue": "ICLR", "said": {}}))
     told = json.loads(eelit("add", NEW.doi, "--dry-run", "--format", "json").stdout)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from eelit.bib.citations import Citations, ReferenceLists
 from eelit.bib.decided import is_quoted
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
-from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, plain
+from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, grouped, is_same, plain
 from eelit.bib.remote.services import ARXIV, CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
 from eelit.bib.remote.web import Unanswered, Web
 
@@ -275,17 +275,8 @@ def _shares_words(one: str, other: str) -> bool:
 
 
 def _another(key: str, name: str, saids: Sequence[Said]) -> str:
-    told = _grouped((f"“{said.title}” ({said.year})", said.service) for said in saids)
+    told = grouped((f"“{said.title}” ({said.year})", said.service) for said in saids)
     return f"{name} of `{key}` leads to another work: {told}; check the identifier"
-
-
-def _grouped(told: Iterable[tuple[str, str]]) -> str:
-    """Return what services say, each answer once with all who give it; case and marks are no difference."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    for says, who in told:
-        names = found.setdefault(folded(says), (says, []))[1]
-        names += [who] if who not in names else []
-    return "; ".join(f"{says} at {', '.join(who)}" for says, who in found.values())
 
 
 def citations(
@@ -532,7 +523,7 @@ def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) ->
             if own and other and not _alike(name, own, other) and not report.is_decided(key, name, other)
         ]  # fmt: skip
         if others:
-            report.doubt(f"{name} of `{key}` is “{own}”, but {_grouped(others)}", key)
+            report.doubt(f"{name} of `{key}` is “{own}”, but {grouped(others)}", key)
 
 
 def _published(key: str, saids: Sequence[Said]) -> str:
