@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from eelit.bib.citations import Citations, ReferenceLists, read_citations, read_reference_lists
-from eelit.bib.problems import Problem, did_you_mean
+from eelit.bib.files import JOURNAL, SpoiltJournal, finish
+from eelit.bib.problems import Problem, did_you_mean, shown
 from eelit.bib.read import Bibliography, read_bibliography
 from eelit.catalog.explain import explain
+from eelit.catalog.faults import CatalogueFault, writing
 from eelit.catalog.schema import FACETS, Entry, Taxonomy, TaxonomyTerm
 from eelit.catalog.skeleton import unfinished
 from eelit.catalog.sources import Sources
@@ -47,7 +51,8 @@ class Loaded:
 
 
 def load(sources: Sources) -> Loaded:
-    """Read all sources."""
+    """Read all sources, after what a run that was killed had begun to write is written."""
+    finish_writing(sources)
     loaded = Loaded(
         sources,
         read_bibliography(sources.bibliography),
@@ -70,6 +75,23 @@ def load(sources: Sources) -> Loaded:
             loaded.unreadable.add(path.stem)
         loaded.problems += problems
     return loaded
+
+
+def finish_writing(sources: Sources) -> None:
+    """Write what a run that was killed had begun to write into several files, and tell it."""
+    for folder in (sources.bibliography.parent, sources.entries):
+        journal = folder / JOURNAL
+        if not os.path.lexists(journal):
+            continue
+        try:
+            with writing(journal, "finish what a run that was killed had begun to write"):
+                put, changed = finish(journal)
+        except SpoiltJournal as error:
+            raise CatalogueFault(f"{error}; delete it, and look at the changes with `git diff`") from error
+        told = [f"wrote {', '.join(map(shown, put))}, as a run that was killed had begun to"] if put else []
+        told += [f"{shown(path)} was changed since a run that would write it was killed; repeat it" for path in changed]
+        for sentence in told:
+            print(f"eelit: {sentence}", file=sys.stderr)
 
 
 def validate(located: Located) -> tuple[Entry | None, list[Problem]]:

@@ -74,14 +74,14 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     if checkout() is None:
         raise Unavailable("works are added in a checkout; clone the repository first")
     loaded = load(sources())
-    if _tell_known(loaded, _called(loaded, work)):
+    if _tell_known(loaded, _called(loaded, work), by_name=True):
         return
     try:
         wanted = given(work)
     except NoWork as error:
         raise click.UsageError(str(error)) from error
     _demand_free(key, loaded.known())
-    if _tell_known(loaded, _named(loaded, wanted)):
+    if _tell_known(loaded, _named(loaded, wanted), by_name=wanted.kind == "title"):
         return
     if is_offline(offline):
         click.echo(_typed(wanted, key, "Offline, no service is asked."))
@@ -109,7 +109,7 @@ def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool
     if _tell_known(loaded, duplicates(records.values(), proposal.said())):
         return
     changes, record = _changes(proposal, loaded)
-    doubts = doubts_of_new(record, records)
+    doubts = _contradictions(found) + doubts_of_new(record, records)
     doubts += [_same_title(records[other], proposal.key) for other in titled(records.values(), record.title)]
     said = (
         _json(proposal, found, changes, doubts, dry_run)
@@ -162,16 +162,33 @@ def _named(loaded: Loaded, wanted: Given) -> list[str]:
     return duplicates(records, Said("", "", "", doi=doi, arxiv=preprint))
 
 
-def _tell_known(loaded: Loaded, same: list[str]) -> bool:
-    """Say so if the catalogue has these works; a killed run leaves a record alone."""
+def _tell_known(loaded: Loaded, same: list[str], *, by_name: bool = False) -> bool:
+    """Say so if the catalogue has these works, and what to do: of a name there may be several."""
     if same and same[0] not in loaded.known_entries():
         nothing_found(f"the bibliography has this work, but it has no entry; `eelit new {same[0]}` starts one")
     elif same:
-        nothing_found(
-            f"the catalogue has this work: {', '.join(same)} (`eelit show {same[0]}`); nothing was added. If you mean "
-            "another one of this name, give its DOI or arXiv id"
-        )
+        begun = same[0] in loaded.unreadable
+        look = f"`eelit check {same[0]}` tells what its entry lacks" if begun else f"`eelit show {same[0]}`"
+        other = ". If you mean another one of this name, give its DOI or arXiv id" if by_name else ""
+        nothing_found(f"the catalogue has this work: {', '.join(same)} ({look}); nothing was added{other}")
     return bool(same)
+
+
+def _contradictions(found: Gathered) -> list[str]:
+    """Return what speaks against the record: services that call its identifier another work."""
+    from eelit.bib.remote.said import grouped
+
+    first = found.saids[0]
+    names = {first.doi: first.doi, first.arxiv: f"arXiv:{first.arxiv}"}
+    told = []
+    for name, shown in names.items():
+        others = [said for said in found.others if name and name in (said.doi, said.arxiv)]
+        if others:
+            ours, theirs = (
+                grouped((f"“{said.title}”", said.service) for said in saids) for saids in (found.saids, others)
+            )
+            told.append(f"{shown} is {ours}, but {theirs}; look at its title page before you keep the record")
+    return told
 
 
 def _same_title(other: Record, key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def server(catalogue: Catalogue) -> MCPServer:
     demand("mcp")
     from mcp.types import ToolAnnotations
 
-    made: MCPServer = _plain_server()("eelit", instructions=WHAT_IT_IS)
+    made: MCPServer = _plain_server()("eelit", instructions=WHAT_IT_IS, version=version("eelit"))
     tools = Tools(catalogue)
     reads = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
     for tool in (tools.find, tools.show, tools.cite, tools.graph, tools.leaderboard, tools.compare):

@@ -13,7 +13,7 @@ import click
 
 from eelit.bib.files import aside
 from eelit.catalog.faults import CatalogueFault, Unavailable, writing
-from eelit.catalog.sources import checkout
+from eelit.catalog.sources import checkout, sources
 from eelit.cli.command import eelit_command
 
 FAMILIES = {
@@ -73,6 +73,7 @@ def command(key: str, family: str | None) -> None:
     is there already, the short name is taken from its title) and fill in the files; `eelit check KEY` lists what is
     missing.
     """
+    from eelit.catalog.load import finish_writing
     from eelit.catalog.schema import KEY_PATTERN
 
     if not re.fullmatch(KEY_PATTERN, key):
@@ -80,6 +81,7 @@ def command(key: str, family: str | None) -> None:
     root = checkout()
     if root is None:
         raise Unavailable("new works are written in a checkout; clone the repository first")
+    finish_writing(sources())  # an `eelit add` that was killed may have made this entry
     name = short_name(key)
     template, place = ENTRY
     entry = Path(root, place.format(key=key))
@@ -95,7 +97,6 @@ def short_name(key: str) -> str:
     A title names its method before a colon (`FastBERT: a self-distilling …`) or among its words.
     """
     from eelit.bib.read import read_bibliography
-    from eelit.catalog.sources import sources
 
     record = read_bibliography(sources().bibliography).records.get(key)
     return title_name(record.title if record else "", key)

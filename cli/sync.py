@@ -156,7 +156,7 @@ def _report(report: Report, changes: Changes) -> str:
 
 
 def _json(report: Report, changes: Changes, dry_run: bool) -> str:
-    data = {name: value for name, value in asdict(report).items() if name != "notes"} | {
+    data = {name: value for name, value in asdict(report).items() if name not in ("notes", "elsewhere")} | {
         "files": [str(path) for path in changes.paths()],
         "written": not dry_run and bool(changes.paths()),
     }

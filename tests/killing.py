@@ -1,4 +1,4 @@
-"""Kills a process at a step of its writing: before or after the n-th time that it makes sure of a file or renames one.
+"""Kills a process at a step of its writing: before or after it makes sure of a file, moves or removes one, counted.
 
 In a folder of PYTHONPATH, under the name `sitecustomize.py`, it kills any Python so; `KILL_AT` says when.
 """
@@ -7,8 +7,12 @@ import os
 import signal
 
 
-def at(step):
-    """Kill this process at this step, counted from 1."""
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at(step, do=kill):
+    """Kill this process at this step, counted from 1, or do something else to it."""
     passed = 0
 
     def watched(function):
@@ -24,9 +28,10 @@ def at(step):
         nonlocal passed
         passed += 1
         if passed == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            do()
 
-    os.fsync, os.replace = watched(os.fsync), watched(os.replace)
+    for name in ("fsync", "replace", "link", "unlink"):
+        setattr(os, name, watched(getattr(os, name)))
 
 
 if "KILL_AT" in os.environ:

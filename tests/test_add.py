@@ -1,13 +1,17 @@
 """`eelit add` finds duplicates first, shows where services differ, writes what it knows with where it is from."""
 
+import itertools
 import json
+import os
 from pathlib import Path
 
+import killing
 import pytest
 import scholarly
 from scholarly import Server, Work
+from test_sync import world, written
 
-from eelit.bib.files import ChangedMeanwhile
+from eelit.bib.files import JOURNAL, ChangedMeanwhile
 from eelit.bib.read import read_bibliography
 from eelit.bib.remote.services import Manners
 from eelit.catalog.check import check
@@ -103,8 +107,16 @@ def test_whatever_names_it_gives_the_same_record(tree, server, eelit, given):
 def test_what_the_catalogue_has_is_told_before_anybody_is_asked(tree, server, eelit, given):
     found = eelit("add", given)
     assert found.exit_code == 1
-    assert "the catalogue has this work: zhou2020pabee" in found.stderr
+    assert "the catalogue has this work: zhou2020pabee (`eelit show zhou2020pabee`); nothing was added" in found.stderr
+    assert ("give its DOI or arXiv id" in found.stderr) == given.startswith("bert"), "only a title may be another's"
     assert server.asked == []
+
+
+def test_a_work_whose_entry_is_not_finished_is_told_with_what_lists_what_it_lacks(tree, server, eelit):
+    eelit("add", NEW.doi)
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 1
+    assert "example2024fastexit (`eelit check example2024fastexit` tells what its entry lacks)" in found.stderr
 
 
 def test_what_turns_out_to_be_known_is_not_added(tree, server, eelit):
@@ -179,6 +191,19 @@ def test_what_may_be_a_version_of_a_work_is_added_and_told(tree, server, eelit):
     found = eelit("add", NEW.doi, "--key", "zhou2020again", "--format", "json")
     (doubt,) = json.loads(found.stdout)["doubts"]
     assert doubt.startswith("`zhou2020again` may be `zhou2020pabee`")
+
+
+def test_services_that_call_the_identifier_another_work_are_named_for_a_person_to_judge(tree, server, eelit):
+    said = {"crossref": {"title": "On Fruit Flies", "authors": [("Zoe", "Young")]}}
+    server.works["W1"] = Work(**(vars(NEW) | {"said": said}))
+    told = json.loads(eelit("add", NEW.doi, "--dry-run", "--format", "json").stdout)
+    assert told["doubts"] == [
+        f"{NEW.doi} is “On Fruit Flies” at Crossref, but “{NEW.title}” at OpenAlex, DBLP, Semantic Scholar, "
+        "arXiv; look at its title page before you keep the record"
+    ]
+    assert f"“{NEW.title}” at OpenAlex, DBLP" in eelit("add", NEW.doi, "--dry-run").stdout
+    server.works["W1"] = NEW
+    assert json.loads(eelit("add", NEW.doi, "--dry-run", "--anew", "--format", "json").stdout)["doubts"] == []
 
 
 def test_a_venue_that_has_another_name_here_is_told(tree, server, eelit):
@@ -330,3 +355,151 @@ def test_without_a_checkout_there_is_nowhere_to_add_to(eelit, monkeypatch):
     found = eelit("add", "10.1234/ab.1")
     assert found.exit_code == 2
     assert "clone the repository first" in found.stderr
+
+
+@pytest.fixture
+def small(tmp_path, server, monkeypatch):
+    """A checkout of five works, which is read in no time."""
+    root = written(tmp_path / "small", world())
+    monkeypatch.setenv("EELIT_ROOT", str(root))
+    return root
+
+
+def files_of(tree):
+    """Return bibliography and new entry, if there is one, and all that lies beside them and has no business there."""
+    entry = tree / "catalog/entries/example2024fastexit.yaml"
+    aside = [path for room in ("bib", "catalog/entries") for path in (tree / room).glob(".*")]
+    return bib(tree), entry.read_text(encoding="utf-8") if entry.exists() else None, aside
+
+
+def in_a_child(does):
+    """Do something in a process of its own; return the state in which it ended, 0 if it came to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            does()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.fixture
+def calm(small, server, eelit):
+    """What nobody kills makes of bibliography and entry, all answers being kept; and the two as they were."""
+    before = files_of(small)
+    eelit("add", NEW.doi)
+    after = files_of(small)
+    assert after[1] is not None
+    assert after[2] == []
+    return before, after
+
+
+def undone(tree, before):
+    for path in files_of(tree)[2]:
+        path.unlink()
+    (tree / "bib/early-exit.bib").write_text(before[0], encoding="utf-8")
+    (tree / "catalog/entries/example2024fastexit.yaml").unlink(missing_ok=True)
+
+
+def test_a_run_that_is_killed_at_any_step_of_writing_keeps_record_and_entry_together(small, server, eelit, calm):
+    before, after = calm
+    seen = set()
+    for step in itertools.count(1):
+        undone(small, before)
+
+        def killed(step=step):
+            killing.at(step)
+            eelit("add", NEW.doi)
+
+        if in_a_child(killed) == 0:
+            break
+        text, entry, aside = files_of(small)
+        assert text in (before[0], after[0])
+        assert entry in (None, after[1])
+        seen.add((text == after[0], entry is not None, any(path.name == JOURNAL for path in aside)))
+        load(sources())
+        assert files_of(small)[:2] in (before[:2], after[:2]), "the next command leaves both or none"
+        known = files_of(small)[1] is not None
+        assert eelit("add", NEW.doi).exit_code == known, "it is added, or known by now"
+        assert files_of(small) == after, "nothing is left behind, and no address is lost"
+    assert seen >= {(False, False, True), (True, False, True), (True, True, True), (True, True, False)}
+
+
+def test_a_run_that_is_interrupted_at_any_step_of_writing_leaves_both_or_none_and_nothing_aside(
+    small, server, eelit, calm
+):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    seen = set()
+    for step in itertools.count(1):
+        undone(small, calm[0])
+
+        def interrupted(step=step):
+            killing.at(step, interrupt)
+            assert eelit("add", NEW.doi).exit_code == 0
+
+        if in_a_child(interrupted) == 0:
+            break
+        load(sources())
+        assert files_of(small) in calm
+        seen.add(files_of(small)[1] is None)
+    assert seen == {True, False}
+
+
+def test_what_a_person_wrote_after_a_kill_is_kept_and_told(small, server, eelit, calm, capsys):
+    (before, after), entry = calm, small / "catalog/entries/example2024fastexit.yaml"
+    journals = {}
+    for step in itertools.count(1):
+        undone(small, before)
+        if in_a_child(lambda step=step: (killing.at(step), eelit("add", NEW.doi))) == 0:
+            break
+        text, written, aside = files_of(small)
+        if (small / "bib" / JOURNAL).exists() and written is None:
+            journals.setdefault(text == after[0], {path: path.read_bytes() for path in aside})
+        load(sources())
+    assert journals.keys() == {False, True}
+    undone(small, before)
+    for path, content in journals[False].items():  # neither was in place
+        path.write_bytes(content)
+    mine = bib(small) + "% mine\n"
+    (small / "bib/early-exit.bib").write_text(mine, encoding="utf-8")
+    capsys.readouterr()
+    load(sources())
+    assert files_of(small) == (mine, None, [])
+    assert "early-exit.bib was changed since a run that would write it was killed; repeat it" in capsys.readouterr().err
+    (small / "bib/early-exit.bib").write_text(after[0], encoding="utf-8")
+    for path, content in journals[True].items():  # the record was
+        path.write_bytes(content)
+    entry.write_text("mine\n", encoding="utf-8")
+    load(sources())
+    assert files_of(small) == (after[0], "mine\n", [])
+
+
+def test_a_new_entry_by_hand_waits_for_the_one_that_a_killed_run_had_made(small, server, eelit, calm):
+    before, after = calm
+    for step in itertools.count(1):
+        undone(small, before)
+        assert in_a_child(lambda step=step: (killing.at(step), eelit("add", NEW.doi))) != 0
+        if files_of(small)[:2] == (after[0], None):
+            break
+        load(sources())
+    found = eelit("new", "example2024fastexit")
+    assert "example2024fastexit.yaml, as a run that was killed had begun to" in found.stderr
+    assert "exists already and was not changed" in found.stderr
+    assert files_of(small) == after
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '[{"file": "early-exit.bib", "new": "citations.csv", "before": ""}]', "\udcff"]
+)
+def test_a_journal_that_is_not_ours_is_refused_and_nothing_is_moved(tree, server, eelit, content):
+    before = bib(tree)
+    (tree / "bib" / JOURNAL).write_text(content, encoding="utf-8", errors="surrogateescape")
+    found = eelit("add", NEW.doi)
+    assert found.exit_code == 3
+    assert f"{JOURNAL} " in found.stderr
+    assert "delete it, and look at the changes with `git diff`" in found.stderr
+    assert bib(tree) == before
+    assert (tree / "bib/citations.csv").exists()

@@ -6,6 +6,7 @@ import os
 import pty
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_every_tool_says_what_it_does_and_that_it_only_reads(served):
         assert tool.description.endswith(".")
         assert tool.annotations.read_only_hint
         assert not tool.annotations.open_world_hint
+
+
+def test_the_server_tells_its_name_and_the_version_that_is_installed(served):
+    async def told():
+        async with mcp.Client(served()) as client:
+            return client.server_info
+
+    with ThreadPoolExecutor(1) as alone:
+        info = alone.submit(lambda: asyncio.run(told())).result()
+    assert (info.name, info.version) == ("eelit", version("eelit"))
 
 
 def test_works_are_found_shown_and_cited(served):

@@ -279,9 +279,22 @@ def test_many_preprints_are_asked_for_at_once(serve, ask, monkeypatch):
     assert all("no id" not in path for path in server.asked)
 
 
-def test_arxiv_tells_of_an_error_in_a_feed(serve, ask):
+@pytest.mark.parametrize(
+    ("summary", "why"), [("<summary>too\n many</summary>", "too many"), ("", "no reason is given")]
+)
+def test_an_error_that_arxiv_tells_in_a_feed_is_no_answer_and_not_kept(serve, ask, summary, why):
+    server = serve(Work("W1", "Work 1", arxiv="2001.00001"))
+    entry = f"<entry><id>http://arxiv.org/api/errors#x</id><title>Error</title>{summary}</entry>"
+    server.scripts = [("/arxiv", scholarly.instead(scholarly.FEED.format(entry).encode(), "application/atom+xml"))]
+    asking = ask(server)
+    with pytest.raises(web.Unanswered, match=f"arXiv answers with an error: {why}"):
+        arxiv.by_arxiv(asking, "2001.00001")
+    assert arxiv.by_arxiv(asking, "2001.00001").title == "Work 1"
+
+
+def test_an_entry_of_arxiv_that_tells_nothing_is_none(serve, ask):
     server = serve()
-    entry = "<entry><id>http://arxiv.org/api/errors#x</id><title>Error</title></entry>"
+    entry = "<entry><id>http://arxiv.org/abs/2001.00001</id></entry>"
     server.scripts = [("/arxiv", scholarly.instead(scholarly.FEED.format(entry).encode(), "application/atom+xml"))]
     assert arxiv.by_arxiv(ask(server), "2001.00001") is None
 

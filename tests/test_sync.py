@@ -299,8 +299,12 @@ def test_a_wrong_id_is_told_and_its_citations_are_not_taken(root, server, eelit)
     server.works["W3"].title = "Quite Another Paper on Fruit Flies"
     server.works["W3"].authors = [("Zoe", "Young")]
     found = eelit("sync", "--citations")
-    assert "leads to another work at OpenAlex: “Quite Another Paper on Fruit Flies”" in found.stdout
-    assert "leads to another work at Crossref" in found.stdout
+    flies = "“Quite Another Paper on Fruit Flies” (2022)"
+    told = [line for line in found.stdout.splitlines() if "leads to another work" in line]
+    assert told == [
+        f"10.1234/w3 of `{KEYS[3]}` leads to another work: {flies} at OpenAlex, Crossref, Semantic Scholar; "
+        "check the identifier"
+    ], "once, with all who say so"
     assert not {edge for edge in edges(root) if edge[0] == "davis"}
 
 
@@ -384,7 +388,9 @@ def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, e
     records = read_bibliography(root / "bib/early-exit.bib").records
     assert records[KEYS[2]].arxiv == "2101.00009"
     assert records[KEYS[3]].year == 2022
-    assert f"year of `{KEYS[3]}` is “2022”, but “2023” at Crossref" in found.stdout
+    (line,) = [line for line in found.stdout.splitlines() if line.startswith(f"year of `{KEYS[3]}` is “2022”, but ")]
+    assert line.count("“2023”") == 1, "what several services say is told once"
+    assert [f" {service} (http" in line for service in ("OpenAlex", "Crossref", "DBLP")] == [True] * 3
     assert "TO BE DECIDED BY A PERSON; what a comment (%) above the record quotes is not reported again" in found.stdout
     text = (root / "bib/early-exit.bib").read_text()
     comment = text.partition(f"@misc{{{KEYS[2]}")[0].splitlines()[-1]
@@ -421,7 +427,30 @@ def test_what_a_person_has_decided_is_not_asked_again(root, server, eelit, said,
     server.works["W3"].year = 2023
     decide(root, KEYS[3], said)
     found = eelit("sync", "--metadata", KEYS[3])
-    assert (f"year of `{KEYS[3]}` is “2022”, but “2023” at Crossref" in found.stdout) != settled
+    assert (f"year of `{KEYS[3]}` is “2022”, but “2023” at " in found.stdout) != settled
+
+
+def test_services_that_differ_from_us_and_each_other_are_told_in_one_sentence(root, server, eelit):
+    server.works["W3"].year = 2023
+    server.works["W3"].said = {"dblp": {"year": 2024}}
+    decide(root, KEYS[3], "% a word")
+    (line,) = [line for line in eelit("sync", "--metadata", KEYS[3]).stdout.splitlines() if line.startswith("year of")]
+    assert "but “2023” at OpenAlex (" in line
+    assert "; “2024” at DBLP (" in line
+    decide(root, KEYS[3], "% The year is not 2023.")
+    (line,) = [line for line in eelit("sync", "--metadata", KEYS[3]).stdout.splitlines() if line.startswith("year of")]
+    assert "but “2024” at DBLP (" in line, "what was decided is left out, the rest is told"
+
+
+def test_of_two_identifiers_the_wrong_one_is_named(root, server, eelit):
+    server.works["W9"] = Work("W9", "On Fruit Flies", [("Zoe", "Young")], 2020, arxiv="2001.00009")
+    path = root / "bib/early-exit.bib"
+    ids = "doi = {10.1234/w3},\n  eprint = {2001.00009},\n  archiveprefix = {arXiv}"
+    path.write_text(path.read_text().replace("doi = {10.1234/w3}", ids), encoding="utf-8")
+    found = eelit("sync", KEYS[3], "--metadata")
+    told = [line for line in found.stdout.splitlines() if "leads to another work" in line]
+    wrong = "leads to another work: “On Fruit Flies” (2020) at OpenAlex, arXiv; check the identifier"
+    assert told == [f"arXiv:2001.00009 of `{KEYS[3]}` {wrong}"]
 
 
 def test_a_decision_about_a_citation_names_the_work(root, server, eelit):
@@ -613,4 +642,4 @@ def test_a_run_that_is_killed_at_any_step_of_writing_leaves_whole_files_and_the_
         eelit(*words)
         assert sources(root) == after, "nothing is left behind"
     assert seen == {0, 1, 2, 3}
-    assert step == 13, "each of three files is made sure of and renamed, and each is seen before and after"
+    assert step > 2 * 9, "three files and a journal are made sure of, put in place and the journal removed"

@@ -180,3 +180,32 @@ def test_a_disk_without_room_leaves_everything_as_it_was(tmp_path, monkeypatch):
         changes.write()
     assert path.read_text() == "1"
     assert [other.name for other in tmp_path.iterdir()] == ["one.txt"]
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_all_as_they_were(tmp_path, monkeypatch):
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("1")
+    changes = files.Changes()
+    changes.put(one, "a")
+    changes.put(two, "b")
+
+    def busy(old, new):
+        raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", busy)
+        with pytest.raises(OSError, match="busy"):
+            changes.write()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("one.txt", "1")]
+    assert changes.write() == [one, two]
+
+
+def test_who_writes_while_another_does_is_refused(tmp_path):
+    one = tmp_path / "one.txt"
+    changes = files.Changes()
+    changes.put(one, "a")
+    (tmp_path / files.JOURNAL).write_text("[]")
+    with pytest.raises(files.ChangedMeanwhile, match=r"another program is writing .*one\.txt"):
+        changes.write()
+    assert files.finish(tmp_path / files.JOURNAL) == ([], [])
+    assert changes.write() == [one]

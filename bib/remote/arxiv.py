@@ -53,14 +53,18 @@ def _entries(web: Web, params: dict[str, str]) -> list[Said]:
         raise web.not_understood(ARXIV, response, str(error)) from error
     if feed.tag != f"{ATOM}feed":
         raise web.not_understood(ARXIV, response, "no feed")
+    for entry in feed.iter(f"{ATOM}entry"):
+        if "/api/errors" in (entry.findtext(f"{ATOM}id") or ""):
+            told = plain(entry.findtext(f"{ATOM}summary")) or "no reason is given"
+            raise web.refused(ARXIV, response, f"answers with an error: {told}")
     web.understood(ARXIV)
     return [said for entry in feed.iter(f"{ATOM}entry") if (said := _said(web, entry))]
 
 
 def _said(web: Web, entry: ElementTree.Element) -> Said | None:
-    """Return an entry in the words of the bibliography; what tells of an error, or of nothing, is none."""
+    """Return an entry in the words of the bibliography; what tells of nothing is none."""
     arxiv, title = bare_arxiv(entry.findtext(f"{ATOM}id")), plain(entry.findtext(f"{ATOM}title"))
-    if not arxiv or not title or title == "Error":
+    if not arxiv or not title:
         return None
     names = [person(name.text) for name in entry.iterfind(f"{ATOM}author/{ATOM}name") if name.text]
     published = entry.findtext(f"{ATOM}published") or ""

@@ -120,6 +120,15 @@ def differing(saids: Sequence[Said]) -> Mapping[str, Mapping[str, str]]:
     return found
 
 
+def grouped(told: Iterable[tuple[str, str]]) -> str:
+    """Return what services say, each answer once with all who give it; case and marks are no difference."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for says, who in told:
+        names = found.setdefault(folded(says), (says, []))[1]
+        names += [who] if who not in names else []
+    return "; ".join(f"{says} at {', '.join(who)}" for says, who in found.values())
+
+
 def _mark(field: str, value: str) -> str:
     if field == "authors":  # full names and initials are one
         return " ".join(folded(name.split()[-1]) for name in value.split("; ") if name.split())

@@ -18,8 +18,8 @@ from eelit.bib.citations import Citations, ReferenceLists
 from eelit.bib.decided import is_quoted
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
-from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, plain
-from eelit.bib.remote.services import CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
+from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, grouped, is_same, plain
+from eelit.bib.remote.services import ARXIV, CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
 from eelit.bib.remote.web import Unanswered, Web
 
 LONG_TITLE = 25
@@ -92,11 +92,28 @@ class Report:
     notes: Mapping[str, str] = field(default_factory=dict)  # key → what people have written of their decisions
     by_way: str = ""  # of a mirror, that told what is filled in
     unmatched: int = 0  # references of which too little is told to say that they are none of ours
+    elsewhere: dict[tuple[str, str], list[Said]] = field(default_factory=dict)  # key, identifier → where it leads
 
     def doubt(self, sentence: str, key: str, *quotes: str) -> None:
         """Note a sentence once, unless a person's notes about the work quote what it rests on."""
-        if sentence not in self.doubts and not is_quoted(quotes, self.notes.get(key, "")):
+        if sentence not in self.doubts and not self.is_decided(key, *quotes):
             self.doubts.append(sentence)
+
+    def is_decided(self, key: str, *quotes: str) -> bool:
+        """Tell whether a person's notes about the work quote all of these."""
+        return is_quoted(quotes, self.notes.get(key, ""))
+
+    def leads_elsewhere(self, key: str, name: str, said: Said) -> None:
+        """Note that an identifier leads to another work: one sentence for all services that say so."""
+        told = self.elsewhere.setdefault((key, name), [])
+        if self.is_decided(key, said.title) or any(said.service == each.service for each in told):
+            return
+        before, after = _another(key, name, told), _another(key, name, [*told, said])
+        told.append(said)
+        if before in self.doubts:
+            self.doubts[self.doubts.index(before)] = after
+        else:
+            self.doubts.append(after)
 
 
 @dataclass(frozen=True)
@@ -193,12 +210,12 @@ def identify(
         tell(f"who is who: {number} of {len(wanted)}")
         found.unheard.add(key)
         with _noting(report):
-            for work in _works(web, record):
+            for name, work in _works(web, record):
                 said = openalex.said(web, work)
                 if _is_ours(record, said):
                     found.accept(key, work, said)
                 else:
-                    report.doubt(_another(key, record, said), key, said.title)
+                    report.leads_elsewhere(key, name, said)
             found.unheard.remove(key)
     return found
 
@@ -213,20 +230,20 @@ def _noting(report: Report) -> Iterator[None]:
             report.troubles.append(str(error))
 
 
-def _works(web: Web, record: Record) -> Iterator[openalex.Work]:
-    """Yield OpenAlex's works for a record: published version and preprint may be two."""
-    dois = [record.doi] if record.doi else []
-    dois += [f"{ARXIV_DOI}{record.arxiv}"] if record.arxiv else []
+def _works(web: Web, record: Record) -> Iterator[tuple[str, openalex.Work]]:
+    """Yield OpenAlex's works for a record, each with what led to it: published version and preprint may be two."""
+    names = {record.doi.lower(): record.doi} if record.doi else {}
+    names |= {f"{ARXIV_DOI}{record.arxiv}".lower(): f"arXiv:{record.arxiv}"} if record.arxiv else {}
     seen = set()
-    for doi in dict.fromkeys(doi.lower() for doi in dois):
+    for doi, name in names.items():
         work = openalex.work(web, doi)
         if work and work.number not in seen:
             seen.add(work.number)
-            yield work
+            yield name, work
     if not seen:
-        yield from (
-            work for work in openalex.works_by_title(web, record.title) if is_same(record, openalex.said(web, work))
-        )
+        for work in openalex.works_by_title(web, record.title):
+            if is_same(record, openalex.said(web, work)):
+                yield record.title, work
 
 
 def _is_ours(record: Record, said: Said) -> bool:
@@ -242,7 +259,7 @@ def _is_ours(record: Record, said: Said) -> bool:
 def _is_right(key: str, record: Record, said: Said, report: Report) -> bool:
     """Tell whether what an identifier led to is the work, and Crossref speaks of its DOI; else say so."""
     if not _is_ours(record, said):
-        report.doubt(_another(key, record, said), key, said.title)
+        report.leads_elsewhere(key, f"arXiv:{record.arxiv}" if said.service == ARXIV.label else record.doi, said)
         return False
     if said.service == CROSSREF.label and said.doi != record.doi.lower():
         says = f"{said.service} answers to the DOI {record.doi} of `{key}` with {said.doi}; check which is right"
@@ -257,11 +274,9 @@ def _shares_words(one: str, other: str) -> bool:
     return len(words[0] & words[1]) * 2 >= min(map(len, words))
 
 
-def _another(key: str, record: Record, said: Said) -> str:
-    name = record.doi or f"arXiv:{record.arxiv}"
-    return (
-        f"{name} of `{key}` leads to another work at {said.service}: “{said.title}” ({said.year}); check the identifier"
-    )
+def _another(key: str, name: str, saids: Sequence[Said]) -> str:
+    told = grouped((f"“{said.title}” ({said.year})", said.service) for said in saids)
+    return f"{name} of `{key}` leads to another work: {told}; check the identifier"
 
 
 def citations(
@@ -402,7 +417,7 @@ def _from_semantic_scholar(web: Web, ours: Ours, key: str, report: Report) -> _L
     ask = partial(semanticscholar.by_id, web) if ours.scholars is None else ours.scholars.get
     said = ask(name) if name else None
     if said and not _is_ours(record, said):
-        report.doubt(_another(key, record, said), key, said.title)
+        report.leads_elsewhere(key, record.doi or f"arXiv:{record.arxiv}", said)
         return None
     papers = semanticscholar.references(web, name) if said else None
     if not papers:
@@ -502,11 +517,13 @@ def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) ->
         report.doubt(_published(key, published), key, *(said.venue for said in published))
     for name in COMPARED:
         own = "; ".join(map(str, record.authors)) if name == "authors" else str(getattr(record, name))
-        for said in saids:
-            other = _telling(said, name, record)
-            if own and other and not _alike(name, own, other):
-                says = f"{name} of `{key}` is “{own}”, but “{other}” at {said.service} ({said.address})"
-                report.doubt(says, key, name, other)
+        others = [(_telling(said, name, record), f"{said.service} ({said.address})") for said in saids]
+        others = [
+            (f"“{other}”", who) for other, who in others
+            if own and other and not _alike(name, own, other) and not report.is_decided(key, name, other)
+        ]  # fmt: skip
+        if others:
+            report.doubt(f"{name} of `{key}` is “{own}”, but {grouped(others)}", key)
 
 
 def _published(key: str, saids: Sequence[Said]) -> str:

@@ -206,8 +206,12 @@ class Web:
 
     def not_understood(self, service: Service, response: requests.Response, why: str) -> Unanswered:
         """Forget an answer that cannot be understood, and return what to raise."""
+        return self.refused(service, response, f"answers in a form that is not known here ({why})")
+
+    def refused(self, service: Service, response: requests.Response, why: str) -> Unanswered:
+        """Forget an answer that tells nothing of a work, and return what to raise."""
         self.session.cache.delete(requests=[response.request])
-        return self._failed(service, f"answers in a form that is not known here ({why})")
+        return self._failed(service, why)
 
     def look(self, address: str, method: str) -> requests.Response:
         """Return what answers at an address, at its host's pace and never kept. Raises `requests.RequestException`."""
