@@ -535,8 +535,53 @@ def test_files_that_are_no_rules_are_one_sentence(real, tmp_path, change, said):
 
 def test_a_rule_for_other_outputs_is_refused(real):
     rule = calibrate(real, "max-confidence", max_drop=0.02, settings=6)
+    with pytest.raises(WrongRule, match="5 exits and 10 classes, but the outputs have 5 and 9"):
+        rule.apply(real.z[..., :9])
     with pytest.raises(WrongRule, match="5 exits and 10 classes, but the outputs have 4 and 10"):
+        rule.apply(Logits(real.z[:4]))
+    with pytest.raises(WrongRule, match=r"5 exits of logits: outputs \[4, 1397, 10\] have 4 exits, not 5"):
         rule.apply(real.z[:4])
+
+
+def test_axes_of_few_new_samples_are_told_by_the_rule(real):
+    rule = calibrate(real, "max-confidence", max_drop=0.02, settings=6)
+    wanted = rule.apply(real).exits[:3].tolist()
+    assert rule.apply(real.z[:, :3]).exits.tolist() == wanted
+    assert rule.apply(real.z[:, :3].transpose(1, 0, 2)).exits.tolist() == wanted
+    with pytest.raises(WrongRule, match="may have exits or samples first"):
+        rule.apply(real.z[:, :5])
+    assert rule.apply(real.z[:, :5], axes="enc").exits.tolist()[:3] == wanted
+
+
+def test_probabilities_are_given_to_a_rule_for_logits_by_name(real):
+    """Taken for logits they would all look unsure; by their logarithms they decide as the logits do."""
+    p = np.exp(real.z - real.z.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    for name in ("max-confidence", "raw-margin", "calibrated-confidence", "patience"):
+        rule = calibrate(real, name, budget=0.5, settings=12)
+        with pytest.raises(WrongRule, match="sum to 1: say by kind whether they are probabilities"):
+            rule.apply(p)
+        found = rule.apply(p, kind="probabilities")
+        if len(rule.parts) == 1:
+            assert (found.exits != rule.apply(real).exits).mean() < 0.002  # but for rounding
+        assert (rule.apply(p, kind="logits").exits != found.exits).any() or name == "patience"
+    for name in ("activation", "sole-class", "class-exclusion"):
+        rule = calibrate(real, name, budget=0.5, settings=12)
+        with pytest.raises(WrongRule, match=f"`{name}` reads how large logits are, which probabilities do not tell"):
+            rule.apply(p, kind="probabilities")
+        with pytest.raises(WrongRule, match="do not tell"):
+            rule.apply(Logits(p, real.labels))
+    rule = calibrate(Logits(p, real.labels, COSTS), "max-confidence", budget=0.5, settings=12)
+    with pytest.raises(ValueError, match="are no probabilities"):
+        rule.apply(real.z)
+
+
+def test_a_rule_that_reads_another_column_asks_for_it(real):
+    gate = Scores(real).confidence.astype(np.float32)
+    rule = calibrate(Logits(real.z, real.labels, COSTS, extra={"gate": gate}), "score:gate", budget=0.5, settings=12)
+    with pytest.raises(WrongRule, match="`score:gate` reads what the exits said beside their answer; give it by extra"):
+        rule.apply(real.z)
+    assert len(set(rule.apply(real.z, extra={"gate": gate}).exits.tolist())) > 1
 
 
 def test_the_path_saves_ever_more_and_follows_from_the_choosing_half(real):

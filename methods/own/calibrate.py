@@ -493,7 +493,8 @@ def _made(
         enabled=tuple(enabled), classes=data.classes, kind=data.kind,
         promise=promise | {"quality_is": task.scores.quality_is, "unit": data.unit},
         data={
-            "name": data.name, "digest": data.digest(), "samples": data.samples, "not_finite": task.scores.not_finite,
+            "name": data.name, "as_read": data.as_read, "digest": data.digest(), "samples": data.samples,
+            "not_finite": task.scores.not_finite,
             "chosen_on": len(task.parts.choosing), "told_on": len(task.parts.telling), "seed": task.parts.seed,
             "labelled": data.labels is not None,
         },
