@@ -161,7 +161,7 @@ def test_samples_of_ones_own_are_tried_on_an_encoder_too():
     for kind, more in ((Kinds, {}), (Bare, {"outputs": CLASSES})):
         for probe in (None, texts()):
             assert attach(bert(kind), probe=probe, **more).places[0] == "after layer 1 of 4"
-        with pytest.raises(CannotAttach, match="as an encoder, (in a|what|part|when|layer)"):
+        with pytest.raises(CannotAttach, match=r"as an encoder, (in a|what|part|when|layer)"):
             attach(bert(kind), probe=own, **more)
     for kind, more in ((BertForSequenceClassification, {}), (BertModel, {"outputs": CLASSES})):
         model = bert(kind).eval()
