@@ -151,12 +151,13 @@ def _on_encoder(model: Any, made: Made, factory: Factory, probe: Inputs | None) 
     body = model.base_model
     found = encoders.attach(body)
     ends = _layers(model, [stage.layer for stage in found.stages], made.after)
-    probes: list[Inputs] = [*encoders.probes(body)]
+    own = encoders.probes(body)
+    probes: list[Inputs] = [*own]
     if probe is not None:
         probes.append(on(device_of(model), _some(model, inputs_of(probe))))
     keep = made.keep_head and body is not model
     with trial(model):
-        last = trained_head(model, found.reading, probes[0]) if keep else None
+        last = trained_head(model, found.reading, own[0]) if keep else None
         answers = [answer_of(model, _run(model, each)) for each in probes] if keep else []
     classes = _outputs(model, made, answers)
     named = (each for each in probes if keep and isinstance(each, Mapping))
@@ -168,7 +169,7 @@ def _on_encoder(model: Any, made: Made, factory: Factory, probe: Inputs | None) 
     groups = [stages[a:b] for a, b in pairwise([0, *ends])]
     parts = [group[0] if len(group) == 1 else nn.Sequential(*group) for group in groups]
     with trial(model):  # whose modules behind the layers may bring states to another precision
-        dtype = found.reading(found.stages[0](probes[0])).dtype
+        dtype = found.reading(found.stages[0](own[0])).dtype
     new = [
         ExitHead(made_in(dtype, factory, (0, found.width), classes), found.reading) for _ in parts[: len(parts) - keep]
     ]
