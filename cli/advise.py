@@ -43,6 +43,7 @@ def _report(found: Advice) -> Iterator[str]:
     from eelit.methods.own.given import said_not_finite
 
     yield f"{bold(found.verdict.upper())}\n{paragraph(f'{found.reason[:1].upper()}{found.reason[1:]}.')}"
+    yield paragraph(found.as_read)
     if found.not_finite:
         yield paragraph(said_not_finite(found.not_finite))
     rows = [

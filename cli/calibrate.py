@@ -195,6 +195,7 @@ def _measured(found: SavedRule) -> Iterator[str]:
     from eelit.methods.own.given import said_not_finite
 
     m = found.promise["measured"]
+    yield found.data["as_read"]
     yield (
         f"On {found.data['told_on']} samples not used for choosing: {m['share']:.1%} ± {m['share_error']:.1%} of "
         f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,16 @@ def reading() -> Iterator[ProgressLine]:
 
 
 def read_logits(options: dict[str, Any]) -> Logits:
-    """Return the outputs that the options name."""
+    """Return the outputs that the options name; what is not read of them is said on stderr."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        found = _read(options)
+    for each in told:
+        click.echo(f"eelit: {each.message}", err=True)
+    return found
+
+
+def _read(options: dict[str, Any]) -> Logits:
     from eelit.methods.own import files
 
     labels, costs, plain = options["labels"], options["costs"], options["plain_costs"]

@@ -6,6 +6,7 @@ the scores of all exits alone within 2 s, everything within 10 s and 2 GiB beyon
 outputs: Learn then Test loses more than the risk in a share of at most delta, and conformal risk control no more than
 the risk on average, with three standard deviations of room. Each part is measured in a process of its own. It leaves
 with 1 if a limit is missed; with ``--keep`` the site shows what was measured: on a machine that does nothing else.
+With ``--promises`` only the promises are tried, which any machine can do, and ``--keep`` leaves the kept times.
 
 `python tests/bench_logits.py SAMPLES EXITS CLASSES [--mapped]` measures one size by itself.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import promises
 
 from eelit.methods.harness import bench, runner
-from eelit.methods.harness.own_speed import OwnSpeed, Timing, keep
+from eelit.methods.harness.own_speed import OwnSpeed, Timing, keep, stored
 from eelit.methods.own.compare import compare
 from eelit.methods.own.logits import Logits
 from eelit.methods.own.scores import Scores
@@ -118,6 +119,24 @@ def told(timing):
     )
 
 
+def told_of(promises_):
+    """Print what the promises come to; return whether they were kept."""
+    for each in promises_:
+        what = "lost on average" if each.delta is None else f"share that loses more than {each.risk:g}"
+        print(f"{each.method}: {what} {each.found:.4f} (limit {each.limit:.4f}), {each.draws:,} draws")
+    return all(each.kept for each in promises_)
+
+
+def again(keeping):
+    """Try the promises alone, and put them in the place of those that are kept, if asked to."""
+    found, before = promised(), stored(bench.folder())
+    good = told_of(found)
+    if keeping and before is not None:
+        new = before.model_copy(update={"promises": found, "promises_commit": runner.commit()})
+        print(f"kept as {keep(new, bench.folder())}")
+    return good
+
+
 def main(keeping):
     """Measure all, print it, and keep it if asked to; return whether it is within the limits."""
     timings = [by_itself(held, *SIZE)]
@@ -125,9 +144,7 @@ def main(keeping):
     timings.append(by_itself(mapped, *LARGE))
     print(told(timings[-1]), flush=True)
     kept = by_itself(promised)
-    for each in kept:
-        what = "lost on average" if each.delta is None else f"share that loses more than {each.risk:g}"
-        print(f"{each.method}: {what} {each.found:.4f} (limit {each.limit:.4f}), {each.draws:,} draws")
+    good = told_of(kept)
     if keeping:
         found = OwnSpeed(
             created=datetime.now(UTC).replace(microsecond=0), commit=runner.commit(), versions=runner.versions(),
@@ -135,7 +152,7 @@ def main(keeping):
             promises=kept,
         )  # fmt: skip
         print(f"kept as {keep(found, bench.folder())}")
-    return all(each.within for each in timings) and all(each.kept for each in kept)
+    return all(each.within for each in timings) and good
 
 
 if __name__ == "__main__":
@@ -144,4 +161,5 @@ if __name__ == "__main__":
         alone = (mapped if "--mapped" in sys.argv else held)(*map(int, words))
         print(told(alone))
         sys.exit(0 if alone.within else 1)
-    sys.exit(0 if main("--keep" in sys.argv) else 1)
+    measure = again if "--promises" in sys.argv else main
+    sys.exit(0 if measure("--keep" in sys.argv) else 1)

@@ -100,6 +100,34 @@ def test_few_samples_and_wrong_labels_are_invalid_data(eelit, tmp_path):
             assert said in found.stderr
 
 
+def test_what_may_be_logits_or_probabilities_is_asked_for(eelit, tmp_path):
+    z, y = made(3, 200, 4)
+    apart = 1 / (1 + np.exp(-z))
+    np.savez(tmp_path / "z.npz", z=apart, labels=y)
+    for command in (["compare"], ["advise"], ["calibrate", "--budget", "0.6", "--out", tmp_path / "rule.json"]):
+        words = (*command, "--logits", tmp_path / "z.npz", *FEW)
+        found = eelit(*words)
+        assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (3, "", 1)
+        assert "may be probabilities or logits" in found.stderr
+        found = eelit(*words, "--kind", "logits")
+        assert found.exit_code == 0, found.stderr
+
+
+def test_all_three_say_what_the_outputs_were_read_as(eelit, tmp_path):
+    z, y = made(3, 200, 4)
+    np.savez(tmp_path / "z.npz", logits=z.transpose(1, 0, 2), labels=y, names=np.arange(200))
+    out = tmp_path / "rule.json"
+    for command in (["compare"], ["advise"], ["calibrate", "--budget", "0.6", "--out", out]):
+        found = eelit(*command, "--logits", tmp_path / "z.npz", *FEW)
+        said = " ".join(found.stdout.split()).lower()
+        assert "read as logits: 3 exits, 200 samples, 4 classes; axes `nec`, by the number of labels." in said
+        assert found.stderr.splitlines()[0].endswith(
+            "z.npz holds `names` [200], which means nothing here and is not read"
+        )
+        told = json.loads(eelit(*command, "--logits", tmp_path / "z.npz", *FEW, "--format", "json").stdout)
+        assert "axes `nec`" in told.get("data", told)["as_read"]
+
+
 def test_calibrate_writes_a_rule_that_is_read_again(eelit, file, tmp_path):
     out = tmp_path / "rule.json"
     found = eelit("calibrate", "--logits", file, "--mean-risk", "0.05", *FEW, "--out", out)

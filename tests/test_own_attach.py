@@ -16,6 +16,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    ResNetConfig,
+    ResNetForImageClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -133,6 +135,54 @@ def test_an_encoder_whose_depth_probe_fails_is_refused():
 
     with pytest.raises(CannotAttach, match="Rescaled"):
         attach(bert(Rescaled))
+    with pytest.raises(
+        CannotAttach, match=r"Rescaled: as an encoder, .*; and cut at modules as any other network, its"
+    ):
+        attach(bert(Rescaled), probe=texts())
+
+
+def test_samples_of_ones_own_are_tried_on_an_encoder_too():
+    """What it does with an input that no made probe names is seen on them alone."""
+
+    class Kinds(BertForSequenceClassification):
+        def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+            out = super().forward(input_ids, attention_mask, token_type_ids)
+            out.logits = out.logits if token_type_ids is None else out.logits * input_ids.sum()
+            return out
+
+    class Bare(BertModel):
+        def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+            out = super().forward(input_ids, attention_mask, token_type_ids)
+            told = out.last_hidden_state
+            out.last_hidden_state = told if token_type_ids is None else 2 * told
+            return out
+
+    own = {**texts(), "token_type_ids": torch.ones_like(texts()["input_ids"])}
+    for kind, more in ((Kinds, {}), (Bare, {"outputs": CLASSES})):
+        for probe in (None, texts()):
+            assert attach(bert(kind), probe=probe, **more).places[0] == "after layer 1 of 4"
+        with pytest.raises(CannotAttach, match=r"as an encoder, (in a|what|part|when|layer)"):
+            attach(bert(kind), probe=own, **more)
+    for kind, more in ((BertForSequenceClassification, {}), (BertModel, {"outputs": CLASSES})):
+        model = bert(kind).eval()
+        network = attach(model, probe=own, **more)
+        assert network.places[0] == "after layer 1 of 4"
+    torch.testing.assert_close(attach(bert(), probe=own).model.full(own), bert().eval()(**own).logits)
+
+
+def test_a_model_of_transformers_that_is_no_encoder_is_cut_at_its_modules():
+    config = ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=CLASSES
+    )
+    torch.manual_seed(0)
+    own, x = ResNetForImageClassification(config).eval(), torch.rand(5, 1, 32, 32)
+    with pytest.raises(CannotAttach, match="ResNet"):
+        attach(own)
+    with pytest.raises(CannotAttach, match="ResNet"):
+        attach(own, [1], probe=x)
+    network = attach(own, ["resnet.encoder.stages.0"], probe=x)
+    assert network.places == ("after resnet.encoder.stages.0", "at its end")
+    torch.testing.assert_close(network.model.full(x), own(x).logits)
     with pytest.raises(CannotAttach, match="layers 1 to 4, and no 5"):
         attach(bert(), [5])
     with pytest.raises(CannotAttach, match="is none of its 4 layers"):

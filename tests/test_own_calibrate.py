@@ -116,8 +116,9 @@ def test_taking_what_looked_good_enough_would_break_both_promises(real):
     assert proved < missed
 
 
+@pytest.mark.parametrize("p_value", [guarantees.binomial, guarantees.hoeffding_bentkus])
 @pytest.mark.parametrize("correction", ["fixed-sequence", "bonferroni"])
-def test_a_setting_just_above_the_risk_is_rarely_proved(real, correction):
+def test_a_setting_just_above_the_risk_is_rarely_proved(real, correction, p_value):
     """The hardest case: real losses whose mean over the population is the risk that must not be exceeded."""
     scores, delta = Scores(real, threads=1), 0.2
     policy = rules.RULES["max-confidence"].settings(scores, np.arange(real.samples), 40)[24]
@@ -126,9 +127,32 @@ def test_a_setting_just_above_the_risk_is_rarely_proved(real, correction):
     assert 0.01 < risk < 0.15
     for _ in range(TIMES):
         losses = np.stack([np.zeros(300), lost[rng.integers(0, real.samples, 300)]])
-        proved += guarantees.proved(losses, risk, delta, correction) == 1
+        proved += guarantees.proved(losses, risk, delta, correction, p_value) == 1
     assert proved / TIMES <= delta + 3 * math.sqrt(delta * (1 - delta) / TIMES)
     assert proved / TIMES > 0.05 * delta  # and not for want of trying
+    if (correction, p_value) == ("fixed-sequence", guarantees.binomial):
+        assert proved / TIMES > 0.6 * delta  # an exact test leaves little of what is allowed
+
+
+def test_losses_of_samples_are_tested_exactly_and_means_of_groups_are_not(real):
+    """Of one seed after the other the exact test proves what the bound proves, and more."""
+    groups = np.arange(real.samples) // 2
+    told = calibrate(Logits(real.z, real.labels, COSTS, groups=groups), risk=0.05, delta=0.1, settings=12)
+    n = told.promise["losses_on"]
+    for row in told.table_:
+        assert row["p_value"] == guarantees.hoeffding_bentkus(row["tested_loss"], n, 0.05)
+    spent = {guarantees.binomial: [], guarantees.hoeffding_bentkus: []}
+    for name, seed in itertools.product(("text", "images", "images-plain"), range(3)):
+        scores = Scores(read(f"example:{name}"))
+        task = calibrating._task(scores, "max-confidence", "drop", seed, 50, lambda message, share: None)
+        path = calibrating.path(task)
+        losses = task.told(np.stack([task.losses(setting) for setting in path]))
+        for p_value, costs in spent.items():
+            chosen = guarantees.proved(losses, 0.02, 0.1, p_value=p_value)
+            costs.append(task.costs(path[chosen])[task.parts.telling].mean())
+    exact, bound = (np.array(costs) for costs in spent.values())
+    assert (exact <= bound).all()
+    assert (bound - exact).mean() > 0.01
 
 
 def test_candidates_of_bonferroni_and_of_the_fixed_sequence():
@@ -258,7 +282,9 @@ def test_the_table_says_which_setting_was_chosen_and_what_was_tested(real, goal)
     n, delta = rule.promise["losses_on"], 0.1 / (len(rule.table_) if "correction" in goal else 1)
     for row in rule.table_:
         if "delta" in goal:
-            assert row["p_value"] == guarantees.hoeffding_bentkus(row["tested_loss"], n, 0.05)
+            lost = round(n * row["tested_loss"])
+            exact = sum(math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(lost + 1))
+            assert row["p_value"] == pytest.approx(exact, rel=1e-9)
             assert not row["proved"] or row["p_value"] <= delta
         else:
             assert not row["proved"] or (n * row["tested_loss"] + 1) / (n + 1) <= row["bound"] <= 0.05
@@ -535,8 +561,53 @@ def test_files_that_are_no_rules_are_one_sentence(real, tmp_path, change, said):
 
 def test_a_rule_for_other_outputs_is_refused(real):
     rule = calibrate(real, "max-confidence", max_drop=0.02, settings=6)
+    with pytest.raises(WrongRule, match="5 exits and 10 classes, but the outputs have 5 and 9"):
+        rule.apply(real.z[..., :9])
     with pytest.raises(WrongRule, match="5 exits and 10 classes, but the outputs have 4 and 10"):
+        rule.apply(Logits(real.z[:4]))
+    with pytest.raises(WrongRule, match=r"5 exits of logits: outputs \[4, 1397, 10\] have 4 exits, not 5"):
         rule.apply(real.z[:4])
+
+
+def test_axes_of_few_new_samples_are_told_by_the_rule(real):
+    rule = calibrate(real, "max-confidence", max_drop=0.02, settings=6)
+    wanted = rule.apply(real).exits[:3].tolist()
+    assert rule.apply(real.z[:, :3]).exits.tolist() == wanted
+    assert rule.apply(real.z[:, :3].transpose(1, 0, 2)).exits.tolist() == wanted
+    with pytest.raises(WrongRule, match="may have exits or samples first"):
+        rule.apply(real.z[:, :5])
+    assert rule.apply(real.z[:, :5], axes="enc").exits.tolist()[:3] == wanted
+
+
+def test_probabilities_are_given_to_a_rule_for_logits_by_name(real):
+    """Taken for logits they would all look unsure; by their logarithms they decide as the logits do."""
+    p = np.exp(real.z - real.z.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    for name in ("max-confidence", "raw-margin", "calibrated-confidence", "patience"):
+        rule = calibrate(real, name, budget=0.5, settings=12)
+        with pytest.raises(WrongRule, match="sum to 1: say by kind whether they are probabilities"):
+            rule.apply(p)
+        found = rule.apply(p, kind="probabilities")
+        if len(rule.parts) == 1:
+            assert (found.exits != rule.apply(real).exits).mean() < 0.002  # but for rounding
+        assert (rule.apply(p, kind="logits").exits != found.exits).any() or name == "patience"
+    for name in ("activation", "sole-class", "class-exclusion"):
+        rule = calibrate(real, name, budget=0.5, settings=12)
+        with pytest.raises(WrongRule, match=f"`{name}` reads how large logits are, which probabilities do not tell"):
+            rule.apply(p, kind="probabilities")
+        with pytest.raises(WrongRule, match="do not tell"):
+            rule.apply(Logits(p, real.labels))
+    rule = calibrate(Logits(p, real.labels, COSTS), "max-confidence", budget=0.5, settings=12)
+    with pytest.raises(ValueError, match="are no probabilities"):
+        rule.apply(real.z)
+
+
+def test_a_rule_that_reads_another_column_asks_for_it(real):
+    gate = Scores(real).confidence.astype(np.float32)
+    rule = calibrate(Logits(real.z, real.labels, COSTS, extra={"gate": gate}), "score:gate", budget=0.5, settings=12)
+    with pytest.raises(WrongRule, match="`score:gate` reads what the exits said beside their answer; give it by extra"):
+        rule.apply(real.z)
+    assert len(set(rule.apply(real.z, extra={"gate": gate}).exits.tolist())) > 1
 
 
 def test_the_path_saves_ever_more_and_follows_from_the_choosing_half(real):

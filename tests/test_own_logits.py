@@ -51,7 +51,7 @@ def test_axes_are_told_by_labels_costs_or_sizes(outputs):
         (lambda z, y: {"labels": y + 0.5}, "whole numbers from 0 to 4"),
         (lambda z, y: {"labels": np.where(np.arange(60) == 3, np.nan, y)}, "label 3 is nan"),
         (lambda z, y: {"labels": np.array(["a"] * 60)}, "labels are numbers"),
-        (lambda z, y: {"labels": y, "costs": [1, 3, 2, 4]}, "exit 2 costs less than exit 1"),
+        (lambda z, y: {"labels": y, "costs": [1, 3, 2, 4]}, "exit 3 costs less than exit 2"),
         (lambda z, y: {"labels": y, "costs": [0, 1, 2, 3]}, "above 0"),
         (lambda z, y: {"labels": y, "costs": [1, 2, np.inf, 3]}, "finite"),
         (lambda z, y: {"labels": y, "costs": [1, 2, 3], "axes": "enc"}, "one number per exit, [4]"),
@@ -65,6 +65,8 @@ def test_axes_are_told_by_labels_costs_or_sizes(outputs):
         (lambda z, y: {"labels": y, "extra": {"gate": np.ones((3, 60))}}, "`gate` is of [3, 60]"),
         (lambda z, y: {"z": z[..., None]}, "tokens of all texts one after the other"),
         (lambda z, y: {"z": z[:0], "axes": "enc"}, "there are no outputs"),
+        (lambda z, y: {"exits": 5}, "outputs [4, 60, 5] have 4 exits, not 5"),
+        (lambda z, y: {"exits": 60, "axes": "enc"}, "have 4 exits, not 60"),
         (lambda z, y: {"z": z[:, :4]}, "say which with axes"),
         (lambda z, y: {"z": z[..., :1], "labels": y}, "one number per sample and exit"),
         (lambda z, y: {"z": z.astype(complex)}, "real numbers"),
@@ -94,6 +96,64 @@ def test_probabilities_are_told_from_logits_and_checked(outputs):
     masked = np.zeros_like(p)
     masked[..., 0] = 1
     assert Scores(Logits(masked, y)).entropy.max() == 0
+
+
+def test_numbers_that_may_be_either_are_asked_about(outputs):
+    """All samples are looked at, in whatever precision, and rows of zeros say nothing."""
+    z, y = outputs
+    p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    apart = 0.6 * p  # as of classes told apart one by one: from 0 to 1, and no sum of 1
+    for doubtful in (apart, apart.transpose(1, 0, 2), np.where(np.arange(60)[:, None] < 59, p, apart)):
+        with pytest.raises(WrongLogits, match="say which with kind") as error:
+            Logits(doubtful, y)
+        assert "exit 1 says of sample" in one_sentence(error)
+        assert Logits(doubtful, y, kind="logits").kind == "logits"
+    half = torch.as_tensor(apart).bfloat16().view(torch.int16).numpy().astype(np.uint16)
+    with pytest.raises(WrongLogits, match="0 of 240 rows sum to 1"):
+        Logits(half, y, bfloat16=True)
+    whole = torch.as_tensor(p).bfloat16().view(torch.int16).numpy().astype(np.uint16)
+    assert Logits(whole, y, bfloat16=True).kind == "probabilities"
+    zeros = np.where(np.arange(60)[:, None] % 7, p, 0)
+    assert (Logits(zeros, y).kind, Logits(0 * z, y).kind) == ("probabilities", "logits")
+    assert Logits(np.where(np.arange(60)[:, None] % 7, z, 0), y).kind == "logits"
+    one = p.copy()
+    one[3, 50] = [2, -1, 0, 0, 0]  # damaged: neither
+    with pytest.raises(WrongLogits, match=r"239 of 240 rows sum to 1, but what exit 4 says of sample 50 is from -1 to"):
+        Logits(one, y)
+
+
+def test_all_samples_are_looked_at_piece_by_piece(outputs, monkeypatch):
+    z, y = outputs
+    p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    late = p.copy()
+    late[2, 59] *= 0.5
+    sizes = []
+    wide = Logits._wide
+    monkeypatch.setattr("eelit.methods.own.logits.LOOKED_AT", 4 * 5 * 7)
+    monkeypatch.setattr(Logits, "_wide", lambda self, part: sizes.append(part.shape[1]) or wide(self, part))
+    with pytest.raises(WrongLogits, match="exit 3 says of sample 59"):
+        Logits(late, y)
+    assert sizes == [7] * 8 + [4]
+    sizes.clear()
+    assert Logits(z, y).kind == "logits"
+    assert sizes == [7]  # what is beyond 0 and 1 leaves no doubt
+
+
+def test_what_outputs_were_taken_for_is_said(outputs):
+    z, y = outputs
+    assert Logits(z, y).as_read == (
+        "Read as logits: 4 exits, 60 samples, 5 classes; axes `enc`, by the number of labels."
+    )
+    first = z.transpose(1, 0, 2)
+    for given, by in (
+        ({}, "the smaller one taken for the exits"),
+        ({"axes": "nec"}, "as stated"),
+        ({"costs": [1, 2, 3, 4]}, "by the number of costs"),
+        ({"exits": 4, "labels": y}, "by the number of labels and exits"),
+    ):
+        assert Logits(first, **given).as_read.endswith(f"axes `nec`, {by}.")
+    assert Logits(z[..., 0]).as_read.startswith("Read as values: 4 exits, 60 samples; axes `en`")
+    assert Logits(z[:, :3], exits=4).samples == 3
 
 
 def test_what_is_not_finite_is_reported_and_stops_nobody(outputs):
@@ -305,10 +365,50 @@ def test_a_file_of_unknown_arrays_is_refused(tmp_path, outputs):
     np.savez(tmp_path / "a.npz", first=z, second=z)
     with pytest.raises(WrongLogits, match="call one of them `logits`"):
         files.read(tmp_path / "a.npz")
-    np.savez(tmp_path / "b.npz", logits=z, lables=y)
-    with pytest.raises(WrongLogits, match="`lables`"):
-        files.read(tmp_path / "b.npz")
+    for name, part, right in (
+        ("lables", y, "labels"),
+        ("Label", y, "labels"),
+        ("cost", z[..., 0], "costs"),
+        ("plaincosts", y, "plain_costs"),
+        ("units", np.array("ms"), "unit"),
+    ):
+        np.savez(tmp_path / "b.npz", logits=z, **{name: part})
+        with pytest.raises(WrongLogits, match=f"`{name}`, which means nothing here; write `{right}`"):
+            files.read(tmp_path / "b.npz")
     with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
         archive.writestr("logits.npy", b"broken")
     with pytest.raises(WrongLogits, match=r"cannot be read as \.npz"):
         files.read(tmp_path / "c.npz")
+
+
+def test_what_is_of_samples_alone_is_left_out_and_said_so(tmp_path, outputs, recwarn):
+    z, y = outputs
+    names = np.array([f"photo {n}" for n in range(60)])
+    np.savez(tmp_path / "a.npz", logits=z, labels=y, index=np.arange(60), names=names, gate=z[..., 0])
+    assert list(files.read(tmp_path / "a.npz").extra) == ["gate"]
+    assert [str(each.message).partition(" holds ")[2] for each in recwarn] == [
+        f"`{name}` [60], which means nothing here and is not read" for name in ("index", "names")
+    ]
+    np.savez(tmp_path / "a.npz", logits=z, labels=y, index=np.arange(59))
+    with pytest.raises(WrongLogits, match=r"`index` \[59\], which means nothing here$"):
+        files.read(tmp_path / "a.npz")
+
+
+def test_a_file_may_say_which_kind_its_outputs_are(tmp_path, outputs):
+    z, y = outputs
+    apart = 0.6 * np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    np.savez(tmp_path / "a.npz", z=apart, labels=y, kind="logits")
+    assert files.read(tmp_path / "a.npz").kind == "logits"
+    save_file({"z": apart}, tmp_path / "a.safetensors", {"kind": "logits"})
+    assert files.read(tmp_path / "a.safetensors").kind == "logits"
+
+
+def test_columns_of_a_table_are_known_by_name(tmp_path):
+    lines = ["0,0,1,1,2", "0,1,1,1,2", "1,0,0,1,2", "1,1,0,1,2"]
+    for column, right in (("labels", "label"), ("costs", "cost"), ("groups", "group"), ("values", "value")):
+        (tmp_path / "a.csv").write_text("\n".join([f"sample,exit,{column},z0,z1", *lines]))
+        with pytest.raises(WrongLogits, match=f"`{column}`, which means nothing here; write `{right}`"):
+            files.read(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("\n".join(["sample,exit,target,z0,z1", *lines]))
+    found = files.read(tmp_path / "a.csv")
+    assert (found.labels.tolist(), found.extra) == ([1, 0], {})

@@ -77,6 +77,7 @@ class OwnSpeed(Typed):
     machine: Machine
     timings: list[Timing] = Field(min_length=1)
     promises: list[Promise] = Field(min_length=1)
+    promises_commit: str | None = Field(None, description="of the promises, if they were tried later than it was timed")
 
 
 def keep(found: OwnSpeed, place: Path) -> Path:

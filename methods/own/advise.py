@@ -70,6 +70,7 @@ class Advice:
     samples: int
     groups: int | None  # of samples that belong together, as the data say; None: samples are independent of each other
     not_finite: int  # samples of which some exit said what is not finite
+    as_read: str  # what the array was taken for, in a sentence
     unit: str
     quality_is: str
     full_quality: float
@@ -140,6 +141,7 @@ def advise(
         "samples": data.samples,
         "groups": None if data.groups is None else len(np.unique(data.groups)),
         "not_finite": scores.not_finite,
+        "as_read": data.as_read,
         "unit": data.unit,
         "quality_is": scores.quality_is,
         "full_quality": float(gain[-1].mean()),

@@ -66,7 +66,7 @@ def attach(
             behind the last place is left out.
         outputs: classes, 1 for a value; needed where no head is kept.
         probe: some samples on which the proof is tried, as a batch is given to the model; needed unless the model is of
-            transformers.
+            transformers. With it a model of transformers that is no such encoder is cut at modules like any other.
 
     Raises `CannotAttach` with the reason if the parts, called one after the other, also for fewer samples than before,
     do not give what the model gives, and `ValueError` for arguments that do not go together.
@@ -103,8 +103,8 @@ def attach(
         )
     made = Made(tuple(after), heads == AUTO, keep_head, outputs)
     factory: Factory = Mean if heads == AUTO else heads
-    if _is_encoder(model) and not (probe is not None and any(isinstance(place, str) for place in after)):
-        return _on_encoder(model, made, factory)
+    if _is_encoder(model):
+        return _on_encoder_or_modules(model, made, factory, probe)
     if any(isinstance(place, int) for place in after):
         raise CannotAttach(model, "numbers of layers are those of an encoder of transformers; name modules instead")
     if probe is None:
@@ -124,17 +124,44 @@ def _is_encoder(model: Any) -> bool:
 # Encoders of transformers
 
 
-def _on_encoder(model: Any, made: Made, factory: Factory) -> Network:
+def _on_encoder_or_modules(model: Any, made: Made, factory: Factory, probe: Inputs | None) -> Network:
+    """Take the layers of an encoder; where that cannot be, cut the model at its modules, if there are samples to try.
+
+    Raises `CannotAttach` with the reasons of all that was tried.
+    """
+    try:
+        return _on_encoder(model, made, factory, probe)
+    except CannotAttach as error:
+        if probe is None or any(isinstance(place, int) for place in made.after):
+            raise
+        first = error
+    try:
+        return _on_modules(model, made, factory, probe)
+    except CannotAttach as error:
+        raise CannotAttach(
+            model, f"as an encoder, {_reason(first)}; and cut at modules as any other network, {_reason(error)}"
+        ) from error
+
+
+def _reason(error: CannotAttach) -> str:
+    return str(error).partition(": ")[2]
+
+
+def _on_encoder(model: Any, made: Made, factory: Factory, probe: Inputs | None) -> Network:
     body = model.base_model
     found = encoders.attach(body)
     ends = _layers(model, [stage.layer for stage in found.stages], made.after)
-    probes = encoders.probes(body)
+    own = encoders.probes(body)
+    probes: list[Inputs] = [*own]
+    if probe is not None:
+        probes.append(on(device_of(model), _some(model, inputs_of(probe))))
     keep = made.keep_head and body is not model
     with trial(model):
-        last = trained_head(model, found.reading, probes[0]) if keep else None
-        answers = [answer_of(model, model(**probe)) for probe in probes] if keep else []
+        last = trained_head(model, found.reading, own[0]) if keep else None
+        answers = [answer_of(model, _run(model, each)) for each in probes] if keep else []
     classes = _outputs(model, made, answers)
-    names = tuple(dict.fromkeys(name for probe in probes for name in probe if name != "pixel_values")) if keep else ()
+    named = (each for each in probes if keep and isinstance(each, Mapping))
+    names = tuple(dict.fromkeys(name for each in named for name in each if name != "pixel_values"))
     stages: list[nn.Module] = [
         Carrying(found.stages[0], found.reading, names, arguments_of(body)),
         *found.stages[1:],
@@ -142,17 +169,32 @@ def _on_encoder(model: Any, made: Made, factory: Factory) -> Network:
     groups = [stages[a:b] for a, b in pairwise([0, *ends])]
     parts = [group[0] if len(group) == 1 else nn.Sequential(*group) for group in groups]
     with trial(model):  # whose modules behind the layers may bring states to another precision
-        dtype = found.reading(found.stages[0](probes[0])).dtype
+        dtype = found.reading(found.stages[0](own[0])).dtype
     new = [
         ExitHead(made_in(dtype, factory, (0, found.width), classes), found.reading) for _ in parts[: len(parts) - keep]
     ]
     network = MultiExit(parts, [*new, *([last] if last else [])]).to(device_of(model)).eval()
     with trial(model):
-        _check_heads(model, network, probes[0], classes)
-        for probe, answer in zip(probes, answers, strict=False):
-            _prove(model, network, probe, answer)
+        for each in probes[:: max(1, len(probes) - 1)]:  # the first, and the last, which may be the user's
+            _check_heads(model, network, each, classes)
+        for each, answer in zip(probes, answers, strict=False):
+            _prove(model, network, each, answer)
+        if probe is not None and not keep:
+            _prove_states(body, network, found.reading, probes[-1])
     places = [f"after layer {end} of {ends[-1]}" for end in ends]
     return Network(network, model, made, places, classes)
+
+
+def _prove_states(body: Any, network: MultiExit, reading: nn.Module, probe: Inputs) -> None:
+    """Compare what heads read behind the last layer with what the encoder gives by itself, where tokens are real."""
+    state: Any = probe
+    for stage in network.stages:
+        state = stage(state)
+    ours, theirs = reading(state), _run(body, probe).last_hidden_state
+    mask = probe.get("attention_mask") if isinstance(probe, Mapping) else None
+    if mask is not None and ours.shape == theirs.shape:
+        ours, theirs = ours[mask.bool()], theirs[mask.bool()]
+    prove_equal(body, theirs, ours, "layer by layer its hidden states differ from its own")
 
 
 def _layers(model: nn.Module, layers: Sequence[nn.Module], after: Sequence[str | int]) -> list[int]:

@@ -18,13 +18,21 @@ from numpy.typing import NDArray
 from eelit.methods.own.curves import ROOM, Flags, Floats, Halves, Setting, costs_under, halves, mean_of, mixture, tried
 from eelit.methods.own.decide import decide
 from eelit.methods.own.given import Given, scores_of, unfit
-from eelit.methods.own.guarantees import by_group, controlled, least_risk, least_samples, proved, rejecting
+from eelit.methods.own.guarantees import (
+    by_group,
+    controlled,
+    least_risk,
+    least_samples,
+    p_value_of,
+    proved,
+    rejecting,
+)
 from eelit.methods.own.logits import Logits, WrongLogits, standard_error
 from eelit.methods.own.rules import MOST, Rows, suited
 from eelit.methods.own.saved import SavedRule
 from eelit.methods.own.scores import Scores
 from eelit.methods.own.settings import settings_of
-from eelit.methods.policies.learn_then_test import hoeffding_bentkus
+from eelit.methods.policies.learn_then_test import PValue
 
 AUTO = "auto"
 LOSSES = ("drop", "error")
@@ -270,16 +278,17 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
         raise ValueError(f"a promise is of a share above 0 and below 1, not {value:g}")
     candidates = path(task)
     losses = task.told(np.stack([task.losses(setting) for setting in candidates])) if candidates else np.zeros((0, 1))
+    p_value = p_value_of(task.scores.logits.groups)
     if not candidates:
         chosen = None
     elif error is None:
         chosen = controlled(losses, value)
     else:
-        chosen = proved(losses, value, error, correction)
+        chosen = proved(losses, value, error, correction, p_value)
     if chosen is None:
-        raise CannotPromise(_what_could_be(losses, value, error, correction))
+        raise CannotPromise(_what_could_be(losses, value, error, correction, p_value))
     best = candidates[chosen]
-    tests = _tests(losses, value, error, correction, chosen)
+    tests = _tests(losses, value, error, correction, p_value, chosen)
     table = [
         _row(task, [(1.0, setting)], chosen=k == chosen, **test)
         for k, (setting, test) in enumerate(zip(candidates, tests, strict=True))
@@ -302,7 +311,7 @@ def _promised(task: Task, goal: str, value: float, error: float | None, correcti
 
 
 def _tests(
-    losses: NDArray[np.float64], value: float, error: float | None, correction: str, chosen: int
+    losses: NDArray[np.float64], value: float, error: float | None, correction: str, p_value: PValue, chosen: int
 ) -> list[dict[str, Any]]:
     """Return what the test of each candidate came to: its loss, what is compared with the goal, and the outcome.
 
@@ -316,7 +325,7 @@ def _tests(
         if limit is None:
             told |= {"bound": float((len(row) * worst[k] + 1) / (len(row) + 1)), "proved": k <= chosen}
         else:
-            p = float(hoeffding_bentkus(told["tested_loss"], len(row), value))
+            p = p_value(told["tested_loss"], len(row), value)
             told |= {"p_value": p, "proved": k <= chosen if correction == "fixed-sequence" else p <= limit}
         found.append(told)
     return found
@@ -330,7 +339,9 @@ def _what_is_lost(task: Task) -> str:
     return "the full model is right and the rule wrong"
 
 
-def _what_could_be(losses: NDArray[np.float64], value: float, error: float | None, correction: str) -> str:
+def _what_could_be(
+    losses: NDArray[np.float64], value: float, error: float | None, correction: str, p_value: PValue
+) -> str:
     """Return the least risk that would be granted, as it is printed, and why this one is not.
 
     Candidates are tried in their order, so that the first must pass; only with ``bonferroni`` it may be any of them, at
@@ -343,7 +354,7 @@ def _what_could_be(losses: NDArray[np.float64], value: float, error: float | Non
     else:
         tried_ = losses[:1]
     n, needed = losses.shape[1], least_samples(value, error)
-    could = min(least_risk(row, error) for row in tried_)
+    could = min(least_risk(row, error, p_value) for row in tried_)
     printed = (math.floor(could * 1e4) + 1) / 1e4  # a figure rounded to the nearest may be below what is granted
     few = (
         f" (at least {needed} samples without any loss are needed on this half, and there are {n})"
@@ -493,7 +504,8 @@ def _made(
         enabled=tuple(enabled), classes=data.classes, kind=data.kind,
         promise=promise | {"quality_is": task.scores.quality_is, "unit": data.unit},
         data={
-            "name": data.name, "digest": data.digest(), "samples": data.samples, "not_finite": task.scores.not_finite,
+            "name": data.name, "as_read": data.as_read, "digest": data.digest(), "samples": data.samples,
+            "not_finite": task.scores.not_finite,
             "chosen_on": len(task.parts.choosing), "told_on": len(task.parts.telling), "seed": task.parts.seed,
             "labelled": data.labels is not None,
         },

@@ -79,6 +79,7 @@ class Comparison:
     samples: int
     classes: int
     kind: str
+    as_read: str  # what the array was taken for, in a sentence
     unit: str
     quality_is: str
     full_quality: float
@@ -147,7 +148,8 @@ def compare(
     struck = _dominated([line.name for line in lines], curves)
     lines = [Line(**{**vars(line), "dominated_by": struck.get(line.name, "")}) for line in lines]
     return Comparison(
-        name=data.name, exits=data.exits, samples=data.samples, classes=data.classes, kind=data.kind, unit=data.unit,
+        name=data.name, exits=data.exits, samples=data.samples, classes=data.classes, kind=data.kind,
+        as_read=data.as_read, unit=data.unit,
         quality_is=scores.quality_is, full_quality=mean_of(scores.gain[-1], parts.telling), full_cost=data.full_cost,
         not_finite=scores.not_finite, choosing=len(parts.choosing), telling=len(parts.telling), seed=seed,
         lines=sorted(lines, key=lambda line: (bool(line.dominated_by), -line.area)),

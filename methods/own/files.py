@@ -10,8 +10,10 @@ import json
 import os
 import struct
 import uuid
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ OUTPUTS = ("logits", "probabilities", "values", "z")
 """Names of the outputs in a file of several arrays; the first three also say what they are."""
 KNOWN = {"labels", "targets", "costs", "plain_costs", "groups", "lengths", "unit", "axes", "kind"}
 """Other names with a meaning; arrays of any other name are what exits said beside their answer."""
+COLUMNS = {"label": "labels", "target": "labels", "group": "groups"}
+"""Columns of a table that are of the sample alone, and what they are called elsewhere."""
+ALIKE = 0.8
+"""Likeness (as `difflib` has it) from which on an unknown name is taken for a known one that was misspelt."""
 TENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U8": "|u1", "U16": "<u2", "U32": "<u4", "BOOL": "|b1",
@@ -37,10 +43,12 @@ def read(path: str | Path, **given: Any) -> Logits:
     """Return what a file says; what is ``given`` (arguments of `Logits`, by name) goes before what stands in it.
 
     A file of several arrays (.npz, .safetensors) holds the outputs as ``logits``, ``probabilities``, ``values`` or
-    ``z``, and may hold ``labels``, ``costs``, ``plain_costs``, ``groups`` or ``lengths``, ``unit`` and ``axes``; what
-    else has exits and samples is what exits said beside their answer. A table (.csv, .parquet) has a line for each
-    sample and exit: columns ``sample``, ``exit``, then ``z0``, ``z1``, … or ``p0``, … or ``value``, perhaps ``label``,
-    ``cost`` and ``group``; other columns are extra. ``example:NAME`` are outputs that come with eelit (`shipped`).
+    ``z``, and may hold ``labels``, ``costs``, ``plain_costs``, ``groups`` or ``lengths``, ``unit``, ``axes`` and
+    ``kind``; what else has exits and samples is what exits said beside their answer. Of what has one entry for each
+    sample, such as its name, a warning says that it is not read; a name that is nearly a known one is refused. A table
+    (.csv, .parquet) has a line for each sample and exit: columns ``sample``, ``exit``, then ``z0``, ``z1``, … or
+    ``p0``, … or ``value``, perhaps ``label``, ``cost`` and ``group``; other columns are extra. ``example:NAME`` are
+    outputs that come with eelit (`shipped`).
     Raises `WrongLogits` in one sentence, `OSError` for no file.
 
     >>> from tempfile import TemporaryDirectory
@@ -63,20 +71,25 @@ def read(path: str | Path, **given: Any) -> Logits:
     arguments: dict[str, Any] = {
         "z": parts.pop(outputs),
         "labels": parts.pop("labels", parts.pop("targets", None)),
-        "kind": outputs if outputs in KINDS else words.get("kind"),
+        "kind": outputs if outputs in KINDS else words.get("kind") or _word(parts.get("kind")),
         "bfloat16": outputs in words.get("bfloat16", ()),
         "name": str(path) if str(path).startswith(PREFIX) else place.name,
     }
     arguments |= {name: parts.pop(name, None) for name in ("costs", "plain_costs", "groups", "lengths")}
     arguments |= {name: words.get(name) or _word(parts.pop(name, None)) for name in ("unit", "axes")}
     parts.pop("kind", None)
+    _spelt(parts, {*KNOWN, *OUTPUTS}, place)
     arguments["extra"] = {
         name: part for name, part in parts.items() if part.ndim in (2, 3) and part.dtype.kind in "biuf"
     }
-    if unread := sorted(set(parts) - set(arguments["extra"])):
-        raise WrongLogits(f"{place} holds `{unread[0]}` {list(parts[unread[0]].shape)}, which means nothing here")
     arguments |= {name: value for name, value in given.items() if value is not None}
-    return Logits(**arguments)
+    data = Logits(**arguments)
+    for name in sorted(set(parts) - set(arguments["extra"])):
+        told = f"{place} holds `{name}` {list(parts[name].shape)}, which means nothing here"
+        if parts[name].shape != (data.samples,):
+            raise WrongLogits(told)
+        warnings.warn(f"{told} and is not read", stacklevel=2)
+    return data
 
 
 def write(data: Logits, path: str | Path) -> None:
@@ -144,11 +157,19 @@ def _outputs(parts: Parts, place: Path) -> str:
     return found[0]
 
 
+def _spelt(names: Iterable[str], known: Iterable[str], place: Path) -> None:
+    """Refuse a name that is nearly a known one: it would be taken for what exits said beside their answer."""
+    plain = {name.replace("_", ""): name for name in known}
+    for name in names:
+        if alike := get_close_matches(name.lower().replace("_", ""), plain, 1, ALIKE):
+            raise WrongLogits(f"{place} holds `{name}`, which means nothing here; write `{plain[alike[0]]}`")
+
+
 def _word(part: NDArray[Any] | None) -> str | None:
     if part is None:
         return None
     if part.dtype.kind not in "US" or part.size != 1:
-        raise WrongLogits("`unit` and `axes` are one word each")
+        raise WrongLogits("`unit`, `axes` and `kind` are one word each")
     word = part.reshape(-1)[0]
     return word.decode() if isinstance(word, bytes) else str(word)
 
@@ -285,7 +306,8 @@ def _table(columns: Parts, place: Path) -> Parts:
         )
     shaped = {name: column[order].reshape(len(exits), len(samples)) for name, column in columns.items()}
     found = _classes(shaped, place)
-    for column, name in (("label", "labels"), ("group", "groups")):
+    _spelt(shaped.keys() - {*COLUMNS, "cost"}, {*COLUMNS, "cost", "value"}, place)
+    for column, name in COLUMNS.items():
         if column in shaped:
             several = shaped.pop(column)
             if (several != several[0]).any():

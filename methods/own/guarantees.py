@@ -13,24 +13,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eelit.methods.policies.learn_then_test import hoeffding_bentkus, learn_then_test
+from eelit.methods.policies.learn_then_test import PValue, binomial_cdf, hoeffding_bentkus, learn_then_test
 
 Losses = NDArray[Any]
 
 
-def proved(losses: Losses, risk: float, delta: float, correction: str = "fixed-sequence") -> int | None:
+def binomial(mean: float, n: int, risk: float) -> float:
+    """Return the p-value of "the expected loss is above the risk" for losses that are 0 or 1: it is exact.
+
+    That is the probability of no more losses among ``n`` than were seen, ``P[Binomial(n, risk) <= n mean]``. Bentkus's
+    bound, which serves any losses in [0, 1], is e times as large.
+    """
+    return binomial_cdf(round(n * mean), n, risk)
+
+
+def p_value_of(groups: NDArray[np.int64] | None) -> PValue:
+    """Return the p-value for losses of samples, which are 0 or 1, or for means of groups, which may lie between."""
+    return binomial if groups is None else hoeffding_bentkus
+
+
+def proved(
+    losses: Losses, risk: float, delta: float, correction: str = "fixed-sequence", p_value: PValue = hoeffding_bentkus
+) -> int | None:
     """Return the boldest candidate whose expected loss is at most ``risk``, but for a probability ``delta``.
 
-    The p-values are those of Hoeffding and Bentkus. ``fixed-sequence`` tests one candidate after the other, each at
-    the whole ``delta``, until one fails; ``bonferroni`` tests all at ``delta / K``. None if nothing is proved.
+    ``p_value`` is `binomial` for losses that can be nothing but 0 or 1. ``fixed-sequence`` tests one candidate after
+    the other, each at the whole ``delta``, until one fails; ``bonferroni`` tests all at ``delta / K``. None if nothing
+    is proved.
     """
     if correction == "fixed-sequence":
-        return learn_then_test(losses, risk, delta, hoeffding_bentkus)
+        return learn_then_test(losses, risk, delta, p_value)
     if correction != "bonferroni":
         raise ValueError(f"correction is `fixed-sequence` or `bonferroni`, not {correction!r}")
-    passed = [
-        k for k, row in enumerate(losses) if hoeffding_bentkus(float(row.mean()), len(row), risk) <= delta / len(losses)
-    ]
+    passed = [k for k, row in enumerate(losses) if p_value(float(row.mean()), len(row), risk) <= delta / len(losses)]
     return passed[-1] if passed else None
 
 
@@ -62,7 +77,7 @@ def least_samples(risk: float, delta: float | None = None) -> int:
     return math.ceil(math.log(delta) / math.log1p(-risk) - 1e-9)
 
 
-def least_risk(losses: Losses, delta: float | None = None) -> float:
+def least_risk(losses: Losses, delta: float | None = None, p_value: PValue = hoeffding_bentkus) -> float:
     """Return the least risk that could be promised of one candidate with losses ``[n]``."""
     n, mean = len(losses), float(losses.mean())
     if delta is None:
@@ -70,7 +85,7 @@ def least_risk(losses: Losses, delta: float | None = None) -> float:
     low, high = mean, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        if 0 < middle < 1 and hoeffding_bentkus(mean, n, middle) <= delta:
+        if 0 < middle < 1 and p_value(mean, n, middle) <= delta:
             high = middle
         else:
             low = middle

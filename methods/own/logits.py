@@ -14,7 +14,7 @@ Kind = Literal["logits", "probabilities", "values"]
 KINDS: tuple[Kind, ...] = ("logits", "probabilities", "values")
 AXES = {"enc": (0, 1, 2), "nec": (1, 0, 2), "en": (0, 1), "ne": (1, 0)}
 """How the axes of an array may be named: exits, samples (``n``), classes; the place of each in this order."""
-PROBED = 512  # samples that are looked at to tell probabilities from logits
+LOOKED_AT = 1 << 22  # numbers that are looked at together to tell probabilities from logits
 SLACK = 0.02  # by which probabilities may miss a sum of 1, as those of half precision do
 RAGGED = "store the tokens of all texts one after the other as samples, and beside them `lengths`, the tokens per text"
 
@@ -32,15 +32,16 @@ class Logits:
         labels: classes ``[N]`` from 0, or values ``[N]``. Without them the last exit's answer stands for the truth.
         costs: cumulative costs, up to and including each exit and its head, ``[E]`` or per sample ``[E, N]``, in any
             unit. Without them an exit costs its number, from 1.
-        axes: ``"enc"`` or ``"nec"`` (samples first), ``"en"`` or ``"ne"`` for values. Without it the labels and costs
-            tell; else the smaller of the two sizes is taken for the exits.
-        kind: ``"logits"``, ``"probabilities"`` or ``"values"``. Without it a look at some samples tells.
+        axes: ``"enc"`` or ``"nec"`` (samples first), ``"en"`` or ``"ne"`` for values. Without it the labels, costs
+            and exits tell; else the smaller of the two sizes is taken for the exits.
+        kind: ``"logits"``, ``"probabilities"`` or ``"values"``. Without it a look at the samples tells, where it can.
         unit: what the costs are counted in, as it is to be shown (``"MACs"``, ``"ms"``, ``"J"``).
         plain_costs: the same costs ``[E]`` of a network that has no head but the one at this exit, if known.
         groups: which samples belong together ``[N]`` (tokens of a text, frames of a film): they are never divided
             between halves, and count once together where something is promised.
         lengths: the same as numbers of samples that follow each other.
         extra: what else each exit said, by name, ``[E, N]`` or ``[E, N, K]`` in the order of `z`'s first axes.
+        exits: how many exits there are, where that is known; so axes can be told of few samples.
         name: what it is called in reports, the file for instance.
 
     Raises `WrongLogits`, a `ValueError`, in one sentence for shapes, labels, costs or numbers that cannot be meant.
@@ -67,6 +68,7 @@ class Logits:
         groups: Any = None,
         lengths: Any = None,
         extra: Mapping[str, Any] | None = None,
+        exits: int | None = None,
         name: str = "",
         bfloat16: bool = False,
     ) -> None:
@@ -74,8 +76,11 @@ class Logits:
         self.bfloat16 = bfloat16  # the array holds the upper halves of float32 numbers as whole ones
         array = _array(z, "the outputs")
         given = None if labels is None else _array(labels, "labels").reshape(-1)
-        places = _places(array, given, costs, axes)
+        places, self.axes_by = _places(array, given, costs, axes, exits)
+        self.axes = next(word for word, order in AXES.items() if order == places)
         self.z = array.transpose(places)
+        if exits is not None and self.exits != exits:
+            raise WrongLogits(f"outputs {list(array.shape)} have {self.exits} exits, not {exits}")
         if not self.exits or not self.samples:
             raise WrongLogits(f"there are no outputs: {self.exits} exits and {self.samples} samples")
         self.kind = self._kind(kind)
@@ -120,17 +125,29 @@ class Logits:
         """Mean cost of the full model: without the heads of earlier exits, if that is known."""
         return float(self.costs[-1].mean() if self.plain_costs is None else self.plain_costs[-1])
 
+    @property
+    def as_read(self) -> str:
+        """What the array was taken for, in a sentence."""
+        classes = f", {self.classes} classes" if self.classes else ""
+        return (
+            f"Read as {self.kind}: {self.exits} exits, {self.samples} samples{classes}; axes `{self.axes}`, "
+            f"{self.axes_by}."
+        )
+
     def read(self, exit_: int, start: int, stop: int) -> NDArray[Any]:
         """Return what an exit said of some samples as logits ``[n, C]`` or values ``[n]``, in float32 or float64.
 
         It is a copy. Of probabilities it is the logarithm. Raises `WrongLogits` for probabilities that are none.
         """
-        found = self.z[exit_, start:stop]
+        found = self._wide(self.z[exit_, start:stop])
+        return self._logarithms(found, exit_, start) if self.kind == "probabilities" else found
+
+    def _wide(self, found: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy in float32 or float64."""
         if self.bfloat16:
             found = (np.ascontiguousarray(found).astype(np.uint32) << 16).view(np.float32)
         wide = np.float32 if found.dtype in (np.float16, np.float32) or found.dtype.itemsize < 4 else np.float64
-        found = np.array(found, dtype=wide, order="C")
-        return self._logarithms(found, exit_, start) if self.kind == "probabilities" else found
+        return np.array(found, dtype=wide, order="C")
 
     def _logarithms(self, p: NDArray[Any], exit_: int, start: int) -> NDArray[Any]:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -168,14 +185,46 @@ class Logits:
             )
         if kind is not None:
             return _named(kind)
-        part = self.z[:, : min(self.samples, PROBED)]
-        if self.bfloat16:
+        rows, shares, beyond, odd = self._looked_at()
+        if shares == rows:
+            return "probabilities" if rows else "logits"
+        if beyond and shares <= rows / 2:
             return "logits"
-        probe = np.asarray(part, dtype=np.float64)
-        sound = np.isfinite(probe).all(axis=-1)
-        probe = probe[sound]
-        likely = len(probe) and probe.min() >= 0 and float(np.abs(probe.sum(axis=-1) - 1).max()) <= SLACK
-        return "probabilities" if likely else "logits"
+        raise WrongLogits(
+            f"outputs may be probabilities or logits, since {shares} of {rows} rows sum to 1, but {odd}; say which "
+            "with kind"
+        )
+
+    @property
+    def sum_to_one(self) -> bool:
+        """Whether all numbers are from 0 to 1 and sum to 1 over the classes, as those of probabilities do."""
+        rows, shares, _, _ = self._looked_at()
+        return 0 < rows == shares
+
+    def _looked_at(self) -> tuple[int, int, bool, str]:
+        """Return how many rows tell anything, how many of these are probabilities, whether one goes beyond 0 and 1.
+
+        At the first that does the look ends. A row of zeros tells nothing. Last comes, in words, the first row that is
+        no probabilities.
+        """
+        rows = shares = 0
+        odd, beyond, step = "", False, max(1, LOOKED_AT // (self.exits * self.classes))
+        for start in range(0, self.samples, step):
+            part = self._wide(self.z[:, start : start + step])
+            with np.errstate(all="ignore"):
+                total, least, most = part.sum(axis=-1), part.min(axis=-1), part.max(axis=-1)
+            telling = np.isfinite(total) & ((least != 0) | (most != 0))
+            whole = telling & (least >= 0) & (np.abs(total - 1) <= SLACK)
+            rows, shares = rows + int(telling.sum()), shares + int(whole.sum())
+            others = telling & ~whole
+            if not odd and others.any():
+                e, n = (int(i) for i in np.argwhere(others)[0])
+                odd = f"what exit {e + 1} says of sample {start + n} is from {least[e, n]:.4g} to {most[e, n]:.4g} and "
+                odd += f"sums to {total[e, n]:.4g}"
+            if (others & ((least < 0) | (most > 1))).any():
+                beyond = True
+                break
+        return rows, shares, beyond, odd
 
     def _labels(self, given: NDArray[Any]) -> NDArray[Any]:
         if len(given) != self.samples:
@@ -218,7 +267,7 @@ class Logits:
         if (np.diff(wide, axis=0) < 0).any():
             i = int(np.argwhere(np.diff(wide, axis=0) < 0)[0][0])
             raise WrongLogits(
-                f"{name} are cumulative, but exit {i + 1} costs less than exit {i}; give the sums from the first "
+                f"{name} are cumulative, but exit {i + 2} costs less than exit {i + 1}; give the sums from the first "
                 "exit on"
             )
         return wide
@@ -278,8 +327,13 @@ def _first_bad(values: NDArray[np.float64]) -> int:
     return int(np.argmax(~(np.isfinite(values) & (values > 0))))
 
 
-def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: str | None) -> tuple[int, ...]:
-    """Return the places of exits, samples and classes. Raises `WrongLogits` where they cannot be told."""
+def _places(
+    array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: str | None, exits: int | None
+) -> tuple[tuple[int, ...], str]:
+    """Return the places of exits, samples and classes, and what they follow from.
+
+    Raises `WrongLogits` where they cannot be told.
+    """
     if array.ndim not in (2, 3):
         tokens = f"; {RAGGED}" if array.ndim == 4 else ""
         raise WrongLogits(
@@ -291,9 +345,9 @@ def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: 
         if axes not in AXES or len(axes) != array.ndim:
             named = ", ".join(f"`{name}`" for name in AXES if len(name) == array.ndim)
             raise WrongLogits(f"axes of an array {list(array.shape)} are one of {named}, not `{axes}`")
-        return AXES[axes]
+        return AXES[axes], "as stated"
     first, second = array.shape[:2]
-    known = _known_exits(costs)
+    known = _known_exits(costs) if exits is None else {exits}
     samples = None if labels is None else len(labels)
     ways = _ways(first, second, samples, known) or _ways(first, second, samples, None)  # costs are checked later
     if not ways:
@@ -301,7 +355,9 @@ def _places(array: NDArray[Any], labels: NDArray[Any] | None, costs: Any, axes: 
     if len(ways) == 2 and first == second:
         raise WrongLogits(f"outputs {list(array.shape)} may have exits or samples first; say which with axes")
     chosen = ways[0] if len(ways) == 1 or first < second else ways[1]
-    return (*chosen, 2) if array.ndim == 3 else chosen
+    told = [what for what, given in (("labels", labels), ("costs", costs), ("exits", exits)) if given is not None]
+    by = f"by the number of {' and '.join(told)}" if len(ways) == 1 else "the smaller one taken for the exits"
+    return (*chosen, 2) if array.ndim == 3 else chosen, by
 
 
 def _ways(first: int, second: int, samples: int | None, exits: set[int] | None) -> list[tuple[int, int]]:

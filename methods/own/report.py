@@ -34,9 +34,8 @@ def bounds_at(points: Sequence[tuple[float, float]], share: float) -> float | No
 
 def facts(found: Comparison) -> list[str]:
     """Return in sentences what was compared, and how."""
-    classes = f" and {found.classes} classes" if found.classes else ""
     told = [
-        f"{found.name or 'The outputs'}: {found.samples} samples, {found.exits} exits{classes}, as {found.kind}.",
+        f"{found.name or 'The outputs'}: {found.as_read[:1].lower()}{found.as_read[1:]}",
         f"Knobs are chosen on {found.choosing} samples and every figure is told on the other {found.telling}; the "
         "halves "
         f"are drawn with seed {found.seed}.",

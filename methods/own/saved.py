@@ -17,11 +17,15 @@ from array_api_compat import array_namespace, is_array_api_obj, to_device
 from numpy.typing import NDArray
 
 from eelit.methods.own.decide import ANSWERS, exits_of, stops
-from eelit.methods.own.logits import Logits
+from eelit.methods.own.logits import Logits, WrongLogits
+from eelit.methods.own.rules import RULES, of_extra
 from eelit.methods.own.scores import Scores
 from eelit.methods.own.settings import policy_of, settings_of
 from eelit.methods.policies.base import Array, Assembling, Output, Policy, State, said, softmax, widened
 from eelit.methods.policies.fixed_exit import FixedExit
+from eelit.methods.policies.gate_confidence import GateConfidence
+from eelit.methods.policies.score_threshold import ScoreThreshold
+from eelit.methods.policies.state_similarity import StateSimilarity
 
 FORMAT = "eelit rule"
 VERSION = 1
@@ -42,7 +46,7 @@ class SavedRule:
 
     >>> from eelit.methods.policies.patience import Patience
     >>> rule = SavedRule("patience", ((1.0, Patience(1)),), exits=3, enabled=(0, 1, 2), classes=2, kind="logits")
-    >>> agrees, wavers = [[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]]
+    >>> agrees, wavers = [[0, 3], [0, 3], [0, 3]], [[0, 3], [3, 0], [3, 0]]
     >>> found = rule.apply(np.array([agrees, wavers], dtype=float).transpose(1, 0, 2), axes="enc")
     >>> found.exits.tolist(), found.answers.tolist()
     ([1, 2], [1, 0])
@@ -109,14 +113,18 @@ class SavedRule:
     def apply(self, z: Any, **given: Any) -> Applied:
         """Return where each sample of stored outputs stops and what it is told; ``given`` are arguments of `Logits`.
 
-        Raises `WrongRule` if the outputs have not the rule's exits and classes.
+        Axes are told by the rule's number of exits. A rule that was made for logits takes probabilities, by their
+        logarithms, if ``kind`` says that they are some. Raises `WrongRule` for outputs that are not what the rule was
+        made for: other exits or classes, untold probabilities, or what its policy reads is not among them.
         """
-        data = z if isinstance(z, Logits) else Logits(z, **{"kind": self.kind, **given})
+        data = z if isinstance(z, Logits) else self._taken(z, given)
         if (data.exits, data.classes) != (self.exits, self.classes):
             raise WrongRule(
                 f"the rule is for {self.exits} exits and {self.classes} classes, but the outputs have {data.exits} and "
                 f"{data.classes}"
             )
+        if lacking := self._lacking(data):
+            raise WrongRule(f"the policy `{self.rule}` reads {lacking}")
         scores = Scores(data)
         found = [self._told(policy, scores) for _, policy in self.parts]
         exits, answers = found[0]
@@ -128,6 +136,29 @@ class SavedRule:
         if data.kind != "values" and self.reject_below > -math.inf:
             rejected = (exits == self.exits - 1) & (scores.confidence[-1] < self.reject_below)
         return Applied(exits, answers, rejected)
+
+    def _taken(self, z: Any, given: Mapping[str, Any]) -> Logits:
+        """Return arrays as outputs; what was not said of them is as the rule has it."""
+        try:
+            data = Logits(z, **{"exits": self.exits, **given, "kind": given.get("kind") or self.kind})
+        except WrongLogits as error:
+            raise WrongRule(f"the rule is for {self.exits} exits of {self.kind}: {error}") from error
+        if data.kind == "logits" and not given.get("kind") and data.sum_to_one:
+            raise WrongRule(
+                "the rule is for logits, but the outputs are from 0 to 1 and sum to 1: say by kind whether they are "
+                "probabilities"
+            )
+        return data
+
+    def _lacking(self, data: Logits) -> str:
+        """Return what the policy reads and the outputs do not say; empty if they do."""
+        if self.rule in RULES:
+            known = RULES[self.rule].suits(data)
+            return "" if known else f"how large logits are, which {data.kind} do not tell"
+        if not any(isinstance(policy, ScoreThreshold | GateConfidence | StateSimilarity) for _, policy in self.parts):
+            return ""
+        known = any(rule.name == self.rule for rule in of_extra(data))
+        return "" if known else "what the exits said beside their answer; give it by extra"
 
     def _told(self, policy: Policy, scores: Scores) -> tuple[Any, Any]:
         allowed = np.isin(np.arange(self.exits - 1), np.asarray(self.enabled))
