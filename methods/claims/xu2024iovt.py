@@ -1,9 +1,9 @@
 """What the IoVT agent claims: it trades latency for accuracy better than what knows only one side of the link.
 
-Settings of learning were chosen on the tables of a network of another shape, in slots of seeds 1000 and 1001, in which
-no test picture is, by how near the agent comes to a search in every slot. The cell was chosen in such slots too, before
-its network was trained, with counted multiply-accumulates and supposed bytes and accuracies: by what that search gains
-over decisions that never change, and by how often it cuts in between.
+Network and cell were chosen together, on tables from validation pictures and in slots of seeds 1000 and 1001, in which
+no test picture is: by what a search in every slot gains over decisions that never change, and by how often it cuts in
+between. Settings of learning were chosen before, for a network of another shape, by how near the agent comes to that
+search.
 
 That search tries all decisions of a slot, but does not look ahead to the queues that they leave behind. What looking
 ahead gains is tried in a small cell, of two devices and three slots that are shorter than the whole network takes:

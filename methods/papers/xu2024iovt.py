@@ -45,12 +45,12 @@ Deviations
        rare bad channel does not dominate learning; a small penalty keeps the actor's logits out of the saturated range
        of the sigmoid. Of the actions 30 % are drawn at random, besides the noise on the others. Learning rates fall to
        0. T_max is the time of the whole network on the slowest device.
-    4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three devices, instead
-       of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. What crosses is in 8 bits for each value, compressed: not known
-       of the paper. With all its cost at maps larger than the image, as the network of other methods here has it, one
-       side alone is always best. So this one has few channels at first and soon few places: after a quarter of its
-       cost a map has 576 values, a picture 2304, and a cut there can pay. It was chosen by these counts, not by its
-       accuracy.
+    4. A small residual network on cluttered Fashion-MNIST, exits at five shares of its cost, and three slow devices,
+       instead of AlexNet on CIFAR-10 and ResNet-50 on ImageNet. What crosses is in 8 bits for each value, compressed:
+       not known of the paper. With few channels at first and soon few places, a map takes half of the picture's bytes
+       after 6 % of the cost and a third after 11 %, so cuts there can pay. Other shapes of the network were tried:
+       maps are larger than the picture until late, or all exits answer alike; of six this one was taken, by what it
+       sends and by the validation accuracy of its exits.
     5. The transfer of the answer back is part of d_s; no other times are modelled, and none is measured.
     6. The abstract says that accuracy is guaranteed, which may mean a constraint acc(e) >= A_min. Here there is none: w
        alone says what accuracy is worth, and the claims look at what it comes to.
@@ -448,13 +448,13 @@ class IovtDdpg(ImageMethod, TierMethod):
 
     network: str = "resnet"  # the paper: AlexNet, ResNet-50
     images: str = "cluttered"  # data; the paper: CIFAR-10, ImageNet
-    train_size: int = 6000  # training images
+    train_size: int = 12000  # training images
     pixels: int = 4  # side of the square of pixels that the first convolution sees as one place
-    widths: tuple[int, ...] = (16, 32, 64, 256)  # channels of each resolution
-    blocks: int = 3  # residual blocks of each width
-    shares: tuple[float, ...] = (0.14, 0.24, 0.32, 0.48, 0.74)  # of the cost, where exits stand
+    widths: tuple[int, ...] = (8, 16, 32, 256)  # channels of each resolution
+    blocks: int = 2  # residual blocks of each width
+    shares: tuple[float, ...] = (0.03, 0.05, 0.08, 0.14, 0.45)  # of the cost, where exits stand
     half: bool = True  # whether the network learns with products in bfloat16
-    epochs: float = 2.0  # passes that train the network with its exits
+    epochs: float = 3.0  # passes that train the network with its exits
     batch: int = 32  # images of a step
     rate: float = 2e-3  # largest learning rate
     bits: int = 8  # of a value that crosses; assumed
@@ -463,11 +463,11 @@ class IovtDdpg(ImageMethod, TierMethod):
     soft: float = 0.005  # how fast the slow copies follow; assumed
     noise: float = 0.2  # standard deviation of the noise on actions; assumed
     agent_rate: float = 1e-3  # learning rate of actor and critic, which falls to 0; assumed
-    speeds: tuple[float, ...] = (4e7, 4e7, 4e7)  # f_n, multiply-accumulates per second; assumed
-    server: float = 2e9  # F; assumed
-    bandwidth: float = 3e4  # B, hertz; assumed
+    speeds: tuple[float, ...] = (3e6, 3e6, 3e6)  # f_n, multiply-accumulates per second; assumed
+    server: float = 1e10  # F; assumed
+    bandwidth: float = 2.5e4  # B, hertz; assumed
     signal: tuple[float, ...] = (3.0, 3.0, 3.0)  # g_n; assumed
-    slot: float = 0.55  # seconds, in which each device could run the whole network; assumed
+    slot: float = 0.7  # seconds, a quarter of what a device takes for the whole network; assumed
 
     fits_on: ClassVar[float] = 0.5  # of the validation data, for acc(s, e)
     knob: ClassVar[str] = "w"
