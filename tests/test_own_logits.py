@@ -412,3 +412,10 @@ def test_columns_of_a_table_are_known_by_name(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["sample,exit,target,z0,z1", *lines]))
     found = files.read(tmp_path / "a.csv")
     assert (found.labels.tolist(), found.extra) == ([1, 0], {})
+
+
+def test_a_table_has_one_column_of_labels(tmp_path):
+    lines = ["0,0,1,0,1,2", "0,1,1,0,1,2", "1,0,0,1,1,2", "1,1,0,1,1,2"]
+    (tmp_path / "a.csv").write_text("\n".join(["sample,exit,label,target,z0,z1", *lines]))
+    with pytest.raises(WrongLogits, match="two columns for the labels; leave out `target` or the other"):
+        files.read(tmp_path / "a.csv")

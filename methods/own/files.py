@@ -310,6 +310,8 @@ def _table(columns: Parts, place: Path) -> Parts:
     for column, name in COLUMNS.items():
         if column in shaped:
             several = shaped.pop(column)
+            if name in found:
+                raise WrongLogits(f"{place} has two columns for the {name}; leave out `{column}` or the other")
             if (several != several[0]).any():
                 raise WrongLogits(f"{place}: a sample has another {column} at another exit")
             found[name] = several[0].astype(np.int64) if name == "groups" else several[0]
