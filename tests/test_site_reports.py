@@ -401,7 +401,7 @@ def test_page_of_a_method_shows_its_simulated_world():
     text, source = page_of(reports(report(result(curves=[curve]))))
     plain = " ".join(text.split())
     for said in ("The simulated world { #world }", "Nothing here was measured", "the first 60 simulated seconds",
-                 "Link 1, bandwidth (simulated)", "device <x>, speed: 2 billion MACs/s"):  # fmt: skip
+                 "multiply-accumulates divided by the machine’s speed", "Link 1, bandwidth (simulated)", "device <x>, speed: 2 billion MACs/s"):  # fmt: skip
         assert said in plain, said
     assert "<x>" not in source
     assert "From 0 to 8 Mbit/s, in 3 steps; simulated." in plain
@@ -449,6 +449,14 @@ def test_page_of_a_method_shows_what_is_learnt():
     assert up[1][0] > up[1][1] > up[1][2]
     assert world.count("ours &lt;b&gt;</li>") == 1
     assert "<b>" not in world.replace("<b>Fix", "")
+
+
+def test_a_simulated_world_in_which_nothing_changes_says_so():
+    curve = result().curves[0].model_copy(update={"simulation": simulated().model_copy(update={"rates": []})})
+    text, _ = page_of(reports(report(result(curves=[curve]))))
+    assert "No rate changes over time here." in text
+    curve = result().curves[0].model_copy(update={"simulation": simulated()})
+    assert "No rate changes" not in page_of(reports(report(result(curves=[curve]))))[0]
 
 
 def test_a_line_has_a_value_for_each_time():

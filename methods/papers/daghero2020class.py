@@ -209,7 +209,8 @@ class ClassDependent(ImageCascadeMethod):
     fits_on: ClassVar[float] = 0.5  # of the validation images: thresholds are searched on them
     knob: ClassVar[str] = "allowed loss"
     knobs: ClassVar[tuple[float, ...]] = (
-        1.0, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.0, -0.002, -0.004, -0.006, -0.008, -0.01, -0.015, -0.02, -math.inf,
+        1.0, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.0, -0.002, -0.004, -0.006, -0.008, -0.01, -0.011, -0.012, -0.013,
+        -0.014, -0.015, -0.02, -math.inf,
     )  # fmt: skip
     exempt: ClassVar[Mapping[str, str]] = {
         "cost_is_monotone": "thresholds are searched anew for each allowed loss; those for more of it cost less on the "
