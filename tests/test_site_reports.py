@@ -401,7 +401,8 @@ def test_page_of_a_method_shows_its_simulated_world():
     text, source = page_of(reports(report(result(curves=[curve]))))
     plain = " ".join(text.split())
     for said in ("The simulated world { #world }", "Nothing here was measured", "the first 60 simulated seconds",
-                 "multiply-accumulates divided by the machine’s speed", "Link 1, bandwidth (simulated)", "device <x>, speed: 2 billion MACs/s"):  # fmt: skip
+                 "multiply-accumulates divided by the machine’s speed",
+                 "Link 1, bandwidth (simulated)", "device <x>, speed: 2 billion MACs/s"):  # fmt: skip
         assert said in plain, said
     assert "<x>" not in source
     assert "From 0 to 8 Mbit/s, in 3 steps; simulated." in plain

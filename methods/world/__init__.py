@@ -14,8 +14,8 @@ CDNN-over-Fog, SPINN, the hybrid network, Exit Predictor. The others are no such
 - DEE, LEE and SEE (``families/on_device.py``), one phone frame by frame: ``machines`` and ``traces``;
 - EENet, a chip image by image: ``traces``;
 - IoVT, a cell slot by slot, whose channels and free shares follow formulas of its own: journeys and bytes as above;
-- the federated methods, round by round: ``wire``, and for adaptive control ``machines`` and ``traces``. ES-FedAvg counts
-  bytes and has no clock, as nothing in it depends on time.
+- the federated methods, round by round: ``wire``, and for adaptive control ``machines`` and ``traces``. ES-FedAvg
+  counts bytes and has no clock, as nothing in it depends on time.
 
 SnaPEA and class-dependent thresholds run on one chip, where nothing changes: they count operations and need no world.
 
