@@ -45,6 +45,8 @@ ALONE = re.compile(
     r"(?:(?P<before>.*\S)\s+[-–—]\s+)?(?P<acronym>[A-Z]\w*[A-Z][\w+/-]*?)(?:[ ’']+(?P<year>(?:(?:19|20)?\d\d)?))?$"
 )
 """`ICLR`, `ICLR 2020`, `Computer Vision - ECCV 2018`."""
+RENAMED = {"nips": "neurips"}
+"""Acronyms that a venue has changed, casefolded."""
 SMALL = ("a", "an", "the", "of", "on", "in", "for", "and")
 """Words that abbreviated names leave out."""
 
@@ -392,6 +394,7 @@ def _venue(venue: str) -> _Venue:
     stem = PROCEEDINGS.sub(" ", name)
     words = tuple(word.casefold() for word in re.findall(r"\w+", stem) if word.casefold() not in SMALL)
     acronym = normalised(found["acronym"]) if found and "workshop" not in stem.casefold() else ""
+    acronym = RENAMED.get(acronym, acronym)
     return _Venue(normalised(name), normalised(stem), words, acronym, year, loose)
 
 

@@ -159,6 +159,12 @@ def test_two_venues_that_look_like_one_may_be_said_to_be_two(tree):
     assert found("venue") == []
 
 
+def test_a_venue_with_its_old_acronym_is_one_with_two_names(tree):
+    add(tree, "doe2027new", DOE | {"booktitle": "Adv. in Neural Inf. Proc. Syst. (NIPS 2024)"})
+    (finding,) = found("venue")
+    assert "(NeurIPS 2024)" in finding.says
+
+
 def test_stale_results_are_told_by_a_file(monkeypatch):
     monkeypatch.undo()
     from eelit.cli.doctor import _measured

@@ -759,8 +759,17 @@ def test_several_inputs_are_given_by_name():
 # Taking it elsewhere
 
 
+def unpadded():
+    return {**texts(), "attention_mask": torch.ones_like(texts()["input_ids"])}
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: (attach(bert(), [2]), texts()), lambda: (attach(cnn(), probe=images()), images())]
+    "make",
+    [
+        lambda: (attach(bert(), [2]), texts()),
+        lambda: (attach(bert(), [2]), unpadded()),
+        lambda: (attach(cnn(), probe=images()), images()),
+    ],
 )
 def test_exported_stages_say_the_same_and_skip(make, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -794,6 +803,16 @@ def test_exported_stages_say_the_same_and_skip(make, tmp_path):
         assert rejected.any() or threshold < 1  # who left early is not refused
         np.testing.assert_allclose(answers, found.answers.numpy(), rtol=1e-3, atol=1e-4)
     compile(deployed.loop(), "loop.py", "exec")
+
+
+def test_an_export_that_is_not_proved_leaves_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from eelit.methods.own import export
+
+    monkeypatch.setattr(export, "CLOSE", -1.0)
+    with pytest.raises(CannotExport, match="what onnxruntime says at exit 1"):
+        attach(cnn(), probe=images()).export(tmp_path / "new", images())
+    assert not [*(tmp_path / "new").iterdir()]
 
 
 # Language models

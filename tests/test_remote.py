@@ -7,11 +7,13 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import requests
 import scholarly
 from scholarly import Server, Work
 
 from eelit.bib.record import Person, Record
 from eelit.bib.remote import agree, arxiv, crossref, dblp, lookup, openalex, said, semanticscholar, services, web
+from eelit.bib.remote.links import Links
 
 HASH = hashlib.sha1(b"W1").hexdigest()
 DEPTH = Work(
@@ -540,3 +542,14 @@ def test_a_short_page_is_not_the_last_if_a_cursor_leads_on():
     run = SimpleNamespace(manners=services.Manners(keys={"openalex": "k"}))
     run.get = lambda *given: openalex.Page.model_validate(next(pages))
     assert len(list(openalex.citing(run, ["W1"], 5))) == 2
+
+
+@pytest.mark.parametrize("error", [requests.ConnectTimeout, requests.ReadTimeout, requests.ConnectionError])
+def test_a_host_that_does_not_answer_in_time_is_named(error):
+    class Slow:
+        def look(self, address, method):
+            raise error
+
+    links = Links(Slow())
+    assert [links.fault("https://a.example/1"), links.fault("https://a.example/2")] == ["", ""]
+    assert links.troubles() == ["a.example cannot be reached; links that were not followed: 2"]

@@ -37,9 +37,7 @@ class Links:
             response = self.web.look(address, "HEAD")
             if response.status_code in (*GONE, *REFUSED):  # some know no HEAD
                 response = self.web.look(address, "GET")
-        except requests.Timeout:
-            return ""
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             self.unreached[host] = 1
             if not self.reached and len(self.unreached) >= MOST_UNREACHED:
                 raise NoNetwork(f"{', '.join(self.unreached)} cannot be reached: links need a network") from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,16 +54,19 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
     (``state_0_0`` …), which the last file does not have. ``stages.json`` names files, inputs and outputs in order.
 
     Sizes but the number of samples are those of the example. Raises `CannotExport` if what onnxruntime says differs, or
-    if something in the network has no counterpart, and `ImportError` without the packages that ``eelit[onnx]`` brings.
+    if something in the network has no counterpart, and then leaves the folder as it was; and `ImportError` without the
+    packages that ``eelit[onnx]`` brings.
     """
     place, inputs = Path(folder), inputs_of(example)
     if samples_of(inputs) < 2:
         raise CannotExport("the example is of two samples at least, since their number must be told from other sizes")
     named: Any = dict(inputs) if isinstance(inputs, Mapping) else {"inputs": inputs}
     model, told = network.model.cpu(), []
-    with evaluating(model), warnings.catch_warnings():
+    place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".proving-", dir=place) as made, evaluating(model), warnings.catch_warnings():
+        aside = Path(made)
         warnings.simplefilter("ignore")
-        state: Any = inputs
+        state: Any = _masked(inputs)
         names, gives = list(named), dict[str, list[str]]()
         for i in range(model.exits):
             parts, structure = pytree.tree_flatten(state)
@@ -75,13 +80,16 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
             told.append(f"stage-{i}.onnx")
             gives[told[-1]] = [f"answer_{i}", *following]
             content = _written(step, parts, names, gives[told[-1]], samples_of(inputs))
-            write(place / told[-1], content)
+            write(aside / told[-1], content)
             names = following
-    about: dict[str, Any] = {"stages": told}
-    about["inputs"] = {name: [str(t.dtype), list(t.shape[1:])] for name, t in named.items()}
-    about["outputs"] = gives
-    write(place / NAME, json.dumps(about, indent=1).encode() + b"\n")
-    _prove(network, place, inputs)
+        about: dict[str, Any] = {"stages": told}
+        about["inputs"] = {name: [str(t.dtype), list(t.shape[1:])] for name, t in named.items()}
+        about["outputs"] = gives
+        write(aside / NAME, json.dumps(about, indent=1).encode() + b"\n")
+        for each in (inputs, _masked(inputs)):
+            _prove(network, aside, each)
+        for name in (*told, NAME):
+            os.replace(aside / name, place / name)
 
 
 def example_in(path: str | Path) -> Inputs:
@@ -92,6 +100,18 @@ def example_in(path: str | Path) -> Inputs:
     with held as found:
         named = {name: torch.as_tensor(found[name]) for name in found.files}
     return next(iter(named.values())) if len(named) == 1 else named
+
+
+def _masked(inputs: Inputs) -> Inputs:
+    """Return the example with one token masked where none is: transformers drops a mask of ones, and graphs lack it."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.dim() != 2 or mask.shape[1] < 2 or not bool(mask.all()):
+        return inputs
+    mask = mask.clone()
+    mask[0, -1] = 0
+    return {**inputs, "attention_mask": mask}
 
 
 def _written(step: nn.Module, parts: list[Any], names: list[str], gives: list[str], samples: int) -> bytes:
@@ -120,7 +140,12 @@ def _prove(network: Network, place: Path, inputs: Inputs) -> None:
             name: part.numpy() for name, part in (some.items() if isinstance(some, Mapping) else [("inputs", some)])
         }
         for i, stage in enumerate(stages):
-            found, *parts = stage.run(None, {each.name: state[each.name] for each in stage.get_inputs()})
+            given = {each.name: state[each.name] for each in stage.get_inputs()}
+            try:
+                found, *parts = stage.run(None, given)
+            except Exception as error:  # those of onnxruntime have no class in common
+                first = str(error).strip().partition("\n")[0]
+                raise CannotExport(f"onnxruntime cannot run exit {i + 1} of {len(rows)} samples: {first}") from error
             state = dict(zip((each.name for each in stage.get_outputs()[1:]), parts, strict=True))
             gap = float(np.abs(found - wanted[i]).max()) if found.shape == wanted[i].shape else np.inf
             if not gap <= CLOSE * max(1e-3, float(np.abs(wanted[i]).max())):
