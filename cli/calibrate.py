@@ -191,13 +191,14 @@ def _mixed(parts: list[dict[str, Any]]) -> str:
 
 
 def _measured(found: SavedRule) -> Iterator[str]:
-    """Yield in sentences what the rule comes to where nothing was chosen."""
+    """Yield in sentences what the rule comes to on the half where it was tested, or where nothing was chosen."""
     from eelit.methods.own.given import said_not_finite
 
     m = found.promise["measured"]
+    where = "on which the setting was tested and accepted" if found.promise["proved"] else "not used for choosing"
     yield found.data["as_read"]
     yield (
-        f"On {found.data['told_on']} samples not used for choosing: {m['share']:.1%} ± {m['share_error']:.1%} of "
+        f"On {found.data['told_on']} samples {where}: {m['share']:.1%} ± {m['share_error']:.1%} of "
         f"the full model's cost, {found.promise['quality_is']} {m['quality']:.4f} beside {m['full_quality']:.4f} (drop "
         f"{m['drop']:.4f} ± {m['drop_error']:.4f}, standard errors)."
     )

@@ -134,6 +134,9 @@ def test_calibrate_writes_a_rule_that_is_read_again(eelit, file, tmp_path):
     assert found.exit_code == 0, found.stderr
     assert "conformal risk control" in found.stdout
     assert "Promised with proof." in found.stdout
+    assert "on which the setting was tested and accepted" in " ".join(found.stdout.split())
+    measured = eelit("calibrate", "--logits", file, "--budget", "0.6", *FEW, "--out", tmp_path / "measured.json").stdout
+    assert "samples not used for choosing" in " ".join(measured.split())
     rule = load_rule(out)
     assert rule.promise["unit"] == "GMACs"
     assert (rule.promise["goal"], rule.promise["value"]) == ("mean_risk", 0.05)
