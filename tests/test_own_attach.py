@@ -519,6 +519,13 @@ def test_what_cannot_be_trained_so_is_refused():
 # Keeping
 
 
+def test_a_network_is_printed_in_a_line():
+    assert repr(attach(bert(), [2])) == (
+        "<Network: BertForSequenceClassification, exits after layer 2 of 4, after layer 4 of 4>"
+    )
+    assert repr(attach(llama())) == "<TokenNetwork: LlamaForCausalLM, 4 exits>"
+
+
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
     network = attach(bert(), [2])
     network.save(tmp_path)

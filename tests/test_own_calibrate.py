@@ -799,3 +799,10 @@ def test_the_risk_that_could_be_promised_is_granted(name, how):
         calibrate(logits, **{goal: could}, **how, seed=seed)
         with pytest.raises(CannotPromise):
             calibrate(logits, **{goal: could - 2e-4}, **how, seed=seed)
+
+
+def test_a_rule_is_printed_without_its_table(real):
+    rule = calibrate(real, budget=0.5, settings=6)
+    assert len(rule.table_) > 5
+    assert len(repr(rule)) < 1500
+    assert "table_" not in repr(rule)

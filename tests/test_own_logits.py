@@ -419,3 +419,10 @@ def test_a_table_has_one_column_of_labels(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["sample,exit,label,target,z0,z1", *lines]))
     with pytest.raises(WrongLogits, match="two columns for the labels; leave out `target` or the other"):
         files.read(tmp_path / "a.csv")
+
+
+def test_outputs_are_printed_in_a_line(outputs):
+    z, y = outputs
+    told = repr(Logits(z, labels=y))
+    assert told == f"<Logits: logits of {z.shape[0]} exits, {z.shape[1]} samples, {z.shape[2]} classes>"
+    assert repr(Logits(z[..., 0], labels=y.astype(float))).endswith(f"{z.shape[1]} samples>")

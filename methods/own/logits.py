@@ -125,6 +125,10 @@ class Logits:
         """Mean cost of the full model: without the heads of earlier exits, if that is known."""
         return float(self.costs[-1].mean() if self.plain_costs is None else self.plain_costs[-1])
 
+    def __repr__(self) -> str:
+        classes = f", {self.classes} classes" if self.classes else ""
+        return f"<Logits: {self.kind} of {self.exits} exits, {self.samples} samples{classes}>"
+
     @property
     def as_read(self) -> str:
         """What the array was taken for, in a sentence."""

@@ -72,6 +72,9 @@ class Network:
         self.places, self.outputs, self.probe = tuple(places), outputs, probe
         self._costs: dict[Any, tuple[list[int], list[int]]] = {}
 
+    def __repr__(self) -> str:
+        return f"<Network: {type(self.original).__name__}, exits {', '.join(self.places)}>"
+
     @property
     def exits(self) -> int:
         """E, the last exit included."""

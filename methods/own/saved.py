@@ -63,10 +63,10 @@ class SavedRule:
     classes: int
     kind: str
     reject_below: float = -math.inf  # confidence at the last exit below which no answer is given
-    promise: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    table_: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    promise: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)
+    table_: tuple[Mapping[str, Any], ...] = field(default=(), compare=False, repr=False)
     """What it and others come to, not kept: settings, figures, outcomes of tests, and which was chosen."""
 
     @property

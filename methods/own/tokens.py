@@ -63,6 +63,9 @@ class TokenNetwork:
     def __init__(self, model: ExitDecoder, original: nn.Module) -> None:
         self.model, self.original = model.eval(), original
 
+    def __repr__(self) -> str:
+        return f"<TokenNetwork: {type(self.original).__name__}, {self.exits} exits>"
+
     @property
     def exits(self) -> int:
         """E: of layers."""
