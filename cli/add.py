@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from eelit.catalog.load import Loaded
 
 ELSEWHERE = "add works in a checkout of your own"
+SHORTEST, ALIKE = 10, 0.8
+"""Letters of a title from which on another one may hold it, and the likeness (as `difflib` has it) of near ones."""
 TYPED = """\
 {why} Type the record into bib/early-exit.bib, with what the title page says:
 
@@ -84,7 +86,7 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     if _tell_known(loaded, _named(loaded, wanted), by_name=wanted.kind == "title"):
         return
     if is_offline(offline):
-        click.echo(_typed(wanted, key, "Offline, no service is asked."))
+        _show_typed(wanted, key, loaded, "Offline, no service is asked.", style)
         return
     with asking(contact, anew=anew) as web:
         found = gather(web, wanted)
@@ -93,10 +95,10 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     elif found.saids:
         _add(found, loaded, key, style, dry_run=dry_run)
     elif found.troubles and not web.asked.total():
-        click.echo(_typed(wanted, key, "No service could be reached."))
+        _show_typed(wanted, key, loaded, "No service could be reached.", style)
         raise Failure("no service could be reached; run this again with a network, or type the record", RUN_FAILED)
     else:
-        _nobody_knows(found, loaded, wanted)
+        _nobody_knows(found, loaded, wanted, style)
 
 
 def _add(found: Gathered, loaded: Loaded, key: str, style: str, *, dry_run: bool) -> None:
@@ -198,6 +200,36 @@ def _same_title(other: Record, key: str) -> str:
     )
 
 
+def _show_typed(wanted: Given, key: str, loaded: Loaded, why: str, style: str) -> None:
+    """Say what to type, and which works here have a title much like the one that was given."""
+    text, near = _typed(wanted, key, why), _near(loaded, wanted)
+    if style == "json":
+        similar = [{"key": each.key, "title": each.title} for each in near]
+        click.echo(json_text({"type": text, "similar_here": similar, "written": False}))
+        return
+    click.echo(text)
+    for each in near:
+        click.echo(
+            f"eelit: the catalogue has `{each.key}` ({each.short_authors()}, {each.year}): {each.title}", err=True
+        )
+
+
+def _near(loaded: Loaded, wanted: Given) -> list[Record]:
+    """Return the works here whose title holds the one that was given, or is nearly the same."""
+    from difflib import SequenceMatcher
+
+    from eelit.bib.remote.said import folded
+
+    if wanted.kind != "title":
+        return []
+    ours = folded(wanted.value)
+    titles = [(each, folded(each.title)) for each in loaded.bibliography.records.values()]
+    return [
+        each for each, title in titles
+        if len(ours) >= SHORTEST and (ours in title or SequenceMatcher(None, ours, title).ratio() >= ALIKE)
+    ]  # fmt: skip
+
+
 def _typed(wanted: Given, key: str, why: str) -> str:
     from eelit.bib.write import tex_title
 
@@ -209,20 +241,21 @@ def _typed(wanted: Given, key: str, why: str) -> str:
 def _let_choose(found: Gathered, loaded: Loaded, wanted: Given, style: str) -> None:
     """Show the works that have the title that was given, for the user to choose one."""
     if style == "json":
-        told = [
-            {
-                "service": said.service,
-                **{name: said.text(name) for name in ("title", "authors", "year", "doi", "arxiv")},
-                "address": said.address,
-                "here": _here(loaded, said),
-            }
-            for said in found.choices
-        ]
+        told = [_as_data(said, loaded) for said in found.choices]
         click.echo(json_text({"choices": told, "not_asked": found.troubles, "written": False}))
     else:
         click.echo(bold("SEVERAL WORKS HAVE THIS TITLE"))
         click.echo(_listed(found.choices, loaded))
     nothing_found(f"several works are called `{wanted.value}`; give the DOI or arXiv id of one. Nothing was added")
+
+
+def _as_data(said: Said, loaded: Loaded) -> dict[str, Any]:
+    return {
+        "service": said.service,
+        **{name: said.text(name) for name in ("title", "authors", "year", "doi", "arxiv")},
+        "address": said.address,
+        "here": _here(loaded, said),
+    }
 
 
 def _listed(saids: list[Said], loaded: Loaded) -> str:
@@ -243,9 +276,12 @@ def _here(loaded: Loaded, said: Said) -> list[str]:
     return duplicates(loaded.bibliography.records.values(), said)
 
 
-def _nobody_knows(found: Gathered, loaded: Loaded, wanted: Given) -> None:
+def _nobody_knows(found: Gathered, loaded: Loaded, wanted: Given, style: str) -> None:
     """Say that nothing was found, what came near, and who could not be asked."""
-    if found.others:
+    if style == "json":
+        similar = [_as_data(said, loaded) for said in found.others]
+        click.echo(json_text({"similar": similar, "not_asked": found.troubles, "written": False}))
+    elif found.others:
         click.echo(bold("SIMILAR, BUT NOT THE SAME"))
         click.echo(_listed(found.others, loaded))
     if found.troubles:

@@ -247,6 +247,25 @@ def test_offline_it_says_what_to_type_and_asks_nobody(tree, server, eelit, monke
     assert not (tree.parent / "cache").exists()
 
 
+def test_offline_works_with_a_similar_title_are_named(tree, server, eelit):
+    found = eelit("add", "BERT Loses Patience", "--offline")
+    assert found.exit_code == 0
+    assert "the catalogue has `zhou2020pabee`" in found.stderr
+    assert "the catalogue has" not in eelit("add", "Patience", "--offline").stderr, "too short to tell"
+    told = json.loads(eelit("add", "BERT Loses Patience", "--offline", "--format", "json").stdout)
+    assert [each["key"] for each in told["similar_here"]] == ["zhou2020pabee"]
+    assert told["type"].startswith("Offline, no service is asked.")
+    assert told["written"] is False
+
+
+def test_nobody_knows_it_is_told_in_json_too(tree, server, eelit):
+    found = eelit("add", "leaving a network early", "--format", "json")
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert told["similar"]
+    assert told["written"] is False
+
+
 def test_what_is_typed_without_being_filled_in_is_refused(tree, server, eelit):
     typed = eelit("add", "A Wholly New BERT", "--key", "doe2027new", "--offline").stdout
     record = typed[typed.index("@") : typed.index("}\n\n") + 2]
