@@ -819,7 +819,7 @@ def test_an_export_that_is_not_proved_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "CLOSE", -1.0)
     with pytest.raises(CannotExport, match="what onnxruntime says at exit 1"):
         attach(cnn(), probe=images()).export(tmp_path / "new", images())
-    assert not [*(tmp_path / "new").iterdir()]
+    assert not [*tmp_path.iterdir()]
 
 
 # Language models

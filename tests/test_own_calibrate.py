@@ -253,7 +253,7 @@ def test_a_drop_is_kept_with_and_without_a_proof(real):
     assert lost.mean() + 2 * lost.std(ddof=1) / math.sqrt(len(lost)) <= 0.02 + 1e-9
     assert (plain.promise["proved"], sure.promise["proved"]) == (False, True)
     assert sure.promise["measured_loss"] < 0.02
-    assert plain.promise["measured"]["saved"] > sure.promise["measured"]["saved"] > 0
+    assert plain.promise["measured"]["saved"] >= sure.promise["measured"]["saved"] > 0
 
 
 def test_the_error_of_a_mixture_is_that_of_samples_of_which_each_draws_one(real):

@@ -112,7 +112,6 @@ def advise(
 
     Standard errors take the samples as independent of each other, unless the data say which belong together
     (`Logits.groups`): then groups are taken as independent.
-
     Raises `WrongLogits` for too few samples, or outputs from which nothing can be told.
 
     Exits that know nothing before the last leave nothing to save:

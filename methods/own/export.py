@@ -62,8 +62,12 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
         raise CannotExport("the example is of two samples at least, since their number must be told from other sizes")
     named: Any = dict(inputs) if isinstance(inputs, Mapping) else {"inputs": inputs}
     model, told = network.model.cpu(), []
-    place.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".proving-", dir=place) as made, evaluating(model), warnings.catch_warnings():
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as made,
+        evaluating(model),
+        warnings.catch_warnings(),
+    ):
         aside = Path(made)
         warnings.simplefilter("ignore")
         state: Any = _masked(inputs)
@@ -88,6 +92,7 @@ def export(network: Network, folder: str | Path, example: Any) -> None:
         write(aside / NAME, json.dumps(about, indent=1).encode() + b"\n")
         for each in (inputs, _masked(inputs)):
             _prove(network, aside, each)
+        place.mkdir(exist_ok=True)
         for name in (*told, NAME):
             os.replace(aside / name, place / name)
 

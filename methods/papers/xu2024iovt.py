@@ -472,6 +472,9 @@ class IovtDdpg(ImageMethod, TierMethod):
     fits_on: ClassVar[float] = 0.5  # of the validation data, for acc(s, e)
     knob: ClassVar[str] = "w"
     knobs: ClassVar[tuple[float, ...]] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    full: ClassVar[Mapping[str, Any]] = {  # the network of the track
+        "widths": (128, 256), "blocks": 3, "shares": (0.2, 0.35, 0.5, 0.65, 0.8), "epochs": 2.0,
+    }  # fmt: skip
     tiny: ClassVar[Mapping[str, Any]] = {
         **ImageMethod.tiny, "slots": 800, "speeds": (6e5, 8e5, 1.2e6), "server": 4e6, "bandwidth": 5e5,
         "signal": (10.0, 30.0, 100.0), "slot": 0.25, "soft": 0.02,
