@@ -30,7 +30,8 @@ def test_the_conditions_of_images_name_the_other_networks_that_learn_in_bfloat16
     titles, usual = load(sources()).entries, registry.get("kaya2019sdn")
     named = set()
     for key in bench.members("images"):
-        method = registry.get(key)
+        main = registry.get(key)
+        method = main.variant(next(iter(main.variants)), "full")
         network = getattr(method, "network", "resnet")
         if hasattr(method, "half") and (method.widths != usual.widths or network == "vgg"):
             named.add(titles[key].short_name)
