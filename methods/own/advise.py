@@ -126,12 +126,11 @@ def advise(
     scores = scores_of(data)
     data = scores.logits
     parts = halves(data, seed)
-    found: list[Setting] = []
+    told, found = parts.telling, list[Setting]()
     rules = [rule for rule in suited(data) if rule.name not in ("static", "mean-so-far")]
     for number, rule in enumerate(rules):
         progress(f"trying {settings} settings of each of {len(rules)} policies", number / len(rules))
         found += tried(rule, scores, parts.choosing, settings, disable=True)
-    told = parts.telling
     gain = scores.gain[:, told].astype(np.float64)
     saves, loss, error = _cut_off(scores, parts)
     tested, undecided = _tested(scores, found, parts)

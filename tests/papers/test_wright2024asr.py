@@ -716,7 +716,7 @@ def test_rivals_are_conformers_on_the_same_utterances(prepared, monkeypatch):
         "deeper exits read better", "cheaper at nearly the same error rate", "low exits are better from scratch",
         "other exits help the full depth", "the first exit pays for it", "better than the entropy of frames",
     ]  # fmt: skip
-    joint, frames, last, shallow, by_path = asked
+    joint, by_path, frames, last, shallow = asked
     assert (frames.hypotheses, by_path) == (50, frames.replace({"hypotheses": 0}))
     assert (type(joint), joint.encoder, joint.joint, joint.groups) == (EarlyExitAsr, "conformer", True, 4)
     assert (joint.corpus, joint.train_size, joint.reduction, joint.hypotheses) == ("sentences", 7, 2, 0)
