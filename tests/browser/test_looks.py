@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 WIDTHS = (1280, 390)
 PICTURE = 1600  # pixels from the top that are looked at: pages go on in the same way below
+PAPER = 700  # CSS pixels: the width of A4 without its margins of 12 mm
 BLANK = 200  # pixels; the highest band without ink is a third as high
 # What is meant to be seen and turned: not what the page folds or hides by attribute, not the theme's own. On a phone
 # the table of papers has fewer columns; on a desktop the key of the graph is not folded.
@@ -116,6 +117,19 @@ def test_every_page_shows_what_it_has(open_page, served, kinds, width):
         settle(page)
         found += [f"{path}: {fault}" for fault in faults_of(page, width)]
     assert not found, told(found)
+
+
+def test_nothing_is_cut_off_on_paper(open_page, served, kinds):
+    page = open_page("index.html", width=PAPER, still=True)
+    page.emulate_media(media="print")
+    wide = []
+    for path in kinds:
+        page.goto(served + path)
+        settle(page)
+        page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+        if (width := page.evaluate("document.documentElement.scrollWidth")) > PAPER:
+            wide.append(f"{path}: {width} pixels")
+    assert not wide, told(wide)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
