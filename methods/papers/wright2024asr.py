@@ -38,7 +38,7 @@ Deviations
        frozen and the heads alone learn, two linear layers and a convolution each, since 11 minutes of speech are too
        few to tune it; the paper tunes wav2vec 2.0 and WavLM, all layers, with linear heads. The conformer from scratch
        is trained in the claims: 4 exits, a layer each, 96 wide, against 6 exits of two layers, 256 wide. From so
-       little speech it does not learn to read: with seed 0, 71 % of the letters are wrong at its last exit. So three of
+       little speech it does not learn to read: with seed 0, 68 % of the letters are wrong at its last exit. So three of
        the claims, those on conformers, could not be tried: they are marked as not comparable. Each branch of a layer
        starts a tenth as strong as usual; otherwise, in so few steps, low exits learn and deep ones do not. Both hear
        Whisper's 80 mel bands, of which the upper ones are empty at 8 kHz. AdamW with a linear schedule, not Noam's; no
