@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from eelit.bib.files import read_file
-from eelit.bib.read import Bibliography
+
+if TYPE_CHECKING:
+    from eelit.bib.read import Bibliography
 
 BY_WAY = re.compile(r"\bby way of (https?://\S+?)[:,;]?(?=\s|$)")
 """How what a mirror told is marked: it is no word of the service itself."""
-MACHINE_MADE = re.compile(r"\d{4}-\d\d-\d\d(?:, by way of \S+)?: (?:[\w, ]+ from [\w, ]+(?:; |$))+")
-"""A comment that says where fields come from, as `eelit add` and `eelit sync` write it: nobody decided anything."""
-
-
-def comments(bibliography: Bibliography) -> dict[str, str]:
-    """Return what people wrote above each record: key → all their lines of comment as one text."""
-    told: dict[str, list[str]] = {key: [] for key in bibliography.records}
-    for key, _, said in comment_lines(bibliography):
-        told[key] += [] if MACHINE_MADE.fullmatch(said) else [said]
-    return {key: " ".join(lines) for key, lines in told.items()}
 
 
 def comment_lines(bibliography: Bibliography) -> Iterator[tuple[str, int, str]]:

@@ -89,6 +89,23 @@ def with_comment(text: str, key: str, comment: str) -> str:
     return f"{text[:start]}% {' '.join(comment.split())}\n{text[start:]}"
 
 
+def comments_above(text: str, key: str) -> list[str]:
+    """Return what the lines of comment above a record say, the first line first. Raises `NotWritable`."""
+    lines, place = text.splitlines(), _block(text, key).line - 1
+    first = place
+    while first > 0 and lines[first - 1].startswith("%"):
+        first -= 1
+    return [line.lstrip("% ").strip() for line in lines[first:place]]
+
+
+def without_comment(text: str, key: str, comment: str) -> str:
+    """Return a bibliography without the lines of comment above a record that say this. Raises `NotWritable`."""
+    said, place = comments_above(text, key), _block(text, key).line - 1
+    lines = text.splitlines(keepends=True)
+    kept = [line for line, each in zip(lines[place - len(said) : place], said, strict=True) if each != comment]
+    return "".join([*lines[: place - len(said)], *kept, *lines[place:]])
+
+
 def without_field(text: str, key: str, name: str) -> str:
     """Return a bibliography in which a record has no such field. Raises `NotWritable`."""
     block = _block(text, key)

@@ -23,6 +23,7 @@ from sqlmodel import Field, SQLModel, create_engine, insert
 
 from eelit.bib.citations import Citation
 from eelit.bib.problems import Problem
+from eelit.bib.provenance import Told, provenance
 from eelit.bib.record import Record
 from eelit.catalog import words
 from eelit.catalog.check import broader_terms, check_loaded, losses
@@ -90,12 +91,13 @@ class WorkRow(SQLModel, table=True):
 
 
 class DocumentRow(SQLModel, table=True):
-    """Entry and record in full, as JSON."""
+    """Entry and record in full, and what services told of the record's fields, as JSON."""
 
     __tablename__ = "document"
     work_id: int = Field(primary_key=True, foreign_key="work.id")
     entry: str
     record: str
+    told: str
 
 
 class NameRow(SQLModel, table=True):
@@ -178,6 +180,7 @@ class Content:
     taxonomy: Taxonomy
     works: Iterable[tuple[Entry, Record]]
     citations: list[Citation] = field(default_factory=list)
+    told: dict[str, list[Told]] = field(default_factory=dict)  # key → what services told of its record
     meta: dict[str, str] = field(default_factory=dict)
 
 
@@ -212,7 +215,10 @@ def build(path: Path, sources: Sources, *, shipped: bool = False) -> Report:
     works.sort(key=lambda work: (-work[1].year, work[0].key))
     meta = {"root": "" if shipped else as_text(root), "fingerprint": "" if shipped else mark}
     meta["complete_lists"] = str(len(loaded.lists.complete))
-    write(path, Content(loaded.taxonomy, works, loaded.citations.edges, meta))
+    told: dict[str, list[Told]] = {}
+    for key, _, each in provenance(loaded.bibliography):
+        told.setdefault(key, []).append(each)
+    write(path, Content(loaded.taxonomy, works, loaded.citations.edges, told, meta))
     return Report(path, len(works), time.perf_counter() - start, problems)
 
 
@@ -336,7 +342,7 @@ def _write_works(
         keys[entry.key] = number
         if entry.relations:
             related.append((number, entry))
-        for table, row in _rows_of_work(number, entry, record, numbers):
+        for table, row in _rows_of_work(number, entry, record, numbers, content.told.get(entry.key, [])):
             rows.setdefault(table, []).append(row)
         texts.append((number, *map(fold, words.texts(entry, record, known))))
         if number % BATCH == 0:
@@ -346,12 +352,14 @@ def _write_works(
 
 
 def _rows_of_work(
-    number: int, entry: Entry, record: Record, numbers: dict[tuple[str, str], list[int]]
+    number: int, entry: Entry, record: Record, numbers: dict[tuple[str, str], list[int]], told: list[Told]
 ) -> Iterator[tuple[type[SQLModel], dict[str, Any]]]:
     """Yield the rows of one work, table by table."""
     yield WorkRow, _work_row(number, entry, record)
-    documents = {"entry": entry.model_dump_json(), "record": json.dumps(record.to_dict(), ensure_ascii=False)}
-    yield DocumentRow, {"work_id": number} | documents
+    said = [each.to_dict() for each in told]
+    plain = {"record": record.to_dict(), "told": said}
+    documents = {name: json.dumps(data, ensure_ascii=False) for name, data in plain.items()}
+    yield DocumentRow, {"work_id": number, "entry": entry.model_dump_json()} | documents
     names = {fold(name): name for name in [*entry.aliases, entry.short_name, entry.key]}
     for folded, name in names.items():
         yield NameRow, {"folded": folded, "work_id": number, "name": name, "is_key": name == entry.key}

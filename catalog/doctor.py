@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from eelit.bib.decided import BY_WAY, comment_lines, comments, is_quoted
+from eelit.bib.alike import is_other
+from eelit.bib.decided import BY_WAY, comment_lines, is_quoted
 from eelit.bib.files import Changes
 from eelit.bib.identifiers import EN_DASH, is_range, normal_pages
 from eelit.bib.problems import Problem, Severity, shown
+from eelit.bib.provenance import Told, comments_of_people, provenance
 from eelit.bib.record import Record
 from eelit.bib.tex import read_tex
 from eelit.bib.write import NotWritable, with_field, without_field
@@ -95,13 +97,15 @@ def findings(loaded: Loaded, measured: Mapping[str, Measured] | None = None) -> 
         *_checked(loaded),
         *_missing(loaded),
         *_contradicting(loaded),
+        *_told_otherwise(loaded),
         *_identifiers(loaded),
         *_venues(loaded),
         *_versions(loaded),
         *_externals(loaded),
         *_unconnected(loaded),
         *_mirrored(loaded),
-        *_results(loaded, measured or {}),
+        *(_results(loaded, measured) if measured is not None else ()),
+        *(_unmeasured(loaded, measured) if measured is not None else ()),
     ]
     return sorted(set(_once(found)), key=lambda each: (each.path, each.line, each.rule, each.says))
 
@@ -130,7 +134,7 @@ def doubts_of_new(record: Record, records: Mapping[str, Record]) -> list[str]:
 
 def notes(loaded: Loaded) -> dict[str, str]:
     """Return what people have written of their decisions: above a record, and in `unverified` of its entry."""
-    found = comments(loaded.bibliography)
+    found = comments_of_people(loaded.bibliography)
     for key, entry in loaded.entries.items():
         told = [f"{item.field}: {item.note}" for item in entry.unverified]
         found[key] = " ".join([found.get(key, ""), *told]).strip()
@@ -299,6 +303,24 @@ def _contradicting(loaded: Loaded) -> Iterator[Finding]:
             if name in ("doi", "arxiv", "pages", "venue") and getattr(record, name) and ABSENT.search(item.note):
                 says = f"`unverified` says of `{name}` “{item.note}”, but the bibliography has {getattr(record, name)}"
                 yield _in_entry(loaded, "contradiction", key, ("unverified", index), says, "correct the wrong one")
+
+
+def _told_otherwise(loaded: Loaded) -> Iterator[Finding]:
+    """Yield what services told otherwise when they were asked, until the record has it or a person has decided."""
+    written = notes(loaded)
+    for key, line, told in provenance(loaded.bibliography):
+        own = _own(loaded.bibliography.records[key], told)
+        if is_other(told.field, told.other, own) and not is_quoted([told.field, told.other], written.get(key, "")):
+            ours = f"{told.field} of `{key}` is “{own}”" if own else f"`{key}` has no {told.field}"
+            says = f"{ours}, but “{told.other}” at {', '.join(told.services)} ({told.day})"
+            remedy = "look at its title page and correct the field, or, if ours is right, say so in a comment above it"
+            quoted = f"{remedy}: % {told.field}: not {told.other}"
+            yield Finding("services differ", str(loaded.bibliography.path), line, says, quoted)
+
+
+def _own(record: Record, told: Told) -> str:
+    value = getattr(record, told.field, "")
+    return "; ".join(map(str, value)) if told.field == "authors" else str(value)
 
 
 def _identifiers(loaded: Loaded) -> Iterator[Finding]:
@@ -511,6 +533,17 @@ def _results(loaded: Loaded, measured: Mapping[str, Measured]) -> Iterator[Findi
                 says = f"no result has the outcome “{lacking[0]}” that would try this claim of `{key}`"
                 remedy = f"correct its name in `tried`, or measure again: `{known.again.format(key)}`"
                 yield _in_entry(loaded, "claim without outcome", key, ("claims", index), says, remedy)
+
+
+def _unmeasured(loaded: Loaded, measured: Mapping[str, Measured]) -> Iterator[Finding]:
+    """Yield methods whose entry names outcomes that try its claims, though no result of them is kept at all."""
+    for key, entry in loaded.entries.items():
+        tried = [index for index, claim in enumerate(entry.claims) if claim.tried]
+        if tried and key not in measured:
+            claims = "the claim that names" if len(tried) == 1 else f"the {len(tried)} claims that name"
+            says = f"no result of `{key}` is kept, so nothing tries {claims} outcomes"
+            remedy = f"measure it (`eelit bench {key}` on its track, `eelit run {key} --keep` if it is on none)"
+            yield _in_entry(loaded, "claim without outcome", key, ("claims", tried[0]), says, remedy)
 
 
 def _means(name: str, outcome: str) -> bool:

@@ -15,9 +15,10 @@ from eelit.catalog.faults import CatalogueFault, Damaged, Unavailable, UnknownNa
 
 if TYPE_CHECKING:
     from eelit.bib.citations import Citation
+    from eelit.bib.provenance import Told
     from eelit.bib.record import Record
 
-FORMAT = 4  # raised whenever tables, entries or the seal change; stored as SQLite's user_version
+FORMAT = 5  # raised whenever tables, entries or the seal change; stored as SQLite's user_version
 MARK = 0x65656C69  # "eeli": SQLite's application_id, by which a catalogue is told from other people's databases
 FACETS = ("placement", "training", "policy", "domain")
 COUNTED = (*FACETS, "role")
@@ -107,6 +108,7 @@ class Work:
     cited_by: list[Citation]
     relations: list[Relation]
     related_from: list[Relation]
+    told: list[Told]  # by services of the fields of the record
 
 
 class Catalogue:
@@ -270,7 +272,14 @@ class Catalogue:
             cited_by=list(self._citations("cited.key = ?", key)),
             relations=list(self._relations("source.key = ?", key)),
             related_from=list(self._relations("target.key = ?", key)),
+            told=self._told(key),
         )
+
+    def _told(self, key: str) -> list[Told]:
+        from eelit.bib.provenance import Told
+
+        rows = self._rows("SELECT told FROM document JOIN work ON work.id = work_id WHERE key = ?", (key,))
+        return [Told.from_dict(data) for (text,) in rows for data in json.loads(text)]
 
     def works(self) -> Iterator[Work]:
         """Yield all works, newest first."""

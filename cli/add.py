@@ -61,9 +61,9 @@ def command(work: str, key: str, dry_run: bool, contact: str, offline: bool, ane
     addresses, such as those of OpenReview, PMLR, NeurIPS or IEEE Xplore, give the title or the DOI instead. The
     catalogue is searched for WORK first. If several works have the title, they are listed. Then Crossref, arXiv,
     OpenAlex, DBLP and Semantic Scholar are asked; where they differ, all answers are shown.
-    The record is written to bib/early-exit.bib with a comment that names the source of each field, and the skeleton
-    of an entry is created for you to fill in. Offline, or if no service can be reached, the command prints what to
-    type.
+    The record is written to bib/early-exit.bib with comments that name the source of each field and what others tell
+    otherwise, which `eelit show` and `eelit doctor` read; and the skeleton of an entry is created for you to fill in.
+    Offline, or if no service can be reached, the command prints what to type.
 
     Exits with 0 if the work was added (with --dry-run or --offline: shown), with 1 if the catalogue already has it, no
     service knows it or several works have the title, with 2 if WORK names none, with 3 if the answers make no valid
@@ -218,7 +218,7 @@ def _near(loaded: Loaded, wanted: Given) -> list[Record]:
     """Return the works here whose title holds the one that was given, or is nearly the same."""
     from difflib import SequenceMatcher
 
-    from eelit.bib.remote.said import folded
+    from eelit.bib.alike import folded
 
     if wanted.kind != "title":
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from eelit.catalog.baselines import said
 from eelit.catalog.query import FACETS, Catalogue, Relation, Work
 from eelit.cli.command import WorkName, eelit_command, format_option, open_catalogue
 from eelit.cli.table import bold, json_text, paragraph
+
+if TYPE_CHECKING:
+    from eelit.bib.provenance import Told
 
 AMOUNT = {"exact": "", "about": "about ", "at-least": "at least ", "at-most": "at most "}
 
@@ -46,6 +49,7 @@ def as_json(work: Work) -> dict[str, Any]:
         "cited_by": [vars(edge) for edge in work.cited_by],
         "relations": [relation._asdict() for relation in work.relations],
         "related_from": [relation._asdict() for relation in work.related_from],
+        "told": [told.to_dict() for told in work.told],
     }
 
 
@@ -70,6 +74,7 @@ def _sections(work: Work, catalogue: Catalogue) -> Iterator[str]:
     yield _relations("RELATIONS NOT VERIFIED", work, verified=False)
     yield _list("CODE BY OTHERS", [_code(item) for item in entry["code"]])
     yield _list("SOURCES OF THIS ENTRY", entry["sources"])
+    yield _list("FIELDS OF THE RECORD, AS SERVICES TOLD THEM", _told(work.told))
     yield _list("NOT VERIFIED", [f"{item['field']}: {item['note']}" for item in entry["unverified"]])
     errors = entry["seed"]["errors"] if entry["seed"] else []
     yield _list("ERRATA OF THE SEED LIST", [f"{item['wrong']} → {item['right']}" for item in errors])
@@ -173,6 +178,23 @@ def _relation(relation: Relation) -> str:
     note = f" ({relation.note})" if relation.note else ""
     source = f" [{relation.url}]" if relation.url else ""
     return f"{relation.type.replace('-', ' ')} {relation.target or outside}{note}{source}"
+
+
+def _told(fields: list[Told]) -> list[str]:
+    """Return who told what: together what the same services told on one day, then each that is told otherwise."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for told in fields:
+        if not told.other:
+            same.setdefault((", ".join(told.services), _when(told)), []).append(told.field)
+    lines = [f"{', '.join(names)}: {who} ({when})" for (who, when), names in same.items()]
+    others = [told for told in fields if told.other]
+    return lines + [
+        f"{told.field}: otherwise at {', '.join(told.services)}: “{told.other}” ({_when(told)})" for told in others
+    ]
+
+
+def _when(told: Told) -> str:
+    return f"{told.day}, by way of {told.by_way}" if told.by_way else told.day
 
 
 def _code(item: dict[str, Any]) -> str:

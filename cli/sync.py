@@ -55,9 +55,10 @@ def command(
     for metadata. Answers are kept: a run that was killed continues where it was. Each new edge names its source,
     address and date. A list of references counts as complete only if its publisher deposited one of which each line
     names a work, and another service gives a list as well, none of them longer and none with a work of ours that it
-    lacks. Contradictions to the catalogue are reported, never written; once you have decided, quote what the service
-    says in a comment (%) above the record, or in `unverified` of its entry, and it is not reported again. Each file is
-    replaced in one step; look at the changes with `git diff`.
+    lacks. What contradicts the catalogue is reported, and changes no field; where services tell a field otherwise, a
+    comment above the record keeps it, which `eelit show` and `eelit doctor` read. Once you have decided, quote what
+    the service says in a comment (%) of your own, or in `unverified` of the entry, and it is not reported again. Each
+    file is replaced in one step; look at the changes with `git diff`.
 
     Exits with 0 also if nothing changes, with 3 if the sources are broken or a file was changed meanwhile, with 4 if a
     service could not be asked: run it again, it asks only for the rest.

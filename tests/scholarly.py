@@ -1,7 +1,7 @@
 """A server on this machine that answers as Crossref, arXiv, OpenAlex, DBLP and Semantic Scholar do, and fails so too.
 
-`python tests/scholarly.py SECONDS` serves the works of the catalogue and prints its address: with that in EELIT_MIRROR
-`eelit add` and `eelit sync` can be tried by hand.
+`python tests/scholarly.py [SECONDS]` serves the works of the catalogue and one more, for an hour if no time is given,
+and prints its address: with that in EELIT_MIRROR `eelit add` and `eelit sync` can be tried by hand.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PER_PAGE = 2
-"""Works on a page, so that a few works make several."""
+"""References on a page of Semantic Scholar, so that a few make several; other services are asked for what fits."""
 
 
 @dataclass
@@ -330,7 +330,7 @@ ATOM = (
 
 
 def of_catalogue():
-    """Return the works of the catalogue, each citing those of its edges, and two that nobody has yet."""
+    """Return the works of the catalogue, each citing those of its edges, and one that nobody has yet."""
     from eelit.bib.citations import read_citations
     from eelit.bib.read import read_bibliography
     from eelit.catalog.sources import sources

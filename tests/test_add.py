@@ -9,7 +9,7 @@ import killing
 import pytest
 import scholarly
 from scholarly import Server, Work
-from test_sync import world, written
+from test_sync import KEYS, world, written
 
 from eelit.bib.files import JOURNAL, ChangedMeanwhile
 from eelit.bib.read import read_bibliography
@@ -48,7 +48,13 @@ def test_a_work_gets_its_record_and_an_entry_to_fill_in(tree, server, eelit):
     (row,) = [line for line in differing if line.startswith("pages")]
     assert row.split() == ["pages", "12–19", "12–20"]
     text = bib(tree)
-    (comment,) = [line for line in text.splitlines() if line not in before.splitlines() and line.startswith("%")]
+    comment, *differing = [
+        line for line in text.splitlines() if line not in before.splitlines() and line.startswith("%")
+    ]
+    assert [line.partition(": ")[2] for line in differing] == [
+        "venue differs: “EX” at DBLP",
+        "pages differ: “12–20” at DBLP",
+    ]
     assert "doi from Crossref, DBLP" in comment
     assert "arxiv from arXiv" in comment
     record = read_bibliography(tree / "bib" / "early-exit.bib").records["example2024fastexit"]
@@ -71,19 +77,60 @@ def test_what_a_mirror_told_is_marked_and_found_by_the_doctor(tree, server, eeli
     before = bib(tree)
     monkeypatch.setenv("EELIT_MIRROR", server.address.replace("//", "//user:secret@"))
     assert eelit("add", NEW.doi).exit_code == 0
-    (comment,) = [line for line in bib(tree).splitlines() if line not in before and line.startswith("%")]
+    comment, *differing = [line for line in bib(tree).splitlines() if line not in before and line.startswith("%")]
     assert f", by way of {server.address}: " in comment
     entry = (tree / "catalog" / "entries" / "example2024fastexit.yaml").read_text(encoding="utf-8")
     assert entry.count(f" by way of {server.address} (read on 20") == entry.count("(read on") == 5
     assert "secret" not in comment + entry
     loaded = load(sources())
-    assert "example2024fastexit" not in " ".join(notes(loaded).values()), "nobody has decided anything"
+    assert notes(loaded).get("example2024fastexit", "") == "", "nobody has decided anything"
     told = [each for each in findings(loaded) if each.rule == "mirror"]
-    assert [Path(each.path).name for each in told] == ["early-exit.bib"], (
+    assert {Path(each.path).name for each in told} == {"early-exit.bib"}, (
         "the entry is not finished, so it is not read yet"
     )
     lines = Path(told[0].path).read_text(encoding="utf-8").splitlines()
-    assert lines[told[0].line - 1] == comment
+    assert [lines[each.line - 1] for each in told] == [comment, *differing]
+
+
+def test_what_services_tell_otherwise_is_told_by_the_doctor_until_a_person_has_decided(tree, server, eelit):
+    assert eelit("add", NEW.doi).exit_code == 0
+
+    def told():
+        return {each.says: each for each in findings(load(sources())) if each.rule == "services differ"}
+
+    day = bib(tree).partition(", by way")[0][-10:]
+    pages = f"pages of `example2024fastexit` is “12–19”, but “12–20” at DBLP ({day})"
+    venue = f"venue of `example2024fastexit` is “Example Conference”, but “EX” at DBLP ({day})"
+    assert told().keys() == {pages, venue}
+    lines = (tree / "bib/early-exit.bib").read_text(encoding="utf-8").splitlines()
+    assert "pages differ: “12–20” at DBLP" in lines[told()[pages].line - 1]
+    comment = told()[venue].remedy.partition("in a comment above it: ")[2]
+    assert comment == "% venue: not EX"
+    text = bib(tree).replace("@inproceedings{example2024fastexit", f"{comment}\n@inproceedings{{example2024fastexit")
+    text = text.replace("pages = {12--19}", "pages = {12--20}")
+    (tree / "bib/early-exit.bib").write_text(text, encoding="utf-8")
+    assert told() == {}, "one field has the other value now, of the other a person says that ours is right"
+
+
+def test_what_services_told_is_shown_again(small, server, eelit):
+    assert eelit("add", NEW.doi).exit_code == 0
+    entry = small / "catalog/entries/example2024fastexit.yaml"
+    facets = "placement: [every-layer]\ntraining: [joint]\npolicy: [entropy]\ndomain: [language]\n"
+    told = "idea: It stops.\nsources: [nothing]\n"
+    entry.write_text(f"key: example2024fastexit\nshort_name: FE\nrole: early-exit\n{facets}{told}", encoding="utf-8")
+    for key in KEYS:
+        (small / f"catalog/entries/{key}.yaml").write_text(
+            f"key: {key}\nshort_name: {key}\nrole: early-exit\n{facets}{told}", encoding="utf-8"
+        )
+    assert eelit("build").exit_code == 0
+    shown = eelit("show", "example2024fastexit")
+    assert shown.exit_code == 0, shown.stderr
+    section = shown.stdout.partition("FIELDS OF THE RECORD, AS SERVICES TOLD THEM")[2]
+    assert "pages: Crossref (20" in " ".join(section.split())
+    assert "pages: otherwise at DBLP: “12–20” (20" in " ".join(section.split())
+    fields = json.loads(eelit("show", "example2024fastexit", "--format", "json").stdout)["told"]
+    (other,) = [each for each in fields if each["field"] == "pages" and each["other"]]
+    assert (other["other"], other["services"], other["by_way"]) == ("12–20", ["DBLP"], server.address)
 
 
 def test_the_service_itself_needs_no_mark():

@@ -18,7 +18,7 @@ PABEE = "catalog/entries/zhou2020pabee.yaml"
 @pytest.fixture(autouse=True)
 def _without_results(monkeypatch):
     """What is measured here is told by other tests; to read all results takes seconds."""
-    monkeypatch.setattr("eelit.cli.doctor._measured", lambda keys: {})
+    monkeypatch.setattr("eelit.cli.doctor._measured", lambda keys: None)
 
 
 def edit(tree, name, old, new):
@@ -30,6 +30,10 @@ def edit(tree, name, old, new):
 
 def found(rule, measured=None):
     return [each for each in findings(load(sources()), measured) if each.rule == rule]
+
+
+def of_pabee(rule, known):
+    return [each for each in found(rule, {"zhou2020pabee": known}) if "`zhou2020pabee`" in each.says]
 
 
 def add(tree, key, fields, kind="inproceedings"):
@@ -200,7 +204,7 @@ def test_an_external_work_that_the_catalogue_has_by_its_id(tree):
 def test_claims_without_outcome_and_results_of_older_code(tree):
     path = tree / "methods" / "results" / "text" / "zhou2020pabee"
     known = Measured(path, False, {"patience: better than the full model", "better than max-confidence"})
-    assert found("claim without outcome", {"zhou2020pabee": known}) == []
+    assert of_pabee("claim without outcome", known) == []
     (finding,) = found("stale", {"zhou2020pabee": known})
     assert finding.remedy == "measure again: `eelit bench zhou2020pabee`"
     alone = Measured(path, False, known.outcomes, "eelit run {} --keep")
@@ -208,10 +212,26 @@ def test_claims_without_outcome_and_results_of_older_code(tree):
     assert finding.remedy == "measure again: `eelit run zhou2020pabee --keep`"
     known = Measured(path, True, {"patience: something else", "better than max-confidence"})
     assert found("stale", {"zhou2020pabee": known}) == []
-    (finding,) = found("claim without outcome", {"zhou2020pabee": known})
+    (finding,) = of_pabee("claim without outcome", known)
     assert "“better than the full model”" in finding.says
     line = (tree / PABEE).read_text().splitlines()[finding.line - 1]
     assert line.startswith("  - says:")
+
+
+def test_claims_of_a_method_without_any_result_are_told_once(tree):
+    path = tree / "methods" / "results" / "text" / "zhou2020pabee"
+    outcomes = {"patience: better than the full model", "better than max-confidence"}
+    assert found("claim without outcome", None) == [], "nobody asked for results"
+    told = {each.path.rpartition("/")[2]: each for each in found("claim without outcome", {})}
+    pabee = told.pop("zhou2020pabee.yaml")
+    assert pabee.says.startswith(
+        "no result of `zhou2020pabee` is kept, so nothing tries the 2 claims that name outcomes"
+    )
+    assert pabee.remedy.startswith("measure it (`eelit bench zhou2020pabee` on its track")
+    assert (tree / PABEE).read_text().splitlines()[pabee.line - 1].startswith("  - says:")
+    assert told, "and of each other method"
+    known = {"zhou2020pabee": Measured(path, True, outcomes)}
+    assert "zhou2020pabee.yaml" not in {each.path.rpartition("/")[2] for each in found("claim without outcome", known)}
 
 
 def test_the_catalogue_itself_has_no_error_and_nothing_to_mend():

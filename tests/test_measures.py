@@ -232,9 +232,9 @@ def test_the_command_line_tells_them_and_how_complete_they_are(eelit, database, 
         told = json.loads(found.stdout)
         assert {"co_citation", "coupling", "main_path", "communities", "alone"} <= set(told)
         assert told["communities"][0]["members"]
-        assert "four works" in told["note"]
+        assert "six works" in told["note"]
     else:
-        assert "four works" in found.stderr
+        assert "six works" in found.stderr
         assert "MAIN PATH" in found.stdout
         assert "Two works are cited together" in " ".join(found.stdout.split())
 

@@ -496,7 +496,7 @@ def test_the_published_version_is_believed_of_year_and_pages_and_each_field_says
     assert found.values["venue"] == "The Conference"
     assert found.by["year"] == ["Crossref", "OpenAlex"]
     assert found.by["arxiv"] == ["arXiv"]
-    assert "pages from Crossref" in found.provenance("2026-12-01")
+    assert "pages from Crossref" in found.comments("2026-12-01")[0]
     assert set(found.differing) == {"year", "venue", "pages"}
 
 

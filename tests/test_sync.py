@@ -398,6 +398,25 @@ def test_what_records_lack_is_filled_in_and_what_differs_is_told(root, server, e
     assert comment.endswith("arxiv from OpenAlex, DBLP")
 
 
+def test_what_services_tell_otherwise_is_kept_once_with_its_day_and_found_by_the_doctor(root, server, eelit):
+    server.works["W3"].year = 2023
+    assert eelit("sync", "--metadata", KEYS[3]).exit_code == 0
+    before = sources(root)
+    (line,) = [line for line in before["early-exit.bib"].decode().splitlines() if "year differs" in line]
+    assert line.endswith("year differs: “2023” at OpenAlex, Crossref, DBLP")
+    assert [each.says for each in findings(load(sources_of_root())) if each.rule == "services differ"] == [
+        f"year of `{KEYS[3]}` is “2022”, but “2023” at OpenAlex, Crossref, DBLP ({line[2:12]})"
+    ]
+    path = root / "bib/early-exit.bib"
+    path.write_text(path.read_text().replace(line, line.replace(line[2:12], "2020-01-01")), encoding="utf-8")
+    assert eelit("sync", "--metadata", KEYS[3]).stdout.endswith("Nothing changes.\n"), "but for the day it is the same"
+    server.works["W3"].said = {"dblp": {"year": 2024}}
+    eelit("sync", "--metadata", KEYS[3], "--anew")
+    (new,) = [line for line in path.read_text().splitlines() if "year differs" in line]
+    assert new.endswith("year differs: “2023” at OpenAlex, Crossref; “2024” at DBLP"), "in the place of the older line"
+    assert len(path.read_text().splitlines()) == len(before["early-exit.bib"].decode().splitlines())
+
+
 def test_a_preprint_that_was_published_is_told_with_venue_year_and_pages(root, server, eelit):
     vars(server.works["W3"]).update(venue="Journal of Exits", pages="3-9", year=2023)
     found = eelit("sync", "--metadata", KEYS[3])

@@ -7,8 +7,10 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from eelit.bib.alike import folded, is_other
+from eelit.bib.provenance import differ_line, from_line
 from eelit.bib.record import Person
-from eelit.bib.remote.said import Said, differing, folded
+from eelit.bib.remote.said import FIELDS, Said, differing
 from eelit.bib.remote.services import ARXIV, CROSSREF, DBLP, OPENALEX, SEMANTIC_SCHOLAR
 from eelit.bib.write import tex, tex_names, tex_title, to_block
 
@@ -31,6 +33,7 @@ class Proposal:
     values: Mapping[str, str]
     by: Mapping[str, list[str]]
     differing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # who does not say what was chosen
     addresses: Mapping[str, str] = field(default_factory=dict)
     by_way: str = ""  # of a mirror
 
@@ -57,21 +60,14 @@ class Proposal:
             "archiveprefix": "arXiv" if values.get("arxiv") else "",
         }
 
-    def provenance(self, day: str) -> str:
-        """Return who said what, on one line: a comment above the record."""
-        by: dict[str, list[str]] = {}
-        for name, services in self.by.items():
-            by.setdefault(", ".join(services), []).append(name)
-        return told_on(day, self.by_way) + "; ".join(f"{', '.join(names)} from {who}" for who, names in by.items())
+    def comments(self, day: str) -> list[str]:
+        """Return who told what, and what some tell otherwise, each on one line: comments above the record."""
+        others = [differ_line(day, self.by_way, name, said.items()) for name, said in self.others.items()]
+        return [from_line(day, self.by_way, self.by), *others]
 
     def block(self, day: str) -> str:
-        """Return the record as BibTeX under a comment that says where each field comes from."""
-        return to_block(self.type, self.key, self.fields(), [self.provenance(day)])
-
-
-def told_on(day: str, by_way: str) -> str:
-    """Return how a comment begins that says who told what."""
-    return f"{day}{',' if by_way else ''}{by_way}: "
+        """Return the record as BibTeX under comments that say where each field comes from, and who differs."""
+        return to_block(self.type, self.key, self.fields(), self.comments(day))
 
 
 def propose(saids: Sequence[Said], taken: Collection[str], key: str = "", by_way: str = "") -> Proposal:
@@ -90,19 +86,36 @@ def propose(saids: Sequence[Said], taken: Collection[str], key: str = "", by_way
     by.pop("type", None)
     name = key or free_key(people, values.get("year", ""), title, taken)
     addresses = {said.service: said.address for said in ranked}
-    return Proposal(name, kind, title, people, values, by, differing(ranked), addresses, by_way)
+    others = _others(ranked, values | {"type": kind})
+    return Proposal(name, kind, title, people, values, by, differing(ranked), others, addresses, by_way)
+
+
+def _others(ranked: Sequence[Said], values: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return what services say otherwise than was chosen: field → service → value.
+
+    A preprint that has no say in a field tells that of another version, which is no difference.
+    """
+    asked = {name: _with_a_say(ranked, name) for name in FIELDS if values.get(name)}
+    found = {
+        name: {said.service: said.text(name) for said in saids if is_other(name, said.text(name), values[name])}
+        for name, saids in asked.items()
+    }
+    return {name: others for name, others in found.items() if others}
 
 
 def _chosen(ranked: Sequence[Said], name: str) -> Said | None:
     """Return who is believed of a field."""
-    published = [said for said in ranked if not said.preprint]
-    asked = published if name in PUBLISHED_ONLY and published else ranked
-    telling = [said for said in asked if said.text(name)]
+    telling = [said for said in _with_a_say(ranked, name) if said.text(name)]
     if name == "title":  # some deposit titles in capitals
         telling = [said for said in telling if not said.title.isupper()] or telling
     if name == "type":
         telling = [said for said in telling if said.type != "misc"] or telling
     return telling[0] if telling else None
+
+
+def _with_a_say(ranked: Sequence[Said], name: str) -> Sequence[Said]:
+    published = [said for said in ranked if not said.preprint]
+    return published if name in PUBLISHED_ONLY and published else ranked
 
 
 def free_key(people: Sequence[Person], year: str, title: str, taken: Collection[str]) -> str:

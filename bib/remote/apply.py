@@ -8,10 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from eelit.bib.files import Changes
-from eelit.bib.remote.agree import told_on
-from eelit.bib.remote.sync import Filled, FoundEdge, FoundList, Report
+from eelit.bib.provenance import differ_line, from_line, told_by
+from eelit.bib.remote.sync import Differing, Filled, FoundEdge, FoundList, Report
 from eelit.bib.remote.web import today
-from eelit.bib.write import NotWritable, tex, with_comment, with_field
+from eelit.bib.write import NotWritable, comments_above, tex, with_comment, with_field, without_comment
 
 NAMES = {"arxiv": "eprint"}
 """What BibTeX calls a field, where that is another name."""
@@ -26,8 +26,9 @@ def changes(report: Report, found: Changes, bibliography: Path, citations: Path,
         found.put(citations, with_edges(found.text(citations), report.edges))
     if report.lists:
         found.put(lists, with_lists(found.text(lists), report.lists))
-    if report.filled:
-        found.put(bibliography, _with_fields(found.text(bibliography), report))
+    if report.filled or report.differing:
+        text = _with_fields(found.text(bibliography), report)
+        found.put(bibliography, _with_differing(text, report))
     return found
 
 
@@ -78,11 +79,36 @@ def _with_fields(text: str, report: Report) -> str:
                 new = with_field(new, key, NAMES.get(filled.name, filled.name), _value(filled))
                 if filled.name == "arxiv":
                     new = with_field(new, key, "archiveprefix", "arXiv")
-            said = "; ".join(f"{filled.name} from {', '.join(filled.services)}" for filled in fields)
-            text = with_comment(new, key, f"{told_on(today(), report.by_way)}{said}")
+            who = {filled.name: filled.services for filled in fields}
+            text = with_comment(new, key, from_line(today(), report.by_way, who))
         except NotWritable as error:
             report.doubt(f"{error}; write {', '.join(f'{f.name} {f.value}' for f in fields)} by hand", key)
     return text
+
+
+def _with_differing(text: str, report: Report) -> str:
+    """Return the text with what services tell otherwise, in the place of what they told before of the same field."""
+    for found in report.differing:
+        try:
+            told = told_by(line := differ_line(today(), report.by_way, found.name, found.values))
+            before = [each for each in comments_above(text, found.key) if _is_of(each, found)]
+            if told and [_others(each) for each in before] != [_others(line)]:
+                for each in before:
+                    text = without_comment(text, found.key, each)
+                text = with_comment(text, found.key, line)
+        except NotWritable as error:
+            report.doubt(f"{error}; write what services tell of its {found.name} by hand", found.key)
+    return text
+
+
+def _is_of(comment: str, found: Differing) -> bool:
+    """Tell whether a line of comment says what services told otherwise of this field."""
+    return any(told.field == found.name and told.other for told in told_by(comment))
+
+
+def _others(comment: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what a line tells otherwise, on whatever day."""
+    return [(told.other, told.services) for told in told_by(comment)]
 
 
 def _value(filled: Filled) -> str:

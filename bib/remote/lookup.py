@@ -9,10 +9,11 @@ from functools import partial
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from eelit.bib.alike import folded
 from eelit.bib.identifiers import ARXIV as ARXIV_ID
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
-from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, is_same, same
+from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, is_same, same
 from eelit.bib.remote.services import ARXIV, CROSSREF, DBLP, OPENALEX, SEMANTIC_SCHOLAR, Service
 from eelit.bib.remote.web import Unanswered, Web
 

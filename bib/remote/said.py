@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 
+from eelit.bib.alike import folded, mark
 from eelit.bib.identifiers import ARXIV
 from eelit.bib.names import read_names
 from eelit.bib.record import Person, Record
@@ -57,11 +57,6 @@ def plain(text: str | None) -> str:
     """Return a text of a service on one line, without markup and HTML's names of letters."""
     seen = INVISIBLE.sub(" ", MARKUP.sub("", unescape(unescape(text or ""))))
     return " ".join(seen.split()).replace("‐", "-")
-
-
-def folded(text: str) -> str:
-    """Return letters and digits only, without accents or case."""
-    return "".join(sign for sign in unicodedata.normalize("NFKD", text).casefold() if sign.isalnum())
 
 
 def person(name: str) -> Person:
@@ -115,7 +110,7 @@ def differing(saids: Sequence[Said]) -> Mapping[str, Mapping[str, str]]:
         values = {said.service: said.text(field) for said in saids if said.text(field)}
         if field == "type":  # of a preprint there is no more to say
             values = {service: value for service, value in values.items() if value != "misc"}
-        if len({_mark(field, value) for value in values.values()}) > 1:
+        if len({mark(field, value) for value in values.values()}) > 1:
             found[field] = values
     return found
 
@@ -127,9 +122,3 @@ def grouped(told: Iterable[tuple[str, str]]) -> str:
         names = found.setdefault(folded(says), (says, []))[1]
         names += [who] if who not in names else []
     return "; ".join(f"{says} at {', '.join(who)}" for says, who in found.values())
-
-
-def _mark(field: str, value: str) -> str:
-    if field == "authors":  # full names and initials are one
-        return " ".join(folded(name.split()[-1]) for name in value.split("; ") if name.split())
-    return folded(value)

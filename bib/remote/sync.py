@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from eelit.bib.alike import folded, is_other
 from eelit.bib.citations import Citations, ReferenceLists
 from eelit.bib.decided import is_quoted
 from eelit.bib.record import Record
 from eelit.bib.remote import arxiv, crossref, dblp, openalex, semanticscholar
-from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, folded, grouped, is_same, plain
+from eelit.bib.remote.said import ARXIV_DOI, YEARS_APART, Said, bare_arxiv, bare_doi, grouped, is_same, plain
 from eelit.bib.remote.services import ARXIV, CROSSREF, OPENALEX, SEMANTIC_SCHOLAR
 from eelit.bib.remote.web import Unanswered, Web
 
@@ -78,6 +79,15 @@ class Filled:
     services: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Differing:
+    """A field of a record that services tell otherwise: each service with its value."""
+
+    key: str
+    name: str
+    values: tuple[tuple[str, str], ...]
+
+
 @dataclass
 class Report:
     """What a run found."""
@@ -87,6 +97,7 @@ class Report:
     new: list[NewWork] = field(default_factory=list)
     cut: list[Cut] = field(default_factory=list)
     filled: list[Filled] = field(default_factory=list)
+    differing: list[Differing] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)  # sentences for a person to judge
     troubles: list[str] = field(default_factory=list)  # what could not be asked
     notes: Mapping[str, str] = field(default_factory=dict)  # key → what people have written of their decisions
@@ -504,26 +515,27 @@ def _dblp_says(web: Web, record: Record) -> Said | None:
 
 def _compare(key: str, record: Record, saids: Sequence[Said], report: Report) -> None:
     for name in FILLED:
-        values = {_telling(said, name, record) for said in saids} - {""}
+        told = [(said.service, value) for said in saids if (value := _telling(said, name, record))]
+        values = sorted({value for _, value in told})
         if not getattr(record, name) and len(values) == 1:
-            value = values.pop()
-            who = tuple(dict.fromkeys(said.service for said in saids if said.text(name) == value))
-            report.filled.append(Filled(key, name, value, who))
-        elif not getattr(record, name) and values:
-            says = f"`{key}` has no {name}, and services differ: {', '.join(sorted(values))}"
-            report.doubt(says, key, name, *sorted(values))
+            report.filled.append(Filled(key, name, values[0], tuple(dict(told))))
+        elif not getattr(record, name) and values and not report.is_decided(key, name, *values):
+            report.doubt(f"`{key}` has no {name}, and services differ: {', '.join(values)}", key)
+            report.differing.append(Differing(key, name, tuple(told)))
     published = [said for said in saids if said.venue and not said.preprint]
     if record.type == "misc" and not record.venue and published:
         report.doubt(_published(key, published), key, *(said.venue for said in published))
     for name in COMPARED:
         own = "; ".join(map(str, record.authors)) if name == "authors" else str(getattr(record, name))
-        others = [(_telling(said, name, record), f"{said.service} ({said.address})") for said in saids]
         others = [
-            (f"“{other}”", who) for other, who in others
-            if own and other and not _alike(name, own, other) and not report.is_decided(key, name, other)
+            (other, said) for said in saids
+            if own and is_other(name, other := _telling(said, name, record), own)
+            and not report.is_decided(key, name, other)
         ]  # fmt: skip
         if others:
-            report.doubt(f"{name} of `{key}` is “{own}”, but {grouped(others)}", key)
+            where = grouped((f"“{other}”", f"{said.service} ({said.address})") for other, said in others)
+            report.doubt(f"{name} of `{key}` is “{own}”, but {where}", key)
+            report.differing.append(Differing(key, name, tuple((said.service, other) for other, said in others)))
 
 
 def _published(key: str, saids: Sequence[Said]) -> str:
@@ -545,10 +557,3 @@ def _telling(said: Said, name: str, record: Record) -> str:
     if name == "year" and (published if record.type == "misc" else said.preprint):  # that of another version
         return ""
     return said.text(name)
-
-
-def _alike(name: str, own: str, other: str) -> bool:
-    if name == "authors":
-        families = [[folded(person.split()[-1]) for person in text.split("; ")] for text in (own, other)]
-        return families[0] == families[1]
-    return folded(own) == folded(other)
