@@ -112,4 +112,4 @@ def test_on_paper_a_method_takes_few_pages(open_page, served, kinds):
         page.goto(served + path)
         counts[path] = page.pdf(format="A4").count(b"/Type /Page\n")
     assert len(counts) > 1
-    assert all(1 < count <= 14 for count in counts.values()), counts  # of which a file of 200 lines takes four
+    assert all(1 < count <= 14 for count in counts.values()), counts
